@@ -1,0 +1,293 @@
+"""The experiment, typed once: config.yaml (plus profile overlays) -> a checked Experiment -> plain dicts.
+
+Every key is named here with its unit and default; an unknown key is an error that names the nearest valid one.
+`Experiment.arm(name)` and `Experiment.policy(name)` give the slice that a job needs and nothing else, so that a
+change elsewhere reruns nothing of it. Knows no file of results, no simulator and no model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from flashtrail.errors import UserError, nearest
+
+Suite = Literal["libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90"]
+TASKS_PER_SUITE: dict[str, int] = {
+    "libero_spatial": 10,
+    "libero_object": 10,
+    "libero_goal": 10,
+    "libero_10": 10,
+    "libero_90": 90,
+}
+INIT_STATES_PER_TASK = 50
+NAME = r"^[a-z][a-z0-9_]*$"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Flash(_Strict):
+    """Settings of speculative inference; names and defaults are those of the official server's flags."""
+
+    tau_radius: float = Field(0.3, ge=0, description="acceptance radius, RMS in normalised action space")
+    t_list: tuple[float, ...] = Field((0.10, 0.05), description="flow times at which a draft is verified")
+    max_exec_steps: int = Field(12, ge=1, le=50, description="actions verified and executed per round")
+    dist_dims: int = Field(7, ge=1, description="leading action dims of the radius; 7 means 6, without gripper")
+    gripper_switch_threshold: float = Field(0.0, description="gripper crossing level, normalised space")
+    enable_gripper_verify: bool = True
+    enable_gripper_post_verify: bool = True
+    gripper_full_window: int = Field(1, ge=0, description="full rounds forced after a gripper event")
+    full_fallback: bool = Field(True, description="a rejected draft or gripper event makes the next round full")
+    force_full_each_round: bool = Field(False, description="never draft: the full-model arm")
+    periodic_full_every_n_draft_rounds: int = Field(0, ge=0, description="0 = off")
+    official_time_bias: bool = Field(False, description="reproduce the official verifier's clamp at t = 0.05")
+
+
+class Policy(_Strict):
+    """Where a policy comes from and how it is run."""
+
+    candidates: list[str] = Field(min_length=1, description="checkpoint locations to probe: gs://, hf:// or a path")
+    draft: str | None = Field(None, description="draft head .pt: hf://repo/file, gs:// or a path; none = full only")
+    tokenizer: str = Field(description="SentencePiece model: gs:// or a path")
+    device: Literal["cpu", "cuda"] = "cpu"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    threads: int = Field(1, ge=1, description="torch threads of one server (CPU)")
+    published: str | None = Field(None, description="key of the published figures to stand beside ours")
+
+
+class Condition(_Strict):
+    """What is done to the observation before the policy sees it."""
+
+    kind: Literal["none", "zero"] = "none"
+    view: Literal["wrist", "agent", "both"] = "wrist"
+    every: int = Field(1, ge=1, description="the query index i of an episode is hit when i % every == phase")
+    phase: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _phase_within_period(self) -> Condition:
+        if self.phase >= self.every:
+            raise ValueError(f"phase {self.phase} is never reached with every {self.every}: use 0-{self.every - 1}")
+        return self
+
+
+class Guard(_Strict):
+    """A remedy at the client, after the condition and before the policy."""
+
+    kind: Literal["none", "wrist_health"] = "none"
+    std_min: float = Field(1.0, ge=0, description="healthy needs a pixel standard deviation of at least this (0-255)")
+    range_min: float = Field(5.0, ge=0, description="healthy needs max - min of at least this (0-255)")
+    max_age: int = Field(8, ge=0, description="oldest usable cached frame, in queries")
+
+
+class Arm(_Strict):
+    """One named row of the experiment: policy x engine settings x condition x guard x clock."""
+
+    policy: str
+    condition: str = "clean"
+    guard: str = "none"
+    clock: Literal["paused"] = "paused"
+    episodes: int = Field(10, ge=1, description="episodes per task: init states first_init_state, +1, ...")
+    first_init_state: int = Field(0, ge=0)
+    repeats: int = Field(1, ge=1, description="repeats of each init state, each with its own seed")
+    flash: dict[str, Any] = Field(default_factory=dict, description="settings that differ from the top-level flash:")
+    video: Literal["none", "failures", "all"] = "none"
+
+
+class Rollout(_Strict):
+    """How episodes are run; the defaults are those of the official LIBERO client."""
+
+    replan_steps: int = Field(12, ge=1, le=50)
+    hard_reset: bool = Field(True, description="rebuild the simulator's model at every reset, as LIBERO does")
+    simulators: int = Field(1, ge=1, description="simulator processes per shard, against one server")
+    server_ready_timeout_s: float = Field(180, gt=0)
+
+
+class Profile(_Strict):
+    """Latency profiling, alone on the device."""
+
+    policy: str
+    episodes: int = Field(3, ge=1, description="episodes per task whose observations are replayed")
+    samples: int = Field(40, ge=2, description="timed rounds per task and route")
+    warmup: int = Field(5, ge=1, description="untimed rounds per task and route")
+
+
+class Smoke(_Strict):
+    """Two episodes before anything long."""
+
+    episodes: int = Field(2, ge=1)
+    task: int = Field(0, ge=0)
+
+
+class Experiment(_Strict):
+    """The whole config.yaml."""
+
+    suite: Suite = "libero_goal"
+    tasks: str = Field("0-2", description="task ids such as 0,2,5-7")
+    seed: int = Field(7, ge=0)
+    scene_seed: Literal["episode", "official"] = "episode"
+    policies: dict[Annotated[str, Field(pattern=NAME)], Policy] = Field(min_length=1)
+    flash: Flash = Field(default_factory=Flash)
+    conditions: dict[Annotated[str, Field(pattern=NAME)], Condition]
+    guards: dict[Annotated[str, Field(pattern=NAME)], Guard]
+    arms: dict[Annotated[str, Field(pattern=NAME)], Arm] = Field(min_length=1)
+    rollout: Rollout = Field(default_factory=Rollout)
+    profile: Profile
+    smoke: Smoke = Field(default_factory=Smoke)
+    claims: str = Field("claims.yaml", description="the claims that the report judges")
+
+    @model_validator(mode="after")
+    def _references(self) -> Experiment:
+        task_ids = parse_tasks(self.tasks, self.suite)
+        if self.smoke.task not in task_ids:
+            raise ValueError(f"smoke.task: {self.smoke.task} is not among tasks {self.tasks!r}")
+        _known("profile.policy", self.profile.policy, self.policies)
+        for name, arm in self.arms.items():
+            _known(f"arms.{name}.policy", arm.policy, self.policies)
+            _known(f"arms.{name}.condition", arm.condition, self.conditions)
+            _known(f"arms.{name}.guard", arm.guard, self.guards)
+            if arm.first_init_state + arm.episodes > INIT_STATES_PER_TASK:
+                last = arm.first_init_state + arm.episodes - 1
+                limit = INIT_STATES_PER_TASK - 1
+                raise ValueError(f"arms.{name}.episodes: init state {last} is out of range 0-{limit}")
+            self._flash_of(name)
+        return self
+
+    def _flash_of(self, arm: str) -> Flash:
+        changed = self.arms[arm].flash
+        for key in changed:
+            _known(f"arms.{arm}.flash", key, Flash.model_fields)
+        return Flash.model_validate({**self.flash.model_dump(), **changed})
+
+    @property
+    def task_ids(self) -> list[int]:
+        """The chosen task ids, ascending."""
+        return parse_tasks(self.tasks, self.suite)
+
+    @property
+    def used_policies(self) -> list[str]:
+        """Policies that an arm or the profile needs, in config order."""
+        used = {arm.policy for arm in self.arms.values()} | {self.profile.policy}
+        return [name for name in self.policies if name in used]
+
+    def arm(self, name: str) -> dict[str, Any]:
+        """Return all that a shard of this arm depends on (its task apart), as plain JSON-able data."""
+        _known("arm", name, self.arms)
+        arm = self.arms[name]
+        policy = self.policies[arm.policy]
+        return {
+            "arm": name,
+            "policy": arm.policy,
+            "suite": self.suite,
+            "seed": self.seed,
+            "scene_seed": self.scene_seed,
+            "condition": {"name": arm.condition, **self.conditions[arm.condition].model_dump()},
+            "guard": {"name": arm.guard, **self.guards[arm.guard].model_dump()},
+            "clock": arm.clock,
+            "init_states": list(range(arm.first_init_state, arm.first_init_state + arm.episodes)),
+            "repeats": arm.repeats,
+            "flash": self._flash_of(name).model_dump(mode="json"),
+            "engine": {"device": policy.device, "dtype": policy.dtype, "threads": policy.threads},
+            "video": arm.video,
+            "rollout": self.rollout.model_dump(),
+        }
+
+    def policy(self, name: str) -> dict[str, Any]:
+        """Return one policy's own settings as plain data."""
+        _known("policy", name, self.policies)
+        return {"policy": name, **self.policies[name].model_dump()}
+
+
+def _known(where: str, name: str, known: Mapping[str, Any]) -> None:
+    if name not in known:
+        raise ValueError(f"{where}: unknown name {name!r}{nearest(name, known)}")
+
+
+def parse_tasks(spec: str, suite: str) -> list[int]:
+    """Return the ascending task ids of a spec such as ``0,2,5-7``; ValueError if malformed or out of range."""
+    ids: set[int] = set()
+    for part in str(spec).split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        if not match:
+            raise ValueError(f"tasks: {part.strip()!r} in {spec!r} is neither a task id nor a range such as 5-7")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise ValueError(f"tasks: the range {part.strip()!r} runs backwards")
+        ids.update(range(first, last + 1))
+    limit = TASKS_PER_SUITE[suite] - 1
+    if max(ids) > limit:
+        raise ValueError(f"tasks: task {max(ids)} is out of range 0-{limit} of {suite}")
+    return sorted(ids)
+
+
+def parse(data: Mapping[str, Any]) -> Experiment:
+    """Check a mapping (already merged with its overlays) and return the Experiment.
+
+    Raises UserError with the first problem, its place and, for an unknown key, the nearest valid one.
+    """
+    try:
+        return Experiment.model_validate(data)
+    except ValidationError as error:
+        raise UserError(f"config: {_first_problem(error)}") from None
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    place = ".".join(str(p) for p in problem["loc"] if p != "[key]")
+    if problem["type"] == "extra_forbidden":
+        key = str(problem["loc"][-1])
+        return f"unknown key {place!r}{nearest(key, _keys_at(problem['loc'][:-1]))}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
+
+
+def _keys_at(location: tuple[Any, ...]) -> list[str]:
+    """Return the valid keys of the model at a pydantic error location."""
+    model: Any = Experiment
+    entries = {"policies": Policy, "conditions": Condition, "guards": Guard, "arms": Arm}
+    if location:
+        single = {"flash": Flash, "rollout": Rollout, "profile": Profile, "smoke": Smoke}
+        model = (entries | single).get(str(location[0]), Experiment)
+    return list(model.model_fields)
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge mappings key by key, later ones over earlier ones.
+
+    A mapping under ``arms`` or ``policies`` that carries ``__only__: true`` replaces the earlier one whole, so
+    that an overlay can choose its own arms.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+                only = value.get("__only__")
+                value = {k: v for k, v in value.items() if k != "__only__"}
+                merged[key] = dict(value) if only else merge(merged[key], value)
+            else:
+                merged[key] = value
+    return merged
+
+
+def load(*paths: str | Path) -> Experiment:
+    """Read YAML files, later ones over earlier ones, and return the checked Experiment."""
+    layers = []
+    for path in paths:
+        try:
+            layers.append(yaml.safe_load(Path(path).read_text()) or {})
+        except FileNotFoundError:
+            raise UserError(f"config: {path} does not exist") from None
+        except yaml.YAMLError as error:
+            raise UserError(f"config: {path} is not valid YAML: {error}") from None
+    return parse(merge(*layers))
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of config.yaml."""
+    return Experiment.model_json_schema()

@@ -1,0 +1,1 @@
+"""Tables, statistics, claims and figures; reads Parquet only."""
