@@ -1,0 +1,106 @@
+"""The experiment file: what is refused, in which words, and which slice a job sees."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flashtrail import config
+from flashtrail.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def data() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "config.yaml").read_text())
+
+
+def changed(data: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    result = copy.deepcopy(data)
+    place = result
+    *parents, last = path.split("/")
+    for key in parents:
+        place = place[key]
+    place[last] = value
+    return result
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("sead", 1, "unknown key 'sead'; did you mean 'seed'?"),
+        ("arms/clean/epsiodes", 3, "unknown key 'arms.clean.epsiodes'; did you mean 'episodes'?"),
+        ("flash/tau_radus", 1, "did you mean 'tau_radius'?"),
+        ("arms/clean/guard", "wrist_helth", "did you mean 'wrist_health'?"),
+        ("arms/clean/condition", "wrist_zero_every3", "did you mean 'wrist_zero_every4'?"),
+        ("arms/clean/policy", "pi0_nan", "did you mean 'pi0_nano'?"),
+        ("arms/full_only/flash", {"force_full_each_rond": True}, "did you mean 'force_full_each_round'?"),
+        ("tasks", "0-12", "task 12 is out of range 0-9 of libero_goal"),
+        ("tasks", "3-1", "runs backwards"),
+        ("tasks", "a", "neither a task id nor a range"),
+        ("arms/clean/episodes", 60, "init state 59 is out of range 0-49"),
+        ("conditions/wrist_zero_every4/phase", 4, "phase 4 is never reached with every 4"),
+        ("smoke", {"task": 5}, "smoke.task: 5 is not among tasks"),
+        ("policies/pi0_nano/device", "gpu", "policies.pi0_nano.device"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_remedy(data, path, value, words):
+    with pytest.raises(UserError) as caught:
+        config.parse(changed(data, path, value))
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_task_specs():
+    assert config.parse_tasks("0,2,5-7", "libero_goal") == [0, 2, 5, 6, 7]
+    assert config.parse_tasks(" 3 ", "libero_goal") == [3]
+    assert config.parse_tasks("80-89", "libero_90")[-1] == 89
+
+
+def test_one_condition_changes_the_slice_of_its_arms_only(data):
+    before = config.parse(data)
+    after = config.parse(changed(data, "conditions/wrist_zero_every4/every", 5))
+    differing = {name for name in before.arms if before.arm(name) != after.arm(name)}
+    users = {name for name, arm in before.arms.items() if arm.condition == "wrist_zero_every4"}
+    assert differing == users and len(users) == 3
+
+
+def test_an_arm_changes_only_the_flash_settings_it_names(data):
+    experiment = config.parse(data)
+    clean, full = experiment.arm("clean")["flash"], experiment.arm("full_only")["flash"]
+    assert {k for k in clean if clean[k] != full[k]} == {"force_full_each_round"}
+
+
+def test_overlay_merges_and_only_replaces():
+    base = {"arms": {"a": {"episodes": 1, "policy": "x"}, "b": {}}, "seed": 7}
+    assert config.merge(base, {"arms": {"a": {"episodes": 2}}}) == {
+        "arms": {"a": {"episodes": 2, "policy": "x"}, "b": {}},
+        "seed": 7,
+    }
+    assert config.merge(base, {"arms": {"__only__": True, "a": {}}})["arms"] == {"a": {}}
+
+
+def test_missing_and_broken_files_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.yaml does not exist"):
+        config.load(tmp_path / "nowhere.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [")
+    with pytest.raises(UserError, match=r"broken\.yaml is not valid YAML"):
+        config.load(broken)
+
+
+def test_the_defaults_of_flash_are_the_official_command_line():
+    flash = config.Flash()
+    assert (flash.tau_radius, flash.t_list, flash.max_exec_steps) == (0.3, (0.10, 0.05), 12)
+    assert flash.periodic_full_every_n_draft_rounds == 0 and flash.full_fallback
+
+
+def test_every_key_is_described_in_the_schema():
+    definitions = config.schema()["$defs"]
+    assert {"Arm", "Condition", "Flash", "Guard", "Policy"} <= set(definitions)
+    assert all(not d.get("additionalProperties", True) for d in definitions.values())
