@@ -1,0 +1,186 @@
+"""The `flashtrail` command: each subcommand is a call into a stage, imported only when it is asked for.
+
+Knows names, flags and exit codes; knows no stage's inside. A stage joins by one line in `COMMANDS`: the target is
+``module`` or ``module:object``, and has ``add_arguments(parser)`` and ``run(arguments) -> int | None``. Targets are
+text, so that the code digest of one command does not reach the modules of another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flashtrail import __version__
+from flashtrail.errors import UserError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "serve": ("serve a policy on the official websocket protocol", "flashtrail.cli:ServeCommand"),
+}
+
+_SHORT_FLAGS = {"tau_radius": ("--tau",)}
+TOKEN_VARIABLE = "FLASHTRAIL_TOKEN"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; return its exit code: 2 for a user's mistake, which is printed as one line."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        arguments = _parser(words).parse_args(words)
+        return int(arguments.run(arguments) or 0)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """Build the parser; only the subcommand that is named has its module imported and its flags added."""
+    parser = argparse.ArgumentParser(prog="flashtrail", description="Evidence for real-time robot policies.")
+    parser.add_argument("--version", action="version", version=f"flashtrail {__version__}")
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    named = next((word for word in words if not word.startswith("-")), None)
+    for name, (summary, target) in sorted(COMMANDS.items()):
+        sub = subparsers.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name == named:
+            command = _load(target)
+            command.add_arguments(sub)
+            sub.set_defaults(run=command.run)
+    return parser
+
+
+def _load(target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    loaded = importlib.import_module(module)
+    return getattr(loaded, attribute) if attribute else loaded
+
+
+class ServeCommand:
+    """``flashtrail serve``: load an artifact into the FLASH engine and serve it until SIGTERM."""
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        """Add the server's flags, and one flag for each field of FlashSettings."""
+        add = parser.add_argument
+        add("--artifact", type=Path, required=True, metavar="DIR", help="the base artifact")
+        add("--draft", type=Path, metavar="DIR", help="the draft artifact; without it every round is full")
+        add("--host", default="127.0.0.1", help="address to bind; beyond loopback it needs a token")
+        add("--port", type=_port, default=8000, help="TCP port, 0 for any (default: 8000)")
+        add("--device", default="cpu", help="cpu or cuda (default: cpu)")
+        add("--dtype", default="float32", choices=("float32", "bfloat16"))
+        add("--threads", type=_positive, metavar="N", help="CPU threads of the engine")
+        add("--token-file", type=Path, metavar="FILE", help=f"file with the token (or set {TOKEN_VARIABLE})")
+        add("--ready-file", type=Path, metavar="FILE", help="written with 'host port' once clients can connect")
+        add("--exit-with-parent", action="store_true", help="leave when stdin closes or the parent is gone")
+        _add_settings(parser.add_argument_group("FLASH settings"))
+
+    @staticmethod
+    def run(arguments: argparse.Namespace) -> int:
+        """Bind first, then load, then serve: a taken port is told before the time is spent on a model."""
+        from flashtrail.serving.launch import INSTANCE_VARIABLE, leave_with_parent
+        from flashtrail.serving.server import check_bind, reserve_port, serve
+
+        logging.basicConfig(
+            stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
+        if arguments.exit_with_parent:
+            leave_with_parent()
+        token = _token(arguments.token_file)
+        check_bind(arguments.host, token)
+        sock = reserve_port(arguments.host, arguments.port)
+        drained = serve(
+            _load_policy(arguments),
+            arguments.host,
+            arguments.port,
+            token=token,
+            sock=sock,
+            ready_file=arguments.ready_file,
+            instance=os.environ.get(INSTANCE_VARIABLE),
+        )
+        if not drained:
+            logging.shutdown()
+            os._exit(1)  # a round that does not end must not hold the process
+        return 0
+
+
+def _load_policy(arguments: argparse.Namespace) -> Any:
+    import torch
+
+    from flashtrail.flash.engine import Engine
+    from flashtrail.flash.policy import FlashPolicy
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    if arguments.device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError("--device cuda: no CUDA device is usable here; use --device cpu or a machine with a GPU")
+    for path in filter(None, (arguments.artifact, arguments.draft)):
+        if not path.is_dir():
+            raise UserError(f"artifact {path} does not exist; convert a checkpoint first")
+    settings = _settings(arguments)
+    try:
+        engine = Engine.load(
+            arguments.artifact, arguments.draft, device=arguments.device, dtype=arguments.dtype, settings=settings
+        )
+    except ValueError as error:  # the engine's own errors are ValueErrors with one actionable line
+        raise UserError(str(error)) from error
+    return FlashPolicy(engine)
+
+
+def _settings_class() -> Any:
+    from flashtrail.flash.engine import FlashSettings
+
+    return FlashSettings
+
+
+def _add_settings(group: argparse._ArgumentGroup) -> None:
+    for field in dataclasses.fields(_settings_class()):
+        flag, default = "--" + field.name.replace("_", "-"), field.default
+        names = (flag, *_SHORT_FLAGS.get(field.name, ()))
+        if isinstance(default, bool):
+            group.add_argument(*names, dest=field.name, action=argparse.BooleanOptionalAction, default=default)
+        elif isinstance(default, tuple):
+            group.add_argument(*names, dest=field.name, type=float, nargs="+", default=default, metavar="X")
+        else:
+            kind = type(default)
+            group.add_argument(*names, dest=field.name, type=kind, default=default, metavar=kind.__name__[0].upper())
+
+
+def _settings(arguments: argparse.Namespace) -> Any:
+    values = {}
+    for field in dataclasses.fields(_settings_class()):
+        value = getattr(arguments, field.name)
+        values[field.name] = tuple(value) if isinstance(value, list) else value
+    return _settings_class()(**values)
+
+
+def _token(path: Path | None) -> str | None:
+    if path is None:
+        return os.environ.get(TOKEN_VARIABLE) or None
+    try:
+        token = path.read_text().strip()
+    except OSError as error:
+        raise UserError(f"--token-file {path}: {error.strerror}") from None
+    if not token:
+        raise UserError(f"--token-file {path} is empty: put one line with the token into it")
+    return token
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{port} is not a TCP port (0 to 65535)")
+    return port
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not a positive number")
+    return number

@@ -1,0 +1,261 @@
+"""A synchronous client of the official protocol, for rollouts, profiling and tools.
+
+Knows messages and one connection; knows no simulator and no policy. It keeps two kinds of trouble apart, because
+the tables must: `PolicyError` is an answer of the server to this request, `ServerUnavailable` is infrastructure
+and never a policy's failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import ipaddress
+import json
+import time
+import urllib.parse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
+from websockets.sync.client import ClientConnection, connect
+
+from flashtrail.errors import UserError
+from flashtrail.serving.protocol import (
+    EXECUTED_STEPS_KEY,
+    NOISE_SEED_KEY,
+    RESET_KEY,
+    ProtocolError,
+    packb,
+    parse_reply,
+    unpackb,
+)
+
+_MAX_REPLY_BYTES = 16 * 2**20
+_RETRY_S = 0.25
+_HTTP_TIMEOUT_S = 5.0
+
+
+class PolicyError(UserError):
+    """The server refused the request, or its policy failed on it or returned actions that are not finite."""
+
+
+class ServerUnavailable(UserError):
+    """No server, a lost connection, no answer in time, or an answer outside the protocol: infrastructure."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One round's answer.
+
+    `actions` (H, D) float64 in the environment's units; `accepted_prefix_len` leading ones are verified;
+    `policy_timing` and `server_timing` as sent (ms; empty where a server sends none); `roundtrip_ms` from before
+    packing the request to after unpacking the reply.
+    """
+
+    actions: np.ndarray
+    accepted_prefix_len: int
+    policy_timing: dict[str, Any]
+    server_timing: dict[str, Any]
+    roundtrip_ms: float
+
+
+class PolicyClient:
+    """One session with a policy server at `url` (``ws://host:port``); usable as a context manager.
+
+    Connecting is retried while the server refuses, up to `timeout_s`; an answer may take `reply_timeout_s`. After
+    any error the session is over: its state on the server is gone, so open a new client and start a new episode.
+    Not safe for use from several threads at once.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        timeout_s: float = 60.0,
+        *,
+        reply_timeout_s: float = 600.0,
+        token: str | None = None,
+    ) -> None:
+        self.url = url
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._reply_timeout_s = reply_timeout_s
+        self._stack = contextlib.ExitStack()
+        self._connection: ClientConnection | None = self._connect(timeout_s)
+        self._handshake = self._read_handshake()
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the server says of its policy: the handshake frame, and ``GET /metadata`` where there is one."""
+        return {**self._handshake, **_fetch_metadata(self.url, self._headers)}
+
+    def infer(
+        self,
+        obs: Mapping[str, Any],
+        executed_steps: int | None = None,
+        reset: bool = False,
+        noise_seed: list[int] | int | None = None,
+    ) -> Reply:
+        """Send one observation and wait for the reply.
+
+        `executed_steps` says how many actions of the previous reply were executed; `reset` begins an episode;
+        `noise_seed` (entropy words) fixes the flow noise where the server supports it, others ignore it. Raises
+        PolicyError, ServerUnavailable, or ProtocolError where `obs` cannot be packed.
+        """
+        request = dict(obs)
+        if executed_steps is not None:
+            request[EXECUTED_STEPS_KEY] = int(executed_steps)
+        if reset:
+            request[RESET_KEY] = True
+        if noise_seed is not None:
+            request[NOISE_SEED_KEY] = noise_seed
+        start = time.perf_counter()
+        payload = packb(request)
+        answer = self._exchange(payload)
+        reply = self._parse(answer)
+        return Reply(**reply, roundtrip_ms=(time.perf_counter() - start) * 1000)
+
+    def close(self) -> None:
+        """End the session; safe to call twice."""
+        self._connection = None
+        with contextlib.suppress(OSError, WebSocketException):
+            self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _connect(self, timeout_s: float) -> ClientConnection:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                return self._stack.enter_context(
+                    connect(
+                        self.url,
+                        compression=None,
+                        max_size=_MAX_REPLY_BYTES,
+                        additional_headers=self._headers,
+                        proxy=None if _is_local(self.url) else True,
+                        open_timeout=max(0.1, min(10.0, deadline - time.monotonic())),
+                        ping_timeout=60,
+                        close_timeout=2,
+                    )
+                )
+            except InvalidStatus as error:
+                status = error.response.status_code
+                if status == 401:
+                    raise ServerUnavailable(f"{self.url} demands a token (HTTP 401): give one") from None
+                cause: Exception = error
+            except (OSError, InvalidHandshake, EOFError) as error:
+                cause = error
+            except (WebSocketException, ValueError) as error:
+                raise ServerUnavailable(f"{self.url} cannot be used: {error}") from None
+            if time.monotonic() + _RETRY_S > deadline:
+                raise ServerUnavailable(
+                    f"no policy server at {self.url} within {timeout_s:g} s ({type(cause).__name__}: {cause})"
+                ) from None
+            time.sleep(_RETRY_S)
+
+    def _read_handshake(self) -> dict[str, Any]:
+        frame = self._receive(_HTTP_TIMEOUT_S * 2)
+        try:
+            if isinstance(frame, bytes) and isinstance(metadata := unpackb(frame, _MAX_REPLY_BYTES), dict):
+                return metadata
+        except ProtocolError:
+            pass
+        self.close()
+        raise ServerUnavailable(f"{self.url} is not a policy server: its first frame is no metadata map")
+
+    def _exchange(self, payload: bytes) -> bytes | str:
+        if self._connection is None:
+            raise ServerUnavailable(f"the session with {self.url} is over: open a new client")
+        try:
+            self._connection.send(payload)
+        except ConnectionClosed:
+            pass  # the server may have said why before it closed: read that first
+        except OSError as error:
+            self.close()
+            raise ServerUnavailable(f"lost the connection to {self.url}: {error}") from None
+        return self._receive(self._reply_timeout_s)
+
+    def _receive(self, timeout_s: float) -> bytes | str:
+        assert self._connection is not None
+        try:
+            return self._connection.recv(timeout=timeout_s)
+        except TimeoutError:
+            message = f"no answer from {self.url} within {timeout_s:g} s"
+        except ConnectionClosed as error:
+            frame = error.rcvd
+            why = f"closed with {frame.code} {frame.reason}".strip() if frame else "connection lost"
+            message = f"lost the session with {self.url}: {why}"
+        except OSError as error:
+            message = f"lost the connection to {self.url}: {error}"
+        except BaseException:
+            self.close()  # interrupted: an answer that arrives later must not meet the next request
+            raise
+        self.close()
+        raise ServerUnavailable(message)
+
+    def _parse(self, answer: bytes | str) -> dict[str, Any]:
+        if isinstance(answer, str):
+            self.close()
+            lines = answer.strip().splitlines() or ["(empty error frame)"]
+            raise PolicyError(lines[-1])  # the official server sends a traceback: its last line is the cause
+        try:
+            reply = parse_reply(answer, _MAX_REPLY_BYTES)
+        except ProtocolError as error:
+            self.close()
+            raise ServerUnavailable(f"{self.url} sent a bad reply: {error}") from None
+        if not np.isfinite(reply["actions"]).all():
+            self.close()
+            raise PolicyError("actions: the policy returned a value that is not finite")
+        return reply
+
+
+def healthy(host: str, port: int, timeout_s: float = 2.0) -> Mapping[str, str] | None:
+    """Return the headers of ``GET /healthz`` (lower-case names) if it answers 200, else None; never raises."""
+    try:
+        status, headers, _ = _http_get(host, port, "/healthz", {}, timeout_s)
+    except (OSError, http.client.HTTPException):
+        return None
+    return headers if status == 200 else None
+
+
+def _fetch_metadata(url: str, headers: Mapping[str, str]) -> dict[str, Any]:
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme != "ws" or parts.hostname is None:
+        return {}
+    try:
+        status, _, body = _http_get(parts.hostname, parts.port or 80, "/metadata", headers, _HTTP_TIMEOUT_S)
+        metadata = json.loads(body) if status == 200 else {}
+    except (OSError, http.client.HTTPException, ValueError):
+        return {}  # the official server has no such page
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _http_get(
+    host: str, port: int, path: str, headers: Mapping[str, str], timeout_s: float
+) -> tuple[int, dict[str, str], bytes]:
+    connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
+    try:
+        connection.request("GET", path, headers=dict(headers))
+        response = connection.getresponse()
+        names = {name.lower(): value for name, value in response.getheaders()}
+        return response.status, names, response.read(_MAX_REPLY_BYTES)
+    finally:
+        connection.close()
+
+
+def _is_local(url: str) -> bool:
+    host = urllib.parse.urlsplit(url).hostname or ""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"

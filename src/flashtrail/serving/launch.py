@@ -1,0 +1,281 @@
+"""Start a policy server as a process of its own, know when it is ready, and always take it down.
+
+Knows processes, logs and ``GET /healthz``; knows no message and no policy. Both ends of the lifeline are here: the
+parent holds the write end of the server's stdin, and a server started with ``--exit-with-parent`` leaves when that
+pipe closes or its parent is gone, so that not even a parent killed with SIGKILL leaves an orphan.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from flashtrail.errors import UserError
+from flashtrail.serving.client import healthy
+
+INSTANCE_VARIABLE = "FLASHTRAIL_INSTANCE"
+_INSTANCE_HEADER = "x-flashtrail-instance"
+_PROBE_S = 0.1
+_TERM_GRACE_S = 6.0  # the server itself needs up to 5 s to let rounds in flight answer
+_TAIL_LINES = 12
+_TAIL_BYTES = 16384
+
+
+class ServerError(UserError):
+    """The server process did not get ready or ended too soon; `log_tail` holds the last lines of its log."""
+
+    def __init__(self, message: str, log_path: Path, log_tail: list[str]) -> None:
+        self.log_path, self.log_tail = log_path, log_tail
+        tail = " | ".join(line.strip() for line in log_tail if line.strip()) or "(empty)"
+        super().__init__(f"{message}; end of {log_path}: {tail}")
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a TCP port that was free a moment ago. Another process may take it: ServerError then says so."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.bind((host, 0))
+        return int(sock.getsockname()[1])
+
+
+def serve_command(
+    artifact: str | Path,
+    *,
+    port: int,
+    draft: str | Path | None = None,
+    python: str = sys.executable,
+    device: str = "cpu",
+    dtype: str = "float32",
+    threads: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Return the command line of a policy server that leaves with its parent.
+
+    `python` is the interpreter of the environment that can run the model; `settings` are FlashSettings by field
+    name, from which the flags are spelt. The interpreter must find this package (PYTHONPATH, or installed).
+    """
+    command = [python, "-m", "flashtrail", "serve", "--exit-with-parent"]
+    command += ["--artifact", str(artifact), "--port", str(port), "--device", device, "--dtype", dtype]
+    if draft is not None:
+        command += ["--draft", str(draft)]
+    if threads is not None:
+        command += ["--threads", str(threads)]
+    for name, value in (settings or {}).items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            command.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, list | tuple):
+            command += [f"--{flag}", *(str(item) for item in value)]
+        else:
+            command += [f"--{flag}={value}"]  # one word, so that a negative number is no flag
+    return command
+
+
+class PolicyServerProcess:
+    """Context manager: a server process that is ready on entry and gone, with its whole group, on exit.
+
+    `command` must listen on 127.0.0.1:`port` and answer ``GET /healthz``; output goes to `log_path` (appended).
+    SIGTERM to this process also takes the server down, if the context is entered in the main thread and nobody
+    else handles that signal. ServerError carries the tail of the log.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        log_path: str | Path,
+        port: int,
+        ready_timeout_s: float = 300.0,
+        *,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.command, self.log_path, self.port = list(command), Path(log_path), port
+        self.ready_timeout_s = ready_timeout_s
+        self._env = dict(os.environ if env is None else env)
+        self._instance = secrets.token_hex(8)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._previous_handler: Any = None
+
+    @property
+    def url(self) -> str:
+        """Where a PolicyClient connects."""
+        return f"ws://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Process id of the server, which also leads its process group."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server process still runs."""
+        return self._process is not None and not self._has_exited()
+
+    def check(self) -> None:
+        """Raise ServerError if the server is gone; call it after a ServerUnavailable to learn the cause."""
+        if not self.alive:
+            raise self._error(f"the policy server is gone ({self._exit_text()})")
+
+    def __enter__(self) -> Self:
+        self._catch_sigterm()
+        try:
+            self._start()
+            self._wait_until_ready()
+        except BaseException:
+            self._take_down()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._take_down()
+
+    # --- life ---
+
+    def _start(self) -> None:
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", self.port))
+            except OSError:
+                # Otherwise the health probe would find the stranger and call our server ready.
+                raise self._error(f"port {self.port} on 127.0.0.1 is taken") from None
+        try:
+            with self.log_path.open("ab") as log:
+                self._process = subprocess.Popen(
+                    self.command,
+                    stdin=subprocess.PIPE,  # the lifeline: never written to, closes when this process ends
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    env={**self._env, INSTANCE_VARIABLE: self._instance},
+                )
+        except OSError as error:
+            raise self._error(f"cannot start {self.command[0]}: {error.strerror}") from None
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + self.ready_timeout_s
+        while time.monotonic() < deadline:
+            if not self.alive:
+                raise self._error(f"the policy server ended before it was ready ({self._exit_text()})")
+            headers = healthy("127.0.0.1", self.port)
+            # Two jobs may have been given the same free port: only our own server counts (others have no header).
+            if headers is not None and headers.get(_INSTANCE_HEADER, self._instance) == self._instance:
+                return
+            time.sleep(_PROBE_S)
+        raise self._error(f"the policy server was not ready within {self.ready_timeout_s:g} s")
+
+    def _has_exited(self) -> bool:
+        """Look without reaping: while the leader is a zombie its group id cannot go to somebody else."""
+        assert self._process is not None
+        if self._process.returncode is not None:
+            return True
+        try:
+            return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return True
+
+    def _take_down(self) -> None:
+        """TERM the group, give it a moment, KILL what is left of it, reap the leader."""
+        try:
+            process = self._process
+            if process is None or process.returncode is not None:
+                return
+            if not self._has_exited():
+                _signal_group(process.pid, signal.SIGTERM)
+                deadline = time.monotonic() + _TERM_GRACE_S
+                while not self._has_exited() and time.monotonic() < deadline:
+                    time.sleep(0.02)
+            _signal_group(process.pid, signal.SIGKILL)
+            process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
+        finally:
+            self._release_sigterm()
+
+    def _exit_text(self) -> str:
+        if self._process is None:
+            return "not started"
+        code = self._process.returncode
+        if code is None:
+            with contextlib.suppress(ChildProcessError):
+                state = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                if state is not None:
+                    killed = state.si_code in (os.CLD_KILLED, os.CLD_DUMPED)
+                    code = -state.si_status if killed else state.si_status
+        return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+
+    def _error(self, message: str) -> ServerError:
+        return ServerError(message, self.log_path, log_tail(self.log_path))
+
+    # --- SIGTERM to the parent ---
+
+    def _catch_sigterm(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            self._previous_handler = signal.SIG_DFL
+            signal.signal(signal.SIGTERM, _leave)
+
+    def _release_sigterm(self) -> None:
+        if self._previous_handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._previous_handler)
+            self._previous_handler = None
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)  # unwinds the context managers, as KeyboardInterrupt does
+
+
+def _signal_group(group: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
+def log_tail(path: str | Path, lines: int = _TAIL_LINES) -> list[str]:
+    """Return the last lines of a log file; empty where there is none."""
+    try:
+        with Path(path).open("rb") as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            return stream.read().decode("utf-8", "replace").splitlines()[-lines:]
+    except OSError:
+        return []
+
+
+# --- the server's end of the lifeline ---
+
+
+def leave_with_parent(grace_s: float = _TERM_GRACE_S) -> None:
+    """Watch for the parent's end from a thread: then send this process SIGTERM, and kill it if it stays.
+
+    The parent is gone when stdin reaches its end or the parent's process id changes (a simulator forked by the
+    parent may hold the pipe open).
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            readable, _, _ = select.select([0], [], [], 0.5)
+            if readable and not os.read(0, 4096):
+                break
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(grace_s)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()

@@ -1,0 +1,48 @@
+"""A server process for the launch tests: port, mode and, for some modes, a file to write process ids to."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from flashtrail.serving.launch import INSTANCE_VARIABLE, leave_with_parent
+from flashtrail.serving.server import reserve_port, serve
+
+
+class Policy:
+    def __init__(self, mode: str) -> None:
+        self.metadata: dict = {}
+        self.mode = mode
+
+    def new_session(self) -> None:
+        return None
+
+    def infer(self, session, obs, **_):
+        if self.mode == "crash":
+            print("the device fell off the bus", flush=True)
+            os._exit(7)
+        return {"actions": np.zeros((50, 7)), "accepted_prefix_len": 12, "policy_timing": {}}
+
+
+def main() -> None:
+    port, mode = int(sys.argv[1]), sys.argv[2]
+    leave_with_parent()
+    if mode == "exit":
+        print("no such checkpoint", flush=True)
+        sys.exit(3)
+    if mode == "never":
+        print("loading for ever", flush=True)
+        time.sleep(600)
+    if mode == "family":
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        Path(sys.argv[3]).write_text(f"{os.getpid()} {child.pid}")
+    sock = reserve_port("127.0.0.1", port)
+    serve(Policy(mode), sock=sock, instance=os.environ.get(INSTANCE_VARIABLE))
+
+
+main()

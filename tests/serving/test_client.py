@@ -1,0 +1,212 @@
+"""The client: retrying, replies, and which trouble is the policy's and which is infrastructure."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+
+import numpy as np
+import pytest
+from websockets.sync.server import serve as serve_sync
+
+from flashtrail.errors import UserError
+from flashtrail.serving.client import PolicyClient, PolicyError, ServerUnavailable, healthy
+from flashtrail.serving.launch import free_port
+from flashtrail.serving.protocol import packb
+from flashtrail.serving.server import running
+
+
+@contextlib.contextmanager
+def impostor(handler):
+    """A server that speaks websocket and then does as `handler` says."""
+    with serve_sync(handler, "127.0.0.1", 0, compression=None) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def official(answer):
+    """Greet, then answer every request with `answer`."""
+
+    def handler(connection) -> None:
+        connection.send(packb({"served": "elsewhere"}))
+        for _ in connection:
+            connection.send(answer)
+
+    return handler
+
+
+def test_rounds_of_an_episode(server, policy, observation) -> None:
+    with PolicyClient(server.url) as client:
+        first = client.infer(observation, executed_steps=0, reset=True, noise_seed=[7, 0, 3])
+        second = client.infer(observation, executed_steps=1)
+    assert first.actions.shape == (50, 7) and first.actions.dtype == np.float64
+    assert (first.accepted_prefix_len, second.accepted_prefix_len) == (1, 2)
+    assert second.policy_timing["route_type"] == "full"
+    assert second.roundtrip_ms >= second.server_timing["serve_time_ms"]
+    assert [(c["executed_steps"], c["reset"], c["noise_seed"]) for c in policy.calls] == [
+        (0, True, [7, 0, 3]),
+        (1, False, None),
+    ]
+    second.actions[0] = 0  # the caller may write into its copy
+
+
+def test_metadata_of_our_server_and_of_one_without_the_page(server, policy) -> None:
+    with PolicyClient(server.url) as client:
+        assert client.metadata == policy.metadata
+    with impostor(official(b"")) as url, PolicyClient(url) as client:
+        assert client.metadata == {"served": "elsewhere"}
+
+
+def test_executed_steps_are_absent_unless_given(server, policy, observation) -> None:
+    with PolicyClient(server.url) as client:
+        client.infer(observation)
+    assert policy.calls[0]["executed_steps"] is None and policy.calls[0]["reset"] is False
+
+
+def test_refused_request_is_a_policy_error_and_ends_the_session(server, observation) -> None:
+    del observation["observation/state"]
+    with PolicyClient(server.url) as client:
+        with pytest.raises(PolicyError, match=r"^observation/state: missing"):
+            client.infer(observation)
+        with pytest.raises(ServerUnavailable, match="is over"):
+            client.infer(observation)
+
+
+def test_traceback_of_the_official_server_becomes_its_last_line(golden_bytes, observation) -> None:
+    text = golden_bytes("error_missing_key_02_server.txt").decode()
+    with (
+        impostor(official(text)) as url,
+        PolicyClient(url) as client,
+        pytest.raises(PolicyError, match=r"^KeyError: 'observation/wrist_image'$"),
+    ):
+        client.infer(observation)
+
+
+def test_server_that_lacks_our_extras_is_understood(observation) -> None:
+    answer = packb({"actions": np.zeros((10, 7), np.float32), "accepted_prefix_len": 4, "extra": 1})
+    with impostor(official(answer)) as url, PolicyClient(url) as client:
+        reply = client.infer(observation, noise_seed=[1])
+    assert (reply.policy_timing, reply.server_timing) == ({}, {})
+    assert reply.actions.dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"\xc1",
+        packb([1]),
+        packb({"accepted_prefix_len": 1}),
+        packb({"actions": np.zeros((2, 7)), "accepted_prefix_len": 3}),
+        packb({"actions": np.zeros((2, 7)), "accepted_prefix_len": 1, "policy_timing": 3}),
+    ],
+)
+def test_reply_outside_the_protocol_is_infrastructure(answer, observation) -> None:
+    with (
+        impostor(official(answer)) as url,
+        PolicyClient(url) as client,
+        pytest.raises(ServerUnavailable, match="sent a bad reply"),
+    ):
+        client.infer(observation)
+
+
+def test_actions_that_are_not_finite_are_the_policys_fault(observation) -> None:
+    answer = packb({"actions": np.full((2, 7), np.nan), "accepted_prefix_len": 1})
+    with (
+        impostor(official(answer)) as url,
+        PolicyClient(url) as client,
+        pytest.raises(PolicyError, match="not finite"),
+    ):
+        client.infer(observation)
+
+
+def test_connection_lost_in_mid_round_is_infrastructure(observation) -> None:
+    def handler(connection) -> None:
+        connection.send(b"\x80")
+        connection.recv()
+        connection.socket.close()
+
+    with (
+        impostor(handler) as url,
+        PolicyClient(url) as client,
+        pytest.raises(ServerUnavailable, match="lost the"),
+    ):
+        client.infer(observation)
+
+
+def test_answer_that_never_comes_is_infrastructure(server, policy, observation) -> None:
+    policy.gate.clear()
+    with (
+        PolicyClient(server.url, reply_timeout_s=0.2) as client,
+        pytest.raises(ServerUnavailable, match=r"no answer .* within 0.2 s"),
+    ):
+        client.infer(observation)
+    policy.gate.set()
+
+
+def test_server_that_leaves_is_infrastructure(policy, observation) -> None:
+    with running(policy) as server:
+        client = PolicyClient(server.url)
+    with pytest.raises(ServerUnavailable, match="1001"):
+        client.infer(observation)
+
+
+def test_no_server_within_the_time_is_one_line() -> None:
+    with pytest.raises(ServerUnavailable, match=r"no policy server at .* within 0.3 s") as caught:
+        PolicyClient(f"ws://127.0.0.1:{free_port()}", timeout_s=0.3)
+    assert "\n" not in str(caught.value)
+
+
+def test_client_waits_for_a_server_that_comes_later(policy, observation) -> None:
+    port, leave = free_port(), threading.Event()
+
+    def later() -> None:
+        refused.wait(10)
+        with running(policy, port=port):
+            leave.wait(30)
+
+    refused = threading.Event()
+    thread = threading.Thread(target=later)
+    thread.start()
+    with pytest.raises(ServerUnavailable):
+        PolicyClient(f"ws://127.0.0.1:{port}", timeout_s=0)
+    refused.set()
+    with PolicyClient(f"ws://127.0.0.1:{port}", timeout_s=20) as client:
+        assert client.infer(observation).accepted_prefix_len == 1
+    leave.set()
+    thread.join()
+
+
+def test_missing_token_is_told_at_once(policy) -> None:
+    with running(policy, token="k") as server:
+        with pytest.raises(ServerUnavailable, match="demands a token"):
+            PolicyClient(server.url)
+        with PolicyClient(server.url, token="k") as client:
+            assert client.metadata == policy.metadata
+
+
+@pytest.mark.parametrize("frame", ["hello", b"\xc1", packb([1])])
+def test_stranger_is_not_taken_for_a_policy_server(frame) -> None:
+    with (
+        impostor(lambda connection: connection.send(frame)) as url,
+        pytest.raises(ServerUnavailable, match="not a policy server"),
+    ):
+        PolicyClient(url)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "nonsense"])
+def test_bad_url_is_one_line(url) -> None:
+    with pytest.raises(ServerUnavailable, match="cannot be used"):
+        PolicyClient(url, timeout_s=5)
+
+
+def test_both_kinds_of_trouble_are_user_errors_and_differ() -> None:
+    assert issubclass(PolicyError, UserError) and issubclass(ServerUnavailable, UserError)
+    assert not issubclass(PolicyError, ServerUnavailable) and not issubclass(ServerUnavailable, PolicyError)
+
+
+def test_health_probe_never_raises(server) -> None:
+    assert healthy("127.0.0.1", server.port) is not None
+    assert healthy("127.0.0.1", free_port()) is None
