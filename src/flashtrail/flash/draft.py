@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from flashtrail.flash.dims import DraftDims
-from flashtrail.flash.gemma import apply_rope, attend, geglu, grouped_mask, positions_of, rms_norm, rope_tables
+from flashtrail.flash.gemma import additive_mask, apply_rope, attend, positions_of, rms_norm, rope_tables
 
 
 def draft(wd: Mapping[str, Any], ddims: DraftDims, prefix_emb: Tensor, valid: Tensor | None, state: Tensor) -> Tensor:
@@ -35,7 +36,8 @@ def draft(wd: Mapping[str, Any], ddims: DraftDims, prefix_emb: Tensor, valid: Te
     v = (y @ wd["v.weight"]).view(batch, -1, d.num_kv_heads, d.head_dim)
     q = (y[:, context:] @ wd["q.weight"]).view(batch, d.chunk, d.num_heads, d.head_dim)
     q = apply_rope(q, (cos[:, context:], sin[:, context:]))
-    mask = grouped_mask(None if seen is None else seen[:, None, :], d.num_heads // d.num_kv_heads)
+    mask = additive_mask(None if seen is None else seen[:, None, :], d.num_heads // d.num_kv_heads, y.dtype)
     x = queries + attend(q, k, v, mask) @ wd["o.weight"]
-    x = x + geglu(rms_norm(x, wd["post_norm.scale"]), wd["gate.weight"], wd["up.weight"], wd["down.weight"])
+    y = rms_norm(x, wd["post_norm.scale"])
+    x = x + (F.gelu(y @ wd["gate.weight"], approximate="tanh") * (y @ wd["up.weight"])) @ wd["down.weight"]
     return x @ wd["action_head.weight"] + wd["action_head.bias"]

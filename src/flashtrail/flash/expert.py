@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flashtrail.flash.dims import Pi0Dims
-from flashtrail.flash.gemma import apply_rope, attend, geglu, grouped_mask, positions_of, rms_norm, rope_tables
+from flashtrail.flash.gemma import additive_mask, attend, mlp, positions_of, project_qkv, rms_norm, rope_tables
 from flashtrail.flash.prefix import PrefixCache
 
 MIN_PERIOD, MAX_PERIOD = 4e-3, 4.0
@@ -67,7 +67,7 @@ def prepare_suffix(w: Mapping[str, Any], dims: Pi0Dims, cache: PrefixCache, stat
     start = positions_of(cache.valid, 1 if cache.valid is None else batch, cache.length, device)[:, -1:] + 1
     tables = rope_tables(start + torch.arange(rows, device=device), d.head_dim, token.dtype)
     allowed = suffix_mask(cache.valid, cache.length, rows, device)
-    mask = grouped_mask(allowed, d.num_heads // d.num_kv_heads)
+    mask = additive_mask(allowed, d.num_heads // d.num_kv_heads, token.dtype)
     assert mask is not None
     return Suffix(token, tables, mask, cache.k.unbind(0), cache.v.unbind(0))
 
@@ -94,24 +94,13 @@ def suffix_velocity(w: Mapping[str, Any], dims: Pi0Dims, suffix: Suffix, x_t: Te
     """One expert pass: x_t[B, 50, 32], time bias [B, We] -> v[B, 50, 32] in x_t's dtype."""
     d = dims.expert
     x = torch.cat((suffix.state_token, embed_actions(w, x_t, bias)), dim=1)
-    batch, rows = x.shape[:2]
     for i in range(d.depth):
         y = rms_norm(x, w["expert.layers.input_norm.scale"][i])
-        q = apply_rope((y @ w["expert.layers.q.weight"][i]).view(batch, rows, d.num_heads, d.head_dim), suffix.tables)
-        k = apply_rope(
-            (y @ w["expert.layers.k.weight"][i]).view(batch, rows, d.num_kv_heads, d.head_dim), suffix.tables
-        )
-        v = (y @ w["expert.layers.v.weight"][i]).view(batch, rows, d.num_kv_heads, d.head_dim)
+        q, k, v = project_qkv(w, "expert", i, y, d, suffix.tables)
         k = torch.cat((suffix.keys[i], k), dim=1)
         v = torch.cat((suffix.values[i], v), dim=1)
         x = x + attend(q, k, v, suffix.mask) @ w["expert.layers.o.weight"][i]
-        y = rms_norm(x, w["expert.layers.post_norm.scale"][i])
-        x = x + geglu(
-            y,
-            w["expert.layers.gate.weight"][i],
-            w["expert.layers.up.weight"][i],
-            w["expert.layers.down.weight"][i],
-        )
+        x = mlp(w, "expert", i, x)
     x = rms_norm(x[:, 1:], w["expert.norm.scale"])
     return (x @ w["action_out_proj.weight"] + w["action_out_proj.bias"]).to(x_t.dtype)
 

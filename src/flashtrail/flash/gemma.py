@@ -1,22 +1,29 @@
 """The parts of a Gemma block that prefix, expert and draft share: norm, rotary positions, attention, MLP.
 
-Pure functions on tensors; knows neither names of weights nor who calls. All weights are in x out (y = x @ w).
+Pure functions on tensors; knows nothing of what a row means or who calls. All weights are in x out (y = x @ w).
 Source: Gemma as used by pi0 (RMSNorm 1 + scale with eps 1e-6, half-split RoPE with theta 10000, GeGLU tanh).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from flashtrail.flash.dims import GemmaDims
 
 RMS_EPS = 1e-6
 ROPE_THETA = 10_000.0
 
 
 def rms_norm(x: Tensor, scale: Tensor) -> Tensor:
-    """x[..., W] / rms(x) * (1 + scale[W]); the mean square is taken in float32 or better."""
-    return F.rms_norm(x, (x.shape[-1],), 1.0 + scale, RMS_EPS)
+    """x[..., W] / rms(x) * (1 + scale[W]), computed in float32 or better, returned in x's dtype."""
+    wide = x if x.dtype == torch.float64 else x.float()
+    normed = wide * torch.rsqrt((wide * wide).mean(dim=-1, keepdim=True) + RMS_EPS)
+    return (normed * (1.0 + scale.to(wide.dtype))).to(x.dtype)
 
 
 def rope_tables(positions: Tensor, head_dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -38,20 +45,24 @@ def apply_rope(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
 
 
-def grouped_mask(allowed: Tensor | None, num_groups: int) -> Tensor | None:
-    """Boolean mask [B, Tq or 1, Tk] -> what `attend` takes: rows repeated per query head of a group."""
+def additive_mask(allowed: Tensor | None, num_groups: int, dtype: torch.dtype) -> Tensor | None:
+    """Boolean mask [B, Tq or 1, Tk] -> what `attend` takes: 0 or -inf, rows repeated per query head of a group.
+
+    Additive and in the model's dtype, because attention would convert a boolean mask anew in every layer.
+    """
     if allowed is None:
         return None
     if allowed.shape[1] != 1:
         allowed = allowed.repeat_interleave(num_groups, dim=1)
-    return allowed[:, None]
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+    return mask.masked_fill(~allowed, float("-inf"))[:, None]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Grouped-query attention: q[B, Tq, Hq, hd], k and v[B, Tk, Hkv, hd] -> [B, Tq, Hq * hd].
 
     The query heads of a group become extra rows over one shared K/V head, so that K and V are read once and,
-    with a single K/V head, nothing is copied. `mask` is from `grouped_mask`; None means all may be seen.
+    with a single K/V head, nothing is copied. `mask` is from `additive_mask`; None means all may be seen.
     """
     batch, rows, heads, head_dim = q.shape
     kv_heads = k.shape[2]
@@ -65,9 +76,35 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return out.view(batch, kv_heads, rows, groups, head_dim).transpose(1, 2).reshape(batch, rows, heads * head_dim)
 
 
-def geglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    """(gelu_tanh(x @ gate) * (x @ up)) @ down."""
-    return (F.gelu(x @ gate, approximate="tanh") * (x @ up)) @ down
+def project_qkv(
+    w: Mapping[str, Any], stack: str, layer: int, y: Tensor, d: GemmaDims, tables: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normed rows y[B, T, W] -> rotated q[B, T, Hq, hd], rotated k and plain v[B, T, Hkv, hd] of one layer.
+
+    Takes one fused product where the weights hold `qkv` (see weights.prepare), else the three plain ones.
+    """
+    batch, rows = y.shape[:2]
+    fused = w.get(f"{stack}.layers.qkv.weight")
+    if fused is None:
+        parts = [y @ w[f"{stack}.layers.{name}.weight"][layer] for name in ("q", "k", "v")]
+        qkv = torch.cat(parts, dim=-1)
+    else:
+        qkv = y @ fused[layer]
+    heads = qkv.view(batch, rows, d.num_heads + 2 * d.num_kv_heads, d.head_dim)
+    turning, v = heads.split((d.num_heads + d.num_kv_heads, d.num_kv_heads), dim=2)
+    q, k = apply_rope(turning, tables).split((d.num_heads, d.num_kv_heads), dim=2)
+    return q, k, v
+
+
+def mlp(w: Mapping[str, Any], stack: str, layer: int, x: Tensor) -> Tensor:
+    """x + the gated MLP of one layer over the normed x[B, T, W]."""
+    y = rms_norm(x, w[f"{stack}.layers.post_norm.scale"][layer])
+    fused = w.get(f"{stack}.layers.gate_up.weight")
+    if fused is None:
+        gate, up = y @ w[f"{stack}.layers.gate.weight"][layer], y @ w[f"{stack}.layers.up.weight"][layer]
+    else:
+        gate, up = (y @ fused[layer]).chunk(2, dim=-1)
+    return x + (F.gelu(gate, approximate="tanh") * up) @ w[f"{stack}.layers.down.weight"][layer]
 
 
 def positions_of(valid: Tensor | None, batch: int, length: int, device: torch.device) -> Tensor:

@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 
 from flashtrail.flash.dims import Pi0Dims
-from flashtrail.flash.gemma import apply_rope, attend, geglu, grouped_mask, positions_of, rms_norm, rope_tables
+from flashtrail.flash.gemma import (
+    additive_mask,
+    apply_rope,
+    attend,
+    mlp,
+    positions_of,
+    project_qkv,
+    rms_norm,
+    rope_tables,
+)
 
 
 @dataclass(frozen=True)
@@ -58,25 +67,18 @@ def prefill(w: Mapping[str, Any], dims: Pi0Dims, emb: Tensor, valid: Tensor | No
     d = dims.prefix
     batch, length = emb.shape[:2]
     tables = rope_tables(positions_of(valid, batch, length, emb.device), d.head_dim, emb.dtype)
-    mask = grouped_mask(None if valid is None else valid[:, None, :], d.num_heads // d.num_kv_heads)
+    mask = additive_mask(None if valid is None else valid[:, None, :], d.num_heads // d.num_kv_heads, emb.dtype)
     keys, values = [], []
     x = emb
-    for i in range(d.depth):
-        y = rms_norm(x, w["prefix.layers.input_norm.scale"][i])
-        k = (y @ w["prefix.layers.k.weight"][i]).view(batch, length, d.num_kv_heads, d.head_dim)
-        k = apply_rope(k, tables)
-        v = (y @ w["prefix.layers.v.weight"][i]).view(batch, length, d.num_kv_heads, d.head_dim)
+    for i in range(d.depth - 1):
+        q, k, v = project_qkv(w, "prefix", i, rms_norm(x, w["prefix.layers.input_norm.scale"][i]), d, tables)
         keys.append(k)
         values.append(v)
-        if i + 1 == d.depth:
-            break
-        q = apply_rope((y @ w["prefix.layers.q.weight"][i]).view(batch, length, d.num_heads, d.head_dim), tables)
         x = x + attend(q, k, v, mask) @ w["prefix.layers.o.weight"][i]
-        y = rms_norm(x, w["prefix.layers.post_norm.scale"][i])
-        x = x + geglu(
-            y,
-            w["prefix.layers.gate.weight"][i],
-            w["prefix.layers.up.weight"][i],
-            w["prefix.layers.down.weight"][i],
-        )
+        x = mlp(w, "prefix", i, x)
+    last = d.depth - 1
+    y = rms_norm(x, w["prefix.layers.input_norm.scale"][last])
+    shape = (batch, length, d.num_kv_heads, d.head_dim)
+    keys.append(apply_rope((y @ w["prefix.layers.k.weight"][last]).view(shape), tables))
+    values.append((y @ w["prefix.layers.v.weight"][last]).view(shape))
     return PrefixCache(torch.stack(keys), torch.stack(values), valid)

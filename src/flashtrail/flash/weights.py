@@ -135,6 +135,22 @@ def unbind(w: Mapping[str, Tensor]) -> dict[str, Any]:
     return {name: tensor.unbind(0) if ".layers." in name else tensor for name, tensor in w.items()}
 
 
+def prepare(w: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Weights for inference: unbound, with q|k|v and gate|up of each Gemma stack side by side in one matrix.
+
+    A wider product is faster than three narrow ones on every device. The plain q, gate and up are dropped; the
+    prefix keeps k and v, which its last layer uses alone.
+    """
+    out = dict(w)
+    for stack in ("prefix", "expert"):
+        names = {n: f"{stack}.layers.{n}.weight" for n in ("q", "k", "v", "gate", "up")}
+        out[f"{stack}.layers.qkv.weight"] = torch.cat([out[names[n]] for n in ("q", "k", "v")], dim=-1)
+        out[f"{stack}.layers.gate_up.weight"] = torch.cat([out[names[n]] for n in ("gate", "up")], dim=-1)
+        for n in ("q", "gate", "up") if stack == "prefix" else names:
+            del out[names[n]]
+    return unbind(out)
+
+
 def resolve_device(name: str) -> torch.device:
     """'cpu', 'cuda' or 'cuda:N' -> torch.device; DeviceError where there is none."""
     try:
