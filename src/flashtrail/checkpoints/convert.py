@@ -1,0 +1,460 @@
+"""The mapping: which artifact tensor comes from which source leaf, and how it is laid out.
+
+Source layouts are openpi's JAX tree and the upstream draft `.pt`; the target is x-in/y-out (`y = x @ w`), layers
+stacked on a leading axis, norms unfolded. Knows names and shapes; deliberately not where leaves are stored or how
+an artifact is written. Shapes and names: docs/checkpoints.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from flashtrail.errors import UserError, nearest
+
+IMAGE_SIZE = 224
+ACTION_HORIZON = 50
+MAX_TOKEN_LEN = 48
+MODEL_JSON_DEFAULTS: dict[str, Any] = {"stem": None, "num_views": 2, "num_steps": 10, "delta_actions": True}
+_SPREAD = 6  # names listed in one error line
+
+_IMG, _LLM = "PaliGemma/img/", "PaliGemma/llm/"
+_BLOCK = _IMG + "Transformer/encoderblock/"
+_ATTN = _BLOCK + "MultiHeadDotProductAttention_0/"
+
+
+class HasShape(Protocol):
+    """What the mapping needs of a source leaf: numpy arrays and `orbax.Leaf` both do."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One artifact tensor: `arrange(leaf values)` gives its values.
+
+    `shape` is the result's. With `by_rows`, `arrange` may be applied to any slice of the leaf's leading axis and
+    gives the same slice of the result, so a large stacked tensor never needs to be in memory whole.
+    """
+
+    name: str
+    leaf: str
+    shape: tuple[int, ...]
+    by_rows: bool
+    arrange: Callable[[np.ndarray], np.ndarray]
+
+
+# --- arrangements; a leading axis of layers (or rows) passes through ---
+
+
+def _same(x: np.ndarray) -> np.ndarray:
+    return x
+
+
+def _in_heads(x: np.ndarray) -> np.ndarray:  # (L, W, H, hd) -> (L, W, H*hd), SigLIP q/k/v
+    return x.reshape(x.shape[0], x.shape[1], -1)
+
+
+def _merge_tail(x: np.ndarray) -> np.ndarray:  # (L, H, hd) -> (L, H*hd), biases
+    return x.reshape(x.shape[0], -1)
+
+
+def _heads_out(x: np.ndarray) -> np.ndarray:  # (L, H, hd, W) -> (L, H*hd, W)
+    return x.reshape(x.shape[0], -1, x.shape[-1])
+
+
+def _heads_first(x: np.ndarray) -> np.ndarray:  # (L, H, W, hd) -> (L, W, H*hd), Gemma einsum weights
+    return x.transpose(0, 2, 1, 3).reshape(x.shape[0], x.shape[2], -1)
+
+
+def _kv(which: int) -> Callable[[np.ndarray], np.ndarray]:  # (L, 2, Hkv, W, hd) -> (L, W, Hkv*hd)
+    return lambda x: _heads_first(x[:, which])
+
+
+def _gating(which: int) -> Callable[[np.ndarray], np.ndarray]:  # (L, 2, W, M) -> (L, W, M); 0 gate, 1 up
+    return lambda x: x[:, which]
+
+
+def _patch(x: np.ndarray) -> np.ndarray:  # (P, P, 3, W) -> (P*P*3, W)
+    return x.reshape(-1, x.shape[-1])
+
+
+def _drop_first(x: np.ndarray) -> np.ndarray:  # (1, N, W) -> (N, W)
+    return x[0]
+
+
+# --- the base model ---
+
+_Rule = tuple[str, str, int, bool, Callable[[np.ndarray], np.ndarray]]  # name, leaf, rank, by_rows, arrange
+
+
+def _base_rules(stem_layers: int) -> list[_Rule]:
+    rules: list[_Rule] = []
+    for i in range(stem_layers):
+        rules += [
+            (f"vision.stem.{i}.weight", f"{_IMG}stem/conv_{i}/kernel", 4, False, _same),
+            (f"vision.stem.{i}.bias", f"{_IMG}stem/conv_{i}/bias", 1, False, _same),
+        ]
+    if not stem_layers:
+        rules += [
+            ("vision.patch_embed.weight", _IMG + "embedding/kernel", 4, False, _patch),
+            ("vision.patch_embed.bias", _IMG + "embedding/bias", 1, False, _same),
+        ]
+    rules.append(("vision.pos_embed", _IMG + "pos_embedding", 3, False, _drop_first))
+    for ours, theirs in (("ln1", "LayerNorm_0"), ("ln2", "LayerNorm_1")):
+        for part in ("scale", "bias"):
+            rules.append((f"vision.layers.{ours}.{part}", f"{_BLOCK}{theirs}/{part}", 2, True, _same))
+    for ours, theirs in (("q", "query"), ("k", "key"), ("v", "value")):
+        rules.append((f"vision.layers.{ours}.weight", f"{_ATTN}{theirs}/kernel", 4, True, _in_heads))
+        rules.append((f"vision.layers.{ours}.bias", f"{_ATTN}{theirs}/bias", 3, True, _merge_tail))
+    rules.append(("vision.layers.o.weight", _ATTN + "out/kernel", 4, True, _heads_out))
+    rules.append(("vision.layers.o.bias", _ATTN + "out/bias", 2, True, _same))
+    for ours, theirs in (("fc1", "Dense_0"), ("fc2", "Dense_1")):
+        rules.append((f"vision.layers.{ours}.weight", f"{_BLOCK}MlpBlock_0/{theirs}/kernel", 3, True, _same))
+        rules.append((f"vision.layers.{ours}.bias", f"{_BLOCK}MlpBlock_0/{theirs}/bias", 2, True, _same))
+    for part in ("scale", "bias"):
+        rules.append((f"vision.norm.{part}", f"{_IMG}Transformer/encoder_norm/{part}", 1, False, _same))
+    rules.append(("vision.head.weight", _IMG + "head/kernel", 2, False, _same))
+    rules.append(("vision.head.bias", _IMG + "head/bias", 1, False, _same))
+    rules.append(("embed.weight", _LLM + "embedder/input_embedding", 2, True, _same))
+    rules += _gemma_rules("prefix", "") + _gemma_rules("expert", "_1")
+    for ours in ("state_proj", "action_in_proj", "time_mlp_in", "time_mlp_out", "action_out_proj"):
+        theirs = ours.replace("time_mlp", "action_time_mlp")
+        rules.append((f"{ours}.weight", f"{theirs}/kernel", 2, False, _same))
+        rules.append((f"{ours}.bias", f"{theirs}/bias", 1, False, _same))
+    return rules
+
+
+def _gemma_rules(stack: str, suffix: str) -> list[_Rule]:
+    """Rules of one Gemma stack; the expert's leaves carry the suffix ``_1`` on the module, not on the leaf."""
+    ours, theirs = f"{stack}.layers.", _LLM + "layers/"
+    return [
+        (ours + "input_norm.scale", f"{theirs}pre_attention_norm{suffix}/scale", 2, True, _same),
+        (ours + "q.weight", f"{theirs}attn/q_einsum{suffix}/w", 4, True, _heads_first),
+        (ours + "k.weight", f"{theirs}attn/kv_einsum{suffix}/w", 5, True, _kv(0)),
+        (ours + "v.weight", f"{theirs}attn/kv_einsum{suffix}/w", 5, True, _kv(1)),
+        (ours + "o.weight", f"{theirs}attn/attn_vec_einsum{suffix}/w", 4, True, _heads_out),
+        (ours + "post_norm.scale", f"{theirs}pre_ffw_norm{suffix}/scale", 2, True, _same),
+        (ours + "gate.weight", f"{theirs}mlp{suffix}/gating_einsum", 4, True, _gating(0)),
+        (ours + "up.weight", f"{theirs}mlp{suffix}/gating_einsum", 4, True, _gating(1)),
+        (ours + "down.weight", f"{theirs}mlp{suffix}/linear", 3, True, _same),
+        (f"{stack}.norm.scale", f"{_LLM}final_norm{suffix}/scale", 1, False, _same),
+    ]
+
+
+def plan_base(leaves: Mapping[str, HasShape], model_json: Any = None) -> tuple[list[Piece], dict[str, Any]]:
+    """Return the artifact's tensors, sorted by name, and the model's dims.
+
+    `leaves` maps canonical leaf paths to anything with a shape; `model_json` is a dict, a path or None (see
+    `read_model_json`). Raises UserError naming missing or unexpected leaves, or the leaf whose shape does not fit.
+    """
+    extra = read_model_json(model_json)
+    stem_layers = sum(path.startswith(_IMG + "stem/") and path.endswith("/kernel") for path in leaves)
+    rules = _base_rules(stem_layers)
+    _check_names("checkpoint", {leaf for _, leaf, *_ in rules}, set(leaves))
+    for _, leaf, rank, *_ in rules:
+        if len(leaves[leaf].shape) != rank:
+            raise UserError(f"checkpoint leaf {leaf} has shape {_shape(leaves[leaf])}: expected {rank} axes")
+    dims = _base_dims(leaves, stem_layers, extra)
+    expected = base_shapes(dims)
+    pieces = []
+    for name, leaf, _, by_rows, arrange in rules:
+        shape = arrange(_hollow(tuple(leaves[leaf].shape))).shape
+        if shape != expected[name]:
+            raise UserError(
+                f"checkpoint leaf {leaf} has shape {_shape(leaves[leaf])}, which gives {name} {shape}: "
+                f"the other leaves imply {expected[name]}"
+            )
+        pieces.append(Piece(name, leaf, shape, by_rows, arrange))
+    return sorted(pieces, key=lambda piece: piece.name), dims
+
+
+def base_tensors(tree: Mapping[str, np.ndarray], model_json: Any = None) -> tuple[dict[str, np.ndarray], dict]:
+    """Return all base tensors in memory (dtype as stored) and the dims; see `plan_base` for the errors."""
+    pieces, dims = plan_base(tree, model_json)
+    return {p.name: np.ascontiguousarray(p.arrange(np.asarray(tree[p.leaf]))) for p in pieces}, dims
+
+
+def _base_dims(leaves: Mapping[str, HasShape], stem_layers: int, extra: Mapping[str, Any]) -> dict[str, Any]:
+    def at(path: str) -> tuple[int, ...]:
+        return tuple(int(n) for n in leaves[path].shape)
+
+    depth, width, heads, head_dim = at(_ATTN + "query/kernel")
+    stem = _stem_dims([at(f"{_IMG}stem/conv_{i}/kernel") for i in range(stem_layers)], extra["stem"])
+    vision = {
+        "width": width,
+        "depth": depth,
+        "mlp_dim": at(_BLOCK + "MlpBlock_0/Dense_0/kernel")[2],
+        "num_heads": heads,
+        "head_dim": head_dim,
+        "patch": None if stem_layers else at(_IMG + "embedding/kernel")[0],
+        "image_size": IMAGE_SIZE,
+        "stem": stem,
+    }
+    return {
+        "vision": vision,
+        "prefix": _gemma_dims(at, ""),
+        "expert": _gemma_dims(at, "_1"),
+        "vocab_size": at(_LLM + "embedder/input_embedding")[0],
+        "action_dim": at("action_in_proj/kernel")[0],
+        "action_horizon": ACTION_HORIZON,
+        "max_token_len": MAX_TOKEN_LEN,
+        "num_views": extra["num_views"],
+        "num_steps": extra["num_steps"],
+        "state_dim": 8,
+        "env_action_dim": 7,
+    }
+
+
+def _gemma_dims(at: Callable[[str], tuple[int, ...]], suffix: str) -> dict[str, int]:
+    depth, heads, width, head_dim = at(f"{_LLM}layers/attn/q_einsum{suffix}/w")
+    return {
+        "width": width,
+        "depth": depth,
+        "mlp_dim": at(f"{_LLM}layers/mlp{suffix}/linear")[1],
+        "num_heads": heads,
+        "num_kv_heads": at(f"{_LLM}layers/attn/kv_einsum{suffix}/w")[2],
+        "head_dim": head_dim,
+    }
+
+
+def _stem_dims(kernels: Sequence[tuple[int, ...]], declared: Any) -> dict[str, Any] | None:
+    """Check the declared stem against the kernels' shapes; strides and pooling cannot be read from shapes."""
+    if not kernels:
+        if declared:
+            raise UserError("assets/flashtrail/model.json declares a stem, but the checkpoint has no img/stem leaves")
+        return None
+    if not declared:
+        raise UserError("the checkpoint has img/stem leaves, but assets/flashtrail/model.json declares no stem")
+    try:
+        layers = [{k: int(layer[k]) for k in ("kernel", "stride", "channels")} for layer in declared["layers"]]
+        stem = {"pool": int(declared["pool"]), "layers": layers, "act": str(declared.get("act", "relu"))}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"assets/flashtrail/model.json: stem needs pool and layers of kernel, stride, channels "
+            f"({type(error).__name__}: {error})"
+        ) from None
+    found = [(k[0], k[1], k[3]) for k in kernels]
+    if found != [(layer["kernel"], layer["kernel"], layer["channels"]) for layer in layers]:
+        raise UserError(f"assets/flashtrail/model.json declares stem layers {layers}, but the kernels are {kernels}")
+    return stem
+
+
+def base_shapes(dims: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return every base tensor's shape as `dims` implies it: the contract between converter and engine."""
+    vision, prefix, action = dims["vision"], dims["prefix"], dims["action_dim"]
+    wv, depth, mlp = vision["width"], vision["depth"], vision["mlp_dim"]
+    heads, wide, we = vision["num_heads"] * vision["head_dim"], prefix["width"], dims["expert"]["width"]
+    shapes: dict[str, tuple[int, ...]] = {}
+    if vision["stem"] is None:
+        shapes["vision.patch_embed.weight"] = (vision["patch"] ** 2 * 3, wv)
+        shapes["vision.patch_embed.bias"] = (wv,)
+    else:
+        channels = 3
+        for i, layer in enumerate(vision["stem"]["layers"]):
+            shapes[f"vision.stem.{i}.weight"] = (layer["kernel"], layer["kernel"], channels, layer["channels"])
+            channels = layer["channels"]
+            shapes[f"vision.stem.{i}.bias"] = (channels,)
+    shapes["vision.pos_embed"] = (tokens_per_view(vision), wv)
+    for name, outer in (("ln1", wv), ("ln2", wv)):
+        shapes[f"vision.layers.{name}.scale"] = shapes[f"vision.layers.{name}.bias"] = (depth, outer)
+    for name, inner, outer in (
+        ("q", wv, heads),
+        ("k", wv, heads),
+        ("v", wv, heads),
+        ("o", heads, wv),
+        ("fc1", wv, mlp),
+        ("fc2", mlp, wv),
+    ):
+        shapes[f"vision.layers.{name}.weight"] = (depth, inner, outer)
+        shapes[f"vision.layers.{name}.bias"] = (depth, outer)
+    shapes["vision.norm.scale"] = shapes["vision.norm.bias"] = (wv,)
+    shapes["vision.head.weight"], shapes["vision.head.bias"] = (wv, wide), (wide,)
+    shapes["embed.weight"] = (dims["vocab_size"], wide)
+    for stack in ("prefix", "expert"):
+        gemma = dims[stack]
+        for name, shape in _block_shapes(gemma).items():
+            shapes[f"{stack}.layers.{name}"] = (gemma["depth"], *shape)
+        shapes[f"{stack}.norm.scale"] = (gemma["width"],)
+    for name, inner, outer in (
+        ("state_proj", action, we),
+        ("action_in_proj", action, we),
+        ("time_mlp_in", 2 * we, we),
+        ("time_mlp_out", we, we),
+        ("action_out_proj", we, action),
+    ):
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (inner, outer), (outer,)
+    return shapes
+
+
+def _block_shapes(gemma: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    width, mlp = gemma["width"], gemma["mlp_dim"]
+    queries, keys = gemma["num_heads"] * gemma["head_dim"], gemma["num_kv_heads"] * gemma["head_dim"]
+    return {
+        "input_norm.scale": (width,),
+        "q.weight": (width, queries),
+        "k.weight": (width, keys),
+        "v.weight": (width, keys),
+        "o.weight": (queries, width),
+        "post_norm.scale": (width,),
+        "gate.weight": (width, mlp),
+        "up.weight": (width, mlp),
+        "down.weight": (mlp, width),
+    }
+
+
+def tokens_per_view(vision: Mapping[str, Any]) -> int:
+    """Return the number of image tokens of one view, from the patch size or the stem's pooling and strides."""
+    side = vision["image_size"]
+    if vision["stem"] is None:
+        return (side // vision["patch"]) ** 2
+    side //= vision["stem"]["pool"]
+    for layer in vision["stem"]["layers"]:
+        side = (side + 2 * (layer["kernel"] // 2) - layer["kernel"]) // layer["stride"] + 1
+    return side**2
+
+
+def read_model_json(source: Any) -> dict[str, Any]:
+    """Return what shapes cannot tell (stem strides, views, steps), with upstream's values where nothing is said.
+
+    `source`: a dict, the path of assets/flashtrail/model.json, or None (an upstream checkpoint has no such file).
+    """
+    if source is None:
+        return dict(MODEL_JSON_DEFAULTS)
+    if isinstance(source, str | Path):
+        try:
+            source = json.loads(Path(source).read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"assets/flashtrail/model.json cannot be read: {error}") from None
+    if not isinstance(source, Mapping):
+        raise UserError("assets/flashtrail/model.json must hold an object")
+    for key in source:
+        if key not in MODEL_JSON_DEFAULTS:
+            raise UserError(f"assets/flashtrail/model.json: unknown key {key!r}{nearest(key, MODEL_JSON_DEFAULTS)}")
+    return {**MODEL_JSON_DEFAULTS, **source}
+
+
+# --- the draft head ---
+
+_DRAFT_RULES: dict[str, tuple[str, bool]] = {  # name -> (key of the .pt, transpose (out, in) -> (in, out))
+    "state_token.weight": ("_state_token.weight", True),
+    "state_token.bias": ("_state_token.bias", False),
+    "action_queries": ("_action_queries.weight", False),
+    "input_norm.scale": ("_gemma_block.input_layernorm.weight", False),
+    "q.weight": ("_gemma_block.self_attn.q_proj.weight", True),
+    "k.weight": ("_gemma_block.self_attn.k_proj.weight", True),
+    "v.weight": ("_gemma_block.self_attn.v_proj.weight", True),
+    "o.weight": ("_gemma_block.self_attn.o_proj.weight", True),
+    "post_norm.scale": ("_gemma_block.post_attention_layernorm.weight", False),
+    "gate.weight": ("_gemma_block.mlp.gate_proj.weight", True),
+    "up.weight": ("_gemma_block.mlp.up_proj.weight", True),
+    "down.weight": ("_gemma_block.mlp.down_proj.weight", True),
+    "action_head.weight": ("_action_head.weight", True),
+    "action_head.bias": ("_action_head.bias", False),
+}
+
+
+def read_draft_pt(pt_path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return an upstream draft file's tensors (float32, torch's out x in layout, upstream's names) and its meta.
+
+    Read with ``weights_only=True``: a file that needs any other pickle opcode is refused with a UserError.
+    """
+    import pickle
+
+    import torch
+
+    path = Path(pt_path)
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"draft {path} does not exist") from None
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"draft {path} is not plain tensors and is not loaded: it may run code when unpickled"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        raise UserError(f"draft {path} is truncated or no PyTorch file ({str(error)[:80]}): fetch it again") from None
+    head = saved.get("draft_head") if isinstance(saved, dict) else None
+    if not isinstance(head, dict) or not all(isinstance(v, torch.Tensor) for v in head.values()):
+        raise UserError(f"draft {path} holds no draft_head of tensors: give the trainer's {{draft_head, meta}} file")
+    meta = saved.get("meta") or {}
+    return {name: value.to(torch.float32).numpy() for name, value in head.items()}, dict(meta)
+
+
+def draft_tensors(pt_path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Return the draft artifact's tensors (float32) and dims; UserError names what is missing or does not fit."""
+    source, meta = read_draft_pt(pt_path)
+    _check_names(f"draft {pt_path}", {key for key, _ in _DRAFT_RULES.values()}, set(source))
+    for name, (key, transpose) in _DRAFT_RULES.items():
+        rank = 2 if transpose or name == "action_queries" else 1
+        if source[key].ndim != rank:
+            raise UserError(f"draft {pt_path}: {key} has shape {source[key].shape}: expected {rank} axes")
+    tensors = {n: np.ascontiguousarray(source[k].T if t else source[k]) for n, (k, t) in sorted(_DRAFT_RULES.items())}
+    dims = _draft_dims(tensors, meta)
+    for name, shape in draft_shapes(dims).items():
+        if tensors[name].shape != shape:
+            raise UserError(
+                f"draft {pt_path}: {_DRAFT_RULES[name][0]} gives {name} {tensors[name].shape}: the other "
+                f"tensors and the meta imply {shape}"
+            )
+    return tensors, dims
+
+
+def _draft_dims(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> dict[str, int]:
+    state_dim, width = tensors["state_token.weight"].shape
+    kv_heads = int(meta.get("draft_num_kv_heads", 1))
+    head_dim = int(meta.get("draft_head_dim", tensors["k.weight"].shape[1] // kv_heads))
+    return {
+        "width": width,
+        "mlp_dim": tensors["gate.weight"].shape[1],
+        "num_heads": int(meta.get("draft_num_heads", tensors["q.weight"].shape[1] // head_dim)),
+        "num_kv_heads": kv_heads,
+        "head_dim": head_dim,
+        "chunk": tensors["action_queries"].shape[0],
+        "state_dim": state_dim,
+        "out_dim": tensors["action_head.weight"].shape[1],
+    }
+
+
+def draft_shapes(dims: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """Return every draft tensor's shape as `dims` implies it."""
+    return {
+        **_block_shapes(dims),
+        "state_token.weight": (dims["state_dim"], dims["width"]),
+        "state_token.bias": (dims["width"],),
+        "action_queries": (dims["chunk"], dims["width"]),
+        "action_head.weight": (dims["width"], dims["out_dim"]),
+        "action_head.bias": (dims["out_dim"],),
+    }
+
+
+# --- shared checks ---
+
+
+def _check_names(what: str, expected: set[str], found: set[str]) -> None:
+    missing, unexpected = sorted(expected - found), sorted(found - expected)
+    if missing or unexpected:
+        parts = [
+            f"{label} {_some(names)}" for label, names in (("missing", missing), ("unexpected", unexpected)) if names
+        ]
+        raise UserError(f"{what} is not a pi0 tree of the known layout: {'; '.join(parts)}")
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = len(names) - _SPREAD
+    return ", ".join(names[:_SPREAD]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _shape(leaf: HasShape) -> tuple[int, ...]:
+    return tuple(leaf.shape)
+
+
+def _hollow(shape: tuple[int, ...]) -> np.ndarray:
+    """Return an array of that shape that takes no memory, to push through an arrangement."""
+    return np.broadcast_to(np.zeros((), np.uint8), shape)
