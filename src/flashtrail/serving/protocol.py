@@ -50,7 +50,7 @@ _SCALAR_FIELDS = frozenset((b"__npgeneric__", b"data", b"dtype"))
 _MAX_DEPTH = 16
 _MAX_NDIM = 8
 # msgpack allocates a list from its declared length, before reading it: a short message must not ask for much.
-_MAX_ITEMS = 4096
+_MAX_ITEMS = 512
 _MAX_NOISE_SEED_WORDS = 64
 _MAX_PROMPT_CHARS = 4096
 _MAX_INTEGER = 2**63 - 1
