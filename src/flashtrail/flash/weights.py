@@ -243,6 +243,11 @@ def _some(names: list[str]) -> str:
     return f"tensor{'s' if len(names) > 1 else ''} {', '.join(names[:3])}{more}"
 
 
+def read_dims(directory: str | Path) -> Pi0Dims:
+    """The dims of a base artifact, from its manifest alone."""
+    return Pi0Dims.from_dict(read_manifest(Path(directory), "base").get("dims", {}))
+
+
 def load_base(
     directory: str | Path, device: str = "cpu", dtype: str = "float32", *, check_digest: bool = True
 ) -> tuple[dict[str, Tensor], Pi0Dims, dict[str, Any]]:

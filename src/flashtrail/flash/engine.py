@@ -1,0 +1,201 @@
+"""The FLASH engine: takes a session one round further, full or draft, and times its stages.
+
+Knows stages by name and the session machine; not how a stage computes (a `Runtime` does), nor units, prompts or
+sockets. Inputs and outputs are normalised.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flashtrail.flash import schedule
+from flashtrail.flash.errors import ArtifactError
+from flashtrail.flash.runtime import ModelInputs, TorchRuntime
+from flashtrail.flash.schedule import Cause, SessionState
+from flashtrail.flash.settings import FlashSettings
+from flashtrail.flash.verify import Floats, Verdict, judge
+
+STAGES = ("encoder", "prefill", "denoise", "draft", "verify")
+
+
+class Runtime(Protocol):
+    """The five stages. What they pass on (embeddings, snapshots) is theirs; chunks are float32 arrays [H, D]."""
+
+    has_draft: bool
+
+    def synchronize(self) -> None:
+        """Wait until the device has done everything asked of it."""
+
+    def place(self, inputs: Any) -> Any:
+        """Inputs to the device; outside all stage times."""
+
+    def encode(self, placed: Any) -> Any:
+        """Stage encoder: views and prompt -> prefix embeddings."""
+
+    def prefill(self, embeddings: Any) -> Any:
+        """Stage prefill: prefix embeddings -> snapshot."""
+
+    def denoise(self, snapshot: Any, placed: Any, noise: Floats) -> Floats:
+        """Stage denoise: noise [H, D] -> chunk [H, D]."""
+
+    def draft(self, embeddings: Any, placed: Any) -> Floats:
+        """Stage draft: -> draft chunk [H, D], zero beyond the dims the head gives."""
+
+    def verify(self, snapshot: Any, placed: Any, draft: Floats, noise: Floats, settings: FlashSettings) -> Floats:
+        """Stage verify: -> estimates x0_hat [K, H, D], one per time of settings.t_list."""
+
+
+@dataclass
+class Session:
+    """One episode's state. Sessions are independent; the engine takes one call at a time."""
+
+    state: SessionState = field(default_factory=SessionState)
+    rounds: int = 0
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """One round's answer and how it came about."""
+
+    route: Literal["full", "draft"]
+    chunk: Floats  # [H, D], normalised
+    accepted: int
+    stage_ms: dict[str, float]  # of STAGES, those that ran
+    cause: Cause | None  # of a full round: why it was full
+    verdict: Verdict | None  # of a draft round
+    scheduled: Cause | None  # of a draft round: why the next one is full
+    last_gripper: float  # the value used in this round, normalised
+    wall_ms: float  # the whole round, without placing the inputs
+    synchronized: bool
+    draft: Floats | None = None  # of a draft round: what the head proposed
+    x0_hat: Floats | None = None
+
+
+class Engine:
+    """Rounds over a runtime. `clock` gives seconds; with `synchronize` the device is waited for at stage edges."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        settings: FlashSettings | None = None,
+        *,
+        synchronize: bool = True,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.runtime = runtime
+        self.settings = settings or FlashSettings()
+        self.synchronize = synchronize
+        self._clock = clock
+
+    @classmethod
+    def load(
+        cls,
+        base_dir: str | Path,
+        draft_dir: str | Path | None = None,
+        device: str = "cpu",
+        dtype: str = "float32",
+        settings: FlashSettings | None = None,
+        *,
+        synchronize: bool = True,
+    ) -> Engine:
+        """From artifact directories. Without a draft every round is full. Raises ArtifactError, DeviceError."""
+        return cls(TorchRuntime.load(base_dir, draft_dir, device, dtype), settings, synchronize=synchronize)
+
+    def new_session(self) -> Session:
+        return Session()
+
+    def infer(
+        self,
+        session: Session,
+        inputs: ModelInputs | Any,
+        noise: NDArray[np.float32],
+        *,
+        executed_steps: int | None = None,
+        reset: bool = False,
+    ) -> RoundResult:
+        """Take `session` one round further.
+
+        noise [H, D] float32: a full round starts from it, a draft round mixes it for every verification time.
+        """
+        state = SessionState() if reset else session.state
+        state = schedule.advance(state, executed_steps, self.settings)
+        cause = schedule.full_cause(state, self.settings)
+        if cause is None and not self.runtime.has_draft:
+            cause = "forced"
+        placed = self.runtime.place(inputs)
+        start = self._edge()
+        stage_ms: dict[str, float] = {}
+        if cause is not None:
+            state, result = self._full(state, cause, placed, noise, stage_ms)
+        else:
+            state, result = self._draft(state, placed, noise, stage_ms)
+        session.state, session.rounds = state, session.rounds + 1
+        return dataclasses.replace(result, wall_ms=(self._edge() - start) * 1e3)
+
+    def _edge(self) -> float:
+        if self.synchronize:
+            self.runtime.synchronize()
+        return self._clock()
+
+    def _timed(self, stage: str, stage_ms: dict[str, float], call: Callable[[], Any]) -> Any:
+        start = self._edge()
+        value = call()
+        stage_ms[stage] = (self._edge() - start) * 1e3
+        return value
+
+    def _full(
+        self, state: SessionState, cause: Cause, placed: Any, noise: Floats, stage_ms: dict[str, float]
+    ) -> tuple[SessionState, RoundResult]:
+        run, last = self.runtime, state.last_gripper
+        embeddings = self._timed("encoder", stage_ms, lambda: run.encode(placed))
+        snapshot = self._timed("prefill", stage_ms, lambda: run.prefill(embeddings))
+        chunk = self._timed("denoise", stage_ms, lambda: run.denoise(snapshot, placed, noise))
+        accepted = schedule.full_round_prefix(chunk.shape[0], self.settings)
+        result = RoundResult("full", chunk, accepted, stage_ms, cause, None, None, last, 0.0, self.synchronize)
+        return schedule.after_full(state, chunk, snapshot), result
+
+    def _draft(
+        self, state: SessionState, placed: Any, noise: Floats, stage_ms: dict[str, float]
+    ) -> tuple[SessionState, RoundResult]:
+        """Fresh images and state, but verified against the last full round's snapshot: that is the method's bet."""
+        run, s = self.runtime, self.settings
+        embeddings = self._timed("encoder", stage_ms, lambda: run.encode(placed))
+        draft = self._timed("draft", stage_ms, lambda: run.draft(embeddings, placed))
+
+        def verify() -> tuple[Floats, Verdict]:
+            x0_hat = run.verify(state.snapshot, placed, draft, noise, s)
+            return x0_hat, judge(draft, x0_hat, state.last_gripper, s)
+
+        x0_hat, verdict = self._timed("verify", stage_ms, verify)
+        scheduled = schedule.fallback(verdict, s)
+        result = RoundResult(
+            "draft",
+            verdict.chunk,
+            verdict.accepted,
+            stage_ms,
+            None,
+            verdict,
+            scheduled,
+            state.last_gripper,
+            0.0,
+            self.synchronize,
+            draft,
+            x0_hat,
+        )
+        return schedule.after_draft(state, verdict, s), result
+
+
+def describe(engine: Engine) -> dict[str, Any]:
+    """What a server tells of its engine: artifacts, device, number format, settings."""
+    run = engine.runtime
+    if not isinstance(run, TorchRuntime):
+        raise ArtifactError("only an engine loaded from an artifact can be described")
+    return run.describe() | {"settings": engine.settings.to_dict(), "synchronized": engine.synchronize}

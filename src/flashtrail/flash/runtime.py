@@ -1,0 +1,139 @@
+"""The five stages over real weights: PyTorch on one device, one observation at a time.
+
+Knows tensors, devices and artifacts; not when a stage runs (the engine decides) nor what is done with a chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flashtrail.flash import draft as draft_head
+from flashtrail.flash import expert, prefix, vision, weights
+from flashtrail.flash.dims import DraftDims, Pi0Dims
+from flashtrail.flash.settings import FlashSettings
+from flashtrail.flash.verify import Floats
+
+OFFICIAL_TIME_FLOOR = 0.10  # the official Triton verifier has no time bias below its last Euler time
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """One observation as the model takes it: only valid views and tokens, so there is nothing to mask."""
+
+    images: NDArray[np.float32]  # [V, H, W, 3] in [-1, 1]; masked views left out
+    token_ids: NDArray[np.int64]  # [P]
+    state: NDArray[np.float32]  # [action_dim], normalised and zero-padded
+
+
+@dataclass(frozen=True)
+class Placed:
+    """ModelInputs on the device, with a batch axis."""
+
+    images: Tensor
+    token_ids: Tensor
+    state: Tensor
+
+
+class TorchRuntime:
+    """Weights on a device, and the stages over them. `draft_weights` None: there is no draft route."""
+
+    def __init__(
+        self,
+        base: Mapping[str, Tensor],
+        dims: Pi0Dims,
+        draft: Mapping[str, Tensor] | None = None,
+        draft_dims: DraftDims | None = None,
+        manifests: Mapping[str, Any] | None = None,
+    ) -> None:
+        if draft_dims is not None:
+            draft_dims.check_fits(dims)
+        self.dims, self.draft_dims = dims, draft_dims
+        self.has_draft = draft is not None
+        self._w = weights.prepare(base)
+        self._wd = dict(draft or {})
+        self._embed = base["embed.weight"]
+        self.device, self.dtype = self._embed.device, self._embed.dtype
+        self.manifests = dict(manifests or {})
+
+    @classmethod
+    def load(
+        cls, base_dir: str | Path, draft_dir: str | Path | None, device: str = "cpu", dtype: str = "float32"
+    ) -> TorchRuntime:
+        """From artifact directories. Raises ArtifactError (also for a draft of other dims) or DeviceError."""
+        if draft_dir is None:
+            base, dims, manifest = weights.load_base(base_dir, device, dtype)
+            return cls(base, dims, manifests={"base": manifest})
+        # The small one first: a draft for other dims is then refused before gigabytes are read.
+        draft, draft_dims, draft_manifest = weights.load_draft(draft_dir, device, dtype)
+        draft_dims.check_fits(weights.read_dims(base_dir))
+        base, dims, manifest = weights.load_base(base_dir, device, dtype)
+        return cls(base, dims, draft, draft_dims, {"base": manifest, "draft": draft_manifest})
+
+    def describe(self) -> dict[str, Any]:
+        """Artifact digests, device and number format."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+        digests = {f"{kind}_digest": m.get("digest") for kind, m in self.manifests.items()}
+        return digests | {"device": str(self.device), "device_name": name, "dtype": str(self.dtype).split(".")[-1]}
+
+    def synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _to_device(self, array: NDArray[Any], dtype: torch.dtype) -> Tensor:
+        return torch.as_tensor(array).to(device=self.device, dtype=dtype)[None]
+
+    @torch.inference_mode()
+    def place(self, inputs: ModelInputs) -> Placed:
+        return Placed(
+            self._to_device(inputs.images, self.dtype),
+            self._to_device(inputs.token_ids, torch.int64),
+            self._to_device(inputs.state, self.dtype),
+        )
+
+    @torch.inference_mode()
+    def encode(self, placed: Placed) -> Tensor:
+        """-> prefix embeddings [1, S, W]: views in order, then the prompt."""
+        language = prefix.embed_prompt(self._w, placed.token_ids)
+        if placed.images.shape[1] == 0:
+            return language
+        return torch.cat((vision.encode_images(self._w, self.dims, placed.images), language), dim=1)
+
+    @torch.inference_mode()
+    def prefill(self, embeddings: Tensor) -> prefix.PrefixCache:
+        return prefix.prefill(self._w, self.dims, embeddings, None)
+
+    @torch.inference_mode()
+    def denoise(self, snapshot: prefix.PrefixCache, placed: Placed, noise: Floats) -> Floats:
+        start = self._to_device(noise, torch.promote_types(self.dtype, torch.float32))
+        chunk = expert.denoise(self._w, self.dims, snapshot, placed.state, start, self.dims.num_steps)
+        return chunk[0].float().cpu().numpy()
+
+    @torch.inference_mode()
+    def draft(self, embeddings: Tensor, placed: Placed) -> Floats:
+        """-> [H, action_dim], zero beyond the head's dims."""
+        assert self.draft_dims is not None, "no draft was loaded"
+        head = draft_head.draft(self._wd, self.draft_dims, embeddings, None, placed.state)[0].float()
+        out = np.zeros((self.draft_dims.chunk, self.dims.action_dim), np.float32)
+        out[:, : self.draft_dims.out_dim] = head.cpu().numpy()
+        return out
+
+    @torch.inference_mode()
+    def verify(
+        self, snapshot: prefix.PrefixCache, placed: Placed, draft: Floats, noise: Floats, settings: FlashSettings
+    ) -> Floats:
+        """All times in one batched pass over the snapshot, with the current state -> x0_hat [K, H, D]."""
+        wide = torch.promote_types(self.dtype, torch.float32)
+        t = torch.tensor(settings.t_list, dtype=torch.float32, device=self.device)
+        mix = t.to(wide)[:, None, None]
+        x_t = mix * self._to_device(noise, wide) + (1.0 - mix) * self._to_device(draft, wide)
+        condition = t.clamp(min=OFFICIAL_TIME_FLOOR) if settings.official_time_bias else t
+        v = expert.velocity(self._w, self.dims, snapshot, placed.state, x_t, condition)
+        return (x_t - mix * v).float().cpu().numpy()
