@@ -21,7 +21,7 @@ from flashtrail.flash.errors import ArtifactError
 from flashtrail.flash.runtime import ModelInputs, TorchRuntime
 from flashtrail.flash.schedule import Cause, SessionState
 from flashtrail.flash.settings import FlashSettings
-from flashtrail.flash.verify import Floats, Verdict, judge
+from flashtrail.flash.verify import Floats, Verdict, judge, window
 
 STAGES = ("encoder", "prefill", "denoise", "draft", "verify")
 
@@ -158,7 +158,7 @@ class Engine:
         embeddings = self._timed("encoder", stage_ms, lambda: run.encode(placed))
         snapshot = self._timed("prefill", stage_ms, lambda: run.prefill(embeddings))
         chunk = self._timed("denoise", stage_ms, lambda: run.denoise(snapshot, placed, noise))
-        accepted = schedule.full_round_prefix(chunk.shape[0], self.settings)
+        accepted = window(self.settings.max_exec_steps, chunk.shape[0])  # all that may be executed
         result = RoundResult("full", chunk, accepted, stage_ms, cause, None, None, last, 0.0, self.synchronize)
         return schedule.after_full(state, chunk, snapshot), result
 

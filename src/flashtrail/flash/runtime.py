@@ -52,6 +52,7 @@ class TorchRuntime:
         draft: Mapping[str, Tensor] | None = None,
         draft_dims: DraftDims | None = None,
         manifests: Mapping[str, Any] | None = None,
+        directory: Path | None = None,
     ) -> None:
         if draft_dims is not None:
             draft_dims.check_fits(dims)
@@ -62,6 +63,7 @@ class TorchRuntime:
         self._embed = base["embed.weight"]
         self.device, self.dtype = self._embed.device, self._embed.dtype
         self.manifests = dict(manifests or {})
+        self.directory = directory  # of the base artifact: its norm statistics and tokenizer lie there
 
     @classmethod
     def load(
@@ -70,12 +72,13 @@ class TorchRuntime:
         """From artifact directories. Raises ArtifactError (also for a draft of other dims) or DeviceError."""
         if draft_dir is None:
             base, dims, manifest = weights.load_base(base_dir, device, dtype)
-            return cls(base, dims, manifests={"base": manifest})
+            return cls(base, dims, manifests={"base": manifest}, directory=Path(base_dir))
         # The small one first: a draft for other dims is then refused before gigabytes are read.
         draft, draft_dims, draft_manifest = weights.load_draft(draft_dir, device, dtype)
         draft_dims.check_fits(weights.read_dims(base_dir))
         base, dims, manifest = weights.load_base(base_dir, device, dtype)
-        return cls(base, dims, draft, draft_dims, {"base": manifest, "draft": draft_manifest})
+        manifests = {"base": manifest, "draft": draft_manifest}
+        return cls(base, dims, draft, draft_dims, manifests, Path(base_dir))
 
     def describe(self) -> dict[str, Any]:
         """Artifact digests, device and number format."""

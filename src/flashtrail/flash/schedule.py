@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from flashtrail.flash.settings import FlashSettings
-from flashtrail.flash.verify import GRIPPER, Floats, Verdict, window
+from flashtrail.flash.verify import GRIPPER, Floats, Verdict
 
 Cause = Literal["first", "forced", "periodic", "gripper", "zero_accept"]
 
@@ -52,11 +52,6 @@ def full_cause(state: SessionState, settings: FlashSettings) -> Cause | None:
     if every > 0 and state.rounds_since_full >= every:
         return "periodic"
     return state.pending if settings.full_fallback else None
-
-
-def full_round_prefix(horizon: int, settings: FlashSettings) -> int:
-    """A full round accepts as many actions as may be executed."""
-    return window(settings, horizon)
 
 
 def after_full(state: SessionState, chunk: Floats, snapshot: Any) -> SessionState:

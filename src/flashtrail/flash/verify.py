@@ -18,9 +18,9 @@ Floats = NDArray[np.float32]
 GRIPPER = 6
 
 
-def window(settings: FlashSettings, horizon: int) -> int:
+def window(max_exec_steps: int, horizon: int) -> int:
     """Steps that may be executed, hence judged: max_exec_steps within 1..horizon."""
-    return max(1, min(settings.max_exec_steps, horizon))
+    return max(1, min(max_exec_steps, horizon))
 
 
 def leading_run(ok: NDArray[np.bool_]) -> int:
@@ -81,7 +81,7 @@ class Verdict:
 
 def judge(draft: Floats, x0_hat: Floats, last_gripper: float, settings: FlashSettings) -> Verdict:
     """The whole rule: radius, then gripper verify, then gripper post-verify."""
-    s, steps = settings, window(settings, draft.shape[0])
+    s, steps = settings, window(settings.max_exec_steps, draft.shape[0])
     distance = distances(draft, x0_hat, s.dist_dims, steps)
     radius = float(distance.mean(dtype=np.float32))
     tail = x0_hat.mean(axis=0, dtype=np.float32)

@@ -1,0 +1,181 @@
+"""The policy a server serves: observation in, robot actions and the official reply keys out.
+
+Joins transforms and engine; knows no socket. The reply is that of the official server's production driver, key for
+key, with two keys of our own (EXTRA_KEYS).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flashtrail.flash import transforms as tf
+from flashtrail.flash.engine import Engine, RoundResult, Session, describe
+from flashtrail.flash.errors import ArtifactError
+from flashtrail.flash.runtime import TorchRuntime
+from flashtrail.flash.settings import FlashSettings
+
+# Keys of policy_timing that the official server does not send: whether stage times are those of a synchronised
+# device, and why a round was full or, on a draft round, why the next one will be (empty: it was not, it will not).
+EXTRA_KEYS = ("synchronized", "fallback_cause")
+_ALWAYS_ZERO = (
+    "enc_priority_mean",
+    "score_delta",
+    "score_total",
+    "suggest_refresh",
+    "gripper_override_rate",
+    "gripper_force_rate",
+    "gripper_reject_rate",
+)
+
+
+def policy_timing(result: RoundResult, gripper_verify_enabled: bool) -> dict[str, Any]:
+    """The official `policy_timing` of a round: floats, except route_type and EXTRA_KEYS.
+
+    As the production driver sends it, draft replies lack did_prefill and full replies lack radius_dist_mean.
+    """
+    full, ms, verdict = result.route == "full", result.stage_ms, result.verdict
+    out: dict[str, Any] = {
+        "sample_actions_ms": result.wall_ms,
+        "encoder_ms": ms.get("encoder", 0.0),
+        "vlm_prefill_ms": ms.get("prefill", 0.0),
+        "draft_ms": ms.get("draft", 0.0),
+        "action_verify_ms": ms.get("verify", 0.0),
+        "full_fallback_ms": ms.get("denoise", 0.0),
+        "used_full_fallback": float(full),
+        "scheduled_full_fallback": float(result.scheduled is not None),
+        "is_full_pipeline_round": float(full),
+        "include_in_draft_accept_metrics": float(not full),
+        "total_ms": float(sum(ms.values())),
+        "radius_dist": math.nan if verdict is None else verdict.radius,
+        "verify_mode_random": 0.0,
+        "accepted_prefix_len": float(result.accepted),
+        "accepted_prefix_len_mean": float(result.accepted),
+        "gripper_switch_cut_rate": float(verdict is not None and verdict.gripper_cut),
+        "scheduled_full_fallback_gripper": float(result.scheduled == "gripper"),
+        "gripper_verify_stop_rate": float(verdict is not None and verdict.gripper_stop),
+        "gripper_verify_enabled": float(gripper_verify_enabled),
+        "route_type": result.route,
+    }
+    out |= dict.fromkeys(_ALWAYS_ZERO, 0.0)
+    if verdict is None:
+        out["did_prefill"] = 1.0
+    else:
+        out["radius_dist_mean"] = verdict.radius
+    return out | {"synchronized": result.synchronized, "fallback_cause": result.cause or result.scheduled or ""}
+
+
+def draw_noise(seed: Sequence[int] | int | None, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Standard normal noise, float32, from numpy's Philox: the same on every device and in every torch version.
+
+    None draws from the operating system's entropy.
+    """
+    entropy = list(seed) if isinstance(seed, Sequence) else seed
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
+    return generator.standard_normal(shape, dtype=np.float64).astype(np.float32)
+
+
+def artifact_transforms(runtime: Any) -> tuple[list[tf.Transform], list[tf.Transform]]:
+    """Input and output transforms of the artifact a runtime was loaded from; raises ArtifactError."""
+    if not isinstance(runtime, TorchRuntime) or runtime.directory is None:
+        raise ArtifactError("this engine was not loaded from an artifact; give its transforms")
+    dims, directory = runtime.dims, runtime.directory
+    state, actions = tf.read_norm_stats(
+        directory / "norm_stats.json", dims.state_dim, dims.env_action_dim, dims.action_dim
+    )
+    tokenizer = tf.Tokenizer.load(directory / "tokenizer.model", dims.max_token_len, dims.vocab_size)
+    inputs: list[tf.Transform] = [
+        tf.PickViews(dims.num_views, dims.state_dim),
+        tf.NormalizeState(state),
+        tf.ResizeWithPad(dims.vision.image_size),
+        tf.ScaleImages(dims.vision.image_size),
+        tf.Tokenize(tokenizer),
+        tf.PadState(dims.action_dim),
+    ]
+    outputs: list[tf.Transform] = [tf.UnnormalizeActions(actions, dims.env_action_dim)]
+    if runtime.manifests["base"].get("transforms", {}).get("delta_actions", True):
+        outputs.append(tf.AbsoluteActions())
+    return inputs, outputs
+
+
+class FlashPolicy:
+    """One engine with its artifact's transforms. Sessions are independent; one call at a time."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        inputs: Sequence[tf.Transform] | None = None,
+        outputs: Sequence[tf.Transform] | None = None,
+    ) -> None:
+        """Transforms default to those of the engine's artifact."""
+        self.engine = engine
+        if inputs is None or outputs is None:
+            default_inputs, default_outputs = artifact_transforms(engine.runtime)
+        self.inputs = tuple(default_inputs if inputs is None else inputs)
+        self.outputs = tuple(default_outputs if outputs is None else outputs)
+
+    @classmethod
+    def load(
+        cls,
+        base_dir: str | Path,
+        draft_dir: str | Path | None = None,
+        device: str = "cpu",
+        dtype: str = "float32",
+        settings: FlashSettings | None = None,
+        *,
+        synchronize: bool = True,
+    ) -> FlashPolicy:
+        """From artifact directories; raises ArtifactError or DeviceError, each one line."""
+        engine = Engine.load(base_dir, draft_dir, device, dtype, settings, synchronize=synchronize)
+        return cls(engine)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Artifact digests, device, number format and settings."""
+        return describe(self.engine)
+
+    def new_session(self) -> Session:
+        return self.engine.new_session()
+
+    def infer(
+        self,
+        session: Session,
+        obs: Mapping[str, Any],
+        *,
+        executed_steps: int | None = None,
+        reset: bool = False,
+        noise_seed: Sequence[int] | int | None = None,
+    ) -> dict[str, Any]:
+        """One round -> actions float64 (50, 7), accepted_prefix_len, policy_timing. ObservationError if unfit.
+
+        obs: observation/image and observation/wrist_image uint8 (H, W, 3), observation/state (8,), prompt, and
+        optionally __image_mask__ [bool, bool]. executed_steps None counts as max_exec_steps.
+        """
+        runtime = self.engine.runtime
+        assert isinstance(runtime, TorchRuntime)
+        noise = draw_noise(noise_seed, (runtime.dims.action_horizon, runtime.dims.action_dim))
+        return self.replay(session, obs, noise, executed_steps=executed_steps, reset=reset)
+
+    def replay(
+        self,
+        session: Session,
+        obs: Mapping[str, Any],
+        noise: NDArray[np.float32],
+        *,
+        executed_steps: int | None = None,
+        reset: bool = False,
+    ) -> dict[str, Any]:
+        """`infer` with the noise (50, 32) itself in place of its seed: for recorded rounds."""
+        data = tf.apply(self.inputs, obs)
+        result = self.engine.infer(session, tf.model_inputs(data), noise, executed_steps=executed_steps, reset=reset)
+        out = tf.apply(self.outputs, {"actions": result.chunk, "raw_state": data["raw_state"]})
+        return {
+            "actions": out["actions"],
+            "accepted_prefix_len": result.accepted,
+            "policy_timing": policy_timing(result, self.engine.settings.enable_gripper_verify),
+        }
