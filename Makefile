@@ -1,0 +1,53 @@
+# The commands a user types; each says what it needs and does nothing twice. See docs/workflow.md.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup report test check check-envs nano lock clean-results clean-env
+PROFILE ?= profiles/local
+PYTHON ?= $(shell for p in python3.11 python3; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { echo $$p; break; }; \
+	done; true)
+BIN := .venv/bin
+export PYTHONPATH := $(CURDIR)/src
+export MUJOCO_GL ?= osmesa
+export PYOPENGL_PLATFORM ?= $(MUJOCO_GL)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
+
+setup: ## make .venv from the pins of envs/*.yaml; install OSMesa when root
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 was not found; apt-get install -y python3.11 python3.11-venv, or make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) scripts/setup_env.py
+
+report: setup ## run the whole workflow on this machine and write reports/final.html
+	@$(BIN)/snakemake --profile $(PROFILE) reports/final.html
+
+test: setup ## run the test suite
+	@$(BIN)/python -m pytest
+
+check: setup ## lint, format, types, workflow lint, unit tests, conformance
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --no-sort --line-length 120 --check Snakefile rules
+	$(BIN)/snakemake --lint
+	$(BIN)/python -m pytest -m "not slow and not simulator"
+	$(BIN)/python -m flashtrail.conformance tests/golden
+
+check-envs: setup ## ask pip to resolve each env file by itself (network)
+	@$(BIN)/python scripts/setup_env.py --check
+
+nano: setup ## train pi0_nano and its variants from nothing (3 h on 2 cores, resumable)
+	@$(BIN)/python -m flashtrail.training all
+
+lock: setup ## renew envs/constraints.txt from what .venv holds
+	@head -2 envs/constraints.txt > .venv/lock
+	@$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' | grep -viE '^(triton|flashtrail)=' >> .venv/lock
+	@mv .venv/lock envs/constraints.txt
+
+clean-results: ## remove results/, reports/ and what Snakemake knows of them
+	rm -rf results reports .snakemake
+
+clean-env: ## remove .venv
+	rm -rf .venv

@@ -1,0 +1,28 @@
+# FLASHTrail: from a public checkpoint to reports/final.html. The design is in docs/DESIGN.md, the workflow in
+# docs/workflow.md; every rule file opens with what it needs and what it gives.
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+
+configfile: "config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/environments.smk"
+include: "rules/checkpoints.smk"
+include: "rules/serving.smk"
+include: "rules/rollouts.smk"
+include: "rules/profile.smk"
+include: "rules/evidence.smk"
+include: "rules/reports.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        "reports/final.html",
+
+
+localrules:
+    all,

@@ -1,0 +1,126 @@
+# Checkpoints: from candidate locations to an artifact that was compared with its source.
+#
+# REQUIRED INPUTS
+#   config: policies.{policy}.candidates, .draft, .tokenizer    gs://, hf:// or local paths
+#   results/environments/model.json                             order only
+# OUTPUTS
+#   results/checkpoints/{policy}/record.json      verdict on each candidate, with its reason; exactly one must match
+#   results/checkpoints/{policy}/fetched.json     what was downloaded to source/, sizes and hashes
+#   results/artifacts/{policy}/{base,draft}/      safetensors artifact; manifest.json names and digests its files
+#   results/parity/{policy}.json                  source against artifact, stage by stage
+
+
+rule probe_checkpoints:
+    """List each candidate's metadata, classify it, and stop unless exactly one matches."""
+    input:
+        environment=ancient("results/environments/model.json"),
+    output:
+        record="results/checkpoints/{policy}/record.json",
+    log:
+        "results/logs/probe_checkpoints/{policy}.log",
+    benchmark:
+        "results/benchmarks/probe_checkpoints/{policy}.tsv"
+    params:
+        source=source_of,
+        content=lambda w: source_digest(w.policy),
+        code=code_digest("probe_checkpoints.py"),
+    threads: 1
+    conda:
+        "../envs/model.yaml"
+    message:
+        "Probing the checkpoint candidates of {wildcards.policy}"
+    script:
+        "../scripts/probe_checkpoints.py"
+
+
+rule fetch_checkpoint:
+    """Download the one match, its tokenizer and its draft; resumes, checks sizes and hashes."""
+    input:
+        record="results/checkpoints/{policy}/record.json",
+    output:
+        fetched="results/checkpoints/{policy}/fetched.json",
+    log:
+        "results/logs/fetch_checkpoint/{policy}.log",
+    benchmark:
+        "results/benchmarks/fetch_checkpoint/{policy}.tsv"
+    params:
+        source=source_of,
+        code=code_digest("fetch_checkpoint.py"),
+    threads: 1
+    conda:
+        "../envs/model.yaml"
+    message:
+        "Fetching the checkpoint of {wildcards.policy}"
+    script:
+        "../scripts/fetch_checkpoint.py"
+
+
+rule convert_base:
+    """Stream the Orbax tree into the base artifact."""
+    input:
+        fetched="results/checkpoints/{policy}/fetched.json",
+    output:
+        manifest="results/artifacts/{policy}/base/manifest.json",
+        weights="results/artifacts/{policy}/base/model.safetensors",
+        norm_stats="results/artifacts/{policy}/base/norm_stats.json",
+        tokenizer="results/artifacts/{policy}/base/tokenizer.model",
+    log:
+        "results/logs/convert_base/{policy}.log",
+    benchmark:
+        "results/benchmarks/convert_base/{policy}.tsv"
+    params:
+        dtype=lambda w: policy_of(w)["dtype"],
+        code=code_digest("convert_base.py"),
+    threads: 1
+    conda:
+        "../envs/model.yaml"
+    message:
+        "Converting the base model of {wildcards.policy}"
+    script:
+        "../scripts/convert_base.py"
+
+
+rule convert_draft:
+    """Read the draft head's .pt (tensors only, nothing is executed) into the draft artifact."""
+    input:
+        fetched="results/checkpoints/{policy}/fetched.json",
+        base="results/artifacts/{policy}/base/manifest.json",
+    output:
+        manifest="results/artifacts/{policy}/draft/manifest.json",
+        weights="results/artifacts/{policy}/draft/model.safetensors",
+    log:
+        "results/logs/convert_draft/{policy}.log",
+    benchmark:
+        "results/benchmarks/convert_draft/{policy}.tsv"
+    params:
+        dtype=lambda w: policy_of(w)["dtype"],
+        code=code_digest("convert_draft.py"),
+    threads: 1
+    conda:
+        "../envs/model.yaml"
+    message:
+        "Converting the draft head of {wildcards.policy}"
+    script:
+        "../scripts/convert_draft.py"
+
+
+rule check_parity:
+    """Compare the stages of source model and artifact on fixed noise; name the first one that diverges."""
+    input:
+        unpack(lambda w: artifact_of(w.policy)),
+        fetched="results/checkpoints/{policy}/fetched.json",
+    output:
+        record="results/parity/{policy}.json",
+    log:
+        "results/logs/check_parity/{policy}.log",
+    benchmark:
+        "results/benchmarks/check_parity/{policy}.tsv"
+    params:
+        code=code_digest("check_parity.py"),
+    threads: 1
+    conda:
+        "../envs/model.yaml"
+    message:
+        "Comparing the artifact of {wildcards.policy} with its source"
+    script:
+        "../scripts/check_parity.py"

@@ -1,0 +1,253 @@
+# Shared by the other files of this directory: the checked experiment, wildcard constraints, input functions, digests.
+# Nothing is planned before the config is valid.
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import yaml
+from snakemake.settings.types import DeploymentMethod
+
+ROOT = Path(workflow.basedir)
+PACKAGE = ROOT / "src" / "flashtrail"
+sys.path.insert(0, str(ROOT / "src"))
+try:
+    from flashtrail import config as experiments
+    from flashtrail import provenance
+    from flashtrail.errors import UserError
+except ModuleNotFoundError as missing:
+    sys.exit(
+        f"error: {missing.name} is missing beside snakemake: run `make setup` and use .venv/bin/snakemake, "
+        "or make its environment from envs/workflow.yaml"
+    )
+
+# Every job's environment imports the package from here without installing it; rendering needs no display.
+os.environ.update(PYTHONPATH=str(ROOT / "src"))
+os.environ.setdefault("PYOPENGL_PLATFORM", os.environ.setdefault("MUJOCO_GL", "osmesa"))
+
+
+# --- the experiment ---
+
+
+def checked_experiment():
+    """config.yaml, then the profile's overlay, then --config; the first mistake ends the run with one line."""
+    settings = workflow.config_settings
+    layers = [yaml.safe_load(Path(path).read_text()) or {} for path in ("config.yaml", *settings.configfiles)]
+    try:
+        return experiments.parse(experiments.merge(*layers, settings.config))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+EXPERIMENT = checked_experiment()
+CHAPTERS = ["baseline", "profiling", "robustness", "guard", "claims"]
+
+
+wildcard_constraints:
+    policy="|".join(EXPERIMENT.policies),
+    arm="|".join(EXPERIMENT.arms),
+    task=r"\d+",
+    chapter="|".join(CHAPTERS),
+
+
+def plan_without_conda():
+    """A dry run plans also where conda is not installed; a real run with --sdm conda still asks for it."""
+    dry = any(re.fullmatch(r"--dry-?run|-[a-zA-Z]*n[a-zA-Z]*", word) for word in sys.argv)
+    settings = workflow.deployment_settings
+    if dry and shutil.which("conda") is None and DeploymentMethod.CONDA in settings.deployment_method:
+        settings.deployment_method = set(settings.deployment_method) - {DeploymentMethod.CONDA}
+        print("note: conda was not found; planning without looking at its environments", file=sys.stderr)
+
+
+plan_without_conda()
+
+# --- digests: what a job depends on beside its input files ---
+
+SERVER = ["__main__.py"]  # `python -m flashtrail serve`
+
+
+def code_digest(script, *modules):
+    """One digest over a script and exactly the package modules it reaches; `modules` are run as a program."""
+    return provenance.code_digest(ROOT / "scripts" / script, *(PACKAGE / module for module in modules))
+
+
+def source_digest(policy):
+    """Digest of a policy's local source files, so that a retrained policy is noticed; remote ones by name."""
+    spec = EXPERIMENT.policies[policy]
+    places = [p for p in (*spec.candidates, spec.draft, spec.tokenizer) if p and "://" not in p]
+    return provenance.digest_json({place: _listing(Path(place)) for place in places})
+
+
+def _listing(place):
+    files = sorted(f for f in place.rglob("*") if f.is_file()) if place.is_dir() else [place]
+    return [[str(f), _content(f)] for f in files if f.is_file()]
+
+
+def _content(file, whole=64 << 20):
+    """SHA-256 of a file; of a large one, its size: hashing 12 GB would slow down every plan."""
+    size = file.stat().st_size
+    return provenance.sha256_file(file) if size <= whole else size
+
+
+# --- slices of the experiment: a job's params hold what it needs and nothing else ---
+
+
+def arm_of(wildcards):
+    return EXPERIMENT.arm(wildcards.arm)
+
+
+def policy_of(wildcards):
+    return EXPERIMENT.policy(wildcards.policy)
+
+
+def source_of(wildcards):
+    """Where a policy comes from, without the settings of its server."""
+    spec = policy_of(wildcards)
+    return {key: spec[key] for key in ("policy", "candidates", "draft", "tokenizer")}
+
+
+def engine_of(wildcards):
+    """How a policy's server is started: device, dtype, threads, FLASH settings, time limit."""
+    spec = policy_of(wildcards)
+    engine = {key: spec[key] for key in ("device", "dtype", "threads")}
+    return {
+        **engine,
+        "flash": EXPERIMENT.flash.model_dump(mode="json"),
+        "ready_timeout_s": EXPERIMENT.rollout.server_ready_timeout_s,
+    }
+
+
+def gpus(policy):
+    """GPUs that a job with this policy's server takes."""
+    return int(EXPERIMENT.policies[policy].device == "cuda")
+
+
+def devices():
+    return sorted({EXPERIMENT.policies[name].device for name in EXPERIMENT.used_policies})
+
+
+# --- files ---
+
+TABLES = ["episodes", "rounds", "steps"]
+
+
+def artifact_of(policy):
+    """Handles of a policy's artifact: manifests name and digest all its files."""
+    kinds = ["base"] + (["draft"] if EXPERIMENT.policies[policy].draft else [])
+    return {kind: f"results/artifacts/{policy}/{kind}/manifest.json" for kind in kinds}
+
+
+def served_by(policy):
+    """Inputs of a job that starts a policy's server: both environments' handles and the artifact."""
+    handles = {name: f"results/environments/{name}.json" for name in ("model", "libero")}
+    return handles | artifact_of(policy)
+
+
+def shards_of(arm):
+    return [f"results/rollouts/{arm}/task_{task}" for task in EXPERIMENT.task_ids]
+
+
+def tables_of(arms):
+    return [f"results/tables/{arm}/{table}.parquet" for arm in arms for table in TABLES]
+
+
+def arms_where(test):
+    """Names of the arms whose (condition kind, guard kind) passes `test`."""
+    kinds = {
+        name: (EXPERIMENT.conditions[arm.condition].kind, EXPERIMENT.guards[arm.guard].kind)
+        for name, arm in EXPERIMENT.arms.items()
+    }
+    return [name for name, (condition, guard) in kinds.items() if test(condition, guard)]
+
+
+def arms_of_chapter(chapter):
+    """The arms that a chapter of the report shows: a change elsewhere does not render it again."""
+    choose = {
+        "baseline": lambda condition, guard: condition == "none" and guard == "none",
+        "profiling": lambda condition, guard: condition == "none" and guard == "none",
+        "robustness": lambda condition, guard: guard == "none",
+    }
+    return arms_where(choose.get(chapter, lambda condition, guard: True))
+
+
+def shard_files(directory):
+    return table_files(directory) | {"ledger": f"{directory}/ledger.json"}
+
+
+def table_files(directory):
+    return {table: f"{directory}/{table}.parquet" for table in TABLES}
+
+
+def shard_inputs(arm, name):
+    return [f"results/rollouts/{arm}/task_{task}/{name}" for task in EXPERIMENT.task_ids]
+
+
+def policy_of_arm(wildcards):
+    return EXPERIMENT.arms[wildcards.arm].policy
+
+
+def environment_digest(name):
+    """Digest of an env file, for jobs that start a program in another environment than their own."""
+    return provenance.sha256_file(ROOT / "envs" / f"{name}.yaml")[:16]
+
+
+def plain_arm(name, policy, episodes):
+    """An arm of nothing but a policy: no condition, no guard, the experiment's own FLASH settings."""
+    engine = EXPERIMENT.policy(policy)
+    return {
+        "arm": name,
+        "policy": policy,
+        "suite": EXPERIMENT.suite,
+        "seed": EXPERIMENT.seed,
+        "scene_seed": EXPERIMENT.scene_seed,
+        "condition": {"name": "clean", **experiments.Condition().model_dump()},
+        "guard": {"name": "none", **experiments.Guard().model_dump()},
+        "clock": "paused",
+        "init_states": list(range(episodes)),
+        "repeats": 1,
+        "flash": EXPERIMENT.flash.model_dump(mode="json"),
+        "engine": {key: engine[key] for key in ("device", "dtype", "threads")},
+        "video": "none",
+        "rollout": EXPERIMENT.rollout.model_dump() | {"simulators": 1},
+    }
+
+
+def smoke_of(wildcards):
+    return plain_arm("smoke", wildcards.policy, EXPERIMENT.smoke.episodes)
+
+
+def profiled_arm(wildcards):
+    return plain_arm("profile", wildcards.policy, EXPERIMENT.profile.episodes)
+
+
+def expected_of(wildcards):
+    """The episodes that an arm must have: the merge compares them with the rows."""
+    arm = EXPERIMENT.arm(wildcards.arm)
+    keys = ("arm", "policy", "suite", "seed", "init_states", "repeats")
+    return {key: arm[key] for key in keys} | {"tasks": EXPERIMENT.task_ids}
+
+
+def evidence_files(arms=None):
+    """Everything that claims and the final report are computed from, as lists of files by kind."""
+    arms = list(EXPERIMENT.arms) if arms is None else arms
+    policies = EXPERIMENT.used_policies
+    return {
+        **{table: [f"results/tables/{arm}/{table}.parquet" for arm in arms] for table in TABLES},
+        "summaries": [f"results/summaries/{arm}.json" for arm in arms],
+        "profile": f"results/profile/{EXPERIMENT.profile.policy}/rounds.parquet",
+        "records": [f"results/checkpoints/{policy}/record.json" for policy in policies],
+        "parity": [f"results/parity/{policy}.json" for policy in policies],
+        "boots": [f"results/smoke/{policy}/boot.json" for policy in policies],
+        "smokes": [f"results/smoke/{policy}/ledger.json" for policy in policies],
+    }
+
+
+def chapter_files(chapter):
+    """What a chapter shows: its arms' tables and summaries, or the profile, or the verdicts."""
+    arms = arms_of_chapter(chapter)
+    files = evidence_files(arms)
+    if chapter == "claims":
+        return {"claims": "results/claims/claims.json", "summaries": files["summaries"]}
+    chosen = [*TABLES, "summaries"] + (["profile"] if chapter == "profiling" else [])
+    return {kind: files[kind] for kind in chosen}

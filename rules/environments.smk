@@ -1,0 +1,49 @@
+# Environments: prove that each one can do its stage's work before anything long is started.
+#
+# REQUIRED INPUTS
+#   envs/model.yaml, envs/libero.yaml (with --sdm conda two environments, otherwise the caller's)
+# OUTPUTS
+#   results/environments/{model,libero}.json   interpreter, versions, device, checks; the model one is the handle by
+#                                              which a simulator-side job starts a policy server
+
+
+rule check_model_env:
+    """Import what the model side needs and multiply matrices on each device that a policy asks for."""
+    output:
+        record="results/environments/model.json",
+    log:
+        "results/logs/check_model_env.log",
+    benchmark:
+        "results/benchmarks/check_model_env.tsv"
+    params:
+        devices=devices(),
+        code=code_digest("check_model_env.py"),
+    threads: 1
+    resources:
+        gpu=int("cuda" in devices()),
+    conda:
+        "../envs/model.yaml"
+    message:
+        "Checking the model environment"
+    script:
+        "../scripts/check_model_env.py"
+
+
+rule check_libero_env:
+    """Import what the simulator side needs and render one frame."""
+    output:
+        record="results/environments/libero.json",
+    log:
+        "results/logs/check_libero_env.log",
+    benchmark:
+        "results/benchmarks/check_libero_env.tsv"
+    params:
+        suite=EXPERIMENT.suite,
+        code=code_digest("check_libero_env.py"),
+    threads: 1
+    conda:
+        "../envs/libero.yaml"
+    message:
+        "Checking the simulator environment"
+    script:
+        "../scripts/check_libero_env.py"

@@ -1,0 +1,80 @@
+# Evidence: shards to tables, tables to summaries, summaries to verdicts.
+#
+# REQUIRED INPUTS
+#   results/rollouts/{arm}/task_*/       every shard of the arm; a missing or failed episode stops the merge by name
+#   results/profile/, results/smoke/, results/parity/
+#   claims.yaml                          the claims as data
+# OUTPUTS
+#   results/tables/{arm}/{episodes,rounds,steps}.parquet
+#   results/summaries/{arm}.json         k/n with intervals, routes, latency
+#   results/claims/claims.json           a computed verdict for each claim
+
+
+rule merge_shards:
+    """Put an arm's shards together; refuses holes and doubles."""
+    input:
+        **{table: lambda w, table=table: shard_inputs(w.arm, f"{table}.parquet") for table in TABLES},
+        ledgers=lambda w: shard_inputs(w.arm, "ledger.json"),
+    output:
+        **table_files("results/tables/{arm}"),
+    log:
+        "results/logs/merge_shards/{arm}.log",
+    benchmark:
+        "results/benchmarks/merge_shards/{arm}.tsv"
+    params:
+        expected=expected_of,
+        code=code_digest("merge_shards.py"),
+    threads: 1
+    conda:
+        "../envs/report.yaml"
+    message:
+        "Merging the shards of {wildcards.arm}"
+    script:
+        "../scripts/merge_shards.py"
+
+
+rule summarize_arm:
+    """Count successes with their intervals, routes, accepted prefixes and latencies of one arm."""
+    input:
+        **table_files("results/tables/{arm}"),
+    output:
+        summary="results/summaries/{arm}.json",
+    log:
+        "results/logs/summarize_arm/{arm}.log",
+    benchmark:
+        "results/benchmarks/summarize_arm/{arm}.tsv"
+    params:
+        arm=arm_of,
+        code=code_digest("summarize_arm.py"),
+    threads: 1
+    conda:
+        "../envs/report.yaml"
+    message:
+        "Summarising {wildcards.arm}"
+    script:
+        "../scripts/summarize_arm.py"
+
+
+rule evaluate_claims:
+    """Compute the verdict of every claim from the tables; prose cannot override one."""
+    input:
+        **evidence_files(),
+        claims=EXPERIMENT.claims,
+    output:
+        claims="results/claims/claims.json",
+    log:
+        "results/logs/evaluate_claims.log",
+    benchmark:
+        "results/benchmarks/evaluate_claims.tsv"
+    params:
+        arms=list(EXPERIMENT.arms),
+        policies=EXPERIMENT.used_policies,
+        profiled=EXPERIMENT.profile.policy,
+        code=code_digest("evaluate_claims.py"),
+    threads: 1
+    conda:
+        "../envs/report.yaml"
+    message:
+        "Evaluating the claims"
+    script:
+        "../scripts/evaluate_claims.py"

@@ -1,0 +1,66 @@
+# Profile: what a round of each route takes, alone on the device.
+#
+# REQUIRED INPUTS
+#   results/artifacts/{policy}/                 the artifact
+#   results/environments/{model,libero}.json    order only
+#   results/smoke/{policy}/ledger.json          order only
+# OUTPUTS
+#   results/profile/{policy}/observations.npz   what the policy saw in a few episodes of each task
+#   results/profile/{policy}/rounds.parquet     timed rounds: batch 1, warmed per prompt and route, synchronised
+
+
+rule record_observations:
+    """Run a few episodes of each task and keep the observations that the policy was asked about."""
+    input:
+        unpack(lambda w: artifact_of(w.policy)),
+        model=ancient("results/environments/model.json"),
+        libero=ancient("results/environments/libero.json"),
+        smoke=ancient("results/smoke/{policy}/ledger.json"),
+    output:
+        observations="results/profile/{policy}/observations.npz",
+    log:
+        "results/logs/record_observations/{policy}.log",
+    benchmark:
+        "results/benchmarks/record_observations/{policy}.tsv"
+    params:
+        arm=profiled_arm,
+        tasks=EXPERIMENT.task_ids,
+        environment=environment_digest("model"),
+        code=code_digest("record_observations.py", *SERVER),
+    threads: 1
+    resources:
+        gpu=lambda w: gpus(w.policy),
+    conda:
+        "../envs/libero.yaml"
+    message:
+        "Recording observations for profiling {wildcards.policy}"
+    script:
+        "../scripts/record_observations.py"
+
+
+rule profile_routes:
+    """Time the full and the draft route on recorded observations; takes all cores, so that it is alone."""
+    input:
+        unpack(lambda w: artifact_of(w.policy)),
+        observations="results/profile/{policy}/observations.npz",
+    output:
+        rounds="results/profile/{policy}/rounds.parquet",
+    log:
+        "results/logs/profile_routes/{policy}.log",
+    benchmark:
+        "results/benchmarks/profile_routes/{policy}.tsv"
+    params:
+        engine=engine_of,
+        samples=EXPERIMENT.profile.samples,
+        warmup=EXPERIMENT.profile.warmup,
+        seed=EXPERIMENT.seed,
+        code=code_digest("profile_routes.py"),
+    threads: workflow.cores or 1
+    resources:
+        gpu=lambda w: gpus(w.policy),
+    conda:
+        "../envs/model.yaml"
+    message:
+        "Profiling the routes of {wildcards.policy}, alone on the device"
+    script:
+        "../scripts/profile_routes.py"

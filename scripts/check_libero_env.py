@@ -1,0 +1,13 @@
+"""Check the simulator side's environment (rule check_libero_env)."""
+
+from flashtrail import environment, provenance
+from flashtrail.jobs import Job, run
+
+
+def main(job: Job) -> None:
+    """Write interpreter, versions and the checks of one rendered frame."""
+    provenance.json_dump(environment.check_libero_env(job.params["suite"]), job.output["record"])
+
+
+if __name__ == "__main__":
+    run(main, globals().get("snakemake"))

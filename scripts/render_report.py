@@ -1,0 +1,16 @@
+"""Execute one report's notebook and export it (rules render_chapter, render_final)."""
+
+from flashtrail.evidence import report
+from flashtrail.jobs import Job, run
+
+
+def main(job: Job) -> None:
+    """Run the notebook with this job's inputs as parameters; write the notebook and one HTML file."""
+    parameters = {name: value for name, value in job.input.items() if name != "notebook"}
+    report.render(
+        job.input["notebook"], job.output["notebook"], job.output["html"], {**parameters, "arms": job.params["arms"]}
+    )
+
+
+if __name__ == "__main__":
+    run(main, globals().get("snakemake"))
