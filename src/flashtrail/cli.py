@@ -113,28 +113,21 @@ class ServeCommand:
 def _load_policy(arguments: argparse.Namespace) -> Any:
     import torch
 
-    from flashtrail.flash.engine import Engine
+    from flashtrail.flash.errors import FlashError
     from flashtrail.flash.policy import FlashPolicy
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    if arguments.device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError("--device cuda: no CUDA device is usable here; use --device cpu or a machine with a GPU")
-    for path in filter(None, (arguments.artifact, arguments.draft)):
-        if not path.is_dir():
-            raise UserError(f"artifact {path} does not exist; convert a checkpoint first")
-    settings = _settings(arguments)
     try:
-        engine = Engine.load(
-            arguments.artifact, arguments.draft, device=arguments.device, dtype=arguments.dtype, settings=settings
+        return FlashPolicy.load(
+            arguments.artifact, arguments.draft, arguments.device, arguments.dtype, _settings(arguments)
         )
-    except ValueError as error:  # the engine's own errors are ValueErrors with one actionable line
+    except FlashError as error:  # flash knows no UserError; its own are one actionable line as well
         raise UserError(str(error)) from error
-    return FlashPolicy(engine)
 
 
 def _settings_class() -> Any:
-    from flashtrail.flash.engine import FlashSettings
+    from flashtrail.flash.settings import FlashSettings
 
     return FlashSettings
 
