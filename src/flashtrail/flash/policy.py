@@ -57,7 +57,7 @@ def policy_timing(result: RoundResult, gripper_verify_enabled: bool) -> dict[str
         "accepted_prefix_len": float(result.accepted),
         "accepted_prefix_len_mean": float(result.accepted),
         "gripper_switch_cut_rate": float(verdict is not None and verdict.gripper_cut),
-        "scheduled_full_fallback_gripper": float(result.scheduled == "gripper"),
+        "scheduled_full_fallback_gripper": float(verdict is not None and verdict.gripper_event),
         "gripper_verify_stop_rate": float(verdict is not None and verdict.gripper_stop),
         "gripper_verify_enabled": float(gripper_verify_enabled),
         "route_type": result.route,

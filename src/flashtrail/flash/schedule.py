@@ -25,13 +25,7 @@ class SessionState:
     pending: Cause | None = None  # a full round is due, and why ("gripper" or "zero_accept")
     full_rounds_left: int = 0
     snapshot: Any = None  # the last full round's prefix cache, opaque here
-
-    @property
-    def last_gripper(self) -> float:
-        """Gripper of the last executed action (normalised); 0 before any."""
-        if self.chunk is None or self.ptr <= 0 or self.chunk.shape[-1] <= GRIPPER:
-            return 0.0
-        return float(self.chunk[self.ptr - 1, GRIPPER])
+    last_gripper: float = 0.0  # of the last executed action (normalised); kept while nothing new was executed
 
 
 def advance(state: SessionState, executed_steps: int | None, settings: FlashSettings) -> SessionState:
@@ -39,7 +33,10 @@ def advance(state: SessionState, executed_steps: int | None, settings: FlashSett
     if state.chunk is None:
         return state
     executed = settings.max_exec_steps if executed_steps is None else executed_steps
-    return replace(state, ptr=max(0, min(state.ptr + max(0, executed), state.chunk.shape[0])))
+    ptr = max(0, min(state.ptr + executed, state.chunk.shape[0]))
+    if ptr == 0 or state.chunk.shape[-1] <= GRIPPER:
+        return replace(state, ptr=ptr)
+    return replace(state, ptr=ptr, last_gripper=float(state.chunk[ptr - 1, GRIPPER]))
 
 
 def full_cause(state: SessionState, settings: FlashSettings) -> Cause | None:
@@ -57,14 +54,15 @@ def full_cause(state: SessionState, settings: FlashSettings) -> Cause | None:
 def after_full(state: SessionState, chunk: Floats, snapshot: Any) -> SessionState:
     """A full round replaces chunk and snapshot; a gripper window may keep the next round full too."""
     left = max(0, state.full_rounds_left - 1)
-    return SessionState(chunk, 0, 0, state.pending if left > 0 else None, left, snapshot)
+    pending = state.pending if left > 0 else None
+    return SessionState(chunk, 0, 0, pending, left, snapshot, state.last_gripper)
 
 
 def fallback(verdict: Verdict, settings: FlashSettings) -> Cause | None:
     """Whether a draft round schedules a full one, and why."""
     if not settings.full_fallback:
         return None
-    if verdict.gripper_stop or verdict.gripper_cut:
+    if verdict.gripper_event:
         return "gripper"
     return "zero_accept" if verdict.accepted == 0 else None
 

@@ -78,6 +78,10 @@ class Verdict:
     gripper_stop: bool  # gripper verify fired: nothing is accepted
     gripper_cut: bool  # gripper post-verify shortened the prefix
 
+    @property
+    def gripper_event(self) -> bool:
+        return self.gripper_stop or self.gripper_cut
+
 
 def judge(draft: Floats, x0_hat: Floats, last_gripper: float, settings: FlashSettings) -> Verdict:
     """The whole rule: radius, then gripper verify, then gripper post-verify."""
