@@ -1,0 +1,341 @@
+"""Writes and verifies artifacts: the directory of safetensors, statistics, tokenizer and manifest that is served.
+
+Tensors stream from source to file a few rows at a time, so peak memory is a few blocks, whatever the model's size,
+and a second conversion gives the same bytes. Knows the artifact's format; the mapping is `convert`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+import flashtrail
+from flashtrail import provenance
+from flashtrail.checkpoints import convert, orbax
+from flashtrail.errors import UserError, nearest
+
+FORMAT, VERSION = "flashtrail-artifact", 1
+MODEL, NORM_STATS, TOKENIZER, MANIFEST = "model.safetensors", "norm_stats.json", "tokenizer.model", "manifest.json"
+DTYPES = {"float32": ("F32", np.dtype(np.float32)), "bfloat16": ("BF16", np.dtype(ml_dtypes.bfloat16))}
+MODEL_JSON = Path("assets/flashtrail/model.json")
+STATE_LENGTHS, ACTION_LENGTHS = (8, 32), (7, 32)
+_BLOCK_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One tensor to be written: its shape, and blocks that follow one another along its leading axis."""
+
+    shape: tuple[int, ...]
+    blocks: Callable[[], Iterator[np.ndarray]]
+
+
+def convert_base(
+    source: str | Path, target: str | Path, dtype: str = "float32", fetched: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Convert a fetched tree (params/, assets/, tokenizer.model) into the base artifact directory `target`.
+
+    `fetched`: fetched.json's content, recorded as the artifact's source. Returns the manifest. The directory is
+    made aside and renamed when whole. Raises UserError naming the leaf, file or length that is wrong.
+    """
+    source = Path(source)
+    model_json = source / MODEL_JSON
+    extra = convert.read_model_json(model_json if model_json.is_file() else None)
+    leaves = orbax.open_tree(source / "params")
+    pieces, dims = convert.plan_base(leaves, extra)
+    stats, tokenizer = _find_norm_stats(source), source / TOKENIZER
+    check_norm_stats(stats)
+    check_tokenizer(tokenizer, dims["vocab_size"])
+    streams = {piece.name: _stream(piece, leaves[piece.leaf]) for piece in pieces}
+    files = {NORM_STATS: stats.read_bytes(), TOKENIZER: tokenizer.read_bytes()}
+    transforms = {"delta_actions": bool(extra["delta_actions"])}
+    return _write(Path(target), "base", dtype, dims, streams, files, fetched, transforms)
+
+
+def convert_draft(
+    pt_path: str | Path,
+    target: str | Path,
+    dtype: str = "float32",
+    base: str | Path | None = None,
+    fetched: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Convert a draft `.pt` into the draft artifact directory `target`; returns the manifest.
+
+    `base`: the base artifact it must fit; a head for other dims is refused before anything is written.
+    """
+    tensors, dims = convert.draft_tensors(pt_path)
+    if base is not None:
+        _check_fits(dims, read_manifest(base, "base")["dims"], pt_path)
+    streams = {name: Stream(x.shape, _whole(x)) for name, x in sorted(tensors.items())}
+    return _write(Path(target), "draft", dtype, dims, streams, {}, fetched, {})
+
+
+# --- streams ---
+
+
+def _stream(piece: convert.Piece, leaf: orbax.Leaf) -> Stream:
+    """Return the tensor's stream: whole if it is small or cannot be cut, else by rows, a stored chunk at a time."""
+
+    def whole() -> Iterator[np.ndarray]:
+        yield piece.arrange(leaf.read())
+
+    def by_rows() -> Iterator[np.ndarray]:
+        count = leaf.shape[0]
+        row_bytes = max(1, math.prod(leaf.shape[1:]) * leaf.dtype.itemsize)
+        step = max(1, _BLOCK_BYTES // row_bytes)
+        chunk = max(leaf.chunk_rows, step // leaf.chunk_rows * leaf.chunk_rows)
+        for start in range(0, count, chunk):
+            rows = leaf.rows(start, min(start + chunk, count))
+            for inner in range(0, len(rows), step):
+                yield piece.arrange(rows[inner : inner + step])
+
+    return Stream(piece.shape, by_rows if piece.by_rows else whole)
+
+
+def _whole(x: np.ndarray) -> Callable[[], Iterator[np.ndarray]]:
+    return lambda: iter([x])
+
+
+def write_safetensors(path: Path, streams: Mapping[str, Stream], dtype: str) -> str:
+    """Write a safetensors file, header first, then tensor by tensor in name order; return its sha256.
+
+    The header's offsets follow from the shapes, so nothing needs to be held. Values are cast to `dtype` (round to
+    nearest even). Raises UserError if a value is not finite.
+    """
+    code, number = DTYPES[dtype]
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name in sorted(streams):
+        size = math.prod(streams[name].shape) * number.itemsize
+        header[name] = {"dtype": code, "shape": list(streams[name].shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    digest = hashlib.sha256()
+    with path.open("wb") as stream:
+        for data in _chunks(text, streams, number):
+            digest.update(data)
+            stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return digest.hexdigest()
+
+
+def _chunks(header: bytes, streams: Mapping[str, Stream], number: np.dtype) -> Iterator[bytes]:
+    yield len(header).to_bytes(8, "little") + header
+    for name in sorted(streams):
+        written = 0
+        for block in streams[name].blocks():
+            if not np.isfinite(block).all():
+                raise UserError(f"checkpoint tensor {name} holds values that are not finite: fetch it again")
+            values = np.ascontiguousarray(block.astype(number))
+            written += values.size
+            yield values.tobytes()
+        if written != math.prod(streams[name].shape):
+            raise UserError(f"checkpoint tensor {name} gave {written} values for shape {streams[name].shape}")
+
+
+# --- the directory ---
+
+
+def _write(
+    target: Path,
+    kind: str,
+    dtype: str,
+    dims: Mapping[str, Any],
+    streams: Mapping[str, Stream],
+    files: Mapping[str, bytes],
+    fetched: Mapping[str, Any] | None,
+    transforms: Mapping[str, Any],
+) -> dict[str, Any]:
+    if dtype not in DTYPES:
+        raise UserError(f"unknown artifact dtype {dtype!r}{nearest(dtype, DTYPES)}")
+    with provenance.write_atomic(target) as directory:
+        directory.mkdir(parents=True)
+        _check_space(directory, streams, dtype)
+        records = {MODEL: {"sha256": write_safetensors(directory / MODEL, streams, dtype)}}
+        for name, content in files.items():
+            (directory / name).write_bytes(content)
+            records[name] = {"sha256": hashlib.sha256(content).hexdigest()}
+        sized = {name: {**rec, "bytes": (directory / name).stat().st_size} for name, rec in records.items()}
+        origin = fetched or {}
+        manifest = {
+            "format": FORMAT,
+            "version": VERSION,
+            "kind": kind,
+            "dtype": dtype,
+            "dims": dict(dims),
+            "files": sized,
+            "digest": artifact_digest(sized, dims),
+            "source": {key: origin.get(key) for key in ("uri", "class", "digest")},
+            "converter": {"package_version": flashtrail.__version__, "code_digest": provenance.code_digest(__file__)},
+            "transforms": dict(transforms),
+        }
+        provenance.json_dump(manifest, directory / MANIFEST)
+    return manifest
+
+
+def artifact_digest(files: Mapping[str, Mapping[str, Any]], dims: Mapping[str, Any]) -> str:
+    """Return the artifact's identity: SHA-256 over its files' digests, in name order, and its dims."""
+    content = {"files": {name: files[name]["sha256"] for name in sorted(files)}, "dims": dims}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _check_space(directory: Path, streams: Mapping[str, Stream], dtype: str) -> None:
+    import shutil
+
+    need = sum(math.prod(s.shape) for s in streams.values()) * DTYPES[dtype][1].itemsize
+    if need > (free := shutil.disk_usage(directory).free):
+        raise UserError(f"{directory.parent} has {free / 1e9:.1f} GB free, the artifact needs {need / 1e9:.1f} GB")
+
+
+# --- statistics and tokenizer ---
+
+
+def _find_norm_stats(source: Path) -> Path:
+    found = sorted(source.glob("assets/**/norm_stats.json"))
+    if len(found) != 1:
+        names = ", ".join(str(p.relative_to(source)) for p in found) or "none"
+        raise UserError(f"{source} needs exactly one norm_stats.json below assets/; found: {names}")
+    return found[0]
+
+
+def check_norm_stats(path: Path) -> None:
+    """Raise UserError unless the file holds state (8 or 32) and actions (7 or 32) statistics that are finite."""
+    root = provenance.json_load(path)
+    stats = root.get("norm_stats") if isinstance(root, dict) else None
+    if not isinstance(stats, dict):
+        raise UserError(f"{path}: no norm_stats object at the root; give openpi's norm_stats.json")
+    for key, allowed in (("state", STATE_LENGTHS), ("actions", ACTION_LENGTHS)):
+        part = stats.get(key)
+        if not isinstance(part, dict):
+            raise UserError(f"{path}: norm_stats lacks {key!r}")
+        for field in ("mean", "std"):
+            _check_vector(path, f"{key}.{field}", part.get(field), allowed)
+        if len(part["mean"]) != len(part["std"]):
+            raise UserError(f"{path}: {key} has {len(part['mean'])} means for {len(part['std'])} standard deviations")
+        if min(part["std"]) < 0:
+            raise UserError(f"{path}: {key}.std has a negative entry")
+
+
+def _check_vector(path: Path, name: str, values: Any, allowed: Sequence[int]) -> None:
+    legal = " or ".join(map(str, allowed))
+    if not isinstance(values, list) or not all(isinstance(v, int | float) for v in values):
+        raise UserError(f"{path}: {name} must be a list of {legal} numbers")
+    if len(values) not in allowed:
+        raise UserError(f"{path}: {name} has {len(values)} entries, not {legal}: these are another robot's statistics")
+    if not all(math.isfinite(v) for v in values):
+        raise UserError(f"{path}: {name} holds a value that is not finite")
+
+
+def check_tokenizer(path: Path, vocab_size: int) -> None:
+    """Raise UserError unless the file is a SentencePiece model whose ids all have an embedding row."""
+    import sentencepiece
+
+    if not path.is_file():
+        raise UserError(f"{path} is missing: fetch the checkpoint with its tokenizer again")
+    try:
+        pieces = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes()).get_piece_size()
+    except (RuntimeError, ValueError):
+        raise UserError(
+            f"{path} is not a SentencePiece model: correct the policy's tokenizer and fetch again"
+        ) from None
+    if pieces > vocab_size:
+        raise UserError(
+            f"{path} has {pieces} pieces, the checkpoint embeds {vocab_size}: it is another model's tokenizer"
+        )
+
+
+# --- reading back ---
+
+
+def read_manifest(directory: str | Path, kind: str | None = None) -> dict[str, Any]:
+    """Return an artifact's manifest; UserError if there is none, or it is of another format, version or kind."""
+    path = Path(directory) / MANIFEST
+    if not path.is_file():
+        raise UserError(f"{directory} is no artifact (no {MANIFEST}): convert a checkpoint first")
+    manifest = provenance.json_load(path)
+    if not isinstance(manifest, dict) or (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
+        raise UserError(f"{path} is not a {FORMAT} manifest of version {VERSION}: convert the checkpoint again")
+    if kind is not None and manifest.get("kind") != kind:
+        raise UserError(f"{directory} is a {manifest.get('kind')} artifact where a {kind} artifact is needed")
+    return manifest
+
+
+def verify_artifact(directory: str | Path) -> dict[str, Any]:
+    """Check sizes, digests and the tensors' names, shapes and dtype against the manifest; return it.
+
+    Raises UserError naming the first file or tensor that is missing, truncated, corrupted or of other dims.
+    """
+    directory = Path(directory)
+    manifest = read_manifest(directory)
+    files = manifest["files"]
+    for name in sorted(files):
+        path = directory / name
+        if not path.is_file():
+            raise UserError(f"{path} is missing: convert the checkpoint again")
+        size = path.stat().st_size
+        if size != files[name]["bytes"]:
+            raise UserError(f"{path} has {size} bytes, its manifest says {files[name]['bytes']}: convert again")
+        if provenance.sha256_file(path) != files[name]["sha256"]:
+            raise UserError(f"{path} is corrupted (its SHA-256 is not the manifest's): convert the checkpoint again")
+    if manifest["digest"] != artifact_digest(files, manifest["dims"]):
+        raise UserError(
+            f"{directory / MANIFEST} was edited (its digest does not follow from its content): convert again"
+        )
+    _check_header(directory / MODEL, manifest)
+    return manifest
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Return a safetensors file's header (name -> dtype, shape, data_offsets); UserError if it is not whole."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        text = stream.read(length) if 0 < length <= size - 8 else b""
+    try:
+        header = json.loads(text)
+        header.pop("__metadata__", None)
+        end = max(entry["data_offsets"][1] for entry in header.values())
+    except (ValueError, AttributeError, KeyError, TypeError):
+        raise UserError(
+            f"{path} is no safetensors file or cut off in its header: convert the checkpoint again"
+        ) from None
+    if size != 8 + length + end:
+        raise UserError(f"{path} is truncated: {size} bytes of {8 + length + end}; convert the checkpoint again")
+    return header
+
+
+def _check_header(path: Path, manifest: Mapping[str, Any]) -> None:
+    header, dims = read_header(path), manifest["dims"]
+    shapes = convert.base_shapes(dims) if manifest["kind"] == "base" else convert.draft_shapes(dims)
+    code = DTYPES[manifest["dtype"]][0]
+    for name in sorted(set(shapes) ^ set(header)):
+        raise UserError(f"{path}: tensor {name} is {'missing' if name in shapes else 'not one of this model'}")
+    for name, shape in shapes.items():
+        if (tuple(header[name]["shape"]), header[name]["dtype"]) != (shape, code):
+            raise UserError(f"{path}: {name} is {header[name]['dtype']} {header[name]['shape']}, not {code} {shape}")
+
+
+def _check_fits(draft: Mapping[str, int], base: Mapping[str, Any], pt_path: str | Path) -> None:
+    needed = {
+        "width": base["prefix"]["width"],
+        "state_dim": base["action_dim"],
+        "chunk": base["action_horizon"],
+        "out_dim": base["env_action_dim"],
+    }
+    for name, value in needed.items():
+        if draft[name] != value:
+            raise UserError(
+                f"draft {pt_path} was trained for another model: its {name} is {draft[name]}, the base "
+                f"artifact's is {value}"
+            )
