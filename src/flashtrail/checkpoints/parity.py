@@ -35,11 +35,9 @@ class Tolerance:
     mean: float
 
 
-_TIGHT, _SOFT = Tolerance(2e-5, 1e-5), Tolerance(1e-4, 3e-5)
-_ROUNDED = Tolerance(0.04, 0.025)
 TOLERANCES: dict[str, dict[str, Tolerance]] = {
-    "float32": {"prefix_k": _SOFT, "denoise": _SOFT, "actions": _SOFT, "default": _TIGHT},
-    "bfloat16": {"actions": Tolerance(0.05, 0.03), "default": _ROUNDED},
+    "float32": {"denoise": Tolerance(2e-4, 5e-5), "actions": Tolerance(2e-4, 5e-5), "default": Tolerance(5e-5, 1e-5)},
+    "bfloat16": {"denoise": Tolerance(0.06, 0.04), "actions": Tolerance(0.06, 0.04), "default": Tolerance(0.03, 0.02)},
 }
 Values = dict[str, np.ndarray]
 
@@ -78,14 +76,15 @@ def source_values(source_dir: str | Path, inputs: Inputs) -> Values:
     for layer in range(pre.keys.shape[0]):
         out[f"prefix_k/layer_{layer}"] = np.asarray(pre.keys[layer])[valid]
         out[f"prefix_v/layer_{layer}"] = np.asarray(pre.values[layer])[valid]
-    steps = reference.denoise(source, pre, inputs.state, inputs.noise)
-    out |= {f"denoise/step_{i}": np.asarray(x) for i, x in enumerate(steps)}
+    velocities, steps = reference.denoise(source, pre, inputs.state, inputs.noise)
+    out |= {f"denoise/velocity_{i}": np.asarray(v) for i, v in enumerate(velocities)}
     out["actions"] = np.asarray(steps[-1])
     if source.draft is not None:
         out["draft"] = np.asarray(reference.draft(source, pre, inputs.state))
         for t in VERIFY_TIMES:
-            x0 = reference.verify(source, pre, inputs.state, out["draft"], inputs.noise, t)
-            out[f"verify/x0_hat_t{t:.2f}"] = np.asarray(x0)
+            v, x0_hat = reference.verify(source, pre, inputs.state, out["draft"], inputs.noise, t)
+            out[f"verify/velocity_t{t:.2f}"] = np.asarray(v)
+            out[f"verify/x0_hat_t{t:.2f}"] = np.asarray(x0_hat)
     return out
 
 
@@ -106,8 +105,9 @@ def artifact_values(base_dir: str | Path, draft_dir: str | Path | None, inputs: 
         out[f"prefix_v/layer_{layer}"] = cache.v[layer, 0].numpy()
     x = noise
     for i, t in enumerate(expert.euler_times(dims.num_steps)):
-        x = x - expert.velocity(w, dims, cache, state, x, torch.tensor([float(t)])) / dims.num_steps
-        out[f"denoise/step_{i}"] = x[0].numpy()
+        v = expert.velocity(w, dims, cache, state, x, torch.tensor([float(t)]))
+        x = x - v / dims.num_steps
+        out[f"denoise/velocity_{i}"] = v[0].numpy()
     out["actions"] = expert.denoise(w, dims, cache, state, noise, dims.num_steps)[0].numpy()
     if draft_dir is not None:
         wd, ddims, _ = weights.load_draft(draft_dir, "cpu", "float32")
@@ -118,14 +118,15 @@ def artifact_values(base_dir: str | Path, draft_dir: str | Path | None, inputs: 
 
 
 def _artifact_verify(w: Any, dims: Any, cache: Any, state: Any, noise: Any, chunk: Any) -> Values:
-    """x0_hat of both verification times in one batched pass, as a draft round computes it."""
+    """Velocity and x0_hat of both verification times in one batched pass, as a draft round computes them."""
     times = torch.tensor(VERIFY_TIMES)
     x0 = torch.zeros_like(noise)
     x0[..., : chunk.shape[-1]] = chunk
     mix = times[:, None, None]
     x_t = mix * noise + (1 - mix) * x0
-    x0_hat = x_t - mix * expert.velocity(w, dims, cache, state, x_t, times)
-    return {f"verify/x0_hat_t{t:.2f}": x0_hat[i].numpy() for i, t in enumerate(VERIFY_TIMES)}
+    v = expert.velocity(w, dims, cache, state, x_t, times)
+    out = {f"verify/velocity_t{t:.2f}": v[i].numpy() for i, t in enumerate(VERIFY_TIMES)}
+    return out | {f"verify/x0_hat_t{t:.2f}": (x_t - mix * v)[i].numpy() for i, t in enumerate(VERIFY_TIMES)}
 
 
 def compare(source: Values, ours: Values, tolerances: Mapping[str, Tolerance]) -> list[dict[str, Any]]:

@@ -289,18 +289,21 @@ def _dense(w: Tree, x: jax.Array) -> jax.Array:
 
 
 @exact
-def denoise(source: Source, prefix: Prefix, state: np.ndarray, noise: np.ndarray) -> list[jax.Array]:
-    """Return x after each Euler step from t = 1; the last is the action chunk (50, 32).
+def denoise(
+    source: Source, prefix: Prefix, state: np.ndarray, noise: np.ndarray
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Return velocity and x of each Euler step from t = 1; the last x is the action chunk (50, 32).
 
     Times are 1 - i/n rounded once, as upstream's torch model has them; its JAX model accumulates the step in float32,
     which the fastest time frequency turns into 6e-5 of an action.
     """
-    x, steps = jnp.asarray(noise, jnp.float32), []
+    x, velocities, steps = jnp.asarray(noise, jnp.float32), [], []
     for i in range(source.num_steps):
         t = float(np.float32(1 - i / source.num_steps))
-        x = x - np.float32(1 / source.num_steps) * velocity(source, prefix, state, x, t)
+        velocities.append(velocity(source, prefix, state, x, t))
+        x = x - np.float32(1 / source.num_steps) * velocities[-1]
         steps.append(x)
-    return steps
+    return velocities, steps
 
 
 # --- speculation ---
@@ -337,10 +340,11 @@ def draft(source: Source, prefix: Prefix, state: np.ndarray) -> jax.Array:
 @exact
 def verify(
     source: Source, prefix: Prefix, state: np.ndarray, draft_chunk: np.ndarray, noise: np.ndarray, t: float
-) -> jax.Array:
-    """Return x0_hat (50, 32) for a draft (50, <= 32; zeros beyond) mixed with noise at flow time t."""
+) -> tuple[jax.Array, jax.Array]:
+    """Return velocity and x0_hat (50, 32) for a draft (50, <= 32; zeros beyond) mixed with noise at flow time t."""
     x0 = np.zeros_like(noise)
     x0[:, : draft_chunk.shape[1]] = draft_chunk
     moment = np.float32(t)
     x_t = moment * noise + (1 - moment) * x0
-    return x_t - moment * velocity(source, prefix, state, x_t, float(moment))
+    v = velocity(source, prefix, state, x_t, float(moment))
+    return v, x_t - moment * v
