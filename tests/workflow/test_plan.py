@@ -1,0 +1,127 @@
+"""What is planned: the experiment of each profile, job by job, and a refusal in one line of what is wrong."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from workflow.checkouts import ROOT, counts
+
+from flashtrail import config
+
+REPORT = "reports/final.html"
+ONCE = ["check_model_env", "check_libero_env", "record_observations", "profile_routes", "evaluate_claims"]
+ONCE += ["render_final"]
+PER_POLICY = ["probe_checkpoints", "fetch_checkpoint", "convert_base", "convert_draft", "check_parity"]
+PER_POLICY += ["boot_server", "smoke"]
+PER_ARM = ("merge_shards", "summarize_arm")
+
+
+def expected_jobs(policies: int, arms: int, tasks: int) -> dict[str, int]:
+    jobs = dict.fromkeys(ONCE, 1) | dict.fromkeys(PER_POLICY, policies) | dict.fromkeys(PER_ARM, arms)
+    return jobs | {"roll_out_shard": arms * tasks, "render_chapter": 5}
+
+
+def test_the_literal_command_plans_pi0_libero_without_conda_and_network(checkout):
+    """`snakemake --profile runpod-l40s -n reports/final.html`, as the README has it."""
+    result = checkout.run("unshare", "--net", "true", check=False)
+    offline = ["unshare", "--net"] if result.returncode == 0 else []
+    output = checkout.run(*offline, "snakemake", "--profile", "runpod-l40s", "-n", REPORT).stdout
+    assert counts(output) == expected_jobs(policies=1, arms=6, tasks=3)
+    assert "Rolling out clean, task 2" in output and "pi0_nano" not in output
+
+
+def test_the_l40s_experiment_has_the_episodes_of_the_reproduction():
+    experiment = config.load(ROOT / "config.yaml", ROOT / "profiles/runpod-l40s/overlay.yaml")
+    assert {name: arm.episodes for name, arm in experiment.arms.items()} == {
+        "clean": 10,
+        "full_only": 10,
+        "wrist_zero_every4": 5,
+        "wrist_zero_all": 5,
+        "guard_wrist_zero_every4": 5,
+        "guard_wrist_zero_all": 3,
+    }
+    assert (experiment.suite, experiment.task_ids, experiment.seed) == ("libero_goal", [0, 1, 2], 7)
+    assert experiment.profile.episodes == 3 and experiment.used_policies == ["pi0_libero"]
+    policy = experiment.policies["pi0_libero"]
+    assert policy.device == "cuda" and policy.candidates[0] == "gs://openpi-assets/checkpoints/pi0_libero"
+
+
+def test_only_the_gpu_profiles_deploy_conda():
+    with_conda = {p.parent.name for p in ROOT.glob("profiles/*/profile.yaml") if "conda" in p.read_text()}
+    assert with_conda == {"runpod-l40s", "slurm"}
+    assert (ROOT / "runpod-l40s").is_symlink() and (ROOT / "runpod-l40s").readlink() == Path("profiles/runpod-l40s")
+
+
+def test_the_local_profile_plans_seven_arms_of_two_policies(checkout):
+    output = checkout.run("snakemake", "--profile", "profiles/local", "-n", REPORT).stdout
+    assert counts(output) == expected_jobs(policies=2, arms=7, tasks=3)
+
+
+def test_the_ci_profile_plans_one_task_and_three_arms(checkout):
+    output = checkout.run("snakemake", "--profile", "profiles/ci", "-n", REPORT).stdout
+    assert counts(output) == expected_jobs(policies=1, arms=3, tasks=1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("sead=3", "error: config: unknown key 'sead'; did you mean 'seed'?"),
+        ("tasks=0-12", "error: config: tasks: task 12 is out of range 0-9 of libero_goal"),
+        (
+            "arms={clean: {policy: pi0_nano, epsiodes: 3}}",
+            "key 'arms.clean.epsiodes'; did you mean 'episodes'?",
+        ),
+    ],
+)
+def test_a_wrong_config_is_one_line_and_nothing_is_planned(checkout, setting, words):
+    command = ["snakemake", "--profile", "profiles/local", "-n", "--config", setting, "--", REPORT]
+    result = checkout.run(*command, check=False)
+    assert result.returncode != 0
+    errors = [line for line in result.stdout.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and words in errors[0]
+    assert "Traceback" not in result.stdout and "Job stats" not in result.stdout
+    assert not (checkout.path / "results").exists()
+
+
+def test_every_rule_has_its_contract():
+    """log, benchmark, conda, message and a docstring, in the house order; each file opens with what it needs."""
+    order = ("input", "output", "log", "benchmark", "params", "threads", "resources", "conda", "message", "script")
+    for path in sorted(ROOT.glob("rules/*.smk")):
+        text = path.read_text()
+        if path.name == "common.smk":
+            continue
+        assert "# REQUIRED INPUTS" in text and "# OUTPUTS" in text, path.name
+        for block in text.split("\nrule ")[1:]:
+            name = block.split(":")[0]
+            assert '"""' in block.splitlines()[1], f"{name} has no docstring"
+            keys = [key for key in re.findall(r"^    (\w+):", block, re.M) if key in order]
+            assert keys == [key for key in order if key in keys], f"{name}: {keys}"
+            assert {"output", "log", "benchmark", "params", "threads", "conda", "message", "script"} <= set(keys), name
+
+
+def test_the_snakefile_has_no_logic():
+    lines = (ROOT / "Snakefile").read_text().splitlines()
+    assert len(lines) <= 80
+    assert not [line for line in lines if line.lstrip().startswith(("def ", "if ", "for ", "lambda"))]
+
+
+def test_scripts_are_thin():
+    long = {p.name: n for p in ROOT.glob("scripts/*.py") if (n := len(p.read_text().splitlines())) > 60}
+    assert set(long) <= {"setup_env.py"}
+
+
+def test_a_checkout_with_a_space_in_its_path_plans(checkout, tmp_path):
+    moved = Path(str(tmp_path / "my checkout"))
+    checkout.path.rename(moved)
+    run = subprocess.run(
+        ["snakemake", "--profile", "profiles/local", "-n", REPORT],
+        cwd=moved,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}"},
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
