@@ -83,6 +83,10 @@ class Golden:
         return load_draft(self.root / "G4_draft_head/draft.pt")
 
     @cached_property
+    def base_runtime(self) -> TorchRuntime:
+        return TorchRuntime(*self.base)
+
+    @cached_property
     def runtime(self) -> TorchRuntime:
         return TorchRuntime(*self.base, *self.draft)
 

@@ -78,7 +78,7 @@ def images_and_prompt(golden: Golden, obs: Arrays, tight: Arrays, name: str, rep
         report.close(f"{name} out_img_emb_{view}", ours, obs[f"out_img_emb_{view}"], EMBEDDING)
     language = prefix.embed_prompt(w, torch.from_numpy(obs["token_ids"]).long()[None])[0]
     report.close(f"{name} out_lang_emb", language, obs["out_lang_emb"], EMBEDDING)
-    run = golden.runtime
+    run = golden.base_runtime
     packed = run.encode(run.place(model_inputs(obs)))[0]
     report.close(f"{name} out_prefix_emb, packed", packed, obs["out_prefix_emb"][prefix_rows(obs)], EMBEDDING)
 
@@ -101,7 +101,7 @@ def prefix_transformer(golden: Golden, obs: Arrays, tight: Arrays, name: str, re
 
 
 def packed_cache(golden: Golden, obs: Arrays) -> PrefixCache:
-    run = golden.runtime
+    run = golden.base_runtime
     return run.prefill(run.encode(run.place(model_inputs(obs))))
 
 
@@ -136,8 +136,8 @@ def actions(golden: Golden, obs: Arrays, tight: Arrays, name: str, report: Repor
     v = expert.velocity(w, dims, cache, state, before, torch.from_numpy(obs["euler_times"]))
     report.close(f"{name} out_euler_v, step by step", v, obs["out_euler_v"], V_JAX)
     report.close(f"{name} out_euler_x, step by step", before - v / dims.num_steps, obs["out_euler_x"], V_JAX)
-    run, placed = golden.runtime, golden.runtime.place(model_inputs(obs))
-    chunk = run.denoise(cache, placed, obs["noise"])
+    run = golden.base_runtime
+    chunk = run.denoise(cache, run.place(model_inputs(obs)), obs["noise"])
     report.close(f"{name} out_actions_normalized, JAX", chunk, obs["out_actions_normalized"], ACTIONS_JAX)
     report.close(f"{name} out_actions_normalized, torch", chunk, tight["out_actions_normalized"], ACTIONS_TIGHT)
     for folder, key in (("checkpoint", "out_actions_env"), ("norm_stats_padded32", "out_actions_env_padded32_stats")):

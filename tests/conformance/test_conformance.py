@@ -1,0 +1,265 @@
+"""The golden data agree, and each of a list of small mistakes is caught, by the row one would expect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from flashtrail.conformance import __main__ as conformance
+from flashtrail.conformance import golden, verification
+from flashtrail.conformance.rows import Report
+from flashtrail.flash import draft, expert, gemma, policy, prefix, runtime, schedule, verify, vision
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+G1, G2, G3, G4, G5 = golden.SETS
+
+
+def failures(*sets: str) -> list[str]:
+    """Names of the rows that fail."""
+    return [row.name for row in conformance.run(GOLDEN, Report(), sets).failed]
+
+
+def assert_caught(sets: tuple[str, ...], *expected: str) -> None:
+    """Every expected text begins one of the failing rows."""
+    names = failures(*sets)
+    for text in expected:
+        assert any(name.startswith(text) for name in names), f"{text!r} not among {names[:12]}"
+
+
+@pytest.fixture
+def change_weights(monkeypatch):
+    """Change the base (or the draft) as converted, before the checks see it."""
+
+    def change(edit, which: str = "load_base") -> None:
+        load = getattr(golden, which)
+
+        def loaded(path):
+            w, dims = load(path)
+            edit(w)
+            return w, dims
+
+        monkeypatch.setattr(golden, which, loaded)
+
+    return change
+
+
+def test_the_golden_data_agree(capsys):
+    assert conformance.main([str(GOLDEN)]) == 0
+    out = capsys.readouterr().out
+    assert " 0 failed" in out and "FAIL" not in out
+    for name in golden.SETS:
+        assert f"\n{name[:2]} " in out
+
+
+@pytest.mark.parametrize("missing", golden.SETS)
+def test_a_missing_set_fails(tmp_path, capsys, missing):
+    for name in golden.SETS:
+        if name != missing:
+            (tmp_path / name).symlink_to(GOLDEN / name)
+    assert conformance.main([str(tmp_path), "--failed-only"]) == 1
+    assert f"{missing[:2]} set" in capsys.readouterr().out
+
+
+def test_a_missing_file_fails_and_the_rest_still_runs(tmp_path, capsys):
+    (tmp_path / G4).mkdir()
+    for path in (GOLDEN / G4).iterdir():
+        if path.name != "draft.pt":
+            (tmp_path / G4 / path.name).symlink_to(path)
+    for name in (G1, G2, G3, G5):
+        (tmp_path / name).symlink_to(GOLDEN / name)
+    assert conformance.main([str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert "\nG4 tiny_prefix " in out and "G1 obs2 out_actions_env" in out
+
+
+def test_no_directory_is_one_line(tmp_path, capsys):
+    assert conformance.main([str(tmp_path / "nowhere")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+# --- the model ---
+
+
+def transpose(name: str, layer: int | None = None):
+    def edit(w):
+        target = w[name] if layer is None else w[name][layer]
+        target.copy_(target.T.clone())
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "row"),
+    [
+        ("vision.layers.q.weight", 1, "G1 obs0 out_img_emb_base_0_rgb"),
+        ("prefix.layers.o.weight", 0, "G1 obs0 out_prefix_v, packed"),
+        ("time_mlp_out.weight", None, "G1 obs0 out_suffix_emb_at_noise"),
+        ("action_out_proj.weight", None, "G1 obs0 out_v_at_noise, packed, torch"),
+        ("state_proj.weight", None, "G5 case0 out_x0_hat, torch"),
+    ],
+)
+def test_one_transposed_matrix(change_weights, name, layer, row):
+    change_weights(transpose(name, layer))
+    assert_caught((G1, G5), row, "G1 checkpoint and checkpoint_value_suffix identical")
+
+
+def test_one_transposed_matrix_of_the_draft(change_weights):
+    change_weights(transpose("o.weight"), "load_draft")
+    assert_caught((G4, G5), "G4 tiny_prefix out_actions", "G5 e2e0: out_x0_draft")
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("prefix.layers.post_norm.scale", "G1 obs0 out_prefix_v, packed"),
+        ("expert.layers.input_norm.scale", "G1 obs0 out_v_at_noise, packed, torch"),
+        ("expert.norm.scale", "G1 obs0 out_v_at_noise, packed, torch"),
+    ],
+)
+def test_one_scale_taken_for_one_plus_scale(change_weights, name, row):
+    change_weights(lambda w: w[name].sub_(1.0))
+    assert_caught((G1,), row)
+
+
+def test_one_scale_folded_twice(change_weights):
+    change_weights(lambda w: w["prefix.layers.input_norm.scale"][0].add_(1.0))
+    assert_caught((G1,), "G1 obs0 out_prefix_k, packed")
+
+
+def test_layer_norm_epsilon_of_the_triton_kernels(monkeypatch):
+    monkeypatch.setattr(vision, "LAYER_NORM_EPS", 1e-5)
+    assert_caught((G1,), "G1 obs0 out_img_emb_base_0_rgb", "G1 obs2 out_img_emb_left_wrist_0_rgb")
+
+
+def test_rms_norm_epsilon(monkeypatch):
+    monkeypatch.setattr(gemma, "RMS_EPS", 1e-5)
+    assert_caught((G1,), "G1 obs0 out_v_at_noise, packed, torch")
+
+
+@pytest.mark.parametrize(("stack", "row"), [("prefix", "out_prefix_v, packed"), ("expert", "out_v_at_noise")])
+def test_gate_and_up_exchanged(change_weights, stack, row):
+    def edit(w):
+        gate, up = f"{stack}.layers.gate.weight", f"{stack}.layers.up.weight"
+        w[gate], w[up] = w[up], w[gate]
+
+    change_weights(edit)
+    assert_caught((G1,), f"G1 obs0 {row}")
+
+
+def test_interleaved_rotary_layout(monkeypatch):
+    def interleaved(x, tables):
+        cos, sin = tables
+        even, odd = x[..., 0::2], x[..., 1::2]
+        return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
+
+    for module in (gemma, prefix, draft):
+        monkeypatch.setattr(module, "apply_rope", interleaved)
+    assert_caught((G1, G4), "G1 obs0 out_prefix_k, packed", "G1 obs0 out_v_at_noise", "G4 tiny_prefix out_actions")
+
+
+def test_exact_gelu_instead_of_tanh(monkeypatch):
+    gelu = torch.nn.functional.gelu
+    monkeypatch.setattr(torch.nn.functional, "gelu", lambda x, approximate: gelu(x))
+    assert_caught((G1, G4), "G1 obs0 out_img_emb_base_0_rgb", "G4 random_b3 out_actions")
+
+
+def test_time_embedding_cosine_first(monkeypatch):
+    embed = expert.time_embedding
+    monkeypatch.setattr(expert, "time_embedding", lambda t, width: embed(t, width).roll(width // 2, dims=-1))
+    assert_caught((G1,), "G1 time_embedding emb_1024_jax_f32", "G1 obs0 out_v_at_noise, packed, torch")
+
+
+def test_one_euler_step_too_few(monkeypatch):
+    denoise = expert.denoise
+    monkeypatch.setattr(expert, "denoise", lambda *args: denoise(*args[:-1], args[-1] - 1))
+    assert_caught((G1,), "G1 obs0 out_actions_normalized, torch")
+
+
+def test_actions_that_do_not_see_the_state(monkeypatch):
+    def blind(valid, length, rows, device):
+        allowed = suffix_mask(valid, length, rows, device)
+        allowed[:, 1:, length] = False
+        return allowed
+
+    suffix_mask = expert.suffix_mask
+    monkeypatch.setattr(expert, "suffix_mask", blind)
+    assert_caught((G1,), "G1 obs0 out_v_at_noise, packed, torch")
+
+
+def test_views_exchanged(monkeypatch):
+    monkeypatch.setattr(golden, "VIEWS", golden.VIEWS[::-1])
+    assert_caught((G1,), "G1 obs0 out_prefix_emb, packed")
+
+
+# --- the algorithm ---
+
+
+@pytest.mark.parametrize("by", [-1, 1])
+def test_accepted_prefix_off_by_one(monkeypatch, by):
+    radius_prefix = verify.radius_prefix
+    monkeypatch.setattr(verify, "radius_prefix", lambda distance, tau: max(0, radius_prefix(distance, tau) + by))
+    assert_caught((G2, G5), "G2 radius out_accepted", "G2 trace000", "G5 case0 semantics", "G5 e2e1: state machine")
+
+
+def test_a_radius_that_is_not_inclusive(monkeypatch):
+    def exclusive(distance, tau):
+        return min(verify.leading_run(row < tau) for row in distance)
+
+    monkeypatch.setattr(verify, "radius_prefix", exclusive)
+    assert_caught((G2,), "G2 radius out_accepted")
+
+
+def test_the_gripper_counted_as_distance(monkeypatch):
+    monkeypatch.setattr(verify, "GRIPPER", 7)
+    assert_caught((G2,), "G2 radius out_dist")
+
+
+def test_a_threshold_on_the_lower_side(monkeypatch):
+    def switches(gripper, previous, threshold):
+        return plain(-gripper, -previous, -threshold)
+
+    plain = verify.switches
+    monkeypatch.setattr(verify, "switches", switches)
+    assert_caught((G2,), "G2 truncate", "G2 detect")
+
+
+def test_the_fresh_cache_in_place_of_the_stale_one(monkeypatch):
+    run = runtime.TorchRuntime.verify
+
+    def fresh(self, snapshot, placed, *rest):
+        return run(self, self.prefill(self.encode(placed)), placed, *rest)
+
+    monkeypatch.setattr(runtime.TorchRuntime, "verify", fresh)
+    assert_caught((G5,), "G5 case0 out_x0_hat, torch", "G5 e2e0: out_x0_hat")
+
+
+def test_the_official_time_bias_where_the_true_time_is_due(monkeypatch):
+    official = verification.FlashSettings
+    monkeypatch.setattr(
+        verification, "FlashSettings", lambda **flags: official(**(flags | {"official_time_bias": True}))
+    )
+    assert_caught((G5,), "G5 case0 out_x0_hat, torch")
+
+
+def test_a_scheduling_draft_round_that_replaces_the_chunk(monkeypatch):
+    after_draft = schedule.after_draft
+
+    def replacing(state, verdict, settings):
+        after = after_draft(state, verdict, settings)
+        return schedule.replace(after, chunk=verdict.chunk, ptr=0)
+
+    monkeypatch.setattr(schedule, "after_draft", replacing)
+    assert_caught((G2,), "G2 trace000 cli_defaults: state machine")
+
+
+def test_a_full_round_that_forgets_its_window(monkeypatch):
+    after_full = schedule.after_full
+    monkeypatch.setattr(schedule, "after_full", lambda s, c, k: schedule.replace(after_full(s, c, k), pending=None))
+    assert_caught((G2,), "G2 trace011 window3: state machine")
+
+
+def test_a_reply_key_too_many(monkeypatch):
+    monkeypatch.setattr(policy, "_ALWAYS_ZERO", (*policy._ALWAYS_ZERO, "extra"))
+    assert_caught((G3,), "G3 episode round0 policy_timing keys")
