@@ -1,0 +1,57 @@
+"""The small SentencePiece model of pi0_nano, in PaliGemma's manner: BOS, no dummy prefix, a newline piece.
+
+Trained on the instructions of the LIBERO suites, so that an unseen instruction still splits into pieces. Knows
+no model and no simulator beyond LIBERO's list of task languages.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import sentencepiece
+
+from flashtrail.provenance import write_atomic
+
+VOCAB_SIZE = 384
+
+
+def instructions() -> list[str]:
+    """Every task language of the five LIBERO suites, in suite order."""
+    from libero.libero import benchmark
+
+    suites = benchmark.get_benchmark_dict()
+    names = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
+    return [task.language for name in names for task in suites[name]().tasks]
+
+
+def train(path: Path, lines: list[str]) -> None:
+    """Write a BPE model of VOCAB_SIZE pieces; the same lines give the same bytes."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sorted(set(lines))),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=VOCAB_SIZE,
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        user_defined_symbols=["\n"],
+        pad_id=0,
+        eos_id=1,
+        bos_id=2,
+        unk_id=3,
+        num_threads=1,
+        minloglevel=2,
+    )
+    with write_atomic(path) as temporary:
+        temporary.write_bytes(model.getvalue())
+
+
+def encode(path: Path, prompt: str) -> list[int]:
+    """Token ids of a prompt as pi0 forms them: BOS, cleaned text, newline."""
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    text = prompt.strip().replace("_", " ").replace("\n", " ")
+    return [pieces.bos_id(), *pieces.encode(text), *pieces.encode("\n")]
