@@ -1,1 +1,38 @@
-"""stub"""
+"""Time both routes on recorded observations, alone on the device (rule profile_routes)."""
+
+from flashtrail import profiling, provenance
+from flashtrail.evidence import tables
+from flashtrail.flash.policy import FlashPolicy
+from flashtrail.flash.settings import FlashSettings
+from flashtrail.jobs import Job, run
+
+
+def main(job: Job) -> None:
+    """Load the artifact in this process, without a server in between; write one row per round."""
+    import torch
+
+    engine, params = job.params["engine"], job.params
+    torch.set_num_threads(engine["threads"])
+    draft = job.directory("draft") if "draft" in job.input else None
+    settings = FlashSettings.from_dict(engine["flash"])
+    policy = FlashPolicy.load(job.directory("base"), draft, engine["device"], engine["dtype"], settings)
+    rows = profiling.profile_routes(
+        policy,
+        profiling.load_observations(job.input["observations"]),
+        name=job.wildcards["policy"],
+        samples=params["samples"],
+        warmup=params["warmup"],
+        seed=params["seed"],
+        device=str(policy.metadata["device_name"]),
+    )
+    metadata = {
+        "config_digest": provenance.digest_json(params),
+        "artifact_digest": str(policy.metadata.get("base_digest")),
+        "code_digest": params["code"],
+        "device": str(policy.metadata["device_name"]),
+    }
+    tables.write(rows, tables.PROFILE, job.output["rounds"], metadata)
+
+
+if __name__ == "__main__":
+    run(main, globals().get("snakemake"))

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,14 +40,17 @@ class Checkout:
         """Run snakemake with the local profile and the small experiment; output is one text."""
         return self.run("snakemake", "--configfile", SMALL, "--profile", "profiles/local", *arguments, check=check)
 
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a command in the checkout, as niced and as offline as a test should be."""
-        environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "SNAKEMAKE_PROFILE")}
-        environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])
+    def run(
+        self, *command: str, check: bool = True, environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in the checkout, niced; `environment` adds to that of the tests."""
+        variables = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "SNAKEMAKE_PROFILE")}
+        variables |= environment or {}
+        variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), variables["PATH"]])
         result = subprocess.run(
             ["nice", "-n", "10", *command],
             cwd=self.path,
-            env=environment,
+            env=variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -108,6 +112,6 @@ def copy_checkout(target: Path) -> Checkout:
     return Checkout(target)
 
 
-def with_stand_in(text: str) -> str:
-    """Return a script that writes its outputs and stops, before its own lines."""
-    return STAND_IN + text.replace("from __future__ import annotations\n", "")
+def with_stand_in(text: str, stand_in: str = STAND_IN) -> str:
+    """Return a script that does what the stand-in does and stops, before its own lines."""
+    return stand_in + text.replace("from __future__ import annotations\n", "")

@@ -1,0 +1,45 @@
+"""From the workflow's handles to a server's command line: which interpreter, which artifact, which settings.
+
+A handle is a small file that stands for something big or distant: results/environments/model.json for the model
+environment's interpreter, manifest.json for an artifact directory. Knows no process and no socket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flashtrail import provenance
+from flashtrail.errors import UserError
+from flashtrail.serving.launch import serve_command
+
+
+def server_command(
+    handles: Mapping[str, Any], engine: Mapping[str, Any], flash: Mapping[str, Any], port: int
+) -> list[str]:
+    """Return the command of a policy server that runs in the model environment.
+
+    `handles`: paths ``model`` (environment record), ``base`` and, where the policy has one, ``draft`` (manifests).
+    `engine`: device, dtype, threads. `flash`: FLASH settings by name.
+    """
+    python = provenance.json_load(handles["model"]).get("python")
+    if not python or not Path(python).exists():
+        raise UserError(f"{handles['model']}: its interpreter {python} is gone; remove that file and run again")
+    draft = handles.get("draft")
+    return serve_command(
+        Path(handles["base"]).parent,
+        port=port,
+        draft=Path(draft).parent if draft else None,
+        python=python,
+        device=engine["device"],
+        dtype=engine["dtype"],
+        threads=engine["threads"],
+        settings=flash,
+    )
+
+
+def digests(handles: Mapping[str, Any]) -> dict[str, str]:
+    """Return the artifact's digest by kind, for the tables that come from it."""
+    kinds = [kind for kind in ("base", "draft") if handles.get(kind)]
+    return {kind: str(provenance.json_load(handles[kind])["digest"]) for kind in kinds}
