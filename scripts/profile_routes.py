@@ -31,7 +31,7 @@ def main(job: Job) -> None:
         "code_digest": params["code"],
         "device": str(policy.metadata["device_name"]),
     }
-    tables.write(rows, tables.PROFILE, job.output["rounds"], metadata)
+    tables.write_table(job.output["rounds"], rows, tables.PROFILE, metadata)
 
 
 if __name__ == "__main__":

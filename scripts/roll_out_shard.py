@@ -1,1 +1,16 @@
-"""stub"""
+"""Roll out the episodes of one arm and task against one policy server (rules roll_out_shard, smoke)."""
+
+from flashtrail.jobs import Job, run
+from flashtrail.rollouts.shard import roll_out_shard
+from flashtrail.rollouts.spec import shard_spec
+
+
+def main(job: Job) -> None:
+    """Start the server in the model environment, run the episodes, write the shard's tables and ledger."""
+    directory, params = job.directory("ledger"), job.params
+    spec = shard_spec(params["arm"], params["task"], job.input, params["code"], directory / "server.log")
+    roll_out_shard(spec, directory)
+
+
+if __name__ == "__main__":
+    run(main, globals().get("snakemake"))

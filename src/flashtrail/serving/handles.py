@@ -16,20 +16,21 @@ from flashtrail.serving.launch import serve_command
 
 
 def server_command(
-    handles: Mapping[str, Any], engine: Mapping[str, Any], flash: Mapping[str, Any], port: int
+    handles: Mapping[str, Any], engine: Mapping[str, Any], flash: Mapping[str, Any], port: int | None
 ) -> list[str]:
     """Return the command of a policy server that runs in the model environment.
 
     `handles`: paths ``model`` (environment record), ``base`` and, where the policy has one, ``draft`` (manifests).
-    `engine`: device, dtype, threads. `flash`: FLASH settings by name.
+    `engine`: device, dtype, threads. `flash`: FLASH settings by name. With `port` None the command holds the word
+    ``{port}`` for the one who starts it to fill in.
     """
     python = provenance.json_load(handles["model"]).get("python")
     if not python or not Path(python).exists():
         raise UserError(f"{handles['model']}: its interpreter {python} is gone; remove that file and run again")
     draft = handles.get("draft")
-    return serve_command(
+    command = serve_command(
         Path(handles["base"]).parent,
-        port=port,
+        port=port or 0,
         draft=Path(draft).parent if draft else None,
         python=python,
         device=engine["device"],
@@ -37,6 +38,9 @@ def server_command(
         threads=engine["threads"],
         settings=flash,
     )
+    if port is None:
+        command[command.index("--port") + 1] = "{port}"
+    return command
 
 
 def digests(handles: Mapping[str, Any]) -> dict[str, str]:

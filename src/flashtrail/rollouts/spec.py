@@ -1,0 +1,52 @@
+"""From a job's parameters and handles to the spec of one shard: the only place where the two meet.
+
+Knows the arm as the config resolves it and the handles as the workflow names them; runs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flashtrail import provenance
+from flashtrail.serving.handles import digests, server_command
+
+_OF_ARM = ("arm", "policy", "suite", "seed", "scene_seed", "clock", "init_states", "repeats", "video")
+
+
+def shard_spec(
+    arm: Mapping[str, Any], task: int, handles: Mapping[str, Any], code: str, log: str | Path | None = None
+) -> dict[str, Any]:
+    """Return the spec of one arm and task, for `shard.roll_out_shard`.
+
+    `arm`: as `config.Experiment.arm` gives it. `handles`: paths ``model``, ``base`` and perhaps ``draft``. `code`:
+    digest of the code that runs. `log`: where the server writes.
+    """
+    rollout, model = arm["rollout"], provenance.json_load(handles["model"])
+    artifact = digests(handles)
+    return {
+        **{key: arm[key] for key in _OF_ARM},
+        "task_id": task,
+        "condition": arm["condition"],
+        "guard": arm["guard"],
+        "server": {
+            "command": server_command(handles, arm["engine"], arm["flash"], port=None),
+            "ready_timeout_s": rollout["server_ready_timeout_s"],
+            "log": None if log is None else str(log),
+        },
+        "simulators": rollout["simulators"],
+        "replan_steps": rollout["replan_steps"],
+        "hard_reset": rollout["hard_reset"],
+        "metadata": {
+            "config_digest": provenance.digest_json(arm),
+            "artifact_digest": "+".join(artifact[kind] for kind in sorted(artifact)),
+            "code_digest": code,
+            "device": device_of(model, arm["engine"]["device"]),
+        },
+    }
+
+
+def device_of(model: Mapping[str, Any], kind: str) -> str:
+    """Return the name of the device that a server uses, from the model environment's record."""
+    return str(model.get("device", {}).get(kind, kind))
