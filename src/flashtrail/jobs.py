@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -91,6 +92,9 @@ def _guarded(main: Callable[[Job], None], job: Job) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
+    except Exception:
+        traceback.print_exc()  # here, while the log still listens
+        sys.exit(1)
     print(f"{job.rule}: done in {time.monotonic() - started:.1f} s", flush=True)
 
 
@@ -112,7 +116,8 @@ def _logged(path: str | None) -> Iterator[None]:
     os.dup2(tee.stdin.fileno(), 1)
     os.dup2(tee.stdin.fileno(), 2)
     tee.stdin.close()
-    os.environ["PYTHONUNBUFFERED"] = "1"
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     try:
         yield
     finally:

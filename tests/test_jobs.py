@@ -1,0 +1,82 @@
+"""The frame of every script: one line and exit code 2 for a mistake, all output in the log, a job to run again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flashtrail.errors import UserError
+from flashtrail.jobs import Job
+
+SRC = Path(__file__).parents[1] / "src"
+SCRIPT = """
+import os
+import sys
+from flashtrail.errors import UserError
+from flashtrail.jobs import Job, run
+
+class Names(dict):
+    def __getattr__(self, name):
+        return self[name]
+
+class FakeSnakemake:
+    rule, threads, log = "convert", 2, ["logs/convert/a.log"]
+    input, output = Names(base="in.json", shards=["a/x", "b/x"]), Names(out="out.json")
+    params, wildcards = Names(dtype="float32", mode=sys.argv[1]), Names(policy="a")
+
+def main(job):
+    print("hello from Python")
+    os.write(2, b"hello from below\\n")
+    if job.params["mode"] == "user":
+        raise UserError("the tokenizer is missing: fetch it again")
+    if job.params["mode"] == "bug":
+        raise RuntimeError("a bug")
+
+run(main, FakeSnakemake())
+"""
+
+
+def run_script(directory: Path, mode: str) -> subprocess.CompletedProcess[str]:
+    (directory / "script.py").write_text(SCRIPT)
+    command = [sys.executable, "script.py", mode]
+    return subprocess.run(command, cwd=directory, env={"PYTHONPATH": str(SRC)}, capture_output=True, text=True)
+
+
+def test_everything_printed_is_in_the_log_and_on_the_terminal(tmp_path):
+    result = run_script(tmp_path, "well")
+    log = (tmp_path / "logs/convert/a.log").read_text()
+    assert result.returncode == 0
+    for text in (log, result.stdout + result.stderr):
+        assert "hello from Python" in text and "hello from below" in text
+
+
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
+    result = run_script(tmp_path, "user")
+    log = (tmp_path / "logs/convert/a.log").read_text()
+    assert result.returncode == 2
+    for text in (log, result.stdout + result.stderr):
+        assert text.count("error: the tokenizer is missing: fetch it again\n") == 1
+        assert "Traceback" not in text
+
+
+def test_a_bug_keeps_its_traceback_in_the_log(tmp_path):
+    assert run_script(tmp_path, "bug").returncode == 1
+    assert "RuntimeError: a bug" in (tmp_path / "logs/convert/a.log").read_text()
+
+
+def test_the_job_beside_the_log_is_the_job(tmp_path):
+    run_script(tmp_path, "user")
+    job = Job.from_json(tmp_path / "logs/convert/a.json")
+    assert (job.rule, job.threads, job.wildcards) == ("convert", 2, {"policy": "a"})
+    assert job.input == {"base": "in.json", "shards": ["a/x", "b/x"]}
+    assert str(job.directory("shards")) == "a" and str(job.directory("out")) == "."
+
+
+def test_an_unknown_key_of_a_job_file_is_named(tmp_path):
+    (tmp_path / "job.json").write_text(json.dumps({"rule": "x", "inputs": {}}))
+    with pytest.raises(UserError, match="unknown key 'inputs'"):
+        Job.from_json(tmp_path / "job.json")
