@@ -23,14 +23,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(/revision/[^/]+)?", path):
-            if match[1] in self.server.repos:
-                return self._json({"id": match[1], "sha": COMMIT, "siblings": [], "private": False})
+        match = re.fullmatch(r"/api/models/([^/]+/[^/]+)(/revision/[^/]+)?", path)
+        if match and self._repo(match[1]):
+            return self._json({"id": match[1], "sha": COMMIT, "siblings": [], "private": False})
         if (match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/[^/]+(?:/(.*))?", path)) and self._repo(match[1]):
             return self._tree(match[1], match[2] or "")
-        if (match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path)) and self._repo(match[1]):
-            if (content := self._repo(match[1]).get(match[2])) is not None:
-                return self._content(content)
+        match = re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path)
+        if match and match[2] in self._repo(match[1]):
+            return self._content(self._repo(match[1])[match[2]])
         self._missing()
 
     def do_HEAD(self) -> None:
@@ -56,7 +56,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         recursive = parse_qs(urlsplit(self.path).query).get("recursive", ["false"])[0].lower() == "true"
         here = [_described(p, c) for p, c in below.items() if recursive or "/" not in p.removeprefix(prefix)]
         parents = {p.removeprefix(prefix).rsplit("/", 1)[0] for p in below if "/" in p.removeprefix(prefix)}
-        folders = {"/".join(p.split("/")[: n + 1]) for p in parents for n in range(p.count("/") + 1 if recursive else 1)}
+        folders = {
+            "/".join(p.split("/")[: n + 1]) for p in parents for n in range(p.count("/") + 1 if recursive else 1)
+        }
         self._json([{"type": "directory", "path": prefix + f, "oid": "0" * 40, "size": 0} for f in folders] + here)
 
     def _content(self, content: bytes) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from checkpoints.conftest import G1, G4
+
 from flashtrail.checkpoints import convert, orbax
 from flashtrail.errors import UserError
 
@@ -25,7 +25,8 @@ def tree() -> dict[str, np.ndarray]:
 def test_dims_are_those_of_the_model(tree: dict[str, np.ndarray]) -> None:
     _, dims = convert.base_tensors(tree)
     assert dims["vision"] == {
-        "width": 48, "depth": 2, "mlp_dim": 80, "num_heads": 2, "head_dim": 24, "patch": 14, "image_size": 224, "stem": None,
+        "width": 48, "depth": 2, "mlp_dim": 80, "num_heads": 2, "head_dim": 24, "patch": 14,
+        "image_size": 224, "stem": None,
     }  # fmt: skip
     assert dims["prefix"] == {
         "width": 64, "depth": 3, "mlp_dim": 128, "num_heads": 4, "num_kv_heads": 1, "head_dim": 16
@@ -116,7 +117,8 @@ def test_draft_matrices_are_transposed_and_norms_are_float32() -> None:
     tensors, dims = convert.draft_tensors(G4 / "draft.pt")
     saved = torch.load(G4 / "draft.pt", weights_only=True)["draft_head"]
     assert dims == {
-        "width": 64, "mlp_dim": 128, "num_heads": 4, "num_kv_heads": 1, "head_dim": 16, "chunk": 50, "state_dim": 32, "out_dim": 7,
+        "width": 64, "mlp_dim": 128, "num_heads": 4, "num_kv_heads": 1, "head_dim": 16, "chunk": 50,
+        "state_dim": 32, "out_dim": 7,
     }  # fmt: skip
     assert np.array_equal(tensors["gate.weight"], saved["_gemma_block.mlp.gate_proj.weight"].numpy().T)
     assert np.array_equal(tensors["action_queries"], saved["_action_queries.weight"].numpy())

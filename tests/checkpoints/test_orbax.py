@@ -9,8 +9,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-
 from checkpoints.conftest import G1
+
 from flashtrail.checkpoints import orbax, reference
 from flashtrail.errors import UserError
 
@@ -63,7 +63,7 @@ def test_rows_are_slices_of_the_whole() -> None:
 
 
 def test_a_directory_that_is_no_tree_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no manifest.ocdbt"):
+    with pytest.raises(UserError, match=r"no manifest\.ocdbt"):
         orbax.open_tree(tmp_path)
 
 

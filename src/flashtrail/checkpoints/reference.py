@@ -45,13 +45,20 @@ class Prefix:
     values: jax.Array
 
 
-def load_source(source_dir: str | Path) -> Source:
-    """Restore params/ with Orbax as float32 (and draft.pt, if there is one) on the CPU."""
+def load_source(source_dir: str | Path, rounded_to: str = "float32") -> Source:
+    """Restore params/ with Orbax (and draft.pt, if there is one) as float32 on the CPU.
+
+    With `rounded_to` "bfloat16" every parameter is rounded to that and back: the model that a bfloat16 artifact must
+    equal, computed in float32.
+    """
     source = Path(source_dir)
     tree = _restore(source / "params")
     described = source / "assets/flashtrail/model.json"
     extra = json.loads(described.read_text()) if described.is_file() else {}
     draft, heads = _load_draft(source / "draft.pt")
+    if rounded_to != "float32":
+        number = jnp.dtype(rounded_to)
+        tree, draft = jax.tree.map(lambda x: x.astype(number).astype(np.float32), (tree, draft))
     return Source(tree, draft, heads, extra.get("stem"), int(extra.get("num_steps", 10)))
 
 

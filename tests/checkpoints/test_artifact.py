@@ -1,0 +1,250 @@
+"""Artifacts: format, determinism, streaming, and every way in which one is refused or left unwritten."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from checkpoints.conftest import G1, ORIGIN
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from flashtrail.checkpoints import artifact, convert, orbax
+from flashtrail.errors import UserError
+from flashtrail.flash import weights
+
+MODEL = artifact.MODEL
+STATS = "assets/physical-intelligence/libero/norm_stats.json"
+
+
+def test_the_engine_reads_what_the_converter_writes(artifacts: Path) -> None:
+    base, dims, manifest = weights.load_base(artifacts / "base")
+    draft, ddims, _ = weights.load_draft(artifacts / "draft")
+    ddims.check_fits(dims)
+    expected, _ = convert.base_tensors(orbax.read_tree(G1 / "checkpoint/params"))
+    number = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}[manifest["dtype"]]
+    assert base.keys() == expected.keys()
+    for name, values in expected.items():
+        assert np.array_equal(base[name].numpy(), values.astype(number).astype(np.float32)), name
+    assert draft["action_queries"].shape == (50, 64)
+
+
+def test_the_manifest_describes_the_directory(artifacts: Path) -> None:
+    manifest = artifact.verify_artifact(artifacts / "base")
+    assert sorted(p.name for p in (artifacts / "base").iterdir()) == [
+        "manifest.json", "model.safetensors", "norm_stats.json", "tokenizer.model",
+    ]  # fmt: skip
+    assert manifest["source"] == ORIGIN
+    assert manifest["transforms"] == {"delta_actions": True}
+    assert manifest["dims"]["prefix"]["width"] == 64
+    draft = artifact.verify_artifact(artifacts / "draft")
+    assert (draft["kind"], sorted(draft["files"])) == ("draft", ["model.safetensors"])
+    with safe_open(artifacts / "base" / MODEL, framework="np") as file:
+        assert set(file.keys()) == convert.base_shapes(manifest["dims"]).keys()
+
+
+def test_a_second_conversion_gives_the_same_bytes(artifacts: Path, whole_source: Path, tmp_path: Path) -> None:
+    dtype = artifact.read_manifest(artifacts / "base")["dtype"]
+    artifact.convert_base(whole_source, tmp_path / "base", dtype, ORIGIN)
+    for path in (artifacts / "base").iterdir():
+        assert path.read_bytes() == (tmp_path / "base" / path.name).read_bytes(), path.name
+
+
+def test_small_blocks_give_the_same_bytes(
+    artifacts: Path, whole_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dtype = artifact.read_manifest(artifacts / "base")["dtype"]
+    monkeypatch.setattr(artifact, "_BLOCK_BYTES", 1000)
+    artifact.convert_base(whole_source, tmp_path / "base", dtype)
+    assert (tmp_path / "base" / MODEL).read_bytes() == (artifacts / "base" / MODEL).read_bytes()
+
+
+def test_only_one_chunk_is_held_at_a_time(whole_source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leaf = orbax.Leaf("a", (40, 8), np.dtype(np.float32), 4, np.arange(320, dtype=np.float32).reshape(40, 8))
+    asked: list[tuple[int, int]] = []
+
+    def rows(self: orbax.Leaf, start: int, stop: int) -> np.ndarray:
+        asked.append((start, stop))
+        return self._store[start:stop]
+
+    monkeypatch.setattr(orbax.Leaf, "rows", rows)
+    monkeypatch.setattr(artifact, "_BLOCK_BYTES", 8 * 4 * 9)  # nine rows: two stored chunks of four
+    piece = convert.Piece("x", "a", (40, 8), True, lambda block: block)
+    blocks = list(artifact._stream(piece, leaf).blocks())
+    assert asked == [(0, 8), (8, 16), (16, 24), (24, 32), (32, 40)]
+    assert np.array_equal(np.concatenate(blocks), leaf._store)
+
+
+@pytest.fixture
+def base(artifacts: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(artifacts / "base", tmp_path / "base"))
+
+
+@pytest.mark.parametrize("lost", [1, 100_000, "header", "all"])
+def test_a_truncated_artifact_is_one_line(base: Path, lost: Any) -> None:
+    path = base / MODEL
+    data = path.read_bytes()
+    path.write_bytes(data[:40] if lost == "header" else b"" if lost == "all" else data[:-lost])
+    with pytest.raises(UserError, match=r"model\.safetensors has \d+ bytes") as caught:
+        artifact.verify_artifact(base)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"truncated|cut off"):
+        artifact.read_header(path)
+
+
+@pytest.mark.parametrize("position", [3, 200, -1])
+def test_one_changed_byte_is_found(base: Path, position: int) -> None:
+    data = bytearray((base / MODEL).read_bytes())
+    data[position] ^= 1
+    (base / MODEL).write_bytes(data)
+    with pytest.raises(UserError, match="corrupted"):
+        artifact.verify_artifact(base)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.model", "manifest.json"])
+def test_a_missing_file_is_named(base: Path, name: str) -> None:
+    (base / name).unlink()
+    with pytest.raises(UserError, match=name.replace(".", r"\.")):
+        artifact.verify_artifact(base)
+
+
+def test_an_edited_manifest_is_found(base: Path) -> None:
+    manifest = json.loads((base / "manifest.json").read_text())
+    manifest["dims"]["num_steps"] = 5
+    (base / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="was edited"):
+        artifact.verify_artifact(base)
+
+
+def test_padded_statistics_are_accepted(source: Path, tmp_path: Path) -> None:
+    shutil.copy(G1 / "norm_stats_padded32" / STATS, source / STATS)
+    artifact.convert_base(source, tmp_path / "base")
+    assert (tmp_path / "base/norm_stats.json").read_bytes() == (source / STATS).read_bytes()
+
+
+def broken_stats(key: str, field: str, values: Any) -> Any:
+    def change(root: dict[str, Any]) -> None:
+        root["norm_stats"][key][field] = values(root["norm_stats"][key][field])
+
+    return change
+
+
+STATS_FAULTS = [
+    (broken_stats("state", "mean", lambda v: v[:7]), "state.mean has 7 entries, not 8 or 32"),
+    (broken_stats("actions", "std", lambda v: [*v, 1.0]), "actions.std has 8 entries, not 7 or 32"),
+    (broken_stats("state", "mean", lambda v: v + [0.0] * 24), "32 means for 8"),
+    (broken_stats("actions", "mean", lambda v: [*v[:6], float("nan")]), "not finite"),
+    (broken_stats("actions", "std", lambda v: [*v[:6], -1.0]), "negative"),
+    (broken_stats("actions", "std", lambda v: "seven"), "must be a list"),
+    (lambda root: root["norm_stats"].pop("actions"), "lacks 'actions'"),
+    (lambda root: root.pop("norm_stats"), "no norm_stats object"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), STATS_FAULTS)
+def test_statistics_that_do_not_fit_leave_nothing(source: Path, tmp_path: Path, change: Any, said: str) -> None:
+    root = json.loads((source / STATS).read_text())
+    change(root)
+    (source / STATS).write_text(json.dumps(root))
+    refused(source, tmp_path, said)
+
+
+def test_missing_or_doubled_statistics_leave_nothing(source: Path, tmp_path: Path) -> None:
+    (source / "assets/other").mkdir()
+    shutil.copy(source / STATS, source / "assets/other/norm_stats.json")
+    refused(source, tmp_path, "exactly one norm_stats.json below assets/; found: assets/other")
+    shutil.rmtree(source / "assets")
+    refused(source, tmp_path, "found: none")
+
+
+def test_a_tokenizer_that_does_not_fit_leaves_nothing(source: Path, tmp_path: Path) -> None:
+    (source / "tokenizer.model").write_bytes(b"<html>not a model</html>")
+    refused(source, tmp_path, "not a SentencePiece model")
+    (source / "tokenizer.model").unlink()
+    refused(source, tmp_path, "tokenizer.model is missing")
+
+
+def test_a_tokenizer_with_more_pieces_than_embeddings_is_refused(whole_source: Path) -> None:
+    with pytest.raises(UserError, match="60 pieces, the checkpoint embeds 59"):
+        artifact.check_tokenizer(whole_source / "tokenizer.model", 59)
+
+
+def refused(source: Path, tmp_path: Path, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        artifact.convert_base(source, tmp_path / "out/base")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("out/*"))
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt(), RuntimeError("x")])
+def test_a_failure_in_the_middle_leaves_nothing_half_written(
+    whole_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    real = orbax.Leaf.rows
+
+    def rows(self: orbax.Leaf, start: int, stop: int) -> np.ndarray:
+        if self.path.endswith("attn_vec_einsum/w"):
+            partial = list(tmp_path.glob("out/.base*/model.safetensors"))
+            assert partial, "the failure must come after writing began"
+            raise failure
+        return real(self, start, stop)
+
+    monkeypatch.setattr(orbax.Leaf, "rows", rows)
+    with pytest.raises((UserError, KeyboardInterrupt, RuntimeError)):
+        artifact.convert_base(whole_source, tmp_path / "out/base")
+    assert not list(tmp_path.glob("out/*")) and not list(tmp_path.glob("out/.*"))
+
+
+def test_a_failure_keeps_the_artifact_that_was_there(base: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = artifact.verify_artifact(base)
+    monkeypatch.setattr(artifact, "write_safetensors", lambda *args: (_ for _ in ()).throw(RuntimeError("x")))
+    with pytest.raises(RuntimeError):
+        artifact.convert_base(source, base)
+    assert artifact.verify_artifact(base) == before
+
+
+def test_values_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    def blocks() -> Iterator[np.ndarray]:
+        yield np.array([1.0, np.inf], np.float32)
+
+    with pytest.raises(UserError, match=r"tensor expert\.norm\.scale holds values that are not finite"):
+        artifact.write_safetensors(tmp_path / "x", {"expert.norm.scale": artifact.Stream((2,), blocks)}, "float32")
+
+
+def test_bfloat16_rounds_as_torch_does(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal(4096).astype(np.float32)
+    values[:2] = np.array([0x3F808000, 0x3F818000], np.uint32).view(np.float32)  # ties: down to even, up to even
+    artifact.write_safetensors(tmp_path / "x", {"a": artifact.Stream((4096,), lambda: iter([values]))}, "bfloat16")
+    with safe_open(tmp_path / "x", framework="pt") as file:
+        assert torch.equal(file.get_tensor("a"), torch.from_numpy(values).bfloat16())
+
+
+def test_float32_files_are_plain_safetensors(tmp_path: Path) -> None:
+    arrays = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.ones(1, np.float32)}
+    streams = {name: artifact.Stream(x.shape, artifact._whole(x)) for name, x in arrays.items()}
+    artifact.write_safetensors(tmp_path / "x.safetensors", streams, "float32")
+    loaded = load_file(tmp_path / "x.safetensors")
+    assert all(np.array_equal(loaded[name], arrays[name]) for name in arrays)
+    assert int.from_bytes((tmp_path / "x.safetensors").read_bytes()[:8], "little") % 8 == 0
+
+
+def test_a_draft_for_other_dims_is_refused(artifacts: Path, whole_source: Path, tmp_path: Path) -> None:
+    saved = torch.load(whole_source / "draft.pt", weights_only=True)
+    saved["draft_head"]["_action_queries.weight"] = torch.zeros(40, 64)
+    torch.save(saved, tmp_path / "draft.pt")
+    with pytest.raises(UserError, match="trained for another model: its chunk is 40, the base artifact's is 50"):
+        artifact.convert_draft(tmp_path / "draft.pt", tmp_path / "draft", base=artifacts / "base")
+    assert not (tmp_path / "draft").exists()
+
+
+def test_an_unknown_dtype_offers_the_nearest(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="did you mean 'bfloat16'"):
+        artifact.convert_base(source, tmp_path / "base", "bfloat")

@@ -1,0 +1,170 @@
+"""The gate between conversion and results: a right artifact passes, a wrong one is told by the stage that it breaks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoints.conftest import ORIGIN
+
+from flashtrail import provenance
+from flashtrail.checkpoints import artifact, parity
+from flashtrail.errors import UserError
+
+Tensors = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def expected(artifacts: Path, whole_source: Path) -> parity.Values:
+    """The values of the source model, rounded as the artifact is; computed once a dtype."""
+    manifest = artifact.read_manifest(artifacts / "base")
+    return parity.source_values(whole_source, parity.fixed_inputs(manifest["dims"]), manifest["dtype"])
+
+
+def test_a_converted_checkpoint_passes(artifacts: Path, whole_source: Path, tmp_path: Path) -> None:
+    report = tmp_path / "parity.json"
+    result = parity.check_parity(whole_source, artifacts / "base", artifacts / "draft", report=report)
+    assert result["passed"] and result["first_divergence"] is None
+    assert json.loads(report.read_text()) == result
+    stages = [row["stage"] for row in result["stages"]]
+    assert stages[:5] == ["norm_stats", "tokenizer", "vision", "language", "prefix_k/layer_0"]
+    assert [s for s in stages if s.startswith("denoise")] == [f"denoise/velocity_{i}" for i in range(10)]
+    assert [s for s in stages if s.startswith(("draft", "verify"))] == [
+        "draft", "verify/velocity_t0.10", "verify/x0_hat_t0.10", "verify/velocity_t0.05", "verify/x0_hat_t0.05",
+    ]  # fmt: skip
+    assert any(s.startswith("rounding/") for s in stages) == (result["dtype"] == "bfloat16")
+
+
+def test_without_a_draft_only_the_base_is_compared(artifacts: Path, whole_source: Path) -> None:
+    result = parity.check_parity(whole_source, artifacts / "base")
+    assert result["passed"] and result["draft"] is None
+    assert result["stages"][-1]["stage"].removeprefix("rounding/") == "actions"
+
+
+def rewrite(directory: Path, change: Callable[[Tensors], None]) -> None:
+    """Change tensors of an artifact and make its sizes and digests agree again: only parity can find it."""
+    from safetensors import safe_open
+
+    manifest = artifact.read_manifest(directory)
+    with safe_open(directory / artifact.MODEL, framework="pt") as file:
+        tensors = {name: file.get_tensor(name).float().numpy().copy() for name in file.keys()}  # noqa: SIM118
+    change(tensors)
+    streams = {name: artifact.Stream(x.shape, artifact._whole(np.ascontiguousarray(x))) for name, x in tensors.items()}
+    sha256 = artifact.write_safetensors(directory / artifact.MODEL, streams, manifest["dtype"])
+    manifest["files"][artifact.MODEL]["sha256"] = sha256
+    manifest["digest"] = artifact.artifact_digest(manifest["files"], manifest["dims"])
+    provenance.json_dump(manifest, directory / artifact.MANIFEST)
+
+
+def swap(first: str, second: str, layer: int) -> Callable[[Tensors], None]:
+    def change(t: Tensors) -> None:
+        t[first][layer], t[second][layer] = t[second][layer].copy(), t[first][layer].copy()
+
+    return change
+
+
+def transpose(name: str, layer: int | None = None) -> Callable[[Tensors], None]:
+    def change(t: Tensors) -> None:
+        at = t[name] if layer is None else t[name][layer]
+        at[...] = at.T.copy()
+
+    return change
+
+
+def add_one(name: str, layer: int) -> Callable[[Tensors], None]:
+    def change(t: Tensors) -> None:
+        t[name][layer] += 1
+
+    return change
+
+
+def roll(name: str) -> Callable[[Tensors], None]:
+    def change(t: Tensors) -> None:
+        t[name][...] = np.roll(t[name], 1, axis=0)
+
+    return change
+
+
+def heads_reversed(name: str, layer: int) -> Callable[[Tensors], None]:
+    def change(t: Tensors) -> None:
+        x = t[name][layer]
+        t[name][layer] = x.reshape(x.shape[0], -1, 16)[:, ::-1].reshape(x.shape)
+
+    return change
+
+
+# fault, artifact, the first stage that it breaks
+FAULTS = {
+    "vision query transposed": (transpose("vision.layers.q.weight", 1), "base", "vision"),
+    "vision key and value swapped": (swap("vision.layers.k.weight", "vision.layers.v.weight", 0), "base", "vision"),
+    "positions shifted by one": (roll("vision.pos_embed"), "base", "vision"),
+    "embedding rows shifted by one": (roll("embed.weight"), "base", "language"),
+    "key norm folded in": (add_one("prefix.layers.input_norm.scale", 0), "base", "prefix_k/layer_0"),
+    "prefix output transposed": (transpose("prefix.layers.o.weight", 0), "base", "prefix_k/layer_1"),
+    "prefix gate and up swapped": (
+        swap("prefix.layers.gate.weight", "prefix.layers.up.weight", 1), "base", "prefix_k/layer_2",
+    ),
+    "prefix query heads reversed": (heads_reversed("prefix.layers.q.weight", 0), "base", "prefix_k/layer_1"),
+    "prefix values only": (roll("prefix.layers.v.weight"), "base", "prefix_v/layer_0"),
+    "expert gate and up swapped": (
+        swap("expert.layers.gate.weight", "expert.layers.up.weight", 2), "base", "denoise/velocity_0",
+    ),
+    "expert norm folded in": (add_one("expert.layers.post_norm.scale", 1), "base", "denoise/velocity_0"),
+    "time MLP transposed": (transpose("time_mlp_out.weight"), "base", "denoise/velocity_0"),
+    "state rows shifted by one": (roll("state_proj.weight"), "base", "denoise/velocity_0"),
+    "draft query transposed": (transpose("q.weight"), "draft", "draft"),
+    "draft queries shifted by one": (roll("action_queries"), "draft", "draft"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wrong_tensor_is_told_by_its_stage(
+    artifacts: Path, expected: parity.Values, tmp_path: Path, fault: str
+) -> None:
+    change, which, stage = FAULTS[fault]
+    broken = Path(shutil.copytree(artifacts, tmp_path / "broken"))
+    rewrite(broken / which, change)
+    artifact.verify_artifact(broken / which)
+    dims = artifact.read_manifest(broken / "base")["dims"]
+    found = parity.artifact_values(broken / "base", broken / "draft", parity.fixed_inputs(dims))
+    rows = parity.compare(expected, found, parity.EXACT)
+    assert next(row["stage"] for row in rows if not row["passed"]) == stage
+
+
+def test_a_divergence_stops_the_run_after_the_report(artifacts: Path, whole_source: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(artifacts / "base", tmp_path / "base"))
+    rewrite(broken, transpose("prefix.layers.o.weight", 0))
+    with pytest.raises(UserError, match="first stage that diverges is prefix_k/layer_1") as caught:
+        parity.check_parity(whole_source, broken, report=tmp_path / "parity.json")
+    assert "\n" not in str(caught.value)
+    report = json.loads((tmp_path / "parity.json").read_text())
+    assert report["passed"] is False
+    assert report["first_divergence"] == "prefix_k/layer_1"
+
+
+def test_statistics_of_another_source_are_found_first(source: Path, tmp_path: Path) -> None:
+    artifact.convert_base(source, tmp_path / "base", fetched=ORIGIN)
+    stats = source / "assets/physical-intelligence/libero/norm_stats.json"
+    stats.write_text(stats.read_text().replace("0.138817", "0.138818"))
+    with pytest.raises(UserError, match="diverges is norm_stats"):
+        parity.check_parity(source, tmp_path / "base")
+
+
+def test_values_that_are_not_finite_never_pass() -> None:
+    ones = np.ones((2, 2), np.float32)
+    rows = parity.compare({"a": ones, "b": ones}, {"a": ones * np.nan}, {"default": parity.Tolerance(1e9, 1e9)})
+    assert [row["passed"] for row in rows] == [False, False]
+    assert rows[1]["note"] == "missing"
+    json.dumps(rows, allow_nan=False)
+
+
+def test_fixed_inputs_are_fixed(artifacts: Path) -> None:
+    dims = artifact.read_manifest(artifacts / "base")["dims"]
+    first, second = parity.fixed_inputs(dims), parity.fixed_inputs(dims)
+    assert np.array_equal(first.views, second.views) and np.array_equal(first.noise, second.noise)
+    assert float(np.abs(first.views).max()) <= 1
+    assert not np.array_equal(first.noise, parity.fixed_inputs(dims, seed=1).noise)
