@@ -5,6 +5,7 @@ from flashtrail.evidence import tables
 from flashtrail.flash.policy import FlashPolicy
 from flashtrail.flash.settings import FlashSettings
 from flashtrail.jobs import Job, run
+from flashtrail.rollouts import recordings
 
 
 def main(job: Job) -> None:
@@ -18,7 +19,7 @@ def main(job: Job) -> None:
     policy = FlashPolicy.load(job.directory("base"), draft, engine["device"], engine["dtype"], settings)
     rows = profiling.profile_routes(
         policy,
-        profiling.load_observations(job.input["observations"]),
+        recordings.load(job.input["observations"]),
         name=job.wildcards["policy"],
         samples=params["samples"],
         warmup=params["warmup"],

@@ -12,7 +12,10 @@ from flashtrail.flash.dims import DraftDims, Pi0Dims
 from flashtrail.flash.engine import Engine
 from flashtrail.flash.policy import FlashPolicy
 from flashtrail.flash.runtime import TorchRuntime
-from flashtrail.profiling import Observation, load_observations, profile_routes, save_observations
+from flashtrail.profiling import profile_routes
+from flashtrail.rollouts import recordings
+from flashtrail.rollouts.observation import Observation
+from flashtrail.rollouts.recordings import Recorded
 
 GEMMA = {"width": 16, "depth": 1, "mlp_dim": 16, "num_heads": 2, "num_kv_heads": 1, "head_dim": 8}
 DIMS = {
@@ -37,25 +40,21 @@ def tiny_policy(draft: bool = True) -> FlashPolicy:
     return FlashPolicy(Engine(runtime), inputs, [tf.UnnormalizeActions(stats, 7)])
 
 
-def observations(prompts: tuple[str, ...] = ("open it", "close it")) -> list[Observation]:
+def recorded(prompts: tuple[str, ...] = ("open it", "close it")) -> list[Recorded]:
     generator = np.random.default_rng(0)
-    return [
-        Observation(
-            (task, init_state),
-            *generator.integers(0, 256, (2, 224, 224, 3), dtype=np.uint8),
-            generator.standard_normal(8),
-            prompt,
-        )
-        for task, prompt in enumerate(prompts)
-        for init_state in (0, 1)
-    ]
+
+    def seen(prompt: str) -> Observation:
+        views = generator.integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
+        return Observation(*views, generator.standard_normal(8), prompt)
+
+    return [Recorded((task, init), seen(prompt)) for task, prompt in enumerate(prompts) for init in (0, 1)]
 
 
 @pytest.fixture(scope="module")
 def rows() -> list[dict]:
     lines: list[str] = []
     return profile_routes(
-        tiny_policy(), observations(), name="tiny", samples=3, warmup=2, seed=7, device="cpu", report=lines.append
+        tiny_policy(), recorded(), name="tiny", samples=3, warmup=2, seed=7, device="cpu", report=lines.append
     )
 
 
@@ -80,25 +79,26 @@ def test_a_route_has_its_own_stages_only(rows):
 
 def test_without_a_draft_head_there_is_only_the_full_route():
     rows = profile_routes(
-        tiny_policy(draft=False), observations(("open it",)), name="tiny", samples=1, warmup=0, seed=7, device="cpu"
+        tiny_policy(draft=False), recorded(("open it",)), name="tiny", samples=1, warmup=0, seed=7, device="cpu"
     )
     assert [row["route"] for row in rows] == ["full"]
 
 
 def test_observations_come_back_as_they_were(tmp_path):
-    saved = observations()
-    save_observations(saved, tmp_path / "observations.npz")
-    loaded = load_observations(tmp_path / "observations.npz")
-    assert [(o.episode, o.prompt) for o in loaded] == [(o.episode, o.prompt) for o in saved]
+    saved = recorded()
+    recordings.save(saved, tmp_path / "observations.npz")
+    loaded = recordings.load(tmp_path / "observations.npz")
+    assert [(r.episode, r.observation.prompt) for r in loaded] == [(r.episode, r.observation.prompt) for r in saved]
     for a, b in zip(loaded, saved, strict=True):
-        assert all(np.array_equal(getattr(a, k), getattr(b, k)) for k in ("image", "wrist_image", "state"))
+        for name in ("agent", "wrist", "state"):
+            assert np.array_equal(getattr(a.observation, name), getattr(b.observation, name))
 
 
 def test_no_observation_and_a_broken_file_are_one_line(tmp_path):
     with pytest.raises(UserError, match=r"profile\.episodes"):
-        save_observations([], tmp_path / "x.npz")
-    save_observations(observations(), tmp_path / "whole.npz")
+        recordings.save([], tmp_path / "x.npz")
+    recordings.save(recorded(), tmp_path / "whole.npz")
     for content in (b"no archive", (tmp_path / "whole.npz").read_bytes()[:1000]):
         (tmp_path / "x.npz").write_bytes(content)
         with pytest.raises(UserError, match=r"x\.npz does not hold recorded observations"):
-            load_observations(tmp_path / "x.npz")
+            recordings.load(tmp_path / "x.npz")

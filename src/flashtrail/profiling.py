@@ -8,18 +8,14 @@ simulator, no socket and no statistics.
 from __future__ import annotations
 
 import dataclasses
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flashtrail import provenance
-from flashtrail.errors import UserError
 from flashtrail.flash.engine import Engine, Session
 from flashtrail.flash.policy import FlashPolicy
+from flashtrail.rollouts.recordings import Recorded
 
 ROUTES = ("full", "draft")
 _STAGES = {
@@ -33,55 +29,9 @@ _STAGES = {
 _ONLY = {"full": ("prefill_ms", "denoise_ms"), "draft": ("draft_ms", "verify_ms")}
 
 
-@dataclass(frozen=True)
-class Observation:
-    """One query of a recorded episode, as the policy saw it; `episode` is (task, init state)."""
-
-    episode: tuple[int, int]
-    image: np.ndarray  # uint8 (224, 224, 3)
-    wrist_image: np.ndarray  # uint8 (224, 224, 3)
-    state: np.ndarray  # float (8,)
-    prompt: str
-
-    def request(self) -> dict[str, Any]:
-        """Return the observation under the wire's keys."""
-        return {
-            "observation/image": self.image,
-            "observation/wrist_image": self.wrist_image,
-            "observation/state": self.state,
-            "prompt": self.prompt,
-        }
-
-
-def save_observations(observations: Sequence[Observation], path: str | Path) -> None:
-    """Write observations to one compressed .npz, whole or not at all."""
-    if not observations:
-        raise UserError("no observation was recorded: profile.episodes must be at least 1")
-    arrays = {
-        "task": np.array([o.episode[0] for o in observations], np.int32),
-        "init_state": np.array([o.episode[1] for o in observations], np.int32),
-        "prompt": np.array([o.prompt for o in observations]),
-    }
-    arrays |= {name: np.stack([getattr(o, name) for o in observations]) for name in ("image", "wrist_image", "state")}
-    with provenance.write_atomic(path) as temporary, temporary.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)
-
-
-def load_observations(path: str | Path) -> list[Observation]:
-    """Read what `save_observations` wrote."""
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            arrays = {name: data[name] for name in data.files}
-        episodes = zip(arrays["task"].tolist(), arrays["init_state"].tolist(), strict=True)
-        fields = zip(arrays["image"], arrays["wrist_image"], arrays["state"], arrays["prompt"].tolist(), strict=True)
-        return [Observation(episode, *rest) for episode, rest in zip(episodes, fields, strict=True)]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} does not hold recorded observations: {error}") from None
-
-
 def profile_routes(
     policy: FlashPolicy,
-    observations: Sequence[Observation],
+    recorded: Sequence[Recorded],
     *,
     name: str,
     samples: int,
@@ -100,8 +50,8 @@ def profile_routes(
         raise ValueError("profiling needs an engine that synchronises at stage edges")
     routes = ROUTES if policy.engine.runtime.has_draft else ROUTES[:1]
     rows: list[dict[str, Any]] = []
-    for prompt in dict.fromkeys(o.prompt for o in observations):
-        seen = [o for o in observations if o.prompt == prompt]
+    for prompt in dict.fromkeys(r.observation.prompt for r in recorded):
+        seen = [r for r in recorded if r.observation.prompt == prompt]
         for route in routes:
             rounds = _rounds(_forced(policy, route), route, seen, seed)
             for index in range(warmup + samples):
@@ -135,7 +85,7 @@ def _forced(policy: FlashPolicy, route: str) -> FlashPolicy:
     return FlashPolicy(engine, policy.inputs, policy.outputs)
 
 
-def _rounds(policy: FlashPolicy, route: str, seen: Sequence[Observation], seed: int) -> Iterator[dict[str, Any]]:
+def _rounds(policy: FlashPolicy, route: str, seen: Sequence[Recorded], seed: int) -> Iterator[dict[str, Any]]:
     """Yield the timing of one round after another, going round the recorded queries.
 
     Each episode has its own session. A draft is verified against its own episode's snapshot, which an extra full
@@ -145,8 +95,8 @@ def _rounds(policy: FlashPolicy, route: str, seen: Sequence[Observation], seed: 
     executed = policy.engine.settings.max_exec_steps
     index = 0
     while True:
-        observation = seen[index % len(seen)]
-        episode, request = observation.episode, observation.request()
+        query = seen[index % len(seen)]
+        episode, request = query.episode, query.observation.request()
         if episode not in sessions:
             sessions[episode] = policy.new_session()
             if route == "draft":
