@@ -78,6 +78,21 @@ def test_a_masked_view_is_not_looked_at(policy):
     assert not np.array_equal(act({}), act(black))
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.03), ("float64", 1e-5)])
+def test_other_number_formats_agree(artifact, policy, dtype, tolerance):
+    other = FlashPolicy.load(*artifact, dtype=dtype, settings=ACCEPT_ALL)
+    for p_round in range(2):
+        seen = []
+        for p in (policy, other):
+            session = p.new_session()
+            replies = [
+                p.infer(session, observation(i), executed_steps=12, noise_seed=[1, i]) for i in range(p_round + 1)
+            ]
+            seen.append(replies[-1]["actions"])
+        gap = np.abs(seen[0] - seen[1]).mean() / seen[0].std()
+        assert 0 < gap < tolerance
+
+
 def test_without_a_draft_every_round_is_full(artifact):
     policy = FlashPolicy.load(artifact[0], settings=ACCEPT_ALL)
     session = policy.new_session()

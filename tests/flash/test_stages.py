@@ -9,6 +9,7 @@ from flash.tiny import DIMS, DRAFT_DIMS
 
 from flashtrail.flash import draft, expert, prefix, vision, weights
 from flashtrail.flash.dims import Stem, StemLayer
+from flashtrail.flash.gemma import gelu
 from flashtrail.flash.prefix import PrefixCache
 
 STEM_DIMS = replace(
@@ -161,3 +162,11 @@ def test_denoising_is_ten_euler_steps_from_noise(w, rng):
     for i in range(10):
         x = x - 0.1 * expert.velocity(w, DIMS, cache, state, x, torch.tensor([1.0 - i / 10]))
     torch.testing.assert_close(ours, x, rtol=0, atol=2e-5)
+
+
+def test_the_fast_gelu_is_the_differentiable_one(rng):
+    x = torch.randn(1000, generator=rng) * 4
+    with torch.no_grad():
+        fast = gelu(x)
+    torch.testing.assert_close(fast, gelu(x), rtol=1e-6, atol=1e-6)
+    assert x.std() > 3  # the argument itself is not written

@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from flashtrail.flash.dims import DraftDims
-from flashtrail.flash.gemma import additive_mask, apply_rope, attend, positions_of, rms_norm, rope_tables
+from flashtrail.flash.gemma import additive_mask, apply_rope, attend, gelu, positions_of, rms_norm, rope_tables
 
 
 def draft(wd: Mapping[str, Any], ddims: DraftDims, prefix_emb: Tensor, valid: Tensor | None, state: Tensor) -> Tensor:
@@ -39,5 +38,5 @@ def draft(wd: Mapping[str, Any], ddims: DraftDims, prefix_emb: Tensor, valid: Te
     mask = additive_mask(None if seen is None else seen[:, None, :], d.num_heads // d.num_kv_heads, y.dtype)
     x = queries + attend(q, k, v, mask) @ wd["o.weight"]
     y = rms_norm(x, wd["post_norm.scale"])
-    x = x + (F.gelu(y @ wd["gate.weight"], approximate="tanh") * (y @ wd["up.weight"])) @ wd["down.weight"]
+    x = x + (gelu(y @ wd["gate.weight"]) * (y @ wd["up.weight"])) @ wd["down.weight"]
     return x @ wd["action_head.weight"] + wd["action_head.bias"]

@@ -6,6 +6,7 @@ Source: Gemma as used by pi0 (RMSNorm 1 + scale with eps 1e-6, half-split RoPE w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from flashtrail.flash.dims import GemmaDims
 
 RMS_EPS = 1e-6
 ROPE_THETA = 10_000.0
+GELU_SCALE, GELU_CUBIC = math.sqrt(2.0 / math.pi), 0.044715
 
 
 def rms_norm(x: Tensor, scale: Tensor) -> Tensor:
@@ -96,6 +98,15 @@ def project_qkv(
     return q, k, v
 
 
+def gelu(x: Tensor) -> Tensor:
+    """tanh-GELU, x * sigmoid(2 u) with u = sqrt(2 / pi) (x + 0.044715 x^3)."""
+    if torch.is_grad_enabled() or x.device.type != "cpu":
+        return F.gelu(x, approximate="tanh")
+    # The same function; on the CPU a sigmoid is vectorised better than a tanh, and without a graph in place is safe.
+    inner = (x * x).mul_(2.0 * GELU_CUBIC * GELU_SCALE).add_(2.0 * GELU_SCALE).mul_(x)
+    return inner.sigmoid_().mul_(x)
+
+
 def mlp(w: Mapping[str, Any], stack: str, layer: int, x: Tensor) -> Tensor:
     """x + the gated MLP of one layer over the normed x[B, T, W]."""
     y = rms_norm(x, w[f"{stack}.layers.post_norm.scale"][layer])
@@ -104,7 +115,7 @@ def mlp(w: Mapping[str, Any], stack: str, layer: int, x: Tensor) -> Tensor:
         gate, up = y @ w[f"{stack}.layers.gate.weight"][layer], y @ w[f"{stack}.layers.up.weight"][layer]
     else:
         gate, up = (y @ fused[layer]).chunk(2, dim=-1)
-    return x + (F.gelu(gate, approximate="tanh") * up) @ w[f"{stack}.layers.down.weight"][layer]
+    return x + (gelu(gate) * up) @ w[f"{stack}.layers.down.weight"][layer]
 
 
 def positions_of(valid: Tensor | None, batch: int, length: int, device: torch.device) -> Tensor:

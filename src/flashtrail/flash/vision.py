@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flashtrail.flash.dims import Pi0Dims, Stem
+from flashtrail.flash.gemma import gelu
 
 LAYER_NORM_EPS = 1e-6  # the JAX reference; upstream's Triton kernels use 1e-5, which float32 tolerances catch
 
@@ -60,7 +61,7 @@ def encode_images(w: Mapping[str, Any], dims: Pi0Dims, images: Tensor) -> Tensor
         q, k, v = (project(name, y).view(shape).transpose(1, 2) for name in ("q", "k", "v"))
         x = x + project("o", F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         y = F.layer_norm(x, (d.width,), w["vision.layers.ln2.scale"][i], w["vision.layers.ln2.bias"][i], LAYER_NORM_EPS)
-        x = x + project("fc2", F.gelu(project("fc1", y), approximate="tanh"))
+        x = x + project("fc2", gelu(project("fc1", y)))
     x = F.layer_norm(x, (d.width,), w["vision.norm.scale"], w["vision.norm.bias"], LAYER_NORM_EPS)
     x = x @ w["vision.head.weight"] + w["vision.head.bias"]
     return x.view(batch, views * d.tokens, dims.prefix.width)
