@@ -1,0 +1,288 @@
+"""The statistics of the reports: counts, paired and unpaired comparisons, latency, and checks of published figures.
+
+Everything that scipy or statsmodels have is theirs. The one exception is the score interval of a paired risk
+difference (Tango 1998), which neither has. Knows numbers; knows no table, no arm and no claim.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy import optimize, stats
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
+
+LEVEL = 0.95
+P99_MIN_ROUNDS = 500  # below, the 99th percentile is a statement about a handful of rounds
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A two-sided confidence interval; both ends in the unit of its estimate."""
+
+    low: float
+    high: float
+    level: float = LEVEL
+
+
+@dataclass(frozen=True)
+class Rate:
+    """k successes of n: Wilson's interval to look at, Clopper-Pearson's as the guarantee."""
+
+    k: int
+    n: int
+    rate: float | None
+    wilson: Interval | None
+    exact: Interval | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return asdict(self)
+
+
+def rate(k: int, n: int, level: float = LEVEL) -> Rate:
+    """Return k/n with both intervals; n = 0 has neither a rate nor an interval."""
+    if not 0 <= k <= n:
+        raise ValueError(f"{k} of {n} is not a count")
+    if n == 0:
+        return Rate(0, 0, None, None, None)
+    wilson, exact = (_proportion_interval(k, n, level, method) for method in ("wilson", "beta"))
+    # Clopper-Pearson is open-ended where nothing, or everything, succeeded.
+    exact = Interval(0.0 if k == 0 else exact.low, 1.0 if k == n else exact.high, level)
+    return Rate(int(k), int(n), k / n, wilson, exact)
+
+
+def _proportion_interval(k: int, n: int, level: float, method: str) -> Interval:
+    low, high = (float(end) for end in proportion_confint(k, n, alpha=1 - level, method=method))
+    return Interval(min(max(low, 0.0), 1.0), min(max(high, 0.0), 1.0), level)
+
+
+def binomial_p(k: int, n: int, bar: float, alternative: str = "greater") -> float:
+    """Return the exact p value of `k` of `n` against a rate of `bar`."""
+    return float(stats.binomtest(k, n, bar, alternative=alternative).pvalue)
+
+
+# --- paired arms ---
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two arms on the same episodes: a is compared with b; the difference is rate(a) - rate(b)."""
+
+    n: int
+    both: int
+    only_a: int
+    only_b: int
+    neither: int
+    difference: float
+    interval: Interval
+    p: float  # exact McNemar, two-sided
+
+    @property
+    def k_a(self) -> int:
+        """Successes of a."""
+        return self.both + self.only_a
+
+    @property
+    def k_b(self) -> int:
+        """Successes of b."""
+        return self.both + self.only_b
+
+
+def paired(a: Sequence[bool], b: Sequence[bool], level: float = LEVEL) -> Paired:
+    """Compare two arms on the same episodes, in the same order.
+
+    p is McNemar's exact test on the discordant pairs; the interval is Tango's score interval of the risk difference.
+    """
+    x, y = np.asarray(a, bool), np.asarray(b, bool)
+    if x.shape != y.shape or x.ndim != 1 or not len(x):
+        raise ValueError(f"paired arms need the same episodes, got {x.shape} and {y.shape}")
+    both, only_a, only_b = int((x & y).sum()), int((x & ~y).sum()), int((~x & y).sum())
+    neither = len(x) - both - only_a - only_b
+    p = mcnemar([[both, only_a], [only_b, neither]], exact=True).pvalue
+    interval = paired_interval(only_a, only_b, len(x), level)
+    return Paired(len(x), both, only_a, only_b, neither, (only_a - only_b) / len(x), interval, float(min(p, 1.0)))
+
+
+def paired_score(only_a: int, only_b: int, n: int, difference: float) -> float:
+    """Return Tango's score statistic (a standard normal) for a true paired risk difference (Stat. Med. 17:891, 1998).
+
+    Positive when the data lie above `difference`.
+    """
+    # Constrained maximum-likelihood estimate of P(only b succeeds).
+    linear = -only_a - only_b + (2 * n - only_a + only_b) * difference
+    constant = -only_b * difference * (1 - difference)
+    q = (math.sqrt(max(linear * linear - 8 * n * constant, 0.0)) - linear) / (4 * n)
+    variance = n * (2 * q + difference * (1 - difference))
+    excess = only_a - only_b - n * difference
+    if variance <= 1e-12:
+        return 0.0 if abs(excess) < 1e-9 else math.copysign(math.inf, excess)
+    return excess / math.sqrt(variance)
+
+
+def paired_interval(only_a: int, only_b: int, n: int, level: float = LEVEL) -> Interval:
+    """Return the interval of rate(a) - rate(b): all differences that the score test does not reject."""
+    z = float(stats.norm.ppf(0.5 + level / 2))
+    estimate = (only_a - only_b) / n
+
+    def low_side(difference: float) -> float:
+        return paired_score(only_a, only_b, n, difference) - z
+
+    def high_side(difference: float) -> float:
+        return paired_score(only_a, only_b, n, difference) + z
+
+    edge = 1 - 1e-9
+    low = -1.0 if low_side(-edge) <= 0 else optimize.brentq(low_side, -edge, estimate, xtol=1e-10)
+    high = 1.0 if high_side(edge) >= 0 else optimize.brentq(high_side, estimate, edge, xtol=1e-10)
+    return Interval(float(low), float(high), level)
+
+
+def paired_non_inferiority_p(only_a: int, only_b: int, n: int, margin: float) -> float:
+    """Return the one-sided p value against "a is worse than b by `margin` or more"."""
+    return float(stats.norm.sf(paired_score(only_a, only_b, n, -margin)))
+
+
+# --- unpaired arms ---
+
+
+@dataclass(frozen=True)
+class Unpaired:
+    """Two independent rates; the difference is rate(a) - rate(b)."""
+
+    a: Rate
+    b: Rate
+    difference: float
+    interval: Interval  # Newcombe's hybrid score interval
+    fisher_p: float
+    boschloo_p: float
+
+
+def unpaired(k_a: int, n_a: int, k_b: int, n_b: int, level: float = LEVEL) -> Unpaired:
+    """Compare two independent counts: Fisher's and Boschloo's exact tests, two-sided."""
+    table = [[k_a, k_b], [n_a - k_a, n_b - k_b]]
+    low, high = confint_proportions_2indep(k_a, n_a, k_b, n_b, method="newcomb", compare="diff", alpha=1 - level)
+    return Unpaired(
+        rate(k_a, n_a, level),
+        rate(k_b, n_b, level),
+        k_a / n_a - k_b / n_b,
+        Interval(float(low), float(high), level),
+        float(stats.fisher_exact(table).pvalue),
+        float(stats.boschloo_exact(table).pvalue),
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p values adjusted for their family by Holm's method, in the given order."""
+    return [float(p) for p in multipletests(p_values, method="holm")[1]] if len(p_values) else []
+
+
+# --- latency ---
+
+
+@dataclass(frozen=True)
+class Quantile:
+    """One percentile; the interval is distribution-free and None where n is too small to have one."""
+
+    value: float
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Latencies in ms. p99 is None under 500 rounds."""
+
+    n: int
+    mean: float | None = None
+    p50: Quantile | None = None
+    p95: Quantile | None = None
+    p99: Quantile | None = None
+    maximum: float | None = None
+    note: str = field(default="")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return asdict(self)
+
+
+def quantile(values: Iterable[float], q: float, level: float = LEVEL) -> Quantile:
+    """Return the q-quantile (linear interpolation) with the order-statistics interval of scipy's quantile test."""
+    x = _numbers(values)
+    interval = stats.quantile_test(x, q=np.quantile(x, q), p=q).confidence_interval(level)
+    low, high = float(interval.low), float(interval.high)
+    # The test gives NaN for an end that no order statistic of so few values can guarantee.
+    found = None if math.isnan(low) or math.isnan(high) else Interval(low, high, level)
+    return Quantile(float(np.quantile(x, q)), found)
+
+
+def latency(values: Iterable[float], level: float = LEVEL) -> Latency:
+    """Return mean, p50, p95 and, from 500 rounds on, p99 of latencies in ms."""
+    x = _numbers(values)
+    if not len(x):
+        return Latency(0, note="no round")
+    enough = len(x) >= P99_MIN_ROUNDS
+    return Latency(
+        len(x),
+        float(x.mean()),
+        quantile(x, 0.50, level),
+        quantile(x, 0.95, level),
+        quantile(x, 0.99, level) if enough else None,
+        float(x.max()),
+        "" if enough else f"no p99: {len(x)} of {P99_MIN_ROUNDS} rounds",
+    )
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Median(a) / median(b) with an interval that holds at least at its level, and Mann-Whitney's p (a < b)."""
+
+    ratio: float
+    interval: Interval
+    p: float
+
+
+def median_ratio(a: Iterable[float], b: Iterable[float], level: float = LEVEL) -> Ratio | None:
+    """Compare two samples of latencies by their medians; None if either is too small for an interval.
+
+    Each median gets a distribution-free interval at half the error, and their ends are divided (Bonferroni).
+    """
+    x, y = _numbers(a), _numbers(b)
+    if not len(x) or not len(y):
+        return None
+    half = 1 - (1 - level) / 2
+    top, bottom = quantile(x, 0.5, half), quantile(y, 0.5, half)
+    if top.interval is None or bottom.interval is None or bottom.interval.low <= 0:
+        return None
+    interval = Interval(top.interval.low / bottom.interval.high, top.interval.high / bottom.interval.low, level)
+    return Ratio(top.value / bottom.value, interval, float(stats.mannwhitneyu(x, y, alternative="less").pvalue))
+
+
+def _numbers(values: Iterable[float]) -> np.ndarray:
+    x = np.asarray(list(values) if not isinstance(values, np.ndarray) else values, float)
+    return x[np.isfinite(x)]
+
+
+# --- checks that any run, also a published one, must pass ---
+
+
+def mixture_mean(draft_share: float, draft_ms: float, full_ms: float) -> float:
+    """Return the mean latency that route shares and route means imply: share x draft + (1 - share) x full."""
+    return draft_share * draft_ms + (1 - draft_share) * full_ms
+
+
+def implied_draft_ms(mean_ms: float, draft_share: float, full_ms: float) -> float:
+    """Return the draft round's latency that a published mean, share and full latency imply."""
+    return (mean_ms - (1 - draft_share) * full_ms) / draft_share
+
+
+def whole_count(percent: float, n: int, decimals: int = 1) -> int | None:
+    """Return the k for which k/n is `percent` at `decimals` printed digits; None if no whole k gives it."""
+    half = 0.5 * 10**-decimals + 1e-9
+    for k in {math.floor(percent * n / 100), math.ceil(percent * n / 100)}:
+        if abs(100 * k / n - percent) <= half:
+            return k
+    return None

@@ -1,0 +1,177 @@
+"""One arm's tables as one summary: what happened, how often, by which route and how fast.
+
+Knows the tables and the statistics; knows no other arm, no claim and no figure.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from flashtrail.errors import UserError
+from flashtrail.evidence import statistics, tables
+from flashtrail.evidence.tables import EPISODE_KEY, FALLBACK_CAUSES, OUTCOMES, ROUTES
+
+EXEC_STEPS = 12  # the longest accepted prefix, and what a full round reports
+TIMES = ("policy_ms", "serve_ms", "roundtrip_ms")
+STAGES = ("encoder_ms", "prefill_ms", "denoise_ms", "draft_ms", "verify_ms")
+SCOPES = ("all_episodes", "successful_episodes")
+
+
+def summarize_arm(
+    episodes: str | Path | Sequence[str | Path],
+    rounds: str | Path | Sequence[str | Path],
+    steps: str | Path | Sequence[str | Path] | None = None,
+) -> dict[str, Any]:
+    """Read one arm's tables and return its summary as plain data (see docs/evidence.md for the keys).
+
+    `steps` is accepted for symmetry with the other tables; nothing is computed from it yet.
+    """
+    first = episodes if isinstance(episodes, str | Path) else next(iter(episodes))
+    e = tables.read_tables(episodes, tables.EPISODES).to_pandas()
+    r = tables.read_tables(rounds, tables.ROUNDS).to_pandas()
+    return {**summary(e, r), "metadata": tables.read_metadata(first)}
+
+
+def summary(episodes: pd.DataFrame, rounds: pd.DataFrame) -> dict[str, Any]:
+    """Return the summary of one arm from its frames."""
+    arms = sorted(set(episodes["arm"]))
+    if len(arms) != 1:
+        raise UserError(f"a summary is of one arm; the tables hold {arms or 'none'}")
+    joined = rounds.merge(episodes[[*EPISODE_KEY, "success"]], on=list(EPISODE_KEY), validate="many_to_one")
+    return {
+        "version": 1,
+        "arm": arms[0],
+        "policy": _one(episodes["policy"]),
+        "suite": _one(episodes["suite"]),
+        "seed": int(episodes["seed"].iloc[0]),
+        "init_states": [int(x) for x in sorted(episodes["init_state"].unique())],
+        "success": _count(episodes),
+        "tasks": [
+            {"task_id": int(task), "task": part["task"].iloc[0], **_count(part)}
+            for task, part in episodes.groupby("task_id")
+        ],
+        "outcomes": {name: int((episodes["outcome"] == name).sum()) for name in OUTCOMES},
+        "steps": _mean_by_success(episodes, "steps"),
+        "rounds": _mean_by_success(episodes, "rounds"),
+        "routes": route_mix(rounds),
+        "accepted_prefix": accepted_prefix(rounds),
+        "latency": {
+            "all_episodes": latency_by_route(joined),
+            "successful_episodes": latency_by_route(joined[joined["success"]]),
+        },
+        "latency_per_action": per_action(joined),
+        "mixture": mixture(rounds),
+        "condition": {"rounds_hit": int(rounds["condition_applied"].sum()), "rounds": len(rounds)},
+        "guard": guard_counters(rounds),
+    }
+
+
+def _one(column: pd.Series) -> str:
+    values = sorted(set(column))
+    if len(values) != 1:
+        raise UserError(f"a summary is of one {column.name}; the tables hold {', '.join(map(str, values))}")
+    return str(values[0])
+
+
+def _count(episodes: pd.DataFrame) -> dict[str, Any]:
+    return statistics.rate(int(episodes["success"].sum()), len(episodes)).as_dict()
+
+
+def _mean_by_success(episodes: pd.DataFrame, column: str) -> dict[str, float | None]:
+    parts = {"all_episodes": episodes, "successful_episodes": episodes[episodes["success"]]}
+    return {scope: float(part[column].mean()) if len(part) else None for scope, part in parts.items()}
+
+
+def route_mix(rounds: pd.DataFrame) -> dict[str, Any]:
+    """Return how many rounds took each route, why full ones were full, and what share of actions drafts gave."""
+    n = len(rounds)
+    count = {route: int((rounds["route"] == route).sum()) for route in ROUTES}
+    causes = Counter(c for c in rounds["fallback_cause"] if isinstance(c, str))
+    executed = rounds.groupby("route")["executed"].sum()
+    actions = int(executed.sum())
+    return {
+        **count,
+        "n": n,
+        "draft_share": count["draft"] / n if n else None,
+        "draft_share_of_actions": float(executed.get("draft", 0) / actions) if actions else None,
+        "fallback_causes": {cause: causes.get(cause, 0) for cause in FALLBACK_CAUSES},
+    }
+
+
+def accepted_prefix(rounds: pd.DataFrame) -> dict[str, Any]:
+    """Return the histogram (draft rounds, 0-12) and both means that are in use.
+
+    `mean_draft` is over draft rounds; `mean_all` counts a full round as 12, as the reproduction's 10.07 did.
+    """
+    drafts = rounds.loc[rounds["route"] == "draft", "accepted_prefix"]
+    counts = Counter(int(x) for x in drafts)
+    return {
+        "histogram": [counts.get(h, 0) for h in range(EXEC_STEPS + 1)],
+        "draft_rounds": len(drafts),
+        "mean_draft": float(drafts.mean()) if len(drafts) else None,
+        "mean_all": float(rounds["accepted_prefix"].clip(upper=EXEC_STEPS).mean()) if len(rounds) else None,
+        "zero": counts.get(0, 0),
+        "whole": counts.get(EXEC_STEPS, 0),
+    }
+
+
+def latency_by_route(rounds: pd.DataFrame) -> dict[str, Any]:
+    """Return policy, serve and round-trip latency and the stages' medians, per route and over all rounds (ms)."""
+    parts = {"all": rounds, **{route: rounds[rounds["route"] == route] for route in ROUTES}}
+    return {
+        name: {
+            **{time: statistics.latency(part[time].to_numpy(float)).as_dict() for time in TIMES},
+            "stages_p50": {s: _median(part[s]) for s in STAGES},
+            "synchronized": bool(part["synchronized"].all()) if len(part) else None,
+        }
+        for name, part in parts.items()
+    }
+
+
+def _median(column: pd.Series) -> float | None:
+    values = column.dropna()
+    return float(values.median()) if len(values) else None
+
+
+def per_action(joined: pd.DataFrame) -> dict[str, float | None]:
+    """Return policy time per executed action in both scopes (ms): sum of latency over sum of executed actions."""
+    parts = {"all_episodes": joined, "successful_episodes": joined[joined["success"]]}
+    return {
+        scope: float(part["policy_ms"].sum() / part["executed"].sum()) if part["executed"].sum() else None
+        for scope, part in parts.items()
+    }
+
+
+def mixture(rounds: pd.DataFrame) -> dict[str, float | None]:
+    """Return the mean policy time beside the one that route shares and route means imply (they must agree)."""
+    means = rounds.groupby("route")["policy_ms"].mean()
+    if len(rounds) == 0:
+        return {"mean_ms": None, "implied_ms": None}
+    share = float((rounds["route"] == "draft").mean())
+    draft, full = float(means.get("draft", 0.0)), float(means.get("full", 0.0))
+    return {"mean_ms": float(rounds["policy_ms"].mean()), "implied_ms": statistics.mixture_mean(share, draft, full)}
+
+
+def guard_counters(rounds: pd.DataFrame) -> dict[str, int] | None:
+    """Return what the guard did, or None where there was none.
+
+    hits: unhealthy rounds that got the cached frame; misses: unhealthy rounds that could not; updates: healthy
+    rounds that renewed the cache.
+    """
+    watched = rounds[rounds["healthy"].notna()]
+    if not len(watched):
+        return None
+    healthy = watched["healthy"].astype(bool)
+    replaced = watched["replaced"].fillna(False).astype(bool)
+    return {
+        "rounds": len(watched),
+        "unhealthy": int((~healthy).sum()),
+        "hits": int(replaced.sum()),
+        "misses": int((~healthy & ~replaced).sum()),
+        "updates": int(healthy.sum()),
+    }

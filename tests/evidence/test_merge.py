@@ -1,0 +1,121 @@
+"""The merge refuses every kind of hole and double, and names the episodes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from evidence.simulated import METADATA, expected, shard
+
+from flashtrail.errors import UserError
+from flashtrail.evidence import merge, tables
+
+Rows = dict[str, list[dict[str, Any]]]
+SPEC = expected("guard_wrist_zero_all")
+
+
+def write(
+    root: Path, change: Callable[[Rows], None] | None = None, metadata: dict[str, str] | None = None
+) -> list[Path]:
+    """Write the three shards of the smallest arm, the second one changed."""
+    directories = []
+    for task in SPEC["tasks"]:
+        rows = shard("guard_wrist_zero_all", task)
+        if task == 1 and change:
+            change(rows)
+        directories.append(root / f"task_{task}")
+        for name, schema in tables.SCHEMAS.items():
+            origin = {**METADATA, **((metadata or {}) if task == 1 else {})}
+            tables.write_table(directories[-1] / f"{name}.parquet", rows[name], schema, origin)
+    return directories
+
+
+def test_whole_shards_become_one_sorted_arm(tmp_path):
+    directories = write(tmp_path / "rollouts")
+    merged = merge.merge_shards(reversed(directories), SPEC)
+    assert merged.episodes["task_id"].to_pylist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert merged.episodes["rounds"].to_pylist() == [
+        sum(1 for row in merged.rounds.to_pylist() if (row["task_id"], row["init_state"]) == (task, init))
+        for task in range(3)
+        for init in range(3)
+    ]
+    merge.write_merged(merged, tmp_path / "tables")
+    again = tables.read_table(tmp_path / "tables" / "steps.parquet", tables.STEPS)
+    assert again.num_rows == merged.steps.num_rows
+    assert (
+        tables.read_metadata(tmp_path / "tables" / "rounds.parquet")["artifact_digest"] == METADATA["artifact_digest"]
+    )
+
+
+def drop_episode(rows: Rows) -> None:
+    for name in rows:
+        rows[name] = [row for row in rows[name] if row["init_state"] != 2]
+
+
+def drop_round(rows: Rows) -> None:
+    rows["rounds"].pop()
+
+
+def double_episode(rows: Rows) -> None:
+    rows["episodes"].append(rows["episodes"][0])
+
+
+def double_step(rows: Rows) -> None:
+    rows["steps"].append(rows["steps"][0])
+
+
+def error_row(rows: Rows) -> None:
+    rows["episodes"][0] |= {"outcome": "error", "success": False, "error": "connection lost"}
+
+
+def stray_episode(rows: Rows) -> None:
+    rows["episodes"].append({**rows["episodes"][0], "init_state": 40})
+
+
+def orphan_round(rows: Rows) -> None:
+    rows["rounds"].append({**rows["rounds"][0], "init_state": 41})
+
+
+def other_policy(rows: Rows) -> None:
+    rows["episodes"][0]["policy"] = "pi0_other"
+
+
+def contradiction(rows: Rows) -> None:
+    rows["episodes"][0] |= {"outcome": "success", "success": False}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (drop_episode, "1 episode is missing: task 1 init 2 repeat 0 of 9"),
+        (drop_round, "without all their rounds: task 1 init 2"),
+        (double_episode, "there more than once: task 1 init 0"),
+        (double_step, "with a step twice: task 1 init 0"),
+        (error_row, r"ended by infrastructure, not by the policy: task 1 init 0 repeat 0 \(connection lost\)"),
+        (stray_episode, "not part of the experiment: task 1 init 40"),
+        (orphan_round, "in rounds but not in episodes: task 1 init 41"),
+        (other_policy, "episodes of policy 'pi0_other' among those of 'pi0_nano'"),
+        (contradiction, r"at odds with itself \(success against outcome\): task 1 init 0"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, change, message):
+    directories = write(tmp_path, change)
+    with pytest.raises(UserError, match=message) as caught:
+        merge.merge_shards(directories, SPEC)
+    assert str(caught.value).startswith("guard_wrist_zero_all: ")
+
+
+def test_many_holes_are_counted(tmp_path):
+    directories = write(tmp_path)
+    spec = {**SPEC, "init_states": list(range(10))}
+    with pytest.raises(UserError, match=r"21 episodes are missing: (task 0 init \d repeat 0, ){5}\.\.\. of 30"):
+        merge.merge_shards(directories, spec)
+    with pytest.raises(UserError, match=r"task_1/episodes\.parquet does not exist"):
+        (directories[1] / "episodes.parquet").unlink()
+        merge.merge_shards(directories, SPEC)
+
+
+def test_two_artifacts_are_not_one_arm(tmp_path):
+    directories = write(tmp_path, metadata={"artifact_digest": "another"})
+    with pytest.raises(UserError, match="2 different artifacts"):
+        merge.merge_shards(directories, SPEC)
