@@ -44,7 +44,6 @@ rule summarize_arm:
     benchmark:
         "results/benchmarks/summarize_arm/{arm}.tsv"
     params:
-        arm=arm_of,
         code=code_digest("summarize_arm.py"),
     threads: 1
     conda:

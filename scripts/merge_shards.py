@@ -1,1 +1,18 @@
-"""stub"""
+"""Put an arm's shards together; refuse holes and doubles (rule merge_shards)."""
+
+from pathlib import Path
+
+from flashtrail.evidence import merge
+from flashtrail.jobs import Job, run
+
+
+def main(job: Job) -> None:
+    """Compare the shards with the episodes that the experiment asks for; write the arm's three tables."""
+    shards = [Path(ledger).parent for ledger in job.input["ledgers"]]
+    merged = merge.merge_shards(shards, job.params["expected"])
+    merge.write_merged(merged, job.directory("episodes"))
+    print(f"{job.wildcards['arm']}: {len(merged.episodes)} episodes, {len(merged.rounds)} rounds")
+
+
+if __name__ == "__main__":
+    run(main, globals().get("snakemake"))
