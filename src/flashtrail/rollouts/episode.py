@@ -1,0 +1,240 @@
+"""One episode: ask, execute the accepted prefix, ask again; and what there is to record of it.
+
+The loop of the official client, to the step: the first query resets the policy's state; a round's accepted prefix is
+executed, at most `replan_steps` of it; an empty one costs no simulator step and is followed by the next query at
+once. Knows a simulator and a policy only by what they are asked; knows no process, no file and no arm.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from flashtrail.errors import UserError
+from flashtrail.rollouts import seeds
+from flashtrail.rollouts.conditions import Condition
+from flashtrail.rollouts.guards import Guard
+from flashtrail.rollouts.observation import Observation
+from flashtrail.rollouts.plan import EpisodeKey
+from flashtrail.rollouts.simulator import Simulator, Step
+
+# The official client has no bound. There a full round, which accepts everything, follows an empty one; with
+# full_fallback off the two could wait for each other for ever.
+MAX_EMPTY_ROUNDS = 50
+
+
+class EpisodeError(UserError):
+    """The episode could not be carried through for a reason that is not the policy's skill."""
+
+
+class Reply(Protocol):
+    """One round's answer; `flashtrail.serving.client.Reply` is one."""
+
+    @property
+    def actions(self) -> Any:
+        """(H, 7) float64."""
+
+    @property
+    def accepted_prefix_len(self) -> int:
+        """How many leading actions may be executed."""
+
+    @property
+    def policy_timing(self) -> Mapping[str, Any]:
+        """As the policy sent it."""
+
+    @property
+    def server_timing(self) -> Mapping[str, Any]:
+        """As the server sent it."""
+
+    @property
+    def roundtrip_ms(self) -> float:
+        """Wall time of the request at the client."""
+
+
+class PolicySession(Protocol):
+    """Whoever answers; `flashtrail.serving.client.PolicyClient` is one."""
+
+    def infer(self, obs: Mapping[str, Any], executed_steps: int | None, reset: bool, noise_seed: list[int]) -> Reply:
+        """Run one round."""
+
+
+# Called at each query with its index, what the policy saw and what it answered (for videos and recordings).
+OnQuery = Callable[[int, Observation, Reply], None]
+
+
+@dataclass
+class EpisodeRecord:
+    """An episode's rows, as far as the episode itself can fill them (the shard adds arm, policy and run)."""
+
+    episode: dict[str, Any]
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+
+
+def run_episode(
+    simulator: Simulator,
+    policy: PolicySession,
+    key: EpisodeKey,
+    *,
+    condition: Condition,
+    guard: Guard,
+    seed: int,
+    replan_steps: int = 12,
+    on_query: OnQuery | None = None,
+) -> EpisodeRecord:
+    """Run one episode to success or horizon and return its record.
+
+    `condition` and `guard` must be fresh. Round r sends the noise seed derived from the episode's key and r. Raises
+    what `policy` raises, and EpisodeError if MAX_EMPTY_ROUNDS rounds in a row accept nothing.
+    """
+    started_at, started = datetime.datetime.now(datetime.UTC), time.perf_counter()
+    simulator.reset(key)
+    record = EpisodeRecord({})
+    success, executed, empty = False, 0, 0
+    scheduled: str | None = None
+    while not success and len(record.steps) < simulator.horizon:
+        query = len(record.rounds)
+        seen = simulator.observe()
+        damaged, hit = condition.apply(seen, query)
+        given, found = guard.apply(damaged, query)
+        words = seeds.derive(seed, *_words(key), query, stream="noise")
+        reply = policy.infer(given.request(), executed_steps=executed, reset=query == 0, noise_seed=words)
+        if on_query is not None:
+            on_query(query, given, reply)
+        executed = min(replan_steps, reply.accepted_prefix_len)
+        row = _round_row(reply, record.rounds, scheduled) | {"round": query, "env_step": len(record.steps)}
+        row |= {"condition_applied": hit, "noise_seed": seeds.spelled(words), **asdict(found)}
+        steps = _execute(simulator, reply, executed, record, float(seen.agent.mean()))
+        record.rounds.append(row | {"executed": len(steps)})
+        scheduled = _scheduled(reply.policy_timing)
+        record.steps += steps
+        success = bool(steps) and steps[-1]["done"]
+        empty = 0 if steps else empty + 1
+        if empty >= MAX_EMPTY_ROUNDS:
+            raise EpisodeError(
+                f"the policy accepted no action in {empty} rounds in a row (round {query}): allow full_fallback"
+            )
+    record.episode = _episode_row(record, success, time.perf_counter() - started) | {
+        "started_at": started_at.isoformat(timespec="milliseconds"),
+        "task": simulator.prompt,
+    }
+    return record
+
+
+def error_record(task: str, reason: str, started_at: str, wall_s: float) -> EpisodeRecord:
+    """Return the record of an episode that could not be run: one row, outcome ``error``, no rounds, no steps."""
+    row = _episode_row(EpisodeRecord({}), False, wall_s)
+    return EpisodeRecord(row | {"outcome": "error", "error": reason, "started_at": started_at, "task": task})
+
+
+def _words(key: EpisodeKey) -> tuple[str, int, int, int]:
+    return key.suite, key.task_id, key.init_state, key.repeat
+
+
+def _execute(
+    simulator: Simulator, reply: Reply, count: int, record: EpisodeRecord, image_mean: float
+) -> list[dict[str, Any]]:
+    """Execute the first `count` actions, to success or the horizon; only the last one needs a picture."""
+    rows: list[dict[str, Any]] = []
+    first = len(record.steps)
+    count = min(count, simulator.horizon - first)
+    for offset in range(count):
+        action = [float(value) for value in reply.actions[offset]]
+        step: Step = simulator.step(action, render=offset == count - 1)
+        rows.append(
+            {
+                "step": first + offset,
+                "action": action,
+                "reward": step.reward,
+                "done": step.done,
+                "gripper_closed": action[6] > 0,  # LIBERO: -1 opens, +1 closes
+                "eef_pos": [float(value) for value in step.eef_pos],
+                "img_mean": image_mean if offset == 0 else None,  # of the undamaged agent view
+                "round": len(record.rounds),
+                "offset_in_chunk": offset,
+            }
+        )
+        if step.done:
+            break
+    return rows
+
+
+_FULL_STAGES = {"prefill_ms": "vlm_prefill_ms", "denoise_ms": "full_fallback_ms"}
+_DRAFT_STAGES = {"draft_ms": "draft_ms", "verify_ms": "action_verify_ms"}
+
+
+def _round_row(reply: Reply, before: list[dict[str, Any]], scheduled: str | None) -> dict[str, Any]:
+    policy, server = reply.policy_timing, reply.server_timing
+    route = str(policy.get("route_type", "full"))
+    own, other = (_FULL_STAGES, _DRAFT_STAGES) if route == "full" else (_DRAFT_STAGES, _FULL_STAGES)
+    stages = {"encoder_ms": "encoder_ms", **own}
+    policy_ms = _number(server.get("policy_time_ms"), _number(policy.get("total_ms"), reply.roundtrip_ms))
+    return {
+        "route": route,
+        "accepted_prefix": reply.accepted_prefix_len,
+        "radius": _number(policy.get("radius_dist")) if route == "draft" else None,
+        "fallback_cause": _fallback_cause(policy, route, before, scheduled),
+        **{column: _number(policy.get(name)) for column, name in stages.items()},
+        **dict.fromkeys(other),
+        "policy_ms": policy_ms,
+        "serve_ms": _number(server.get("serve_time_ms"), policy_ms),
+        "roundtrip_ms": float(reply.roundtrip_ms),
+        "synchronized": bool(policy.get("synchronized", False)),
+    }
+
+
+def _scheduled(policy: Mapping[str, Any]) -> str | None:
+    """Why the next round will be full, as this (draft) round's flags say."""
+    if policy.get("scheduled_full_fallback_gripper"):
+        return "gripper"
+    return "zero_accept" if policy.get("scheduled_full_fallback") else None
+
+
+def _fallback_cause(
+    policy: Mapping[str, Any], route: str, before: list[dict[str, Any]], scheduled: str | None
+) -> str | None:
+    """Why a full round was full; None on a draft round.
+
+    Our server says so. From an official one it follows from the flags of the round before: what that scheduled; after
+    a full round either its gripper window still stands or every round is forced; otherwise it was periodic.
+    """
+    if route != "full":
+        return None
+    if said := policy.get("fallback_cause"):
+        return str(said)
+    if not before:
+        return "first"
+    if scheduled:
+        return scheduled
+    if before[-1]["route"] == "full":
+        return "gripper" if before[-1]["fallback_cause"] == "gripper" else "forced"
+    return "periodic"
+
+
+def _number(value: Any, default: float | None = None) -> float | None:
+    """Return a float, or the default where there is none or a NaN."""
+    if isinstance(value, int | float) and not math.isnan(value):
+        return float(value)
+    return default
+
+
+def _episode_row(record: EpisodeRecord, success: bool, wall_s: float) -> dict[str, Any]:
+    accepted = [row["accepted_prefix"] for row in record.rounds if row["route"] == "draft"]
+    return {
+        "success": success,
+        "verified_success": None,
+        "outcome": "success" if success else "horizon",
+        "error": None,
+        "steps": len(record.steps),
+        "rounds": len(record.rounds),
+        "full_rounds": len(record.rounds) - len(accepted),
+        "draft_rounds": len(accepted),
+        "executed_actions": len(record.steps),
+        "accepted_prefix_mean": sum(accepted) / len(accepted) if accepted else None,
+        "wall_s": wall_s,
+        "video": None,
+    }

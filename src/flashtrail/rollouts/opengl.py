@@ -1,0 +1,59 @@
+"""What rendering needs from the system, and the one line to say when it is not there.
+
+Knows library names and packages; imports neither LIBERO nor an OpenGL binding. Off-screen rendering fails in as many
+ways as there are layers (an ImportError in cv2, an AttributeError in PyOpenGL, a crash in MuJoCo), so the cause is
+looked for where it is: in the shared libraries.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import os
+
+from flashtrail.errors import UserError
+
+APT_LINE = "apt-get install -y libosmesa6 libgl1 libegl1 libgl1-mesa-dri libglib2.0-0"
+# cv2 (imported by robosuite) links the last two whatever the backend is.
+_OPENCV = {"GL": "libGL.so.1", "gthread-2.0": "libgthread-2.0.so.0"}
+_BACKEND = {"osmesa": {"OSMesa": "libOSMesa.so.8"}, "egl": {"EGL": "libEGL.so.1"}, "glfw": {}}
+
+
+def choose_backend() -> str:
+    """Set the rendering backend of this process if nobody has, and return it (``osmesa`` needs no display).
+
+    Must run before MuJoCo is imported. One software-rendering thread: a second gains nothing (docs/rollouts.md).
+    """
+    backend = os.environ.setdefault("MUJOCO_GL", "osmesa")
+    os.environ.setdefault("PYOPENGL_PLATFORM", backend)
+    os.environ.setdefault("LP_NUM_THREADS", "1")
+    return backend
+
+
+def missing_libraries() -> list[str]:
+    """Names of the shared libraries that rendering needs and the loader does not find."""
+    wanted = {**_BACKEND.get(os.environ.get("MUJOCO_GL", "osmesa"), {}), **_OPENCV}
+    return [soname for name, soname in wanted.items() if not _loads(name, soname)]
+
+
+def explain(error: BaseException) -> UserError:
+    """Return the one line for a simulator that could not be imported or could not render."""
+    missing = missing_libraries()
+    if missing:
+        return UserError(f"no OpenGL library for rendering ({', '.join(missing)} not found): {APT_LINE}")
+    backend = os.environ.get("MUJOCO_GL", "osmesa")
+    cause = f"{type(error).__name__}: {error}"
+    return UserError(
+        f"LIBERO cannot render here with MUJOCO_GL={backend} ({cause}): use MUJOCO_GL=osmesa PYOPENGL_PLATFORM=osmesa, "
+        f"or install its libraries: {APT_LINE}"
+    )
+
+
+def _loads(name: str, soname: str) -> bool:
+    for candidate in (soname, ctypes.util.find_library(name)):
+        try:
+            if candidate and ctypes.CDLL(candidate):
+                return True
+        except OSError:
+            continue
+    return False

@@ -1,0 +1,182 @@
+"""Finished episodes on disk: each one durable by itself, all of them put together when the shard is complete.
+
+A part is a directory with the episode's rows in three tables (and its video), made aside, synced and renamed, so it
+is there whole or not at all. Parts lie under a digest of the shard's spec: a changed spec finds none and starts
+afresh. Knows tables and files; knows no simulator, no policy and no process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flashtrail import provenance
+from flashtrail.errors import UserError
+from flashtrail.evidence import tables
+from flashtrail.rollouts.episode import EpisodeRecord
+from flashtrail.rollouts.plan import EpisodeKey
+
+VIDEO = "video.mp4"
+_PARTIAL = ".partial"
+
+
+class Recorder:
+    """The parts of one shard under `parts_dir`/`digest`.
+
+    `common` are the columns that all rows of the shard share (run_id, policy, arm, seed); `metadata` goes into every
+    file. UserError, one line, for a full disk or a place that cannot be written; earlier parts stay readable.
+    """
+
+    def __init__(
+        self, parts_dir: str | Path, digest: str, common: Mapping[str, Any], metadata: Mapping[str, Any]
+    ) -> None:
+        self.root, self.directory = Path(parts_dir), Path(parts_dir) / digest
+        self._common, self.metadata = dict(common), dict(metadata)
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the shard for this process; UserError if another one is at work on it. A kill releases it."""
+        with _disk(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"another process is rolling out the shard in {self.root}: wait for it or end it"
+                ) from None
+            for leftover in self.directory.glob(f".*{_PARTIAL}"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            yield
+        finally:
+            os.close(lock)
+
+    def outcomes(self) -> dict[str, str]:
+        """Return the outcome of each recorded episode by name; a part that cannot be read is removed."""
+        found: dict[str, str] = {}
+        for part in sorted(p for p in self.directory.glob("init_*") if p.is_dir()):
+            try:
+                rows = tables.read_table(part / "episodes.parquet", tables.EPISODES, ["outcome"])
+                found[part.name] = rows["outcome"].to_pylist()[0]
+            except (UserError, IndexError):
+                shutil.rmtree(part)
+        return found
+
+    def record(self, key: EpisodeKey, episode: EpisodeRecord, video: str | Path | None = None) -> None:
+        """Make an episode durable; when this returns, a kill or a power cut does not lose it.
+
+        Replaces an earlier part of the same episode, which can only be one with outcome ``error``.
+        """
+        part = self.directory / key.name
+        aside = self.directory / f".{key.name}{_PARTIAL}"
+        with _disk(part):
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+            for name, rows in self._rows(key, episode, video).items():
+                tables.write_table(aside / f"{name}.parquet", rows, tables.SCHEMAS[name], self.metadata)
+            if video is not None:
+                shutil.move(str(video), aside / VIDEO)
+            _sync(aside)
+            if part.exists():
+                shutil.rmtree(part)
+            aside.rename(part)
+            _sync(self.directory)
+
+    def _rows(
+        self, key: EpisodeKey, episode: EpisodeRecord, video: str | Path | None
+    ) -> dict[str, list[dict[str, Any]]]:
+        words = {"suite": key.suite, "task_id": key.task_id, "init_state": key.init_state, "repeat": key.repeat}
+        row = {**self._common, **words, **episode.episode}
+        row["video"] = None if video is None else f"videos/{key.name}.mp4"
+        words = {"arm": self._common["arm"], **words}
+        return {
+            "episodes": [row],
+            "rounds": [{**words, **row} for row in episode.rounds],
+            "steps": [{**words, **row} for row in episode.steps],
+        }
+
+    def assemble(self, expected: Sequence[EpisodeKey], out_dir: str | Path) -> dict[str, str]:
+        """Put the parts of the expected episodes together in `out_dir` and return their outcomes by name.
+
+        Writes episodes.parquet, rounds.parquet, steps.parquet (rows in the order of `expected`), ledger.json and
+        videos/. UserError naming the first episode that is missing.
+        """
+        outcomes = self.outcomes()
+        for key in expected:
+            if key.name not in outcomes:
+                raise UserError(
+                    f"{self._common['arm']}: no record of task {key.task_id} {key.name}: run the shard again"
+                )
+        out = Path(out_dir)
+        with _disk(out):
+            out.mkdir(parents=True, exist_ok=True)
+            metadata = tables.read_metadata(self.directory / expected[0].name / "episodes.parquet")
+            for name, schema in tables.SCHEMAS.items():
+                files = [self.directory / key.name / f"{name}.parquet" for key in expected]
+                tables.write_table(out / f"{name}.parquet", tables.read_tables(files, schema), schema, metadata)
+            self._collect_videos(expected, out / "videos")
+            provenance.json_dump(self._ledger(expected, outcomes), out / "ledger.json")
+        return {key.name: outcomes[key.name] for key in expected}
+
+    def _ledger(self, expected: Sequence[EpisodeKey], outcomes: Mapping[str, str]) -> dict[str, Any]:
+        errors = {}
+        for key in expected:
+            if outcomes[key.name] == "error":
+                file = self.directory / key.name / "episodes.parquet"
+                errors[key.name] = tables.read_table(file, tables.EPISODES)["error"].to_pylist()[0]
+        return {
+            "format": "flashtrail-ledger",
+            "version": 1,
+            "arm": self._common["arm"],
+            "suite": expected[0].suite,
+            "task_id": expected[0].task_id,
+            "spec_digest": self.directory.name,
+            "expected": [key.name for key in expected],
+            "episodes": [{"init_state": key.init_state, "repeat": key.repeat} for key in expected],
+            "outcomes": {key.name: outcomes[key.name] for key in expected},
+            "errors": errors,
+        }
+
+    def _collect_videos(self, expected: Sequence[EpisodeKey], target: Path) -> None:
+        for key in expected:
+            source = self.directory / key.name / VIDEO
+            if source.is_file():
+                target.mkdir(exist_ok=True)
+                with provenance.write_atomic(target / f"{key.name}.mp4") as temporary:
+                    shutil.copyfile(source, temporary)
+
+    def discard(self) -> None:
+        """Remove all parts, those of earlier specs too: the assembled tables stand in their place.
+
+        A run that is asked for again then runs again, instead of finding its old episodes.
+        """
+        for entry in self.root.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _disk(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"disk full while writing {place}: free some space and run again") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise UserError(f"cannot write {place} ({error.strerror}): mend its permissions and run again") from error
+        raise
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

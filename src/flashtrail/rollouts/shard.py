@@ -1,0 +1,240 @@
+"""A shard: all episodes of one arm and task, against one policy server, with K simulators; nothing lost on a kill.
+
+Starts the server (or uses one that runs), hands out episodes, records each as it ends, retries what failed for
+reasons of infrastructure, and puts the tables together. Knows the policy only by its server's address; knows no
+config file and no workflow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import sys
+import tempfile
+import time
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from flashtrail.errors import UserError
+from flashtrail.rollouts import plan
+from flashtrail.rollouts.episode import EpisodeRecord, error_record
+from flashtrail.rollouts.plan import EpisodeKey
+from flashtrail.rollouts.recorder import Recorder
+from flashtrail.rollouts.simulators import COMMAND, SimulatorProcess, wait_any
+from flashtrail.serving.client import PolicyClient, healthy
+from flashtrail.serving.launch import PolicyServerProcess, free_port
+
+RETRIES = 2
+SERVER_RESTARTS = 3
+_CONNECT_S = 20.0
+_DEAF_S = 10.0
+_WORKER_SETTINGS = (
+    "suite",
+    "task_id",
+    "seed",
+    "scene_seed",
+    "hard_reset",
+    "condition",
+    "guard",
+    "replan_steps",
+    "video",
+)
+
+
+@dataclass(frozen=True)
+class ShardSummary:
+    """What came of a shard: outcome by episode name, in order, and the reason of each ``error``."""
+
+    outcomes: dict[str, str]
+    errors: dict[str, str]
+
+    def check(self) -> None:
+        """Raise UserError naming the episodes that could not be run; asked again, the shard tries only those."""
+        if self.errors:
+            name, reason = next(iter(self.errors.items()))
+            raise UserError(
+                f"{len(self.errors)} of {len(self.outcomes)} episodes could not be run ({', '.join(self.errors)}); "
+                f"{name}: {reason}"
+            )
+
+
+def roll_out_shard(
+    spec: Mapping[str, Any],
+    out_dir: str | Path,
+    parts_dir: str | Path | None = None,
+    *,
+    log: TextIO | None = None,
+    worker_command: Sequence[str] = COMMAND,
+) -> ShardSummary:
+    """Run the shard's missing episodes and write its tables to `out_dir`.
+
+    `spec` as docs/rollouts.md lists it. Finished episodes lie under `parts_dir` (default: ``out_dir/parts``) until all
+    are there. An episode that failed for reasons of infrastructure is tried RETRIES more times; if it still fails, its
+    row has outcome ``error``, the others are run all the same, and its part is kept for a later attempt. Raises
+    UserError for a wrong spec, a server that does not start or does not stay up, a full disk, no OpenGL library.
+    """
+    full = plan.checked(spec)
+    digest = plan.spec_digest(full)
+    common = {key: full[key] for key in ("arm", "policy", "seed")}
+    common["run_id"] = str(full["metadata"].get("run_id", digest))
+    recorder = Recorder(parts_dir or default_parts_dir(out_dir), digest, common, full["metadata"])
+    with recorder.exclusive():
+        shard = _Shard(full, recorder, log or sys.stderr, worker_command)
+        shard.run(Path(out_dir))
+        outcomes = recorder.assemble(plan.expected_episodes(full), out_dir)
+        if not shard.errors:
+            recorder.discard()
+    return ShardSummary(outcomes, shard.errors)
+
+
+class _Shard:
+    """Hands out episodes until each has an outcome."""
+
+    def __init__(self, spec: Mapping[str, Any], recorder: Recorder, log: TextIO, worker_command: Sequence[str]) -> None:
+        self._spec, self._recorder, self._log, self._command = spec, recorder, log, worker_command
+        self.errors: dict[str, str] = {}
+        self._expected = plan.expected_episodes(spec)
+        self._attempts: Counter[EpisodeKey] = Counter()
+        self._outcomes = {name: outcome for name, outcome in recorder.outcomes().items() if outcome != "error"}
+        self._todo = deque(key for key in self._expected if key.name not in self._outcomes)
+        self._seconds: list[float] = []
+        self._settings = {name: spec[name] for name in _WORKER_SETTINGS}
+
+    def run(self, out_dir: Path) -> None:
+        """Run what is missing; starts neither server nor simulator where nothing is."""
+        kept = len(self._expected) - len(self._todo)
+        if kept:
+            self._say(f"{kept} of {len(self._expected)} episodes are there already")
+        if not self._todo:
+            return
+        settings = self._spec["server"]
+        with contextlib.ExitStack() as stack:
+            self._server = stack.enter_context(_Server(settings, Path(settings["log"] or out_dir / "server.log")))
+            self._recorder.metadata |= self._server.completed(self._recorder.metadata)
+            self._run_all(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flashtrail-films-"))))
+
+    def _run_all(self, films: Path) -> None:
+        count = min(self._spec["simulators"], len(self._todo))
+        timeout_s = float(self._spec["episode_timeout_s"])
+        idle = [SimulatorProcess(self._settings, timeout_s, self._command) for _ in range(count)]
+        busy: dict[SimulatorProcess, tuple[EpisodeKey, float]] = {}
+        try:
+            while self._todo or busy:
+                while self._todo and idle:
+                    process, key = idle.pop(), self._todo.popleft()
+                    self._ask(process, key, films)
+                    busy[process] = (key, time.monotonic())
+                wait_any(list(busy))
+                for process in list(busy):
+                    answer = process.answer()
+                    if answer is not None:
+                        key, since = busy.pop(process)
+                        idle.append(process)
+                        self._take(key, answer, time.monotonic() - since)
+        finally:
+            for process in [*idle, *busy]:
+                process.close()
+
+    def _ask(self, process: SimulatorProcess, key: EpisodeKey, films: Path) -> None:
+        self._attempts[key] += 1
+        film = None if self._spec["video"] == "none" else str(films / f"{key.name}.mp4")
+        words = [key.suite, key.task_id, key.init_state, key.repeat]
+        process.ask({"key": words, "url": self._server.url, "film": film})
+
+    def _take(self, key: EpisodeKey, answer: Mapping[str, Any], wall_s: float) -> None:
+        """Record an episode, or put it back to be tried again."""
+        if "failed" not in answer:
+            record = EpisodeRecord(answer["episode"], answer["rounds"], answer["steps"])
+            self._finish(key, record, wall_s, answer["video"])
+            return
+        kind, reason = answer["failed"], answer["error"]
+        if kind == "fatal":
+            raise UserError(reason)
+        self._say(f"{key.name}: attempt {self._attempts[key]} failed ({kind}): {reason}")
+        if kind == "server":
+            self._server.revive()
+        if self._attempts[key] <= RETRIES:
+            self._todo.appendleft(key)
+            return
+        self.errors[key.name] = f"{kind}: {reason}"
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        self._finish(key, error_record(f"task {key.task_id}", f"{kind}: {reason}", now, wall_s), wall_s, None)
+
+    def _finish(self, key: EpisodeKey, record: EpisodeRecord, wall_s: float, video: str | None) -> None:
+        self._recorder.record(key, record, video)
+        self._outcomes[key.name] = outcome = record.episode["outcome"]
+        self._seconds.append(wall_s)
+        done = [self._outcomes[k.name] for k in self._expected if k.name in self._outcomes]
+        valid = [o for o in done if o != "error"]
+        pace = sum(self._seconds) / len(self._seconds)
+        self._say(
+            f"{len(done)}/{len(self._expected)} {key.name} {outcome}, {record.episode['steps']} steps, "
+            f"{record.episode['rounds']} rounds; success {valid.count('success')}/{len(valid)}, {pace:.1f} s/episode"
+        )
+
+    def _say(self, text: str) -> None:
+        print(f"{self._spec['arm']} task {self._spec['task_id']}: {text}", file=self._log, flush=True)
+
+
+class _Server:
+    """A policy server that runs: ours, started again if it dies (a bounded number of times), or somebody else's."""
+
+    def __init__(self, settings: Mapping[str, Any], log_path: Path) -> None:
+        self._settings, self._log_path = settings, log_path
+        self._restarts = 0
+        self._process: PolicyServerProcess | None = None
+
+    def __enter__(self) -> Self:
+        if not self._settings["url"]:
+            self._start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            self._process.__exit__(kind, error, trace)
+
+    @property
+    def url(self) -> str:
+        """Where a client connects."""
+        return self._process.url if self._process is not None else str(self._settings["url"])
+
+    def completed(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the server says of artifact and device where `metadata` does not say it."""
+        with PolicyClient(self.url, _CONNECT_S) as client:
+            said = client.metadata
+        names = {"artifact_digest": "base_digest", "device": "device_name"}
+        return {key: said[name] for key, name in names.items() if not metadata.get(key) and said.get(name)}
+
+    def revive(self) -> None:
+        """Start our server again if it is gone or deaf; UserError when that has happened too often."""
+        if self._process is None:
+            return
+        deadline = time.monotonic() + _DEAF_S
+        while self._process.alive and time.monotonic() < deadline:
+            if healthy("127.0.0.1", self._process.port) is not None:
+                return
+            time.sleep(0.1)
+        if self._restarts >= SERVER_RESTARTS:
+            self._process.check()
+            raise UserError(f"the policy server stopped answering {self._restarts + 1} times; see {self._log_path}")
+        self._restarts += 1
+        self._process.__exit__(None, None, None)
+        self._start()
+
+    def _start(self) -> None:
+        port = free_port()
+        command = [str(word).replace("{port}", str(port)) for word in self._settings["command"]]
+        process = PolicyServerProcess(command, self._log_path, port, float(self._settings["ready_timeout_s"]))
+        self._process = None  # if it does not get ready, there is nothing to take down
+        self._process = process.__enter__()
+
+
+def default_parts_dir(shard_dir: str | Path) -> Path:
+    """Where a shard's finished episodes wait: beside its outputs, but no output itself, so Snakemake leaves it be."""
+    return Path(shard_dir) / "parts"

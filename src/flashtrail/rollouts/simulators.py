@@ -1,0 +1,108 @@
+"""Simulator processes from the outside: start, ask, wait for whichever answers first, end.
+
+Knows processes and messages; knows no episode's content. A process that dies or does not answer in time is an answer
+too (`failed: simulator`): native code crashes and hangs, and neither may stop a shard.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import flashtrail
+
+COMMAND = (sys.executable, "-m", "flashtrail.rollouts.worker")
+
+
+class SimulatorProcess:
+    """One worker process; started on the first request, and again after it was lost."""
+
+    def __init__(self, settings: Mapping[str, Any], timeout_s: float, command: Sequence[str] = COMMAND) -> None:
+        self._settings, self._timeout_s, self._command = dict(settings), timeout_s, list(command)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+        self._deadline = 0.0
+
+    def ask(self, request: Mapping[str, Any]) -> None:
+        """Send a request; `answer` is due within the time limit."""
+        self._deadline = time.monotonic() + self._timeout_s
+        if self._connection is None:
+            self._start()
+        assert self._connection is not None
+        with contextlib.suppress(OSError):  # it is gone: `answer` finds out how
+            self._connection.send_bytes(json.dumps(request).encode())
+
+    def answer(self) -> dict[str, Any] | None:
+        """Return the answer if it is there, or why there will be none; None while it may still come."""
+        assert self._connection is not None
+        try:
+            if self._connection.poll():
+                answer: dict[str, Any] = json.loads(self._connection.recv_bytes())
+                return answer
+        except (EOFError, OSError):
+            return self._lost(f"the simulator process ended ({self._exit_text()})")
+        if time.monotonic() > self._deadline:
+            return self._lost(f"the simulator gave no answer within {self._timeout_s:g} s and was ended")
+        return None
+
+    def close(self) -> None:
+        """End the process at once; it holds nothing that is not recorded."""
+        if self._connection is not None:
+            self._connection.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._process = self._connection = None
+
+    @property
+    def connection(self) -> Connection:
+        """What to wait on."""
+        assert self._connection is not None
+        return self._connection
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [*self._command, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env=_environment(),
+            )
+        self._connection = Connection(ours.detach())
+        with contextlib.suppress(OSError):
+            self._connection.send_bytes(json.dumps(self._settings).encode())
+
+    def _lost(self, why: str) -> dict[str, Any]:
+        self.close()
+        return {"failed": "simulator", "error": why}
+
+    def _exit_text(self) -> str:
+        assert self._process is not None
+        try:
+            code = self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            return "it closed its connection"
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def wait_any(processes: Sequence[SimulatorProcess], timeout_s: float = 1.0) -> None:
+    """Return as soon as one of the processes has something to say, or after `timeout_s`."""
+    wait([process.connection for process in processes], timeout_s)
+
+
+def _environment() -> dict[str, str]:
+    """One thread each (processes are the parallelism), and this package importable whether installed or not."""
+    source = str(Path(flashtrail.__file__).resolve().parent.parent)
+    path = os.pathsep.join(dict.fromkeys([source, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]))
+    return {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **os.environ, "PYTHONPATH": path}

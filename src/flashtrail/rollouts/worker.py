@@ -1,0 +1,123 @@
+"""One simulator in a process of its own: told an episode, answers with its record.
+
+Started by `simulators.SimulatorProcess` as ``python -m flashtrail.rollouts.worker FD``; talks JSON over that socket,
+one request, one answer. A process per simulator because MuJoCo may crash or hang natively, robosuite uses global
+random state, and cores are there to be used. Knows no arm, no table and no other simulator.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
+
+from flashtrail.errors import UserError
+from flashtrail.rollouts import conditions, guards
+from flashtrail.rollouts.episode import EpisodeError, run_episode
+from flashtrail.rollouts.film import Film
+from flashtrail.rollouts.plan import EpisodeKey
+from flashtrail.rollouts.simulator import LiberoSimulator, Simulator
+from flashtrail.serving.client import PolicyClient, PolicyError, ServerUnavailable
+
+_CONNECT_S = 20.0
+# What went wrong, for whoever decides on the next attempt.
+POLICY, SERVER, SIMULATOR, FATAL = "policy", "server", "simulator", "fatal"
+
+
+class Worker:
+    """Runs episodes of one shard, one after another, with one simulator and one policy session at a time."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._settings = settings
+        self._simulator: Simulator | None = None
+        self._client: PolicyClient | None = None
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Run the episode ``request["key"]`` against ``request["url"]``; never raises for what an episode can meet."""
+        try:
+            return self._run(EpisodeKey(*request["key"]), request["url"], request.get("film"))
+        except (PolicyError, EpisodeError) as error:
+            return self._failed(POLICY, error)
+        except ServerUnavailable as error:
+            return self._failed(SERVER, error)
+        except UserError as error:
+            return self._failed(FATAL, error)
+        except Exception as error:  # whatever the simulator throws: an infrastructure error of this episode
+            traceback.print_exc()
+            self._simulator = None
+            return self._failed(SIMULATOR, error)
+
+    def _run(self, key: EpisodeKey, url: str, film_path: str | None) -> dict[str, Any]:
+        settings = self._settings
+        if self._simulator is None:
+            self._simulator = make_simulator(settings)
+        film = Film(film_path) if film_path else None
+        record = run_episode(
+            self._simulator,
+            self._session(url),
+            key,
+            condition=conditions.build(settings["condition"]),
+            guard=guards.build(settings["guard"]),
+            seed=settings["seed"],
+            replan_steps=settings["replan_steps"],
+            on_query=film.add if film else None,
+        )
+        keep = film is not None and (settings["video"] == "all" or not record.episode["success"])
+        video = film.write() if film is not None and keep else None
+        return {"episode": record.episode, "rounds": record.rounds, "steps": record.steps, "video": video}
+
+    def _session(self, url: str) -> PolicyClient:
+        if self._client is None or self._client.url != url:
+            self._client = PolicyClient(url, _CONNECT_S)
+        return self._client
+
+    def _failed(self, kind: str, error: Exception) -> dict[str, Any]:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+        message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        return {"failed": kind, "error": " ".join(message.split())}
+
+
+def make_simulator(settings: dict[str, Any]) -> Simulator:
+    """Return the shard's simulator; the one place that names its class."""
+    return LiberoSimulator(
+        settings["suite"],
+        settings["task_id"],
+        seed=settings["seed"],
+        scene_seed=settings["scene_seed"],
+        hard_reset=settings["hard_reset"],
+    )
+
+
+def serve(connection: Connection) -> None:
+    """Answer requests until the other end is closed; the first message holds the settings."""
+    worker = Worker(json.loads(connection.recv_bytes()))
+    while True:
+        try:
+            request = json.loads(connection.recv_bytes())
+        except EOFError:
+            return
+        connection.send_bytes(json.dumps(worker.answer(request)).encode())
+
+
+def leave_with_parent(parent: int, every_s: float = 1.0) -> None:
+    """End this process once `parent` is gone: a shard killed with SIGKILL leaves no simulator behind."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(every_s)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    leave_with_parent(os.getppid())
+    os.dup2(2, 1)  # LIBERO prints while it loads; what it prints belongs to the log
+    serve(Connection(int(sys.argv[1])))
