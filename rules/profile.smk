@@ -42,6 +42,7 @@ rule profile_routes:
     """Time the full and the draft route on recorded observations; takes all cores, so that it is alone."""
     input:
         unpack(lambda w: artifact_of(w.policy)),
+        model=ancient("results/environments/model.json"),
         observations="results/profile/{policy}/observations.npz",
     output:
         rounds="results/profile/{policy}/rounds.parquet",

@@ -6,6 +6,7 @@ from flashtrail.flash.policy import FlashPolicy
 from flashtrail.flash.settings import FlashSettings
 from flashtrail.jobs import Job, run
 from flashtrail.rollouts import recordings
+from flashtrail.rollouts.spec import device_of
 
 
 def main(job: Job) -> None:
@@ -17,6 +18,7 @@ def main(job: Job) -> None:
     draft = job.directory("draft") if "draft" in job.input else None
     settings = FlashSettings.from_dict(engine["flash"])
     policy = FlashPolicy.load(job.directory("base"), draft, engine["device"], engine["dtype"], settings)
+    device = device_of(provenance.json_load(job.input["model"]), engine["device"])
     rows = profiling.profile_routes(
         policy,
         recordings.load(job.input["observations"]),
@@ -24,13 +26,13 @@ def main(job: Job) -> None:
         samples=params["samples"],
         warmup=params["warmup"],
         seed=params["seed"],
-        device=str(policy.metadata["device_name"]),
+        device=device,
     )
     metadata = {
         "config_digest": provenance.digest_json(params),
         "artifact_digest": str(policy.metadata.get("base_digest")),
         "code_digest": params["code"],
-        "device": str(policy.metadata["device_name"]),
+        "device": device,
     }
     tables.write_table(job.output["rounds"], rows, tables.PROFILE, metadata)
 
