@@ -226,12 +226,15 @@ def _write_records(root: Path, policies: list[str]) -> None:
         candidate = {"uri": source, "class": "MATCH_FLASH_PI0_LIBERO_JAX", "reason": "simulated"}
         record = {"version": 1, "candidates": [candidate], "selected": source}
         provenance.json_dump(record, root / "checkpoints" / policy / "record.json")
-        stages = [{"stage": name, "peak": 1e-6, "mean": 1e-7, "passed": True} for name in ("vision", "denoise/9")]
+        names = ("norm_stats", "tokenizer", "vision", "denoise/9")
+        stages = [{"stage": name, "peak": 1e-6, "mean": 1e-7, "passed": True} for name in names]
         parity = {"version": 1, "passed": True, "first_divergence": None, "dtype": "float32", "base": "simulated"}
         provenance.json_dump(parity | {"stages": stages}, root / "parity" / f"{policy}.json")
         boot = {"ready_s": 3.2, "ready_timeout_s": 180, "first_round_ms": 31.0, "route": "full", "metadata": {}}
         provenance.json_dump(boot, root / "smoke" / policy / "boot.json")
         provenance.json_dump({"simulated": True}, root / "smoke" / policy / "ledger.json")
+        smoke = [{**row, "arm": "smoke", "policy": policy} for row in shard("clean", 0, 2)["episodes"]]
+        tables.write_table(root / "smoke" / policy / "episodes.parquet", smoke, tables.EPISODES, METADATA)
     for name in ("model", "libero"):
         environment = {
             "python": "python3.11",

@@ -1,0 +1,137 @@
+"""Everything that one run of the workflow left behind, by name: tables per arm, profile, records, verdicts.
+
+The workflow hands over lists of files; this is where they become frames and dictionaries, each read once and only
+when asked for. Knows the names of the files' kinds; computes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from flashtrail import provenance
+from flashtrail.errors import UserError, nearest
+from flashtrail.evidence import tables
+
+# kind: where the policy's name stands in the path
+_POLICY_OF = {"records": "directory", "boots": "directory", "smokes": "directory", "parity": "stem"}
+KINDS = (
+    *("episodes", "rounds", "steps", "summaries", "profile", "records", "parity", "boots", "smokes"),
+    *("claims", "environments", "published", "control", "arms", "chapters"),
+)
+
+
+class Campaign:
+    """The files of a run. `inputs` maps a kind (see KINDS) to one path or a list of paths; `arms` is a list of names.
+
+    Kinds that are absent read as empty, so that a chapter can be given its part only.
+    """
+
+    def __init__(self, inputs: Mapping[str, Any] | str | Path) -> None:
+        given: Mapping[str, Any] = provenance.json_load(inputs) if isinstance(inputs, str | Path) else inputs
+        for kind in given:
+            if kind not in KINDS:
+                raise UserError(f"report inputs: unknown kind {kind!r}{nearest(kind, KINDS)}")
+        self._files = {kind: _paths(value) for kind, value in given.items() if kind != "arms"}
+        self._order = [str(arm) for arm in given.get("arms", [])]
+
+    def files(self, kind: str) -> list[Path]:
+        """Return the files of a kind; none given is an empty list."""
+        return self._files.get(kind, [])
+
+    @cached_property
+    def episodes(self) -> pd.DataFrame:
+        """Return all episodes of all arms."""
+        return tables.read_tables(self.files("episodes"), tables.EPISODES).to_pandas()
+
+    @cached_property
+    def rounds(self) -> pd.DataFrame:
+        """Return all rounds of all arms."""
+        return tables.read_tables(self.files("rounds"), tables.ROUNDS).to_pandas()
+
+    @cached_property
+    def profile(self) -> pd.DataFrame:
+        """Return the profile's timed rounds, warm-up left out."""
+        profile = tables.read_tables(self.files("profile"), tables.PROFILE).to_pandas()
+        return profile[~profile["warmup"].astype(bool)]
+
+    @cached_property
+    def arms(self) -> list[str]:
+        """Return the arms that have episodes, in the experiment's order where it is known."""
+        found = list(dict.fromkeys(self.episodes["arm"]))
+        return [arm for arm in self._order if arm in found] + [arm for arm in found if arm not in self._order]
+
+    def of_arm(self, table: str, arm: str) -> pd.DataFrame:
+        """Return one arm's rows of `episodes` or `rounds`."""
+        frame = getattr(self, table)
+        return frame[frame["arm"] == arm]
+
+    @cached_property
+    def summaries(self) -> dict[str, dict[str, Any]]:
+        """Return the summaries by arm, in the order of `arms`."""
+        found = {s["arm"]: s for s in map(provenance.json_load, self.files("summaries"))}
+        order = self.arms or list(found)
+        return {arm: found[arm] for arm in order if arm in found}
+
+    @cached_property
+    def claims(self) -> dict[str, Any] | None:
+        """Return the evaluated claims, or None."""
+        files = self.files("claims")
+        return provenance.json_load(files[0]) if files else None
+
+    def records(self, kind: str) -> dict[str, dict[str, Any]]:
+        """Return JSON records of a kind by policy: records, parity, boots or smokes."""
+        by_stem = _POLICY_OF[kind] == "stem"
+        return {path.stem if by_stem else path.parent.name: provenance.json_load(path) for path in self.files(kind)}
+
+    def smoke_episodes(self) -> dict[str, pd.DataFrame]:
+        """Return the smoke test's episodes by policy; they lie beside its ledger."""
+        return {
+            path.parent.name: tables.read_table(path.with_name("episodes.parquet"), tables.EPISODES).to_pandas()
+            for path in self.files("smokes")
+        }
+
+    @cached_property
+    def environments(self) -> dict[str, dict[str, Any]]:
+        """Return the environment records by name (model, libero)."""
+        return {path.stem: provenance.json_load(path) for path in self.files("environments")}
+
+    @cached_property
+    def control(self) -> dict[str, Any] | None:
+        """Return the full-against-full control of the accepted prefix, or None where it was not measured."""
+        files = self.files("control")
+        return provenance.json_load(files[0]) if files else None
+
+    @cached_property
+    def metadata(self) -> dict[str, dict[str, str]]:
+        """Return each arm's file metadata: digests of config, artifact and code, and the device."""
+        result = {}
+        for path in self.files("episodes"):
+            arms = tables.read_table(path, tables.EPISODES, ["arm"])["arm"].unique().to_pylist()
+            result.update(dict.fromkeys(arms, tables.read_metadata(path)))
+        return {arm: result[arm] for arm in self.arms}
+
+    @cached_property
+    def simulated(self) -> bool:
+        """Return True if any table is marked as simulated: every page must say so."""
+        files = [*self.files("episodes"), *self.files("profile")]
+        if any(tables.read_metadata(path).get("simulated") for path in files):
+            return True
+        return any(s.get("metadata", {}).get("simulated") for s in self.summaries.values())
+
+    def devices(self) -> list[str]:
+        """Return the devices that the tables name, without repetition."""
+        names = [entry.get("device", "") for entry in self.metadata.values()] + list(self.profile["device"].unique())
+        return list(dict.fromkeys(name for name in names if name))
+
+
+def _paths(value: Any) -> list[Path]:
+    if isinstance(value, str | Path):
+        return [Path(value)]
+    if isinstance(value, Sequence):
+        return [Path(v) for v in value]
+    raise UserError(f"report inputs: {value!r} is neither a path nor a list of paths")

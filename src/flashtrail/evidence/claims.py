@@ -1,0 +1,230 @@
+"""Claims as data: what claims.yaml may say, typed, and the words in which verdicts are given.
+
+A claim states what would refute it before it is judged; `evaluate` gives every claim its computed verdict
+(verdicts.py does the judging). Knows no table.
+
+The seed project used other words. SEED_WORDS is the one place that maps ours onto them:
+
+| ours | theirs | meaning |
+|---|---|---|
+| supported | supported, or supported_limited where the scope is a few tasks of one policy | the test found it |
+| inconclusive | partially_supported_limited | neither found nor excluded: too few episodes |
+| refuted | negative_limited | an effect as claimed is excluded |
+| not_tested | not_claimed | nothing in this run speaks to it |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from flashtrail import provenance
+from flashtrail.errors import UserError
+from flashtrail.evidence.campaign import Campaign
+
+Verdict = Literal["supported", "refuted", "inconclusive", "not_tested"]
+VERDICTS: tuple[Verdict, ...] = ("supported", "refuted", "inconclusive", "not_tested")
+SEED_WORDS: dict[str, str] = {
+    "supported": "supported",
+    "supported/limited": "supported_limited",
+    "inconclusive": "partially_supported_limited",
+    "refuted": "negative_limited",
+    "not_tested": "not_claimed",
+}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Seed(_Strict):
+    """What the seed run said of the same claim."""
+
+    word: str | None = None
+    figures: str = ""
+
+
+class _Claim(_Strict):
+    id: str = Field(pattern=r"^[A-Z]\d+$")
+    title: str
+    statement: str
+    scope: str
+    refuted_if: str = Field(description="what would refute it; the test below computes just that")
+    estimand: str = ""
+    seed: Seed = Seed()
+
+    @property
+    def limited(self) -> bool:
+        """True where the verdict is about episodes or rounds of a few tasks, so that `supported` has limits."""
+        return True
+
+
+class Check(_Strict):
+    """One requirement on a JSON record. `path` is dotted; ``stages[vision]`` is the entry whose `stage` is vision."""
+
+    path: str
+    presence: Literal["present", "absent"] | None = Field(None, alias="is")
+    equals: bool | int | float | str | None = None
+    at_most: float | str | None = Field(None, description="a number, or the path of one in the same record")
+
+    @model_validator(mode="after")
+    def _one_requirement(self) -> Check:
+        if sum(x is not None for x in (self.presence, self.equals, self.at_most)) != 1:
+            raise ValueError(f"check of {self.path!r}: give exactly one of is, equals, at_most")
+        return self
+
+
+class RecordsClaim(_Claim):
+    """Every record of a kind meets every check."""
+
+    test: Literal["records"]
+    of: Literal["records", "parity", "boots"]
+    checks: list[Check] = Field(min_length=1)
+
+    @property
+    def limited(self) -> bool:
+        """A record is what it is."""
+        return False
+
+
+class EpisodesCompleteClaim(_Claim):
+    """The smoke episodes of every policy ended in success or at the horizon, not in an error."""
+
+    test: Literal["episodes_complete"]
+    at_least: int = Field(2, ge=1)
+
+    @property
+    def limited(self) -> bool:
+        """A finished chain is finished."""
+        return False
+
+
+class RateClaim(_Claim):
+    """Success of one arm is at least `bar`: Clopper-Pearson's interval against it."""
+
+    test: Literal["rate_at_least"]
+    arm: str
+    bar: float = Field(gt=0, lt=1)
+
+
+class PairedClaim(_Claim):
+    """One arm differs from its control in the stated direction: exact McNemar on the same episodes."""
+
+    test: Literal["paired_difference"]
+    arm: str
+    control: str
+    direction: Literal["less", "greater"]
+    margin: float = Field(gt=0, lt=1, description="the smallest difference that matters; its exclusion refutes")
+
+
+class NonInferiorityClaim(_Claim):
+    """One arm is not worse than its control by `margin`: paired score interval."""
+
+    test: Literal["non_inferiority"]
+    arm: str
+    control: str
+    margin: float = Field(gt=0, lt=1)
+
+
+class LatencyClaim(_Claim):
+    """The profile's draft rounds take less than `below` times the full rounds, by their medians."""
+
+    test: Literal["latency_ratio"]
+    below: float = Field(1.0, gt=0)
+
+
+class PublishedClaim(_Claim):
+    """A claim of somebody else's, quoted; it is judged only in its own setting."""
+
+    test: Literal["published"]
+    policy: str
+    suites: list[str]
+    reference: str
+
+
+class NotTestedClaim(_Claim):
+    """A claim that this project does not make."""
+
+    test: Literal["none"]
+    reason: str
+
+
+AnyClaim = Annotated[
+    RecordsClaim
+    | EpisodesCompleteClaim
+    | RateClaim
+    | PairedClaim
+    | NonInferiorityClaim
+    | LatencyClaim
+    | PublishedClaim
+    | NotTestedClaim,
+    Field(discriminator="test"),
+]
+
+
+class ClaimsFile(_Strict):
+    """claims.yaml."""
+
+    version: Literal[1]
+    alpha: float = Field(0.05, gt=0, lt=0.5)
+    claims: list[AnyClaim] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _ids_once(self) -> ClaimsFile:
+        ids = [claim.id for claim in self.claims]
+        twice = {i for i in ids if ids.count(i) > 1}
+        if twice:
+            raise ValueError(f"claim {min(twice)} is there twice")
+        return self
+
+
+def load(path: str | Path) -> ClaimsFile:
+    """Read claims.yaml; UserError names the file, the claim and what is wrong with it."""
+    try:
+        data = yaml.safe_load(Path(path).read_text())
+        return ClaimsFile.model_validate(data)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = _place(data, problem["loc"])
+        raise UserError(f"{path}: {place}{problem['msg'].removeprefix('Value error, ')}") from None
+
+
+def _place(data: Any, location: tuple[Any, ...]) -> str:
+    """Return ``C7, margin: `` for pydantic's ('claims', 7, 'paired_difference', 'margin')."""
+    parts = [str(p) for p in location]
+    if len(location) > 1 and location[0] == "claims" and isinstance(location[1], int):
+        entry = data["claims"][location[1]]
+        name = str(entry.get("id", location[1])) if isinstance(entry, Mapping) else str(location[1])
+        parts = [f"claim {name}", *(str(p) for p in location[3:])]
+    return ", ".join(parts) + ": " if parts else ""
+
+
+def seed_word(verdict: Verdict, limited: bool) -> str:
+    """Return the seed project's word for one of our verdicts."""
+    return SEED_WORDS["supported/limited" if verdict == "supported" and limited else verdict]
+
+
+def evaluate(claims: str | Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Judge every claim of claims.yaml on a campaign's files and return what goes into claims.json.
+
+    `inputs` is what `campaign.Campaign` takes. No verdict depends on anything but these files: not on the order of
+    arms, not on prose.
+    """
+    from flashtrail.evidence import verdicts  # imports the types above
+
+    file, campaign = load(claims), Campaign(inputs)
+    return {
+        "version": 1,
+        "alpha": file.alpha,
+        "claims_digest": provenance.sha256_file(claims)[:16],
+        "simulated": campaign.simulated,
+        "claims": [verdicts.judge(claim, campaign, file.alpha) for claim in file.claims],
+    }
