@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -74,6 +75,22 @@ def test_the_job_beside_the_log_is_the_job(tmp_path):
     assert (job.rule, job.threads, job.wildcards) == ("convert", 2, {"policy": "a"})
     assert job.input == {"base": "in.json", "shards": ["a/x", "b/x"]}
     assert str(job.directory("shards")) == "a" and str(job.directory("out")) == "."
+
+
+def test_packages_of_another_environment_are_not_seen(tmp_path):
+    """Snakemake appends its own environment to sys.path; ours may be there twice."""
+    other = tmp_path / "other/lib/python3.11/site-packages"
+    (tmp_path / "script.py").write_text(
+        f"import sys; own = [p for p in sys.path if 'site-packages' in p]; sys.path += [*own, {str(other)!r}]\n"
+        "from flashtrail.jobs import run\n"
+        "run(lambda job: print(sys.path), None)"
+    )
+    (tmp_path / "job.json").write_text('{"rule": "x"}')
+    command = [sys.executable, "script.py", "job.json"]
+    result = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(SRC)}, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    paths = [p for p in ast.literal_eval(result.stdout.splitlines()[0]) if "site-packages" in p]
+    assert paths and len(paths) == len(set(paths)) and str(other) not in paths
 
 
 def test_an_unknown_key_of_a_job_file_is_named(tmp_path):

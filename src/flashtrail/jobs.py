@@ -68,6 +68,7 @@ class Job:
 
 def run(main: Callable[[Job], None], snakemake: Any = None) -> None:
     """Run one script's `main` with its job; exit 2 after a UserError, with its line on stderr and in the log."""
+    _own_paths_only()
     try:
         if snakemake is None:
             if len(sys.argv) != 2:
@@ -83,6 +84,21 @@ def run(main: Callable[[Job], None], snakemake: Any = None) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _own_paths_only() -> None:
+    """Take back what Snakemake appends to sys.path: the packages of its own environment.
+
+    They would hide that this environment lacks one, and a directory that is there twice breaks namespace packages
+    (LIBERO's assets among them).
+    """
+    prefixes = tuple(str(Path(prefix).resolve()) for prefix in {sys.prefix, sys.base_prefix})
+
+    def foreign(entry: str) -> bool:
+        path = Path(entry).resolve()
+        return "site-packages" in path.parts and not str(path).startswith(prefixes)
+
+    sys.path[:] = [entry for entry in dict.fromkeys(sys.path) if not foreign(entry)]
 
 
 def _guarded(main: Callable[[Job], None], job: Job) -> None:
