@@ -66,22 +66,6 @@ def test_small_blocks_give_the_same_bytes(
     assert (tmp_path / "base" / MODEL).read_bytes() == (artifacts / "base" / MODEL).read_bytes()
 
 
-def test_only_one_chunk_is_held_at_a_time(whole_source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    leaf = orbax.Leaf("a", (40, 8), np.dtype(np.float32), 4, np.arange(320, dtype=np.float32).reshape(40, 8))
-    asked: list[tuple[int, int]] = []
-
-    def rows(self: orbax.Leaf, start: int, stop: int) -> np.ndarray:
-        asked.append((start, stop))
-        return self._store[start:stop]
-
-    monkeypatch.setattr(orbax.Leaf, "rows", rows)
-    monkeypatch.setattr(artifact, "_BLOCK_BYTES", 8 * 4 * 9)  # nine rows: two stored chunks of four
-    piece = convert.Piece("x", "a", (40, 8), True, lambda block: block)
-    blocks = list(artifact._stream(piece, leaf).blocks())
-    assert asked == [(0, 8), (8, 16), (16, 24), (24, 32), (32, 40)]
-    assert np.array_equal(np.concatenate(blocks), leaf._store)
-
-
 @pytest.fixture
 def base(artifacts: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(artifacts / "base", tmp_path / "base"))
@@ -188,16 +172,16 @@ def refused(source: Path, tmp_path: Path, said: str) -> None:
 def test_a_failure_in_the_middle_leaves_nothing_half_written(
     whole_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
 ) -> None:
-    real = orbax.Leaf.rows
+    real = orbax.Leaf.row_blocks
 
-    def rows(self: orbax.Leaf, start: int, stop: int) -> np.ndarray:
+    def row_blocks(self: orbax.Leaf, step: int) -> Iterator[np.ndarray]:
         if self.path.endswith("attn_vec_einsum/w"):
             partial = list(tmp_path.glob("out/.base*/model.safetensors"))
             assert partial, "the failure must come after writing began"
             raise failure
-        return real(self, start, stop)
+        return real(self, step)
 
-    monkeypatch.setattr(orbax.Leaf, "rows", rows)
+    monkeypatch.setattr(orbax.Leaf, "row_blocks", row_blocks)
     with pytest.raises((UserError, KeyboardInterrupt, RuntimeError)):
         artifact.convert_base(whole_source, tmp_path / "out/base")
     assert not list(tmp_path.glob("out/*")) and not list(tmp_path.glob("out/.*"))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
+import tensorstore
 from checkpoints.conftest import G1
 
 from flashtrail.checkpoints import orbax, reference
@@ -57,9 +60,62 @@ def test_the_released_layout_without_checkpoint_metadata_reads_the_same(tmp_path
     assert np.array_equal(source["state_proj"]["kernel"], whole["state_proj/kernel"])
 
 
-def test_rows_are_slices_of_the_whole() -> None:
-    leaf = orbax.open_tree(G1 / "checkpoint/params")["PaliGemma/llm/layers/mlp/gating_einsum"]
-    assert np.array_equal(leaf.rows(1, 3), leaf.read()[1:3])
+def stored(directory: Path, values: np.ndarray, chunks: list[int], **metadata: Any) -> orbax.Leaf:
+    """Write one array as Orbax does, with the given chunks, and open it."""
+    store = {"driver": "ocdbt", "base": f"file://{directory}/", "path": "params.a/"}
+    meta = {"chunks": chunks, "compressor": {"id": "zstd"}, **metadata}
+    spec = {"driver": "zarr", "kvstore": store, "metadata": meta}
+    array = tensorstore.open(spec, create=True, dtype=values.dtype, shape=values.shape).result()
+    array.write(values).result()
+    return orbax.open_tree(directory)["a"]
+
+
+LAYOUTS = {
+    "one chunk": ([40, 6, 8], {}),
+    "bands": ([7, 6, 8], {}),
+    "cut across": ([7, 3, 8], {}),
+    "column order": ([40, 6, 8], {"order": "F"}),
+    "not compressed": ([40, 6, 8], {"compressor": None}),
+    "blosc": ([40, 6, 8], {"compressor": {"id": "blosc"}}),
+}
+
+
+@pytest.mark.parametrize("step", [1, 6, 7, 40, 100])
+@pytest.mark.parametrize("decoder", ["streamed", "cached"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_row_blocks_follow_one_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str, decoder: str, step: int
+) -> None:
+    chunks, metadata = LAYOUTS[layout]
+    values = np.random.default_rng(0).standard_normal((40, 6, 8)).astype(np.float32)
+    leaf = stored(tmp_path, values, chunks, **metadata)
+    if decoder == "cached":
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+    else:
+        pytest.importorskip("pyarrow", exc_type=ImportError)
+        assert (leaf._chunk_streams() is not None) == (layout in ("one chunk", "bands"))
+    blocks = list(leaf.row_blocks(step))
+    assert max(len(block) for block in blocks) <= step
+    assert np.array_equal(np.concatenate(blocks), values)
+
+
+def test_left_out_chunks_are_zeros(tmp_path: Path) -> None:
+    values = np.zeros((4, 3), np.float32)
+    leaf = stored(tmp_path, values, [2, 3], dtype="<f4", fill_value=0.0)
+    assert np.array_equal(np.concatenate(list(leaf.row_blocks(1))), values)
+
+
+def test_a_stream_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large chunk is never fetched whole: that is what keeps the memory of a conversion small."""
+    pytest.importorskip("pyarrow", exc_type=ImportError)
+    values = np.random.default_rng(0).standard_normal((64, 4096)).astype(np.float32)
+    leaf = stored(tmp_path, values, [64, 4096])
+    monkeypatch.setattr(orbax, "_BUFFER_BYTES", 100_000)
+    reads: list[int] = []
+    real = orbax._StoredBytes.readinto
+    monkeypatch.setattr(orbax._StoredBytes, "readinto", lambda self, b: reads.append(len(b)) or real(self, b))
+    assert np.array_equal(np.concatenate(list(leaf.row_blocks(4))), values)
+    assert max(reads) <= 100_000 and len(reads) >= 8
 
 
 def test_a_directory_that_is_no_tree_is_named(tmp_path: Path) -> None:

@@ -6,13 +6,15 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from checkpoints.conftest import ORIGIN
 
 from flashtrail import provenance
-from flashtrail.checkpoints import artifact, parity
+from flashtrail.checkpoints import artifact, orbax, parity
 from flashtrail.errors import UserError
 
 Tensors = dict[str, np.ndarray]
@@ -144,6 +146,46 @@ def test_a_divergence_stops_the_run_after_the_report(artifacts: Path, whole_sour
     report = json.loads((tmp_path / "parity.json").read_text())
     assert report["passed"] is False
     assert report["first_divergence"] == "prefix_k/layer_1"
+
+
+@pytest.fixture
+def stem_source(source: Path) -> Path:
+    """The golden model with a convolutional stem in place of its patches, as pi0_nano's tree may be."""
+    tree = orbax.read_tree(source / "params")
+    rng, img = np.random.default_rng(5), "PaliGemma/img/"
+    for name in ("kernel", "bias"):
+        del tree[f"{img}embedding/{name}"]
+    layers, channels = [(5, 4, 16), (3, 2, 24), (3, 2, 48)], 3
+    for i, (kernel, _, out) in enumerate(layers):
+        tree[f"{img}stem/conv_{i}/kernel"] = rng.normal(0, 0.2, (kernel, kernel, channels, out)).astype(np.float32)
+        tree[f"{img}stem/conv_{i}/bias"] = rng.normal(0, 0.2, out).astype(np.float32)
+        channels = out
+    tree[img + "pos_embedding"] = tree[img + "pos_embedding"][:, :49]
+    nested: dict[str, Any] = {}
+    for path, values in tree.items():
+        *parents, last = path.split("/")
+        at = nested
+        for parent in parents:
+            at = at.setdefault(parent, {})
+        at[last] = values
+    shutil.rmtree(source / "params")
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save((source / "params").resolve(), {"params": nested})
+    described = [{"kernel": k, "stride": s, "channels": c} for k, s, c in layers]
+    (source / "assets/flashtrail").mkdir()
+    model = {"stem": {"pool": 2, "layers": described, "act": "relu"}, "num_views": 2, "num_steps": 5}
+    (source / artifact.MODEL_JSON).write_text(json.dumps({**model, "delta_actions": False}))
+    return source
+
+
+def test_a_model_with_a_stem_and_other_steps_passes(stem_source: Path, tmp_path: Path) -> None:
+    manifest = artifact.convert_base(stem_source, tmp_path / "base")
+    assert (manifest["dims"]["num_steps"], manifest["transforms"]) == (5, {"delta_actions": False})
+    result = parity.check_parity(stem_source, tmp_path / "base")
+    assert sum(row["stage"].startswith("denoise") for row in result["stages"]) == 5
+    rewrite(tmp_path / "base", lambda t: t["vision.stem.1.weight"].__imul__(-1))
+    with pytest.raises(UserError, match="diverges is vision"):
+        parity.check_parity(stem_source, tmp_path / "base")
 
 
 def test_statistics_of_another_source_are_found_first(source: Path, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Writes and verifies artifacts: the directory of safetensors, statistics, tokenizer and manifest that is served.
 
-Tensors stream from source to file a few rows at a time, so peak memory is a few blocks, whatever the model's size,
+Tensors stream from source to file a few rows at a time, so peak memory is a few blocks whatever the model's size,
 and a second conversion gives the same bytes. Knows the artifact's format; the mapping is `convert`'s.
 """
 
@@ -83,20 +83,15 @@ def convert_draft(
 
 
 def _stream(piece: convert.Piece, leaf: orbax.Leaf) -> Stream:
-    """Return the tensor's stream: whole if it is small or cannot be cut, else by rows, a stored chunk at a time."""
+    """Return the tensor's stream: whole if it is small or cannot be cut, else by blocks of rows."""
 
     def whole() -> Iterator[np.ndarray]:
         yield piece.arrange(leaf.read())
 
     def by_rows() -> Iterator[np.ndarray]:
-        count = leaf.shape[0]
         row_bytes = max(1, math.prod(leaf.shape[1:]) * leaf.dtype.itemsize)
-        step = max(1, _BLOCK_BYTES // row_bytes)
-        chunk = max(leaf.chunk_rows, step // leaf.chunk_rows * leaf.chunk_rows)
-        for start in range(0, count, chunk):
-            rows = leaf.rows(start, min(start + chunk, count))
-            for inner in range(0, len(rows), step):
-                yield piece.arrange(rows[inner : inner + step])
+        for rows in leaf.row_blocks(max(1, _BLOCK_BYTES // row_bytes)):
+            yield piece.arrange(rows)
 
     return Stream(piece.shape, by_rows if piece.by_rows else whole)
 

@@ -6,6 +6,8 @@ checkpoint) nor a device mesh is needed. Knows leaf paths and arrays; deliberate
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from flashtrail.errors import UserError
 
 _ROOT = "params"
 _VALUE = "/value"
+_BUFFER_BYTES = 4 * 2**20
 _ARRAY_FILES = {".zarray": "zarr", "zarr.json": "zarr3"}
 
 
@@ -24,8 +27,7 @@ _ARRAY_FILES = {".zarray": "zarr", "zarr.json": "zarr3"}
 class Leaf:
     """One stored array: shape and dtype at hand, its values read only on demand.
 
-    `chunk_rows` is the extent of a stored chunk along the first axis: reading fewer rows at a time would decode
-    the same chunk again.
+    `chunk_rows` is the extent of a stored chunk along the first axis.
     """
 
     path: str
@@ -38,9 +40,60 @@ class Leaf:
         """Return the whole array."""
         return self._values(self._store)
 
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """Return ``[start:stop]`` along the first axis."""
-        return self._values(self._store[start:stop])
+    def row_blocks(self, step: int) -> Iterator[np.ndarray]:
+        """Yield successive blocks of `step` rows along the first axis.
+
+        Where stored chunks span the other axes (as unsharded saves do), they are decoded as a stream: memory is a
+        block and a buffer. Else a chunk is decoded once and kept until its rows are through: memory peaks at one band
+        of chunks, as stored and decoded.
+        """
+        streams = self._chunk_streams()
+        if streams is None:
+            yield from self._cached_blocks(step)
+            return
+        row_shape, start = self.shape[1:], 0
+        row_bytes = math.prod(row_shape) * self.dtype.itemsize
+        for stream in streams:
+            band = min(self.chunk_rows, self.shape[0] - start)
+            for first in range(0, band, step):
+                count = min(step, band - first)
+                data = stream.read(count * row_bytes)
+                if len(data) != count * row_bytes:
+                    raise UserError(f"checkpoint leaf {self.path} ends too early: fetch it again")
+                yield np.frombuffer(data, self.dtype).reshape(count, *row_shape)
+            start += band
+
+    def _chunk_streams(self) -> Iterator[Any] | None:
+        """Return a decoding stream for each chunk in order; None where chunks are cut or coded in another way."""
+        spec = self._store.spec().to_json()
+        meta = spec["metadata"]
+        chunks = meta.get("chunks", ())
+        plain = (
+            (meta.get("compressor") or {}).get("id") == "zstd" and not meta.get("filters") and meta.get("order") == "C"
+        )
+        if spec["driver"] != "zarr" or not plain or tuple(chunks[1:]) != self.shape[1:] or str(meta["dtype"])[0] == ">":
+            return None
+        try:
+            import pyarrow
+        except ImportError:  # it decodes zstd as a stream, tensorstore only whole; slower to fail than to do without
+            return None
+        store = self._store.kvstore
+        names = [".".join([str(i)] + ["0"] * (len(chunks) - 1)) for i in range(-(-self.shape[0] // chunks[0]))]
+        if any(store.read(name, byte_range=slice(0, 1)).result().state == "missing" for name in names):
+            return None  # a chunk of nothing but the fill value may be left out
+        return (_decoded(pyarrow, store, name, self.path) for name in names)
+
+    def _cached_blocks(self, step: int) -> Iterator[np.ndarray]:
+        import tensorstore
+
+        band = self.chunk_rows * max(1, math.prod(self.shape[1:])) * self.dtype.itemsize
+        context = tensorstore.Context({"cache_pool": {"total_bytes_limit": band + band // 8 + 2**20}})
+        try:
+            store = tensorstore.open(self._store.spec(), context=context, read=True, open=True).result()
+        except ValueError as error:
+            raise UserError(f"checkpoint leaf {self.path} cannot be opened ({_first(error)}): fetch it again") from None
+        for start in range(0, self.shape[0], step):
+            yield self._values(store[start : min(start + step, self.shape[0])])
 
     def _values(self, view: Any) -> np.ndarray:
         try:
@@ -107,3 +160,35 @@ def read_tree(params_dir: str | Path) -> dict[str, np.ndarray]:
 
 def _first(error: Exception) -> str:
     return str(error).splitlines()[0][:160]
+
+
+class _StoredBytes(io.RawIOBase):
+    """One stored value as a file that is read in ranges, never whole."""
+
+    def __init__(self, store: Any, key: str, path: str) -> None:
+        self._store, self._key, self._path, self._at = store, key, path, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` from the value; the store refuses a range beyond the end and does not say where that is."""
+        count = len(buffer)
+        while count:
+            try:
+                span = slice(self._at, self._at + count)
+                data = self._store.read(self._key, byte_range=span).result().value
+            except ValueError as error:
+                if "OUT_OF_RANGE" not in str(error):
+                    raise UserError(f"checkpoint leaf {self._path} cannot be read ({_first(error)})") from None
+                count //= 2
+                continue
+            buffer[: len(data)] = data
+            self._at += len(data)
+            return len(data)
+        return 0
+
+
+def _decoded(pyarrow: Any, store: Any, key: str, path: str) -> Any:
+    raw = io.BufferedReader(_StoredBytes(store, key, path), _BUFFER_BYTES)
+    return pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, mode="r"), "zstd")

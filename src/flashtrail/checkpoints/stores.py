@@ -7,6 +7,7 @@ services elsewhere (tests do). Knows nothing of checkpoints. Tells apart "it is 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -94,6 +95,7 @@ def open_location(uri: str) -> Location:
     if scheme == "gs":
         from gcsfs.core import GCSFileSystem
 
+        logging.getLogger("gcsfs").addHandler(logging.NullHandler())  # its tracebacks would bury our one line
         endpoint = os.environ.get("STORAGE_EMULATOR_HOST") or None
         options = {"token": "anon", "endpoint_url": endpoint, "use_listings_cache": False}
         return Location(uri, scheme, rest.strip("/"), GCSFileSystem(skip_instance_cache=True, **options))
