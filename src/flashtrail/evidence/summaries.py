@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,7 @@ def route_mix(rounds: pd.DataFrame) -> dict[str, Any]:
         **count,
         "n": n,
         "draft_share": count["draft"] / n if n else None,
+        "draft_share_interval": _over_episodes(rounds, (rounds["route"] == "draft").astype(float), 1.0),
         "draft_share_of_actions": float(executed.get("draft", 0) / actions) if actions else None,
         "fallback_causes": {cause: causes.get(cause, 0) for cause in FALLBACK_CAUSES},
     }
@@ -108,16 +110,25 @@ def accepted_prefix(rounds: pd.DataFrame) -> dict[str, Any]:
 
     `mean_draft` is over draft rounds; `mean_all` counts a full round as 12, as the reproduction's 10.07 did.
     """
+    is_draft = (rounds["route"] == "draft").astype(float)
     drafts = rounds.loc[rounds["route"] == "draft", "accepted_prefix"]
     counts = Counter(int(x) for x in drafts)
     return {
         "histogram": [counts.get(h, 0) for h in range(EXEC_STEPS + 1)],
         "draft_rounds": len(drafts),
         "mean_draft": float(drafts.mean()) if len(drafts) else None,
+        "mean_draft_interval": _over_episodes(rounds, rounds["accepted_prefix"] * is_draft, is_draft),
         "mean_all": float(rounds["accepted_prefix"].clip(upper=EXEC_STEPS).mean()) if len(rounds) else None,
         "zero": counts.get(0, 0),
         "whole": counts.get(EXEC_STEPS, 0),
     }
+
+
+def _over_episodes(rounds: pd.DataFrame, part: pd.Series, whole: pd.Series | float) -> dict[str, Any] | None:
+    """Return the interval of sum(part) / sum(whole) with episodes resampled, as plain data."""
+    sums = rounds.assign(_part=part, _whole=whole).groupby(list(EPISODE_KEY))[["_part", "_whole"]].sum()
+    found = statistics.ratio_over_episodes(sums["_part"].tolist(), sums["_whole"].tolist())
+    return asdict(found) if found else None
 
 
 def latency_by_route(rounds: pd.DataFrame) -> dict[str, Any]:

@@ -204,7 +204,7 @@ def _judge_paired(claim: types.PairedClaim, campaign: Campaign, alpha: float) ->
     reason = {
         "supported": "",
         "refuted": f" A difference of {points(sign * claim.margin)} is excluded.",
-        "inconclusive": f" Not established (p > {alpha:g}), and {points(sign * claim.margin)} are not excluded: too few episodes.",
+        "inconclusive": f" Not established at {alpha:g}; {points(sign * claim.margin)} not excluded: too few episodes.",
     }[verdict]
     numbers = asdict(found) | {"k_arm": found.k_a, "k_control": found.k_b, "margin": claim.margin}
     return Judgement(

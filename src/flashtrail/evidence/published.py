@@ -1,0 +1,182 @@
+"""Figures that others published, typed, and what can be checked of them from outside.
+
+Knows resources/published/published.yaml; knows no table of ours.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from flashtrail.errors import UserError
+from flashtrail.evidence import statistics
+
+DEFAULT = Path(__file__).resolve().parents[3] / "resources" / "published" / "published.yaml"
+_TRITON_FULL_MS = 39.7  # Table 1: the full round that the paper's mixtures are made with
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Strict):
+    """Where figures come from and what they are about."""
+
+    title: str
+    where: str
+    policy: str
+    hardware: str
+    setting: str
+    success_scope: str
+    latency_scope: str
+
+
+class Success(_Strict):
+    """A success rate: a count, or a percentage as printed."""
+
+    source: str
+    method: str
+    suite: str
+    arm: str | None = None
+    percent: float | None = None
+    k: int | None = None
+    n: int
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Success:
+        if (self.percent is None) == (self.k is None):
+            raise ValueError(f"{self.method} on {self.suite}: give either percent or k")
+        return self
+
+    @property
+    def count(self) -> int | None:
+        """k, or the whole count that the printed percentage can only be; None if there is none."""
+        return self.k if self.percent is None else statistics.whole_count(self.percent, self.n)
+
+
+class Latency(_Strict):
+    """A latency per round in ms."""
+
+    source: str
+    method: str
+    suite: str
+    route: Literal["full", "draft", "all"]
+    statistic: Literal["mean", "p50", "p95", "p99", "fastest"]
+    ms: float
+    n: int | None = None
+    per_action_ms: float | None = None
+    draft_share: float | None = None
+    note: str = ""
+
+
+class Acceptance(_Strict):
+    """Accepted prefix of draft rounds: percent of 12, or its mean."""
+
+    source: str
+    method: str
+    suite: str
+    percent: float | None = None
+    mean: float | None = None
+    note: str = ""
+
+    @property
+    def mean_of_12(self) -> float | None:
+        """Mean accepted actions of 12."""
+        return self.mean if self.percent is None else 12 * self.percent / 100
+
+
+class Conveyor(_Strict):
+    """Success on a moving belt in percent, by speed in m/min."""
+
+    source: str
+    method: str
+    toy_dog: dict[int, float]
+    hairbrush: dict[int, float]
+    n: int
+
+
+class Quotient(_Strict):
+    """A printed ratio and the two printed numbers it is made of."""
+
+    source: str
+    what: str
+    printed: float
+    of: tuple[float, float]
+
+
+class Published(_Strict):
+    """The whole file."""
+
+    version: Literal[1]
+    sources: dict[str, Source]
+    success: list[Success] = Field(default_factory=list)
+    latency: list[Latency] = Field(default_factory=list)
+    acceptance: list[Acceptance] = Field(default_factory=list)
+    conveyor: list[Conveyor] = Field(default_factory=list)
+    ratios: list[Quotient] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _sources_known(self) -> Published:
+        rows: list[Any] = [*self.success, *self.latency, *self.acceptance, *self.conveyor, *self.ratios]
+        for row in rows:
+            if row.source not in self.sources:
+                raise ValueError(f"source {row.source!r} is not described under sources")
+        return self
+
+
+def load(path: str | Path | None = None) -> Published:
+    """Read the published figures; UserError names what is wrong with the file."""
+    path = DEFAULT if path is None else Path(path)
+    try:
+        return Published.model_validate(yaml.safe_load(path.read_text()))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (yaml.YAMLError, ValidationError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error)
+        raise UserError(f"{path}: {reason}") from None
+
+
+def checks(published: Published) -> list[dict[str, Any]]:
+    """Return what can be checked of the figures from outside: rows of what, printed, found, agrees.
+
+    Every rate must be a whole count of its episodes (and every conveyor cell of its trials); every ratio the quotient
+    of its numbers to the printed digits; every mean of a mixture must imply one and the same draft round, which it
+    can only be compared by eye: `agrees` is None there.
+    """
+    rows: list[dict[str, Any]] = []
+    for success in published.success:
+        if success.percent is not None:
+            k = success.count
+            found = "no whole count" if k is None else f"{k}/{success.n}"
+            rows.append(_row("rate is a count", success, f"{success.percent} % of {success.n}", found, k is not None))
+    for cell in published.conveyor:
+        values = [*cell.toy_dog.values(), *cell.hairbrush.values()]
+        whole = all(statistics.whole_count(v, cell.n) is not None for v in values)
+        rows.append(
+            _row("rates are counts", cell, f"{len(values)} cells of {cell.n}", "all" if whole else "not all", whole)
+        )
+    for ratio in published.ratios:
+        quotient = ratio.of[0] / ratio.of[1]
+        same = abs(quotient - ratio.printed) <= 0.005 + 1e-9
+        rows.append(_row("ratio is a quotient", ratio, f"{ratio.printed}", f"{quotient:.3f}", same))
+    for row in published.latency:
+        if row.route == "all" and row.statistic == "mean" and row.draft_share and row.method == "FLASH+Triton":
+            implied = statistics.implied_draft_ms(row.ms, row.draft_share / 100, _TRITON_FULL_MS)
+            rows.append(_row("implied draft round", row, f"mean {row.ms} ms", f"{implied:.2f} ms", None))
+    return rows
+
+
+def _row(check: str, entry: Any, printed: str, found: str, agrees: bool | None) -> dict[str, Any]:
+    words = [getattr(entry, "what", None) or entry.method, getattr(entry, "suite", None)]
+    return {
+        "check": check,
+        "source": entry.source,
+        "what": ", ".join(w for w in words if w),
+        "printed": printed,
+        "found": found,
+        "agrees": agrees,
+    }
