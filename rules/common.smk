@@ -236,6 +236,8 @@ def evidence_files(arms=None):
         **{table: [f"results/tables/{arm}/{table}.parquet" for arm in arms] for table in TABLES},
         "summaries": [f"results/summaries/{arm}.json" for arm in arms],
         "profile": f"results/profile/{EXPERIMENT.profile.policy}/rounds.parquet",
+        "control": f"results/profile/{EXPERIMENT.profile.policy}/control.json",
+        "published": "resources/published/published.yaml",
         "records": [f"results/checkpoints/{policy}/record.json" for policy in policies],
         "parity": [f"results/parity/{policy}.json" for policy in policies],
         "boots": [f"results/smoke/{policy}/boot.json" for policy in policies],
@@ -248,6 +250,7 @@ def chapter_files(chapter):
     arms = arms_of_chapter(chapter)
     files = evidence_files(arms)
     if chapter == "claims":
-        return {"claims": "results/claims/claims.json", "summaries": files["summaries"]}
-    chosen = [*TABLES, "summaries"] + (["profile"] if chapter == "profiling" else [])
+        return {"claims": "results/claims/claims.json", **{kind: files[kind] for kind in ("summaries", "published")}}
+    chosen = [*TABLES, "summaries", "published"]
+    chosen += ["profile", "control"] if chapter == "profiling" else []
     return {kind: files[kind] for kind in chosen}

@@ -67,8 +67,6 @@ rule evaluate_claims:
         "results/benchmarks/evaluate_claims.tsv"
     params:
         arms=list(EXPERIMENT.arms),
-        policies=EXPERIMENT.used_policies,
-        profiled=EXPERIMENT.profile.policy,
         code=code_digest("evaluate_claims.py"),
     threads: 1
     conda:

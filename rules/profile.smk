@@ -7,6 +7,7 @@
 # OUTPUTS
 #   results/profile/{policy}/observations.npz   what the policy saw in a few episodes of each task
 #   results/profile/{policy}/rounds.parquet     timed rounds: batch 1, warmed per prompt and route, synchronised
+#   results/profile/{policy}/control.json       the full route against itself with other noise: what a radius can accept
 
 
 rule record_observations:
@@ -46,6 +47,7 @@ rule profile_routes:
         observations="results/profile/{policy}/observations.npz",
     output:
         rounds="results/profile/{policy}/rounds.parquet",
+        control="results/profile/{policy}/control.json",
     log:
         "results/logs/profile_routes/{policy}.log",
     benchmark:

@@ -19,9 +19,10 @@ def main(job: Job) -> None:
     settings = FlashSettings.from_dict(engine["flash"])
     policy = FlashPolicy.load(job.directory("base"), draft, engine["device"], engine["dtype"], settings)
     device = device_of(provenance.json_load(job.input["model"]), engine["device"])
+    recorded = recordings.load(job.input["observations"])
     rows = profiling.profile_routes(
         policy,
-        recordings.load(job.input["observations"]),
+        recorded,
         name=job.wildcards["policy"],
         samples=params["samples"],
         warmup=params["warmup"],
@@ -34,6 +35,8 @@ def main(job: Job) -> None:
         "code_digest": params["code"],
         "device": device,
     }
+    control = profiling.full_against_full(policy, recorded, samples=params["samples"], seed=params["seed"])
+    provenance.json_dump({"policy": job.wildcards["policy"], **control}, job.output["control"])
     tables.write_table(job.output["rounds"], rows, tables.PROFILE, metadata)
 
 

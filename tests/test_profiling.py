@@ -12,7 +12,7 @@ from flashtrail.flash.dims import DraftDims, Pi0Dims
 from flashtrail.flash.engine import Engine
 from flashtrail.flash.policy import FlashPolicy
 from flashtrail.flash.runtime import TorchRuntime
-from flashtrail.profiling import profile_routes
+from flashtrail.profiling import full_against_full, profile_routes
 from flashtrail.rollouts import recordings
 from flashtrail.rollouts.observation import Observation
 from flashtrail.rollouts.recordings import Recorded
@@ -82,6 +82,15 @@ def test_without_a_draft_head_there_is_only_the_full_route():
         tiny_policy(draft=False), recorded(("open it",)), name="tiny", samples=1, warmup=0, seed=7, device="cpu"
     )
     assert [row["route"] for row in rows] == ["full"]
+
+
+def test_the_control_compares_two_full_chunks_of_each_query():
+    policy = tiny_policy()
+    control = full_against_full(policy, recorded(), samples=1, seed=7)
+    assert control["queries"] == sum(control["histogram"]) == 2 and len(control["histogram"]) == 13
+    assert control["median_distance"] > 0
+    assert full_against_full(policy, recorded(), samples=1, seed=7) == control
+    assert full_against_full(policy, recorded(), samples=9, seed=7)["queries"] == 4
 
 
 def test_observations_come_back_as_they_were(tmp_path):

@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from flashtrail.flash import transforms as tf
+from flashtrail.flash import verify
 from flashtrail.flash.engine import Engine, Session
-from flashtrail.flash.policy import FlashPolicy
+from flashtrail.flash.policy import FlashPolicy, draw_noise
 from flashtrail.rollouts.recordings import Recorded
 
 ROUTES = ("full", "draft")
@@ -71,6 +73,42 @@ def profile_routes(
             timed = [row["policy_ms"] for row in rows[-samples:]]
             report(f"{route:5} {np.median(timed):8.2f} ms median of {samples}: {prompt}")
     return rows
+
+
+def full_against_full(policy: FlashPolicy, recorded: Sequence[Recorded], *, samples: int, seed: int) -> dict[str, Any]:
+    """Return what the acceptance rule's radius says of the full route against itself, with other noise.
+
+    The control of every accepted prefix: the radius is about the policy's own spread between two samples, so a draft
+    can be accepted hardly more often than that. For up to `samples` queries of each prompt, two full chunks from
+    different noise are compared as a draft and its estimate are: `histogram` counts the accepted prefixes 0-12, by
+    the radius alone (no gripper rule).
+    """
+    settings = policy.engine.settings
+    full = _forced(policy, "full")
+    prefixes: list[int] = []
+    distances: list[float] = []
+    for prompt in dict.fromkeys(r.observation.prompt for r in recorded):
+        for query in [r for r in recorded if r.observation.prompt == prompt][:samples]:
+            chunks = [_chunk(full, query, [seed, *query.episode, *words]) for words in ((0, 1), (0, 2))]
+            steps = verify.window(settings.max_exec_steps, len(chunks[0]))
+            distance = verify.distances(chunks[0], chunks[1][None], settings.dist_dims, steps)
+            prefixes.append(verify.radius_prefix(distance, settings.tau_radius))
+            distances.append(float(distance.mean()))
+    return {
+        "queries": len(prefixes),
+        "tau": settings.tau_radius,
+        "histogram": np.bincount(prefixes, minlength=settings.max_exec_steps + 1).tolist(),
+        "median_distance": float(np.median(distances)),
+        "share_within_tau": float(np.mean(np.array(distances) <= settings.tau_radius)),
+    }
+
+
+def _chunk(policy: FlashPolicy, query: Recorded, words: list[int]) -> np.ndarray:
+    """Return one full round's chunk, normalised, float32 (H, D)."""
+    inputs = tf.model_inputs(tf.apply(policy.inputs, query.observation.request()))
+    runtime = policy.engine.runtime
+    noise = draw_noise(words, (runtime.dims.action_horizon, runtime.dims.action_dim))  # type: ignore[attr-defined]
+    return policy.engine.infer(policy.new_session(), inputs, noise, reset=True).chunk
 
 
 def _forced(policy: FlashPolicy, route: str) -> FlashPolicy:

@@ -105,6 +105,8 @@ def copy_checkout(target: Path) -> Checkout:
     for chapter in CHAPTERS:
         (target / "notebooks" / f"{chapter}.ipynb").write_text("{}")
     (target / "claims.yaml").write_text("claims: []\n")
+    (target / "resources/published").mkdir(parents=True)
+    (target / "resources/published/published.yaml").write_text("version: 1\n")
     for policy in ("pi0_nano", "pi0_nano_dropout"):
         (target / "resources" / policy / "params").mkdir(parents=True)
         for name in ("params/_METADATA", "draft.pt", "tokenizer.model"):
