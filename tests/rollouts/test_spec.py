@@ -1,0 +1,65 @@
+"""Every arm of the shipped experiment becomes a spec that the shard accepts and a command that the server accepts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from flashtrail import cli, config, provenance
+from flashtrail.errors import UserError
+from flashtrail.rollouts import plan, settings
+from flashtrail.rollouts.spec import shard_spec
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENT = config.load(ROOT / "config.yaml")
+
+
+@pytest.fixture
+def handles(tmp_path) -> dict[str, str]:
+    records = {
+        "model": {"python": sys.executable, "device": {"cpu": "a processor"}},
+        "base": {"digest": "b" * 64},
+        "draft": {"digest": "d" * 64},
+    }
+    for name, record in records.items():
+        (tmp_path / name).mkdir()
+        provenance.json_dump(record, tmp_path / name / "handle.json")
+    return {name: str(tmp_path / name / "handle.json") for name in records}
+
+
+@pytest.mark.parametrize("name", EXPERIMENT.arms)
+def test_every_arm_is_accepted_by_the_shard(name, handles):
+    arm = EXPERIMENT.arm(name)
+    spec = settings.checked(shard_spec(arm, 2, handles, code="c0de"))
+    assert len(plan.expected_episodes(spec)) == EXPERIMENT.arms[name].episodes
+    assert spec["metadata"] == {
+        "config_digest": provenance.digest_json(arm),
+        "artifact_digest": "b" * 64 + "+" + "d" * 64,
+        "code_digest": "c0de",
+        "device": "a processor",
+    }
+
+
+def test_an_arm_differs_from_its_control_where_it_says(handles):
+    specs = {name: shard_spec(EXPERIMENT.arm(name), 0, handles, code="c0de") for name in ("clean", "full_only")}
+    words = {name: set(spec["server"]["command"]) for name, spec in specs.items()}
+    assert words["full_only"] - words["clean"] == {"--force-full-each-round"}
+    assert words["clean"] - words["full_only"] == {"--no-force-full-each-round"}
+
+
+def test_the_server_understands_its_command(handles):
+    words = shard_spec(EXPERIMENT.arm("full_only"), 0, handles, code="c0de")["server"]["command"]
+    assert words[:3] == [sys.executable, "-m", "flashtrail"] and "{port}" in words
+    arguments = cli._parser(words[3:]).parse_args([word.replace("{port}", "8001") for word in words[3:]])
+    assert arguments.port == 8001 and str(arguments.artifact) == str(Path(handles["base"]).parent)
+    flash = cli._settings(arguments)
+    assert json.loads(json.dumps(flash.to_dict())) == EXPERIMENT.arm("full_only")["flash"]
+
+
+def test_a_lost_interpreter_is_one_line(handles):
+    provenance.json_dump({"python": "/nowhere/python"}, handles["model"])
+    with pytest.raises(UserError, match="its interpreter /nowhere/python is gone; remove that file and run again"):
+        shard_spec(EXPERIMENT.arm("clean"), 0, handles, code="c0de")
