@@ -28,7 +28,7 @@ class Demonstrations:
     chunks: np.ndarray  # (F, horizon, 7) float32: the expert's clean actions
     valid: np.ndarray  # (F, horizon) bool: False past the end of the record
     task: np.ndarray  # (F,) int
-    episode: np.ndarray  # (F,) int
+    episode: np.ndarray  # (F,) int: 10,000 times the task plus the episode's number
 
     def __len__(self) -> int:
         return len(self.states)
@@ -41,7 +41,9 @@ def load(directory: str | Path, horizon: int = 50, limit: int | None = None) -> 
     files = sorted(Path(directory).glob("task*/ep*.npz"))[:limit]
     if not files:
         raise UserError(f"no demonstrations under {directory}: run `python -m flashtrail.training demonstrations`")
-    for number, path in enumerate(files):
+    for path in files:
+        task = int(path.parent.name.removeprefix("task"))
+        number = task * 10_000 + int(path.stem.removeprefix("ep"))
         with np.load(path, allow_pickle=False) as episode:
             at, labels = episode["at"], episode["label"]
             steps = at[:, None] + np.arange(horizon)
@@ -51,7 +53,7 @@ def load(directory: str | Path, horizon: int = 50, limit: int | None = None) -> 
             columns["objects"].append(episode["objects"])
             columns["chunks"].append(labels[np.minimum(steps, len(labels) - 1)])
             columns["valid"].append(valid)
-            columns["task"].append(np.full(len(at), int(path.parent.name.removeprefix("task"))))
+            columns["task"].append(np.full(len(at), task))
             columns["episode"].append(np.full(len(at), number))
     return Demonstrations(**{name: np.concatenate(parts) for name, parts in columns.items()})
 
@@ -93,9 +95,9 @@ class Normaliser:
 
 
 def split(demos: Demonstrations, share: float = 0.06) -> tuple[np.ndarray, np.ndarray]:
-    """Frame indices (train, validation); whole episodes are held out, the same ones every time."""
+    """Frame indices (train, validation); whole episodes are held out, the same ones however many there are."""
     every = max(2, round(1 / share))
-    held = demos.episode % every == every - 1
+    held = demos.episode % 10_000 % every == every - 1
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 

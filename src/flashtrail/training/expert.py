@@ -46,9 +46,7 @@ def matrix_of(quaternion: Vector) -> Vector:
 def rotation_vector(rotation: Vector) -> Vector:
     """Shortest axis-angle (3,) of a rotation matrix; its length is at most pi, whatever quaternion it came from."""
     angle = np.arccos(np.clip((np.trace(rotation) - 1.0) / 2.0, -1.0, 1.0))
-    skew = np.array(
-        [rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]]
-    )
+    skew = np.array([rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]])
     if angle < 1e-6:
         return skew / 2.0
     if np.pi - angle < 1e-3:  # the skew part vanishes: take the axis from the symmetric part

@@ -46,7 +46,8 @@ def orbax_tree(tensors: dict[str, torch.Tensor], dims: Pi0Dims) -> Tree:
 def _vision(tree: Tree, w: dict[str, np.ndarray], dims: Pi0Dims) -> None:
     v, img = dims.vision, "PaliGemma/img"
     if v.stem is None:
-        _put(tree, f"{img}/embedding/kernel", w["vision.patch_embed.weight"].reshape(v.patch, v.patch, 3, v.width))
+        patch = int(v.patch or 1)
+        _put(tree, f"{img}/embedding/kernel", w["vision.patch_embed.weight"].reshape(patch, patch, 3, v.width))
         _put(tree, f"{img}/embedding/bias", w["vision.patch_embed.bias"])
     else:
         for i in range(len(v.stem.layers)):
@@ -132,11 +133,14 @@ def write_source(
     draft: dict[str, Any] | None,
 ) -> None:
     """Write params/, assets/, tokenizer.model and draft.pt under `directory`; a README.md there is left alone."""
+    import jax
     import orbax.checkpoint as ocp
 
     directory.mkdir(parents=True, exist_ok=True)
     with write_atomic(directory / "params") as temporary, ocp.PyTreeCheckpointer() as checkpointer:
-        checkpointer.save(temporary.resolve(), {"params": orbax_tree(tensors, dims)})
+        # As jax arrays, which is what openpi saves: the tree then has its _sharding file too.
+        checkpointer.save(temporary.resolve(), {"params": jax.tree.map(jax.numpy.asarray, orbax_tree(tensors, dims))})
+        (temporary / "commit_success.txt").unlink(missing_ok=True)  # only says where the tree was written
     json_dump({"norm_stats": stats}, directory / ASSETS / "norm_stats.json")
     stem = dims.to_dict()["vision"]["stem"]
     extra = {"stem": stem, "num_views": dims.num_views, "num_steps": dims.num_steps, "delta_actions": True}

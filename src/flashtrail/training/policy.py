@@ -41,8 +41,8 @@ def nano_dims(vocab_size: int, stem: bool = True) -> Pi0Dims:
         patch=None if stem else 32,
         stem=Stem(layers, pool=2) if stem else None,
     )
-    prefix = GemmaDims(width=128, depth=3, mlp_dim=384, num_heads=4, num_kv_heads=1, head_dim=32)
-    expert = GemmaDims(width=96, depth=3, mlp_dim=384, num_heads=4, num_kv_heads=1, head_dim=32)
+    prefix = GemmaDims(width=128, depth=3, mlp_dim=256, num_heads=4, num_kv_heads=1, head_dim=32)
+    expert = GemmaDims(width=96, depth=3, mlp_dim=256, num_heads=4, num_kv_heads=1, head_dim=32)
     return Pi0Dims(vision=vision, prefix=prefix, expert=expert, vocab_size=vocab_size)
 
 
@@ -178,6 +178,24 @@ class Trainer:
                 writer.writeheader()
                 writer.writerows(run.curve)
 
+    def plot(self) -> None:
+        """Draw curve.png: flow and auxiliary loss over the steps."""
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+
+        figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+        for axis, name in zip(axes, ("flow", "auxiliary"), strict=True):
+            for label, column in (("train", name), ("held out", f"held_out_{name}")):
+                rows = [row for row in self.run.curve if not math.isnan(row[column])]
+                axis.plot([row["step"] for row in rows], [row[column] for row in rows], label=label)
+            axis.set(title=f"{name} loss", xlabel="step", yscale="log")
+            axis.legend()
+        with write_atomic(self.directory / "curve.png") as path:
+            figure.savefig(path, format="png", dpi=110)
+        pyplot.close(figure)
+
     # --- one batch -----------------------------------------------------------------------------------------------
 
     def batch(self, frames: np.ndarray, rng: np.random.Generator, augmented: bool) -> dict[str, Tensor]:
@@ -252,18 +270,19 @@ class Trainer:
         """Run to the last step (or for `until_s` seconds of this call); return the averaged weights."""
         run, recipe = self.run, self.recipe
         started = last_save = time.monotonic()
-        before, sums = run.seconds, np.zeros(2)
+        before, sums, summed = run.seconds, np.zeros(2), 0
         while run.step < recipe.steps:
             rng = np.random.default_rng([recipe.seed, run.step])  # a resumed run draws what it would have drawn
             frames = dataset.balanced(self.demos, self.train_frames, recipe.batch, rng)
             flow, auxiliary = self.losses(run.weights, self.batch(frames, rng, augmented=True))
             self._update(flow + recipe.auxiliary * auxiliary)
             sums += [flow.item(), auxiliary.item()]
+            summed += 1
             run.step += 1
             run.seconds = before + time.monotonic() - started
             if run.step % log_every == 0 or run.step == recipe.steps:
-                self._log(sums / log_every)
-                sums[:] = 0
+                self._log(sums / summed)
+                sums[:], summed = 0, 0
             if time.monotonic() - last_save > recipe.save_every_s:
                 self.save()
                 last_save = time.monotonic()

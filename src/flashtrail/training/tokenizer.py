@@ -55,3 +55,15 @@ def encode(path: Path, prompt: str) -> list[int]:
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(path))
     text = prompt.strip().replace("_", " ").replace("\n", " ")
     return [pieces.bos_id(), *pieces.encode(text), *pieces.encode("\n")]
+
+
+def size(path: Path) -> int:
+    """Pieces in the model."""
+    return int(sentencepiece.SentencePieceProcessor(model_file=str(path)).get_piece_size())
+
+
+def task_languages(suite: str) -> list[str]:
+    """The task languages of one LIBERO suite."""
+    from libero.libero import benchmark
+
+    return [task.language for task in benchmark.get_benchmark_dict()[suite]().tasks]

@@ -1,0 +1,84 @@
+"""`python -m flashtrail.training`: the command line of `make nano`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from flashtrail.errors import UserError
+
+STEPS = ("demonstrations", "train", "draft", "export", "evaluate", "compare-vision", "card", "all")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one step (or all); 2 and one line for a mistake."""
+    parser = argparse.ArgumentParser(prog="python -m flashtrail.training", description=__doc__)
+    parser.add_argument("step", choices=STEPS)
+    parser.add_argument("--work", type=Path, default=Path("results/training"), help="working directory")
+    parser.add_argument("--resources", type=Path, default=Path("resources"), help="where finished policies go")
+    parser.add_argument("--variant", default="pi0_nano", help="pi0_nano or pi0_nano_dropout")
+    parser.add_argument("--steps", type=int, help="train: optimizer steps in all, instead of the recipe's")
+    parser.add_argument("--seconds", type=float, help="train, compare-vision: stop after this long")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=2, help="demonstrations, evaluate: simulators at a time")
+    parser.add_argument("--worker", type=int, help="demonstrations: be one of --workers processes")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--flash", action="store_true", help="evaluate: with the draft route")
+    parser.add_argument("--scenes", type=int, nargs="+", default=[0, 1], help="evaluate: scene seeds")
+    parser.add_argument("--tasks", type=int, nargs="+", default=[0, 1, 2], help="evaluate: task ids")
+    parser.add_argument(
+        "--wrist-zero-every", type=int, default=0, help="evaluate: black wrist view at every n-th query"
+    )
+    parser.add_argument("--soft-reset", action="store_true", help="evaluate: only the first reset rebuilds the model")
+    options = parser.parse_args(arguments)
+    try:
+        _run(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    from flashtrail.training import pipeline
+
+    place = pipeline.Workplace(options.work, options.resources)
+    if options.step == "demonstrations" and options.worker is not None:
+        from flashtrail.training import demonstrations
+
+        demonstrations.share(place.demos, options.worker, options.workers, tuple(demonstrations.EPISODES))
+    elif options.step == "demonstrations":
+        pipeline.record_demonstrations(place, options.processes)
+    elif options.step == "train":
+        changes = {"threads": options.threads} | ({"steps": options.steps} if options.steps else {})
+        pipeline.train(place, options.variant, options.seconds, **changes)
+    elif options.step == "draft":
+        pipeline.train_draft(place, options.variant)
+    elif options.step == "export":
+        pipeline.write_policy(place, options.variant)
+    elif options.step == "evaluate":
+        pipeline.evaluate_policy(
+            place,
+            options.variant,
+            flash=options.flash,
+            tasks=options.tasks,
+            scenes=options.scenes,
+            processes=options.processes,
+            hard_reset=not options.soft_reset,
+            view_every=options.wrist_zero_every,
+        )
+    elif options.step == "compare-vision":
+        from flashtrail.training import comparison
+
+        comparison.compare(place, options.seconds or 270.0, options.threads)
+    elif options.step == "card":
+        from flashtrail.training import card
+
+        card.write(place, options.variant)
+    else:
+        pipeline.run_all(place)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

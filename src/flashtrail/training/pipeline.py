@@ -1,0 +1,202 @@
+"""From nothing to resources/pi0_nano: the steps of `make nano`, each skipped where its result is there already.
+
+Work lies in one directory (results/training by default): demos/, norm_stats.json, tokenizer.model, and a directory
+per variant with its runs, draft, artifact and evaluation. Joins the other modules; has no method of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flashtrail.checkpoints.artifact import convert_base, convert_draft
+from flashtrail.errors import UserError, nearest
+from flashtrail.flash.dims import Pi0Dims
+from flashtrail.provenance import json_dump, json_load, write_atomic
+from flashtrail.training import dataset, demonstrations, draft, evaluate, export, tokenizer
+from flashtrail.training.policy import Recipe, Trainer, nano_dims
+
+BASE, DROPOUT = "pi0_nano", "pi0_nano_dropout"
+RECIPES = {
+    BASE: Recipe(steps=6500),
+    # Continues from pi0_nano's averaged weights: the wrist view zeroed in a fifth, masked in a tenth of the samples.
+    DROPOUT: Recipe(steps=1400, rate=5e-4, warmup=50, wrist_zeroed=0.2, wrist_masked=0.1, seed=1),
+}
+LESSON_FRAMES = 3000  # frames the draft learns from
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """The working directory and where finished policies go."""
+
+    root: Path
+    resources: Path
+
+    @property
+    def demos(self) -> Path:
+        return self.root / "demos"
+
+    def variant(self, name: str) -> Path:
+        """The directory of one variant; UserError for an unknown one."""
+        if name not in RECIPES:
+            raise UserError(f"unknown variant {name!r}{nearest(name, RECIPES)}")
+        return self.root / name
+
+
+def record_demonstrations(place: Workplace, processes: int = 2) -> None:
+    """Record every missing demonstration, `processes` at a time."""
+    tasks = tuple(demonstrations.EPISODES)
+    command = [sys.executable, "-m", "flashtrail.training", "demonstrations", "--work", str(place.root)]
+    running = [subprocess.Popen([*command, "--worker", str(i), "--workers", str(processes)]) for i in range(processes)]
+    if any(process.wait() for process in running):
+        raise UserError("a demonstration process failed; its message is above. Run again: finished episodes are kept")
+    print({t: len(list((place.demos / f"task{t}").glob("ep*.npz"))) for t in tasks}, flush=True)
+
+
+# --- what every later step reads ---
+
+
+@dataclass(frozen=True)
+class Material:
+    """Training data and what turns prompts and numbers into the model's."""
+
+    demos: dataset.Demonstrations
+    stats: dict[str, Any]
+    prompts: dict[int, list[int]]
+    dims: Pi0Dims
+
+
+def material(place: Workplace, stem: bool = True) -> Material:
+    """Load the demonstrations; make tokenizer and statistics once and keep them, so that a resumed run agrees."""
+    demos = dataset.load(place.demos)
+    words = place.root / "tokenizer.model"
+    if not words.is_file():
+        tokenizer.train(words, tokenizer.instructions())
+    stats_file = place.root / "norm_stats.json"
+    if not stats_file.is_file():
+        json_dump(dataset.norm_stats(demos), stats_file)
+    languages = tokenizer.task_languages(evaluate.SUITE)
+    prompts = {int(t): tokenizer.encode(words, languages[int(t)]) for t in np.unique(demos.task)}
+    return Material(demos, json_load(stats_file), prompts, nano_dims(tokenizer.size(words), stem))
+
+
+def trainer(place: Workplace, name: str, stuff: Material, recipe: Recipe | None = None) -> Trainer:
+    """The (resumable) trainer of a variant; pi0_nano_dropout needs pi0_nano."""
+    start: dict[str, Any] | None = None
+    if name == DROPOUT:
+        saved = place.variant(BASE) / "run.pt"
+        if not saved.is_file():
+            raise UserError(f"{DROPOUT} continues from {BASE}, and {saved} is missing: train that first")
+        start = torch.load(saved, weights_only=True)
+    return Trainer(
+        place.variant(name),
+        stuff.demos,
+        stuff.stats,
+        stuff.prompts,
+        stuff.dims,
+        recipe or RECIPES[name],
+        None if start is None else start["average"],
+        None if start is None else start["head"],
+    )
+
+
+def train(place: Workplace, name: str, until_s: float | None = None, **changes: Any) -> None:
+    """Train a variant to its last step (or for `until_s` seconds); continue a run that is there."""
+    torch.manual_seed(0)
+    recipe = dataclasses.replace(RECIPES[name], **changes)
+    run = trainer(place, name, material(place), recipe)
+    print(f"{name}: {len(run.demos)} frames, {sum(v.numel() for v in run.run.weights.values())} parameters", flush=True)
+    run.train(until_s)
+    run.plot()
+
+
+def averaged(place: Workplace, name: str) -> dict[str, Tensor]:
+    """The averaged weights of a variant's run."""
+    saved = place.variant(name) / "run.pt"
+    if not saved.is_file():
+        raise UserError(f"{saved} is missing: run `python -m flashtrail.training train --variant {name}`")
+    return torch.load(saved, weights_only=True)["average"]
+
+
+# --- the draft head ---
+
+
+def _lesson_batches(run: Trainer, frames: np.ndarray, size: int = 64) -> Iterator[dict[str, Tensor]]:
+    draws = dataclasses.replace(run.recipe, draws=1)
+    run.recipe = draws
+    for start in range(0, len(frames), size):
+        yield run.batch(frames[start : start + size], np.random.default_rng([7, start]), augmented=False)
+
+
+def train_draft(place: Workplace, name: str, recipe: draft.DraftRecipe | None = None) -> dict[str, Any]:
+    """Teach the draft head on the variant's full-route chunks; write draft_tensors.pt and agreement.json."""
+    stuff = material(place)
+    run, weights = trainer(place, name, stuff), averaged(place, name)
+    rng = np.random.default_rng(11)
+    chosen = rng.choice(run.train_frames, min(LESSON_FRAMES, len(run.train_frames)), replace=False)
+    held = rng.choice(run.held_frames, min(300, len(run.held_frames)), replace=False)
+    lesson = draft.teach(weights, stuff.dims, _lesson_batches(run, chosen))
+    check = draft.teach(weights, stuff.dims, _lesson_batches(run, held), rng)
+    recipe = recipe or draft.DraftRecipe()
+    tensors, curve = draft.train(draft.initial(stuff.dims, weights, recipe.seed), stuff.dims, lesson, recipe)
+    figures = draft.agreement(tensors, stuff.dims, check)
+    meta = {"teacher": "full route, zero noise", "train_frames": len(chosen), **dataclasses.asdict(recipe)}
+    with write_atomic(place.variant(name) / "draft_tensors.pt") as path:
+        torch.save({"tensors": tensors, "meta": meta}, path)
+    json_dump({**figures, "loss_every_100_steps": curve}, place.variant(name) / "agreement.json")
+    print(figures, flush=True)
+    return figures
+
+
+# --- out of here ---
+
+
+def write_policy(place: Workplace, name: str) -> Path:
+    """Write the source tree to resources/NAME and its artifacts to the work directory; return the tree."""
+    words = place.root / "tokenizer.model"
+    dims = nano_dims(tokenizer.size(words))
+    target, head = place.resources / name, place.variant(name) / "draft_tensors.pt"
+    packed = None
+    if head.is_file():
+        saved = torch.load(head, weights_only=True)
+        packed = export.draft_file(saved["tensors"], draft.draft_dims(dims), saved["meta"])
+    stats = json_load(place.root / "norm_stats.json")
+    export.write_source(target, averaged(place, name), dims, stats, words, packed)
+    artifact = place.variant(name) / "artifact"
+    convert_base(target, artifact / "base")
+    if packed is not None:
+        convert_draft(target / "draft.pt", artifact / "draft", base=artifact / "base")
+    size = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
+    print(f"{target}: {size / 2**20:.1f} MiB", flush=True)
+    return target
+
+
+def evaluate_policy(place: Workplace, name: str, *, flash: bool = False, **choices: Any) -> dict[str, Any]:
+    """Play the held-out episodes with a variant's artifact; `flash` lets the draft route act."""
+    artifact = place.variant(name) / "artifact"
+    if not (artifact / "base").is_dir():
+        raise UserError(f"{artifact} is missing: run `python -m flashtrail.training export --variant {name}`")
+    rows = evaluate.evaluate(artifact / "base", artifact / "draft" if flash else None, **choices)
+    suffix = f"_wrist_zero_every{choices['view_every']}" if choices.get("view_every") else ""
+    return evaluate.report(rows, place.variant(name) / f"evaluation_{'flash' if flash else 'full'}{suffix}.json")
+
+
+def run_all(place: Workplace) -> None:
+    """Everything, in order; finished parts are not done again."""
+    record_demonstrations(place)
+    for name in RECIPES:
+        train(place, name)
+        if not (place.variant(name) / "draft_tensors.pt").is_file():
+            train_draft(place, name)
+        write_policy(place, name)
+        evaluate_policy(place, name)
+    evaluate_policy(place, BASE, flash=True)

@@ -1,0 +1,99 @@
+"""What is exported is what the converter reads back, and what the tokenizer does to a prompt."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from flashtrail.checkpoints.artifact import convert_base, convert_draft
+from flashtrail.flash import weights
+from flashtrail.flash.transforms import Tokenizer
+from flashtrail.training import dataset, draft, evaluate, export, tokenizer
+
+
+@pytest.fixture(scope="session")
+def words(tmp_path_factory):
+    path = tmp_path_factory.mktemp("words") / "tokenizer.model"
+    lines = [f"put the {a} on the {b}" for a in ("bowl", "wine bottle", "plate") for b in ("stove", "cabinet", "rack")]
+    tokenizer.train(path, lines)
+    return path
+
+
+def test_training_and_serving_agree_on_tokens(words):
+    ids = tokenizer.encode(words, "put_the wine bottle on the rack ")
+    served = Tokenizer.load(words, 48, tokenizer.size(words))("put_the wine bottle on the rack ")
+    assert ids == served.tolist()
+    assert len(ids) < 48
+
+
+def test_a_source_tree_converts_back_to_the_same_tensors(tmp_path, demos, dims, words):
+    dims = dataclasses.replace(dims, vocab_size=tokenizer.size(words))
+    base = weights.init_base(dims, 3)
+    ddims = draft.draft_dims(dims)
+    head = draft.initial(dims, base, 4)
+    packed = export.draft_file(head, ddims, {"note": "test"})
+    export.write_source(tmp_path / "source", base, dims, dataset.norm_stats(demos), words, packed)
+    convert_base(tmp_path / "source", tmp_path / "base")
+    convert_draft(tmp_path / "source" / "draft.pt", tmp_path / "draft", base=tmp_path / "base")
+    back, dims_back, manifest = weights.load_base(tmp_path / "base")
+    assert dims_back == dims
+    assert manifest["transforms"] == {"delta_actions": True}
+    assert set(back) == set(base)
+    for name, tensor in base.items():
+        assert torch.equal(back[name], tensor), name
+    head_back, ddims_back, _ = weights.load_draft(tmp_path / "draft")
+    assert ddims_back == ddims
+    for name, tensor in head.items():
+        exact = tensor.to(torch.bfloat16).float() if name.endswith("norm.scale") else tensor
+        assert torch.equal(head_back[name], exact), name
+
+
+def test_the_tree_tells_no_path(tmp_path, demos, dims, words):
+    dims = dataclasses.replace(dims, vocab_size=tokenizer.size(words))
+    export.write_source(tmp_path / "s", weights.init_base(dims, 0), dims, dataset.norm_stats(demos), words, None)
+    for file in (tmp_path / "s").rglob("*"):
+        if file.is_file():
+            assert str(tmp_path).encode() not in file.read_bytes(), file
+
+
+def test_the_draft_learns_its_lesson(dims):
+    generator = torch.Generator().manual_seed(0)
+    lesson = {
+        "emb": torch.randn(16, 20, dims.prefix.width, generator=generator),
+        "valid": torch.ones(16, 20, dtype=torch.bool),
+        "state": torch.randn(16, 32, generator=generator),
+        "chunk": torch.randn(16, 50, 7, generator=generator),
+    }
+    lesson["other"] = lesson["chunk"] + 0.1
+    start = draft.initial(dims, weights.init_base(dims, 0), 0)
+    before = draft.agreement(start, dims, lesson)
+    tensors, curve = draft.train(start, dims, lesson, draft.DraftRecipe(steps=200, batch=16, rate=5e-3))
+    after = draft.agreement(tensors, dims, lesson)
+    assert len(curve) == 2
+    assert after["draft"]["median"] < 0.8 * before["draft"]["median"]
+    assert after["full_other_noise"] == {"median": pytest.approx(0.1), "within": 16, "within_steps_mean": 12.0}
+
+
+def test_draft_weights_have_a_decaying_prefix_and_a_light_tail():
+    rows = draft.step_weights(500, 50, np.random.default_rng(0))
+    torch.testing.assert_close(rows.sum(1), torch.ones(500))
+    assert (rows[:, 0] >= rows[:, -1]).all()
+    assert (rows[:, 16:] == rows[:, 49:]).all()
+
+
+@pytest.mark.parametrize(("k", "n", "low", "high"), [(51, 60, 0.739, 0.919), (0, 10, 0.0, 0.278), (20, 20, 0.839, 1.0)])
+def test_wilson(k, n, low, high):
+    assert evaluate.wilson(k, n) == (pytest.approx(low, abs=2e-3), pytest.approx(high, abs=2e-3))
+
+
+def test_summary_counts_by_task():
+    rows = [
+        {"task": t, "success": t == 1 or i < 3, "draft_rounds": 2, "rounds": 5, "accepted": 18}
+        for t in (0, 1)
+        for i in range(10)
+    ]
+    figures = evaluate.summary(rows)
+    assert (figures["all"]["k"], figures["all"]["n"]) == (13, 20)
+    assert figures["tasks"]["0"]["k"] == 3
+    assert figures["accepted_mean"] == 9.0
