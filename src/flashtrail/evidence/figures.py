@@ -7,6 +7,7 @@ Knows frames and summaries; computes no statistic that a table does not also pri
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#AA
 INK, GREY, PALE = "#1a1a1a", "#666666", "#d9d9d9"
 ROUTE_COLOURS = {"full": BLUE, "draft": ORANGE}
 ROUTE_MARKS = {"full": "s", "draft": "o"}
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 9,
     "font.family": "DejaVu Sans",
     "axes.spines.top": False,
@@ -51,13 +52,13 @@ _CAUSES = {
     "forced": ("forced", BLUE, ""),
     "periodic": ("periodic", SKY, ""),
     "zero_accept": ("draft rejected", YELLOW, "///"),
-    "gripper": ("gripper event", GREEN, "..."),
+    "gripper": ("gripper event", GREEN, "\\\\\\"),
 }
 
 
-def _axes(height: float, columns: int = 1, **kwargs: Any) -> tuple[Figure, Any]:
+def _axes(height: float, layout: Any = "constrained") -> tuple[Figure, Axes]:
     plt.rcParams.update(_STYLE)
-    return plt.subplots(1, columns, figsize=(WIDTH, height), layout="constrained", **kwargs)
+    return plt.subplots(figsize=(WIDTH, height), layout=layout)
 
 
 def arm_colour(summary: Mapping[str, Any]) -> str:
@@ -84,7 +85,10 @@ def success(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
     for _, _, _, total in lines:
         y += 1.75 if total and heights else 1.0 if total else 0.8
         heights.append(y)
-    figure, axes = _axes(0.165 * (y + 2.2) + 0.45)
+    figure, axes = _axes(0.165 * (y + 2.2) + 0.45, layout=None)
+    # Names stand left of the axes and counts right of it: fixed margins, which no layout engine would leave.
+    inches = figure.get_figheight()
+    figure.subplots_adjust(left=0.235, right=0.89, top=1 - 0.02 / inches, bottom=0.45 / inches)
     for (label, rate, summary, total), y in zip(lines, heights, strict=True):
         if rate["rate"] is None:
             continue
@@ -106,13 +110,13 @@ def success(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
         )
         axes.text(-0.03, y, label, va="center", ha="right", fontsize=8.5 if total else 8, color=INK if total else GREY)
         if total:
-            axes.text(-0.30, y - 0.92, summary["arm"], va="center", ha="left", fontsize=8.5, fontweight="bold")
+            axes.text(-0.345, y - 0.92, summary["arm"], va="center", ha="left", fontsize=8.5, fontweight="bold")
     axes.set_ylim(y + 0.8, heights[0] - 1.7)
     axes.set_xlim(0, 1)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.set_xticks(np.linspace(0, 1, 5))
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.grid(axis="x", color=PALE, lw=0.6, zorder=0)
     axes.set_xlabel("success (bars: Wilson 95 % interval; right: k/n)")
     return figure
@@ -156,7 +160,7 @@ def route_mix(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
     axes.set_xlim(0, 1)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_xlabel("share of rounds (line: 95 % interval of the draft share)")
     figure.legend(handles=list(used.values()), loc="outside upper left", ncols=3, columnspacing=1.2, handlelength=1.2)
     return figure
@@ -183,7 +187,7 @@ def accepted_prefix(summary: Mapping[str, Any], control: Mapping[str, Any] | Non
         axes.plot([], [], "s", color=colour, label=f"{label}: mean {mean:.1f} of 12, n = {sum(histogram)}")
     axes.set_xticks(range(0, 13, 2))
     axes.set_xlim(-0.7, 12.7)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_ylabel("share of draft rounds")
     axes.set_xlabel("accepted prefix (actions; whiskers: Wilson 95 %)")
     figure.legend(loc="outside upper left", handlelength=1.0)
@@ -196,7 +200,7 @@ def accepted_prefix(summary: Mapping[str, Any], control: Mapping[str, Any] | Non
 def latency_box(rounds: pd.DataFrame, time: str = "policy_ms", what: str = "policy time") -> Figure:
     """Latency per route: box of quartiles, whiskers 5-95 %, every round a dot, median with its interval."""
     routes = [route for route in ("draft", "full") if (rounds["route"] == route).any()]
-    figure, axes = _axes(0.85 * len(routes) + 0.75)
+    figure, axes = _axes(0.72 * len(routes) + 0.75)
     generator = np.random.default_rng(0)
     for row, route in enumerate(routes):
         values = rounds.loc[rounds["route"] == route, time].to_numpy(float)
@@ -257,7 +261,9 @@ def latency_cdf(rounds: pd.DataFrame, time: str = "policy_ms", what: str = "poli
         if len(values) < 2:
             continue
         found = stats.ecdf(values)
-        band = found.cdf.confidence_interval(0.95)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # the band has no width at the last observation
+            band = found.cdf.confidence_interval(0.95)
         x = found.cdf.quantiles
         axes.step(x, found.cdf.probabilities, style, where="post", color=ROUTE_COLOURS[route], lw=1.6)
         low, high = np.nan_to_num(band.low.probabilities), np.nan_to_num(band.high.probabilities, nan=1.0)
@@ -265,11 +271,11 @@ def latency_cdf(rounds: pd.DataFrame, time: str = "policy_ms", what: str = "poli
         axes.plot([], [], style, color=ROUTE_COLOURS[route], label=f"{route} (n = {len(values)})")
     axes.set_ylim(0, 1.02)
     axes.set_xlim(left=0)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.grid(color=PALE, lw=0.6)
     axes.set_ylabel("rounds at most this long")
     axes.set_xlabel(f"{what} per round (ms; band: 95 %)")
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside upper left", ncols=2)
     return figure
 
 
@@ -280,7 +286,7 @@ def stages(profile: pd.DataFrame) -> Figure:
         "prefill_ms": ("prefill", BLUE, ""),
         "denoise_ms": ("denoise", "#003f66", ""),
         "draft_ms": ("draft", ORANGE, "///"),
-        "verify_ms": ("verify", YELLOW, "..."),
+        "verify_ms": ("verify", YELLOW, "\\\\\\"),
     }
     routes = [route for route in ("draft", "full") if (profile["route"] == route).any()]
     figure, axes = _axes(0.62 * len(routes) + 1.15)
@@ -326,6 +332,15 @@ def guard(rounds: pd.DataFrame, std_min: float | None = None) -> Figure:
         axes.plot(x, part["health_std"], mark, ms=4, alpha=0.6, color=colour, label=f"{label}, n = {len(part)}")
     if std_min is not None:
         axes.axhline(std_min, color=INK, lw=0.8, ls=":")
+        axes.text(
+            1,
+            std_min,
+            f"threshold {std_min:g}",
+            fontsize=8,
+            ha="right",
+            va="bottom",
+            transform=axes.get_yaxis_transform(),
+        )
     axes.set_yscale("symlog", linthresh=1.0)
     axes.set_yticks([0, 1, 10, 100], ["0", "1", "10", "100"])
     axes.set_ylim(-0.25, 150)
@@ -340,7 +355,7 @@ def failures(table: pd.DataFrame) -> Figure:
     kinds = {
         "success": ("success", PALE, ""),
         "horizon": ("horizon, no fault", BLUE, ""),
-        "perturbation": ("horizon under a fault", ORANGE, "///"),
+        "perturbation": ("horizon under a fault", ORANGE, ""),
         "infrastructure": ("infrastructure", INK, ""),
     }
     figure, axes = _axes(0.46 * len(table) + 1.0)
@@ -360,7 +375,7 @@ def failures(table: pd.DataFrame) -> Figure:
     axes.set_xlim(0, 1)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_xlabel("share of episodes (numbers: episodes)")
     handles = [plt.Rectangle((0, 0), 1, 1, fc=c, hatch=h, ec="white", label=name) for name, c, h in kinds.values()]
     figure.legend(handles=handles, loc="outside upper left", ncols=2, handlelength=1.2)
@@ -368,6 +383,5 @@ def failures(table: pd.DataFrame) -> Figure:
 
 
 def _inside(axes: Axes, x: float, y: float, text: str, kind: str) -> None:
-    colour = INK if kind == "success" else "white"
-    box = {"boxstyle": "round,pad=0.15", "fc": ORANGE, "ec": "none"} if kind == "perturbation" else None
-    axes.text(x, y, text, ha="center", va="center", fontsize=8, color=colour, bbox=box)
+    colour = INK if kind in ("success", "perturbation") else "white"
+    axes.text(x, y, text, ha="center", va="center", fontsize=8.5, color=colour)

@@ -1,0 +1,150 @@
+"""Writes the report notebooks: ``python notebooks/build.py``. Edit the cells here, not in the .ipynb files.
+
+The notebooks are plain papermill sources without outputs: a cell tagged `parameters`, then short cells that call
+flashtrail.evidence. ``--check`` exits 1 if a file differs from what this script writes.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import nbformat
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+HERE = Path(__file__).resolve().parent
+PARAMETERS = "inputs = {}  # kind of file -> path or list of paths (flashtrail.evidence.campaign.KINDS), or a JSON file"
+IMPORTS = (
+    "from flashtrail.evidence import chapters, comparison, overview\n"
+    "from flashtrail.evidence.campaign import Campaign\n\n"
+    "run = Campaign(inputs)"
+)
+
+# name: title, then sections (heading, text, calls)
+Section = tuple[str, str, list[str]]
+REPORTS: dict[str, tuple[str, list[Section]]] = {
+    "baseline": (
+        "Baseline: no fault",
+        [
+            ("Success", "", ["chapters.success(run)", "chapters.task_names(run)"]),
+            (
+                "Drafting against computing every round in full",
+                "The same episodes under both engine settings, paired by task, initial state and repeat.",
+                ["chapters.comparisons(run)"],
+            ),
+            ("Routes and accepted prefixes", "", ["chapters.routes(run)"]),
+            ("Latency in the rollouts", "", ["chapters.latency_in_rollouts(run)", "chapters.mixture(run)"]),
+            ("How episodes ended", "", ["chapters.failures(run)"]),
+            ("What each arm ran with", "", ["overview.provenance_table(run)"]),
+        ],
+    ),
+    "profiling": (
+        "Profiling: what a round takes",
+        [
+            ("Latency by route", "", ["chapters.latency_profile(run)"]),
+            ("Where the time goes", "", ["chapters.stages(run)"]),
+            ("Accepted prefixes and their control", "", ["chapters.accepted_prefix(run)"]),
+            (
+                "In the rollouts, both scopes",
+                "",
+                ["chapters.latency_in_rollouts(run)", "chapters.mixture(run)"],
+            ),
+            ("Published latencies beside ours", "", ["comparison.published_beside_ours(run)"]),
+        ],
+    ),
+    "robustness": (
+        "Robustness: a broken wrist camera",
+        [
+            ("Success", "", ["chapters.success(run)", "chapters.task_names(run)"]),
+            ("Against the clean arm", "", ["chapters.comparisons(run)"]),
+            ("How episodes ended", "", ["chapters.failures(run)"]),
+            ("Routes under a fault", "", ["chapters.routes(run)"]),
+            ("What each arm ran with", "", ["overview.provenance_table(run)"]),
+        ],
+    ),
+    "guard": (
+        "Guard and remedies",
+        [
+            ("Success", "", ["chapters.success(run)"]),
+            ("Remedies against the same fault", "", ["overview.remedies(run)"]),
+            ("What the guard did", "", ["chapters.guard(run)"]),
+            ("How episodes ended", "", ["chapters.failures(run)"]),
+            ("What each arm ran with", "", ["overview.provenance_table(run)"]),
+        ],
+    ),
+    "claims": (
+        "Claims and their verdicts",
+        [
+            (
+                "Matrix",
+                "A verdict is computed from the tables by the rule written beside each claim; prose cannot change one.",
+                ["overview.claim_matrix(run)"],
+            ),
+            ("One by one", "", ["overview.claim_details(run)"]),
+            ("Words", "How these verdicts correspond to the words of the seed project.", ["overview.words_table()"]),
+            ("What is not claimed", "", ["overview.not_claimed(run)"]),
+        ],
+    ),
+    "final": (
+        "What a real-time robot policy buys, at what success, under which faults",
+        [
+            ("", "", ["overview.headline(run)"]),
+            ("Claims", "", ["overview.claim_matrix(run)"]),
+            (
+                "Success by arm and task",
+                "",
+                ["chapters.success(run)", "chapters.task_names(run)", "chapters.comparisons(run)"],
+            ),
+            ("Routes and accepted prefixes", "", ["chapters.routes(run)"]),
+            (
+                "Latency by route",
+                "",
+                ["chapters.latency_profile(run)", "chapters.latency_in_rollouts(run)", "chapters.mixture(run)"],
+            ),
+            ("Guard behaviour", "", ["chapters.guard(run)"]),
+            ("How episodes ended", "", ["chapters.failures(run)"]),
+            ("What is not claimed", "", ["overview.not_claimed(run)"]),
+            ("Published figures beside ours", "", ["comparison.published_beside_ours(run)"]),
+            (
+                "Environments and provenance",
+                "",
+                ["overview.provenance_table(run)", "overview.environments(run)"],
+            ),
+        ],
+    ),
+}
+
+
+def notebook(title: str, sections: list[Section]) -> nbformat.NotebookNode:
+    """Return one notebook; cell ids count up, so that the same cells give the same file."""
+    cells = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), new_code_cell(IMPORTS)]
+    cells.append(new_code_cell(f"overview.header(run, {title!r})".replace("'", '"')))
+    for heading, text, calls in sections:
+        words = "\n\n".join(part for part in (f"## {heading}" if heading else "", text) if part)
+        if words:
+            cells.append(new_markdown_cell(words))
+        cells += [new_code_cell(call) for call in calls]
+    for index, cell in enumerate(cells):
+        cell["id"] = f"cell-{index:02d}"
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    return new_notebook(cells=cells, metadata={"kernelspec": kernel, "language_info": {"name": "python"}})
+
+
+def main() -> int:
+    """Write all notebooks, or with --check compare them."""
+    stale = []
+    for name, (title, sections) in REPORTS.items():
+        path = HERE / f"{name}.ipynb"
+        text = nbformat.writes(notebook(title, sections), version=4) + "\n"
+        if path.exists() and path.read_text() == text:
+            continue
+        stale.append(path.name)
+        if "--check" not in sys.argv:
+            path.write_text(text)
+    if stale:
+        print(f"{'stale' if '--check' in sys.argv else 'wrote'}: {', '.join(stale)}")
+    return int(bool(stale) and "--check" in sys.argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,350 @@
+"""The parts of a report that speak about one topic: success, routes, accepted prefix, latency, guard, failures.
+
+Each returns a figure, a table or both, with a caption that says what is shown, on how many, with which interval.
+Knows campaign, figures and page; decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from flashtrail.evidence import figures, page, statistics
+from flashtrail.evidence.campaign import Campaign
+from flashtrail.evidence.overview import has_fault, has_guard, rate_of
+from flashtrail.evidence.page import Html
+from flashtrail.evidence.statistics import Interval, Latency, Quantile
+from flashtrail.evidence.tables import PAIR_KEY
+from flashtrail.evidence.wording import (
+    DASH,
+    counted,
+    integers,
+    listed,
+    p_value,
+    percent,
+    percent_range,
+    points,
+    points_range,
+    quantile,
+    three_digits,
+)
+
+GUARD_STD_MIN = 1.0  # the guard's default threshold (config: guards.*.std_min)
+_SCOPES = {"all_episodes": "all episodes", "successful_episodes": "successful episodes only"}
+
+
+def success(run: Campaign) -> Html:
+    """Success by arm and task, drawn and as a table."""
+    summaries = run.summaries
+    if not summaries:
+        return page.paragraph("No arm was run.", "note")
+    drawing = page.figure(
+        figures.success(summaries),
+        "Success of each arm, over all tasks and per task, with Wilson intervals and counts",
+        "Success of each arm and task: the simulator\u2019s own test at the end of the episode. Blue: no fault; "
+        "vermillion: fault; green: fault and guard; purple: fault and a policy trained with dropout. Bars: Wilson 95 % interval.",
+    )
+    return page.join(page.side_by_side(drawing, success_table(run)))
+
+
+def success_table(run: Campaign) -> Html:
+    """k/n, rate and both intervals per arm, and where it started."""
+    rows = []
+    for arm, summary in run.summaries.items():
+        rate = rate_of(summary["success"])
+        rows.append(
+            {
+                "arm": page.code(arm),
+                "count": counted(rate),
+                "rate": percent(rate.rate),
+                "wilson": percent_range(rate.wilson) if rate.wilson else DASH,
+                "exact": percent_range(rate.exact) if rate.exact else DASH,
+                "states": integers(summary["init_states"]),
+            }
+        )
+    heads = {"arm": "Arm", "count": "k/n", "rate": "Rate", "wilson": "Wilson 95 %", "exact": "Exact 95 %"}
+    numeric = ("count", "rate", "wilson", "exact", "states")
+    return page.table(rows, heads | {"states": "Init states"}, numeric, caption="Success, all tasks")
+
+
+def task_names(run: Campaign) -> Html:
+    """What the tasks ask for."""
+    tasks = {t["task_id"]: t["task"] for s in run.summaries.values() for t in s["tasks"]}
+    return page.facts({f"task {task}": name for task, name in sorted(tasks.items())})
+
+
+def comparisons(run: Campaign, reference: str | None = None) -> Html:
+    """Every arm against one reference on the episodes that both have: paired difference, interval, exact McNemar."""
+    arms = list(run.summaries)
+    if reference is None:
+        reference = next((arm for arm in arms if not has_fault(run.summaries[arm])), arms[0] if arms else None)
+    keys, rows = list(PAIR_KEY), []
+    base = run.of_arm("episodes", str(reference))[[*keys, "success"]]
+    for arm in arms:
+        both = run.of_arm("episodes", arm)[[*keys, "success"]].merge(base, on=keys, suffixes=("_a", "_b"))
+        if arm == reference or not len(both):
+            continue
+        found = statistics.paired(both["success_a"].tolist(), both["success_b"].tolist())
+        rows.append(
+            {
+                "arm": page.code(arm),
+                "a": f"{found.k_a}/{found.n}",
+                "b": f"{found.k_b}/{found.n}",
+                "difference": f"{points(found.difference)} {points_range(found.interval)}".replace(
+                    "\u00a0points [", " ["
+                ),
+                "discordant": f"{found.only_a} / {found.only_b}",
+                "p": p_value(found.p),
+            }
+        )
+    heads = {"arm": "Arm", "a": "k/n", "b": f"{reference}, same episodes", "difference": "Difference [95 %]"}
+    heads |= {"discordant": "Only arm / only reference", "p": "Exact McNemar"}
+    return page.table(rows, heads, ("a", "b", "discordant"), f"Paired with {reference}", stacked=True)
+
+
+# --- routes ---
+
+
+def routes(run: Campaign) -> Html:
+    """Route mix of every arm, and the table behind it."""
+    mix = page.figure(
+        figures.route_mix(run.summaries),
+        "Share of draft rounds and of full rounds by cause, per arm",
+        "Which route the rounds took, and why a round was full. Intervals resample episodes, since rounds of one "
+        "episode are alike.",
+    )
+    rows = []
+    for arm, summary in run.summaries.items():
+        mixed, prefix = summary["routes"], summary["accepted_prefix"]
+        rows.append(
+            {
+                "arm": page.code(arm),
+                "draft": f"{mixed['draft']}/{mixed['n']}",
+                "share": _share(mixed["draft_share"], mixed.get("draft_share_interval")),
+                "actions": percent(mixed["draft_share_of_actions"]),
+                "prefix": _mean(prefix["mean_draft"], prefix.get("mean_draft_interval")),
+                "prefix_all": _mean(prefix["mean_all"], None),
+                "zero": f"{prefix['zero']}/{prefix['draft_rounds']}",
+            }
+        )
+    heads = {"arm": "Arm", "draft": "Draft rounds", "share": "Share [95 %]", "actions": "Of actions"}
+    heads |= {"prefix": "Accepted, drafts [95 %]", "prefix_all": "Accepted, full = 12", "zero": "Rejected whole"}
+    table = page.table(rows, heads, tuple(heads)[1:], "Routes and accepted prefix (of 12)", stacked=True)
+    return page.join(page.side_by_side(mix, accepted_prefix(run)), table)
+
+
+def accepted_prefix(run: Campaign) -> Html:
+    """Accepted prefix of the first arm that drafts, beside its control where that was measured."""
+    arm = next((a for a, s in run.summaries.items() if s["routes"]["draft"]), None)
+    if arm is None:
+        return page.paragraph("No arm drafted.", "note")
+    control = run.control if run.control and run.control.get("histogram") else None
+    caption = f"How many leading actions of a draft were verified ({arm})."
+    if control:
+        caption += (
+            " Grey, the control: the full route judged against itself under other noise, by the same radius; a draft "
+            "cannot be expected to agree more often than that."
+        )
+    else:
+        caption += " The control (the full route against itself under other noise) is in the final report."
+    drawing = figures.accepted_prefix(run.summaries[arm], control)
+    return page.figure(drawing, "Histogram of accepted prefixes of draft rounds", caption)
+
+
+def _share(value: float | None, interval: Mapping[str, float] | None) -> str:
+    between = f" [{percent_range(Interval(interval['low'], interval['high']))}]" if interval else ""
+    return f"{percent(value)}{between}"
+
+
+def _mean(value: float | None, interval: Mapping[str, float] | None) -> str:
+    if value is None:
+        return DASH
+    between = f" [{interval['low']:.2f}, {interval['high']:.2f}]" if interval else ""
+    return f"{value:.2f}{between}"
+
+
+# --- latency ---
+
+
+def latency_profile(run: Campaign) -> Html:
+    """Both routes timed alone on the device: box, distribution, stages."""
+    profile = run.profile
+    if not len(profile):
+        return page.paragraph("No profile was measured.", "note")
+    synchronised = "synchronised at the edges" if profile["synchronized"].all() else "NOT synchronised"
+    where = (
+        f"{listed(sorted(set(profile['policy'])))}, batch 1, warmed per prompt and route, alone on "
+        f"{listed(sorted(set(profile['device'])))}, {synchronised}"
+    )
+    box = page.figure(
+        figures.latency_box(profile),
+        "Box plot of policy time per round, draft and full",
+        f"Policy time of a round by route ({where}).",
+    )
+    cdf = page.figure(
+        figures.latency_cdf(profile),
+        "Cumulative distribution of policy time per round, draft and full",
+        "The same rounds as cumulative distributions.",
+    )
+    return page.join(page.side_by_side(box, cdf), latency_table(run))
+
+
+def latency_table(run: Campaign) -> Html:
+    """Percentiles of the profile per route with distribution-free intervals."""
+    rows = []
+    for (policy, route), part in run.profile.groupby(["policy", "route"], sort=True):
+        rows.append({"policy": policy, "route": route, **_percentiles(statistics.latency(part["policy_ms"]))})
+    return page.table(
+        rows, {"policy": "Policy", "route": "Route", **_PERCENTILES}, _NUMERIC, "Profile, policy time (ms)"
+    )
+
+
+def stages(run: Campaign) -> Html:
+    """What a round of each route is made of."""
+    if not len(run.profile):
+        return page.paragraph("No profile was measured.", "note")
+    caption = "Medians of the stages. Transforms, transport and waiting are not in them."
+    return page.figure(figures.stages(run.profile), "Stacked median stage times per route", caption)
+
+
+def latency_in_rollouts(run: Campaign) -> Html:
+    """Latency during the rollouts, per route and in both scopes, and the mixture identity."""
+    rows = []
+    for arm, summary in run.summaries.items():
+        for scope, label in _SCOPES.items():
+            for route in ("all", "draft", "full"):
+                entry = summary["latency"][scope][route]
+                if entry["policy_ms"]["n"]:
+                    found = _latency(entry["policy_ms"])
+                    rows.append({"arm": page.code(arm), "scope": label, "route": route, **_percentiles(found)})
+    heads = {"arm": "Arm", "scope": "Scope", "route": "Route", **_PERCENTILES}
+    note = (
+        "Rollouts share the machine with the simulator, so these times are not the profile\u2019s. Both scopes stand "
+        "side by side because published latencies are often over successful episodes only. Intervals are distribution-free "
+        "and take rounds as independent; no 99th percentile is given under 500 rounds."
+    )
+    return page.join(page.paragraph(note, "note"), page.table(rows, heads, _NUMERIC, "Policy time in rollouts (ms)"))
+
+
+def mixture(run: Campaign) -> Html:
+    """Mean latency against the mixture of its routes: they must agree in any run."""
+    rows = []
+    for arm, summary in run.summaries.items():
+        found, action = summary["mixture"], summary["latency_per_action"]
+        times = {
+            "mean": found["mean_ms"],
+            "implied": found["implied_ms"],
+            "all": action["all_episodes"],
+            "won": action["successful_episodes"],
+        }
+        rows.append({"arm": page.code(arm), **{k: three_digits(v) if v else DASH for k, v in times.items()}})
+    heads = {"arm": "Arm", "mean": "Mean per round", "implied": "Implied by routes"}
+    heads |= {"all": "Per action, all episodes", "won": "Per action, successful"}
+    return page.table(rows, heads, ("mean", "implied", "all", "won"), "Policy time (ms)", stacked=True)
+
+
+_PERCENTILES = {"n": "n", "mean": "Mean", "p50": "p50 [95 %]", "p95": "p95 [95 %]", "p99": "p99 [95 %]", "max": "Max"}
+_NUMERIC = tuple(_PERCENTILES)
+
+
+def _percentiles(found: Latency) -> dict[str, Any]:
+    number = {"mean": found.mean, "max": found.maximum}
+    return {
+        "n": found.n,
+        **{name: DASH if value is None else three_digits(value) for name, value in number.items()},
+        **{name: quantile(getattr(found, name)) for name in ("p50", "p95", "p99")},
+    }
+
+
+def _latency(entry: Mapping[str, Any]) -> Latency:
+    """Return a summary's latency entry as the dataclass that it came from."""
+    quantiles = {}
+    for name in ("p50", "p95", "p99"):
+        found = entry[name]
+        interval = found and found["interval"]
+        quantiles[name] = found and Quantile(found["value"], Interval(**interval) if interval else None)
+    return Latency(entry["n"], entry["mean"], **quantiles, maximum=entry["maximum"], note=entry["note"])
+
+
+# --- guard ---
+
+
+def guard(run: Campaign) -> Html:
+    """What the guard saw and did, arm by arm."""
+    guarded = {arm: s for arm, s in run.summaries.items() if has_guard(s)}
+    if not guarded:
+        return page.paragraph("No arm had a guard.", "note")
+    drawings, rows = [], []
+    for arm, summary in guarded.items():
+        caption = (
+            f"{arm}: the wrist image\u2019s pixel standard deviation in every round of "
+            f"{summary['success']['n']} episodes, and what the guard made of it. Points are jittered sideways."
+        )
+        drawing = figures.guard(run.of_arm("rounds", arm), GUARD_STD_MIN)
+        drawings.append(page.figure(drawing, f"Wrist image health over rounds, {arm}", caption))
+        count = summary["guard"]
+        found = statistics.rate(count["hits"], count["unhealthy"])
+        share = f"{percent(found.rate)} [{percent_range(found.wilson)}]" if found.wilson else DASH
+        rows.append({"arm": page.code(arm), **count, "repaired": share})
+    heads = {
+        "arm": "Arm",
+        "rounds": "Rounds seen",
+        "updates": "Cache updates",
+        "unhealthy": "Unhealthy",
+        "hits": "Hits",
+    }
+    heads |= {"misses": "Misses", "repaired": "Hits of unhealthy [Wilson 95 %]"}
+    table = page.table(rows, heads, tuple(heads)[1:], "Guard counters, in rounds", stacked=True)
+    return page.join(page.side_by_side(*drawings), table)
+
+
+# --- failures ---
+
+
+def taxonomy(run: Campaign) -> pd.DataFrame:
+    """Return how the episodes of each arm ended.
+
+    success; horizon: time ran out though no round was touched by a condition; perturbation: time ran out in an episode
+    with at least one touched round (which need not be why); infrastructure: errors, which the merge stops at.
+    """
+    rows = []
+    touched = run.rounds.groupby(["arm", *PAIR_KEY])["condition_applied"].any().rename("touched").reset_index()
+    episodes = run.episodes.merge(touched, on=["arm", *PAIR_KEY], how="left")
+    for arm in run.arms:
+        part = episodes[episodes["arm"] == arm]
+        out_of_time = part["outcome"] == "horizon"
+        hit = part["touched"].fillna(False).astype(bool)
+        rows.append(
+            {
+                "arm": arm,
+                "n": len(part),
+                "success": int((part["outcome"] == "success").sum()),
+                "horizon": int((out_of_time & ~hit).sum()),
+                "perturbation": int((out_of_time & hit).sum()),
+                "infrastructure": int((part["outcome"] == "error").sum()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def failures(run: Campaign) -> Html:
+    """How episodes ended, drawn and as a table with the share that failed."""
+    found = taxonomy(run)
+    if not len(found):
+        return page.paragraph("No arm was run.", "note")
+    drawing = page.figure(
+        figures.failures(found),
+        "How episodes ended, per arm",
+        "How episodes ended. \u201cUnder a fault\u201d says that the condition touched at least one round, not that it "
+        "was the cause. Infrastructure errors never count as policy failures: they stop the merge.",
+    )
+    rows = []
+    for entry in found.to_dict("records"):
+        failed = statistics.rate(entry["n"] - entry["success"], entry["n"])
+        share = f"{percent(failed.rate)} [{percent_range(failed.wilson)}]" if failed.wilson else DASH
+        rows.append({**entry, "arm": page.code(entry["arm"]), "failed": share})
+    heads = {"arm": "Arm", "n": "n", "success": "Success", "horizon": "Horizon", "perturbation": "Horizon, fault"}
+    heads |= {"infrastructure": "Infrastructure", "failed": "Failed [Wilson 95 %]"}
+    return page.side_by_side(drawing, page.table(rows, heads, tuple(heads)[1:], "Episodes by outcome"))

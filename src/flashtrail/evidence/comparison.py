@@ -1,0 +1,132 @@
+"""Published figures beside ours, each with hardware and scope, and what can be checked of theirs from outside.
+
+Knows campaign, published and page; judges nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flashtrail.evidence import page, published, statistics
+from flashtrail.evidence.campaign import Campaign
+from flashtrail.evidence.overview import rate_of
+from flashtrail.evidence.page import Html
+from flashtrail.evidence.statistics import Rate
+from flashtrail.evidence.wording import counted, listed, milliseconds, percent, percent_range
+
+_SUCCESS_HEADS = {
+    "who": "Who",
+    "policy": "Policy, method",
+    "arm": "Suite, arm",
+    "count": "k/n",
+    "rate": "Rate [Wilson 95 %]",
+}
+_LATENCY_HEADS = {
+    "who": "Who",
+    "policy": "Policy, method",
+    "what": "Route, statistic",
+    "ms": "ms",
+    "n": "n",
+    "where": "Hardware",
+}
+
+
+def published_beside_ours(run: Campaign) -> Html:
+    """Others' success and latency beside ours, with hardware and scope; then what can be checked of theirs."""
+    figures = published.load(next(iter(run.files("published")), None))
+    sources = [
+        {
+            "name": name,
+            "what": page.inline(source.title, ". ", source.where, "."),
+            "hardware": source.hardware,
+            "setting": source.setting,
+            "scope": f"Success: {source.success_scope}. Latency: {source.latency_scope}.",
+        }
+        for name, source in figures.sources.items()
+    ]
+    heads = {"name": "", "what": "Source", "hardware": "Hardware", "setting": "Setting", "scope": "Scope"}
+    return page.join(
+        page.table(_success_rows(run, figures), _SUCCESS_HEADS, ("count",), "Success", stacked=True),
+        page.table(_latency_rows(run, figures), _LATENCY_HEADS, ("ms", "n"), "Latency per round", stacked=True),
+        page.table(sources, heads, caption="Where the published figures come from", stacked=True),
+        page.details("What can be checked of the published figures", _checks(figures)),
+    )
+
+
+def _success_rows(run: Campaign, figures: published.Published) -> list[dict[str, Any]]:
+    rows = [
+        {
+            "who": page.bold("ours"),
+            "policy": summary["policy"],
+            "arm": f"{summary['suite']}, {arm}",
+            "count": counted(rate_of(summary["success"])),
+            "rate": _rate_cell(rate_of(summary["success"])),
+        }
+        for arm, summary in run.summaries.items()
+    ]
+    suites = {summary["suite"] for summary in run.summaries.values()}
+    for entry in figures.success:
+        if entry.suite in suites and entry.count is not None:
+            found = statistics.rate(entry.count, entry.n)
+            rows.append(
+                {
+                    "who": entry.source,
+                    "policy": f"{figures.sources[entry.source].policy}, {entry.method}",
+                    "arm": f"{entry.suite}, {entry.arm or 'no fault'}",
+                    "count": counted(found),
+                    "rate": _rate_cell(found),
+                }
+            )
+    return rows
+
+
+def _rate_cell(rate: Rate) -> str:
+    return "\u2013" if rate.wilson is None else f"{percent(rate.rate)} [{percent_range(rate.wilson)}]"
+
+
+def _latency_rows(run: Campaign, figures: published.Published) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for policy, route in run.profile[["policy", "route"]].drop_duplicates().itertuples(index=False):
+        part = run.profile[(run.profile["policy"] == policy) & (run.profile["route"] == route)]
+        found = statistics.latency(part["policy_ms"])
+        rows.append(
+            {
+                "who": page.bold("ours"),
+                "policy": policy,
+                "what": f"{route}, p50",
+                "ms": milliseconds(found.p50.value if found.p50 else None),
+                "n": found.n,
+                "where": listed(sorted(set(part["device"]))),
+            }
+        )
+    for entry in figures.latency:
+        source = figures.sources[entry.source]
+        rows.append(
+            {
+                "who": entry.source,
+                "policy": f"{source.policy}, {entry.method}",
+                "what": f"{entry.route}, {entry.statistic}, {entry.suite}" + (f" ({entry.note})" if entry.note else ""),
+                "ms": milliseconds(entry.ms),
+                "n": entry.n,
+                "where": source.hardware,
+            }
+        )
+    return rows
+
+
+def _checks(figures: published.Published) -> Html:
+    words = {True: "agrees", False: "does not agree", None: "to compare"}
+    rows = [entry | {"agrees": words[entry["agrees"]]} for entry in published.checks(figures)]
+    heads = {
+        "check": "Check",
+        "source": "Source",
+        "what": "Figure",
+        "printed": "Printed",
+        "found": "Found",
+        "agrees": "",
+    }
+    note = (
+        "A rate must be a whole count of episodes. The mean of a mixture of routes implies one draft latency: "
+        "share \u00d7 draft + (1 \u2212 share) \u00d7 full, with Table 1\u2019s 39.7 ms for the full round."
+    )
+    return page.join(page.paragraph(note, "note"), page.table(rows, heads))

@@ -1,0 +1,364 @@
+"""The parts of a report that speak about the whole run: first screen, claims, provenance, what is not claimed.
+
+Every sentence is made of numbers from the summaries and verdicts; no number is written here. Knows campaign, page
+and wording; the parts about one topic are in chapters.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flashtrail import provenance
+from flashtrail.evidence import claims, page, published, statistics
+from flashtrail.evidence.campaign import Campaign
+from flashtrail.evidence.page import Html
+from flashtrail.evidence.statistics import Rate
+from flashtrail.evidence.wording import (
+    integers,
+    listed,
+    milliseconds,
+    p_value,
+    percent,
+    plural,
+    points,
+    points_range,
+    rate_with_interval,
+)
+
+HEURISTIC = (
+    "FLASH\u2019s verification is a radius heuristic, not lossless speculative sampling: an accepted action is near "
+    "the full model\u2019s estimate, not equal to its sample."
+)
+
+
+def rate_of(entry: Mapping[str, Any]) -> Rate:
+    """Return the Rate of a summary's k/n entry."""
+    return statistics.rate(entry["k"], entry["n"])
+
+
+def has_fault(summary: Mapping[str, Any]) -> bool:
+    """True if a condition touched at least one round of the arm."""
+    return bool(summary["condition"]["rounds_hit"])
+
+
+def has_guard(summary: Mapping[str, Any]) -> bool:
+    """True if a guard looked at the arm's rounds."""
+    return summary["guard"] is not None
+
+
+def header(run: Campaign, title: str) -> Html:
+    """Title, one line of what the page is about, links to the other pages, and a warning if anything is simulated."""
+    parts = [f"<h1>{page.html(title)}</h1>", f'<p class="line note">{page.html(_subject(run))}</p>']
+    if run.simulated:
+        text = "Simulated data: these numbers test the report. They are not evidence about any policy."
+        parts.append(f'<p class="warning">{text}</p>')
+    chapters = [Path(path).name for path in run.files("chapters")]
+    if chapters:
+        links = "".join(f'<a href="{page.html(name)}">{page.html(Path(name).stem)}</a>' for name in chapters)
+        parts.append(f'<nav aria-label="chapters">Chapters: {links}</nav>')
+    return Html(f"<header>{''.join(parts)}</header>")
+
+
+def _subject(run: Campaign) -> str:
+    policies = list(dict.fromkeys(s["policy"] for s in run.summaries.values()))
+    suites = list(dict.fromkeys(s["suite"] for s in run.summaries.values()))
+    tasks = {t["task_id"] for s in run.summaries.values() for t in s["tasks"]}
+    if not policies:
+        return "FLASHTrail"
+    return f"{listed(policies)} on {listed(suites)}, task{'s' * (len(tasks) != 1)} {integers(tasks)}"
+
+
+def headline(run: Campaign) -> Html:
+    """The first screen: what was run, on what, how well, how fast, what broke, what helped, what may be claimed."""
+    rows: dict[str, Any] = {
+        "What was run": _what_was_run(run),
+        "On what": _on_what(run),
+        "How well": _lines(
+            f"{arm}: {rate_with_interval(rate_of(s['success']))}"
+            for arm, s in run.summaries.items()
+            if not has_fault(s)
+        ),
+        "How fast": _how_fast(run),
+        "What broke": _lines(
+            _against_clean(run, lambda s: has_fault(s) and not has_guard(s) and not _is_remedy(run, s))
+        ),
+        "What the remedies did": _lines(_against_fault(run)),
+        "What may be claimed": _may_be_claimed(run),
+    }
+    return page.facts({term: value for term, value in rows.items() if value is not None})
+
+
+def _lines(texts: Any) -> Html | None:
+    items = list(texts)
+    return page.join(*(page.paragraph(text) for text in items)) if items else None
+
+
+def _what_was_run(run: Campaign) -> str:
+    episodes = sum(s["success"]["n"] for s in run.summaries.values())
+    rounds = sum(s["routes"]["n"] for s in run.summaries.values())
+    seeds = sorted({s["seed"] for s in run.summaries.values()})
+    return (
+        f"{plural(len(run.summaries), 'arm')}, {plural(episodes, 'episode')}, {plural(rounds, 'round')}; "
+        f"{_subject(run)}; seed {integers(seeds)}. Arms are paired by task, initial state and repeat. "
+        "The simulator waits for the policy (clock: paused)."
+    )
+
+
+def _on_what(run: Campaign) -> str:
+    devices = run.devices()
+    return "; ".join(devices) if devices else "device not recorded"
+
+
+def _how_fast(run: Campaign) -> Html | None:
+    if not len(run.profile):
+        return None
+    times = {route: run.profile.loc[run.profile["route"] == route, "policy_ms"] for route in ("draft", "full")}
+    found = {route: statistics.latency(values) for route, values in times.items()}
+    lines = []
+    if found["draft"].p50 and found["full"].p50:
+        ratio = found["full"].p50.value / found["draft"].p50.value
+        lines.append(
+            f"A draft round takes {milliseconds(found['draft'].p50.value)}, a full round "
+            f"{milliseconds(found['full'].p50.value)} (medians of policy time, n = {found['draft'].n} and "
+            f"{found['full'].n}, synchronised, batch 1): {ratio:.1f} times as long."
+        )
+    elif found["full"].p50:
+        lines.append(f"A full round takes {milliseconds(found['full'].p50.value)} (median, n = {found['full'].n}).")
+    for arm, summary in run.summaries.items():
+        if summary["routes"]["draft"] and not has_fault(summary):
+            lines.append(
+                f"{arm}: {percent(summary['routes']['draft_share'])} of {plural(summary['routes']['n'], 'round')} were "
+                f"drafts; {summary['accepted_prefix']['mean_draft']:.1f} of 12 actions accepted per draft."
+            )
+    return _lines(lines)
+
+
+def _is_remedy(run: Campaign, summary: Mapping[str, Any]) -> bool:
+    """True for a policy of another training than the one most arms use."""
+    policies = [s["policy"] for s in run.summaries.values()]
+    return bool(summary["policy"] != max(set(policies), key=policies.count))
+
+
+def _paired(run: Campaign, arm: str, control: str) -> statistics.Paired | None:
+    keys = ["suite", "task_id", "init_state", "repeat"]
+    a, b = (run.of_arm("episodes", name)[[*keys, "success"]] for name in (arm, control))
+    both = a.merge(b, on=keys, suffixes=("_a", "_b"))
+    return statistics.paired(both["success_a"].tolist(), both["success_b"].tolist()) if len(both) else None
+
+
+def _against_clean(run: Campaign, choose: Any) -> list[str]:
+    reference = next((arm for arm, s in run.summaries.items() if not has_fault(s)), None)
+    lines = []
+    for arm, summary in run.summaries.items():
+        if choose(summary):
+            lines.append(f"{arm}: {rate_with_interval(rate_of(summary['success']))}{_difference(run, arm, reference)}.")
+    return lines
+
+
+def _against_fault(run: Campaign) -> list[str]:
+    """One line per remedy: a guard, or a policy of another training, against the same fault without it."""
+    lines = []
+    for arm, summary in run.summaries.items():
+        if has_fault(summary) and (has_guard(summary) or _is_remedy(run, summary)):
+            control = next((name for name in run.summaries if name != arm and arm.endswith(name)), None)
+            lines.append(f"{arm}: {rate_with_interval(rate_of(summary['success']))}{_difference(run, arm, control)}.")
+    return lines
+
+
+def remedies(run: Campaign) -> Html:
+    """Every remedy beside the same fault without it, paired; the fault's arm is the one that the name ends with."""
+    rows = []
+    for arm, summary in run.summaries.items():
+        control = next((name for name in run.summaries if name != arm and arm.endswith(name)), None)
+        found = _paired(run, arm, control) if control else None
+        if found is None or not has_fault(summary):
+            continue
+        rows.append(
+            {
+                "arm": page.code(arm),
+                "a": f"{found.k_a}/{found.n}",
+                "control": page.code(control),
+                "b": f"{found.k_b}/{found.n}",
+                "difference": f"{points(found.difference)} {points_range(found.interval)}",
+                "discordant": f"{found.only_a} / {found.only_b}",
+                "p": p_value(found.p),
+            }
+        )
+    heads = {"arm": "Remedy", "a": "k/n", "control": "Without it", "b": "k/n, same episodes"}
+    heads |= {"difference": "Difference [95 %]", "discordant": "Only with / only without", "p": "Exact McNemar"}
+    return page.table(rows, heads, ("a", "b", "discordant"), "Remedies, paired", stacked=True)
+
+
+def _difference(run: Campaign, arm: str, control: str | None) -> str:
+    found = _paired(run, arm, control) if control and control != arm else None
+    if found is None:
+        return ""
+    return f"; {control} on the same episodes {found.k_b}/{found.n}, difference {points(found.difference)}"
+
+
+def _may_be_claimed(run: Campaign) -> Html | None:
+    if not run.claims:
+        return None
+    by_verdict: dict[str, list[str]] = {verdict: [] for verdict in claims.VERDICTS}
+    for claim in run.claims["claims"]:
+        by_verdict[claim["verdict"]].append(claim["id"])
+    parts: list[Html | str] = []
+    for verdict, ids in by_verdict.items():
+        if ids:
+            parts += [page.badge(verdict), f" {', '.join(ids)}", Html("<br>")]
+    return page.inline(*parts[:-1])
+
+
+# --- claims ---
+
+
+def claim_matrix(run: Campaign) -> Html:
+    """Every claim in one row: statement, verdict, counts and interval, the seed's word."""
+    if not run.claims:
+        return page.paragraph("The claims were not evaluated.", "note")
+    rows = [
+        {
+            "id": claim["id"],
+            "claim": claim["statement"],
+            "verdict": page.badge(claim["verdict"]),
+            "numbers": claim["short"] or None,
+            "p": _p(claim["p"]),
+            "seed": page.join(
+                page.code(claim["seed"]["word"]) if claim["seed"]["word"] else None,
+                Html(f"<br>{page.html(claim['seed']['figures'])}") if claim["seed"]["figures"] else None,
+            ),
+        }
+        for claim in run.claims["claims"]
+    ]
+    columns = {"id": "", "claim": "Claim", "verdict": "Verdict", "numbers": "k/n; difference [95 %]", "p": "p"}
+    return page.table(
+        rows, columns | {"seed": "Seed run said"}, caption="Verdicts, computed from the tables", stacked=True
+    )
+
+
+def _p(value: float | None) -> str | None:
+    if value is None:
+        return None
+    return "< 0.0001" if value < 1e-4 else f"{value:.2g}"
+
+
+def claim_details(run: Campaign) -> Html:
+    """Every claim with its sentence, scope, test, what would refute it and the rows behind it."""
+    if not run.claims:
+        return page.paragraph("The claims were not evaluated.", "note")
+    parts = []
+    for claim in run.claims["claims"]:
+        margin = "" if claim["margin"] is None else f", margin {claim['margin']:g}"
+        facts = {
+            "Verdict": page.inline(
+                page.badge(claim["verdict"]), " in the seed\u2019s words ", page.code(claim["seed_word"])
+            ),
+            "Found": claim["sentence"],
+            "Scope": claim["scope"],
+            "Estimand": claim["estimand"] or None,
+            "Test": page.inline(page.code(claim["test"]), margin),
+            "Refuted if": claim["refuted_if"],
+            "Rows": _rows(claim["rows"]),
+        }
+        parts += [
+            Html(f'<h3 id="{page.html(claim["id"])}">{page.html(claim["id"])}: {page.html(claim["title"])}</h3>'),
+            page.paragraph(claim["statement"]),
+            page.facts({term: value for term, value in facts.items() if value is not None}),
+        ]
+    return page.join(*parts)
+
+
+def _rows(rows: Mapping[str, Any]) -> Html | None:
+    lines = []
+    for side, entry in rows.items():
+        if isinstance(entry, Mapping) and "digest" in entry:
+            lines.append(page.inline(f"{side}: {plural(entry['n'], 'row')}, digest ", page.code(entry["digest"])))
+        elif isinstance(entry, list) and entry:
+            lines.append(page.inline(f"{side.replace('_', ' ')}: ", page.code(", ".join(map(str, entry)))))
+    return page.join(*(page.paragraph(line) for line in lines)) if lines else None
+
+
+def words_table() -> Html:
+    """How our verdicts and the seed's words correspond."""
+    rows = [
+        {
+            "ours": page.badge(ours.split("/")[0]),
+            "scope": "few tasks, one policy" if "/" in ours else "",
+            "seed": page.code(seed),
+        }
+        for ours, seed in claims.SEED_WORDS.items()
+    ]
+    return page.table(rows, {"ours": "Verdict here", "scope": "Scope", "seed": "Seed\u2019s word"})
+
+
+def not_claimed(run: Campaign) -> Html:
+    """What this report does not say, from the claims that were not tested and the limits that always hold."""
+    items = [HEURISTIC, "The simulator\u2019s own success test decides; nobody watched the episodes."]
+    items.append("Episodes of one initial state are alike; intervals treat them as independent within an arm.")
+    if run.claims:
+        items += [
+            f"{c['id']}: {c['statement']} {c['sentence']}" for c in run.claims["claims"] if c["verdict"] == "not_tested"
+        ]
+    return Html("<ul>" + "".join(f"<li>{page.html(item)}</li>" for item in items) + "</ul>")
+
+
+# --- provenance ---
+
+
+def provenance_table(run: Campaign) -> Html:
+    """Digests of config, artifact and code, and the device, per arm."""
+    rows = [
+        {
+            "arm": arm,
+            **{
+                key: page.code(entry.get(key) or "\u2013")
+                for key in ("config_digest", "artifact_digest", "code_digest")
+            },
+        }
+        | {"device": entry.get("device") or None}
+        for arm, entry in run.metadata.items()
+    ]
+    columns = {
+        "arm": "Arm",
+        "config_digest": "Config",
+        "artifact_digest": "Artifact",
+        "code_digest": "Code",
+        "device": "Device",
+    }
+    return page.table(
+        _shortened(rows), columns, caption="What each arm ran with (digests, first 16 characters)", stacked=True
+    )
+
+
+def _shortened(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    for row in rows:
+        for key, value in row.items():
+            if isinstance(value, Html):
+                text = value.text.removeprefix("<code>").removesuffix("</code>")
+                row[key] = Html(f"<code>{text[:16]}</code>")
+    return rows
+
+
+def environments(run: Campaign) -> Html:
+    """Versions and devices of both environments, and the commit that this page was rendered at."""
+    commit = provenance.git_commit(published.DEFAULT.parents[2]) or "not a git checkout"
+    parts = [page.paragraph(page.inline("Rendered at commit ", page.code(commit), "."))]
+    for name, record in run.environments.items():
+        facts = {
+            "Device": _plain(record.get("device")),
+            "Checks": _plain(record.get("checks")),
+            "Versions": _plain(record.get("versions")),
+        }
+        parts += [Html(f"<h3>{page.html(name)} environment</h3>"), page.facts({k: v for k, v in facts.items() if v})]
+    return page.join(*parts)
+
+
+def _plain(value: Any) -> str | None:
+    """Return nested plain data as one readable line."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key}: {_plain(item)}" for key, item in value.items() if item not in (None, "", {}, []))
+    if isinstance(value, list):
+        return ", ".join(str(_plain(item)) for item in value)
+    return None if value is None else "yes" if value is True else "no" if value is False else str(value)
