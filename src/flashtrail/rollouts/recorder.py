@@ -63,8 +63,8 @@ class Recorder:
         found: dict[str, str] = {}
         for part in sorted(p for p in self.directory.glob("init_*") if p.is_dir()):
             try:
-                rows = tables.read_table(part / "episodes.parquet", tables.EPISODES, ["outcome"])
-                found[part.name] = rows["outcome"].to_pylist()[0]
+                read = {name: tables.read_table(part / f"{name}.parquet", s) for name, s in tables.SCHEMAS.items()}
+                found[part.name] = read["episodes"]["outcome"].to_pylist()[0]
             except (UserError, IndexError):
                 shutil.rmtree(part)
         return found

@@ -1,0 +1,23 @@
+"""The real worker with the real simulator, its episodes cut after a few steps: FD."""
+
+from __future__ import annotations
+
+import os
+import sys
+from multiprocessing.connection import Connection
+
+from flashtrail.rollouts import worker
+from flashtrail.rollouts.simulator import LiberoSimulator
+
+
+def short(settings) -> LiberoSimulator:
+    simulator = LiberoSimulator(settings["suite"], settings["task_id"], seed=settings["seed"])
+    simulator.horizon = 20
+    return simulator
+
+
+if __name__ == "__main__":
+    worker.make_simulator = short
+    worker.leave_with_parent(os.getppid())
+    os.dup2(2, 1)
+    worker.serve(Connection(int(sys.argv[1])))

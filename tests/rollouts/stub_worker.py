@@ -1,0 +1,61 @@
+"""The real worker process around a simulator that is only arithmetic: FD, then optionally MODE and a MODE's file.
+
+Modes: ``crash_once`` dies natively in the first episode of init state 1, ``hang_once`` hangs there (the file
+remembers that it has happened).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+
+from flashtrail.rollouts import worker
+from flashtrail.rollouts.observation import Observation
+from flashtrail.rollouts.simulator import Step
+
+
+class StubSimulator:
+    """A point that is moved by actions; init state 0 succeeds at step 30, the others never; 60 steps at most."""
+
+    prompt, horizon = "move the point", 60
+
+    def __init__(self, mode: str = "", file: Path | None = None) -> None:
+        self.mode, self.file, self.rendered = mode, file, False
+
+    def reset(self, key) -> None:
+        self.key, self.steps, self.rendered = key, 0, True
+        self.position = np.full(3, key.init_state + key.repeat / 10)
+        if self.mode and key.init_state == 1 and not self.file.exists():
+            self.file.touch()
+            if self.mode == "crash_once":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            time.sleep(600)
+
+    def observe(self) -> Observation:
+        assert self.rendered, "nothing was rendered"
+        image = np.full((224, 224, 3), self.steps % 256, np.uint8)
+        image[0, 0] = 255
+        return Observation(image, image, np.concatenate([self.position, np.zeros(5)]), self.prompt)
+
+    def step(self, action, *, render: bool) -> Step:
+        self.rendered = render
+        self.steps += 1
+        self.position = self.position + np.asarray(action[:3]) * 0.05
+        done = self.key.init_state == 0 and self.steps == 30
+        return Step(float(done), done, self.position)
+
+    def close(self) -> None:
+        pass
+
+
+if __name__ == "__main__":
+    descriptor, mode, file = int(sys.argv[-1]), *(sys.argv[1:-1] or ["", "."])
+    worker.make_simulator = lambda settings: StubSimulator(mode, Path(file))
+    worker.leave_with_parent(os.getppid())
+    worker.serve(Connection(descriptor))

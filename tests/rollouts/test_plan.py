@@ -1,0 +1,146 @@
+import pytest
+
+from flashtrail.errors import UserError
+from flashtrail.rollouts import plan, seeds, settings
+
+SPEC = {
+    "arm": "clean",
+    "policy": "p",
+    "suite": "libero_goal",
+    "task_id": 3,
+    "init_states": [4, 2],
+    "repeats": 2,
+    "seed": 7,
+    "server": {"command": ["serve", "--port", "{port}"]},
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "suite", "ids"),
+    [
+        ("0,2,5-7", "libero_goal", [0, 2, 5, 6, 7]),
+        ("3", "libero_10", [3]),
+        (" 9 , 1 - 2 ,1", "libero_spatial", [1, 2, 9]),
+        ("88-89", "libero_90", [88, 89]),
+    ],
+)
+def test_task_specs(text, suite, ids):
+    assert plan.parse_tasks(text, suite) == ids
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("10", "task 10 is out of range 0-9 of libero_goal"),
+        ("8-12", "task 12 is out of range 0-9"),
+        ("3-1", "'3-1' runs backwards"),
+        ("1;2", "neither a task id nor a range"),
+        ("", "neither a task id nor a range"),
+        ("-1", "neither a task id nor a range"),
+    ],
+)
+def test_wrong_task_specs(text, complaint):
+    with pytest.raises(UserError, match=complaint):
+        plan.parse_tasks(text, "libero_goal")
+
+
+def test_an_unknown_suite_is_answered_with_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'libero_goal'"):
+        plan.parse_tasks("0", "libero_gaol")
+
+
+def test_horizons_are_those_of_the_official_client():
+    horizons = {name.removeprefix("libero_"): suite.horizon for name, suite in plan.SUITES.items()}
+    assert horizons == {"spatial": 220, "object": 280, "goal": 300, "10": 520, "90": 400}
+
+
+def test_expected_episodes_run_repeat_by_repeat():
+    keys = [(key.init_state, key.repeat) for key in plan.expected_episodes(SPEC)]
+    assert keys == [(4, 0), (2, 0), (4, 1), (2, 1)]
+    assert len({key.name for key in plan.expected_episodes(SPEC)}) == 4
+
+
+def test_defaults_are_filled_in():
+    full = settings.checked(SPEC)
+    assert (full["scene_seed"], full["replan_steps"], full["hard_reset"]) == ("episode", 12, True)
+    assert full["server"]["url"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"init_state": [0]}, "unknown key 'init_state'; did you mean 'init_states'"),
+        ({"init_states": [0, 50]}, "init_states: 50 is out of range 0-49 of libero_goal task 3"),
+        ({"init_states": [1, 1]}, "each init state once"),
+        ({"init_states": []}, "at least one"),
+        ({"task_id": 10}, "task 10 is out of range 0-9"),
+        ({"clock": "runing"}, "clock: unknown value 'runing'"),
+        ({"scene_seed": "offical"}, "did you mean 'official'"),
+        ({"simulators": 0}, "simulators: 0 must be at least 1"),
+        ({"condition": {"kind": "zeros"}}, "did you mean 'zero'"),
+        ({"condition": {"kind": "zero", "evry": 4}}, "unknown parameter 'evry'; did you mean 'every'"),
+        ({"condition": {"kind": "zero", "view": "wirst"}}, "did you mean 'wrist'"),
+        ({"condition": {"kind": "zero", "every": 4, "phase": 4}}, "phase < every"),
+        ({"guard": {"kind": "wrist_helth"}}, "did you mean 'wrist_health'"),
+        ({"guard": {"kind": "wrist_health", "max_agee": 3}}, "did you mean 'max_age'"),
+        ({"server": {"command": ["serve"]}}, "has no {port} in it"),
+        ({"server": {}}, "either a command"),
+        ({"server": {"comand": []}}, "did you mean 'command'"),
+    ],
+)
+def test_a_wrong_spec_gets_one_line(change, complaint):
+    with pytest.raises(UserError, match=complaint) as caught:
+        settings.checked({**SPEC, **change})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_key_is_named():
+    with pytest.raises(UserError, match="'arm' is missing"):
+        settings.checked({key: value for key, value in SPEC.items() if key != "arm"})
+
+
+def test_a_typed_config_may_spell_out_defaults_of_other_kinds():
+    spelled = {"name": "clean", "kind": "none", "view": "wrist", "every": 1, "phase": 0}
+    guard = {"name": "none", "kind": "none", "std_min": 1.0, "range_min": 5.0, "max_age": 8}
+    settings.checked({**SPEC, "condition": spelled, "guard": guard})
+
+
+def test_the_digest_follows_what_an_episode_depends_on():
+    def digest(**change):
+        return settings.spec_digest(settings.checked({**SPEC, **change}))
+
+    assert digest() == digest(init_states=[1, 2, 3]) == digest(simulators=4) == digest(video="all")
+    changes = [
+        {"seed": 8},
+        {"condition": {"kind": "zero"}},
+        {"guard": {"kind": "wrist_health"}},
+        {"replan_steps": 6},
+        {"scene_seed": "official"},
+        {"metadata": {"artifact_digest": "x"}},
+        {"server": {"command": ["serve", "--tau-radius=0.1", "{port}"]}},
+    ]
+    digests = [digest(**change) for change in changes]
+    assert len({digest(), *digests}) == len(changes) + 1
+
+
+def test_seeds_differ_wherever_the_key_differs():
+    base = {"seed": 7, "suite": "libero_goal", "task_id": 1, "init_state": 2, "repeat": 0, "round": 3}
+    variants = [{**base, name: value} for name, value in base.items()]
+    for index, name in enumerate(base):
+        variants[index][name] = "libero_10" if name == "suite" else base[name] + 1
+    lists = [tuple(seeds.derive(**variant, stream="noise")) for variant in [base, *variants]]
+    lists += [tuple(seeds.derive(**base, stream=stream)) for stream in ("sim", "perturbation")]
+    drawn = {seeds.legacy_seed(list(words)) for words in lists}
+    assert len(drawn) == len(set(lists)) == len(base) + 3
+
+
+def test_seeds_do_not_move():
+    words = seeds.derive(7, "libero_goal", 0, 3, 1, stream="sim")
+    assert words == [7, 2, 0, 3, 1, 1]
+    assert seeds.legacy_seed(words) == 793383007
+    assert seeds.spelled(seeds.derive(7, "libero_goal", 0, 3, 1, 5, stream="noise")) == "7-2-0-3-1-2-5"
+
+
+def test_a_negative_seed_is_refused():
+    with pytest.raises(ValueError, match="negative"):
+        seeds.derive(-1, "libero_goal", 0, 0, 0, stream="sim")

@@ -1,0 +1,173 @@
+"""Parts and their assembly; a kill at every write point."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+
+import pyarrow.parquet as pq
+import pytest
+from rollouts.scripted import DRAFT, FULL, Simulator, run
+
+from flashtrail import provenance
+from flashtrail.errors import UserError
+from flashtrail.evidence import tables
+from flashtrail.rollouts.episode import EpisodeRecord, error_record
+from flashtrail.rollouts.plan import EpisodeKey
+from flashtrail.rollouts.recorder import Recorder
+
+KEYS = [EpisodeKey("libero_goal", 2, init_state, 0) for init_state in range(3)]
+COMMON = {"arm": "clean", "policy": "p", "seed": 7, "run_id": "r"}
+
+
+def new(path, digest="d") -> Recorder:
+    return Recorder(path, digest, COMMON, {"artifact_digest": "abc", "device": "cpu"})
+
+
+def an_episode(success_at=None) -> EpisodeRecord:
+    record, *_ = run([(12, FULL), (0, DRAFT), (12, FULL), (9, DRAFT)], Simulator(success_at))
+    return record
+
+
+def test_parts_are_put_together_in_the_order_expected(tmp_path):
+    recorder = new(tmp_path / "parts")
+    for key in reversed(KEYS):
+        recorder.record(key, an_episode(20 if key.init_state == 1 else None))
+    outcomes = recorder.assemble(KEYS, tmp_path / "out")
+    assert outcomes == dict(zip([k.name for k in KEYS], ["horizon", "success", "horizon"], strict=True))
+    episodes = tables.read_table(tmp_path / "out/episodes.parquet", tables.EPISODES).to_pylist()
+    assert [row["init_state"] for row in episodes] == [0, 1, 2]
+    assert {(row["arm"], row["policy"], row["seed"], row["task_id"]) for row in episodes} == {("clean", "p", 7, 2)}
+    steps = tables.read_table(tmp_path / "out/steps.parquet", tables.STEPS).to_pylist()
+    rounds = tables.read_table(tmp_path / "out/rounds.parquet", tables.ROUNDS).to_pylist()
+    assert [len([s for s in steps if s["init_state"] == i]) for i in range(3)] == [40, 20, 40]
+    assert sum(row["executed"] for row in rounds) == len(steps) == 100
+    assert tables.read_metadata(tmp_path / "out/steps.parquet")["artifact_digest"] == "abc"
+    ledger = provenance.json_load(tmp_path / "out/ledger.json")
+    assert ledger["expected"] == [key.name for key in KEYS]
+    assert ledger["outcomes"] == outcomes and ledger["errors"] == {}
+
+
+def test_a_missing_episode_stops_the_assembly_by_name_and_writes_nothing(tmp_path):
+    recorder = new(tmp_path / "parts")
+    recorder.record(KEYS[0], an_episode())
+    with pytest.raises(UserError, match="init_001_repeat_0"):
+        recorder.assemble(KEYS, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_error_is_a_row_of_its_own_kind_until_the_episode_is_run(tmp_path):
+    recorder = new(tmp_path / "parts")
+    recorder.record(KEYS[0], error_record("task 2", "server: gone", "2026-01-01T00:00:00+00:00", 1.5))
+    recorder.assemble(KEYS[:1], tmp_path / "out")
+    (row,) = tables.read_table(tmp_path / "out/episodes.parquet", tables.EPISODES).to_pylist()
+    assert (row["outcome"], row["error"], row["steps"], row["rounds"]) == ("error", "server: gone", 0, 0)
+    assert provenance.json_load(tmp_path / "out/ledger.json")["errors"] == {KEYS[0].name: "server: gone"}
+    recorder.record(KEYS[0], an_episode(20))
+    assert recorder.outcomes() == {KEYS[0].name: "success"}
+
+
+def test_another_digest_sees_none_of_it(tmp_path):
+    new(tmp_path, "one").record(KEYS[0], an_episode())
+    assert new(tmp_path, "two").outcomes() == {}
+    assert list(new(tmp_path, "one").outcomes()) == [KEYS[0].name]
+
+
+def test_a_damaged_part_is_run_again(tmp_path):
+    recorder = new(tmp_path)
+    recorder.record(KEYS[0], an_episode())
+    (tmp_path / "d" / KEYS[0].name / "steps.parquet").write_bytes(b"PAR1 and then nothing")
+    assert recorder.outcomes() == {}
+
+
+def test_two_processes_do_not_share_a_shard(tmp_path):
+    with (
+        new(tmp_path).exclusive(),
+        pytest.raises(UserError, match="another process is rolling out"),
+        new(tmp_path).exclusive(),
+    ):
+        pass
+    with new(tmp_path).exclusive():
+        pass
+
+
+def test_a_place_that_cannot_be_written_gets_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"), new(tmp_path / "file" / "parts").exclusive():
+        pass
+
+
+def test_a_full_disk_gets_one_line_and_leaves_earlier_parts(tmp_path, monkeypatch):
+    recorder = new(tmp_path)
+    recorder.record(KEYS[0], an_episode())
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(UserError, match="disk full"):
+        recorder.record(KEYS[1], an_episode())
+    monkeypatch.undo()
+    assert list(recorder.outcomes()) == [KEYS[0].name]
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL at this very call: nothing after it runs, so nothing may clean up either."""
+
+
+def write_points(monkeypatch, work, kill_at=None) -> int:
+    """Run `work`, dying at its n-th file operation; return how many there were."""
+    count = 0
+
+    def counted(original):
+        def call(*args, **kwargs):
+            nonlocal count
+            count += 1
+            if count == kill_at:
+                raise Killed
+            return original(*args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for module, name in [
+            (os, "mkdir"),
+            (os, "rename"),
+            (os, "fsync"),
+            (os, "replace"),
+            (pq, "write_table"),
+            (shutil, "rmtree"),
+        ]:
+            patch.setattr(module, name, counted(getattr(module, name)))
+        patch.setattr(provenance, "_remove", lambda path: path.is_file() and path.unlink())
+        with contextlib.suppress(Killed):
+            work()
+    return count
+
+
+def test_a_kill_at_any_write_point_leaves_the_part_whole_or_absent(tmp_path, monkeypatch):
+    done = an_episode(20)
+    points = write_points(monkeypatch, lambda: new(tmp_path / "all").record(KEYS[0], done))
+    assert points >= 10
+    for point in range(1, points + 1):
+        place = tmp_path / str(point)
+        write_points(monkeypatch, lambda place=place: new(place).record(KEYS[0], done), kill_at=point)
+        with new(place).exclusive():
+            recorder = new(place)
+            outcomes = recorder.outcomes()
+            assert outcomes in ({}, {KEYS[0].name: "success"}), point
+            if not outcomes:
+                recorder.record(KEYS[0], done)
+            recorder.assemble(KEYS[:1], place / "out")
+        for name, schema in tables.SCHEMAS.items():
+            row = tables.read_table(place / "out" / f"{name}.parquet", schema)
+            assert row.num_rows == {"episodes": 1, "rounds": len(done.rounds), "steps": 20}[name], point
+        assert [p.name for p in (place / "d").iterdir()] == [KEYS[0].name], point
+
+
+def test_discarding_removes_the_parts_of_every_spec(tmp_path):
+    for digest in ("one", "two"):
+        new(tmp_path, digest).record(KEYS[0], an_episode())
+    new(tmp_path, "two").discard()
+    assert not any(path.is_dir() for path in tmp_path.iterdir())

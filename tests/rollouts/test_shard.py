@@ -1,0 +1,176 @@
+"""Whole shards: a scripted policy server, real worker processes, a simulator that is arithmetic; killed and resumed."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rollouts.shards import HERE, SERVER, WORKER, parts, rows, servers_of, spec, start, wait_until
+
+from flashtrail import provenance
+from flashtrail.errors import UserError
+from flashtrail.evidence import tables
+from flashtrail.rollouts.shard import default_parts_dir, roll_out_shard
+from flashtrail.serving.launch import PolicyServerProcess, ServerError, free_port
+
+
+@pytest.fixture(autouse=True)
+def _package_on_path(monkeypatch):
+    source = str(HERE.parents[1] / "src")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The tables of a shard that nothing happened to, and its directory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE.parents[1] / "src"), os.environ.get("PYTHONPATH", "")]))
+        out, log = tmp_path_factory.mktemp("undisturbed"), io.StringIO()
+        summary = roll_out_shard(spec(), out, log=log, worker_command=WORKER)
+    return out, rows(out), summary, log.getvalue()
+
+
+def test_a_shard_from_end_to_end(undisturbed):
+    out, read, summary, log = undisturbed
+    assert summary.outcomes == {
+        "init_000_repeat_0": "success",
+        "init_001_repeat_0": "horizon",
+        "init_002_repeat_0": "horizon",
+    }
+    summary.check()
+    assert [row["steps"] for row in read["episodes"]] == [30, 60, 60]
+    assert len(read["steps"]) == 150 == sum(row["executed"] for row in read["rounds"])
+    assert {row["task"] for row in read["episodes"]} == {"move the point"}
+    hits = [row["round"] % 4 == 0 for row in read["rounds"]]
+    assert [row["condition_applied"] for row in read["rounds"]] == hits
+    assert tables.read_metadata(out / "rounds.parquet")["artifact_digest"] == "scripted"
+    assert "3/3 init_002_repeat_0 horizon, 60 steps" in log and "success 1/3" in log
+    assert not any(default_parts_dir(out).glob("*/")), "parts of a complete shard are removed"
+    assert not servers_of(out)
+
+
+def test_two_simulators_give_the_same_tables(undisturbed, tmp_path):
+    roll_out_shard(spec(simulators=2), tmp_path, log=io.StringIO(), worker_command=WORKER)
+    assert rows(tmp_path) == undisturbed[1]
+
+
+def test_a_shard_against_a_server_that_runs_already(undisturbed, tmp_path):
+    port = free_port()
+    command = [word.replace("{port}", str(port)) for word in SERVER]
+    with PolicyServerProcess(command, tmp_path / "server.log", port, 60) as server:
+        told = spec() | {"server": {"url": server.url}}
+        roll_out_shard(told, tmp_path / "out", log=io.StringIO(), worker_command=WORKER)
+        assert server.alive
+    assert rows(tmp_path / "out") == undisturbed[1]
+
+
+@pytest.mark.parametrize("finished", [0, 1, 2])
+def test_a_shard_killed_in_an_episode_resumes_at_the_next(undisturbed, tmp_path, finished):
+    slow = spec(server=[*SERVER, "0.2"])
+    process = start(tmp_path, slow)
+    wait_until(lambda: len(parts(tmp_path)) >= finished and (finished or servers_of(tmp_path)))
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = parts(tmp_path)
+    assert len(kept) == finished
+    times = {name: (default_parts_dir(tmp_path) / next_digest(tmp_path) / name).stat().st_mtime_ns for name in kept}
+    assert not (tmp_path / "episodes.parquet").exists()
+    wait_until(lambda: not servers_of(tmp_path))
+    log = io.StringIO()
+    roll_out_shard(slow, tmp_path, log=log, worker_command=WORKER)
+    assert rows(tmp_path) == undisturbed[1]
+    assert all(f"{name} " not in log.getvalue() for name in times), "a finished episode was run again"
+
+
+def next_digest(out: Path) -> str:
+    return next(path.name for path in default_parts_dir(out).iterdir() if path.is_dir())
+
+
+def test_a_changed_spec_starts_afresh(tmp_path):
+    slow = spec(server=[*SERVER, "0.2"])
+    process = start(tmp_path, slow)
+    wait_until(lambda: parts(tmp_path))
+    process.kill()
+    process.wait()
+    log = io.StringIO()
+    roll_out_shard(slow | {"seed": 8}, tmp_path, log=log, worker_command=WORKER)
+    assert "there already" not in log.getvalue()
+    assert {row["seed"] for row in rows(tmp_path)["episodes"]} == {8}
+
+
+def test_a_server_that_crashes_is_started_again(undisturbed, tmp_path):
+    told = spec(server=[*SERVER, "0", "crash_once", str(tmp_path / "crashed")])
+    log = io.StringIO()
+    roll_out_shard(told, tmp_path / "out", log=log, worker_command=WORKER)
+    assert "attempt 1 failed (server)" in log.getvalue()
+    assert rows(tmp_path / "out") == undisturbed[1]
+
+
+def test_a_server_that_always_crashes_ends_the_shard_with_its_log(tmp_path):
+    crash = [sys.executable, "-c", "print('no such checkpoint'); raise SystemExit(3)", "{port}"]
+    with pytest.raises(ServerError, match="no such checkpoint"):
+        roll_out_shard(spec(server=crash), tmp_path, worker_command=WORKER)
+    assert not (tmp_path / "episodes.parquet").exists()
+
+
+@pytest.mark.parametrize("mode", ["crash_once", "hang_once"])
+def test_a_simulator_that_crashes_or_hangs_costs_one_attempt(undisturbed, tmp_path, mode):
+    log = io.StringIO()
+    told = spec(episode_timeout_s=8 if mode == "hang_once" else 60)
+    roll_out_shard(told, tmp_path / "out", log=log, worker_command=[*WORKER, mode, str(tmp_path / "file")])
+    assert "init_001_repeat_0: attempt 1 failed (simulator)" in log.getvalue()
+    assert ("SIGSEGV" if mode == "crash_once" else "no answer within 8 s") in log.getvalue()
+    assert rows(tmp_path / "out") == undisturbed[1]
+
+
+def test_an_episode_that_cannot_be_run_is_an_error_and_no_failure(undisturbed, tmp_path):
+    told = spec(server=[*SERVER, "0", "refuse"])
+    log = io.StringIO()
+    summary = roll_out_shard(told, tmp_path, log=log, worker_command=WORKER)
+    assert log.getvalue().count("init_001_repeat_0: attempt") == 3
+    assert list(summary.outcomes.values()) == ["success", "error", "horizon"]
+    with pytest.raises(UserError, match="init_001_repeat_0"):
+        summary.check()
+    read = rows(tmp_path)
+    assert [row["outcome"] for row in read["episodes"]] == ["success", "error", "horizon"]
+    assert "policy" in read["episodes"][1]["error"]
+    assert {row["init_state"] for row in read["steps"]} == {0, 2}
+    assert "success 1/2" in log.getvalue()
+    assert parts(tmp_path) == [f"init_00{i}_repeat_0" for i in range(3)], "kept, so that only the error is tried again"
+    again = io.StringIO()
+    roll_out_shard(told, tmp_path, log=again, worker_command=WORKER)
+    assert "2 of 3 episodes are there already" in again.getvalue()
+
+
+def test_a_policy_that_accepts_nothing_is_an_error_and_no_failure(tmp_path):
+    told = spec(init_states=[0], server=[*SERVER, "0", "none"])
+    summary = roll_out_shard(told, tmp_path, log=io.StringIO(), worker_command=WORKER)
+    assert summary.outcomes == {"init_000_repeat_0": "error"}
+    assert "full_fallback" in summary.errors["init_000_repeat_0"]
+
+
+def test_a_film_of_what_the_policy_saw(tmp_path):
+    told = spec(init_states=[0, 1], video="failures")
+    roll_out_shard(told, tmp_path, log=io.StringIO(), worker_command=WORKER)
+    assert [row["video"] for row in rows(tmp_path)["episodes"]] == [None, "videos/init_001_repeat_0.mp4"]
+    import imageio_ffmpeg
+
+    frames = imageio_ffmpeg.read_frames(str(tmp_path / "videos/init_001_repeat_0.mp4"))
+    size = next(frames)["size"]
+    assert size == (448, 240)
+    wrist = [np.frombuffer(f, np.uint8).reshape(240, 448, 3)[100:200, 300:400].mean() for f in frames]
+    queries = [row for row in rows(tmp_path)["rounds"] if row["init_state"] == 1]
+    assert len(wrist) == len(queries)
+
+
+def test_the_ledger_names_the_digest_of_the_spec(undisturbed):
+    ledger = provenance.json_load(undisturbed[0] / "ledger.json")
+    assert len(ledger["spec_digest"]) == 16
+    assert ledger["expected"] == list(undisturbed[2].outcomes)

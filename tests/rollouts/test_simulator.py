@@ -1,0 +1,170 @@
+"""The real simulator: rendering on demand against the naive loop, scenes by key, seeds in order, limits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from flashtrail.errors import UserError
+from flashtrail.rollouts import opengl
+from flashtrail.rollouts.plan import SUITES, WAIT_STEPS, EpisodeKey
+from flashtrail.rollouts.simulator import LiberoSimulator, Simulator, Step
+
+TASK, CHUNKS = 1, (5, 1, 12)  # put the bowl on the stove; actions executed after each query
+KEYS = [EpisodeKey("libero_goal", TASK, init_state, 0) for init_state in (0, 3)]
+
+
+class Naive(LiberoSimulator):
+    """The official client's way: LIBERO's own reset, both cameras rendered at every step."""
+
+    def __init__(self, *args, **named):
+        super().__init__(*args, lazy_rendering=False, **named)
+
+    def _reset_once(self):
+        self._env.reset()
+
+
+def actions(key):
+    rng = np.random.default_rng(key.init_state)
+    return [rng.uniform(-1, 1, (count, 7)) for count in CHUNKS]
+
+
+def play(simulator: Simulator, key: EpisodeKey):
+    """Return the states at every step and the observations at every query of a short scripted episode."""
+    simulator.reset(key)
+    states, seen, steps = [simulator.state()], [simulator.observe()], []
+    for chunk in actions(key):
+        for offset, action in enumerate(chunk):
+            step = simulator.step(action, render=offset == len(chunk) - 1)
+            assert isinstance(step, Step) and step.eef_pos.shape == (3,)
+            states.append(simulator.state())
+            steps.append((step.reward, step.done, tuple(step.eef_pos)))
+        seen.append(simulator.observe())
+    return states, seen, steps
+
+
+def assert_same(one, other):
+    for left, right in zip(one[0], other[0], strict=True):
+        np.testing.assert_array_equal(left, right)
+    for query, (left, right) in enumerate(zip(one[1], other[1], strict=True)):
+        np.testing.assert_array_equal(left.agent, right.agent, err_msg=f"agent view at query {query}")
+        np.testing.assert_array_equal(left.wrist, right.wrist, err_msg=f"wrist view at query {query}")
+        np.testing.assert_array_equal(left.state, right.state)
+    assert one[2] == other[2]
+
+
+@pytest.fixture(scope="module")
+def lazy():
+    simulator = LiberoSimulator("libero_goal", TASK)
+    yield simulator
+    simulator.close()
+
+
+@pytest.fixture(scope="module")
+def lazy_runs(lazy):
+    """Both episodes, and the first one again after them."""
+    return [play(lazy, key) for key in [*KEYS, KEYS[0]]]
+
+
+@pytest.mark.simulator
+@pytest.mark.slow
+def test_frames_on_demand_equal_those_of_the_naive_loop(lazy_runs):
+    naive = Naive("libero_goal", TASK)
+    try:
+        # The other order: an episode must not depend on what ran before it in the same process.
+        for run, key in ((lazy_runs[1], KEYS[1]), (lazy_runs[0], KEYS[0])):
+            assert_same(run, play(naive, key))
+    finally:
+        naive.close()
+
+
+@pytest.mark.simulator
+@pytest.mark.slow
+def test_an_episode_is_the_same_after_others(lazy_runs):
+    assert_same(lazy_runs[0], lazy_runs[2])
+    assert not np.array_equal(lazy_runs[0][0][0], lazy_runs[1][0][0])
+
+
+@pytest.mark.simulator
+@pytest.mark.slow
+def test_what_the_policy_gets(lazy, lazy_runs):
+    first = lazy_runs[0][1][0]
+    assert first.agent.shape == first.wrist.shape == (224, 224, 3)
+    assert first.agent.dtype == np.uint8 and first.agent.std() > 20 and first.wrist.std() > 20
+    assert first.state.shape == (8,) and np.isfinite(first.state).all()
+    assert 2.5 < np.linalg.norm(first.state[3:6]) < 3.8  # the hand points down: half a turn
+    assert first.prompt == "put the bowl on the stove"
+    assert lazy.init_state_count == 50 and lazy.horizon == 300
+
+
+@pytest.mark.simulator
+@pytest.mark.slow
+def test_a_repeat_is_another_scene_with_the_same_objects(lazy, lazy_runs):
+    lazy.reset(EpisodeKey("libero_goal", TASK, 0, 1))
+    assert not np.array_equal(lazy.state(), lazy_runs[0][0][0]), "fixtures are drawn from the key"
+
+
+@pytest.mark.simulator
+@pytest.mark.slow
+def test_no_stale_picture_is_handed_out(lazy):
+    lazy.reset(KEYS[0])
+    lazy.step([0.0] * 7, render=False)
+    with pytest.raises(RuntimeError, match="render=True"):
+        lazy.observe()
+
+
+@pytest.mark.simulator
+@pytest.mark.slow
+def test_an_init_state_out_of_range_is_named_with_the_range(lazy):
+    with pytest.raises(UserError, match="50 is out of range 0-49 of libero_goal task 1"):
+        lazy.reset(EpisodeKey("libero_goal", TASK, 50, 0))
+
+
+@pytest.mark.simulator
+@pytest.mark.slow
+def test_official_scenes_are_those_of_one_seed_and_a_reset_each(lazy):
+    """By hand, as the official client does it: seed once, then reset, set the init state, wait."""
+    official = LiberoSimulator("libero_goal", TASK, seed=7, scene_seed="official")
+    env = official._env
+    np.random.seed(7)
+    env.seed(7)
+    expected = []
+    for init_state in range(2):
+        env.reset()
+        env.set_init_state(official._init_states[init_state])
+        for _ in range(WAIT_STEPS):
+            env.step([0.0] * 6 + [-1.0])
+        expected.append(official.state())
+    for init_state in (0, 1, 0):  # the last one out of order: an episode that is tried again
+        official.reset(EpisodeKey("libero_goal", TASK, init_state, 0))
+        np.testing.assert_array_equal(official.state(), expected[init_state], err_msg=f"init state {init_state}")
+    official.close()
+
+
+@pytest.mark.simulator
+def test_the_suites_are_those_of_the_package():
+    pytest.importorskip("libero")
+    opengl.choose_backend()
+    from libero.libero.benchmark import get_benchmark
+
+    for name, suite in SUITES.items():
+        assert get_benchmark(name)().n_tasks == suite.tasks
+
+
+def test_a_missing_library_gets_the_apt_line(monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    monkeypatch.setattr(opengl, "_loads", lambda name, soname: name != "OSMesa")
+    error = opengl.explain(AttributeError("'NoneType' object has no attribute 'glGetError'"))
+    assert str(error) == f"no OpenGL library for rendering (libOSMesa.so.8 not found): {opengl.APT_LINE}"
+    assert opengl.APT_LINE.startswith("apt-get install -y libosmesa6 ")
+
+
+def test_a_renderer_that_fails_for_another_reason_says_which(monkeypatch):
+    monkeypatch.setattr(opengl, "_loads", lambda name, soname: True)
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    assert "MUJOCO_GL=egl (RuntimeError: no display)" in str(opengl.explain(RuntimeError("no display")))
+
+
+def test_tasks_out_of_range_are_refused_before_anything_is_built():
+    with pytest.raises(UserError, match="task 10 is out of range 0-9 of libero_goal"):
+        LiberoSimulator("libero_goal", 10)
