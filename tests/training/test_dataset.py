@@ -29,8 +29,10 @@ def test_delta_leaves_the_gripper_and_the_server_undoes_it(demos):
     np.testing.assert_allclose(back, chunks[3], atol=1e-6)
 
 
-def test_statistics_are_of_delta_actions_within_the_mask(demos, tmp_path):
-    stats = dataset.norm_stats(demos)
+def test_statistics_are_of_the_targets_within_the_mask(demos, tmp_path):
+    plain = dataset.norm_stats(demos, delta_actions=False)
+    np.testing.assert_allclose(plain["actions"]["std"], demos.chunks[demos.valid].astype(np.float64).std(0), atol=1e-5)
+    stats = dataset.norm_stats(demos, delta_actions=True)
     rows = [c[v] - np.append(s[:6], 0) for c, v, s in zip(demos.chunks, demos.valid, demos.states, strict=True)]
     flat = np.concatenate(rows).astype(np.float64)
     np.testing.assert_allclose(stats["actions"]["mean"], flat.mean(0), atol=1e-5)

@@ -33,12 +33,13 @@ def test_a_source_tree_converts_back_to_the_same_tensors(tmp_path, demos, dims, 
     ddims = draft.draft_dims(dims)
     head = draft.initial(dims, base, 4)
     packed = export.draft_file(head, ddims, {"note": "test"})
-    export.write_source(tmp_path / "source", base, dims, dataset.norm_stats(demos), words, packed)
+    stats = dataset.norm_stats(demos, delta_actions=False)
+    export.write_source(tmp_path / "source", base, dims, stats, words, packed, delta_actions=False)
     convert_base(tmp_path / "source", tmp_path / "base")
     convert_draft(tmp_path / "source" / "draft.pt", tmp_path / "draft", base=tmp_path / "base")
     back, dims_back, manifest = weights.load_base(tmp_path / "base")
     assert dims_back == dims
-    assert manifest["transforms"] == {"delta_actions": True}
+    assert manifest["transforms"] == {"delta_actions": False}
     assert set(back) == set(base)
     for name, tensor in base.items():
         assert torch.equal(back[name], tensor), name
@@ -51,7 +52,8 @@ def test_a_source_tree_converts_back_to_the_same_tensors(tmp_path, demos, dims, 
 
 def test_the_tree_tells_no_path(tmp_path, demos, dims, words):
     dims = dataclasses.replace(dims, vocab_size=tokenizer.size(words))
-    export.write_source(tmp_path / "s", weights.init_base(dims, 0), dims, dataset.norm_stats(demos), words, None)
+    stats = dataset.norm_stats(demos, delta_actions=True)
+    export.write_source(tmp_path / "s", weights.init_base(dims, 0), dims, stats, words, None, delta_actions=True)
     for file in (tmp_path / "s").rglob("*"):
         if file.is_file():
             assert str(tmp_path).encode() not in file.read_bytes(), file

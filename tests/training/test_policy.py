@@ -15,7 +15,7 @@ RECIPE = Recipe(steps=30, batch=8, rate=3e-3, warmup=2, threads=1)
 
 
 def trainer(directory, demos, dims, recipe=RECIPE):
-    return Trainer(directory, demos, dataset.norm_stats(demos), PROMPTS, dims, recipe)
+    return Trainer(directory, demos, dataset.norm_stats(demos, policy.DELTA_ACTIONS), PROMPTS, dims, recipe)
 
 
 def test_every_tensor_that_acts_gets_a_gradient(tmp_path, demos, dims):

@@ -2,7 +2,8 @@
 
 A sample is one recorded frame: both views (112 x 112 uint8, the 2 x 2 area average of what the policy sees at
 224), the state at that step, and the expert's next `horizon` clean actions, with a mask where the episode ended.
-Targets are openpi's delta actions: action - state on the first six dims. Knows no simulator and no model.
+Targets are the recorded actions, or openpi's delta actions (action - state on the first six dims): see
+docs/training.md for why the former. Knows no simulator and no model.
 """
 
 from __future__ import annotations
@@ -65,8 +66,13 @@ def delta(chunks: np.ndarray, states: np.ndarray) -> np.ndarray:
     return out
 
 
-def norm_stats(demos: Demonstrations) -> dict[str, dict[str, list[float]]]:
-    """Mean, std, q01, q99 of states and of delta actions, as openpi's norm_stats.json has them."""
+def targets(chunks: np.ndarray, states: np.ndarray, delta_actions: bool) -> np.ndarray:
+    """What the policy is to predict, before normalisation: chunks (F, H, 7), states (F, >=6) -> (F, H, 7)."""
+    return delta(chunks, states) if delta_actions else chunks
+
+
+def norm_stats(demos: Demonstrations, delta_actions: bool) -> dict[str, dict[str, list[float]]]:
+    """Mean, std, q01, q99 of states and of targets, as openpi's norm_stats.json has them."""
 
     def stats(rows: np.ndarray) -> dict[str, list[float]]:
         rows = rows.astype(np.float64)
@@ -74,8 +80,8 @@ def norm_stats(demos: Demonstrations) -> dict[str, dict[str, list[float]]]:
         parts = {"mean": rows.mean(0), "std": rows.std(0), "q01": q01, "q99": q99}
         return {name: [float(v) for v in value] for name, value in parts.items()}
 
-    targets = delta(demos.chunks, demos.states)[demos.valid]
-    return {"state": stats(demos.states), "actions": stats(targets)}
+    rows = targets(demos.chunks, demos.states, delta_actions)[demos.valid]
+    return {"state": stats(demos.states), "actions": stats(rows)}
 
 
 class Normaliser:

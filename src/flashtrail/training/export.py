@@ -131,6 +131,8 @@ def write_source(
     stats: dict[str, Any],
     tokenizer: Path,
     draft: dict[str, Any] | None,
+    *,
+    delta_actions: bool,
 ) -> None:
     """Write params/, assets/, tokenizer.model and draft.pt under `directory`; a README.md there is left alone."""
     import jax
@@ -143,7 +145,8 @@ def write_source(
         (temporary / "commit_success.txt").unlink(missing_ok=True)  # only says where the tree was written
     json_dump({"norm_stats": stats}, directory / ASSETS / "norm_stats.json")
     stem = dims.to_dict()["vision"]["stem"]
-    extra = {"stem": stem, "num_views": dims.num_views, "num_steps": dims.num_steps, "delta_actions": True}
+    extra = {"stem": stem, "num_views": dims.num_views, "num_steps": dims.num_steps}
+    extra["delta_actions"] = delta_actions
     json_dump(extra, directory / "assets/flashtrail/model.json")
     if tokenizer != directory / "tokenizer.model":
         shutil.copyfile(tokenizer, directory / "tokenizer.model")

@@ -23,7 +23,7 @@ from flashtrail.errors import UserError, nearest
 from flashtrail.flash.dims import Pi0Dims
 from flashtrail.provenance import json_dump, json_load, write_atomic
 from flashtrail.training import dataset, demonstrations, draft, evaluate, export, tokenizer
-from flashtrail.training.policy import Recipe, Trainer, nano_dims
+from flashtrail.training.policy import DELTA_ACTIONS, Recipe, Trainer, nano_dims
 
 BASE, DROPOUT = "pi0_nano", "pi0_nano_dropout"
 RECIPES = {
@@ -83,7 +83,7 @@ def material(place: Workplace, stem: bool = True) -> Material:
         tokenizer.train(words, tokenizer.instructions())
     stats_file = place.root / "norm_stats.json"
     if not stats_file.is_file():
-        json_dump(dataset.norm_stats(demos), stats_file)
+        json_dump(dataset.norm_stats(demos, DELTA_ACTIONS), stats_file)
     languages = tokenizer.task_languages(evaluate.SUITE)
     prompts = {int(t): tokenizer.encode(words, languages[int(t)]) for t in np.unique(demos.task)}
     return Material(demos, json_load(stats_file), prompts, nano_dims(tokenizer.size(words), stem))
@@ -170,7 +170,7 @@ def write_policy(place: Workplace, name: str) -> Path:
         saved = torch.load(head, weights_only=True)
         packed = export.draft_file(saved["tensors"], draft.draft_dims(dims), saved["meta"])
     stats = json_load(place.root / "norm_stats.json")
-    export.write_source(target, averaged(place, name), dims, stats, words, packed)
+    export.write_source(target, averaged(place, name), dims, stats, words, packed, delta_actions=DELTA_ACTIONS)
     artifact = place.variant(name) / "artifact"
     convert_base(target, artifact / "base")
     if packed is not None:

@@ -27,6 +27,10 @@ from flashtrail.provenance import write_atomic
 from flashtrail.training import dataset
 
 ACTION_DIMS, STATE_DIMS = 7, 8
+# LIBERO's actions are increments already. Subtracting the state, as pi0_libero does, puts the arm's attitude (a
+# radian apart between tasks) into the target: at this size its error then turns the hand a little further at every
+# query (docs/training.md).
+DELTA_ACTIONS = False
 
 
 def nano_dims(vocab_size: int, stem: bool = True) -> Pi0Dims:
@@ -214,7 +218,7 @@ class Trainer:
         if augmented:
             normal = normal + rng.normal(0.0, recipe.state_noise, normal.shape).astype(np.float32)
             states = self.normaliser.inverse("state", normal)
-        target = self.normaliser.forward("actions", dataset.delta(demos.chunks[frames], states))
+        target = self.normaliser.forward("actions", dataset.targets(demos.chunks[frames], states, DELTA_ACTIONS))
         x0 = np.zeros((count, horizon, self.dims.action_dim), np.float32)
         x0[..., :ACTION_DIMS] = target
         padded = np.zeros((count, self.dims.action_dim), np.float32)

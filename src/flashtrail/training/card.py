@@ -1,0 +1,164 @@
+"""The model card of a shipped policy, written from the figures that the other steps left on disk.
+
+Says nothing that no file holds. Knows the working directory's JSON files; computes nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from flashtrail.provenance import json_load, write_atomic
+from flashtrail.training import evaluate, pipeline
+
+_LIMITS = """\
+## What it is not
+- Not `pi0_libero` and not a distillate of it: nothing was downloaded, no dataset was used, and its success says
+  nothing of that model's. It shares the structure, the conventions and the code path, not the ability.
+- Trained on three tasks of one simulator with one robot, from a scripted expert that reads the true state. Another
+  instruction, object, camera or lighting is outside of what it has seen.
+- Its evaluation is of init states 0-9, which no demonstration used; the scenes' fixtures vary as LIBERO samples them.
+  One training seed. The intervals are Wilson's, for episodes taken as independent.
+"""
+
+
+def write(place: pipeline.Workplace, name: str) -> Path:
+    """Write resources/NAME/README.md; parts whose figures are not there are left out."""
+    recipe = pipeline.RECIPES[name]
+    saved = torch.load(place.variant(name) / "run.pt", weights_only=True)
+    parts = [f"# {name}\n", _intro(name, sum(v.numel() for v in saved["average"].values())), _results(place, name)]
+    parts += [_data(place), _training(place, name, saved), _draft(place, name), _comparison(place), _LIMITS]
+    notes = place.root / "notes.md"  # what a person has to say of this particular run
+    if notes.is_file():
+        parts.append(notes.read_text())
+    parts.append(
+        f"Seeds: demonstrations 2026, initialisation and batches {recipe.seed}, evaluation {evaluate.SEED}. "
+        "Remake: `make nano` (docs/training.md).\n"
+    )
+    target = place.resources / name / "README.md"
+    with write_atomic(target) as path:
+        path.write_text("\n".join(part for part in parts if part))
+    return target
+
+
+def _intro(name: str, parameters: int) -> str:
+    text = (
+        f"A {parameters / 1e6:.2f} M-parameter policy of the pi0 family for LIBERO's libero_goal tasks 0-2, trained on "
+        "a CPU from scripted demonstrations. Vision encoder per view, prefix transformer over both views and the "
+        "prompt's tokens, action expert over the prefix's keys and values, flow matching with ten Euler steps, and a "
+        "FLASH draft head. It differs from `pi0_libero` in sizes, and in one part: a convolutional stem stands where "
+        "SigLIP embeds patches (declared in assets/flashtrail/model.json). Files are in the source layouts: openpi's "
+        "Orbax tree in params/, statistics in assets/, SentencePiece model, draft .pt.\n"
+    )
+    if name == pipeline.DROPOUT:
+        text += (
+            "\nThis variant continues pi0_nano's training with the wrist view black in 20 % of the samples and masked "
+            "out of the prefix in another 10 %: the remedy arm for a failing wrist camera.\n"
+        )
+    return text
+
+
+def _count(part: Mapping[str, Any]) -> str:
+    low, high = part["wilson95"]
+    return f"{part['k']}/{part['n']} [{low:.2f}, {high:.2f}]"
+
+
+def _results(place: pipeline.Workplace, name: str) -> str:
+    rows = []
+    for file, label in (
+        ("evaluation_full", "full route"),
+        ("evaluation_flash", "FLASH, official defaults"),
+        ("evaluation_full_wrist_zero_every4", "full route, wrist black every 4th query"),
+    ):
+        path = place.variant(name) / f"{file}.json"
+        if path.is_file():
+            s = json_load(path)["summary"]
+            cells = [_count(s["tasks"][t]) if t in s["tasks"] else "" for t in ("0", "1", "2")]
+            rows.append(f"| {label} | " + " | ".join([*cells, _count(s["all"])]) + " |")
+            if s["draft_rounds"]:
+                rows[-1] += (
+                    f" {s['draft_rounds']}/{s['rounds']} rounds were draft, {s['accepted_mean']} of 12 accepted |"
+                )
+            else:
+                rows[-1] += " |"
+    if not rows:
+        return ""
+    head = (
+        "## Success\nThe simulator's own success, k/n with the 95 % Wilson interval: held-out init states 0-9, two "
+        "scenes each unless n says otherwise, hard resets, horizon 300, 12 of 50 actions executed a query.\n"
+    )
+    table = ["| | task 0 (drawer) | task 1 (bowl) | task 2 (bottle) | all | |", "|---|---|---|---|---|---|", *rows]
+    return "\n".join([head, *table, ""])
+
+
+def _data(place: pipeline.Workplace) -> str:
+    counts, frames = {}, 0
+    for task in (0, 1, 2):
+        files = sorted((place.demos / f"task{task}").glob("ep*.npz"))
+        counts[task] = len(files)
+        for file in files:
+            with np.load(file) as episode:
+                frames += len(episode["at"])
+    words = ", ".join(f"{n} of task {t}" for t, n in counts.items())
+    return (
+        f"## Data\n{words}: successful episodes of the scripted expert, init states 10-49 only, {frames} frames "
+        "(an image every 4th step). Label = the expert's clean action; executed = noisy, with pushes; about half begin "
+        "displaced; objects shifted by up to 1.2 cm; fixtures as LIBERO samples them. Details: docs/training.md.\n"
+    )
+
+
+def _training(place: pipeline.Workplace, name: str, saved: Mapping[str, Any]) -> str:
+    with (place.variant(name) / "curve.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    held = [r for r in rows if r["held_out_flow"] != "nan"]
+    recipe = saved["recipe"]
+    return (
+        f"## Training\n{saved['step']} steps of {recipe['batch']} frames with {recipe['draws']} flow draws each, AdamW "
+        f"{recipe['rate']:g} with a cosine, averaged weights ({recipe['ema']}), {saved['seconds'] / 60:.0f} min on two "
+        f"CPU cores shared with other work. Flow loss {float(rows[-1]['flow']):.3f} train, "
+        f"{float(held[-1]['held_out_flow']) if held else float('nan'):.3f} held out. Curve: curve.csv.\n"
+    )
+
+
+def _draft(place: pipeline.Workplace, name: str) -> str:
+    path = place.variant(name) / "agreement.json"
+    if not path.is_file():
+        return ""
+    f = json_load(path)
+
+    def line(key: str) -> str:
+        part = f[key]
+        return (
+            f"median {part['median']:.3f}, all 12 steps within tau on {part['within']}/{f['n']} frames, leading run "
+            f"{part['within_steps_mean']:.1f} of 12"
+        )
+
+    return (
+        "## Draft head, beside its control\nDistance (RMS of six dims, normalised, first 12 steps) to the full "
+        f"route's chunk from zero noise, on held-out frames, tau = {f['tau']}:\n- draft: {line('draft')}\n- control, "
+        f"the full route itself from other noise: {line('full_other_noise')}\n\nAcceptance is to be read beside the "
+        "control: tau is about the policy's own spread.\n"
+    )
+
+
+def _comparison(place: pipeline.Workplace) -> str:
+    path = place.root / "comparison" / "comparison.json"
+    if not path.is_file():
+        return ""
+    f = json_load(path)
+    rows = [
+        f"| {label} | {f[k]['parameters']:,} | {f[k]['steps']} | {f[k]['held_out_flow']:.3f} | "
+        f"{f[k]['held_out_auxiliary']:.4f} |"
+        for k, label in (("conv_stem", "conv stem"), ("patch_32", "patch 32"))
+    ]
+    head = (
+        f"## Conv stem or patches\nSame data, seed and recipe, {f['seconds']:.0f} s each "
+        "(`python -m flashtrail.training compare-vision`):\n"
+    )
+    table = ["| encoder | parameters | steps | held-out flow loss | held-out auxiliary loss |", "|---|---|---|---|---|"]
+    return "\n".join([head, *table, *rows, ""])
