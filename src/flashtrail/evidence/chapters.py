@@ -20,7 +20,6 @@ from flashtrail.evidence.tables import PAIR_KEY
 from flashtrail.evidence.wording import (
     DASH,
     counted,
-    integers,
     listed,
     p_value,
     percent,
@@ -32,7 +31,7 @@ from flashtrail.evidence.wording import (
 )
 
 GUARD_STD_MIN = 1.0  # the guard's default threshold (config: guards.*.std_min)
-_SCOPES = {"all_episodes": "all episodes", "successful_episodes": "successful episodes only"}
+_SCOPES = {"all_episodes": "all", "successful_episodes": "successful"}
 
 
 def success(run: Campaign) -> Html:
@@ -44,13 +43,14 @@ def success(run: Campaign) -> Html:
         figures.success(summaries),
         "Success of each arm, over all tasks and per task, with Wilson intervals and counts",
         "Success of each arm and task: the simulator\u2019s own test at the end of the episode. Blue: no fault; "
-        "vermillion: fault; green: fault and guard; purple: fault and a policy trained with dropout. Bars: Wilson 95 % interval.",
+        "vermillion: fault; green: fault and guard; purple: fault and a policy trained with dropout. Bars: "
+        "Wilson 95 %.",
     )
     return page.join(page.side_by_side(drawing, success_table(run)))
 
 
 def success_table(run: Campaign) -> Html:
-    """k/n, rate and both intervals per arm, and where it started."""
+    """k/n, rate and both intervals per arm."""
     rows = []
     for arm, summary in run.summaries.items():
         rate = rate_of(summary["success"])
@@ -61,18 +61,16 @@ def success_table(run: Campaign) -> Html:
                 "rate": percent(rate.rate),
                 "wilson": percent_range(rate.wilson) if rate.wilson else DASH,
                 "exact": percent_range(rate.exact) if rate.exact else DASH,
-                "states": integers(summary["init_states"]),
             }
         )
     heads = {"arm": "Arm", "count": "k/n", "rate": "Rate", "wilson": "Wilson 95 %", "exact": "Exact 95 %"}
-    numeric = ("count", "rate", "wilson", "exact", "states")
-    return page.table(rows, heads | {"states": "Init states"}, numeric, caption="Success, all tasks")
+    return page.table(rows, heads, ("count", "rate", "wilson", "exact"), caption="Success, all tasks")
 
 
 def task_names(run: Campaign) -> Html:
     """What the tasks ask for."""
     tasks = {t["task_id"]: t["task"] for s in run.summaries.values() for t in s["tasks"]}
-    return page.facts({f"task {task}": name for task, name in sorted(tasks.items())})
+    return page.paragraph("; ".join(f"task {task}: {name}" for task, name in sorted(tasks.items())), "note")
 
 
 def comparisons(run: Campaign, reference: str | None = None) -> Html:
@@ -100,8 +98,9 @@ def comparisons(run: Campaign, reference: str | None = None) -> Html:
             }
         )
     heads = {"arm": "Arm", "a": "k/n", "b": f"{reference}, same episodes", "difference": "Difference [95 %]"}
-    heads |= {"discordant": "Only arm / only reference", "p": "Exact McNemar"}
-    return page.table(rows, heads, ("a", "b", "discordant"), f"Paired with {reference}", stacked=True)
+    heads |= {"discordant": "Only arm / only it", "p": "Exact McNemar"}
+    numeric = ("a", "b", "difference", "discordant", "p")
+    return page.table(rows, heads, numeric, f"Paired with {reference}", stacked=True)
 
 
 # --- routes ---
@@ -141,7 +140,7 @@ def accepted_prefix(run: Campaign) -> Html:
     if arm is None:
         return page.paragraph("No arm drafted.", "note")
     control = run.control if run.control and run.control.get("histogram") else None
-    caption = f"How many leading actions of a draft were verified ({arm})."
+    caption = f"How many leading actions of each draft were verified (arm {arm})."
     if control:
         caption += (
             " Grey, the control: the full route judged against itself under other noise, by the same radius; a draft "
@@ -210,22 +209,29 @@ def stages(run: Campaign) -> Html:
 
 
 def latency_in_rollouts(run: Campaign) -> Html:
-    """Latency during the rollouts, per route and in both scopes, and the mixture identity."""
-    rows = []
+    """Latency during the rollouts in both scopes: one row per arm, all routes folded below."""
+    short: list[dict[str, Any]] = []
+    full: list[dict[str, Any]] = []
     for arm, summary in run.summaries.items():
         for scope, label in _SCOPES.items():
             for route in ("all", "draft", "full"):
-                entry = summary["latency"][scope][route]
-                if entry["policy_ms"]["n"]:
-                    found = _latency(entry["policy_ms"])
-                    rows.append({"arm": page.code(arm), "scope": label, "route": route, **_percentiles(found)})
-    heads = {"arm": "Arm", "scope": "Scope", "route": "Route", **_PERCENTILES}
+                found = _latency(summary["latency"][scope][route]["policy_ms"])
+                row = {"arm": page.code(arm), "scope": label, "route": route, **_percentiles(found)}
+                if found.n:
+                    full.append(row)
+                    short += [row] if route == "all" else []
+    heads = {"arm": "Arm", "scope": "Episodes", **_PERCENTILES}
     note = (
         "Rollouts share the machine with the simulator, so these times are not the profile\u2019s. Both scopes stand "
-        "side by side because published latencies are often over successful episodes only. Intervals are distribution-free "
-        "and take rounds as independent; no 99th percentile is given under 500 rounds."
+        "side by side because published latencies are often over successful episodes only. Intervals are "
+        "distribution-free and take rounds as independent; no 99th percentile is given under 500 rounds."
     )
-    return page.join(page.paragraph(note, "note"), page.table(rows, heads, _NUMERIC, "Policy time in rollouts (ms)"))
+    by_route = page.table(full, {"arm": "Arm", "scope": "Episodes", "route": "Route", **_PERCENTILES}, _NUMERIC)
+    return page.join(
+        page.paragraph(note, "note"),
+        page.table(short, heads, _NUMERIC, "Policy time of a round in the rollouts, both routes (ms)"),
+        page.details("The same by route", by_route),
+    )
 
 
 def mixture(run: Campaign) -> Html:
@@ -242,9 +248,10 @@ def mixture(run: Campaign) -> Html:
         rows.append({"arm": page.code(arm), **{k: three_digits(v) if v else DASH for k, v in times.items()}})
     heads = {"arm": "Arm", "mean": "Mean per round", "implied": "Implied by routes"}
     heads |= {"all": "Per action, all episodes", "won": "Per action, successful"}
-    return page.table(rows, heads, ("mean", "implied", "all", "won"), "Policy time (ms)", stacked=True)
+    return page.table(rows, heads, ("mean", "implied", "all", "won"), _MIXTURE_CAPTION, stacked=True)
 
 
+_MIXTURE_CAPTION = "Mean policy time (ms): measured, and as route shares and route means imply it; they must agree"
 _PERCENTILES = {"n": "n", "mean": "Mean", "p50": "p50 [95 %]", "p95": "p95 [95 %]", "p99": "p99 [95 %]", "max": "Max"}
 _NUMERIC = tuple(_PERCENTILES)
 
@@ -278,9 +285,10 @@ def guard(run: Campaign) -> Html:
         return page.paragraph("No arm had a guard.", "note")
     drawings, rows = [], []
     for arm, summary in guarded.items():
-        caption = (
-            f"{arm}: the wrist image\u2019s pixel standard deviation in every round of "
-            f"{summary['success']['n']} episodes, and what the guard made of it. Points are jittered sideways."
+        caption = page.inline(
+            page.code(arm),
+            f": the wrist image\u2019s pixel standard deviation in every round of "
+            f"{summary['success']['n']} episodes, and what the guard made of it. Points are jittered sideways.",
         )
         drawing = figures.guard(run.of_arm("rounds", arm), GUARD_STD_MIN)
         drawings.append(page.figure(drawing, f"Wrist image health over rounds, {arm}", caption))
@@ -343,8 +351,10 @@ def failures(run: Campaign) -> Html:
     rows = []
     for entry in found.to_dict("records"):
         failed = statistics.rate(entry["n"] - entry["success"], entry["n"])
-        share = f"{percent(failed.rate)} [{percent_range(failed.wilson)}]" if failed.wilson else DASH
+        share = f"{counted(failed)} [{percent_range(failed.wilson)}]" if failed.wilson else DASH
         rows.append({**entry, "arm": page.code(entry["arm"]), "failed": share})
-    heads = {"arm": "Arm", "n": "n", "success": "Success", "horizon": "Horizon", "perturbation": "Horizon, fault"}
-    heads |= {"infrastructure": "Infrastructure", "failed": "Failed [Wilson 95 %]"}
-    return page.side_by_side(drawing, page.table(rows, heads, tuple(heads)[1:], "Episodes by outcome"))
+    heads = {"arm": "Arm", "horizon": "No fault", "perturbation": "Fault", "infrastructure": "Infra."}
+    table = page.table(
+        rows, heads | {"failed": "Failed [Wilson 95 %]"}, (*tuple(heads)[1:], "failed"), "Failed episodes"
+    )
+    return page.side_by_side(drawing, table)

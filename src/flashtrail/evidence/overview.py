@@ -16,6 +16,7 @@ from flashtrail.evidence.campaign import Campaign
 from flashtrail.evidence.page import Html
 from flashtrail.evidence.statistics import Rate
 from flashtrail.evidence.wording import (
+    NBSP,
     integers,
     listed,
     milliseconds,
@@ -75,11 +76,7 @@ def headline(run: Campaign) -> Html:
     rows: dict[str, Any] = {
         "What was run": _what_was_run(run),
         "On what": _on_what(run),
-        "How well": _lines(
-            f"{arm}: {rate_with_interval(rate_of(s['success']))}"
-            for arm, s in run.summaries.items()
-            if not has_fault(s)
-        ),
+        "How well": _lines(_of_arm(arm, s, "") for arm, s in run.summaries.items() if not has_fault(s)),
         "How fast": _how_fast(run),
         "What broke": _lines(
             _against_clean(run, lambda s: has_fault(s) and not has_guard(s) and not _is_remedy(run, s))
@@ -88,6 +85,10 @@ def headline(run: Campaign) -> Html:
         "What may be claimed": _may_be_claimed(run),
     }
     return page.facts({term: value for term, value in rows.items() if value is not None})
+
+
+def _of_arm(arm: str, summary: Mapping[str, Any], rest: str) -> Html:
+    return page.inline(page.code(arm), f": {rate_with_interval(rate_of(summary['success']))}{rest}.")
 
 
 def _lines(texts: Any) -> Html | None:
@@ -101,9 +102,14 @@ def _what_was_run(run: Campaign) -> str:
     seeds = sorted({s["seed"] for s in run.summaries.values()})
     return (
         f"{plural(len(run.summaries), 'arm')}, {plural(episodes, 'episode')}, {plural(rounds, 'round')}; "
-        f"{_subject(run)}; seed {integers(seeds)}. Arms are paired by task, initial state and repeat. "
+        f"{_subject(run)}; seed {integers(seeds)}{_days(run)}. Arms are paired by task, initial state and repeat. "
         "The simulator waits for the policy (clock: paused)."
     )
+
+
+def _days(run: Campaign) -> str:
+    days = sorted({str(start)[:10] for start in run.episodes["started_at"]})
+    return "" if not days else f"; run on {days[0]}" if len(days) == 1 else f"; run {days[0]} to {days[-1]}"
 
 
 def _on_what(run: Campaign) -> str:
@@ -116,7 +122,7 @@ def _how_fast(run: Campaign) -> Html | None:
         return None
     times = {route: run.profile.loc[run.profile["route"] == route, "policy_ms"] for route in ("draft", "full")}
     found = {route: statistics.latency(values) for route, values in times.items()}
-    lines = []
+    lines: list[str | Html] = []
     if found["draft"].p50 and found["full"].p50:
         ratio = found["full"].p50.value / found["draft"].p50.value
         lines.append(
@@ -128,10 +134,12 @@ def _how_fast(run: Campaign) -> Html | None:
         lines.append(f"A full round takes {milliseconds(found['full'].p50.value)} (median, n = {found['full'].n}).")
     for arm, summary in run.summaries.items():
         if summary["routes"]["draft"] and not has_fault(summary):
-            lines.append(
-                f"{arm}: {percent(summary['routes']['draft_share'])} of {plural(summary['routes']['n'], 'round')} were "
-                f"drafts; {summary['accepted_prefix']['mean_draft']:.1f} of 12 actions accepted per draft."
+            routes = summary["routes"]
+            text = (
+                f": {percent(routes['draft_share'])} of {plural(routes['n'], 'round')} were drafts; "
+                f"{summary['accepted_prefix']['mean_draft']:.1f} of 12 actions accepted per draft."
             )
+            lines.append(page.inline(page.code(arm), text))
     return _lines(lines)
 
 
@@ -148,22 +156,22 @@ def _paired(run: Campaign, arm: str, control: str) -> statistics.Paired | None:
     return statistics.paired(both["success_a"].tolist(), both["success_b"].tolist()) if len(both) else None
 
 
-def _against_clean(run: Campaign, choose: Any) -> list[str]:
+def _against_clean(run: Campaign, choose: Any) -> list[Html]:
     reference = next((arm for arm, s in run.summaries.items() if not has_fault(s)), None)
     lines = []
     for arm, summary in run.summaries.items():
         if choose(summary):
-            lines.append(f"{arm}: {rate_with_interval(rate_of(summary['success']))}{_difference(run, arm, reference)}.")
+            lines.append(_of_arm(arm, summary, _difference(run, arm, reference)))
     return lines
 
 
-def _against_fault(run: Campaign) -> list[str]:
+def _against_fault(run: Campaign) -> list[Html]:
     """One line per remedy: a guard, or a policy of another training, against the same fault without it."""
     lines = []
     for arm, summary in run.summaries.items():
         if has_fault(summary) and (has_guard(summary) or _is_remedy(run, summary)):
             control = next((name for name in run.summaries if name != arm and arm.endswith(name)), None)
-            lines.append(f"{arm}: {rate_with_interval(rate_of(summary['success']))}{_difference(run, arm, control)}.")
+            lines.append(_of_arm(arm, summary, _difference(run, arm, control)))
     return lines
 
 
@@ -195,7 +203,7 @@ def _difference(run: Campaign, arm: str, control: str | None) -> str:
     found = _paired(run, arm, control) if control and control != arm else None
     if found is None:
         return ""
-    return f"; {control} on the same episodes {found.k_b}/{found.n}, difference {points(found.difference)}"
+    return f"; without it {found.k_b}/{found.n} of the same episodes, {points(found.difference)}"
 
 
 def _may_be_claimed(run: Campaign) -> Html | None:
@@ -203,12 +211,11 @@ def _may_be_claimed(run: Campaign) -> Html | None:
         return None
     by_verdict: dict[str, list[str]] = {verdict: [] for verdict in claims.VERDICTS}
     for claim in run.claims["claims"]:
-        by_verdict[claim["verdict"]].append(claim["id"])
-    parts: list[Html | str] = []
-    for verdict, ids in by_verdict.items():
-        if ids:
-            parts += [page.badge(verdict), f" {', '.join(ids)}", Html("<br>")]
-    return page.inline(*parts[:-1])
+        title = claim["title"][0].lower() + claim["title"][1:]
+        by_verdict[claim["verdict"]].append(f"{title}\u00a0({claim['id']})")
+    return _lines(
+        page.inline(page.badge(verdict), f" {', '.join(titles)}") for verdict, titles in by_verdict.items() if titles
+    )
 
 
 # --- claims ---
@@ -225,10 +232,7 @@ def claim_matrix(run: Campaign) -> Html:
             "verdict": page.badge(claim["verdict"]),
             "numbers": claim["short"] or None,
             "p": _p(claim["p"]),
-            "seed": page.join(
-                page.code(claim["seed"]["word"]) if claim["seed"]["word"] else None,
-                Html(f"<br>{page.html(claim['seed']['figures'])}") if claim["seed"]["figures"] else None,
-            ),
+            "seed": _seed(claim["seed"]),
         }
         for claim in run.claims["claims"]
     ]
@@ -238,10 +242,15 @@ def claim_matrix(run: Campaign) -> Html:
     )
 
 
+def _seed(seed: Mapping[str, Any]) -> Html:
+    parts = [page.code(seed["word"]).text if seed["word"] else "", page.html(seed["figures"].replace("->", "\u2192"))]
+    return Html("<br>".join(part for part in parts if part))
+
+
 def _p(value: float | None) -> str | None:
     if value is None:
         return None
-    return "< 0.0001" if value < 1e-4 else f"{value:.2g}"
+    return f"<{NBSP}0.0001" if value < 1e-4 else f"{value:.2g}"
 
 
 def claim_details(run: Campaign) -> Html:
@@ -308,37 +317,21 @@ def not_claimed(run: Campaign) -> Html:
 
 
 def provenance_table(run: Campaign) -> Html:
-    """Digests of config, artifact and code, and the device, per arm."""
-    rows = [
-        {
-            "arm": arm,
-            **{
-                key: page.code(entry.get(key) or "\u2013")
-                for key in ("config_digest", "artifact_digest", "code_digest")
-            },
-        }
-        | {"device": entry.get("device") or None}
-        for arm, entry in run.metadata.items()
-    ]
-    columns = {
-        "arm": "Arm",
-        "config_digest": "Config",
-        "artifact_digest": "Artifact",
-        "code_digest": "Code",
-        "device": "Device",
-    }
-    return page.table(
-        _shortened(rows), columns, caption="What each arm ran with (digests, first 16 characters)", stacked=True
-    )
-
-
-def _shortened(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    for row in rows:
-        for key, value in row.items():
-            if isinstance(value, Html):
-                text = value.text.removeprefix("<code>").removesuffix("</code>")
-                row[key] = Html(f"<code>{text[:16]}</code>")
-    return rows
+    """Initial states, digests of config, artifact and code, and the device, per arm."""
+    digests = {"config_digest": "Config", "artifact_digest": "Artifact", "code_digest": "Code"}
+    rows = []
+    for arm, entry in run.metadata.items():
+        summary = run.summaries.get(arm)
+        rows.append(
+            {
+                "arm": page.code(arm),
+                "states": integers(summary["init_states"]) if summary else None,
+                **{key: page.code((entry.get(key) or "\u2013")[:16]) for key in digests},
+                "device": entry.get("device") or None,
+            }
+        )
+    heads = {"arm": "Arm", "states": "Init states", **digests, "device": "Device"}
+    return page.table(rows, heads, caption="What each arm ran with (digests, first 16 characters)", stacked=True)
 
 
 def environments(run: Campaign) -> Html:

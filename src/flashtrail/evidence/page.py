@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -30,11 +31,14 @@ class Html:
         return self.text
 
 
+_units = re.compile(r" (%|ms\b)")  # a number and its unit stay on one line
+
+
 def html(value: Any) -> str:
     """Return a value as HTML text: fragments as they are, everything else escaped, None as an en dash."""
     if isinstance(value, Html):
         return value.text
-    return "\u2013" if value is None else escape(str(value))
+    return "\u2013" if value is None else _units.sub("\u00a0\\1", escape(str(value)))
 
 
 def join(*parts: Html | None) -> Html:
@@ -48,8 +52,8 @@ def paragraph(text: Any, kind: str = "") -> Html:
 
 
 def code(text: Any) -> Html:
-    """A name as it stands in files and configs."""
-    return Html(f"<code>{html(text)}</code>")
+    """A name as it stands in files and configs; a long one may break after an underscore or a slash."""
+    return Html(f"<code>{re.sub('(?<=[_/])', '<wbr>', html(text))}</code>")
 
 
 def bold(text: Any) -> Html:
@@ -78,20 +82,23 @@ def table(
     if not entries:
         return paragraph("No rows.", "note")
     heads = dict(columns) if columns is not None else {key: key for key in entries[0]}
-    head = "".join(f'<th scope="col"{_align(key, numeric)}>{escape(text)}</th>' for key, text in heads.items())
+    head = "".join(f'<th scope="col"{_align(key, numeric)}>{html(text)}</th>' for key, text in heads.items())
     body = []
     for entry in entries:
-        cells = "".join(
-            f'<td data-head="{escape(text, quote=True)}"{_align(key, numeric)}>{html(entry.get(key))}</td>'
-            for key, text in heads.items()
-        )
+        cells = "".join(_cell(entry.get(key), text, key in numeric) for key, text in heads.items())
         body.append(f"<tr>{cells}</tr>")
-    name = f"<caption>{escape(caption)}</caption>" if caption else ""
+    name = f"<caption>{html(caption)}</caption>" if caption else ""
     kind = "stacked" if stacked else "wide"
     return Html(
         f'<div class="table {kind}" role="region" tabindex="0" aria-label="{escape(caption or "table", quote=True)}">'
         f"<table>{name}<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
+
+
+def _cell(value: Any, head: str, number: bool) -> str:
+    kinds = ["number"] * number + ["empty"] * (value is None or str(value) in ("", "\u2013"))
+    names = f' class="{" ".join(kinds)}"' if kinds else ""
+    return f'<td data-head="{escape(head, quote=True)}"{names}><div>{html(value)}</div></td>'
 
 
 def _align(key: str, numeric: Sequence[str]) -> str:
@@ -147,21 +154,21 @@ main > * { max-width: 62rem; }
 p, ul, ol, blockquote { max-width: 42rem; }
 h1, h2, h3, table, figcaption, .facts dt, .verdict, .note, .warning, summary, header .line, nav, footer {
   font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, "DejaVu Sans", sans-serif; }
-h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 .3rem; letter-spacing: -.01em; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; letter-spacing: -.01em; max-width: 34rem; }
 h2 { font-size: 1.2rem; line-height: 1.3; margin: 2.8rem 0 .7rem; padding-top: .8rem;
   border-top: 1.5px solid var(--ink); }
 h3 { font-size: 1rem; margin: 1.8rem 0 .5rem; }
 p { margin: .6rem 0; }
 a { color: var(--blue); }
 code { font: .86em/1.4 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace;
-  overflow-wrap: anywhere; }
+  overflow-wrap: break-word; }
 .note { font-size: .82rem; color: var(--soft); line-height: 1.5; }
 .warning { border: 2px solid #9a2f00; color: #7a2500; padding: .55rem .8rem; font-size: .92rem; font-weight: 600;
   max-width: none; }
 .facts { display: grid; grid-template-columns: 10.5rem 1fr; margin: 1.2rem 0; border-top: 1px solid var(--line); }
-.facts dt, .facts dd { margin: 0; padding: .5rem 0; border-bottom: 1px solid var(--line); }
-.facts dt { font-size: .84rem; font-weight: 650; padding-top: .62rem; padding-right: 1rem; }
-.facts dd p { margin: 0 0 .25rem; max-width: none; }
+.facts dt, .facts dd { margin: 0; padding: .42rem 0; border-bottom: 1px solid var(--line); }
+.facts dt { font-size: .84rem; font-weight: 650; padding-top: .5rem; padding-right: 1rem; }
+.facts dd { font-size: .94rem; line-height: 1.45; } .facts dd p { margin: 0 0 .2rem; max-width: none; }
 .table { margin: 1rem 0 1.4rem; overflow-x: auto; }
 .table:focus-visible { outline: 2px solid var(--blue); }
 table { border-collapse: collapse; font-size: .84rem; line-height: 1.4; font-variant-numeric: tabular-nums;
@@ -169,8 +176,9 @@ table { border-collapse: collapse; font-size: .84rem; line-height: 1.4; font-var
 caption { text-align: left; font-size: .84rem; color: var(--soft); padding-bottom: .45rem; }
 th, td { text-align: left; vertical-align: top; padding: .38rem 1.1rem .38rem 0; border-bottom: 1px solid var(--line); }
 th { border-bottom: 1.5px solid var(--ink); font-weight: 650; vertical-align: bottom; }
-.number { text-align: right; white-space: nowrap; }
+.number { text-align: right; white-space: nowrap; } th.number { white-space: normal; }
 .row { display: flex; flex-wrap: wrap; gap: .6rem 2.2rem; align-items: flex-start; }
+.row > .table { flex: 1 1 24rem; min-width: 0; } .row th, .row td { padding-right: .8rem; }
 figure { margin: 1rem 0 1.4rem; flex: 0 1 452px; min-width: 0; max-width: 452px; }
 figure img { display: block; width: 100%; height: auto; }
 figcaption { font-size: .82rem; color: var(--soft); line-height: 1.5; margin-top: .5rem; }
@@ -185,11 +193,14 @@ pre { overflow-x: auto; font-size: .8rem; background: var(--tint); padding: .7re
   body { font-size: 16px; } main { padding: 1.2rem 1rem 3rem; }
   .facts { grid-template-columns: 1fr; } .facts dt { border-bottom: 0; padding-bottom: 0; }
   .facts dd { padding-top: .1rem; }
-  .stacked table, .stacked tbody, .stacked tr, .stacked td { display: block; min-width: 0; }
+  .stacked table, .stacked caption, .stacked tbody, .stacked tr { display: block; min-width: 0; }
   .stacked thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
   .stacked tr { border-bottom: 1px solid var(--line); padding: .5rem 0; }
-  .stacked td { border: 0; padding: .1rem 0 .1rem 6.6rem; text-align: left; white-space: normal; position: relative; }
-  .stacked td::before { content: attr(data-head); position: absolute; left: 0; width: 6.2rem; color: var(--soft); }
+  .stacked td { display: grid; grid-template-columns: 7.2rem 1fr; gap: .6rem; border: 0; padding: .08rem 0;
+    text-align: left; white-space: normal; }
+  .stacked td::before { content: attr(data-head); color: var(--soft); }
+  .stacked td.empty { display: none; }
+  .stacked td:first-child { display: block; font-weight: 650; } .stacked td:first-child::before { content: none; }
   table { min-width: 100%; } th, td { padding-right: .8rem; }
 }
 @media print {

@@ -58,6 +58,7 @@ def _execute(notebook: Path, target: Path, inputs: Any) -> None:
                 progress_bar=False,
                 log_output=False,
                 autosave_cell_every=0,
+                extra_arguments=["--IPKernelApp.log_level=ERROR"],
             )
         _forget_places(result)
         result.replace(target)
@@ -103,7 +104,9 @@ def export(notebook: str | Path) -> str:
     """Return an executed notebook as one HTML page without code; UserError if it would load anything from outside."""
     content = nbformat.read(str(notebook), as_version=4)
     exporter = HTMLExporter(
-        template_file="flashtrail.html.j2", extra_loaders=[DictLoader({"flashtrail.html.j2": page.TEMPLATE})]
+        template_file="flashtrail.html.j2",
+        extra_loaders=[DictLoader({"flashtrail.html.j2": page.TEMPLATE})],
+        exclude_anchor_links=True,
     )
     resources = {"flashtrail": {"title": _title(content), "css": page.CSS, "footer": _FOOTER}}
     text, _ = exporter.from_notebook_node(content, resources=resources)

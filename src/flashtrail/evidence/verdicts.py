@@ -307,14 +307,9 @@ def _judge_latency(claim: types.LatencyClaim, campaign: Campaign, alpha: float) 
 def _judge_published(claim: types.PublishedClaim, campaign: Campaign, alpha: float) -> Judgement:
     policies = sorted(set(campaign.episodes["policy"]))
     suites = sorted(set(campaign.episodes["suite"]))
-    reasons = []
-    if claim.policy not in policies:
-        reasons.append(f"the claim is about {claim.policy}, this run's policy is {listed(policies)}")
-    missing = [s for s in claim.suites if s not in suites]
-    if missing:
-        reasons.append(f"it needs {listed(missing)}, this run has {listed(suites)}")
-    reasons.append("the hardware of the published figure is not this run's")
-    return Judgement("not_tested", f"Quoted, not tested: {'; '.join(reasons)}.", {"reference": claim.reference})
+    words = f"Quoted, not tested: it is about {claim.policy} (here: {listed(policies)}) on {listed(claim.suites)} "
+    words += f"(here: {listed(suites)}), on hardware that is not this run's."
+    return Judgement("not_tested", words, {"reference": claim.reference})
 
 
 def _judge_none(claim: types.NotTestedClaim, campaign: Campaign, alpha: float) -> Judgement:

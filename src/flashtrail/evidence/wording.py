@@ -101,5 +101,5 @@ def listed(words: Sequence[Any]) -> str:
 
 
 def plural(count: int, word: str) -> str:
-    """``1 episode``, ``2 episodes``."""
-    return f"{count}{NBSP}{word}{'' if count == 1 else 's'}"
+    """``1 episode``, ``2,697 rounds``."""
+    return f"{count:,}{NBSP}{word}{'' if count == 1 else 's'}"
