@@ -2,7 +2,6 @@
 #
 # REQUIRED INPUTS
 #   config: policies.{policy}.candidates, .draft, .tokenizer    gs://, hf:// or local paths
-#   results/environments/model.json                             order only
 # OUTPUTS
 #   results/checkpoints/{policy}/record.json      verdict on each candidate, with its reason; exactly one must match
 #   results/checkpoints/{policy}/fetched.json     what was downloaded to source/, sizes and hashes
@@ -12,8 +11,6 @@
 
 rule probe_checkpoints:
     """List each candidate's metadata, classify it, and stop unless exactly one matches."""
-    input:
-        environment=ancient("results/environments/model.json"),
     output:
         record="results/checkpoints/{policy}/record.json",
     log:
@@ -118,6 +115,7 @@ rule check_parity:
     params:
         code=code_digest("check_parity.py"),
     threads: 1
+    priority: 90
     conda:
         "../envs/model.yaml"
     message:

@@ -67,9 +67,12 @@ plan_without_conda()
 SERVER = ["__main__.py"]  # `python -m flashtrail serve`
 
 
-def code_digest(script, *modules):
-    """One digest over a script and exactly the package modules it reaches; `modules` are run as a program."""
-    return provenance.code_digest(ROOT / "scripts" / script, *(PACKAGE / module for module in modules))
+def code_digest(script, *modules, notebook=None):
+    """One digest over a script and exactly the package modules that it, what it starts and its notebook reach."""
+    files = [ROOT / "scripts" / script, *(PACKAGE / module for module in modules)]
+    if notebook is not None and (file := Path("notebooks") / f"{notebook}.ipynb").exists():
+        files.append(file)
+    return provenance.code_digest(*files)
 
 
 def source_digest(policy):
@@ -138,20 +141,6 @@ def artifact_of(policy):
     return {kind: f"results/artifacts/{policy}/{kind}/manifest.json" for kind in kinds}
 
 
-def served_by(policy):
-    """Inputs of a job that starts a policy's server: both environments' handles and the artifact."""
-    handles = {name: f"results/environments/{name}.json" for name in ("model", "libero")}
-    return handles | artifact_of(policy)
-
-
-def shards_of(arm):
-    return [f"results/rollouts/{arm}/task_{task}" for task in EXPERIMENT.task_ids]
-
-
-def tables_of(arms):
-    return [f"results/tables/{arm}/{table}.parquet" for arm in arms for table in TABLES]
-
-
 def arms_where(test):
     """Names of the arms whose (condition kind, guard kind) passes `test`."""
     kinds = {
@@ -185,11 +174,6 @@ def shard_inputs(arm, name):
 
 def policy_of_arm(wildcards):
     return EXPERIMENT.arms[wildcards.arm].policy
-
-
-def environment_digest(name):
-    """Digest of an env file, for jobs that start a program in another environment than their own."""
-    return provenance.sha256_file(ROOT / "envs" / f"{name}.yaml")[:16]
 
 
 def plain_arm(name, policy, episodes):

@@ -3,8 +3,32 @@
 # REQUIRED INPUTS
 #   envs/model.yaml, envs/libero.yaml (with --sdm conda two environments, otherwise the caller's)
 # OUTPUTS
-#   results/environments/{model,libero}.json   interpreter, versions, device, checks; the model one is the handle by
-#                                              which a simulator-side job starts a policy server
+#   results/environments/{model,libero}.json   interpreter, versions, device, checks: provenance, and an early end of
+#                                              the run if something is missing (nothing waits for them but the report)
+#   results/environments/handle.json           the model environment's interpreter: by it a simulator-side job starts a
+#                                              policy server
+
+
+rule locate_model_env:
+    """Write where the model environment's interpreter is; changes with envs/model.yaml and with nothing else."""
+    output:
+        handle="results/environments/handle.json",
+    log:
+        "results/logs/locate_model_env.log",
+    benchmark:
+        "results/benchmarks/locate_model_env.tsv"
+    params:
+        devices=devices(),
+        code=code_digest("locate_model_env.py"),
+    threads: 1
+    resources:
+        gpu=int("cuda" in devices()),
+    conda:
+        "../envs/model.yaml"
+    message:
+        "Locating the model environment"
+    script:
+        "../scripts/locate_model_env.py"
 
 
 rule check_model_env:
@@ -19,6 +43,7 @@ rule check_model_env:
         devices=devices(),
         code=code_digest("check_model_env.py"),
     threads: 1
+    priority: 100
     resources:
         gpu=int("cuda" in devices()),
     conda:
@@ -41,6 +66,7 @@ rule check_libero_env:
         suite=EXPERIMENT.suite,
         code=code_digest("check_libero_env.py"),
     threads: 1
+    priority: 100
     conda:
         "../envs/libero.yaml"
     message:

@@ -1,9 +1,9 @@
 # Profile: what a round of each route takes, alone on the device.
 #
 # REQUIRED INPUTS
-#   results/artifacts/{policy}/                 the artifact
-#   results/environments/{model,libero}.json    order only
-#   results/smoke/{policy}/ledger.json          order only
+#   results/artifacts/{policy}/           the artifact
+#   results/environments/handle.json      the server's interpreter, the device's name
+#   results/smoke/{policy}/ledger.json    nothing long starts before two episodes went well
 # OUTPUTS
 #   results/profile/{policy}/observations.npz   what the policy saw in a few episodes of each task
 #   results/profile/{policy}/rounds.parquet     timed rounds: batch 1, warmed per prompt and route, synchronised
@@ -14,9 +14,8 @@ rule record_observations:
     """Run a few episodes of each task and keep the observations that the policy was asked about."""
     input:
         unpack(lambda w: artifact_of(w.policy)),
-        model=ancient("results/environments/model.json"),
-        libero=ancient("results/environments/libero.json"),
-        smoke=ancient("results/smoke/{policy}/ledger.json"),
+        model="results/environments/handle.json",
+        smoke="results/smoke/{policy}/ledger.json",
     output:
         observations="results/profile/{policy}/observations.npz",
     log:
@@ -26,7 +25,6 @@ rule record_observations:
     params:
         arm=profiled_arm,
         tasks=EXPERIMENT.task_ids,
-        environment=environment_digest("model"),
         code=code_digest("record_observations.py", *SERVER),
     threads: 1
     resources:
@@ -43,7 +41,7 @@ rule profile_routes:
     """Time the full and the draft route on recorded observations; takes all cores, so that it is alone."""
     input:
         unpack(lambda w: artifact_of(w.policy)),
-        model=ancient("results/environments/model.json"),
+        model="results/environments/handle.json",
         observations="results/profile/{policy}/observations.npz",
     output:
         rounds="results/profile/{policy}/rounds.parquet",

@@ -23,7 +23,7 @@ rule render_chapter:
         "results/benchmarks/render_chapter/{chapter}.tsv"
     params:
         arms=lambda w: arms_of_chapter(w.chapter),
-        code=code_digest("render_report.py"),
+        code=lambda w: code_digest("render_report.py", notebook=w.chapter),
     threads: 1
     conda:
         "../envs/report.yaml"
@@ -50,7 +50,7 @@ rule render_final:
         "results/benchmarks/render_final.tsv"
     params:
         arms=list(EXPERIMENT.arms),
-        code=code_digest("render_report.py"),
+        code=code_digest("render_report.py", notebook="final"),
     threads: 1
     conda:
         "../envs/report.yaml"

@@ -1,9 +1,9 @@
 # Rollouts: the episodes of one arm and task, one policy server for all of them.
 #
 # REQUIRED INPUTS
-#   results/artifacts/{policy}/                 the artifact of the arm's policy
-#   results/environments/{model,libero}.json    order only
-#   results/smoke/{policy}/ledger.json          order only: nothing long starts before two episodes went well
+#   results/artifacts/{policy}/           the artifact of the arm's policy
+#   results/environments/handle.json      the server's interpreter
+#   results/smoke/{policy}/ledger.json    nothing long starts before two episodes went well
 # OUTPUTS
 #   results/rollouts/{arm}/task_{task}/{episodes,rounds,steps}.parquet, ledger.json
 #   (parts/ beside them holds finished episodes: a shard that was killed resumes at the next one)
@@ -13,9 +13,8 @@ rule roll_out_shard:
     """Start the policy server in the model environment, run simulators against it, record every step."""
     input:
         unpack(lambda w: artifact_of(policy_of_arm(w))),
-        model=ancient("results/environments/model.json"),
-        libero=ancient("results/environments/libero.json"),
-        smoke=lambda w: ancient(f"results/smoke/{policy_of_arm(w)}/ledger.json"),
+        model="results/environments/handle.json",
+        smoke=lambda w: f"results/smoke/{policy_of_arm(w)}/ledger.json",
     output:
         **shard_files("results/rollouts/{arm}/task_{task}"),
     log:
@@ -25,7 +24,6 @@ rule roll_out_shard:
     params:
         arm=arm_of,
         task=lambda w: int(w.task),
-        environment=environment_digest("model"),
         code=code_digest("roll_out_shard.py", *SERVER),
     threads: lambda w: EXPERIMENT.rollout.simulators
     resources:

@@ -1,9 +1,8 @@
 # Serving: the server gets ready within its time limit, then two episodes, before anything long.
 #
 # REQUIRED INPUTS
-#   results/environments/{model,libero}.json    order only; the model one has the server's interpreter
-#   results/artifacts/{policy}/                 the artifact
-#   results/parity/{policy}.json                order only
+#   results/environments/handle.json    the server's interpreter
+#   results/artifacts/{policy}/         the artifact
 # OUTPUTS
 #   results/smoke/{policy}/boot.json                            seconds to readiness, one answered round (claim C3)
 #   results/smoke/{policy}/{episodes,rounds,steps}.parquet      two episodes of one task (claim C4)
@@ -14,8 +13,7 @@ rule boot_server:
     """Start the policy server, wait for /healthz with a time limit, ask for one round, take it down."""
     input:
         unpack(lambda w: artifact_of(w.policy)),
-        model=ancient("results/environments/model.json"),
-        parity=ancient("results/parity/{policy}.json"),
+        model="results/environments/handle.json",
     output:
         record="results/smoke/{policy}/boot.json",
     log:
@@ -24,9 +22,9 @@ rule boot_server:
         "results/benchmarks/boot_server/{policy}.tsv"
     params:
         engine=engine_of,
-        environment=environment_digest("model"),
         code=code_digest("boot_server.py", *SERVER),
     threads: 1
+    priority: 90
     resources:
         gpu=lambda w: gpus(w.policy),
     conda:
@@ -41,9 +39,7 @@ rule smoke:
     """Roll out two episodes of one task: server, simulator and recorder work together."""
     input:
         unpack(lambda w: artifact_of(w.policy)),
-        model=ancient("results/environments/model.json"),
-        libero=ancient("results/environments/libero.json"),
-        boot=ancient("results/smoke/{policy}/boot.json"),
+        model="results/environments/handle.json",
     output:
         **shard_files("results/smoke/{policy}"),
     log:
@@ -53,9 +49,9 @@ rule smoke:
     params:
         arm=smoke_of,
         task=EXPERIMENT.smoke.task,
-        environment=environment_digest("model"),
         code=code_digest("roll_out_shard.py", *SERVER),
     threads: 1
+    priority: 80
     resources:
         gpu=lambda w: gpus(w.policy),
     conda:

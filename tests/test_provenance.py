@@ -90,3 +90,15 @@ def test_json_refuses_nan_and_is_stable(tmp_path):
     provenance.json_dump({"b": 1, "a": [2]}, tmp_path / "x.json")
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": [2], "b": 1}
     assert provenance.digest_json({"a": 1, "b": 2}) == provenance.digest_json({"b": 2, "a": 1})
+
+
+def test_a_notebook_counts_what_its_cells_import(package):
+    root, _ = package
+    cells = [
+        {"cell_type": "markdown", "source": "import flashtrail.flash.engine"},
+        {"cell_type": "code", "source": ["%matplotlib inline\n", "from flashtrail.serving import client"]},
+    ]
+    notebook = root.parent / "chapter.ipynb"
+    notebook.write_text(json.dumps({"cells": cells}))
+    names = {str(p.relative_to(root)) for p in provenance.module_closure([notebook])}
+    assert names == {"serving/__init__.py", "serving/client.py"}

@@ -115,10 +115,10 @@ def _plain(value: Any) -> Any:
 
 
 def code_digest(*files: str | Path) -> str:
-    """Return a digest over `files` and every module of this package that they import, transitively.
+    """Return a digest over `files` (modules, scripts, notebooks) and every module of this package that they import.
 
-    The walk is static (import statements anywhere in a file, also inside functions), so a lazily imported
-    module counts. Third-party code does not: its versions are in the environment records. Touching a file
+    The walk is transitive and static (import statements anywhere in a file, also inside functions), so a lazily
+    imported module counts. Third-party code does not: its versions are in the environment records. Touching a file
     changes nothing; editing a module changes exactly the digests of the stages that reach it.
     """
     own = sorted({Path(f).resolve() for f in files})
@@ -144,7 +144,7 @@ def module_closure(files: Iterable[str | Path]) -> list[Path]:
 @functools.cache
 def _package_imports(path: Path) -> tuple[Path, ...]:
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(), filename=str(path))):
+    for node in ast.walk(ast.parse(_python_of(path), filename=str(path))):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -152,6 +152,16 @@ def _package_imports(path: Path) -> tuple[Path, ...]:
             names.add(base)
             names.update(f"{base}.{alias.name}" for alias in node.names)
     return tuple(sorted(f for name in names for f in _files_of(name)))
+
+
+def _python_of(path: Path) -> str:
+    """Return a file's Python: of a notebook, its code cells without the lines that only IPython understands."""
+    text = path.read_text()
+    if path.suffix != ".ipynb":
+        return text
+    cells = (cell["source"] for cell in json.loads(text).get("cells", []) if cell["cell_type"] == "code")
+    lines = "\n".join(cell if isinstance(cell, str) else "".join(cell) for cell in cells).splitlines()
+    return "\n".join(line for line in lines if not line.lstrip().startswith(("%", "!")))
 
 
 def _absolute(node: ast.ImportFrom, path: Path) -> str:

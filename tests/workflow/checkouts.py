@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 SMALL = "tests/workflow/configs/small.yaml"
 PARTS = ("Snakefile", "config.yaml", "rules", "scripts", "envs", "profiles", "src")
 CHAPTERS = ("baseline", "profiling", "robustness", "guard", "claims", "final")
+NOTEBOOK = '{"cells": [{"cell_type": "code", "source": "from flashtrail.evidence import figures"}]}'
 STAND_IN = """
 if "snakemake" in globals():
     import pathlib as _pathlib
@@ -103,7 +104,7 @@ def copy_checkout(target: Path) -> Checkout:
     shutil.copy2(ROOT / SMALL, target / SMALL)
     (target / "notebooks").mkdir()
     for chapter in CHAPTERS:
-        (target / "notebooks" / f"{chapter}.ipynb").write_text("{}")
+        (target / "notebooks" / f"{chapter}.ipynb").write_text(NOTEBOOK)
     (target / "claims.yaml").write_text("claims: []\n")
     (target / "resources/published").mkdir(parents=True)
     (target / "resources/published/published.yaml").write_text("version: 1\n")

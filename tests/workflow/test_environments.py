@@ -22,12 +22,9 @@ from workflow.checkouts import ROOT, Checkout, copy_checkout, with_stand_in
 
 ENVS = sorted((ROOT / "envs").glob("*.yaml"))
 OF_RULE = {
-    "check_model_env": "model",
+    "locate_model_env": "model",
     "probe_checkpoints": "model",
     "convert_base": "model",
-    "check_parity": "model",
-    "check_libero_env": "libero",
-    "boot_server": "libero",
     "roll_out_shard": "libero",
     "merge_shards": "report",
 }
@@ -110,12 +107,9 @@ def deployed(conda_environment: dict[str, str], tmp_path_factory: pytest.TempPat
 
 TARGET = "results/tables/clean/episodes.parquet"
 WITNESSES = {
-    "check_model_env": "results/environments/model.json",
-    "check_libero_env": "results/environments/libero.json",
+    "locate_model_env": "results/environments/handle.json",
     "probe_checkpoints": "results/checkpoints/pi0_libero/record.json",
     "convert_base": "results/artifacts/pi0_libero/base/manifest.json",
-    "check_parity": "results/parity/pi0_libero.json",
-    "boot_server": "results/smoke/pi0_libero/boot.json",
     "roll_out_shard": "results/rollouts/clean/task_2/ledger.json",
     "merge_shards": TARGET,
 }
@@ -135,10 +129,9 @@ def test_each_rule_runs_in_the_environment_of_its_stage(deployed):
 
 def test_a_simulator_side_job_starts_the_server_in_the_model_environment(deployed):
     """The handle of DESIGN.md 4: the shard runs under libero.yaml, its server under model.yaml."""
-    model = json.loads((deployed.path / WITNESSES["check_model_env"]).read_text())
-    for rule in ("boot_server", "roll_out_shard"):
-        record = json.loads((deployed.path / WITNESSES[rule]).read_text())
-        assert record["server_prefix"] == model["prefix"] != record["prefix"]
+    model = json.loads((deployed.path / WITNESSES["locate_model_env"]).read_text())
+    record = json.loads((deployed.path / WITNESSES["roll_out_shard"]).read_text())
+    assert record["server_prefix"] == model["prefix"] != record["prefix"]
 
 
 def test_an_edited_env_file_reruns_the_rules_of_that_environment_only(deployed, conda_environment, tmp_path):

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from workflow.checkouts import ROOT, Checkout
 
 from flashtrail.evidence import tables
-from workflow.checkouts import ROOT, Checkout
 
 TABLES = "results/tables/clean"
 

@@ -6,8 +6,9 @@ import os
 import time
 
 import pytest
+from workflow.checkouts import Checkout
 
-from flashtrail.provenance import module_closure
+from flashtrail import provenance
 
 VERDICTS = {"Evaluating the claims", "Rendering reports/claims.html", "Rendering reports/final.html"}
 
@@ -66,13 +67,6 @@ def test_a_new_arm_runs_itself_and_what_shows_it(finished):
     assert finished.plan() == arm_jobs("wrist_zero_all", chapters=("robustness", "guard"))
 
 
-def test_more_smoke_episodes_do_not_rerun_the_shards_behind_the_gate(finished):
-    with (finished.path / "config.yaml").open("a") as config:
-        config.write("smoke: {episodes: 3}\n")
-    smokes = {f"Smoke test of {policy}: episodes of task 0" for policy in ("pi0_nano", "pi0_nano_dropout")}
-    assert finished.plan() == smokes | VERDICTS
-
-
 def test_an_interrupted_run_still_renews_what_lies_behind(finished):
     """The shard ran with the new condition, then the run stopped: its parameters say nothing any more."""
     finished.edit("config.yaml", "std_min: 1.0", "std_min: 2.0")
@@ -96,56 +90,74 @@ def test_a_notebook_renders_its_own_chapter_and_the_final_one(finished):
     assert finished.plan() == {"Rendering reports/guard.html", "Rendering reports/final.html"}
 
 
-DIRECT = {
-    # script: the message of one of its jobs
-    "check_model_env.py": "Checking the model environment",
-    "probe_checkpoints.py": "Probing the checkpoint candidates of pi0_nano",
-    "convert_base.py": "Converting the base model of pi0_nano",
-    "check_parity.py": "Comparing the artifact of pi0_nano with its source",
-    "roll_out_shard.py": "Rolling out clean, task 0",
-    "profile_routes.py": "Profiling the routes of pi0_nano, alone on the device",
-    "merge_shards.py": "Merging the shards of clean",
-    "summarize_arm.py": "Summarising clean",
-    "evaluate_claims.py": "Evaluating the claims",
-    "render_report.py": "Rendering reports/baseline.html",
+# rule: its script, what one of its jobs says, the rules that read what it writes
+RULES = {
+    "locate_model_env": ("Locating the model environment", "boot_server smoke record_observations"),
+    "check_model_env": ("Checking the model environment", "render_final"),
+    "check_libero_env": ("Checking the simulator environment", "render_final"),
+    "probe_checkpoints": ("Probing the checkpoint candidates of pi0_nano", "fetch_checkpoint evaluate_claims"),
+    "fetch_checkpoint": ("Fetching the checkpoint of pi0_nano", "convert_base convert_draft check_parity"),
+    "convert_base": ("Converting the base model of pi0_nano", "convert_draft check_parity boot_server smoke"),
+    "convert_draft": ("Converting the draft head of pi0_nano", "check_parity boot_server smoke"),
+    "check_parity": ("Comparing the artifact of pi0_nano with its source", "evaluate_claims"),
+    "boot_server": ("Booting the server of pi0_nano", "evaluate_claims"),
+    "smoke": ("Smoke test of pi0_nano: episodes of task 0", "roll_out_shard record_observations evaluate_claims"),
+    "roll_out_shard": ("Rolling out clean, task 0", "merge_shards"),
+    "record_observations": ("Recording observations for profiling pi0_nano", "profile_routes"),
+    "profile_routes": ("Profiling the routes of pi0_nano, alone on the device", "evaluate_claims render_chapter"),
+    "merge_shards": ("Merging the shards of clean", "summarize_arm"),
+    "summarize_arm": ("Summarising clean", "evaluate_claims render_chapter"),
+    "evaluate_claims": ("Evaluating the claims", "render_final"),
+    "render_chapter": ("Rendering reports/profiling.html", "render_final"),
+    "render_final": ("Rendering reports/final.html", ""),
+}
+SCRIPTS = {"smoke": "roll_out_shard", "render_chapter": "render_report", "render_final": "render_report"}
+STARTS_A_SERVER = {"boot_server", "smoke", "roll_out_shard", "record_observations"}
+MODULES = {
+    # module: some rules that must use it, some that must not
+    "environment.py": ({"check_model_env", "check_libero_env"}, {"smoke", "roll_out_shard"}),
+    "checkpoints/parity.py": ({"check_parity"}, {"convert_base", "roll_out_shard"}),
+    "checkpoints/probe.py": ({"probe_checkpoints", "fetch_checkpoint"}, {"convert_base", "roll_out_shard"}),
+    "serving/server.py": (STARTS_A_SERVER, {"convert_base", "merge_shards", "check_parity"}),
+    "rollouts/guards.py": ({"smoke", "roll_out_shard"}, {"boot_server", "merge_shards"}),
+    "evidence/merge.py": ({"merge_shards"}, {"roll_out_shard", "evaluate_claims"}),
+    "evidence/claims.py": ({"evaluate_claims"}, {"merge_shards", "summarize_arm"}),
+    "evidence/figures.py": ({"render_chapter", "render_final"}, {"evaluate_claims"}),
+    "provenance.py": (set(RULES), set()),
 }
 
 
-@pytest.mark.parametrize(
-    "module",
-    ["checkpoints/probe.py", "rollouts/guards.py", "evidence/claims.py", "evidence/figures.py", "serving/server.py"],
-)
-def test_an_edited_module_reruns_the_stages_that_use_it(finished, module):
-    """Compared with the imports themselves: a stage that reaches the module runs, and only what lies behind it."""
+@pytest.mark.parametrize("module", MODULES)
+def test_an_edited_module_reruns_exactly_the_stages_that_use_it(finished, module):
+    """Held against the imports themselves: the rules that reach the module, what lies behind them, and no other."""
     users = users_of(finished, module)
-    assert users and len(users) < len(DIRECT), users
+    used, unused = MODULES[module]
+    assert used <= users and not unused & users
     edit = finished.path / "src/flashtrail" / module
     edit.write_text(edit.read_text() + "\n# a change\n")
-    reasons = directly_changed(finished.snakemake("-n", "--", "reports/final.html").stdout)
-    assert {script for script, message in DIRECT.items() if message in reasons} == users
+    plan = finished.plan()
+    assert {rule for rule, (message, _) in RULES.items() if message in plan} == with_what_lies_behind(users)
 
 
-def users_of(checkout, module: str) -> set[str]:
-    """Return the scripts of DIRECT that reach a module, by the import graph of this very checkout."""
-    import flashtrail.provenance as provenance
-
-    programs = {"roll_out_shard.py": ["src/flashtrail/__main__.py"]}
+def users_of(checkout: Checkout, module: str) -> set[str]:
+    """Return the rules that reach a module: by their scripts, the server they start or the notebook they execute."""
+    root = provenance.PACKAGE_ROOT.parents[1]
     wanted = provenance.PACKAGE_ROOT / module
     assert wanted.is_file(), f"{module} is gone: choose another module for this test"
-    root = provenance.PACKAGE_ROOT.parents[1]
-    return {
-        script
-        for script in DIRECT
-        if wanted in module_closure([root / "scripts" / script, *(root / p for p in programs.get(script, []))])
-    }
+    users = set()
+    for rule in RULES:
+        files = [root / "scripts" / f"{SCRIPTS.get(rule, rule)}.py"]
+        files += [root / "src/flashtrail/__main__.py"] if rule in STARTS_A_SERVER else []
+        files += [checkout.path / "notebooks/final.ipynb"] if rule.startswith("render_") else []
+        users |= {rule} if wanted in provenance.module_closure(files) else set()
+    return users
 
 
-def directly_changed(output: str) -> set[str]:
-    """Return the messages of the jobs whose own parameters changed, not only an input of theirs."""
-    found, message = set(), ""
-    for line in output.splitlines():
-        if line.startswith("Job "):
-            message = line.split(": ", 1)[-1]
-        elif line.startswith("Reason:") and "Params have changed" in line:
-            found.add(message)
+def with_what_lies_behind(rules: set[str]) -> set[str]:
+    """Return the rules and every rule that reads what they write, directly or not."""
+    found, todo = set(rules), list(rules)
+    while todo:
+        behind = set(RULES[todo.pop()][1].split()) - found
+        found |= behind
+        todo += behind
     return found

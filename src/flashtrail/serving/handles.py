@@ -1,6 +1,6 @@
 """From the workflow's handles to a server's command line: which interpreter, which artifact, which settings.
 
-A handle is a small file that stands for something big or distant: results/environments/model.json for the model
+A handle is a small file that stands for something big or distant: results/environments/handle.json for the model
 environment's interpreter, manifest.json for an artifact directory. Knows no process and no socket.
 """
 
@@ -20,7 +20,8 @@ def server_command(
 ) -> list[str]:
     """Return the command of a policy server that runs in the model environment.
 
-    `handles`: paths ``model`` (environment record), ``base`` and, where the policy has one, ``draft`` (manifests).
+    `handles`: paths ``model`` (where the model environment is), ``base`` and, where the policy has one, ``draft``
+    (both manifests).
     `engine`: device, dtype, threads. `flash`: FLASH settings by name. With `port` None the command holds the word
     ``{port}`` for the one who starts it to fill in.
     """
