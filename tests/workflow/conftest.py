@@ -30,3 +30,11 @@ def finished(finished_tree: Path, tmp_path: Path) -> Checkout:
     """A copy of the finished checkout, times preserved, to be changed at will."""
     shutil.copytree(finished_tree, tmp_path / "checkout", symlinks=True)
     return Checkout(tmp_path / "checkout")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs snakemake as slow: `make check` leaves it to `make test`."""
+    running = {"checkout", "finished", "deployed"}
+    for item in items:
+        if running & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
