@@ -93,14 +93,37 @@ def system_libraries() -> None:
     lacking = [package for library, package in SYSTEM.items() if ctypes.util.find_library(library) is None]
     if not lacking:
         return
-    line = f"apt-get install -y --no-install-recommends {' '.join(lacking)}"
+    if not apt_install(lacking):
+        sys.exit(f"error: the simulator's renderer lacks {', '.join(lacking)}; run: sudo {apt_line(lacking)}")
+
+
+def apt_line(packages: list[str]) -> str:
+    """Return the command that installs Debian packages."""
+    return f"apt-get install -y --no-install-recommends {' '.join(packages)}"
+
+
+def apt_install(packages: list[str]) -> bool:
+    """Install Debian packages if we may; return whether that went well."""
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        sys.exit(f"error: the simulator's renderer lacks {', '.join(lacking)}; run: sudo {line}")
-    print(f"setup: {line}", flush=True)
+        return False
+    print(f"setup: {apt_line(packages)}", flush=True)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    subprocess.run(["apt-get", "update", "-qq"], env=environment, check=False)
-    if subprocess.run(line.split(), env=environment).returncode:
-        sys.exit(f"error: apt-get could not install {' '.join(lacking)}; see its lines above")
+    subprocess.run(["apt-get", "update", "-qq"], env=environment)
+    return subprocess.run(apt_line(packages).split(), env=environment).returncode == 0
+
+
+def make_venv() -> None:
+    """Make .venv, also where Debian's Python comes without the means to (python3.11-venv)."""
+    command = [sys.executable, "-m", "venv", "--clear", str(VENV)]
+    if subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0:
+        return
+    if apt_install(["python3.11-venv"]) and subprocess.run(command).returncode == 0:
+        return
+    into = [sys.executable, "-m", "pip", "--python", str(VENV / "bin/python"), "install", "--quiet", "pip"]
+    if subprocess.run([*command, "--without-pip"]).returncode == 0 and subprocess.run(into).returncode == 0:
+        return
+    shutil.rmtree(VENV, ignore_errors=True)
+    sys.exit(f"error: .venv could not be made; run: sudo {apt_line(['python3.11-venv'])}")
 
 
 def pip(*arguments: str) -> None:
@@ -115,10 +138,9 @@ def setup() -> None:
     stamp = digest()
     if STAMP.is_file() and STAMP.read_text() == stamp:
         return
-    if not (VENV / "bin/python").exists():
+    if not (VENV / "bin/pip").exists():  # none, or one that was not finished
         print("setup: making .venv (3-5 minutes, 4 GB)", flush=True)
-        if subprocess.run([sys.executable, "-m", "venv", VENV]).returncode:
-            sys.exit("error: python -m venv failed; on Debian and Ubuntu: apt-get install -y python3.11-venv")
+        make_venv()
     if wanted := missing_pins():
         print(f"setup: installing {len(wanted)} pinned packages and what they need", flush=True)
         pip("install", "--progress-bar", "off", "-c", str(CONSTRAINTS), *torch_index(), *union())
