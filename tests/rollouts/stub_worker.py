@@ -1,7 +1,7 @@
 """The real worker process around a simulator that is only arithmetic: FD, then optionally MODE and a MODE's file.
 
 Modes: ``crash_once`` dies natively in the first episode of init state 1, ``hang_once`` hangs there (the file
-remembers that it has happened).
+remembers that it has happened); ``blind`` cannot render.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flashtrail.rollouts import worker
+from flashtrail.rollouts import opengl, worker
 from flashtrail.rollouts.observation import Observation
 from flashtrail.rollouts.simulator import Step
 
@@ -56,6 +56,14 @@ class StubSimulator:
 
 if __name__ == "__main__":
     descriptor, mode, file = int(sys.argv[-1]), *(sys.argv[1:-1] or ["", "."])
-    worker.make_simulator = lambda settings: StubSimulator(mode, Path(file))
+    if mode == "blind":
+
+        def blind(settings):
+            raise opengl.explain(ImportError("libOSMesa.so.8"))
+
+        opengl._loads = lambda name, soname: False
+        worker.make_simulator = blind
+    else:
+        worker.make_simulator = lambda settings: StubSimulator(mode, Path(file))
     worker.leave_with_parent(os.getppid())
     worker.serve(Connection(descriptor))

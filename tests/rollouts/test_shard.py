@@ -149,6 +149,13 @@ def test_an_episode_that_cannot_be_run_is_an_error_and_no_failure(undisturbed, t
     assert "2 of 3 episodes are there already" in again.getvalue()
 
 
+def test_no_opengl_library_ends_the_shard_at_once_with_the_apt_line(tmp_path):
+    log = io.StringIO()
+    with pytest.raises(UserError, match="apt-get install -y libosmesa6"):
+        roll_out_shard(spec(), tmp_path, log=log, worker_command=[*WORKER, "blind", "-"])
+    assert "attempt" not in log.getvalue() and not parts(tmp_path) and not servers_of(tmp_path)
+
+
 def test_a_policy_that_accepts_nothing_is_an_error_and_no_failure(tmp_path):
     told = spec(init_states=[0], server=[*SERVER, "0", "none"])
     summary = roll_out_shard(told, tmp_path, log=io.StringIO(), worker_command=WORKER)

@@ -19,6 +19,7 @@ from flashtrail.errors import UserError
 from flashtrail.rollouts import opengl, seeds
 from flashtrail.rollouts.observation import Observation, resize_with_pad, state_vector, upright
 from flashtrail.rollouts.plan import WAIT_STEPS, EpisodeKey, check_init_state, check_task, suite_of
+from flashtrail.rollouts.rebuild import CompiledModels, KeptRendering
 
 RENDER_PIXELS = 256
 CAMERAS = ("agentview", "robot0_eye_in_hand")
@@ -68,9 +69,9 @@ class LiberoSimulator:
     cost extra resets. `hard_reset` rebuilds the model at each reset, as LIBERO does; without it the first reset is
     hard all the same.
 
-    Frames are rendered only where `step` is told so. The cameras' sensors keep their place in robosuite's sampling
-    schedule and are merely shut in between, so the picture is the one that the naive client would have had
-    (tests/rollouts/test_simulator.py compares them).
+    Two `shortcuts`, both bit-identical to the official client's way (tests/rollouts/test_simulator.py compares them):
+    frames are rendered only where `step` is told so, by shutting the cameras' sensors in between without taking them
+    out of robosuite's sampling schedule; and a hard reset reuses the compiled model (`rebuild`).
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class LiberoSimulator:
         seed: int = 7,
         scene_seed: str = "episode",
         hard_reset: bool = True,
-        lazy_rendering: bool = True,
+        shortcuts: bool = True,
     ) -> None:
         check_task(suite, task_id)
         self.suite, self.task_id = suite, task_id
@@ -91,12 +92,15 @@ class LiberoSimulator:
         try:
             with _quiet():
                 bddl_file, self.prompt, self._init_states = _task_files(suite, task_id)
-                self._env = _construct(bddl_file)
+                models = CompiledModels()
+                with models.compiling() if shortcuts else contextlib.nullcontext():
+                    self._env = _construct(bddl_file)
         except UserError:
             raise
         except Exception as error:
             raise opengl.explain(error) from error
-        self._gate = _RenderGate(self._env.env) if lazy_rendering else None
+        self._gate = _RenderGate(self._env.env) if shortcuts else None
+        self._kept = KeptRendering(self._env.env, models) if shortcuts else None
         self._first_initializers = len(self._env.env.object_property_initializers)
         self._sequence: tuple[int, int] | None = None  # official: (repeat, resets since its seed)
         self._observation: dict[str, Any] = {}
@@ -147,6 +151,7 @@ class LiberoSimulator:
     def close(self) -> None:
         """Free the model and the rendering context."""
         self._env.close()
+        self._gate = self._kept = None
 
     # --- scenes ---
 

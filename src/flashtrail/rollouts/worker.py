@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -119,5 +120,6 @@ def leave_with_parent(parent: int, every_s: float = 1.0) -> None:
 
 if __name__ == "__main__":
     leave_with_parent(os.getppid())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the shard, which then ends this process
     os.dup2(2, 1)  # LIBERO prints while it loads; what it prints belongs to the log
     serve(Connection(int(sys.argv[1])))
