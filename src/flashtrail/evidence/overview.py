@@ -189,14 +189,16 @@ def remedies(run: Campaign) -> Html:
                 "a": f"{found.k_a}/{found.n}",
                 "control": page.code(control),
                 "b": f"{found.k_b}/{found.n}",
-                "difference": f"{points(found.difference)} {points_range(found.interval)}",
+                "difference": f"{points(found.difference)} {points_range(found.interval)}".replace(
+                    "\u00a0points [", " ["
+                ),
                 "discordant": f"{found.only_a} / {found.only_b}",
                 "p": p_value(found.p),
             }
         )
     heads = {"arm": "Remedy", "a": "k/n", "control": "Without it", "b": "k/n, same episodes"}
     heads |= {"difference": "Difference [95 %]", "discordant": "Only with / only without", "p": "Exact McNemar"}
-    return page.table(rows, heads, ("a", "b", "discordant"), "Remedies, paired", stacked=True)
+    return page.table(rows, heads, ("a", "b", "difference", "discordant", "p"), "Remedies, paired", stacked=True)
 
 
 def _difference(run: Campaign, arm: str, control: str | None) -> str:
@@ -262,7 +264,7 @@ def claim_details(run: Campaign) -> Html:
         margin = "" if claim["margin"] is None else f", margin {claim['margin']:g}"
         facts = {
             "Verdict": page.inline(
-                page.badge(claim["verdict"]), " in the seed\u2019s words ", page.code(claim["seed_word"])
+                page.badge(claim["verdict"]), "; in the seed\u2019s words ", page.code(claim["seed_word"])
             ),
             "Found": claim["sentence"],
             "Scope": claim["scope"],

@@ -58,7 +58,7 @@ def _execute(notebook: Path, target: Path, inputs: Any) -> None:
                 progress_bar=False,
                 log_output=False,
                 autosave_cell_every=0,
-                extra_arguments=["--IPKernelApp.log_level=ERROR"],
+                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
             )
         _forget_places(result)
         result.replace(target)
