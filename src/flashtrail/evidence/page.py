@@ -205,9 +205,11 @@ pre { overflow-x: auto; font-size: .8rem; background: var(--tint); padding: .7re
 }
 @media print {
   @page { margin: 16mm 15mm; }
-  body { font-size: 10pt; } main { max-width: none; padding: 0; } nav { display: none; }
+  html { font-size: 12px; } body { font-size: 10pt; } main, main > * { max-width: none; } main { padding: 0; }
+  nav { display: none; }
   h2 { break-after: avoid; margin-top: 1.6rem; } figure, tr, .facts dd { break-inside: avoid; }
-  .table { overflow: visible; } figure { flex-basis: 46%; max-width: 46%; } .row { gap: .4rem 4%; }
+  .table { overflow: visible; } .row { display: block; }
+  figure { display: inline-block; vertical-align: top; width: 47%; margin-right: 2%; }
   details::details-content { content-visibility: visible; block-size: auto; }
   a { color: inherit; text-decoration: none; }
 }
