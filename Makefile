@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup report test check check-envs nano lock clean-results clean-env
+.PHONY: help setup report test lint conformance check check-envs nano lock clean-results clean-env
 PROFILE ?= profiles/local
 PYTHON ?= $(shell for p in python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { echo $$p; break; }; \
@@ -24,16 +24,20 @@ report: setup ## run the whole workflow on this machine and write reports/final.
 	@$(BIN)/snakemake --profile $(PROFILE) reports/final.html
 
 test: setup ## run the test suite
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
-check: setup ## lint, format, types, workflow lint, unit tests, conformance
+lint: setup ## ruff, mypy, snakefmt, snakemake --lint
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check src scripts tests
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/snakefmt --no-sort --line-length 120 --check Snakefile rules
 	$(BIN)/snakemake --lint
-	$(BIN)/python -m pytest -m "not slow and not simulator"
+
+conformance: setup ## our engine against reference data of the official code
 	$(BIN)/python -m flashtrail.conformance tests/golden
+
+check: lint conformance ## lint, conformance, and the unit tests that run neither simulator nor snakemake
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/workflow -m "not slow and not simulator"
 
 check-envs: setup ## ask pip to resolve each env file by itself (network)
 	@$(BIN)/python scripts/setup_env.py --check
