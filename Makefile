@@ -28,7 +28,7 @@ test: setup ## run the test suite
 
 lint: setup ## ruff, mypy, snakefmt, snakemake --lint
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff format --check src scripts tests
 	$(BIN)/mypy
 	$(BIN)/snakefmt --no-sort --line-length 120 --check Snakefile rules
 	$(BIN)/snakemake --lint
