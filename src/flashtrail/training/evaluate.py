@@ -130,7 +130,9 @@ def evaluate(
         for t in reversed(tasks)
     ]
     rows: list[dict[str, Any]] = []
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+    # A process per block: a second simulator in a process renders other pictures than the first one did.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context, max_tasks_per_child=1) as pool:
         for done in as_completed([pool.submit(play, block) for block in blocks]):
             rows += done.result()
     return sorted(rows, key=lambda r: (r["task"], r["scene"], r["init_state"]))
