@@ -93,7 +93,20 @@ def _results(place: pipeline.Workplace, name: str) -> str:
         "scenes each unless n says otherwise, hard resets, horizon 300, 12 of 50 actions executed a query.\n"
     )
     table = ["| | task 0 (drawer) | task 1 (bowl) | task 2 (bottle) | all | |", "|---|---|---|---|---|---|", *rows]
-    return "\n".join([head, *table, ""])
+    return "\n".join([head, *table, "", _bar(place, name)])
+
+
+def _bar(place: pipeline.Workplace, name: str) -> str:
+    """Where the full route stands against the bar; nothing if it was not evaluated in full."""
+    path = place.variant(name) / "evaluation_full.json"
+    summary = json_load(path)["summary"] if path.is_file() else {"all": {"n": 0}}
+    if summary["all"]["n"] != 60:
+        return ""
+    text = f"Bar, full route: at least {evaluate.BAR_TOTAL}/60 in all and {evaluate.BAR_TASK}/20 each. "
+    short = [("all", evaluate.BAR_TOTAL - summary["all"]["k"])]
+    short += [(f"task {t}", evaluate.BAR_TASK - part["k"]) for t, part in summary["tasks"].items()]
+    missed = [f"{label} by {count}" for label, count in short if count > 0]
+    return text + (f"It falls short: {', '.join(missed)}.\n" if missed else "It is reached.\n")
 
 
 def _data(place: pipeline.Workplace) -> str:

@@ -192,11 +192,15 @@ def evaluate_policy(place: Workplace, name: str, *, flash: bool = False, **choic
 
 def run_all(place: Workplace) -> None:
     """Everything, in order; finished parts are not done again."""
+    from flashtrail.training import card  # it reads this module's recipes
+
     record_demonstrations(place)
     for name in RECIPES:
         train(place, name)
         if not (place.variant(name) / "draft_tensors.pt").is_file():
             train_draft(place, name)
         write_policy(place, name)
-        evaluate_policy(place, name)
-    evaluate_policy(place, BASE, flash=True)
+        for flash in (False, True):
+            if not (place.variant(name) / f"evaluation_{'flash' if flash else 'full'}.json").is_file():
+                evaluate_policy(place, name, flash=flash)
+        card.write(place, name)
