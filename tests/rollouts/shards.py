@@ -69,7 +69,7 @@ def servers_of(out: Path) -> list[int]:
     return found
 
 
-def wait_until(condition, seconds=60):
+def wait_until(condition, seconds=240):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "nothing happened"

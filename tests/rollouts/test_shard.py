@@ -123,10 +123,10 @@ def test_a_server_that_always_crashes_ends_the_shard_with_its_log(tmp_path):
 @pytest.mark.parametrize("mode", ["crash_once", "hang_once"])
 def test_a_simulator_that_crashes_or_hangs_costs_one_attempt(undisturbed, tmp_path, mode):
     log = io.StringIO()
-    told = spec(episode_timeout_s=8 if mode == "hang_once" else 60)
+    told = spec(episode_timeout_s=15 if mode == "hang_once" else 60)
     roll_out_shard(told, tmp_path / "out", log=log, worker_command=[*WORKER, mode, str(tmp_path / "file")])
     assert "init_001_repeat_0: attempt 1 failed (simulator)" in log.getvalue()
-    assert ("SIGSEGV" if mode == "crash_once" else "no answer within 8 s") in log.getvalue()
+    assert ("SIGSEGV" if mode == "crash_once" else "no answer within 15 s") in log.getvalue()
     assert rows(tmp_path / "out") == undisturbed[1]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,6 @@ def test_a_checkout_with_a_space_in_its_path_plans(checkout, tmp_path):
         cwd=moved,
         capture_output=True,
         text=True,
-        env={**os.environ, "PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}"},
+        env={**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])},
     )
     assert run.returncode == 0, run.stderr[-2000:]
