@@ -99,7 +99,7 @@ def _results(place: pipeline.Workplace, name: str) -> str:
 def _bar(place: pipeline.Workplace, name: str) -> str:
     """Where the full route stands against the bar; nothing if it was not evaluated in full."""
     path = place.variant(name) / "evaluation_full.json"
-    summary = json_load(path)["summary"] if path.is_file() else {"all": {"n": 0}}
+    summary: dict[str, Any] = json_load(path)["summary"] if path.is_file() else {"all": {"n": 0}}
     if summary["all"]["n"] != 60:
         return ""
     text = f"Bar, full route: at least {evaluate.BAR_TOTAL}/60 in all and {evaluate.BAR_TASK}/20 each. "
