@@ -25,7 +25,7 @@ from flashtrail.training import expert
 
 SEED = 2026
 TRAIN_INITS = range(10, 50)
-EPISODES = {0: 100, 1: 100, 2: 150}
+EPISODES = {0: 70, 1: 90, 2: 150}  # task 2, the bottle, is the hardest grasp
 CAMERAS = ("agentview_image", "robot0_eye_in_hand_image")
 MOVABLE = ("akita_black_bowl_1", "wine_bottle_1", "plate_1", "cream_cheese_1")
 FIXTURES = ("site:flat_stove_1_cook_region", "site:wooden_cabinet_1_top_side", "geom:wooden_cabinet_1_g29")
