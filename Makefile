@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup report test lint conformance check check-envs nano lock clean-results clean-env
+.PHONY: help setup report test lint conformance check check-envs nano unlock lock clean-results clean-env
 PROFILE ?= profiles/local
 PYTHON ?= $(shell for p in python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { echo $$p; break; }; \
@@ -44,6 +44,9 @@ check-envs: setup ## ask pip to resolve each env file by itself (network)
 
 nano: setup ## train pi0_nano and its variants from nothing (3 h on 2 cores, resumable)
 	@$(BIN)/python -m flashtrail.training all
+
+unlock: setup ## after a power cut or kill -9: let the workflow start again (finished episodes are kept)
+	@$(BIN)/snakemake --profile $(PROFILE) --unlock
 
 lock: setup ## renew envs/constraints.txt from what .venv holds
 	@head -2 envs/constraints.txt > .venv/lock
