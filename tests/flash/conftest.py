@@ -30,7 +30,12 @@ def tokenizer_model() -> bytes:
 @pytest.fixture
 def artifact(tmp_path: Path, tokenizer_model: bytes) -> tuple[Path, Path]:
     """(base directory, draft directory)."""
-    base, draft = tmp_path / "base", tmp_path / "draft"
+    return write_policy(tmp_path, tokenizer_model)
+
+
+def write_policy(directory: Path, tokenizer_model: bytes) -> tuple[Path, Path]:
+    """Write the tiny policy below `directory` and return (base directory, draft directory)."""
+    base, draft = directory / "base", directory / "draft"
     write_artifact(base, "base", init_base(DIMS, 0), DIMS.to_dict())
     write_stats(base / "norm_stats.json")
     (base / "tokenizer.model").write_bytes(tokenizer_model)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from flashtrail.flash import schedule
+from flashtrail.flash import batch, schedule
 from flashtrail.flash.errors import ArtifactError
 from flashtrail.flash.runtime import ModelInputs, TorchRuntime
 from flashtrail.flash.schedule import Cause, SessionState
@@ -77,6 +77,7 @@ class RoundResult:
     synchronized: bool
     draft: Floats | None = None  # of a draft round: what the head proposed
     x0_hat: Floats | None = None
+    batch: int = 1  # rounds that shared this pass; the times are the whole pass's
 
 
 class Engine:
@@ -125,72 +126,95 @@ class Engine:
 
         noise [H, D] float32: a full round starts from it, a draft round mixes it for every verification time.
         """
-        state = SessionState() if reset else session.state
-        state = schedule.advance(state, executed_steps, self.settings)
-        cause = schedule.full_cause(state, self.settings)
-        if cause is None and not self.runtime.has_draft:
-            cause = "forced"
+        state, cause = self.begin(session, executed_steps, reset)
         placed = self.runtime.place(inputs)
-        start = self._edge()
+        start = self.edge()
         stage_ms: dict[str, float] = {}
         if cause is not None:
             state, result = self._full(state, cause, placed, noise, stage_ms)
         else:
             state, result = self._draft(state, placed, noise, stage_ms)
         session.state, session.rounds = state, session.rounds + 1
-        return dataclasses.replace(result, wall_ms=(self._edge() - start) * 1e3)
+        return dataclasses.replace(result, wall_ms=(self.edge() - start) * 1e3)
 
-    def _edge(self) -> float:
+    def infer_many(
+        self, calls: Sequence[batch.Call], max_batch: int = 32
+    ) -> Iterator[tuple[int, RoundResult | Exception]]:
+        """Take several sessions one round further, rounds of one route in one pass; see `batch.infer_many`."""
+        return batch.infer_many(self, calls, max_batch)
+
+    def begin(self, session: Session, executed_steps: int | None, reset: bool) -> tuple[SessionState, Cause | None]:
+        """Return the state a round starts from and why it must be full (None: a draft round); changes nothing."""
+        state = SessionState() if reset else session.state
+        state = schedule.advance(state, executed_steps, self.settings)
+        cause = schedule.full_cause(state, self.settings)
+        if cause is None and not self.runtime.has_draft:
+            cause = "forced"
+        return state, cause
+
+    def edge(self) -> float:
+        """The time in seconds, once the device has done what was asked of it (where it is to be waited for)."""
         if self.synchronize:
             self.runtime.synchronize()
         return self._clock()
 
-    def _timed(self, stage: str, stage_ms: dict[str, float], call: Callable[[], Any]) -> Any:
-        start = self._edge()
+    def timed(self, stage: str, stage_ms: dict[str, float], call: Callable[[], Any]) -> Any:
+        """Return what `call` gives; its time from edge to edge goes to ``stage_ms[stage]``."""
+        start = self.edge()
         value = call()
-        stage_ms[stage] = (self._edge() - start) * 1e3
+        stage_ms[stage] = (self.edge() - start) * 1e3
         return value
 
     def _full(
         self, state: SessionState, cause: Cause, placed: Any, noise: Floats, stage_ms: dict[str, float]
     ) -> tuple[SessionState, RoundResult]:
-        run, last = self.runtime, state.last_gripper
-        embeddings = self._timed("encoder", stage_ms, lambda: run.encode(placed))
-        snapshot = self._timed("prefill", stage_ms, lambda: run.prefill(embeddings))
-        chunk = self._timed("denoise", stage_ms, lambda: run.denoise(snapshot, placed, noise))
+        run = self.runtime
+        embeddings = self.timed("encoder", stage_ms, lambda: run.encode(placed))
+        snapshot = self.timed("prefill", stage_ms, lambda: run.prefill(embeddings))
+        chunk = self.timed("denoise", stage_ms, lambda: run.denoise(snapshot, placed, noise))
+        return schedule.after_full(state, chunk, snapshot), self.full_result(state, cause, chunk, stage_ms)
+
+    def full_result(
+        self, state: SessionState, cause: Cause | None, chunk: Floats, stage_ms: dict[str, float]
+    ) -> RoundResult:
+        """The answer of a full round, its wall time still to be filled in."""
         accepted = window(self.settings.max_exec_steps, chunk.shape[0])  # all that may be executed
-        result = RoundResult("full", chunk, accepted, stage_ms, cause, None, None, last, 0.0, self.synchronize)
-        return schedule.after_full(state, chunk, snapshot), result
+        last = state.last_gripper
+        return RoundResult("full", chunk, accepted, stage_ms, cause, None, None, last, 0.0, self.synchronize)
 
     def _draft(
         self, state: SessionState, placed: Any, noise: Floats, stage_ms: dict[str, float]
     ) -> tuple[SessionState, RoundResult]:
         """Fresh images and state, but verified against the last full round's snapshot: that is the method's bet."""
         run, s = self.runtime, self.settings
-        embeddings = self._timed("encoder", stage_ms, lambda: run.encode(placed))
-        draft = self._timed("draft", stage_ms, lambda: run.draft(embeddings, placed))
+        embeddings = self.timed("encoder", stage_ms, lambda: run.encode(placed))
+        draft = self.timed("draft", stage_ms, lambda: run.draft(embeddings, placed))
 
         def verify() -> tuple[Floats, Verdict]:
             x0_hat = run.verify(state.snapshot, placed, draft, noise, s)
             return x0_hat, judge(draft, x0_hat, state.last_gripper, s)
 
-        x0_hat, verdict = self._timed("verify", stage_ms, verify)
-        scheduled = schedule.fallback(verdict, s)
-        result = RoundResult(
+        x0_hat, verdict = self.timed("verify", stage_ms, verify)
+        return schedule.after_draft(state, verdict, s), self.draft_result(state, verdict, stage_ms, draft, x0_hat)
+
+    def draft_result(
+        self, state: SessionState, verdict: Verdict, stage_ms: dict[str, float], draft: Floats, x0_hat: Floats
+    ) -> RoundResult:
+        """The answer of a draft round, its wall time still to be filled in."""
+        return RoundResult(
             "draft",
             verdict.chunk,
             verdict.accepted,
             stage_ms,
             None,
             verdict,
-            scheduled,
+            schedule.fallback(verdict, self.settings),
             state.last_gripper,
             0.0,
             self.synchronize,
             draft,
             x0_hat,
         )
-        return schedule.after_draft(state, verdict, s), result
 
 
 def describe(engine: Engine) -> dict[str, Any]:

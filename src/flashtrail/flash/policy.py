@@ -1,13 +1,13 @@
 """The policy a server serves: observation in, robot actions and the official reply keys out.
 
 Joins transforms and engine; knows no socket. The reply is that of the official server's production driver, key for
-key, with two keys of our own (EXTRA_KEYS).
+key, with a few keys of our own (EXTRA_KEYS).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashtrail.flash import transforms as tf
+from flashtrail.flash.batch import Call
 from flashtrail.flash.engine import Engine, RoundResult, Session, describe
 from flashtrail.flash.errors import ArtifactError
 from flashtrail.flash.runtime import TorchRuntime
 from flashtrail.flash.settings import FlashSettings
 
 # Keys of policy_timing that the official server does not send: whether stage times are those of a synchronised
-# device, and why a round was full or, on a draft round, why the next one will be (empty: it was not, it will not).
-EXTRA_KEYS = ("synchronized", "fallback_cause")
+# device, why a round was full or, on a draft round, why the next one will be (empty: it was not, it will not), and how
+# many sessions' rounds shared the pass whose times these are (1: alone).
+EXTRA_KEYS = ("synchronized", "fallback_cause", "batch_size")
+# A round as `infer` is asked for it: session, observation, executed_steps, reset, noise_seed; and what comes of it.
+Asked = tuple[Session, Mapping[str, Any], int | None, bool, Sequence[int] | int | None]
+Answer = dict[str, Any] | Exception
 _ALWAYS_ZERO = (
     "enc_priority_mean",
     "score_delta",
@@ -67,7 +72,8 @@ def policy_timing(result: RoundResult, gripper_verify_enabled: bool) -> dict[str
         out["did_prefill"] = 1.0
     else:
         out["radius_dist_mean"] = verdict.radius
-    return out | {"synchronized": result.synchronized, "fallback_cause": result.cause or result.scheduled or ""}
+    cause = result.cause or result.scheduled or ""
+    return out | {"synchronized": result.synchronized, "fallback_cause": cause, "batch_size": result.batch}
 
 
 def draw_noise(seed: Sequence[int] | int | None, shape: tuple[int, int]) -> NDArray[np.float32]:
@@ -156,10 +162,40 @@ class FlashPolicy:
         obs: observation/image and observation/wrist_image uint8 (H, W, 3), observation/state (8,), prompt, and
         optionally __image_mask__ [bool, bool]. executed_steps None counts as max_exec_steps.
         """
+        return self.replay(session, obs, self._noise(noise_seed), executed_steps=executed_steps, reset=reset)
+
+    def _noise(self, seed: Sequence[int] | int | None) -> NDArray[np.float32]:
         runtime = self.engine.runtime
         assert isinstance(runtime, TorchRuntime)
-        noise = draw_noise(noise_seed, (runtime.dims.action_horizon, runtime.dims.action_dim))
-        return self.replay(session, obs, noise, executed_steps=executed_steps, reset=reset)
+        return draw_noise(seed, (runtime.dims.action_horizon, runtime.dims.action_dim))
+
+    def infer_many(self, asked: Sequence[Asked], max_batch: int = 32) -> Iterator[tuple[int, Answer]]:
+        """`infer` for rounds of different sessions, those of one route in one pass of the device.
+
+        Yields (index in `asked`, reply or what its round raised) as each pass ends; no round waits for another route's.
+        """
+        data: dict[int, dict[str, Any]] = {}
+        calls: list[Call] = []
+        for index, (session, obs, executed, reset, seed) in enumerate(asked):
+            try:
+                data[index] = tf.apply(self.inputs, obs)
+                noise = self._noise(seed)
+                calls.append(Call(session, tf.model_inputs(data[index]), noise, executed, reset))
+            except Exception as error:
+                data.pop(index, None)
+                yield index, error
+        indices = list(data)
+        for number, result in self.engine.infer_many(calls, max_batch):
+            index = indices[number]
+            yield index, result if isinstance(result, Exception) else self._reply(result, data[index])
+
+    def _reply(self, result: RoundResult, data: Mapping[str, Any]) -> dict[str, Any]:
+        out = tf.apply(self.outputs, {"actions": result.chunk, "raw_state": data["raw_state"]})
+        return {
+            "actions": out["actions"],
+            "accepted_prefix_len": result.accepted,
+            "policy_timing": policy_timing(result, self.engine.settings.enable_gripper_verify),
+        }
 
     def replay(
         self,
@@ -173,9 +209,4 @@ class FlashPolicy:
         """`infer` with the noise (50, 32) itself in place of its seed: for recorded rounds."""
         data = tf.apply(self.inputs, obs)
         result = self.engine.infer(session, tf.model_inputs(data), noise, executed_steps=executed_steps, reset=reset)
-        out = tf.apply(self.outputs, {"actions": result.chunk, "raw_state": data["raw_state"]})
-        return {
-            "actions": out["actions"],
-            "accepted_prefix_len": result.accepted,
-            "policy_timing": policy_timing(result, self.engine.settings.enable_gripper_verify),
-        }
+        return self._reply(result, data)

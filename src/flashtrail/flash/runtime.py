@@ -1,4 +1,4 @@
-"""The five stages over real weights: PyTorch on one device, one observation at a time.
+"""The five stages over real weights: PyTorch on one device.
 
 Knows tensors, devices and artifacts; not when a stage runs (the engine decides) nor what is done with a chunk.
 """
@@ -17,11 +17,10 @@ from torch import Tensor
 
 from flashtrail.flash import draft as draft_head
 from flashtrail.flash import expert, prefix, vision, weights
+from flashtrail.flash.batch import OFFICIAL_TIME_FLOOR, BatchedStages
 from flashtrail.flash.dims import DraftDims, Pi0Dims
 from flashtrail.flash.settings import FlashSettings
 from flashtrail.flash.verify import Floats
-
-OFFICIAL_TIME_FLOOR = 0.10  # the official Triton verifier has no time bias below its last Euler time
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,11 @@ class Placed:
     state: Tensor
 
 
-class TorchRuntime:
-    """Weights on a device, and the stages over them. `draft_weights` None: there is no draft route."""
+class TorchRuntime(BatchedStages):
+    """Weights on a device, and the stages over them, one observation or (BatchedStages) several at a time.
+
+    `draft` None: there is no draft route.
+    """
 
     def __init__(
         self,
