@@ -78,6 +78,11 @@ class ServeCommand:
         add("--threads", type=_positive, metavar="N", help="CPU threads of the engine")
         add("--token-file", type=Path, metavar="FILE", help=f"file with the token (or set {TOKEN_VARIABLE})")
         add("--ready-file", type=Path, metavar="FILE", help="written with 'host port' once clients can connect")
+        add("--max-sessions", type=_positive, default=64, metavar="N", help="open sessions at a time (default: 64)")
+        add(
+            "--idle-timeout", type=float, default=900.0, metavar="S", help="drop a session after so long (default: 900)"
+        )
+        add("--max-batch", type=_positive, default=32, metavar="N", help="rounds in one pass (default: 32; 1: alone)")
         add("--exit-with-parent", action="store_true", help="leave when stdin closes or the parent is gone")
         _add_settings(parser.add_argument_group("FLASH settings"))
 
@@ -85,7 +90,7 @@ class ServeCommand:
     def run(arguments: argparse.Namespace) -> int:
         """Bind first, then load, then serve: a taken port is told before the time is spent on a model."""
         from flashtrail.serving.launch import INSTANCE_VARIABLE, leave_with_parent
-        from flashtrail.serving.server import check_bind, reserve_port, serve
+        from flashtrail.serving.server import Limits, check_bind, reserve_port, serve
 
         logging.basicConfig(
             stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -94,6 +99,7 @@ class ServeCommand:
             leave_with_parent()
         token = _token(arguments.token_file)
         check_bind(arguments.host, token)
+        limits = Limits(arguments.max_sessions, arguments.idle_timeout, arguments.max_batch)
         sock = reserve_port(arguments.host, arguments.port)
         drained = serve(
             _load_policy(arguments),
@@ -103,6 +109,7 @@ class ServeCommand:
             sock=sock,
             ready_file=arguments.ready_file,
             instance=os.environ.get(INSTANCE_VARIABLE),
+            limits=limits,
         )
         if not drained:
             logging.shutdown()

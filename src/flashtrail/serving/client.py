@@ -153,7 +153,8 @@ class PolicyClient:
                 status = error.response.status_code
                 if status == 401:
                     raise ServerUnavailable(f"{self.url} demands a token (HTTP 401): give one") from None
-                cause: Exception = error
+                body = (error.response.body or b"").decode("utf-8", "replace").strip()
+                cause: Exception = error if status != 503 else OSError(body.splitlines()[0] if body else "HTTP 503")
             except (OSError, InvalidHandshake, EOFError) as error:
                 cause = error
             except (WebSocketException, ValueError) as error:

@@ -1,8 +1,8 @@
-"""One thread that runs rounds, one at a time and in the order in which they came, away from the event loop.
+"""One thread that runs rounds away from the event loop, together where several sessions ask at once.
 
-Knows a policy only as an object with ``new_session()`` and ``infer(...)``; knows no socket and no message. The
-event loop stays free for pings and health probes while a round computes. Batching has its place in `_take`: more
-than one waiting round may be handed to the device together there, without a change for those who submit.
+Knows a policy only as an object with ``new_session()``, ``infer(...)`` and perhaps ``infer_many(...)``; knows no socket
+and no message. The event loop stays free for pings and health probes while a round computes. A round waits for company
+only while other sessions are open, and never longer than COMPANY_S.
 """
 
 from __future__ import annotations
@@ -12,15 +12,23 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from flashtrail.serving.protocol import Request
 
+COMPANY_S = 0.001  # a round waits at most this long for the rounds of other sessions
+MAX_BATCH = 32
+
 
 class Policy(Protocol):
-    """What the server asks of a policy; `FlashPolicy` is one, a test's script is another."""
+    """What the server asks of a policy; `FlashPolicy` is one, a test's script is another.
+
+    A policy may also have ``infer_many(asked, max_batch)``: rounds of different sessions, each a tuple of session,
+    observation, executed_steps, reset and noise_seed; it yields (index, result or exception) as they end. One without
+    it is asked for one round after another.
+    """
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -51,10 +59,11 @@ class PolicySession:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """The policy's result and the wall time of its `infer`, without any waiting, in ms."""
+    """The policy's result, the wall time of its `infer` (with its company) and of the wait before, in ms."""
 
     result: Mapping[str, Any]
     infer_ms: float
+    wait_ms: float = 0.0
 
 
 @dataclass
@@ -63,20 +72,30 @@ class _Job:
     request: Request
     loop: asyncio.AbstractEventLoop
     answer: asyncio.Future[RoundResult] = field(repr=False)
+    submitted: float = field(default_factory=time.perf_counter)
 
 
 class RoundWorker:
-    """Runs submitted rounds in one daemon thread until `stop`."""
+    """Runs submitted rounds in one daemon thread until `stop`.
 
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
+    `company` tells how many sessions could ask; `max_batch` bounds how many rounds are taken at once (1: no batching).
+    """
+
+    def __init__(self, policy: Policy, company: Callable[[], int] = lambda: 1, max_batch: int = MAX_BATCH) -> None:
+        self._policy, self._company = policy, company
+        self._infer_many = getattr(policy, "infer_many", None)
+        self._max_batch = max_batch if self._infer_many is not None else 1
+        self._leaving = False
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         # A daemon, so that a round that never ends cannot keep the process from leaving.
         self._thread = threading.Thread(target=self._work, name="policy-rounds", daemon=True)
         self._thread.start()
 
     async def submit(self, session: PolicySession, request: Request) -> RoundResult:
-        """Wait for the round's turn and return its result; whatever the policy raises is raised here."""
+        """Wait for the round's turn and return its result; whatever the policy raises is raised here.
+
+        A round whose caller is cancelled before its turn is not run.
+        """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[RoundResult] = loop.create_future()
         self._jobs.put(_Job(session, request, loop, answer))
@@ -88,48 +107,79 @@ class RoundWorker:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    def _take(self) -> list[_Job] | None:
-        job = self._jobs.get()
-        return None if job is None else [job]
-
     def _work(self) -> None:
-        while (jobs := self._take()) is not None:
-            for job in jobs:
-                self._run(job)
+        while not self._leaving:
+            jobs = [job for job in self._take() if not job.answer.cancelled()]
+            if len(jobs) == 1:
+                self._run(jobs[0])
+            elif jobs:
+                self._run_together(jobs)
+
+    def _take(self) -> list[_Job]:
+        """Return the next round and its company: what has come by now or comes within COMPANY_S of it."""
+        jobs: list[_Job] = []
+        self._add(jobs, None)
+        deadline = time.perf_counter() + COMPANY_S
+        while jobs and not self._leaving and len(jobs) < min(self._max_batch, self._company()):
+            if not self._add(jobs, max(0.0, deadline - time.perf_counter())):
+                break
+        return jobs
+
+    def _add(self, jobs: list[_Job], timeout_s: float | None) -> bool:
+        try:
+            job = self._jobs.get(timeout=timeout_s) if timeout_s else self._jobs.get(block=timeout_s is None)
+        except queue.Empty:
+            return False
+        if job is None:
+            self._leaving = True
+        else:
+            jobs.append(job)
+        return job is not None
 
     def _run(self, job: _Job) -> None:
-        if job.answer.cancelled():
-            return
+        start = time.perf_counter()
         try:
-            outcome = self._infer(job.session, job.request)
+            session, observation, executed_steps, reset, noise_seed = self._asked(job)
+            result = self._policy.infer(
+                session, observation, executed_steps=executed_steps, reset=reset, noise_seed=noise_seed
+            )
         except Exception as error:
-            self._answer(job, None, error)
+            self._answer(job, start, error)
         else:
-            self._answer(job, outcome, None)
+            self._answer(job, start, result)
 
-    def _infer(self, session: PolicySession, request: Request) -> RoundResult:
+    def _run_together(self, jobs: list[_Job]) -> None:
+        """Answer each round as it ends; if the policy itself breaks, those without an answer learn of it."""
+        assert self._infer_many is not None
+        start, waiting = time.perf_counter(), dict(enumerate(jobs))
+        try:
+            asked = [self._asked(job) for job in jobs]
+            for index, result in self._infer_many(asked, self._max_batch):
+                self._answer(waiting.pop(index), start, result)
+            failure: Exception = RuntimeError("the policy left a round without an answer")
+        except Exception as error:
+            failure = error
+        for job in waiting.values():
+            self._answer(job, start, failure)
+
+    def _asked(self, job: _Job) -> tuple[Any, dict[str, Any], int | None, bool, list[int] | int | None]:
+        session, request = job.session, job.request
         if not session.started:
             session.state = self._policy.new_session()
             session.started = True
-        start = time.perf_counter()
-        result = self._policy.infer(
-            session.state,
-            request.observation,
-            executed_steps=request.executed_steps,
-            reset=request.reset,
-            noise_seed=request.noise_seed,
-        )
-        return RoundResult(result, (time.perf_counter() - start) * 1000)
+        return session.state, request.observation, request.executed_steps, request.reset, request.noise_seed
 
     @staticmethod
-    def _answer(job: _Job, outcome: RoundResult | None, error: Exception | None) -> None:
+    def _answer(job: _Job, start: float, result: Mapping[str, Any] | Exception) -> None:
+        infer_ms, wait_ms = (time.perf_counter() - start) * 1000, (start - job.submitted) * 1000
+
         def deliver() -> None:
             if job.answer.done():
                 return
-            if error is not None:
-                job.answer.set_exception(error)
-            elif outcome is not None:
-                job.answer.set_result(outcome)
+            if isinstance(result, Exception):
+                job.answer.set_exception(result)
+            else:
+                job.answer.set_result(RoundResult(result, infer_ms, wait_ms))
 
         with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
             job.loop.call_soon_threadsafe(deliver)

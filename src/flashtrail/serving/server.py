@@ -2,18 +2,15 @@
 
 Knows messages, connections and signals; knows nothing of what the policy computes and imports no torch. One
 connection is one session. A bad message or a failing policy ends its own session with a one-line text frame and
-close code 1011; the others go on.
+close code 1011; the others go on. A client that leaves, stalls or says nothing frees its session.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import functools
-import hmac
 import http
-import ipaddress
 import itertools
 import json
 import logging
@@ -23,6 +20,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -33,71 +31,52 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 
-from flashtrail.errors import UserError
 from flashtrail.provenance import write_atomic
+from flashtrail.serving.binding import ServerStartError, authorized, bind_error, check_bind, reserve_port
+from flashtrail.serving.metrics import CONTENT_TYPE, ServerMetrics
 from flashtrail.serving.protocol import (
     LIBERO_SCHEMA,
     ObservationSchema,
     ProtocolError,
+    Request,
     packb,
     parse_request,
     reply_message,
 )
-from flashtrail.serving.rounds import Policy, PolicySession, RoundWorker
+from flashtrail.serving.rounds import MAX_BATCH, Policy, PolicySession, RoundResult, RoundWorker
 
 INSTANCE_HEADER = "X-Flashtrail-Instance"
-_DRAIN_S = 4.0  # rounds in flight get this long after SIGTERM; with the closing handshakes it stays under 5 s
-_CLOSE_S = 1.0
+_DRAIN_S = 3.0  # rounds in flight get this long after SIGTERM; with the closing handshakes it stays under 5 s
+_CLOSE_S = 0.75
 _LEAVING_REASON = "server leaving"
 _ERROR_REASON = "internal error; one line in the previous frame"
 
 log = logging.getLogger("flashtrail.serving")
 
 
-class ServerStartError(UserError):
-    """The server cannot start as asked: port taken, unknown host, or an open bind without a token."""
+@dataclass(frozen=True)
+class Limits:
+    """What the server grants: open sessions, seconds without a whole message, rounds in one pass, keepalive pings.
 
-
-def check_bind(host: str, token: str | None) -> None:
-    """Refuse to listen beyond this machine without a token; ServerStartError says what to do."""
-    if token or host == "localhost":
-        return
-    with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(host).is_loopback:
-            return
-    raise ServerStartError(
-        f"--host {host} is open to other machines and needs a token: give --token-file, and put TLS (a reverse "
-        "proxy such as caddy or nginx) before it, or bind 127.0.0.1"
-    )
-
-
-def reserve_port(host: str, port: int) -> socket.socket:
-    """Return a bound socket that does not listen yet: the port is ours, and clients are still refused.
-
-    Raises ServerStartError where it is taken. With port 0 the system chooses one.
+    A peer that does not answer a ping within `ping_timeout_s` is dropped: half-open sockets, slow senders in the middle
+    of a message and readers that do not read all end there. It is long because a simulator may hold its interpreter
+    while it compiles a scene.
     """
-    try:
-        family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        sock = socket.socket(family, kind, number)
-    except OSError as error:
-        raise ServerStartError(f"cannot bind {host}: {error.strerror or error}") from None
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-    except OSError as error:
-        sock.close()
-        raise _bind_error(host, port, error) from None
-    return sock
 
+    max_sessions: int = 64
+    idle_s: float = 900.0
+    max_batch: int = MAX_BATCH
+    ping_interval_s: float = 20.0
+    ping_timeout_s: float = 60.0
 
-def _bind_error(host: str, port: int, error: OSError) -> ServerStartError:
-    if error.errno == errno.EADDRINUSE:
-        return ServerStartError(f"port {port} on {host} is taken: stop what listens there or give another --port")
-    return ServerStartError(f"cannot bind {host}:{port}: {error.strerror or error}")
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if getattr(self, field.name) <= 0:
+                raise ServerStartError(f"{field.name} {getattr(self, field.name)} must be more than 0")
 
 
 class PolicyServer:
-    """Serves one policy to many connections, one round at a time.
+    """Serves one policy to many connections; rounds that come together may share a pass of the device.
 
     `handshake_metadata` is the first frame of every connection; official clients expect the empty map. What the
     policy says of itself is at ``GET /metadata``. `sock` is a socket from `reserve_port`; without it `host` and
@@ -116,8 +95,12 @@ class PolicyServer:
         schema: ObservationSchema = LIBERO_SCHEMA,
         handshake_metadata: Mapping[str, Any] | None = None,
         instance: str | None = None,
+        limits: Limits | None = None,
     ) -> None:
         check_bind(host, token)
+        self._limits = limits or Limits()
+        self.metrics = ServerMetrics()
+        self._sessions = 0
         self._host, self._port, self._token, self._sock = host, port, token, sock
         self._policy, self._schema, self._instance = policy, schema, instance
         self._handshake = packb(dict(handshake_metadata or {}))
@@ -133,6 +116,11 @@ class PolicyServer:
     def port(self) -> int:
         """The port that is really bound (interesting with port 0)."""
         return self._port
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions are open."""
+        return self._sessions
 
     @property
     def url(self) -> str:
@@ -152,8 +140,8 @@ class PolicyServer:
                 process_request=self._answer_http,
                 server_header=None,
                 open_timeout=10,
-                ping_interval=20,
-                ping_timeout=60,  # a simulator may hold its interpreter for long while it compiles a scene
+                ping_interval=self._limits.ping_interval_s,
+                ping_timeout=self._limits.ping_timeout_s,
                 close_timeout=_CLOSE_S,
                 max_size=self._schema.max_message_bytes,
                 max_queue=2,
@@ -161,8 +149,8 @@ class PolicyServer:
             )
         except OSError as error:
             sock.close()
-            raise _bind_error(self._host, self._port, error) from None
-        self._worker = RoundWorker(self._policy)
+            raise bind_error(self._host, self._port, error) from None
+        self._worker = RoundWorker(self._policy, lambda: self._sessions, self._limits.max_batch)
 
     async def stop(self) -> bool:
         """Refuse new connections, let rounds in flight answer, close the sessions with 1001.
@@ -189,44 +177,95 @@ class PolicyServer:
             if self._instance:
                 response.headers[INSTANCE_HEADER] = self._instance
             return response
-        if self._token and not _authorized(request.headers, self._token):
+        if self._token and not authorized(request.headers, self._token):
+            self.metrics.error("unauthorized")
             return connection.respond(http.HTTPStatus.UNAUTHORIZED, "a valid token is required\n")
         if path == "/metadata":
-            body = (json.dumps(dict(self._policy.metadata), sort_keys=True, default=str) + "\n").encode()
-            headers = Headers([("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
-            headers["Connection"] = "close"
-            return Response(200, "OK", headers, body)
+            return _page(
+                "application/json", json.dumps(dict(self._policy.metadata), sort_keys=True, default=str) + "\n"
+            )
+        if path == "/metrics":
+            return _page(CONTENT_TYPE, self.metrics.page())
+        if self._sessions >= self._limits.max_sessions:
+            self.metrics.error("full")
+            response = connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, f"{self._full}\n")
+            response.headers["Retry-After"] = "5"
+            return response
         return None
+
+    @property
+    def _full(self) -> str:
+        return f"all {self._limits.max_sessions} sessions are taken (--max-sessions)"
 
     # --- sessions ---
 
     async def _handle(self, connection: ServerConnection) -> None:
+        if self._sessions >= self._limits.max_sessions:  # several came through the door at once
+            self.metrics.error("full")
+            await connection.close(1013, self._full)
+            return
         serial = next(self._serials)
-        session = PolicySession()
-        timing: dict[str, float] = {}
+        self._sessions += 1
+        self.metrics.opened()
         log.debug("session %d opened", serial)
+        gone = asyncio.ensure_future(connection.wait_closed())
         try:
             await connection.send(self._handshake)
-            while not self._draining:
-                start = time.perf_counter()
-                raw = await connection.recv()
-                if self._draining:
-                    break
-                with self._round_in_flight():
-                    timing = await self._round(connection, session, raw, start, timing)
+            await self._converse(connection, gone)
             await connection.close(1001, _LEAVING_REASON)
-        except ConnectionClosed:
-            pass
+        except TimeoutError:
+            self.metrics.error("idle")
+            log.info("session %d dropped: no message for %g s", serial, self._limits.idle_s)
+            # No text frame: to a client it would be the answer to its next request.
+            await connection.close(1001, f"idle for {self._limits.idle_s:g} s: session dropped")
+        except ConnectionClosed as error:
+            self._note_loss(serial, error)
         except ProtocolError as error:
+            self.metrics.error("protocol")
             await self._refuse(connection, serial, str(error))
         except Exception as error:
             # The cause stays here: its text may hold paths, and a traceback is nobody else's business.
             log.exception("session %d: the policy failed", serial)
+            self.metrics.error("policy")
             await self._refuse(
                 connection, serial, f"policy failed: {type(error).__name__} (session {serial}, see server log)"
             )
         finally:
+            gone.cancel()
+            self._sessions -= 1
+            self.metrics.closed()
             log.debug("session %d closed", serial)
+
+    async def _converse(self, connection: ServerConnection, gone: asyncio.Future[None]) -> None:
+        """Answer one request after another until the server leaves; TimeoutError if none comes for too long."""
+        session = PolicySession()
+        timing: dict[str, float] = {}
+        while not self._draining:
+            start = time.perf_counter()
+            async with asyncio.timeout(self._limits.idle_s):
+                raw = await connection.recv()
+            if self._draining:
+                break
+            with self._round_in_flight():
+                timing = await self._round(connection, session, raw, start, timing, gone)
+
+    def _note_loss(self, serial: int, error: ConnectionClosed) -> None:
+        if error.sent is not None and error.sent.code == 1009:
+            self.metrics.error("size")
+            log.warning("session %d ended: a message over %d bytes", serial, self._schema.max_message_bytes)
+        elif error.rcvd is None or error.rcvd.code not in (1000, 1001):
+            self.metrics.error("lost")
+
+    async def _infer(self, session: PolicySession, request: Request, gone: asyncio.Future[None]) -> RoundResult | None:
+        """Return the round's result; None where the client left first: its round, if still waiting, is not run."""
+        assert self._worker is not None
+        answer = asyncio.ensure_future(self._worker.submit(session, request))
+        try:
+            waited_for: set[asyncio.Future[Any]] = {answer, gone}
+            await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
+            return answer.result() if answer.done() else None
+        finally:
+            answer.cancel()
 
     async def _round(
         self,
@@ -235,13 +274,15 @@ class PolicyServer:
         raw: bytes | str,
         start: float,
         previous: Mapping[str, float],
+        gone: asyncio.Future[None],
     ) -> dict[str, float]:
         """Answer one request; return the `prev_*` timings for the next reply (definitions: FLASH wire facts)."""
-        assert self._worker is not None
         received, received_at = time.perf_counter(), time.time()
         request = parse_request(raw, self._schema)
         unpacked = time.perf_counter()
-        outcome = await self._worker.submit(session, request)
+        outcome = await self._infer(session, request, gone)
+        if outcome is None:
+            return {}  # the next `recv` raises ConnectionClosed
         packing = time.perf_counter()
         packb(reply_message(outcome.result, None))  # its time must be known before the reply that reports it
         pack_ms = (time.perf_counter() - packing) * 1000
@@ -264,6 +305,7 @@ class PolicyServer:
         sending = time.perf_counter()
         await connection.send(payload)
         sent = time.perf_counter()
+        self.metrics.round(outcome.wait_ms, outcome.infer_ms, outcome.result["policy_timing"])
         return {"prev_total_ms": (sent - start) * 1000, "prev_ws_send_ms": (sent - sending) * 1000}
 
     @contextlib.contextmanager
@@ -284,11 +326,11 @@ class PolicyServer:
         await connection.close(1011, _ERROR_REASON)
 
 
-def _authorized(headers: Headers, token: str) -> bool:
-    values = headers.get_all("Authorization")
-    scheme, _, given = (values[0] if len(values) == 1 else "").partition(" ")
-    known = scheme.lower() in ("bearer", "api-key")
-    return hmac.compare_digest(given.strip().encode(), token.encode()) and known
+def _page(content_type: str, body: str | bytes) -> Response:
+    body = body.encode() if isinstance(body, str) else body
+    headers = Headers([("Content-Type", content_type), ("Content-Length", str(len(body)))])
+    headers["Connection"] = "close"
+    return Response(200, "OK", headers, body)
 
 
 @functools.cache
@@ -311,12 +353,13 @@ def serve(
     sock: socket.socket | None = None,
     ready_file: str | Path | None = None,
     instance: str | None = None,
+    limits: Limits | None = None,
 ) -> bool:
     """Serve until SIGTERM or SIGINT, then drain and return; the value is `PolicyServer.stop`'s.
 
     `ready_file` is written (``host port``) once clients can connect.
     """
-    server = PolicyServer(policy, host, port, token, sock=sock, instance=instance)
+    server = PolicyServer(policy, host, port, token, sock=sock, instance=instance, limits=limits)
     return asyncio.run(_serve_until_signalled(server, ready_file))
 
 

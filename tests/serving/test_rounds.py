@@ -1,0 +1,134 @@
+"""The worker's thread: who shares a pass with whom, how long a round waits, and who answers for a failure."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from flashtrail.serving.protocol import Request
+from flashtrail.serving.rounds import COMPANY_S, PolicySession, RoundWorker
+
+ASK = Request({}, 0, False, None)
+
+
+class Batching:
+    """Notes which rounds came together; a round is a number, the answer is what came with it."""
+
+    def __init__(self) -> None:
+        self.metadata: dict = {}
+        self.passes: list[list] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.failures: dict[int, Exception] = {}
+        self.sessions = 0
+
+    def new_session(self) -> int:
+        self.sessions += 1
+        return self.sessions
+
+    def infer(self, session, obs, *, executed_steps, reset, noise_seed):
+        return dict(self.infer_many([(session, obs, executed_steps, reset, noise_seed)], 1))[0]
+
+    def infer_many(self, asked, max_batch):
+        self.passes.append([session for session, *_ in asked])
+        self.entered.set()
+        assert self.gate.wait(10)
+        for index, (session, *_) in enumerate(asked):
+            yield index, self.failures.get(session, {"policy_timing": {}, "session": session, "n": len(asked)})
+
+
+async def held_back(policy: Batching, worker: RoundWorker, count: int) -> list:
+    """Ask for one round that is held back, then for `count` more; let all go and return those answers."""
+    policy.gate.clear()
+    first = asyncio.ensure_future(worker.submit(PolicySession(), ASK))
+    await asyncio.to_thread(policy.entered.wait, 10)
+    others = [asyncio.ensure_future(worker.submit(PolicySession(), ASK)) for _ in range(count)]
+    await asyncio.sleep(0.02)
+    policy.gate.set()
+    await first
+    return await asyncio.gather(*others, return_exceptions=True)
+
+
+@pytest.mark.parametrize(("company", "max_batch", "passes"), [(9, 8, [1, 5]), (9, 2, [1, 2, 2, 1]), (1, 8, [1] * 6)])
+def test_rounds_that_wait_go_together(company, max_batch, passes) -> None:
+    policy = Batching()
+    worker = RoundWorker(policy, lambda: company, max_batch)
+    answers = asyncio.run(held_back(policy, worker, 5))
+    assert [len(p) for p in policy.passes] == passes
+    assert [a.result["session"] for a in answers] == [2, 3, 4, 5, 6]
+    assert all(a.wait_ms > 10 for a in answers)
+    assert worker.stop(5)
+
+
+def test_a_policy_without_infer_many_is_asked_one_by_one(policy) -> None:
+    worker = RoundWorker(policy, lambda: 8)
+    answers = asyncio.run(held_back(policy, worker, 3))
+    assert len(policy.calls) == 4 and policy.most_at_once == 1
+    assert [a.result["accepted_prefix_len"] for a in answers] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("company", [1, 8])
+def test_a_lone_round_waits_no_longer_than_a_millisecond(company) -> None:
+    """The median, with 2 ms for the thread to wake up: this machine may be busy."""
+
+    async def wait_once(worker: RoundWorker) -> float:
+        start = time.perf_counter()
+        await worker.submit(PolicySession(), ASK)
+        return time.perf_counter() - start
+
+    async def waits(worker: RoundWorker) -> list[float]:
+        return [await wait_once(worker) for _ in range(41)]
+
+    assert COMPANY_S == 0.001
+    worker = RoundWorker(Batching(), lambda: company)
+    assert sorted(asyncio.run(waits(worker)))[20] < COMPANY_S + 0.002
+
+
+def test_one_failure_is_one_sessions_own() -> None:
+    policy = Batching()
+    worker = RoundWorker(policy, lambda: 8)
+    policy.failures[3] = ValueError("a bad observation")
+    answers = asyncio.run(held_back(policy, worker, 3))
+    assert [type(a).__name__ for a in answers] == ["RoundResult", "ValueError", "RoundResult"]
+
+
+@pytest.mark.parametrize("broken", ["raises", "forgets"])
+def test_every_round_of_a_broken_pass_is_answered(broken) -> None:
+    policy = Batching()
+    whole = policy.infer_many
+
+    def infer_many(asked, max_batch):
+        for index, answer in whole(asked, max_batch):
+            if len(asked) > 1 and index == 1:
+                if broken == "raises":
+                    raise RuntimeError("the device is gone")
+                return
+            yield index, answer
+
+    policy.infer_many = infer_many
+    worker = RoundWorker(policy, lambda: 8)
+    answers = asyncio.run(held_back(policy, worker, 3))
+    assert [type(a).__name__ for a in answers] == ["RoundResult", "RuntimeError", "RuntimeError"]
+    assert len(asyncio.run(held_back(policy, worker, 1))) == 1  # and the thread lives
+
+
+def test_a_round_nobody_waits_for_is_not_run() -> None:
+    async def leave(policy: Batching, worker: RoundWorker) -> None:
+        policy.gate.clear()
+        first = asyncio.ensure_future(worker.submit(PolicySession(), ASK))
+        await asyncio.to_thread(policy.entered.wait, 10)
+        second = asyncio.ensure_future(worker.submit(PolicySession(), ASK))
+        await asyncio.sleep(0)
+        second.cancel()
+        policy.gate.set()
+        await first
+
+    policy = Batching()
+    worker = RoundWorker(policy, lambda: 1)
+    asyncio.run(leave(policy, worker))
+    assert worker.stop(5)
+    assert policy.passes == [[1]]
