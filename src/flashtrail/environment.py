@@ -42,6 +42,7 @@ def check_model_env(devices: Sequence[str] = ("cpu",)) -> dict[str, Any]:
     started = time.perf_counter()
     try:
         import msgpack  # noqa: F401
+        import prometheus_client  # noqa: F401
         import safetensors.torch  # noqa: F401
         import sentencepiece  # noqa: F401
         import torch
