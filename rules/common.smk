@@ -176,6 +176,20 @@ def policy_of_arm(wildcards):
     return EXPERIMENT.arms[wildcards.arm].policy
 
 
+def needs_of_arm(wildcards):
+    """What a shard needs of other jobs: nothing, where the arm names a server that runs."""
+    if EXPERIMENT.arms[wildcards.arm].server:
+        return {}
+    policy = policy_of_arm(wildcards)
+    smoke = f"results/smoke/{policy}/ledger.json"
+    return artifact_of(policy) | {"model": "results/environments/handle.json", "smoke": smoke}
+
+
+def gpus_of_arm(wildcards):
+    """GPUs that a shard takes: none, where the arm names a server that runs."""
+    return 0 if EXPERIMENT.arms[wildcards.arm].server else gpus(policy_of_arm(wildcards))
+
+
 def plain_arm(name, policy, episodes):
     """An arm of nothing but a policy: no condition, no guard, the experiment's own FLASH settings."""
     engine = EXPERIMENT.policy(policy)

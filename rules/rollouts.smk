@@ -4,6 +4,7 @@
 #   results/artifacts/{policy}/           the artifact of the arm's policy
 #   results/environments/handle.json      the server's interpreter
 #   results/smoke/{policy}/ledger.json    nothing long starts before two episodes went well
+#   (none of these for an arm with `server: ws://host:port`)
 # OUTPUTS
 #   results/rollouts/{arm}/task_{task}/{episodes,rounds,steps}.parquet, ledger.json
 #   (parts/ beside them holds finished episodes: a shard that was killed resumes at the next one)
@@ -12,9 +13,7 @@
 rule roll_out_shard:
     """Start the policy server in the model environment, run simulators against it, record every step."""
     input:
-        unpack(lambda w: artifact_of(policy_of_arm(w))),
-        model="results/environments/handle.json",
-        smoke=lambda w: f"results/smoke/{policy_of_arm(w)}/ledger.json",
+        unpack(needs_of_arm),
     output:
         **shard_files("results/rollouts/{arm}/task_{task}"),
     log:
@@ -27,7 +26,7 @@ rule roll_out_shard:
         code=code_digest("roll_out_shard.py", *SERVER),
     threads: lambda w: EXPERIMENT.rollout.simulators
     resources:
-        gpu=lambda w: gpus(policy_of_arm(w)),
+        gpu=gpus_of_arm,
     conda:
         "../envs/libero.yaml"
     message:

@@ -19,13 +19,13 @@ from typing import Any
 
 from flashtrail import __version__
 from flashtrail.errors import UserError
+from flashtrail.serving import TOKEN_VARIABLE
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("serve a policy on the official websocket protocol", "flashtrail.cli:ServeCommand"),
 }
 
 _SHORT_FLAGS = {"tau_radius": ("--tau",)}
-TOKEN_VARIABLE = "FLASHTRAIL_TOKEN"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

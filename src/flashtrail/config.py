@@ -97,6 +97,11 @@ class Arm(_Strict):
     first_init_state: int = Field(0, ge=0)
     repeats: int = Field(1, ge=1, description="repeats of each init state, each with its own seed")
     flash: dict[str, Any] = Field(default_factory=dict, description="settings that differ from the top-level flash:")
+    server: str | None = Field(
+        None,
+        pattern=r"^wss?://[^\s/]+$",
+        description="ws://host:port of a server that runs; the shard then starts none",
+    )
     video: Literal["none", "failures", "all"] = "none"
 
 
@@ -157,6 +162,8 @@ class Experiment(_Strict):
                 limit = INIT_STATES_PER_TASK - 1
                 raise ValueError(f"arms.{name}.episodes: init state {last} is out of range 0-{limit}")
             self._flash_of(name)
+            if arm.server and arm.flash:
+                raise ValueError(f"arms.{name}.flash: the server at {arm.server} has its own settings; leave them out")
         return self
 
     def _flash_of(self, arm: str) -> Flash:
@@ -172,8 +179,8 @@ class Experiment(_Strict):
 
     @property
     def used_policies(self) -> list[str]:
-        """Policies that an arm or the profile needs, in config order."""
-        used = {arm.policy for arm in self.arms.values()} | {self.profile.policy}
+        """Policies whose artifact an arm or the profile needs, in config order."""
+        used = {arm.policy for arm in self.arms.values() if not arm.server} | {self.profile.policy}
         return [name for name in self.policies if name in used]
 
     def arm(self, name: str) -> dict[str, Any]:
@@ -196,6 +203,7 @@ class Experiment(_Strict):
             "engine": {"device": policy.device, "dtype": policy.dtype, "threads": policy.threads},
             "video": arm.video,
             "rollout": self.rollout.model_dump(),
+            **({"server": arm.server} if arm.server else {}),
         }
 
     def policy(self, name: str) -> dict[str, Any]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
+from rollouts import scripted
 from rollouts.scripted import DRAFT, FULL, KEY, Simulator, run
 
+from flashtrail.evidence import tables
 from flashtrail.rollouts.episode import MAX_EMPTY_ROUNDS, EpisodeError
 from flashtrail.rollouts.observation import axis_angle, resize_with_pad, upright
 
@@ -117,6 +121,17 @@ def test_stage_times_stand_in_the_columns_of_their_route():
     assert [draft[name] for name in names] == [1.0, None, None, 0.5, 0.25]
     assert (full["radius"], draft["radius"]) == (None, 0.2)
     assert (full["policy_ms"], full["serve_ms"], full["roundtrip_ms"], full["synchronized"]) == (4.0, 5.0, 6.0, True)
+
+
+def test_what_a_server_does_not_send_is_empty(monkeypatch):
+    monkeypatch.setattr(scripted, "Reply", functools.partial(scripted.Reply, server_timing={}))
+    record, *_ = run([(12, FULL), (12, DRAFT)])
+    for row in record.rounds[:2]:
+        assert (row["policy_ms"], row["serve_ms"], row["synchronized"]) == (None, None, None)
+        assert row["roundtrip_ms"] == 6.0
+        assert tables.to_table(
+            [{**dict.fromkeys(tables.EPISODE_KEY, 0), "arm": "a", "suite": "s", **row}], tables.ROUNDS
+        )
 
 
 def test_a_policy_that_never_accepts_is_stopped_and_not_called_a_failure():

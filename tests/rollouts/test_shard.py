@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from rollouts.shards import HERE, SERVER, WORKER, parts, rows, servers_of, spec,
 from flashtrail import provenance
 from flashtrail.errors import UserError
 from flashtrail.evidence import tables
+from flashtrail.rollouts import shard
 from flashtrail.rollouts.shard import default_parts_dir, roll_out_shard
 from flashtrail.serving.launch import PolicyServerProcess, ServerError, free_port
 
@@ -111,6 +113,56 @@ def test_a_server_that_crashes_is_started_again(undisturbed, tmp_path):
     roll_out_shard(told, tmp_path / "out", log=log, worker_command=WORKER)
     assert "attempt 1 failed (server)" in log.getvalue()
     assert rows(tmp_path / "out") == undisturbed[1]
+
+
+def test_a_server_killed_in_an_episode_costs_one_attempt(undisturbed, tmp_path):
+    """SIGKILL in the middle of an episode: replayed from its start, in the tables once, the incident in the log."""
+    out, log = tmp_path / "out", io.StringIO()
+    killed: list[int] = []
+
+    def kill_server() -> None:
+        wait_until(lambda: parts(out))  # the first episode is recorded; let the second get under way
+        time.sleep(0.6)
+        killed.extend(servers_of(out))
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_server)
+    killer.start()
+    roll_out_shard(spec(server=[*SERVER, "0.3"]), out, log=log, worker_command=WORKER)
+    killer.join()
+    assert len(killed) == 1 and rows(out) == undisturbed[1]
+    text = log.getvalue()
+    assert text.count("attempt 1 failed (server)") == 1
+    assert "the policy server is gone (signal 9); started again after 0.5 s (1 of 3)" in text
+
+
+def test_each_restart_waits_longer_and_they_end(monkeypatch, tmp_path):
+    class Gone:
+        alive, port = False, 0
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def exit_text(self):
+            return "signal 9"
+
+        def check(self):
+            raise UserError("the policy server is gone (signal 9)")
+
+    pauses = []
+    monkeypatch.setattr(shard, "PolicyServerProcess", lambda *_: Gone())
+    monkeypatch.setattr(shard.time, "sleep", pauses.append)
+    settings = {"url": None, "command": ["serve", "{port}"], "ready_timeout_s": 1.0}
+    with shard._Server(settings, tmp_path / "log") as server:
+        for number in (1, 2, 3):
+            assert f"({number} of 3)" in server.revive()
+        with pytest.raises(UserError, match="signal 9"):
+            server.revive()
+    assert pauses == [0.5, 2.0, 8.0]
 
 
 def test_a_server_that_always_crashes_ends_the_shard_with_its_log(tmp_path):

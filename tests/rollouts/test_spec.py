@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from flashtrail import cli, config, provenance
 from flashtrail.errors import UserError
@@ -57,6 +58,40 @@ def test_the_server_understands_its_command(handles):
     assert arguments.port == 8001 and str(arguments.artifact) == str(Path(handles["base"]).parent)
     flash = cli._settings(arguments)
     assert json.loads(json.dumps(flash.to_dict())) == EXPERIMENT.arm("full_only")["flash"]
+
+
+def arm_with(**more):
+    data = config.merge(yaml.safe_load((ROOT / "config.yaml").read_text()), {"arms": {"clean": more}})
+    return config.parse(data)
+
+
+def test_an_arm_with_a_server_of_its_own_starts_none():
+    experiment = arm_with(server="ws://192.0.2.7:8000")
+    spec = settings.checked(shard_spec(experiment.arm("clean"), 2, {}, code="c0de"))
+    assert spec["server"]["url"] == "ws://192.0.2.7:8000" and spec["server"]["command"] is None
+    assert (spec["metadata"]["artifact_digest"], spec["metadata"]["device"]) == ("", "")
+    assert "server" not in experiment.arm("full_only")
+
+
+def test_a_policy_that_only_a_foreign_server_has_needs_no_artifact():
+    name = "dropout_trained_wrist_zero_every4"
+    data = yaml.safe_load((ROOT / "config.yaml").read_text())
+    data["arms"][name]["server"] = "ws://192.0.2.7:8000"
+    assert "pi0_nano_dropout" in EXPERIMENT.used_policies
+    assert "pi0_nano_dropout" not in config.parse(data).used_policies
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        ({"server": "http://h:1"}, "arms.clean.server"),
+        ({"server": "ws://h:1/path"}, "arms.clean.server"),
+        ({"server": "ws://h:1", "flash": {"tau_radius": 0.1}}, "arms.clean.flash: the server at ws://h:1"),
+    ],
+)
+def test_a_wrong_server_is_one_line(arm, message):
+    with pytest.raises(UserError, match=message):
+        arm_with(**arm)
 
 
 def test_a_lost_interpreter_is_one_line(handles):

@@ -153,7 +153,9 @@ def per_action(joined: pd.DataFrame) -> dict[str, float | None]:
     """Return policy time per executed action in both scopes (ms): sum of latency over sum of executed actions."""
     parts = {"all_episodes": joined, "successful_episodes": joined[joined["success"]]}
     return {
-        scope: float(part["policy_ms"].sum() / part["executed"].sum()) if part["executed"].sum() else None
+        scope: float(part["policy_ms"].sum() / part["executed"].sum())
+        if part["executed"].sum() and part["policy_ms"].notna().all()
+        else None
         for scope, part in parts.items()
     }
 

@@ -78,10 +78,10 @@ ROUNDS = _schema(
     ("denoise_ms", _F64, "null"),
     ("draft_ms", _F64, "null"),
     ("verify_ms", _F64, "null"),
-    ("policy_ms", _F64),
-    ("serve_ms", _F64),
+    ("policy_ms", _F64, "null"),  # null: the server does not say (an official one says no `synchronized`)
+    ("serve_ms", _F64, "null"),
     ("roundtrip_ms", _F64),
-    ("synchronized", _BOOL),
+    ("synchronized", _BOOL, "null"),
     ("condition_applied", _BOOL),
     ("health_std", _F64, "null"),  # of the wrist image, 0-255
     ("health_range", _F64, "null"),

@@ -172,7 +172,7 @@ def _round_row(reply: Reply, before: list[dict[str, Any]], scheduled: str | None
     route = str(policy.get("route_type", "full"))
     own, other = (_FULL_STAGES, _DRAFT_STAGES) if route == "full" else (_DRAFT_STAGES, _FULL_STAGES)
     stages = {"encoder_ms": "encoder_ms", **own}
-    policy_ms = _number(server.get("policy_time_ms"), _number(policy.get("total_ms"), reply.roundtrip_ms))
+    synchronized = policy.get("synchronized")
     return {
         "route": route,
         "accepted_prefix": reply.accepted_prefix_len,
@@ -180,10 +180,10 @@ def _round_row(reply: Reply, before: list[dict[str, Any]], scheduled: str | None
         "fallback_cause": _fallback_cause(policy, route, before, scheduled),
         **{column: _number(policy.get(name)) for column, name in stages.items()},
         **dict.fromkeys(other),
-        "policy_ms": policy_ms,
-        "serve_ms": _number(server.get("serve_time_ms"), policy_ms),
+        "policy_ms": _number(server.get("policy_time_ms")),
+        "serve_ms": _number(server.get("serve_time_ms")),
         "roundtrip_ms": float(reply.roundtrip_ms),
-        "synchronized": bool(policy.get("synchronized", False)),
+        "synchronized": synchronized if isinstance(synchronized, bool) else None,
     }
 
 

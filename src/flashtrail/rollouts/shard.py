@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 import sys
 import tempfile
 import time
@@ -25,11 +26,13 @@ from flashtrail.rollouts.episode import EpisodeRecord, error_record
 from flashtrail.rollouts.plan import EpisodeKey
 from flashtrail.rollouts.recorder import Recorder
 from flashtrail.rollouts.simulators import COMMAND, SimulatorProcess, wait_any
+from flashtrail.serving import TOKEN_VARIABLE
 from flashtrail.serving.client import PolicyClient, healthy
 from flashtrail.serving.launch import PolicyServerProcess, free_port
 
 RETRIES = 2
 SERVER_RESTARTS = 3
+_BACKOFF_S = (0.5, 2.0, 8.0)  # before each restart: what killed it may need time to pass
 _CONNECT_S = 20.0
 _DEAF_S = 10.0
 _WORKER_SETTINGS = (
@@ -155,8 +158,8 @@ class _Shard:
         if kind == "fatal":
             raise UserError(reason)
         self._say(f"{key.name}: attempt {self._attempts[key]} failed ({kind}): {reason}")
-        if kind == "server":
-            self._server.revive()
+        if kind == "server" and (incident := self._server.revive()):
+            self._say(incident)
         if self._attempts[key] <= RETRIES:
             self._todo.appendleft(key)
             return
@@ -206,26 +209,33 @@ class _Server:
 
     def completed(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the server says of artifact and device where `metadata` does not say it."""
-        with PolicyClient(self.url, _CONNECT_S) as client:
+        with PolicyClient(self.url, _CONNECT_S, token=os.environ.get(TOKEN_VARIABLE)) as client:
             said = client.metadata
         names = {"artifact_digest": "base_digest", "device": "device_name"}
         return {key: said[name] for key, name in names.items() if not metadata.get(key) and said.get(name)}
 
-    def revive(self) -> None:
-        """Start our server again if it is gone or deaf; UserError when that has happened too often."""
+    def revive(self) -> str | None:
+        """Start our server again, after a pause, if it is gone or deaf, and say so; None where it is well.
+
+        UserError when that has happened too often.
+        """
         if self._process is None:
-            return
+            return None
         deadline = time.monotonic() + _DEAF_S
         while self._process.alive and time.monotonic() < deadline:
             if healthy("127.0.0.1", self._process.port) is not None:
-                return
+                return None
             time.sleep(0.1)
         if self._restarts >= SERVER_RESTARTS:
             self._process.check()
             raise UserError(f"the policy server stopped answering {self._restarts + 1} times; see {self._log_path}")
+        pause_s = _BACKOFF_S[min(self._restarts, len(_BACKOFF_S) - 1)]
         self._restarts += 1
+        fate = "does not answer" if self._process.alive else f"is gone ({self._process.exit_text()})"
         self._process.__exit__(None, None, None)
+        time.sleep(pause_s)
         self._start()
+        return f"the policy server {fate}; started again after {pause_s:g} s ({self._restarts} of {SERVER_RESTARTS})"
 
     def _start(self) -> None:
         port = free_port()

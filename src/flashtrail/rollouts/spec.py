@@ -20,18 +20,28 @@ def shard_spec(
 ) -> dict[str, Any]:
     """Return the spec of one arm and task, for `shard.roll_out_shard`.
 
-    `arm`: as `config.Experiment.arm` gives it. `handles`: paths ``model``, ``base`` and perhaps ``draft``. `code`:
-    digest of the code that runs. `log`: where the server writes.
+    `arm`: as `config.Experiment.arm` gives it. `handles`: paths ``model``, ``base`` and perhaps ``draft``; none for an
+    arm with a server of its own. `code`: digest of the code that runs. `log`: where the server writes.
     """
-    rollout, model = arm["rollout"], provenance.json_load(handles["model"])
-    artifact = digests(handles)
+    rollout = arm["rollout"]
+    if url := arm.get("server"):
+        # Neither artifact nor device are ours to name: what the server says of itself is recorded, or nothing.
+        server: dict[str, Any] = {"url": url}
+        about = {"artifact_digest": "", "device": ""}
+    else:
+        server = {"command": server_command(handles, arm["engine"], arm["flash"], port=None)}
+        artifact, model = digests(handles), provenance.json_load(handles["model"])
+        about = {
+            "artifact_digest": "+".join(artifact[kind] for kind in sorted(artifact)),
+            "device": device_of(model, arm["engine"]["device"]),
+        }
     return {
         **{key: arm[key] for key in _OF_ARM},
         "task_id": task,
         "condition": arm["condition"],
         "guard": arm["guard"],
         "server": {
-            "command": server_command(handles, arm["engine"], arm["flash"], port=None),
+            **server,
             "ready_timeout_s": rollout["server_ready_timeout_s"],
             "log": None if log is None else str(log),
         },
@@ -40,9 +50,8 @@ def shard_spec(
         "hard_reset": rollout["hard_reset"],
         "metadata": {
             "config_digest": provenance.digest_json(arm),
-            "artifact_digest": "+".join(artifact[kind] for kind in sorted(artifact)),
             "code_digest": code,
-            "device": device_of(model, arm["engine"]["device"]),
+            **about,
         },
     }
 

@@ -23,6 +23,7 @@ from flashtrail.rollouts.episode import EpisodeError, run_episode
 from flashtrail.rollouts.film import Film
 from flashtrail.rollouts.plan import EpisodeKey
 from flashtrail.rollouts.simulator import LiberoSimulator, Simulator
+from flashtrail.serving import TOKEN_VARIABLE
 from flashtrail.serving.client import PolicyClient, PolicyError, ServerUnavailable
 
 _CONNECT_S = 20.0
@@ -74,7 +75,7 @@ class Worker:
 
     def _session(self, url: str) -> PolicyClient:
         if self._client is None or self._client.url != url:
-            self._client = PolicyClient(url, _CONNECT_S)
+            self._client = PolicyClient(url, _CONNECT_S, token=os.environ.get(TOKEN_VARIABLE))
         return self._client
 
     def _failed(self, kind: str, error: Exception) -> dict[str, Any]:

@@ -125,7 +125,7 @@ class PolicyServerProcess:
     def check(self) -> None:
         """Raise ServerError if the server is gone; call it after a ServerUnavailable to learn the cause."""
         if not self.alive:
-            raise self._error(f"the policy server is gone ({self._exit_text()})")
+            raise self._error(f"the policy server is gone ({self.exit_text()})")
 
     def __enter__(self) -> Self:
         self._catch_sigterm()
@@ -173,7 +173,7 @@ class PolicyServerProcess:
         deadline = time.monotonic() + self.ready_timeout_s
         while time.monotonic() < deadline:
             if not self.alive:
-                raise self._error(f"the policy server ended before it was ready ({self._exit_text()})")
+                raise self._error(f"the policy server ended before it was ready ({self.exit_text()})")
             headers = healthy("127.0.0.1", self.port)
             # Two jobs may have been given the same free port: only our own server counts (others have no header).
             if headers is not None and headers.get(_INSTANCE_HEADER, self._instance) == self._instance:
@@ -209,7 +209,8 @@ class PolicyServerProcess:
         finally:
             self._release_sigterm()
 
-    def _exit_text(self) -> str:
+    def exit_text(self) -> str:
+        """How the process ended: ``signal 9`` or ``exit code 3``."""
         if self._process is None:
             return "not started"
         code = self._process.returncode
