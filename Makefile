@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup report test lint conformance fuzz check check-envs nano unlock lock clean-results clean-env
+.PHONY: help setup report test lint conformance fuzz bench-server check check-envs nano unlock lock clean-results clean-env
 PROFILE ?= profiles/local
 PYTHON ?= $(shell for p in python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { echo $$p; break; }; \
@@ -38,6 +38,10 @@ conformance: setup ## our engine against reference data of the official code
 
 fuzz: setup ## 100,000 malformed messages for the server's decoder, 2,000 of them over a socket (4 min)
 	$(BIN)/python -m flashtrail.serving.fuzz --messages 100000 --wire 2000
+
+bench-server: setup ## the policy server under load: 8 sessions against 1, 32 for a minute, 1,000 connections (2 min)
+	@$(BIN)/snakemake --profile $(PROFILE) --quiet all -- results/artifacts/pi0_nano/draft/manifest.json
+	@$(BIN)/python benchmarks/server.py --artifact results/artifacts/pi0_nano/base --draft results/artifacts/pi0_nano/draft
 
 check: lint conformance ## lint, conformance, and the unit tests that run neither simulator nor snakemake
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/workflow -m "not slow and not simulator"
