@@ -1,4 +1,4 @@
-"""A small share of `make bench-server`: sessions that ask at once, sessions that come and go, and nothing left behind."""
+"""A small share of `make bench-server`: sessions that ask, sessions that come and go, and nothing left behind."""
 
 from __future__ import annotations
 
