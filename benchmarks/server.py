@@ -80,7 +80,7 @@ def main() -> int:
     parser.add_argument("--cycles", type=int, default=1000)
     parser.add_argument("--turns", type=int, default=3, help="of one and of eight sessions")
     parser.add_argument("--turn", type=float, default=8, help="seconds")
-    parser.add_argument("--warm-up", type=float, default=5, help="seconds")
+    parser.add_argument("--warm-up", type=float, default=15, help="seconds; the allocator must have seen every size")
     words = parser.parse_args()
     port = free_port()
     command = serve_command(

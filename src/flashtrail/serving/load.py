@@ -48,9 +48,9 @@ class Load:
         """One line for a person."""
         p50, p95, p99 = np.percentile(self.times_ms or [np.nan], (50, 95, 99))
         routes = ", ".join(f"{count} {route}" for route, count in sorted(self.routes.items()))
-        alone = f"{100 * self.batches[1] / max(1, len(self.times_ms)):.0f} % alone in their pass"
+        together = sum(size * count for size, count in self.batches.items()) / max(1, sum(self.batches.values()))
         return (
-            f"{self.sessions:3d} sessions, {self.seconds:.0f} s: {self.rounds_per_s:.1f} rounds/s ({routes}; {alone}); "
+            f"{self.sessions:3d} sessions, {self.seconds:.0f} s: {self.rounds_per_s:.1f} rounds/s ({routes}; {together:.1f} in a pass); "
             f"round trip p50 {p50:.1f}, p95 {p95:.1f}, p99 {p99:.1f} ms; errors {len(self.errors)}"
         )
 
