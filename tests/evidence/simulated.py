@@ -116,6 +116,7 @@ def _episode(
                 "fallback_cause": ("forced" if full_only else cause) if full else None,
                 **_times(generator, full),
                 "synchronized": True,
+                "batch_size": 1,
                 "condition_applied": hit,
                 "health_std": std if guard else None,
                 "health_range": (0.0 if hit else 240.0) if guard else None,

@@ -139,6 +139,7 @@ def latency_by_route(rounds: pd.DataFrame) -> dict[str, Any]:
             **{time: statistics.latency(part[time].to_numpy(float)).as_dict() for time in TIMES},
             "stages_p50": {s: _median(part[s]) for s in STAGES},
             "synchronized": bool(part["synchronized"].all()) if len(part) else None,
+            "in_company": float((part["batch_size"] > 1).mean()) if len(part) else None,  # share of shared passes
         }
         for name, part in parts.items()
     }

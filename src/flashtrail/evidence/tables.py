@@ -82,6 +82,7 @@ ROUNDS = _schema(
     ("serve_ms", _F64, "null"),
     ("roundtrip_ms", _F64),
     ("synchronized", _BOOL, "null"),
+    ("batch_size", _I32, "null"),  # rounds that shared the pass whose times these are
     ("condition_applied", _BOOL),
     ("health_std", _F64, "null"),  # of the wrist image, 0-255
     ("health_range", _F64, "null"),

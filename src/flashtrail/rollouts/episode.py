@@ -172,7 +172,7 @@ def _round_row(reply: Reply, before: list[dict[str, Any]], scheduled: str | None
     route = str(policy.get("route_type", "full"))
     own, other = (_FULL_STAGES, _DRAFT_STAGES) if route == "full" else (_DRAFT_STAGES, _FULL_STAGES)
     stages = {"encoder_ms": "encoder_ms", **own}
-    synchronized = policy.get("synchronized")
+    synchronized, batch_size = policy.get("synchronized"), policy.get("batch_size")
     return {
         "route": route,
         "accepted_prefix": reply.accepted_prefix_len,
@@ -184,6 +184,7 @@ def _round_row(reply: Reply, before: list[dict[str, Any]], scheduled: str | None
         "serve_ms": _number(server.get("serve_time_ms")),
         "roundtrip_ms": float(reply.roundtrip_ms),
         "synchronized": synchronized if isinstance(synchronized, bool) else None,
+        "batch_size": batch_size if isinstance(batch_size, int) else None,
     }
 
 

@@ -50,7 +50,8 @@ class Load:
         routes = ", ".join(f"{count} {route}" for route, count in sorted(self.routes.items()))
         together = sum(size * count for size, count in self.batches.items()) / max(1, sum(self.batches.values()))
         return (
-            f"{self.sessions:3d} sessions, {self.seconds:.0f} s: {self.rounds_per_s:.1f} rounds/s ({routes}; {together:.1f} in a pass); "
+            f"{self.sessions:3d} sessions, {self.seconds:.0f} s: {self.rounds_per_s:.1f} rounds/s "
+            f"({routes}; {together:.1f} in a pass); "
             f"round trip p50 {p50:.1f}, p95 {p95:.1f}, p99 {p99:.1f} ms; errors {len(self.errors)}"
         )
 
