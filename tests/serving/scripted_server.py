@@ -29,6 +29,8 @@ class Policy:
         if self.mode == "crash":
             print("the device fell off the bus", flush=True)
             os._exit(7)
+        if self.mode.startswith("slow"):
+            time.sleep(float(self.mode.split()[1]))
         return {"actions": np.zeros((50, 7)), "accepted_prefix_len": 12, "policy_timing": {}}
 
 
@@ -43,7 +45,8 @@ def main() -> None:
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         Path(sys.argv[3]).write_text(f"{os.getpid()} {child.pid}")
     sock = reserve_port("127.0.0.1", port)
-    serve(Policy(mode), sock=sock, instance=os.environ.get(INSTANCE_VARIABLE))
+    if not serve(Policy(mode), sock=sock, instance=os.environ.get(INSTANCE_VARIABLE)):
+        os._exit(1)  # as `flashtrail serve` does where a round does not end
 
 
 main()

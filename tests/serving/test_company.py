@@ -1,0 +1,82 @@
+"""A real engine behind the server: sessions at once get what each gets alone; and the server leaves when told."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import threading
+import time
+
+import numpy as np
+import pytest
+from flash.conftest import artifact, tokenizer_model  # noqa: F401  (fixtures)
+from flash.test_batch import MIXED, ROUNDS, rounds
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from flashtrail.serving.client import PolicyClient
+from flashtrail.serving.launch import free_port
+from flashtrail.serving.protocol import packb, unpackb
+from flashtrail.serving.server import running
+
+
+def play(url: str, number: int, replies: dict[int, list], failures: list[BaseException]) -> None:
+    pause = random.Random(number)
+    try:
+        with PolicyClient(url, timeout_s=30) as client:
+            for obs, executed, reset, seed in rounds(number):
+                time.sleep(pause.choice((0.0, 0.0, 0.01)))
+                replies[number].append(client.infer(obs, executed, reset, seed))
+    except BaseException as error:
+        failures.append(error)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+def test_sessions_at_once_get_what_each_gets_alone(artifact, count) -> None:  # noqa: F811
+    from flashtrail.flash.policy import FlashPolicy
+
+    policy = FlashPolicy.load(*artifact, settings=MIXED)
+    replies: dict[int, list] = {number: [] for number in range(count)}
+    failures: list[BaseException] = []
+    with running(policy) as server:
+        threads = [threading.Thread(target=play, args=(server.url, n, replies, failures)) for n in replies]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not failures
+    sizes = set()
+    for number, seen in replies.items():
+        session = policy.new_session()
+        for (obs, executed, reset, seed), reply in zip(rounds(number), seen, strict=True):
+            want = policy.infer(session, obs, executed_steps=executed, reset=reset, noise_seed=seed)
+            np.testing.assert_allclose(reply.actions, want["actions"], rtol=0, atol=2e-5)
+            assert reply.accepted_prefix_len == want["accepted_prefix_len"]
+            assert reply.policy_timing["route_type"] == want["policy_timing"]["route_type"]
+            sizes.add(reply.policy_timing["batch_size"])
+        assert len(seen) == ROUNDS
+    assert (max(sizes) > 1) == (count > 1)
+
+
+@pytest.mark.parametrize(("round_s", "answered", "code"), [(1.0, True, 0), (60.0, False, 1)])
+def test_told_to_leave_the_server_answers_what_it_can_and_is_gone_in_5_s(
+    scripted_server, observation, round_s, answered, code
+) -> None:
+    command, environment = scripted_server
+    port = free_port()
+    words = command(port, f"slow {round_s}")
+    with subprocess.Popen(words, env=environment, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        PolicyClient(f"ws://127.0.0.1:{port}", timeout_s=60).close()  # until it is there
+        with connect(f"ws://127.0.0.1:{port}", compression=None, proxy=None) as connection:
+            connection.recv(timeout=10)
+            connection.send(packb(observation))
+            time.sleep(0.3)
+            process.send_signal(signal.SIGTERM)
+            started = time.monotonic()
+            try:
+                assert unpackb(connection.recv(timeout=10))["accepted_prefix_len"] == 12 and answered
+            except ConnectionClosed:
+                assert not answered
+        assert process.wait(10) == code
+        assert time.monotonic() - started < 5.0
