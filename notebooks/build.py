@@ -80,6 +80,7 @@ REPORTS: dict[str, tuple[str, list[Section]]] = {
                 "A verdict is computed from the tables by the rule written beside each claim; prose cannot change one.",
                 ["overview.claim_matrix(run)"],
             ),
+            ("What would settle the open claims", "", ["overview.open_claims(run)"]),
             ("One by one", "", ["overview.claim_details(run)"]),
             ("Words", "How these verdicts correspond to the words of the seed project.", ["overview.words_table()"]),
             ("What is not claimed", "", ["overview.not_claimed(run)"]),
@@ -89,7 +90,7 @@ REPORTS: dict[str, tuple[str, list[Section]]] = {
         "What a real-time robot policy buys, at what success, under which faults",
         [
             ("", "", ["overview.headline(run)"]),
-            ("Claims", "", ["overview.claim_matrix(run)"]),
+            ("Claims", "", ["overview.claim_matrix(run)", "overview.open_claims(run)"]),
             (
                 "Success by arm and task",
                 "",

@@ -40,7 +40,7 @@ def write(root: Path, arms: dict[str, list[bool]]) -> dict:
 
 def write_claims(root: Path, **claim: object) -> Path:
     path = root / "claims.yaml"
-    entry = {"id": "C7", "title": "t", "statement": "s", "scope": "x", "refuted_if": "r", **claim}
+    entry = {"id": "C7", "title": "t", "statement": "s", "scope": "x", "refuted_if": "r", "estimand": "e", **claim}
     path.write_text(yaml.safe_dump({"version": 1, "claims": [entry]}))
     return path
 
@@ -141,8 +141,73 @@ def test_records_are_checked_by_policy_and_named(tmp_path):
 
 def test_prose_changes_no_verdict(tmp_path):
     inputs = write(tmp_path, {"clean": [True] * 12, "fault": [False] * 6 + [True] * 6})
-    loud = verdict(tmp_path, inputs, **HURTS, estimand="supported, certainly") | {"estimand": ""}
-    assert loud == verdict(tmp_path, inputs, **HURTS)
+    prose = {key: "refuted, certainly" for key in ("title", "statement", "scope", "estimand", "refuted_if")}
+    prose["seed"] = {"word": "negative_limited", "figures": "12/12"}
+    loud, plain = verdict(tmp_path, inputs, **HURTS, **prose), verdict(tmp_path, inputs, **HURTS)
+    assert plain["verdict"] == "supported"
+    assert {k: v for k, v in loud.items() if k not in prose} == {k: v for k, v in plain.items() if k not in prose}
+
+
+def judged(root: Path, inputs: dict, **entries: dict) -> dict[str, dict]:
+    """Judge several claims of one file; names are ids."""
+    base = {"title": "t", "statement": "s", "scope": "x", "refuted_if": "r", "estimand": "e"}
+    path = root / "several.yaml"
+    path.write_text(yaml.safe_dump({"version": 1, "claims": [{"id": i, **base, **e} for i, e in entries.items()]}))
+    return {claim["id"]: claim for claim in claims.evaluate(path, inputs)["claims"]}
+
+
+def test_a_family_shares_its_error_rate(tmp_path):
+    """Six discordant pairs one way have p = 2/64: enough alone, not as the smallest of three (Holm: 6/64)."""
+    even = [True, False] * 6
+    arms = {"clean": [True] * 12, "six": [False] * 6 + [True] * 6, "even": even, "other": even}
+    inputs = write(tmp_path, arms)
+    alone = judged(tmp_path, inputs, C1={**HURTS, "arm": "six"})["C1"]
+    assert alone["verdict"] == "supported" and alone["family"] is None
+    together = judged(
+        tmp_path,
+        inputs,
+        C1={**HURTS, "arm": "six", "family": "f"},
+        C2={**HURTS, "arm": "even", "control": "other", "family": "f"},
+        C3={**HURTS, "arm": "other", "control": "even", "family": "f"},
+        C4={**HURTS, "arm": "absent", "family": "f"},
+    )
+    assert together["C1"]["family"] == {"name": "f", "size": 3, "p_adjusted": pytest.approx(6 / 64)}
+    assert together["C1"]["verdict"] == "inconclusive" and "not established at 0.05" in together["C1"]["sentence"]
+    assert together["C4"]["verdict"] == "not_tested" and together["C4"]["family"] is None
+
+
+def test_an_open_claim_says_what_would_settle_it(tmp_path):
+    five = write(tmp_path, {"clean": [True] * 12, "fault": [False] * 5 + [True] * 7})
+    found = verdict(tmp_path, five, **HURTS)
+    assert found["verdict"] == "inconclusive" and "To settle it with 80" in found["sentence"]
+    observed, planned, none = found["settle"]
+    assert 12 < observed["n"] < 40 and [p["verdict"] for p in (planned, none)] == ["supported", "refuted"]
+    settled = write(tmp_path / "six", {"clean": [True] * 12, "fault": [False] * 6 + [True] * 6})
+    assert verdict(tmp_path, settled, **HURTS)["settle"] == []
+
+
+def test_unpaired_arms_need_no_common_episode(tmp_path):
+    claim = {"test": "unpaired_difference", "arm": "ours", "control": "theirs", "direction": "less", "margin": 0.1}
+    inputs = write(tmp_path, {"ours": [True] * 4 + [False] * 11, "theirs": [True] * 27 + [False] * 3})
+    found = verdict(tmp_path, inputs, **claim)
+    assert found["verdict"] == "supported" and "exact Boschloo" in found["sentence"]
+    assert found["rows"]["ours"]["n"] == 15 and found["rows"]["theirs"]["n"] == 30
+    guard = write(tmp_path / "guard", {"ours": [True] * 6 + [False] * 9, "theirs": [True] * 4 + [False] * 11})
+    open_claim = verdict(tmp_path, guard, **{**claim, "direction": "greater"})
+    assert open_claim["verdict"] == "inconclusive" and open_claim["settle"][0]["unit"] == "episode in each arm"
+
+
+def test_figures_of_others_are_checked_and_given_their_interval(tmp_path):
+    inputs = {"published": str(REPOSITORY / "resources" / "published" / "published.yaml")}
+    found = {c["id"]: c for c in claims.evaluate(REPOSITORY / "claims.yaml", inputs)["claims"]}
+    assert found["K2"]["verdict"] == found["K3"]["verdict"] == found["K4"]["verdict"] == "supported"
+    assert found["K2"]["short"] == "16/16" and len(found["K2"]["rows"]["published"]) == 16
+    # The implied draft rounds, 8.25 to 9.95 ms, differ by more than rounding leaves open.
+    assert found["K5"]["verdict"] == "refuted" and found["K5"]["short"] == "8.25 to 9.95 ms"
+    assert found["P2"]["verdict"] == "not_tested" and found["P2"]["short"].startswith("1875/2000 vs 1883/2000")
+    interval = found["P2"]["numbers"]["interval"]
+    assert interval["low"] < -0.003 < 0 < interval["high"]
+    assert found["P4"]["short"].startswith("28/60 vs 16/60")
 
 
 def test_the_shipped_claims_are_those_of_the_seed_and_more():

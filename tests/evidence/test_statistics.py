@@ -31,7 +31,7 @@ def test_unpaired_tests_of_the_reproduction():
     assert guard.fisher_p == pytest.approx(0.70, abs=0.005)
     assert guard.interval.low < 0 < guard.interval.high
     assert statistics.unpaired(4, 15, 27, 30).fisher_p == pytest.approx(3e-5, rel=0.2)
-    assert guard.boschloo_p <= guard.fisher_p
+    assert guard.p <= guard.fisher_p and guard.test == "exact Boschloo"
 
 
 def test_paired_counts_and_exact_mcnemar():

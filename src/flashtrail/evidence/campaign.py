@@ -15,7 +15,7 @@ import pandas as pd
 
 from flashtrail import provenance
 from flashtrail.errors import UserError, nearest
-from flashtrail.evidence import tables
+from flashtrail.evidence import published, tables
 
 # kind: where the policy's name stands in the path
 _POLICY_OF = {"records": "directory", "boots": "directory", "smokes": "directory", "parity": "stem"}
@@ -38,6 +38,14 @@ class Campaign:
                 raise UserError(f"report inputs: unknown kind {kind!r}{nearest(kind, KINDS)}")
         self._files = {kind: _paths(value) for kind, value in given.items() if kind != "arms"}
         self._order = [str(arm) for arm in given.get("arms", [])]
+
+    @classmethod
+    def of_frames(cls, **frames: Any) -> Campaign:
+        """Return a campaign of frames that are in memory: `episodes`, `rounds`, `profile`; the others are empty."""
+        campaign = cls({})
+        for name, frame in frames.items():
+            campaign.__dict__[name] = frame  # where cached_property keeps what was read
+        return campaign
 
     def files(self, kind: str) -> list[Path]:
         """Return the files of a kind; none given is an empty list."""
@@ -107,13 +115,19 @@ class Campaign:
         return provenance.json_load(files[0]) if files else None
 
     @cached_property
+    def published(self) -> published.Published | None:
+        """Return other people's figures, or None where none were given."""
+        files = self.files("published")
+        return published.load(files[0]) if files else None
+
+    @cached_property
     def metadata(self) -> dict[str, dict[str, str]]:
         """Return each arm's file metadata: digests of config, artifact and code, and the device."""
         result = {}
         for path in self.files("episodes"):
             arms = tables.read_table(path, tables.EPISODES, ["arm"])["arm"].unique().to_pylist()
             result.update(dict.fromkeys(arms, tables.read_metadata(path)))
-        return {arm: result[arm] for arm in self.arms}
+        return {arm: result[arm] for arm in self.arms if arm in result}
 
     @cached_property
     def simulated(self) -> bool:

@@ -54,7 +54,7 @@ class _Claim(_Strict):
     statement: str
     scope: str
     refuted_if: str = Field(description="what would refute it; the test below computes just that")
-    estimand: str = ""
+    estimand: str = Field(min_length=1, description="the number that the claim is about")
     seed: Seed = Seed()
 
     @property
@@ -119,6 +119,18 @@ class PairedClaim(_Claim):
     control: str
     direction: Literal["less", "greater"]
     margin: float = Field(gt=0, lt=1, description="the smallest difference that matters; its exclusion refutes")
+    family: str | None = Field(None, description="claims of one family share their error rate, by Holm's method")
+
+
+class UnpairedClaim(_Claim):
+    """One arm differs from another in the stated direction, not on the same episodes: Boschloo's test."""
+
+    test: Literal["unpaired_difference"]
+    arm: str
+    control: str
+    direction: Literal["less", "greater"]
+    margin: float = Field(gt=0, lt=1, description="the smallest difference that matters; its exclusion refutes")
+    family: str | None = Field(None, description="claims of one family share their error rate, by Holm's method")
 
 
 class NonInferiorityClaim(_Claim):
@@ -137,13 +149,52 @@ class LatencyClaim(_Claim):
     below: float = Field(1.0, gt=0)
 
 
+class PublishedCounts(_Strict):
+    """Two methods whose published counts are compared, pooled over suites or over the conveyor's cells."""
+
+    methods: tuple[str, str]
+    of: Literal["success", "conveyor"]
+
+
 class PublishedClaim(_Claim):
-    """A claim of somebody else's, quoted; it is judged only in its own setting."""
+    """A claim of somebody else's, quoted; it is not judged, but its counts are given their interval."""
 
     test: Literal["published"]
     policy: str
     suites: list[str]
     reference: str
+    counts: PublishedCounts | None = None
+
+
+class PublishedChecksClaim(_Claim):
+    """Published figures hold together: rates are counts, ratios are quotients."""
+
+    test: Literal["published_checks"]
+    check: Literal["rate is a count", "rates are counts", "ratio is a quotient"]
+
+    @property
+    def limited(self) -> bool:
+        """Arithmetic has no scope."""
+        return False
+
+
+class PublishedMixtureClaim(_Claim):
+    """One draft latency explains a method's printed means in all suites, to their printed digits."""
+
+    test: Literal["published_mixture"]
+    method: str
+
+
+class BookkeepingClaim(_Claim):
+    """In every arm counters agree with rounds, k/n with rows, and mean latency with the mixture of its routes."""
+
+    test: Literal["bookkeeping"]
+    tolerance: float = Field(1e-6, gt=0, description="of the mean, relative")
+
+    @property
+    def limited(self) -> bool:
+        """A count is what it is."""
+        return False
 
 
 class NotTestedClaim(_Claim):
@@ -158,9 +209,13 @@ AnyClaim = Annotated[
     | EpisodesCompleteClaim
     | RateClaim
     | PairedClaim
+    | UnpairedClaim
     | NonInferiorityClaim
     | LatencyClaim
     | PublishedClaim
+    | PublishedChecksClaim
+    | PublishedMixtureClaim
+    | BookkeepingClaim
     | NotTestedClaim,
     Field(discriminator="test"),
 ]
@@ -226,5 +281,5 @@ def evaluate(claims: str | Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
         "alpha": file.alpha,
         "claims_digest": provenance.sha256_file(claims)[:16],
         "simulated": campaign.simulated,
-        "claims": [verdicts.judge(claim, campaign, file.alpha) for claim in file.claims],
+        "claims": verdicts.judge_all(file, campaign),
     }

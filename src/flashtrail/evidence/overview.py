@@ -6,12 +6,12 @@ and wording; the parts about one topic are in chapters.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from flashtrail import provenance
-from flashtrail.evidence import claims, page, published, statistics
+from flashtrail.evidence import claims, page, power, published, statistics
 from flashtrail.evidence.campaign import Campaign
 from flashtrail.evidence.page import Html
 from flashtrail.evidence.statistics import Rate
@@ -269,7 +269,8 @@ def claim_details(run: Campaign) -> Html:
             "Found": claim["sentence"],
             "Scope": claim["scope"],
             "Estimand": claim["estimand"] or None,
-            "Test": page.inline(page.code(claim["test"]), margin),
+            "Arms": page.inline(*_codes(claim["arms"])) if claim["arms"] else None,
+            "Test": page.inline(page.code(claim["test"]), margin, _family(claim["family"])),
             "Refuted if": claim["refuted_if"],
             "Rows": _rows(claim["rows"]),
         }
@@ -281,10 +282,50 @@ def claim_details(run: Campaign) -> Html:
     return page.join(*parts)
 
 
+def _codes(names: Sequence[str]) -> list[Any]:
+    return [part for name in names for part in (" against ", page.code(name))][1:]
+
+
+def _family(family: Mapping[str, Any] | None) -> str:
+    if not family:
+        return ""
+    return (
+        f", one of {plural(family['size'], 'test')} ({family['name']}), Holm-adjusted {p_value(family['p_adjusted'])}"
+    )
+
+
+def open_claims(run: Campaign) -> Html:
+    """What would settle the inconclusive claims: episodes by verdict and assumption, at the stated power."""
+    rows = []
+    for claim in (run.claims or {"claims": []})["claims"]:
+        for plan in claim["settle"]:
+            rows.append(
+                {
+                    "id": claim["id"],
+                    "claim": claim["title"],
+                    "truth": plan["assumption"],
+                    "verdict": page.badge(plan["verdict"]),
+                    "n": f"{plan['n']:,}" if plan["n"] else f"> {power.MOST:,}",
+                    "unit": plural(plan["n"] or power.MOST, plan["unit"]).split("\u00a0", 1)[1],
+                }
+            )
+    if not rows:
+        return page.paragraph("No claim is inconclusive.", "note")
+    heads = {"id": "", "claim": "Claim", "truth": "If", "verdict": "Then", "n": "With about", "unit": "of"}
+    note = (
+        f"Numbers have {percent(power.POWER)} power under the assumption in the row; the share of discordant pairs is "
+        "taken from the episodes at hand, which are few. A claim in a family is planned at its strictest Holm step."
+    )
+    table = page.table(rows, heads, ("n",), "Episodes that would settle the open claims", stacked=True)
+    return page.join(page.paragraph(note, "note"), table)
+
+
 def _rows(rows: Mapping[str, Any]) -> Html | None:
     lines = []
     for side, entry in rows.items():
-        if isinstance(entry, Mapping) and "digest" in entry:
+        if isinstance(entry, Mapping) and side == "published":
+            lines.append(f"published: {'; '.join(f'{method} {count}' for method, count in entry.items())}")
+        elif isinstance(entry, Mapping) and "digest" in entry:
             lines.append(page.inline(f"{side}: {plural(entry['n'], 'row')}, digest ", page.code(entry["digest"])))
         elif isinstance(entry, list) and entry:
             lines.append(page.inline(f"{side.replace('_', ' ')}: ", page.code(", ".join(map(str, entry)))))

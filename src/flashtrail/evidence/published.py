@@ -15,7 +15,7 @@ from flashtrail.errors import UserError
 from flashtrail.evidence import statistics
 
 DEFAULT = Path(__file__).resolve().parents[3] / "resources" / "published" / "published.yaml"
-_TRITON_FULL_MS = 39.7  # Table 1: the full round that the paper's mixtures are made with
+TRITON_FULL_MS = 39.7  # Table 1: the full round that the paper's mixtures are made with
 
 
 class _Strict(BaseModel):
@@ -140,6 +140,42 @@ def load(path: str | Path | None = None) -> Published:
         raise UserError(f"{path}: {reason}") from None
 
 
+def pooled(published: Published, source: str, method: str, of: Literal["success", "conveyor"]) -> tuple[int, int]:
+    """Return k and n of a method, summed over the suites or over the conveyor's cells; UserError if there is none."""
+    found: list[tuple[int | None, int]]
+    if of == "success":
+        found = [(s.count, s.n) for s in published.success if (s.source, s.method) == (source, method)]
+    else:
+        cells = [c for c in published.conveyor if (c.source, c.method) == (source, method)]
+        percents = [(value, c.n) for c in cells for value in (*c.toy_dog.values(), *c.hairbrush.values())]
+        found = [(statistics.whole_count(value, n), n) for value, n in percents]
+    counts = [k for k, _ in found if k is not None]
+    if not found or len(counts) < len(found):
+        raise UserError(f"published figures: {source} has no {of} of {method!r} that are whole counts")
+    return sum(counts), sum(n for _, n in found)
+
+
+def implied_drafts(published: Published, method: str) -> dict[str, tuple[float, float, float]]:
+    """Return, by suite, the draft round (ms) that a printed mean and share imply, and its range over the rounding.
+
+    Means and shares are printed to one digit: half a unit either way.
+    """
+    result = {}
+    for row in published.latency:
+        if (row.method, row.route, row.statistic) == (method, "all", "mean") and row.draft_share:
+            if row.suite.startswith("all"):
+                continue  # a mean of the suites, not another one
+            values = [
+                statistics.implied_draft_ms(row.ms + ms, (row.draft_share + share) / 100, TRITON_FULL_MS + full)
+                for ms in (-0.05, 0, 0.05)
+                for share in (-0.05, 0, 0.05)
+                for full in (-0.05, 0, 0.05)
+            ]
+            middle = statistics.implied_draft_ms(row.ms, row.draft_share / 100, TRITON_FULL_MS)
+            result[row.suite] = (middle, min(values), max(values))
+    return result
+
+
 def checks(published: Published) -> list[dict[str, Any]]:
     """Return what can be checked of the figures from outside: rows of what, printed, found, agrees.
 
@@ -165,7 +201,7 @@ def checks(published: Published) -> list[dict[str, Any]]:
         rows.append(_row("ratio is a quotient", ratio, f"{ratio.printed}", f"{quotient:.3f}", same))
     for row in published.latency:
         if row.route == "all" and row.statistic == "mean" and row.draft_share and row.method == "FLASH+Triton":
-            implied = statistics.implied_draft_ms(row.ms, row.draft_share / 100, _TRITON_FULL_MS)
+            implied = statistics.implied_draft_ms(row.ms, row.draft_share / 100, TRITON_FULL_MS)
             rows.append(_row("implied draft round", row, f"mean {row.ms} ms", f"{implied:.2f} ms", None))
     return rows
 

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from flashtrail.errors import UserError
-from flashtrail.evidence import statistics, tables
+from flashtrail.evidence import resampling, statistics, tables
 from flashtrail.evidence.tables import EPISODE_KEY, FALLBACK_CAUSES, OUTCOMES, ROUTES
 
 EXEC_STEPS = 12  # the longest accepted prefix, and what a full round reports
@@ -67,6 +67,7 @@ def summary(episodes: pd.DataFrame, rounds: pd.DataFrame) -> dict[str, Any]:
         },
         "latency_per_action": per_action(joined),
         "mixture": mixture(rounds),
+        "bookkeeping": bookkeeping(episodes, rounds),
         "condition": {"rounds_hit": int(rounds["condition_applied"].sum()), "rounds": len(rounds)},
         "guard": guard_counters(rounds),
     }
@@ -127,7 +128,7 @@ def accepted_prefix(rounds: pd.DataFrame) -> dict[str, Any]:
 def _over_episodes(rounds: pd.DataFrame, part: pd.Series, whole: pd.Series | float) -> dict[str, Any] | None:
     """Return the interval of sum(part) / sum(whole) with episodes resampled, as plain data."""
     sums = rounds.assign(_part=part, _whole=whole).groupby(list(EPISODE_KEY))[["_part", "_whole"]].sum()
-    found = statistics.ratio_over_episodes(sums["_part"].tolist(), sums["_whole"].tolist())
+    found = resampling.ratio_over_episodes(sums["_part"].tolist(), sums["_whole"].tolist())
     return asdict(found) if found else None
 
 
@@ -169,6 +170,21 @@ def mixture(rounds: pd.DataFrame) -> dict[str, float | None]:
     share = float((rounds["route"] == "draft").mean())
     draft, full = float(means.get("draft", 0.0)), float(means.get("full", 0.0))
     return {"mean_ms": float(rounds["policy_ms"].mean()), "implied_ms": statistics.mixture_mean(share, draft, full)}
+
+
+def bookkeeping(episodes: pd.DataFrame, rounds: pd.DataFrame) -> dict[str, int]:
+    """Return how many episodes there are, and how many of them have counters that differ from their rounds' rows."""
+    draft = (rounds["route"] == "draft").astype("int64")
+    grouped = rounds.assign(_draft=draft).groupby(list(EPISODE_KEY), observed=True)
+    counted = grouped.agg(n=("round", "size"), drafts=("_draft", "sum"), actions=("executed", "sum")).reset_index()
+    both = episodes.merge(counted, on=list(EPISODE_KEY), how="left").fillna({"n": 0, "drafts": 0, "actions": 0})
+    agrees = (
+        (both["rounds"] == both["n"])
+        & (both["draft_rounds"] == both["drafts"])
+        & (both["full_rounds"] == both["n"] - both["drafts"])
+        & (both["executed_actions"] == both["actions"])
+    )
+    return {"episodes": len(both), "episodes_at_odds": int((~agrees).sum())}
 
 
 def guard_counters(rounds: pd.DataFrame) -> dict[str, int] | None:

@@ -1,79 +1,120 @@
-"""From tables to a verdict: one function per kind of test, each with its numbers, its rows and its sentence.
+"""From tables to a verdict: every claim judged, families of claims adjusted, open claims told what would settle them.
 
-How each test decides is written above it; nothing else enters. Knows claims, campaign and statistics; draws nothing.
+One function per kind of test, each with its numbers, its rows and its sentence; those about success are in
+success_verdicts.py. How each test decides is written above it; nothing else enters. Knows claims, campaign and
+statistics; draws nothing.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
-import pandas as pd
-
-from flashtrail import provenance
 from flashtrail.evidence import claims as types
-from flashtrail.evidence import statistics
+from flashtrail.evidence import power, published, statistics, success_verdicts
 from flashtrail.evidence.campaign import Campaign
-from flashtrail.evidence.tables import PAIR_KEY
+from flashtrail.evidence.judgement import Judgement, not_tested, rows_of, tested_on
+from flashtrail.evidence.power import Plan
 from flashtrail.evidence.wording import (
-    counted,
-    integers,
     listed,
     milliseconds,
     p_value,
     percent,
-    percent_range,
     plural,
     points,
     points_range,
     rate_with_interval,
+    three_digits,
 )
 
-_NAMED_EPISODES = 60  # discordant episodes listed by name; the digest covers all rows in any case
+
+def judge_all(file: types.ClaimsFile, campaign: Campaign) -> list[dict[str, Any]]:
+    """Return every claim with its verdict as plain data.
+
+    `supported` in a family of claims needs Holm's adjusted p at or under alpha, the family being its claims that were
+    tested. An inconclusive claim gets its plans: how many episodes would settle it.
+    """
+    judged = [_JUDGES[claim.test](claim, campaign, file.alpha) for claim in file.claims]
+    families = _families(file.claims, judged)
+    result = []
+    for claim, judgement in zip(file.claims, judged, strict=True):
+        family = families.get(claim.id)
+        if family:
+            _adjust(judgement, family, file.alpha)
+        size = family["size"] if family else 1
+        # A member of a family is planned at its first Holm step, which is the strictest.
+        plans = judgement.plans(file.alpha / size) if judgement.verdict == "inconclusive" else []
+        result.append(_plain(claim, judgement, family, plans))
+    return result
 
 
-@dataclass
-class Judgement:
-    """A verdict, why, and what it stands on."""
+def _families(claims: Sequence[types.AnyClaim], judged: Sequence[Judgement]) -> dict[str, dict[str, Any]]:
+    """Return, for each tested claim of a family, the family's name and size and the claim's adjusted p."""
+    members: dict[str, list[tuple[str, float]]] = {}
+    for claim, judgement in zip(claims, judged, strict=True):
+        name = getattr(claim, "family", None)
+        if name and judgement.p is not None:
+            members.setdefault(name, []).append((claim.id, judgement.p))
+    return {
+        claim_id: {"name": name, "size": len(entries), "p_adjusted": adjusted}
+        for name, entries in members.items()
+        for (claim_id, _), adjusted in zip(entries, statistics.holm([p for _, p in entries]), strict=True)
+    }
 
-    verdict: types.Verdict
-    sentence: str
-    numbers: dict[str, Any] = field(default_factory=dict)
-    short: str = ""  # for the claim matrix: counts and interval, no words
-    tested_on: dict[str, Any] = field(default_factory=dict)
-    rows: dict[str, Any] = field(default_factory=dict)
-    p: float | None = None
+
+def _adjust(judgement: Judgement, family: Mapping[str, Any], alpha: float) -> None:
+    """Hold a supported claim to its family's adjusted p."""
+    if judgement.verdict != "supported" or family["size"] < 2:
+        return
+    words = f" After Holm's adjustment for {family['size']} tests ({family['name']}): {p_value(family['p_adjusted'])}"
+    if family["p_adjusted"] > alpha:
+        judgement.verdict = "inconclusive"
+        words += f", not established at {alpha:g}"
+    judgement.sentence += words + "."
 
 
-def judge(claim: types._Claim, campaign: Campaign, alpha: float) -> dict[str, Any]:
-    """Return one claim with its verdict as plain data."""
-    result = _JUDGES[claim.test](claim, campaign, alpha)  # type: ignore[attr-defined]
-    where = result.tested_on.get("words", "")
+def _plain(
+    claim: types.AnyClaim, judgement: Judgement, family: Mapping[str, Any] | None, plans: Sequence[Plan]
+) -> dict[str, Any]:
+    where = judgement.tested_on.get("words", "")
+    settle = _settle_words(plans)
     return {
         "id": claim.id,
         "title": claim.title,
         "statement": claim.statement,
         "scope": claim.scope,
+        "arms": [arm for arm in (getattr(claim, "arm", None), getattr(claim, "control", None)) if arm],
         "estimand": claim.estimand,
-        "test": claim.test,  # type: ignore[attr-defined]
+        "test": claim.test,
         "margin": getattr(claim, "margin", getattr(claim, "bar", getattr(claim, "below", None))),
         "refuted_if": claim.refuted_if,
-        "verdict": result.verdict,
-        "seed_word": types.seed_word(result.verdict, claim.limited),
-        "sentence": f"{result.sentence} {where}".strip(),
-        "short": result.short,
-        "p": result.p,
-        "numbers": result.numbers,
-        "tested_on": result.tested_on,
-        "rows": result.rows,
+        "verdict": judgement.verdict,
+        "seed_word": types.seed_word(judgement.verdict, claim.limited),
+        "sentence": " ".join(part for part in (judgement.sentence, settle, where) if part),
+        "short": judgement.short,
+        "p": judgement.p,
+        "family": dict(family) if family else None,
+        "settle": [plan.as_dict() for plan in plans],
+        "numbers": judgement.numbers,
+        "tested_on": judgement.tested_on,
+        "rows": judgement.rows,
         "seed": claim.seed.model_dump(),
     }
 
 
-def _not_tested(reason: str) -> Judgement:
-    return Judgement("not_tested", f"Not tested: {reason}.")
+_TO = {"supported": "support", "refuted": "refute"}
+
+
+def _settle_words(plans: Sequence[Plan]) -> str:
+    if not plans:
+        return ""
+    parts = []
+    for plan in plans:
+        size = f"about {plural(plan.n, plan.unit)}" if plan.n else f"more than {plural(power.MOST, plan.unit)}"
+        parts.append(f"{size} to {_TO[plan.verdict]} it if {plan.assumption}")
+    return f"To settle it with {percent(plans[0].power)} power: {'; '.join(parts)}."
 
 
 # --- records: supported if every record meets every check, refuted otherwise ---
@@ -82,7 +123,7 @@ def _not_tested(reason: str) -> Judgement:
 def _judge_records(claim: types.RecordsClaim, campaign: Campaign, alpha: float) -> Judgement:
     records = campaign.records(claim.of)
     if not records:
-        return _not_tested("this run has no such record")
+        return not_tested("this run has no such record")
     failed = [
         f"{policy}: {reason}"
         for policy, record in records.items()
@@ -98,7 +139,7 @@ def _judge_records(claim: types.RecordsClaim, campaign: Campaign, alpha: float) 
         sentence,
         {"records": len(records), "passed": passed, "failed": failed, "values": _values(claim, records)},
         f"{passed}/{len(records)}",
-        _tested_on(policies=list(records)),
+        tested_on(policies=list(records)),
         {"records": sorted(records)},
     )
 
@@ -139,7 +180,7 @@ def _at(record: Any, path: str) -> Any:
 def _judge_episodes_complete(claim: types.EpisodesCompleteClaim, campaign: Campaign, alpha: float) -> Judgement:
     smokes = campaign.smoke_episodes()
     if not smokes:
-        return _not_tested("this run has no smoke test")
+        return not_tested("this run has no smoke test")
     complete = {policy: int((frame["outcome"] != "error").sum()) for policy, frame in smokes.items()}
     broken = {policy: int((frame["outcome"] == "error").sum()) for policy, frame in smokes.items()}
     good = all(complete[p] >= claim.at_least and not broken[p] for p in smokes)
@@ -149,119 +190,9 @@ def _judge_episodes_complete(claim: types.EpisodesCompleteClaim, campaign: Campa
         f"{counts} (at least {claim.at_least} asked for).",
         {"complete": complete, "errors": broken},
         ", ".join(f"{complete[p]}/{complete[p] + broken[p]}" for p in smokes),
-        _tested_on(policies=list(smokes)),
-        {p: _rows(frame) for p, frame in smokes.items()},
+        tested_on(policies=list(smokes)),
+        {p: rows_of(frame) for p, frame in smokes.items()},
     )
-
-
-# --- rate_at_least: supported if Clopper-Pearson's interval lies above the bar, refuted if it lies below ---
-
-
-def _judge_rate(claim: types.RateClaim, campaign: Campaign, alpha: float) -> Judgement:
-    episodes = _arm(campaign, claim.arm)
-    if episodes is None:
-        return _not_tested(f"arm {claim.arm} was not run")
-    found = statistics.rate(int(episodes["success"].sum()), len(episodes), 1 - alpha)
-    assert found.exact is not None
-    verdict: types.Verdict = "inconclusive"
-    if found.exact.low >= claim.bar:
-        verdict = "supported"
-    elif found.exact.high < claim.bar:
-        verdict = "refuted"
-    p = statistics.binomial_p(found.k, found.n, claim.bar)
-    relation = {"supported": "all of it at or above", "refuted": "all of it below", "inconclusive": "around"}[verdict]
-    sentence = (
-        f"{claim.arm} succeeded in {rate_with_interval(found)}; the exact interval "
-        f"{percent_range(found.exact)} is {relation} the bar of {percent(claim.bar)} ({p_value(p)}, exact binomial)."
-    )
-    return Judgement(
-        verdict,
-        sentence,
-        {"rate": found.as_dict(), "bar": claim.bar},
-        f"{counted(found)} [{percent_range(found.exact)}]",
-        _scope_of(campaign, {claim.arm: episodes}),
-        {claim.arm: _rows(episodes), "failed": _names(episodes[~episodes["success"]])},
-        p,
-    )
-
-
-# --- paired_difference: supported if exact McNemar finds the stated direction, refuted if the interval excludes a
-# --- difference of the margin in that direction, inconclusive otherwise ---
-
-
-def _judge_paired(claim: types.PairedClaim, campaign: Campaign, alpha: float) -> Judgement:
-    pairs = _pairs(campaign, claim.arm, claim.control)
-    if isinstance(pairs, str):
-        return _not_tested(pairs)
-    found = statistics.paired(pairs["success_arm"].tolist(), pairs["success_control"].tolist(), 1 - alpha)
-    sign = 1 if claim.direction == "greater" else -1
-    largest = found.interval.high if sign > 0 else -found.interval.low
-    verdict: types.Verdict = "inconclusive"
-    if found.p <= alpha and sign * found.difference > 0:
-        verdict = "supported"
-    elif largest < claim.margin:
-        verdict = "refuted"
-    reason = {
-        "supported": "",
-        "refuted": f" A difference of {points(sign * claim.margin)} is excluded.",
-        "inconclusive": f" Not established at {alpha:g}; {points(sign * claim.margin)} not excluded: too few episodes.",
-    }[verdict]
-    numbers = asdict(found) | {"k_arm": found.k_a, "k_control": found.k_b, "margin": claim.margin}
-    return Judgement(
-        verdict,
-        f"{_paired_words(claim.arm, claim.control, found)}; exact McNemar {p_value(found.p)} "
-        f"({found.only_a} against {found.only_b} discordant pairs).{reason}",
-        numbers,
-        _paired_short(found),
-        _scope_of(campaign, {arm: _arm(campaign, arm) for arm in (claim.arm, claim.control)}, pairs),
-        _pair_rows(pairs),
-        found.p,
-    )
-
-
-# --- non_inferiority: supported if the interval lies above -margin, refuted if it lies below, else inconclusive ---
-
-
-def _judge_non_inferiority(claim: types.NonInferiorityClaim, campaign: Campaign, alpha: float) -> Judgement:
-    pairs = _pairs(campaign, claim.arm, claim.control)
-    if isinstance(pairs, str):
-        return _not_tested(pairs)
-    found = statistics.paired(pairs["success_arm"].tolist(), pairs["success_control"].tolist(), 1 - alpha)
-    p = statistics.paired_non_inferiority_p(found.only_a, found.only_b, found.n, claim.margin)
-    verdict: types.Verdict = "inconclusive"
-    if found.interval.low > -claim.margin:
-        verdict = "supported"
-    elif found.interval.high < -claim.margin:
-        verdict = "refuted"
-    reason = {
-        "supported": f"A loss of {points(claim.margin).lstrip('+')} or more is excluded",
-        "refuted": f"The loss is {points(claim.margin).lstrip('+')} or more",
-        "inconclusive": f"A loss of {points(claim.margin).lstrip('+')} is not excluded: too few episodes",
-    }[verdict]
-    if verdict == "inconclusive" and found.interval.high < 0:
-        reason = f"There is a loss; whether it reaches {points(claim.margin).lstrip('+')} is open"
-    return Judgement(
-        verdict,
-        f"{_paired_words(claim.arm, claim.control, found)}. {reason} (one-sided {p_value(p)}, paired score test).",
-        asdict(found) | {"k_arm": found.k_a, "k_control": found.k_b, "margin": claim.margin, "p_non_inferiority": p},
-        _paired_short(found),
-        _scope_of(campaign, {arm: _arm(campaign, arm) for arm in (claim.arm, claim.control)}, pairs),
-        _pair_rows(pairs),
-        p,
-    )
-
-
-def _paired_words(arm: str, control: str, found: statistics.Paired) -> str:
-    return (
-        f"{arm} succeeded in {found.k_a}/{found.n}, {control} in {found.k_b}/{found.n} of the same episodes: "
-        f"{points(found.difference)}, {percent(found.interval.level)} interval {points_range(found.interval)}"
-    )
-
-
-def _paired_short(found: statistics.Paired) -> str:
-    return (
-        f"{found.k_a}/{found.n} vs {found.k_b}/{found.n}; {points(found.difference)} {points_range(found.interval)}"
-    ).replace("\u00a0points [", " [")
 
 
 # --- latency_ratio: supported if the interval of the ratio of medians lies below, refuted if above ---
@@ -270,13 +201,13 @@ def _paired_short(found: statistics.Paired) -> str:
 def _judge_latency(claim: types.LatencyClaim, campaign: Campaign, alpha: float) -> Judgement:
     profile = campaign.profile
     if not len(profile):
-        return _not_tested("this run has no profile")
+        return not_tested("this run has no profile")
     if not profile["synchronized"].all():
-        return _not_tested("the profile's device was not synchronised at the edges of a round")
+        return not_tested("the profile's device was not synchronised at the edges of a round")
     times = {route: profile.loc[profile["route"] == route, "policy_ms"] for route in ("draft", "full")}
     found = statistics.median_ratio(times["draft"], times["full"], 1 - alpha)
     if found is None:
-        return _not_tested(f"{len(times['draft'])} draft and {len(times['full'])} full rounds give no interval")
+        return not_tested(f"{len(times['draft'])} draft and {len(times['full'])} full rounds give no interval")
     verdict: types.Verdict = "inconclusive"
     if found.interval.high < claim.below:
         verdict = "supported"
@@ -295,102 +226,141 @@ def _judge_latency(claim: types.LatencyClaim, campaign: Campaign, alpha: float) 
         {"ratio": asdict(found), **{route: value.as_dict() for route, value in medians.items()}, "below": claim.below},
         f"{p50['draft']} vs {p50['full']}; \u00d7{found.ratio:.2f} "
         f"[{found.interval.low:.2f}, {found.interval.high:.2f}]",
-        _tested_on(policies=sorted(set(profile["policy"])), devices=sorted(set(profile["device"]))),
+        tested_on(policies=sorted(set(profile["policy"])), devices=sorted(set(profile["device"]))),
         {"profile": {route: len(values) for route, values in times.items()}},
         found.p,
+        lambda alpha: power.ratio_plans(
+            found.interval.low, found.interval.high, found.ratio, claim.below, min(map(len, times.values()))
+        ),
     )
 
 
-# --- published: quoted, not judged: a verdict would need the paper's policy, suites and hardware ---
+# --- published: quoted, not judged: a verdict would need the paper's policy, suites and hardware. Where the published
+# --- figures are counts, the sentence gives the comparison that they allow, with the interval nobody printed. ---
 
 
 def _judge_published(claim: types.PublishedClaim, campaign: Campaign, alpha: float) -> Judgement:
-    policies = sorted(set(campaign.episodes["policy"]))
-    suites = sorted(set(campaign.episodes["suite"]))
+    policies = sorted(campaign.episodes["policy"].unique())
+    suites = sorted(campaign.episodes["suite"].unique())
     words = f"Quoted, not tested: it is about {claim.policy} (here: {listed(policies)}) on {listed(claim.suites)} "
     words += f"(here: {listed(suites)}), on hardware that is not this run's."
-    return Judgement("not_tested", words, {"reference": claim.reference})
+    figures = campaign.published
+    if claim.counts is None or figures is None:
+        return Judgement("not_tested", words, {"reference": claim.reference})
+    sides = [published.pooled(figures, claim.reference, method, claim.counts.of) for method in claim.counts.methods]
+    (k_a, n_a), (k_b, n_b) = sides
+    found = statistics.unpaired(k_a, n_a, k_b, n_b, 1 - alpha)
+    first, second = claim.counts.methods
+    words += (
+        f" By its own counts, {first} {rate_with_interval(found.a)} against {second} "
+        f"{rate_with_interval(found.b)}: {points(found.difference, 1)}, {percent(1 - alpha)} interval "
+        f"{points_range(found.interval, 1)}, {p_value(found.p)} ({found.test})."
+    )
+    rows = {"published": {method: f"{k}/{n}" for method, (k, n) in zip(claim.counts.methods, sides, strict=True)}}
+    short = f"{k_a}/{n_a} vs {k_b}/{n_b}; {points(found.difference, 1)} {points_range(found.interval, 1)}"
+    short = short.replace("\u00a0points [", " [")
+    return Judgement("not_tested", words, {"reference": claim.reference, **asdict(found)}, short, rows=rows)
 
 
-def _judge_none(claim: types.NotTestedClaim, campaign: Campaign, alpha: float) -> Judgement:
-    return _not_tested(claim.reason)
+# --- published_checks: supported if every published figure passes the check, refuted if one does not ---
 
 
-# --- rows and scope ---
-
-
-def _arm(campaign: Campaign, arm: str) -> pd.DataFrame | None:
-    """Return an arm's judged episodes, or None; infrastructure errors never get this far, the merge stops at them."""
-    episodes = campaign.of_arm("episodes", arm)
-    episodes = episodes[episodes["outcome"] != "error"]
-    return episodes if len(episodes) else None
-
-
-def _pairs(campaign: Campaign, arm: str, control: str) -> pd.DataFrame | str:
-    """Return the episodes that both arms have, with `success_arm` and `success_control`; or why there are none."""
-    frames = {name: _arm(campaign, name) for name in (arm, control)}
-    absent = [name for name, frame in frames.items() if frame is None]
-    if absent:
-        return f"arm {absent[0]} was not run"
-    sides = [frames[name][[*PAIR_KEY, "seed", "success"]] for name in (arm, control)]  # type: ignore[index]
-    pairs = sides[0].merge(sides[1], on=[*PAIR_KEY, "seed"], suffixes=("_arm", "_control"), validate="one_to_one")
-    return pairs if len(pairs) else f"{arm} and {control} have no episode in common"
-
-
-def _rows(frame: pd.DataFrame, column: str = "success") -> dict[str, Any]:
-    """Return how many rows a number stands on and a digest of their keys and outcomes."""
-    keys = frame[[*PAIR_KEY, column]].sort_values(list(PAIR_KEY)).values.tolist()
-    return {"n": len(keys), "digest": provenance.digest_json(keys)}
-
-
-def _pair_rows(pairs: pd.DataFrame) -> dict[str, Any]:
-    won = pairs[pairs["success_arm"] & ~pairs["success_control"]]
-    lost = pairs[~pairs["success_arm"] & pairs["success_control"]]
-    sides = {side: _rows(pairs, f"success_{side}") for side in ("arm", "control")}
-    return {**sides, "only_arm": _names(won), "only_control": _names(lost)}
-
-
-def _names(frame: pd.DataFrame) -> list[str]:
-    ordered = frame.sort_values(list(PAIR_KEY))
-    return [
-        f"{row.suite}/{row.task_id}/{row.init_state}/{row.repeat}" for row in ordered.head(_NAMED_EPISODES).itertuples()
+def _judge_published_checks(claim: types.PublishedChecksClaim, campaign: Campaign, alpha: float) -> Judgement:
+    figures = campaign.published
+    if figures is None:
+        return not_tested("no published figures were given")
+    rows = [row for row in published.checks(figures) if row["check"] == claim.check]
+    if not rows:
+        return not_tested(f"no published figure can be checked for {claim.check!r}")
+    failed = [
+        f"{row['source']}, {row['what']}: {row['printed']}, found {row['found']}" for row in rows if not row["agrees"]
     ]
-
-
-def _scope_of(
-    campaign: Campaign, frames: Mapping[str, pd.DataFrame | None], pairs: pd.DataFrame | None = None
-) -> dict[str, Any]:
-    present = [frame for frame in frames.values() if frame is not None]
-    rows = pairs if pairs is not None else pd.concat(present)
-    devices = {campaign.metadata.get(arm, {}).get("device", "") for arm in frames}
-    return _tested_on(
-        policies=list(dict.fromkeys(p for frame in present for p in frame["policy"])),
-        suites=sorted(set(rows["suite"])),
-        tasks=sorted({int(t) for t in rows["task_id"]}),
-        init_states=sorted({int(i) for i in rows["init_state"]}),
-        devices=sorted(d for d in devices if d),
-        episodes=len(rows),
+    passed = len(rows) - len(failed)
+    sentence = f"{passed} of {plural(len(rows), 'figure')} agree{'s' * (passed == 1)}"
+    return Judgement(
+        "refuted" if failed else "supported",
+        sentence + (f" ({'; '.join(failed)})." if failed else "."),
+        {"figures": len(rows), "passed": passed, "failed": failed},
+        f"{passed}/{len(rows)}",
+        rows={"published": [f"{row['source']}, {row['what']}: {row['printed']}" for row in rows]},
     )
 
 
-def _tested_on(**scope: Any) -> dict[str, Any]:
-    """Return the scope with the words that end every sentence."""
-    words = [f"Holds for {listed(scope['policies'])}"]
-    if scope.get("suites"):
-        words.append(f"on {listed(scope['suites'])} task{'s' * (len(scope['tasks']) != 1)} {integers(scope['tasks'])}")
-        words.append(f"(init states {integers(scope['init_states'])})")
-    if scope.get("devices"):
-        words.append(f"on {listed(scope['devices'])}")
-    return {**scope, "words": " ".join(words) + "."}
+# --- published_mixture: supported if one draft latency explains the printed means of all suites to their digits ---
+
+
+def _judge_published_mixture(claim: types.PublishedMixtureClaim, campaign: Campaign, alpha: float) -> Judgement:
+    figures = campaign.published
+    if figures is None:
+        return not_tested("no published figures were given")
+    implied = published.implied_drafts(figures, claim.method)
+    if len(implied) < 2:
+        return not_tested(f"{claim.method} has fewer than two suites with mean and draft share")
+    lowest, highest = max(low for _, low, _ in implied.values()), min(high for _, _, high in implied.values())
+    values = [value for value, _, _ in implied.values()]
+    words = "; ".join(
+        f"{suite} {three_digits(value)} [{three_digits(low)}, {three_digits(high)}]"
+        for suite, (value, low, high) in implied.items()
+    )
+    return Judgement(
+        "supported" if lowest <= highest else "refuted",
+        f"Draft rounds implied by mean, share and a full round of {published.TRITON_FULL_MS} ms, with what rounding "
+        f"leaves open (ms): {words}.",
+        {"implied_ms": implied, "spread_ms": max(values) - min(values)},
+        f"{three_digits(min(values))} to {three_digits(max(values))} ms",
+        rows={"published": list(implied)},
+    )
+
+
+# --- bookkeeping: supported if in every arm the counters, k/n and the mixture identity agree, refuted otherwise ---
+
+
+def _judge_bookkeeping(claim: types.BookkeepingClaim, campaign: Campaign, alpha: float) -> Judgement:
+    summaries = campaign.summaries
+    if not summaries:
+        return not_tested("this run has no summary")
+    failed: list[str] = []
+    for arm, summary in summaries.items():
+        episodes = campaign.of_arm("episodes", arm)
+        counted = (int(episodes["success"].sum()), len(episodes))
+        if (summary["success"]["k"], summary["success"]["n"]) != counted:
+            found = f"{summary['success']['k']}/{summary['success']['n']}"
+            failed.append(f"{arm}: the summary says {found}, the rows {counted[0]}/{counted[1]}")
+        odd = summary["bookkeeping"]["episodes_at_odds"]
+        if odd:
+            failed.append(f"{arm}: {plural(odd, 'episode')} whose counters differ from their rounds")
+        mean, implied = summary["mixture"]["mean_ms"], summary["mixture"]["implied_ms"]
+        if mean is not None and abs(mean - implied) > claim.tolerance * mean:
+            failed.append(f"{arm}: mean {mean:.4f} ms, its routes imply {implied:.4f} ms")
+    broken = {line.split(":")[0] for line in failed}
+    passed = len(summaries) - len(broken)
+    sentence = f"{passed} of {plural(len(summaries), 'arm')} {'agrees' if passed == 1 else 'agree'} with itself"
+    return Judgement(
+        "refuted" if failed else "supported",
+        sentence.replace("agree with itself", "agree with themselves")
+        + (f" ({'; '.join(failed)})." if failed else "."),
+        {"arms": len(summaries), "failed": failed},
+        f"{passed}/{len(summaries)}",
+        tested_on(policies=sorted({s["policy"] for s in summaries.values()})),
+        {arm: rows_of(campaign.of_arm("episodes", arm)) for arm in summaries},
+    )
+
+
+def _judge_none(claim: types.NotTestedClaim, campaign: Campaign, alpha: float) -> Judgement:
+    return not_tested(claim.reason)
 
 
 _JUDGES: dict[str, Callable[[Any, Campaign, float], Judgement]] = {
     "records": _judge_records,
     "episodes_complete": _judge_episodes_complete,
-    "rate_at_least": _judge_rate,
-    "paired_difference": _judge_paired,
-    "non_inferiority": _judge_non_inferiority,
+    "rate_at_least": success_verdicts.judge_rate,
+    "paired_difference": success_verdicts.judge_paired,
+    "unpaired_difference": success_verdicts.judge_unpaired,
+    "non_inferiority": success_verdicts.judge_non_inferiority,
     "latency_ratio": _judge_latency,
     "published": _judge_published,
+    "published_checks": _judge_published_checks,
+    "published_mixture": _judge_published_mixture,
+    "bookkeeping": _judge_bookkeeping,
     "none": _judge_none,
 }

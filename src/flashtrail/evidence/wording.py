@@ -5,6 +5,7 @@ Knows numbers and statistics' dataclasses; knows no table and no claim. NBSP kee
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -38,14 +39,14 @@ def percent_range(interval: Interval) -> str:
     return f"{100 * interval.low:.0f}{DASH}{percent(interval.high)}"
 
 
-def points(difference: float) -> str:
+def points(difference: float, digits: int = 0) -> str:
     """-0.533 -> ``-53 points`` with a true minus sign."""
-    return f"{signed(100 * difference)}{NBSP}points"
+    return f"{signed(100 * difference, digits)}{NBSP}points"
 
 
-def points_range(interval: Interval) -> str:
+def points_range(interval: Interval, digits: int = 0) -> str:
     """``[-75, -22] points``."""
-    return f"[{signed(100 * interval.low)}, {signed(100 * interval.high)}]{NBSP}points"
+    return f"[{signed(100 * interval.low, digits)}, {signed(100 * interval.high, digits)}]{NBSP}points"
 
 
 def signed(value: float, digits: int = 0) -> str:
@@ -101,5 +102,7 @@ def listed(words: Sequence[Any]) -> str:
 
 
 def plural(count: int, word: str) -> str:
-    """``1 episode``, ``2,697 rounds``."""
-    return f"{count:,}{NBSP}{word}{'' if count == 1 else 's'}"
+    """``1 episode``, ``2,697 rounds``, ``3 episodes in each arm``."""
+    noun = re.split(r" (?=in |a )", word, maxsplit=1)[0]
+    tail = word[len(noun) :]
+    return f"{count:,}{NBSP}{noun}{'' if count == 1 else 's'}{tail}"
