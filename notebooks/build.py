@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 HERE = Path(__file__).resolve().parent
 PARAMETERS = "inputs = {}  # kind of file -> path or list of paths (flashtrail.evidence.campaign.KINDS), or a JSON file"
 IMPORTS = (
-    "from flashtrail.evidence import chapters, comparison, overview\n"
+    "from flashtrail.evidence import chapters, comparison, overview, signal_chapter\n"
     "from flashtrail.evidence.campaign import Campaign\n\n"
     "run = Campaign(inputs)"
 )
@@ -59,6 +59,7 @@ REPORTS: dict[str, tuple[str, list[Section]]] = {
             ("Against the clean arm", "", ["chapters.comparisons(run)"]),
             ("How episodes ended", "", ["chapters.failures(run)"]),
             ("Routes under a fault", "", ["chapters.routes(run)"]),
+            ("Speculation as a signal", "", ["signal_chapter.section(run)"]),
             ("What each arm ran with", "", ["overview.provenance_table(run)"]),
         ],
     ),
@@ -102,6 +103,7 @@ REPORTS: dict[str, tuple[str, list[Section]]] = {
                 "",
                 ["chapters.latency_profile(run)", "chapters.latency_in_rollouts(run)", "chapters.mixture(run)"],
             ),
+            ("Speculation as a signal", "", ["signal_chapter.section(run)"]),
             ("Guard behaviour", "", ["chapters.guard(run)"]),
             ("How episodes ended", "", ["chapters.failures(run)"]),
             ("What is not claimed", "", ["overview.not_claimed(run)"]),

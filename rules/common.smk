@@ -250,5 +250,6 @@ def chapter_files(chapter):
     if chapter == "claims":
         return {"claims": "results/claims/claims.json", **{kind: files[kind] for kind in ("summaries", "published")}}
     chosen = [*TABLES, "summaries", "published"]
-    chosen += ["profile", "control"] if chapter == "profiling" else []
+    chosen += ["control"]  # acceptance always stands beside it
+    chosen += ["profile"] if chapter == "profiling" else []
     return {kind: files[kind] for kind in chosen}

@@ -128,7 +128,7 @@ def test_final_renders_on_simulated_tables(campaign, tmp_path):
     text = (tmp_path / "final.html").read_text()
     assert report.external_references(text) == [] and "mathjax" not in text.lower() and "require.js" not in text
     assert not re.search(r"<script", text)
-    assert "Simulated data" in text and text.count("<figure>") == 7
+    assert "Simulated data" in text and text.count("<figure>") == 8
     assert "What may be claimed" in text and "WristHealthGuard" in text
     assert len(text) < 5e6
     executed = (tmp_path / "final.ipynb").read_text()

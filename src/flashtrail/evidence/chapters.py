@@ -143,11 +143,11 @@ def accepted_prefix(run: Campaign) -> Html:
     caption = f"How many leading actions of each draft were verified (arm {arm})."
     if control:
         caption += (
-            " Grey, the control: the full route judged against itself under other noise, by the same radius; a draft "
-            "cannot be expected to agree more often than that."
+            f" Grey, the control: the full route judged against itself under other noise, by the same radius "
+            f"({control['queries']} queries, {percent(control['share_within_tau'])} within {control['tau']:g})."
         )
     else:
-        caption += " The control (the full route against itself under other noise) is in the final report."
+        caption += " The control (the full route against itself under other noise) was not measured for this page."
     drawing = figures.accepted_prefix(run.summaries[arm], control)
     return page.figure(drawing, "Histogram of accepted prefixes of draft rounds", caption)
 
@@ -209,29 +209,47 @@ def stages(run: Campaign) -> Html:
 
 
 def latency_in_rollouts(run: Campaign) -> Html:
-    """Latency during the rollouts in both scopes: one row per arm, all routes folded below."""
-    short: list[dict[str, Any]] = []
+    """Latency during the rollouts, both scopes side by side, intervals over episodes; routes and rounds below."""
+    beside: list[dict[str, Any]] = []
     full: list[dict[str, Any]] = []
     for arm, summary in run.summaries.items():
+        row: dict[str, Any] = {"arm": page.code(arm)}
         for scope, label in _SCOPES.items():
             for route in ("all", "draft", "full"):
-                found = _latency(summary["latency"][scope][route]["policy_ms"])
-                row = {"arm": page.code(arm), "scope": label, "route": route, **_percentiles(found)}
+                entry = summary["latency"][scope][route]
+                found = _latency(entry["policy_ms"])
+                if route == "all":
+                    row |= {f"{scope}_{name}": cell for name, cell in _over_episodes(entry, found).items()}
                 if found.n:
-                    full.append(row)
-                    short += [row] if route == "all" else []
-    heads = {"arm": "Arm", "scope": "Episodes", **_PERCENTILES}
+                    full.append({"arm": page.code(arm), "scope": label, "route": route, **_percentiles(found)})
+        beside.append(row)
+    heads = {"arm": "Arm"}
+    for scope, label in _SCOPES.items():
+        heads |= {f"{scope}_n": f"{label.capitalize()}: rounds (episodes)"}
+        heads |= {f"{scope}_{name}": f"{label.capitalize()}: {name} [95 %]" for name in ("p50", "p95", "p99")}
     note = (
         "Rollouts share the machine with the simulator, so these times are not the profile\u2019s. Both scopes stand "
-        "side by side because published latencies are often over successful episodes only. Intervals are "
-        "distribution-free and take rounds as independent; no 99th percentile is given under 500 rounds."
+        "side by side because published latencies are often over successful episodes only. Intervals resample whole "
+        "episodes, since rounds of one episode are alike; no 99th percentile is given under 500 rounds."
     )
     by_route = page.table(full, {"arm": "Arm", "scope": "Episodes", "route": "Route", **_PERCENTILES}, _NUMERIC)
+    by_rounds = "Here intervals are distribution-free order statistics and take rounds as independent."
+    caption = "Policy time of a round in the rollouts, both routes (ms): all episodes beside successful ones"
     return page.join(
         page.paragraph(note, "note"),
-        page.table(short, heads, _NUMERIC, "Policy time of a round in the rollouts, both routes (ms)"),
-        page.details("The same by route", by_route),
+        page.table(beside, heads, tuple(heads)[1:], caption, stacked=True),
+        page.details("The same by route", page.join(page.paragraph(by_rounds, "note"), by_route)),
     )
+
+
+def _over_episodes(entry: Mapping[str, Any], found: Latency) -> dict[str, str]:
+    """Return a scope's n and percentiles, intervals over episodes."""
+    cells = {"n": f"{found.n:,} ({entry['episodes']:,})"}
+    for name in ("p50", "p95", "p99"):
+        value, ends = getattr(found, name), entry["over_episodes"].get(name)
+        interval = Interval(ends["low"], ends["high"]) if ends else None
+        cells[name] = DASH if value is None else quantile(Quantile(value.value, interval))
+    return cells
 
 
 def mixture(run: Campaign) -> Html:

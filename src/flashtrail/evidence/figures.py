@@ -385,3 +385,27 @@ def failures(table: pd.DataFrame) -> Figure:
 def _inside(axes: Axes, x: float, y: float, text: str, kind: str) -> None:
     colour = INK if kind in ("success", "perturbation") else "white"
     axes.text(x, y, text, ha="center", va="center", fontsize=8.5, color=colour)
+
+
+# --- signal ---
+
+
+def auroc(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """AUROC of each row of `words`, `value`, `interval` and counts, with its interval; chance is the dashed line."""
+    shown = [row for row in rows if row["value"] is not None]
+    figure, axes = _axes(0.42 * len(shown) + 0.75)
+    for y, row in enumerate(shown):
+        colour = {"above": ORANGE, "below": BLUE}.get(row["says"], GREY)
+        if row["interval"]:
+            axes.plot([row["interval"]["low"], row["interval"]["high"]], [y, y], color=colour, lw=2, zorder=2)
+        axes.plot(row["value"], y, "o", ms=6, mfc=colour, mec=colour, zorder=3, clip_on=False)
+        counts = f"{row['positive']}/{row['rows']}"
+        axes.text(1.03, y, counts, va="center", fontsize=8, transform=axes.get_yaxis_transform())
+    axes.axvline(0.5, color=INK, lw=0.9, ls="--", zorder=1)
+    axes.set_yticks(range(len(shown)), [row["words"] for row in shown])
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("AUROC (0.5: chance), 95 % over episodes; right: positive/all rows")
+    axes.grid(axis="x", color=PALE, lw=0.6, zorder=0)
+    axes.tick_params(axis="y", length=0)
+    return figure

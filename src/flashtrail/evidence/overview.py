@@ -137,10 +137,20 @@ def _how_fast(run: Campaign) -> Html | None:
             routes = summary["routes"]
             text = (
                 f": {percent(routes['draft_share'])} of {plural(routes['n'], 'round')} were drafts; "
-                f"{summary['accepted_prefix']['mean_draft']:.1f} of 12 actions accepted per draft."
+                f"{summary['accepted_prefix']['mean_draft']:.1f} of 12 actions accepted per draft"
+                f"{_control(run, summary)}."
             )
             lines.append(page.inline(page.code(arm), text))
     return _lines(lines)
+
+
+def _control(run: Campaign, summary: Mapping[str, Any]) -> str:
+    """Return what stands beside every acceptance: how often the full route agrees with itself."""
+    control = run.control
+    if not control or control.get("policy") != summary["policy"] or not sum(control["histogram"]):
+        return " (control not measured)"
+    mean = sum(h * count for h, count in enumerate(control["histogram"])) / sum(control["histogram"])
+    return f" (control, full route against itself under other noise: {mean:.1f} of 12, n = {control['queries']})"
 
 
 def _is_remedy(run: Campaign, summary: Mapping[str, Any]) -> bool:
@@ -233,7 +243,7 @@ def claim_matrix(run: Campaign) -> Html:
             "claim": claim["statement"],
             "verdict": page.badge(claim["verdict"]),
             "numbers": claim["short"] or None,
-            "p": _p(claim["p"]),
+            "p": _p(claim["p"], claim["family"]),
             "seed": _seed(claim["seed"]),
         }
         for claim in run.claims["claims"]
@@ -249,10 +259,11 @@ def _seed(seed: Mapping[str, Any]) -> Html:
     return Html("<br>".join(part for part in parts if part))
 
 
-def _p(value: float | None) -> str | None:
+def _p(value: float | None, family: Mapping[str, Any] | None) -> str | None:
     if value is None:
         return None
-    return f"<{NBSP}0.0001" if value < 1e-4 else f"{value:.2g}"
+    adjusted = f" (Holm {_p(family['p_adjusted'], None)})" if family else ""
+    return (f"<{NBSP}0.0001" if value < 1e-4 else f"{value:.2g}") + adjusted
 
 
 def claim_details(run: Campaign) -> Html:
@@ -321,7 +332,7 @@ def open_claims(run: Campaign) -> Html:
 
 
 def _rows(rows: Mapping[str, Any]) -> Html | None:
-    lines = []
+    lines: list[str | Html] = []
     for side, entry in rows.items():
         if isinstance(entry, Mapping) and side == "published":
             lines.append(f"published: {'; '.join(f'{method} {count}' for method, count in entry.items())}")

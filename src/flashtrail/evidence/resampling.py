@@ -38,10 +38,13 @@ def resampled_sums(columns: np.ndarray, resamples: int = RESAMPLES, seed: int = 
     return draws(clusters, resamples, seed).astype(float) @ x
 
 
-def percentile_interval(values: np.ndarray, level: float = LEVEL) -> Interval:
-    """Return the middle `level` of resampled values."""
+def percentile_interval(values: np.ndarray, level: float = LEVEL) -> Interval | None:
+    """Return the middle `level` of resampled values; None where they are all one value.
+
+    Where all clusters are alike a bootstrap sees no spread, which is not to say that there is none.
+    """
     low, high = np.nanquantile(values, [0.5 - level / 2, 0.5 + level / 2])
-    return Interval(float(low), float(high), level)
+    return Interval(float(low), float(high), level) if high - low > 1e-12 else None
 
 
 def ratio_over_episodes(part: Sequence[float], whole: Sequence[float], level: float = LEVEL) -> Interval | None:

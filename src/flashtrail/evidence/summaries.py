@@ -43,7 +43,8 @@ def summary(episodes: pd.DataFrame, rounds: pd.DataFrame) -> dict[str, Any]:
     arms = sorted(set(episodes["arm"]))
     if len(arms) != 1:
         raise UserError(f"a summary is of one arm; the tables hold {arms or 'none'}")
-    joined = rounds.merge(episodes[[*EPISODE_KEY, "success"]], on=list(EPISODE_KEY), validate="many_to_one")
+    numbered = episodes[[*EPISODE_KEY, "success"]].assign(_episode=range(len(episodes)))
+    joined = rounds.merge(numbered, on=list(EPISODE_KEY), validate="many_to_one")
     return {
         "version": 1,
         "arm": arms[0],
@@ -133,10 +134,16 @@ def _over_episodes(rounds: pd.DataFrame, part: pd.Series, whole: pd.Series | flo
 
 
 def latency_by_route(rounds: pd.DataFrame) -> dict[str, Any]:
-    """Return policy, serve and round-trip latency and the stages' medians, per route and over all rounds (ms)."""
+    """Return policy, serve and round-trip latency and the stages' medians, per route and over all rounds (ms).
+
+    `over_episodes` has the intervals of policy time with whole episodes resampled (`_episode` numbers them), since
+    rounds of one episode are alike; `episodes` is how many there are.
+    """
     parts = {"all": rounds, **{route: rounds[rounds["route"] == route] for route in ROUTES}}
     return {
         name: {
+            "episodes": int(part["_episode"].nunique()),
+            "over_episodes": _latency_over_episodes(part),
             **{time: statistics.latency(part[time].to_numpy(float)).as_dict() for time in TIMES},
             "stages_p50": {s: _median(part[s]) for s in STAGES},
             "synchronized": bool(part["synchronized"].all()) if len(part) else None,
@@ -144,6 +151,15 @@ def latency_by_route(rounds: pd.DataFrame) -> dict[str, Any]:
         }
         for name, part in parts.items()
     }
+
+
+def _latency_over_episodes(rounds: pd.DataFrame) -> dict[str, Any]:
+    quantiles = {"p50": 0.50, "p95": 0.95} | ({"p99": 0.99} if len(rounds) >= statistics.P99_MIN_ROUNDS else {})
+    found = resampling.latency_quantiles(
+        rounds["policy_ms"].to_numpy(float), rounds["_episode"].to_numpy(), tuple(quantiles.values())
+    )
+    ends = {name: entry.interval if (entry := found[q]) else None for name, q in quantiles.items()}
+    return {name: asdict(interval) if interval else None for name, interval in ends.items()}
 
 
 def _median(column: pd.Series) -> float | None:
