@@ -144,7 +144,7 @@ def artifact_of(policy):
 def arms_where(test):
     """Names of the arms whose (condition kind, guard kind) passes `test`."""
     kinds = {
-        name: (EXPERIMENT.conditions[arm.condition].kind, EXPERIMENT.guards[arm.guard].kind)
+        name: (EXPERIMENT.conditions[arm.condition]["kind"], EXPERIMENT.guards[arm.guard]["kind"])
         for name, arm in EXPERIMENT.arms.items()
     }
     return [name for name, (condition, guard) in kinds.items() if test(condition, guard)]
@@ -199,8 +199,8 @@ def plain_arm(name, policy, episodes):
         "suite": EXPERIMENT.suite,
         "seed": EXPERIMENT.seed,
         "scene_seed": EXPERIMENT.scene_seed,
-        "condition": {"name": "clean", **experiments.Condition().model_dump()},
-        "guard": {"name": "none", **experiments.Guard().model_dump()},
+        "condition": {"name": "clean", "kind": "none"},
+        "guard": {"name": "none", "kind": "none"},
         "clock": "paused",
         "init_states": list(range(episodes)),
         "repeats": 1,

@@ -11,6 +11,7 @@ import yaml
 
 from flashtrail import config
 from flashtrail.errors import UserError
+from flashtrail.rollouts import faults
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,6 +46,10 @@ def changed(data: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("tasks", "a", "neither a task id nor a range"),
         ("arms/clean/episodes", 60, "init state 59 is out of range 0-49"),
         ("conditions/wrist_zero_every4/phase", 4, "phase 4 is never reached with every 4"),
+        ("conditions/wrist_zero_every4", {"kind": "zeroes"}, "unknown kind 'zeroes'; did you mean 'zero'?"),
+        ("conditions/wrist_zero_every4", {"kind": "zero", "evry": 4}, "condition zero: unknown parameter 'evry'"),
+        ("conditions/wrist_zero_every4", [{"kind": "noise"}], "condition noise: sigma is missing"),
+        ("guards/wrist_health/max_ag", 4, "guard wrist_health: unknown parameter 'max_ag'; did you mean 'max_age'?"),
         ("smoke", {"task": 5}, "smoke.task: 5 is not among tasks"),
         ("policies/pi0_nano/device", "gpu", "policies.pi0_nano.device"),
     ],
@@ -102,5 +107,9 @@ def test_the_defaults_of_flash_are_the_official_command_line():
 
 def test_every_key_is_described_in_the_schema():
     definitions = config.schema()["$defs"]
-    assert {"Arm", "Condition", "Flash", "Guard", "Policy"} <= set(definitions)
+    assert {"Arm", "Flash", "Policy"} <= set(definitions)
     assert all(not d.get("additionalProperties", True) for d in definitions.values())
+    for key, kinds in (("conditions", faults.CONDITIONS), ("guards", faults.GUARDS)):
+        options = config.schema()["properties"][key]["patternProperties"][config.NAME]["oneOf"]
+        assert [option["properties"]["kind"]["const"] for option in options] == list(kinds)
+        assert all(p.get("description") for o in options for name, p in o["properties"].items() if name != "kind")

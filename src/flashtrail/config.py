@@ -8,14 +8,15 @@ change elsewhere reruns nothing of it. Knows no file of results, no simulator an
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from flashtrail.errors import UserError, nearest
+from flashtrail.rollouts import faults
 
 Suite = Literal["libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90"]
 TASKS_PER_SUITE: dict[str, int] = {
@@ -62,28 +63,24 @@ class Policy(_Strict):
     published: str | None = Field(None, description="key of the published figures to stand beside ours")
 
 
-class Condition(_Strict):
-    """What is done to the observation before the policy sees it."""
+def _checked(read: Callable[[Any], faults.Parameters]) -> Callable[[Any], dict[str, Any]]:
+    """Return a validator that fills in the defaults of a fault's or a guard's own kind."""
 
-    kind: Literal["none", "zero"] = "none"
-    view: Literal["wrist", "agent", "both"] = "wrist"
-    every: int = Field(1, ge=1, description="the query index i of an episode is hit when i % every == phase")
-    phase: int = Field(0, ge=0)
+    def check(spec: Any) -> dict[str, Any]:
+        try:
+            return faults.spelled_out(read(spec))
+        except UserError as error:
+            raise ValueError(str(error)) from None
 
-    @model_validator(mode="after")
-    def _phase_within_period(self) -> Condition:
-        if self.phase >= self.every:
-            raise ValueError(f"phase {self.phase} is never reached with every {self.every}: use 0-{self.every - 1}")
-        return self
+    return check
 
 
-class Guard(_Strict):
-    """A remedy at the client, after the condition and before the policy."""
-
-    kind: Literal["none", "wrist_health"] = "none"
-    std_min: float = Field(1.0, ge=0, description="healthy needs a pixel standard deviation of at least this (0-255)")
-    range_min: float = Field(5.0, ge=0, description="healthy needs max - min of at least this (0-255)")
-    max_age: int = Field(8, ge=0, description="oldest usable cached frame, in queries")
+# What is done to the observation before the policy sees it, and the remedy at the client between the two. Kinds and
+# parameters: rollouts/faults.py.
+Condition = Annotated[
+    dict[str, Any], BeforeValidator(_checked(faults.condition)), WithJsonSchema(faults.schema(faults.CONDITIONS))
+]
+Guard = Annotated[dict[str, Any], BeforeValidator(_checked(faults.guard)), WithJsonSchema(faults.schema(faults.GUARDS))]
 
 
 class Arm(_Strict):
@@ -194,8 +191,8 @@ class Experiment(_Strict):
             "suite": self.suite,
             "seed": self.seed,
             "scene_seed": self.scene_seed,
-            "condition": {"name": arm.condition, **self.conditions[arm.condition].model_dump()},
-            "guard": {"name": arm.guard, **self.guards[arm.guard].model_dump()},
+            "condition": {"name": arm.condition, **self.conditions[arm.condition]},
+            "guard": {"name": arm.guard, **self.guards[arm.guard]},
             "clock": arm.clock,
             "init_states": list(range(arm.first_init_state, arm.first_init_state + arm.episodes)),
             "repeats": arm.repeats,
@@ -258,7 +255,7 @@ def _first_problem(error: ValidationError) -> str:
 def _keys_at(location: tuple[Any, ...]) -> list[str]:
     """Return the valid keys of the model at a pydantic error location."""
     model: Any = Experiment
-    entries = {"policies": Policy, "conditions": Condition, "guards": Guard, "arms": Arm}
+    entries = {"policies": Policy, "arms": Arm}
     if location:
         single = {"flash": Flash, "rollout": Rollout, "profile": Profile, "smoke": Smoke}
         model = (entries | single).get(str(location[0]), Experiment)

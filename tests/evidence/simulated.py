@@ -124,6 +124,7 @@ def _episode(
                 "cache_hit": replaced if guard else None,
                 "cache_age": age if guard and age is not None else None,
                 "replaced": replaced if guard else None,
+                "masked": False if guard else None,
                 "noise_seed": f"7,{key['task_id']},{key['init_state']},{index}",
             }
         )

@@ -1,5 +1,6 @@
 """A tiny random policy from its artifact, as a server would use it."""
 
+import dataclasses
 import json
 import math
 
@@ -11,6 +12,9 @@ from flashtrail.flash.errors import ArtifactError, ObservationError
 from flashtrail.flash.policy import EXTRA_KEYS, FlashPolicy, draw_noise
 from flashtrail.flash.settings import FlashSettings
 from flashtrail.flash.transforms import ResizeWithPad, Tokenizer
+from flashtrail.rollouts.observation import Observation
+from flashtrail.serving.client import PolicyClient
+from flashtrail.serving.server import running
 
 ACCEPT_ALL = FlashSettings(tau_radius=1e6, enable_gripper_verify=False, enable_gripper_post_verify=False)
 
@@ -78,6 +82,21 @@ def test_a_masked_view_is_not_looked_at(policy):
     assert not np.array_equal(act({}), act(black))
 
 
+def test_a_view_declared_missing_is_masked_through_server_and_client(policy):
+    """What a guard declares missing (`Observation.wrist_missing`) is what the engine leaves out."""
+    given = observation()
+    seen = Observation(
+        given["observation/image"], given["observation/wrist_image"], given["observation/state"], given["prompt"]
+    )
+    with running(policy) as serving, PolicyClient(serving.url) as client:
+        assert "__image_mask__" in client.metadata["request_keys"]
+        missing = client.infer(dataclasses.replace(seen, wrist_missing=True).request(), reset=True, noise_seed=[1])
+        present = client.infer(seen.request(), reset=True, noise_seed=[1])
+    here = policy.infer(policy.new_session(), given | {"__image_mask__": [True, False]}, noise_seed=[1])
+    np.testing.assert_array_equal(missing.actions, here["actions"])
+    assert not np.array_equal(missing.actions, present.actions)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.03), ("float64", 1e-5)])
 def test_other_number_formats_agree(artifact, policy, dtype, tolerance):
     other = FlashPolicy.load(*artifact, dtype=dtype, settings=ACCEPT_ALL)
@@ -114,6 +133,7 @@ def test_delta_actions_follow_the_manifest(artifact):
 
 def test_metadata_names_artifacts_and_settings(policy):
     told = policy.metadata
+    assert told["request_keys"] == ["__image_mask__", "noise_seed"]
     assert told["base_digest"] == "digest-of-base" and told["draft_digest"] == "digest-of-draft"
     assert told["settings"]["tau_radius"] == 1e6 and told["dtype"] == "float32"
     json.dumps(told)

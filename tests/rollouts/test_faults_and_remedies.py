@@ -115,9 +115,9 @@ def test_the_cache_is_a_copy_and_each_guard_has_its_own():
 def test_no_guard_looks_at_nothing():
     given, found = guards.build({"kind": "none"}).apply(observation(BLACK), 0)
     assert given.wrist is BLACK
-    assert found == guards.GuardRecord(None, None, None, None, None, None)
+    assert found == guards.GuardRecord()
 
 
 def test_a_negative_threshold_is_refused():
-    with pytest.raises(UserError, match="must not be negative"):
+    with pytest.raises(UserError, match="guard wrist_health: max_age must be at least 0, not -1"):
         guards.build({"kind": "wrist_health", "max_age": -1})

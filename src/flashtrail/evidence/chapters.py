@@ -321,7 +321,7 @@ def guard(run: Campaign) -> Html:
         "unhealthy": "Unhealthy",
         "hits": "Hits",
     }
-    heads |= {"misses": "Misses", "repaired": "Hits of unhealthy [Wilson 95 %]"}
+    heads |= {"masked": "Declared missing", "misses": "Misses", "repaired": "Hits of unhealthy [Wilson 95 %]"}
     table = page.table(rows, heads, tuple(heads)[1:], "Guard counters, in rounds", stacked=True)
     return page.join(page.side_by_side(*drawings), table)
 

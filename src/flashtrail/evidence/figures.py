@@ -319,15 +319,19 @@ def guard(rounds: pd.DataFrame, std_min: float | None = None) -> Figure:
     watched = rounds[rounds["healthy"].notna()]
     healthy = watched["healthy"].astype(bool)
     replaced = watched["replaced"].fillna(False).astype(bool)
+    masked = watched["masked"].fillna(False).astype(bool)
     groups: Sequence[tuple[str, pd.Series, str, str]] = (
         ("healthy: passed, cached", healthy, BLUE, "."),
         ("unhealthy: replaced (hit)", ~healthy & replaced, GREEN, "^"),
-        ("unhealthy: nothing cached (miss)", ~healthy & ~replaced, ORANGE, "x"),
+        ("unhealthy: declared missing", masked, PURPLE, "v"),
+        ("unhealthy: nothing cached (miss)", ~healthy & ~replaced & ~masked, ORANGE, "x"),
     )
     figure, axes = _axes(2.9)
     generator = np.random.default_rng(0)
     for label, chosen, colour, mark in groups:
         part = watched[chosen]
+        if mark == "v" and not len(part):
+            continue  # only one kind of guard does this
         x = part["round"] + generator.uniform(-0.25, 0.25, len(part))
         axes.plot(x, part["health_std"], mark, ms=4, alpha=0.6, color=colour, label=f"{label}, n = {len(part)}")
     if std_min is not None:

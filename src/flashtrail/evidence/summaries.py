@@ -206,18 +206,20 @@ def bookkeeping(episodes: pd.DataFrame, rounds: pd.DataFrame) -> dict[str, int]:
 def guard_counters(rounds: pd.DataFrame) -> dict[str, int] | None:
     """Return what the guard did, or None where there was none.
 
-    hits: unhealthy rounds that got the cached frame; misses: unhealthy rounds that could not; updates: healthy
-    rounds that renewed the cache.
+    hits: unhealthy rounds that got the cached frame (of an oracle: the undamaged one); masked: those in which the view
+    was declared missing; misses: those that passed as they were; updates: healthy rounds that renewed the cache.
     """
     watched = rounds[rounds["healthy"].notna()]
     if not len(watched):
         return None
     healthy = watched["healthy"].astype(bool)
     replaced = watched["replaced"].fillna(False).astype(bool)
+    masked = watched["masked"].fillna(False).astype(bool)
     return {
         "rounds": len(watched),
         "unhealthy": int((~healthy).sum()),
         "hits": int(replaced.sum()),
-        "misses": int((~healthy & ~replaced).sum()),
+        "masked": int(masked.sum()),
+        "misses": int((~healthy & ~replaced & ~masked).sum()),
         "updates": int(healthy.sum()),
     }

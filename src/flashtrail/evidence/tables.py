@@ -90,6 +90,7 @@ ROUNDS = _schema(
     ("cache_hit", _BOOL, "null"),
     ("cache_age", _I32, "null"),  # queries
     ("replaced", _BOOL, "null"),
+    ("masked", _BOOL, "null"),  # the wrist view was declared missing
     ("noise_seed", _STR),
 )
 

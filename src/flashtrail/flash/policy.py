@@ -28,6 +28,8 @@ EXTRA_KEYS = ("synchronized", "fallback_cause", "batch_size")
 # A round as `infer` is asked for it: session, observation, executed_steps, reset, noise_seed; and what comes of it.
 Asked = tuple[Session, Mapping[str, Any], int | None, bool, Sequence[int] | int | None]
 Answer = dict[str, Any] | Exception
+# Keys of a request that no official server understands and this policy acts on.
+REQUEST_KEYS = (tf.MASK_KEY, "noise_seed")
 _ALWAYS_ZERO = (
     "enc_priority_mean",
     "score_delta",
@@ -142,8 +144,8 @@ class FlashPolicy:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """Artifact digests, device, number format and settings."""
-        return describe(self.engine)
+        """Artifact digests, device, number format, settings, and the request keys beyond the official ones."""
+        return describe(self.engine) | {"request_keys": list(REQUEST_KEYS)}
 
     def new_session(self) -> Session:
         return self.engine.new_session()

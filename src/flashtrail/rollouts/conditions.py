@@ -1,101 +1,216 @@
-"""Faults of the observation, as pure functions with parameters: what the policy sees instead of what there was.
+"""Faults of the observation: what the policy sees instead of what there was.
 
-A condition is made anew for each episode, so that one with memory cannot leak into the next. Knows observations and
-query indices; knows no guard, no policy and no simulator.
+What each kind does to pictures; their parameters are in `faults`. A condition is made anew for each episode, so that
+one with memory cannot leak into the next. What is random is a function of the episode's words and the query, so that
+an episode meets the same fault in every arm. The robot's own state is never touched. Knows observations and query
+indices; knows no guard, no policy and no simulator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from flashtrail.errors import UserError, nearest
+from flashtrail.rollouts import faults
+from flashtrail.rollouts.faults import VIEWS
 from flashtrail.rollouts.observation import Observation
 
-_VIEWS = {"wrist": ("wrist",), "agent": ("agent",), "both": ("agent", "wrist")}
-_ANYWHERE = ("kind", "name")
+Image = NDArray[np.uint8]
+_VIEW_WORD = {"agent": 0, "wrist": 1}
+_PLACE_WORD, _BURST_WORD = 2, 3
 
 
 class Condition(Protocol):
     """A fault during one episode."""
 
-    def apply(self, observation: Observation, query: int) -> tuple[Observation, bool]:
+    def apply(self, observation: Observation, query: int, allowed: bool = True) -> tuple[Observation, bool]:
         """Return what is left of the observation at this query (0, 1, ... per episode) and whether it was hit.
 
-        Every request counts as a query, the one that repeats a zero-accept round too.
+        To be called at every query in turn: every request counts as one, the one that repeats a zero-accept round
+        too. Where not `allowed`, nothing is done, but what is to be remembered is. A hit that has nothing to show
+        instead, such as a freeze at the first query, is none.
         """
 
 
-@dataclass(frozen=True)
-class Clean:
-    """Nothing happens."""
+# --- pictures ---
 
-    def apply(self, observation: Observation, query: int) -> tuple[Observation, bool]:
-        """Return the observation as it is."""
+
+def occluded(image: Image, size: float, row: float, column: float, value: int) -> Image:
+    """Return the (H, W, 3) image with a patch of `size` (share of each side) about (row, column), cut at the edge."""
+    out = image.copy()
+    spans = []
+    for extent, centre in zip(image.shape[:2], (row, column), strict=True):
+        side = max(1, round(size * extent))
+        first = round(centre * extent - side / 2)
+        spans.append(slice(max(0, first), max(0, first + side)))
+    out[spans[0], spans[1]] = value
+    return out
+
+
+def noisy(image: Image, sigma: float, generator: np.random.Generator) -> Image:
+    """Return the image plus normal noise of `sigma` grey levels, rounded and cut to 0-255."""
+    noise = generator.standard_normal(image.shape, dtype=np.float32) * np.float32(sigma)
+    return np.clip(np.rint(image + noise), 0, 255).astype(np.uint8)
+
+
+# --- faults ---
+
+
+class _Draw:
+    """Generators by counter: the episode's words, the place in the composition, a word of use and the query."""
+
+    def __init__(self, words: Sequence[int] | None, path: tuple[int, ...] = ()) -> None:
+        self._words, self._path = None if words is None else list(words), path
+
+    def part(self, index: int) -> _Draw:
+        return _Draw(self._words, (*self._path, index))
+
+    def generator(self, use: int, query: int = 0) -> np.random.Generator:
+        if self._words is None:
+            raise ValueError("a random condition needs the episode's words (seeds.derive, stream 'perturbation')")
+        sequence = np.random.SeedSequence(self._words, spawn_key=(*self._path, use, query))
+        return np.random.Generator(np.random.Philox(sequence))
+
+
+class _Clean:
+    def __init__(self, given: faults.Clean, draw: _Draw) -> None:
+        pass
+
+    def apply(self, observation: Observation, query: int, allowed: bool = True) -> tuple[Observation, bool]:
         return observation, False
 
 
-@dataclass(frozen=True)
-class Zero:
-    """A view is black at the queries with ``query % every == phase``; ``every=1`` means always.
+class _Views:
+    """Changes the views that are chosen, picture by picture, at the queries that are hit."""
 
-    With the defaults of the reproduction (every 4, phase 0) the first query of an episode is hit.
-    """
+    def __init__(self, given: Any, draw: _Draw) -> None:
+        self._given, self._draw = given, draw
+        self._when: Callable[[int], bool] = given.hits
 
-    view: str = "wrist"
-    every: int = 1
-    phase: int = 0
+    def apply(self, observation: Observation, query: int, allowed: bool = True) -> tuple[Observation, bool]:
+        hit = allowed and self._when(query)
+        changed = {}
+        for view in VIEWS[self._given.view]:
+            picture = self._seen(view, getattr(observation, view), query, hit)
+            if picture is not None:
+                changed[view] = picture
+        return (replace(observation, **changed), True) if hit and changed else (observation, False)
 
-    def __post_init__(self) -> None:
-        if self.view not in _VIEWS:
-            raise UserError(f"condition zero: unknown view {self.view!r}{nearest(self.view, _VIEWS)}")
-        if self.every < 1 or not 0 <= self.phase < self.every:
-            raise UserError(
-                f"condition zero: needs every >= 1 and 0 <= phase < every, not every {self.every}, phase {self.phase}"
-            )
+    def _seen(self, view: str, image: Image, query: int, hit: bool) -> Image | None:
+        """Return the picture to show if this query is hit, None where there is nothing else to show."""
+        raise NotImplementedError
 
-    def apply(self, observation: Observation, query: int) -> tuple[Observation, bool]:
-        """Blacken the view, if this query is hit."""
-        if query % self.every != self.phase:
+
+class _Zero(_Views):
+    def _seen(self, view: str, image: Image, query: int, hit: bool) -> Image | None:
+        return np.zeros_like(image)
+
+
+class _Freeze(_Views):
+    def __init__(self, given: faults.Freeze, draw: _Draw) -> None:
+        super().__init__(given, draw)
+        self._last: dict[str, Image] = {}
+
+    def _seen(self, view: str, image: Image, query: int, hit: bool) -> Image | None:
+        if hit and view in self._last:
+            return self._last[view]
+        self._last[view] = image.copy()
+        return None
+
+
+class _Stale(_Views):
+    def __init__(self, given: faults.Stale, draw: _Draw) -> None:
+        super().__init__(given, draw)
+        self._past: dict[str, deque[Image]] = {view: deque(maxlen=given.queries + 1) for view in VIEWS[given.view]}
+
+    def _seen(self, view: str, image: Image, query: int, hit: bool) -> Image | None:
+        past = self._past[view]
+        past.append(image.copy())
+        return past[0] if len(past) > 1 else None
+
+
+class _Occlusion(_Views):
+    def __init__(self, given: faults.Occlusion, draw: _Draw) -> None:
+        super().__init__(given, draw)
+        self._centres = {view: self._centre(view) for view in VIEWS[given.view]}
+
+    def _centre(self, view: str) -> tuple[float, float]:
+        """Return the place given, or one at which the whole patch lies within the picture."""
+        given = self._given
+        if given.row is not None:
+            return given.row, given.column
+        row, column = self._draw.generator(_PLACE_WORD, _VIEW_WORD[view]).uniform(given.size / 2, 1 - given.size / 2, 2)
+        return float(row), float(column)
+
+    def _seen(self, view: str, image: Image, query: int, hit: bool) -> Image | None:
+        return occluded(image, self._given.size, *self._centres[view], self._given.value) if hit else None
+
+
+class _Noise(_Views):
+    def _seen(self, view: str, image: Image, query: int, hit: bool) -> Image | None:
+        return noisy(image, self._given.sigma, self._draw.generator(_VIEW_WORD[view], query)) if hit else None
+
+
+class _Swap:
+    def __init__(self, given: faults.Swap, draw: _Draw) -> None:
+        self._given = given
+
+    def apply(self, observation: Observation, query: int, allowed: bool = True) -> tuple[Observation, bool]:
+        if not (allowed and self._given.hits(query)):
             return observation, False
-        black = {view: np.zeros_like(getattr(observation, view)) for view in _VIEWS[self.view]}
-        return replace(observation, **black), True
+        return replace(observation, agent=observation.wrist, wrist=observation.agent), True
 
 
-KINDS: dict[str, tuple[type[Any], tuple[str, ...]]] = {
-    "none": (Clean, ()),
-    "zero": (Zero, ("view", "every", "phase")),
+class _Bursts:
+    def __init__(self, given: faults.Bursts, draw: _Draw) -> None:
+        self._given, self._draw = given, draw
+        self._fault = _made(given.fault, draw.part(0))
+        self._left = 0
+
+    def apply(self, observation: Observation, query: int, allowed: bool = True) -> tuple[Observation, bool]:
+        begins = self._draw.generator(_BURST_WORD, query).random() < self._given.probability
+        self._left = self._given.length if begins else max(0, self._left - 1)
+        return self._fault.apply(observation, query, allowed and self._left > 0)
+
+
+class _AllOf:
+    def __init__(self, given: faults.AllOf, draw: _Draw) -> None:
+        self._parts = [_made(part, draw.part(index)) for index, part in enumerate(given.parts)]
+
+    def apply(self, observation: Observation, query: int, allowed: bool = True) -> tuple[Observation, bool]:
+        hits = []
+        for part in self._parts:
+            observation, hit = part.apply(observation, query, allowed)
+            hits.append(hit)
+        return observation, any(hits)
+
+
+_MADE: dict[type[faults.Parameters], Callable[[Any, _Draw], Condition]] = {
+    faults.Clean: _Clean,
+    faults.Zero: _Zero,
+    faults.Freeze: _Freeze,
+    faults.Stale: _Stale,
+    faults.Swap: _Swap,
+    faults.Occlusion: _Occlusion,
+    faults.Noise: _Noise,
+    faults.Bursts: _Bursts,
+    faults.AllOf: _AllOf,
 }
 
 
-def build(spec: Mapping[str, Any]) -> Condition:
+def _made(given: faults.Parameters, draw: _Draw) -> Condition:
+    return _MADE[type(given)](given, draw)
+
+
+def build(spec: Mapping[str, Any] | Sequence[Any], words: Sequence[int] | None = None) -> Condition:
     """Return a fresh condition for one episode from ``{kind: zero, view: wrist, every: 4, phase: 0}``.
 
-    Parameters of other kinds are allowed under ``none`` (a typed config spells out its defaults). UserError for an
-    unknown kind or parameter names the nearest one.
+    `words`: entropy of the episode (`seeds.derive`, stream ``perturbation``), which noise, bursts and a drawn place
+    need; ValueError where they lack it. UserError for an unknown kind or parameter names the nearest one.
     """
-    made: Condition = build_kind("condition", KINDS, spec)
-    return made
-
-
-def check(spec: Mapping[str, Any]) -> None:
-    """Raise UserError where `build` would."""
-    build(spec)
-
-
-def build_kind(
-    what: str, kinds: Mapping[str, tuple[type[Any], tuple[str, ...]]], spec: Mapping[str, Any], **given: Any
-) -> Any:
-    """Build one entry of a registry of kinds from a spec; `what` names it in errors."""
-    kind = spec.get("kind", "none")
-    if kind not in kinds:
-        raise UserError(f"{what}: unknown kind {kind!r}{nearest(kind, kinds)}")
-    cls, own = kinds[kind]
-    known = own if own else tuple(name for _, names in kinds.values() for name in names)
-    for key in spec:
-        if key not in known and key not in _ANYWHERE:
-            raise UserError(f"{what} {kind}: unknown parameter {key!r}{nearest(key, (*known, 'kind'))}")
-    return cls(**{key: spec[key] for key in own if key in spec}, **given)
+    return _made(faults.condition(spec), _Draw(words))

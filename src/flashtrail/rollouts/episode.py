@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from flashtrail.errors import UserError
 from flashtrail.rollouts import seeds
 from flashtrail.rollouts.conditions import Condition
-from flashtrail.rollouts.guards import Guard
+from flashtrail.rollouts.guards import Guard, GuardRecord, Oracle
 from flashtrail.rollouts.observation import Observation
 from flashtrail.rollouts.plan import EpisodeKey
 from flashtrail.rollouts.simulator import Simulator, Step
@@ -62,8 +62,18 @@ class PolicySession(Protocol):
         """Run one round."""
 
 
-# Called at each query with its index, what the policy saw and what it answered (for videos and recordings).
-OnQuery = Callable[[int, Observation, Reply], None]
+@dataclass(frozen=True)
+class Asked:
+    """One query: what the policy saw and answered, whether the condition hit it, what the guard found."""
+
+    query: int
+    given: Observation
+    reply: Reply
+    hit: bool
+    found: GuardRecord
+
+
+OnQuery = Callable[[Asked], None]  # called at each query: for films and recordings
 
 
 @dataclass
@@ -81,7 +91,7 @@ def run_episode(
     key: EpisodeKey,
     *,
     condition: Condition,
-    guard: Guard,
+    guard: Guard | Oracle,
     seed: int,
     replan_steps: int = 12,
     on_query: OnQuery | None = None,
@@ -100,11 +110,11 @@ def run_episode(
         query = len(record.rounds)
         seen = simulator.observe()
         damaged, hit = condition.apply(seen, query)
-        given, found = guard.apply(damaged, query)
+        given, found = guard.restore(damaged, seen) if isinstance(guard, Oracle) else guard.apply(damaged, query)
         words = seeds.derive(seed, *_words(key), query, stream="noise")
         reply = policy.infer(given.request(), executed_steps=executed, reset=query == 0, noise_seed=words)
         if on_query is not None:
-            on_query(query, given, reply)
+            on_query(Asked(query, given, reply, hit, found))
         executed = min(replan_steps, reply.accepted_prefix_len)
         row = _round_row(reply, record.rounds, scheduled) | {"round": query, "env_step": len(record.steps)}
         row |= {"condition_applied": hit, "noise_seed": seeds.spelled(words), **asdict(found)}

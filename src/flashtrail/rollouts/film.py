@@ -1,38 +1,61 @@
-"""A short film of an episode: what the policy saw at each query, and what it answered.
+"""A short film of an episode, and its contact sheet: what the policy saw at each query, and what it answered.
 
-Agent and wrist view side by side, after condition and guard, with a line of text. Knows pictures and an encoder
-(H.264 through imageio-ffmpeg); knows no table and no simulator.
+Agent and wrist view side by side, after condition and guard, with route, accepted prefix, condition and guard drawn
+on. Knows pictures and an encoder (H.264 through imageio-ffmpeg); knows no table and no simulator.
 """
 
 from __future__ import annotations
 
+import io
+import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from flashtrail.rollouts.observation import POLICY_PIXELS, Observation
+from flashtrail.rollouts.episode import Asked
+from flashtrail.rollouts.guards import GuardRecord
+from flashtrail.rollouts.observation import POLICY_PIXELS
 
-_STRIP = 16  # rows of text; with 224 x 448 pixels the frame stays a multiple of the encoder's 16 x 16 blocks
+STRIP = 32  # rows of text; with 224 x 448 pixels the frame stays a multiple of the encoder's 16 x 16 blocks
+SHEET_FRAMES, _COLUMNS, _SHEET_WIDTH, _QUALITY = 12, 4, 224, 70
 _FRAMES_PER_SECOND = 4
+_PLAIN, _HIT, _HELPED = (255, 255, 255), (255, 170, 60), (90, 220, 150)
 
 
 class Film:
-    """Collects frames; `write` encodes them."""
+    """Collects frames; `write` encodes them, `sheet` shows some of them in one picture.
 
-    def __init__(self, path: str | Path) -> None:
+    `condition` and `guard` are the names to be drawn on; ``none`` or ``clean`` is not worth a word.
+    """
+
+    def __init__(self, path: str | Path, condition: str = "clean", guard: str = "none") -> None:
         self._path = Path(path)
+        self._condition, self._guard = condition, guard
         self._frames: list[np.ndarray] = []
 
-    def add(self, query: int, observation: Observation, reply: Any) -> None:
+    def add(self, asked: Asked) -> None:
         """Add one query (an `episode.OnQuery`)."""
-        frame = Image.new("RGB", (2 * POLICY_PIXELS, POLICY_PIXELS + _STRIP))
-        frame.paste(Image.fromarray(np.hstack([observation.agent, observation.wrist])), (0, _STRIP))
-        route = reply.policy_timing.get("route_type", "?")
-        text = f"query {query}   {route}   accepted {reply.accepted_prefix_len}"
-        ImageDraw.Draw(frame).text((4, 2), text, fill=(255, 255, 255))
+        frame = Image.new("RGB", (2 * POLICY_PIXELS, POLICY_PIXELS + STRIP))
+        frame.paste(Image.fromarray(np.hstack([asked.given.agent, asked.given.wrist])), (0, STRIP))
+        draw = ImageDraw.Draw(frame)
+        for x, y, text, colour in self.words(asked):
+            draw.text((x, y), text, fill=colour)
+        if asked.given.wrist_missing:
+            _cross(draw)
         self._frames.append(np.asarray(frame))
+
+    def words(self, asked: Asked) -> list[tuple[int, int, str, tuple[int, int, int]]]:
+        """Return what is written on the frame of one query: x, y, text, colour."""
+        route = asked.reply.policy_timing.get("route_type", "?")
+        lines = [(4, 2, f"query {asked.query}  {route}  accepted {asked.reply.accepted_prefix_len}", _PLAIN)]
+        if asked.hit:
+            lines.append((4, 16, f"hit: {self._condition}"[:36], _HIT))
+        elif self._condition not in ("clean", "none"):
+            lines.append((4, 16, f"spared: {self._condition}"[:36], _PLAIN))
+        if self._guard != "none":
+            lines.append((POLICY_PIXELS + 4, 16, f"{self._guard}: {done(asked.found)}"[:36], _colour(asked.found)))
+        return lines
 
     def write(self) -> str:
         """Encode to the path given and return it."""
@@ -40,10 +63,51 @@ class Film:
 
         height, width = self._frames[0].shape[:2]
         writer = imageio_ffmpeg.write_frames(
-            str(self._path), (width, height), fps=_FRAMES_PER_SECOND, codec="libx264", ffmpeg_log_level="error"
+            str(self._path),
+            (width, height),
+            fps=_FRAMES_PER_SECOND,
+            codec="libx264",
+            quality=None,
+            output_params=["-crf", "26"],
+            ffmpeg_log_level="error",
         )
         writer.send(None)
         for frame in self._frames:
             writer.send(np.ascontiguousarray(frame))
         writer.close()
         return str(self._path)
+
+    def sheet(self) -> bytes:
+        """Return a JPEG of at most SHEET_FRAMES frames, evenly over the episode, the first and the last among them."""
+        count = min(SHEET_FRAMES, len(self._frames))
+        chosen = sorted({round(i) for i in np.linspace(0, len(self._frames) - 1, count)})
+        height, width = self._frames[0].shape[:2]
+        size = (_SHEET_WIDTH, round(_SHEET_WIDTH * height / width))
+        columns = min(_COLUMNS, len(chosen))
+        canvas = Image.new("RGB", (columns * size[0], math.ceil(len(chosen) / columns) * size[1]), (255, 255, 255))
+        for place, index in enumerate(chosen):
+            small = Image.fromarray(self._frames[index]).resize(size, Image.Resampling.LANCZOS)
+            canvas.paste(small, (place % columns * size[0], place // columns * size[1]))
+        buffer = io.BytesIO()
+        canvas.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
+        return buffer.getvalue()
+
+
+def done(found: GuardRecord) -> str:
+    """Return what a guard did at a query, in a word or two."""
+    if found.masked:
+        return "declared missing"
+    if found.replaced:
+        return "replaced" if found.cache_age is None else f"replaced, age {found.cache_age}"
+    return "passed" if found.healthy else "missed"
+
+
+def _colour(found: GuardRecord) -> tuple[int, int, int]:
+    return _HELPED if found.replaced or found.masked else _PLAIN if found.healthy else _HIT
+
+
+def _cross(draw: ImageDraw.ImageDraw) -> None:
+    """Cross out the wrist view: it is sent, but the policy does not look at it."""
+    left, top, right, bottom = POLICY_PIXELS, STRIP, 2 * POLICY_PIXELS - 1, STRIP + POLICY_PIXELS - 1
+    draw.line([(left, top), (right, bottom)], fill=_HELPED, width=3)
+    draw.line([(left, bottom), (right, top)], fill=_HELPED, width=3)

@@ -1,19 +1,20 @@
 """Remedies at the client: after the condition, before the policy.
 
 A guard has memory (a cache, ages), so each episode gets its own. It is given the damaged observation and nothing
-else: the undamaged frame is out of its reach. Knows no condition, no policy and no simulator.
+else: the undamaged frame is out of its reach. The one exception is `Oracle`, which is no `Guard` and is asked by
+another method, so that nothing else can be handed the undamaged frame by accident. Parameters are in `faults`. Knows
+no condition, no policy and no simulator.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from flashtrail.errors import UserError
-from flashtrail.rollouts.conditions import build_kind
+from flashtrail.rollouts import faults
 from flashtrail.rollouts.observation import Observation
 
 
@@ -27,6 +28,7 @@ class GuardRecord:
     cache_hit: bool | None = None
     cache_age: int | None = None
     replaced: bool | None = None
+    masked: bool | None = None
 
 
 class Guard(Protocol):
@@ -45,7 +47,6 @@ class NoGuard:
         return observation, GuardRecord()
 
 
-@dataclass
 class WristHealthGuard:
     """Replaces an unhealthy wrist frame by the last healthy one, if that is not too old.
 
@@ -55,44 +56,58 @@ class WristHealthGuard:
     `healthy` and `cache_hit` both False. `cache_age` (queries) is given whenever an unhealthy frame met a cache.
     """
 
-    std_min: float = 1.0
-    range_min: float = 5.0
-    max_age: int = 8
-    _cached: np.ndarray | None = field(default=None, init=False, repr=False)
-    _cached_at: int = field(default=0, init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        if self.std_min < 0 or self.range_min < 0 or self.max_age < 0:
-            raise UserError("guard wrist_health: std_min, range_min and max_age must not be negative")
+    def __init__(self, given: faults.WristHealth) -> None:
+        self._given = given
+        self._cached: np.ndarray | None = None
+        self._cached_at = 0
 
     def apply(self, observation: Observation, query: int) -> tuple[Observation, GuardRecord]:
         """Judge the wrist frame, then keep it, replace it or let it pass."""
-        wrist = observation.wrist
+        wrist, given = observation.wrist, self._given
         std, spread = float(np.std(wrist)), float(wrist.max()) - float(wrist.min())
-        healthy = std >= self.std_min and spread >= self.range_min
+        healthy = std >= given.std_min and spread >= given.range_min
         if healthy:
             self._cached, self._cached_at = wrist.copy(), query
-            return observation, GuardRecord(std, spread, True, False, None, False)
-        if self._cached is None:
-            return observation, GuardRecord(std, spread, False, False, None, False)
-        age = query - self._cached_at
-        if age > self.max_age:
-            return observation, GuardRecord(std, spread, False, False, age, False)
-        return replace(observation, wrist=self._cached), GuardRecord(std, spread, False, True, age, True)
+            return observation, GuardRecord(std, spread, True, False, None, False, False)
+        age = None if self._cached is None else query - self._cached_at
+        if self._cached is None or age is None or age > given.max_age:
+            return self._missed(observation, GuardRecord(std, spread, False, False, age, False, False))
+        return replace(observation, wrist=self._cached), GuardRecord(std, spread, False, True, age, True, False)
+
+    def _missed(self, observation: Observation, found: GuardRecord) -> tuple[Observation, GuardRecord]:
+        return observation, found
 
 
-KINDS: dict[str, tuple[type[Any], tuple[str, ...]]] = {
-    "none": (NoGuard, ()),
-    "wrist_health": (WristHealthGuard, ("std_min", "range_min", "max_age")),
-}
+class WristMaskGuard(WristHealthGuard):
+    """As `WristHealthGuard`, but a frame that it cannot replace is declared missing (`masked`) instead of sent."""
+
+    def _missed(self, observation: Observation, found: GuardRecord) -> tuple[Observation, GuardRecord]:
+        return replace(observation, wrist_missing=True), replace(found, masked=True)
 
 
-def build(spec: Mapping[str, Any]) -> Guard:
+class Oracle:
+    """Restores what the condition took: an upper bound for every guard, and no guard that a robot could have."""
+
+    def restore(self, damaged: Observation, undamaged: Observation) -> tuple[Observation, GuardRecord]:
+        """Return the undamaged observation; `healthy` says here that the condition had left the pictures alone."""
+        wrist = damaged.wrist
+        same = damaged is undamaged or all(
+            np.array_equal(getattr(damaged, view), getattr(undamaged, view)) for view in ("agent", "wrist")
+        )
+        std, spread = float(np.std(wrist)), float(wrist.max()) - float(wrist.min())
+        return undamaged, GuardRecord(std, spread, same, False, None, not same, False)
+
+
+def build(spec: Mapping[str, Any]) -> Guard | Oracle:
     """Return a fresh guard for one episode from ``{kind: wrist_health, std_min: 1.0, ...}``; errors as conditions."""
-    made: Guard = build_kind("guard", KINDS, spec)
-    return made
+    given = faults.guard(spec)
+    if isinstance(given, faults.Oracle):
+        return Oracle()
+    if isinstance(given, faults.WristMask):
+        return WristMaskGuard(given)
+    return WristHealthGuard(given) if isinstance(given, faults.WristHealth) else NoGuard()
 
 
-def check(spec: Mapping[str, Any]) -> None:
-    """Raise UserError where `build` would."""
-    build(spec)
+def needs_image_mask(spec: Mapping[str, Any]) -> bool:
+    """Return whether this guard may send a request that only a server with image masks understands."""
+    return isinstance(faults.guard(spec), faults.WristMask)

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from flashtrail.serving.protocol import IMAGE_MASK_KEY
+
 POLICY_PIXELS = 224
 
 
@@ -27,15 +29,17 @@ class Observation:
     wrist: np.ndarray
     state: np.ndarray
     prompt: str
+    wrist_missing: bool = False  # the policy is told that there is no wrist view; the frame is sent but not looked at
 
     def request(self) -> dict[str, Any]:
-        """Return the observation under the wire's keys."""
-        return {
+        """Return the observation under the wire's keys; a missing view adds a key that official servers ignore."""
+        request = {
             "observation/image": self.agent,
             "observation/wrist_image": self.wrist,
             "observation/state": self.state,
             "prompt": self.prompt,
         }
+        return request | {IMAGE_MASK_KEY: [True, False]} if self.wrist_missing else request
 
 
 def upright(image: np.ndarray) -> np.ndarray:

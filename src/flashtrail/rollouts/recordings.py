@@ -15,8 +15,8 @@ import numpy as np
 
 from flashtrail import provenance
 from flashtrail.errors import UserError
-from flashtrail.rollouts import conditions, guards
-from flashtrail.rollouts.episode import PolicySession, run_episode
+from flashtrail.rollouts import conditions, guards, seeds
+from flashtrail.rollouts.episode import Asked, PolicySession, run_episode
 from flashtrail.rollouts.observation import Observation
 from flashtrail.rollouts.plan import EpisodeKey
 from flashtrail.rollouts.simulator import Simulator
@@ -43,14 +43,15 @@ def record_task(
     kept: list[Recorded] = []
     for init_state in arm["init_states"]:
 
-        def keep(query: int, seen: Observation, reply: Any, episode: tuple[int, int] = (task, init_state)) -> None:
-            kept.append(Recorded(episode, seen))
+        def keep(asked: Asked, episode: tuple[int, int] = (task, init_state)) -> None:
+            kept.append(Recorded(episode, asked.given))
 
+        key = EpisodeKey(arm["suite"], task, init_state, 0)
         record = run_episode(
             simulator,
             policy,
-            EpisodeKey(arm["suite"], task, init_state, 0),
-            condition=conditions.build(arm["condition"]),
+            key,
+            condition=conditions.build(arm["condition"], seeds.of_episode(arm["seed"], key, "perturbation")),
             guard=guards.build(arm["guard"]),
             seed=arm["seed"],
             replan_steps=arm["rollout"]["replan_steps"],

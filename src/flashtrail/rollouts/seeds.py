@@ -11,6 +11,8 @@ from typing import Literal
 
 import numpy as np
 
+from flashtrail.rollouts.plan import EpisodeKey
+
 Stream = Literal["sim", "noise", "perturbation"]
 _STREAMS: dict[str, int] = {"sim": 1, "noise": 2, "perturbation": 3}
 _SUITES = {"libero_spatial": 0, "libero_object": 1, "libero_goal": 2, "libero_10": 3, "libero_90": 4}
@@ -38,6 +40,11 @@ def derive(
     if min(words) < 0:
         raise ValueError(f"seed words must not be negative: {words}")
     return words
+
+
+def of_episode(seed: int, key: EpisodeKey, stream: Stream) -> list[int]:
+    """Return the words of one stream of an episode."""
+    return derive(seed, key.suite, key.task_id, key.init_state, key.repeat, stream=stream)
 
 
 def legacy_seed(words: list[int]) -> int:

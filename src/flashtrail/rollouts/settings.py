@@ -10,7 +10,7 @@ from typing import Any
 
 from flashtrail import provenance
 from flashtrail.errors import UserError, nearest
-from flashtrail.rollouts import conditions, guards
+from flashtrail.rollouts import faults
 from flashtrail.rollouts.plan import check_init_state, check_task
 
 # What a spec may hold, and its default; `...` marks what it must hold.
@@ -60,8 +60,8 @@ def checked(spec: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("repeats", "simulators", "replan_steps"):
         if int(full[key]) < 1:
             raise UserError(f"{key}: {full[key]} must be at least 1")
-    conditions.check(full["condition"])
-    guards.check(full["guard"])
+    faults.condition(full["condition"])
+    faults.guard(full["guard"])
     full["server"] = _checked_server(full["server"])
     return full
 

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from flashtrail.errors import UserError
-from flashtrail.rollouts import plan, settings
+from flashtrail.rollouts import guards, plan, settings
 from flashtrail.rollouts.episode import EpisodeRecord, error_record
 from flashtrail.rollouts.plan import EpisodeKey
 from flashtrail.rollouts.recorder import Recorder
@@ -29,6 +29,7 @@ from flashtrail.rollouts.simulators import COMMAND, SimulatorProcess, wait_any
 from flashtrail.serving import TOKEN_VARIABLE
 from flashtrail.serving.client import PolicyClient, healthy
 from flashtrail.serving.launch import PolicyServerProcess, free_port
+from flashtrail.serving.protocol import IMAGE_MASK_KEY
 
 RETRIES = 2
 SERVER_RESTARTS = 3
@@ -117,7 +118,9 @@ class _Shard:
         server = self._spec["server"]
         with contextlib.ExitStack() as stack:
             self._server = stack.enter_context(_Server(server, Path(server["log"] or out_dir / "server.log")))
-            self._recorder.metadata |= self._server.completed(self._recorder.metadata)
+            said = self._server.metadata()
+            check_understood(self._spec, said, self._server.url)
+            self._recorder.metadata |= completed(self._recorder.metadata, said)
             self._run_all(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flashtrail-films-"))))
 
     def _run_all(self, films: Path) -> None:
@@ -207,12 +210,10 @@ class _Server:
         """Where a client connects."""
         return self._process.url if self._process is not None else str(self._settings["url"])
 
-    def completed(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what the server says of artifact and device where `metadata` does not say it."""
+    def metadata(self) -> dict[str, Any]:
+        """Return what the server says of itself."""
         with PolicyClient(self.url, _CONNECT_S, token=os.environ.get(TOKEN_VARIABLE)) as client:
-            said = client.metadata
-        names = {"artifact_digest": "base_digest", "device": "device_name"}
-        return {key: said[name] for key, name in names.items() if not metadata.get(key) and said.get(name)}
+            return client.metadata
 
     def revive(self) -> str | None:
         """Start our server again, after a pause, if it is gone or deaf, and say so; None where it is well.
@@ -243,6 +244,25 @@ class _Server:
         process = PolicyServerProcess(command, self._log_path, port, float(self._settings["ready_timeout_s"]))
         self._process = None  # if it does not get ready, there is nothing to take down
         self._process = process.__enter__()
+
+
+def completed(metadata: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a server says of artifact and device where `metadata` does not say it."""
+    names = {"artifact_digest": "base_digest", "device": "device_name"}
+    return {key: said[name] for key, name in names.items() if not metadata.get(key) and said.get(name)}
+
+
+def check_understood(spec: Mapping[str, Any], said: Mapping[str, Any], url: str) -> None:
+    """Raise UserError if the guard needs a request key that the server does not say it understands.
+
+    An official server ignores keys that it does not know: the masked view would be looked at, and the arm's name
+    would be wrong.
+    """
+    if guards.needs_image_mask(spec["guard"]) and IMAGE_MASK_KEY not in said.get("request_keys", ()):
+        raise UserError(
+            f"guard {spec['guard']['kind']}: the policy server at {url} does not say that it understands "
+            f"{IMAGE_MASK_KEY}, as official servers do not: use guard wrist_health, or serve with flashtrail serve"
+        )
 
 
 def default_parts_dir(shard_dir: str | Path) -> Path:

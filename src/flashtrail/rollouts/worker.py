@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from flashtrail.errors import UserError
-from flashtrail.rollouts import conditions, guards
+from flashtrail.rollouts import conditions, guards, seeds
 from flashtrail.rollouts.episode import EpisodeError, run_episode
 from flashtrail.rollouts.film import Film
 from flashtrail.rollouts.plan import EpisodeKey
@@ -58,12 +58,12 @@ class Worker:
         settings = self._settings
         if self._simulator is None:
             self._simulator = make_simulator(settings)
-        film = Film(film_path) if film_path else None
+        film = Film(film_path, *(_name(settings[which]) for which in ("condition", "guard"))) if film_path else None
         record = run_episode(
             self._simulator,
             self._session(url),
             key,
-            condition=conditions.build(settings["condition"]),
+            condition=conditions.build(settings["condition"], seeds.of_episode(settings["seed"], key, "perturbation")),
             guard=guards.build(settings["guard"]),
             seed=settings["seed"],
             replan_steps=settings["replan_steps"],
@@ -84,6 +84,11 @@ class Worker:
             self._client = None
         message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         return {"failed": kind, "error": " ".join(message.split())}
+
+
+def _name(spec: Any) -> str:
+    """Return what a condition or guard is called: its name in the config, or its kind."""
+    return str(spec.get("name") or spec.get("kind", "none")) if isinstance(spec, dict) else "all_of"
 
 
 def make_simulator(settings: dict[str, Any]) -> Simulator:
