@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 HERE = Path(__file__).resolve().parent
 PARAMETERS = "inputs = {}  # kind of file -> path or list of paths (flashtrail.evidence.campaign.KINDS), or a JSON file"
 IMPORTS = (
-    "from flashtrail.evidence import chapters, comparison, overview, signal_chapter\n"
+    "from flashtrail.evidence import chapters, comparison, grid, overview, signal_chapter\n"
     "from flashtrail.evidence.campaign import Campaign\n\n"
     "run = Campaign(inputs)"
 )
@@ -56,7 +56,7 @@ REPORTS: dict[str, tuple[str, list[Section]]] = {
         "Robustness: a broken wrist camera",
         [
             ("Success", "", ["chapters.success(run)", "chapters.task_names(run)"]),
-            ("Against the clean arm", "", ["chapters.comparisons(run)"]),
+            ("Against the clean arm", "", ["chapters.comparisons(run)", "grid.section(run)"]),
             ("How episodes ended", "", ["chapters.failures(run)"]),
             ("Routes under a fault", "", ["chapters.routes(run)"]),
             ("Speculation as a signal", "", ["signal_chapter.section(run)"]),
@@ -67,7 +67,7 @@ REPORTS: dict[str, tuple[str, list[Section]]] = {
         "Guard and remedies",
         [
             ("Success", "", ["chapters.success(run)"]),
-            ("Remedies against the same fault", "", ["overview.remedies(run)"]),
+            ("Remedies against the same fault", "", ["overview.remedies(run)", "grid.section(run)"]),
             ("What the guard did", "", ["chapters.guard(run)"]),
             ("How episodes ended", "", ["chapters.failures(run)"]),
             ("What each arm ran with", "", ["overview.provenance_table(run)"]),
@@ -104,7 +104,7 @@ REPORTS: dict[str, tuple[str, list[Section]]] = {
                 ["chapters.latency_profile(run)", "chapters.latency_in_rollouts(run)", "chapters.mixture(run)"],
             ),
             ("Speculation as a signal", "", ["signal_chapter.section(run)"]),
-            ("Guard behaviour", "", ["chapters.guard(run)"]),
+            ("Guard behaviour", "", ["chapters.guard(run)", "grid.section(run)"]),
             ("How episodes ended", "", ["chapters.failures(run)"]),
             ("What is not claimed", "", ["overview.not_claimed(run)"]),
             ("Published figures beside ours", "", ["comparison.published_beside_ours(run)"]),

@@ -23,6 +23,7 @@ rule render_chapter:
         "results/benchmarks/render_chapter/{chapter}.tsv"
     params:
         arms=lambda w: arms_of_chapter(w.chapter),
+        grids=lambda w: EXPERIMENT.grid_cells(arms_of_chapter(w.chapter)),
         code=lambda w: code_digest("render_report.py", notebook=w.chapter),
     threads: 1
     conda:
@@ -50,6 +51,7 @@ rule render_final:
         "results/benchmarks/render_final.tsv"
     params:
         arms=list(EXPERIMENT.arms),
+        grids=EXPERIMENT.grid_cells(),
         code=code_digest("render_report.py", notebook="final"),
     threads: 1
     conda:

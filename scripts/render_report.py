@@ -7,9 +7,8 @@ from flashtrail.jobs import Job, run
 def main(job: Job) -> None:
     """Run the notebook with this job's inputs as parameters; write the notebook and one HTML file."""
     parameters = {name: value for name, value in job.input.items() if name != "notebook"}
-    report.render(
-        job.input["notebook"], job.output["notebook"], job.output["html"], {**parameters, "arms": job.params["arms"]}
-    )
+    parameters |= {name: job.params[name] for name in ("arms", "grids")}
+    report.render(job.input["notebook"], job.output["notebook"], job.output["html"], parameters)
 
 
 if __name__ == "__main__":

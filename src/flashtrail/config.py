@@ -8,13 +8,14 @@ change elsewhere reruns nothing of it. Knows no file of results, no simulator an
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
+from flashtrail import grids
 from flashtrail.errors import UserError, nearest
 from flashtrail.rollouts import faults
 
@@ -102,6 +103,22 @@ class Arm(_Strict):
     video: Literal["none", "failures", "all"] = "none"
 
 
+class Grid(_Strict):
+    """Arms from one line: a fault at several severities, each under several guards (grids.py writes them out)."""
+
+    policy: str
+    fault: str = Field(description="kind of the condition, such as zero or noise")
+    view: Literal["wrist", "agent", "both"] | None = Field(None, description="for a fault that has a view")
+    severity: dict[str, list[int | float]] = Field(description="one parameter of the fault with its values")
+    guards: list[str] = Field(["none"], min_length=1, description="names of guards")
+    parameters: dict[str, Any] = Field(default_factory=dict, description="further parameters of the fault")
+    episodes: int = Field(5, ge=1, description="episodes per task of each arm")
+    first_init_state: int = Field(0, ge=0)
+    repeats: int = Field(1, ge=1)
+    flash: dict[str, Any] = Field(default_factory=dict, description="settings that differ from the top-level flash:")
+    video: Literal["none", "failures", "all"] = "none"
+
+
 class Rollout(_Strict):
     """How episodes are run; the defaults are those of the official LIBERO client."""
 
@@ -138,7 +155,8 @@ class Experiment(_Strict):
     flash: Flash = Field(default_factory=Flash)
     conditions: dict[Annotated[str, Field(pattern=NAME)], Condition]
     guards: dict[Annotated[str, Field(pattern=NAME)], Guard]
-    arms: dict[Annotated[str, Field(pattern=NAME)], Arm] = Field(min_length=1)
+    arms: dict[Annotated[str, Field(pattern=NAME)], Arm] = Field(default_factory=dict)
+    grids: dict[Annotated[str, Field(pattern=NAME)], Grid] = Field(default_factory=dict)
     rollout: Rollout = Field(default_factory=Rollout)
     profile: Profile
     smoke: Smoke = Field(default_factory=Smoke)
@@ -149,7 +167,14 @@ class Experiment(_Strict):
         task_ids = parse_tasks(self.tasks, self.suite)
         if self.smoke.task not in task_ids:
             raise ValueError(f"smoke.task: {self.smoke.task} is not among tasks {self.tasks!r}")
+        if not self.arms and not self.grids:
+            raise ValueError("arms: give at least one arm or grid")
         _known("profile.policy", self.profile.policy, self.policies)
+        for name, grid in self.grids.items():
+            _known(f"grids.{name}.policy", grid.policy, self.policies)
+            _known(f"grids.{name}.fault", grid.fault, faults.CONDITIONS)
+            for guard in grid.guards:
+                _known(f"grids.{name}.guards", guard, self.guards)
         for name, arm in self.arms.items():
             _known(f"arms.{name}.policy", arm.policy, self.policies)
             _known(f"arms.{name}.condition", arm.condition, self.conditions)
@@ -179,6 +204,16 @@ class Experiment(_Strict):
         """Policies whose artifact an arm or the profile needs, in config order."""
         used = {arm.policy for arm in self.arms.values() if not arm.server} | {self.profile.policy}
         return [name for name in self.policies if name in used]
+
+    def grid_cells(self, arms: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
+        """Return the cells of all grids as plain data by arm, of `arms` only where given."""
+        chosen = set(self.arms if arms is None else arms)
+        found = [cell for name, grid in self.grids.items() for cell in grids.cells(name, grid.model_dump())]
+        return {
+            cell.arm: grids.plain(cell) | {"guard_kind": self.guards[cell.guard]["kind"]}
+            for cell in found
+            if cell.arm in chosen
+        }
 
     def arm(self, name: str) -> dict[str, Any]:
         """Return all that a shard of this arm depends on (its task apart), as plain JSON-able data."""
@@ -237,7 +272,11 @@ def parse(data: Mapping[str, Any]) -> Experiment:
     Raises UserError with the first problem, its place and, for an unknown key, the nearest valid one.
     """
     try:
-        return Experiment.model_validate(data)
+        written = Experiment.model_validate(data)
+        if not written.grids:
+            return written
+        plain = {name: grid.model_dump() for name, grid in written.grids.items()}
+        return Experiment.model_validate(grids.written_out(data, plain))
     except ValidationError as error:
         raise UserError(f"config: {_first_problem(error)}") from None
 
@@ -255,7 +294,7 @@ def _first_problem(error: ValidationError) -> str:
 def _keys_at(location: tuple[Any, ...]) -> list[str]:
     """Return the valid keys of the model at a pydantic error location."""
     model: Any = Experiment
-    entries = {"policies": Policy, "arms": Arm}
+    entries = {"policies": Policy, "arms": Arm, "grids": Grid}
     if location:
         single = {"flash": Flash, "rollout": Rollout, "profile": Profile, "smoke": Smoke}
         model = (entries | single).get(str(location[0]), Experiment)
@@ -265,8 +304,8 @@ def _keys_at(location: tuple[Any, ...]) -> list[str]:
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """Merge mappings key by key, later ones over earlier ones.
 
-    A mapping under ``arms`` or ``policies`` that carries ``__only__: true`` replaces the earlier one whole, so
-    that an overlay can choose its own arms.
+    A mapping under ``arms``, ``grids`` or ``policies`` that carries ``__only__: true`` replaces the earlier one whole,
+    so that an overlay can choose its own arms.
     """
     merged: dict[str, Any] = {}
     for layer in layers:

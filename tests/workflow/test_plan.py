@@ -67,6 +67,17 @@ def test_the_ci_profile_plans_one_task_and_three_arms(checkout):
     assert counts(output) == expected_jobs(policies=1, arms=3, tasks=1)
 
 
+GRID = "wrist_grid: {policy: pi0_nano, episodes: 2, fault: zero, severity: {every: [2, 4]}, guards: [none, wrist_mask]}"
+
+
+def test_a_grid_line_plans_its_arms_in_every_stage_and_changes_no_other(checkout):
+    line = f"grids={{{GRID}}}"
+    output = checkout.run("snakemake", "--profile", "profiles/local", "-n", "--config", line, "--", REPORT).stdout
+    assert counts(output) == expected_jobs(policies=2, arms=7 + 4, tasks=3)
+    assert "Rolling out wrist_grid_every4_wrist_mask, task 2" in output
+    assert "Summarising wrist_grid_every2_none" in output
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [

@@ -67,6 +67,19 @@ def test_a_new_arm_runs_itself_and_what_shows_it(finished):
     assert finished.plan() == arm_jobs("wrist_zero_all", chapters=("robustness", "guard"))
 
 
+def test_a_new_severity_of_a_grid_runs_its_own_arms_only(finished):
+    small = "tests/workflow/configs/small.yaml"
+    line = "grids:\n  dark: {policy: pi0_nano, episodes: 2, fault: zero, severity: {every: [2]}, guards: [none]}\n"
+    finished.edit(small, "arms:\n", line + "arms:\n")
+    assert finished.plan() == arm_jobs("dark_every2_none", chapters=("robustness", "guard"))
+    finished.snakemake("--", "results/rollouts/dark_every2_none/task_0/ledger.json")
+    finished.edit(small, "guards: [none]}", "guards: [none, oracle]}")
+    plan = finished.plan()
+    assert {f"Rolling out dark_every2_oracle, task {task}" for task in (0, 1)} <= plan
+    assert "Rolling out dark_every2_none, task 0" not in plan
+    assert not any("Rolling out" in job and "dark" not in job for job in plan)
+
+
 def test_an_interrupted_run_still_renews_what_lies_behind(finished):
     """The shard ran with the new condition, then the run stopped: its parameters say nothing any more."""
     finished.edit("config.yaml", "std_min: 1.0", "std_min: 2.0")

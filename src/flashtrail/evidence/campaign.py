@@ -21,12 +21,13 @@ from flashtrail.evidence import published, tables
 _POLICY_OF = {"records": "directory", "boots": "directory", "smokes": "directory", "parity": "stem"}
 KINDS = (
     *("episodes", "rounds", "steps", "summaries", "profile", "records", "parity", "boots", "smokes"),
-    *("claims", "environments", "published", "control", "arms", "chapters"),
+    *("claims", "environments", "published", "control", "arms", "grids", "chapters"),
 )
 
 
 class Campaign:
-    """The files of a run. `inputs` maps a kind (see KINDS) to one path or a list of paths; `arms` is a list of names.
+    """The files of a run. `inputs` maps a kind (see KINDS) to one path or a list of paths; `arms` is a list of names
+    and `grids` maps arms to their cells (`flashtrail.grids.plain`).
 
     Kinds that are absent read as empty, so that a chapter can be given its part only.
     """
@@ -36,8 +37,9 @@ class Campaign:
         for kind in given:
             if kind not in KINDS:
                 raise UserError(f"report inputs: unknown kind {kind!r}{nearest(kind, KINDS)}")
-        self._files = {kind: _paths(value) for kind, value in given.items() if kind != "arms"}
+        self._files = {kind: _paths(value) for kind, value in given.items() if kind not in ("arms", "grids")}
         self._order = [str(arm) for arm in given.get("arms", [])]
+        self.grids: dict[str, dict[str, Any]] = {str(arm): dict(cell) for arm, cell in given.get("grids", {}).items()}
 
     @classmethod
     def of_frames(cls, **frames: Any) -> Campaign:
@@ -84,6 +86,11 @@ class Campaign:
         found = {s["arm"]: s for s in map(provenance.json_load, self.files("summaries"))}
         order = self.arms or list(found)
         return {arm: found[arm] for arm in order if arm in found}
+
+    @property
+    def plain_summaries(self) -> dict[str, dict[str, Any]]:
+        """Return the summaries of the arms that are in no grid (of all, where there are no others)."""
+        return {arm: found for arm, found in self.summaries.items() if arm not in self.grids} or self.summaries
 
     @cached_property
     def claims(self) -> dict[str, Any] | None:

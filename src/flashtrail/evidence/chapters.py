@@ -40,7 +40,7 @@ def success(run: Campaign) -> Html:
     if not summaries:
         return page.paragraph("No arm was run.", "note")
     drawing = page.figure(
-        figures.success(summaries),
+        figures.success(run.plain_summaries),
         "Success of each arm, over all tasks and per task, with Wilson intervals and counts",
         "Success of each arm and task: the simulator\u2019s own test at the end of the episode. Blue: no fault; "
         "vermillion: fault; green: fault and guard; purple: fault and a policy trained with dropout. Bars: "
@@ -308,8 +308,9 @@ def guard(run: Campaign) -> Html:
             f": the wrist image\u2019s pixel standard deviation in every round of "
             f"{summary['success']['n']} episodes, and what the guard made of it. Points are jittered sideways.",
         )
-        drawing = figures.guard(run.of_arm("rounds", arm), GUARD_STD_MIN)
-        drawings.append(page.figure(drawing, f"Wrist image health over rounds, {arm}", caption))
+        if arm in run.plain_summaries:
+            drawing = figures.guard(run.of_arm("rounds", arm), GUARD_STD_MIN)
+            drawings.append(page.figure(drawing, f"Wrist image health over rounds, {arm}", caption))
         count = summary["guard"]
         found = statistics.rate(count["hits"], count["unhealthy"])
         share = f"{percent(found.rate)} [{percent_range(found.wilson)}]" if found.wilson else DASH

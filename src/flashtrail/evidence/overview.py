@@ -169,7 +169,7 @@ def _paired(run: Campaign, arm: str, control: str) -> statistics.Paired | None:
 def _against_clean(run: Campaign, choose: Any) -> list[Html]:
     reference = next((arm for arm, s in run.summaries.items() if not has_fault(s)), None)
     lines = []
-    for arm, summary in run.summaries.items():
+    for arm, summary in run.plain_summaries.items():
         if choose(summary):
             lines.append(_of_arm(arm, summary, _difference(run, arm, reference)))
     return lines
@@ -178,7 +178,7 @@ def _against_clean(run: Campaign, choose: Any) -> list[Html]:
 def _against_fault(run: Campaign) -> list[Html]:
     """One line per remedy: a guard, or a policy of another training, against the same fault without it."""
     lines = []
-    for arm, summary in run.summaries.items():
+    for arm, summary in run.plain_summaries.items():
         if has_fault(summary) and (has_guard(summary) or _is_remedy(run, summary)):
             control = next((name for name in run.summaries if name != arm and arm.endswith(name)), None)
             lines.append(_of_arm(arm, summary, _difference(run, arm, control)))

@@ -115,14 +115,14 @@ class Bursts(Parameters):
 
     probability: float = _parameter(..., "chance that a burst begins at a query", 0, 1, above=True)
     length: int = _parameter(1, "queries that a burst lasts; bursts that overlap merge", 1)
-    fault: Any = _parameter(None, "what happens in a burst; none: the wrist view is black", nested="one")
+    fault: Parameters = field(default=Zero(), metadata={"doc": "what happens in a burst", "nested": "one"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class AllOf(Parameters):
     """Several faults at once, in this order: each is given what the one before it left."""
 
-    parts: Any = _parameter(..., "the faults", nested="many")
+    parts: tuple[Parameters, ...] = _parameter(..., "the faults", nested="many")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,8 +209,6 @@ def _read(what: str, kinds: Mapping[str, type[Parameters]], spec: Any) -> Parame
         if name not in spec and item.default is dataclasses.MISSING:
             raise UserError(f"{where}: {name} is missing ({item.metadata['doc']})")
     values = {name: _value(where, own[name], spec[name]) for name in own if name in spec}
-    if cls is Bursts and values.get("fault") is None:
-        values["fault"] = Zero()
     made = cls(**values)
     problem = made.problem()
     if problem:
@@ -222,7 +220,7 @@ def _value(where: str, item: dataclasses.Field[Any], value: Any) -> Any:
     """Return one parameter's value, held to its type and bounds."""
     rule, name = item.metadata, item.name
     if rule.get("nested") == "one":
-        return None if value is None else condition(value)
+        return condition(value)
     if rule.get("nested") == "many":
         if not isinstance(value, Sequence) or isinstance(value, str) or not value:
             raise UserError(f"{where}: {name} must be a list of at least one fault, not {value!r}")
