@@ -1,10 +1,6 @@
-"""Parts and their assembly; a kill at every write point."""
+"""Parts and their assembly; test_crash_points.py kills in between."""
 
 from __future__ import annotations
-
-import contextlib
-import os
-import shutil
 
 import pyarrow.parquet as pq
 import pytest
@@ -81,6 +77,15 @@ def test_a_damaged_part_is_run_again(tmp_path):
     assert recorder.outcomes() == {}
 
 
+def test_a_part_without_the_film_that_it_names_is_run_again(tmp_path):
+    recorder = new(tmp_path)
+    recorder.films().joinpath("film").write_bytes(b"a film")
+    recorder.record(KEYS[0], an_episode(), recorder.films() / "film")
+    assert list(recorder.outcomes()) == [KEYS[0].name]
+    (tmp_path / "d" / KEYS[0].name / "video.mp4").unlink()
+    assert recorder.outcomes() == {}
+
+
 def test_two_processes_do_not_share_a_shard(tmp_path):
     with (
         new(tmp_path).exclusive(),
@@ -110,60 +115,6 @@ def test_a_full_disk_gets_one_line_and_leaves_earlier_parts(tmp_path, monkeypatc
         recorder.record(KEYS[1], an_episode())
     monkeypatch.undo()
     assert list(recorder.outcomes()) == [KEYS[0].name]
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL at this very call: nothing after it runs, so nothing may clean up either."""
-
-
-def write_points(monkeypatch, work, kill_at=None) -> int:
-    """Run `work`, dying at its n-th file operation; return how many there were."""
-    count = 0
-
-    def counted(original):
-        def call(*args, **kwargs):
-            nonlocal count
-            count += 1
-            if count == kill_at:
-                raise Killed
-            return original(*args, **kwargs)
-
-        return call
-
-    with monkeypatch.context() as patch:
-        for module, name in [
-            (os, "mkdir"),
-            (os, "rename"),
-            (os, "fsync"),
-            (os, "replace"),
-            (pq, "write_table"),
-            (shutil, "rmtree"),
-        ]:
-            patch.setattr(module, name, counted(getattr(module, name)))
-        patch.setattr(provenance, "_remove", lambda path: path.is_file() and path.unlink())
-        with contextlib.suppress(Killed):
-            work()
-    return count
-
-
-def test_a_kill_at_any_write_point_leaves_the_part_whole_or_absent(tmp_path, monkeypatch):
-    done = an_episode(20)
-    points = write_points(monkeypatch, lambda: new(tmp_path / "all").record(KEYS[0], done))
-    assert points >= 10
-    for point in range(1, points + 1):
-        place = tmp_path / str(point)
-        write_points(monkeypatch, lambda place=place: new(place).record(KEYS[0], done), kill_at=point)
-        with new(place).exclusive():
-            recorder = new(place)
-            outcomes = recorder.outcomes()
-            assert outcomes in ({}, {KEYS[0].name: "success"}), point
-            if not outcomes:
-                recorder.record(KEYS[0], done)
-            recorder.assemble(KEYS[:1], place / "out")
-        for name, schema in tables.SCHEMAS.items():
-            row = tables.read_table(place / "out" / f"{name}.parquet", schema)
-            assert row.num_rows == {"episodes": 1, "rounds": len(done.rounds), "steps": 20}[name], point
-        assert [p.name for p in (place / "d").iterdir()] == [KEYS[0].name], point
 
 
 def test_discarding_removes_the_parts_of_every_spec(tmp_path):

@@ -2,7 +2,8 @@
 
 A part is a directory with the episode's rows in three tables (and its video), made aside, synced and renamed, so it
 is there whole or not at all. Parts lie under a digest of the shard's spec: a changed spec finds none and starts
-afresh. Knows tables and files; knows no simulator, no policy and no process.
+afresh. tests/rollouts/test_crash_points.py kills at every file operation of this module. Knows tables and files;
+knows no simulator, no policy and no process.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from flashtrail.rollouts.episode import EpisodeRecord
 from flashtrail.rollouts.plan import EpisodeKey
 
 VIDEO = "video.mp4"
+LEDGER = "ledger.json"
 _PARTIAL = ".partial"
+_ASSEMBLED = ".assembled"
 
 
 class Recorder:
@@ -52,20 +55,32 @@ class Recorder:
                 raise UserError(
                     f"another process is rolling out the shard in {self.root}: wait for it or end it"
                 ) from None
-            for leftover in self.directory.glob(f".*{_PARTIAL}"):
-                shutil.rmtree(leftover, ignore_errors=True)
+            with _disk(self.directory):
+                _remove_partial(self.directory)
             yield
         finally:
             os.close(lock)
 
+    def films(self) -> Path:
+        """Return a directory for films of unfinished episodes, on the disk of the parts; `exclusive` removes it."""
+        place = self.directory / f".films{_PARTIAL}"
+        with _disk(place):
+            place.mkdir(parents=True, exist_ok=True)
+        return place
+
     def outcomes(self) -> dict[str, str]:
-        """Return the outcome of each recorded episode by name; a part that cannot be read is removed."""
+        """Return the outcome of each recorded episode by name; a part that is not whole is removed."""
         found: dict[str, str] = {}
         for part in sorted(p for p in self.directory.glob("init_*") if p.is_dir()):
             try:
                 read = {name: tables.read_table(part / f"{name}.parquet", s) for name, s in tables.SCHEMAS.items()}
-                found[part.name] = read["episodes"]["outcome"].to_pylist()[0]
-            except (UserError, IndexError):
+                (row,) = read["episodes"].to_pylist()
+                if row["video"] is None or (part / VIDEO).is_file():
+                    found[part.name] = row["outcome"]
+                    continue
+            except (UserError, ValueError):
+                pass
+            with _disk(part):
                 shutil.rmtree(part)
         return found
 
@@ -82,7 +97,8 @@ class Recorder:
             for name, rows in self._rows(key, episode, video).items():
                 tables.write_table(aside / f"{name}.parquet", rows, tables.SCHEMAS[name], self.metadata)
             if video is not None:
-                shutil.move(str(video), aside / VIDEO)
+                Path(video).replace(aside / VIDEO)
+                _sync(aside / VIDEO)
             _sync(aside)
             if part.exists():
                 shutil.rmtree(part)
@@ -117,12 +133,14 @@ class Recorder:
         out = Path(out_dir)
         with _disk(out):
             out.mkdir(parents=True, exist_ok=True)
+            _remove_partial(out)
             metadata = tables.read_metadata(self.directory / expected[0].name / "episodes.parquet")
             for name, schema in tables.SCHEMAS.items():
                 files = [self.directory / key.name / f"{name}.parquet" for key in expected]
                 tables.write_table(out / f"{name}.parquet", tables.read_tables(files, schema), schema, metadata)
             self._collect_videos(expected, out / "videos")
-            provenance.json_dump(self._ledger(expected, outcomes), out / "ledger.json")
+            provenance.json_dump(self._ledger(expected, outcomes), out / LEDGER)  # last: where it is, all of it is
+            _sync(out)
         return {key.name: outcomes[key.name] for key in expected}
 
     def _ledger(self, expected: Sequence[EpisodeKey], outcomes: Mapping[str, str]) -> dict[str, Any]:
@@ -149,17 +167,46 @@ class Recorder:
             source = self.directory / key.name / VIDEO
             if source.is_file():
                 target.mkdir(exist_ok=True)
+                _remove_partial(target)
                 with provenance.write_atomic(target / f"{key.name}.mp4") as temporary:
                     shutil.copyfile(source, temporary)
+        if target.is_dir():
+            _sync(target)
 
     def discard(self) -> None:
         """Remove all parts, those of earlier specs too: the assembled tables stand in their place.
 
         A run that is asked for again then runs again, instead of finding its old episodes.
         """
-        for entry in self.root.iterdir():
-            if entry.is_dir():
-                shutil.rmtree(entry, ignore_errors=True)
+        with _disk(self.root):
+            if not self._assembled.is_dir():
+                self.directory.replace(self._assembled)
+                _sync(self.root)
+            for entry in self.root.iterdir():
+                if entry.is_dir() and entry != self._assembled:
+                    shutil.rmtree(entry)
+            shutil.rmtree(self._assembled)
+
+    def interrupted_discard(self, expected: Sequence[EpisodeKey], out_dir: str | Path) -> dict[str, str] | None:
+        """Finish a `discard` that was cut short and return the outcomes of the assembled tables; None if none was.
+
+        Where the tables have gone meanwhile (Snakemake removes the outputs of a job that was killed), the parts that
+        are left become parts again, and None is returned.
+        """
+        if not self._assembled.is_dir():
+            return None
+        with contextlib.suppress(UserError):
+            ledger = provenance.json_load(Path(out_dir) / LEDGER)
+            if (ledger["spec_digest"], ledger["expected"]) == (self.directory.name, [key.name for key in expected]):
+                self.discard()
+                return {key.name: ledger["outcomes"][key.name] for key in expected}
+        with _disk(self.directory):
+            self._assembled.replace(self.directory)  # onto the empty one that `exclusive` made
+        return None
+
+    @property
+    def _assembled(self) -> Path:
+        return self.root / f".{self.directory.name}{_ASSEMBLED}"
 
 
 @contextlib.contextmanager
@@ -171,11 +218,20 @@ def _disk(place: Path) -> Iterator[None]:
             raise UserError(f"disk full while writing {place}: free some space and run again") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
             raise UserError(f"cannot write {place} ({error.strerror}): mend its permissions and run again") from error
-        raise
+        raise UserError(f"cannot write {place} ({error.strerror or error}): mend the disk and run again") from error
 
 
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
+def _remove_partial(directory: Path) -> None:
+    """Remove what a killed process was writing in a directory; only under the shard's lock."""
+    for leftover in directory.glob(f".*{_PARTIAL}"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+
+
+def _sync(place: Path) -> None:
+    descriptor = os.open(place, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -11,7 +11,6 @@ import contextlib
 import datetime
 import os
 import sys
-import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
@@ -87,6 +86,9 @@ def roll_out_shard(
     common["run_id"] = str(full["metadata"].get("run_id", digest))
     recorder = Recorder(parts_dir or default_parts_dir(out_dir), digest, common, full["metadata"])
     with recorder.exclusive():
+        finished = recorder.interrupted_discard(plan.expected_episodes(full), out_dir)
+        if finished is not None:
+            return ShardSummary(finished, {})
         shard = _Shard(full, recorder, log or sys.stderr, worker_command)
         shard.run(Path(out_dir))
         outcomes = recorder.assemble(plan.expected_episodes(full), out_dir)
@@ -121,9 +123,9 @@ class _Shard:
             said = self._server.metadata()
             check_understood(self._spec, said, self._server.url)
             self._recorder.metadata |= completed(self._recorder.metadata, said)
-            self._run_all(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flashtrail-films-"))))
+            self._run_all()
 
-    def _run_all(self, films: Path) -> None:
+    def _run_all(self) -> None:
         count = min(self._spec["simulators"], len(self._todo))
         timeout_s = float(self._spec["episode_timeout_s"])
         idle = [SimulatorProcess(self._settings, timeout_s, self._command) for _ in range(count)]
@@ -132,7 +134,7 @@ class _Shard:
             while self._todo or busy:
                 while self._todo and idle:
                     process, key = idle.pop(), self._todo.popleft()
-                    self._ask(process, key, films)
+                    self._ask(process, key)
                     busy[process] = (key, time.monotonic())
                 wait_any(list(busy))
                 for process in list(busy):
@@ -145,9 +147,9 @@ class _Shard:
             for process in [*idle, *busy]:
                 process.close()
 
-    def _ask(self, process: SimulatorProcess, key: EpisodeKey, films: Path) -> None:
+    def _ask(self, process: SimulatorProcess, key: EpisodeKey) -> None:
         self._attempts[key] += 1
-        film = None if self._spec["video"] == "none" else str(films / f"{key.name}.mp4")
+        film = None if self._spec["video"] == "none" else str(self._recorder.films() / f"{key.name}.mp4")
         words = [key.suite, key.task_id, key.init_state, key.repeat]
         process.ask({"key": words, "url": self._server.url, "film": film})
 

@@ -1,0 +1,331 @@
+"""A shard that dies at a file operation of one's choice: DIRECTORY, SCENARIO (fresh, mended) and FAULT (kill, full).
+
+The real shard and recorder with a scripted simulator in the process itself, so that each life takes a fraction of a
+second. Every Python-level operation that changes a file below DIRECTORY is counted, writes of Parquet included (the
+writer is handed a file of ours). A life is a fork: it ends by SIGKILL before operation n, or in the middle of it where
+it is a write, or meets a full disk there. Prints one JSON object per life. Does not see: what a C library opens itself.
+"""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import io
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas  # noqa: F401  (Arrow imports it at its first table: once here, not once per life)
+import pyarrow.parquet as pq
+from rollouts.scripted import DRAFT, FULL, Policy, Simulator
+from rollouts.shards import rows, spec
+
+from flashtrail.errors import UserError
+from flashtrail.rollouts import conditions, guards, shard
+from flashtrail.rollouts.episode import run_episode
+from flashtrail.rollouts.plan import EpisodeKey
+
+CHANGES = (
+    "mkdir",
+    "rename",
+    "replace",
+    "unlink",
+    "remove",
+    "rmdir",
+    "truncate",
+    "link",
+    "symlink",
+    "fsync",
+    "sendfile",
+)
+AUDITED = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
+SPEC = spec(init_states=(0, 1, 2), server=["no", "{port}"], video="failures")
+
+
+class Faults:
+    """Counts file operations below `root`; at number `at` (and `torn`, in its middle) does what `fault` says."""
+
+    def __init__(self, root: Path, fault: str = "kill", at: int | None = None, torn: bool = False) -> None:
+        self.root, self.fault, self.at, self.torn = str(root), fault, at, torn
+        self.points: list[str] = []
+        self.audited, self.auditing = 0, True
+        self._original = {name: getattr(os, name) for name in CHANGES}
+        self._open, self._os_open, self._write_table = io.open, os.open, pq.write_table
+
+    def install(self) -> None:
+        sys.addaudithook(self._audit)
+        for name, original in self._original.items():
+            setattr(os, name, self._counted(name, original))
+        io.open = builtins.open = self._open_file
+        os.open = self._open_descriptor
+        pq.write_table = lambda table, where, **more: self._write_parquet(table, where, more)
+
+    def point(self, name: str, what: Any, tear: Callable[[], Any] | None = None) -> None:
+        """One operation is about to happen; `tear` does half of it."""
+        self.points.append(f"{name} {what}")
+        if len(self.points) != self.at:
+            return
+        if self.torn:
+            if tear is None:
+                os._exit(3)  # nothing to tear
+            tear()
+        if self.fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _counted(self, name: str, original: Any) -> Any:
+        def call(*args: Any, **named: Any) -> Any:
+            tear = None
+            if name == "sendfile":
+                tear = lambda: original(*args[:3], os.fstat(args[1]).st_size // 2)  # noqa: E731
+            if name in ("fsync", "sendfile"):
+                self.point(name, Path(f"/proc/self/fd/{args[0]}").readlink(), tear)
+            elif self._inside(args[0], named):
+                self.point(name, args[0])
+            # A kill does not need the disk to be waited for, and there are thousands of these.
+            return None if name == "fsync" else original(*args, **named)
+
+        return call
+
+    def _open_descriptor(self, path: Any, flags: int, *rest: Any, **named: Any) -> int:
+        if flags & (os.O_CREAT | os.O_WRONLY | os.O_RDWR) and self._inside(path, named):
+            self.point("open", path)
+        return self._os_open(path, flags, *rest, **named)
+
+    def _open_file(self, file: Any, mode: str = "r", buffering: int = -1, *rest: Any, **named: Any) -> Any:
+        if isinstance(file, int) or not set(mode) & set("wax+") or not self._inside(file, {}):
+            return self._open(file, mode, buffering, *rest, **named)
+        self.point("open", file)
+        raw = _File(self, file, mode.replace("b", "").replace("t", ""))
+        if "b" in mode:
+            return io.BufferedWriter(raw, 1 << 16) if buffering else raw
+        return io.TextIOWrapper(io.BufferedWriter(raw, 1 << 16), write_through=False)
+
+    def _write_parquet(self, table: Any, where: Any, more: dict[str, Any]) -> None:
+        with self._open_file(where, "wb") as stream:
+            self._write_table(table, stream, **more)
+
+    def _inside(self, path: Any, named: dict[str, Any]) -> bool:
+        if named.get("dir_fd") is not None:
+            path = Path(f"/proc/self/fd/{named['dir_fd']}").readlink() / os.fsdecode(path)
+        return os.fsdecode(path).startswith(self.root)
+
+    def _audit(self, event: str, args: tuple[Any, ...]) -> None:
+        if not self.auditing:
+            return
+        if event in AUDITED:
+            named = {"dir_fd": args[-1]} if event in ("os.remove", "os.rmdir", "os.mkdir") and args[-1] != -1 else {}
+            self.audited += self._inside(args[0], named)
+        elif event == "open" and isinstance(args[0], str | bytes | os.PathLike):
+            writes = isinstance(args[2], int) and args[2] & (os.O_CREAT | os.O_WRONLY | os.O_RDWR)
+            self.audited += bool(writes) and self._inside(args[0], {})
+
+
+class _File(io.FileIO):
+    """A file whose writes are operations of their own."""
+
+    def __init__(self, faults: Faults, path: Any, mode: str) -> None:
+        self._faults, self._path = faults, path
+        super().__init__(path, mode)
+
+    def write(self, data: Any) -> int:
+        half = bytes(data)[: len(data) // 2]
+        self._faults.point("write", self._path, lambda: io.FileIO.write(self, half))
+        return super().write(data)
+
+
+class InProcess:
+    """Stands for a simulator process: answers at once; init state 1 fails while `broken`."""
+
+    played: list[str] = []  # noqa: RUF012
+    broken = False
+    faults: Faults | None = None
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def ask(self, request: dict[str, Any]) -> None:
+        key = EpisodeKey(*request["key"])
+        self.played.append(key.name)
+        if self.broken and key.init_state == 1:
+            self._answer = {"failed": "simulator", "error": "it is broken"}
+            return
+        record = run_episode(
+            Simulator(20 if key.init_state == 0 else None),
+            Policy([(12, FULL), (0, DRAFT), (12, FULL), (9, DRAFT)]),
+            key,
+            condition=conditions.build(SPEC["condition"]),
+            guard=guards.build(SPEC["guard"]),
+            seed=7,
+        )
+        film = None if record.episode["success"] else request["film"]
+        if film is not None:
+            self._shoot(film, key.name)
+        self._answer = {"episode": record.episode, "rounds": record.rounds, "steps": record.steps, "video": film}
+
+    def _shoot(self, film: str, text: str) -> None:
+        """As a process of its own would: no operation of the shard."""
+        opened, faults = os.open, self.faults
+        if faults:
+            opened, faults.auditing = faults._os_open, False
+        descriptor = opened(film, os.O_CREAT | os.O_WRONLY, 0o644)
+        os.write(descriptor, text.encode() * 99)
+        os.close(descriptor)
+        if faults:
+            faults.auditing = True
+
+    def answer(self) -> dict[str, Any]:
+        return self._answer
+
+    def close(self) -> None:
+        pass
+
+
+class NoServer:
+    url = "ws://none"
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __enter__(self) -> NoServer:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+    def completed(self, metadata: Any) -> dict[str, Any]:
+        return {}
+
+
+def life(out: Path, faults: Faults | None = None, *, broken: bool = False) -> dict[str, Any]:
+    """Run the shard in a fork until it ends, one way or another; say how, what it played and what it recorded."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        _live(out, faults, broken, writing)
+    os.close(writing)
+    with os.fdopen(reading) as stream:
+        lines = [json.loads(line) for line in stream]
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return {
+        "status": status,
+        "played": [line["played"] for line in lines if "played" in line],
+        "recorded": [line["recorded"] for line in lines if "recorded" in line],
+        **next((line for line in lines if "end" in line), {"end": "killed"}),
+    }
+
+
+def _live(out: Path, faults: Faults | None, broken: bool, pipe: int) -> None:
+    """Never returns: the life of the fork."""
+    say = os.fdopen(pipe, "w", buffering=1)
+    InProcess.broken, InProcess.faults, InProcess.played = broken, faults, _Told(say)
+    shard.SimulatorProcess, shard.wait_any, shard._Server = InProcess, lambda *_: None, NoServer
+    record = shard.Recorder.record
+
+    def recorded(self: Any, key: Any, episode: Any, video: Any = None) -> None:
+        record(self, key, episode, video)
+        if episode.episode["outcome"] != "error":
+            print(json.dumps({"recorded": key.name}), file=say)
+
+    shard.Recorder.record = recorded
+    end = {"end": "finished"}
+    try:
+        if faults:
+            faults.install()
+        else:
+            os.fsync = lambda descriptor: None
+        shard.roll_out_shard(SPEC, out, log=io.StringIO())
+    except UserError as error:
+        end = {"end": "told", "line": str(error)}
+    except BaseException as error:
+        end = {"end": "crashed", "line": f"{type(error).__name__}: {error}"}
+    if faults:
+        end |= {"points": faults.points, "audited": faults.audited}  # type: ignore[dict-item]
+    print(json.dumps(end), file=say)
+    say.flush()
+    os._exit(0)
+
+
+class _Told(list):  # type: ignore[type-arg]
+    """A list that says what is put into it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def append(self, name: str) -> None:
+        print(json.dumps({"played": name}), file=self._stream)
+
+
+def tables_of(out: Path) -> Any:
+    """The shard's tables without timing columns, its ledger and its films: in a fork, since Arrow has threads."""
+    films = {p.name: p.read_bytes().decode() for p in (out / "videos").glob("*")}
+    return [rows(out), json.loads((out / "ledger.json").read_text()), films]
+
+
+def leftovers(out: Path) -> list[str]:
+    return sorted(str(p.relative_to(out)) for p in out.rglob("*") if "partial" in p.name or "assembled" in p.name)
+
+
+def prepare(directory: Path, scenario: str) -> Path:
+    """Return what a life begins with: nothing, or the parts of a shard one of whose episodes could not be run."""
+    start = directory / "start"
+    if scenario == "mended":
+        assert life(start, broken=True)["end"] == "finished"
+    else:
+        start.mkdir()
+    return start
+
+
+def lives(directory: Path, scenario: str, fault: str) -> None:
+    """Print the undisturbed life, then one line for each operation and each way to be disturbed in it."""
+    start = prepare(directory, scenario)
+    place = directory / "place"
+    shutil.copytree(start, place)
+    whole = life(place, Faults(place))
+    print(json.dumps({"whole": whole}))
+    expected = _forked(place)
+    count = len(whole["points"])
+    for at in range(1, count + 1):
+        for torn in (False, True):
+            if torn and whole["points"][at - 1].split()[0] not in ("write", "sendfile"):
+                continue
+            shutil.rmtree(place)
+            shutil.copytree(start, place)
+            hurt = life(place, Faults(place, fault, at, torn))
+            removed = at % 2 == 0 and fault == "kill"
+            if removed:  # as Snakemake does with the outputs of a job that was killed
+                for name in ("episodes.parquet", "rounds.parquet", "steps.parquet", "ledger.json"):
+                    (place / name).unlink(missing_ok=True)
+            after = life(place)
+            report = {"at": at, "torn": torn, "point": whole["points"][at - 1], "hurt": hurt, "after": after}
+            report |= {"outputs_removed": removed, "same": _forked(place) == expected, "leftovers": leftovers(place)}
+            print(json.dumps(report), flush=True)
+
+
+def _forked(place: Path) -> Any:
+    """`tables_of` in a fork of its own."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        with os.fdopen(writing, "w") as stream:
+            try:
+                json.dump(tables_of(place), stream)
+            except BaseException as error:
+                print(f"{type(error).__name__}: {error}", file=stream)
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as stream:
+        text = stream.read()
+    os.waitpid(child, 0)
+    return text
+
+
+if __name__ == "__main__":
+    lives(Path(sys.argv[1]).resolve(), sys.argv[2], sys.argv[3])
