@@ -1,11 +1,13 @@
 """The real worker process around a simulator that is only arithmetic: FD, then optionally MODE and a MODE's file.
 
-Modes: ``crash_once`` dies natively in the first episode of init state 1, ``hang_once`` hangs there (the file
-remembers that it has happened); ``blind`` cannot render.
+Modes, in init state 1: ``crash_once`` dies natively, ``hang_once`` hangs (the file remembers that it has happened),
+``crash`` and ``wedge`` do so every time, ``wedge`` at step 20 and in native code that holds the interpreter; ``slow``
+takes 0.1 s for each step. ``blind`` cannot render.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -31,10 +33,14 @@ class StubSimulator:
     def reset(self, key) -> None:
         self.key, self.steps, self.rendered = key, 0, True
         self.position = np.full(3, key.init_state + key.repeat / 10)
-        if self.mode and key.init_state == 1 and not self.file.exists():
-            self.file.touch()
-            if self.mode == "crash_once":
-                os.kill(os.getpid(), signal.SIGSEGV)
+        if key.init_state != 1 or (self.mode.endswith("_once") and self.file.exists()):
+            return
+        if self.mode.startswith(("crash", "hang")):
+            with self.file.open("a") as stream:
+                print(os.getpid(), file=stream)
+        if self.mode.startswith("crash"):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if self.mode == "hang_once":
             time.sleep(600)
 
     def observe(self) -> Observation:
@@ -46,6 +52,12 @@ class StubSimulator:
     def step(self, action, *, render: bool) -> Step:
         self.rendered = render
         self.steps += 1
+        if self.key.init_state == 1 and self.mode == "slow":
+            time.sleep(0.1)
+        if self.key.init_state == 1 and self.mode == "wedge" and self.steps == 20:
+            with self.file.open("a") as stream:
+                print(os.getpid(), file=stream)
+            ctypes.PyDLL(None).sleep(600)
         self.position = self.position + np.asarray(action[:3]) * 0.05
         done = self.key.init_state == 0 and self.steps == 30
         return Step(float(done), done, self.position)

@@ -32,12 +32,13 @@ _FIELDS: dict[str, Any] = {
     "replan_steps": 12,
     "hard_reset": True,
     "episode_timeout_s": 1800.0,
+    "stall_timeout_s": 120.0,
     "metadata": {},
 }
 _CHOICES = {"scene_seed": ("episode", "official"), "clock": ("paused",), "video": ("none", "failures", "all")}
 _SERVER_FIELDS = {"command": None, "url": None, "ready_timeout_s": 300.0, "log": None}
 # What an episode does not depend on: how many run side by side, which others there are, what is filmed.
-_BESIDE_THE_POINT = ("init_states", "repeats", "simulators", "video", "episode_timeout_s")
+_BESIDE_THE_POINT = ("init_states", "repeats", "simulators", "video", "episode_timeout_s", "stall_timeout_s")
 
 
 def checked(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,6 +61,9 @@ def checked(spec: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("repeats", "simulators", "replan_steps"):
         if int(full[key]) < 1:
             raise UserError(f"{key}: {full[key]} must be at least 1")
+    for key in ("episode_timeout_s", "stall_timeout_s"):
+        if not float(full[key]) > 0:
+            raise UserError(f"{key}: {full[key]} must be above 0 s")
     faults.condition(full["condition"])
     faults.guard(full["guard"])
     full["server"] = _checked_server(full["server"])

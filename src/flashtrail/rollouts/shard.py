@@ -45,6 +45,7 @@ _WORKER_SETTINGS = (
     "guard",
     "replan_steps",
     "video",
+    "stall_timeout_s",
 )
 
 

@@ -25,17 +25,23 @@ COMMAND = (sys.executable, "-m", "flashtrail.rollouts.worker")
 
 
 class SimulatorProcess:
-    """One worker process; started on the first request, and again after it was lost."""
+    """One worker process; started on the first request, and again after it was lost.
+
+    It is lost when it ends, when an answer takes longer than `timeout_s`, or when it is silent for longer than it said
+    it would be (`worker.Heartbeat`).
+    """
 
     def __init__(self, settings: Mapping[str, Any], timeout_s: float, command: Sequence[str] = COMMAND) -> None:
         self._settings, self._timeout_s, self._command = dict(settings), timeout_s, list(command)
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
-        self._deadline = 0.0
+        self._deadline = self._due = 0.0
+        self._within_s = timeout_s
 
     def ask(self, request: Mapping[str, Any]) -> None:
         """Send a request; `answer` is due within the time limit."""
         self._deadline = time.monotonic() + self._timeout_s
+        self._due, self._within_s = self._deadline, self._timeout_s
         if self._connection is None:
             self._start()
         assert self._connection is not None
@@ -46,13 +52,19 @@ class SimulatorProcess:
         """Return the answer if it is there, or why there will be none; None while it may still come."""
         assert self._connection is not None
         try:
-            if self._connection.poll():
-                answer: dict[str, Any] = json.loads(self._connection.recv_bytes())
-                return answer
+            while self._connection.poll():
+                message: dict[str, Any] = json.loads(self._connection.recv_bytes())
+                if "within_s" not in message:
+                    return message
+                self._within_s = message["within_s"]
+                self._due = time.monotonic() + self._within_s
         except (EOFError, OSError):
             return self._lost(f"the simulator process ended ({self._exit_text()})")
-        if time.monotonic() > self._deadline:
+        now = time.monotonic()
+        if now > self._deadline:
             return self._lost(f"the simulator gave no answer within {self._timeout_s:g} s and was ended")
+        if now > self._due:
+            return self._lost(f"the simulator stood still for {self._within_s:g} s and was ended")
         return None
 
     def close(self) -> None:

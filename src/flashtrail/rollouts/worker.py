@@ -1,12 +1,15 @@
 """One simulator in a process of its own: told an episode, answers with its record.
 
-Started by `simulators.SimulatorProcess` as ``python -m flashtrail.rollouts.worker FD``; talks JSON over that socket,
-one request, one answer. A process per simulator because MuJoCo may crash or hang natively, robosuite uses global
-random state, and cores are there to be used. Knows no arm, no table and no other simulator.
+Started by `simulators.SimulatorProcess` as ``python -m flashtrail.rollouts.worker FD``; talks JSON over that socket:
+one request, signs of life, one answer. A process per simulator because MuJoCo may crash or hang natively, robosuite
+uses global random state, and cores are there to be used. Knows no arm, no table and no other simulator.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import errno
 import json
 import os
 import signal
@@ -14,28 +17,87 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
 from flashtrail.errors import UserError
 from flashtrail.rollouts import conditions, guards, seeds
-from flashtrail.rollouts.episode import EpisodeError, run_episode
+from flashtrail.rollouts.episode import EpisodeError, Reply, run_episode
 from flashtrail.rollouts.film import Film
+from flashtrail.rollouts.observation import Observation
 from flashtrail.rollouts.plan import EpisodeKey
-from flashtrail.rollouts.simulator import LiberoSimulator, Simulator
+from flashtrail.rollouts.simulator import LiberoSimulator, Simulator, Step
 from flashtrail.serving import TOKEN_VARIABLE
 from flashtrail.serving.client import PolicyClient, PolicyError, ServerUnavailable
 
 _CONNECT_S = 20.0
+_REPLY_S = 600.0  # a first round may compile kernels
+_LONG_S = 600.0  # building a simulator (imports, 600 MB of assets), encoding a film
+_BEAT_S = 1.0
+_PR_SET_PDEATHSIG = 1
 # What went wrong, for whoever decides on the next attempt.
 POLICY, SERVER, SIMULATOR, FATAL = "policy", "server", "simulator", "fatal"
+
+
+class Heartbeat:
+    """Says by when the next sign of life is due, before each thing that could hang; once a second at the most.
+
+    Said by the thread that does the work, so that a simulator stuck in native code says nothing more.
+    """
+
+    def __init__(self, send: Callable[[dict[str, Any]], None]) -> None:
+        self._send, self._due = send, 0.0
+
+    def within(self, seconds: float) -> None:
+        """Promise a next sign of life within `seconds`."""
+        due = time.monotonic() + seconds
+        if abs(due - self._due) > _BEAT_S:
+            self._send({"within_s": seconds})
+            self._due = due
+
+
+class _WatchedSimulator:
+    """A simulator that announces each call."""
+
+    def __init__(self, simulator: Simulator, heartbeat: Heartbeat, stall_s: float) -> None:
+        self._simulator, self._heartbeat, self._stall_s = simulator, heartbeat, stall_s
+        self.prompt, self.horizon = simulator.prompt, simulator.horizon
+
+    def reset(self, key: EpisodeKey) -> None:
+        self._heartbeat.within(self._stall_s)
+        self._simulator.reset(key)
+
+    def observe(self) -> Observation:
+        self._heartbeat.within(self._stall_s)
+        return self._simulator.observe()
+
+    def step(self, action: Sequence[float], *, render: bool) -> Step:
+        self._heartbeat.within(self._stall_s)
+        return self._simulator.step(action, render=render)
+
+    def close(self) -> None:
+        self._simulator.close()
+
+
+class _WatchedPolicy:
+    """A policy session that announces each round."""
+
+    def __init__(self, client: PolicyClient, heartbeat: Heartbeat, stall_s: float) -> None:
+        self._client, self._heartbeat, self._stall_s = client, heartbeat, stall_s
+
+    def infer(self, obs: Mapping[str, Any], executed_steps: int | None, reset: bool, noise_seed: list[int]) -> Reply:
+        self._heartbeat.within(_REPLY_S + self._stall_s)  # the client itself gives up after _REPLY_S
+        reply = self._client.infer(obs, executed_steps, reset, noise_seed)
+        self._heartbeat.within(self._stall_s)
+        return reply
 
 
 class Worker:
     """Runs episodes of one shard, one after another, with one simulator and one policy session at a time."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
-        self._settings = settings
+    def __init__(self, settings: dict[str, Any], heartbeat: Heartbeat) -> None:
+        self._settings, self._heartbeat = settings, heartbeat
         self._simulator: Simulator | None = None
         self._client: PolicyClient | None = None
 
@@ -49,6 +111,13 @@ class Worker:
             return self._failed(SERVER, error)
         except UserError as error:
             return self._failed(FATAL, error)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                self._simulator = None
+                return self._failed(SIMULATOR, error)
+            return self._failed(
+                FATAL, UserError(f"disk full while writing {error.filename or 'a film'}: free some space")
+            )
         except Exception as error:  # whatever the simulator throws: an infrastructure error of this episode
             traceback.print_exc()
             self._simulator = None
@@ -57,11 +126,14 @@ class Worker:
     def _run(self, key: EpisodeKey, url: str, film_path: str | None) -> dict[str, Any]:
         settings = self._settings
         if self._simulator is None:
+            self._heartbeat.within(_LONG_S)
             self._simulator = make_simulator(settings)
         film = Film(film_path, *(_name(settings[which]) for which in ("condition", "guard"))) if film_path else None
+        self._heartbeat.within(_LONG_S)
+        stall_s = settings["stall_timeout_s"]
         record = run_episode(
-            self._simulator,
-            self._session(url),
+            _WatchedSimulator(self._simulator, self._heartbeat, stall_s),
+            _WatchedPolicy(self._session(url), self._heartbeat, stall_s),
             key,
             condition=conditions.build(settings["condition"], seeds.of_episode(settings["seed"], key, "perturbation")),
             guard=guards.build(settings["guard"]),
@@ -69,13 +141,15 @@ class Worker:
             replan_steps=settings["replan_steps"],
             on_query=film.add if film else None,
         )
+        self._heartbeat.within(_LONG_S)
         keep = film is not None and (settings["video"] == "all" or not record.episode["success"])
         video = film.write() if film is not None and keep else None
         return {"episode": record.episode, "rounds": record.rounds, "steps": record.steps, "video": video}
 
     def _session(self, url: str) -> PolicyClient:
         if self._client is None or self._client.url != url:
-            self._client = PolicyClient(url, _CONNECT_S, token=os.environ.get(TOKEN_VARIABLE))
+            token = os.environ.get(TOKEN_VARIABLE)
+            self._client = PolicyClient(url, _CONNECT_S, token=token, reply_timeout_s=_REPLY_S)
         return self._client
 
     def _failed(self, kind: str, error: Exception) -> dict[str, Any]:
@@ -104,17 +178,26 @@ def make_simulator(settings: dict[str, Any]) -> Simulator:
 
 def serve(connection: Connection) -> None:
     """Answer requests until the other end is closed; the first message holds the settings."""
-    worker = Worker(json.loads(connection.recv_bytes()))
+
+    def send(message: dict[str, Any]) -> None:
+        connection.send_bytes(json.dumps(message).encode())
+
+    worker = Worker(json.loads(connection.recv_bytes()), Heartbeat(send))
     while True:
         try:
             request = json.loads(connection.recv_bytes())
         except EOFError:
             return
-        connection.send_bytes(json.dumps(worker.answer(request)).encode())
+        send(worker.answer(request))
 
 
 def leave_with_parent(parent: int, every_s: float = 1.0) -> None:
-    """End this process once `parent` is gone: a shard killed with SIGKILL leaves no simulator behind."""
+    """End this process once `parent` is gone: a shard killed with SIGKILL leaves no simulator behind.
+
+    Linux is asked to do it (a simulator stuck in native code may hold the interpreter); elsewhere a thread watches.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
     def watch() -> None:
         while os.getppid() == parent:
