@@ -155,8 +155,8 @@ def alarm_words(found: Mapping[str, Any], window: int) -> str:
     text = (
         f"An alarm on the mean accepted prefix of {found['rounds']} draft rounds, its threshold set on other initial "
         f"states to ring in at most {percent(signal.FALSE_ALARMS)} of the successful episodes, rang before step "
-        f"{window} in {failed['k']}/{failed['n']} failed episodes [{_range(failed['wilson'])}] and in {won['k']}/{won['n']} "
-        f"successful ones [{_range(won['wilson'])}]."
+        f"{window} in {failed['k']}/{failed['n']} failed episodes [{_range(failed['wilson'])}] and in "
+        f"{won['k']}/{won['n']} successful ones [{_range(won['wilson'])}]."
     )
     if found["lead_steps"]:
         low, middle, high = (round(x) for x in found["lead_steps"])

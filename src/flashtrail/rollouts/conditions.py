@@ -94,7 +94,7 @@ class _Views:
 
     def apply(self, observation: Observation, query: int, allowed: bool = True) -> tuple[Observation, bool]:
         hit = allowed and self._when(query)
-        changed = {}
+        changed: dict[str, Any] = {}
         for view in VIEWS[self._given.view]:
             picture = self._seen(view, getattr(observation, view), query, hit)
             if picture is not None:
