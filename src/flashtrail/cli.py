@@ -82,7 +82,7 @@ class ServeCommand:
         add(
             "--idle-timeout", type=float, default=900.0, metavar="S", help="drop a session after so long (default: 900)"
         )
-        add("--max-batch", type=_positive, default=32, metavar="N", help="rounds in one pass (default: 32; 1: alone)")
+        add("--max-batch", type=_positive, default=16, metavar="N", help="rounds in one pass (default: 16; 1: alone)")
         add("--exit-with-parent", action="store_true", help="leave when stdin closes or the parent is gone")
         _add_settings(parser.add_argument_group("FLASH settings"))
 

@@ -132,3 +132,44 @@ def test_a_round_nobody_waits_for_is_not_run() -> None:
     asyncio.run(leave(policy, worker))
     assert worker.stop(5)
     assert policy.passes == [[1]]
+
+
+async def played(worker: RoundWorker, pauses: list[float], rounds: int) -> None:
+    """Sessions that ask again a pause after each answer."""
+
+    async def play(pause: float) -> None:
+        session = PolicySession()
+        for _ in range(rounds):
+            await worker.submit(session, ASK)
+            await asyncio.sleep(pause)
+
+    await asyncio.gather(*(play(pause) for pause in pauses))
+
+
+class Slow(Batching):
+    """A pass takes 100 ms, and each answer comes 10 ms after the one before: sessions tend to fall out of step."""
+
+    def infer_many(self, asked, max_batch):
+        time.sleep(0.1)
+        for answer in super().infer_many(asked, max_batch):
+            yield answer
+            time.sleep(0.01)
+
+
+def test_sessions_that_ask_again_at_once_stay_in_step() -> None:
+    policy = Slow()
+    asyncio.run(played(RoundWorker(policy, lambda: 3), [0.005] * 3, 8))
+    assert [len(p) for p in policy.passes].count(3) >= 5
+
+
+def test_a_session_in_a_long_pause_is_not_waited_for() -> None:
+    policy = Slow()
+    worker = RoundWorker(policy, lambda: 2)
+    asyncio.run(played(worker, [0.0, 0.5], 3))
+    session, start = PolicySession(), time.perf_counter()
+
+    async def once() -> float:
+        return (await worker.submit(session, ASK)).wait_ms
+
+    assert sorted(asyncio.run(once()) for _ in range(5))[2] < 10
+    assert time.perf_counter() - start < 5

@@ -167,7 +167,7 @@ class Call:
 
 
 def infer_many(
-    engine: Engine, calls: Sequence[Call], max_batch: int = 32
+    engine: Engine, calls: Sequence[Call], max_batch: int = 16
 ) -> Iterator[tuple[int, RoundResult | Exception]]:
     """Yield (index of the call, its result or what it raised), the draft route's first, as each pass ends.
 

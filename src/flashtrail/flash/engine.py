@@ -138,7 +138,7 @@ class Engine:
         return dataclasses.replace(result, wall_ms=(self.edge() - start) * 1e3)
 
     def infer_many(
-        self, calls: Sequence[batch.Call], max_batch: int = 32
+        self, calls: Sequence[batch.Call], max_batch: int = 16
     ) -> Iterator[tuple[int, RoundResult | Exception]]:
         """Take several sessions one round further, rounds of one route in one pass; see `batch.infer_many`."""
         return batch.infer_many(self, calls, max_batch)

@@ -171,7 +171,7 @@ class FlashPolicy:
         assert isinstance(runtime, TorchRuntime)
         return draw_noise(seed, (runtime.dims.action_horizon, runtime.dims.action_dim))
 
-    def infer_many(self, asked: Sequence[Asked], max_batch: int = 32) -> Iterator[tuple[int, Answer]]:
+    def infer_many(self, asked: Sequence[Asked], max_batch: int = 16) -> Iterator[tuple[int, Answer]]:
         """`infer` for rounds of different sessions, those of one route in one pass of the device.
 
         Yields (index in `asked`, reply or what its round raised) as each pass ends; no round waits for another route's.

@@ -2,7 +2,7 @@
 
 Knows a policy only as an object with ``new_session()``, ``infer(...)`` and perhaps ``infer_many(...)``; knows no socket
 and no message. The event loop stays free for pings and health probes while a round computes. A round waits for company
-only while other sessions are open, and never longer than COMPANY_S.
+only while other sessions are open: COMPANY_S, or a little longer for a session that is about to ask.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from flashtrail.serving.protocol import Request
 
-COMPANY_S = 0.001  # a round waits at most this long for the rounds of other sessions
-MAX_BATCH = 32
+COMPANY_S = 0.001  # a round waits this long for whichever session may ask
+# And this part of a pass for the sessions that, going by how long they took so far, will ask within it: sessions that
+# fall out of step would each pay for a pass of their own. A simulator that is in mid-chunk is not waited for.
+DUE_SHARE = 0.25
+MAX_BATCH = 16
 
 
 class Policy(Protocol):
@@ -49,12 +53,28 @@ class Policy(Protocol):
         """Run one round: ``actions`` (H, D) float, ``accepted_prefix_len`` int, ``policy_timing`` map."""
 
 
-@dataclass
+@dataclass(eq=False)
 class PolicySession:
-    """The state of one connection's policy; made in the worker thread, at the first round."""
+    """The state of one connection's policy; made in the worker thread, at the first round.
+
+    `answered` is when its last round ended, `pause_s` how long it takes from there to its next request, smoothed.
+    """
 
     state: Any = None
     started: bool = False
+    answered: float | None = None
+    pause_s: float | None = None
+
+    def asks(self, now: float) -> None:
+        """Note that a request came."""
+        if self.answered is not None:
+            pause = now - self.answered
+            self.pause_s = pause if self.pause_s is None else (self.pause_s + pause) / 2
+            self.answered = None
+
+    def due(self) -> float | None:
+        """When the next request is expected; None where one is here, or nothing is known."""
+        return None if self.answered is None or self.pause_s is None else self.answered + self.pause_s
 
 
 @dataclass(frozen=True)
@@ -86,6 +106,8 @@ class RoundWorker:
         self._infer_many = getattr(policy, "infer_many", None)
         self._max_batch = max_batch if self._infer_many is not None else 1
         self._leaving = False
+        self._sessions: weakref.WeakSet[PolicySession] = weakref.WeakSet()
+        self._pass_s = 0.0  # how long the last pass took
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         # A daemon, so that a round that never ends cannot keep the process from leaving.
         self._thread = threading.Thread(target=self._work, name="policy-rounds", daemon=True)
@@ -98,6 +120,7 @@ class RoundWorker:
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[RoundResult] = loop.create_future()
+        session.asks(time.perf_counter())
         self._jobs.put(_Job(session, request, loop, answer))
         return await answer
 
@@ -110,20 +133,31 @@ class RoundWorker:
     def _work(self) -> None:
         while not self._leaving:
             jobs = [job for job in self._take() if not job.answer.cancelled()]
+            start = time.perf_counter()
             if len(jobs) == 1:
                 self._run(jobs[0])
             elif jobs:
                 self._run_together(jobs)
+            self._pass_s = time.perf_counter() - start
 
     def _take(self) -> list[_Job]:
-        """Return the next round and its company: what has come by now or comes within COMPANY_S of it."""
+        """Return the next round and its company: what has come by now, or comes while it may wait."""
         jobs: list[_Job] = []
         self._add(jobs, None)
-        deadline = time.perf_counter() + COMPANY_S
+        start = time.perf_counter()
         while jobs and not self._leaving and len(jobs) < min(self._max_batch, self._company()):
-            if not self._add(jobs, max(0.0, deadline - time.perf_counter())):
+            if not self._add(jobs, max(0.0, self._wait_until(jobs, start) - time.perf_counter())):
                 break
         return jobs
+
+    def _wait_until(self, jobs: Sequence[_Job], start: float) -> float:
+        """Until when rounds taken at `start` wait: longer than COMPANY_S only while a session is due."""
+        self._sessions.update(job.session for job in jobs)
+        while_due = DUE_SHARE * self._pass_s
+        due = any(
+            (when := session.due()) is not None and abs(when - start) <= while_due for session in list(self._sessions)
+        )
+        return start + max(COMPANY_S, while_due if due else 0.0)
 
     def _add(self, jobs: list[_Job], timeout_s: float | None) -> bool:
         try:
@@ -172,6 +206,8 @@ class RoundWorker:
     @staticmethod
     def _answer(job: _Job, start: float, result: Mapping[str, Any] | Exception) -> None:
         infer_ms, wait_ms = (time.perf_counter() - start) * 1000, (start - job.submitted) * 1000
+
+        job.session.answered = time.perf_counter()
 
         def deliver() -> None:
             if job.answer.done():
