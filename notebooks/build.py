@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 HERE = Path(__file__).resolve().parent
 PARAMETERS = "inputs = {}  # kind of file -> path or list of paths (flashtrail.evidence.campaign.KINDS), or a JSON file"
 IMPORTS = (
-    "from flashtrail.evidence import chapters, comparison, grid, overview, signal_chapter\n"
+    "from flashtrail.evidence import chapters, comparison, grid, overview, sheets, signal_chapter\n"
     "from flashtrail.evidence.campaign import Campaign\n\n"
     "run = Campaign(inputs)"
 )
@@ -34,7 +34,7 @@ REPORTS: dict[str, tuple[str, list[Section]]] = {
             ),
             ("Routes and accepted prefixes", "", ["chapters.routes(run)"]),
             ("Latency in the rollouts", "", ["chapters.latency_in_rollouts(run)", "chapters.mixture(run)"]),
-            ("How episodes ended", "", ["chapters.failures(run)"]),
+            ("How episodes ended", "", ["chapters.failures(run)", "sheets.section(run)"]),
             ("What each arm ran with", "", ["overview.provenance_table(run)"]),
         ],
     ),
@@ -57,7 +57,7 @@ REPORTS: dict[str, tuple[str, list[Section]]] = {
         [
             ("Success", "", ["chapters.success(run)", "chapters.task_names(run)"]),
             ("Against the clean arm", "", ["chapters.comparisons(run)", "grid.section(run)"]),
-            ("How episodes ended", "", ["chapters.failures(run)"]),
+            ("How episodes ended", "", ["chapters.failures(run)", "sheets.section(run)"]),
             ("Routes under a fault", "", ["chapters.routes(run)"]),
             ("Speculation as a signal", "", ["signal_chapter.section(run)"]),
             ("What each arm ran with", "", ["overview.provenance_table(run)"]),
@@ -69,7 +69,7 @@ REPORTS: dict[str, tuple[str, list[Section]]] = {
             ("Success", "", ["chapters.success(run)"]),
             ("Remedies against the same fault", "", ["overview.remedies(run)", "grid.section(run)"]),
             ("What the guard did", "", ["chapters.guard(run)"]),
-            ("How episodes ended", "", ["chapters.failures(run)"]),
+            ("How episodes ended", "", ["chapters.failures(run)", "sheets.section(run)"]),
             ("What each arm ran with", "", ["overview.provenance_table(run)"]),
         ],
     ),
@@ -105,7 +105,7 @@ REPORTS: dict[str, tuple[str, list[Section]]] = {
             ),
             ("Speculation as a signal", "", ["signal_chapter.section(run)"]),
             ("Guard behaviour", "", ["chapters.guard(run)", "grid.section(run)"]),
-            ("How episodes ended", "", ["chapters.failures(run)"]),
+            ("How episodes ended", "", ["chapters.failures(run)", "sheets.section(run)"]),
             ("What is not claimed", "", ["overview.not_claimed(run)"]),
             ("Published figures beside ours", "", ["comparison.published_beside_ours(run)"]),
             (

@@ -161,7 +161,7 @@ def arms_of_chapter(chapter):
 
 
 def shard_files(directory):
-    return table_files(directory) | {"ledger": f"{directory}/ledger.json"}
+    return table_files(directory) | {"sheets": f"{directory}/sheets.parquet", "ledger": f"{directory}/ledger.json"}
 
 
 def table_files(directory):
@@ -243,6 +243,11 @@ def evidence_files(arms=None):
     }
 
 
+def sheet_files(arms):
+    """Contact sheets: straight from the shards, since no table or verdict is computed from a picture."""
+    return [file for arm in arms for file in shard_inputs(arm, "sheets.parquet")]
+
+
 def chapter_files(chapter):
     """What a chapter shows: its arms' tables and summaries, or the profile, or the verdicts."""
     arms = arms_of_chapter(chapter)
@@ -252,4 +257,5 @@ def chapter_files(chapter):
     chosen = [*TABLES, "summaries", "published"]
     chosen += ["control"]  # acceptance always stands beside it
     chosen += ["profile"] if chapter == "profiling" else []
-    return {kind: files[kind] for kind in chosen}
+    sheets = {} if chapter == "profiling" else {"sheets": sheet_files(arms)}
+    return {kind: files[kind] for kind in chosen} | sheets

@@ -38,6 +38,7 @@ rule render_final:
     """Bring the chapters together: headline, claim matrix, success, routes, latency, guard, failures."""
     input:
         **evidence_files(),
+        sheets=sheet_files(EXPERIMENT.arms),
         claims="results/claims/claims.json",
         environments=["results/environments/model.json", "results/environments/libero.json"],
         chapters=expand("reports/{chapter}.html", chapter=CHAPTERS),

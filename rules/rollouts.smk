@@ -6,7 +6,8 @@
 #   results/smoke/{policy}/ledger.json    nothing long starts before two episodes went well
 #   (none of these for an arm with `server: ws://host:port`)
 # OUTPUTS
-#   results/rollouts/{arm}/task_{task}/{episodes,rounds,steps}.parquet, ledger.json
+#   results/rollouts/{arm}/task_{task}/{episodes,rounds,steps,sheets}.parquet, ledger.json
+#   (videos/ beside them: films of failures and of one success, as the arm's `video` says)
 #   (parts/ beside them holds finished episodes: a shard that was killed resumes at the next one)
 
 

@@ -19,6 +19,8 @@ from flashtrail import grids
 from flashtrail.errors import UserError, nearest
 from flashtrail.rollouts import faults
 
+# examples: failures and one success per task, within 1.4 MB a task beside that success.
+Video = Literal["none", "failures", "examples", "all"]
 Suite = Literal["libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90"]
 TASKS_PER_SUITE: dict[str, int] = {
     "libero_spatial": 10,
@@ -100,7 +102,7 @@ class Arm(_Strict):
         pattern=r"^wss?://[^\s/]+$",
         description="ws://host:port of a server that runs; the shard then starts none",
     )
-    video: Literal["none", "failures", "all"] = "none"
+    video: Video = "examples"
 
 
 class Grid(_Strict):
@@ -116,7 +118,7 @@ class Grid(_Strict):
     first_init_state: int = Field(0, ge=0)
     repeats: int = Field(1, ge=1)
     flash: dict[str, Any] = Field(default_factory=dict, description="settings that differ from the top-level flash:")
-    video: Literal["none", "failures", "all"] = "none"
+    video: Video = "examples"
 
 
 class Rollout(_Strict):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from rollouts.shards import HERE, SERVER, WORKER, parts, rows, servers_of, spec, start, wait_until
 
 from flashtrail import provenance
@@ -223,10 +224,29 @@ def test_a_film_of_what_the_policy_saw(tmp_path):
 
     frames = imageio_ffmpeg.read_frames(str(tmp_path / "videos/init_001_repeat_0.mp4"))
     size = next(frames)["size"]
-    assert size == (448, 240)
-    wrist = [np.frombuffer(f, np.uint8).reshape(240, 448, 3)[100:200, 300:400].mean() for f in frames]
+    assert size == (448, 256)
+    wrist = [np.frombuffer(f, np.uint8).reshape(256, 448, 3)[100:200, 300:400].mean() for f in frames]
     queries = [row for row in rows(tmp_path)["rounds"] if row["init_state"] == 1]
     assert len(wrist) == len(queries)
+
+
+def test_examples_are_every_failure_and_the_first_success_with_their_sheets(tmp_path):
+    told = spec(init_states=[1, 0, 2], repeats=2, video="examples")  # only init state 0 succeeds, in both repeats
+    roll_out_shard(told, tmp_path, log=io.StringIO(), worker_command=WORKER)
+    filmed = {path.stem for path in (tmp_path / "videos").iterdir()}
+    assert filmed == {f"init_{i:03d}_repeat_{r}" for i, r in ((1, 0), (0, 0), (2, 0), (1, 1), (2, 1))}
+    assert {Path(row["video"]).stem for row in rows(tmp_path)["episodes"] if row["video"]} == filmed
+    sheets = tables.read_table(tmp_path / "sheets.parquet", tables.SHEETS).to_pylist()
+    assert [(row["init_state"], row["repeat"], row["outcome"]) for row in sheets] == [
+        (1, 0, "horizon"),
+        (0, 0, "success"),
+        (2, 0, "horizon"),
+        (1, 1, "horizon"),
+        (2, 1, "horizon"),
+    ]
+    for row in sheets:
+        picture = Image.open(io.BytesIO(row["jpeg"]))
+        assert picture.format == "JPEG" and picture.width <= 4 * 224 and picture.height <= 3 * 128
 
 
 def test_the_ledger_names_the_digest_of_the_spec(undisturbed):

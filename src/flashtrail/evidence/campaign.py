@@ -21,7 +21,7 @@ from flashtrail.evidence import published, tables
 _POLICY_OF = {"records": "directory", "boots": "directory", "smokes": "directory", "parity": "stem"}
 KINDS = (
     *("episodes", "rounds", "steps", "summaries", "profile", "records", "parity", "boots", "smokes"),
-    *("claims", "environments", "published", "control", "arms", "grids", "chapters"),
+    *("claims", "environments", "published", "control", "arms", "grids", "chapters", "sheets"),
 )
 
 
@@ -62,6 +62,11 @@ class Campaign:
     def rounds(self) -> pd.DataFrame:
         """Return all rounds of all arms."""
         return tables.read_tables(self.files("rounds"), tables.ROUNDS).to_pandas()
+
+    @cached_property
+    def sheets(self) -> pd.DataFrame:
+        """Return the contact sheets of all arms: key, outcome, jpeg."""
+        return tables.read_tables(self.files("sheets"), tables.SHEETS).to_pandas()
 
     @cached_property
     def profile(self) -> pd.DataFrame:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from flashtrail.evidence import figures, page, statistics
 from flashtrail.evidence.campaign import Campaign
-from flashtrail.evidence.overview import has_fault, has_guard, rate_of
+from flashtrail.evidence.overview import arm_name, has_fault, has_guard, rate_of
 from flashtrail.evidence.page import Html
 from flashtrail.evidence.statistics import Interval, Latency, Quantile
 from flashtrail.evidence.tables import PAIR_KEY
@@ -56,7 +56,7 @@ def success_table(run: Campaign) -> Html:
         rate = rate_of(summary["success"])
         rows.append(
             {
-                "arm": page.code(arm),
+                "arm": arm_name(arm, summary),
                 "count": counted(rate),
                 "rate": percent(rate.rate),
                 "wilson": percent_range(rate.wilson) if rate.wilson else DASH,

@@ -6,6 +6,7 @@ and wording; the parts about one topic are in chapters.py.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,17 @@ def has_guard(summary: Mapping[str, Any]) -> bool:
     return summary["guard"] is not None
 
 
+def is_oracle(summary: Mapping[str, Any]) -> bool:
+    """True if the arm's policy was shown undamaged frames: an upper bound, to be named as such wherever it stands."""
+    guard = json.loads(summary.get("metadata", {}).get("guard") or "{}")
+    return bool(guard.get("kind") == "oracle")
+
+
+def arm_name(arm: str, summary: Mapping[str, Any]) -> Html:
+    """The name of an arm, with the words that an oracle's must never be without."""
+    return page.inline(page.code(arm), " (oracle: upper bound)" if is_oracle(summary) else "")
+
+
 def header(run: Campaign, title: str) -> Html:
     """Title, one line of what the page is about, links to the other pages, and a warning if anything is simulated."""
     parts = [f"<h1>{page.html(title)}</h1>", f'<p class="line note">{page.html(_subject(run))}</p>']
@@ -88,7 +100,7 @@ def headline(run: Campaign) -> Html:
 
 
 def _of_arm(arm: str, summary: Mapping[str, Any], rest: str) -> Html:
-    return page.inline(page.code(arm), f": {rate_with_interval(rate_of(summary['success']))}{rest}.")
+    return page.inline(arm_name(arm, summary), f": {rate_with_interval(rate_of(summary['success']))}{rest}.")
 
 
 def _lines(texts: Any) -> Html | None:
@@ -195,7 +207,7 @@ def remedies(run: Campaign) -> Html:
             continue
         rows.append(
             {
-                "arm": page.code(arm),
+                "arm": arm_name(arm, summary),
                 "a": f"{found.k_a}/{found.n}",
                 "control": page.code(control),
                 "b": f"{found.k_b}/{found.n}",

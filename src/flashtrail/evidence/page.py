@@ -133,6 +133,15 @@ def figure(drawing: Figure, alt: str, caption: Any) -> Html:
     )
 
 
+def picture(jpeg: bytes, alt: str, caption: Any) -> Html:
+    """A JPEG inside the page, as wide as the page, with its caption."""
+    data = base64.b64encode(jpeg).decode()
+    return Html(
+        f'<figure class="whole"><img src="data:image/jpeg;base64,{data}" alt="{escape(alt, quote=True)}">'
+        f"<figcaption>{html(caption)}</figcaption></figure>"
+    )
+
+
 def side_by_side(*parts: Html) -> Html:
     """Figures beside each other where there is room, below each other where there is not."""
     return Html(f'<div class="row">{"".join(part.text for part in parts)}</div>')
@@ -180,6 +189,7 @@ th { border-bottom: 1.5px solid var(--ink); font-weight: 650; vertical-align: bo
 .row { display: flex; flex-wrap: wrap; gap: .6rem 2.2rem; align-items: flex-start; }
 .row > .table { flex: 1 1 24rem; min-width: 0; } .row th, .row td { padding-right: .8rem; }
 figure { margin: 1rem 0 1.4rem; flex: 0 1 452px; min-width: 0; max-width: 452px; }
+figure.whole { flex-basis: 100%; max-width: none; }
 figure img { display: block; width: 100%; height: auto; }
 figcaption { font-size: .82rem; color: var(--soft); line-height: 1.5; margin-top: .5rem; }
 .verdict { font-size: .84rem; font-weight: 650; white-space: nowrap; }

@@ -107,6 +107,9 @@ STEPS = _schema(
     ("offset_in_chunk", _I32),
 )
 
+# What an episode looked like to the policy: a contact sheet of its film (rollouts/film.py).
+SHEETS = _schema(*_KEY, ("outcome", _STR), ("jpeg", pa.binary()))
+
 PROFILE = _schema(
     ("policy", _STR),
     ("route", _STR),

@@ -58,8 +58,10 @@ class Film:
         return lines
 
     def write(self) -> str:
-        """Encode to the path given and return it."""
+        """Encode to the path given and return it; the contact sheet lies beside it, as .jpg."""
         import imageio_ffmpeg
+
+        self._path.with_suffix(".jpg").write_bytes(self.sheet())
 
         height, width = self._frames[0].shape[:2]
         writer = imageio_ffmpeg.write_frames(
@@ -108,6 +110,8 @@ def _colour(found: GuardRecord) -> tuple[int, int, int]:
 
 def _cross(draw: ImageDraw.ImageDraw) -> None:
     """Cross out the wrist view: it is sent, but the policy does not look at it."""
-    left, top, right, bottom = POLICY_PIXELS, STRIP, 2 * POLICY_PIXELS - 1, STRIP + POLICY_PIXELS - 1
+    inset = 4  # lines have a width, and the agent view lies next to it
+    left, right = POLICY_PIXELS + inset, 2 * POLICY_PIXELS - inset
+    top, bottom = STRIP + inset, STRIP + POLICY_PIXELS - inset
     draw.line([(left, top), (right, bottom)], fill=_HELPED, width=3)
     draw.line([(left, bottom), (right, top)], fill=_HELPED, width=3)

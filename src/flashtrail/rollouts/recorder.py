@@ -23,8 +23,10 @@ from flashtrail.evidence import tables
 from flashtrail.rollouts.episode import EpisodeRecord
 from flashtrail.rollouts.plan import EpisodeKey
 
-VIDEO = "video.mp4"
+VIDEO, SHEET = "video.mp4", "sheet.jpg"
 LEDGER = "ledger.json"
+# What one shard's `examples` may take beside the first success: 21 shards of these stay within 30 MB.
+EXAMPLES_BYTES = 1_400_000
 _PARTIAL = ".partial"
 _ASSEMBLED = ".assembled"
 
@@ -99,6 +101,10 @@ class Recorder:
             if video is not None:
                 Path(video).replace(aside / VIDEO)
                 _sync(aside / VIDEO)
+                sheet = Path(video).with_suffix(".jpg")
+                if sheet.is_file():
+                    sheet.replace(aside / SHEET)
+                    _sync(aside / SHEET)
             _sync(aside)
             if part.exists():
                 shutil.rmtree(part)
@@ -118,11 +124,12 @@ class Recorder:
             "steps": [{**words, **row} for row in episode.steps],
         }
 
-    def assemble(self, expected: Sequence[EpisodeKey], out_dir: str | Path) -> dict[str, str]:
+    def assemble(self, expected: Sequence[EpisodeKey], out_dir: str | Path, films: str = "all") -> dict[str, str]:
         """Put the parts of the expected episodes together in `out_dir` and return their outcomes by name.
 
-        Writes episodes.parquet, rounds.parquet, steps.parquet (rows in the order of `expected`), ledger.json and
-        videos/. UserError naming the first episode that is missing.
+        Writes episodes.parquet, rounds.parquet, steps.parquet (rows in the order of `expected`), sheets.parquet,
+        ledger.json and videos/. `films`: ``all`` that there are, or ``examples``, the first success and failures up
+        to EXAMPLES_BYTES. UserError naming the first episode that is missing.
         """
         outcomes = self.outcomes()
         for key in expected:
@@ -135,10 +142,17 @@ class Recorder:
             out.mkdir(parents=True, exist_ok=True)
             _remove_partial(out)
             metadata = tables.read_metadata(self.directory / expected[0].name / "episodes.parquet")
+            filmed = self._filmed(expected, outcomes, films)
             for name, schema in tables.SCHEMAS.items():
                 files = [self.directory / key.name / f"{name}.parquet" for key in expected]
-                tables.write_table(out / f"{name}.parquet", tables.read_tables(files, schema), schema, metadata)
-            self._collect_videos(expected, out / "videos")
+                rows: Any = tables.read_tables(files, schema)
+                if name == "episodes":
+                    chosen = [key in filmed for key in expected]
+                    pairs = zip(rows.to_pylist(), chosen, strict=True)
+                    rows = [row | {"video": row["video"] if kept else None} for row, kept in pairs]
+                tables.write_table(out / f"{name}.parquet", rows, schema, metadata)
+            tables.write_table(out / "sheets.parquet", self._sheets(filmed, outcomes), tables.SHEETS, metadata)
+            self._collect_videos(filmed, out / "videos")
             provenance.json_dump(self._ledger(expected, outcomes), out / LEDGER)  # last: where it is, all of it is
             _sync(out)
         return {key.name: outcomes[key.name] for key in expected}
@@ -162,14 +176,37 @@ class Recorder:
             "errors": errors,
         }
 
-    def _collect_videos(self, expected: Sequence[EpisodeKey], target: Path) -> None:
-        for key in expected:
-            source = self.directory / key.name / VIDEO
-            if source.is_file():
-                target.mkdir(exist_ok=True)
-                _remove_partial(target)
-                with provenance.write_atomic(target / f"{key.name}.mp4") as temporary:
-                    shutil.copyfile(source, temporary)
+    def _filmed(self, expected: Sequence[EpisodeKey], outcomes: Mapping[str, str], films: str) -> list[EpisodeKey]:
+        """Return the episodes whose film is kept: a choice by order and size alone, whatever ran when."""
+        there = [key for key in expected if (self.directory / key.name / VIDEO).is_file()]
+        if films != "examples":
+            return there
+        success = next((key for key in there if outcomes[key.name] == "success"), None)
+        left, kept = EXAMPLES_BYTES, [] if success is None else [success]
+        for key in there:
+            size = (self.directory / key.name / VIDEO).stat().st_size
+            if outcomes[key.name] != "success" and size <= left:
+                kept.append(key)
+                left -= size
+        return [key for key in there if key in kept]
+
+    def _sheets(self, filmed: Sequence[EpisodeKey], outcomes: Mapping[str, str]) -> list[dict[str, Any]]:
+        rows = []
+        for key in filmed:
+            sheet = self.directory / key.name / SHEET
+            if sheet.is_file():
+                words = {"suite": key.suite, "task_id": key.task_id, "init_state": key.init_state, "repeat": key.repeat}
+                own = {"outcome": outcomes[key.name], "jpeg": sheet.read_bytes()}
+                rows.append({"arm": self._common["arm"], **words, **own})
+        return rows
+
+    def _collect_videos(self, filmed: Sequence[EpisodeKey], target: Path) -> None:
+        """Leave exactly these films in `target`: those of an earlier run of the shard are not its own."""
+        shutil.rmtree(target, ignore_errors=True)
+        for key in filmed:
+            target.mkdir(exist_ok=True)
+            with provenance.write_atomic(target / f"{key.name}.mp4") as temporary:
+                shutil.copyfile(self.directory / key.name / VIDEO, temporary)
         if target.is_dir():
             _sync(target)
 

@@ -35,7 +35,11 @@ _FIELDS: dict[str, Any] = {
     "stall_timeout_s": 120.0,
     "metadata": {},
 }
-_CHOICES = {"scene_seed": ("episode", "official"), "clock": ("paused",), "video": ("none", "failures", "all")}
+_CHOICES = {
+    "scene_seed": ("episode", "official"),
+    "clock": ("paused",),
+    "video": ("none", "failures", "examples", "all"),
+}
 _SERVER_FIELDS = {"command": None, "url": None, "ready_timeout_s": 300.0, "log": None}
 # What an episode does not depend on: how many run side by side, which others there are, what is filmed.
 _BESIDE_THE_POINT = ("init_states", "repeats", "simulators", "video", "episode_timeout_s", "stall_timeout_s")

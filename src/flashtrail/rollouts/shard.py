@@ -92,7 +92,7 @@ def roll_out_shard(
             return ShardSummary(finished, {})
         shard = _Shard(full, recorder, log or sys.stderr, worker_command)
         shard.run(Path(out_dir))
-        outcomes = recorder.assemble(plan.expected_episodes(full), out_dir)
+        outcomes = recorder.assemble(plan.expected_episodes(full), out_dir, full["video"])
         if not shard.errors:
             recorder.discard()
     return ShardSummary(outcomes, shard.errors)

@@ -5,6 +5,7 @@ Knows the arm as the config resolves it and the handles as the workflow names th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,8 @@ def shard_spec(
             "config_digest": provenance.digest_json(arm),
             "code_digest": code,
             **about,
+            "condition": json.dumps(arm["condition"], sort_keys=True),
+            "guard": json.dumps(arm["guard"], sort_keys=True),
         },
     }
 

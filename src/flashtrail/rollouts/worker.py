@@ -142,7 +142,7 @@ class Worker:
             on_query=film.add if film else None,
         )
         self._heartbeat.within(_LONG_S)
-        keep = film is not None and (settings["video"] == "all" or not record.episode["success"])
+        keep = film is not None and (settings["video"] != "failures" or not record.episode["success"])
         video = film.write() if film is not None and keep else None
         return {"episode": record.episode, "rounds": record.rounds, "steps": record.steps, "video": video}
 
