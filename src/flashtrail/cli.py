@@ -22,6 +22,11 @@ from flashtrail.errors import UserError
 from flashtrail.serving import TOKEN_VARIABLE
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "import-run": (
+        "read an official client's run, or CSVs, into our tables",
+        "flashtrail.evidence.import_command:Import",
+    ),
+    "report-run": ("report on imported runs", "flashtrail.evidence.import_command:Report"),
     "serve": ("serve a policy on the official websocket protocol", "flashtrail.cli:ServeCommand"),
 }
 

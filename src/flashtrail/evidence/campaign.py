@@ -149,6 +149,12 @@ class Campaign:
             return True
         return any(s.get("metadata", {}).get("simulated") for s in self.summaries.values())
 
+    @cached_property
+    def imported(self) -> list[str]:
+        """Return what the imported tables say of their origin, without repetition; empty for runs of our own."""
+        said = [tables.read_metadata(path).get("imported", "") for path in self.files("episodes")]
+        return list(dict.fromkeys(text for text in said if text))
+
     def devices(self) -> list[str]:
         """Return the devices that the tables name, without repetition."""
         names = [entry.get("device", "") for entry in self.metadata.values()] + list(self.profile["device"].unique())

@@ -67,6 +67,9 @@ def header(run: Campaign, title: str) -> Html:
     if run.simulated:
         text = "Simulated data: these numbers test the report. They are not evidence about any policy."
         parts.append(f'<p class="warning">{text}</p>')
+    if run.imported:
+        text = f"Imported, not run here: {listed(run.imported)}. What that record does not say is left empty."
+        parts.append(f'<p class="note">{page.html(text)}</p>')
     chapters = [Path(path).name for path in run.files("chapters")]
     if chapters:
         links = "".join(f'<a href="{page.html(name)}">{page.html(Path(name).stem)}</a>' for name in chapters)
@@ -120,7 +123,7 @@ def _what_was_run(run: Campaign) -> str:
 
 
 def _days(run: Campaign) -> str:
-    days = sorted({str(start)[:10] for start in run.episodes["started_at"]})
+    days = sorted({str(start)[:10] for start in run.episodes["started_at"].dropna()})
     return "" if not days else f"; run on {days[0]}" if len(days) == 1 else f"; run {days[0]} to {days[-1]}"
 
 

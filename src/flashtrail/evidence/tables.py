@@ -128,6 +128,9 @@ PROFILE = _schema(
 
 SCHEMAS = {"episodes": EPISODES, "rounds": ROUNDS, "steps": STEPS}
 
+# What another client's record may not say: empty in imported tables (metadata `imported`), never in our own.
+UNKNOWN_IF_IMPORTED = frozenset(("wall_s", "started_at", "env_step", "synchronized", "condition_applied", "noise_seed"))
+
 
 def to_table(rows: Sequence[Mapping[str, Any]] | pa.Table, schema: pa.Schema) -> pa.Table:
     """Return rows as a table of exactly this schema.
@@ -154,6 +157,11 @@ def to_table(rows: Sequence[Mapping[str, Any]] | pa.Table, schema: pa.Schema) ->
     return table
 
 
+def imported(schema: pa.Schema) -> pa.Schema:
+    """Return the schema as imported tables have it: the columns of UNKNOWN_IF_IMPORTED may be empty."""
+    return pa.schema([f.with_nullable(f.nullable or f.name in UNKNOWN_IF_IMPORTED) for f in schema])
+
+
 def write_table(
     path: str | Path,
     rows: Sequence[Mapping[str, Any]] | pa.Table,
@@ -165,7 +173,7 @@ def write_table(
     `metadata` keys get the prefix ``flashtrail.`` unless they have it; the four of METADATA_KEYS are always
     there, empty when not given.
     """
-    table = to_table(rows, schema)
+    table = to_table(rows, imported(schema) if (metadata or {}).get("imported") else schema)
     entries = {**dict.fromkeys(METADATA_KEYS, ""), **{_bare(k): v for k, v in (metadata or {}).items()}}
     table = table.replace_schema_metadata(
         {f"{METADATA_PREFIX}{k}".encode(): str("" if v is None else v).encode() for k, v in sorted(entries.items())}
@@ -188,6 +196,8 @@ def read_table(path: str | Path, schema: pa.Schema, columns: Sequence[str] | Non
     problem = _names_differ(stored.names, schema)
     if problem:
         raise UserError(f"{path}: {problem}")
+    if (stored.metadata or {}).get(f"{METADATA_PREFIX}imported".encode()):
+        schema = imported(schema)
     for field in schema:
         if stored.field(field.name).type != field.type:
             found = stored.field(field.name).type
@@ -208,7 +218,7 @@ def read_tables(paths: str | Path | Iterable[str | Path], schema: pa.Schema) -> 
     """Read one file or several and put their rows one after another; no file gives an empty table."""
     files = [paths] if isinstance(paths, str | Path) else list(paths)
     parts = [read_table(path, schema).replace_schema_metadata(None) for path in files]
-    return pa.concat_tables(parts) if parts else schema.empty_table()
+    return pa.concat_tables(parts, promote_options="default") if parts else schema.empty_table()
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
