@@ -61,7 +61,10 @@ def ratio_over_episodes(part: Sequence[float], whole: Sequence[float], level: fl
 
 
 def paired_difference(
-    tasks: Sequence[int], states: Sequence[int], differences: Sequence[float], level: float = LEVEL
+    tasks: Sequence[int] | np.ndarray,
+    states: Sequence[int] | np.ndarray,
+    differences: Sequence[float] | np.ndarray,
+    level: float = LEVEL,
 ) -> Interval | None:
     """Return the interval of a mean paired difference: init states are resampled within each task.
 
