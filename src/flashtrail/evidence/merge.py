@@ -6,33 +6,22 @@ episode; knows no simulator and no way to mend a shard.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from flashtrail import provenance
 from flashtrail.errors import UserError
-from flashtrail.evidence import tables
-from flashtrail.evidence.tables import EPISODE_KEY, METADATA_KEYS, SCHEMAS
+from flashtrail.evidence import keys, tables
+from flashtrail.evidence.keys import Key, Packing
+from flashtrail.evidence.tables import METADATA_KEYS, SCHEMAS
 
 _NAMED = 5  # episodes that an error names before it only counts
-_ORDER = {"episodes": (), "rounds": ("round",), "steps": ("step",)}
-
-
-class Key(NamedTuple):
-    """One episode of one arm: the columns of EPISODE_KEY."""
-
-    arm: str
-    suite: str
-    task_id: int
-    init_state: int
-    repeat: int
-
-    def __str__(self) -> str:
-        return f"task {self.task_id} init {self.init_state} repeat {self.repeat}"
+_COUNTER = {"rounds": "round", "steps": "step"}
 
 
 class Merged(NamedTuple):
@@ -49,12 +38,7 @@ def expected_episodes(spec: Mapping[str, Any]) -> list[Key]:
 
     `spec` has arm, suite, tasks, init_states and repeats (also policy and seed, which the merge compares).
     """
-    return [
-        Key(spec["arm"], spec["suite"], int(task), int(init_state), repeat)
-        for task in spec["tasks"]
-        for init_state in spec["init_states"]
-        for repeat in range(int(spec.get("repeats", 1)))
-    ]
+    return [Key(*row.values()) for row in _wanted(spec).to_pylist()]
 
 
 def merge_shards(shard_dirs: Iterable[str | Path], expected: Mapping[str, Any] | Iterable[Sequence[Any]]) -> Merged:
@@ -66,19 +50,26 @@ def merge_shards(shard_dirs: Iterable[str | Path], expected: Mapping[str, Any] |
     up to the episode's own count; another policy or seed; shards that ran on different artifacts.
     """
     spec = expected if isinstance(expected, Mapping) else {}
-    keys = expected_episodes(spec) if spec else [Key(*key) for key in expected]  # type: ignore[misc]
-    arm = keys[0].arm if keys else "arm"
+    wanted = _wanted(spec) if spec else keys.table_of(list(expected))
+    arm = wanted["arm"][0].as_py() if len(wanted) else "arm"
     directories = [Path(d) for d in shard_dirs]
     read = {
         name: tables.read_tables([d / f"{name}.parquet" for d in directories], schema)
         for name, schema in SCHEMAS.items()
     }
     metadata = _common_metadata(arm, directories)
-    _check_episodes(arm, read["episodes"], keys)
+    packing = Packing(wanted, *read.values())
+    codes = {name: packing.codes(table) for name, table in read.items()}
+    _check_episodes(arm, read["episodes"], codes["episodes"], packing.codes(wanted), packing)
     _check_values(arm, read["episodes"], {key: spec[key] for key in ("policy", "seed") if key in spec})
-    _check_parts(arm, read)
-    merged = {name: _sorted(read[name], _ORDER[name]) for name in SCHEMAS}
+    order = {"episodes": codes["episodes"]}
+    order |= {name: _check_part(arm, name, read, codes, packing) for name in _COUNTER}
+    merged = {name: _sorted(read.pop(name), order[name]) for name in SCHEMAS}
     return Merged(merged["episodes"], merged["rounds"], merged["steps"], metadata)
+
+
+def _wanted(spec: Mapping[str, Any]) -> pa.Table:
+    return keys.product(spec["arm"], spec["suite"], spec["tasks"], spec["init_states"], int(spec.get("repeats", 1)))
 
 
 def write_merged(merged: Merged, directory: str | Path) -> None:
@@ -87,60 +78,68 @@ def write_merged(merged: Merged, directory: str | Path) -> None:
         tables.write_table(Path(directory) / f"{name}.parquet", getattr(merged, name), schema, merged.metadata)
 
 
-def _keys(table: pa.Table) -> list[Key]:
-    return [Key(*values) for values in zip(*(table[c].to_pylist() for c in EPISODE_KEY), strict=True)]
-
-
-def _check_episodes(arm: str, episodes: pa.Table, expected: Sequence[Key]) -> None:
-    counts = Counter(_keys(episodes))
-    missing = [key for key in expected if key not in counts]
-    if missing:
-        raise UserError(f"{arm}: {_some(missing, 'missing')} of {len(expected)}; run the workflow again to fill them")
-    twice = [key for key, count in counts.items() if count > 1]
-    if twice:
-        raise UserError(f"{arm}: {_some(twice, 'there more than once')}; remove that shard's directory and run again")
-    strange = sorted(set(counts) - set(expected))
-    if strange:
-        raise UserError(f"{arm}: {_some(strange, 'not part of the experiment')}; remove that shard's directory")
-    outcomes = dict(zip(_keys(episodes), episodes["outcome"].to_pylist(), strict=True))
-    failed = [key for key in expected if outcomes[key] == "error"]
-    if failed:
-        reasons = dict(zip(_keys(episodes), episodes["error"].to_pylist(), strict=True))
+def _check_episodes(arm: str, episodes: pa.Table, codes: np.ndarray, wanted: np.ndarray, packing: Packing) -> None:
+    missing = wanted[~np.isin(wanted, codes)]
+    if len(missing):
+        found = _some(missing, packing, "missing")
+        raise UserError(f"{arm}: {found} of {len(wanted)}; run the workflow again to fill them")
+    distinct, counts = np.unique(codes, return_counts=True)
+    twice = distinct[counts > 1]
+    if len(twice):
+        found = _some(twice, packing, "there more than once")
+        raise UserError(f"{arm}: {found}; remove that shard's directory and run again")
+    strange = np.setdiff1d(distinct, wanted)
+    if len(strange):
         raise UserError(
-            f"{arm}: {_some(failed, 'ended by infrastructure, not by the policy')} ({reasons[failed[0]]}); "
-            "mend the cause and run again"
+            f"{arm}: {_some(strange, packing, 'not part of the experiment')}; remove that shard's directory"
         )
-    success = dict(zip(_keys(episodes), episodes["success"].to_pylist(), strict=True))
-    odd = [key for key in expected if success[key] != (outcomes[key] == "success")]
-    if odd:
-        raise UserError(f"{arm}: {_some(odd, 'at odds with itself (success against outcome)')}")
+    failed = np.flatnonzero(pc.equal(episodes["outcome"], "error").to_numpy())
+    if len(failed):
+        first = failed[np.argmin(codes[failed])]
+        found = _some(np.sort(codes[failed]), packing, "ended by infrastructure, not by the policy")
+        raise UserError(f"{arm}: {found} ({episodes['error'][first].as_py()}); mend the cause and run again")
+    won = pc.equal(episodes["outcome"], "success").to_numpy()
+    odd = np.sort(codes[won != episodes["success"].to_numpy()])
+    if len(odd):
+        raise UserError(f"{arm}: {_some(odd, packing, 'at odds with itself (success against outcome)')}")
 
 
 def _check_values(arm: str, episodes: pa.Table, wanted: Mapping[str, Any]) -> None:
     for column, value in wanted.items():
-        others = sorted(set(episodes[column].to_pylist()) - {value})
+        others = sorted(set(pc.unique(episodes[column]).to_pylist()) - {value})
         if others:
             raise UserError(f"{arm}: episodes of {column} {others[0]!r} among those of {value!r}; remove that shard")
 
 
-def _check_parts(arm: str, read: Mapping[str, pa.Table]) -> None:
-    """Hold rounds and steps to their episodes."""
-    episodes = read["episodes"]
-    known = dict(zip(_keys(episodes), episodes["rounds"].to_pylist(), strict=True))
-    for name, counter in (("rounds", "round"), ("steps", "step")):
-        table = read[name]
-        keys = _keys(table)
-        orphans = sorted(set(keys) - set(known))
-        if orphans:
-            raise UserError(f"{arm}: {_some(orphans, f'in {name} but not in episodes')}; remove that shard's directory")
-        rows = Counter(zip(keys, table[counter].to_pylist(), strict=True))
-        twice = sorted({key for (key, _), count in rows.items() if count > 1})
-        if twice:
-            raise UserError(f"{arm}: {_some(twice, f'with a {counter} twice')}; remove that shard's directory")
-    found = Counter(_keys(read["rounds"]))
-    short = [key for key, count in known.items() if found[key] != count]
-    if short:
-        raise UserError(f"{arm}: {_some(short, 'without all their rounds')}; remove that shard's directory")
+def _check_part(
+    arm: str, name: str, read: Mapping[str, pa.Table], codes: Mapping[str, np.ndarray], packing: Packing
+) -> np.ndarray:
+    """Hold rounds or steps to their episodes; return the number by which each row sorts: episode, then counter."""
+    episodes, rows = codes["episodes"], codes[name]
+    place = keys.positions(episodes, rows)
+    orphans = np.unique(rows[place < 0])
+    if len(orphans):
+        found = _some(orphans, packing, f"in {name} but not in episodes")
+        raise UserError(f"{arm}: {found}; remove that shard's directory")
+    counter = read[name][_COUNTER[name]].to_numpy().astype(np.int64)
+    # Episodes in their own order, so that the sum below sorts by episode and then by counter.
+    rank = np.empty(len(episodes), np.int64)
+    rank[np.argsort(episodes, kind="stable")] = np.arange(len(episodes))
+    low, high = (int(counter.min()), int(counter.max())) if len(counter) else (0, 0)
+    order = rank[place] * (high - low + 1) + (counter - low)
+    ordered = np.sort(order)
+    twice = ordered[1:][np.diff(ordered) == 0]
+    if len(twice):
+        owners = np.unique(np.sort(episodes)[twice // (high - low + 1)])
+        raise UserError(
+            f"{arm}: {_some(owners, packing, f'with a {_COUNTER[name]} twice')}; remove that shard's directory"
+        )
+    if name == "rounds":
+        short = episodes[np.bincount(place, minlength=len(episodes)) != read["episodes"]["rounds"].to_numpy()]
+        if len(short):
+            found = _some(np.sort(short), packing, "without all their rounds")
+            raise UserError(f"{arm}: {found}; remove that shard's directory")
+    return order
 
 
 def _common_metadata(arm: str, directories: Sequence[Path]) -> dict[str, str]:
@@ -160,13 +159,16 @@ def _common_metadata(arm: str, directories: Sequence[Path]) -> dict[str, str]:
     return joined
 
 
-def _sorted(table: pa.Table, more: Sequence[str]) -> pa.Table:
-    return table.sort_by([(column, "ascending") for column in (*EPISODE_KEY, *more)])
+def _sorted(table: pa.Table, order: np.ndarray) -> pa.Table:
+    """Return the rows in the order of their numbers; rows that have it already are not touched."""
+    if np.all(order[1:] >= order[:-1]):
+        return table
+    return table.combine_chunks().take(pa.array(np.argsort(order, kind="stable")))
 
 
-def _some(keys: Sequence[Key], what: str) -> str:
-    named = ", ".join(str(key) for key in keys[:_NAMED]) + (", ..." if len(keys) > _NAMED else "")
-    plural = "episode is" if len(keys) == 1 else "episodes are"
+def _some(codes: np.ndarray, packing: Packing, what: str) -> str:
+    named = ", ".join(str(key) for key in packing.keys(codes[:_NAMED])) + (", ..." if len(codes) > _NAMED else "")
+    plural = "episode is" if len(codes) == 1 else "episodes are"
     if what.startswith(("with", "in ")):
         plural = plural.split()[0]
-    return f"{len(keys)} {plural} {what}: {named}"
+    return f"{len(codes)} {plural} {what}: {named}"
