@@ -41,7 +41,7 @@ def test_what_the_record_does_not_say_is_empty(tmp_path: Path) -> None:
     imports.write(found, tmp_path / "out")
     root = tmp_path / "out" / "tables" / official.RUN
     rounds = tables.read_table(root / "rounds.parquet", tables.ROUNDS).to_pandas()
-    for column in ("synchronized", "condition_applied", "noise_seed", "healthy", "health_std"):
+    for column in ("synchronized", "condition_applied", "noise_seed", "healthy", "health_std", "batch_size", "masked"):
         assert rounds[column].isna().all(), column
     assert rounds.loc[rounds["route"] == "draft", "prefill_ms"].isna().all()
     assert rounds.loc[rounds["route"] == "full", "draft_ms"].isna().all()

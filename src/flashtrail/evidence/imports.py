@@ -22,7 +22,7 @@ _STAGES = {
     "full": {"encoder_ms": "encoder_ms", "prefill_ms": "vlm_prefill_ms", "denoise_ms": "full_fallback_ms"},
     "draft": {"encoder_ms": "encoder_ms", "draft_ms": "draft_ms", "verify_ms": "action_verify_ms"},
 }
-STAGE_COLUMNS = ("encoder_ms", "prefill_ms", "denoise_ms", "draft_ms", "verify_ms")
+_UNTOLD = {f.name: None for f in tables.ROUNDS if f.nullable}  # a column that no official record has stays empty
 
 
 class BadRow(ValueError):
@@ -147,6 +147,7 @@ def round_row(row: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> di
     stages = {column: number(row, name) for column, name in _STAGES[route].items()}
     step, seen = number(row, "env_step"), number(row, "stage7_cache_age_queries")
     return {
+        **_UNTOLD,
         "round": index,
         "env_step": None if step is None else int(step),
         "route": route,
@@ -154,7 +155,6 @@ def round_row(row: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> di
         "executed": executed,
         "radius": number(row, "radius_dist_mean") if route == "draft" else None,
         "fallback_cause": fallback_cause(route, index, before),
-        **dict.fromkeys(STAGE_COLUMNS),
         **stages,
         "policy_ms": duration(row, "policy_time_ms"),
         "serve_ms": duration(row, "serve_time_ms"),
