@@ -80,7 +80,7 @@ def test_defaults_are_filled_in():
         ({"condition": {"kind": "zeros"}}, "did you mean 'zero'"),
         ({"condition": {"kind": "zero", "evry": 4}}, "unknown parameter 'evry'; did you mean 'every'"),
         ({"condition": {"kind": "zero", "view": "wirst"}}, "did you mean 'wrist'"),
-        ({"condition": {"kind": "zero", "every": 4, "phase": 4}}, "phase < every"),
+        ({"condition": {"kind": "zero", "every": 4, "phase": 4}}, "phase 4 is never reached"),
         ({"guard": {"kind": "wrist_helth"}}, "did you mean 'wrist_health'"),
         ({"guard": {"kind": "wrist_health", "max_agee": 3}}, "did you mean 'max_age'"),
         ({"server": {"command": ["serve"]}}, "has no {port} in it"),
@@ -99,10 +99,13 @@ def test_a_missing_key_is_named():
         settings.checked({key: value for key, value in SPEC.items() if key != "arm"})
 
 
-def test_a_typed_config_may_spell_out_defaults_of_other_kinds():
-    spelled = {"name": "clean", "kind": "none", "view": "wrist", "every": 1, "phase": 0}
-    guard = {"name": "none", "kind": "none", "std_min": 1.0, "range_min": 5.0, "max_age": 8}
-    settings.checked({**SPEC, "condition": spelled, "guard": guard})
+@pytest.mark.parametrize(
+    ("what", "given", "key"),
+    [("condition", {"kind": "none", "every": 4}, "every"), ("guard", {"max_age": 8}, "max_age")],
+)
+def test_a_kind_takes_no_parameter_of_another(what, given, key):
+    with pytest.raises(UserError, match=f"{what} none: unknown parameter '{key}'"):
+        settings.checked({**SPEC, what: given})
 
 
 def test_the_digest_follows_what_an_episode_depends_on():

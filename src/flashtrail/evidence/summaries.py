@@ -146,7 +146,7 @@ def latency_by_route(rounds: pd.DataFrame) -> dict[str, Any]:
             "over_episodes": _latency_over_episodes(part),
             **{time: statistics.latency(part[time].to_numpy(float)).as_dict() for time in TIMES},
             "stages_p50": {s: _median(part[s]) for s in STAGES},
-            "synchronized": bool(part["synchronized"].all()) if len(part) else None,
+            "synchronized": _all_known(part["synchronized"]),
             "in_company": float((part["batch_size"] > 1).mean()) if len(part) else None,  # share of shared passes
         }
         for name, part in parts.items()
@@ -160,6 +160,11 @@ def _latency_over_episodes(rounds: pd.DataFrame) -> dict[str, Any]:
     )
     ends = {name: entry.interval if (entry := found[q]) else None for name, q in quantiles.items()}
     return {name: asdict(interval) if interval else None for name, interval in ends.items()}
+
+
+def _all_known(column: pd.Series) -> bool | None:
+    """Whether all are true; None where there is nothing, or one does not say."""
+    return bool(column.all()) if len(column) and column.notna().all() else None
 
 
 def _median(column: pd.Series) -> float | None:
