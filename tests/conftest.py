@@ -1,4 +1,4 @@
-"""For all tests: a process that was started in the background of a script ignores SIGINT, and its children inherit that.
+"""For all tests: a process started in the background of a script ignores SIGINT, and its children inherit that.
 
 Tests that interrupt a child would wait for ever then, so the usual disposition is restored first.
 """
