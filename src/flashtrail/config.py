@@ -19,7 +19,7 @@ from flashtrail import grids
 from flashtrail.errors import UserError, nearest
 from flashtrail.rollouts import faults
 
-# examples: failures and one success per task, within 1.4 MB a task beside that success.
+# examples: failures and one success per task, within 1.4 MB an arm and task.
 Video = Literal["none", "failures", "examples", "all"]
 Suite = Literal["libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90"]
 TASKS_PER_SUITE: dict[str, int] = {

@@ -18,7 +18,7 @@ from rollouts.shards import HERE, SERVER, WORKER, parts, rows, servers_of, spec,
 from flashtrail import provenance
 from flashtrail.errors import UserError
 from flashtrail.evidence import tables
-from flashtrail.rollouts import shard
+from flashtrail.rollouts import recorder, shard
 from flashtrail.rollouts.shard import default_parts_dir, roll_out_shard
 from flashtrail.serving.launch import PolicyServerProcess, ServerError, free_port
 
@@ -228,6 +228,18 @@ def test_a_film_of_what_the_policy_saw(tmp_path):
     wrist = [np.frombuffer(f, np.uint8).reshape(256, 448, 3)[100:200, 300:400].mean() for f in frames]
     queries = [row for row in rows(tmp_path)["rounds"] if row["init_state"] == 1]
     assert len(wrist) == len(queries)
+
+
+def test_examples_keep_to_their_bytes_and_the_success_comes_first(tmp_path, monkeypatch):
+    told = spec(init_states=[1, 0, 2], video="all")  # only init state 0 succeeds
+    roll_out_shard(told, tmp_path / "all", log=io.StringIO(), worker_command=WORKER)
+    sizes = {path.stem: path.stat().st_size for path in (tmp_path / "all/videos").iterdir()}
+    assert len(sizes) == 3
+    limit = sizes["init_000_repeat_0"] + sizes["init_001_repeat_0"]
+    monkeypatch.setattr(recorder, "EXAMPLES_BYTES", limit)
+    roll_out_shard(told | {"video": "examples"}, tmp_path / "some", log=io.StringIO(), worker_command=WORKER)
+    kept = {path.stem: path.stat().st_size for path in (tmp_path / "some/videos").iterdir()}
+    assert set(kept) == {"init_000_repeat_0", "init_001_repeat_0"} and sum(kept.values()) <= limit
 
 
 def test_examples_are_every_failure_and_the_first_success_with_their_sheets(tmp_path):

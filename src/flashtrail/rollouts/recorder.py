@@ -25,7 +25,7 @@ from flashtrail.rollouts.plan import EpisodeKey
 
 VIDEO, SHEET = "video.mp4", "sheet.jpg"
 LEDGER = "ledger.json"
-# What one shard's `examples` may take beside the first success: 21 shards of these stay within 30 MB.
+# What one shard's `examples` may take, the first success before any failure: 21 shards of these stay within 30 MB.
 EXAMPLES_BYTES = 1_400_000
 _PARTIAL = ".partial"
 _ASSEMBLED = ".assembled"
@@ -128,7 +128,7 @@ class Recorder:
         """Put the parts of the expected episodes together in `out_dir` and return their outcomes by name.
 
         Writes episodes.parquet, rounds.parquet, steps.parquet (rows in the order of `expected`), sheets.parquet,
-        ledger.json and videos/. `films`: ``all`` that there are, or ``examples``, the first success and failures up
+        ledger.json and videos/. `films`: ``all`` that there are, or ``examples``, the first success and failures, up
         to EXAMPLES_BYTES. UserError naming the first episode that is missing.
         """
         outcomes = self.outcomes()
@@ -181,11 +181,11 @@ class Recorder:
         there = [key for key in expected if (self.directory / key.name / VIDEO).is_file()]
         if films != "examples":
             return there
-        success = next((key for key in there if outcomes[key.name] == "success"), None)
-        left, kept = EXAMPLES_BYTES, [] if success is None else [success]
-        for key in there:
+        first = [key for key in there if outcomes[key.name] == "success"][:1]
+        left, kept = EXAMPLES_BYTES, []
+        for key in [*first, *(key for key in there if outcomes[key.name] != "success")]:
             size = (self.directory / key.name / VIDEO).stat().st_size
-            if outcomes[key.name] != "success" and size <= left:
+            if size <= left:
                 kept.append(key)
                 left -= size
         return [key for key in there if key in kept]
