@@ -38,6 +38,7 @@ class Campaign:
             if kind not in KINDS:
                 raise UserError(f"report inputs: unknown kind {kind!r}{nearest(kind, KINDS)}")
         self._files = {kind: _paths(value) for kind, value in given.items() if kind not in ("arms", "grids")}
+        self._judged: dict[str, pd.DataFrame] = {}
         self._order = [str(arm) for arm in given.get("arms", [])]
         self.grids: dict[str, dict[str, Any]] = {str(arm): dict(cell) for arm, cell in given.get("grids", {}).items()}
 
@@ -79,6 +80,14 @@ class Campaign:
         """Return the arms that have episodes, in the experiment's order where it is known."""
         found = list(dict.fromkeys(self.episodes["arm"]))
         return [arm for arm in self._order if arm in found] + [arm for arm in found if arm not in self._order]
+
+    def judged(self, arm: str) -> pd.DataFrame:
+        """Return one arm's episodes that ended in success or at the horizon, in the order of their keys."""
+        if arm not in self._judged:
+            episodes = self.of_arm("episodes", arm)
+            episodes = episodes[episodes["outcome"] != "error"]
+            self._judged[arm] = episodes.sort_values(list(tables.PAIR_KEY), kind="stable", ignore_index=True)
+        return self._judged[arm]
 
     def of_arm(self, table: str, arm: str) -> pd.DataFrame:
         """Return one arm's rows of `episodes` or `rounds`."""

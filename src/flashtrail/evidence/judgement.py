@@ -50,14 +50,19 @@ def not_tested(reason: str) -> Judgement:
 
 
 def arm_episodes(campaign: Campaign, arm: str) -> pd.DataFrame | None:
-    """Return an arm's judged episodes, or None; infrastructure errors never get this far, the merge stops at them."""
-    episodes = campaign.of_arm("episodes", arm)
-    episodes = episodes[episodes["outcome"] != "error"]
+    """Return an arm's judged episodes in the order of their keys, or None.
+
+    Infrastructure errors never get this far: the merge stops at them.
+    """
+    episodes = campaign.judged(arm)
     return episodes if len(episodes) else None
 
 
 def pairs_of(campaign: Campaign, arm: str, control: str) -> pd.DataFrame | str:
-    """Return the episodes that both arms have, with `success_arm` and `success_control`; or why there are none."""
+    """Return the episodes that both arms have, with `success_arm` and `success_control`; or why there are none.
+
+    They are in the order of their keys, as the arms' own episodes are.
+    """
     frames = {name: arm_episodes(campaign, name) for name in (arm, control)}
     absent = [name for name, frame in frames.items() if frame is None]
     if absent:
@@ -68,8 +73,8 @@ def pairs_of(campaign: Campaign, arm: str, control: str) -> pd.DataFrame | str:
 
 
 def rows_of(frame: pd.DataFrame, column: str = "success") -> dict[str, Any]:
-    """Return how many rows a number stands on and a digest of their keys and outcomes, independent of their order."""
-    ordered = frame[[*PAIR_KEY, column]].sort_values(list(PAIR_KEY), kind="stable")
+    """Return how many rows a number stands on and a digest of their keys and outcomes; `frame` is in order."""
+    ordered = frame[[*PAIR_KEY, column]]
     buffer = io.BytesIO()
     csv.write_csv(pa.Table.from_pandas(ordered, preserve_index=False), buffer, csv.WriteOptions(include_header=False))
     return {"n": len(ordered), "digest": hashlib.sha256(buffer.getvalue()).hexdigest()[:_DIGEST_CHARS]}
@@ -84,11 +89,9 @@ def pair_rows(pairs: pd.DataFrame) -> dict[str, Any]:
 
 
 def names_of(frame: pd.DataFrame) -> list[str]:
-    """Return the first episodes of a frame by name: suite/task/init state/repeat."""
-    ordered = frame.sort_values(list(PAIR_KEY))
-    return [
-        f"{row.suite}/{row.task_id}/{row.init_state}/{row.repeat}" for row in ordered.head(_NAMED_EPISODES).itertuples()
-    ]
+    """Return the first episodes of a frame, which is in order, by name: suite/task/init state/repeat."""
+    first = frame.head(_NAMED_EPISODES)
+    return [f"{row.suite}/{row.task_id}/{row.init_state}/{row.repeat}" for row in first.itertuples()]
 
 
 def scope_of(

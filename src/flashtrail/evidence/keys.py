@@ -51,8 +51,11 @@ class Packing:
     """One numbering for several tables that have the key's columns; a number sorts as its key does."""
 
     def __init__(self, *tables: pa.Table) -> None:
+        """Take the tables that are to be numbered; text columns may be dictionaries."""
         self._labels = {
-            name: pa.array(sorted({value for t in tables for value in pc.unique(t[name]).to_pylist()}), pa.string())
+            name: pa.array(
+                sorted({value for t in tables for value in pc.unique(_plain(t[name])).to_pylist()}), pa.string()
+            )
             for name in _TEXT
         }
         ends = [(pc.min_max(t[name]).as_py(), name) for t in tables if len(t) for name in _NUMBER]
@@ -68,7 +71,7 @@ class Packing:
         code = np.zeros(len(table), np.int64)
         for name, size in zip(EPISODE_KEY, self._sizes, strict=True):
             if name in self._labels:
-                digit = pc.index_in(table[name], self._labels[name]).to_numpy()
+                digit = pc.index_in(_plain(table[name]), self._labels[name]).to_numpy()
             else:
                 digit = table[name].to_numpy() - self._low[name]
             code *= size
@@ -87,6 +90,10 @@ class Packing:
         arm, suite, *rest = reversed(digits)
         names = (self._labels[name][i].as_py() for name, i in zip(_TEXT, (arm, suite), strict=True))
         return Key(*names, *(d + self._low[name] for d, name in zip(rest, _NUMBER, strict=True)))
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column.cast(pa.string())
 
 
 def positions(episodes: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -47,7 +47,9 @@ def percentile_interval(values: np.ndarray, level: float = LEVEL) -> Interval | 
     return Interval(float(low), float(high), level) if high - low > 1e-12 else None
 
 
-def ratio_over_episodes(part: Sequence[float], whole: Sequence[float], level: float = LEVEL) -> Interval | None:
+def ratio_over_episodes(
+    part: Sequence[float] | np.ndarray, whole: Sequence[float] | np.ndarray, level: float = LEVEL
+) -> Interval | None:
     """Return the interval of sum(part) / sum(whole), resampling episodes; None with fewer than 5 of them.
 
     Rounds of one episode are alike, so that an interval over rounds would be too short.
@@ -141,7 +143,7 @@ def latency_quantiles(
     x, episode = x[finite], episode[finite]
     if not len(x):
         return dict.fromkeys(quantiles)
-    order = np.argsort(x, kind="stable")
+    order = np.arange(len(x)) if np.all(x[1:] >= x[:-1]) else np.argsort(x, kind="stable")
     return {
         q: Quantile(float(np.quantile(x, q)), quantile_over_episodes(x, episode, q, order=order)) for q in quantiles
     }

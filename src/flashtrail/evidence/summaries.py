@@ -5,22 +5,27 @@ Knows the tables and the statistics; knows no other arm, no claim and no figure.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from flashtrail.errors import UserError
-from flashtrail.evidence import resampling, statistics, tables
+from flashtrail.evidence import keys, resampling, statistics, tables
 from flashtrail.evidence.tables import EPISODE_KEY, FALLBACK_CAUSES, OUTCOMES, ROUTES
 
 EXEC_STEPS = 12  # the longest accepted prefix, and what a full round reports
 TIMES = ("policy_ms", "serve_ms", "roundtrip_ms")
 STAGES = ("encoder_ms", "prefill_ms", "denoise_ms", "draft_ms", "verify_ms")
 SCOPES = ("all_episodes", "successful_episodes")
+_READ = [
+    c for c in tables.ROUNDS.names if c not in ("noise_seed", "env_step", "health_std", "health_range", "cache_age")
+]
+_REPEATED = ("run_id", "policy", "arm", "suite", "task", "outcome", "started_at", "route", "fallback_cause")
 
 
 def summarize_arm(
@@ -33,18 +38,19 @@ def summarize_arm(
     `steps` is accepted for symmetry with the other tables; nothing is computed from it yet.
     """
     first = episodes if isinstance(episodes, str | Path) else next(iter(episodes))
-    e = tables.read_tables(episodes, tables.EPISODES).to_pandas()
-    r = tables.read_tables(rounds, tables.ROUNDS).to_pandas()
-    return {**summary(e, r), "metadata": tables.read_metadata(first)}
+    e = tables.read_tables(episodes, tables.EPISODES)
+    r = tables.read_tables(rounds, tables.ROUNDS, _READ)
+    frames = (t.to_pandas(categories=[c for c in _REPEATED if c in t.column_names], self_destruct=True) for t in (e, r))
+    del e, r
+    return {**summary(*frames), "metadata": tables.read_metadata(first)}
 
 
 def summary(episodes: pd.DataFrame, rounds: pd.DataFrame) -> dict[str, Any]:
     """Return the summary of one arm from its frames."""
-    arms = sorted(set(episodes["arm"]))
+    arms = sorted(episodes["arm"].unique())
     if len(arms) != 1:
         raise UserError(f"a summary is of one arm; the tables hold {arms or 'none'}")
-    numbered = episodes[[*EPISODE_KEY, "success"]].assign(_episode=range(len(episodes)))
-    joined = rounds.merge(numbered, on=list(EPISODE_KEY), validate="many_to_one")
+    rounds = _by_policy_time(_numbered(episodes, rounds))
     return {
         "version": 1,
         "arm": arms[0],
@@ -63,10 +69,10 @@ def summary(episodes: pd.DataFrame, rounds: pd.DataFrame) -> dict[str, Any]:
         "routes": route_mix(rounds),
         "accepted_prefix": accepted_prefix(rounds),
         "latency": {
-            "all_episodes": latency_by_route(joined),
-            "successful_episodes": latency_by_route(joined[joined["success"]]),
+            "all_episodes": latency_by_route(rounds),
+            "successful_episodes": latency_by_route(rounds[rounds["success"]]),
         },
-        "latency_per_action": per_action(joined),
+        "latency_per_action": per_action(rounds),
         "mixture": mixture(rounds),
         "bookkeeping": bookkeeping(episodes, rounds),
         "condition": {"rounds_hit": int(rounds["condition_applied"].sum()), "rounds": len(rounds)},
@@ -74,8 +80,24 @@ def summary(episodes: pd.DataFrame, rounds: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+def _numbered(episodes: pd.DataFrame, rounds: pd.DataFrame) -> pd.DataFrame:
+    """Return the rounds with `_episode`, the place of their episode's row, and its `success`."""
+    key = list(EPISODE_KEY)
+    own, of_rounds = (pa.Table.from_pandas(frame[key], preserve_index=False) for frame in (episodes, rounds))
+    packing = keys.Packing(own, of_rounds)
+    place = keys.positions(packing.codes(own), packing.codes(of_rounds))
+    if (place < 0).any():
+        raise UserError(f"{episodes['arm'].iloc[0]}: {int((place < 0).sum())} rounds belong to no episode; merge again")
+    return rounds.assign(_episode=place, success=episodes["success"].to_numpy(bool)[place])
+
+
+def _by_policy_time(rounds: pd.DataFrame) -> pd.DataFrame:
+    """Return the rounds from the fastest to the slowest: what is sorted once need not be sorted for each percentile."""
+    return rounds.take(np.argsort(rounds["policy_ms"].to_numpy(float), kind="stable"))
+
+
 def _one(column: pd.Series) -> str:
-    values = sorted(set(column))
+    values = sorted(column.unique())
     if len(values) != 1:
         raise UserError(f"a summary is of one {column.name}; the tables hold {', '.join(map(str, values))}")
     return str(values[0])
@@ -94,8 +116,8 @@ def route_mix(rounds: pd.DataFrame) -> dict[str, Any]:
     """Return how many rounds took each route, why full ones were full, and what share of actions drafts gave."""
     n = len(rounds)
     count = {route: int((rounds["route"] == route).sum()) for route in ROUTES}
-    causes = Counter(c for c in rounds["fallback_cause"] if isinstance(c, str))
-    executed = rounds.groupby("route")["executed"].sum()
+    causes = rounds["fallback_cause"].value_counts().to_dict()
+    executed = rounds.groupby("route", observed=True)["executed"].sum()
     actions = int(executed.sum())
     return {
         **count,
@@ -103,7 +125,7 @@ def route_mix(rounds: pd.DataFrame) -> dict[str, Any]:
         "draft_share": count["draft"] / n if n else None,
         "draft_share_interval": _over_episodes(rounds, (rounds["route"] == "draft").astype(float), 1.0),
         "draft_share_of_actions": float(executed.get("draft", 0) / actions) if actions else None,
-        "fallback_causes": {cause: causes.get(cause, 0) for cause in FALLBACK_CAUSES},
+        "fallback_causes": {cause: int(causes.get(cause, 0)) for cause in FALLBACK_CAUSES},
     }
 
 
@@ -114,22 +136,25 @@ def accepted_prefix(rounds: pd.DataFrame) -> dict[str, Any]:
     """
     is_draft = (rounds["route"] == "draft").astype(float)
     drafts = rounds.loc[rounds["route"] == "draft", "accepted_prefix"]
-    counts = Counter(int(x) for x in drafts)
+    counts = np.bincount(drafts.to_numpy(int), minlength=EXEC_STEPS + 1).tolist()
     return {
-        "histogram": [counts.get(h, 0) for h in range(EXEC_STEPS + 1)],
+        "histogram": counts[: EXEC_STEPS + 1],
         "draft_rounds": len(drafts),
         "mean_draft": float(drafts.mean()) if len(drafts) else None,
         "mean_draft_interval": _over_episodes(rounds, rounds["accepted_prefix"] * is_draft, is_draft),
         "mean_all": float(rounds["accepted_prefix"].clip(upper=EXEC_STEPS).mean()) if len(rounds) else None,
-        "zero": counts.get(0, 0),
-        "whole": counts.get(EXEC_STEPS, 0),
+        "zero": counts[0],
+        "whole": counts[EXEC_STEPS],
     }
 
 
 def _over_episodes(rounds: pd.DataFrame, part: pd.Series, whole: pd.Series | float) -> dict[str, Any] | None:
     """Return the interval of sum(part) / sum(whole) with episodes resampled, as plain data."""
-    sums = rounds.assign(_part=part, _whole=whole).groupby(list(EPISODE_KEY))[["_part", "_whole"]].sum()
-    found = resampling.ratio_over_episodes(sums["_part"].tolist(), sums["_whole"].tolist())
+    episode = rounds["_episode"].to_numpy()
+    weights = (np.broadcast_to(np.asarray(x, float), len(rounds)) for x in (part, whole))
+    sums = np.column_stack([np.bincount(episode, w) for w in weights])
+    sums = sums[np.bincount(episode) > 0]
+    found = resampling.ratio_over_episodes(sums[:, 0], sums[:, 1])
     return asdict(found) if found else None
 
 
@@ -154,7 +179,8 @@ def latency_by_route(rounds: pd.DataFrame) -> dict[str, Any]:
 
 
 def _latency_over_episodes(rounds: pd.DataFrame) -> dict[str, Any]:
-    quantiles = {"p50": 0.50, "p95": 0.95} | ({"p99": 0.99} if len(rounds) >= statistics.P99_MIN_ROUNDS else {})
+    enough = rounds["policy_ms"].notna().sum() >= statistics.P99_MIN_ROUNDS
+    quantiles = {"p50": 0.50, "p95": 0.95} | ({"p99": 0.99} if enough else {})
     found = resampling.latency_quantiles(
         rounds["policy_ms"].to_numpy(float), rounds["_episode"].to_numpy(), tuple(quantiles.values())
     )
@@ -185,7 +211,7 @@ def per_action(joined: pd.DataFrame) -> dict[str, float | None]:
 
 def mixture(rounds: pd.DataFrame) -> dict[str, float | None]:
     """Return the mean policy time beside the one that route shares and route means imply (they must agree)."""
-    means = rounds.groupby("route")["policy_ms"].mean()
+    means = rounds.groupby("route", observed=True)["policy_ms"].mean()
     if len(rounds) == 0:
         return {"mean_ms": None, "implied_ms": None}
     share = float((rounds["route"] == "draft").mean())
@@ -195,17 +221,17 @@ def mixture(rounds: pd.DataFrame) -> dict[str, float | None]:
 
 def bookkeeping(episodes: pd.DataFrame, rounds: pd.DataFrame) -> dict[str, int]:
     """Return how many episodes there are, and how many of them have counters that differ from their rounds' rows."""
-    draft = (rounds["route"] == "draft").astype("int64")
-    grouped = rounds.assign(_draft=draft).groupby(list(EPISODE_KEY), observed=True)
-    counted = grouped.agg(n=("round", "size"), drafts=("_draft", "sum"), actions=("executed", "sum")).reset_index()
-    both = episodes.merge(counted, on=list(EPISODE_KEY), how="left").fillna({"n": 0, "drafts": 0, "actions": 0})
+    place, n = rounds["_episode"].to_numpy(), len(episodes)
+    count = np.bincount(place, minlength=n)
+    drafts = np.bincount(place, (rounds["route"] == "draft").to_numpy(float), n)
+    actions = np.bincount(place, rounds["executed"].to_numpy(float), n)
     agrees = (
-        (both["rounds"] == both["n"])
-        & (both["draft_rounds"] == both["drafts"])
-        & (both["full_rounds"] == both["n"] - both["drafts"])
-        & (both["executed_actions"] == both["actions"])
+        (episodes["rounds"].to_numpy() == count)
+        & (episodes["draft_rounds"].to_numpy() == drafts)
+        & (episodes["full_rounds"].to_numpy() == count - drafts)
+        & (episodes["executed_actions"].to_numpy() == actions)
     )
-    return {"episodes": len(both), "episodes_at_odds": int((~agrees).sum())}
+    return {"episodes": n, "episodes_at_odds": int((~agrees).sum())}
 
 
 def guard_counters(rounds: pd.DataFrame) -> dict[str, int] | None:

@@ -214,10 +214,12 @@ def read_table(path: str | Path, schema: pa.Schema, columns: Sequence[str] | Non
     return table
 
 
-def read_tables(paths: str | Path | Iterable[str | Path], schema: pa.Schema) -> pa.Table:
+def read_tables(
+    paths: str | Path | Iterable[str | Path], schema: pa.Schema, columns: Sequence[str] | None = None
+) -> pa.Table:
     """Read one file or several and put their rows one after another; no file gives an empty table."""
     files = [paths] if isinstance(paths, str | Path) else list(paths)
-    parts = [read_table(path, schema).replace_schema_metadata(None) for path in files]
+    parts = [read_table(path, schema, columns).replace_schema_metadata(None) for path in files]
     return pa.concat_tables(parts, promote_options="default") if parts else schema.empty_table()
 
 

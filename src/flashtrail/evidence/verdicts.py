@@ -17,6 +17,7 @@ from flashtrail.evidence import power, published, statistics, success_verdicts
 from flashtrail.evidence.campaign import Campaign
 from flashtrail.evidence.judgement import Judgement, not_tested, rows_of, tested_on
 from flashtrail.evidence.power import Plan
+from flashtrail.evidence.tables import PAIR_KEY
 from flashtrail.evidence.wording import (
     listed,
     milliseconds,
@@ -191,7 +192,7 @@ def _judge_episodes_complete(claim: types.EpisodesCompleteClaim, campaign: Campa
         {"complete": complete, "errors": broken},
         ", ".join(f"{complete[p]}/{complete[p] + broken[p]}" for p in smokes),
         tested_on(policies=list(smokes)),
-        {p: rows_of(frame) for p, frame in smokes.items()},
+        {p: rows_of(frame.sort_values(list(PAIR_KEY))) for p, frame in smokes.items()},
     )
 
 
@@ -342,7 +343,7 @@ def _judge_bookkeeping(claim: types.BookkeepingClaim, campaign: Campaign, alpha:
         {"arms": len(summaries), "failed": failed},
         f"{passed}/{len(summaries)}",
         tested_on(policies=sorted({s["policy"] for s in summaries.values()})),
-        {arm: rows_of(campaign.of_arm("episodes", arm)) for arm in summaries},
+        {arm: rows_of(campaign.judged(arm)) for arm in summaries},
     )
 
 
