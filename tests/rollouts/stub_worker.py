@@ -2,7 +2,7 @@
 
 Modes, in init state 1: ``crash_once`` dies natively, ``hang_once`` hangs (the file remembers that it has happened),
 ``crash`` and ``wedge`` do so every time, ``wedge`` at step 20 and in native code that holds the interpreter; ``slow``
-takes 0.1 s for each step. ``blind`` cannot render.
+takes 0.1 s for each step, ``raise_once`` raises at step 20. ``blind`` cannot render.
 """
 
 from __future__ import annotations
@@ -54,6 +54,9 @@ class StubSimulator:
         self.steps += 1
         if self.key.init_state == 1 and self.mode == "slow":
             time.sleep(0.1)
+        if self.key.init_state == 1 and self.mode == "raise_once" and self.steps == 20 and not self.file.exists():
+            self.file.touch()
+            raise FloatingPointError("unstable")
         if self.key.init_state == 1 and self.mode == "wedge" and self.steps == 20:
             with self.file.open("a") as stream:
                 print(os.getpid(), file=stream)

@@ -50,6 +50,15 @@ def test_a_simulator_that_fails_every_time_is_retried_twice_and_is_no_failure(tm
         summary.check()
 
 
+def test_a_simulator_that_raised_is_not_built_again_in_its_process(tmp_path):
+    """A second simulator in one process renders other pictures: the next attempt has a process of its own."""
+    log = io.StringIO()
+    command = [*WORKER, "raise_once", str(tmp_path / "file")]
+    summary = roll_out_shard(spec(), tmp_path / "out", log=log, worker_command=command)
+    assert list(summary.outcomes.values()) == ["success", "horizon", "horizon"]
+    assert log.getvalue().count("attempt") == 1 and "FloatingPointError: unstable" in log.getvalue()
+
+
 def test_a_slow_simulator_is_not_taken_for_a_wedged_one(tmp_path):
     """60 steps of 0.1 s with 3 s between signs of life: the whole takes longer than that, no step does."""
     told, log = spec(init_states=[1], stall_timeout_s=3), io.StringIO()

@@ -55,6 +55,8 @@ class SimulatorProcess:
             while self._connection.poll():
                 message: dict[str, Any] = json.loads(self._connection.recv_bytes())
                 if "within_s" not in message:
+                    if message.get("failed") == "simulator":
+                        self.close()  # one simulator per process and life: the next attempt gets a new one
                     return message
                 self._within_s = message["within_s"]
                 self._due = time.monotonic() + self._within_s

@@ -97,7 +97,7 @@ class Worker:
     """Runs episodes of one shard, one after another, with one simulator and one policy session at a time."""
 
     def __init__(self, settings: dict[str, Any], heartbeat: Heartbeat) -> None:
-        self._settings, self._heartbeat = settings, heartbeat
+        self._settings, self._heartbeat, self._built = settings, heartbeat, False
         self._simulator: Simulator | None = None
         self._client: PolicyClient | None = None
 
@@ -126,6 +126,9 @@ class Worker:
     def _run(self, key: EpisodeKey, url: str, film_path: str | None) -> dict[str, Any]:
         settings = self._settings
         if self._simulator is None:
+            if self._built:
+                raise RuntimeError("this process has had its simulator: a second one renders other pictures")
+            self._built = True
             self._heartbeat.within(_LONG_S)
             self._simulator = make_simulator(settings)
         film = Film(film_path, *(_name(settings[which]) for which in ("condition", "guard"))) if film_path else None

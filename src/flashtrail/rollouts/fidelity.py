@@ -1,0 +1,288 @@
+"""Proof that the shortcuts change nothing: the official client's loop against ours, step by step, as a table.
+
+The client's loop is written out here on LIBERO's own environment (hard reset, model rebuilt, both cameras rendered at
+every step) and shares with ours only the conversion of a picture. Every run is a process of its own. Compared are the
+hash of the flat physics state with the poses of all fixtures after every step, and the hashes of both pictures and of
+the state vector at every query. ``python -m flashtrail.rollouts.fidelity`` (make fidelity) checks 3 tasks x 2 init
+states x 120 steps; knows no server and no table of the workflow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flashtrail import provenance
+from flashtrail.rollouts import conditions, guards, seeds
+from flashtrail.rollouts.episode import run_episode
+from flashtrail.rollouts.observation import Observation, resize_with_pad, state_vector, upright
+from flashtrail.rollouts.plan import WAIT_STEPS, EpisodeKey
+
+SUITE, SEED, REPLAN_STEPS = "libero_goal", 7, 12
+TASKS, INIT_STATES, STEPS = (1, 3, 7), (0, 1), 120  # stove; drawer and bowl; knob
+SCENES = ("episode", "official")
+_ACCEPTED = (12, 5, 0, 1, 12, 12)  # an empty round costs no step
+_DUMMY_ACTION = [0.0] * 6 + [-1.0]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one process plays: `loop` ``client`` or ``ours``, init states in this order."""
+
+    loop: str
+    scene_seed: str
+    task_id: int
+    init_states: tuple[int, ...]
+    steps: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One check: our `init_state` `after` which other (or none), against the client's; how much was equal."""
+
+    task_id: int
+    scene_seed: str
+    init_state: int
+    after: int | None
+    states: int
+    pictures: int
+    equal: bool
+    difference: str
+
+
+@dataclass
+class _Reply:
+    actions: np.ndarray
+    accepted_prefix_len: int
+    policy_timing: dict[str, Any]
+    server_timing: dict[str, Any]
+    roundtrip_ms: float = 0.0
+
+
+class _Script:
+    """A policy of random chunks by (init state, query), which keeps hashes of what it was shown."""
+
+    def __init__(self, init_state: int) -> None:
+        self._init_state = init_state
+        self.seen: list[str] = []
+
+    def infer(self, obs: Mapping[str, Any], executed_steps: int | None, reset: bool, noise_seed: list[int]) -> _Reply:
+        query = len(self.seen)
+        for name in ("observation/image", "observation/wrist_image", "observation/state"):
+            if not np.asarray(obs[name]).any():
+                raise ValueError(f"{name} is empty at query {query}")
+        self.seen.append(" ".join(_hash(obs[k]) for k in sorted(obs) if k.startswith("observation/")))
+        rng = np.random.default_rng([self._init_state, query])
+        timing = {"route_type": "full" if query % 2 == 0 else "draft"}
+        return _Reply(rng.uniform(-1, 1, (50, 7)), _ACCEPTED[query % len(_ACCEPTED)], timing, {})
+
+
+def _hash(array: Any) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
+
+
+def _world(sim: Any) -> str:
+    """Hash of everything that moves and of everything that a reset places."""
+    return _hash(np.concatenate([sim.get_state().flatten(), sim.model.body_pos.ravel(), sim.model.body_quat.ravel()]))
+
+
+# --- the official client's loop ---
+
+
+def play_as_client(run: Run) -> dict[int, dict[str, list[str]]]:
+    """Return the traces of the official client, seeding once (official) or before each reset (episode)."""
+    from flashtrail.rollouts import opengl
+
+    opengl.choose_backend()
+    from libero.libero.benchmark import get_benchmark
+    from libero.libero.envs import OffScreenRenderEnv
+
+    benchmark = get_benchmark(SUITE)()
+    init_states = benchmark.get_task_init_states(run.task_id)
+    env = OffScreenRenderEnv(
+        bddl_file_name=benchmark.get_task_bddl_file_path(run.task_id),
+        camera_heights=256,
+        camera_widths=256,
+        camera_names=["agentview", "robot0_eye_in_hand"],
+    )
+    np.random.seed(SEED)
+    env.seed(SEED)
+    traces = {}
+    for init_state in run.init_states:
+        if run.scene_seed == "episode":
+            words = seeds.derive(SEED, SUITE, run.task_id, init_state, 0, stream="sim")
+            np.random.seed(seeds.legacy_seed(words))
+            env.seed(seeds.legacy_seed(words))
+        traces[init_state] = _client_episode(env, init_states[init_state], init_state, run.steps)
+    return traces
+
+
+def _client_episode(env: Any, start: np.ndarray, init_state: int, steps: int) -> dict[str, list[str]]:
+    script, plan, states = _Script(init_state), deque[np.ndarray](), []
+    env.reset()
+    raw = env.set_init_state(start)
+    for _ in range(WAIT_STEPS):
+        raw, _, _, _ = env.step(_DUMMY_ACTION)
+    states.append(_world(env.env.sim))
+    while len(states) <= steps:
+        if not plan:
+            agent, wrist = (resize_with_pad(upright(raw[f"{c}_image"])) for c in ("agentview", "robot0_eye_in_hand"))
+            reply = script.infer(Observation(agent, wrist, state_vector(raw), "").request(), None, False, [])
+            plan.extend(reply.actions[: min(REPLAN_STEPS, reply.accepted_prefix_len)])
+            continue
+        raw, _, done, _ = env.step(plan.popleft().tolist())
+        states.append(_world(env.env.sim))
+        if done:
+            break
+    return {"states": states, "pictures": script.seen}
+
+
+# --- ours ---
+
+
+def play_as_we_do(run: Run) -> dict[int, dict[str, list[str]]]:
+    """Return the traces of `run_episode` on `LiberoSimulator` with every shortcut."""
+    from flashtrail.rollouts.simulator import LiberoSimulator, Step
+
+    class Traced(LiberoSimulator):
+        states: list[str]
+
+        def reset(self, key: EpisodeKey) -> None:
+            super().reset(key)
+            self.states = [_world(self._env.env.sim)]
+
+        def step(self, action: Sequence[float], *, render: bool) -> Step:
+            step = super().step(action, render=render)
+            if hasattr(self, "states"):
+                self.states.append(_world(self._env.env.sim))
+            return step
+
+    simulator = Traced(SUITE, run.task_id, seed=SEED, scene_seed=run.scene_seed)
+    simulator.horizon = run.steps
+    traces = {}
+    for init_state in run.init_states:
+        script = _Script(init_state)
+        run_episode(
+            simulator,
+            script,
+            EpisodeKey(SUITE, run.task_id, init_state, 0),
+            condition=conditions.build({"kind": "none"}),
+            guard=guards.build({"kind": "none"}),
+            seed=SEED,
+            replan_steps=REPLAN_STEPS,
+        )
+        traces[init_state] = {"states": simulator.states, "pictures": script.seen}
+    return traces
+
+
+# --- the comparison ---
+
+
+def check(
+    tasks: Sequence[int] = TASKS,
+    init_states: Sequence[int] = INIT_STATES,
+    steps: int = STEPS,
+    scenes: Sequence[str] = SCENES,
+    processes: int = 2,
+) -> list[Row]:
+    """Play every run in a process of its own and return one row per check.
+
+    `init_states` are two; ``official`` makes the client play all from 0 to the last of them. Raises RuntimeError with
+    the end of its log where a process fails.
+    """
+    first, second = init_states
+    rows = []
+    for scene in scenes:
+        for task in tasks:
+            ours = [Run("ours", scene, task, order, steps) for order in ((first, second), (second, first))]
+            if scene == "episode":
+                client = [Run("client", scene, task, (one,), steps) for one in (first, second)]
+            else:
+                client = [Run("client", scene, task, tuple(range(max(init_states) + 1)), steps)]
+            with ThreadPoolExecutor(processes) as pool:
+                traces = dict(zip([*client, *ours], pool.map(_in_process, [*client, *ours]), strict=True))
+            expected = {k: trace for run in client for k, trace in traces[run].items()}
+            for run in ours:
+                for after, one in zip((None, *run.init_states), run.init_states, strict=False):
+                    rows.append(_row(run, one, after, traces[run][one], expected[one]))
+    return rows
+
+
+def _row(run: Run, init_state: int, after: int | None, found: Any, expected: Any) -> Row:
+    difference = ""
+    for what in ("states", "pictures"):
+        pairs = enumerate(zip(found[what], expected[what], strict=False))
+        where = next((number for number, (left, right) in pairs if left != right), None)
+        if where is not None or len(found[what]) != len(expected[what]):
+            lengths = f"{len(found[what])} against {len(expected[what])}"
+            difference = difference or (f"{what} from number {where}" if where is not None else f"{what}: {lengths}")
+    counts = len(found["states"]), len(found["pictures"])
+    return Row(run.task_id, run.scene_seed, init_state, after, *counts, not difference, difference)
+
+
+def _in_process(run: Run) -> dict[int, Any]:
+    source = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH", "")]))
+    with tempfile.TemporaryDirectory() as directory:
+        answer = Path(directory) / "trace.json"
+        done = subprocess.run(
+            [sys.executable, "-m", "flashtrail.rollouts.fidelity", "--play", json.dumps(asdict(run)), str(answer)],
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{run}: exit code {done.returncode}: {done.stderr[-2000:]}")
+        return {int(key): trace for key, trace in provenance.json_load(answer).items()}
+
+
+def table(rows: Iterable[Row]) -> str:
+    """Return the checks as text, one line each."""
+    lines = ["task  scene_seed  init state  preceded by  states  queries  result"]
+    for r in rows:
+        after = "-" if r.after is None else str(r.after)
+        result = "identical" if r.equal else f"DIFFERENT ({r.difference})"
+        words = f"{r.task_id:>4}  {r.scene_seed:<10}  {r.init_state:>10}  {after:>11}"
+        lines.append(f"{words}  {r.states:>6}  {r.pictures:>7}  {result}")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Check, print the table, write results/benchmarks/fidelity.json; exit code 1 where anything differs."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--tasks", type=int, nargs="+", default=TASKS)
+    parser.add_argument("--init-states", type=int, nargs=2, default=INIT_STATES)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("results/benchmarks/fidelity.json"))
+    parser.add_argument("--play", nargs=2, metavar=("RUN", "FILE"), help=argparse.SUPPRESS)
+    given = parser.parse_args(argv)
+    if given.play:
+        told = json.loads(given.play[0])
+        run = Run(**told | {"init_states": tuple(told["init_states"])})
+        traces = play_as_client(run) if run.loop == "client" else play_as_we_do(run)
+        provenance.json_dump(traces, given.play[1])
+        return 0
+    rows = check(given.tasks, given.init_states, given.steps, processes=given.processes)
+    print(table(rows))
+    equal = sum(row.equal for row in rows)
+    print(f"{equal}/{len(rows)} checks identical")
+    provenance.json_dump({"steps": given.steps, "checks": [asdict(row) for row in rows]}, given.out)
+    return 0 if equal == len(rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
