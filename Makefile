@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup report test lint conformance fuzz bench-server check check-envs nano unlock lock clean-results clean-env
+.PHONY: help setup report test lint conformance fidelity fuzz bench-server bench-rollouts check check-envs nano unlock lock clean-results clean-env
 PROFILE ?= profiles/local
 PYTHON ?= $(shell for p in python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { echo $$p; break; }; \
@@ -48,6 +48,12 @@ check: lint conformance ## lint, conformance, and the unit tests that run neithe
 
 check-envs: setup ## ask pip to resolve each env file by itself (network)
 	@$(BIN)/python scripts/setup_env.py --check
+
+fidelity: setup ## rollouts against the official client's loop, step by step: 3 tasks, 24 checks (15 min on 2 cores)
+	@$(BIN)/python -m flashtrail.rollouts.fidelity
+
+bench-rollouts: setup ## rollouts against the naive loop: episodes/min, steps/s (15 min; wants a quiet machine)
+	@$(BIN)/python benchmarks/rollouts.py
 
 nano: setup ## train pi0_nano and its variants from nothing (3 h on 2 cores, resumable)
 	@$(BIN)/python -m flashtrail.training all
