@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "flashtrail.evidence.import_command:Import",
     ),
     "report-run": ("report on imported runs", "flashtrail.evidence.import_command:Report"),
+    "ledger": ("which of the experiment's episodes are there, by arm and task", "flashtrail.ledger"),
     "serve": ("serve a policy on the official websocket protocol", "flashtrail.cli:ServeCommand"),
 }
 
