@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup report test lint conformance fidelity fuzz bench-server bench-rollouts check check-envs nano unlock lock clean-results clean-env
+.PHONY: help setup report test lint conformance fidelity fuzz bench-server bench-rollouts bench-evidence check check-envs nano unlock lock clean-results clean-env
 PROFILE ?= profiles/local
 PYTHON ?= $(shell for p in python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { echo $$p; break; }; \
@@ -42,6 +42,9 @@ fuzz: setup ## 100,000 malformed messages for the server's decoder, 2,000 of the
 bench-server: setup ## the policy server under load: 8 sessions against 1, 32 for a minute, 1,000 connections (2 min)
 	@$(BIN)/snakemake --profile $(PROFILE) --quiet all -- results/artifacts/pi0_nano/draft/manifest.json
 	@$(BIN)/python benchmarks/server.py --artifact results/artifacts/pi0_nano/base --draft results/artifacts/pi0_nano/draft
+
+bench-evidence: setup ## merge, summaries and claims of 1,000,000 synthetic episodes, 20,000,000 rounds (5 min, 6 GB of disk)
+	@$(BIN)/python benchmarks/evidence.py
 
 check: lint conformance ## lint, conformance, and the unit tests that run neither simulator nor snakemake
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/workflow -m "not slow and not simulator"

@@ -116,3 +116,11 @@ def test_cross_fitting_learns_on_the_others_only():
     fold = np.repeat([0, 1], 30)
     found = discrimination.cross_fitted(np.tile(np.arange(30), 2), fold == 1, fold)
     assert (found[fold == 1] < 0.2).all() and (found[fold == 0] > 0.8).all()
+
+
+def test_rounds_without_a_step_still_have_their_acceptance():
+    ends, rounds = campaign(lambda failed, hit, g: 12)
+    found = signal.analyse(ends, rounds.assign(env_step=np.nan))
+    assert found["window"] is None and len(found["acceptance"]) == 1 and "outcome" not in found
+    unknown = signal.analyse(ends, rounds.assign(condition_applied=None))
+    assert unknown["camera"] == [] and unknown["outcome"]

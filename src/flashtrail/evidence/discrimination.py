@@ -105,7 +105,7 @@ def _resampled(part: pd.DataFrame, seed: int) -> tuple[np.ndarray, np.ndarray]:
     wins, pairs = [], []
     block = max(1, _CELLS // len(part))
     for start in range(0, len(weights), block):
-        rows = weights[start : start + block][:, episode].astype(float)
+        rows = weights[start : start + block][:, episode]
         ups = np.add.reduceat(rows * positive, edge, axis=1)
         downs = np.add.reduceat(rows * ~positive, edge, axis=1)
         below = np.cumsum(downs, axis=1) - downs

@@ -9,6 +9,7 @@ cheap. Seeds are fixed: the same rows give the same interval. Knows numbers; kno
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
@@ -20,10 +21,16 @@ EXACT_CLUSTERS = 2000  # more than these, and the normal limit of the bootstrap 
 MIN_CLUSTERS = 5  # fewer, and there is no interval: the spread of so few says next to nothing
 
 
+@lru_cache(maxsize=4)  # at most 32 MB each; a summary asks for the same draws again and again
 def draws(clusters: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """Return how often each cluster is drawn in each resample: int64 (resamples, clusters), rows sum to `clusters`."""
+    """Return how often each cluster is drawn in each resample: (resamples, clusters), rows sum to `clusters`.
+
+    Whole numbers, as float64 for the products to come; not to be written to.
+    """
     generator = np.random.default_rng(seed)
-    return generator.multinomial(clusters, np.full(clusters, 1 / clusters), resamples)
+    found = generator.multinomial(clusters, np.full(clusters, 1 / clusters), resamples).astype(float)
+    found.setflags(write=False)
+    return found
 
 
 def resampled_sums(columns: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
@@ -35,7 +42,7 @@ def resampled_sums(columns: np.ndarray, resamples: int = RESAMPLES, seed: int = 
         spread = np.atleast_2d(np.cov(x, rowvar=False, bias=True)) * clusters
         generator = np.random.default_rng(seed)
         return generator.multivariate_normal(x.sum(axis=0), spread, resamples, method="svd")
-    return draws(clusters, resamples, seed).astype(float) @ x
+    return draws(clusters, resamples, seed) @ x
 
 
 def percentile_interval(values: np.ndarray, level: float = LEVEL) -> Interval | None:
@@ -119,7 +126,7 @@ def quantile_over_episodes(
         error = float(stats.norm.ppf(0.5 + level / 2)) * np.sqrt(len(middle) * middle.var()) / len(x)
         low, high = (x[round(float(np.clip(q + side * error, 0, 1)) * (len(x) - 1))] for side in (-1, 1))
         return Interval(float(low), float(high), level)
-    weight = draws(len(size)).astype(float)
+    weight = draws(len(size))
 
     def first_rank(share: float) -> int:
         low, high = 0, len(x) - 1

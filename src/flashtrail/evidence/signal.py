@@ -37,15 +37,16 @@ def analyse(episodes: pd.DataFrame, rounds: pd.DataFrame, control: Mapping[str, 
     frame = _joined(episodes, rounds)
     if not len(frame) or not (frame["route"] == "draft").any():
         return {"draft_rounds": 0}
+    found = {"draft_rounds": int((frame["route"] == "draft").sum()), "acceptance": acceptance(frame, control)}
+    if frame["env_step"].isna().any():
+        return found | {"window": None}  # an imported run may not say when its rounds were
     step = window(episodes)
-    return {
-        "draft_rounds": int((frame["route"] == "draft").sum()),
+    return found | {
         "window": step,
         "outcome": outcome(frame, step),
         "alarm": alarm(frame, step),
         "reliability": calibrated(frame, step),
-        "camera": camera(frame, step),
-        "acceptance": acceptance(frame, control),
+        "camera": [] if frame["condition_applied"].isna().any() else camera(frame, step),
     }
 
 

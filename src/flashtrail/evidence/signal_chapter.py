@@ -23,6 +23,9 @@ def section(run: Campaign) -> Html:
     found = signal.analyse(run.episodes, run.rounds, run.control)
     if not found["draft_rounds"]:
         return page.paragraph("No arm drafted.", "note")
+    if found["window"] is None:
+        note = "The record does not say at which step a round was, so that nothing can be said of episodes\u2019 ends."
+        return page.join(acceptance(found["acceptance"]), page.paragraph(note, "note"))
     parts = [
         acceptance(found["acceptance"]),
         page.paragraph(page.inline(page.bold("The episode\u2019s end. "), outcome_words(found))),
