@@ -1,4 +1,4 @@
-"""The real simulator: its shortcuts against the naive loop, scenes by key, seeds in order, limits."""
+"""The real simulator: episodes that do not depend on what ran before, scenes by key, limits (see test_fidelity.py)."""
 
 from __future__ import annotations
 
@@ -7,21 +7,11 @@ import pytest
 
 from flashtrail.errors import UserError
 from flashtrail.rollouts import opengl
-from flashtrail.rollouts.plan import SUITES, WAIT_STEPS, EpisodeKey
+from flashtrail.rollouts.plan import SUITES, EpisodeKey
 from flashtrail.rollouts.simulator import LiberoSimulator, Simulator, Step
 
 TASK, CHUNKS = 1, (5, 1, 12)  # put the bowl on the stove; actions executed after each query
 KEYS = [EpisodeKey("libero_goal", TASK, init_state, 0) for init_state in (0, 3)]
-
-
-class Naive(LiberoSimulator):
-    """The official client's way: LIBERO's own reset, model rebuilt, both cameras rendered at every step."""
-
-    def __init__(self, *args, **named):
-        super().__init__(*args, shortcuts=False, **named)
-
-    def _reset_once(self):
-        self._env.reset()
 
 
 def actions(key):
@@ -68,18 +58,6 @@ def lazy_runs(lazy):
 
 @pytest.mark.simulator
 @pytest.mark.slow
-def test_states_and_pictures_equal_those_of_the_naive_loop(lazy_runs):
-    naive = Naive("libero_goal", TASK)
-    try:
-        # The other order: an episode must not depend on what ran before it in the same process.
-        for run, key in ((lazy_runs[1], KEYS[1]), (lazy_runs[0], KEYS[0])):
-            assert_same(run, play(naive, key))
-    finally:
-        naive.close()
-
-
-@pytest.mark.simulator
-@pytest.mark.slow
 def test_an_episode_is_the_same_after_others(lazy_runs):
     assert_same(lazy_runs[0], lazy_runs[2])
     assert not np.array_equal(lazy_runs[0][0][0], lazy_runs[1][0][0])
@@ -118,29 +96,6 @@ def test_no_stale_picture_is_handed_out(lazy):
 def test_an_init_state_out_of_range_is_named_with_the_range(lazy):
     with pytest.raises(UserError, match="50 is out of range 0-49 of libero_goal task 1"):
         lazy.reset(EpisodeKey("libero_goal", TASK, 50, 0))
-
-
-@pytest.mark.simulator
-@pytest.mark.slow
-def test_official_scenes_are_those_of_one_seed_and_a_reset_each(lazy):
-    """By hand, as the official client does it: seed once, then reset, set the init state, wait."""
-    official = LiberoSimulator("libero_goal", TASK, seed=7, scene_seed="official")
-    naive = LiberoSimulator("libero_goal", TASK, shortcuts=False)
-    env = naive._env
-    np.random.seed(7)
-    env.seed(7)
-    expected = []
-    for init_state in range(2):
-        env.reset()
-        env.set_init_state(official._init_states[init_state])
-        for _ in range(WAIT_STEPS):
-            env.step([0.0] * 6 + [-1.0])
-        expected.append(naive.state())
-    naive.close()
-    for init_state in (0, 1, 0):  # the last one out of order: an episode that is tried again
-        official.reset(EpisodeKey("libero_goal", TASK, init_state, 0))
-        np.testing.assert_array_equal(official.state(), expected[init_state], err_msg=f"init state {init_state}")
-    official.close()
 
 
 @pytest.mark.simulator

@@ -161,13 +161,13 @@ def play_as_we_do(run: Run) -> dict[int, dict[str, list[str]]]:
         states: list[str]
 
         def reset(self, key: EpisodeKey) -> None:
+            self.states = []  # the wait steps' states, which are dropped
             super().reset(key)
             self.states = [_world(self._env.env.sim)]
 
         def step(self, action: Sequence[float], *, render: bool) -> Step:
             step = super().step(action, render=render)
-            if hasattr(self, "states"):
-                self.states.append(_world(self._env.env.sim))
+            self.states.append(_world(self._env.env.sim))
             return step
 
     simulator = Traced(SUITE, run.task_id, seed=SEED, scene_seed=run.scene_seed)

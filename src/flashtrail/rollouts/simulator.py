@@ -69,7 +69,7 @@ class LiberoSimulator:
     cost extra resets. `hard_reset` rebuilds the model at each reset, as LIBERO does; without it the first reset is
     hard all the same.
 
-    Two `shortcuts`, both bit-identical to the official client's way (tests/rollouts/test_simulator.py compares them):
+    Two `shortcuts`, both bit-identical to the official client's way (tests/rollouts/test_fidelity.py compares them):
     frames are rendered only where `step` is told so, by shutting the cameras' sensors in between without taking them
     out of robosuite's sampling schedule; and a hard reset reuses the compiled model (`rebuild`).
     """
