@@ -126,6 +126,7 @@ def _episode(
                 "replaced": replaced if guard else None,
                 "masked": False if guard else None,
                 "noise_seed": f"7,{key['task_id']},{key['init_state']},{index}",
+                **dict.fromkeys(("latency_ms", "waited_steps", "stale_dropped")),
             }
         )
         age = 0 if healthy else (None if age is None else age + 1)
@@ -145,6 +146,7 @@ def _episode(
                     "img_mean": 120.0,
                     "round": index,
                     "offset_in_chunk": offset,
+                    "stale": None,
                 }
             )
             step += 1

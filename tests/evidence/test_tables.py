@@ -22,6 +22,7 @@ STEP = {
     "img_mean": float("nan"),
     "round": 0,
     "offset_in_chunk": 5,
+    "stale": None,
 }
 
 

@@ -422,6 +422,7 @@ def _step_row(record: Mapping[str, Any], index: int) -> dict[str, Any]:
         "img_mean": None,
         "round": whole(record, "infer_id"),
         "offset_in_chunk": whole(record, "action_offset_in_chunk"),
+        "stale": None,
     }
 
 

@@ -92,6 +92,10 @@ ROUNDS = _schema(
     ("replaced", _BOOL, "null"),
     ("masked", _BOOL, "null"),  # the wrist view was declared missing
     ("noise_seed", _STR),
+    # Of a running clock; null where the simulator waited.
+    ("latency_ms", _F64, "null"),  # what the clock took the round to last
+    ("waited_steps", _I32, "null"),  # control steps that passed meanwhile
+    ("stale_dropped", _I32, "null"),  # actions of its prefix whose moment passed meanwhile
 )
 
 STEPS = _schema(
@@ -103,8 +107,9 @@ STEPS = _schema(
     ("gripper_closed", _BOOL),
     ("eef_pos", pa.list_(_F32, 3)),  # metres
     ("img_mean", _F32, "null"),
-    ("round", _I32),
-    ("offset_in_chunk", _I32),
+    ("round", _I32),  # whose chunk the action is from; of a step that held, the round under way
+    ("offset_in_chunk", _I32, "null"),  # null: no action of a chunk, the robot held
+    ("stale", _BOOL, "null"),  # a newer round was under way; null where the simulator waited
 )
 
 # What an episode looked like to the policy: a contact sheet of its film (rollouts/film.py).

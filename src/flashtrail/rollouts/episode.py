@@ -2,7 +2,8 @@
 
 The loop of the official client, to the step: the first query resets the policy's state; a round's accepted prefix is
 executed, at most `replan_steps` of it; an empty one costs no simulator step and is followed by the next query at
-once. Knows a simulator and a policy only by what they are asked; knows no process, no file and no arm.
+once. With a running clock the simulator goes on while a round is under way, by the rules of `clock`. Knows a
+simulator and a policy only by what they are asked; knows no process, no file and no arm.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from flashtrail.errors import UserError
+from flashtrail.rollouts import clock as clocks
 from flashtrail.rollouts import seeds
 from flashtrail.rollouts.conditions import Condition
 from flashtrail.rollouts.guards import Guard, GuardRecord, Oracle
+from flashtrail.rollouts.latency import Latencies
 from flashtrail.rollouts.observation import Observation
 from flashtrail.rollouts.plan import EpisodeKey
 from flashtrail.rollouts.simulator import Simulator, Step
@@ -25,6 +28,8 @@ from flashtrail.rollouts.simulator import Simulator, Step
 # The official client has no bound. There a full round, which accepts everything, follows an empty one; with
 # full_fallback off the two could wait for each other for ever.
 MAX_EMPTY_ROUNDS = 50
+_STILL = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)  # no motion; the gripper is told what it was told last
+_OPEN = -1.0
 
 
 class EpisodeError(UserError):
@@ -85,6 +90,14 @@ class EpisodeRecord:
     steps: list[dict[str, Any]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Running:
+    """A running clock and where its latencies come from."""
+
+    clock: clocks.Clock
+    latencies: Latencies
+
+
 def run_episode(
     simulator: Simulator,
     policy: PolicySession,
@@ -94,16 +107,19 @@ def run_episode(
     guard: Guard | Oracle,
     seed: int,
     replan_steps: int = 12,
+    running: Running | None = None,
     on_query: OnQuery | None = None,
 ) -> EpisodeRecord:
     """Run one episode to success or horizon and return its record.
 
-    `condition` and `guard` must be fresh. Round r sends the noise seed derived from the episode's key and r. Raises
-    what `policy` raises, and EpisodeError if MAX_EMPTY_ROUNDS rounds in a row accept nothing.
+    `condition` and `guard` must be fresh. Round r sends the noise seed derived from the episode's key and r. Without
+    `running` the simulator waits for the policy. Raises what `policy` raises, UserError for a round whose latency
+    `running` does not know, and EpisodeError if MAX_EMPTY_ROUNDS rounds in a row accept nothing at no cost.
     """
     started_at, started = datetime.datetime.now(datetime.UTC), time.perf_counter()
     simulator.reset(key)
     record = EpisodeRecord({})
+    moving = _Moving(simulator, record, running)
     success, executed, empty = False, 0, 0
     scheduled: str | None = None
     while not success and len(record.steps) < simulator.horizon:
@@ -115,15 +131,14 @@ def run_episode(
         reply = policy.infer(given.request(), executed_steps=executed, reset=query == 0, noise_seed=words)
         if on_query is not None:
             on_query(Asked(query, given, reply, hit, found))
-        executed = min(replan_steps, reply.accepted_prefix_len)
         row = _round_row(reply, record.rounds, scheduled) | {"round": query, "env_step": len(record.steps)}
         row |= {"condition_applied": hit, "noise_seed": seeds.spelled(words), **asdict(found)}
-        steps = _execute(simulator, reply, executed, record, float(seen.agent.mean()))
-        record.rounds.append(row | {"executed": len(steps)})
+        chance = seeds.derive(seed, *_words(key), query, stream="latency")
+        timing, executed = moving.round(reply, row["route"], replan_steps, chance, float(seen.agent.mean()))
+        record.rounds.append(row | timing)
         scheduled = _scheduled(reply.policy_timing)
-        record.steps += steps
-        success = bool(steps) and steps[-1]["done"]
-        empty = 0 if steps else empty + 1
+        success = bool(record.steps) and record.steps[-1]["done"]
+        empty = 0 if len(record.steps) > row["env_step"] else empty + 1
         if empty >= MAX_EMPTY_ROUNDS:
             raise EpisodeError(
                 f"the policy accepted no action in {empty} rounds in a row (round {query}): allow full_fallback"
@@ -145,32 +160,72 @@ def _words(key: EpisodeKey) -> tuple[str, int, int, int]:
     return key.suite, key.task_id, key.init_state, key.repeat
 
 
-def _execute(
-    simulator: Simulator, reply: Reply, count: int, record: EpisodeRecord, image_mean: float
-) -> list[dict[str, Any]]:
-    """Execute the first `count` actions, to success or the horizon; only the last one needs a picture."""
-    rows: list[dict[str, Any]] = []
-    first = len(record.steps)
-    count = min(count, simulator.horizon - first)
-    for offset in range(count):
-        action = [float(value) for value in reply.actions[offset]]
-        step: Step = simulator.step(action, render=offset == count - 1)
-        rows.append(
-            {
-                "step": first + offset,
-                "action": action,
-                "reward": step.reward,
-                "done": step.done,
-                "gripper_closed": action[6] > 0,  # LIBERO: -1 opens, +1 closes
-                "eef_pos": [float(value) for value in step.eef_pos],
-                "img_mean": image_mean if offset == 0 else None,  # of the undamaged agent view
-                "round": len(record.rounds),
-                "offset_in_chunk": offset,
-            }
-        )
-        if step.done:
-            break
-    return rows
+class _Moving:
+    """Takes control steps: those that pass while a round is under way, and those that it answered."""
+
+    def __init__(self, simulator: Simulator, record: EpisodeRecord, running: Running | None) -> None:
+        self._simulator, self._record, self._running = simulator, record, running
+        self._actions: dict[int, Any] = {}  # of the round under way and of the one in hand
+        self._in_hand: clocks.Chunk | None = None
+
+    def round(
+        self, reply: Reply, route: str, replan_steps: int, words: list[int], image_mean: float
+    ) -> tuple[dict[str, Any], int]:
+        """Take the steps of one round; return its columns about time, and how far into its chunk the robot got."""
+        number, now = len(self._record.rounds), len(self._record.steps)
+        prefix = min(replan_steps, reply.accepted_prefix_len)
+        new = clocks.Chunk(number, now, clocks.usable(route, reply.accepted_prefix_len, len(reply.actions)))
+        clock, latency, waited = None, None, 0
+        if self._running is not None:
+            clock = self._running.clock
+            latency = self._running.latencies.of(route, reply.roundtrip_ms, words)
+            waited = min(clocks.control_steps(latency, clock.hz), self._simulator.horizon - now)
+        self._actions[number] = reply.actions
+        waiting, fresh = clocks.moves(clock, now, waited, prefix, new, self._in_hand)
+        taken = self._take([*waiting, *fresh][: self._simulator.horizon - now], image_mean)
+        fresh_taken = max(0, taken - len(waiting))
+        self._in_hand = clocks.next_in_hand(new, self._in_hand, now + waited)
+        self._actions = {r: a for r, a in self._actions.items() if self._in_hand and r == self._in_hand.round}
+        passed = min(taken, waited)
+        timing = {
+            "executed": fresh_taken,
+            "latency_ms": latency,
+            "waited_steps": None if clock is None else passed,
+            "stale_dropped": None if clock is None else clocks.stale_dropped(passed, prefix),
+        }
+        # The policy counts the actions of its last chunk that are past; those that came too late are past as well.
+        return timing, waited + fresh_taken if fresh_taken else 0
+
+    def _take(self, moves: list[clocks.Move], image_mean: float) -> int:
+        """Take these steps, to success; return how many. Only the last one needs a picture."""
+        for index, move in enumerate(moves):
+            steps = self._record.steps
+            action = self._action(move)
+            step: Step = self._simulator.step(action, render=index == len(moves) - 1)
+            steps.append(
+                {
+                    "step": len(steps),
+                    "action": action,
+                    "reward": step.reward,
+                    "done": step.done,
+                    "gripper_closed": action[6] > 0,  # LIBERO: -1 opens, +1 closes
+                    "eef_pos": [float(value) for value in step.eef_pos],
+                    "img_mean": image_mean if index == 0 else None,  # of the undamaged agent view
+                    "round": move.round,
+                    "offset_in_chunk": move.offset,
+                    "stale": None if self._running is None else move.stale,
+                }
+            )
+            if step.done:
+                return index + 1
+        return len(moves)
+
+    def _action(self, move: clocks.Move) -> list[float]:
+        if move.offset is not None:
+            return [float(value) for value in self._actions[move.round][move.offset]]
+        last = self._record.steps[-1]["action"] if self._record.steps else [*_STILL, _OPEN]
+        repeat = self._running is not None and self._running.clock.while_waiting == "repeat"
+        return list(last) if repeat else [*_STILL, last[6]]
 
 
 _FULL_STAGES = {"prefill_ms": "vlm_prefill_ms", "denoise_ms": "full_fallback_ms"}

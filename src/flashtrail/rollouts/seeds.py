@@ -13,8 +13,8 @@ import numpy as np
 
 from flashtrail.rollouts.plan import EpisodeKey
 
-Stream = Literal["sim", "noise", "perturbation"]
-_STREAMS: dict[str, int] = {"sim": 1, "noise": 2, "perturbation": 3}
+Stream = Literal["sim", "noise", "perturbation", "latency"]
+_STREAMS: dict[str, int] = {"sim": 1, "noise": 2, "perturbation": 3, "latency": 4}
 _SUITES = {"libero_spatial": 0, "libero_object": 1, "libero_goal": 2, "libero_10": 3, "libero_90": 4}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from flashtrail import provenance
 from flashtrail.errors import UserError, nearest
-from flashtrail.rollouts import faults
+from flashtrail.rollouts import clock, faults
 from flashtrail.rollouts.plan import check_init_state, check_task
 
 # What a spec may hold, and its default; `...` marks what it must hold.
@@ -37,7 +37,6 @@ _FIELDS: dict[str, Any] = {
 }
 _CHOICES = {
     "scene_seed": ("episode", "official"),
-    "clock": ("paused",),
     "video": ("none", "failures", "examples", "all"),
 }
 _SERVER_FIELDS = {"command": None, "url": None, "ready_timeout_s": 300.0, "log": None}
@@ -70,6 +69,7 @@ def checked(spec: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError(f"{key}: {full[key]} must be above 0 s")
     faults.condition(full["condition"])
     faults.guard(full["guard"])
+    full["clock"] = clock.spelled_out(clock.read(full["clock"]))
     full["server"] = _checked_server(full["server"])
     return full
 

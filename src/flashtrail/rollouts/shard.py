@@ -43,6 +43,7 @@ _WORKER_SETTINGS = (
     "hard_reset",
     "condition",
     "guard",
+    "clock",
     "replan_steps",
     "video",
     "stall_timeout_s",

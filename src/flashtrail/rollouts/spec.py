@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from flashtrail import provenance
+from flashtrail.rollouts import clock as clocks
+from flashtrail.rollouts.latency import table_digest
 from flashtrail.serving.handles import digests, server_command
 
-_OF_ARM = ("arm", "policy", "suite", "seed", "scene_seed", "clock", "init_states", "repeats", "video")
+_OF_ARM = ("arm", "policy", "suite", "seed", "scene_seed", "init_states", "repeats", "video")
 
 
 def shard_spec(
@@ -24,7 +27,7 @@ def shard_spec(
     `arm`: as `config.Experiment.arm` gives it. `handles`: paths ``model``, ``base`` and perhaps ``draft``; none for an
     arm with a server of its own. `code`: digest of the code that runs. `log`: where the server writes.
     """
-    rollout = arm["rollout"]
+    rollout, clock = arm["rollout"], clock_of(arm)
     if url := arm.get("server"):
         # Neither artifact nor device are ours to name: what the server says of itself is recorded, or nothing.
         server: dict[str, Any] = {"url": url}
@@ -41,6 +44,7 @@ def shard_spec(
         "task_id": task,
         "condition": arm["condition"],
         "guard": arm["guard"],
+        "clock": clock,
         "server": {
             **server,
             "ready_timeout_s": rollout["server_ready_timeout_s"],
@@ -55,8 +59,17 @@ def shard_spec(
             **about,
             "condition": json.dumps(arm["condition"], sort_keys=True),
             "guard": json.dumps(arm["guard"], sort_keys=True),
+            **({} if clock == clocks.PAUSED else {"clock": json.dumps(clock, sort_keys=True)}),
         },
     }
+
+
+def clock_of(arm: Mapping[str, Any]) -> Any:
+    """Return the arm's clock; a table that it replays is held to by its digest, so that another one is another spec."""
+    clock = clocks.read(arm["clock"])
+    if clock is not None and clock.source.replay is not None:
+        clock = replace(clock, source=replace(clock.source, digest=table_digest(clock.source.replay)))
+    return clocks.spelled_out(clock)
 
 
 def device_of(model: Mapping[str, Any], kind: str) -> str:

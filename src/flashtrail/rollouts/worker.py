@@ -22,8 +22,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from flashtrail.errors import UserError
-from flashtrail.rollouts import conditions, guards, seeds
-from flashtrail.rollouts.episode import EpisodeError, Reply, run_episode
+from flashtrail.rollouts import clock, conditions, guards, latency, seeds
+from flashtrail.rollouts.episode import EpisodeError, Reply, Running, run_episode
 from flashtrail.rollouts.film import Film
 from flashtrail.rollouts.observation import Observation
 from flashtrail.rollouts.plan import EpisodeKey
@@ -100,6 +100,8 @@ class Worker:
         self._settings, self._heartbeat, self._built = settings, heartbeat, False
         self._simulator: Simulator | None = None
         self._client: PolicyClient | None = None
+        self._clock = clock.read(settings["clock"])
+        self._running: Running | None = None
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Run the episode ``request["key"]`` against ``request["url"]``; never raises for what an episode can meet."""
@@ -131,6 +133,8 @@ class Worker:
             self._built = True
             self._heartbeat.within(_LONG_S)
             self._simulator = make_simulator(settings)
+        if self._clock is not None and self._running is None:
+            self._running = Running(self._clock, latency.load(self._clock.source))
         film = Film(film_path, *(_name(settings[which]) for which in ("condition", "guard"))) if film_path else None
         self._heartbeat.within(_LONG_S)
         stall_s = settings["stall_timeout_s"]
@@ -142,6 +146,7 @@ class Worker:
             guard=guards.build(settings["guard"]),
             seed=settings["seed"],
             replan_steps=settings["replan_steps"],
+            running=self._running,
             on_query=film.add if film else None,
         )
         self._heartbeat.within(_LONG_S)

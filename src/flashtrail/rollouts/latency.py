@@ -1,0 +1,89 @@
+"""How long a round took, for the running clock: as measured, as given, or drawn from a table of rounds.
+
+A draw depends on the episode's key and the round alone (`seeds`), so that an episode is reproducible and arms meet
+the same draws. Knows tables of rounds; knows no simulator and no control step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from flashtrail import provenance
+from flashtrail.errors import UserError
+from flashtrail.rollouts.clock import Source
+
+ROUTES = ("full", "draft")
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """A source of latencies, ready to be asked; `samples` are a replay's, by route (ms)."""
+
+    source: Source
+    samples: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def of(self, route: str, roundtrip_ms: float, words: Sequence[int]) -> float:
+        """Return the latency of one round in ms; `words` are its seed (stream ``latency``).
+
+        Raises UserError where the source has no figure for this route.
+        """
+        source = self.source
+        if source.kind == "measured":
+            return float(roundtrip_ms)
+        if source.kind == "replay":
+            found = self.samples.get(route, np.empty(0))
+            if not len(found):
+                raise UserError(f"clock: {source.replay} has no {route} round with a {source.time} to replay")
+            return float(found[np.random.default_rng(list(words)).integers(len(found))])
+        fixed = source.full_ms if route == "full" else source.draft_ms
+        if fixed is None:
+            raise UserError(
+                f"clock: {source.published or 'constant_ms'} has no latency of a {route} round; "
+                "give one, or flash: {force_full_each_round: true}"
+            )
+        return fixed
+
+
+def load(source: Source) -> Latencies:
+    """Return a source ready to be asked; reads the table of a replay.
+
+    Raises UserError for a table that is missing, unreadable, not of rounds, or not the one that was planned with.
+    """
+    if source.kind != "replay":
+        return Latencies(source)
+    path = Path(str(source.replay))
+    if source.digest is not None and table_digest(path) != source.digest:
+        raise UserError(f"clock: {path} has changed since this shard was planned; run the workflow again")
+    return Latencies(source, read_samples(path, source.time))
+
+
+def table_digest(path: str | Path) -> str:
+    """Return the digest of a table that is replayed; UserError where there is none."""
+    try:
+        return provenance.sha256_file(Path(path))
+    except FileNotFoundError:
+        raise UserError(f"clock: {path} does not exist; replay a table of rounds that is there") from None
+
+
+def read_samples(path: str | Path, time: str) -> dict[str, np.ndarray]:
+    """Return the latencies of a `rounds` table or a profile by route (ms); warm-up and empty times are left out."""
+    try:
+        table = pq.ParquetFile(path).read()
+    except FileNotFoundError:
+        raise UserError(f"clock: {path} does not exist; replay a table of rounds that is there") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"clock: {path} is not a readable Parquet file ({error})") from None
+    for column in ("route", time):
+        if column not in table.column_names:
+            raise UserError(f"clock: {path} has no column {column!r}: no table of rounds, or choose another time")
+    if "warmup" in table.column_names:
+        table = table.filter(pc.invert(table["warmup"]))
+    table = table.filter(pc.is_valid(table[time]))
+    return {route: table.filter(pc.equal(table["route"], route))[time].to_numpy() for route in ROUTES}
