@@ -156,7 +156,10 @@ def through_files(root: Path, outcomes: Mapping[str, np.ndarray], path: Path) ->
 def judge(file: ClaimsFile, outcomes: Mapping[str, np.ndarray]) -> dict[str, str]:
     """Judge claims on arms' outcomes in memory; return the verdicts by claim."""
     frame = pd.concat([episodes_table(arm, won).to_pandas() for arm, won in outcomes.items()], ignore_index=True)
-    return {entry["id"]: entry["verdict"] for entry in verdicts.judge_all(file, Campaign.of_frames(episodes=frame))}
+    return {
+        entry["id"]: entry["verdict"]
+        for entry in verdicts.judge_all(file, Campaign.of_frames(episodes=frame), plan=False)
+    }
 
 
 def pair_outcomes(both: int, only_a: int, only_b: int, n: int) -> dict[str, np.ndarray]:
@@ -290,7 +293,7 @@ def latencies(campaigns: int, generator: np.random.Generator) -> list[Row]:
             times = generator.lognormal(3, 0.1, (2, n)) * np.array([[1.0], [factor]])
             profile = pd.DataFrame({"route": np.repeat(["full", "draft"], n), "policy_ms": times.ravel()})
             profile = profile.assign(synchronized=True, policy="simulated", device="none")
-            found[verdicts.judge_all(file, Campaign.of_frames(profile=profile))[0]["verdict"]] += 1
+            found[verdicts.judge_all(file, Campaign.of_frames(profile=profile), plan=False)[0]["verdict"]] += 1
         wrong = found["supported"] + found["refuted"]
         words = f"draft rounds take {factor:g} of a full round"
         if factor == 1.0:

@@ -31,11 +31,11 @@ from flashtrail.evidence.wording import (
 )
 
 
-def judge_all(file: types.ClaimsFile, campaign: Campaign) -> list[dict[str, Any]]:
+def judge_all(file: types.ClaimsFile, campaign: Campaign, plan: bool = True) -> list[dict[str, Any]]:
     """Return every claim with its verdict as plain data.
 
     `supported` in a family of claims needs Holm's adjusted p at or under alpha, the family being its claims that were
-    tested. An inconclusive claim gets its plans: how many episodes would settle it.
+    tested. An inconclusive claim gets its plans, how many episodes would settle it; without `plan` it does not.
     """
     judged = [_JUDGES[claim.test](claim, campaign, file.alpha) for claim in file.claims]
     families = _families(file.claims, judged)
@@ -46,7 +46,7 @@ def judge_all(file: types.ClaimsFile, campaign: Campaign) -> list[dict[str, Any]
             _adjust(judgement, family, file.alpha)
         size = family["size"] if family else 1
         # A member of a family is planned at its first Holm step, which is the strictest.
-        plans = judgement.plans(file.alpha / size) if judgement.verdict == "inconclusive" else []
+        plans = judgement.plans(file.alpha / size) if plan and judgement.verdict == "inconclusive" else []
         result.append(_plain(claim, judgement, family, plans))
     return result
 
