@@ -1,0 +1,13 @@
+"""stub"""
+from flashtrail.flash.settings import FlashSettings
+from flashtrail.flash.verify import GRIPPER, Floats, Verdict, window
+
+def rules(settings: FlashSettings, horizon: int, dim: int) -> list[float]:
+    s = settings
+    counted = min(s.dist_dims, dim)
+    if dim > GRIPPER: counted = min(counted, GRIPPER)
+    return [s.tau_radius, float(counted), float(window(s.max_exec_steps, horizon)), s.gripper_switch_threshold, float(s.enable_gripper_verify), float(s.enable_gripper_post_verify)]
+
+def unpack_verdict(packed: Floats, horizon: int, dim: int) -> Verdict:
+    accepted, radius, stop, cut = (float(v) for v in packed[:4])
+    return Verdict(packed[4:].reshape(horizon, dim).copy(), int(accepted), radius, bool(stop), bool(cut))
