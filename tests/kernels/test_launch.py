@@ -129,7 +129,7 @@ def test_project_update_as_the_draft_head(rng, dtype):
     (1, 1, 11, 35, 4, 1, 16, 1), (1, 2, 9, 49, 4, 1, 8, 4), (3, 1, 5, 1, 2, 2, 24, 2), (4, 2, 6, 20, 4, 2, 8, 3),
 ])  # fmt: skip
 def test_two_part_attention(rng, dtype, first_alone, batch, draws, rows, prefix, heads, kv, head_dim, split):
-    """The reference concatenates and masks, as the PyTorch stage does; slots past the valid length hold NaN-like rot."""
+    """The reference concatenates and masks, as the PyTorch stage does; slots past the valid length hold rot."""
     qkv = draw(rng, batch * draws, rows, heads + 2 * kv, head_dim, dtype=dtype)
     k, v = draw(rng, batch, prefix, kv, head_dim, dtype=dtype), draw(rng, batch, prefix, kv, head_dim, dtype=dtype)
     lengths = torch.tensor([max(1, prefix - 3 * b) for b in range(batch)], dtype=torch.int32, device=DEVICE)
@@ -140,9 +140,7 @@ def test_two_part_attention(rng, dtype, first_alone, batch, draws, rows, prefix,
     rot_k, rot_v = (t.masked_fill(~valid[..., None, None], poison) for t in (k, v))
     launch.two_part_attention(qkv, rot_k, rot_v, lengths, heads, first_alone=first_alone, out=out, tile=tile)
     q, own_k, own_v = qkv.float().split((heads, kv, kv), dim=2)
-    keys, values = (
-        torch.cat((a.float().repeat_interleave(draws, 0), b), 1) for a, b in ((k, own_k), (v, own_v))
-    )
+    keys, values = (torch.cat((a.float().repeat_interleave(draws, 0), b), 1) for a, b in ((k, own_k), (v, own_v)))
     allowed = suffix_mask(valid, prefix, rows, q.device).repeat_interleave(draws, 0)
     if not first_alone:
         allowed = allowed[:, 1:2].expand(-1, rows, -1)

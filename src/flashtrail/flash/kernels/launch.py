@@ -27,7 +27,7 @@ def _processors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
-def _start(kernel: Any, grid: tuple[int, ...], *arguments: Any, tile: Tile | None = None, **constants: Any) -> None:
+def _start(kernel: Any, grid: tuple[int, ...], *arguments: Any, tile: Any = None, **constants: Any) -> None:
     options = {"num_warps": tile.warps, "num_stages": tile.stages} if tile else {"num_warps": 4}
     kernel[grid](*arguments, **constants, **options)
 
@@ -101,8 +101,8 @@ def linear_residual(
     _start(products.linear_residual_kernel, grid, *arguments, tile=tile, **constants)
     if tile.split > 1:
         size, block = count * columns, 1024
-        arguments = (parts, residual, result, size)
-        _start(products.merge_splits_kernel, (blocks(size, block),), *arguments, SPLIT=tile.split, BLOCK=block)
+        merged = (parts, residual, result, size)
+        _start(products.merge_splits_kernel, (blocks(size, block),), *merged, SPLIT=tile.split, BLOCK=block)
     return result
 
 
@@ -173,7 +173,7 @@ def project_update(
     sizes = (groups * actions, actions, width, columns, out.shape[2], factor_row)
     constants: dict[str, Any] = {"NORM": scale is not None, "BASE": base is not None, "EPS": RMS_EPS}
     constants |= {"BM": bm, "BN": max(tiles.SMALLEST, power_of_two(columns)), "BK": tile.inner}
-    arguments = (x, b if scale is None else scale, w, b, out if base is None else base)
+    arguments: tuple[Any, ...] = (x, b if scale is None else scale, w, b, out if base is None else base)
     arguments += (out if factors is None else factors, out, *sizes)
     _start(products.project_update_kernel, (blocks(groups * actions, bm),), *arguments, tile=tile, **constants)
     return out
@@ -195,7 +195,7 @@ def two_part_attention(
     Each of G groups attends the prefix of its batch row (B divides G; consecutive groups share it), of which the
     first lengths[b] (int32) keys count, and its own R rows. With first_alone row 0 sees of these only itself.
     """
-    groups, count, heads, head_dim = qkv.shape
+    groups, count, _heads, head_dim = qkv.shape
     kv_heads = prefix_k.shape[2]
     batch, longest = prefix_k.shape[:2]
     _check("qkv", qkv, (groups, count, num_heads + 2 * kv_heads, head_dim))
