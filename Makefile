@@ -66,7 +66,7 @@ unlock: setup ## after a power cut or kill -9: let the workflow start again (fin
 
 lock: setup ## renew envs/constraints.txt from what .venv holds
 	@head -2 envs/constraints.txt > .venv/lock
-	@$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' | grep -viE '^(triton|flashtrail)=' >> .venv/lock
+	@$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' | grep -viE '^flashtrail=' >> .venv/lock
 	@mv .venv/lock envs/constraints.txt
 
 clean-results: ## remove results/, reports/ and what Snakemake knows of them

@@ -198,7 +198,7 @@ class NoServer:
     def __exit__(self, *_: Any) -> None:
         pass
 
-    def completed(self, metadata: Any) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         return {}
 
 
