@@ -10,14 +10,14 @@ from flashtrail.evidence.calibration import Row, Scenario
 @pytest.mark.slow
 def test_verdicts_are_as_often_right_as_they_say():
     generator = np.random.default_rng(0)
-    scenarios = [calibration.SCENARIOS[i] for i in (0, 2, 3)]
-    rows = calibration.paired(1000, generator, scenarios) + calibration.rates(300, generator)
+    scenarios = [calibration.SCENARIOS[i] for i in (0, 3)]
+    rows = calibration.paired(250, generator, scenarios) + calibration.rates(100, generator)
     assert [row for row in rows if not row.holds] == [], calibration.text(rows)
     events = {(row.scenario, row.n, row.event): row for row in rows}
     none = events["no effect, 20 % discordant", 30, "a difference is supported, either way"]
     found = events["+10 points", 100, "a gain is supported"]
     assert none.k / none.runs <= calibration.ALPHA
-    assert found.k / found.runs == pytest.approx(found.expected, abs=0.06)
+    assert found.k / found.runs == pytest.approx(found.expected, abs=0.12)
 
 
 def test_files_lead_to_the_verdicts_of_their_counts():
@@ -29,14 +29,14 @@ def test_a_chain_that_claims_too_much_is_caught(monkeypatch):
     """McNemar's p made five times too small: 20 % false positives instead of 5."""
     honest = statistics.mcnemar
     monkeypatch.setattr(statistics, "mcnemar", lambda *a, **k: type("P", (), {"pvalue": honest(*a, **k).pvalue / 5}))
-    rows = calibration.paired(300, np.random.default_rng(2), [Scenario("no effect, even", 100, 0.2, 0.2)])
+    rows = calibration.paired(150, np.random.default_rng(2), [Scenario("no effect, even", 100, 0.2, 0.2)])
     assert [row.event for row in rows if not row.holds] == ["a difference is supported, either way"]
 
 
 def test_a_chain_that_finds_too_little_is_caught(monkeypatch):
     honest = statistics.mcnemar
     monkeypatch.setattr(statistics, "mcnemar", lambda *a, **k: type("P", (), {"pvalue": honest(*a, **k).pvalue * 5}))
-    rows = calibration.paired(300, np.random.default_rng(3), [Scenario("planted", 100, 0.15, 0.05)])
+    rows = calibration.paired(150, np.random.default_rng(3), [Scenario("planted", 100, 0.15, 0.05)])
     assert [row.event for row in rows if not row.holds] == ["a gain is supported"]
 
 
