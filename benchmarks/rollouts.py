@@ -3,7 +3,8 @@
 Alternates the four ways in one run, on the same episodes, against one server with pi0_nano:
 - ``naive``: LIBERO's own reset with the model rebuilt, both cameras rendered at every step; one simulator;
 - ``one`` and ``two``: a shard as the workflow runs it, with one simulator and with two;
-- ``bound``: reset, physics and the renders that queries need, of the same actions, in one process with no policy.
+- ``bound``: reset, physics and the renders that queries need, of the same actions, in one process with no policy
+  (``play``: the same without the resets).
 A rate counts from an episode's reset to the last episode's end, so the start of processes is left out and what lies
 between episodes is not. Paces are compared within a repetition; the table gives the median and the range over them.
 Prints a table and writes results/benchmarks/rollouts.json. ``make bench-rollouts``; wants a quiet machine.
@@ -42,6 +43,7 @@ RATIOS = {
     "two simulators against one": ("two", "one", 1.7),
     "share of the bound, one simulator": ("one", "bound", 0.85),
     "share of twice the bound, two simulators": ("two", "bound", None),
+    "share of the bound without resets, one": ("one", "play", None),
 }
 
 
@@ -156,6 +158,8 @@ def _actions(directory: Path) -> list[Any]:
 def summary(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the paces of each way and the ratios within repetitions: median, lowest, highest, n."""
     pace = {(r["way"], r["task"], r["repetition"]): r["episodes"] / r["span_s"] for r in records}
+    resets = {(r["task"], r["repetition"]): r for r in records if r["way"] == "bound"}
+    pace |= {("play", *rest): r["episodes"] / (r["span_s"] - r["reset_s"]) for rest, r in resets.items()}
     steps = {way: [r["steps"] / r["span_s"] for r in records if r["way"] == way] for way in WAYS}
     paces = {
         way: {
