@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 HERE = Path(__file__).resolve().parent
 PARAMETERS = "inputs = {}  # kind of file -> path or list of paths (flashtrail.evidence.campaign.KINDS), or a JSON file"
 IMPORTS = (
-    "from flashtrail.evidence import chapters, comparison, grid, overview, sheets, signal_chapter\n"
+    "from flashtrail.evidence import chapters, comparison, grid, overview, running_chapter, sheets, signal_chapter\n"
     "from flashtrail.evidence.campaign import Campaign\n\n"
     "run = Campaign(inputs)"
 )
@@ -73,6 +73,14 @@ REPORTS: dict[str, tuple[str, list[Section]]] = {
             ("What each arm ran with", "", ["overview.provenance_table(run)"]),
         ],
     ),
+    "clock": (
+        "The running clock: what latency does to success",
+        [
+            ("Success against latency", "", ["running_chapter.section(run)", "chapters.task_names(run)"]),
+            ("How episodes ended", "", ["chapters.failures(run)", "sheets.section(run)"]),
+            ("What each arm ran with", "", ["overview.provenance_table(run)"]),
+        ],
+    ),
     "claims": (
         "Claims and their verdicts",
         [
@@ -105,6 +113,7 @@ REPORTS: dict[str, tuple[str, list[Section]]] = {
             ),
             ("Speculation as a signal", "", ["signal_chapter.section(run)"]),
             ("Guard behaviour", "", ["chapters.guard(run)", "grid.section(run)"]),
+            ("The running clock", "", ["running_chapter.section(run)"]),
             ("How episodes ended", "", ["chapters.failures(run)", "sheets.section(run)"]),
             ("What is not claimed", "", ["overview.not_claimed(run)"]),
             ("Published figures beside ours", "", ["comparison.published_beside_ours(run)"]),

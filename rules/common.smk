@@ -41,7 +41,7 @@ def checked_experiment():
 
 
 EXPERIMENT = checked_experiment()
-CHAPTERS = ["baseline", "profiling", "robustness", "guard", "claims"]
+CHAPTERS = ["baseline", "profiling", "robustness", "guard", "clock", "claims"]
 
 
 wildcard_constraints:
@@ -152,12 +152,16 @@ def arms_where(test):
 
 def arms_of_chapter(chapter):
     """The arms that a chapter of the report shows: a change elsewhere does not render it again."""
+    running = EXPERIMENT.running_arms
+    if chapter == "clock":
+        return running
     choose = {
         "baseline": lambda condition, guard: condition == "none" and guard == "none",
         "profiling": lambda condition, guard: condition == "none" and guard == "none",
         "robustness": lambda condition, guard: guard == "none",
     }
-    return arms_where(choose.get(chapter, lambda condition, guard: True))
+    arms = arms_where(choose.get(chapter, lambda condition, guard: True))
+    return arms if chapter == "claims" else [arm for arm in arms if arm not in running]
 
 
 def shard_files(directory):
@@ -177,12 +181,14 @@ def policy_of_arm(wildcards):
 
 
 def needs_of_arm(wildcards):
-    """What a shard needs of other jobs: nothing, where the arm names a server that runs."""
+    """What a shard needs of other jobs: little, where the arm names a server that runs."""
+    table = EXPERIMENT.replayed(wildcards.arm)
+    replayed = {"latencies": table} if table else {}
     if EXPERIMENT.arms[wildcards.arm].server:
-        return {}
+        return replayed
     policy = policy_of_arm(wildcards)
     smoke = f"results/smoke/{policy}/ledger.json"
-    return artifact_of(policy) | {"model": "results/environments/handle.json", "smoke": smoke}
+    return artifact_of(policy) | {"model": "results/environments/handle.json", "smoke": smoke} | replayed
 
 
 def gpus_of_arm(wildcards):

@@ -5,7 +5,7 @@
 #   results/tables/, results/summaries/, results/profile/, results/claims/, results/environments/
 #   resources/published/       published figures, to stand beside ours
 # OUTPUTS
-#   reports/{baseline,profiling,robustness,guard,claims}.{ipynb,html}
+#   reports/{baseline,profiling,robustness,guard,clock,claims}.{ipynb,html}
 #   reports/final.{ipynb,html}
 
 

@@ -5,6 +5,7 @@
 #   results/environments/handle.json      the server's interpreter
 #   results/smoke/{policy}/ledger.json    nothing long starts before two episodes went well
 #   (none of these for an arm with `server: ws://host:port`)
+#   the table of rounds that an arm's clock replays, where it does
 # OUTPUTS
 #   results/rollouts/{arm}/task_{task}/{episodes,rounds,steps,sheets}.parquet, ledger.json
 #   (videos/ beside them: films of failures and of one success, as the arm's `video` says)

@@ -200,3 +200,98 @@ def test_the_grid_in_the_shipped_comment_is_a_grid(data):
     shown = yaml.safe_load("\n".join(line.removeprefix("# ") for line in lines[first : first + 3]))
     experiment = config.parse({**data, **shown})
     assert len(experiment.grid_cells()) == 9
+
+
+FULL_ONLY = {"force_full_each_round": True}
+FLASH_L40S = "reproduction/FLASH+Triton"
+
+
+def with_clock(data, clock, **more):
+    return config.parse(changed(data, "arms/late", {"policy": "pi0_nano", "clock": clock, **more}))
+
+
+def test_the_clock_is_paused_unless_an_arm_says_otherwise(data):
+    experiment = config.parse(data)
+    assert experiment.arm("clean")["clock"] == "paused" and experiment.running_arms == []
+    experiment = with_clock(data, {"kind": "running", "source": {"constant_ms": 58}})
+    assert experiment.running_arms == ["late"] and experiment.arm("clean") == config.parse(data).arm("clean")
+    assert experiment.arm("late")["clock"] == {
+        "kind": "running",
+        "hz": 20.0,
+        "while_waiting": "chunk",
+        "ask_ahead": 0,
+        "source": {"constant_ms": {"full": 58.0, "draft": 58.0}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "flash", "figures"),
+    [
+        ("paper/Torch-pi0", FULL_ONLY, {"full": 58.0, "draft": None}),
+        ("paper/Triton-pi0", FULL_ONLY, {"full": 39.7, "draft": None}),
+        (FLASH_L40S, {}, {"full": 33.156, "draft": 8.067}),
+    ],
+)
+def test_published_latencies_are_in_the_slice_that_the_job_sees(data, name, flash, figures):
+    experiment = with_clock(data, {"kind": "running", "source": {"published": name}}, flash=flash)
+    assert experiment.arm("late")["clock"]["source"] == {"constant_ms": figures, "published": name}
+
+
+@pytest.mark.parametrize(
+    ("clock", "words"),
+    [
+        ("pausd", "arms.late.clock: unknown value 'pausd'; did you mean 'paused'?"),
+        ({"kind": "running", "hz": 20, "sorce": 1}, "arms.late.clock: unknown key 'sorce'; did you mean 'source'?"),
+        ({"kind": "running", "source": {"published": "paper/Torch-pi"}}, "did you mean 'paper/Torch-pi0'?"),
+        ({"kind": "running", "source": {"published": "paper/Torch-pi0"}}, "add flash: {force_full_each_round: true}"),
+        ({"kind": "running", "source": {"constant_ms": {"full": 3}}}, "constant_ms has no draft round"),
+    ],
+)
+def test_a_mistake_in_a_clock_is_one_line(data, clock, words):
+    with pytest.raises(UserError) as caught:
+        with_clock(data, clock)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+SWEEP = {"policy": "pi0_nano", "constant_ms": [0, 8.07, 58], "hz": [20, 100], "ask_ahead": "auto", "episodes": 3}
+
+
+def test_one_line_is_a_sweep_of_the_clock(data):
+    experiment = config.parse({**data, "sweeps": {"late": SWEEP}})
+    names = [f"late_{ms}ms_{hz}hz" for ms in ("0", "8p07", "58") for hz in (20, 100)]
+    assert experiment.running_arms == names == [name for name in experiment.arms if name not in data["arms"]]
+    arm = experiment.arm("late_8p07ms_100hz")
+    assert arm["clock"]["hz"] == 100 and arm["clock"]["ask_ahead"] == "auto" and arm["init_states"] == [0, 1, 2]
+    assert arm["clock"]["source"] == {"constant_ms": {"full": 8.07, "draft": 8.07}}
+    longer = config.parse({**data, "sweeps": {"late": {**SWEEP, "constant_ms": [0, 8.07, 30, 58]}}})
+    assert {name: longer.arm(name) for name in experiment.arms} == {n: experiment.arm(n) for n in experiment.arms}
+
+
+def test_a_sweep_and_a_grid_stand_side_by_side(data):
+    experiment = config.parse({**data, "arms": {}, "sweeps": {"late": SWEEP}, "grids": {"wrist_grid": GRID}})
+    assert len(experiment.arms) == 6 + 9 and set(experiment.grid_cells()) == set(experiment.arms) - set(
+        experiment.running_arms
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("policy", "pi0_nan", "sweeps.late.policy: unknown name 'pi0_nan'; did you mean 'pi0_nano'?"),
+        ("constant_ms", [5, 5], "sweeps.late.constant_ms: give each once"),
+        ("constant_ms", [-5], "sweeps.late.constant_ms.0"),
+        ("hz", [], "sweeps.late.hz: give each once, and at least one"),
+        ("herz", [20], "unknown key 'sweeps.late.herz'; did you mean 'hz'?"),
+        ("while_waiting", "stop", "sweeps.late.while_waiting"),
+    ],
+)
+def test_a_mistake_in_a_sweep_is_one_line(data, key, value, words):
+    with pytest.raises(UserError) as caught:
+        config.parse({**data, "sweeps": {"late": {**SWEEP, key: value}}})
+    assert words in str(caught.value)
+
+
+def test_a_sweep_does_not_take_the_name_of_an_arm(data):
+    taken = changed(data, "arms/late_0ms_20hz", data["arms"]["clean"])
+    with pytest.raises(UserError, match=r"sweeps\.late: its arm 'late_0ms_20hz' has the name of another arm"):
+        config.parse({**taken, "sweeps": {"late": SWEEP}})

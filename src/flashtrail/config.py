@@ -15,8 +15,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
-from flashtrail import grids
+from flashtrail import grids, sweeps
 from flashtrail.errors import UserError, nearest
+from flashtrail.rollouts import clock as clocks
 from flashtrail.rollouts import faults
 
 # examples: failures and one success per task, within 1.4 MB an arm and task.
@@ -31,6 +32,7 @@ TASKS_PER_SUITE: dict[str, int] = {
 }
 INIT_STATES_PER_TASK = 50
 NAME = r"^[a-z][a-z0-9_]*$"
+PUBLISHED = Path(__file__).resolve().parents[2] / "resources" / "published" / "published.yaml"
 
 
 class _Strict(BaseModel):
@@ -66,14 +68,14 @@ class Policy(_Strict):
     published: str | None = Field(None, description="key of the published figures to stand beside ours")
 
 
-def _checked(read: Callable[[Any], faults.Parameters]) -> Callable[[Any], dict[str, Any]]:
-    """Return a validator that fills in the defaults of a fault's or a guard's own kind."""
+def _checked(read: Callable[[Any], Any], spell: Callable[[Any], Any] = faults.spelled_out) -> Callable[[Any], Any]:
+    """Return a validator that fills in the defaults of a fault's, a guard's or a clock's own kind."""
 
-    def check(spec: Any) -> dict[str, Any]:
+    def check(spec: Any) -> Any:
         try:
-            return faults.spelled_out(read(spec))
+            return spell(read(spec))
         except UserError as error:
-            raise ValueError(str(error)) from None
+            raise ValueError(str(error).removeprefix("clock: ")) from None
 
     return check
 
@@ -84,6 +86,10 @@ Condition = Annotated[
     dict[str, Any], BeforeValidator(_checked(faults.condition)), WithJsonSchema(faults.schema(faults.CONDITIONS))
 ]
 Guard = Annotated[dict[str, Any], BeforeValidator(_checked(faults.guard)), WithJsonSchema(faults.schema(faults.GUARDS))]
+# Whether the simulator waits for the policy (paused) or goes on while a round is under way. Keys: rollouts/clock.py.
+Clock = Annotated[
+    Any, BeforeValidator(_checked(clocks.read, clocks.spelled_out)), WithJsonSchema(clocks.schema()), Field("paused")
+]
 
 
 class Arm(_Strict):
@@ -92,7 +98,7 @@ class Arm(_Strict):
     policy: str
     condition: str = "clean"
     guard: str = "none"
-    clock: Literal["paused"] = "paused"
+    clock: Clock
     episodes: int = Field(10, ge=1, description="episodes per task: init states first_init_state, +1, ...")
     first_init_state: int = Field(0, ge=0)
     repeats: int = Field(1, ge=1, description="repeats of each init state, each with its own seed")
@@ -114,6 +120,23 @@ class Grid(_Strict):
     severity: dict[str, list[int | float]] = Field(description="one parameter of the fault with its values")
     guards: list[str] = Field(["none"], min_length=1, description="names of guards")
     parameters: dict[str, Any] = Field(default_factory=dict, description="further parameters of the fault")
+    episodes: int = Field(5, ge=1, description="episodes per task of each arm")
+    first_init_state: int = Field(0, ge=0)
+    repeats: int = Field(1, ge=1)
+    flash: dict[str, Any] = Field(default_factory=dict, description="settings that differ from the top-level flash:")
+    video: Video = "examples"
+
+
+class Sweep(_Strict):
+    """Arms from one line: the running clock at several latencies and control frequencies (sweeps.py)."""
+
+    policy: str
+    constant_ms: list[Annotated[int | float, Field(ge=0)]] = Field(description="latencies of a round, ms")
+    hz: list[Annotated[int | float, Field(gt=0)]] = Field([20], description="control steps a second")
+    while_waiting: Literal["chunk", "hold", "repeat"] = "chunk"
+    ask_ahead: int | Literal["auto"] = 0
+    condition: str = "clean"
+    guard: str = "none"
     episodes: int = Field(5, ge=1, description="episodes per task of each arm")
     first_init_state: int = Field(0, ge=0)
     repeats: int = Field(1, ge=1)
@@ -159,6 +182,7 @@ class Experiment(_Strict):
     guards: dict[Annotated[str, Field(pattern=NAME)], Guard]
     arms: dict[Annotated[str, Field(pattern=NAME)], Arm] = Field(default_factory=dict)
     grids: dict[Annotated[str, Field(pattern=NAME)], Grid] = Field(default_factory=dict)
+    sweeps: dict[Annotated[str, Field(pattern=NAME)], Sweep] = Field(default_factory=dict)
     rollout: Rollout = Field(default_factory=Rollout)
     profile: Profile
     smoke: Smoke = Field(default_factory=Smoke)
@@ -169,14 +193,16 @@ class Experiment(_Strict):
         task_ids = parse_tasks(self.tasks, self.suite)
         if self.smoke.task not in task_ids:
             raise ValueError(f"smoke.task: {self.smoke.task} is not among tasks {self.tasks!r}")
-        if not self.arms and not self.grids:
-            raise ValueError("arms: give at least one arm or grid")
+        if not self.arms and not self.grids and not self.sweeps:
+            raise ValueError("arms: give at least one arm, grid or sweep")
         _known("profile.policy", self.profile.policy, self.policies)
         for name, grid in self.grids.items():
             _known(f"grids.{name}.policy", grid.policy, self.policies)
             _known(f"grids.{name}.fault", grid.fault, faults.CONDITIONS)
             for guard in grid.guards:
                 _known(f"grids.{name}.guards", guard, self.guards)
+        for name, sweep in self.sweeps.items():
+            _known(f"sweeps.{name}.policy", sweep.policy, self.policies)
         for name, arm in self.arms.items():
             _known(f"arms.{name}.policy", arm.policy, self.policies)
             _known(f"arms.{name}.condition", arm.condition, self.conditions)
@@ -185,7 +211,7 @@ class Experiment(_Strict):
                 last = arm.first_init_state + arm.episodes - 1
                 limit = INIT_STATES_PER_TASK - 1
                 raise ValueError(f"arms.{name}.episodes: init state {last} is out of range 0-{limit}")
-            self._flash_of(name)
+            self._clock_of(name)
             if arm.server and arm.flash:
                 raise ValueError(f"arms.{name}.flash: the server at {arm.server} has its own settings; leave them out")
         return self
@@ -195,6 +221,32 @@ class Experiment(_Strict):
         for key in changed:
             _known(f"arms.{arm}.flash", key, Flash.model_fields)
         return Flash.model_validate({**self.flash.model_dump(), **changed})
+
+    def _clock_of(self, arm: str) -> clocks.Clock | None:
+        """Return an arm's clock with published figures looked up; ValueError where it cannot time all its rounds."""
+        where, flash = f"arms.{arm}.clock", self._flash_of(arm)
+        try:
+            clock = clocks.read(self.arms[arm].clock)
+            if clock is not None and clock.source.published:
+                clock = clocks.resolved(clock, yaml.safe_load(PUBLISHED.read_text()))
+        except UserError as error:
+            raise ValueError(f"{where}: {str(error).removeprefix('clock: ')}") from None
+        if clock is None or clock.source.kind in ("measured", "replay"):
+            return clock
+        if clock.source.draft_ms is None and not (flash.force_full_each_round or self.arms[arm].server):
+            name = clock.source.published or "constant_ms"
+            raise ValueError(f"{where}: {name} has no draft round: add flash: {{force_full_each_round: true}}")
+        return clock
+
+    @property
+    def running_arms(self) -> list[str]:
+        """The arms under a running clock, in config order."""
+        return [name for name, arm in self.arms.items() if arm.clock != clocks.PAUSED]
+
+    def replayed(self, arm: str) -> str | None:
+        """The table of rounds whose latencies an arm replays, or None."""
+        clock = clocks.read(self.arms[arm].clock)
+        return None if clock is None else clock.source.replay
 
     @property
     def task_ids(self) -> list[int]:
@@ -230,7 +282,7 @@ class Experiment(_Strict):
             "scene_seed": self.scene_seed,
             "condition": {"name": arm.condition, **self.conditions[arm.condition]},
             "guard": {"name": arm.guard, **self.guards[arm.guard]},
-            "clock": arm.clock,
+            "clock": clocks.spelled_out(self._clock_of(name)),
             "init_states": list(range(arm.first_init_state, arm.first_init_state + arm.episodes)),
             "repeats": arm.repeats,
             "flash": self._flash_of(name).model_dump(mode="json"),
@@ -275,10 +327,11 @@ def parse(data: Mapping[str, Any]) -> Experiment:
     """
     try:
         written = Experiment.model_validate(data)
-        if not written.grids:
+        if not written.grids and not written.sweeps:
             return written
-        plain = {name: grid.model_dump() for name, grid in written.grids.items()}
-        return Experiment.model_validate(grids.written_out(data, plain))
+        full = grids.written_out(data, {name: grid.model_dump() for name, grid in written.grids.items()})
+        full = sweeps.written_out(full, {name: sweep.model_dump() for name, sweep in written.sweeps.items()})
+        return Experiment.model_validate(full)
     except ValidationError as error:
         raise UserError(f"config: {_first_problem(error)}") from None
 
@@ -296,7 +349,7 @@ def _first_problem(error: ValidationError) -> str:
 def _keys_at(location: tuple[Any, ...]) -> list[str]:
     """Return the valid keys of the model at a pydantic error location."""
     model: Any = Experiment
-    entries = {"policies": Policy, "arms": Arm, "grids": Grid}
+    entries = {"policies": Policy, "arms": Arm, "grids": Grid, "sweeps": Sweep}
     if location:
         single = {"flash": Flash, "rollout": Rollout, "profile": Profile, "smoke": Smoke}
         model = (entries | single).get(str(location[0]), Experiment)
@@ -306,8 +359,8 @@ def _keys_at(location: tuple[Any, ...]) -> list[str]:
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """Merge mappings key by key, later ones over earlier ones.
 
-    A mapping under ``arms``, ``grids`` or ``policies`` that carries ``__only__: true`` replaces the earlier one whole,
-    so that an overlay can choose its own arms.
+    A mapping under ``arms``, ``grids``, ``sweeps`` or ``policies`` that carries ``__only__: true`` replaces the earlier
+    one whole, so that an overlay can choose its own arms.
     """
     merged: dict[str, Any] = {}
     for layer in layers:

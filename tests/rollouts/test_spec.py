@@ -100,3 +100,41 @@ def test_a_lost_interpreter_is_one_line(handles):
     provenance.json_dump({"python": "/nowhere/python"}, handles["model"])
     with pytest.raises(UserError, match="its interpreter /nowhere/python is gone; remove that file and run again"):
         shard_spec(EXPERIMENT.arm("clean"), 0, handles, code="c0de")
+
+
+def clocked(clock, handles, code="c0de"):
+    arms = {
+        **yaml.safe_load((ROOT / "config.yaml").read_text()),
+        "arms": {"late": {"policy": "pi0_nano", "clock": clock}},
+    }
+    return settings.checked(shard_spec(config.parse(arms).arm("late"), 0, handles, code=code))
+
+
+def test_the_digest_covers_the_clock(handles, tmp_path):
+    running = {"kind": "running", "source": {"constant_ms": 58}}
+    variants = [
+        "paused",
+        running,
+        {**running, "hz": 50},
+        {**running, "while_waiting": "hold"},
+        {**running, "ask_ahead": 2},
+        {**running, "source": "measured"},
+        {**running, "source": {"published": "reproduction/FLASH+Triton"}},
+    ]
+    specs = [clocked(clock, handles) for clock in variants]
+    assert len({settings.spec_digest(spec) for spec in specs}) == len(variants)
+    assert "clock" not in specs[0]["metadata"]
+    assert json.loads(specs[2]["metadata"]["clock"]) == specs[2]["clock"] and specs[2]["clock"]["hz"] == 50.0
+
+
+def test_a_replayed_table_is_held_to_by_its_content(handles, tmp_path):
+    table = tmp_path / "rounds.parquet"
+    table.write_bytes(b"one")
+    clock = {"kind": "running", "source": {"replay": str(table)}}
+    one = clocked(clock, handles)
+    assert one["clock"]["source"]["digest"] == provenance.sha256_file(table)
+    table.write_bytes(b"another")
+    assert settings.spec_digest(clocked(clock, handles)) != settings.spec_digest(one)
+    table.unlink()
+    with pytest.raises(UserError, match="does not exist; replay a table of rounds that is there"):
+        clocked(clock, handles)

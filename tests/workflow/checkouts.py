@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SMALL = "tests/workflow/configs/small.yaml"
 PARTS = ("Snakefile", "config.yaml", "rules", "scripts", "envs", "profiles", "src")
-CHAPTERS = ("baseline", "profiling", "robustness", "guard", "claims", "final")
+CHAPTERS = ("baseline", "profiling", "robustness", "guard", "clock", "claims", "final")
 NOTEBOOK = '{"cells": [{"cell_type": "code", "source": "from flashtrail.evidence import figures"}]}'
 STAND_IN = """
 if "snakemake" in globals():

@@ -23,7 +23,7 @@ PER_ARM = ("merge_shards", "summarize_arm")
 
 def expected_jobs(policies: int, arms: int, tasks: int) -> dict[str, int]:
     jobs = dict.fromkeys(ONCE, 1) | dict.fromkeys(PER_POLICY, policies) | dict.fromkeys(PER_ARM, arms)
-    return jobs | {"roll_out_shard": arms * tasks, "render_chapter": 5}
+    return jobs | {"roll_out_shard": arms * tasks, "render_chapter": 6}
 
 
 def test_the_literal_command_plans_pi0_libero_without_conda_and_network(checkout):

@@ -103,8 +103,14 @@ class Campaign:
 
     @property
     def plain_summaries(self) -> dict[str, dict[str, Any]]:
-        """Return the summaries of the arms that are in no grid (of all, where there are no others)."""
-        return {arm: found for arm, found in self.summaries.items() if arm not in self.grids} or self.summaries
+        """Return the summaries of the arms that are in no grid and whose clock is paused (all, where there is none)."""
+        apart = {*self.grids, *self.running}
+        return {arm: found for arm, found in self.summaries.items() if arm not in apart} or self.summaries
+
+    @property
+    def running(self) -> dict[str, dict[str, Any]]:
+        """Return the summaries of the arms under a running clock."""
+        return {arm: found for arm, found in self.summaries.items() if found.get("clock")}
 
     @cached_property
     def claims(self) -> dict[str, Any] | None:

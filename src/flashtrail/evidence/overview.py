@@ -91,12 +91,13 @@ def headline(run: Campaign) -> Html:
     rows: dict[str, Any] = {
         "What was run": _what_was_run(run),
         "On what": _on_what(run),
-        "How well": _lines(_of_arm(arm, s, "") for arm, s in run.summaries.items() if not has_fault(s)),
+        "How well": _lines(_of_arm(arm, s, "") for arm, s in run.plain_summaries.items() if not has_fault(s)),
         "How fast": _how_fast(run),
         "What broke": _lines(
             _against_clean(run, lambda s: has_fault(s) and not has_guard(s) and not _is_remedy(run, s))
         ),
         "What the remedies did": _lines(_against_fault(run)),
+        "With the clock running": _lines(_of_arm(arm, s, _at_latency(s)) for arm, s in run.running.items()),
         "What may be claimed": _may_be_claimed(run),
     }
     return page.facts({term: value for term, value in rows.items() if value is not None})
@@ -104,6 +105,12 @@ def headline(run: Campaign) -> Html:
 
 def _of_arm(arm: str, summary: Mapping[str, Any], rest: str) -> Html:
     return page.inline(arm_name(arm, summary), f": {rate_with_interval(rate_of(summary['success']))}{rest}.")
+
+
+def _at_latency(summary: Mapping[str, Any]) -> str:
+    clock = summary["clock"]
+    stale = percent(clock["shares"]["stale"]["share"])
+    return f"; {milliseconds(clock['mean_ms'])} a round at {clock['hz']:g}{NBSP}Hz, {stale} of the steps stale"
 
 
 def _lines(texts: Any) -> Html | None:
@@ -118,7 +125,16 @@ def _what_was_run(run: Campaign) -> str:
     return (
         f"{plural(len(run.summaries), 'arm')}, {plural(episodes, 'episode')}, {plural(rounds, 'round')}; "
         f"{_subject(run)}; seed {integers(seeds)}{_days(run)}. Arms are paired by task, initial state and repeat. "
-        "The simulator waits for the policy (clock: paused)."
+        f"{_clock(run)}"
+    )
+
+
+def _clock(run: Campaign) -> str:
+    if not run.running:
+        return "The simulator waits for the policy (clock: paused)."
+    return (
+        f"The simulator waits for the policy (clock: paused), but not in {plural(len(run.running), 'arm')}, where it "
+        "goes on while a round is under way (clock: running)."
     )
 
 
@@ -182,7 +198,7 @@ def _paired(run: Campaign, arm: str, control: str) -> statistics.Paired | None:
 
 
 def _against_clean(run: Campaign, choose: Any) -> list[Html]:
-    reference = next((arm for arm, s in run.summaries.items() if not has_fault(s)), None)
+    reference = next((arm for arm, s in run.plain_summaries.items() if not has_fault(s)), None)
     lines = []
     for arm, summary in run.plain_summaries.items():
         if choose(summary):

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from flashtrail.errors import UserError
-from flashtrail.evidence import keys, resampling, statistics, tables
+from flashtrail.evidence import keys, resampling, running, statistics, tables
 from flashtrail.evidence.tables import EPISODE_KEY, FALLBACK_CAUSES, OUTCOMES, ROUTES
 
 EXEC_STEPS = 12  # the longest accepted prefix, and what a full round reports
@@ -35,14 +35,16 @@ def summarize_arm(
 ) -> dict[str, Any]:
     """Read one arm's tables and return its summary as plain data (see docs/evidence.md for the keys).
 
-    `steps` is accepted for symmetry with the other tables; nothing is computed from it yet.
+    From `steps` comes what a running clock did (`running`); without them that part is empty.
     """
     first = episodes if isinstance(episodes, str | Path) else next(iter(episodes))
     e = tables.read_tables(episodes, tables.EPISODES)
     r = tables.read_tables(rounds, tables.ROUNDS, _READ)
-    frames = (t.to_pandas(categories=[c for c in _REPEATED if c in t.column_names], self_destruct=True) for t in (e, r))
+    frames = [t.to_pandas(categories=[c for c in _REPEATED if c in t.column_names], self_destruct=True) for t in (e, r)]
     del e, r
-    return {**summary(*frames), "metadata": tables.read_metadata(first)}
+    metadata = tables.read_metadata(first)
+    clock = None if steps is None else running.summary(frames[1], steps, metadata)
+    return {**summary(*frames), "clock": clock, "metadata": metadata}
 
 
 def summary(episodes: pd.DataFrame, rounds: pd.DataFrame) -> dict[str, Any]:
@@ -224,7 +226,9 @@ def bookkeeping(episodes: pd.DataFrame, rounds: pd.DataFrame) -> dict[str, int]:
     place, n = rounds["_episode"].to_numpy(), len(episodes)
     count = np.bincount(place, minlength=n)
     drafts = np.bincount(place, (rounds["route"] == "draft").to_numpy(float), n)
-    actions = np.bincount(place, rounds["executed"].to_numpy(float), n)
+    # Under a running clock steps are taken while a round is under way, too.
+    taken = rounds["executed"] + rounds["waited_steps"].fillna(0)
+    actions = np.bincount(place, taken.to_numpy(float), n)
     agrees = (
         (episodes["rounds"].to_numpy() == count)
         & (episodes["draft_rounds"].to_numpy() == drafts)

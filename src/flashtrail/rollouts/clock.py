@@ -21,6 +21,7 @@ TIMES = ("roundtrip_ms", "serve_ms", "policy_ms")  # columns of `rounds` that a 
 AUTO = "auto"
 MAX_HZ = 1000
 _SOURCES = ("measured", "constant_ms", "published", "replay")
+_EXAMPLE = "{kind: running, source: measured}"
 _KEYS = ("kind", "hz", "while_waiting", "ask_ahead", "source")
 # ceil() of a product of decimal fractions must not gain a step from the last bit.
 _ROUNDING = 1e-9
@@ -140,10 +141,7 @@ def read(spec: Any) -> Clock | None:
     if spec == PAUSED or spec == {"kind": PAUSED}:
         return None
     if not isinstance(spec, Mapping):
-        raise UserError(
-            f"clock: unknown value {spec!r}{nearest(str(spec), (PAUSED,))}; "
-            "give paused or {kind: running, source: measured}"
-        )
+        raise UserError(f"clock: unknown value {spec!r}{nearest(str(spec), (PAUSED, _EXAMPLE))}")
     for key in spec:
         if key not in _KEYS:
             raise UserError(f"clock: unknown key {key!r}{nearest(str(key), _KEYS)}")
@@ -180,6 +178,28 @@ def spelled_out(clock: Clock | None) -> Any:
     return {"kind": "running", **asdict(clock), "source": plain}
 
 
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of a clock."""
+    by_route = {"type": "object", "properties": {"full": {"type": "number"}, "draft": {"type": ["number", "null"]}}}
+    source = {
+        "constant_ms": {"anyOf": [{"type": "number"}, by_route], "description": "ms of every round, or by route"},
+        "published": {"type": "string", "description": "source/method of resources/published, by route"},
+        "replay": {"type": "string", "description": "a table of rounds; drawn from those of the same route"},
+        "time": {"enum": list(TIMES), "description": "the column of it that is replayed"},
+        "digest": {"type": "string", "description": "of the table (filled in by the workflow)"},
+    }
+    measured = {"const": "measured", "description": "each round's own time on this machine"}
+    running = {
+        "kind": {"const": "running"},
+        "hz": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_HZ, "description": "control steps a second"},
+        "while_waiting": {"enum": list(WHILE_WAITING), "description": "what is executed while a round is under way"},
+        "ask_ahead": {"description": "accepted actions left when the next round is asked for, or auto"},
+        "source": {"anyOf": [measured, {"type": "object", "properties": source, "additionalProperties": False}]},
+    }
+    option = {"type": "object", "properties": running, "required": ["kind", "source"], "additionalProperties": False}
+    return {"anyOf": [{"const": PAUSED}, option]}
+
+
 def resolved(clock: Clock | None, published: Mapping[str, Any]) -> Clock | None:
     """Return the clock with the per-route figures of its published source looked up (resources/published).
 
@@ -193,10 +213,7 @@ def resolved(clock: Clock | None, published: Mapping[str, Any]) -> Clock | None:
             found.setdefault(f"{row['source']}/{row['method']}", {})[row["route"]] = float(row["ms"])
     name, usable_names = clock.source.published, [key for key, by_route in found.items() if "full" in by_route]
     if name not in usable_names:
-        raise UserError(
-            f"clock: no published time of a full round under {name!r}{nearest(name, usable_names)}; "
-            f"there are {', '.join(usable_names)}"
-        )
+        raise UserError(f"clock: no published time of a full round under {name!r}{nearest(name, usable_names)}")
     source = replace(clock.source, full_ms=found[name]["full"], draft_ms=found[name].get("draft"))
     return replace(clock, source=source)
 
