@@ -78,6 +78,22 @@ def test_a_grid_line_plans_its_arms_in_every_stage_and_changes_no_other(checkout
     assert "Summarising wrist_grid_every2_none" in output
 
 
+SWEEP = "late: {policy: pi0_nano, episodes: 2, constant_ms: [0, 58], hz: [20, 100]}"
+REPLAY = (
+    "replayed: {policy: pi0_nano, episodes: 2, "
+    "clock: {kind: running, source: {replay: results/tables/clean/rounds.parquet}}}"
+)
+
+
+def test_a_sweep_and_a_replay_of_another_arm_are_planned_like_any_arm(checkout):
+    settings = [f"sweeps={{{SWEEP}}}", f"arms={{{REPLAY}}}"]
+    command = ["snakemake", "--profile", "profiles/local", "-n", "--config", *settings, "--", REPORT]
+    output = checkout.run(*command).stdout
+    assert counts(output) == expected_jobs(policies=2, arms=7 + 4 + 1, tasks=3)
+    assert "Rolling out late_58ms_100hz, task 2" in output
+    assert output.index("Merging the shards of clean") < output.index("Rolling out replayed, task 0")
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
