@@ -261,7 +261,7 @@ def chapter_files(chapter):
     if chapter == "claims":
         return {"claims": "results/claims/claims.json", **{kind: files[kind] for kind in ("summaries", "published")}}
     chosen = [*TABLES, "summaries", "published"]
-    chosen += ["control"]  # acceptance always stands beside it
+    chosen += ["control"] if chapter != "clock" else []  # acceptance always stands beside it
     chosen += ["profile"] if chapter == "profiling" else []
     sheets = {} if chapter == "profiling" else {"sheets": sheet_files(arms)}
     return {kind: files[kind] for kind in chosen} | sheets

@@ -58,6 +58,45 @@ def test_a_shard_from_end_to_end(undisturbed):
     assert not servers_of(out)
 
 
+CLOCKS = {
+    "none": {"kind": "running", "source": {"constant_ms": 0}},
+    "late": {"kind": "running", "hz": 100, "source": {"constant_ms": {"full": 33.156, "draft": 8.067}}},
+}
+OF_CLOCK = {"latency_ms", "waited_steps", "stale_dropped", "stale"}
+
+
+def without_clock(read):
+    return {name: [{k: v for k, v in row.items() if k not in OF_CLOCK} for row in rows] for name, rows in read.items()}
+
+
+def test_a_running_clock_without_latency_gives_the_tables_of_the_paused_one(undisturbed, tmp_path):
+    roll_out_shard(spec(clock=CLOCKS["none"]), tmp_path, log=io.StringIO(), worker_command=WORKER)
+    assert without_clock(rows(tmp_path)) == without_clock(undisturbed[1])
+    assert {row["waited_steps"] for row in rows(tmp_path)["rounds"]} == {0}
+    assert {row["waited_steps"] for row in undisturbed[1]["rounds"]} == {None}
+
+
+def test_a_running_clock_goes_through_the_worker_and_can_be_replayed(tmp_path):
+    late, again = tmp_path / "late", tmp_path / "again"
+    roll_out_shard(spec(clock=CLOCKS["late"], simulators=2), late, log=io.StringIO(), worker_command=WORKER)
+    read = rows(late)
+    for row in read["rounds"][:4]:
+        assert row["latency_ms"] == (33.156 if row["route"] == "full" else 8.067)
+        assert row["waited_steps"] == (4 if row["route"] == "full" else 1)
+    assert sum(row["executed"] + row["waited_steps"] for row in read["rounds"]) == len(read["steps"])
+    replay = {"kind": "running", "hz": 100, "source": {"replay": str(late / "rounds.parquet")}}
+    measured = rows(late, timing=True)["rounds"]
+    roll_out_shard(spec(clock=replay, init_states=[0]), again, log=io.StringIO(), worker_command=WORKER)
+    known = {route: {r["roundtrip_ms"] for r in measured if r["route"] == route} for route in ("full", "draft")}
+    assert all(row["latency_ms"] in known[row["route"]] for row in rows(again)["rounds"])
+
+
+def test_a_round_that_the_clock_cannot_time_stops_the_shard_with_one_line(tmp_path):
+    only_full = {"kind": "running", "source": {"constant_ms": {"full": 33.156}}}
+    with pytest.raises(UserError, match="no latency of a draft round"):
+        roll_out_shard(spec(clock=only_full), tmp_path, log=io.StringIO(), worker_command=WORKER)
+
+
 def test_two_simulators_give_the_same_tables(undisturbed, tmp_path):
     roll_out_shard(spec(simulators=2), tmp_path, log=io.StringIO(), worker_command=WORKER)
     assert rows(tmp_path) == undisturbed[1]

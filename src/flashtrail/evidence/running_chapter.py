@@ -57,8 +57,12 @@ def success_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
     for arm, found in summaries.items():
         lines.setdefault(names[arm], []).append((found["clock"]["mean_ms"], found["success"]))
     drawing, axes = figures._axes(3.0)
+    apart = 0.012 * max((ms for points in lines.values() for ms, _ in points), default=0.0)
     for index, (label, points) in enumerate(lines.items()):
-        known = sorted(((ms, rate) for ms, rate in points if rate["rate"] is not None), key=lambda point: point[0])
+        shift = (index - (len(lines) - 1) / 2) * apart  # lines that coincide stay visible
+        known = sorted(
+            ((ms + shift, rate) for ms, rate in points if rate["rate"] is not None), key=lambda found: found[0]
+        )
         colour, mark = _COLOURS[index % len(_COLOURS)], _MARKS[index % len(_MARKS)]
         for ms, rate in known:
             axes.plot([ms, ms], [rate["wilson"]["low"], rate["wilson"]["high"]], color=colour, lw=1.2)
