@@ -111,9 +111,9 @@ def source_of(wildcards):
 
 
 def engine_of(wildcards):
-    """How a policy's server is started: device, dtype, threads, FLASH settings, time limit."""
+    """How a policy's server is started: device, dtype, backend, threads, FLASH settings, time limit."""
     spec = policy_of(wildcards)
-    engine = {key: spec[key] for key in ("device", "dtype", "threads")}
+    engine = {key: spec[key] for key in ("device", "dtype", "backend", "threads")}
     return {
         **engine,
         "flash": EXPERIMENT.flash.model_dump(mode="json"),
@@ -211,7 +211,7 @@ def plain_arm(name, policy, episodes):
         "init_states": list(range(episodes)),
         "repeats": 1,
         "flash": EXPERIMENT.flash.model_dump(mode="json"),
-        "engine": {key: engine[key] for key in ("device", "dtype", "threads")},
+        "engine": {key: engine[key] for key in ("device", "dtype", "backend", "threads")},
         "video": "none",
         "rollout": EXPERIMENT.rollout.model_dump() | {"simulators": 1},
     }

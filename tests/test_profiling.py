@@ -10,6 +10,7 @@ from flashtrail.flash import transforms as tf
 from flashtrail.flash import weights
 from flashtrail.flash.dims import DraftDims, Pi0Dims
 from flashtrail.flash.engine import Engine
+from flashtrail.flash.kernels.graphs import Counters
 from flashtrail.flash.policy import FlashPolicy
 from flashtrail.flash.runtime import TorchRuntime
 from flashtrail.profiling import full_against_full, profile_routes
@@ -111,3 +112,14 @@ def test_no_observation_and_a_broken_file_are_one_line(tmp_path):
         (tmp_path / "x.npz").write_bytes(content)
         with pytest.raises(UserError, match=r"x\.npz does not hold recorded observations"):
             recordings.load(tmp_path / "x.npz")
+
+
+def test_captures_after_warm_up_fail_the_profile():
+    policy = tiny_policy()
+    policy.engine.runtime.counters = Counters(captures=4)
+    policy.engine.runtime.counters.settle()
+    words = {"name": "tiny", "samples": 1, "warmup": 0, "seed": 7, "device": "cpu", "report": lambda line: None}
+    profile_routes(policy, recorded(("open it",)), **words)
+    policy.engine.runtime.counters.captures += 1
+    with pytest.raises(UserError, match="1 captures, 0 compilations after warm-up"):
+        profile_routes(policy, recorded(("open it",)), **words)

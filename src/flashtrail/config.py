@@ -64,6 +64,7 @@ class Policy(_Strict):
     tokenizer: str = Field(description="SentencePiece model: gs:// or a path")
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
+    backend: Literal["auto", "torch", "triton"] = Field("auto", description="what computes; auto: Triton on CUDA")
     threads: int = Field(1, ge=1, description="torch threads of one server (CPU)")
     published: str | None = Field(None, description="key of the published figures to stand beside ours")
 
@@ -286,7 +287,7 @@ class Experiment(_Strict):
             "init_states": list(range(arm.first_init_state, arm.first_init_state + arm.episodes)),
             "repeats": arm.repeats,
             "flash": self._flash_of(name).model_dump(mode="json"),
-            "engine": {"device": policy.device, "dtype": policy.dtype, "threads": policy.threads},
+            "engine": policy.model_dump(include={"device", "dtype", "backend", "threads"}),
             "video": arm.video,
             "rollout": self.rollout.model_dump(),
             **({"server": arm.server} if arm.server else {}),

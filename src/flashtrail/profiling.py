@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from flashtrail.errors import UserError
 from flashtrail.flash import transforms as tf
 from flashtrail.flash import verify
 from flashtrail.flash.engine import Engine, Session
@@ -72,7 +73,19 @@ def profile_routes(
                 )
             timed = [row["policy_ms"] for row in rows[-samples:]]
             report(f"{route:5} {np.median(timed):8.2f} ms median of {samples}: {prompt}")
+    check_nothing_late(policy.engine.runtime)
     return rows
+
+
+def check_nothing_late(runtime: Any) -> None:
+    """Raise UserError if a runtime that records programs captured or compiled anything after its own warm-up.
+
+    A new prompt or view must not cost a robot seconds: such a round is a fault, not a slow sample.
+    """
+    counters = getattr(runtime, "counters", None)
+    if counters is not None and any(counters.late.values()):
+        late = ", ".join(f"{n} {what}" for what, n in counters.late.items())
+        raise UserError(f"the engine had {late} after warm-up, so these times are no steady rounds; warm up those first")
 
 
 def full_against_full(policy: FlashPolicy, recorded: Sequence[Recorded], *, samples: int, seed: int) -> dict[str, Any]:

@@ -197,7 +197,13 @@ def test_a_snapshot_from_the_pytorch_stages_serves(runtimes):
 
 
 def test_after_warm_up_no_prompt_and_no_view_records_anything(base):
-    run = TritonRuntime(base, SMALL)
+    class Counted:
+        """Records and does nothing: what is computed is tested above."""
+
+        def record(self, body):
+            return lambda: None
+
+    run = TritonRuntime(base, SMALL, recorder=Counted())
     run.warm_up(ACCEPT_ALL)
     recorded = run.counters.captures
     assert recorded > 0 and run.counters.late == {"captures": 0, "compilations": 0}
@@ -207,8 +213,8 @@ def test_after_warm_up_no_prompt_and_no_view_records_anything(base):
         engine.infer(engine.new_session(), inputs(0, 1 + tokens % 2, tokens), noise)
     assert run.counters.captures == recorded
     engine.infer(engine.new_session(), inputs(0, 3, 4), noise)  # more views than the policy has: counted
-    assert run.counters.late["captures"] == 3
-    assert run.describe()["captures"] == 3
+    # Encoder and prefill; its 28 prefix slots are also those of one view and 24 tokens, which denoise knows.
+    assert run.counters.late["captures"] == run.describe()["captures"] == 2
 
 
 def test_a_prompt_too_long_is_one_line(runtimes):

@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flashtrail.flash import batch, schedule
+from flashtrail.flash import backends, batch, schedule
 from flashtrail.flash.errors import ArtifactError
 from flashtrail.flash.runtime import ModelInputs, TorchRuntime
 from flashtrail.flash.schedule import Cause, SessionState
@@ -46,11 +46,21 @@ class Runtime(Protocol):
     def denoise(self, snapshot: Any, placed: Any, noise: Floats) -> Floats:
         """Stage denoise: noise [H, D] -> chunk [H, D]."""
 
-    def draft(self, embeddings: Any, placed: Any) -> Floats:
-        """Stage draft: -> draft chunk [H, D], zero beyond the dims the head gives."""
+    def draft(self, embeddings: Any, placed: Any) -> Any:
+        """Stage draft: -> draft chunk [H, D], zero beyond the dims the head gives; an array, unless JudgesItself."""
 
     def verify(self, snapshot: Any, placed: Any, draft: Floats, noise: Floats, settings: FlashSettings) -> Floats:
         """Stage verify: -> estimates x0_hat [K, H, D], one per time of settings.t_list."""
+
+
+@runtime_checkable
+class JudgesItself(Protocol):
+    """A runtime whose `draft` may stay on the device, because verification and judgement end there in one step."""
+
+    def settle(
+        self, snapshot: Any, placed: Any, draft: Any, noise: Floats, settings: FlashSettings, last_gripper: float
+    ) -> tuple[Floats, Floats, Verdict]:
+        """Stage verify -> draft [H, D], x0_hat [K, H, D], verdict."""
 
 
 @dataclass
@@ -106,9 +116,11 @@ class Engine:
         settings: FlashSettings | None = None,
         *,
         synchronize: bool = True,
+        backend: str = "auto",
     ) -> Engine:
         """From artifact directories. Without a draft every round is full. Raises ArtifactError, DeviceError."""
-        return cls(TorchRuntime.load(base_dir, draft_dir, device, dtype), settings, synchronize=synchronize)
+        runtime = backends.load_runtime(base_dir, draft_dir, device, dtype, backend, settings)
+        return cls(runtime, settings, synchronize=synchronize)
 
     def new_session(self) -> Session:
         return Session()
@@ -190,12 +202,14 @@ class Engine:
         embeddings = self.timed("encoder", stage_ms, lambda: run.encode(placed))
         draft = self.timed("draft", stage_ms, lambda: run.draft(embeddings, placed))
 
-        def verify() -> tuple[Floats, Verdict]:
+        def verify() -> tuple[Floats, Floats, Verdict]:
+            if isinstance(run, JudgesItself):
+                return run.settle(state.snapshot, placed, draft, noise, s, state.last_gripper)
             x0_hat = run.verify(state.snapshot, placed, draft, noise, s)
-            return x0_hat, judge(draft, x0_hat, state.last_gripper, s)
+            return draft, x0_hat, judge(draft, x0_hat, state.last_gripper, s)
 
-        x0_hat, verdict = self.timed("verify", stage_ms, verify)
-        return schedule.after_draft(state, verdict, s), self.draft_result(state, verdict, stage_ms, draft, x0_hat)
+        proposal, x0_hat, verdict = self.timed("verify", stage_ms, verify)
+        return schedule.after_draft(state, verdict, s), self.draft_result(state, verdict, stage_ms, proposal, x0_hat)
 
     def draft_result(
         self, state: SessionState, verdict: Verdict, stage_ms: dict[str, float], draft: Floats, x0_hat: Floats

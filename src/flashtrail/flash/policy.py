@@ -137,9 +137,12 @@ class FlashPolicy:
         settings: FlashSettings | None = None,
         *,
         synchronize: bool = True,
+        backend: str = "auto",
     ) -> FlashPolicy:
         """From artifact directories; raises ArtifactError or DeviceError, each one line."""
-        engine = Engine.load(base_dir, draft_dir, device, dtype, settings, synchronize=synchronize)
+        engine = Engine.load(
+            base_dir, draft_dir, device, dtype, settings, synchronize=synchronize, backend=backend
+        )
         return cls(engine)
 
     @property

@@ -47,6 +47,8 @@ class TorchRuntime(BatchedStages):
     `draft` None: there is no draft route.
     """
 
+    backend = "torch"
+
     def __init__(
         self,
         base: Mapping[str, Tensor],
@@ -86,7 +88,8 @@ class TorchRuntime(BatchedStages):
         """Artifact digests, device and number format."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
         digests = {f"{kind}_digest": m.get("digest") for kind, m in self.manifests.items()}
-        return digests | {"device": str(self.device), "device_name": name, "dtype": str(self.dtype).split(".")[-1]}
+        facts = {"device": str(self.device), "device_name": name, "dtype": str(self.dtype).split(".")[-1]}
+        return digests | facts | {"backend": self.backend}
 
     def synchronize(self) -> None:
         if self.device.type == "cuda":

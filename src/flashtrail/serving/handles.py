@@ -22,8 +22,8 @@ def server_command(
 
     `handles`: paths ``model`` (where the model environment is), ``base`` and, where the policy has one, ``draft``
     (both manifests).
-    `engine`: device, dtype, threads. `flash`: FLASH settings by name. With `port` None the command holds the word
-    ``{port}`` for the one who starts it to fill in.
+    `engine`: device, dtype, threads and perhaps backend. `flash`: FLASH settings by name. With `port` None the
+    command holds the word ``{port}`` for the one who starts it to fill in.
     """
     python = provenance.json_load(handles["model"]).get("python")
     if not python or not Path(python).exists():
@@ -36,6 +36,7 @@ def server_command(
         python=python,
         device=engine["device"],
         dtype=engine["dtype"],
+        backend=engine.get("backend", "auto"),
         threads=engine["threads"],
         settings=flash,
     )

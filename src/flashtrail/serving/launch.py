@@ -57,6 +57,7 @@ def serve_command(
     python: str = sys.executable,
     device: str = "cpu",
     dtype: str = "float32",
+    backend: str = "auto",
     threads: int | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> list[str]:
@@ -67,6 +68,8 @@ def serve_command(
     """
     command = [python, "-m", "flashtrail", "serve", "--exit-with-parent"]
     command += ["--artifact", str(artifact), "--port", str(port), "--device", device, "--dtype", dtype]
+    if backend != "auto":
+        command += ["--backend", backend]
     if draft is not None:
         command += ["--draft", str(draft)]
     if threads is not None:

@@ -256,9 +256,10 @@ def rope_into_cache(
     _check("cache_k", cache_k, (count, kv_heads, head_dim))
     _check("cache_v", cache_v, (count, kv_heads, head_dim))
     q = torch.empty((count, num_heads, head_dim), dtype=qkv.dtype, device=qkv.device)
-    constants = {"HQ": num_heads, "HKV": kv_heads, "HALF": head_dim // 2, "BLOCK": power_of_two(head_dim // 2)}
+    constants = {"HQ": num_heads, "HKV": kv_heads, "HALF": head_dim // 2}
+    constants |= {"HEADS": power_of_two(heads), "BLOCK": power_of_two(head_dim // 2)}
     arguments = (qkv, *tables, q if num_heads else cache_k, cache_k, cache_v)
-    _start(rows.rope_into_cache_kernel, (count, heads), *arguments, **constants)
+    _start(rows.rope_into_cache_kernel, (count,), *arguments, **constants)
     return q
 
 

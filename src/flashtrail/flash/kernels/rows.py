@@ -33,29 +33,33 @@ def rope_into_cache_kernel(
     HQ: tl.constexpr,
     HKV: tl.constexpr,
     HALF: tl.constexpr,
-    BLOCK: tl.constexpr,
+    HEADS: tl.constexpr,  # power of two >= HQ + 2 HKV
+    BLOCK: tl.constexpr,  # power of two >= HALF
 ):
-    """Rotated queries to q, rotated keys and plain values into the cache. Grid (rows, HQ + 2 HKV)."""
-    row, head = tl.program_id(0), tl.program_id(1)
-    c = tl.arange(0, BLOCK)
-    inside = c < HALF
-    at = qkv + (row * (HQ + 2 * HKV) + head) * 2 * HALF + c
-    first = tl.load(at, mask=inside, other=0.0).to(tl.float32)
-    second = tl.load(at + HALF, mask=inside, other=0.0).to(tl.float32)
-    if head < HQ + HKV:
-        cosine = tl.load(cos + row * HALF + c, mask=inside, other=0.0)
-        sine = tl.load(sin + row * HALF + c, mask=inside, other=0.0)
-        turned = first * cosine - second * sine
-        second = second * cosine + first * sine
-        first = turned
-    if head < HQ:
-        place = q + (row * HQ + head) * 2 * HALF + c
-    elif head < HQ + HKV:
-        place = cache_k + (row * HKV + head - HQ) * 2 * HALF + c
-    else:
-        place = cache_v + (row * HKV + head - HQ - HKV) * 2 * HALF + c
-    tl.store(place, first.to(q.dtype.element_ty), mask=inside)
-    tl.store(place + HALF, second.to(q.dtype.element_ty), mask=inside)
+    """Rotated queries to q, rotated keys and plain values into the cache. Grid (rows,)."""
+    row = tl.program_id(0)
+    h = tl.arange(0, HEADS)[:, None]
+    c = tl.arange(0, BLOCK)[None, :]
+    inside = (h < HQ + 2 * HKV) & (c < HALF)
+    at = (row * (HQ + 2 * HKV) + h) * 2 * HALF + c
+    first = tl.load(qkv + at, mask=inside, other=0.0).to(tl.float32)
+    second = tl.load(qkv + at + HALF, mask=inside, other=0.0).to(tl.float32)
+    turning = inside & (h < HQ + HKV)
+    cosine = tl.load(cos + row * HALF + c + h * 0, mask=turning, other=1.0)
+    sine = tl.load(sin + row * HALF + c + h * 0, mask=turning, other=0.0)
+    turned = (first * cosine - second * sine).to(q.dtype.element_ty)
+    partner = (second * cosine + first * sine).to(q.dtype.element_ty)
+    place = (row * HQ + h) * 2 * HALF + c
+    tl.store(q + place, turned, mask=inside & (h < HQ))
+    tl.store(q + place + HALF, partner, mask=inside & (h < HQ))
+    place = (row * HKV + h - HQ) * 2 * HALF + c
+    keys = turning & (h >= HQ)
+    tl.store(cache_k + place, turned, mask=keys)
+    tl.store(cache_k + place + HALF, partner, mask=keys)
+    place = (row * HKV + h - HQ - HKV) * 2 * HALF + c
+    values = inside & (h >= HQ + HKV)
+    tl.store(cache_v + place, turned, mask=values)
+    tl.store(cache_v + place + HALF, partner, mask=values)
 
 
 @triton.jit

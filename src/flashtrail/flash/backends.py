@@ -1,0 +1,118 @@
+"""Which runtime computes: PyTorch everywhere, Triton kernels on a CUDA device. `auto` takes the kernels where it can.
+
+Asking is cheap and imports no kernel. Why `auto` did not take them is a warning and part of the runtime's description.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flashtrail.flash import weights
+from flashtrail.flash.dims import Pi0Dims
+from flashtrail.flash.errors import DeviceError, SettingsError
+from flashtrail.flash.runtime import TorchRuntime
+from flashtrail.flash.settings import FlashSettings
+
+BACKENDS = ("auto", "torch", "triton")
+_SUPPORTED = "float32", "bfloat16"
+ROOM = 1.25  # buffers, activations and libraries beside the weights
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter stands in for a device (TRITON_INTERPRET=1)."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def why_not_triton(device: str, dtype: str) -> str | None:
+    """What keeps the kernels from running on this device in this dtype; None if nothing does."""
+    where = weights.resolve_device(device)
+    if importlib.util.find_spec("triton") is None:
+        return "the package triton is not installed (it comes with torch's CUDA build)"
+    if where.type != "cuda" and not interpreted():
+        return f"it needs a CUDA device and device is {device}"
+    if where.type == "cuda" and interpreted():
+        return "TRITON_INTERPRET=1 is set, which is for tests on a CPU; unset it"
+    if dtype not in _SUPPORTED:
+        return f"it computes in {' or '.join(_SUPPORTED)}, not in {dtype}"
+    if where.type != "cuda" and dtype == "bfloat16":
+        return "Triton's interpreter is wrong in bfloat16; use float32"
+    if where.type == "cuda" and torch.cuda.get_device_capability(where)[0] < 8:
+        return f"{torch.cuda.get_device_name(where)} is older than compute capability 8.0"
+    return None
+
+
+def choose(backend: str, device: str, dtype: str) -> str:
+    """'torch' or 'triton' for what was asked. DeviceError where 'triton' cannot be had; SettingsError for a bad name."""
+    if backend not in BACKENDS:
+        raise SettingsError(f"backend {backend!r} is not known; use one of {', '.join(BACKENDS)}")
+    if backend == "torch":
+        return "torch"
+    reason = why_not_triton(device, dtype)
+    if backend == "triton":
+        if reason is not None:
+            raise DeviceError(f"backend triton cannot be used: {reason}; or use backend torch")
+        return "triton"
+    if weights.resolve_device(device).type != "cuda":
+        return "torch"  # expected on a CPU; the interpreter is for tests
+    if reason is not None:
+        warnings.warn(f"backend auto takes torch: {reason}", stacklevel=2)
+        return "torch"
+    return "triton"
+
+
+def check_device(device: str, dtype: str, dims: Pi0Dims | None = None) -> None:
+    """Raise DeviceError if the device cannot compute in `dtype`, or has no room for weights of these dims."""
+    where, number = weights.resolve_device(device), weights.resolve_dtype(dtype)
+    if where.type != "cuda":
+        return
+    if number == torch.bfloat16 and torch.cuda.get_device_capability(where)[0] < 8:
+        raise DeviceError(f"{torch.cuda.get_device_name(where)} does not compute in bfloat16; use --dtype float32")
+    if dims is None:
+        return
+    numbers = sum(torch.Size(shape).numel() for shape in weights.base_shapes(dims).values())
+    need, (free, _) = ROOM * numbers * number.itemsize, torch.cuda.mem_get_info(where)
+    if need > free:
+        fits = "bfloat16 would fit" if ROOM * numbers * 2 <= free and number.itemsize > 2 else "free some, or use cpu"
+        raise DeviceError(
+            f"{device} has {free / 1e9:.1f} GB free; {numbers / 1e9:.2f} billion weights in {dtype} need about "
+            f"{need / 1e9:.1f} GB: {fits}"
+        )
+
+
+def load_runtime(
+    base_dir: str | Path,
+    draft_dir: str | Path | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    backend: str = "auto",
+    settings: FlashSettings | None = None,
+) -> TorchRuntime:
+    """A runtime from artifact directories, warmed up where it records programs. Raises ArtifactError, DeviceError."""
+    cls = runtime_class(choose(backend, device, dtype))
+    check_device(device, dtype)
+    if weights.resolve_device(device).type == "cuda":
+        check_device(device, dtype, weights.read_dims(base_dir))
+    runtime = cls.load(base_dir, draft_dir, device, dtype)
+    warm_up(runtime, settings)
+    return runtime
+
+
+def runtime_class(name: str) -> type[TorchRuntime]:
+    """The runtime of a chosen backend; kernels are imported only for 'triton'."""
+    if name == "torch":
+        return TorchRuntime
+    from flashtrail.flash.kernels.runtime import TritonRuntime
+
+    return TritonRuntime
+
+
+def warm_up(runtime: Any, settings: FlashSettings | None = None) -> None:
+    """Let a runtime record what it will need, if it records; on a device only, as the interpreter takes its time."""
+    if hasattr(runtime, "warm_up") and runtime.device.type == "cuda":
+        runtime.warm_up(settings)

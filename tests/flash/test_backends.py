@@ -1,0 +1,97 @@
+"""Which backend computes, and what is said where it cannot."""
+
+import importlib.util
+import warnings
+
+import pytest
+import torch
+
+from flashtrail.flash import backends
+from flashtrail.flash.engine import Engine, describe
+from flashtrail.flash.errors import DeviceError, SettingsError
+from flashtrail.flash.runtime import TorchRuntime
+
+
+@pytest.fixture(autouse=True)
+def no_interpreter(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """A CUDA device as far as one can be asked about: 4 GB free, capability 8.9."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 9))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a device")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (4 * 10**9, 8 * 10**9))
+
+
+@pytest.fixture
+def no_triton(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "triton" else find(name, *rest))
+
+
+def test_a_cpu_takes_torch_without_a_word():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert backends.choose("auto", "cpu", "float32") == backends.choose("torch", "cpu", "float32") == "torch"
+
+
+def test_triton_without_cuda_is_one_line():
+    with pytest.raises(DeviceError, match="backend triton cannot be used: it needs a CUDA device and device is cpu"):
+        backends.choose("triton", "cpu", "float32")
+
+
+def test_a_device_takes_triton(cuda):
+    assert backends.choose("auto", "cuda", "bfloat16") == backends.choose("triton", "cuda", "bfloat16") == "triton"
+    assert backends.choose("torch", "cuda", "bfloat16") == "torch"
+
+
+def test_triton_that_is_not_installed(cuda, no_triton):
+    with pytest.raises(DeviceError, match="package triton is not installed.*backend torch"):
+        backends.choose("triton", "cuda", "bfloat16")
+    with pytest.warns(UserWarning, match="auto takes torch: the package triton"):
+        assert backends.choose("auto", "cuda", "bfloat16") == "torch"
+
+
+def test_an_old_device(cuda, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
+    with pytest.raises(DeviceError, match=r"older than compute capability 8\.0"):
+        backends.choose("triton", "cuda", "float32")
+    with pytest.raises(DeviceError, match="does not compute in bfloat16; use --dtype float32"):
+        backends.check_device("cuda", "bfloat16")
+
+
+def test_the_interpreter_is_not_for_devices_nor_for_bfloat16(cuda, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(DeviceError, match="unset it"):
+        backends.choose("triton", "cuda", "bfloat16")
+    with pytest.raises(DeviceError, match="wrong in bfloat16"):
+        backends.choose("triton", "cpu", "bfloat16")
+    assert backends.choose("triton", "cpu", "float32") == "triton"
+    assert backends.choose("auto", "cpu", "float32") == "torch"
+
+
+def test_weights_without_room_say_what_would_fit(cuda):
+    from dataclasses import replace
+
+    from flash.tiny import DIMS
+
+    backends.check_device("cuda", "float32", DIMS)
+    with pytest.raises(DeviceError, match=r"4\.0 GB free; 0\.96 billion .* float32 .* 4\.8 GB: bfloat16 would fit"):
+        backends.check_device("cuda", "float32", replace(DIMS, vocab_size=60_000_000))
+    with pytest.raises(DeviceError, match="free some, or use cpu"):
+        backends.check_device("cuda", "bfloat16", replace(DIMS, vocab_size=600_000_000))
+
+
+def test_an_unknown_name():
+    with pytest.raises(SettingsError, match="backend 'tensorrt' is not known; use one of auto, torch, triton"):
+        backends.choose("tensorrt", "cpu", "float32")
+
+
+def test_an_engine_says_what_computes(artifact):
+    engine = Engine.load(*artifact, backend="torch")
+    assert type(engine.runtime) is TorchRuntime
+    assert describe(engine)["backend"] == "torch"
