@@ -18,7 +18,9 @@ def main(job: Job) -> None:
     draft = job.directory("draft") if "draft" in job.input else None
     backend = engine.get("backend", "auto")
     settings = FlashSettings.from_dict(engine["flash"])
-    policy = FlashPolicy.load(job.directory("base"), draft, engine["device"], engine["dtype"], settings, backend=backend)
+    policy = FlashPolicy.load(
+        job.directory("base"), draft, engine["device"], engine["dtype"], settings, backend=backend
+    )
     device = device_of(provenance.json_load(job.input["model"]), engine["device"])
     recorded = recordings.load(job.input["observations"])
     rows = profiling.profile_routes(

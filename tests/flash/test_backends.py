@@ -30,7 +30,9 @@ def cuda(monkeypatch):
 @pytest.fixture
 def no_triton(monkeypatch):
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "triton" else find(name, *rest))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "triton" else find(name, *rest)
+    )
 
 
 def test_a_cpu_takes_torch_without_a_word():
@@ -50,7 +52,7 @@ def test_a_device_takes_triton(cuda):
 
 
 def test_triton_that_is_not_installed(cuda, no_triton):
-    with pytest.raises(DeviceError, match="package triton is not installed.*backend torch"):
+    with pytest.raises(DeviceError, match=r"package triton is not installed.*backend torch"):
         backends.choose("triton", "cuda", "bfloat16")
     with pytest.warns(UserWarning, match="auto takes torch: the package triton"):
         assert backends.choose("auto", "cuda", "bfloat16") == "torch"

@@ -158,7 +158,8 @@ def test_rounds_of_two_sessions_with_prompts_and_views_that_change(runtimes):
         noise = rng.standard_normal((6, 32)).astype(np.float32)
         seen = inputs(number, views, tokens)
         ours, theirs = (
-            e.infer(s[which], seen, noise, executed_steps=2) for e, s in zip(reversed(engines), reversed(sessions))
+            e.infer(s[which], seen, noise, executed_steps=2)
+            for e, s in zip(reversed(engines), reversed(sessions), strict=True)
         )
         assert (ours.route, ours.accepted, ours.cause, ours.scheduled) == (
             theirs.route, theirs.accepted, theirs.cause, theirs.scheduled

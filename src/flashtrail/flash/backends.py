@@ -48,7 +48,7 @@ def why_not_triton(device: str, dtype: str) -> str | None:
 
 
 def choose(backend: str, device: str, dtype: str) -> str:
-    """'torch' or 'triton' for what was asked. DeviceError where 'triton' cannot be had; SettingsError for a bad name."""
+    """'torch' or 'triton' for what was asked. DeviceError where 'triton' cannot be had; SettingsError for others."""
     if backend not in BACKENDS:
         raise SettingsError(f"backend {backend!r} is not known; use one of {', '.join(BACKENDS)}")
     if backend == "torch":

@@ -140,9 +140,7 @@ class FlashPolicy:
         backend: str = "auto",
     ) -> FlashPolicy:
         """From artifact directories; raises ArtifactError or DeviceError, each one line."""
-        engine = Engine.load(
-            base_dir, draft_dir, device, dtype, settings, synchronize=synchronize, backend=backend
-        )
+        engine = Engine.load(base_dir, draft_dir, device, dtype, settings, synchronize=synchronize, backend=backend)
         return cls(engine)
 
     @property

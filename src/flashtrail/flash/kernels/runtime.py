@@ -305,5 +305,3 @@ class TritonRuntime(TorchRuntime):
             v.biases.copy_(stages.time_biases(self._packed, condition.to(self.device)))
             v.set_for = wanted
         return v
-
-

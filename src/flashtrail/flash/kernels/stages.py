@@ -36,7 +36,7 @@ class Cache:
     lengths: Tensor
 
 
-def pack(w: dict[str, Any]) -> dict[str, Any]:
+def pack(w: Mapping[str, Any]) -> dict[str, Any]:
     """Prepared weights (weights.prepare) with what these stages take besides; vision's q, k and v become one."""
     out = dict(w)
     for part in ("weight", "bias"):
@@ -270,4 +270,3 @@ def unpack_verdict(packed: Floats, horizon: int, dim: int) -> Verdict:
 def capacity_of(dims: Pi0Dims, views: int, bucket: int) -> int:
     """Prefix slots of so many views and a prompt bucket."""
     return views * dims.vision.tokens + bucket
-
