@@ -18,7 +18,16 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def data() -> dict[str, Any]:
-    return yaml.safe_load((ROOT / "config.yaml").read_text())
+    """config.yaml without its arms under a running clock."""
+    text = yaml.safe_load((ROOT / "config.yaml").read_text())
+    text["arms"] = {name: arm for name, arm in text["arms"].items() if "clock" not in arm}
+    return {**text, "sweeps": {}}
+
+
+def test_the_arms_under_a_running_clock_of_the_shipped_config():
+    experiment = config.parse(yaml.safe_load((ROOT / "config.yaml").read_text()))
+    late = [f"late_{ms}ms_20hz" for ms in (0, 100, 300, 600)]
+    assert experiment.running_arms == ["running_torch_100hz", "running_flash_100hz", *late]
 
 
 def changed(data: dict[str, Any], path: str, value: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SMALL = "tests/workflow/configs/small.yaml"
-PARTS = ("Snakefile", "config.yaml", "rules", "scripts", "envs", "profiles", "src")
+PARTS = ("Snakefile", "config.yaml", "rules", "scripts", "envs", "profiles", "src", "resources/published")
 CHAPTERS = ("baseline", "profiling", "robustness", "guard", "clock", "claims", "final")
 NOTEBOOK = '{"cells": [{"cell_type": "code", "source": "from flashtrail.evidence import figures"}]}'
 STAND_IN = """
@@ -106,8 +106,6 @@ def copy_checkout(target: Path) -> Checkout:
     for chapter in CHAPTERS:
         (target / "notebooks" / f"{chapter}.ipynb").write_text(NOTEBOOK)
     (target / "claims.yaml").write_text("claims: []\n")
-    (target / "resources/published").mkdir(parents=True)
-    (target / "resources/published/published.yaml").write_text("version: 1\n")
     for policy in ("pi0_nano", "pi0_nano_dropout"):
         (target / "resources" / policy / "params").mkdir(parents=True)
         for name in ("params/_METADATA", "draft.pt", "tokenizer.model"):

@@ -57,9 +57,9 @@ def test_only_the_gpu_profiles_deploy_conda():
     assert (ROOT / "runpod-l40s").is_symlink() and (ROOT / "runpod-l40s").readlink() == Path("profiles/runpod-l40s")
 
 
-def test_the_local_profile_plans_seven_arms_of_two_policies(checkout):
+def test_the_local_profile_plans_seven_arms_of_two_policies_and_six_under_a_running_clock(checkout):
     output = checkout.run("snakemake", "--profile", "profiles/local", "-n", REPORT).stdout
-    assert counts(output) == expected_jobs(policies=2, arms=7, tasks=3)
+    assert counts(output) == expected_jobs(policies=2, arms=7 + 6, tasks=3)
 
 
 def test_the_ci_profile_plans_one_task_and_three_arms(checkout):
@@ -73,12 +73,12 @@ GRID = "wrist_grid: {policy: pi0_nano, episodes: 2, fault: zero, severity: {ever
 def test_a_grid_line_plans_its_arms_in_every_stage_and_changes_no_other(checkout):
     line = f"grids={{{GRID}}}"
     output = checkout.run("snakemake", "--profile", "profiles/local", "-n", "--config", line, "--", REPORT).stdout
-    assert counts(output) == expected_jobs(policies=2, arms=7 + 4, tasks=3)
+    assert counts(output) == expected_jobs(policies=2, arms=7 + 6 + 4, tasks=3)
     assert "Rolling out wrist_grid_every4_wrist_mask, task 2" in output
     assert "Summarising wrist_grid_every2_none" in output
 
 
-SWEEP = "late: {policy: pi0_nano, episodes: 2, constant_ms: [0, 58], hz: [20, 100]}"
+SWEEP = "later: {policy: pi0_nano, episodes: 2, constant_ms: [0, 58], hz: [20, 100]}"
 REPLAY = (
     "replayed: {policy: pi0_nano, episodes: 2, "
     "clock: {kind: running, source: {replay: results/tables/clean/rounds.parquet}}}"
@@ -89,8 +89,8 @@ def test_a_sweep_and_a_replay_of_another_arm_are_planned_like_any_arm(checkout):
     settings = [f"sweeps={{{SWEEP}}}", f"arms={{{REPLAY}}}"]
     command = ["snakemake", "--profile", "profiles/local", "-n", "--config", *settings, "--", REPORT]
     output = checkout.run(*command).stdout
-    assert counts(output) == expected_jobs(policies=2, arms=7 + 4 + 1, tasks=3)
-    assert "Rolling out late_58ms_100hz, task 2" in output
+    assert counts(output) == expected_jobs(policies=2, arms=7 + 6 + 4 + 1, tasks=3)
+    assert "Rolling out later_58ms_100hz, task 2" in output
     assert output.index("Merging the shards of clean") < output.index("Rolling out replayed, task 0")
 
 
