@@ -1,7 +1,7 @@
 """One task's observations recorded with LIBERO: the whole work of a process of its own.
 
-A simulator that is built after another one in the same process renders other pictures (seen; docs/rollouts.md). Knows no
-server but its address, and no timing.
+A simulator that is built after another one in the same process was seen to render other pictures (docs/rollouts.md).
+Knows no server but its address, and no timing.
 """
 
 from __future__ import annotations
