@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flashtrail.errors import UserError
 
-STEPS = ("demonstrations", "train", "draft", "export", "evaluate", "compare-vision", "card", "all")
+STEPS = ("demonstrations", "train", "draft", "export", "evaluate", "compare-vision", "try-patches", "card", "all")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -72,6 +72,10 @@ def _run(options: argparse.Namespace) -> None:
         from flashtrail.training import comparison
 
         comparison.compare(place, options.seconds or 270.0, options.threads)
+    elif options.step == "try-patches":
+        from flashtrail.training import comparison
+
+        comparison.trial(place, processes=options.processes)
     elif options.step == "card":
         from flashtrail.training import card
 

@@ -1,7 +1,8 @@
 """Conv stem against patch encoder: the same data, seeds and recipe, equal wall time, one after the other.
 
 The patch encoder is trained on the stored 112-pixel views with patch 16, which is the same function as patch 32 on
-224-pixel views (see `at_full_size`). Writes comparison.json; decides nothing.
+224-pixel views (see `at_full_size`). `compare` gives both the same seconds; `trial` gives patches the shipped recipe
+to its end and plays the held-out episodes. Writes comparison.json and patch_trial.json; decides nothing.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flashtrail.checkpoints.artifact import convert_base
 from flashtrail.flash.dims import Pi0Dims
 from flashtrail.provenance import json_dump
-from flashtrail.training import pipeline
+from flashtrail.training import evaluate, export, pipeline
 from flashtrail.training.policy import Recipe, Trainer
 
 
@@ -58,3 +60,23 @@ def compare(place: pipeline.Workplace, seconds: float, threads: int) -> dict[str
         print(name, figures[name], flush=True)
     json_dump(figures, place.root / "comparison" / "comparison.json")
     return figures
+
+
+def trial(place: pipeline.Workplace, **choices: Any) -> dict[str, Any]:
+    """Train a patch encoder as pi0_nano was trained, and play the held-out episodes on the full route. Resumable."""
+    directory = place.root / "comparison" / "patch_32_trial"
+    torch.manual_seed(0)
+    stuff = pipeline.material(place, stem=False)
+    recipe = pipeline.RECIPES[pipeline.BASE]
+    run = Trainer(directory, stuff.demos, stuff.stats, stuff.prompts, half_size(stuff.dims), recipe)
+    run.train(None)
+    run.plot()
+    assert stuff.dims.vision.patch is not None
+    weights = at_full_size(run.run.average, stuff.dims.vision.patch)
+    words = place.root / "tokenizer.model"
+    export.write_source(
+        directory / "source", weights, stuff.dims, stuff.stats, words, None, delta_actions=pipeline.DELTA_ACTIONS
+    )
+    convert_base(directory / "source", directory / "base")
+    rows = evaluate.evaluate(directory / "base", None, **choices)
+    return evaluate.report(rows, place.root / "comparison" / "patch_trial.json")
