@@ -254,6 +254,11 @@ def sheet_files(arms):
     return [file for arm in arms for file in shard_inputs(arm, "sheets.parquet")]
 
 
+def page_files(arms):
+    """Lists of the arms' episodes, to which the numbers of a report link."""
+    return [f"reports/episodes/{arm}/index.html" for arm in arms]
+
+
 def chapter_files(chapter):
     """What a chapter shows: its arms' tables and summaries, or the profile, or the verdicts."""
     arms = arms_of_chapter(chapter)
@@ -264,4 +269,4 @@ def chapter_files(chapter):
     chosen += ["control"] if chapter != "clock" else []  # acceptance always stands beside it
     chosen += ["profile"] if chapter == "profiling" else []
     sheets = {} if chapter == "profiling" else {"sheets": sheet_files(arms)}
-    return {kind: files[kind] for kind in chosen} | sheets
+    return {kind: files[kind] for kind in chosen} | sheets | {"pages": page_files(arms)}

@@ -1,12 +1,61 @@
-# Reports: notebooks executed with the tables as parameters; each HTML is one file that needs no network.
+# Reports: notebooks executed with the tables as parameters; each HTML is one file that needs no network. Beside them
+# the pages of the episodes, to which their numbers link; reports/ can be moved as a whole.
 #
 # REQUIRED INPUTS
 #   notebooks/{chapter}.ipynb, notebooks/final.ipynb
 #   results/tables/, results/summaries/, results/profile/, results/claims/, results/environments/
+#   results/rollouts/{arm}/task_*/sheets.parquet, with the films beside them
 #   resources/published/       published figures, to stand beside ours
 # OUTPUTS
 #   reports/{baseline,profiling,robustness,guard,clock,claims}.{ipynb,html}
 #   reports/final.{ipynb,html}
+#   reports/episodes/index.html
+#   reports/episodes/{arm}/index.html    (an episode's page and film beside it: reports/episodes/{arm}/*.html, videos/)
+
+
+rule write_episode_pages:
+    """Write a page for each of an arm's episodes, and the list of them."""
+    input:
+        **table_files("results/tables/{arm}"),
+        sheets=lambda w: shard_inputs(w.arm, "sheets.parquet"),
+    output:
+        pages="reports/episodes/{arm}/index.html",
+    log:
+        "results/logs/write_episode_pages/{arm}.log",
+    benchmark:
+        "results/benchmarks/write_episode_pages/{arm}.tsv"
+    params:
+        code=code_digest("write_episode_pages.py"),
+    threads: 1
+    conda:
+        "../envs/report.yaml"
+    message:
+        "Writing the episodes of {wildcards.arm}"
+    script:
+        "../scripts/write_episode_pages.py"
+
+
+rule index_episodes:
+    """List every start with its end in every arm."""
+    input:
+        episodes=[f"results/tables/{arm}/episodes.parquet" for arm in EXPERIMENT.arms],
+        rounds=[f"results/tables/{arm}/rounds.parquet" for arm in EXPERIMENT.arms],
+    output:
+        page_index="reports/episodes/index.html",
+    log:
+        "results/logs/index_episodes.log",
+    benchmark:
+        "results/benchmarks/index_episodes.tsv"
+    params:
+        arms=list(EXPERIMENT.arms),
+        code=code_digest("index_episodes.py"),
+    threads: 1
+    conda:
+        "../envs/report.yaml"
+    message:
+        "Listing the episodes of all arms"
+    script:
+        "../scripts/index_episodes.py"
 
 
 rule render_chapter:
@@ -39,6 +88,8 @@ rule render_final:
     input:
         **evidence_files(),
         sheets=sheet_files(EXPERIMENT.arms),
+        pages=page_files(EXPERIMENT.arms),
+        page_index="reports/episodes/index.html",
         claims="results/claims/claims.json",
         environments=["results/environments/model.json", "results/environments/libero.json"],
         chapters=expand("reports/{chapter}.html", chapter=CHAPTERS),

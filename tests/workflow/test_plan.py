@@ -15,10 +15,10 @@ from flashtrail import config
 
 REPORT = "reports/final.html"
 ONCE = ["check_model_env", "check_libero_env", "record_observations", "profile_routes", "evaluate_claims"]
-ONCE += ["locate_model_env", "render_final"]
+ONCE += ["locate_model_env", "index_episodes", "render_final"]
 PER_POLICY = ["probe_checkpoints", "fetch_checkpoint", "convert_base", "convert_draft", "check_parity"]
 PER_POLICY += ["boot_server", "smoke"]
-PER_ARM = ("merge_shards", "summarize_arm")
+PER_ARM = ("merge_shards", "summarize_arm", "write_episode_pages")
 
 
 def expected_jobs(policies: int, arms: int, tasks: int) -> dict[str, int]:

@@ -11,12 +11,14 @@ from workflow.checkouts import Checkout
 from flashtrail import provenance
 
 VERDICTS = {"Evaluating the claims", "Rendering reports/claims.html", "Rendering reports/final.html"}
+VERDICTS |= {"Listing the episodes of all arms"}
 
 
 def arm_jobs(*arms: str, chapters: tuple[str, ...]) -> set[str]:
     """Everything that a changed arm of the small experiment runs again."""
     jobs = {f"Rolling out {arm}, task {task}" for arm in arms for task in (0, 1)}
-    jobs |= {f"{verb} {arm}" for arm in arms for verb in ("Merging the shards of", "Summarising")}
+    verbs = ("Merging the shards of", "Summarising", "Writing the episodes of")
+    jobs |= {f"{verb} {arm}" for arm in arms for verb in verbs}
     return jobs | VERDICTS | {f"Rendering reports/{chapter}.html" for chapter in chapters}
 
 
@@ -115,12 +117,14 @@ RULES = {
     "check_parity": ("Comparing the artifact of pi0_nano with its source", "evaluate_claims"),
     "boot_server": ("Booting the server of pi0_nano", "evaluate_claims"),
     "smoke": ("Smoke test of pi0_nano: episodes of task 0", "roll_out_shard record_observations evaluate_claims"),
-    "roll_out_shard": ("Rolling out clean, task 0", "merge_shards"),
+    "roll_out_shard": ("Rolling out clean, task 0", "merge_shards write_episode_pages render_chapter render_final"),
     "record_observations": ("Recording observations for profiling pi0_nano", "profile_routes"),
     "profile_routes": ("Profiling the routes of pi0_nano, alone on the device", "evaluate_claims render_chapter"),
-    "merge_shards": ("Merging the shards of clean", "summarize_arm"),
+    "merge_shards": ("Merging the shards of clean", "summarize_arm write_episode_pages index_episodes"),
     "summarize_arm": ("Summarising clean", "evaluate_claims render_chapter"),
     "evaluate_claims": ("Evaluating the claims", "render_final"),
+    "write_episode_pages": ("Writing the episodes of clean", "render_chapter render_final"),
+    "index_episodes": ("Listing the episodes of all arms", "render_final"),
     "render_chapter": ("Rendering reports/profiling.html", "render_final"),
     "render_final": ("Rendering reports/final.html", ""),
 }
@@ -135,7 +139,11 @@ MODULES = {
     "rollouts/guards.py": ({"smoke", "roll_out_shard"}, {"boot_server", "merge_shards"}),
     "evidence/merge.py": ({"merge_shards"}, {"roll_out_shard", "evaluate_claims"}),
     "evidence/claims.py": ({"evaluate_claims"}, {"merge_shards", "summarize_arm"}),
-    "evidence/figures.py": ({"render_chapter", "render_final"}, {"evaluate_claims"}),
+    "evidence/figures.py": ({"render_chapter", "render_final"}, {"evaluate_claims", "write_episode_pages"}),
+    "evidence/layout.py": (
+        {"render_chapter", "render_final", "write_episode_pages", "index_episodes"},
+        {"evaluate_claims", "summarize_arm"},
+    ),
     "provenance.py": (set(RULES), set()),
 }
 

@@ -15,13 +15,14 @@ import pandas as pd
 
 from flashtrail import provenance
 from flashtrail.errors import UserError, nearest
-from flashtrail.evidence import published, tables
+from flashtrail.evidence import links, published, tables
 
 # kind: where the policy's name stands in the path
 _POLICY_OF = {"records": "directory", "boots": "directory", "smokes": "directory", "parity": "stem"}
 KINDS = (
     *("episodes", "rounds", "steps", "summaries", "profile", "records", "parity", "boots", "smokes"),
     *("claims", "environments", "published", "control", "arms", "grids", "chapters", "sheets"),
+    *("pages", "page_index"),
 )
 
 
@@ -169,6 +170,15 @@ class Campaign:
         """Return what the imported tables say of their origin, without repetition; empty for runs of our own."""
         said = [tables.read_metadata(path).get("imported", "") for path in self.files("episodes")]
         return list(dict.fromkeys(text for text in said if text))
+
+    @cached_property
+    def pages(self) -> dict[str, str]:
+        """Return, by arm that has pages, where the list of its episodes lies, seen from the reports' directory.
+
+        The pages lie in episodes/ below that directory (`links`), so that it can be moved as a whole.
+        """
+        lists = {path.parent.name: "/".join(path.parts[-3:]) for path in self.files("pages")}
+        return {arm: lists[links.directory(arm)] for arm in self.arms if links.directory(arm) in lists}
 
     def devices(self) -> list[str]:
         """Return the devices that the tables name, without repetition."""

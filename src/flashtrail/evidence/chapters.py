@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from flashtrail.evidence import figures, page, statistics
+from flashtrail.evidence import endings, figures, page, statistics
 from flashtrail.evidence.campaign import Campaign
 from flashtrail.evidence.overview import arm_name, has_fault, has_guard, rate_of
 from flashtrail.evidence.page import Html
@@ -331,29 +331,8 @@ def guard(run: Campaign) -> Html:
 
 
 def taxonomy(run: Campaign) -> pd.DataFrame:
-    """Return how the episodes of each arm ended.
-
-    success; horizon: time ran out though no round was touched by a condition; perturbation: time ran out in an episode
-    with at least one touched round (which need not be why); infrastructure: errors, which the merge stops at.
-    """
-    rows = []
-    touched = run.rounds.groupby(["arm", *PAIR_KEY])["condition_applied"].any().rename("touched").reset_index()
-    episodes = run.episodes.merge(touched, on=["arm", *PAIR_KEY], how="left")
-    for arm in run.arms:
-        part = episodes[episodes["arm"] == arm]
-        out_of_time = part["outcome"] == "horizon"
-        hit = part["touched"].fillna(False).astype(bool)
-        rows.append(
-            {
-                "arm": arm,
-                "n": len(part),
-                "success": int((part["outcome"] == "success").sum()),
-                "horizon": int((out_of_time & ~hit).sum()),
-                "perturbation": int((out_of_time & hit).sum()),
-                "infrastructure": int((part["outcome"] == "error").sum()),
-            }
-        )
-    return pd.DataFrame(rows)
+    """Return how the episodes of each arm ended, one column per kind (`endings`)."""
+    return endings.taxonomy(run.episodes, run.rounds, run.arms)
 
 
 def failures(run: Campaign) -> Html:

@@ -61,6 +61,13 @@ def arm_name(arm: str, summary: Mapping[str, Any]) -> Html:
     return page.inline(page.code(arm), " (oracle: upper bound)" if is_oracle(summary) else "")
 
 
+def behind(run: Campaign, arm: str, number: Any, anchor: str = "") -> Any:
+    """Return a number as a link to the episodes it counts, or as it is where they have no pages."""
+    if arm not in run.pages:
+        return number
+    return page.link(number, run.pages[arm] + (f"#{anchor}" if anchor else ""))
+
+
 def header(run: Campaign, title: str) -> Html:
     """Title, one line of what the page is about, links to the other pages, and a warning if anything is simulated."""
     parts = [f"<h1>{page.html(title)}</h1>", f'<p class="line note">{page.html(_subject(run))}</p>']

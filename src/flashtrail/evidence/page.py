@@ -1,7 +1,7 @@
-"""HTML fragments and the one page template of the reports: tables, figures, badges, typography.
+"""HTML fragments of the reports: tables that can be sorted, figures, badges, links.
 
-Dark marks on white, readable at 390 px and on paper, no script, no request to anywhere. Knows HTML and matplotlib's
-SVG; knows no table of ours. The style sheet is here, in Python, so that a job's code digest sees a change of it.
+No fragment asks for anything from anywhere. Knows HTML and matplotlib's SVG; knows no table of ours. How they are set
+is in layout.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+from html import escape, unescape
 from typing import Any
 
 from matplotlib import pyplot as plt
@@ -53,12 +53,21 @@ def paragraph(text: Any, kind: str = "") -> Html:
 
 def code(text: Any) -> Html:
     """A name as it stands in files and configs; a long one may break after an underscore or a slash."""
-    return Html(f"<code>{re.sub('(?<=[_/])', '<wbr>', html(text))}</code>")
+    return Html(f"<code>{_breakable(text)}</code>")
+
+
+def _breakable(text: Any) -> str:
+    return re.sub("(?<=[_/])", "<wbr>", html(text))
 
 
 def bold(text: Any) -> Html:
     """Strong text."""
     return Html(f"<strong>{html(text)}</strong>")
+
+
+def link(text: Any, target: str) -> Html:
+    """A link that a reader may follow; nothing is loaded from it."""
+    return Html(f'<a href="{escape(target, quote=True)}">{html(text)}</a>')
 
 
 def inline(*parts: Any) -> Html:
@@ -82,7 +91,7 @@ def table(
     if not entries:
         return paragraph("No rows.", "note")
     heads = dict(columns) if columns is not None else {key: key for key in entries[0]}
-    head = "".join(f'<th scope="col"{_align(key, numeric)}>{html(text)}</th>' for key, text in heads.items())
+    head = "".join(f'<th scope="col"{_align(key, numeric)}>{_breakable(text)}</th>' for key, text in heads.items())
     body = []
     for entry in entries:
         cells = "".join(_cell(entry.get(key), text, key in numeric) for key, text in heads.items())
@@ -98,7 +107,26 @@ def table(
 def _cell(value: Any, head: str, number: bool) -> str:
     kinds = ["number"] * number + ["empty"] * (value is None or str(value) in ("", "\u2013"))
     names = f' class="{" ".join(kinds)}"' if kinds else ""
-    return f'<td data-head="{escape(head, quote=True)}"{names}><div>{html(value)}</div></td>'
+    place = sort_value(value)
+    order = "" if place is None else f' data-sort="{place:.6g}"'
+    return f'<td data-head="{escape(head, quote=True)}"{order}{names}><div>{html(value)}</div></td>'
+
+
+_tags = re.compile(r"<[^>]+>")
+_number = re.compile(r"(?:p )?[=<>\u00d7]? ?([+-]?[\d,]*\.?\d+)(?:/([\d,]+))?(?![\w.])")
+
+
+def sort_value(value: Any) -> float | None:
+    """Return the number by which a cell is sorted: its first one, of a count k/n their quotient; None for words."""
+    text = unescape(_tags.sub("", html(value))).replace("\u00a0", " ").replace("\u2212", "-").strip()
+    found = _number.match(text)
+    if not found:
+        return None
+    number = float(found[1].replace(",", ""))
+    if not found[2]:
+        return number
+    n = float(found[2].replace(",", ""))
+    return number / n if n else None
 
 
 def _align(key: str, numeric: Sequence[str]) -> str:
@@ -150,115 +178,3 @@ def side_by_side(*parts: Html) -> Html:
 def details(summary: str, body: Html) -> Html:
     """A part that is folded on screen and open on paper."""
     return Html(f"<details><summary>{escape(summary)}</summary>{body.text}</details>")
-
-
-CSS = """
-:root { --ink: #1a1a1a; --soft: #555; --line: #d0d0d0; --tint: #f6f6f4; --blue: #00528a; }
-* { box-sizing: border-box; }
-html { -webkit-text-size-adjust: 100%; }
-body { margin: 0; background: #fff; color: var(--ink); font: 17px/1.55 Charter, "Bitstream Charter", "Source Serif 4",
-  "Iowan Old Style", Georgia, "Times New Roman", serif; }
-main { max-width: 62rem; margin: 0 auto; padding: 2.2rem 1.25rem 4rem; }
-main > * { max-width: 62rem; }
-p, ul, ol, blockquote { max-width: 42rem; }
-h1, h2, h3, table, figcaption, .facts dt, .verdict, .note, .warning, summary, header .line, nav, footer {
-  font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, "DejaVu Sans", sans-serif; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; letter-spacing: -.01em; max-width: 34rem; }
-h2 { font-size: 1.2rem; line-height: 1.3; margin: 2.8rem 0 .7rem; padding-top: .8rem;
-  border-top: 1.5px solid var(--ink); }
-h3 { font-size: 1rem; margin: 1.8rem 0 .5rem; }
-p { margin: .6rem 0; }
-a { color: var(--blue); }
-code { font: .86em/1.4 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace;
-  overflow-wrap: break-word; }
-.note { font-size: .82rem; color: var(--soft); line-height: 1.5; }
-.warning { border: 2px solid #9a2f00; color: #7a2500; padding: .55rem .8rem; font-size: .92rem; font-weight: 600;
-  max-width: none; }
-.facts { display: grid; grid-template-columns: 10.5rem 1fr; margin: 1.2rem 0; border-top: 1px solid var(--line); }
-.facts dt, .facts dd { margin: 0; padding: .42rem 0; border-bottom: 1px solid var(--line); }
-.facts dt { font-size: .84rem; font-weight: 650; padding-top: .5rem; padding-right: 1rem; }
-.facts dd { font-size: .94rem; line-height: 1.45; } .facts dd p { margin: 0 0 .2rem; max-width: none; }
-.table { margin: 1rem 0 1.4rem; overflow-x: auto; }
-.table:focus-visible { outline: 2px solid var(--blue); }
-table { border-collapse: collapse; font-size: .84rem; line-height: 1.4; font-variant-numeric: tabular-nums;
-  min-width: 60%; }
-caption { text-align: left; font-size: .84rem; color: var(--soft); padding-bottom: .45rem; }
-th, td { text-align: left; vertical-align: top; padding: .38rem 1.1rem .38rem 0; border-bottom: 1px solid var(--line); }
-th { border-bottom: 1.5px solid var(--ink); font-weight: 650; vertical-align: bottom; }
-.number { text-align: right; white-space: nowrap; } th.number { white-space: normal; }
-.row { display: flex; flex-wrap: wrap; gap: .6rem 2.2rem; align-items: flex-start; }
-.row > .table { flex: 1 1 24rem; min-width: 0; } .row th, .row td { padding-right: .8rem; }
-figure { margin: 1rem 0 1.4rem; flex: 0 1 452px; min-width: 0; max-width: 452px; }
-figure.whole { flex-basis: 100%; max-width: none; }
-figure img { display: block; width: 100%; height: auto; }
-figcaption { font-size: .82rem; color: var(--soft); line-height: 1.5; margin-top: .5rem; }
-.verdict { font-size: .84rem; font-weight: 650; white-space: nowrap; }
-.supported { color: #00614a; } .refuted { color: #9a2f00; } .inconclusive { color: #6a5000; }
-.not_tested { color: #555; }
-details { margin: .8rem 0; } summary { cursor: pointer; font-size: .88rem; font-weight: 600; }
-nav { font-size: .84rem; margin: 1rem 0 0; line-height: 1.9; } nav a { margin-right: 1.1rem; white-space: nowrap; }
-footer { margin-top: 3rem; font-size: .78rem; color: var(--soft); }
-pre { overflow-x: auto; font-size: .8rem; background: var(--tint); padding: .7rem; }
-@media (max-width: 640px) {
-  body { font-size: 16px; } main { padding: 1.2rem 1rem 3rem; }
-  .facts { grid-template-columns: 1fr; } .facts dt { border-bottom: 0; padding-bottom: 0; }
-  .facts dd { padding-top: .1rem; }
-  .stacked table, .stacked caption, .stacked tbody, .stacked tr { display: block; min-width: 0; }
-  .stacked thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-  .stacked tr { border-bottom: 1px solid var(--line); padding: .5rem 0; }
-  .stacked td { display: grid; grid-template-columns: 7.2rem 1fr; gap: .6rem; border: 0; padding: .08rem 0;
-    text-align: left; white-space: normal; }
-  .stacked td::before { content: attr(data-head); color: var(--soft); }
-  .stacked td.empty { display: none; }
-  .stacked td:first-child { display: block; font-weight: 650; } .stacked td:first-child::before { content: none; }
-  table { min-width: 100%; } th, td { padding-right: .8rem; }
-}
-@media print {
-  @page { margin: 16mm 15mm; }
-  html { font-size: 12px; } body { font-size: 10pt; } main, main > * { max-width: none; } main { padding: 0; }
-  nav { display: none; }
-  h2 { break-after: avoid; margin-top: 1.6rem; } figure, tr, .facts dd { break-inside: avoid; }
-  .table { overflow: visible; } .row { display: block; }
-  figure { display: inline-block; vertical-align: top; width: 47%; margin-right: 2%; }
-  details::details-content { content-visibility: visible; block-size: auto; }
-  a { color: inherit; text-decoration: none; }
-}
-"""
-
-# Jinja, rendered by nbconvert: code is left out, fragments and text come as the cells gave them.
-TEMPLATE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="generator" content="FLASHTrail">
-<title>{{ resources.flashtrail.title }}</title>
-<link rel="icon" href="data:,">
-<style>{{ resources.flashtrail.css }}</style>
-</head>
-<body>
-<main>
-{%- for cell in nb.cells %}
-{%- if cell.cell_type == 'markdown' %}
-{{ cell.source | markdown2html }}
-{%- elif cell.cell_type == 'code' %}
-{%- for output in cell.outputs %}
-{%- if output.output_type in ('display_data', 'execute_result') %}
-{%- if 'text/html' in output.data %}
-{{ output.data['text/html'] }}
-{%- elif 'image/png' in output.data %}
-<figure><img alt="figure" src="data:image/png;base64,{{ output.data['image/png'] | replace('\\n', '') }}"></figure>
-{%- elif 'text/plain' in output.data %}
-<pre>{{ output.data['text/plain'] | e }}</pre>
-{%- endif %}
-{%- elif output.output_type == 'stream' and output.name == 'stdout' %}
-<pre>{{ output.text | e }}</pre>
-{%- endif %}
-{%- endfor %}
-{%- endif %}
-{%- endfor %}
-<footer>{{ resources.flashtrail.footer }}</footer>
-</main>
-</body>
-</html>
-"""

@@ -1,6 +1,6 @@
 """A notebook executed with a run's files as its parameter, and one HTML file that asks nothing of any network.
 
-papermill executes, nbconvert exports with the template of page.py; the result is refused if it would load a script, a
+papermill executes, nbconvert exports with the template of layout.py; the result is refused if it would load a script, a
 style or an image from elsewhere. Knows notebooks and HTML; knows no table.
 """
 
@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from flashtrail import provenance
 from flashtrail.errors import UserError
-from flashtrail.evidence import page
+from flashtrail.evidence import layout
 
 _SOURCE = Path(__file__).resolve().parents[2]
 _FOOTER = (
@@ -105,11 +106,11 @@ def export(notebook: str | Path) -> str:
     content = nbformat.read(str(notebook), as_version=4)
     exporter = HTMLExporter(
         template_file="flashtrail.html.j2",
-        extra_loaders=[DictLoader({"flashtrail.html.j2": page.TEMPLATE})],
+        extra_loaders=[DictLoader({"flashtrail.html.j2": layout.TEMPLATE})],
         exclude_anchor_links=True,
     )
-    resources = {"flashtrail": {"title": _title(content), "css": page.CSS, "footer": _FOOTER}}
-    text, _ = exporter.from_notebook_node(content, resources=resources)
+    body, _ = exporter.from_notebook_node(content)
+    text = layout.document(_title(content), body, _FOOTER)
     outside = external_references(text)
     if outside:
         raise UserError(f"{notebook}: the page would load {outside[0]} from elsewhere; embed it")
@@ -120,7 +121,7 @@ def _title(notebook: Any) -> str:
     for cell in notebook.cells:
         match = re.search(r"^# (.+)$|<h1[^>]*>(.+?)</h1>", _text_of(cell), re.MULTILINE)
         if match:
-            return f"FLASHTrail: {match[1] or match[2]}"
+            return f"FLASHTrail: {unescape(match[1] or match[2])}"
     return "FLASHTrail"
 
 

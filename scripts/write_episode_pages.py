@@ -1,0 +1,15 @@
+"""Write the pages of one arm's episodes (rule write_episode_pages)."""
+
+from flashtrail.evidence import episode_pages, tables
+from flashtrail.jobs import Job, run
+
+
+def main(job: Job) -> None:
+    """Write the arm's directory of pages, whole: the list is the output that the workflow knows."""
+    files = {name: job.input[name] for name in tables.SCHEMAS}
+    count = episode_pages.write_arm(job.directory("pages"), files, job.input["sheets"])
+    print(f"{job.output['pages']}: {count} episodes", flush=True)
+
+
+if __name__ == "__main__":
+    run(main, globals().get("snakemake"))

@@ -1,0 +1,47 @@
+"""How episodes ended, in four kinds: success, time ran out without and under a fault, infrastructure.
+
+The one place where an episode's kind is decided; counts and pages both come from here. Knows the tables' columns;
+draws nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from flashtrail.evidence.tables import EPISODE_KEY
+
+# kind: in words
+KINDS = {
+    "success": "success",
+    "horizon": "time ran out, no fault",
+    "perturbation": "time ran out under a fault",
+    "infrastructure": "infrastructure error",
+}
+
+
+def kinds(episodes: pd.DataFrame, rounds: pd.DataFrame) -> pd.Series:
+    """Return each episode's kind, in the order and with the index of `episodes`.
+
+    success; horizon: time ran out though no round was touched by a condition; perturbation: time ran out in an episode
+    with at least one touched round (which need not be why); infrastructure: errors, which the merge stops at.
+    """
+    key = list(EPISODE_KEY)
+    touched = rounds.groupby(key)["condition_applied"].any().rename("touched").reset_index()
+    hit = episodes[key].merge(touched, on=key, how="left")["touched"].eq(True).to_numpy()
+    found = pd.Series("horizon", index=episodes.index, dtype=object)
+    found[hit] = "perturbation"
+    found[episodes["outcome"] == "success"] = "success"
+    found[episodes["outcome"] == "error"] = "infrastructure"
+    return found
+
+
+def taxonomy(episodes: pd.DataFrame, rounds: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:
+    """Return how many episodes of each arm ended in which way: arm, n, and a column per kind."""
+    kind = kinds(episodes, rounds)
+    rows = []
+    for arm in arms:
+        counts = kind[episodes["arm"] == arm].value_counts()
+        rows.append({"arm": arm, "n": int(counts.sum()), **{name: int(counts.get(name, 0)) for name in KINDS}})
+    return pd.DataFrame(rows)

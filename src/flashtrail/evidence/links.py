@@ -1,0 +1,43 @@
+"""Names and places of the episodes' pages, as reports and the pages themselves link to them.
+
+    episodes/index.html                     every start, with its end in every arm
+    episodes/ARM/index.html                 an arm's episodes; anchors: its tasks, and the ways to end
+    episodes/ARM/SUITE_task_0_init_003_repeat_0.html
+    episodes/ARM/videos/                    films, where they were kept
+
+All links are relative. Knows the key of an episode; reads no file, writes no HTML.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+DIRECTORY, INDEX = "episodes", "index.html"
+
+
+def directory(arm: str) -> str:
+    """Return the name of an arm's directory; an imported arm may be called anything."""
+    return re.sub(r"[^\w.-]", "_", arm)
+
+
+def file_name(row: Mapping[str, Any]) -> str:
+    """Return the name of an episode's page within its arm's directory."""
+    return f"{stem(row)}.html"
+
+
+def stem(row: Mapping[str, Any]) -> str:
+    """Return what an episode's page and film are called, without suffix."""
+    suite = re.sub(r"[^\w.-]", "_", str(row["suite"]))
+    return f"{suite}_task_{row['task_id']}_init_{row['init_state']:03d}_repeat_{row['repeat']}"
+
+
+def task_anchor(task: int) -> str:
+    """Return the anchor of a task in an arm's list."""
+    return f"task-{task}"
+
+
+def start_anchor(row: Mapping[str, Any]) -> str:
+    """Return the anchor of a start (suite, task, initial state, repeat) in the index of all arms."""
+    return stem(row)
