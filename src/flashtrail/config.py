@@ -64,7 +64,7 @@ class Policy(_Strict):
     tokenizer: str = Field(description="SentencePiece model: gs:// or a path")
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    backend: Literal["auto", "torch", "triton"] = Field("auto", description="what computes; auto: Triton on CUDA")
+    backend: Literal["auto", "torch", "triton"] = Field("auto", description="what computes; auto: see docs/flash.md")
     threads: int = Field(1, ge=1, description="torch threads of one server (CPU)")
     published: str | None = Field(None, description="key of the published figures to stand beside ours")
 

@@ -1,6 +1,8 @@
-"""Which runtime computes: PyTorch everywhere, Triton kernels on a CUDA device. `auto` takes the kernels where it can.
+"""Which runtime computes: PyTorch everywhere, Triton kernels on a CUDA device where they are asked for by name.
 
-Asking is cheap and imports no kernel. Why `auto` did not take them is a warning and part of the runtime's description.
+`auto` takes PyTorch until the kernels have been checked on a device (KERNELS_CHECKED_ON_A_DEVICE), and after that the
+kernels wherever they can run. Asking is cheap and imports no kernel. Why a backend was taken is part of the runtime's
+description.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,18 @@ from flashtrail.flash.runtime import TorchRuntime
 from flashtrail.flash.settings import FlashSettings
 
 BACKENDS = ("auto", "torch", "triton")
+# To be set once conformance, decisions and times have been seen on a GPU (docs/kernels.md); `auto` follows it.
+KERNELS_CHECKED_ON_A_DEVICE = False
 _SUPPORTED = "float32", "bfloat16"
 ROOM = 1.25  # buffers, activations and libraries beside the weights
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A backend, 'torch' or 'triton', and why it was taken."""
+
+    name: str
+    why: str
 
 
 def interpreted() -> bool:
@@ -47,23 +60,25 @@ def why_not_triton(device: str, dtype: str) -> str | None:
     return None
 
 
-def choose(backend: str, device: str, dtype: str) -> str:
-    """'torch' or 'triton' for what was asked. DeviceError where 'triton' cannot be had; SettingsError for others."""
+def choose(backend: str, device: str, dtype: str) -> Choice:
+    """The backend for what was asked. DeviceError where 'triton' cannot be had; SettingsError for an unknown name."""
     if backend not in BACKENDS:
         raise SettingsError(f"backend {backend!r} is not known; use one of {', '.join(BACKENDS)}")
     if backend == "torch":
-        return "torch"
+        return Choice("torch", "asked for by name")
+    if backend == "auto" and weights.resolve_device(device).type != "cuda":
+        return Choice("torch", "auto: the device is a CPU")  # the interpreter is for tests
+    if backend == "auto" and not KERNELS_CHECKED_ON_A_DEVICE:
+        return Choice("torch", "auto: the kernels have not been checked on a device yet; backend triton takes them")
     reason = why_not_triton(device, dtype)
     if backend == "triton":
         if reason is not None:
             raise DeviceError(f"backend triton cannot be used: {reason}; or use backend torch")
-        return "triton"
-    if weights.resolve_device(device).type != "cuda":
-        return "torch"  # expected on a CPU; the interpreter is for tests
+        return Choice("triton", "asked for by name")
     if reason is not None:
         warnings.warn(f"backend auto takes torch: {reason}", stacklevel=2)
-        return "torch"
-    return "triton"
+        return Choice("torch", f"auto: {reason}")
+    return Choice("triton", "auto: the kernels can run on this device")
 
 
 def check_device(device: str, dtype: str, dims: Pi0Dims | None = None) -> None:
@@ -94,11 +109,13 @@ def load_runtime(
     settings: FlashSettings | None = None,
 ) -> TorchRuntime:
     """A runtime from artifact directories, warmed up where it records programs. Raises ArtifactError, DeviceError."""
-    cls = runtime_class(choose(backend, device, dtype))
+    choice = choose(backend, device, dtype)
+    cls = runtime_class(choice.name)
     check_device(device, dtype)
     if weights.resolve_device(device).type == "cuda":
         check_device(device, dtype, weights.read_dims(base_dir))
     runtime = cls.load(base_dir, draft_dir, device, dtype)
+    runtime.backend_why = choice.why
     warm_up(runtime, settings)
     return runtime
 

@@ -48,6 +48,7 @@ class TorchRuntime(BatchedStages):
     """
 
     backend = "torch"
+    backend_why = ""  # why this one was taken, where there was a choice
 
     def __init__(
         self,
@@ -85,11 +86,11 @@ class TorchRuntime(BatchedStages):
         return cls(base, dims, draft, draft_dims, manifests, Path(base_dir))
 
     def describe(self) -> dict[str, Any]:
-        """Artifact digests, device and number format."""
+        """Artifact digests, device, number format, and which backend computes and why."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
         digests = {f"{kind}_digest": m.get("digest") for kind, m in self.manifests.items()}
         facts = {"device": str(self.device), "device_name": name, "dtype": str(self.dtype).split(".")[-1]}
-        return digests | facts | {"backend": self.backend}
+        return digests | facts | {"backend": self.backend, "backend_why": self.backend_why}
 
     def synchronize(self) -> None:
         if self.device.type == "cuda":
