@@ -242,7 +242,9 @@ def rms_norm(x: Tensor, scale: Tensor, *, out: Tensor | None = None) -> Tensor:
     count, width = x.shape
     _check("x", x, (count, width))
     result = _result(out, (count, width), x)
-    _start(rows.rms_norm_kernel, (count,), x, scale, result, width, EPS=RMS_EPS, BLOCK=power_of_two(width))
+    some = tiles.pointwise_rows(count, width, _processors(x.device))
+    constants = {"EPS": RMS_EPS, "ROWS": some, "BLOCK": power_of_two(width)}
+    _start(rows.rms_norm_kernel, (blocks(count, some),), x, scale, result, count, width, **constants)
     return result
 
 
@@ -256,10 +258,11 @@ def rope_into_cache(
     _check("cache_k", cache_k, (count, kv_heads, head_dim))
     _check("cache_v", cache_v, (count, kv_heads, head_dim))
     q = torch.empty((count, num_heads, head_dim), dtype=qkv.dtype, device=qkv.device)
+    some = tiles.pointwise_rows(count * heads, head_dim, _processors(qkv.device))
     constants = {"HQ": num_heads, "HKV": kv_heads, "HALF": head_dim // 2}
-    constants |= {"HEADS": power_of_two(heads), "BLOCK": power_of_two(head_dim // 2)}
-    arguments = (qkv, *tables, q if num_heads else cache_k, cache_k, cache_v)
-    _start(rows.rope_into_cache_kernel, (count,), *arguments, **constants)
+    constants |= {"ROWS": some, "BLOCK": power_of_two(head_dim // 2)}
+    arguments = (qkv, *tables, q if num_heads else cache_k, cache_k, cache_v, count * heads)
+    _start(rows.rope_into_cache_kernel, (blocks(count * heads, some),), *arguments, **constants)
     return q
 
 
@@ -269,5 +272,7 @@ def gated_gelu(gate_up: Tensor, *, out: Tensor | None = None) -> Tensor:
     _check("gate_up", gate_up, (count, 2 * inner))
     result = _result(out, (count, inner), gate_up)
     block = min(1024, power_of_two(inner))
-    _start(rows.gated_gelu_kernel, (count, blocks(inner, block)), gate_up, result, inner, BLOCK=block)
+    some = tiles.pointwise_rows(count, block, _processors(gate_up.device))
+    grid = (blocks(count, some), blocks(inner, block))
+    _start(rows.gated_gelu_kernel, grid, gate_up, result, count, inner, ROWS=some, BLOCK=block)
     return result

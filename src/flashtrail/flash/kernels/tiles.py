@@ -37,6 +37,12 @@ def _within(n: int, most: int) -> int:
     return max(SMALLEST, min(most, power_of_two(n)))
 
 
+def pointwise_rows(rows: int, width: int, processors: int) -> int:
+    """Rows of `width` numbers that one program takes: two programs a processor, at most 4,096 numbers in registers."""
+    most = min(blocks(rows, 2 * processors), 4096 // power_of_two(width))
+    return power_of_two(most + 1) // 2 if most > 1 else 1
+
+
 def product(rows: int, inner: int, columns: int, processors: int, *, outputs: int = 1) -> Tile:
     """For few rows: narrow column blocks, so that every processor reads a part of the weight.
 
