@@ -9,7 +9,8 @@ import torch
 from flashtrail.checkpoints.artifact import convert_base, convert_draft
 from flashtrail.flash import weights
 from flashtrail.flash.transforms import Tokenizer
-from flashtrail.training import dataset, draft, evaluate, export, tokenizer
+from flashtrail.training import comparison, dataset, draft, evaluate, export, pipeline, tokenizer
+from flashtrail.training.policy import Recipe
 
 
 @pytest.fixture(scope="session")
@@ -99,3 +100,31 @@ def test_summary_counts_by_task():
     assert (figures["all"]["k"], figures["all"]["n"]) == (13, 20)
     assert figures["tasks"]["0"]["k"] == 3
     assert figures["accepted_mean"] == 9.0
+
+
+def test_patches_are_trained_to_the_end_and_played_as_an_artifact(tmp_path, demos, demo_dir, dims, words, monkeypatch):
+    place = pipeline.Workplace(tmp_path / "work", tmp_path / "resources")
+    place.root.mkdir()
+    place.demos.symlink_to(demo_dir)
+    (place.root / "tokenizer.model").write_bytes(words.read_bytes())
+    vision = dataclasses.replace(dims.vision, stem=None, patch=32)
+    patches = dataclasses.replace(dims, vision=vision, vocab_size=tokenizer.size(words))
+    stuff = dataclasses.replace(pipeline.material(place), dims=patches)
+    monkeypatch.setattr(pipeline, "material", lambda place, stem: stuff)
+    monkeypatch.setitem(pipeline.RECIPES, pipeline.BASE, Recipe(steps=2, batch=4, threads=1))
+    played = []
+
+    def play(base, draft_dir, **choices):
+        played.append(weights.load_base(base))
+        rows = range(10)
+        return [
+            dict(task=0, scene=0, init_state=i, success=i < 4, steps=9, rounds=1, draft_rounds=0, accepted=0)
+            for i in rows
+        ]
+
+    monkeypatch.setattr(comparison.evaluate, "evaluate", play)
+    figures = comparison.trial(place)
+    ((tensors, seen, _),) = played
+    assert seen == patches and tensors["vision.patch_embed.weight"].shape[0] == 32 * 32 * 3
+    assert (figures["all"]["k"], figures["all"]["n"]) == (4, 10)
+    assert evaluate.read(tmp_path / "work/comparison/patch_trial.json")["summary"] == figures
