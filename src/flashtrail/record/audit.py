@@ -1,0 +1,116 @@
+"""``flashtrail audit``: is this bundle what it says? One line a check; the exit code is 1 if any of them fails.
+
+Knows which questions are asked in which order and how the answers are printed; the questions are in `checks`, the
+rerun of episodes in `sample`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from flashtrail import provenance
+from flashtrail.errors import UserError
+from flashtrail.record import checks as questions
+from flashtrail.record import manifest
+from flashtrail.record.checks import Check
+from flashtrail.record.run import Run
+
+_SHOWN = 5
+
+
+def checks(run: Run, digest: str | None = None) -> Iterator[Check]:
+    """Yield every check of a bundle in order; `digest` is the manifest's own, as it was published elsewhere."""
+    yield _guarded("checksums", lambda: questions.checksums(run))
+    if digest is not None:
+        own = provenance.sha256_file(run.root / manifest.NAME)
+        yield Check("digest", own, [] if own == digest else [f"the bundle's is {own}, not {digest}"])
+    for name, question in (
+        ("row digests", questions.row_digests),
+        ("RO-Crate", questions.described),
+        ("engine's record", questions.engine_record),
+        ("config", questions.config_agrees),
+        ("ledgers", questions.ledgers),
+        ("integrality", questions.integrality),
+    ):
+        yield _guarded(name, lambda ask=question: ask(run))  # type: ignore[misc]
+    for name, several in (
+        ("tables", questions.merged),
+        ("summaries", questions.summarised),
+        ("verdicts", questions.verdicts),
+    ):
+        try:
+            yield from several(run)
+        except (UserError, LookupError, ValueError, TypeError) as error:
+            yield _broken(name, error)
+
+
+def _guarded(name: str, ask: object) -> Check:
+    """Return a check's answer; what cannot even be read is a failed check, not the end of the audit."""
+    try:
+        return ask()  # type: ignore[operator,no-any-return]
+    except (UserError, LookupError, ValueError, TypeError) as error:
+        return _broken(name, error)
+
+
+def _broken(name: str, error: Exception) -> Check:
+    said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return Check(name, "could not be checked", [said])
+
+
+def report(found: Check) -> bool:
+    """Print a check as one line, with the first problems by name; return whether all is well."""
+    if not found.problems:
+        print(f"ok    {found.name}: {found.detail}", flush=True)
+        return True
+    shown = "; ".join(found.problems[:_SHOWN])
+    more = f"; and {len(found.problems) - _SHOWN} more" if len(found.problems) > _SHOWN else ""
+    print(f"FAIL  {found.name}: {shown}{more}", flush=True)
+    return False
+
+
+# --- the command ---
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's flags."""
+    add = parser.add_argument
+    add("bundle", type=Path, help="a bundle: its directory or its zip")
+    add("--digest", metavar="SHA256", help="the digest printed when it was made, kept elsewhere")
+    add("--rerun", metavar="SHARE", help="rerun a random sample of the episodes and compare: 5%% or a number")
+    add("--seed", type=int, default=0, help="which sample (default: 0)")
+    add("--artifacts", type=Path, metavar="DIR", help="results/artifacts, where the bundle has no weights")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Audit a bundle; 0 if every check passes, 1 if one does not."""
+    with tempfile.TemporaryDirectory(prefix="flashtrail-audit-") as scratch:
+        bundle = Run(_unpacked(arguments.bundle, Path(scratch)))
+        well = [report(check) for check in checks(bundle, arguments.digest)]
+        if arguments.rerun is not None:
+            from flashtrail.record import sample
+
+            rerun = sample.rerun(bundle, arguments.rerun, arguments.seed, arguments.artifacts)
+            well += [report(check) for check in rerun]
+    failed = well.count(False)
+    print(f"{len(well) - failed} of {len(well)} checks passed", file=sys.stdout if not failed else sys.stderr)
+    return int(failed > 0)
+
+
+def _unpacked(bundle: Path, scratch: Path) -> Path:
+    """Return the bundle's directory; a zip is unpacked into `scratch`."""
+    if not bundle.is_file():
+        return bundle
+    try:
+        with zipfile.ZipFile(bundle) as archive:
+            archive.extractall(scratch)
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{bundle} is neither a directory nor a zip ({error})") from None
+    (inside, *others) = [p for p in scratch.iterdir() if p.is_dir()] or [scratch]
+    if others:
+        raise UserError(f"{bundle} holds {len(others) + 1} directories, a bundle is one")
+    return inside

@@ -1,0 +1,189 @@
+"""``flashtrail bundle``: one directory with everything that a stranger needs to check a finished run, and a zip of it.
+
+Keeps the run's relative paths; adds what the engine says of the run (`engine`), a digest of every row (`rows`), an
+RO-Crate (`crate`) and checksums (`manifest`), then audits the result: a bundle that does not pass is not left behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flashtrail import __version__, provenance
+from flashtrail.errors import UserError
+from flashtrail.record import audit, crate, engine, manifest, rows
+from flashtrail.record.run import REPORT, SHARD_FILES, Run
+
+ABOUT = "record/bundle.json"
+WEIGHTS_BYTES = 64 << 20  # artifacts up to this size travel along, so that episodes can be rerun from the bundle alone
+_CODE = ("src", "rules", "scripts", "notebooks", "profiles", "envs", "resources/published")
+_FILES = ("Snakefile", "Makefile", "pyproject.toml", "README.md", "LICENSE", "CITATION.cff", "config.yaml")
+_RECORDS = (
+    "results/tables/*/*.parquet",
+    "results/summaries/*.json",
+    "results/claims/*.json",
+    "results/profile/*/*.parquet",
+    "results/profile/*/*.json",
+    "results/smoke/*/*.json",
+    "results/smoke/*/*.parquet",
+    "results/checkpoints/*/*.json",
+    "results/artifacts/*/*/manifest.json",
+    "results/parity/*.json",
+    "results/environments/*.json",
+    "results/benchmarks/**/*.tsv",
+    "results/logs/**/*",
+    "reports/*.html",
+    "reports/*.ipynb",
+    f"{engine.METADATA}/**/*",
+)
+_LEFT_OUT = ("__pycache__", ".egg-info", ".ipynb_checkpoints", ".partial")
+_FIRST_DAY = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What goes into a bundle. `profile`: the Snakemake profile of the run; None leaves out what the engine says."""
+
+    profile: str | None = "profiles/local"
+    videos: bool = False
+    weights_bytes: int = WEIGHTS_BYTES
+
+
+def build(root: str | Path, out: str | Path, settings: Settings | None = None) -> dict[str, Any]:
+    """Bundle the finished run in `root` as directory `out` and ``out.zip``; return what was bundled (record/bundle.json).
+
+    Raises UserError for a run that is not finished or contradicts itself, naming what; then nothing is left behind.
+    """
+    settings, run, target = settings or Settings(), Run(root), Path(out)
+    if target.exists() and not (target / manifest.NAME).is_file():
+        raise UserError(f"{target} is there and is no bundle: give another --out, or remove it")
+    with provenance.write_atomic(target) as place:
+        place.mkdir()
+        chosen = _chosen(run, settings)
+        for file in chosen:
+            (place / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(run.path(file), place / file)
+        about = _about(run, settings, place)
+        provenance.json_dump(about, place / ABOUT)
+        rows.write_digests(place, [f for f in chosen if f.endswith(".parquet")])
+        bundle = Run(place)
+        inputs = ["config.yaml", run.evaluation["input"]["claims"]]
+        crate.write(place, list(bundle.files()), "FLASHTrail run", inputs, [run.evaluation["output"]["claims"], REPORT])
+        about["digest"] = manifest.write(place, bundle.files())
+        failed = [check for check in audit.checks(bundle) if check.problems]
+        if failed:
+            raise UserError(f"this run does not pass its own audit: {failed[0].name}: {failed[0].problems[0]}")
+    _zip(target)
+    return about
+
+
+def _chosen(run: Run, settings: Settings) -> list[str]:
+    """Return the files of the run that are bundled, relative and sorted; UserError for one that has to be there."""
+    needed = [*_FILES, run.evaluation["input"]["claims"], run.evaluation["output"]["claims"], REPORT]
+    for arm in run.arms:
+        needed += [path.relative_to(run.root).as_posix() for path in run.tables(arm).values()]
+        needed += [f"{shard.directory}/{name}" for shard in run.shards(arm) for name in SHARD_FILES]
+    missing = [file for file in needed if not run.path(file).is_file()]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(f"{missing[0]}{more} missing: this run is not finished; make report, then try again")
+    found = {*needed, *_under(run.root, [f"{folder}/**/*" for folder in _CODE]), *_under(run.root, _RECORDS)}
+    if settings.videos:
+        found |= set(_under(run.root, ["results/rollouts/*/task_*/videos/*.mp4"]))
+    weights = set(_under(run.root, ["results/artifacts/*/*/*"])) - found
+    if sum(run.path(file).stat().st_size for file in weights) <= settings.weights_bytes:
+        found |= weights
+    return sorted(found)
+
+
+def _under(root: Path, patterns: Iterable[str]) -> list[str]:
+    files = [p.relative_to(root) for pattern in patterns for p in root.glob(pattern) if p.is_file()]
+    return [f.as_posix() for f in files if not any(part.endswith(_LEFT_OUT) for part in f.parts)]
+
+
+def _about(run: Run, settings: Settings, place: Path) -> dict[str, Any]:
+    described: dict[str, Any] = {"profile": None, "up_to_date": None}
+    configs = ["config.yaml"]
+    if settings.profile is not None:
+        configs += _overlays(run.root, settings.profile)
+        described = {
+            "profile": settings.profile,
+            "up_to_date": engine.describe(run.root, place, settings.profile, REPORT),
+        }
+    sources = sorted((run.root / "src").rglob("*.py"))
+    return {
+        "format": "flashtrail-bundle",
+        "version": 1,
+        "flashtrail": __version__,
+        "code": provenance.digest_tree(sources, run.root / "src") if sources else "",
+        "commit": _commit(run.root),
+        "configs": configs,
+        **described,
+    }
+
+
+def _overlays(root: Path, profile: str) -> list[str]:
+    """Return the config files that a Snakemake profile adds."""
+    found = [p for p in (root / profile / "profile.yaml", root / profile / "config.yaml") if p.is_file()]
+    if not found:
+        raise UserError(f"{profile} has no profile.yaml: give the profile of the run, as --profile profiles/local")
+    files = (yaml.safe_load(found[0].read_text()) or {}).get("configfile", [])
+    return [files] if isinstance(files, str) else [str(file) for file in files]
+
+
+def _commit(root: Path) -> str:
+    """Return the commit of the code, with ``+`` where files differ from it; empty outside of git."""
+    words = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True)
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _zip(directory: Path) -> None:
+    """Write the directory as a zip beside it; the same files give the same bytes."""
+    with (
+        provenance.write_atomic(directory.with_name(f"{directory.name}.zip")) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for file in Run(directory).files():
+            entry = zipfile.ZipInfo(f"{directory.name}/{file}", _FIRST_DAY)
+            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            archive.writestr(entry, (directory / file).read_bytes())
+
+
+# --- the command ---
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's flags."""
+    add = parser.add_argument
+    add("--root", type=Path, default=Path(), metavar="DIR", help="where the run is (default: here)")
+    add("--out", type=Path, default=Path("bundle"), metavar="DIR", help="the bundle (default: bundle, and bundle.zip)")
+    add("--profile", default="profiles/local", metavar="DIR", help="the Snakemake profile of the run")
+    add("--videos", action="store_true", help="take the films along")
+    add("--no-weights", action="store_true", help=f"leave the artifacts out, also below {WEIGHTS_BYTES >> 20} MiB")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Build the bundle and print where it is, its size and its digest."""
+    settings = Settings(arguments.profile, arguments.videos, 0 if arguments.no_weights else WEIGHTS_BYTES)
+    about = build(arguments.root, arguments.out, settings)
+    files = list(Run(arguments.out).files())
+    size = sum(os.path.getsize(arguments.out / file) for file in files)
+    if about["up_to_date"] is False:
+        print("note: code or config changed since this run: make report would run some of it again")
+    print(f"{arguments.out}: {len(files)} files, {size / 1e6:.1f} MB, and {arguments.out}.zip; audited")
+    print(f"digest {about['digest']}  (keep it elsewhere: flashtrail audit --digest compares)")
+    return 0
+

@@ -1,0 +1,264 @@
+"""What an audit looks at, one function a question; each returns what it found, nothing is repaired.
+
+Every answer is recomputed with the functions that made it, or read from a second place that says the same. Knows the
+evidence's own functions and the run's files; reruns no episode (`replay` does).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from flashtrail import config, provenance
+from flashtrail.errors import UserError
+from flashtrail.evidence import claims, merge, summaries, tables
+from flashtrail.evidence.tables import EPISODE_KEY, SCHEMAS
+from flashtrail.record import crate, engine, manifest, rows
+from flashtrail.record.run import SHARD_FILES, Run
+
+RELATIVE = 1e-9  # numbers of two machines may differ in the last digits of a sum; counts and words may not
+_KEY = list(EPISODE_KEY)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question of the audit: `problems` is empty where all is well; `detail` says what was looked at."""
+
+    name: str
+    detail: str
+    problems: list[str] = field(default_factory=list)
+
+
+def checksums(run: Run) -> Check:
+    """Every file is as the manifest says, and there is no other."""
+    found = manifest.verify(run.root, run.files())
+    return Check("checksums", f"{found.files} files", found.problems)
+
+
+def row_digests(run: Run) -> Check:
+    """Every row of every table has its recorded digest, and every table has such a record."""
+    recorded = set(rows.read(run.root / rows.DIGESTS)["file"].to_pylist())
+    present = {f for f in run.files() if f.endswith(".parquet") and f != rows.DIGESTS}
+    problems = [f"{file}: its rows were never recorded" for file in sorted(present - recorded)]
+    return Check("row digests", f"{len(recorded)} tables", problems + rows.changed_rows(run.root))
+
+
+def described(run: Run) -> Check:
+    """The RO-Crate describes every file, nothing that is not there, and gives the files' own SHA-256."""
+    files = [f for f in run.files() if f not in (crate.NAME, manifest.NAME)]
+    named, folders, digests = crate.listed(run.root)
+    problems = [f"{f}: described, but not there" for f in sorted(named - {crate.NAME}) if not (run.root / f).is_file()]
+    problems += [f"{f}: not described" for f in crate.uncovered(files, named, folders)]
+    there = [(f, d) for f, d in digests.items() if (run.root / f).is_file()]
+    problems += [f"{f}: not the file described" for f, d in there if provenance.sha256_file(run.root / f) != d]
+    return Check("RO-Crate", f"{len(named)} files, {len(folders)} folders", problems)
+
+
+def engine_record(run: Run) -> Check:
+    """Files are those whose checksums Snakemake noted when jobs read them."""
+    noted = engine.input_checksums(engine.records(run.root))
+    problems, compared = [], 0
+    for file, digests in sorted(noted.items()):
+        if PurePosixPath(file).is_absolute() or not run.path(file).is_file():
+            continue
+        compared += 1
+        own = provenance.sha256_file(run.path(file))
+        for digest, outputs in sorted(digests.items()):
+            if digest != own:
+                problems.append(f"{file} is not what went into {min(outputs)}")
+    return Check("engine's record", f"{compared} files that jobs read", problems)
+
+
+def config_agrees(run: Run) -> Check:
+    """Config and overlays, read today, ask for what the jobs were told."""
+    about = provenance.json_load(run.root / "record/bundle.json")
+    experiment = config.load(*(run.path(file) for file in about["configs"]))
+    problems = []
+    if list(experiment.arms) != run.arms:
+        problems.append(f"config asks for the arms {', '.join(experiment.arms)}; the run had {', '.join(run.arms)}")
+    for arm in run.arms:
+        if arm not in experiment.arms:
+            continue
+        for shard in run.shards(arm):
+            # A key that newer code knows is not a disagreement; a value that differs is.
+            told, asked = shard.job["params"]["arm"], experiment.arm(arm)
+            odd = difference(told, {k: v for k, v in _only(asked, told).items()})
+            problems += [f"{arm}, task {shard.task_id}: {odd} (run against config)"] if odd else []
+    return Check("config", f"{len(run.arms)} arms, {' + '.join(about['configs'])}", problems)
+
+
+def _only(asked: Any, told: Any) -> Any:
+    if isinstance(asked, Mapping) and isinstance(told, Mapping):
+        return {k: _only(v, told[k]) for k, v in asked.items() if k in told}
+    return asked
+
+
+# --- tables ---
+
+
+def merged(run: Run) -> Iterator[Check]:
+    """Each arm's tables are exactly its shards put together."""
+    for arm in run.arms:
+        shards, count, problems = run.shards(arm), 0, []
+        try:
+            again = merge.merge_shards([run.path(s.directory) for s in shards], run.expected(arm))
+            for name, path in run.tables(arm).items():
+                own = tables.read_table(path, SCHEMAS[name])
+                count += len(own)
+                problems += [f"{name}: {odd} (merged against shard)" for odd in rows.differences(own, getattr(again, name))]
+            stored = tables.read_metadata(run.tables(arm)["episodes"])
+            odd = difference(stored, again.metadata)
+            problems += [f"metadata: {odd}"] if odd else []
+        except UserError as error:
+            problems.append(str(error))
+        yield Check(f"tables of {arm}", f"{count} rows, {len(shards)} shards", problems)
+
+
+def ledgers(run: Run) -> Check:
+    """Each shard's ledger names the episodes, outcomes and pictures that its tables have."""
+    problems, count = [], 0
+    for arm in run.arms:
+        for shard in run.shards(arm):
+            ledger = provenance.json_load(run.path(f"{shard.directory}/ledger.json"))
+            episodes = rows.read(run.path(f"{shard.directory}/episodes.parquet")).to_pylist()
+            found = {f"init_{e['init_state']:03d}_repeat_{e['repeat']}": e for e in episodes}
+            count += len(found)
+            where = f"{arm}, task {shard.task_id}"
+            if set(ledger["outcomes"]) != set(found) or set(ledger["expected"]) != set(found):
+                problems.append(f"{where}: the ledger has other episodes than the table")
+            for name, outcome in ledger["outcomes"].items():
+                if name in found and found[name]["outcome"] != outcome:
+                    problems.append(f"{where}, {name}: ledger {outcome}, table {found[name]['outcome']}")
+            for sheet in rows.read(run.path(f"{shard.directory}/{SHARD_FILES[3]}")).to_pylist():
+                name = f"init_{sheet['init_state']:03d}_repeat_{sheet['repeat']}"
+                if name not in found or found[name]["outcome"] != sheet["outcome"]:
+                    problems.append(f"{where}, {name}: its contact sheet says {sheet['outcome']}")
+    return Check("ledgers", f"{count} episodes", problems)
+
+
+def integrality(run: Run) -> Check:
+    """Each episode's counters are its rounds and steps; it is a success exactly where its last step ended it."""
+    problems, count = [], 0
+    for arm in run.arms:
+        files = run.tables(arm)
+        episodes, rounds, steps = (rows.read(files[name]).to_pandas() for name in ("episodes", "rounds", "steps"))
+        count += len(episodes)
+        simulated = tables.read_metadata(files["episodes"]).get("simulated")
+        problems += _at_odds(episodes, rounds, steps, ends=not simulated)
+    return Check("integrality", f"{count} episodes against their rounds and steps", problems)
+
+
+def _at_odds(episodes: pd.DataFrame, rounds: pd.DataFrame, steps: pd.DataFrame, ends: bool) -> list[str]:
+    own = episodes.set_index(_KEY)
+    by_episode = rounds.assign(
+        draft=(rounds["route"] == "draft").astype(int), taken=rounds["executed"] + rounds["waited_steps"].fillna(0)
+    ).groupby(_KEY)
+    last = steps.sort_values("step").groupby(_KEY).last()
+    drafts = rounds[rounds["route"] == "draft"].groupby(_KEY)["accepted_prefix"].mean()
+    counted = {
+        "rounds": by_episode.size(),
+        "draft_rounds": by_episode["draft"].sum(),
+        "full_rounds": by_episode.size() - by_episode["draft"].sum(),
+        "executed_actions": by_episode["taken"].sum(),
+        "steps": steps.groupby(_KEY).size(),
+        "success": own["outcome"] == "success",
+    }
+    problems = [
+        f"{_named(key)}: {name} {own.at[key, name]}, its rows say {found.get(key, 0):g}"
+        for name, found in counted.items()
+        for key in own.index
+        if own.at[key, name] != found.get(key, 0)
+    ]
+    for key in own.index:
+        stated, mean = own.at[key, "accepted_prefix_mean"], drafts.get(key, math.nan)
+        if not _close(float(stated), float(mean)):
+            problems.append(f"{_named(key)}: accepted_prefix_mean {stated:g}, its draft rounds' {mean:g}")
+        if ends and key in last.index:
+            ended = bool(last.at[key, "done"]) and last.at[key, "reward"] > 0
+            if ended != bool(own.at[key, "success"]):
+                problems.append(f"{_named(key)}: success {own.at[key, 'success']}, its last step says {ended}")
+    return problems
+
+
+def _named(key: Any) -> str:
+    return "/".join(map(str, key))
+
+
+# --- numbers and verdicts ---
+
+
+def summarised(run: Run) -> Iterator[Check]:
+    """Each summary, recomputed, is the one in the bundle; its mean latency is that of its routes' mixture."""
+    problems = []
+    for arm in run.arms:
+        recorded = provenance.json_load(run.summary(arm))
+        odd = difference(recorded, _plain(summaries.summarize_arm(**run.tables(arm))))
+        problems += [f"{arm}: {odd} (recorded against recomputed)"] if odd else []
+    yield Check("summaries", f"{len(run.arms)} arms recomputed", problems)
+    mixed = []
+    for arm in run.arms:
+        table = pa.concat_tables([rows.read(run.tables(arm)["rounds"])])
+        found = summaries.mixture(table.to_pandas())
+        mean, implied = found["mean_ms"], found["implied_ms"]
+        if mean is not None and implied is not None and not math.isnan(mean) and not _close(mean, implied, 1e-6):
+            mixed.append(f"{arm}: mean {mean:.4f} ms, its routes imply {implied:.4f} ms")
+    yield Check("mixture identity", f"{len(run.arms)} arms", mixed)
+
+
+def verdicts(run: Run) -> Iterator[Check]:
+    """Each claim, judged again on the bundle's tables, has the verdict, numbers, rows and sentence on record."""
+    recorded = provenance.json_load(run.path(run.evaluation["output"]["claims"]))
+    again = _plain(claims.evaluate(run.claims_file(), run.evidence()))
+    ours, theirs = ({c["id"]: c for c in side["claims"]} for side in (recorded, again))
+    head = difference(*({k: v for k, v in side.items() if k != "claims"} for side in (recorded, again)))
+    problems = [f"claims.json: {head} (recorded against recomputed)"] if head else []
+    if list(ours) != list(theirs):
+        problems.append(f"claims on record {', '.join(ours)}; claims.yaml has {', '.join(theirs)}")
+    for claim in [c for c in ours if c in theirs]:
+        odd = difference(ours[claim], theirs[claim])
+        if odd:
+            verdict = f"{ours[claim]['verdict']}, recomputed {theirs[claim]['verdict']}; "
+            problems.append(f"{claim}: {verdict}{odd} (recorded against recomputed)")
+    yield Check("verdicts", f"{len(ours)} claims recomputed", problems)
+
+
+def _plain(value: Any) -> Any:
+    """Return what reading the written JSON would give."""
+    import json
+
+    return json.loads(json.dumps(value, default=provenance._plain))
+
+
+def difference(recorded: Any, again: Any, where: str = "") -> str | None:
+    """Return the first place where two JSON values differ, with both values; None where they agree.
+
+    Numbers that are not whole may differ by RELATIVE.
+    """
+    if isinstance(recorded, Mapping) and isinstance(again, Mapping):
+        for key in sorted({*recorded, *again}, key=str):
+            place = f"{where}.{key}" if where else str(key)
+            if key not in recorded or key not in again:
+                return f"{place} is only in the {'second' if key not in recorded else 'first'}"
+            if odd := difference(recorded[key], again[key], place):
+                return odd
+        return None
+    if isinstance(recorded, list) and isinstance(again, list):
+        if len(recorded) != len(again):
+            return f"{where} has {len(recorded)} entries against {len(again)}"
+        return next((odd for i, (a, b) in enumerate(zip(recorded, again, strict=True))
+                     if (odd := difference(a, b, f"{where}[{i}]"))), None)
+    if isinstance(recorded, float) and isinstance(again, int | float) and _close(recorded, float(again)):
+        return None
+    if type(recorded) is not type(again) or recorded != again:
+        return f"{where} {str(recorded)[:60]} against {str(again)[:60]}"
+    return None
+
+
+def _close(a: float, b: float, tolerance: float = RELATIVE) -> bool:
+    return (math.isnan(a) and math.isnan(b)) or math.isclose(a, b, rel_tol=tolerance, abs_tol=1e-12)

@@ -1,0 +1,107 @@
+"""A finished run, or a bundle of one, as its own jobs described it: which files, which arms, which shards.
+
+Every job leaves its inputs, outputs and parameters beside its log (`jobs`), and a bundle keeps the run's relative
+paths, so one reader serves both. Nothing is asked of a config that may have changed since. Knows paths and job files;
+reads no table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from flashtrail import provenance
+from flashtrail.errors import UserError
+
+LOGS = "results/logs"
+TABLES = ("episodes", "rounds", "steps")
+SHARD_FILES = (*(f"{table}.parquet" for table in TABLES), "sheets.parquet", "ledger.json")
+CLAIMS, CLAIMS_FILE = "results/claims/claims.json", "claims.yaml"
+REPORT = "reports/final.html"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One arm and task: `job` is what roll_out_shard was told, `directory` where its tables lie (relative)."""
+
+    arm: str
+    task_id: int
+    job: Mapping[str, Any]
+    directory: str
+
+
+class Run:
+    """The files below `root`: the working directory of a run, or an unpacked bundle."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise UserError(f"{root} is no directory")
+
+    def path(self, relative: str) -> Path:
+        """Return a file of the run; UserError for a path that leaves the run's directory."""
+        pure = PurePosixPath(relative)
+        if pure.is_absolute() or ".." in pure.parts:
+            raise UserError(f"{relative} is not below {self.root}: give config.yaml paths that are relative to it")
+        return self.root / relative
+
+    def job(self, name: str) -> dict[str, Any]:
+        """Return what a job was told, such as ``merge_shards/clean``; UserError where it never ran."""
+        path = self.root / LOGS / f"{name}.json"
+        if not path.is_file():
+            raise UserError(f"{path} is missing: this run is not finished; make report, then try again")
+        return dict(provenance.json_load(path))
+
+    @cached_property
+    def evaluation(self) -> dict[str, Any]:
+        """Return the job that gave the verdicts: its inputs are the evidence, its parameter `arms` their order."""
+        return self.job("evaluate_claims")
+
+    @cached_property
+    def arms(self) -> list[str]:
+        """Return the arms of the run, in the experiment's order."""
+        return [str(arm) for arm in self.evaluation["params"]["arms"]]
+
+    def evidence(self) -> dict[str, Any]:
+        """Return the inputs of `claims.evaluate`, as paths below the root."""
+        kinds = {kind: files for kind, files in self.evaluation["input"].items() if kind != "claims"}
+        placed = {
+            kind: [str(self.path(f)) for f in files] if isinstance(files, list) else str(self.path(files))
+            for kind, files in kinds.items()
+        }
+        return {**placed, "arms": self.arms}
+
+    def claims_file(self) -> Path:
+        """Return the claims as data."""
+        return self.path(self.evaluation["input"]["claims"])
+
+    def tables(self, arm: str) -> dict[str, Path]:
+        """Return an arm's merged tables by name."""
+        output = self.job(f"merge_shards/{arm}")["output"]
+        return {name: self.path(output[name]) for name in TABLES}
+
+    def summary(self, arm: str) -> Path:
+        """Return an arm's summary."""
+        return self.path(f"results/summaries/{arm}.json")
+
+    def expected(self, arm: str) -> dict[str, Any]:
+        """Return which episodes the arm had to have, as the merge was told."""
+        return dict(self.job(f"merge_shards/{arm}")["params"]["expected"])
+
+    def shards(self, arm: str) -> list[Shard]:
+        """Return the arm's shards in the order of their tasks."""
+        found = []
+        for task in self.expected(arm)["tasks"]:
+            job = self.job(f"roll_out_shard/{arm}/task_{task}")
+            directory = PurePosixPath(job["output"]["ledger"]).parent
+            found.append(Shard(arm, int(task), job, str(directory)))
+        return found
+
+    def files(self) -> Iterator[str]:
+        """Yield all files below the root, relative, sorted."""
+        for path in sorted(self.root.rglob("*")):
+            if path.is_file():
+                yield path.relative_to(self.root).as_posix()
