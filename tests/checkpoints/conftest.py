@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import sentencepiece
 
@@ -53,3 +55,17 @@ def artifacts(request: Any, tmp_path_factory: pytest.TempPathFactory, whole_sour
     artifact.convert_base(whole_source, root / "base", request.param, ORIGIN)
     artifact.convert_draft(whole_source / "draft.pt", root / "draft", request.param, root / "base", ORIGIN)
     return root
+
+
+def save_tree(source: Path, tree: dict[str, np.ndarray]) -> None:
+    """Replace the tree below `source`/params, as Orbax saves it."""
+    nested: dict[str, Any] = {}
+    for path, values in tree.items():
+        *parents, last = path.split("/")
+        at = nested
+        for parent in parents:
+            at = at.setdefault(parent, {})
+        at[last] = values
+    shutil.rmtree(source / "params", ignore_errors=True)
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save((source / "params").resolve(), {"params": nested})

@@ -16,7 +16,7 @@ from checkpoints.conftest import G1, ORIGIN
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from flashtrail.checkpoints import artifact, convert, orbax
+from flashtrail.checkpoints import artifact, convert, layouts, orbax
 from flashtrail.errors import UserError
 from flashtrail.flash import weights
 
@@ -47,7 +47,7 @@ def test_the_manifest_describes_the_directory(artifacts: Path) -> None:
     draft = artifact.verify_artifact(artifacts / "draft")
     assert (draft["kind"], sorted(draft["files"])) == ("draft", ["model.safetensors"])
     with safe_open(artifacts / "base" / MODEL, framework="np") as file:
-        assert set(file.keys()) == convert.base_shapes(manifest["dims"]).keys()
+        assert set(file.keys()) == layouts.base_shapes(manifest["dims"]).keys()
 
 
 def test_a_second_conversion_gives_the_same_bytes(artifacts: Path, whole_source: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from checkpoints.conftest import G1, G4
 
-from flashtrail.checkpoints import convert, orbax
+from flashtrail.checkpoints import convert, layouts, orbax
 from flashtrail.errors import UserError
 
 STEM = {"pool": 2, "layers": [{"kernel": 7, "stride": 4, "channels": 24}, {"kernel": 3, "stride": 4, "channels": 48}]}
@@ -39,7 +39,7 @@ def test_both_leaf_conventions_give_identical_tensors(tree: dict[str, np.ndarray
     suffixed = orbax.read_tree(G1 / "checkpoint_value_suffix/params")
     (ours, dims), (theirs, other) = convert.base_tensors(tree), convert.base_tensors(suffixed)
     assert dims == other
-    assert ours.keys() == theirs.keys() == convert.base_shapes(dims).keys()
+    assert ours.keys() == theirs.keys() == layouts.base_shapes(dims).keys()
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
 
 

@@ -74,6 +74,9 @@ LAYOUTS = {
     "one chunk": ([40, 6, 8], {}),
     "bands": ([7, 6, 8], {}),
     "cut across": ([7, 3, 8], {}),
+    "cut across, padded": ([7, 4, 5], {}),
+    "small chunks": ([20, 3, 4], {}),
+    "slashes": ([7, 3, 8], {"dimension_separator": "/"}),
     "column order": ([40, 6, 8], {"order": "F"}),
     "not compressed": ([40, 6, 8], {"compressor": None}),
     "blosc": ([40, 6, 8], {"compressor": {"id": "blosc"}}),
@@ -93,10 +96,29 @@ def test_row_blocks_follow_one_another(
         monkeypatch.setitem(sys.modules, "pyarrow", None)
     else:
         pytest.importorskip("pyarrow", exc_type=ImportError)
-        assert (leaf._chunk_streams() is not None) == (layout in ("one chunk", "bands"))
+        assert (leaf._grid() is None) == (layout in ("column order", "not compressed", "blosc"))
     blocks = list(leaf.row_blocks(step))
     assert max(len(block) for block in blocks) <= step
     assert np.array_equal(np.concatenate(blocks), values)
+
+
+@pytest.mark.parametrize("chunks", [(40, 6, 8), (7, 4, 5)])
+@pytest.mark.parametrize("codecs", [["bytes", "zstd"], ["bytes"], ["transpose", "bytes", "zstd"]])
+def test_zarr_3_leaves_read_the_same(tmp_path: Path, chunks: tuple[int, ...], codecs: list[str]) -> None:
+    values = np.random.default_rng(0).standard_normal((40, 6, 8)).astype(np.float32)
+    details = {"bytes": {"endian": "little"}, "zstd": {"level": 1}, "transpose": {"order": [2, 1, 0]}}
+    meta = {
+        "shape": [40, 6, 8],
+        "data_type": "float32",
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunks)}},
+        "codecs": [{"name": name, "configuration": details[name]} for name in codecs],
+    }
+    store = {"driver": "ocdbt", "base": f"file://{tmp_path}/", "path": "params.a/"}
+    array = tensorstore.open({"driver": "zarr3", "kvstore": store, "metadata": meta}, create=True).result()
+    array.write(values).result()
+    leaf = orbax.open_tree(tmp_path)["a"]
+    assert (leaf._grid() is not None) == (codecs == ["bytes", "zstd"])
+    assert np.array_equal(np.concatenate(list(leaf.row_blocks(6))), values)
 
 
 def test_left_out_chunks_are_zeros(tmp_path: Path) -> None:

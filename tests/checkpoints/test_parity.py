@@ -6,12 +6,10 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
-from checkpoints.conftest import ORIGIN
+from checkpoints.conftest import ORIGIN, save_tree
 
 from flashtrail import provenance
 from flashtrail.checkpoints import artifact, orbax, parity
@@ -161,16 +159,7 @@ def stem_source(source: Path) -> Path:
         tree[f"{img}stem/conv_{i}/bias"] = rng.normal(0, 0.2, out).astype(np.float32)
         channels = out
     tree[img + "pos_embedding"] = tree[img + "pos_embedding"][:, :49]
-    nested: dict[str, Any] = {}
-    for path, values in tree.items():
-        *parents, last = path.split("/")
-        at = nested
-        for parent in parents:
-            at = at.setdefault(parent, {})
-        at[last] = values
-    shutil.rmtree(source / "params")
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        checkpointer.save((source / "params").resolve(), {"params": nested})
+    save_tree(source, tree)
     described = [{"kernel": k, "stride": s, "channels": c} for k, s, c in layers]
     (source / "assets/flashtrail").mkdir()
     model = {"stem": {"pool": 2, "layers": described, "act": "relu"}, "num_views": 2, "num_steps": 5}

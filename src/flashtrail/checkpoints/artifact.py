@@ -20,7 +20,7 @@ import numpy as np
 
 import flashtrail
 from flashtrail import provenance
-from flashtrail.checkpoints import convert, orbax
+from flashtrail.checkpoints import convert, layouts, orbax
 from flashtrail.errors import UserError, nearest
 
 FORMAT, VERSION = "flashtrail-artifact", 1
@@ -55,7 +55,7 @@ def convert_base(
     stats, tokenizer = _find_norm_stats(source), source / TOKENIZER
     check_norm_stats(stats)
     check_tokenizer(tokenizer, dims["vocab_size"])
-    streams = {piece.name: _stream(piece, leaves[piece.leaf]) for piece in pieces}
+    streams = {piece.name: _stream(piece, leaves) for piece in pieces}
     files = {NORM_STATS: stats.read_bytes(), TOKENIZER: tokenizer.read_bytes()}
     transforms = {"delta_actions": bool(extra["delta_actions"])}
     return _write(Path(target), "base", dtype, dims, streams, files, fetched, transforms)
@@ -82,16 +82,23 @@ def convert_draft(
 # --- streams ---
 
 
-def _stream(piece: convert.Piece, leaf: orbax.Leaf) -> Stream:
+def _stream(piece: convert.Piece, leaves: Mapping[str, orbax.Leaf]) -> Stream:
     """Return the tensor's stream: whole if it is small or cannot be cut, else by blocks of rows."""
+    leaf, delta = leaves[piece.leaf], piece.lora
 
     def whole() -> Iterator[np.ndarray]:
         yield piece.arrange(leaf.read())
 
     def by_rows() -> Iterator[np.ndarray]:
         row_bytes = max(1, math.prod(leaf.shape[1:]) * leaf.dtype.itemsize)
+        start = 0
+        factors = None if delta is None else (leaves[delta.a].read(), leaves[delta.b].read())
         for rows in leaf.row_blocks(max(1, _BLOCK_BYTES // row_bytes)):
+            if delta is not None and factors is not None:
+                a, b = (factor[start : start + len(rows)] for factor in factors)
+                rows = delta.merge(rows, a, b)
             yield piece.arrange(rows)
+            start += len(rows)
 
     return Stream(piece.shape, by_rows if piece.by_rows else whole)
 
@@ -312,7 +319,7 @@ def read_header(path: Path) -> dict[str, Any]:
 
 def _check_header(path: Path, manifest: Mapping[str, Any]) -> None:
     header, dims = read_header(path), manifest["dims"]
-    shapes = convert.base_shapes(dims) if manifest["kind"] == "base" else convert.draft_shapes(dims)
+    shapes = layouts.base_shapes(dims) if manifest["kind"] == "base" else layouts.draft_shapes(dims)
     code = DTYPES[manifest["dtype"]][0]
     for name in sorted(set(shapes) ^ set(header)):
         raise UserError(f"{path}: tensor {name} is {'missing' if name in shapes else 'not one of this model'}")

@@ -15,17 +15,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from flashtrail.checkpoints import lora
+from flashtrail.checkpoints.layouts import ATTN, BLOCK, IMG, LLM, base_shapes, draft_shapes
 from flashtrail.errors import UserError, nearest
 
 IMAGE_SIZE = 224
 ACTION_HORIZON = 50
 MAX_TOKEN_LEN = 48
 MODEL_JSON_DEFAULTS: dict[str, Any] = {"stem": None, "num_views": 2, "num_steps": 10, "delta_actions": True}
+MODEL_JSON_DEFAULTS["lora_scaling"] = lora.SCALING
 _SPREAD = 6  # names listed in one error line
-
-_IMG, _LLM = "PaliGemma/img/", "PaliGemma/llm/"
-_BLOCK = _IMG + "Transformer/encoderblock/"
-_ATTN = _BLOCK + "MultiHeadDotProductAttention_0/"
 
 
 class HasShape(Protocol):
@@ -48,6 +47,7 @@ class Piece:
     shape: tuple[int, ...]
     by_rows: bool
     arrange: Callable[[np.ndarray], np.ndarray]
+    lora: lora.Lora | None = None  # merged into the leaf's values before they are arranged
 
 
 # --- arrangements; a leading axis of layers (or rows) passes through ---
@@ -98,31 +98,31 @@ def _base_rules(stem_layers: int) -> list[_Rule]:
     rules: list[_Rule] = []
     for i in range(stem_layers):
         rules += [
-            (f"vision.stem.{i}.weight", f"{_IMG}stem/conv_{i}/kernel", 4, False, _same),
-            (f"vision.stem.{i}.bias", f"{_IMG}stem/conv_{i}/bias", 1, False, _same),
+            (f"vision.stem.{i}.weight", f"{IMG}stem/conv_{i}/kernel", 4, False, _same),
+            (f"vision.stem.{i}.bias", f"{IMG}stem/conv_{i}/bias", 1, False, _same),
         ]
     if not stem_layers:
         rules += [
-            ("vision.patch_embed.weight", _IMG + "embedding/kernel", 4, False, _patch),
-            ("vision.patch_embed.bias", _IMG + "embedding/bias", 1, False, _same),
+            ("vision.patch_embed.weight", IMG + "embedding/kernel", 4, False, _patch),
+            ("vision.patch_embed.bias", IMG + "embedding/bias", 1, False, _same),
         ]
-    rules.append(("vision.pos_embed", _IMG + "pos_embedding", 3, False, _drop_first))
+    rules.append(("vision.pos_embed", IMG + "pos_embedding", 3, False, _drop_first))
     for ours, theirs in (("ln1", "LayerNorm_0"), ("ln2", "LayerNorm_1")):
         for part in ("scale", "bias"):
-            rules.append((f"vision.layers.{ours}.{part}", f"{_BLOCK}{theirs}/{part}", 2, True, _same))
+            rules.append((f"vision.layers.{ours}.{part}", f"{BLOCK}{theirs}/{part}", 2, True, _same))
     for ours, theirs in (("q", "query"), ("k", "key"), ("v", "value")):
-        rules.append((f"vision.layers.{ours}.weight", f"{_ATTN}{theirs}/kernel", 4, True, _in_heads))
-        rules.append((f"vision.layers.{ours}.bias", f"{_ATTN}{theirs}/bias", 3, True, _merge_tail))
-    rules.append(("vision.layers.o.weight", _ATTN + "out/kernel", 4, True, _heads_out))
-    rules.append(("vision.layers.o.bias", _ATTN + "out/bias", 2, True, _same))
+        rules.append((f"vision.layers.{ours}.weight", f"{ATTN}{theirs}/kernel", 4, True, _in_heads))
+        rules.append((f"vision.layers.{ours}.bias", f"{ATTN}{theirs}/bias", 3, True, _merge_tail))
+    rules.append(("vision.layers.o.weight", ATTN + "out/kernel", 4, True, _heads_out))
+    rules.append(("vision.layers.o.bias", ATTN + "out/bias", 2, True, _same))
     for ours, theirs in (("fc1", "Dense_0"), ("fc2", "Dense_1")):
-        rules.append((f"vision.layers.{ours}.weight", f"{_BLOCK}MlpBlock_0/{theirs}/kernel", 3, True, _same))
-        rules.append((f"vision.layers.{ours}.bias", f"{_BLOCK}MlpBlock_0/{theirs}/bias", 2, True, _same))
+        rules.append((f"vision.layers.{ours}.weight", f"{BLOCK}MlpBlock_0/{theirs}/kernel", 3, True, _same))
+        rules.append((f"vision.layers.{ours}.bias", f"{BLOCK}MlpBlock_0/{theirs}/bias", 2, True, _same))
     for part in ("scale", "bias"):
-        rules.append((f"vision.norm.{part}", f"{_IMG}Transformer/encoder_norm/{part}", 1, False, _same))
-    rules.append(("vision.head.weight", _IMG + "head/kernel", 2, False, _same))
-    rules.append(("vision.head.bias", _IMG + "head/bias", 1, False, _same))
-    rules.append(("embed.weight", _LLM + "embedder/input_embedding", 2, True, _same))
+        rules.append((f"vision.norm.{part}", f"{IMG}Transformer/encoder_norm/{part}", 1, False, _same))
+    rules.append(("vision.head.weight", IMG + "head/kernel", 2, False, _same))
+    rules.append(("vision.head.bias", IMG + "head/bias", 1, False, _same))
+    rules.append(("embed.weight", LLM + "embedder/input_embedding", 2, True, _same))
     rules += _gemma_rules("prefix", "") + _gemma_rules("expert", "_1")
     for ours in ("state_proj", "action_in_proj", "time_mlp_in", "time_mlp_out", "action_out_proj"):
         theirs = ours.replace("time_mlp", "action_time_mlp")
@@ -133,7 +133,7 @@ def _base_rules(stem_layers: int) -> list[_Rule]:
 
 def _gemma_rules(stack: str, suffix: str) -> list[_Rule]:
     """Rules of one Gemma stack; the expert's leaves carry the suffix ``_1`` on the module, not on the leaf."""
-    ours, theirs = f"{stack}.layers.", _LLM + "layers/"
+    ours, theirs = f"{stack}.layers.", LLM + "layers/"
     return [
         (ours + "input_norm.scale", f"{theirs}pre_attention_norm{suffix}/scale", 2, True, _same),
         (ours + "q.weight", f"{theirs}attn/q_einsum{suffix}/w", 4, True, _heads_first),
@@ -144,7 +144,7 @@ def _gemma_rules(stack: str, suffix: str) -> list[_Rule]:
         (ours + "gate.weight", f"{theirs}mlp{suffix}/gating_einsum", 4, True, _gating(0)),
         (ours + "up.weight", f"{theirs}mlp{suffix}/gating_einsum", 4, True, _gating(1)),
         (ours + "down.weight", f"{theirs}mlp{suffix}/linear", 3, True, _same),
-        (f"{stack}.norm.scale", f"{_LLM}final_norm{suffix}/scale", 1, False, _same),
+        (f"{stack}.norm.scale", f"{LLM}final_norm{suffix}/scale", 1, False, _same),
     ]
 
 
@@ -155,9 +155,10 @@ def plan_base(leaves: Mapping[str, HasShape], model_json: Any = None) -> tuple[l
     `read_model_json`). Raises UserError naming missing or unexpected leaves, or the leaf whose shape does not fit.
     """
     extra = read_model_json(model_json)
-    stem_layers = sum(path.startswith(_IMG + "stem/") and path.endswith("/kernel") for path in leaves)
+    stem_layers = sum(path.startswith(IMG + "stem/") and path.endswith("/kernel") for path in leaves)
     rules = _base_rules(stem_layers)
-    _check_names("checkpoint", {leaf for _, leaf, *_ in rules}, set(leaves))
+    deltas = lora.find(leaves, extra["lora_scaling"])
+    _check_names("checkpoint", {leaf for _, leaf, *_ in rules}, set(leaves) - lora.names(deltas.values()))
     for _, leaf, rank, *_ in rules:
         if len(leaves[leaf].shape) != rank:
             raise UserError(f"checkpoint leaf {leaf} has shape {_shape(leaves[leaf])}: expected {rank} axes")
@@ -171,29 +172,34 @@ def plan_base(leaves: Mapping[str, HasShape], model_json: Any = None) -> tuple[l
                 f"checkpoint leaf {leaf} has shape {_shape(leaves[leaf])}, which gives {name} {shape}: "
                 f"the other leaves imply {expected[name]}"
             )
-        pieces.append(Piece(name, leaf, shape, by_rows, arrange))
+        pieces.append(Piece(name, leaf, shape, by_rows, arrange, deltas.get(leaf)))
     return sorted(pieces, key=lambda piece: piece.name), dims
 
 
 def base_tensors(tree: Mapping[str, np.ndarray], model_json: Any = None) -> tuple[dict[str, np.ndarray], dict]:
     """Return all base tensors in memory (dtype as stored) and the dims; see `plan_base` for the errors."""
     pieces, dims = plan_base(tree, model_json)
-    return {p.name: np.ascontiguousarray(p.arrange(np.asarray(tree[p.leaf]))) for p in pieces}, dims
+
+    def whole(piece: Piece) -> np.ndarray:
+        x, delta = np.asarray(tree[piece.leaf]), piece.lora
+        return piece.arrange(x if delta is None else delta.merge(x, tree[delta.a], tree[delta.b]))
+
+    return {piece.name: np.ascontiguousarray(whole(piece)) for piece in pieces}, dims
 
 
 def _base_dims(leaves: Mapping[str, HasShape], stem_layers: int, extra: Mapping[str, Any]) -> dict[str, Any]:
     def at(path: str) -> tuple[int, ...]:
         return tuple(int(n) for n in leaves[path].shape)
 
-    depth, width, heads, head_dim = at(_ATTN + "query/kernel")
-    stem = _stem_dims([at(f"{_IMG}stem/conv_{i}/kernel") for i in range(stem_layers)], extra["stem"])
+    depth, width, heads, head_dim = at(ATTN + "query/kernel")
+    stem = _stem_dims([at(f"{IMG}stem/conv_{i}/kernel") for i in range(stem_layers)], extra["stem"])
     vision = {
         "width": width,
         "depth": depth,
-        "mlp_dim": at(_BLOCK + "MlpBlock_0/Dense_0/kernel")[2],
+        "mlp_dim": at(BLOCK + "MlpBlock_0/Dense_0/kernel")[2],
         "num_heads": heads,
         "head_dim": head_dim,
-        "patch": None if stem_layers else at(_IMG + "embedding/kernel")[0],
+        "patch": None if stem_layers else at(IMG + "embedding/kernel")[0],
         "image_size": IMAGE_SIZE,
         "stem": stem,
     }
@@ -201,7 +207,7 @@ def _base_dims(leaves: Mapping[str, HasShape], stem_layers: int, extra: Mapping[
         "vision": vision,
         "prefix": _gemma_dims(at, ""),
         "expert": _gemma_dims(at, "_1"),
-        "vocab_size": at(_LLM + "embedder/input_embedding")[0],
+        "vocab_size": at(LLM + "embedder/input_embedding")[0],
         "action_dim": at("action_in_proj/kernel")[0],
         "action_horizon": ACTION_HORIZON,
         "max_token_len": MAX_TOKEN_LEN,
@@ -213,13 +219,13 @@ def _base_dims(leaves: Mapping[str, HasShape], stem_layers: int, extra: Mapping[
 
 
 def _gemma_dims(at: Callable[[str], tuple[int, ...]], suffix: str) -> dict[str, int]:
-    depth, heads, width, head_dim = at(f"{_LLM}layers/attn/q_einsum{suffix}/w")
+    depth, heads, width, head_dim = at(f"{LLM}layers/attn/q_einsum{suffix}/w")
     return {
         "width": width,
         "depth": depth,
-        "mlp_dim": at(f"{_LLM}layers/mlp{suffix}/linear")[1],
+        "mlp_dim": at(f"{LLM}layers/mlp{suffix}/linear")[1],
         "num_heads": heads,
-        "num_kv_heads": at(f"{_LLM}layers/attn/kv_einsum{suffix}/w")[2],
+        "num_kv_heads": at(f"{LLM}layers/attn/kv_einsum{suffix}/w")[2],
         "head_dim": head_dim,
     }
 
@@ -246,80 +252,6 @@ def _stem_dims(kernels: Sequence[tuple[int, ...]], declared: Any) -> dict[str, A
     return stem
 
 
-def base_shapes(dims: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Return every base tensor's shape as `dims` implies it: the contract between converter and engine."""
-    vision, prefix, action = dims["vision"], dims["prefix"], dims["action_dim"]
-    wv, depth, mlp = vision["width"], vision["depth"], vision["mlp_dim"]
-    heads, wide, we = vision["num_heads"] * vision["head_dim"], prefix["width"], dims["expert"]["width"]
-    shapes: dict[str, tuple[int, ...]] = {}
-    if vision["stem"] is None:
-        shapes["vision.patch_embed.weight"] = (vision["patch"] ** 2 * 3, wv)
-        shapes["vision.patch_embed.bias"] = (wv,)
-    else:
-        channels = 3
-        for i, layer in enumerate(vision["stem"]["layers"]):
-            shapes[f"vision.stem.{i}.weight"] = (layer["kernel"], layer["kernel"], channels, layer["channels"])
-            channels = layer["channels"]
-            shapes[f"vision.stem.{i}.bias"] = (channels,)
-    shapes["vision.pos_embed"] = (tokens_per_view(vision), wv)
-    for name, outer in (("ln1", wv), ("ln2", wv)):
-        shapes[f"vision.layers.{name}.scale"] = shapes[f"vision.layers.{name}.bias"] = (depth, outer)
-    for name, inner, outer in (
-        ("q", wv, heads),
-        ("k", wv, heads),
-        ("v", wv, heads),
-        ("o", heads, wv),
-        ("fc1", wv, mlp),
-        ("fc2", mlp, wv),
-    ):
-        shapes[f"vision.layers.{name}.weight"] = (depth, inner, outer)
-        shapes[f"vision.layers.{name}.bias"] = (depth, outer)
-    shapes["vision.norm.scale"] = shapes["vision.norm.bias"] = (wv,)
-    shapes["vision.head.weight"], shapes["vision.head.bias"] = (wv, wide), (wide,)
-    shapes["embed.weight"] = (dims["vocab_size"], wide)
-    for stack in ("prefix", "expert"):
-        gemma = dims[stack]
-        for name, shape in _block_shapes(gemma).items():
-            shapes[f"{stack}.layers.{name}"] = (gemma["depth"], *shape)
-        shapes[f"{stack}.norm.scale"] = (gemma["width"],)
-    for name, inner, outer in (
-        ("state_proj", action, we),
-        ("action_in_proj", action, we),
-        ("time_mlp_in", 2 * we, we),
-        ("time_mlp_out", we, we),
-        ("action_out_proj", we, action),
-    ):
-        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (inner, outer), (outer,)
-    return shapes
-
-
-def _block_shapes(gemma: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-    width, mlp = gemma["width"], gemma["mlp_dim"]
-    queries, keys = gemma["num_heads"] * gemma["head_dim"], gemma["num_kv_heads"] * gemma["head_dim"]
-    return {
-        "input_norm.scale": (width,),
-        "q.weight": (width, queries),
-        "k.weight": (width, keys),
-        "v.weight": (width, keys),
-        "o.weight": (queries, width),
-        "post_norm.scale": (width,),
-        "gate.weight": (width, mlp),
-        "up.weight": (width, mlp),
-        "down.weight": (mlp, width),
-    }
-
-
-def tokens_per_view(vision: Mapping[str, Any]) -> int:
-    """Return the number of image tokens of one view, from the patch size or the stem's pooling and strides."""
-    side = vision["image_size"]
-    if vision["stem"] is None:
-        return (side // vision["patch"]) ** 2
-    side //= vision["stem"]["pool"]
-    for layer in vision["stem"]["layers"]:
-        side = (side + 2 * (layer["kernel"] // 2) - layer["kernel"]) // layer["stride"] + 1
-    return side**2
-
-
 def read_model_json(source: Any) -> dict[str, Any]:
     """Return what shapes cannot tell (stem strides, views, steps), with upstream's values where nothing is said.
 
@@ -337,6 +269,9 @@ def read_model_json(source: Any) -> dict[str, Any]:
     for key in source:
         if key not in MODEL_JSON_DEFAULTS:
             raise UserError(f"assets/flashtrail/model.json: unknown key {key!r}{nearest(key, MODEL_JSON_DEFAULTS)}")
+    scaling = source.get("lora_scaling", lora.SCALING)
+    if not isinstance(scaling, Mapping) or set(scaling) != set(lora.SCALING):
+        raise UserError("assets/flashtrail/model.json: lora_scaling needs a number for each of prefix and expert")
     return {**MODEL_JSON_DEFAULTS, **source}
 
 
@@ -419,18 +354,6 @@ def _draft_dims(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> d
         "chunk": tensors["action_queries"].shape[0],
         "state_dim": state_dim,
         "out_dim": tensors["action_head.weight"].shape[1],
-    }
-
-
-def draft_shapes(dims: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-    """Return every draft tensor's shape as `dims` implies it."""
-    return {
-        **_block_shapes(dims),
-        "state_token.weight": (dims["state_dim"], dims["width"]),
-        "state_token.bias": (dims["width"],),
-        "action_queries": (dims["chunk"], dims["width"]),
-        "action_head.weight": (dims["width"], dims["out_dim"]),
-        "action_head.bias": (dims["out_dim"],),
     }
 
 

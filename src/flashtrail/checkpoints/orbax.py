@@ -7,8 +7,9 @@ checkpoint) nor a device mesh is needed. Knows leaf paths and arrays; deliberate
 from __future__ import annotations
 
 import io
+import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,45 +44,56 @@ class Leaf:
     def row_blocks(self, step: int) -> Iterator[np.ndarray]:
         """Yield successive blocks of `step` rows along the first axis.
 
-        Where stored chunks span the other axes (as unsharded saves do), they are decoded as a stream: memory is a
-        block and a buffer. Else a chunk is decoded once and kept until its rows are through: memory peaks at one band
-        of chunks, as stored and decoded.
+        Chunks that are coded as Orbax codes them are decoded as streams, side by side where a leaf is cut across its
+        other axes (sharded saves): memory is a block and a buffer. Else a chunk is decoded once and kept until its
+        rows are through: memory peaks at one band of chunks, as stored and decoded.
         """
-        streams = self._chunk_streams()
-        if streams is None:
+        grid = self._grid()
+        if grid is None:
             yield from self._cached_blocks(step)
             return
-        row_shape, start = self.shape[1:], 0
-        row_bytes = math.prod(row_shape) * self.dtype.itemsize
-        for stream in streams:
-            band = min(self.chunk_rows, self.shape[0] - start)
-            for first in range(0, band, step):
-                count = min(step, band - first)
-                data = stream.read(count * row_bytes)
-                if len(data) != count * row_bytes:
-                    raise UserError(f"checkpoint leaf {self.path} ends too early: fetch it again")
-                yield np.frombuffer(data, self.dtype).reshape(count, *row_shape)
-            start += band
+        for band in range(0, self.shape[0], grid.shape[0]):
+            streams = [(at, grid.open(at)) for at in grid.chunks_of(band // grid.shape[0], self.shape)]
+            rows = min(grid.shape[0], self.shape[0] - band)
+            for first in range(0, rows, step):
+                yield self._gather(grid, streams, min(step, rows - first))
 
-    def _chunk_streams(self) -> Iterator[Any] | None:
-        """Return a decoding stream for each chunk in order; None where chunks are cut or coded in another way."""
+    def _gather(self, grid: _Grid, streams: list[tuple[tuple[int, ...], Any]], count: int) -> np.ndarray:
+        """Read the next `count` rows of every chunk of a band and lay them side by side."""
+        row = grid.shape[1:]
+        size = count * math.prod(row) * self.dtype.itemsize
+        out = None if row == self.shape[1:] else np.empty((count, *self.shape[1:]), self.dtype)
+        for at, stream in streams:
+            data = stream.read(size)
+            if len(data) != size:
+                raise UserError(f"checkpoint leaf {self.path} ends too early: fetch it again")
+            part = np.frombuffer(data, self.dtype).reshape(count, *row)
+            if out is None:
+                return part
+            place = tuple(
+                slice(i * n, min((i + 1) * n, end)) for i, n, end in zip(at[1:], row, out.shape[1:], strict=True)
+            )
+            out[:, *place] = part[:, *(slice(0, s.stop - s.start) for s in place)]  # edge chunks are padded
+        assert out is not None
+        return out
+
+    def _grid(self) -> _Grid | None:
+        """Return how the leaf is cut, if its chunks are plain zstd streams and all are there; else None."""
         spec = self._store.spec().to_json()
-        meta = spec["metadata"]
-        chunks = meta.get("chunks", ())
-        plain = (
-            (meta.get("compressor") or {}).get("id") == "zstd" and not meta.get("filters") and meta.get("order") == "C"
-        )
-        if spec["driver"] != "zarr" or not plain or tuple(chunks[1:]) != self.shape[1:] or str(meta["dtype"])[0] == ">":
-            return None
+        layout = _layout_v2(spec["metadata"]) if spec["driver"] == "zarr" else _layout_v3(spec["metadata"])
         try:
             import pyarrow
         except ImportError:  # it decodes zstd as a stream, tensorstore only whole; slower to fail than to do without
             return None
-        store = self._store.kvstore
-        names = [".".join([str(i)] + ["0"] * (len(chunks) - 1)) for i in range(-(-self.shape[0] // chunks[0]))]
-        if any(store.read(name, byte_range=slice(0, 1)).result().state == "missing" for name in names):
-            return None  # a chunk of nothing but the fill value may be left out
-        return (_decoded(pyarrow, store, name, self.path) for name in names)
+        if layout is None or not layout[0] or self.dtype.byteorder == ">":
+            return None
+        shape, name = layout
+        grid = _Grid(shape, name, self._store.kvstore, pyarrow, self.path)
+        for band in range(-(-self.shape[0] // shape[0])):
+            for at in grid.chunks_of(band, self.shape):
+                if grid.store.read(name(at), byte_range=slice(0, 1)).result().state == "missing":
+                    return None  # a chunk of nothing but the fill value may be left out
+        return grid
 
     def _cached_blocks(self, step: int) -> Iterator[np.ndarray]:
         import tensorstore
@@ -162,6 +174,50 @@ def _first(error: Exception) -> str:
     return str(error).splitlines()[0][:160]
 
 
+@dataclass(frozen=True)
+class _Grid:
+    """How a leaf is cut: the chunks' shape, the key of each, and where they are stored."""
+
+    shape: tuple[int, ...]
+    name: Callable[[tuple[int, ...]], str]
+    store: Any
+    pyarrow: Any
+    path: str
+
+    def chunks_of(self, band: int, whole: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Indices of the chunks that hold the same rows of an array of shape `whole`."""
+        counts = [range(-(-n // c)) for n, c in zip(whole[1:], self.shape[1:], strict=True)]
+        return [(band, *at) for at in itertools.product(*counts)]
+
+    def open(self, at: tuple[int, ...]) -> Any:
+        """Return one chunk's decoded bytes as a stream."""
+        raw = io.BufferedReader(_StoredBytes(self.store, self.name(at), self.path), _BUFFER_BYTES)
+        return self.pyarrow.CompressedInputStream(self.pyarrow.PythonFile(raw, mode="r"), "zstd")
+
+
+_Layout = tuple[tuple[int, ...], Callable[[tuple[int, ...]], str]]
+
+
+def _layout_v2(meta: Mapping[str, Any]) -> _Layout | None:
+    """Chunk shape and keys of a zarr array whose chunks are rows of little-endian numbers in one zstd frame."""
+    if (meta.get("compressor") or {}).get("id") != "zstd" or meta.get("filters") or meta.get("order") != "C":
+        return None
+    separator = meta.get("dimension_separator", ".")
+    return tuple(meta["chunks"]), lambda at: separator.join(map(str, at))
+
+
+def _layout_v3(meta: Mapping[str, Any]) -> _Layout | None:
+    """The same for zarr 3: no sharding, and no codecs but bytes and zstd."""
+    codecs = [(codec["name"], codec.get("configuration", {})) for codec in meta.get("codecs", ())]
+    keys, grid = meta.get("chunk_key_encoding", {}), meta.get("chunk_grid", {})
+    if [name for name, _ in codecs] != ["bytes", "zstd"] or codecs[0][1].get("endian", "little") != "little":
+        return None
+    if keys.get("name") != "default" or grid.get("name") != "regular":
+        return None
+    separator = keys.get("configuration", {}).get("separator", "/")
+    return tuple(grid["configuration"]["chunk_shape"]), lambda at: separator.join(("c", *map(str, at)))
+
+
 class _StoredBytes(io.RawIOBase):
     """One stored value as a file that is read in ranges, never whole."""
 
@@ -187,8 +243,3 @@ class _StoredBytes(io.RawIOBase):
             self._at += len(data)
             return len(data)
         return 0
-
-
-def _decoded(pyarrow: Any, store: Any, key: str, path: str) -> Any:
-    raw = io.BufferedReader(_StoredBytes(store, key, path), _BUFFER_BYTES)
-    return pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, mode="r"), "zstd")

@@ -33,6 +33,7 @@ class Source:
     draft_heads: tuple[int, int]  # query heads, key/value heads; (0, 0) without a draft
     stem: Tree | None
     num_steps: int
+    lora_scaling: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,11 @@ def load_source(source_dir: str | Path, rounded_to: str = "float32") -> Source:
     described = source / "assets/flashtrail/model.json"
     extra = json.loads(described.read_text()) if described.is_file() else {}
     draft, heads = _load_draft(source / "draft.pt")
+    scaling = extra.get("lora_scaling", {"prefix": 1.0, "expert": 1.0})
     if rounded_to != "float32":
-        number = jnp.dtype(rounded_to)
+        number, tree = jnp.dtype(rounded_to), _merged(tree, scaling)
         tree, draft = jax.tree.map(lambda x: x.astype(number).astype(np.float32), (tree, draft))
-    return Source(tree, draft, heads, extra.get("stem"), int(extra.get("num_steps", 10)))
+    return Source(tree, draft, heads, extra.get("stem"), int(extra.get("num_steps", 10)), scaling)
 
 
 def _restore(params_dir: Path) -> Tree:
@@ -85,6 +87,27 @@ def _unwrap(tree: Tree) -> Any:
     if set(tree) == {"value"} and not isinstance(tree["value"], dict):
         return tree["value"]
     return {name: _unwrap(child) for name, child in tree.items()}
+
+
+def _merged(tree: Tree, scaling: dict[str, float]) -> Tree:
+    """Fold LoRA factors into their weights, for rounding: what is rounded is the weight that is served."""
+    layers = dict(tree["PaliGemma"]["llm"]["layers"])
+    equations = {"q_einsum": "lnde,lneh->lndh", "kv_einsum": "lckde,lckeh->lckdh", "attn_vec_einsum": "lnhe,lmed->lnhd"}
+    attn = {}
+    for name, node in layers["attn"].items():
+        if "lora_a" in node:
+            equation, stack = equations[name.removesuffix("_1")], "expert" if name.endswith("_1") else "prefix"
+            node = {"w": node["w"] + scaling[stack] * np.einsum(equation, node["lora_a"], node["lora_b"])}
+        attn[name] = node
+    layers["attn"] = attn
+    for name in ("mlp", "mlp_1"):
+        node = layers[name]
+        layers[name] = {
+            key: node[key] + node[key + "_lora_a"] @ node[key + "_lora_b"] if key + "_lora_a" in node else node[key]
+            for key in ("gating_einsum", "linear")
+        }
+    gemma = {**tree["PaliGemma"], "llm": {**tree["PaliGemma"]["llm"], "layers": layers}}
+    return {**tree, "PaliGemma": gemma}
 
 
 def _load_draft(path: Path) -> tuple[dict[str, Any] | None, tuple[int, int]]:
@@ -200,7 +223,7 @@ def prefill(source: Source, views: list[jax.Array], token_ids: np.ndarray) -> Pr
     allowed = jnp.asarray(valid[:, None] & valid[None, :])
     keys, values, embeddings = [], [], x
     for layer in range(llm["layers"]["attn"]["q_einsum"]["w"].shape[0]):
-        w = gemma_layer(llm["layers"], "", layer)
+        w = gemma_layer(source, "", layer)
         q, k, v = _project(w, x, tables)
         keys.append(k)
         values.append(v)
@@ -208,10 +231,21 @@ def prefill(source: Source, views: list[jax.Array], token_ids: np.ndarray) -> Pr
     return Prefix(embeddings, valid, jnp.stack(keys), jnp.stack(values))
 
 
-def gemma_layer(layers: Tree, suffix: str, index: int) -> Tree:
-    """Return one layer's leaves of the stack with that suffix, under plain names."""
+def gemma_layer(source: Source, suffix: str, index: int) -> Tree:
+    """Return one layer's leaves of the stack with that suffix, under plain names; LoRA factors as name_a, name_b."""
+    layers = source.params["PaliGemma"]["llm"]["layers"]
     attn, mlp = layers["attn"], layers["mlp" + suffix]
-    return {
+    factors = {}
+    for name, node, key, scale in (
+        ("q", attn["q_einsum" + suffix], "lora", source.lora_scaling["expert" if suffix else "prefix"]),
+        ("kv", attn["kv_einsum" + suffix], "lora", source.lora_scaling["expert" if suffix else "prefix"]),
+        ("out", attn["attn_vec_einsum" + suffix], "lora", source.lora_scaling["expert" if suffix else "prefix"]),
+        ("gating", mlp, "gating_einsum_lora", 1.0),
+        ("linear", mlp, "linear_lora", 1.0),
+    ):
+        if key + "_a" in node:
+            factors |= {name + "_a": node[key + "_a"][index] * np.float32(scale), name + "_b": node[key + "_b"][index]}
+    return factors | {
         "pre": layers["pre_attention_norm" + suffix]["scale"][index],
         "q": attn["q_einsum" + suffix]["w"][index],
         "kv": attn["kv_einsum" + suffix]["w"][index],
@@ -242,9 +276,14 @@ def _rms(x: jax.Array, scale: jax.Array) -> jax.Array:
 @jax.jit
 def _project(w: Tree, x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
     y = _rms(x, w["pre"])
-    q = _rotate(jnp.einsum("td,ndh->tnh", y, w["q"]), tables)
-    k, v = jnp.einsum("sd,ckdh->cskh", y, w["kv"])
-    return q, _rotate(k, tables), v
+    q = jnp.einsum("td,ndh->tnh", y, w["q"])
+    kv = jnp.einsum("sd,ckdh->cskh", y, w["kv"])
+    if "q_a" in w:
+        q += jnp.einsum("tnr,nrh->tnh", jnp.einsum("td,ndr->tnr", y, w["q_a"]), w["q_b"])
+    if "kv_a" in w:
+        kv += jnp.einsum("cskr,ckrh->cskh", jnp.einsum("sd,ckdr->cskr", y, w["kv_a"]), w["kv_b"])
+    k, v = kv
+    return _rotate(q, tables), _rotate(k, tables), v
 
 
 @jax.jit
@@ -254,8 +293,17 @@ def _finish(w: Tree, x: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array, all
     scores = jnp.where(allowed, jnp.einsum("tkgh,skh->kgts", grouped, k), MASKED)
     mixed = jnp.einsum("kgts,skh->tkgh", jax.nn.softmax(scores, axis=-1), v).reshape(rows, heads, size)
     x = x + jnp.einsum("tnh,nhd->td", mixed, w["out"])
-    gate, up = jnp.einsum("td,cdm->ctm", _rms(x, w["post"]), w["gating"])
-    return x + (jax.nn.gelu(gate, approximate=True) * up) @ w["linear"]
+    if "out_a" in w:  # openpi contracts the heads with each factor
+        x += jnp.einsum("tr,nrd->td", jnp.einsum("tnh,nhr->tr", mixed, w["out_a"]), w["out_b"])
+    y = _rms(x, w["post"])
+    hidden = jnp.einsum("td,cdm->ctm", y, w["gating"])
+    if "gating_a" in w:
+        hidden += jnp.einsum("ctr,crm->ctm", jnp.einsum("td,cdr->ctr", y, w["gating_a"]), w["gating_b"])
+    gate, up = hidden
+    y = jax.nn.gelu(gate, approximate=True) * up
+    if "linear_a" in w:
+        x += (y @ w["linear_a"]) @ w["linear_b"]
+    return x + y @ w["linear"]
 
 
 # --- the action expert ---
@@ -271,7 +319,7 @@ def time_embedding(t: float, width: int) -> np.ndarray:
 @exact
 def velocity(source: Source, prefix: Prefix, state: np.ndarray, x_t: np.ndarray | jax.Array, t: float) -> jax.Array:
     """State (32,), noisy actions (50, 32) and flow time -> velocity (50, 32)."""
-    p, layers = source.params, source.params["PaliGemma"]["llm"]["layers"]
+    p = source.params
     actions = _dense(p["action_in_proj"], jnp.asarray(x_t, jnp.float32))
     moment = jnp.broadcast_to(time_embedding(t, actions.shape[1]), actions.shape)
     tokens = _dense(p["action_time_mlp_in"], jnp.concatenate([actions, moment], axis=-1))
@@ -283,7 +331,7 @@ def velocity(source: Source, prefix: Prefix, state: np.ndarray, x_t: np.ndarray 
     allowed = jnp.asarray(np.concatenate([np.broadcast_to(prefix.valid, (rows, len(prefix.valid))), own], axis=1))
     tables = rope_tables(prefix.valid.sum() + np.arange(rows), prefix.keys.shape[-1])
     for layer in range(prefix.keys.shape[0]):
-        w = gemma_layer(layers, "_1", layer)
+        w = gemma_layer(source, "_1", layer)
         q, k, v = _project(w, x, tables)
         k, v = jnp.concatenate([prefix.keys[layer], k]), jnp.concatenate([prefix.values[layer], v])
         x = _finish(w, x, q, k, v, allowed)
