@@ -83,7 +83,7 @@ class ServeCommand:
         add("--port", type=_port, default=8000, help="TCP port, 0 for any (default: 8000)")
         add("--device", default="cpu", help="cpu or cuda (default: cpu)")
         add("--dtype", default="float32", choices=("float32", "bfloat16"))
-        add("--backend", default="auto", choices=("auto", "torch", "triton"), help="what computes (default: auto; docs/flash.md)")
+        add("--backend", default="auto", choices=("auto", "torch", "triton"), help="what computes (default: auto)")
         add("--threads", type=_positive, metavar="N", help="CPU threads of the engine")
         add("--token-file", type=Path, metavar="FILE", help=f"file with the token (or set {TOKEN_VARIABLE})")
         add("--ready-file", type=Path, metavar="FILE", help="written with 'host port' once clients can connect")

@@ -22,7 +22,7 @@ from flashtrail.flash import expert, prefix, schedule, vision
 from flashtrail.flash.dims import DraftDims, Pi0Dims
 from flashtrail.flash.schedule import Cause, SessionState
 from flashtrail.flash.settings import FlashSettings
-from flashtrail.flash.verify import Floats, judge
+from flashtrail.flash.verify import Floats, Verdict, judge
 
 if TYPE_CHECKING:
     from flashtrail.flash.engine import Engine, RoundResult, Session
@@ -151,6 +151,20 @@ class BatchedStages:
         v = expert.velocity(self._w, self.dims, cache, placed.state, x_t.flatten(0, 1), condition.repeat(batch))
         return (x_t - mix * v.view(batch, count, *x_t.shape[2:])).float().cpu().numpy()
 
+    def settle_many(
+        self,
+        cache: prefix.PrefixCache,
+        placed: PlacedBatch,
+        drafts: Floats,
+        noise: Floats,
+        settings: FlashSettings,
+        last_grippers: Sequence[float],
+    ) -> tuple[Floats, Floats, list[Verdict]]:
+        """Stage verify with the judgement -> drafts [B, H, D], x0_hat [B, K, H, D], a verdict for each session."""
+        x0_hats = self.verify_many(cache, placed, drafts, noise, settings)
+        rows = zip(drafts, x0_hats, last_grippers, strict=True)
+        return drafts, x0_hats, [judge(draft, x0_hat, last, settings) for draft, x0_hat, last in rows]
+
 
 # --- rounds ---
 
@@ -244,12 +258,10 @@ def _draft_pass(
     embeddings = engine.timed("encoder", ms, lambda: run.encode_many(placed))
     drafts = engine.timed("draft", ms, lambda: run.draft_many(embeddings, placed))
 
-    def verify() -> tuple[Floats, list[Any]]:
-        x0_hats = run.verify_many(cache, placed, drafts, noise, s)
-        rows = zip(drafts, x0_hats, states, strict=True)
-        return x0_hats, [judge(draft, x0_hat, state.last_gripper, s) for draft, x0_hat, state in rows]
-
-    x0_hats, verdicts = engine.timed("verify", ms, verify)
+    last = [state.last_gripper for state in states]
+    drafts, x0_hats, verdicts = engine.timed(
+        "verify", ms, lambda: run.settle_many(cache, placed, drafts, noise, s, last)
+    )
     return [
         (schedule.after_draft(state, verdict, s), engine.draft_result(state, verdict, ms, draft, x0_hat))
         for state, verdict, draft, x0_hat in zip(states, verdicts, drafts, x0_hats, strict=True)
