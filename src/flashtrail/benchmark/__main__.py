@@ -1,0 +1,176 @@
+"""`python -m flashtrail.benchmark`: both routes timed on random inputs against what the device can do at most.
+
+    python -m flashtrail.benchmark --random pi0_nano                          # a CPU
+    python -m flashtrail.benchmark --random pi0_libero --device cuda --rounds 2000
+    python -m flashtrail.benchmark --random pi0_libero --device cuda --official ../realtime-vla-flash
+
+Prints a table and writes JSON. The exit status is 1 where anything was captured or compiled after warm-up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flashtrail import provenance
+from flashtrail.benchmark import compiled, device, record, table
+from flashtrail.benchmark.costs import Ceiling, stage_costs
+from flashtrail.benchmark.official import OfficialRounds
+from flashtrail.benchmark.presets import preset
+from flashtrail.benchmark.turns import Samples, take_turns
+from flashtrail.benchmark.workload import Contender, EngineRounds, Workload, loaded_runtime, random_runtime
+from flashtrail.errors import UserError
+from flashtrail.flash import weights
+from flashtrail.flash.dims import DraftDims
+from flashtrail.flash.errors import FlashError
+from flashtrail.flash.runtime import TorchRuntime
+from flashtrail.flash.settings import FlashSettings
+
+POLICIES = {"cpu": "pi0_nano", "cuda": "pi0_libero"}
+DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
+ROUNDS = {"cpu": 500, "cuda": 2000}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags; what depends on the device is filled in later."""
+    found = argparse.ArgumentParser(prog="python -m flashtrail.benchmark", description=(__doc__ or "").split("\n")[0])
+    add = found.add_argument
+    add("--random", metavar="NAME", help="random weights with the dims of pi0_nano or pi0_libero (by device)")
+    add("--artifact", type=Path, metavar="DIR", help="the base artifact, in place of random weights")
+    add("--draft", type=Path, metavar="DIR", help="its draft artifact")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda (default: cuda if any)")
+    add("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on cuda, float32 on a CPU")
+    add("--backend", default="auto", choices=("auto", "torch", "triton"))
+    add("--views", type=int, default=2)
+    add("--prompt", type=int, default=20, metavar="TOKENS", help="length of the prompt (default: 20)")
+    add("--rounds", type=int, help="timed rounds of each route (default: 2000 on cuda, 500 on a CPU)")
+    add("--warmup", type=int, default=20, help="rounds of each route before them (default: 20)")
+    add("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    add("--official-time-bias", action="store_true", help="clamp verification times as the official verifier does")
+    add("--official", type=Path, metavar="PATH", help="time an official checkout too, taking turns")
+    add("--no-compiled", action="store_true", help="leave out torch.compile")
+    add("--no-ceiling", action="store_true", help="leave out the large copy and product")
+    add("--json", type=Path, metavar="FILE", help="write the record there")
+    return found
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run; errors that a user can mend are one line."""
+    try:
+        found = run(parser().parse_args(words))
+    except (UserError, FlashError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except torch.cuda.OutOfMemoryError as error:
+        print(f"error: out of device memory ({str(error).splitlines()[0]}); use --dtype bfloat16", file=sys.stderr)
+        return 1
+    return 1 if any(found["late"].values()) else 0
+
+
+def run(words: argparse.Namespace) -> dict[str, Any]:
+    """Measure, print the table, write and return the record."""
+    kind = words.device.split(":")[0]
+    words.dtype = words.dtype or DTYPES.get(kind, "float32")
+    words.rounds = ROUNDS.get(kind, 500) if words.rounds is None else words.rounds
+    if words.rounds < 1 or words.warmup < 0 or words.threads < 1:
+        raise UserError("--rounds and --threads are at least 1, --warmup at least 0")
+    torch.set_num_threads(words.threads)
+    settings = FlashSettings(official_time_bias=words.official_time_bias)
+    workload, name = _workload(words, kind)
+    notes = [] if words.artifact else ["random weights: times do not depend on them, accepted prefixes do"]
+    # The checkout first: what it compiles is then not counted as ours after warm-up.
+    others: list[Contender] = []
+    if words.official is not None:
+        others.append(OfficialRounds(words.official, workload, settings, words.device))
+    engine = EngineRounds(_runtime(words, workload, settings), workload, settings)
+    if not words.no_compiled:
+        if reason := compiled.why_not(kind):
+            notes.append(f"torch.compile was left out: {reason}")
+        else:
+            others.append(compiled.CompiledRounds(engine.runtime, workload))
+    ceiling = None if words.no_ceiling else device.measured_ceiling(words.device, words.dtype)
+    before, started = device.state(words.device), time.time()
+    samples = take_turns([engine, *others], words.rounds, words.warmup, lambda line: print(line, file=sys.stderr))
+    after, seconds = device.state(words.device), time.time() - started
+    if warning := device.busy(before, after, words.threads):
+        notes.append(warning)
+    found: dict[str, Any] = {
+        "workload": _shape(workload, name, words.rounds),
+        "settings": settings.to_dict(),
+        "engine": engine.about(),
+        "device": device.about(words.device),
+        "state": {"before": before, "after": after, "seconds": seconds},
+        "notes": notes,
+        **_judged(samples, workload, settings, ceiling, engine.runtime.dtype.itemsize, kind),
+        "official": next((c.checkout for c in others if isinstance(c, OfficialRounds)), None),
+        "late": _late(engine.runtime),
+    }
+    print(table.text(found))
+    if any(found["late"].values()):
+        print(f"error: after warm-up there were {found['late']}; such rounds cost a robot seconds", file=sys.stderr)
+    if words.json is not None:
+        words.json.parent.mkdir(parents=True, exist_ok=True)
+        provenance.json_dump(found, words.json)
+    return found
+
+
+def _shape(workload: Workload, name: str, rounds: int) -> dict[str, Any]:
+    dims = workload.dims
+    sizes = {"views": workload.views, "prompt": workload.prompt, "chunk": dims.action_horizon, "steps": dims.num_steps}
+    return {"policy": name, **sizes, "seed": workload.seed, "rounds": rounds, "dims": dims.to_dict()}
+
+
+def _judged(
+    samples: Samples, workload: Workload, settings: FlashSettings, ceiling: Ceiling | None, width: int, kind: str
+) -> dict[str, Any]:
+    """What is made of the rounds: percentiles, demands of the dims, comparisons and targets."""
+    shape = {"views": workload.views, "prompt": workload.prompt, "times": len(settings.t_list), "width": width}
+    demands = stage_costs(workload.dims, workload.draft, **shape)
+    floors = {} if ceiling is None else record.floors(demands, ceiling)
+    compared = record.comparisons(samples, floors)
+    return {
+        "ceiling": None if ceiling is None else asdict(ceiling),
+        "rounds": record.rounds(samples),
+        "demands": record.demands(demands, ceiling),
+        "floors_ms": floors,
+        "comparisons": compared,
+        "targets": record.verdicts(compared, record.ON_CUDA if kind == "cuda" else record.ON_CPU),
+    }
+
+
+def _workload(words: argparse.Namespace, kind: str) -> tuple[Workload, str]:
+    if words.artifact is not None:
+        if words.random:
+            raise UserError("--random and --artifact exclude each other")
+        draft = None
+        if words.draft is not None:
+            draft = DraftDims.from_dict(weights.read_manifest(words.draft, "draft").get("dims", {}))
+        return Workload(weights.read_dims(words.artifact), draft, words.views, words.prompt), str(words.artifact)
+    if words.draft is not None:
+        raise UserError("--draft needs --artifact")
+    name = words.random or POLICIES.get(kind, "pi0_nano")
+    return Workload(*preset(name), words.views, words.prompt), name
+
+
+def _runtime(words: argparse.Namespace, workload: Workload, settings: FlashSettings) -> TorchRuntime:
+    if words.artifact is not None:
+        return loaded_runtime(words.artifact, words.draft, words.device, words.dtype, words.backend, settings)
+    assert workload.draft is not None
+    return random_runtime(workload.dims, workload.draft, words.device, words.dtype, words.backend, settings)
+
+
+def _late(runtime: Any) -> dict[str, int]:
+    counters = getattr(runtime, "counters", None)
+    # In the interpreter nothing is warmed up, recorded or compiled.
+    return {} if counters is None or runtime.device.type != "cuda" else dict(counters.late)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
