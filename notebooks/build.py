@@ -15,7 +15,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 HERE = Path(__file__).resolve().parent
 PARAMETERS = "inputs = {}  # kind of file -> path or list of paths (flashtrail.evidence.campaign.KINDS), or a JSON file"
 IMPORTS = (
-    "from flashtrail.evidence import chapters, comparison, grid, overview, running_chapter, sheets, signal_chapter\n"
+    "from flashtrail.evidence import chapters, comparison, grid, headline, overview\n"
+    "from flashtrail.evidence import running_chapter, sheets, signal_chapter\n"
     "from flashtrail.evidence.campaign import Campaign\n\n"
     "run = Campaign(inputs)"
 )
@@ -98,7 +99,7 @@ REPORTS: dict[str, tuple[str, list[Section]]] = {
     "final": (
         "What a real-time robot policy buys, at what success, under which faults",
         [
-            ("", "", ["overview.headline(run)"]),
+            ("", "", ["headline.section(run)"]),
             ("Claims", "", ["overview.claim_matrix(run)", "overview.open_claims(run)"]),
             (
                 "Success by arm and task",

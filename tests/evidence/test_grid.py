@@ -8,7 +8,7 @@ import pytest
 from evidence.simulated import ARMS, shard, write_campaign
 
 from flashtrail import grids
-from flashtrail.evidence import chapters, grid, overview
+from flashtrail.evidence import chapters, grid, headline
 from flashtrail.evidence.campaign import Campaign
 
 BARE, GUARDED = "wrist_zero_every4", "guard_wrist_zero_every4"
@@ -56,7 +56,7 @@ def test_without_a_grid_there_is_no_section(inputs):
 def test_the_headline_and_the_success_figure_leave_the_grid_to_its_own_section(inputs):
     run = Campaign({**inputs, "grids": CELLS})
     assert list(run.plain_summaries) == ["clean"] and len(run.summaries) == 3
-    assert "every4" not in overview.headline(run).text.replace("<wbr>", "")
+    assert "every4" not in headline.section(run).text.replace("<wbr>", "")
     assert "every4" in chapters.success_table(run).text.replace("<wbr>", "")
 
 

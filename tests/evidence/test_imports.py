@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -204,5 +205,9 @@ def test_the_same_report_is_made_of_imported_runs(tmp_path: Path) -> None:
     assert f"{k}/{len(official.episodes())}" in page
     assert "Imported, not run here" in page
     assert "run on None" not in page
+    targets = {place.split("#")[0] for place in re.findall(r'href="(episodes/[^"]+)"', page)}
+    assert len(targets) >= 3 and all((tmp_path / "out" / place).is_file() for place in targets)
+    listed = (tmp_path / "out" / "episodes" / "clean" / "index.html").read_text()
+    assert "../../report.html" in listed and listed.count("<h2") >= 1
     with pytest.raises(UserError, match="is in two runs"):
         prepare([tmp_path / "out", tmp_path / "out"], tmp_path / "again")

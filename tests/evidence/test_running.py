@@ -10,7 +10,7 @@ from rollouts.scripted import DRAFT, FULL, run
 
 from flashtrail import provenance
 from flashtrail.errors import UserError
-from flashtrail.evidence import overview, running, running_chapter, summaries, tables
+from flashtrail.evidence import headline, running, running_chapter, summaries, tables
 from flashtrail.evidence.campaign import Campaign
 from flashtrail.rollouts import clock, latency
 from flashtrail.rollouts.episode import Running
@@ -83,7 +83,7 @@ def test_an_arm_whose_clock_was_paused_has_no_such_part(tmp_path):
     run_ = Campaign(inputs)
     assert run_.summaries["clean"]["clock"] is None and run_.running == {}
     assert "Not run" in running_chapter.section(run_).text and "<figure" not in running_chapter.section(run_).text
-    assert "clock: paused" in overview.headline(run_).text
+    assert "clock: paused" in headline.section(run_).text
     assert "Not run" in running_chapter.section(Campaign({})).text
 
 
@@ -99,7 +99,7 @@ def test_the_section_shows_each_arm_with_its_interval_and_the_headline_names_it(
     text = running_chapter.section(run_).text
     assert text.count("<figure>") == 2 and "3/6" in text and "Not run" not in text
     assert text.replace("<wbr>", "").count("late_200ms_20hz") >= 2 and "Fresh actions /s" in text
-    first = overview.headline(run_).text.replace("<wbr>", "")
+    first = headline.section(run_).text.replace("<wbr>", "")
     assert "With the clock running" in first and "in 2\u00a0arms" in first
     assert list(run_.plain_summaries) == ["clean"]
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from flashtrail.evidence import endings, figures, page, statistics
+from flashtrail.evidence import endings, figures, links, page, pairs, statistics
 from flashtrail.evidence.campaign import Campaign
-from flashtrail.evidence.overview import arm_name, has_fault, has_guard, rate_of
+from flashtrail.evidence.overview import arm_name, behind, has_fault, has_guard, rate_of
 from flashtrail.evidence.page import Html
 from flashtrail.evidence.statistics import Interval, Latency, Quantile
 from flashtrail.evidence.tables import PAIR_KEY
@@ -46,7 +46,7 @@ def success(run: Campaign) -> Html:
         "vermillion: fault; green: fault and guard; purple: fault and a policy trained with dropout. Bars: "
         "Wilson 95 %.",
     )
-    return page.join(page.side_by_side(drawing, success_table(run)))
+    return page.join(page.side_by_side(drawing, success_table(run)), success_by_task(run))
 
 
 def success_table(run: Campaign) -> Html:
@@ -57,7 +57,7 @@ def success_table(run: Campaign) -> Html:
         rows.append(
             {
                 "arm": arm_name(arm, summary),
-                "count": counted(rate),
+                "count": behind(run, arm, counted(rate)),
                 "rate": percent(rate.rate),
                 "wilson": percent_range(rate.wilson) if rate.wilson else DASH,
                 "exact": percent_range(rate.exact) if rate.exact else DASH,
@@ -65,6 +65,21 @@ def success_table(run: Campaign) -> Html:
         )
     heads = {"arm": "Arm", "count": "k/n", "rate": "Rate", "wilson": "Wilson 95 %", "exact": "Exact 95 %"}
     return page.table(rows, heads, ("count", "rate", "wilson", "exact"), caption="Success, all tasks")
+
+
+def success_by_task(run: Campaign) -> Html | None:
+    """k/n of each arm and task; None where there is one task."""
+    names = sorted({task["task_id"] for summary in run.summaries.values() for task in summary["tasks"]})
+    if len(names) < 2:
+        return None
+    rows = []
+    for arm, summary in run.summaries.items():
+        counts = {task["task_id"]: f"{task['k']}/{task['n']}" for task in summary["tasks"]}
+        cells = {f"task {task}": behind(run, arm, count, links.task_anchor(task)) for task, count in counts.items()}
+        rows.append({"arm": arm_name(arm, summary), **cells})
+    heads = {"arm": "Arm", **{f"task {task}": f"Task {task}" for task in names}}
+    caption = "Success by task, k/n (intervals: in the figure)"
+    return page.table(rows, heads, tuple(heads)[1:], caption, stacked=True)
 
 
 def task_names(run: Campaign) -> Html:
@@ -88,8 +103,8 @@ def comparisons(run: Campaign, reference: str | None = None) -> Html:
         rows.append(
             {
                 "arm": page.code(arm),
-                "a": f"{found.k_a}/{found.n}",
-                "b": f"{found.k_b}/{found.n}",
+                "a": behind(run, arm, f"{found.k_a}/{found.n}"),
+                "b": behind(run, str(reference), f"{found.k_b}/{found.n}"),
                 "difference": f"{points(found.difference)} {points_range(found.interval)}".replace(
                     "\u00a0points [", " ["
                 ),
@@ -100,7 +115,8 @@ def comparisons(run: Campaign, reference: str | None = None) -> Html:
     heads = {"arm": "Arm", "a": "k/n", "b": f"{reference}, same episodes", "difference": "Difference [95 %]"}
     heads |= {"discordant": "Only arm / only it", "p": "Exact McNemar"}
     numeric = ("a", "b", "difference", "discordant", "p")
-    return page.table(rows, heads, numeric, f"Paired with {reference}", stacked=True)
+    table = page.table(rows, heads, numeric, f"Paired with {reference}", stacked=True)
+    return page.join(table, pairs.differing(run, arms, str(reference)))
 
 
 # --- routes ---
@@ -204,7 +220,7 @@ def stages(run: Campaign) -> Html:
     """What a round of each route is made of."""
     if not len(run.profile):
         return page.paragraph("No profile was measured.", "note")
-    caption = "Medians of the stages. Transforms, transport and waiting are not in them."
+    caption = "Medians of the stages, 95 % intervals. Transforms, transport and waiting are not in them."
     return page.figure(figures.stages(run.profile), "Stacked median stage times per route", caption)
 
 
@@ -303,17 +319,18 @@ def guard(run: Campaign) -> Html:
         return page.paragraph("No arm had a guard.", "note")
     drawings, rows = [], []
     for arm, summary in guarded.items():
+        count = summary["guard"]
+        found = statistics.rate(count["hits"], count["unhealthy"])
+        share = f"{percent(found.rate)} [{percent_range(found.wilson)}]" if found.wilson else DASH
         caption = page.inline(
             page.code(arm),
             f": the wrist image\u2019s pixel standard deviation in every round of "
-            f"{summary['success']['n']} episodes, and what the guard made of it. Points are jittered sideways.",
+            f"{summary['success']['n']} episodes, and what the guard made of it. Replaced of the unhealthy: "
+            f"{counted(found)}, {share} (Wilson 95 %). Points are jittered sideways.",
         )
         if arm in run.plain_summaries:
             drawing = figures.guard(run.of_arm("rounds", arm), GUARD_STD_MIN)
             drawings.append(page.figure(drawing, f"Wrist image health over rounds, {arm}", caption))
-        count = summary["guard"]
-        found = statistics.rate(count["hits"], count["unhealthy"])
-        share = f"{percent(found.rate)} [{percent_range(found.wilson)}]" if found.wilson else DASH
         rows.append({"arm": page.code(arm), **count, "repaired": share})
     heads = {
         "arm": "Arm",
@@ -350,7 +367,8 @@ def failures(run: Campaign) -> Html:
     for entry in found.to_dict("records"):
         failed = statistics.rate(entry["n"] - entry["success"], entry["n"])
         share = f"{counted(failed)} [{percent_range(failed.wilson)}]" if failed.wilson else DASH
-        rows.append({**entry, "arm": page.code(entry["arm"]), "failed": share})
+        counts = {kind: behind(run, entry["arm"], entry[kind], kind) for kind in endings.KINDS if entry[kind]}
+        rows.append({**entry, **counts, "arm": page.code(entry["arm"]), "failed": share})
     heads = {"arm": "Arm", "horizon": "No fault", "perturbation": "Fault", "infrastructure": "Infra."}
     table = page.table(
         rows, heads | {"failed": "Failed [Wilson 95 %]"}, (*tuple(heads)[1:], "failed"), "Failed episodes"

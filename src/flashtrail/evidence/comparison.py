@@ -44,7 +44,7 @@ def published_beside_ours(run: Campaign) -> Html:
         }
         for name, source in figures.sources.items()
     ]
-    heads = {"name": "", "what": "Source", "hardware": "Hardware", "setting": "Setting", "scope": "Scope"}
+    heads = {"name": "Name", "what": "Source", "hardware": "Hardware", "setting": "Setting", "scope": "Scope"}
     note = (
         "Policies, hardware and scopes differ, so these rows are for orientation, not for a test: a difference between "
         "ours and theirs has many causes. Intervals of published counts are computed here."
@@ -128,7 +128,7 @@ def _checks(figures: published.Published) -> Html:
         "what": "Figure",
         "printed": "Printed",
         "found": "Found",
-        "agrees": "",
+        "agrees": "Verdict",
     }
     note = (
         "A rate must be a whole count of episodes. The mean of a mixture of routes implies one draft latency: "

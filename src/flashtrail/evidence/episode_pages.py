@@ -32,12 +32,11 @@ def write_arm(
     files: Mapping[str, str | Path],
     sheets: Iterable[str | Path] = (),
     report: str = "../../final.html",
-    index: str | None = "../index.html",
 ) -> int:
     """Write an arm's pages, list and films as the directory `out`, whole or not at all; return how many episodes.
 
     `files` are its merged tables by name; `sheets` its contact sheets, beside which films lie as its episodes say.
-    `report` and `index` are where the links upwards go, seen from `out`.
+    `report` is where the link to the report goes, seen from `out`; the index of all arms lies one directory up.
     """
     frames = {name: tables.read_table(files[name], schema).to_pandas() for name, schema in tables.SCHEMAS.items()}
     episodes = frames["episodes"].sort_values(list(EPISODE_KEY), kind="stable", ignore_index=True)
@@ -46,7 +45,7 @@ def write_arm(
     pictures = _by_episode(tables.read_tables(shards, tables.SHEETS).to_pandas())
     rounds = {key: _records(part) for key, part in _by_episode(_ordered(frames["rounds"], "round")).items()}
     steps = _by_episode(_ordered(frames["steps"], "step"))
-    up = Upwards(report, index, bool(tables.read_metadata(files["episodes"]).get("simulated")))
+    up = Upwards(report, bool(tables.read_metadata(files["episodes"]).get("simulated")))
     rows = episodes.to_dict("records")
     with provenance.write_atomic(out) as directory:
         directory.mkdir()
@@ -66,9 +65,9 @@ def write_arm(
 class Upwards:
     """Where links upwards go, seen from an arm's directory, and whether the pages must warn of simulated rows."""
 
-    report: str = "../../final.html"
-    index: str | None = "../index.html"
+    report: str
     simulated: bool = False
+    index: str = f"../{links.INDEX}"
 
 
 def _write(path: Path, text: str) -> None:
@@ -122,8 +121,8 @@ def episode(
     after: Mapping[str, Any] | None = None,
 ) -> Html:
     """Return the page of one episode: how it ended, its rounds over its steps, film, contact sheet, rounds as rows."""
-    ways = {"Report": up.report, "All episodes of this arm": f"index.html#{links.task_anchor(row['task_id'])}"}
-    ways |= {"This start in every arm": f"{up.index}#{links.start_anchor(row)}"} if up.index else {}
+    ways = {"Report": up.report, "All episodes of this arm": f"{links.INDEX}#{links.task_anchor(row['task_id'])}"}
+    ways |= {"This start in every arm": f"{up.index}#{links.start_anchor(row)}"}
     ways |= {name: links.file_name(near) for name, near in (("Previous", before), ("Next", after)) if near}
     name = f"{row['arm']}: task {row['task_id']}, initial state {row['init_state']}, repeat {row['repeat']}"
     parts = [
@@ -140,7 +139,7 @@ def episode(
 
 
 def _header(title: str, line: str, ways: Mapping[str, str], simulated: bool) -> Html:
-    linked = "".join(page.link(text, target).text for text, target in ways.items())
+    linked = " ".join(page.link(text, target).text for text, target in ways.items())
     warning = '<p class="warning">Simulated data: not evidence about any policy.</p>' if simulated else ""
     head = f'<h1>{page.html(title)}</h1><p class="line note">{page.html(line)}</p>{warning}'
     return Html(f'<header>{head}<nav aria-label="pages">{linked}</nav></header>')
@@ -260,7 +259,7 @@ def arm_list(rows: Sequence[Mapping[str, Any]], rounds: pd.DataFrame, up: Upward
     if not rows:
         return page.paragraph("This arm has no episode.", "note")
     first = rows[0]
-    ways = {"Report": up.report} | ({"Every start in every arm": up.index} if up.index else {})
+    ways = {"Report": up.report, "Every start in every arm": up.index}
     won = statistics.rate(sum(row["kind"] == "success" for row in rows), len(rows))
     line = f"{first['policy']} on {first['suite']}: success in {rate_with_interval(won)}"
     by_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in endings.KINDS}
@@ -318,23 +317,28 @@ def _task_table(rows: Sequence[Mapping[str, Any]], medians: Mapping[_Key, float]
 # --- all starts, all arms ---
 
 
-def write_index(out: str | Path, files: Mapping[str, Sequence[str | Path]], arms: Sequence[str]) -> None:
-    """Write the index of all arms: one table a task, a row per start, its end in every arm as a link."""
+def write_index(
+    out: str | Path, files: Mapping[str, Sequence[str | Path]], arms: Sequence[str], report: str = "../final.html"
+) -> None:
+    """Write the index of all arms: one table a task, a row per start, its end in every arm as a link.
+
+    `report` is where the link upwards goes, seen from the index.
+    """
     columns = ["task", "outcome", "steps", *EPISODE_KEY]
     episodes = tables.read_tables(files["episodes"], tables.EPISODES, columns).to_pandas()
     rounds = tables.read_tables(files["rounds"], tables.ROUNDS, [*EPISODE_KEY, "condition_applied"]).to_pandas()
     episodes["kind"] = endings.kinds(episodes, rounds)
     simulated = any(tables.read_metadata(path).get("simulated") for path in files["episodes"])
-    body = index(episodes, [arm for arm in arms if (episodes["arm"] == arm).any()], simulated)
+    body = index(episodes, [arm for arm in arms if (episodes["arm"] == arm).any()], report, simulated)
     with provenance.write_atomic(out) as path:
         path.write_text(layout.document("FLASHTrail: every episode", body.text, FOOTER), encoding="utf-8")
 
 
-def index(episodes: pd.DataFrame, arms: Sequence[str], simulated: bool = False) -> Html:
+def index(episodes: pd.DataFrame, arms: Sequence[str], report: str, simulated: bool = False) -> Html:
     """Return every start with its end in every arm."""
     ends = "; ".join(f"{mark} {endings.KINDS[kind]}" for kind, mark in _END_MARKS.items())
     line = f"{plural(len(episodes), 'episode')} in {plural(len(arms), 'arm')}. A row is one start, paired across arms."
-    parts = [_header("Every episode", line, {"Report": "../final.html"}, simulated)]
+    parts = [_header("Every episode", line, {"Report": report}, simulated)]
     parts.append(page.paragraph(f"{ends}. The number is the steps until the end.", "note"))
     for (_, task), part in episodes.groupby(["suite", "task_id"], sort=True):
         parts.append(Html(f'<h2 id="{links.task_anchor(task)}">Task {task}: {page.html(part["task"].iloc[0])}</h2>'))

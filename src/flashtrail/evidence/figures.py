@@ -1,7 +1,8 @@
 """Figures: one function each, from frames and summaries to a matplotlib figure a phone can show.
 
 Every figure names its units, its n and its interval; none has a title, the caption beside it says what it shows and
-nothing more. Colours are Okabe and Ito's (safe for colour-blind readers) and always doubled by a label or a shape.
+nothing more. Colours are mostly Okabe and Ito's, told apart by colour-blind readers (tested), and always doubled by a
+label or a shape.
 Knows frames and summaries; computes no statistic that a table does not also print.
 """
 
@@ -26,8 +27,8 @@ from flashtrail.evidence import statistics
 from flashtrail.evidence.wording import NBSP, three_digits
 
 WIDTH = 4.7  # inches: about 450 px, so that 9 pt text stays readable on a phone
-BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#56B4E9", "#E69F00"
-INK, GREY, PALE = "#1a1a1a", "#666666", "#d9d9d9"
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#882277"
+INK, GREY, PALE, NAVY = "#1a1a1a", "#666666", "#d9d9d9", "#003f66"
 ROUTE_COLOURS = {"full": BLUE, "draft": ORANGE}
 ROUTE_MARKS = {"full": "s", "draft": "o"}
 _STYLE: dict[Any, Any] = {
@@ -48,11 +49,24 @@ _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "flashtrail",
 }
 _CAUSES = {
-    "first": ("first round", "#003f66", ""),
+    "first": ("first round", NAVY, ""),
     "forced": ("forced", BLUE, ""),
-    "periodic": ("periodic", SKY, ""),
-    "zero_accept": ("draft rejected", YELLOW, "///"),
+    "periodic": ("periodic", GREY, ""),
+    "zero_accept": ("draft rejected", PURPLE, "///"),
     "gripper": ("gripper event", GREEN, "\\\\\\"),
+}
+STAGES = {
+    "encoder_ms": ("vision", GREY, ""),
+    "prefill_ms": ("prefill", BLUE, ""),
+    "denoise_ms": ("denoise", NAVY, ""),
+    "draft_ms": ("draft", ORANGE, "///"),
+    "verify_ms": ("verify", PURPLE, "\\\\\\"),
+}
+ENDS = {
+    "success": ("success", PALE, ""),
+    "horizon": ("horizon, no fault", BLUE, ""),
+    "perturbation": ("horizon under a fault", ORANGE, ""),
+    "infrastructure": ("infrastructure", INK, ""),
 }
 
 
@@ -281,19 +295,12 @@ def latency_cdf(rounds: pd.DataFrame, time: str = "policy_ms", what: str = "poli
 
 def stages(profile: pd.DataFrame) -> Figure:
     """Median time of each stage, stacked, per route."""
-    names = {
-        "encoder_ms": ("vision", SKY, ""),
-        "prefill_ms": ("prefill", BLUE, ""),
-        "denoise_ms": ("denoise", "#003f66", ""),
-        "draft_ms": ("draft", ORANGE, "///"),
-        "verify_ms": ("verify", YELLOW, "\\\\\\"),
-    }
     routes = [route for route in ("draft", "full") if (profile["route"] == route).any()]
     figure, axes = _axes(0.62 * len(routes) + 1.15)
     used: dict[str, Any] = {}
     for row, route in enumerate(routes):
         part, left = profile[profile["route"] == route], 0.0
-        for column, (label, colour, hatch) in names.items():
+        for column, (label, colour, hatch) in STAGES.items():
             width = part[column].median()
             if not np.isfinite(width):
                 continue
@@ -301,12 +308,16 @@ def stages(profile: pd.DataFrame) -> Figure:
                 row, width, 0.42, left=left, color=colour, hatch=hatch, edgecolor="white", lw=0.5, label=label
             )
             used.setdefault(column, bar)
+            median = statistics.quantile(part[column].dropna().to_numpy(float), 0.5)
+            if median.interval:
+                ends = [left + median.interval.low, left + median.interval.high]
+                axes.plot(ends, [row + 0.14] * 2, color=INK, lw=1.3, solid_capstyle="butt")
             left += width
         axes.text(0, row - 0.36, f"{route} (n = {len(part)}, sum {three_digits(left)} ms)", fontsize=8.5, va="center")
     axes.set_ylim(len(routes) - 0.55, -0.6)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
-    axes.set_xlabel("median per round (ms)")
+    axes.set_xlabel("median per round (ms; lines: 95 % interval of each median)")
     figure.legend(handles=list(used.values()), loc="outside upper left", ncols=5, columnspacing=1.0, handlelength=1.0)
     return figure
 
@@ -355,17 +366,11 @@ def guard(rounds: pd.DataFrame, std_min: float | None = None) -> Figure:
 
 
 def failures(table: pd.DataFrame) -> Figure:
-    """Episodes by how they ended; `table` has arm, n and one column per kind (see overview.taxonomy)."""
-    kinds = {
-        "success": ("success", PALE, ""),
-        "horizon": ("horizon, no fault", BLUE, ""),
-        "perturbation": ("horizon under a fault", ORANGE, ""),
-        "infrastructure": ("infrastructure", INK, ""),
-    }
+    """Episodes by how they ended; `table` has arm, n and one column per kind (see endings.taxonomy)."""
     figure, axes = _axes(0.46 * len(table) + 1.0)
     for row, entry in enumerate(table.itertuples()):
         left = 0
-        for kind, (_, colour, hatch) in kinds.items():
+        for kind, (_, colour, hatch) in ENDS.items():
             count = int(getattr(entry, kind))
             if count:
                 axes.barh(
@@ -373,6 +378,9 @@ def failures(table: pd.DataFrame) -> Figure:
                 )
                 _inside(axes, (left + count / 2) / entry.n, row, str(count), kind)
                 left += count
+        won = statistics.rate(int(entry.success), int(entry.n)).wilson
+        if won:
+            axes.plot([won.low, won.high], [row + 0.19] * 2, color=INK, lw=1.3, solid_capstyle="butt")
         axes.text(0, row - 0.40, str(entry.arm), fontsize=8.5, va="center", fontweight="bold")
         axes.text(1, row - 0.40, f"n = {entry.n}", fontsize=8, va="center", ha="right", color=GREY)
     axes.set_ylim(len(table) - 0.5, -0.7)
@@ -380,10 +388,16 @@ def failures(table: pd.DataFrame) -> Figure:
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_xlabel("share of episodes (numbers: episodes)")
-    handles = [plt.Rectangle((0, 0), 1, 1, fc=c, hatch=h, ec="white", label=name) for name, c, h in kinds.values()]
+    axes.set_xlabel("share of episodes (line: Wilson 95 % of success)")
+    handles = [plt.Rectangle((0, 0), 1, 1, fc=c, hatch=h, ec="white", label=name) for name, c, h in ENDS.values()]
     figure.legend(handles=handles, loc="outside upper left", ncols=2, handlelength=1.2)
     return figure
+
+
+def counts(rates: Sequence[Mapping[str, Any]]) -> str:
+    """Return how many episodes a line's points have: ``n = 15 each``, ``n = 9 to 15``."""
+    found = sorted({rate["n"] for rate in rates})
+    return f"n = {found[0]} each" if len(found) == 1 else f"n = {found[0]} to {found[-1]}"
 
 
 def _inside(axes: Axes, x: float, y: float, text: str, kind: str) -> None:
@@ -409,7 +423,7 @@ def auroc(rows: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set_yticks(range(len(shown)), [row["words"] for row in shown])
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlim(0, 1)
-    axes.set_xlabel("AUROC (0.5: chance), 95 % over episodes; right: positive/all rows")
+    axes.set_xlabel("AUROC (0.5: chance; bars: 95 % over episodes)")
     axes.grid(axis="x", color=PALE, lw=0.6, zorder=0)
     axes.tick_params(axis="y", length=0)
     return figure

@@ -14,13 +14,13 @@ from matplotlib.ticker import PercentFormatter
 
 from flashtrail.evidence import figures, page, statistics
 from flashtrail.evidence.campaign import Campaign
-from flashtrail.evidence.overview import rate_of
+from flashtrail.evidence.overview import behind, rate_of
 from flashtrail.evidence.page import Html
 from flashtrail.evidence.tables import PAIR_KEY
 from flashtrail.evidence.wording import DASH, counted, p_value, percent, percent_range, points, points_range
 
 UPPER_BOUND = "oracle"  # the guard that no robot has
-_COLOURS = (figures.ORANGE, figures.GREEN, figures.BLUE, figures.PURPLE, figures.SKY)
+_COLOURS = (figures.ORANGE, figures.GREEN, figures.BLUE, figures.PURPLE, figures.GREY)
 _MARKS = "so^vD"
 _Lines = dict[str, list[tuple[int, Mapping[str, Any]]]]
 
@@ -77,7 +77,8 @@ def figure(lines: _Lines, severities: Sequence[float], parameter: str) -> Figure
             axes.plot([x, x], [rate["wilson"]["low"], rate["wilson"]["high"]], color=colour, lw=1.4)
         style = f"{mark}{'--' if 'upper bound' in label else '-'}"
         xs, ys = [x for x, _ in known], [rate["rate"] for _, rate in known]
-        axes.plot(xs, ys, style, color=colour, ms=5, lw=0.8, label=label, clip_on=False)
+        words = f"{label}, {figures.counts([rate for _, rate in found])}"
+        axes.plot(xs, ys, style, color=colour, ms=5, lw=0.8, label=words, clip_on=False)
     axes.set_xticks(range(len(severities)), [f"{value:g}" for value in severities])
     axes.set_xlim(-0.5, len(severities) - 0.5)
     axes.set_ylim(0, 1)
@@ -100,7 +101,7 @@ def table(run: Campaign, name: str) -> Html:
             {
                 "severity": f"{cell['parameter']} {cell['severity']:g}",
                 "guard": guard_label(cell["guard"], cell.get("guard_kind")),
-                "count": counted(rate),
+                "count": behind(run, arm, counted(rate)),
                 "rate": percent(rate.rate),
                 "wilson": percent_range(rate.wilson) if rate.wilson else DASH,
                 **_against(run, arm, bare),

@@ -87,9 +87,27 @@ class Report:
         inputs = prepare(arguments.runs, out)
         provenance.json_dump(claims.evaluate(arguments.claims, inputs), out / "claims.json")
         inputs["claims"] = str((out / "claims.json").resolve())
+        inputs |= write_pages(inputs, out)
         provenance.json_dump(inputs, out / "inputs.json")
         report.render(arguments.notebook, out / "report.ipynb", out / "report.html", inputs)
         return 0
+
+
+def write_pages(inputs: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Write the pages of all episodes below `out`; return the inputs by which the report links to them."""
+    from flashtrail.evidence import episode_pages, links
+
+    directory = out.resolve() / links.DIRECTORY
+    pages, arms = [], []
+    for place in range(len(inputs["arms"])):
+        files = {name: inputs[name][place] for name in tables.SCHEMAS}
+        arm = tables.read_table(files["episodes"], tables.EPISODES, ["arm"])["arm"][0].as_py()
+        arms.append(arm)
+        episode_pages.write_arm(directory / links.directory(arm), files, report="../../report.html")
+        pages.append(str(directory / links.directory(arm) / links.INDEX))
+    index = directory / links.INDEX
+    episode_pages.write_index(index, inputs, arms, report="../report.html")
+    return {"pages": pages, "page_index": str(index)}
 
 
 def prepare(runs: list[Path], out: Path) -> dict[str, Any]:

@@ -17,12 +17,13 @@ CSS = """
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0; background: #fff; color: var(--ink); font: 17px/1.55 Charter, "Bitstream Charter", "Source Serif 4",
   "Iowan Old Style", Georgia, "Times New Roman", serif; }
-main { max-width: 62rem; margin: 0 auto; padding: 2.2rem 1.25rem 4rem; }
-main > * { max-width: 62rem; }
+main { max-width: 66rem; margin: 0 auto; padding: 1.4rem 1.25rem 4rem; }
+main > * { max-width: 66rem; }
 p, ul, ol, blockquote { max-width: 42rem; }
+header p { margin: .2rem 0; }
 h1, h2, h3, table, figcaption, .facts dt, .verdict, .note, .warning, summary, header .line, nav, footer {
   font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, "DejaVu Sans", sans-serif; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; letter-spacing: -.01em; max-width: 34rem; }
+h1 { font-size: 1.45rem; line-height: 1.2; margin: 0 0 .3rem; letter-spacing: -.01em; }
 h2 { font-size: 1.2rem; line-height: 1.3; margin: 2.8rem 0 .7rem; padding-top: .8rem;
   border-top: 1.5px solid var(--ink); }
 h3 { font-size: 1rem; margin: 1.8rem 0 .5rem; }
@@ -37,6 +38,10 @@ code { font: .86em/1.4 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mo
 .facts dt, .facts dd { margin: 0; padding: .42rem 0; border-bottom: 1px solid var(--line); }
 .facts dt { font-size: .84rem; font-weight: 650; padding-top: .5rem; padding-right: 1rem; }
 .facts dd { font-size: .94rem; line-height: 1.45; } .facts dd p { margin: 0 0 .2rem; max-width: none; }
+.first .facts { margin: .5rem 0 .3rem; grid-template-columns: 11rem minmax(0, 1fr); }
+.first .note { max-width: none; margin: .3rem 0; }
+.first .facts dt, .first .facts dd { padding: .28rem 0; } .first .facts dt { padding-top: .34rem; }
+.first .facts dd { font-size: .86rem; line-height: 1.4; } .first .facts dd p { margin: 0 0 .1rem; }
 .table { margin: 1rem 0 1.4rem; overflow-x: auto; }
 .table:focus-visible { outline: 2px solid var(--blue); }
 table { border-collapse: collapse; font-size: .84rem; line-height: 1.4; font-variant-numeric: tabular-nums;
@@ -69,13 +74,13 @@ td a, dd a { text-underline-offset: .15em; }
 .lane .ticks { position: relative; height: 1.5rem; } .ticks span { position: absolute; white-space: nowrap; }
 .ticks span:not(:first-child) { transform: translateX(-50%); } .ticks span:last-child { transform: translateX(-100%); }
 video { display: block; width: 100%; max-width: 448px; height: auto; background: #000; }
-nav { font-size: .84rem; margin: 1rem 0 0; line-height: 1.9; } nav a { margin-right: 1.1rem; white-space: nowrap; }
+nav { font-size: .84rem; margin: .2rem 0 0; line-height: 1.9; } nav a { margin-right: 1.1rem; white-space: nowrap; }
 footer { margin-top: 3rem; font-size: .78rem; color: var(--soft); }
 pre { overflow-x: auto; font-size: .8rem; background: var(--tint); padding: .7rem; }
 @media (max-width: 640px) {
   body { font-size: 16px; } main { padding: 1.2rem 1rem 3rem; }
   .facts { grid-template-columns: 1fr; } .facts dt { border-bottom: 0; padding-bottom: 0; }
-  .facts dd { padding-top: .1rem; }
+  .first .facts { grid-template-columns: 1fr; } .facts dd, .first .facts dd { padding-top: .1rem; }
   .stacked table, .stacked caption, .stacked tbody, .stacked tr { display: block; min-width: 0; }
   .stacked thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
   .stacked tr { border-bottom: 1px solid var(--line); padding: .5rem 0; }
@@ -114,6 +119,7 @@ for (const table of document.querySelectorAll(".table table")) {
   table.classList.add("sortable");
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
+    if (!head.textContent.trim()) return;
     const button = document.createElement("button");
     button.type = "button";
     button.append(...head.childNodes);

@@ -11,7 +11,8 @@ All links are relative. Knows the key of an episode; reads no file, writes no HT
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 DIRECTORY, INDEX = "episodes", "index.html"
@@ -41,3 +42,13 @@ def task_anchor(task: int) -> str:
 def start_anchor(row: Mapping[str, Any]) -> str:
     """Return the anchor of a start (suite, task, initial state, repeat) in the index of all arms."""
     return stem(row)
+
+
+def index(files: Sequence[Path]) -> str | None:
+    """Return where the index of all arms lies, seen from the reports' directory, or None."""
+    return "/".join(files[0].parts[-2:]) if files else None
+
+
+def episode(list_of_arm: str, row: Mapping[str, Any]) -> str:
+    """Return where an episode's page lies, seen from where its arm's list is."""
+    return f"{list_of_arm.rpartition('/')[0]}/{file_name(row)}"

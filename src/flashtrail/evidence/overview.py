@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flashtrail import provenance
-from flashtrail.evidence import claims, page, power, published, statistics
+from flashtrail.evidence import claims, links, page, power, published, statistics
 from flashtrail.evidence.campaign import Campaign
 from flashtrail.evidence.page import Html
 from flashtrail.evidence.statistics import Rate
@@ -20,13 +20,11 @@ from flashtrail.evidence.wording import (
     NBSP,
     integers,
     listed,
-    milliseconds,
     p_value,
     percent,
     plural,
     points,
     points_range,
-    rate_with_interval,
 )
 
 HEURISTIC = (
@@ -70,7 +68,7 @@ def behind(run: Campaign, arm: str, number: Any, anchor: str = "") -> Any:
 
 def header(run: Campaign, title: str) -> Html:
     """Title, one line of what the page is about, links to the other pages, and a warning if anything is simulated."""
-    parts = [f"<h1>{page.html(title)}</h1>", f'<p class="line note">{page.html(_subject(run))}</p>']
+    parts = [f"<h1>{page.html(title)}</h1>", f'<p class="line note">{page.html(subject(run))}</p>']
     if run.simulated:
         text = "Simulated data: these numbers test the report. They are not evidence about any policy."
         parts.append(f'<p class="warning">{text}</p>')
@@ -79,12 +77,14 @@ def header(run: Campaign, title: str) -> Html:
         parts.append(f'<p class="note">{page.html(text)}</p>')
     chapters = [Path(path).name for path in run.files("chapters")]
     if chapters:
-        links = "".join(f'<a href="{page.html(name)}">{page.html(Path(name).stem)}</a>' for name in chapters)
-        parts.append(f'<nav aria-label="chapters">Chapters: {links}</nav>')
+        ways = [page.link(Path(name).stem, name) for name in chapters]
+        index = links.index(run.files("page_index"))
+        ways += [page.link("every episode", index)] if index else []
+        parts.append(f'<nav aria-label="chapters">Chapters: {" ".join(way.text for way in ways)}</nav>')
     return Html(f"<header>{''.join(parts)}</header>")
 
 
-def _subject(run: Campaign) -> str:
+def subject(run: Campaign) -> str:
     policies = list(dict.fromkeys(s["policy"] for s in run.summaries.values()))
     suites = list(dict.fromkeys(s["suite"] for s in run.summaries.values()))
     tasks = {t["task_id"] for s in run.summaries.values() for t in s["tasks"]}
@@ -93,134 +93,11 @@ def _subject(run: Campaign) -> str:
     return f"{listed(policies)} on {listed(suites)}, task{'s' * (len(tasks) != 1)} {integers(tasks)}"
 
 
-def headline(run: Campaign) -> Html:
-    """The first screen: what was run, on what, how well, how fast, what broke, what helped, what may be claimed."""
-    rows: dict[str, Any] = {
-        "What was run": _what_was_run(run),
-        "On what": _on_what(run),
-        "How well": _lines(_of_arm(arm, s, "") for arm, s in run.plain_summaries.items() if not has_fault(s)),
-        "How fast": _how_fast(run),
-        "What broke": _lines(
-            _against_clean(run, lambda s: has_fault(s) and not has_guard(s) and not _is_remedy(run, s))
-        ),
-        "What the remedies did": _lines(_against_fault(run)),
-        "With the clock running": _lines(_of_arm(arm, s, _at_latency(s)) for arm, s in run.running.items()),
-        "What may be claimed": _may_be_claimed(run),
-    }
-    return page.facts({term: value for term, value in rows.items() if value is not None})
-
-
-def _of_arm(arm: str, summary: Mapping[str, Any], rest: str) -> Html:
-    return page.inline(arm_name(arm, summary), f": {rate_with_interval(rate_of(summary['success']))}{rest}.")
-
-
-def _at_latency(summary: Mapping[str, Any]) -> str:
-    clock = summary["clock"]
-    stale = percent(clock["shares"]["stale"]["share"])
-    return f"; {milliseconds(clock['mean_ms'])} a round at {clock['hz']:g}{NBSP}Hz, {stale} of the steps stale"
-
-
-def _lines(texts: Any) -> Html | None:
-    items = list(texts)
-    return page.join(*(page.paragraph(text) for text in items)) if items else None
-
-
-def _what_was_run(run: Campaign) -> str:
-    episodes = sum(s["success"]["n"] for s in run.summaries.values())
-    rounds = sum(s["routes"]["n"] for s in run.summaries.values())
-    seeds = sorted({s["seed"] for s in run.summaries.values()})
-    return (
-        f"{plural(len(run.summaries), 'arm')}, {plural(episodes, 'episode')}, {plural(rounds, 'round')}; "
-        f"{_subject(run)}; seed {integers(seeds)}{_days(run)}. Arms are paired by task, initial state and repeat. "
-        f"{_clock(run)}"
-    )
-
-
-def _clock(run: Campaign) -> str:
-    if not run.running:
-        return "The simulator waits for the policy (clock: paused)."
-    return (
-        f"The simulator waits for the policy (clock: paused), but not in {plural(len(run.running), 'arm')}, where it "
-        "goes on while a round is under way (clock: running)."
-    )
-
-
-def _days(run: Campaign) -> str:
-    days = sorted({str(start)[:10] for start in run.episodes["started_at"].dropna()})
-    return "" if not days else f"; run on {days[0]}" if len(days) == 1 else f"; run {days[0]} to {days[-1]}"
-
-
-def _on_what(run: Campaign) -> str:
-    devices = run.devices()
-    return "; ".join(devices) if devices else "device not recorded"
-
-
-def _how_fast(run: Campaign) -> Html | None:
-    if not len(run.profile):
-        return None
-    times = {route: run.profile.loc[run.profile["route"] == route, "policy_ms"] for route in ("draft", "full")}
-    found = {route: statistics.latency(values) for route, values in times.items()}
-    lines: list[str | Html] = []
-    if found["draft"].p50 and found["full"].p50:
-        ratio = found["full"].p50.value / found["draft"].p50.value
-        lines.append(
-            f"A draft round takes {milliseconds(found['draft'].p50.value)}, a full round "
-            f"{milliseconds(found['full'].p50.value)} (medians of policy time, n = {found['draft'].n} and "
-            f"{found['full'].n}, synchronised, batch 1): {ratio:.1f} times as long."
-        )
-    elif found["full"].p50:
-        lines.append(f"A full round takes {milliseconds(found['full'].p50.value)} (median, n = {found['full'].n}).")
-    for arm, summary in run.summaries.items():
-        if summary["routes"]["draft"] and not has_fault(summary):
-            routes = summary["routes"]
-            text = (
-                f": {percent(routes['draft_share'])} of {plural(routes['n'], 'round')} were drafts; "
-                f"{summary['accepted_prefix']['mean_draft']:.1f} of 12 actions accepted per draft"
-                f"{_control(run, summary)}."
-            )
-            lines.append(page.inline(page.code(arm), text))
-    return _lines(lines)
-
-
-def _control(run: Campaign, summary: Mapping[str, Any]) -> str:
-    """Return what stands beside every acceptance: how often the full route agrees with itself."""
-    control = run.control
-    if not control or control.get("policy") != summary["policy"] or not sum(control["histogram"]):
-        return " (control not measured)"
-    mean = sum(h * count for h, count in enumerate(control["histogram"])) / sum(control["histogram"])
-    return f" (control, full route against itself under other noise: {mean:.1f} of 12, n = {control['queries']})"
-
-
-def _is_remedy(run: Campaign, summary: Mapping[str, Any]) -> bool:
-    """True for a policy of another training than the one most arms use."""
-    policies = [s["policy"] for s in run.summaries.values()]
-    return bool(summary["policy"] != max(set(policies), key=policies.count))
-
-
-def _paired(run: Campaign, arm: str, control: str) -> statistics.Paired | None:
+def paired(run: Campaign, arm: str, control: str) -> statistics.Paired | None:
     keys = ["suite", "task_id", "init_state", "repeat"]
     a, b = (run.of_arm("episodes", name)[[*keys, "success"]] for name in (arm, control))
     both = a.merge(b, on=keys, suffixes=("_a", "_b"))
     return statistics.paired(both["success_a"].tolist(), both["success_b"].tolist()) if len(both) else None
-
-
-def _against_clean(run: Campaign, choose: Any) -> list[Html]:
-    reference = next((arm for arm, s in run.plain_summaries.items() if not has_fault(s)), None)
-    lines = []
-    for arm, summary in run.plain_summaries.items():
-        if choose(summary):
-            lines.append(_of_arm(arm, summary, _difference(run, arm, reference)))
-    return lines
-
-
-def _against_fault(run: Campaign) -> list[Html]:
-    """One line per remedy: a guard, or a policy of another training, against the same fault without it."""
-    lines = []
-    for arm, summary in run.plain_summaries.items():
-        if has_fault(summary) and (has_guard(summary) or _is_remedy(run, summary)):
-            control = next((name for name in run.summaries if name != arm and arm.endswith(name)), None)
-            lines.append(_of_arm(arm, summary, _difference(run, arm, control)))
-    return lines
 
 
 def remedies(run: Campaign) -> Html:
@@ -228,15 +105,15 @@ def remedies(run: Campaign) -> Html:
     rows = []
     for arm, summary in run.summaries.items():
         control = next((name for name in run.summaries if name != arm and arm.endswith(name)), None)
-        found = _paired(run, arm, control) if control else None
+        found = paired(run, arm, control) if control else None
         if found is None or not has_fault(summary):
             continue
         rows.append(
             {
                 "arm": arm_name(arm, summary),
-                "a": f"{found.k_a}/{found.n}",
+                "a": behind(run, arm, f"{found.k_a}/{found.n}"),
                 "control": page.code(control),
-                "b": f"{found.k_b}/{found.n}",
+                "b": behind(run, str(control), f"{found.k_b}/{found.n}"),
                 "difference": f"{points(found.difference)} {points_range(found.interval)}".replace(
                     "\u00a0points [", " ["
                 ),
@@ -247,25 +124,6 @@ def remedies(run: Campaign) -> Html:
     heads = {"arm": "Remedy", "a": "k/n", "control": "Without it", "b": "k/n, same episodes"}
     heads |= {"difference": "Difference [95 %]", "discordant": "Only with / only without", "p": "Exact McNemar"}
     return page.table(rows, heads, ("a", "b", "difference", "discordant", "p"), "Remedies, paired", stacked=True)
-
-
-def _difference(run: Campaign, arm: str, control: str | None) -> str:
-    found = _paired(run, arm, control) if control and control != arm else None
-    if found is None:
-        return ""
-    return f"; without it {found.k_b}/{found.n} of the same episodes, {points(found.difference)}"
-
-
-def _may_be_claimed(run: Campaign) -> Html | None:
-    if not run.claims:
-        return None
-    by_verdict: dict[str, list[str]] = {verdict: [] for verdict in claims.VERDICTS}
-    for claim in run.claims["claims"]:
-        title = claim["title"][0].lower() + claim["title"][1:]
-        by_verdict[claim["verdict"]].append(f"{title}\u00a0({claim['id']})")
-    return _lines(
-        page.inline(page.badge(verdict), f" {', '.join(titles)}") for verdict, titles in by_verdict.items() if titles
-    )
 
 
 # --- claims ---
@@ -286,7 +144,7 @@ def claim_matrix(run: Campaign) -> Html:
         }
         for claim in run.claims["claims"]
     ]
-    columns = {"id": "", "claim": "Claim", "verdict": "Verdict", "numbers": "k/n; difference [95 %]", "p": "p"}
+    columns = {"id": "Id", "claim": "Claim", "verdict": "Verdict", "numbers": "k/n; difference [95 %]", "p": "p"}
     return page.table(
         rows, columns | {"seed": "Seed run said"}, caption="Verdicts, computed from the tables", stacked=True
     )
@@ -360,7 +218,7 @@ def open_claims(run: Campaign) -> Html:
             )
     if not rows:
         return page.paragraph("No claim is inconclusive.", "note")
-    heads = {"id": "", "claim": "Claim", "truth": "If", "verdict": "Then", "n": "With about", "unit": "of"}
+    heads = {"id": "Id", "claim": "Claim", "truth": "If", "verdict": "Then", "n": "With about", "unit": "of"}
     note = (
         f"Numbers have {percent(power.POWER)} power under the assumption in the row; the share of discordant pairs is "
         "taken from the episodes at hand, which are few. A claim in a family is planned at its strictest Holm step."

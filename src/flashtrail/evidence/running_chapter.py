@@ -14,14 +14,14 @@ from matplotlib.ticker import PercentFormatter
 
 from flashtrail.evidence import figures, page, statistics
 from flashtrail.evidence.campaign import Campaign
-from flashtrail.evidence.overview import arm_name, rate_of
+from flashtrail.evidence.overview import arm_name, behind, rate_of
 from flashtrail.evidence.page import Html
 from flashtrail.evidence.running import KINDS_OF_STEP
 from flashtrail.evidence.tables import ROUTES
 from flashtrail.evidence.wording import DASH, counted, percent, percent_range, three_digits
 
-_LOOKS = {"fresh": (figures.BLUE, ""), "stale": (figures.YELLOW, "///"), "held": (figures.PALE, "")}
-_COLOURS = (figures.BLUE, figures.ORANGE, figures.GREEN, figures.PURPLE, figures.SKY, figures.INK)
+_LOOKS = {"fresh": (figures.BLUE, ""), "stale": (figures.PURPLE, "///"), "held": (figures.PALE, "")}
+_COLOURS = (figures.BLUE, figures.ORANGE, figures.GREEN, figures.PURPLE, figures.GREY, figures.INK)
 _MARKS = "os^vDX"
 
 
@@ -67,7 +67,8 @@ def success_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
         for ms, rate in known:
             axes.plot([ms, ms], [rate["wilson"]["low"], rate["wilson"]["high"]], color=colour, lw=1.2)
         xs, ys = [ms for ms, _ in known], [rate["rate"] for _, rate in known]
-        axes.plot(xs, ys, f"{mark}-", color=colour, ms=5, lw=0.8, label=label, clip_on=False)
+        words = f"{label}, {figures.counts([rate for _, rate in points])}"
+        axes.plot(xs, ys, f"{mark}-", color=colour, ms=5, lw=0.8, label=words, clip_on=False)
     axes.set_ylim(0, 1)
     axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -125,7 +126,7 @@ def _table(run: Campaign) -> Html:
                 "latency": " / ".join(three_digits(entry["value"]) if entry else DASH for entry in medians),
                 "source": source_words(clock["settings"]),
                 "waited": f"{clock['waited_steps_mean']:.1f}",
-                "count": counted(rate),
+                "count": behind(run, arm, counted(rate)),
                 "rate": percent(rate.rate),
                 "wilson": percent_range(rate.wilson) if rate.wilson else DASH,
             }
@@ -155,11 +156,16 @@ def steps_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
             label = kind if row == 0 else None
             axes.barh(row, share, left=left, height=0.62, color=colour, hatch=hatch, edgecolor="white", label=label)
             left += share
+        fresh = found["clock"]["shares"][KINDS_OF_STEP[0]]
+        if fresh["interval"]:
+            ends = [fresh["interval"]["low"], fresh["interval"]["high"]]
+            axes.plot(ends, [row, row], color=figures.INK, lw=1.3, solid_capstyle="butt")
+        axes.text(1.02, row, f"n = {found['clock']['steps']:,}", va="center", fontsize=8)
     axes.set_yticks(range(len(summaries)), list(summaries))
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_xlabel("share of control steps")
+    axes.set_xlabel(f"share of control steps (line: 95 % of {KINDS_OF_STEP[0]})")
     drawing.legend(loc="outside upper left", ncols=3, handlelength=1.6)
     return drawing
 

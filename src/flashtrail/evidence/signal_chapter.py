@@ -121,7 +121,7 @@ def _outcome(found: Mapping[str, Any]) -> Html:
         "AUROC of each signal for failure, with intervals",
         f"How well the mean of each signal over an episode\u2019s first {found['window']} steps tells that it will "
         "fail. Pairs are of one arm and task; episodes that ended sooner are left out. Orange: the interval lies above "
-        "chance.",
+        "chance. Right: failed of all episodes.",
     )
     rows = [_row(row) for row in found["outcome"]]
     numeric = ("before", "auroc", "n", "episodes", "strata")

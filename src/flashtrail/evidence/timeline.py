@@ -20,7 +20,7 @@ import pandas as pd
 from flashtrail.evidence.page import Html
 from flashtrail.evidence.wording import plural, three_digits
 
-BLUE, ORANGE, GREEN, PURPLE, INK, GREY = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#1a1a1a", "#666666"
+BLUE, ORANGE, GREEN, PURPLE, INK, GREY = "#0072B2", "#D55E00", "#009E73", "#882277", "#1a1a1a", "#666666"
 HEIGHT = 32.0  # of a lane, in its own units
 _TICKS = (5, 10, 20, 50, 100, 200, 500)
 Row = Mapping[str, Any]
