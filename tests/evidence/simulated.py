@@ -72,7 +72,7 @@ def shard(arm: str, task: int, episodes: int | None = None) -> dict[str, list[di
                 "task": TASKS[task],
                 "seed": 7,
                 "success": success,
-                "verified_success": None,
+                **tables.UNVERIFIED,
                 "outcome": "success" if success else "horizon",
                 "error": None,
                 "steps": horizon,

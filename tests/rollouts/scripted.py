@@ -43,6 +43,7 @@ class Policy:
 
 class Simulator:
     prompt, horizon = "open it", 40
+    seen = None  # the verdict on what was seen
 
     def __init__(self, success_at=None):
         self.success_at, self.taken, self.rendered = success_at, [], []
@@ -62,6 +63,9 @@ class Simulator:
         steps = len(self.taken) - 1
         done = steps == self.success_at
         return Step(float(done), done, np.array([steps, 0, 0], float))
+
+    def verdict(self, success):
+        return self.seen
 
 
 FULL, DRAFT = {"route_type": "full", "radius_dist": float("nan")}, {"route_type": "draft", "radius_dist": 0.2}

@@ -65,6 +65,9 @@ class StubSimulator:
         done = self.key.init_state == 0 and self.steps == 30
         return Step(float(done), done, self.position)
 
+    def verdict(self, success: bool) -> None:
+        return None
+
     def close(self) -> None:
         pass
 

@@ -113,7 +113,7 @@ def episodes_table(arm: str, success: Sequence[bool] | np.ndarray) -> pa.Table:
     numbers = {"task_id": 0, "repeat": 0, "seed": 7, "steps": 12, "rounds": 1, "full_rounds": 0, "draft_rounds": 1}
     columns: dict[str, Any] = {name: [text] * n for name, text in {**texts, "started_at": "2000-01-01"}.items()}
     columns |= {name: np.full(n, number) for name, number in {**numbers, "executed_actions": 12}.items()}
-    columns |= {name: pa.nulls(n) for name in ("verified_success", "error", "video")}
+    columns |= {name: pa.nulls(n) for name in (*tables.UNVERIFIED, "error", "video")}
     columns |= {"init_state": np.arange(n), "success": won, "outcome": np.where(won, "success", "horizon")}
     columns |= {"accepted_prefix_mean": np.full(n, 12.0), "wall_s": np.ones(n)}
     return tables.to_table(pa.table({name: pa.array(columns[name]) for name in tables.EPISODES.names}), tables.EPISODES)

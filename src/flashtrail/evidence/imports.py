@@ -195,7 +195,7 @@ def episode_row(
         **common,
         **key,
         "success": end[0] == "success",
-        "verified_success": None,
+        **tables.UNVERIFIED,
         "outcome": end[0],
         "error": end[1],
         "rounds": len(rounds),

@@ -50,7 +50,12 @@ EPISODES = _schema(
     ("repeat", _I32),
     ("seed", _I64),
     ("success", _BOOL),
-    ("verified_success", _BOOL, "null"),
+    ("verified_success", _BOOL, "null"),  # null: not looked at, as all of these
+    ("verified_reason", _STR, "null"),  # which behaviour is missing; null where verified
+    ("gripper_closures", _I32, "null"),
+    ("grasps", _I32, "null"),  # both fingers on what the task is about, while told to close
+    ("lifts", _I32, "null"),
+    ("first_close_step", _I32, "null"),  # null: never, or not looked at (then gripper_closures is null, too)
     ("outcome", _STR),  # success | horizon | error
     ("error", _STR, "null"),
     ("steps", _I32),
@@ -129,6 +134,11 @@ PROFILE = _schema(
     ("warmup", _BOOL),
     ("prompt", _STR),
     ("device", _STR),
+)
+
+# Of an episode nobody looked at: an imported or a simulated one.
+UNVERIFIED: dict[str, Any] = dict.fromkeys(
+    ("verified_success", "verified_reason", "gripper_closures", "grasps", "lifts", "first_close_step")
 )
 
 SCHEMAS = {"episodes": EPISODES, "rounds": ROUNDS, "steps": STEPS}

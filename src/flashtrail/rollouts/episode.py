@@ -24,6 +24,7 @@ from flashtrail.rollouts.latency import Latencies
 from flashtrail.rollouts.observation import Observation
 from flashtrail.rollouts.plan import EpisodeKey
 from flashtrail.rollouts.simulator import Simulator, Step
+from flashtrail.rollouts.verify import Verdict
 
 # The official client has no bound. There a full round, which accepts everything, follows an empty one; with
 # full_fallback off the two could wait for each other for ever.
@@ -143,7 +144,8 @@ def run_episode(
             raise EpisodeError(
                 f"the policy accepted no action in {empty} rounds in a row (round {query}): allow full_fallback"
             )
-    record.episode = _episode_row(record, success, time.perf_counter() - started) | {
+    verdict = simulator.verdict(success)
+    record.episode = _episode_row(record, success, time.perf_counter() - started, verdict) | {
         "started_at": started_at.isoformat(timespec="milliseconds"),
         "task": simulator.prompt,
     }
@@ -288,11 +290,20 @@ def _number(value: Any, default: float | None = None) -> float | None:
     return default
 
 
-def _episode_row(record: EpisodeRecord, success: bool, wall_s: float) -> dict[str, Any]:
+def _episode_row(
+    record: EpisodeRecord, success: bool, wall_s: float, verdict: Verdict | None = None
+) -> dict[str, Any]:
     accepted = [row["accepted_prefix"] for row in record.rounds if row["route"] == "draft"]
+    closed = [row["gripper_closed"] for row in record.steps]
+    closures = [step for step, now in enumerate(closed) if now and not (step and closed[step - 1])]
     return {
         "success": success,
-        "verified_success": None,
+        "verified_success": verdict and verdict.verified,
+        "verified_reason": verdict and verdict.missing,
+        "gripper_closures": len(closures) if closed else None,
+        "grasps": verdict and verdict.grasps,
+        "lifts": verdict and verdict.lifts,
+        "first_close_step": closures[0] if closures else None,
         "outcome": "success" if success else "horizon",
         "error": None,
         "steps": len(record.steps),

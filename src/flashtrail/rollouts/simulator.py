@@ -20,6 +20,8 @@ from flashtrail.rollouts import opengl, seeds
 from flashtrail.rollouts.observation import Observation, resize_with_pad, state_vector, upright
 from flashtrail.rollouts.plan import WAIT_STEPS, EpisodeKey, check_init_state, check_task, suite_of
 from flashtrail.rollouts.rebuild import CompiledModels, KeptRendering
+from flashtrail.rollouts.verify import Goal, Verdict
+from flashtrail.rollouts.witness import Witness
 
 RENDER_PIXELS = 256
 CAMERAS = ("agentview", "robot0_eye_in_hand")
@@ -55,6 +57,9 @@ class Simulator(Protocol):
 
     def step(self, action: Sequence[float], *, render: bool) -> Step:
         """Advance by one control step (50 ms); render both views only if an observation is wanted after it."""
+
+    def verdict(self, success: bool) -> Verdict | None:
+        """Return what was seen of the task's behaviour since the reset; None where nobody looks."""
 
     def close(self) -> None:
         """Free the simulator."""
@@ -105,6 +110,7 @@ class LiberoSimulator:
         self._sequence: tuple[int, int] | None = None  # official: (repeat, resets since its seed)
         self._observation: dict[str, Any] = {}
         self._rendered = False
+        self._witness: Witness | None = None  # from the last reset on
 
     @property
     def init_state_count(self) -> int:
@@ -113,6 +119,7 @@ class LiberoSimulator:
 
     def reset(self, key: EpisodeKey) -> None:
         """Seed, reset, set the init state and take the wait steps; the last one renders."""
+        self._witness = None
         if (key.suite, key.task_id) != (self.suite, self.task_id):
             raise ValueError(f"this simulator runs {self.suite} task {self.task_id}, not {key}")
         check_init_state(self.suite, self.task_id, key.init_state, self.init_state_count)
@@ -129,6 +136,7 @@ class LiberoSimulator:
             self._observation = self._env.set_init_state(self._init_states[key.init_state])
         for waited in range(1, WAIT_STEPS + 1):
             self.step(_DUMMY_ACTION, render=waited == WAIT_STEPS)
+        self._witness = Witness(self._env.env)
 
     def observe(self) -> Observation:
         """Return the observation of the last step, which must have rendered."""
@@ -141,7 +149,22 @@ class LiberoSimulator:
         """Take one control step with a (7,) action; success is the simulator's own."""
         with self._rendering(render):
             self._observation, reward, done, _ = self._env.step([float(value) for value in action])
+        if self._witness is not None:
+            self._witness.look(closed=action[6] > 0)
         return Step(float(reward), bool(done), np.array(self._observation["robot0_eef_pos"], np.float64))
+
+    def verdict(self, success: bool) -> Verdict | None:
+        """Return the verdict on the episode so far; `success`: what the last step's `done` said."""
+        return None if self._witness is None else self._witness.verdict(success)
+
+    def seen(self) -> list[Goal]:
+        """Return what `verdict` judges, goal by goal."""
+        return [] if self._witness is None else self._witness.goals()
+
+    @property
+    def truth(self) -> tuple[Any, dict[str, Any]]:
+        """LIBERO's task environment and its last observation, for whoever may know more than a policy."""
+        return self._env.env, self._observation
 
     def state(self) -> np.ndarray:
         """Flat physics state with the poses of all fixtures: equal arrays mean equal worlds."""
@@ -151,7 +174,7 @@ class LiberoSimulator:
     def close(self) -> None:
         """Free the model and the rendering context."""
         self._env.close()
-        self._gate = self._kept = None
+        self._gate = self._kept = self._witness = None
 
     # --- scenes ---
 

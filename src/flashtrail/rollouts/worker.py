@@ -28,6 +28,7 @@ from flashtrail.rollouts.film import Film
 from flashtrail.rollouts.observation import Observation
 from flashtrail.rollouts.plan import EpisodeKey
 from flashtrail.rollouts.simulator import LiberoSimulator, Simulator, Step
+from flashtrail.rollouts.verify import Verdict
 from flashtrail.serving import TOKEN_VARIABLE
 from flashtrail.serving.client import PolicyClient, PolicyError, ServerUnavailable
 
@@ -75,6 +76,9 @@ class _WatchedSimulator:
     def step(self, action: Sequence[float], *, render: bool) -> Step:
         self._heartbeat.within(self._stall_s)
         return self._simulator.step(action, render=render)
+
+    def verdict(self, success: bool) -> Verdict | None:
+        return self._simulator.verdict(success)
 
     def close(self) -> None:
         self._simulator.close()
