@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup report screenshot test lint conformance fidelity fuzz bench-server bench-rollouts bench-evidence bench-convert check check-envs nano unlock lock clean-results clean-env
+.PHONY: help setup report screenshot test lint conformance fidelity fuzz bench-server bench-rollouts bench-evidence bench-convert bundle audit-crate check check-envs nano unlock lock clean-results clean-env
 PROFILE ?= profiles/local
 PYTHON ?= $(shell for p in python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { echo $$p; break; }; \
@@ -51,6 +51,12 @@ bench-evidence: setup ## merge, summaries and claims of 1,000,000 synthetic epis
 
 bench-convert: setup ## conversion at pi0_libero's size, 3.24 B random values: seconds, peak memory, same bytes (20 GB of disk)
 	@$(BIN)/python benchmarks/convert.py
+
+bundle: setup ## the finished run as one directory, bundle/, and bundle.zip, that a stranger can check (PROFILE as in the run)
+	@$(BIN)/python -m flashtrail bundle --profile $(PROFILE)
+
+audit-crate: setup ## hold bundle/'s RO-Crate to the Workflow Run RO-Crate profile, with its community's validator, offline
+	@$(BIN)/python -m flashtrail.record.validation bundle
 
 check: lint conformance ## lint, conformance, and the unit tests that run neither simulator nor snakemake
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/workflow -m "not slow and not simulator"

@@ -24,6 +24,7 @@ from flashtrail.serving import TOKEN_VARIABLE
 COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("check a bundle: checksums, tables, verdicts, a rerun of some episodes", "flashtrail.record.audit"),
     "bundle": ("put a finished run into one directory that a stranger can check", "flashtrail.record.bundle"),
+    "explain": ("what one episode depended on, and its replay against the record", "flashtrail.record.explain"),
     "import-run": (
         "read an official client's run, or CSVs, into our tables",
         "flashtrail.evidence.import_command:Import",

@@ -7,7 +7,6 @@ RO-Crate (`crate`) and checksums (`manifest`), then audits the result: a bundle 
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import subprocess
 import zipfile
@@ -41,7 +40,7 @@ _RECORDS = (
     "results/environments/*.json",
     "results/benchmarks/**/*.tsv",
     "results/logs/**/*",
-    "reports/*.html",
+    "reports/**/*.html",
     "reports/*.ipynb",
     f"{engine.METADATA}/**/*",
 )
@@ -59,7 +58,7 @@ class Settings:
 
 
 def build(root: str | Path, out: str | Path, settings: Settings | None = None) -> dict[str, Any]:
-    """Bundle the finished run in `root` as directory `out` and ``out.zip``; return what was bundled (record/bundle.json).
+    """Bundle the finished run in `root` as directory `out` and ``out.zip``; return record/bundle.json with the digest.
 
     Raises UserError for a run that is not finished or contradicts itself, naming what; then nothing is left behind.
     """
@@ -180,10 +179,9 @@ def run(arguments: argparse.Namespace) -> int:
     settings = Settings(arguments.profile, arguments.videos, 0 if arguments.no_weights else WEIGHTS_BYTES)
     about = build(arguments.root, arguments.out, settings)
     files = list(Run(arguments.out).files())
-    size = sum(os.path.getsize(arguments.out / file) for file in files)
+    size = sum((arguments.out / file).stat().st_size for file in files)
     if about["up_to_date"] is False:
         print("note: code or config changed since this run: make report would run some of it again")
     print(f"{arguments.out}: {len(files)} files, {size / 1e6:.1f} MB, and {arguments.out}.zip; audited")
     print(f"digest {about['digest']}  (keep it elsewhere: flashtrail audit --digest compares)")
     return 0
-

@@ -6,6 +6,7 @@ evidence's own functions and the run's files; reruns no episode (`replay` does).
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,6 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 
 from flashtrail import config, provenance
 from flashtrail.errors import UserError
@@ -88,7 +88,7 @@ def config_agrees(run: Run) -> Check:
         for shard in run.shards(arm):
             # A key that newer code knows is not a disagreement; a value that differs is.
             told, asked = shard.job["params"]["arm"], experiment.arm(arm)
-            odd = difference(told, {k: v for k, v in _only(asked, told).items()})
+            odd = difference(told, _only(asked, told))
             problems += [f"{arm}, task {shard.task_id}: {odd} (run against config)"] if odd else []
     return Check("config", f"{len(run.arms)} arms, {' + '.join(about['configs'])}", problems)
 
@@ -111,7 +111,8 @@ def merged(run: Run) -> Iterator[Check]:
             for name, path in run.tables(arm).items():
                 own = tables.read_table(path, SCHEMAS[name])
                 count += len(own)
-                problems += [f"{name}: {odd} (merged against shard)" for odd in rows.differences(own, getattr(again, name))]
+                odd_rows = rows.differences(own, getattr(again, name))
+                problems += [f"{name}: {odd} (merged against shard)" for odd in odd_rows]
             stored = tables.read_metadata(run.tables(arm)["episodes"])
             odd = difference(stored, again.metadata)
             problems += [f"metadata: {odd}"] if odd else []
@@ -203,8 +204,7 @@ def summarised(run: Run) -> Iterator[Check]:
     yield Check("summaries", f"{len(run.arms)} arms recomputed", problems)
     mixed = []
     for arm in run.arms:
-        table = pa.concat_tables([rows.read(run.tables(arm)["rounds"])])
-        found = summaries.mixture(table.to_pandas())
+        found = summaries.mixture(rows.read(run.tables(arm)["rounds"]).to_pandas())
         mean, implied = found["mean_ms"], found["implied_ms"]
         if mean is not None and implied is not None and not math.isnan(mean) and not _close(mean, implied, 1e-6):
             mixed.append(f"{arm}: mean {mean:.4f} ms, its routes imply {implied:.4f} ms")
@@ -230,9 +230,7 @@ def verdicts(run: Run) -> Iterator[Check]:
 
 def _plain(value: Any) -> Any:
     """Return what reading the written JSON would give."""
-    import json
-
-    return json.loads(json.dumps(value, default=provenance._plain))
+    return json.loads(json.dumps(value, default=lambda number: number.tolist()))  # numpy's
 
 
 def difference(recorded: Any, again: Any, where: str = "") -> str | None:
@@ -251,8 +249,14 @@ def difference(recorded: Any, again: Any, where: str = "") -> str | None:
     if isinstance(recorded, list) and isinstance(again, list):
         if len(recorded) != len(again):
             return f"{where} has {len(recorded)} entries against {len(again)}"
-        return next((odd for i, (a, b) in enumerate(zip(recorded, again, strict=True))
-                     if (odd := difference(a, b, f"{where}[{i}]"))), None)
+        return next(
+            (
+                odd
+                for i, (a, b) in enumerate(zip(recorded, again, strict=True))
+                if (odd := difference(a, b, f"{where}[{i}]"))
+            ),
+            None,
+        )
     if isinstance(recorded, float) and isinstance(again, int | float) and _close(recorded, float(again)):
         return None
     if type(recorded) is not type(again) or recorded != again:

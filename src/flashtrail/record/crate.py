@@ -25,12 +25,15 @@ PROFILES = {
     "https://w3id.org/workflowhub/workflow-ro-crate/1.0": "Workflow RO-Crate",
 }
 LICENCE = "https://spdx.org/licenses/Apache-2.0"
+# RO-Crate 1.1 has no word for it; this is the one of the Workflow Run profiles.
+_TERMS = {"sha256": "https://w3id.org/ro/terms/workflow-run#sha256"}
 _SNAKEMAKE = {"name": "Snakemake", "url": {"@id": "https://snakemake.readthedocs.io"}}
 # Whole directories: every file in them has its checksum in the manifest, and none a meaning of its own here.
 FOLDERS = {
     engine.METADATA: "Snakemake's record of each output: inputs with checksums, parameters, code, environment, times",
     "results/logs": "What each job was told (JSON) and what it printed",
     "results/benchmarks": "Time and memory of each job, as Snakemake measured them",
+    "reports/episodes": "A page for each episode",
     "src": "The package that the workflow ran",
     "rules": "The workflow's rules",
     "scripts": "One adapter for each rule",
@@ -101,6 +104,7 @@ def write(root: Path, files: Sequence[str], title: str, inputs: Sequence[str], r
     run["actionStatus"] = {"@id": "http://schema.org/CompletedActionStatus"}
     workflow["softwareRequirements"] = engine_entity
     crate.root_dataset["mentions"] = run
+    crate.metadata.extra_terms.update(_TERMS)
     _dump(crate.metadata.generate(), root / NAME)
 
 

@@ -64,6 +64,4 @@ def verify(root: Path, present: Iterable[str]) -> Verification:
     """Compare every file of the directory (`present`, relative) with the manifest."""
     listed, there = read(root), set(present) - {NAME}
     changed = [f for f, digest in listed.items() if f in there and provenance.sha256_file(root / f) != digest]
-    return Verification(
-        len(listed), sorted(changed), sorted(listed.keys() - there), sorted(there - listed.keys())
-    )
+    return Verification(len(listed), sorted(changed), sorted(listed.keys() - there), sorted(there - listed.keys()))

@@ -83,10 +83,11 @@ def differences(ours: pa.Table, theirs: pa.Table, most: int = 3) -> list[str]:
 
 def _columns(ours: pa.Table, theirs: pa.Table, row: int) -> list[str]:
     a, b = (flat(t.slice(row, 1)).to_pylist()[0] for t in (ours, theirs))
-    return [f"{name} {_short(a[name])} against {_short(b[name])}" for name in a if a[name] != b[name]]
+    return [f"{name} {short(a[name])} against {short(b[name])}" for name in a if a[name] != b[name]]
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """Return a value as a message prints it."""
     text = str(value)
     return text if len(text) <= 40 else text[:37] + "..."
 

@@ -1,0 +1,58 @@
+"""``flashtrail explain``: what one episode depended on, as JSON, and its replay against the recorded rows.
+
+The JSON stands for itself: with the policy's artifact and this package, it is enough to run the episode again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from flashtrail import provenance
+from flashtrail.errors import UserError
+from flashtrail.record import replay
+from flashtrail.record.run import Run
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's flags."""
+    add = parser.add_argument
+    add("episode", help="ARM/TASK/INIT_STATE, ARM/SUITE/TASK/INIT_STATE/REPEAT, or a file that --out wrote")
+    add("--from", dest="root", type=Path, default=Path(), metavar="DIR", help="a run or a bundle (default: here)")
+    add("--out", type=Path, metavar="FILE", help="write the JSON there, with the recorded rows")
+    add("--replay", action="store_true", help="run the episode again and compare it with the record")
+    add("--artifacts", type=Path, metavar="DIR", help="results/artifacts, where --from has no weights")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Explain an episode, replay it if asked; 1 if the replay contradicts the record."""
+    explained = _explained(arguments)
+    if arguments.out is not None:
+        provenance.json_dump(explained, arguments.out)
+    if not arguments.replay:
+        if arguments.out is None:
+            print(json.dumps({k: v for k, v in explained.items() if k not in ("rows", "noise_seeds")}, indent=2))
+        return 0
+    outcome = explained["outcome"]
+    print(f"{explained['episode']}: {outcome['outcome']} after {outcome['steps']} steps on record")
+    print(f"a replay must give {explained['equality']}", flush=True)
+    found = replay.replay(explained, arguments.root, arguments.artifacts)
+    for line in found.differences:
+        print(f"differs: {line}")
+    if found.excused:
+        print(f"no contradiction: {found.excused}")
+    elif not found.differences:
+        print("the replay gave the recorded rows, timing apart")
+    return int(bool(found.differences) and not found.excused)
+
+
+def _explained(arguments: argparse.Namespace) -> dict[str, Any]:
+    if not arguments.episode.endswith(".json"):
+        bundle = Run(arguments.root)
+        return replay.explain(bundle, replay.parse(bundle, arguments.episode))
+    explained = provenance.json_load(arguments.episode)
+    if not isinstance(explained, dict) or explained.get("format") != replay.FORMAT:
+        raise UserError(f"{arguments.episode} was not written by flashtrail explain --out")
+    return explained

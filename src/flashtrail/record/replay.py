@@ -1,0 +1,260 @@
+"""One episode again: what is needed to replay it, the replay through the real shard, and what differs.
+
+A replay is a shard of one episode: one policy server, one simulator in a fresh process. Where no round of the episode
+shared a pass of the device with another session, its rows must be the recorded ones except for what a clock on the
+wall measured (TIMING). A shared pass may change an action's last digits (docs/precision.md), after which two episodes
+may go separate ways; `Outcome` says where. Knows the shard's spec; reads a run through `run`.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flashtrail import provenance
+from flashtrail.errors import UserError
+from flashtrail.evidence import tables
+from flashtrail.record import rows
+from flashtrail.record.run import TABLES, Run, Shard
+from flashtrail.rollouts import clock, plan, seeds
+from flashtrail.rollouts.plan import EpisodeKey
+from flashtrail.rollouts.shard import roll_out_shard
+from flashtrail.rollouts.spec import shard_spec
+
+FORMAT = "flashtrail-episode"
+# The largest first difference of an action that a shared pass explains (2e-5 was measured), environment units.
+COMPANY = 1e-4
+# What a clock on the wall measured, and what names the run rather than the episode.
+TIMING = {
+    "episodes": ("wall_s", "started_at", "video", "run_id"),
+    "rounds": (
+        *("encoder_ms", "prefill_ms", "denoise_ms", "draft_ms", "verify_ms", "policy_ms", "serve_ms", "roundtrip_ms"),
+        "batch_size",
+    ),
+    "steps": (),
+}
+
+
+@dataclass(frozen=True)
+class Name:
+    """An episode of one arm as a user names it: ``arm/suite/task/init state/repeat``."""
+
+    arm: str
+    key: EpisodeKey
+
+    def __str__(self) -> str:
+        return "/".join(map(str, (self.arm, self.key.suite, self.key.task_id, self.key.init_state, self.key.repeat)))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a replay gave: `differences` from the record; `excused` says why they are no contradiction, if so."""
+
+    episode: str
+    differences: list[str] = field(default_factory=list)
+    excused: str = ""
+
+
+def parse(run: Run, text: str) -> Name:
+    """Return the episode that a text names: ``clean/0/3``, ``clean/libero_goal/0/3/0`` or as the reports print it."""
+    arm, *rest = text.strip().split("/")
+    if arm not in run.arms:
+        raise UserError(f"{text}: the run has no arm {arm!r}; it has {', '.join(run.arms)}")
+    expected = run.expected(arm)
+    suite = expected["suite"]
+    if rest and rest[0] == suite:
+        rest = rest[1:]
+    numbers = [re.fullmatch(r"(?:task |init |repeat )?(\d+)", word.strip()) for word in rest]
+    if len(rest) not in (2, 3) or not all(numbers):
+        raise UserError(f"{text}: name an episode as ARM/TASK/INIT_STATE or {arm}/{suite}/TASK/INIT_STATE/REPEAT")
+    task, init_state, *repeat = (int(m[1]) for m in numbers if m)
+    name = Name(arm, EpisodeKey(suite, task, init_state, repeat[0] if repeat else 0))
+    asked = (task in expected["tasks"], init_state in expected["init_states"], name.key.repeat < expected["repeats"])
+    if not all(asked):
+        raise UserError(
+            f"{text}: the run has tasks {expected['tasks']}, init states {expected['init_states']} and "
+            f"{expected['repeats']} repeat(s) of {arm}"
+        )
+    return name
+
+
+def explain(run: Run, name: Name) -> dict[str, Any]:
+    """Return, as plain data, all that the episode depended on, and its recorded rows."""
+    shard = next(s for s in run.shards(name.arm) if s.task_id == name.key.task_id)
+    arm = shard.job["params"]["arm"]
+    recorded = rows_of(run, shard, name)
+    about = tables.read_metadata(run.path(f"{shard.directory}/episodes.parquet"))
+    episode = recorded["episodes"][0]
+    streams = {s: seeds.of_episode(arm["seed"], name.key, s) for s in ("sim", "noise", "perturbation", "latency")}  # type: ignore[arg-type]
+    return {
+        "format": FORMAT,
+        "version": 1,
+        "episode": str(name),
+        "task": episode["task"],
+        "policy": arm["policy"],
+        "artifact_digest": about.get("artifact_digest", ""),
+        "code_digest": about.get("code_digest", ""),
+        "device": about.get("device", ""),
+        "condition": arm["condition"],
+        "guard": arm["guard"],
+        "clock": arm["clock"],
+        "seed": arm["seed"],
+        "scene_seed": arm["scene_seed"],
+        "seed_words": streams,
+        "noise_seeds": [row["noise_seed"] for row in recorded["rounds"]],
+        "arm": arm,
+        "handles": {k: v for k, v in shard.job["input"].items() if k in ("base", "draft", "model", "latencies")},
+        "equality": promise(arm, recorded),
+        "command": f"flashtrail explain {name} --replay",
+        "outcome": {k: episode[k] for k in ("outcome", "success", "steps", "rounds")},
+        "rows": recorded,
+    }
+
+
+def promise(arm: Mapping[str, Any], recorded: Mapping[str, Any]) -> str:
+    """Return in words what a replay of this episode must reproduce."""
+    if reason := unrepeatable(arm):
+        return f"none: {reason}"
+    if in_company(recorded):
+        return (
+            f"all columns but those of timing, unless a pass that rounds shared changed an action first (by at most "
+            f"{COMPANY:g}); after that nothing is promised"
+        )
+    return "all columns but those of timing, bit for bit, on the same device with the same versions"
+
+
+def unrepeatable(arm: Mapping[str, Any]) -> str:
+    """Return why an arm's episodes cannot be repeated; empty where they can."""
+    if arm.get("server"):
+        return f"the policy was served by {arm['server']}, whose weights are not on record"
+    read = clock.read(arm["clock"])
+    if read is not None and read.source.kind == "measured":
+        return "its clock was running on measured latencies"
+    return ""
+
+
+def in_company(recorded: Mapping[str, Any]) -> bool:
+    """Return True if a round of the episode shared its pass of the device with another session."""
+    return any((row["batch_size"] or 1) > 1 for row in recorded["rounds"])
+
+
+def rows_of(run: Run, shard: Shard, name: Name) -> dict[str, list[dict[str, Any]]]:
+    """Return the episode's rows in the shard's tables; UserError where the episode itself is not there."""
+    found = {}
+    for table in TABLES:
+        own = tables.read_table(run.path(f"{shard.directory}/{table}.parquet"), tables.SCHEMAS[table]).to_pylist()
+        found[table] = [r for r in own if (r["init_state"], r["repeat"]) == (name.key.init_state, name.key.repeat)]
+    if len(found["episodes"]) != 1:
+        raise UserError(f"{name}: {len(found['episodes'])} rows in {run.path(shard.directory)}, there must be one")
+    return found
+
+
+def replay(explained: Mapping[str, Any], root: Path, artifacts: Path | None = None) -> Outcome:
+    """Roll the episode out again and compare it with the rows on record.
+
+    `root`: where the handles' paths start. `artifacts`: results/artifacts, if it is elsewhere. UserError where the
+    policy's weights are not there or are not those of the record, or where nothing could be compared.
+    """
+    arm, episode = explained["arm"], str(explained["episode"])
+    if reason := unrepeatable(arm):
+        raise UserError(f"{episode} cannot be replayed: {reason}")
+    *_, suite, task, init_state, repeat = episode.split("/")
+    key = EpisodeKey(suite, int(task), int(init_state), int(repeat))
+    with tempfile.TemporaryDirectory(prefix="flashtrail-replay-") as place:
+        out = Path(place)
+        own = {**arm, "init_states": [key.init_state], "repeats": key.repeat + 1, "video": "none"}
+        own["rollout"] = {**arm["rollout"], "simulators": 1}
+        handles = _handles(explained, root, artifacts, out)
+        spec = shard_spec(own, key.task_id, handles, "replay", out / "server.log")
+        _same_artifact(explained, spec)
+        with (out / "shard.log").open("w") as log:
+            roll_out_shard(spec, out / "shard", log=log).check()
+        found = {}
+        for table in TABLES:
+            read = tables.read_table(out / "shard" / f"{table}.parquet", tables.SCHEMAS[table]).to_pylist()
+            found[table] = [row for row in read if row["repeat"] == key.repeat]
+    return compare(episode, explained["rows"], found)
+
+
+def _handles(explained: Mapping[str, Any], root: Path, artifacts: Path | None, out: Path) -> dict[str, Any]:
+    """Return the shard's handles as they are here: this machine's interpreter, the artifact where it lies."""
+    here = {}
+    for kind, path in explained["handles"].items():
+        place = root / path
+        if kind in ("base", "draft"):
+            if artifacts is not None:
+                place = artifacts / Path(path).parts[-3] / kind / "manifest.json"
+            if not place.is_file() or not (place.parent / "model.safetensors").is_file():
+                raise UserError(f"{place.parent} has no weights: give --artifacts, the results/artifacts of a run")
+        here[kind] = str(place)
+    known = root / explained["handles"].get("model", "results/environments/handle.json")
+    recorded = provenance.json_load(known) if known.is_file() else {}
+    if not Path(str(recorded.get("python", ""))).is_file():  # made on another machine
+        recorded = {**recorded, "python": sys.executable}
+    provenance.json_dump(recorded, out / "handle.json")
+    return {**here, "model": str(out / "handle.json")}
+
+
+def _same_artifact(explained: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
+    ours, theirs = spec["metadata"]["artifact_digest"], explained["artifact_digest"]
+    if ours != theirs:
+        raise UserError(f"the artifact here has the digest {ours}, the episode ran on {theirs}: give --artifacts")
+
+
+# --- the comparison ---
+
+
+def compare(episode: str, recorded: Mapping[str, Any], found: Mapping[str, Any]) -> Outcome:
+    """Return where the rows of a replay differ from the record, steps first: the first cause comes first."""
+    parted = _first_difference(recorded["steps"], found["steps"], TIMING["steps"])
+    differences = [
+        f"{table}: {odd}"
+        for table in ("steps", "rounds", "episodes")
+        if (odd := _first_difference(recorded[table], found[table], TIMING[table]))
+    ]
+    if not differences or not in_company(recorded):
+        return Outcome(episode, differences)
+    return Outcome(episode, differences, _excuse(recorded["steps"], found["steps"]) if parted else "")
+
+
+def _first_difference(ours: list[Any], theirs: list[Any], timing: tuple[str, ...]) -> str | None:
+    for i, (a, b) in enumerate(zip(ours, theirs, strict=False)):
+        odd = [name for name in a if name not in timing and a[name] != b.get(name)]
+        if odd:
+            # A step's row has the column `round` too: its own number is the step's.
+            counter = next((c for c in ("step", "round") if c in a), None)
+            place = f"{counter} {a[counter]}" if counter else f"row {i}"
+            return f"{place}: {', '.join(f'{n} {rows.short(a[n])} against {rows.short(b.get(n))}' for n in odd)}"
+    if len(ours) != len(theirs):
+        return f"{len(ours)} rows on record, {len(theirs)} in the replay"
+    return None
+
+
+def _excuse(ours: list[Any], theirs: list[Any]) -> str:
+    """Return why a difference is explained by a shared pass: the first action that differs does so by very little."""
+    for a, b in zip(ours, theirs, strict=False):
+        if a["action"] != b["action"]:
+            largest = max(abs(x - y) for x, y in zip(a["action"], b["action"], strict=True))
+            if largest <= COMPANY:
+                return f"ran in company; equal up to step {a['step']}, where the action differs by {largest:.1g}"
+            return ""
+        if a != b:
+            return ""
+    return ""
+
+
+def expected_names(run: Run) -> list[Name]:
+    """Return all episodes of the run that can be repeated, arm by arm."""
+    found = []
+    for arm in run.arms:
+        for shard in run.shards(arm):
+            told = shard.job["params"]["arm"]
+            if not unrepeatable(told):
+                spec = {**told, "task_id": shard.task_id}
+                found += [Name(arm, key) for key in plan.expected_episodes(spec)]
+    return found

@@ -1,0 +1,268 @@
+"""Bundles: what is in one, and that no single change to it goes unnoticed, with and without new checksums."""
+
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from record import campaign
+
+from flashtrail import cli, provenance
+from flashtrail.errors import UserError
+from flashtrail.record import audit, bundle, crate, manifest, rows, validation
+from flashtrail.record.run import Run
+
+ARM = "wrist_zero_every4"
+TABLES = f"results/tables/{ARM}"
+SHARD = f"results/rollouts/{ARM}/task_1"
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a bundle that no test changes."""
+    root = tmp_path_factory.mktemp("run") / "here"
+    root.mkdir()
+    return campaign.build(campaign.write(root))
+
+
+@pytest.fixture
+def copy(original: Path, tmp_path: Path) -> Path:
+    """Return a bundle to tamper with."""
+    return Path(shutil.copytree(original, tmp_path / "bundle"))
+
+
+def failed(root: Path) -> dict[str, list[str]]:
+    return {check.name: check.problems for check in audit.checks(Run(root)) if check.problems}
+
+
+def change(path: Path, row: int, column: str, new: Callable[[Any], Any]) -> None:
+    """Give one cell of a Parquet file another value; schema and metadata stay."""
+    table = pq.ParquetFile(path).read()
+    values = table[column].to_pylist()
+    before, values[row] = values[row], new(values[row])
+    assert before != values[row]
+    field = table.schema.field(column)
+    changed = table.set_column(table.column_names.index(column), field, pa.array(values, field.type))
+    pq.write_table(changed.replace_schema_metadata(table.schema.metadata), path)
+
+
+def cover_up(root: Path) -> None:
+    """Renew everything that only repeats the files' own content: row digests, crate, checksums."""
+    files = [f for f in Run(root).files() if f.endswith(".parquet") and f != rows.DIGESTS]
+    rows.write_digests(root, files)
+    graph = provenance.json_load(root / crate.NAME)
+    for entity in graph["@graph"]:
+        if "sha256" in entity and (root / entity["@id"]).is_file():
+            entity["sha256"] = provenance.sha256_file(root / entity["@id"])
+    (root / crate.NAME).write_text(json.dumps(graph))
+    manifest.write(root, Run(root).files())
+
+
+# --- what is in it ---
+
+
+def test_a_bundle_passes_its_audit_and_has_what_a_stranger_needs(original: Path) -> None:
+    assert failed(original) == {}
+    files = set(Run(original).files())
+    for name in ("config.yaml", "claims.yaml", "results/claims/claims.json", "reports/final.html", "Snakefile"):
+        assert name in files
+    assert "envs/constraints.txt" in files and any(f.startswith(".snakemake/metadata/") for f in files)
+    assert set(manifest.read(original)) == files - {manifest.NAME}
+
+
+def test_the_crate_meets_the_workflow_run_profile(original: Path) -> None:
+    assert validation.problems(original) == []
+
+
+def test_the_validator_notices_a_run_without_its_workflow(copy: Path) -> None:
+    graph = provenance.json_load(copy / crate.NAME)
+    for entity in graph["@graph"]:
+        if entity["@id"] == "#run":
+            del entity["instrument"]
+    (copy / crate.NAME).write_text(json.dumps(graph))
+    assert any("instrument" in line for line in validation.problems(copy))
+
+
+def test_the_same_run_gives_the_same_bundle(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    for place in (first, second):
+        (place / "here").mkdir(parents=True)
+        campaign.build(campaign.write(place / "here"))
+    assert (first / "bundle.zip").read_bytes() == (second / "bundle.zip").read_bytes()
+
+
+def test_the_zip_is_audited_as_the_directory_is(original: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archive = original.with_name("bundle.zip")
+    assert zipfile.ZipFile(archive).testzip() is None
+    digest = provenance.sha256_file(original / manifest.NAME)
+    assert cli.main(["audit", str(archive), "--digest", digest]) == 0
+    assert "FAIL" not in capsys.readouterr().out
+    assert cli.main(["audit", str(archive), "--digest", "0" * 64]) == 1
+    assert "FAIL  digest" in capsys.readouterr().out
+
+
+def test_an_unfinished_run_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    root = tmp_path / "here"
+    root.mkdir()
+    campaign.write(root)
+    (root / SHARD / "steps.parquet").unlink()
+    with pytest.raises(UserError, match=rf"{SHARD}/steps.parquet missing"):
+        campaign.build(root)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["here"]
+
+
+def test_a_run_that_contradicts_itself_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    root = tmp_path / "here"
+    root.mkdir()
+    campaign.write(root)
+    change(root / TABLES / "rounds.parquet", 4, "accepted_prefix", lambda n: n + 1)
+    with pytest.raises(UserError, match="does not pass its own audit"):
+        campaign.build(root)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["here"]
+
+
+def test_a_directory_that_is_no_bundle_is_never_replaced(tmp_path: Path) -> None:
+    root = tmp_path / "here"
+    root.mkdir()
+    campaign.write(root)
+    with pytest.raises(UserError, match="is no bundle"):
+        bundle.build(root, root, bundle.Settings(profile=None))
+    assert (root / "config.yaml").is_file()
+
+
+# --- tampering ---
+
+CELLS = [
+    (f"{TABLES}/episodes.parquet", "steps", lambda n: n + 1),
+    (f"{TABLES}/episodes.parquet", "wall_s", lambda s: s + 1),
+    (f"{TABLES}/rounds.parquet", "policy_ms", lambda ms: ms * 0.9),
+    (f"{TABLES}/rounds.parquet", "noise_seed", lambda words: words + "1"),
+    (f"{TABLES}/steps.parquet", "action", lambda a: [a[0] + 1, *a[1:]]),
+    (f"{SHARD}/episodes.parquet", "seed", lambda n: n + 1),
+    (f"{SHARD}/rounds.parquet", "executed", lambda n: n + 1),
+    (f"{SHARD}/steps.parquet", "img_mean", lambda x: x + 1),
+    (f"{SHARD}/sheets.parquet", "outcome", lambda o: "horizon" if o == "success" else "success"),
+]
+
+
+@pytest.mark.parametrize(("file", "column", "new"), CELLS, ids=[f"{f.split('/')[1]}-{c}" for f, c, _ in CELLS])
+def test_one_changed_cell_is_found_with_and_without_new_checksums(
+    copy: Path, file: str, column: str, new: Callable[[Any], Any]
+) -> None:
+    change(copy / file, 0, column, new)
+    row = rows.name_of(rows.read(copy / file), 0)
+    found = failed(copy)
+    assert f"{file} is changed" in found["checksums"]
+    assert f"{file}: {row}" in found["row digests"]
+    cover_up(copy)
+    found = failed(copy)
+    assert not {"checksums", "row digests", "RO-Crate"} & set(found)
+    assert found, "new checksums hid the change"
+    if column not in ("outcome", "seed"):
+        (named,) = found[f"tables of {ARM}"]
+        assert row in named and column in named
+    else:
+        assert any("init" in line for lines in found.values() for line in lines)
+
+
+@pytest.mark.parametrize("column", ["policy_ms", "encoder_ms"])
+def test_a_changed_row_of_the_profile_is_named_by_its_digest(copy: Path, column: str) -> None:
+    file = "results/profile/pi0_nano/rounds.parquet"
+    change(copy / file, 30, column, lambda ms: ms * 1.5)
+    assert failed(copy)["row digests"] == [f"{file}: {rows.name_of(rows.read(copy / file), 30)}"]
+
+
+def test_a_changed_time_of_the_profile_contradicts_the_verdict_even_with_new_checksums(copy: Path) -> None:
+    change(copy / "results/profile/pi0_nano/rounds.parquet", 30, "policy_ms", lambda ms: ms * 1.5)
+    cover_up(copy)
+    assert any(line.startswith("C6") for line in failed(copy)["verdicts"])
+
+
+def flip(root: Path, everywhere: bool) -> str:
+    """Turn the first failure of a shard into a success, with new checksums; return the episode's name."""
+    name = ""
+    for directory in (TABLES, SHARD) if everywhere else (TABLES,):
+        table = rows.read(root / directory / "episodes.parquet").to_pylist()
+        row = next(i for i, e in enumerate(table) if not e["success"] and e["task_id"] == 1)
+        name = f"{ARM}/libero_goal/1/{table[row]['init_state']}/0"
+        change(root / directory / "episodes.parquet", row, "success", lambda _: True)
+        change(root / directory / "episodes.parquet", row, "outcome", lambda _: "success")
+    if everywhere:
+        ledger = provenance.json_load(root / SHARD / "ledger.json")
+        ledger["outcomes"][f"init_{int(name.split('/')[3]):03d}_repeat_0"] = "success"
+        provenance.json_dump(ledger, root / SHARD / "ledger.json")
+    cover_up(root)
+    return name
+
+
+def test_a_flipped_success_is_found_against_its_shard(copy: Path) -> None:
+    name = flip(copy, everywhere=False)
+    found = failed(copy)
+    assert any(name in line and "success True against False" in line for line in found[f"tables of {ARM}"])
+    assert "summaries" in found and "verdicts" in found
+
+
+def test_a_success_flipped_in_table_shard_and_ledger_is_found_by_its_last_step(copy: Path) -> None:
+    name = flip(copy, everywhere=True)
+    found = failed(copy)
+    assert f"tables of {ARM}" not in found
+    assert any(name in line and "last step says False" in line for line in found["integrality"])
+    assert any(ARM in line for line in found["summaries"])
+    assert any("engine" in check for check in found)
+
+
+@pytest.mark.parametrize("key", ["verdict", "sentence", "short", "p"])
+def test_a_changed_claim_is_named(copy: Path, key: str) -> None:
+    path = copy / "results/claims/claims.json"
+    judged = provenance.json_load(path)
+    claim = next(c for c in judged["claims"] if c["p"] is not None)
+    claim[key] = 0.5 if key == "p" else "supported, beyond doubt"
+    provenance.json_dump(judged, path)
+    cover_up(copy)
+    assert any(line.startswith(claim["id"]) and key in line for line in failed(copy)["verdicts"])
+
+
+def test_a_margin_changed_after_the_fact_is_found(copy: Path) -> None:
+    path = copy / "claims.yaml"
+    path.write_text(path.read_text().replace("margin: 0.1", "margin: 0.3", 1))
+    cover_up(copy)
+    assert "claims_digest" in failed(copy)["verdicts"][0]
+
+
+def test_a_config_that_was_not_the_runs_is_found(copy: Path) -> None:
+    path = copy / "config.yaml"
+    path.write_text(path.read_text().replace("seed: 7", "seed: 8"))
+    cover_up(copy)
+    assert any("seed 7 against 8" in line for line in failed(copy)["config"])
+
+
+@pytest.mark.parametrize("file", ["reports/final.html", f"{TABLES}/steps.parquet", f"{SHARD}/ledger.json", "Snakefile"])
+def test_a_removed_file_is_named(copy: Path, file: str) -> None:
+    (copy / file).unlink()
+    assert f"{file} is missing" in failed(copy)["checksums"]
+    manifest.write(copy, Run(copy).files())
+    assert any(file in line for lines in failed(copy).values() for line in lines)
+
+
+def test_an_added_file_is_named(copy: Path) -> None:
+    (copy / "results/tables/extra.txt").write_text("x")
+    assert failed(copy)["checksums"] == ["results/tables/extra.txt is not in the manifest"]
+
+
+def test_a_file_of_noise_is_a_failed_check_and_not_a_crash(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (copy / TABLES / "rounds.parquet").write_bytes(b"noise")
+    (copy / crate.NAME).write_text("{")
+    assert cli.main(["audit", str(copy)]) == 1
+    said = capsys.readouterr().out
+    assert "rounds.parquet" in said and "FAIL  RO-Crate" in said
+
+
+def test_a_manifest_cannot_point_outside(copy: Path) -> None:
+    path = copy / manifest.NAME
+    path.write_text(path.read_text() + f"{'0' * 64}  ../../outside\n")
+    assert "is not '<sha256>  <path>'" in failed(copy)["checksums"][0]
