@@ -135,6 +135,15 @@ def test_a_directory_that_is_no_bundle_is_never_replaced(tmp_path: Path) -> None
     assert (root / "config.yaml").is_file()
 
 
+def test_an_audit_by_other_code_says_so(copy: Path) -> None:
+    assert audit.other_code(Run(copy)) == ""
+    shutil.copytree(provenance.PACKAGE_ROOT, copy / "src/flashtrail", ignore=shutil.ignore_patterns("__pycache__"))
+    assert audit.other_code(Run(copy)) == ""
+    with (copy / "src/flashtrail/errors.py").open("a") as stream:
+        stream.write("# another")
+    assert "other code" in audit.other_code(Run(copy))
+
+
 # --- tampering ---
 
 CELLS = [

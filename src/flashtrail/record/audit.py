@@ -73,6 +73,16 @@ def report(found: Check) -> bool:
     return False
 
 
+def other_code(run: Run) -> str:
+    """Return a note where the bundle holds other code than that which audits it; empty where it is the same."""
+    sources, own = run.root / "src", provenance.PACKAGE_ROOT
+    theirs = [p for p in sorted((sources / "flashtrail").rglob("*.py")) if "__pycache__" not in p.parts]
+    if not theirs:
+        return ""
+    same = provenance.digest_tree(theirs, sources) == provenance.digest_tree(own.rglob("*.py"), own.parent)
+    return "" if same else "note: this bundle was made by other code than what audits it; its own is in src/"
+
+
 # --- the command ---
 
 
@@ -90,6 +100,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Audit a bundle; 0 if every check passes, 1 if one does not."""
     with tempfile.TemporaryDirectory(prefix="flashtrail-audit-") as scratch:
         bundle = Run(_unpacked(arguments.bundle, Path(scratch)))
+        if note := other_code(bundle):
+            print(note)
         well = [report(check) for check in checks(bundle, arguments.digest)]
         if arguments.rerun is not None:
             from flashtrail.record import sample

@@ -1,0 +1,70 @@
+"""What Snakemake says of a run, with Snakemake itself: report without a network, graph, picture, checksums."""
+
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from flashtrail import provenance
+from flashtrail.errors import UserError
+from flashtrail.record import engine
+
+SNAKEFILE = """
+rule all:
+    input: "reports/final.html"
+rule first:
+    output: "a.txt"
+    shell: "echo a > {output}"
+rule second:
+    input: "a.txt"
+    output: "reports/final.html"
+    shell: "cp {input} {output}"
+"""
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of a small run."""
+    root = tmp_path_factory.mktemp("engine")
+    (root / "Snakefile").write_text(SNAKEFILE)
+    (root / "profile").mkdir()
+    (root / "profile/profile.yaml").write_text("cores: 1\n")
+    command = [sys.executable, "-m", "snakemake", "--profile", "profile", "reports/final.html"]
+    subprocess.run(command, cwd=root, check=True, capture_output=True, env=os.environ | {"PYTHONPATH": ""})
+    return root
+
+
+def test_report_graph_and_picture_are_written(ran: Path, tmp_path: Path) -> None:
+    assert engine.describe(ran, tmp_path, "profile", "reports/final.html")
+    assert "<html" in (tmp_path / engine.REPORT).read_text()[:2000]
+    picture = (tmp_path / engine.PICTURE).read_text()
+    ElementTree.fromstring(picture)
+    assert picture.index(">first<") and picture.index(">second<")
+
+
+def test_work_that_is_left_is_noticed(ran: Path, tmp_path: Path) -> None:
+    os.utime(ran / "a.txt")
+    (ran / "a.txt").write_text("b")
+    assert not engine.describe(ran, tmp_path, "profile", "reports/final.html")
+
+
+def test_snakemake_s_own_word_is_passed_on(ran: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="snakemake --report failed"):
+        engine.describe(ran, tmp_path, "no-profile", "reports/final.html")
+
+
+def test_its_checksums_are_read(ran: Path) -> None:
+    noted = engine.input_checksums(engine.records(ran))
+    (digest,) = noted["a.txt"]
+    assert noted["a.txt"][digest] == {"reports/final.html"} and len(digest) == 64
+    assert digest != provenance.sha256_file(ran / "a.txt")  # the test above wrote another one
+
+
+def test_rules_stand_below_what_they_need() -> None:
+    dot = 'digraph {\n0[label = "end", x]\n1[label = "start", x]\n2[label = "middle", x]\n1 -> 2\n2 -> 0\n1 -> 0\n}'
+    texts = [e for e in ElementTree.fromstring(engine.picture(dot)).iter() if e.tag.endswith("text")]
+    heights = {e.text: float(e.attrib["y"]) for e in texts}
+    assert heights["start"] < heights["middle"] < heights["end"]
