@@ -235,7 +235,7 @@ def gemma_layer(source: Source, suffix: str, index: int) -> Tree:
     """Return one layer's leaves of the stack with that suffix, under plain names; LoRA factors as name_a, name_b."""
     layers = source.params["PaliGemma"]["llm"]["layers"]
     attn, mlp = layers["attn"], layers["mlp" + suffix]
-    factors = {}
+    factors: dict[str, Any] = {}
     for name, node, key, scale in (
         ("q", attn["q_einsum" + suffix], "lora", source.lora_scaling["expert" if suffix else "prefix"]),
         ("kv", attn["kv_einsum" + suffix], "lora", source.lora_scaling["expert" if suffix else "prefix"]),

@@ -216,7 +216,8 @@ def verdicts(run: Run) -> Iterator[Check]:
     recorded = provenance.json_load(run.path(run.evaluation["output"]["claims"]))
     again = _plain(claims.evaluate(run.claims_file(), run.evidence()))
     ours, theirs = ({c["id"]: c for c in side["claims"]} for side in (recorded, again))
-    head = difference(*({k: v for k, v in side.items() if k != "claims"} for side in (recorded, again)))
+    before, after = ({k: v for k, v in side.items() if k != "claims"} for side in (recorded, again))
+    head = difference(before, after)
     problems = [f"claims.json: {head} (recorded against recomputed)"] if head else []
     if list(ours) != list(theirs):
         problems.append(f"claims on record {', '.join(ours)}; claims.yaml has {', '.join(theirs)}")

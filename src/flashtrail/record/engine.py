@@ -62,7 +62,7 @@ def _snakemake(root: Path, profile: str, *words: str) -> str:
 
 def picture(dot: str) -> str:
     """Return the graph of rules as SVG: a box a rule, a row for each distance from the start, arrows downwards."""
-    names = dict(m.groups() for m in map(_NODE.match, dot.splitlines()) if m)
+    names: dict[str, str] = dict((m[1], m[2]) for m in map(_NODE.match, dot.splitlines()) if m)
     edges = [(m[1], m[2]) for m in map(_EDGE.match, dot.splitlines()) if m and m[1] != m[2]]
     rows = _rows(names, edges)
     sizes = {node: len(name) * _CHAR + 16 for node, name in names.items()}

@@ -290,9 +290,7 @@ def _number(value: Any, default: float | None = None) -> float | None:
     return default
 
 
-def _episode_row(
-    record: EpisodeRecord, success: bool, wall_s: float, verdict: Verdict | None = None
-) -> dict[str, Any]:
+def _episode_row(record: EpisodeRecord, success: bool, wall_s: float, verdict: Verdict | None = None) -> dict[str, Any]:
     accepted = [row["accepted_prefix"] for row in record.rounds if row["route"] == "draft"]
     closed = [row["gripper_closed"] for row in record.steps]
     closures = [step for step, now in enumerate(closed) if now and not (step and closed[step - 1])]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 PICK_PLACE, PUSH, DRAWER, KNOB = "pick-place", "push", "drawer", "knob"
 
@@ -134,7 +135,7 @@ def with_hand_share(track: Sequence[Instant]) -> float:
         return 0.0
     return sum(
         ((now.place[0] - before.place[0]) * way[0] + (now.place[1] - before.place[1]) * way[1]) / length**2
-        for before, now in zip(track, track[1:], strict=False)
+        for before, now in pairwise(track)
         if _keeps_up(before, now)
     )
 
@@ -144,7 +145,7 @@ def joint_share(track: Sequence[Instant]) -> float:
     way = track[-1].joint - track[0].joint
     if way == 0:
         return 0.0
-    pairs = zip(track, track[1:], strict=False)
+    pairs = pairwise(track)
     return sum((now.joint - before.joint) / way for before, now in pairs if _keeps_up(before, now))
 
 

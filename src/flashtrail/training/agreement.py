@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from flashtrail import provenance
-
 from flashtrail.rollouts import verify
 from flashtrail.rollouts.plan import EpisodeKey
 from flashtrail.rollouts.simulator import LiberoSimulator

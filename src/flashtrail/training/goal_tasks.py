@@ -171,7 +171,7 @@ class PushExpert(Expert):
         plate, goal = scene.objects[self.item], scene.place(self.goal)
         ahead = goal - plate
         ahead[2] = 0.0
-        ahead /= max(np.linalg.norm(ahead), 1e-6)
+        ahead /= max(float(np.linalg.norm(ahead)), 1e-6)
         contact = plate + 0.030 * ahead + np.array([0.0, 0.0, 0.012])
         if self.phase == "over":
             target, top = contact + np.array([0.0, 0.0, 0.08]), 1.0
