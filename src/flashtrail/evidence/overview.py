@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from flashtrail import provenance
@@ -75,12 +74,11 @@ def header(run: Campaign, title: str) -> Html:
     if run.imported:
         text = f"Imported, not run here: {listed(run.imported)}. What that record does not say is left empty."
         parts.append(f'<p class="note">{page.html(text)}</p>')
-    chapters = [Path(path).name for path in run.files("chapters")]
-    if chapters:
-        ways = [page.link(Path(name).stem, name) for name in chapters]
-        index = links.index(run.files("page_index"))
-        ways += [page.link("every episode", index)] if index else []
-        parts.append(f'<nav aria-label="chapters">Chapters: {" ".join(way.text for way in ways)}</nav>')
+    ways = [page.link(path.stem, path.name) for path in run.files("chapters")]
+    index = links.index(run.files("page_index"))
+    ways += [page.link("every episode", index)] if index else []
+    if ways:
+        parts.append(f'<nav aria-label="pages">Further: {" ".join(way.text for way in ways)}</nav>')
     return Html(f"<header>{''.join(parts)}</header>")
 
 
