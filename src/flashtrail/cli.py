@@ -25,6 +25,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("check a bundle: checksums, tables, verdicts, a rerun of some episodes", "flashtrail.record.audit"),
     "bundle": ("put a finished run into one directory that a stranger can check", "flashtrail.record.bundle"),
     "explain": ("what one episode depended on, and its replay against the record", "flashtrail.record.explain"),
+    "export-pickle": (
+        "write an artifact as the official runtime's base_weights.pkl and draft_triton.pkl",
+        "flashtrail.checkpoints.pickle_command:Export",
+    ),
+    "import-pickle": (
+        "make artifacts of the official runtime's pickles",
+        "flashtrail.checkpoints.pickle_command:Import",
+    ),
     "import-run": (
         "read an official client's run, or CSVs, into our tables",
         "flashtrail.evidence.import_command:Import",
@@ -84,7 +92,12 @@ class ServeCommand:
         add("--port", type=_port, default=8000, help="TCP port, 0 for any (default: 8000)")
         add("--device", default="cpu", help="cpu or cuda (default: cpu)")
         add("--dtype", default="float32", choices=("float32", "bfloat16"))
-        add("--backend", default="auto", choices=("auto", "torch", "triton"), help="what computes (default: auto)")
+        add(
+            "--backend",
+            default="auto",
+            choices=("auto", "torch", "triton"),
+            help="what computes (default: auto; docs/flash.md)",
+        )
         add("--threads", type=_positive, metavar="N", help="CPU threads of the engine")
         add("--token-file", type=Path, metavar="FILE", help=f"file with the token (or set {TOKEN_VARIABLE})")
         add("--ready-file", type=Path, metavar="FILE", help="written with 'host port' once clients can connect")

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from checkpoints.conftest import ORIGIN, save_tree
 
 from flashtrail import provenance
-from flashtrail.checkpoints import artifact, orbax, parity
+from flashtrail.checkpoints import artifact, official, orbax, parity
 from flashtrail.errors import UserError
+from flashtrail.flash import expert, gemma, verify, vision
 
 Tensors = dict[str, np.ndarray]
 
@@ -31,11 +33,19 @@ def test_a_converted_checkpoint_passes(artifacts: Path, whole_source: Path, tmp_
     assert result["passed"] and result["first_divergence"] is None
     assert json.loads(report.read_text()) == result
     stages = [row["stage"] for row in result["stages"]]
-    assert stages[:5] == ["norm_stats", "tokenizer", "vision", "language", "prefix_k/layer_0"]
+    assert stages[:8] == [
+        "norm_stats", "tokenizer", "patches", "vision/layer_0", "vision/layer_1", "projector", "language",
+        "prefix_k/layer_0",
+    ]  # fmt: skip
+    assert [s for s in stages if s.startswith(("suffix", "expert"))] == [
+        "suffix",
+        *(f"expert/layer_{i}" for i in range(3)),
+    ]
     assert [s for s in stages if s.startswith("denoise")] == [f"denoise/velocity_{i}" for i in range(10)]
     assert [s for s in stages if s.startswith(("draft", "verify"))] == [
         "draft", "verify/velocity_t0.10", "verify/x0_hat_t0.10", "verify/velocity_t0.05", "verify/x0_hat_t0.05",
     ]  # fmt: skip
+    assert "decisions" in stages and "rounding/decisions" not in stages
     assert any(s.startswith("rounding/") for s in stages) == (result["dtype"] == "bfloat16")
 
 
@@ -97,12 +107,47 @@ def heads_reversed(name: str, layer: int) -> Callable[[Tensors], None]:
     return change
 
 
+def zero(name: str, layer: int | None = None) -> Callable[[Tensors], None]:
+    def change(t: Tensors) -> None:
+        (t[name] if layer is None else t[name][layer])[...] = 0
+
+    return change
+
+
+def one(name: str) -> Callable[[Tensors], None]:
+    def change(t: Tensors) -> None:
+        t[name][...] = 1
+
+    return change
+
+
+def interleaved(name: str, layer: int) -> Callable[[Tensors], None]:
+    """Columns as the official Triton weights have them: the two rotary halves in turns."""
+
+    def change(t: Tensors) -> None:
+        t[name][layer] = official.interleave(t[name][layer], 16)
+
+    return change
+
+
 # fault, artifact, the first stage that it breaks
 FAULTS = {
-    "vision query transposed": (transpose("vision.layers.q.weight", 1), "base", "vision"),
-    "vision key and value swapped": (swap("vision.layers.k.weight", "vision.layers.v.weight", 0), "base", "vision"),
-    "positions shifted by one": (roll("vision.pos_embed"), "base", "vision"),
+    "vision query transposed": (transpose("vision.layers.q.weight", 1), "base", "vision/layer_1"),
+    "vision key and value swapped": (
+        swap("vision.layers.k.weight", "vision.layers.v.weight", 0), "base", "vision/layer_0",
+    ),
+    "vision bias of the last layer left out": (zero("vision.layers.fc2.bias", 1), "base", "vision/layer_1"),
+    "patch rows shifted by one": (roll("vision.patch_embed.weight"), "base", "patches"),
+    "positions shifted by one": (roll("vision.pos_embed"), "base", "patches"),
+    "final norm of the views left out": (one("vision.norm.scale"), "base", "projector"),
+    "projector rows shifted by one": (roll("vision.head.weight"), "base", "projector"),
     "embedding rows shifted by one": (roll("embed.weight"), "base", "language"),
+    "key norm skipped": (zero("prefix.layers.input_norm.scale", 1), "base", "prefix_k/layer_1"),
+    "rotary layout interleaved": (interleaved("prefix.layers.k.weight", 1), "base", "prefix_k/layer_1"),
+    "expert's rotary layout interleaved": (interleaved("expert.layers.q.weight", 1), "base", "expert/layer_1"),
+    "expert output transposed heads": (heads_reversed("expert.layers.q.weight", 0), "base", "expert/layer_0"),
+    "expert's last norm skipped": (zero("expert.norm.scale"), "base", "denoise/velocity_0"),
+    "output columns shifted by one": (roll("action_out_proj.weight"), "base", "denoise/velocity_0"),
     "key norm folded in": (add_one("prefix.layers.input_norm.scale", 0), "base", "prefix_k/layer_0"),
     "prefix output transposed": (transpose("prefix.layers.o.weight", 0), "base", "prefix_k/layer_1"),
     "prefix gate and up swapped": (
@@ -111,11 +156,11 @@ FAULTS = {
     "prefix query heads reversed": (heads_reversed("prefix.layers.q.weight", 0), "base", "prefix_k/layer_1"),
     "prefix values only": (roll("prefix.layers.v.weight"), "base", "prefix_v/layer_0"),
     "expert gate and up swapped": (
-        swap("expert.layers.gate.weight", "expert.layers.up.weight", 2), "base", "denoise/velocity_0",
+        swap("expert.layers.gate.weight", "expert.layers.up.weight", 2), "base", "expert/layer_2",
     ),
-    "expert norm folded in": (add_one("expert.layers.post_norm.scale", 1), "base", "denoise/velocity_0"),
-    "time MLP transposed": (transpose("time_mlp_out.weight"), "base", "denoise/velocity_0"),
-    "state rows shifted by one": (roll("state_proj.weight"), "base", "denoise/velocity_0"),
+    "expert norm folded in": (add_one("expert.layers.post_norm.scale", 1), "base", "expert/layer_1"),
+    "time MLP transposed": (transpose("time_mlp_out.weight"), "base", "suffix"),
+    "state rows shifted by one": (roll("state_proj.weight"), "base", "suffix"),
     "draft query transposed": (transpose("q.weight"), "draft", "draft"),
     "draft queries shifted by one": (roll("action_queries"), "draft", "draft"),
 }  # fmt: skip
@@ -133,6 +178,57 @@ def test_a_wrong_tensor_is_told_by_its_stage(
     found = parity.artifact_values(broken / "base", broken / "draft", parity.fixed_inputs(dims))
     rows = parity.compare(expected, found, parity.EXACT)
     assert next(row["stage"] for row in rows if not row["passed"]) == stage
+
+
+# what no tensor holds: a constant or a rule of the engine itself; the stage that it must be blamed on
+RULES = {
+    "LayerNorm eps of the official kernels": ((vision, "LAYER_NORM_EPS", 1e-5), "vision/layer_0"),
+    "RMSNorm eps": ((gemma, "RMS_EPS", 1e-3), "prefix_k/layer_0"),
+    "rotary base": ((gemma, "ROPE_THETA", 20_000.0), "prefix_k/layer_0"),
+    "shortest period of the time embedding": ((expert, "MIN_PERIOD", 5e-3), "suffix"),
+    "erf GELU": ((vision, "gelu", torch.nn.functional.gelu), "vision/layer_0"),
+}
+
+
+@pytest.mark.parametrize("fault", RULES)
+def test_a_wrong_rule_is_told_by_its_stage(
+    artifacts: Path, expected: parity.Values, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    (module, name, value), stage = RULES[fault]
+    monkeypatch.setattr(module, name, value)
+    dims = artifact.read_manifest(artifacts / "base")["dims"]
+    found = parity.artifact_values(artifacts / "base", artifacts / "draft", parity.fixed_inputs(dims))
+    rows = parity.compare(expected, found, parity.EXACT)
+    assert next(row["stage"] for row in rows if not row["passed"]) == stage
+
+
+def test_the_cases_of_decisions_are_many_and_both_rules_agree(expected: parity.Values) -> None:
+    cases = parity.decision_cases(expected)
+    theirs, ours = parity.source_decisions(expected, cases), parity.our_decisions(expected, cases)
+    assert np.array_equal(theirs, ours)
+    accepted, stops, cuts = theirs.T
+    assert {0, 12} <= set(accepted) and len(set(accepted)) >= 3
+    assert 0 < stops.sum() < len(cases) and 0 < cuts.sum() < len(cases)
+
+
+@pytest.mark.parametrize("rule", ["radius", "radius_prefix", "gripper_stops", "cut_at_switch"])
+def test_a_wrong_rule_of_acceptance_shows_in_the_decisions(
+    expected: parity.Values, monkeypatch: pytest.MonkeyPatch, rule: str
+) -> None:
+    wrong = {
+        "radius": ("distances", lambda d, x, dims, steps: np.abs(x[:, :steps, :6] - d[None, :steps, :6]).max(axis=-1)),
+        "radius_prefix": ("radius_prefix", lambda distance, tau: int((distance <= tau).all(axis=0).sum()) // 2),
+        "gripper_stops": ("gripper_stops", lambda *_: False),
+        "cut_at_switch": ("cut_at_switch", lambda out, accepted, *_: accepted),
+    }[rule]
+    cases = parity.decision_cases(expected)
+    monkeypatch.setattr(verify, *wrong)
+    rows = parity.compare(
+        {"decisions": parity.source_decisions(expected, cases)},
+        {"decisions": parity.our_decisions(expected, cases)},
+        parity.EXACT,
+    )
+    assert not rows[0]["passed"]
 
 
 def test_a_divergence_stops_the_run_after_the_report(artifacts: Path, whole_source: Path, tmp_path: Path) -> None:
@@ -173,7 +269,7 @@ def test_a_model_with_a_stem_and_other_steps_passes(stem_source: Path, tmp_path:
     result = parity.check_parity(stem_source, tmp_path / "base")
     assert sum(row["stage"].startswith("denoise") for row in result["stages"]) == 5
     rewrite(tmp_path / "base", lambda t: t["vision.stem.1.weight"].__imul__(-1))
-    with pytest.raises(UserError, match="diverges is vision"):
+    with pytest.raises(UserError, match="diverges is patches"):
         parity.check_parity(stem_source, tmp_path / "base")
 
 

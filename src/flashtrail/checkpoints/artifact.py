@@ -52,13 +52,13 @@ def convert_base(
     extra = convert.read_model_json(model_json if model_json.is_file() else None)
     leaves = orbax.open_tree(source / "params")
     pieces, dims = convert.plan_base(leaves, extra)
-    stats, tokenizer = _find_norm_stats(source), source / TOKENIZER
+    stats, tokenizer = find_norm_stats(source), source / TOKENIZER
     check_norm_stats(stats)
     check_tokenizer(tokenizer, dims["vocab_size"])
     streams = {piece.name: _stream(piece, leaves) for piece in pieces}
     files = {NORM_STATS: stats.read_bytes(), TOKENIZER: tokenizer.read_bytes()}
     transforms = {"delta_actions": bool(extra["delta_actions"])}
-    return _write(Path(target), "base", dtype, dims, streams, files, fetched, transforms)
+    return write_artifact(Path(target), "base", dtype, dims, streams, files, fetched, transforms)
 
 
 def convert_draft(
@@ -72,11 +72,23 @@ def convert_draft(
 
     `base`: the base artifact it must fit; a head for other dims is refused before anything is written.
     """
-    tensors, dims = convert.draft_tensors(pt_path)
+    return write_draft(convert.draft_tensors(pt_path), target, dtype, base, fetched, pt_path)
+
+
+def write_draft(
+    draft: tuple[Mapping[str, np.ndarray], Mapping[str, int]],
+    target: str | Path,
+    dtype: str,
+    base: str | Path | None,
+    fetched: Mapping[str, Any] | None,
+    source: str | Path,
+) -> dict[str, Any]:
+    """Write the draft artifact `target` of tensors and dims; see `convert_draft`. `source` is named in errors."""
+    tensors, dims = draft
     if base is not None:
-        _check_fits(dims, read_manifest(base, "base")["dims"], pt_path)
+        _check_fits(dims, read_manifest(base, "base")["dims"], source)
     streams = {name: Stream(x.shape, _whole(x)) for name, x in sorted(tensors.items())}
-    return _write(Path(target), "draft", dtype, dims, streams, {}, fetched, {})
+    return write_artifact(Path(target), "draft", dtype, dims, streams, {}, fetched, {})
 
 
 # --- streams ---
@@ -149,7 +161,7 @@ def _chunks(header: bytes, streams: Mapping[str, Stream], number: np.dtype) -> I
 # --- the directory ---
 
 
-def _write(
+def write_artifact(
     target: Path,
     kind: str,
     dtype: str,
@@ -159,6 +171,7 @@ def _write(
     fetched: Mapping[str, Any] | None,
     transforms: Mapping[str, Any],
 ) -> dict[str, Any]:
+    """Write the artifact directory `target`, which appears when it is whole; returns the manifest."""
     if dtype not in DTYPES:
         raise UserError(f"unknown artifact dtype {dtype!r}{nearest(dtype, DTYPES)}")
     with provenance.write_atomic(target) as directory:
@@ -203,7 +216,8 @@ def _check_space(directory: Path, streams: Mapping[str, Stream], dtype: str) -> 
 # --- statistics and tokenizer ---
 
 
-def _find_norm_stats(source: Path) -> Path:
+def find_norm_stats(source: Path) -> Path:
+    """Return the one norm_stats.json below assets/; UserError if there is none, or several."""
     found = sorted(source.glob("assets/**/norm_stats.json"))
     if len(found) != 1:
         names = ", ".join(str(p.relative_to(source)) for p in found) or "none"

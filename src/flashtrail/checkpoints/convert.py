@@ -324,21 +324,35 @@ def read_draft_pt(pt_path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
 
 def draft_tensors(pt_path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """Return the draft artifact's tensors (float32) and dims; UserError names what is missing or does not fit."""
-    source, meta = read_draft_pt(pt_path)
-    _check_names(f"draft {pt_path}", {key for key, _ in _DRAFT_RULES.values()}, set(source))
+    return draft_arranged(*read_draft_pt(pt_path), pt_path)
+
+
+def draft_arranged(
+    source: Mapping[str, np.ndarray], meta: Mapping[str, Any], path: str | Path
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """The same from tensors under upstream's names and the meta; `path` is named in errors."""
+    _check_names(f"draft {path}", {key for key, _ in _DRAFT_RULES.values()}, set(source))
     for name, (key, transpose) in _DRAFT_RULES.items():
         rank = 2 if transpose or name == "action_queries" else 1
         if source[key].ndim != rank:
-            raise UserError(f"draft {pt_path}: {key} has shape {source[key].shape}: expected {rank} axes")
+            raise UserError(f"draft {path}: {key} has shape {source[key].shape}: expected {rank} axes")
     tensors = {n: np.ascontiguousarray(source[k].T if t else source[k]) for n, (k, t) in sorted(_DRAFT_RULES.items())}
     dims = _draft_dims(tensors, meta)
     for name, shape in draft_shapes(dims).items():
         if tensors[name].shape != shape:
             raise UserError(
-                f"draft {pt_path}: {_DRAFT_RULES[name][0]} gives {name} {tensors[name].shape}: the other "
+                f"draft {path}: {_DRAFT_RULES[name][0]} gives {name} {tensors[name].shape}: the other "
                 f"tensors and the meta imply {shape}"
             )
     return tensors, dims
+
+
+def draft_upstream(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return a draft artifact's tensors under upstream's names and in its layout (out x in)."""
+    return {
+        key: np.ascontiguousarray(tensors[name].T if turn else tensors[name])
+        for name, (key, turn) in _DRAFT_RULES.items()
+    }
 
 
 def _draft_dims(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> dict[str, int]:

@@ -60,7 +60,8 @@ def load_source(source_dir: str | Path, rounded_to: str = "float32") -> Source:
     scaling = extra.get("lora_scaling", {"prefix": 1.0, "expert": 1.0})
     if rounded_to != "float32":
         number, tree = jnp.dtype(rounded_to), _merged(tree, scaling)
-        tree, draft = jax.tree.map(lambda x: x.astype(number).astype(np.float32), (tree, draft))
+        _round(tree, number)
+        _round(draft or {}, number)
     return Source(tree, draft, heads, extra.get("stem"), int(extra.get("num_steps", 10)), scaling)
 
 
@@ -87,6 +88,15 @@ def _unwrap(tree: Tree) -> Any:
     if set(tree) == {"value"} and not isinstance(tree["value"], dict):
         return tree["value"]
     return {name: _unwrap(child) for name, child in tree.items()}
+
+
+def _round(tree: Tree, number: Any) -> None:
+    """Round every leaf, one after the other, so that the tree is in memory once."""
+    for name, child in tree.items():
+        if isinstance(child, dict):
+            _round(child, number)
+        else:
+            tree[name] = np.asarray(child).astype(number).astype(np.float32)
 
 
 def _merged(tree: Tree, scaling: dict[str, float]) -> Tree:
@@ -139,14 +149,17 @@ def exact(function: Any) -> Any:
 
 
 @exact
-def encode_view(source: Source, image: np.ndarray) -> jax.Array:
-    """One view (224, 224, 3) in [-1, 1] -> (tokens, W)."""
+def encode_view(source: Source, image: np.ndarray, hidden: list[jax.Array] | None = None) -> jax.Array:
+    """One view (224, 224, 3) in [-1, 1] -> (tokens, W); `hidden` gets the embedded patches and each layer's rows."""
+    hidden = [] if hidden is None else hidden
     img = source.params["PaliGemma"]["img"]
     x = _stem(source, image) if source.stem else _patches(img["embedding"], image)
     x = x + jnp.asarray(img["pos_embedding"])[0]
+    hidden.append(x)
     blocks = img["Transformer"]["encoderblock"]
     for layer in range(blocks["LayerNorm_0"]["scale"].shape[0]):
         x = _vision_block(jax.tree.map(lambda leaf, i=layer: leaf[i], blocks), x)
+        hidden.append(x)
     x = _layer_norm(img["Transformer"]["encoder_norm"], x)
     return x @ jnp.asarray(img["head"]["kernel"]) + img["head"]["bias"]
 
@@ -235,7 +248,7 @@ def gemma_layer(source: Source, suffix: str, index: int) -> Tree:
     """Return one layer's leaves of the stack with that suffix, under plain names; LoRA factors as name_a, name_b."""
     layers = source.params["PaliGemma"]["llm"]["layers"]
     attn, mlp = layers["attn"], layers["mlp" + suffix]
-    factors: dict[str, Any] = {}
+    factors: Tree = {}
     for name, node, key, scale in (
         ("q", attn["q_einsum" + suffix], "lora", source.lora_scaling["expert" if suffix else "prefix"]),
         ("kv", attn["kv_einsum" + suffix], "lora", source.lora_scaling["expert" if suffix else "prefix"]),
@@ -317,14 +330,26 @@ def time_embedding(t: float, width: int) -> np.ndarray:
 
 
 @exact
-def velocity(source: Source, prefix: Prefix, state: np.ndarray, x_t: np.ndarray | jax.Array, t: float) -> jax.Array:
-    """State (32,), noisy actions (50, 32) and flow time -> velocity (50, 32)."""
+def velocity(
+    source: Source,
+    prefix: Prefix,
+    state: np.ndarray,
+    x_t: np.ndarray | jax.Array,
+    t: float,
+    hidden: list[jax.Array] | None = None,
+) -> jax.Array:
+    """State (32,), noisy actions (50, 32) and flow time -> velocity (50, 32).
+
+    `hidden` gets the suffix tokens and each expert layer's rows.
+    """
+    hidden = [] if hidden is None else hidden
     p = source.params
     actions = _dense(p["action_in_proj"], jnp.asarray(x_t, jnp.float32))
     moment = jnp.broadcast_to(time_embedding(t, actions.shape[1]), actions.shape)
     tokens = _dense(p["action_time_mlp_in"], jnp.concatenate([actions, moment], axis=-1))
     tokens = _dense(p["action_time_mlp_out"], jax.nn.silu(tokens))
     x = jnp.concatenate([_dense(p["state_proj"], jnp.asarray(state, jnp.float32)[None]), tokens])
+    hidden.append(x)
     rows = x.shape[0]
     own = np.ones((rows, rows), bool)
     own[0, 1:] = False  # the state token does not see the actions
@@ -335,6 +360,7 @@ def velocity(source: Source, prefix: Prefix, state: np.ndarray, x_t: np.ndarray 
         q, k, v = _project(w, x, tables)
         k, v = jnp.concatenate([prefix.keys[layer], k]), jnp.concatenate([prefix.values[layer], v])
         x = _finish(w, x, q, k, v, allowed)
+        hidden.append(x)
     x = _rms(x, jnp.asarray(p["PaliGemma"]["llm"]["final_norm_1"]["scale"]))
     return _dense(p["action_out_proj"], x[1:])
 
@@ -403,3 +429,36 @@ def verify(
     x_t = moment * noise + (1 - moment) * x0
     v = velocity(source, prefix, state, x_t, float(moment))
     return v, x_t - moment * v
+
+
+def decide(
+    draft_chunk: np.ndarray,
+    x0_hats: np.ndarray,
+    last_gripper: float,
+    tau: float,
+    threshold: float,
+    gripper_verify: bool = True,
+    steps: int = 12,
+) -> tuple[int, bool, bool]:
+    """Accepted steps, whether a gripper switch rejected all, whether one shortened the prefix: step by step.
+
+    draft_chunk (H, 7), x0_hats (K, H, >= 7); the distance is the RMS over the six dimensions before the gripper.
+    """
+    accepted = 0
+    while accepted < steps:
+        gaps = [np.sqrt(np.mean((x0[accepted, :6] - draft_chunk[accepted, :6]) ** 2)) for x0 in x0_hats]
+        if max(gaps) > tau:
+            break
+        accepted += 1
+    for x0 in x0_hats if gripper_verify else ():
+        before = last_gripper
+        for value in x0[:steps, 6]:
+            if (before < threshold) != (value < threshold):
+                return 0, True, False
+            before = value
+    before = last_gripper
+    for step in range(accepted):
+        if (before < threshold) != (draft_chunk[step, 6] < threshold):
+            return step, False, True
+        before = draft_chunk[step, 6]
+    return accepted, False, False

@@ -1,0 +1,388 @@
+"""The official runtime's `base_weights.pkl` and `draft_triton.pkl`, from our artifacts and back.
+
+The base pickle folds what ours keeps apart: RMSNorm scales into the products behind them, the final norm and the
+Euler step into the output projection; and its rotary halves are interleaved. The import therefore has norms of zero
+(that is, of one) and the folded products. Knows both layouts (docs/checkpoints.md); the pickling is `pickles`'.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from flashtrail.checkpoints import artifact, convert, layouts, pickles
+from flashtrail.errors import UserError
+
+BF16 = np.dtype(ml_dtypes.bfloat16)
+PROMPT_KEY = "language_embeds"
+_DIRECT = {  # key -> our tensor, as it is
+    "vision_patch_embedding_b": "vision.patch_embed.bias",
+    "vision_position_embedding": "vision.pos_embed",
+    "vision_attn_o_w": "vision.layers.o.weight",
+    "vision_attn_o_b": "vision.layers.o.bias",
+    "vision_ffn_up_w": "vision.layers.fc1.weight",
+    "vision_ffn_up_b": "vision.layers.fc1.bias",
+    "vision_ffn_down_w": "vision.layers.fc2.weight",
+    "vision_ffn_down_b": "vision.layers.fc2.bias",
+    "vision_pre_attn_norm_w": "vision.layers.ln1.scale",
+    "vision_pre_attn_norm_b": "vision.layers.ln1.bias",
+    "vision_pre_ffn_norm_w": "vision.layers.ln2.scale",
+    "vision_pre_ffn_norm_b": "vision.layers.ln2.bias",
+    "vision_final_norm_w": "vision.norm.scale",
+    "vision_final_norm_b": "vision.norm.bias",
+    "encoder_multi_modal_projector_w": "vision.head.weight",
+    "encoder_multi_modal_projector_b": "vision.head.bias",
+    "encoder_attn_o_w": "prefix.layers.o.weight",
+    "encoder_ffn_down_w": "prefix.layers.down.weight",
+    "decoder_attn_o_w": "expert.layers.o.weight",
+    "decoder_ffn_down_w": "expert.layers.down.weight",
+    "decoder_state_in_proj_w": "state_proj.weight",
+    "decoder_state_in_proj_b": "state_proj.bias",
+    "decoder_action_in_proj_w": "action_in_proj.weight",
+    "decoder_action_in_proj_b": "action_in_proj.bias",
+    "decoder_action_time_mlp_in_w": "time_mlp_in.weight",
+    "decoder_action_time_mlp_in_b": "time_mlp_in.bias",
+    "decoder_action_mlp_w": "time_mlp_out.weight",
+    "decoder_action_mlp_b": "time_mlp_out.bias",
+    "language_embedding_weight": "embed.weight",
+}
+_STACKS = (("encoder", "prefix"), ("decoder", "expert"))
+_DERIVED_TOLERANCE = 0.03  # of the largest value: the official products are made in bfloat16
+
+
+def base_keys(dims: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return key -> shape of `base_weights.pkl` for these dims. Raises UserError for a model with a stem."""
+    vision = dims["vision"]
+    if vision["stem"] is not None:
+        raise UserError("the official layout has a patch embedding and no stem: this policy cannot be written in it")
+    ours = layouts.base_shapes(dims)
+    shapes = {key: ours[name] for key, name in _DIRECT.items()}
+    patch, width, heads = vision["patch"], vision["width"], vision["num_heads"] * vision["head_dim"]
+    shapes["vision_patch_embedding_w"] = (patch, patch, 3, width)
+    shapes["vision_attn_qkv_w"] = (vision["depth"], width, 3 * heads)
+    shapes["vision_attn_qkv_b"] = (vision["depth"], 3 * heads)
+    for theirs, name in _STACKS:
+        gemma = dims[name]
+        columns = (gemma["num_heads"] + 2 * gemma["num_kv_heads"]) * gemma["head_dim"]
+        shapes[f"{theirs}_attn_qkv_w"] = (gemma["depth"], gemma["width"], columns)
+        for part in ("gate", "up"):
+            shapes[f"{theirs}_ffn_{part}_w"] = (gemma["depth"], gemma["width"], gemma["mlp_dim"])
+    action, we = dims["action_dim"], dims["expert"]["width"]
+    shapes["decoder_action_fused_in_proj_w"] = (action, we)
+    shapes["decoder_action_fused_time_biases"] = (dims["num_steps"], we)
+    shapes["decoder_action_fused_out_proj_w"], shapes["decoder_action_fused_out_proj_b"] = (we, action), (action,)
+    return dict(sorted(shapes.items()))
+
+
+# --- rotary halves ---
+
+
+def interleave(x: np.ndarray, head_dim: int) -> np.ndarray:
+    """Columns of each head from half-split (first half, second half) to pairs; x[..., heads * head_dim]."""
+    return x.reshape(*x.shape[:-1], -1, 2, head_dim // 2).swapaxes(-1, -2).reshape(x.shape)
+
+
+def half_split(x: np.ndarray, head_dim: int) -> np.ndarray:
+    """The inverse of `interleave`."""
+    return x.reshape(*x.shape[:-1], -1, head_dim // 2, 2).swapaxes(-1, -2).reshape(x.shape)
+
+
+# --- derived tensors ---
+
+
+def fused_in_proj(in_w: np.ndarray, mlp_w: np.ndarray) -> np.ndarray:
+    """The action projection and the action half of the time MLP's first layer as one product, float32."""
+    return in_w @ mlp_w[: in_w.shape[1]]
+
+
+def time_biases(in_b: np.ndarray, mlp_w: np.ndarray, mlp_b: np.ndarray, steps: int) -> np.ndarray:
+    """The bias of that product at each Euler time 1 - i/steps, (steps, width), float32."""
+    width = in_b.shape[0]
+    periods = 4e-3 * 1000.0 ** np.linspace(0.0, 1.0, width // 2)
+    angles = 2 * np.pi * (1 - np.arange(steps) / steps)[:, None] / periods
+    emb = np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(BF16).astype(np.float32)
+    return in_b @ mlp_w[:width] + emb @ mlp_w[width:] + mlp_b
+
+
+def euler_fold(steps: int) -> tuple[np.float32, np.float32]:
+    """Norm scale and factor with which an output projection, folded with -1/steps, is unfolded without rounding.
+
+    w = factor * folded and 1 + scale = steps / -factor, both exact in bfloat16: a power of two, and a short fraction.
+    """
+    power = 2.0 ** math.ceil(math.log2(steps))
+    return np.float32(steps / power - 1), np.float32(-power)
+
+
+# --- export ---
+
+
+@dataclass(frozen=True)
+class _Artifact:
+    """An artifact's tensors as float32, whole or a layer at a time."""
+
+    file: Any
+
+    def whole(self, name: str) -> np.ndarray:
+        return np.asarray(self.file.get_tensor(name).float().numpy())
+
+    def layer(self, name: str, index: int) -> np.ndarray:
+        return np.asarray(self.file.get_slice(name)[index].float().numpy())
+
+
+def export_base(base: str | Path, target: Path) -> None:
+    """Write the base artifact `base` as the pickle `target` (bfloat16, one layer in memory at a time)."""
+    from safetensors import safe_open
+
+    dims = artifact.read_manifest(base, "base")["dims"]
+    shapes = base_keys(dims)
+    with safe_open(Path(base) / artifact.MODEL, framework="pt") as file:
+        blocks = _base_blocks(_Artifact(file), dims)
+        pickles.dump({key: pickles.Values(shape, BF16, blocks[key]) for key, shape in shapes.items()}, target)
+
+
+_Blocks = Callable[[], Iterator[np.ndarray]]
+
+
+def _base_blocks(t: _Artifact, dims: Mapping[str, Any]) -> dict[str, _Blocks]:
+    def layers(depth: int, make: Callable[[int], np.ndarray]) -> _Blocks:
+        return lambda: (make(i)[None] for i in range(depth))
+
+    def once(make: Callable[[], np.ndarray]) -> _Blocks:
+        return lambda: iter([make()])
+
+    ours, out = layouts.base_shapes(dims), {}
+    for key, name in _DIRECT.items():
+        stacked = ".layers." in name or name == "embed.weight"
+        rows = _row_blocks(t, name, ours[name][0], stacked)
+        out[key] = rows
+    vision = dims["vision"]
+    shape = (vision["patch"], vision["patch"], 3, vision["width"])
+    out["vision_patch_embedding_w"] = once(lambda: t.whole("vision.patch_embed.weight").reshape(shape))
+    for key, part in (("w", "weight"), ("b", "bias")):
+
+        def qkv(i: int, part: str = part) -> np.ndarray:
+            return np.concatenate([t.layer(f"vision.layers.{n}.{part}", i) for n in "qkv"], axis=-1)
+
+        out[f"vision_attn_qkv_{key}"] = layers(vision["depth"], qkv)
+    for theirs, stack in _STACKS:
+        depth, size = dims[stack]["depth"], dims[stack]["head_dim"]
+
+        def folded(i: int, name: str, norm: str, stack: str = stack) -> np.ndarray:
+            scale = t.layer(f"{stack}.layers.{norm}.scale", i)
+            return t.layer(f"{stack}.layers.{name}.weight", i) * (1 + scale)[:, None]
+
+        def heads(i: int, folded: Any = folded, size: int = size) -> np.ndarray:
+            q, k, v = (folded(i, name, "input_norm") for name in "qkv")
+            return np.concatenate([interleave(q, size), interleave(k, size), v], axis=-1)
+
+        out[f"{theirs}_attn_qkv_w"] = layers(depth, heads)
+        out[f"{theirs}_ffn_gate_w"] = layers(depth, lambda i, f=folded: f(i, "gate", "post_norm"))  # type: ignore[misc]
+        out[f"{theirs}_ffn_up_w"] = layers(depth, lambda i, f=folded: f(i, "up", "post_norm"))  # type: ignore[misc]
+    steps = dims["num_steps"]
+    out["decoder_action_fused_in_proj_w"] = once(
+        lambda: fused_in_proj(_rounded(t.whole("action_in_proj.weight")), _rounded(t.whole("time_mlp_in.weight")))
+    )
+    in_b, mlp_w, mlp_b = (functools.partial(t.whole, name) for name in _TIME_PARTS)
+    out["decoder_action_fused_time_biases"] = once(
+        lambda: time_biases(_rounded(in_b()), _rounded(mlp_w()), _rounded(mlp_b()), steps)
+    )
+    step = np.float32(-1 / steps)
+    out["decoder_action_fused_out_proj_w"] = once(
+        lambda: t.whole("action_out_proj.weight") * (1 + t.whole("expert.norm.scale"))[:, None] * step
+    )
+    out["decoder_action_fused_out_proj_b"] = once(lambda: t.whole("action_out_proj.bias") * step)
+    return out
+
+
+_TIME_PARTS = ("action_in_proj.bias", "time_mlp_in.weight", "time_mlp_in.bias")
+
+
+def _row_blocks(t: _Artifact, name: str, count: int, stacked: bool) -> _Blocks:
+    step = 16_384 if name == "embed.weight" else 1
+
+    def blocks() -> Iterator[np.ndarray]:
+        if not stacked:
+            yield t.whole(name)
+            return
+        for start in range(0, count, step):
+            yield np.asarray(t.file.get_slice(name)[start : start + step].float().numpy())
+
+    return blocks
+
+
+def _rounded(x: np.ndarray) -> np.ndarray:
+    return x.astype(BF16).astype(np.float32)
+
+
+# --- import ---
+
+
+def base_streams(content: Any, dims: Mapping[str, Any], path: Path) -> dict[str, artifact.Stream]:
+    """Return the artifact's tensors, made of a loaded `base_weights.pkl`.
+
+    Raises UserError naming missing, unexpected or misshapen tensors, or a derived one that is another model's.
+    """
+    shapes = base_keys(dims)
+    if isinstance(content, dict) and PROMPT_KEY in content:
+        raise UserError(f"{path} holds {PROMPT_KEY}: it was converted for one prompt; convert it without --prompt")
+    check_tensors(content, shapes, path)
+    _check_derived(content, dims, path)
+    zeros, ours = np.float32(0), layouts.base_shapes(dims)
+    scale, factor = euler_fold(dims["num_steps"])
+    out = {name: _stream(content[key], ours[name]) for key, name in _DIRECT.items()}
+    out["vision.patch_embed.weight"] = artifact.Stream(
+        ours["vision.patch_embed.weight"],
+        lambda: iter([content["vision_patch_embedding_w"].read().reshape(ours["vision.patch_embed.weight"])]),
+    )
+    for key, part in (("w", "weight"), ("b", "bias")):
+        width = dims["vision"]["num_heads"] * dims["vision"]["head_dim"]
+        for n, name in enumerate("qkv"):
+            place = f"vision.layers.{name}.{part}"
+            columns = slice(n * width, (n + 1) * width)
+            out[place] = _stream(content[f"vision_attn_qkv_{key}"], ours[place], columns)
+    for theirs, stack in _STACKS:
+        gemma, place = dims[stack], f"{stack}.layers."
+        size, qkv = gemma["head_dim"], content[f"{theirs}_attn_qkv_w"]
+        queries, keys = gemma["num_heads"] * size, gemma["num_kv_heads"] * size
+        for name, start, stop in (("q", 0, queries), ("k", queries, queries + keys)):
+            split = functools.partial(half_split, head_dim=size)
+            out[f"{place}{name}.weight"] = _stream(qkv, ours[f"{place}{name}.weight"], slice(start, stop), split)
+        out[f"{place}v.weight"] = _stream(qkv, ours[f"{place}v.weight"], slice(queries + keys, None))
+        for name in ("gate", "up"):
+            out[f"{place}{name}.weight"] = _stream(content[f"{theirs}_ffn_{name}_w"], ours[f"{place}{name}.weight"])
+        for norm in (f"{place}input_norm.scale", f"{place}post_norm.scale"):
+            out[norm] = _constant(ours[norm], zeros)
+    out["prefix.norm.scale"] = _constant(ours["prefix.norm.scale"], zeros)
+    out["expert.norm.scale"] = _constant(ours["expert.norm.scale"], scale)
+    projection, bias = (content[f"decoder_action_fused_out_proj_{part}"] for part in "wb")
+    out["action_out_proj.weight"] = _stream(projection, ours["action_out_proj.weight"], change=lambda x: x * factor)
+    steps = np.float32(-dims["num_steps"])
+    out["action_out_proj.bias"] = _stream(bias, ours["action_out_proj.bias"], change=lambda x: x * steps)
+    return out
+
+
+def check_tensors(content: Any, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Raise UserError, in one line, unless `content` is a dict of exactly these tensors."""
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
+    missing, unexpected = sorted(set(shapes) - set(content)), sorted(map(str, set(content) - set(shapes)))
+    if missing or unexpected:
+        parts = [f"{label} {', '.join(n[:6])}" for label, n in (("missing", missing), ("unexpected", unexpected)) if n]
+        raise UserError(f"{path} is not of the official layout: {'; '.join(parts)}")
+    for key, shape in shapes.items():
+        found = content[key]
+        if not isinstance(found, pickles.Tensor) or found.dtype.kind not in "fV" or found.shape != shape:
+            what = f"{found.dtype} {found.shape}" if isinstance(found, pickles.Tensor) else type(found).__name__
+            raise UserError(f"{path}: {key} is {what}, these dims need {shape}: give the dims that it was made for")
+
+
+def _check_derived(content: Mapping[str, pickles.Tensor], dims: Mapping[str, Any], path: Path) -> None:
+    """What is a product of other tensors must be that product: else the file is of two models, or of other steps."""
+    parts = [content[f"decoder_action_{n}"].read().astype(np.float32) for n in ("in_proj_w", "in_proj_b")]
+    parts += [content[f"decoder_action_time_mlp_in_{n}"].read().astype(np.float32) for n in "wb"]
+    in_w, in_b, mlp_w, mlp_b = parts
+    for key, expected in (
+        ("decoder_action_fused_in_proj_w", fused_in_proj(in_w, mlp_w)),
+        ("decoder_action_fused_time_biases", time_biases(in_b, mlp_w, mlp_b, dims["num_steps"])),
+    ):
+        gap = np.abs(content[key].read().astype(np.float32) - expected).max()
+        if not gap <= _DERIVED_TOLERANCE * np.abs(expected).max():
+            raise UserError(f"{path}: {key} does not follow from the tensors that it is made of: it is not one model")
+
+
+def _stream(
+    tensor: pickles.Tensor,
+    shape: tuple[int, ...],
+    columns: slice = slice(None),
+    change: Callable[[np.ndarray], np.ndarray] = lambda x: x,
+) -> artifact.Stream:
+    """Columns of a stored tensor as float32, a layer (or 16,384 rows of a table) at a time."""
+    step = 1 if len(shape) > 2 else 16_384
+
+    def blocks() -> Iterator[np.ndarray]:
+        for start in range(0, shape[0], step):
+            rows = tensor.rows(start, min(start + step, shape[0])).astype(np.float32)
+            yield change(rows[..., columns])
+
+    return artifact.Stream(shape, blocks)
+
+
+def _constant(shape: tuple[int, ...], value: np.float32) -> artifact.Stream:
+    return artifact.Stream(shape, lambda: iter([np.full(shape, value, np.float32)]))
+
+
+# --- the draft head: upstream's names, out x in, query, key and value in one ---
+
+_DRAFT = {  # key -> the .pt's name
+    "draft_state_in_proj_w": "_state_token.weight",
+    "draft_state_in_proj_b": "_state_token.bias",
+    "draft_action_queries": "_action_queries.weight",
+    "draft_attn_o_w": "_gemma_block.self_attn.o_proj.weight",
+    "draft_ffn_gate_w": "_gemma_block.mlp.gate_proj.weight",
+    "draft_ffn_up_w": "_gemma_block.mlp.up_proj.weight",
+    "draft_ffn_down_w": "_gemma_block.mlp.down_proj.weight",
+    "draft_input_layernorm_w": "_gemma_block.input_layernorm.weight",
+    "draft_post_attention_layernorm_w": "_gemma_block.post_attention_layernorm.weight",
+    "draft_action_head_w": "_action_head.weight",
+    "draft_action_head_b": "_action_head.bias",
+}
+_DRAFT_QKV = "draft_qkv_w"
+
+
+def draft_source(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read a `draft_triton.pkl`: the trainer's tensors under its own names (float32), and the meta.
+
+    Raises UserError naming what is missing, unexpected or no tensor.
+    """
+    content, path = pickles.load(path), Path(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
+    tensors = {key: value for key, value in content.items() if key != "meta"}
+    meta = content.get("meta") or {}
+    shapes: layouts.Shapes = {key: getattr(tensors.get(key), "shape", ()) for key in (*_DRAFT, _DRAFT_QKV)}
+    check_tensors(tensors, shapes, path)
+    if not isinstance(meta, dict) or len(shapes[_DRAFT_QKV]) != 2 or len(shapes["draft_attn_o_w"]) != 2:
+        raise UserError(f"{path}: meta, {_DRAFT_QKV} and draft_attn_o_w are not those of a draft head")
+    head = {name: tensors[key].read().astype(np.float32) for key, name in _DRAFT.items()}
+    qkv, queries = tensors[_DRAFT_QKV].read().astype(np.float32), shapes["draft_attn_o_w"][1]
+    keys, rest = divmod(len(qkv) - queries, 2)
+    if keys <= 0 or rest:
+        raise UserError(f"{path}: {_DRAFT_QKV} has {len(qkv)} rows, which {queries} of queries do not leave even")
+    for name, rows in zip("qkv", np.split(qkv, [queries, queries + keys]), strict=True):
+        head[f"_gemma_block.self_attn.{name}_proj.weight"] = rows
+    return head, meta
+
+
+def export_draft(draft: str | Path, target: Path) -> None:
+    """Write the draft artifact `draft` as the pickle `target`: float32, norms bfloat16 where that is exact."""
+    from safetensors import safe_open
+
+    dims = artifact.read_manifest(draft, "draft")["dims"]
+    with safe_open(Path(draft) / artifact.MODEL, framework="pt") as file:
+        head = convert.draft_upstream({name: file.get_tensor(name).float().numpy() for name in file.keys()})  # noqa: SIM118
+    content: dict[str, Any] = {"meta": _draft_meta(dims)}
+    tensors = {key: head[name] for key, name in _DRAFT.items()}
+    tensors[_DRAFT_QKV] = np.concatenate([head[f"_gemma_block.self_attn.{n}_proj.weight"] for n in "qkv"])
+    for key, x in tensors.items():
+        short = "layernorm" in key and np.array_equal(x.astype(BF16).astype(np.float32), x)
+        content[key] = pickles.Values(x.shape, BF16 if short else np.dtype(np.float32), lambda x=x: iter([x]))  # type: ignore[misc]
+    pickles.dump(content, target)
+
+
+def _draft_meta(dims: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "chunk_m": dims["chunk"],
+        "out_dim": dims["out_dim"],
+        "img_dim": dims["width"],
+        "draft_arch": "vlm_block",
+        "draft_num_heads": dims["num_heads"],
+        "draft_num_kv_heads": dims["num_kv_heads"],
+        "draft_head_dim": dims["head_dim"],
+    }

@@ -1,0 +1,115 @@
+"""`flashtrail import-pickle` and `export-pickle`: the official runtime's directories, from and to our artifacts.
+
+    base/base_weights.pkl  base/assets/physical-intelligence/libero/norm_stats.json  draft/draft_triton.pkl
+
+An export adds base/flashtrail.json (dims and transforms, which the pickle does not hold) and base/tokenizer.model; an
+import takes them where they are, else pi0_libero's dims and the tokenizer that it is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flashtrail import provenance
+from flashtrail.benchmark.presets import PI0_LIBERO
+from flashtrail.checkpoints import artifact, convert, official, pickles
+from flashtrail.errors import UserError
+
+BASE, DRAFT, SIDECAR = "base/base_weights.pkl", "draft/draft_triton.pkl", "flashtrail.json"
+STATS = Path("assets/physical-intelligence/libero/norm_stats.json")
+
+
+def export_pickles(base: str | Path, draft: str | Path | None, target: str | Path) -> None:
+    """Write the official directories below `target`, which appears when it is whole. Raises UserError."""
+    manifest = artifact.verify_artifact(base)
+    if draft is not None:
+        artifact.verify_artifact(draft)
+    with provenance.write_atomic(Path(target)) as root:
+        (root / "base" / STATS).parent.mkdir(parents=True)
+        official.export_base(base, root / BASE)
+        shutil.copyfile(Path(base) / artifact.NORM_STATS, root / "base" / STATS)
+        shutil.copyfile(Path(base) / artifact.TOKENIZER, root / "base" / artifact.TOKENIZER)
+        described = {key: manifest[key] for key in ("dims", "transforms")}
+        provenance.json_dump({**described, "artifact": manifest["digest"]}, root / "base" / SIDECAR)
+        if draft is not None:
+            (root / "draft").mkdir()
+            official.export_draft(draft, root / DRAFT)
+
+
+def import_base(
+    pickle_path: str | Path, target: str | Path, dtype: str = "bfloat16", tokenizer: str | Path | None = None
+) -> dict[str, Any]:
+    """Make a base artifact of a `base_weights.pkl` and what lies beside it; returns the manifest. Raises UserError."""
+    path = Path(pickle_path)
+    path = path / "base_weights.pkl" if path.is_dir() else path
+    described = _described(path.parent)
+    stats, words = artifact.find_norm_stats(path.parent), Path(tokenizer or path.parent / artifact.TOKENIZER)
+    artifact.check_norm_stats(stats)
+    artifact.check_tokenizer(words, described["dims"]["vocab_size"])
+    streams = official.base_streams(pickles.load(path), described["dims"], path)
+    files = {artifact.NORM_STATS: stats.read_bytes(), artifact.TOKENIZER: words.read_bytes()}
+    origin = {"uri": path.name, "class": "OFFICIAL_TRITON_PICKLE", "digest": provenance.sha256_file(path)}
+    return artifact.write_artifact(
+        Path(target), "base", dtype, described["dims"], streams, files, origin, described["transforms"]
+    )
+
+
+def import_draft(
+    pickle_path: str | Path, target: str | Path, dtype: str = "bfloat16", base: str | Path | None = None
+) -> dict[str, Any]:
+    """Make a draft artifact of a `draft_triton.pkl`; returns the manifest. Raises UserError."""
+    path = Path(pickle_path)
+    path = path / "draft_triton.pkl" if path.is_dir() else path
+    origin = {"uri": path.name, "class": "OFFICIAL_TRITON_PICKLE", "digest": provenance.sha256_file(path)}
+    head, meta = official.draft_source(path)
+    return artifact.write_draft(convert.draft_arranged(head, meta, path), target, dtype, base, origin, path)
+
+
+def _described(directory: Path) -> Mapping[str, Any]:
+    sidecar = directory / SIDECAR
+    if not sidecar.is_file():
+        return {"dims": PI0_LIBERO.to_dict(), "transforms": {"delta_actions": True}}
+    described = provenance.json_load(sidecar)
+    if not isinstance(described, dict) or not {"dims", "transforms"} <= set(described):
+        raise UserError(f"{sidecar} needs dims and transforms: export the artifact again, or remove the file")
+    return described
+
+
+class Export:
+    """``flashtrail export-pickle``."""
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--artifact", type=Path, required=True, metavar="DIR", help="the base artifact")
+        parser.add_argument("--draft", type=Path, metavar="DIR", help="the draft artifact")
+        parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where base/ and draft/ go")
+
+    @staticmethod
+    def run(words: argparse.Namespace) -> None:
+        export_pickles(words.artifact, words.draft, words.output)
+        print(f"wrote {words.output / BASE}" + (f" and {words.output / DRAFT}" if words.draft else ""))
+
+
+class Import:
+    """``flashtrail import-pickle``."""
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        add = parser.add_argument
+        add("--base", type=Path, required=True, metavar="DIR", help="the directory with base_weights.pkl and assets/")
+        add("--draft", type=Path, metavar="FILE", help="draft_triton.pkl, or its directory")
+        add("--tokenizer", type=Path, metavar="FILE", help="SentencePiece model; needed unless it lies with the base")
+        add("--dtype", choices=sorted(artifact.DTYPES), default="bfloat16", help="of the artifact (default: bfloat16)")
+        add("--output", type=Path, required=True, metavar="DIR", help="where the artifacts base/ and draft/ go")
+
+    @staticmethod
+    def run(words: argparse.Namespace) -> None:
+        base = words.output / "base"
+        print(f"{base}: {import_base(words.base, base, words.dtype, words.tokenizer)['digest']}")
+        if words.draft is not None:
+            draft = words.output / "draft"
+            print(f"{draft}: {import_draft(words.draft, draft, words.dtype, base)['digest']}")

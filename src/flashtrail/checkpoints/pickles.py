@@ -1,0 +1,306 @@
+"""Reads and writes pickles of PyTorch tensors without running them and without holding them.
+
+Reading: a tensor is a place in the file, read when asked for; nothing that the file names is called. Only tensors and
+plain containers are accepted, anything else is refused by its name. Writing: tensors stream into a file that
+`pickle.load` gives back as torch tensors, the same bytes each time. Knows no model.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import pickle
+import struct
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import ml_dtypes
+import numpy as np
+
+from flashtrail.errors import UserError
+
+_MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of torch's storages inside a plain pickle
+_HEADER_BYTES = 16 * 1024
+_STORAGES = {
+    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "HalfStorage": np.dtype(np.float16),
+    "FloatStorage": np.dtype(np.float32),
+    "DoubleStorage": np.dtype(np.float64),
+    "LongStorage": np.dtype(np.int64),
+    "IntStorage": np.dtype(np.int32),
+    "BoolStorage": np.dtype(np.bool_),
+}
+_PLAIN = (str, int, float, bool, type(None))
+
+
+class _Refused(Exception):
+    """The file names something that is no tensor and no plain container."""
+
+
+# --- reading ---
+
+
+@dataclass(frozen=True)
+class Blob:
+    """Bytes of a pickle that were left in their file."""
+
+    path: Path
+    start: int
+    size: int
+
+    def read(self, offset: int, count: int) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(self.start + offset)
+            return file.read(count)
+
+
+@dataclass(frozen=True)
+class _Storage:
+    number: np.dtype
+    count: int
+    start: int  # of the values, within the blob
+    blob: Blob | bytes
+
+    def values(self, first: int, count: int) -> np.ndarray:
+        start, size = self.start + first * self.number.itemsize, count * self.number.itemsize
+        data = self.blob[start : start + size] if isinstance(self.blob, bytes) else self.blob.read(start, size)
+        return np.frombuffer(data, self.number)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor in the file: its shape and dtype, values on demand."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    _storage: _Storage
+    _offset: int
+    _strides: tuple[int, ...]
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Return rows start..stop of the first axis."""
+        shape = (stop - start, *self.shape[1:])
+        first = self._offset + start * self._strides[0]
+        if self._strides == _contiguous(self.shape):
+            return self._storage.values(first, math.prod(shape)).reshape(shape)
+        span = 1 + sum((n - 1) * s for n, s in zip(shape, self._strides, strict=True))
+        flat = self._storage.values(first, span)
+        size = self.dtype.itemsize
+        return np.lib.stride_tricks.as_strided(flat, shape, [s * size for s in self._strides]).copy()
+
+    def read(self) -> np.ndarray:
+        """Return the whole tensor."""
+        return self.rows(0, self.shape[0]) if self.shape else self._storage.values(self._offset, 1).reshape(())
+
+
+def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+
+
+def load(path: str | Path) -> Any:
+    """Read a pickle of plain containers, numbers, text and torch tensors; tensors come as `Tensor`.
+
+    Raises UserError naming what else the file holds, or saying that it is truncated or no pickle.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            content = _Reader(file, path).load()
+        _check_plain(content)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except _Refused as refused:
+        raise UserError(f"{path} holds {refused}, not only tensors and plain containers: it is not loaded") from None
+    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+        line = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        raise UserError(f"{path} is truncated or no pickle of tensors ({line}): fetch or export it again") from None
+    return content
+
+
+def _check_plain(content: Any) -> None:
+    """Refuse what the grammar of pickle lets through: our own callables, blobs and storages as values."""
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            _check_plain(key)
+            _check_plain(value)
+    elif isinstance(content, list | tuple | set | frozenset):
+        for value in content:
+            _check_plain(value)
+    elif not isinstance(content, (Tensor, *_PLAIN)):
+        raise _Refused(f"a value of type {type(content).__name__}")
+
+
+class _Reader(pickle._Unpickler):
+    """The pure-Python unpickler (so that opcodes can be overridden), with large bytes left in the file."""
+
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+
+    def __init__(self, file: io.BufferedReader, path: Path) -> None:
+        super().__init__(file)
+        self._source, self._path, self._size = file, path, path.stat().st_size
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return our own stand-in for what a tensor's pickle names; refuse every other name."""
+        allowed: dict[tuple[str, str], Callable[..., Any]] = {
+            ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+            ("torch.storage", "_load_from_bytes"): _storage,
+            ("collections", "OrderedDict"): OrderedDict,
+            ("torch", "Size"): tuple,
+        }
+        if (module, name) not in allowed:
+            raise _Refused(f"{module}.{name}")
+        return allowed[module, name]
+
+    def get_extension(self, code: int) -> Any:
+        raise _Refused(f"extension {code}")
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise _Refused("a persistent id")
+
+    def load_build(self) -> None:
+        raise _Refused("the state of an object")
+
+    def _load_bytes(self, length: str) -> None:
+        (count,) = struct.unpack(length, self.read(struct.calcsize(length)))  # type: ignore[attr-defined]
+        if self._unframer.current_frame is not None:  # type: ignore[attr-defined]
+            self.append(self.read(count))  # type: ignore[attr-defined]
+            return
+        start = self._source.tell()
+        if start + count > self._size:
+            raise EOFError(f"{count} bytes announced at {start} of {self._size}")
+        self._source.seek(count, os.SEEK_CUR)
+        self.append(Blob(self._path, start, count))  # type: ignore[attr-defined]
+
+    def load_binbytes(self) -> None:
+        self._load_bytes("<I")
+
+    def load_binbytes8(self) -> None:
+        self._load_bytes("<Q")
+
+    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.BINBYTES[0]] = load_binbytes
+    dispatch[pickle.BINBYTES8[0]] = load_binbytes8
+
+
+class _StorageHeader(pickle.Unpickler):
+    """The pickles that precede a storage's values: numbers, a dict and the storage's type, number and place."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module != "torch" or name not in _STORAGES:
+            raise _Refused(f"{module}.{name}")
+        return _STORAGES[name]
+
+    def persistent_load(self, pid: Any) -> Any:
+        return pid
+
+
+def _storage(blob: Any) -> _Storage:
+    if not isinstance(blob, Blob | bytes):
+        raise _Refused("a storage that is no bytes")
+    head = blob[:_HEADER_BYTES] if isinstance(blob, bytes) else blob.read(0, min(blob.size, _HEADER_BYTES))
+    stream = io.BytesIO(head)
+    magic, protocol, machine, described, keys = (_StorageHeader(stream).load() for _ in range(5))
+    kind, number, key, _, count, view = described
+    if (magic, protocol, kind, keys) != (_MAGIC, _PROTOCOL, "storage", [key]) or view is not None:
+        raise _Refused("a storage of unknown layout")
+    if not machine["little_endian"] or int.from_bytes(stream.read(8), "little") != count:
+        raise _Refused("a storage of unknown layout")
+    size = len(blob) if isinstance(blob, bytes) else blob.size
+    if count < 0 or stream.tell() + count * number.itemsize > size:
+        raise EOFError("a storage ends too early")
+    return _Storage(number, count, stream.tell(), blob)
+
+
+def _tensor(storage: Any, offset: int, shape: Any, strides: Any, *_: Any) -> Tensor:
+    if not isinstance(storage, _Storage):
+        raise _Refused("a tensor that is not stored")
+    shape, strides = tuple(map(int, shape)), tuple(map(int, strides))
+    last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+    if min((offset, *shape, *strides)) < 0 or (0 not in shape and last >= storage.count):
+        raise EOFError("a tensor reaches beyond its storage")
+    return Tensor(shape, storage.number, storage, offset, strides)
+
+
+# --- writing ---
+
+
+@dataclass(frozen=True)
+class Values:
+    """A tensor to be written: shape, dtype, and blocks that follow one another along its leading axis."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    blocks: Callable[[], Iterator[np.ndarray]]
+
+
+def dump(content: Mapping[str, Any], path: Path) -> None:
+    """Write a mapping of plain values and `Values` as a pickle that `pickle.load` reads as torch tensors."""
+    with path.open("wb") as file:
+        _Writer(file, protocol=4).dump(dict(content))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@dataclass(frozen=True)
+class _Stored:
+    values: Values
+
+
+@dataclass(frozen=True)
+class _Payload:
+    values: Values
+
+
+class _Writer(pickle._Pickler):
+    """The pure-Python pickler, taught to write a tensor as torch does, its values block by block."""
+
+    dispatch: ClassVar[dict[type, Any]] = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
+
+    def reducer_override(self, obj: Any) -> Any:
+        import torch
+
+        if isinstance(obj, Values):
+            strides = _contiguous(obj.shape)
+            return torch._utils._rebuild_tensor_v2, (_Stored(obj), 0, obj.shape, strides, False, OrderedDict())
+        if isinstance(obj, _Stored):
+            return torch.storage._load_from_bytes, (_Payload(obj.values),)
+        return NotImplemented
+
+    def save_payload(self, obj: _Payload) -> None:
+        values = obj.values
+        head, count = _storage_header(values), math.prod(values.shape)
+        size = len(head) + count * values.dtype.itemsize
+        self._write_large_bytes(pickle.BINBYTES8 + struct.pack("<Q", size), head)  # type: ignore[attr-defined]
+        for block in values.blocks():
+            count -= block.size
+            self.framer.file_write(np.ascontiguousarray(block.astype(values.dtype)).tobytes())  # type: ignore[attr-defined]
+        if count:
+            raise ValueError(f"a tensor of shape {values.shape} gave {count} values too few")
+        self.memoize(obj)  # type: ignore[attr-defined]
+
+    dispatch[_Payload] = save_payload
+
+
+def _storage_header(values: Values) -> bytes:
+    import torch
+
+    name = next(name for name, number in _STORAGES.items() if number == values.dtype)
+    count = math.prod(values.shape)
+    described = ("storage", getattr(torch, name), "0", "cpu", count, None)
+
+    class Described(pickle.Pickler):
+        def persistent_id(self, obj: Any) -> Any:
+            return described if obj is self else None
+
+    stream = io.BytesIO()
+    machine = {"protocol_version": _PROTOCOL, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    for part in (_MAGIC, _PROTOCOL, machine):
+        pickle.dump(part, stream, protocol=2)
+    pickler = Described(stream, protocol=2)
+    pickler.dump(pickler)
+    pickle.dump(["0"], stream, protocol=2)
+    return stream.getvalue() + struct.pack("<q", count)

@@ -1,0 +1,230 @@
+"""The official runtime's pickles: our export has its layout, its import serves the same model."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from checkpoints.conftest import G4
+from safetensors.numpy import load_file
+
+from flashtrail import cli
+from flashtrail.checkpoints import artifact, official, orbax, parity, pickle_command, pickles
+from flashtrail.errors import UserError
+
+BF16 = ml_dtypes.bfloat16
+FILES = ("base/base_weights.pkl", "draft/draft_triton.pkl")
+
+
+def export(artifacts: Path, target: Path) -> Path:
+    pickle_command.export_pickles(artifacts / "base", artifacts / "draft", target)
+    return target
+
+
+@pytest.fixture
+def exported(artifacts: Path, tmp_path: Path) -> Path:
+    return export(artifacts, tmp_path / "official")
+
+
+def unpickled(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return pickle.load(file)
+
+
+def test_the_export_is_what_the_official_layout_says(artifacts: Path, exported: Path, whole_source: Path) -> None:
+    """Against the construction of docs/reference/FLASH.md E, made here from the source tree."""
+    if artifact.read_manifest(artifacts / "base")["dtype"] != "float32":
+        pytest.skip("the official converter folds float32 parameters")
+    found, tree = unpickled(exported / FILES[0]), orbax.read_tree(whole_source / "params")
+    llm = "PaliGemma/llm/layers/"
+    q = tree[llm + "attn/q_einsum_1/w"]  # (L, heads, W, head_dim)
+    depth, heads, width, size = q.shape
+    scale = 1 + tree[llm + "pre_attention_norm_1/scale"][:, :, None]
+    k, v = tree[llm + "attn/kv_einsum_1/w"][:, :, 0].swapaxes(0, 1)
+    q = q.transpose(0, 2, 1, 3).reshape(depth, width, heads * size)
+    q = (q * scale).reshape(depth, width, heads, 2, size // 2).transpose(0, 1, 2, 4, 3).reshape(depth, width, -1)
+    k = (k * scale).reshape(depth, width, 2, size // 2).transpose(0, 1, 3, 2).reshape(depth, width, size)
+    expected = {
+        "decoder_attn_qkv_w": np.concatenate([q, k, v * scale], axis=2),
+        "decoder_ffn_gate_w": tree[llm + "mlp_1/gating_einsum"][:, 0]
+        * (1 + tree[llm + "pre_ffw_norm_1/scale"][:, :, None]),
+        "encoder_ffn_up_w": tree[llm + "mlp/gating_einsum"][:, 1] * (1 + tree[llm + "pre_ffw_norm/scale"][:, :, None]),
+        "decoder_action_fused_out_proj_w": tree["action_out_proj/kernel"]
+        * (1 + tree["PaliGemma/llm/final_norm_1/scale"][:, None])
+        * np.float32(-0.1),
+        "decoder_action_fused_out_proj_b": tree["action_out_proj/bias"] * np.float32(-0.1),
+        "vision_patch_embedding_w": tree["PaliGemma/img/embedding/kernel"],
+        "language_embedding_weight": tree["PaliGemma/llm/embedder/input_embedding"],
+    }
+    for key, x in expected.items():
+        assert found[key].dtype == torch.bfloat16 and found[key].shape == x.shape
+        assert torch.equal(found[key], torch.from_numpy(np.ascontiguousarray(x)).bfloat16()), key
+    assert len(found) == 41 and official.PROMPT_KEY not in found
+    biases = found["decoder_action_fused_time_biases"].float().numpy()
+    kernel = tree["action_time_mlp_in/kernel"]
+    period = 4e-3 * 1000 ** np.linspace(0, 1, width // 2)
+    for i in range(10):
+        angle = 2 * np.pi * (1 - i / 10) / period
+        emb = np.concatenate([np.sin(angle), np.cos(angle)])
+        row = tree["action_in_proj/bias"] @ kernel[:width] + emb @ kernel[width:] + tree["action_time_mlp_in/bias"]
+        assert np.abs(biases[i] - row).max() < 0.02 * np.abs(row).max()
+
+
+def test_the_draft_export_is_a_renaming(artifacts: Path, exported: Path) -> None:
+    found = unpickled(exported / FILES[1])
+    head = torch.load(G4 / "draft.pt", weights_only=True)["draft_head"]
+    number = torch.float32 if artifact.read_manifest(artifacts / "draft")["dtype"] == "float32" else torch.bfloat16
+    qkv = torch.cat([head[f"_gemma_block.self_attn.{n}_proj.weight"] for n in "qkv"])
+    assert torch.equal(found["draft_qkv_w"], qkv.to(number).float())
+    assert torch.equal(found["draft_ffn_down_w"], head["_gemma_block.mlp.down_proj.weight"].to(number).float())
+    assert found["meta"]["draft_num_heads"] * found["meta"]["draft_head_dim"] == len(
+        head["_gemma_block.self_attn.q_proj.weight"]
+    )
+
+
+def test_an_import_serves_the_same_model(artifacts: Path, exported: Path, whole_source: Path, tmp_path: Path) -> None:
+    pickle_command.import_base(exported / "base", tmp_path / "back", "float32")
+    draft = pickle_command.import_draft(exported / FILES[1], tmp_path / "draft", "float32", tmp_path / "back")
+    assert draft["kind"] == "draft"
+    inputs = parity.fixed_inputs(artifact.verify_artifact(tmp_path / "back")["dims"])
+    rows = parity.compare(
+        parity.source_values(whole_source, inputs),
+        parity.artifact_values(tmp_path / "back", tmp_path / "draft", inputs),
+        parity.ROUNDING,
+    )
+    assert [row for row in rows if not row["passed"]] == []
+
+
+def bits(x: np.ndarray) -> np.ndarray:
+    return x.view(np.uint16).astype(np.int64)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_pickle_artifact_pickle_gives_the_same_tensors(exported: Path, tmp_path: Path, dtype: str) -> None:
+    pickle_command.import_base(exported / "base", tmp_path / "a/base", dtype)
+    pickle_command.import_draft(exported / "draft", tmp_path / "a/draft", dtype, tmp_path / "a/base")
+    again = export(tmp_path / "a", tmp_path / "again")
+    if dtype == "float32":
+        assert (again / FILES[0]).read_bytes() == (exported / FILES[0]).read_bytes()
+        assert (again / FILES[1]).read_bytes() == (exported / FILES[1]).read_bytes()
+        return
+    first, second = pickles.load(exported / FILES[0]), pickles.load(again / FILES[0])
+    for key in first:
+        gap = np.abs(bits(first[key].read()) - bits(second[key].read())).max()
+        assert gap <= (1 if key == "decoder_action_fused_out_proj_b" else 0), key
+
+
+def test_artifact_pickle_artifact_keeps_the_draft_and_all_that_is_not_folded(
+    artifacts: Path, exported: Path, tmp_path: Path
+) -> None:
+    dtype = artifact.read_manifest(artifacts / "base")["dtype"]
+    pickle_command.import_draft(exported / "draft", tmp_path / "draft", dtype)
+    read = artifact.read_header(artifacts / "draft" / artifact.MODEL)
+    assert read == artifact.read_header(tmp_path / "draft" / artifact.MODEL)
+    assert (tmp_path / "draft" / artifact.MODEL).read_bytes() == (artifacts / "draft" / artifact.MODEL).read_bytes()
+    if dtype == "float32":  # the base pickle is bfloat16
+        return
+    pickle_command.import_base(exported / "base", tmp_path / "base", dtype)
+    ours, back = (load_file(place / "base" / artifact.MODEL) for place in (artifacts, tmp_path))
+    folded = ("q.weight", "k.weight", "v.weight", "gate.weight", "up.weight", "norm.scale", "out_proj")
+    for name in ours:
+        if name.startswith("vision.") or not any(part in name for part in folded):
+            assert np.array_equal(ours[name].view(np.uint16), back[name].view(np.uint16)), name
+
+
+@pytest.mark.parametrize("steps", [1, 5, 7, 10, 16, 100])
+def test_the_euler_step_unfolds_without_rounding(steps: int) -> None:
+    scale, factor = official.euler_fold(steps)
+    assert np.float32(BF16(scale)) == scale and np.float32(BF16(factor)) == factor
+    x = np.random.default_rng(0).standard_normal(10_000).astype(BF16).astype(np.float32)
+    w = (x * factor).astype(BF16).astype(np.float32)
+    assert np.array_equal((w * (1 + scale) * np.float32(-1 / steps)).astype(BF16), x.astype(BF16))
+
+
+def changed(exported: Path, change: Any) -> Path:
+    content = unpickled(exported / FILES[0])
+    change(content)
+    with (exported / FILES[0]).open("wb") as file:
+        pickle.dump(content, file)
+    return exported / "base"
+
+
+def test_what_does_not_fit_is_named(exported: Path, tmp_path: Path) -> None:
+    whole = (exported / FILES[0]).read_bytes()
+    for change, words in (
+        (lambda c: c.pop("encoder_ffn_up_w"), "missing encoder_ffn_up_w"),
+        (lambda c: c.update(decoder_norm_w=torch.ones(2)), "unexpected decoder_norm_w"),
+        (lambda c: c.update(language_embeds=torch.ones(2, 2)), "converted for one prompt"),
+        (lambda c: c.update(vision_attn_o_b=torch.ones(2, 2)), r"vision_attn_o_b is float32 \(2, 2\)"),
+        (lambda c: c.update(vision_attn_o_b=7), "vision_attn_o_b is int"),
+        (lambda c: c["decoder_action_in_proj_w"].mul_(2), "fused_in_proj_w does not follow"),
+        (lambda c: c["decoder_action_fused_time_biases"].copy_(c["decoder_action_fused_time_biases"].flip(0)),
+         "time_biases does not follow"),
+    ):  # fmt: skip
+        (exported / FILES[0]).write_bytes(whole)
+        with pytest.raises(UserError, match=words) as caught:
+            pickle_command.import_base(changed(exported, change), tmp_path / "back")
+        assert "\n" not in str(caught.value) and not (tmp_path / "back").exists()
+
+
+def test_without_a_description_the_dims_are_those_of_pi0_libero(exported: Path, tmp_path: Path) -> None:
+    (exported / "base" / pickle_command.SIDECAR).unlink()
+    with pytest.raises(UserError, match=r"60 pieces|give the dims that it was made for"):
+        pickle_command.import_base(exported / "base", tmp_path / "back")
+
+
+def test_a_stem_has_no_place_in_the_official_layout(artifacts: Path) -> None:
+    dims = artifact.read_manifest(artifacts / "base")["dims"]
+    with pytest.raises(UserError, match="no stem"):
+        official.base_keys({**dims, "vision": {**dims["vision"], "stem": {"layers": [], "pool": 1}}})
+
+
+@pytest.mark.parametrize("key", ["draft_qkv_w", "draft_action_queries", "meta"])
+def test_a_draft_that_lacks_something_is_refused(exported: Path, tmp_path: Path, key: str) -> None:
+    content = unpickled(exported / FILES[1])
+    del content[key]
+    path = tmp_path / "draft_triton.pkl"
+    path.write_bytes(pickle.dumps(content))
+    if key == "meta":  # upstream's loader has defaults too, for its own widths
+        head, meta = official.draft_source(path)
+        assert meta == {} and len(head) == 14
+        return
+    with pytest.raises(UserError, match=f"missing {key}"):
+        pickle_command.import_draft(path, tmp_path / "draft")
+
+
+def test_the_two_commands(artifacts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "--artifact",
+        str(artifacts / "base"),
+        "--draft",
+        str(artifacts / "draft"),
+        "--output",
+        str(tmp_path / "o"),
+    ]
+    assert cli.main(["export-pickle", *words]) == 0
+    assert json.loads((tmp_path / "o/base" / pickle_command.SIDECAR).read_text())["dims"]["vocab_size"] == 512
+    shutil.move(tmp_path / "o/base" / artifact.TOKENIZER, tmp_path / "words.model")
+    words = [
+        "--base",
+        str(tmp_path / "o/base"),
+        "--draft",
+        str(tmp_path / "o/draft"),
+        "--output",
+        str(tmp_path / "back"),
+    ]
+    assert cli.main(["import-pickle", *words]) == 2
+    assert "tokenizer.model is missing" in capsys.readouterr().err
+    assert cli.main(["import-pickle", *words, "--tokenizer", str(tmp_path / "words.model")]) == 0
+    assert artifact.verify_artifact(tmp_path / "back/draft")["kind"] == "draft"
+    path = tmp_path / "o" / FILES[0]
+    path.write_bytes(pickle.dumps({"x": Path("a")}))
+    assert cli.main(["import-pickle", *words, "--tokenizer", str(tmp_path / "words.model")]) == 2
+    assert "holds pathlib." in capsys.readouterr().err
