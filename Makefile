@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup report screenshot test lint conformance fidelity fuzz bench-server bench-rollouts bench-evidence bench-convert bundle audit-crate check check-envs nano unlock lock clean-results clean-env
+.PHONY: help setup report screenshot test lint conformance fidelity fuzz bench-server bench-rollouts bench-evidence bench-engine bench-gpu bench-convert bundle audit-crate check check-envs nano unlock lock clean-results clean-env
 PROFILE ?= profiles/local
 PYTHON ?= $(shell for p in python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { echo $$p; break; }; \
@@ -57,6 +57,13 @@ bundle: setup ## the finished run as one directory, bundle/, and bundle.zip, tha
 
 audit-crate: setup ## hold bundle/'s RO-Crate to the Workflow Run RO-Crate profile, with its community's validator, offline
 	@$(BIN)/python -m flashtrail.record.validation bundle
+
+bench-engine: setup ## the engine's routes on this CPU, pi0_nano's dims, beside torch.compile (3 min; wants a quiet machine)
+	@$(BIN)/python -m flashtrail.benchmark --device cpu --random pi0_nano --json results/benchmarks/engine_cpu.json
+
+bench-gpu: setup ## the same on a GPU with pi0_libero's dims and random weights; OFFICIAL=checkout, BACKEND=torch or triton
+	@$(BIN)/python -m flashtrail.benchmark --device cuda --random pi0_libero --backend $(or $(BACKEND),triton) \
+		$(if $(OFFICIAL),--official $(OFFICIAL)) --json results/benchmarks/engine_gpu_$(or $(BACKEND),triton).json
 
 check: lint conformance ## lint, conformance, and the unit tests that run neither simulator nor snakemake
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/workflow -m "not slow and not simulator"

@@ -37,6 +37,8 @@ def main(job: Job) -> None:
         "artifact_digest": str(policy.metadata.get("base_digest")),
         "code_digest": params["code"],
         "device": device,
+        "backend": str(policy.metadata.get("backend")),
+        "official_time_bias": str(settings.official_time_bias).lower(),
     }
     control = profiling.full_against_full(policy, recorded, samples=params["samples"], seed=params["seed"])
     provenance.json_dump({"policy": job.wildcards["policy"], **control}, job.output["control"])

@@ -1,6 +1,7 @@
 """Which backend computes, and what is said where it cannot."""
 
 import importlib.util
+import json
 import warnings
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from flashtrail.flash import backends
 from flashtrail.flash.engine import Engine, describe
-from flashtrail.flash.errors import DeviceError, SettingsError
+from flashtrail.flash.errors import ArtifactError, DeviceError, SettingsError
 from flashtrail.flash.runtime import TorchRuntime
 
 
@@ -100,6 +101,30 @@ def test_weights_without_room_say_what_would_fit(cuda):
         backends.check_device("cuda", "float32", replace(DIMS, vocab_size=60_000_000))
     with pytest.raises(DeviceError, match="free some, or use cpu"):
         backends.check_device("cuda", "bfloat16", replace(DIMS, vocab_size=600_000_000))
+
+
+def test_memory_that_runs_out_on_the_way_is_one_line(artifact, monkeypatch):
+    def full(*words, **more):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nlong story")
+
+    monkeypatch.setattr(TorchRuntime, "load", full)
+    with pytest.raises(DeviceError, match=r"cpu ran out of memory while the policy was loaded in float32; .*bfloat16"):
+        Engine.load(*artifact)
+
+
+def test_an_artifact_of_another_architecture_is_named(artifact):
+    """Its manifest says what this engine has no part for, or lacks what it needs."""
+    manifest = json.loads((artifact[0] / "manifest.json").read_text())
+    for change, message in (
+        ({"adaptive_norm": True}, r"dims has unknown keys \['adaptive_norm'\]"),
+        ({"expert": manifest["dims"]["expert"] | {"depth": 3}}, "prefix and expert differ in depth"),
+        ({"vision": {"kind": "vit"}}, "dims.vision has unknown keys"),
+    ):
+        changed = manifest | {"dims": manifest["dims"] | change}
+        (artifact[0] / "manifest.json").write_text(json.dumps(changed))
+        with pytest.raises(ArtifactError, match=message) as caught:
+            Engine.load(*artifact)
+        assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_name():

@@ -188,6 +188,17 @@ def test_prompts_are_cleaned_as_paligemma_does(artifact):
     assert len(Tokenizer(processor, 5)("put the bowl on the plate")) == 5
 
 
+def test_a_prompt_that_is_cut_is_said_once(artifact, caplog):
+    tokenizer = Tokenizer.load(artifact[0] / "tokenizer.model", 48, DIMS.vocab_size)
+    tokenizer("put the bowl on the plate")
+    assert not caplog.records
+    for number in range(3):
+        long = f"{number} " + "put the wine bottle on the cabinet " * 20
+        np.testing.assert_array_equal(tokenizer(long), tokenizer.processor.encode(long.strip(), add_bos=True)[:48])
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and "cut to this policy's 48, as openpi does" in record.getMessage()
+
+
 def test_resizing_keeps_the_aspect_and_pads_with_black():
     image = np.full((100, 200, 3), 90, np.uint8)
     out = ResizeWithPad(224)(dict(images=[image]))["images"][0]

@@ -41,6 +41,7 @@ def test_every_arm_is_accepted_by_the_shard(name, handles):
         "artifact_digest": "b" * 64 + "+" + "d" * 64,
         "code_digest": "c0de",
         "device": "a processor",
+        "official_time_bias": "false",
         "condition": json.dumps(arm["condition"], sort_keys=True),
         "guard": json.dumps(arm["guard"], sort_keys=True),
     }

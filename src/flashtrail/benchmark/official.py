@@ -169,7 +169,10 @@ def _importing(checkout: Path) -> Iterator[Any]:
         raise UserError(f"{checkout} is no checkout of the official code: it has no {RUNTIME.replace('.', '/')}.py")
     sys.path[:0] = roots
     try:
-        yield importlib.import_module(RUNTIME)
+        module = importlib.import_module(RUNTIME)
+        if not Path(str(module.__file__)).resolve().is_relative_to(checkout.resolve()):
+            raise UserError(f"{checkout}: another checkout is imported already ({module.__file__}); one a process")
+        yield module
     except ImportError as error:
         raise UserError(f"{checkout} cannot be imported here ({error}); install what it needs beside torch") from error
     finally:

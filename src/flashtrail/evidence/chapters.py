@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from flashtrail.evidence import endings, figures, links, page, pairs, statistics
+from flashtrail.evidence import endings, figures, links, page, pairs, statistics, tables
 from flashtrail.evidence.campaign import Campaign
-from flashtrail.evidence.overview import arm_name, behind, has_fault, has_guard, rate_of
+from flashtrail.evidence.overview import VERIFY_TIMES, arm_name, behind, has_fault, has_guard, rate_of
 from flashtrail.evidence.page import Html
 from flashtrail.evidence.statistics import Interval, Latency, Quantile
 from flashtrail.evidence.tables import PAIR_KEY
@@ -189,6 +189,9 @@ def latency_profile(run: Campaign) -> Html:
     if not len(profile):
         return page.paragraph("No profile was measured.", "note")
     synchronised = "synchronised at the edges" if profile["synchronized"].all() else "NOT synchronised"
+    said = {tables.read_metadata(path).get("official_time_bias", "") for path in run.files("profile")}
+    if times := sorted(VERIFY_TIMES[value] for value in said & set(VERIFY_TIMES)):
+        synchronised += f", verification times {listed(times)}"
     where = (
         f"{listed(sorted(set(profile['policy'])))}, batch 1, warmed per prompt and route, alone on "
         f"{listed(sorted(set(profile['device'])))}, {synchronised}"

@@ -263,6 +263,9 @@ def not_claimed(run: Campaign) -> Html:
 
 # --- provenance ---
 
+# The official Triton verifier conditions every time below 0.10 on the embedding of 0.10 (official_time_bias).
+VERIFY_TIMES = {"false": "true", "true": "clamped at 0.10, as official"}
+
 
 def provenance_table(run: Campaign) -> Html:
     """Initial states, digests of config, artifact and code, and the device, per arm."""
@@ -276,9 +279,10 @@ def provenance_table(run: Campaign) -> Html:
                 "states": integers(summary["init_states"]) if summary else None,
                 **{key: page.code((entry.get(key) or "\u2013")[:16]) for key in digests},
                 "device": entry.get("device") or None,
+                "time": VERIFY_TIMES.get(entry.get("official_time_bias", "")),
             }
         )
-    heads = {"arm": "Arm", "states": "Init states", **digests, "device": "Device"}
+    heads = {"arm": "Arm", "states": "Init states", **digests, "device": "Device", "time": "Verification times"}
     return page.table(rows, heads, caption="What each arm ran with (digests, first 16 characters)", stacked=True)
 
 

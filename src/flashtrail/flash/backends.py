@@ -114,9 +114,17 @@ def load_runtime(
     check_device(device, dtype)
     if weights.resolve_device(device).type == "cuda":
         check_device(device, dtype, weights.read_dims(base_dir))
-    runtime = cls.load(base_dir, draft_dir, device, dtype)
+    try:
+        runtime = cls.load(base_dir, draft_dir, device, dtype)
+        warm_up(runtime, settings)
+    except torch.OutOfMemoryError:  # others may have taken what was free when it was asked for
+        check_device(device, dtype, weights.read_dims(base_dir))
+        raise DeviceError(
+            f"{device} ran out of memory while the policy was loaded in {dtype}; end what else runs there, "
+            + ("use bfloat16, " if dtype == "float32" else "")
+            + "or use cpu"
+        ) from None
     runtime.backend_why = choice.why
-    warm_up(runtime, settings)
     return runtime
 
 

@@ -8,6 +8,7 @@ Source: openpi's transforms for pi0_libero.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 
 from flashtrail.flash.errors import ArtifactError, ObservationError
 from flashtrail.flash.runtime import ModelInputs
+
+_log = logging.getLogger(__name__)
 
 IMAGE_KEYS = ("observation/image", "observation/wrist_image")
 STATE_KEY, PROMPT_KEY, MASK_KEY = "observation/state", "prompt", "__image_mask__"
@@ -85,6 +88,7 @@ class Tokenizer:
     processor: sentencepiece.SentencePieceProcessor
     max_len: int
     _seen: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    _cut: list[str] = field(default_factory=list)  # the first prompt that was too long
 
     @classmethod
     def load(cls, path: Path, max_len: int, vocab_size: int) -> Tokenizer:
@@ -103,10 +107,16 @@ class Tokenizer:
         return cls(processor, max_len)
 
     def __call__(self, prompt: str) -> NDArray[np.int64]:
-        """Prompt -> ids [P], BOS first, the newline as separator last, cut at max_len."""
+        """Prompt -> ids [P], BOS first, the newline as separator last; cut at max_len, with one warning in all."""
         if prompt not in self._seen:
             text = prompt.strip().replace("_", " ").replace("\n", " ")
             ids = self.processor.encode(text, add_bos=True) + self.processor.encode("\n")
+            if len(ids) > self.max_len and not self._cut:
+                self._cut.append(text)
+                _log.warning(
+                    "a prompt of %d tokens was cut to this policy's %d, as openpi does (said once): %s ...",
+                    *(len(ids), self.max_len, text[:60]),
+                )
             if len(self._seen) >= 1024:  # a stranger must not fill the memory with prompts
                 self._seen.clear()
             self._seen[prompt] = np.asarray(ids[: self.max_len], dtype=np.int64)

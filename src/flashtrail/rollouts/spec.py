@@ -38,6 +38,7 @@ def shard_spec(
         about = {
             "artifact_digest": "+".join(artifact[kind] for kind in sorted(artifact)),
             "device": device_of(model, arm["engine"]["device"]),
+            "official_time_bias": str(bool(arm["flash"].get("official_time_bias"))).lower(),
         }
     return {
         **{key: arm[key] for key in _OF_ARM},
