@@ -64,14 +64,13 @@ def _rate(run: Campaign, arm: str, entry: Mapping[str, Any]) -> Html:
 
 def _at_each_rate(run: Campaign) -> list[Html]:
     """One line per control frequency under a running clock: each arm's count and the latency it was run with."""
-    lines: dict[float, list[Html]] = {}
+    lines: dict[str, list[str]] = {}
     for arm, summary in run.running.items():
         clock = summary["clock"]
-        how = "drafting" if summary["routes"]["draft"] else "every round full"
-        rate = _rate(run, arm, summary["success"])
-        words = page.inline(rate, f" at {milliseconds(clock['mean_ms'])} a round ({how})")
-        lines.setdefault(clock["hz"], []).append(words)
-    return [page.inline(f"{hz:g} Hz: ", Html("; ".join(w.text for w in found))) for hz, found in lines.items()]
+        how = f"{clock['hz']:g} Hz, {'drafting' if summary['routes']['draft'] else 'every round full'}: "
+        words = page.inline(_rate(run, arm, summary["success"]), f" at {milliseconds(clock['mean_ms'])} a round")
+        lines.setdefault(how, []).append(words.text)
+    return [page.inline(how, Html("; ".join(found))) for how, found in lines.items()]
 
 
 def _lines(texts: Iterable[Any]) -> Html | None:

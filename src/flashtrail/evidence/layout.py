@@ -49,6 +49,7 @@ table { border-collapse: collapse; font-size: .84rem; line-height: 1.4; font-var
 caption { text-align: left; font-size: .84rem; color: var(--soft); padding-bottom: .45rem; }
 th, td { text-align: left; vertical-align: top; padding: .38rem 1.1rem .38rem 0; border-bottom: 1px solid var(--line); }
 th { border-bottom: 1.5px solid var(--ink); font-weight: 650; vertical-align: bottom; }
+td:first-child:has(code) { min-width: 9.5rem; }
 .number { text-align: right; white-space: nowrap; } th.number { white-space: normal; }
 .row { display: flex; flex-wrap: wrap; gap: .6rem 2.2rem; align-items: flex-start; }
 .row > .table { flex: 1 1 24rem; min-width: 0; } .row th, .row td { padding-right: .8rem; }
@@ -93,6 +94,7 @@ pre { overflow-x: auto; font-size: .8rem; background: var(--tint); padding: .7re
   .stacked .sortable thead::before { content: "Sort by"; color: var(--soft); }
   .stacked .sortable thead tr { border: 0; padding: 0; } .stacked .sortable th { border: 0; padding: .1rem 0; }
   .stacked td:first-child { display: block; font-weight: 650; } .stacked td:first-child::before { content: none; }
+  figure img { width: calc(100% + 1.2rem); max-width: none; margin: 0 -.6rem; }
   .lane { grid-template-columns: 1fr; margin: .6rem 0; }
   table { min-width: 100%; } th, td { padding-right: .8rem; }
 }
