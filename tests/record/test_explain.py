@@ -68,13 +68,13 @@ def test_the_file_it_writes_stands_for_itself(run: Run, tmp_path: Path, capsys: 
 
 def test_a_replay_without_the_weights_says_so(run: Run, explained: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="has no weights: give --artifacts"):
-        replay.replay(explained, run.root)
+        replay.replay(explained, replay.Here(run.root))
 
 
 def test_what_cannot_be_repeated_is_not_tried(run: Run, explained: dict[str, Any]) -> None:
     explained["arm"] = {**explained["arm"], "server": "ws://elsewhere:8000"}
     with pytest.raises(UserError, match="cannot be replayed: the policy was served by ws://elsewhere"):
-        replay.replay(explained, run.root)
+        replay.replay(explained, replay.Here(run.root))
     measured = {"clock": {"kind": "running", "source": "measured"}}
     assert "measured latencies" in replay.unrepeatable(measured)
     assert not replay.unrepeatable({"clock": {"kind": "running", "source": {"constant_ms": 100}}})

@@ -94,6 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rerun", metavar="SHARE", help="rerun a random sample of the episodes and compare: 5%% or a number")
     add("--seed", type=int, default=0, help="which sample (default: 0)")
     add("--artifacts", type=Path, metavar="DIR", help="results/artifacts, where the bundle has no weights")
+    add("--python", type=Path, metavar="FILE", help="the model environment's interpreter, where it is another one here")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -104,9 +105,10 @@ def run(arguments: argparse.Namespace) -> int:
             print(note)
         well = [report(check) for check in checks(bundle, arguments.digest)]
         if arguments.rerun is not None:
-            from flashtrail.record import sample
+            from flashtrail.record import replay, sample
 
-            rerun = sample.rerun(bundle, arguments.rerun, arguments.seed, arguments.artifacts)
+            here = replay.Here(bundle.root, arguments.artifacts, arguments.python)
+            rerun = sample.rerun(bundle, arguments.rerun, arguments.seed, here)
             well += [report(check) for check in rerun]
     failed = well.count(False)
     print(f"{len(well) - failed} of {len(well)} checks passed", file=sys.stdout if not failed else sys.stderr)

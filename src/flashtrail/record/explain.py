@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="FILE", help="write the JSON there, with the recorded rows")
     add("--replay", action="store_true", help="run the episode again and compare it with the record")
     add("--artifacts", type=Path, metavar="DIR", help="results/artifacts, where --from has no weights")
+    add("--python", type=Path, metavar="FILE", help="the model environment's interpreter, where it is another one here")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -38,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     outcome = explained["outcome"]
     print(f"{explained['episode']}: {outcome['outcome']} after {outcome['steps']} steps on record")
     print(f"a replay must give {explained['equality']}", flush=True)
-    found = replay.replay(explained, arguments.root, arguments.artifacts)
+    found = replay.replay(explained, replay.Here(arguments.root, arguments.artifacts, arguments.python))
     for line in found.differences:
         print(f"differs: {line}")
     if found.excused:

@@ -52,6 +52,17 @@ class Name:
 
 
 @dataclass(frozen=True)
+class Here:
+    """Where a replay runs: `root`, from which the handles' paths start; `artifacts`, a results/artifacts elsewhere;
+    `python`, the model environment's interpreter, where the recorded one is not that of this machine.
+    """
+
+    root: Path
+    artifacts: Path | None = None
+    python: Path | None = None
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a replay gave: `differences` from the record; `excused` says why they are no contradiction, if so."""
 
@@ -154,11 +165,10 @@ def rows_of(run: Run, shard: Shard, name: Name) -> dict[str, list[dict[str, Any]
     return found
 
 
-def replay(explained: Mapping[str, Any], root: Path, artifacts: Path | None = None) -> Outcome:
+def replay(explained: Mapping[str, Any], here: Here) -> Outcome:
     """Roll the episode out again and compare it with the rows on record.
 
-    `root`: where the handles' paths start. `artifacts`: results/artifacts, if it is elsewhere. UserError where the
-    policy's weights are not there or are not those of the record, or where nothing could be compared.
+    UserError where the policy's weights are not there or are not those of the record, or where it cannot be repeated.
     """
     arm, episode = explained["arm"], str(explained["episode"])
     if reason := unrepeatable(arm):
@@ -169,7 +179,7 @@ def replay(explained: Mapping[str, Any], root: Path, artifacts: Path | None = No
         out = Path(place)
         own = {**arm, "init_states": [key.init_state], "repeats": key.repeat + 1, "video": "none"}
         own["rollout"] = {**arm["rollout"], "simulators": 1}
-        handles = _handles(explained, root, artifacts, out)
+        handles = _handles(explained, here, out)
         spec = shard_spec(own, key.task_id, handles, "replay", out / "server.log")
         _same_artifact(explained, spec)
         with (out / "shard.log").open("w") as log:
@@ -181,23 +191,25 @@ def replay(explained: Mapping[str, Any], root: Path, artifacts: Path | None = No
     return compare(episode, explained["rows"], found)
 
 
-def _handles(explained: Mapping[str, Any], root: Path, artifacts: Path | None, out: Path) -> dict[str, Any]:
+def _handles(explained: Mapping[str, Any], here: Here, out: Path) -> dict[str, Any]:
     """Return the shard's handles as they are here: this machine's interpreter, the artifact where it lies."""
-    here = {}
+    placed = {}
     for kind, path in explained["handles"].items():
-        place = root / path
+        place = here.root / path
         if kind in ("base", "draft"):
-            if artifacts is not None:
-                place = artifacts / Path(path).parts[-3] / kind / "manifest.json"
+            if here.artifacts is not None:
+                place = here.artifacts / Path(path).parts[-3] / kind / "manifest.json"
             if not place.is_file() or not (place.parent / "model.safetensors").is_file():
                 raise UserError(f"{place.parent} has no weights: give --artifacts, the results/artifacts of a run")
-        here[kind] = str(place)
-    known = root / explained["handles"].get("model", "results/environments/handle.json")
+        placed[kind] = str(place)
+    known = here.root / explained["handles"].get("model", "results/environments/handle.json")
     recorded = provenance.json_load(known) if known.is_file() else {}
+    if here.python is not None:
+        recorded = {**recorded, "python": str(here.python.absolute())}
     if not Path(str(recorded.get("python", ""))).is_file():  # made on another machine
         recorded = {**recorded, "python": sys.executable}
     provenance.json_dump(recorded, out / "handle.json")
-    return {**here, "model": str(out / "handle.json")}
+    return {**placed, "model": str(out / "handle.json")}
 
 
 def _same_artifact(explained: Mapping[str, Any], spec: Mapping[str, Any]) -> None:

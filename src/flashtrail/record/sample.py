@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator
-from pathlib import Path
 
 from flashtrail.errors import UserError
 from flashtrail.record import replay
 from flashtrail.record.checks import Check
-from flashtrail.record.replay import Name
+from flashtrail.record.replay import Here, Name
 from flashtrail.record.run import Run
 
 
@@ -38,7 +37,7 @@ def draw(names: list[Name], asked: str, seed: int) -> list[Name]:
     return [name for name in names if name in chosen]
 
 
-def rerun(run: Run, asked: str, seed: int, artifacts: Path | None = None) -> Iterator[Check]:
+def rerun(run: Run, asked: str, seed: int, here: Here | None = None) -> Iterator[Check]:
     """Yield a check for each episode of the sample, as it is done."""
     names = replay.expected_names(run)
     if not names:
@@ -48,7 +47,7 @@ def rerun(run: Run, asked: str, seed: int, artifacts: Path | None = None) -> Ite
     for i, name in enumerate(chosen, 1):
         title = f"rerun {i}/{len(chosen)}, {name}"
         try:
-            found = replay.replay(replay.explain(run, name), run.root, artifacts)
+            found = replay.replay(replay.explain(run, name), here or Here(run.root))
         except UserError as error:
             yield Check(title, "", [str(error)])
             continue
