@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup report screenshot test lint conformance fidelity fuzz bench-server bench-rollouts bench-evidence bench-engine bench-gpu bench-convert bundle audit-crate check check-envs nano unlock lock clean-results clean-env
+.PHONY: help setup report screenshot test lint conformance fidelity verify-success fuzz bench-server bench-rollouts bench-evidence bench-engine bench-gpu bench-convert bundle audit-crate check check-envs nano unlock lock clean-results clean-env
 PROFILE ?= profiles/local
 PYTHON ?= $(shell for p in python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { echo $$p; break; }; \
@@ -73,6 +73,9 @@ check-envs: setup ## ask pip to resolve each env file by itself (network)
 
 fidelity: setup ## rollouts against the official client's loop, step by step: 3 tasks, 24 checks (15 min on 2 cores)
 	@$(BIN)/python -m flashtrail.rollouts.fidelity
+
+verify-success: setup ## verified success against the scripted expert's honest episodes: 10 tasks x 10 init states
+	@$(BIN)/python -m flashtrail.training.agreement
 
 bench-rollouts: setup ## rollouts against the naive loop: episodes/min, steps/s (15 min; wants a quiet machine)
 	@$(BIN)/python benchmarks/rollouts.py

@@ -249,3 +249,36 @@ def test_a_wrong_claim_is_named(tmp_path, claim, message):
 def test_the_simulated_arms_are_the_configured_ones():
     arms = yaml.safe_load((REPOSITORY / "config.yaml").read_text())["arms"]
     assert {arm: len(expected(arm)["init_states"]) for arm in arms} == {a: s["episodes"] for a, s in arms.items()}
+
+
+def verified(arm: str, pairs: list[tuple[bool, bool | None]]) -> list[dict]:
+    rows = episodes(arm, "pi0_nano", [own for own, _ in pairs])
+    return [row | {"verified_success": seen} for row, (_, seen) in zip(rows, pairs, strict=True)]
+
+
+@pytest.mark.parametrize(("success", "k"), [(None, 20), ("simulator", 20), ("verified", 2)])
+def test_a_claim_says_which_success_it_uses(tmp_path, success, k):
+    path = tmp_path / "tables" / "clean" / "episodes.parquet"
+    rows = verified("clean", [(True, index < 2) for index in range(20)])
+    tables.write_table(path, rows, tables.EPISODES, METADATA)
+    named = {} if success is None else {"success": success}
+    found = verdict(tmp_path, {"episodes": str(path)}, test="rate_at_least", arm="clean", bar=0.5, **named)
+    assert (found["success"], found["numbers"]["rate"]["k"]) == (success or "simulator", k)
+    assert found["verdict"] == {20: "supported", 2: "refuted"}[k]
+    words = {20: "Success is the simulator's own.", 2: "Success is the verified one: the behaviour was seen, too."}
+    assert words[k] in found["sentence"]
+
+
+def test_verified_success_is_not_guessed(tmp_path):
+    path = tmp_path / "tables" / "clean" / "episodes.parquet"
+    tables.write_table(path, verified("clean", [(True, True), (True, None)] * 10), tables.EPISODES, METADATA)
+    claim = {"test": "rate_at_least", "arm": "clean", "bar": 0.5, "success": "verified"}
+    found = verdict(tmp_path, {"episodes": str(path)}, **claim)
+    assert found["verdict"] == "not_tested" and "of clean had nobody looking" in found["sentence"]
+
+
+def test_a_claim_without_success_names_none(tmp_path):
+    found = verdict(tmp_path, {"profile": []}, test="latency_ratio", below=1.0)
+    assert found["success"] is None
+    with pytest.raises(UserError, match="success"):
+        verdict(tmp_path, {"profile": []}, test="latency_ratio", below=1.0, success="verified")

@@ -12,6 +12,7 @@ from rollouts.scripted import DRAFT, FULL, KEY, Simulator, run
 from flashtrail.evidence import tables
 from flashtrail.rollouts.episode import MAX_EMPTY_ROUNDS, EpisodeError
 from flashtrail.rollouts.observation import axis_angle, resize_with_pad, upright
+from flashtrail.rollouts.verify import Verdict
 
 
 def test_the_loop_by_hand():
@@ -170,3 +171,19 @@ def test_pictures_are_turned_and_fitted_as_the_official_client_does():
 )
 def test_axis_angle(quaternion, expected):
     assert axis_angle(np.array(quaternion, float)) == pytest.approx(expected, abs=1e-9)
+
+
+def test_what_was_seen_becomes_columns():
+    simulator = Simulator(success_at=20)
+    simulator.seen = Verdict(False, "never grasped", 2, 1)
+    record, *_ = run([(12, FULL)], simulator)
+    row = record.episode
+    assert (row["success"], row["verified_success"], row["verified_reason"]) == (True, False, "never grasped")
+    # The scripted policy's first round says 0.00, 0.01, ...: closed from its second action on.
+    assert (row["grasps"], row["lifts"], row["gripper_closures"], row["first_close_step"]) == (2, 1, 1, 1)
+
+
+def test_where_nobody_looks_the_columns_are_empty():
+    record, *_ = run([(12, FULL)], Simulator())
+    assert [record.episode[name] for name in ("verified_success", "verified_reason", "grasps", "lifts")] == [None] * 4
+    assert record.episode["gripper_closures"] == 1

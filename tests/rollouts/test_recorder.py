@@ -122,3 +122,16 @@ def test_discarding_removes_the_parts_of_every_spec(tmp_path):
         new(tmp_path, digest).record(KEYS[0], an_episode())
     new(tmp_path, "two").discard()
     assert not any(path.is_dir() for path in tmp_path.iterdir())
+
+
+def test_the_film_of_a_success_that_is_not_verified_is_kept(tmp_path):
+    recorder = new(tmp_path / "parts")
+    for key, verified in zip(KEYS, (True, True, False), strict=True):
+        film = tmp_path / f"{key.name}.mp4"
+        film.write_bytes(b"film")
+        record = an_episode(20)
+        record.episode["verified_success"] = verified
+        recorder.record(key, record, film)
+    recorder.assemble(KEYS, tmp_path / "out", "examples")
+    kept = [row["video"] for row in tables.read_table(tmp_path / "out/episodes.parquet", tables.EPISODES).to_pylist()]
+    assert kept == ["videos/init_000_repeat_0.mp4", None, "videos/init_002_repeat_0.mp4"]

@@ -6,6 +6,7 @@ when asked for. Knows the names of the files' kinds; computes nothing.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -89,6 +90,13 @@ class Campaign:
             episodes = episodes[episodes["outcome"] != "error"]
             self._judged[arm] = episodes.sort_values(list(tables.PAIR_KEY), kind="stable", ignore_index=True)
         return self._judged[arm]
+
+    def by_verification(self) -> Campaign:
+        """Return this campaign with verified success in the place of the simulator's; not looked at counts as none."""
+        other = copy.copy(self)
+        won = self.episodes["verified_success"].eq(True)
+        other._judged, other.__dict__["episodes"] = {}, self.episodes.assign(success=won)
+        return other
 
     def of_arm(self, table: str, arm: str) -> pd.DataFrame:
         """Return one arm's rows of `episodes` or `rounds`."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from flashtrail.evidence import endings, figures, links, page, pairs, statistics, tables
+from flashtrail.evidence import endings, figures, links, page, pairs, statistics, tables, verified_chapter
 from flashtrail.evidence.campaign import Campaign
 from flashtrail.evidence.overview import VERIFY_TIMES, arm_name, behind, has_fault, has_guard, rate_of
 from flashtrail.evidence.page import Html
@@ -46,7 +46,9 @@ def success(run: Campaign) -> Html:
         "vermillion: fault; green: fault and guard; purple: fault and a policy trained with dropout. Bars: "
         "Wilson 95 %.",
     )
-    return page.join(page.side_by_side(drawing, success_table(run)), success_by_task(run))
+    return page.join(
+        page.side_by_side(drawing, success_table(run)), success_by_task(run), verified_chapter.section(run)
+    )
 
 
 def success_table(run: Campaign) -> Html:

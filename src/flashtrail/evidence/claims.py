@@ -103,7 +103,13 @@ class EpisodesCompleteClaim(_Claim):
         return False
 
 
-class RateClaim(_Claim):
+class _SuccessClaim(_Claim):
+    """A claim about success: the simulator's own, or the verified one (rollouts/verify.py)."""
+
+    success: Literal["simulator", "verified"] = "simulator"
+
+
+class RateClaim(_SuccessClaim):
     """Success of one arm is at least `bar`: Clopper-Pearson's interval against it."""
 
     test: Literal["rate_at_least"]
@@ -111,7 +117,7 @@ class RateClaim(_Claim):
     bar: float = Field(gt=0, lt=1)
 
 
-class PairedClaim(_Claim):
+class PairedClaim(_SuccessClaim):
     """One arm differs from its control in the stated direction: exact McNemar on the same episodes."""
 
     test: Literal["paired_difference"]
@@ -122,7 +128,7 @@ class PairedClaim(_Claim):
     family: str | None = Field(None, description="claims of one family share their error rate, by Holm's method")
 
 
-class UnpairedClaim(_Claim):
+class UnpairedClaim(_SuccessClaim):
     """One arm differs from another in the stated direction, not on the same episodes: Boschloo's test."""
 
     test: Literal["unpaired_difference"]
@@ -133,7 +139,7 @@ class UnpairedClaim(_Claim):
     family: str | None = Field(None, description="claims of one family share their error rate, by Holm's method")
 
 
-class NonInferiorityClaim(_Claim):
+class NonInferiorityClaim(_SuccessClaim):
     """One arm is not worse than its control by `margin`: paired score interval."""
 
     test: Literal["non_inferiority"]

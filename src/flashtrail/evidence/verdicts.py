@@ -37,7 +37,7 @@ def judge_all(file: types.ClaimsFile, campaign: Campaign, plan: bool = True) -> 
     `supported` in a family of claims needs Holm's adjusted p at or under alpha, the family being its claims that were
     tested. An inconclusive claim gets its plans, how many episodes would settle it; without `plan` it does not.
     """
-    judged = [_JUDGES[claim.test](claim, campaign, file.alpha) for claim in file.claims]
+    judged = [_judge(claim, campaign, file.alpha) for claim in file.claims]
     families = _families(file.claims, judged)
     result = []
     for claim, judgement in zip(file.claims, judged, strict=True):
@@ -49,6 +49,28 @@ def judge_all(file: types.ClaimsFile, campaign: Campaign, plan: bool = True) -> 
         plans = judgement.plans(file.alpha / size) if plan and judgement.verdict == "inconclusive" else []
         result.append(_plain(claim, judgement, family, plans))
     return result
+
+
+_SUCCESS_WORDS = {
+    "simulator": "Success is the simulator's own.",
+    "verified": "Success is the verified one: the behaviour was seen, too.",
+}
+
+
+def _judge(claim: types.AnyClaim, campaign: Campaign, alpha: float) -> Judgement:
+    """Judge one claim; one about success by the success that it names."""
+    if getattr(claim, "success", None) == "verified":
+        for arm in _arms(claim):
+            blind = int(campaign.judged(arm)["verified_success"].isna().sum())
+            if blind:
+                return not_tested(f"{plural(blind, 'episode')} of {arm} had nobody looking (no verified_success)")
+        campaign = campaign.by_verification()
+    judgement: Judgement = _JUDGES[claim.test](claim, campaign, alpha)
+    return judgement
+
+
+def _arms(claim: types.AnyClaim) -> list[str]:
+    return [arm for arm in (getattr(claim, "arm", None), getattr(claim, "control", None)) if arm]
 
 
 def _families(claims: Sequence[types.AnyClaim], judged: Sequence[Judgement]) -> dict[str, dict[str, Any]]:
@@ -80,20 +102,22 @@ def _plain(
     claim: types.AnyClaim, judgement: Judgement, family: Mapping[str, Any] | None, plans: Sequence[Plan]
 ) -> dict[str, Any]:
     where = judgement.tested_on.get("words", "")
-    settle = _settle_words(plans)
+    settle, tested = _settle_words(plans), judgement.verdict != "not_tested"
+    which = _SUCCESS_WORDS.get(getattr(claim, "success", ""), "") if tested else ""
     return {
         "id": claim.id,
         "title": claim.title,
         "statement": claim.statement,
         "scope": claim.scope,
-        "arms": [arm for arm in (getattr(claim, "arm", None), getattr(claim, "control", None)) if arm],
+        "arms": _arms(claim),
+        "success": getattr(claim, "success", None),
         "estimand": claim.estimand,
         "test": claim.test,
         "margin": getattr(claim, "margin", getattr(claim, "bar", getattr(claim, "below", None))),
         "refuted_if": claim.refuted_if,
         "verdict": judgement.verdict,
         "seed_word": types.seed_word(judgement.verdict, claim.limited),
-        "sentence": " ".join(part for part in (judgement.sentence, settle, where) if part),
+        "sentence": " ".join(part for part in (judgement.sentence, which, settle, where) if part),
         "short": judgement.short,
         "p": judgement.p,
         "family": dict(family) if family else None,

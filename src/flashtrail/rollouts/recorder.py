@@ -182,13 +182,19 @@ class Recorder:
         if films != "examples":
             return there
         first = [key for key in there if outcomes[key.name] == "success"][:1]
+        unearned = [key for key in there if outcomes[key.name] == "success" and key not in first and self._apart(key)]
         left, kept = EXAMPLES_BYTES, []
-        for key in [*first, *(key for key in there if outcomes[key.name] != "success")]:
+        for key in [*first, *unearned, *(key for key in there if outcomes[key.name] != "success")]:
             size = (self.directory / key.name / VIDEO).stat().st_size
             if size <= left:
                 kept.append(key)
                 left -= size
         return [key for key in there if key in kept]
+
+    def _apart(self, key: EpisodeKey) -> bool:
+        """Whether an episode's success was looked at and not verified."""
+        file = self.directory / key.name / "episodes.parquet"
+        return tables.read_table(file, tables.EPISODES, ["verified_success"])["verified_success"].to_pylist() == [False]
 
     def _sheets(self, filmed: Sequence[EpisodeKey], outcomes: Mapping[str, str]) -> list[dict[str, Any]]:
         rows = []

@@ -154,7 +154,8 @@ class Worker:
             on_query=film.add if film else None,
         )
         self._heartbeat.within(_LONG_S)
-        keep = film is not None and (settings["video"] != "failures" or not record.episode["success"])
+        earned = record.episode["success"] and record.episode["verified_success"] is not False
+        keep = film is not None and (settings["video"] != "failures" or not earned)
         video = film.write() if film is not None and keep else None
         return {"episode": record.episode, "rounds": record.rounds, "steps": record.steps, "video": video}
 
