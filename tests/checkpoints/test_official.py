@@ -66,7 +66,7 @@ def test_the_export_is_what_the_official_layout_says(artifacts: Path, exported: 
     for key, x in expected.items():
         assert found[key].dtype == torch.bfloat16 and found[key].shape == x.shape
         assert torch.equal(found[key], torch.from_numpy(np.ascontiguousarray(x)).bfloat16()), key
-    assert len(found) == 41 and official.PROMPT_KEY not in found
+    assert len(found) == 42 and official.PROMPT_KEY not in found
     biases = found["decoder_action_fused_time_biases"].float().numpy()
     kernel = tree["action_time_mlp_in/kernel"]
     period = 4e-3 * 1000 ** np.linspace(0, 1, width // 2)

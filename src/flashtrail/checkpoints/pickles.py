@@ -115,7 +115,7 @@ def load(path: str | Path) -> Any:
         raise UserError(f"{path} does not exist") from None
     except _Refused as refused:
         raise UserError(f"{path} holds {refused}, not only tensors and plain containers: it is not loaded") from None
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+    except Exception as error:  # opcodes in a wrong order raise nearly anything
         line = " ".join(f"{type(error).__name__}: {error}".split())[:120]
         raise UserError(f"{path} is truncated or no pickle of tensors ({line}): fetch or export it again") from None
     return content
@@ -142,6 +142,12 @@ class _Reader(pickle._Unpickler):
     def __init__(self, file: io.BufferedReader, path: Path) -> None:
         super().__init__(file)
         self._source, self._path, self._size = file, path, path.stat().st_size
+        self._file_read = self._bounded  # a damaged length must not reserve memory
+
+    def _bounded(self, count: int) -> bytes:
+        if count > self._size - self._source.tell():
+            raise EOFError(f"{count} bytes announced at {self._source.tell()} of {self._size}")
+        return self._source.read(count)
 
     def find_class(self, module: str, name: str) -> Any:
         """Return our own stand-in for what a tensor's pickle names; refuse every other name."""
@@ -149,6 +155,8 @@ class _Reader(pickle._Unpickler):
             ("torch._utils", "_rebuild_tensor_v2"): _tensor,
             ("torch.storage", "_load_from_bytes"): _storage,
             ("collections", "OrderedDict"): OrderedDict,
+            ("builtins", "set"): set,
+            ("builtins", "frozenset"): frozenset,
             ("torch", "Size"): tuple,
         }
         if (module, name) not in allowed:
@@ -160,6 +168,9 @@ class _Reader(pickle._Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         raise _Refused("a persistent id")
+
+    def load_bytearray8(self) -> None:
+        raise _Refused("a bytearray")
 
     def load_build(self) -> None:
         raise _Refused("the state of an object")
@@ -182,6 +193,7 @@ class _Reader(pickle._Unpickler):
         self._load_bytes("<Q")
 
     dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
     dispatch[pickle.BINBYTES[0]] = load_binbytes
     dispatch[pickle.BINBYTES8[0]] = load_binbytes8
 
