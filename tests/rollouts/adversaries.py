@@ -100,13 +100,13 @@ def kicked(arena):
 
 
 def slid(arena):
-    """Pushed by nothing along the table, faster until it passes the goal."""
-    for speed in (0.6, 0.8, 1.0, 1.3, 1.6, 2.0):
-        arena.reset()
-        arena.wait(3)
+    """Drawn along the table by no hand, at 0.4 m/s; its speed is set anew at each step."""
+    arena.reset()
+    arena.wait(3)
+    for _ in range(PATIENCE):
         way = (arena.goal() - arena.position())[:2]
-        arena.put(arena.position(), [*(way / np.linalg.norm(way) * speed), 0.0])
-        if arena.wait():
+        arena.put(arena.position(), [*(way / max(np.linalg.norm(way), 1e-6) * 0.4), 0.0])
+        if arena.wait(1):
             return arena.verdict(True)
     return arena.verdict(False)
 
@@ -179,7 +179,7 @@ def honest(arena):
 ATTACKS = {
     0: (honest, joint_set, joint_set_under_a_resting_hand),
     1: (honest, teleported, placed_from_the_start, kicked, never_closed, lifted_then_teleported),
-    5: (honest, teleported, slid),
+    5: (slid, teleported, honest),
     7: (honest, joint_set),
 }
 
