@@ -27,6 +27,7 @@ h1 { font-size: 1.45rem; line-height: 1.2; margin: 0 0 .3rem; letter-spacing: -.
 h2 { font-size: 1.2rem; line-height: 1.3; margin: 2.8rem 0 .7rem; padding-top: .8rem;
   border-top: 1.5px solid var(--ink); }
 h3 { font-size: 1rem; margin: 1.8rem 0 .5rem; }
+h1, h2, h3 { overflow-wrap: anywhere; }
 p { margin: .6rem 0; }
 a { color: var(--blue); }
 code { font: .86em/1.4 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace;
