@@ -70,7 +70,7 @@ def test_norm_gated(rng, dtype, rows, width, inner):
 
 @dtypes
 @pytest.mark.parametrize("split", [1, 2, 8])
-@pytest.mark.parametrize(("rows", "inner", "columns"), [(51, 200, 48), (5, 33, 17), (102, 64, 40)])
+@pytest.mark.parametrize(("rows", "inner", "columns"), [(51, 200, 48), (102, 33, 17)])
 def test_linear_residual(rng, dtype, rows, inner, columns, split):
     a, residual = draw(rng, rows, inner, dtype=dtype), draw(rng, rows, columns, dtype=dtype)
     w = draw(rng, inner, columns, dtype=dtype, gain=inner**-0.5)
