@@ -23,7 +23,7 @@ def written(tmp_path, monkeypatch):
     """A small experiment of one arm and two tasks, in a directory of its own."""
     data = yaml.safe_load((ROOT / "config.yaml").read_text())
     data |= {"tasks": "0,2", "arms": {"clean": data["arms"]["clean"] | {"episodes": 3}}}
-    data.pop("grids", None)
+    data |= {"grids": {}, "sweeps": {}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(data))
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -248,6 +248,7 @@ def test_a_wrong_claim_is_named(tmp_path, claim, message):
 
 def test_the_simulated_arms_are_the_configured_ones():
     arms = yaml.safe_load((REPOSITORY / "config.yaml").read_text())["arms"]
+    arms = {name: arm for name, arm in arms.items() if "clock" not in arm}  # no claim is about the others
     assert {arm: len(expected(arm)["init_states"]) for arm in arms} == {a: s["episodes"] for a, s in arms.items()}
 
 

@@ -55,7 +55,7 @@ def read(root: Path) -> dict[str, str]:
     for number, line in enumerate(path.read_text().splitlines(), 1):
         match = _LINE.fullmatch(line)
         if not match or PurePosixPath(match[2]).is_absolute() or ".." in PurePosixPath(match[2]).parts:
-            raise UserError(f"{path}:{number}: {line[:80]!r} is not '<sha256>  <path>'")
+            raise UserError(f"{path}:{number}: not '<sha256> <path>': {line[:80]!r}")
         entries[match[2]] = match[1]
     return entries
 
