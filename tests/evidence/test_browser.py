@@ -148,6 +148,8 @@ def test_on_paper_nothing_is_cut_and_what_is_folded_is_open(chromium, reports):
         found.page.emulate_media(media="print")
         found.page.evaluate("() => dispatchEvent(new Event('beforeprint'))")
         assert found.page.locator("details:not([open])").count() == 0
+        wide = "[...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > innerWidth)"
+        assert found.page.evaluate(f"{wide}.map(e => e.tagName + ' ' + e.textContent.slice(0, 60))") == []
         assert found.page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
 
 

@@ -56,7 +56,10 @@ def test_sessions_at_once_get_what_each_gets_alone(artifact, count) -> None:  # 
             assert reply.policy_timing["route_type"] == want["policy_timing"]["route_type"]
             sizes.add(reply.policy_timing["batch_size"])
         assert len(seen) == ROUNDS
-    assert (max(sizes) > 1) == (count > 1)
+    if count == 1:
+        assert sizes == {1}
+    elif count == 8:  # two on a busy machine may never meet
+        assert max(sizes) > 1
 
 
 @pytest.mark.parametrize(("round_s", "answered", "code"), [(1.0, True, 0), (60.0, False, 1)])

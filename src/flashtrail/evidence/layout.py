@@ -105,7 +105,8 @@ pre { overflow-x: auto; font-size: .8rem; background: var(--tint); padding: .7re
   nav, video, .film { display: none; } .sortable th button { text-decoration: none; } :target { background: none; }
   .lane, .lane svg { break-inside: avoid; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   h2 { break-after: avoid; margin-top: 1.6rem; } figure, tr, .facts dd { break-inside: avoid; }
-  .table { overflow: visible; } .row { display: block; }
+  .table { overflow: visible; font-size: 8.5pt; } .row { display: block; }
+  .table th, .table td { padding-left: .2rem; padding-right: .2rem; } .table td, .table td * { white-space: normal; }
   figure { display: inline-block; vertical-align: top; width: 47%; margin-right: 2%; }
   details::details-content { content-visibility: visible; block-size: auto; }
   a { color: inherit; text-decoration: none; }
