@@ -123,7 +123,7 @@ def _how_fast(run: Campaign) -> Html | None:
         )
     elif found["full"].p50:
         lines.append(f"A full round takes {milliseconds(found['full'].p50.value)} (median, n = {found['full'].n}).")
-    for arm, summary in run.summaries.items():
+    for arm, summary in run.plain_summaries.items():
         if summary["routes"]["draft"] and not has_fault(summary):
             routes = summary["routes"]
             text = (
