@@ -16,6 +16,7 @@ include: "rules/rollouts.smk"
 include: "rules/profile.smk"
 include: "rules/evidence.smk"
 include: "rules/reports.smk"
+include: "rules/drills.smk"
 
 
 rule all:

@@ -46,7 +46,7 @@ CHAPTERS = ["baseline", "profiling", "robustness", "guard", "clock", "claims"]
 
 wildcard_constraints:
     policy="|".join(EXPERIMENT.policies),
-    arm="|".join(EXPERIMENT.arms),
+    arm="|".join(EXPERIMENT.all_arms),
     task=r"\d+",
     chapter="|".join(CHAPTERS),
 
@@ -177,15 +177,18 @@ def shard_inputs(arm, name):
 
 
 def policy_of_arm(wildcards):
-    return EXPERIMENT.arms[wildcards.arm].policy
+    return EXPERIMENT.all_arms[wildcards.arm].policy
 
 
 def needs_of_arm(wildcards):
     """What a shard needs of other jobs: little, where the arm names a server that runs."""
     table = EXPERIMENT.replayed(wildcards.arm)
+    arm = EXPERIMENT.all_arms[wildcards.arm]
     replayed = {"latencies": table} if table else {}
-    if EXPERIMENT.arms[wildcards.arm].server:
+    if arm.server:
         return replayed
+    if arm.execution.action_stats:
+        replayed |= {"action_stats": arm.execution.action_stats}
     policy = policy_of_arm(wildcards)
     smoke = f"results/smoke/{policy}/ledger.json"
     return artifact_of(policy) | {"model": "results/environments/handle.json", "smoke": smoke} | replayed
@@ -193,7 +196,7 @@ def needs_of_arm(wildcards):
 
 def gpus_of_arm(wildcards):
     """GPUs that a shard takes: none, where the arm names a server that runs."""
-    return 0 if EXPERIMENT.arms[wildcards.arm].server else gpus(policy_of_arm(wildcards))
+    return 0 if EXPERIMENT.all_arms[wildcards.arm].server else gpus(policy_of_arm(wildcards))
 
 
 def plain_arm(name, policy, episodes):
@@ -257,6 +260,11 @@ def sheet_files(arms):
 def page_files(arms):
     """Lists of the arms' episodes, to which the numbers of a report link."""
     return [f"reports/episodes/{arm}/index.html" for arm in arms]
+
+
+def drill_tables(arms):
+    """What is concluded of drills from: the tables of these arms, as lists of files by kind."""
+    return {table: [f"results/tables/{arm}/{table}.parquet" for arm in arms] for table in TABLES}
 
 
 def chapter_files(chapter):

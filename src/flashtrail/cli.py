@@ -88,6 +88,7 @@ class ServeCommand:
         add = parser.add_argument
         add("--artifact", type=Path, required=True, metavar="DIR", help="the base artifact")
         add("--draft", type=Path, metavar="DIR", help="the draft artifact; without it every round is full")
+        add("--action-stats", type=Path, metavar="FILE", help="a drill: unnormalise by these, not the artifact's own")
         add("--host", default="127.0.0.1", help="address to bind; beyond loopback it needs a token")
         add("--port", type=_port, default=8000, help="TCP port, 0 for any (default: 8000)")
         add("--device", default="cpu", help="cpu or cuda (default: cpu)")
@@ -156,6 +157,7 @@ def _load_policy(arguments: argparse.Namespace) -> Any:
             arguments.dtype,
             _settings(arguments),
             backend=arguments.backend,
+            action_stats=arguments.action_stats,
         )
     except FlashError as error:  # flash knows no UserError; its own are one actionable line as well
         raise UserError(str(error)) from error

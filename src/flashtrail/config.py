@@ -7,6 +7,7 @@ change elsewhere reruns nothing of it. Knows no file of results, no simulator an
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
-from flashtrail import grids, sweeps
+from flashtrail import drill_arms, grids, sweeps
 from flashtrail.errors import UserError, nearest
 from flashtrail.rollouts import clock as clocks
 from flashtrail.rollouts import faults
@@ -93,6 +94,14 @@ Clock = Annotated[
 ]
 
 
+class Execution(_Strict):
+    """What becomes of the actions, where an arm differs from the others in it (docs/rollouts.md, Drills)."""
+
+    replan_steps: int | None = Field(None, ge=1, le=50, description="actions executed a round; none: rollout's")
+    horizon: int | None = Field(None, ge=1, description="control steps of an episode; none: the suite's")
+    action_stats: str | None = Field(None, description="file by whose statistics actions are unnormalised")
+
+
 class Arm(_Strict):
     """One named row of the experiment: policy x engine settings x condition x guard x clock."""
 
@@ -109,6 +118,7 @@ class Arm(_Strict):
         pattern=r"^wss?://[^\s/]+$",
         description="ws://host:port of a server that runs; the shard then starts none",
     )
+    execution: Execution = Field(default_factory=Execution)
     video: Video = "examples"
 
 
@@ -141,6 +151,25 @@ class Sweep(_Strict):
     episodes: int = Field(5, ge=1, description="episodes per task of each arm")
     first_init_state: int = Field(0, ge=0)
     repeats: int = Field(1, ge=1)
+    flash: dict[str, Any] = Field(default_factory=dict, description="settings that differ from the top-level flash:")
+    video: Video = "examples"
+
+
+class Reference(_Strict):
+    """The clean episodes from which the drills' bounds are derived; none of the drills' own."""
+
+    first_init_state: int = Field(10, ge=0)
+    episodes: int = Field(5, ge=1, description="episodes per task")
+
+
+class Drills(_Strict):
+    """The drills: clean and faulty runs of one policy (drill_arms.py writes the arms out)."""
+
+    policy: str
+    names: list[str] = Field(list(drill_arms.DRILLS), min_length=1, description="which drills")
+    episodes: int = Field(5, ge=1, description="episodes per task of each drill and of the clean run")
+    first_init_state: int = Field(0, ge=0)
+    reference: Reference = Field(default_factory=Reference)
     flash: dict[str, Any] = Field(default_factory=dict, description="settings that differ from the top-level flash:")
     video: Video = "examples"
 
@@ -184,6 +213,7 @@ class Experiment(_Strict):
     arms: dict[Annotated[str, Field(pattern=NAME)], Arm] = Field(default_factory=dict)
     grids: dict[Annotated[str, Field(pattern=NAME)], Grid] = Field(default_factory=dict)
     sweeps: dict[Annotated[str, Field(pattern=NAME)], Sweep] = Field(default_factory=dict)
+    drills: Drills | None = None
     rollout: Rollout = Field(default_factory=Rollout)
     profile: Profile
     smoke: Smoke = Field(default_factory=Smoke)
@@ -204,9 +234,10 @@ class Experiment(_Strict):
                 _known(f"grids.{name}.guards", guard, self.guards)
         for name, sweep in self.sweeps.items():
             _known(f"sweeps.{name}.policy", sweep.policy, self.policies)
-        for name, arm in self.arms.items():
+        self._check_drills()
+        for name, arm in self.all_arms.items():
             _known(f"arms.{name}.policy", arm.policy, self.policies)
-            _known(f"arms.{name}.condition", arm.condition, self.conditions)
+            _known(f"arms.{name}.condition", arm.condition, self.all_conditions)
             _known(f"arms.{name}.guard", arm.guard, self.guards)
             if arm.first_init_state + arm.episodes > INIT_STATES_PER_TASK:
                 last = arm.first_init_state + arm.episodes - 1
@@ -215,10 +246,55 @@ class Experiment(_Strict):
             self._clock_of(name)
             if arm.server and arm.flash:
                 raise ValueError(f"arms.{name}.flash: the server at {arm.server} has its own settings; leave them out")
+            self._check_execution(name, arm)
         return self
 
+    def _check_drills(self) -> None:
+        if self.drills is None:
+            return
+        drills, reference = self.drills, self.drills.reference
+        _known("drills.policy", drills.policy, self.policies)
+        for name in drills.names:
+            _known("drills.names", name, drill_arms.DRILLS)
+        if len(set(drills.names)) != len(drills.names):
+            raise ValueError("drills.names: give each once")
+        for name in [*self.drill_arms, *drill_arms.conditions(drills.model_dump())]:
+            if name in self.arms or name in self.conditions:
+                raise ValueError(f"drills: {name!r} is the name of another arm or condition: rename that one")
+        apart = reference.first_init_state - drills.first_init_state
+        if -reference.episodes < apart < drills.episodes:
+            raise ValueError("drills.reference: its init states meet the drills': bounds must come from other episodes")
+
+    def _check_execution(self, name: str, arm: Arm) -> None:
+        if arm.server and arm.execution.action_stats:
+            raise ValueError(f"arms.{name}.execution: the server at {arm.server} has its own statistics")
+        most = self._flash_of(name).max_exec_steps
+        if not arm.server and (arm.execution.replan_steps or 0) > most:
+            raise ValueError(f"arms.{name}.execution.replan_steps: the policy lets {most}: raise flash.max_exec_steps")
+
+    @functools.cached_property
+    def drill_arms(self) -> dict[str, Arm]:
+        """The arms of the drills by name; no part of reports/final.html."""
+        if self.drills is None:
+            return {}
+        made = drill_arms.arms(self.drills.model_dump())
+        return {name: Arm.model_validate(arm) for name, arm in made.items()}
+
+    @functools.cached_property
+    def all_arms(self) -> dict[str, Arm]:
+        """The arms of the final report and those of the drills."""
+        return {**self.arms, **self.drill_arms}
+
+    @functools.cached_property
+    def all_conditions(self) -> dict[str, dict[str, Any]]:
+        """The conditions of the config and those of the drills."""
+        if self.drills is None:
+            return self.conditions
+        own = drill_arms.conditions(self.drills.model_dump())
+        return {**self.conditions, **{name: faults.spelled_out(faults.condition(spec)) for name, spec in own.items()}}
+
     def _flash_of(self, arm: str) -> Flash:
-        changed = self.arms[arm].flash
+        changed = self.all_arms[arm].flash
         for key in changed:
             _known(f"arms.{arm}.flash", key, Flash.model_fields)
         return Flash.model_validate({**self.flash.model_dump(), **changed})
@@ -227,14 +303,14 @@ class Experiment(_Strict):
         """Return an arm's clock with published figures looked up; ValueError where it cannot time all its rounds."""
         where, flash = f"arms.{arm}.clock", self._flash_of(arm)
         try:
-            clock = clocks.read(self.arms[arm].clock)
+            clock = clocks.read(self.all_arms[arm].clock)
             if clock is not None and clock.source.published:
                 clock = clocks.resolved(clock, yaml.safe_load(PUBLISHED.read_text()))
         except UserError as error:
             raise ValueError(f"{where}: {str(error).removeprefix('clock: ')}") from None
         if clock is None or clock.source.kind in ("measured", "replay"):
             return clock
-        if clock.source.draft_ms is None and not (flash.force_full_each_round or self.arms[arm].server):
+        if clock.source.draft_ms is None and not (flash.force_full_each_round or self.all_arms[arm].server):
             name = clock.source.published or "constant_ms"
             raise ValueError(f"{where}: {name} has no draft round: add flash: {{force_full_each_round: true}}")
         return clock
@@ -246,7 +322,7 @@ class Experiment(_Strict):
 
     def replayed(self, arm: str) -> str | None:
         """The table of rounds whose latencies an arm replays, or None."""
-        clock = clocks.read(self.arms[arm].clock)
+        clock = clocks.read(self.all_arms[arm].clock)
         return None if clock is None else clock.source.replay
 
     @property
@@ -272,8 +348,9 @@ class Experiment(_Strict):
 
     def arm(self, name: str) -> dict[str, Any]:
         """Return all that a shard of this arm depends on (its task apart), as plain JSON-able data."""
-        _known("arm", name, self.arms)
-        arm = self.arms[name]
+        _known("arm", name, self.all_arms)
+        arm = self.all_arms[name]
+        execution = arm.execution.model_dump(exclude_none=True)
         policy = self.policies[arm.policy]
         return {
             "arm": name,
@@ -281,7 +358,7 @@ class Experiment(_Strict):
             "suite": self.suite,
             "seed": self.seed,
             "scene_seed": self.scene_seed,
-            "condition": {"name": arm.condition, **self.conditions[arm.condition]},
+            "condition": {"name": arm.condition, **self.all_conditions[arm.condition]},
             "guard": {"name": arm.guard, **self.guards[arm.guard]},
             "clock": clocks.spelled_out(self._clock_of(name)),
             "init_states": list(range(arm.first_init_state, arm.first_init_state + arm.episodes)),
@@ -291,6 +368,7 @@ class Experiment(_Strict):
             "video": arm.video,
             "rollout": self.rollout.model_dump(),
             **({"server": arm.server} if arm.server else {}),
+            **({"execution": execution} if execution else {}),
         }
 
     def policy(self, name: str) -> dict[str, Any]:
@@ -352,7 +430,7 @@ def _keys_at(location: tuple[Any, ...]) -> list[str]:
     model: Any = Experiment
     entries = {"policies": Policy, "arms": Arm, "grids": Grid, "sweeps": Sweep}
     if location:
-        single = {"flash": Flash, "rollout": Rollout, "profile": Profile, "smoke": Smoke}
+        single = {"drills": Drills, "flash": Flash, "rollout": Rollout, "profile": Profile, "smoke": Smoke}
         model = (entries | single).get(str(location[0]), Experiment)
     return list(model.model_fields)
 

@@ -144,6 +144,7 @@ def _episode(
                     "gripper_closed": bool(action[6] > 0),
                     "eef_pos": position.tolist(),
                     "img_mean": 120.0,
+                    "img_mean_sent": 120.0,
                     "round": index,
                     "offset_in_chunk": offset,
                     "stale": None,

@@ -20,6 +20,7 @@ STEP = {
     "gripper_closed": False,
     "eef_pos": [0.5, 0.0, 1.0],
     "img_mean": float("nan"),
+    "img_mean_sent": 91.5,
     "round": 0,
     "offset_in_chunk": 5,
     "stale": None,

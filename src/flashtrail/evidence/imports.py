@@ -420,6 +420,7 @@ def _step_row(record: Mapping[str, Any], index: int) -> dict[str, Any]:
         "gripper_closed": action[6] > 0,  # LIBERO: -1 opens, +1 closes
         "eef_pos": [None] * 3,  # Parquet has no empty list of fixed length
         "img_mean": None,
+        "img_mean_sent": None,
         "round": whole(record, "infer_id"),
         "offset_in_chunk": whole(record, "action_offset_in_chunk"),
         "stale": None,

@@ -111,7 +111,8 @@ STEPS = _schema(
     ("done", _BOOL),
     ("gripper_closed", _BOOL),
     ("eef_pos", pa.list_(_F32, 3)),  # metres
-    ("img_mean", _F32, "null"),
+    ("img_mean", _F32, "null"),  # of the agent view at a query, undamaged
+    ("img_mean_sent", _F32, "null"),  # of the same view as the policy was given it
     ("round", _I32),  # whose chunk the action is from; of a step that held, the round under way
     ("offset_in_chunk", _I32, "null"),  # null: no action of a chunk, the robot held
     ("stale", _BOOL, "null"),  # a newer round was under way; null where the simulator waited

@@ -88,14 +88,22 @@ def draw_noise(seed: Sequence[int] | int | None, shape: tuple[int, int]) -> NDAr
     return generator.standard_normal(shape, dtype=np.float64).astype(np.float32)
 
 
-def artifact_transforms(runtime: Any) -> tuple[list[tf.Transform], list[tf.Transform]]:
-    """Input and output transforms of the artifact a runtime was loaded from; raises ArtifactError."""
+def artifact_transforms(
+    runtime: Any, action_stats: str | Path | None = None
+) -> tuple[list[tf.Transform], list[tf.Transform]]:
+    """Input and output transforms of the artifact a runtime was loaded from; raises ArtifactError.
+
+    `action_stats`: a file by whose statistics actions are unnormalised instead of the artifact's (a drill). The engine
+    and its sessions stay in normalised space, so that only the robot meets the mistake, as with the real bug.
+    """
     if not isinstance(runtime, TorchRuntime) or runtime.directory is None:
         raise ArtifactError("this engine was not loaded from an artifact; give its transforms")
     dims, directory = runtime.dims, runtime.directory
     state, actions = tf.read_norm_stats(
         directory / "norm_stats.json", dims.state_dim, dims.env_action_dim, dims.action_dim
     )
+    if action_stats is not None:
+        actions = tf.read_action_stats(Path(action_stats), dims.env_action_dim, dims.action_dim)
     tokenizer = tf.Tokenizer.load(directory / "tokenizer.model", dims.max_token_len, dims.vocab_size)
     inputs: list[tf.Transform] = [
         tf.PickViews(dims.num_views, dims.state_dim),
@@ -126,6 +134,7 @@ class FlashPolicy:
             default_inputs, default_outputs = artifact_transforms(engine.runtime)
         self.inputs = tuple(default_inputs if inputs is None else inputs)
         self.outputs = tuple(default_outputs if outputs is None else outputs)
+        self.action_stats: str | None = None  # the file of foreign statistics, where some are in force
 
     @classmethod
     def load(
@@ -138,15 +147,24 @@ class FlashPolicy:
         *,
         synchronize: bool = True,
         backend: str = "auto",
+        action_stats: str | Path | None = None,
     ) -> FlashPolicy:
         """From artifact directories; raises ArtifactError or DeviceError, each one line."""
         engine = Engine.load(base_dir, draft_dir, device, dtype, settings, synchronize=synchronize, backend=backend)
-        return cls(engine)
+        if action_stats is None:
+            return cls(engine)
+        policy = cls(engine, *artifact_transforms(engine.runtime, action_stats))
+        policy.action_stats = str(action_stats)
+        return policy
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """Artifact digests, device, number format, settings, and the request keys beyond the official ones."""
-        return describe(self.engine) | {"request_keys": list(REQUEST_KEYS)}
+        """Artifact digests, device, number format, settings, and the request keys beyond the official ones.
+
+        ``action_stats`` is there only where foreign statistics are in force.
+        """
+        foreign = {} if self.action_stats is None else {"action_stats": self.action_stats}
+        return describe(self.engine) | {"request_keys": list(REQUEST_KEYS)} | foreign
 
     def new_session(self) -> Session:
         return self.engine.new_session()

@@ -54,31 +54,47 @@ class Stats:
 
 def read_norm_stats(path: Path, state_dim: int, action_dim: int, padded_dim: int) -> tuple[Stats, Stats]:
     """norm_stats.json -> statistics of state and of actions; ArtifactError for a wrong length or content."""
+    root = _norm_stats(path, "convert the checkpoint again")
+    return _stats(path, root, "state", (state_dim, padded_dim)), _stats(path, root, "actions", (action_dim, padded_dim))
+
+
+def read_action_stats(path: Path, action_dim: int, padded_dim: int) -> Stats:
+    """A file in the form of norm_stats.json -> its statistics of actions alone; errors as `read_norm_stats`."""
+    return _stats(path, _norm_stats(path, "give another file"), "actions", (action_dim, padded_dim))
+
+
+def _norm_stats(path: Path, remedy: str) -> Any:
     try:
-        root = json.loads(path.read_text())["norm_stats"]
-        raw = {name: {part: root[name][part] for part in ("mean", "std")} for name in ("state", "actions")}
+        return json.loads(path.read_text())["norm_stats"]
     except FileNotFoundError:
-        raise ArtifactError(f"{path} is missing; convert the checkpoint again") from None
+        raise ArtifactError(f"{path} is missing; {remedy}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(
-            f"{path} must hold norm_stats.state and .actions with mean and std ({type(error).__name__}: {error})"
-        ) from None
-    stats = []
-    for name, dim in (("state", state_dim), ("actions", action_dim)):
-        try:
-            values = {part: np.asarray(v, dtype=np.float64) for part, v in raw[name].items()}
-        except (TypeError, ValueError):
-            raise ArtifactError(f"{path}: {name} holds something other than numbers") from None
-        for part, value in values.items():
-            if value.shape not in ((dim,), (padded_dim,)):
-                raise ArtifactError(
-                    f"{path}: {name}.{part} has length {value.size}, the policy needs {dim} (or {padded_dim}, padded); "
-                    "these statistics belong to another robot or dataset"
-                )
-            if not np.isfinite(value).all() or (part == "std" and (value < 0).any()):
-                raise ArtifactError(f"{path}: {name}.{part} holds a value that is not finite, or a negative std")
-        stats.append(Stats(values["mean"], values["std"]))
-    return stats[0], stats[1]
+        raise _no_stats(path, "state and .actions", error) from None
+
+
+def _no_stats(path: Path, what: str, error: Exception) -> ArtifactError:
+    problem = f"{type(error).__name__}: {error}"
+    return ArtifactError(f"{path} must hold norm_stats.{what} with mean and std ({problem})")
+
+
+def _stats(path: Path, root: Any, name: str, dims: tuple[int, int]) -> Stats:
+    try:
+        raw = {part: root[name][part] for part in ("mean", "std")}
+    except (KeyError, TypeError) as error:
+        raise _no_stats(path, name, error) from None
+    try:
+        values = {part: np.asarray(v, dtype=np.float64) for part, v in raw.items()}
+    except (TypeError, ValueError):
+        raise ArtifactError(f"{path}: {name} holds something other than numbers") from None
+    for part, value in values.items():
+        if value.shape not in ((dims[0],), (dims[1],)):
+            raise ArtifactError(
+                f"{path}: {name}.{part} has length {value.size}, the policy needs {dims[0]} (or {dims[1]}, padded); "
+                "these statistics belong to another robot or dataset"
+            )
+        if not np.isfinite(value).all() or (part == "std" and (value < 0).any()):
+            raise ArtifactError(f"{path}: {name}.{part} holds a value that is not finite, or a negative std")
+    return Stats(values["mean"], values["std"])
 
 
 @dataclass

@@ -2,12 +2,13 @@
 
 What each kind does to pictures; their parameters are in `faults`. A condition is made anew for each episode, so that
 one with memory cannot leak into the next. What is random is a function of the episode's words and the query, so that
-an episode meets the same fault in every arm. The robot's own state is never touched. Knows observations and query
-indices; knows no guard, no policy and no simulator.
+an episode meets the same fault in every arm. The robot's own state is touched by one kind only (`antipode`). Knows
+observations and query indices; knows no guard, no policy and no simulator.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from flashtrail.rollouts import faults
 from flashtrail.rollouts.faults import VIEWS
-from flashtrail.rollouts.observation import Observation
+from flashtrail.rollouts.observation import Observation, upright
 
 Image = NDArray[np.uint8]
 _VIEW_WORD = {"agent": 0, "wrist": 1}
@@ -56,6 +57,18 @@ def noisy(image: Image, sigma: float, generator: np.random.Generator) -> Image:
     """Return the image plus normal noise of `sigma` grey levels, rounded and cut to 0-255."""
     noise = generator.standard_normal(image.shape, dtype=np.float32) * np.float32(sigma)
     return np.clip(np.rint(image + noise), 0, 255).astype(np.uint8)
+
+
+# --- state ---
+
+
+def antipode(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what `observation.axis_angle` makes of -q where it makes the (3,) `rotation` (rad) of q.
+
+    The same attitude: the angle is 2 pi minus the other one, about the opposite axis, a jump by 2 pi.
+    """
+    angle = float(np.linalg.norm(rotation))
+    return rotation * (1.0 - 2.0 * math.pi / angle) if angle > 0.0 else rotation
 
 
 # --- faults ---
@@ -166,6 +179,34 @@ class _Swap:
         return replace(observation, agent=observation.wrist, wrist=observation.agent), True
 
 
+class _UpsideDown(_Views):
+    def _seen(self, view: str, image: Image, query: int, hit: bool) -> Image | None:
+        return upright(image) if hit else None  # the client has turned it: turned again, it is as it was rendered
+
+
+class _Prompt:
+    def __init__(self, given: faults.Prompt, draw: _Draw) -> None:
+        self._template = given.template
+
+    def apply(self, observation: Observation, query: int, allowed: bool = True) -> tuple[Observation, bool]:
+        if not allowed:
+            return observation, False
+        return replace(observation, prompt=self._template.replace(faults.INSTRUCTION, observation.prompt)), True
+
+
+class _Antipode:
+    def __init__(self, given: faults.Antipode, draw: _Draw) -> None:
+        self._given = given
+
+    def apply(self, observation: Observation, query: int, allowed: bool = True) -> tuple[Observation, bool]:
+        rotation = observation.state[3:6]
+        long_way = float(np.linalg.norm(rotation)) > math.pi
+        if not (allowed and self._given.hits(query)) or (self._given.canonical and not long_way):
+            return observation, False
+        state = np.concatenate([observation.state[:3], antipode(rotation), observation.state[6:]])
+        return replace(observation, state=state), True
+
+
 class _Bursts:
     def __init__(self, given: faults.Bursts, draw: _Draw) -> None:
         self._given, self._draw = given, draw
@@ -196,6 +237,9 @@ _MADE: dict[type[faults.Parameters], Callable[[Any, _Draw], Condition]] = {
     faults.Freeze: _Freeze,
     faults.Stale: _Stale,
     faults.Swap: _Swap,
+    faults.UpsideDown: _UpsideDown,
+    faults.Prompt: _Prompt,
+    faults.Antipode: _Antipode,
     faults.Occlusion: _Occlusion,
     faults.Noise: _Noise,
     faults.Bursts: _Bursts,

@@ -135,7 +135,7 @@ def run_episode(
         row = _round_row(reply, record.rounds, scheduled) | {"round": query, "env_step": len(record.steps)}
         row |= {"condition_applied": hit, "noise_seed": seeds.spelled(words), **asdict(found)}
         chance = seeds.derive(seed, *_words(key), query, stream="latency")
-        timing, executed = moving.round(reply, row["route"], replan_steps, chance, float(seen.agent.mean()))
+        timing, executed = moving.round(reply, row["route"], replan_steps, chance, _means(seen, given))
         record.rounds.append(row | timing)
         scheduled = _scheduled(reply.policy_timing)
         success = bool(record.steps) and record.steps[-1]["done"]
@@ -158,6 +158,12 @@ def error_record(task: str, reason: str, started_at: str, wall_s: float) -> Epis
     return EpisodeRecord(row | {"outcome": "error", "error": reason, "started_at": started_at, "task": task})
 
 
+def _means(seen: Observation, given: Observation) -> tuple[float, float]:
+    """Return the mean of the agent view as it was, and as the policy was given it."""
+    mean = float(seen.agent.mean())
+    return mean, mean if given.agent is seen.agent else float(given.agent.mean())
+
+
 def _words(key: EpisodeKey) -> tuple[str, int, int, int]:
     return key.suite, key.task_id, key.init_state, key.repeat
 
@@ -171,7 +177,7 @@ class _Moving:
         self._in_hand: clocks.Chunk | None = None
 
     def round(
-        self, reply: Reply, route: str, replan_steps: int, words: list[int], image_mean: float
+        self, reply: Reply, route: str, replan_steps: int, words: list[int], means: tuple[float, float]
     ) -> tuple[dict[str, Any], int]:
         """Take the steps of one round; return its columns about time, and how far into its chunk the robot got."""
         number, now = len(self._record.rounds), len(self._record.steps)
@@ -184,7 +190,7 @@ class _Moving:
             waited = min(clocks.control_steps(latency, clock.hz), self._simulator.horizon - now)
         self._actions[number] = reply.actions
         waiting, fresh = clocks.moves(clock, now, waited, prefix, new, self._in_hand)
-        taken = self._take([*waiting, *fresh][: self._simulator.horizon - now], image_mean)
+        taken = self._take([*waiting, *fresh][: self._simulator.horizon - now], means)
         fresh_taken = max(0, taken - len(waiting))
         self._in_hand = clocks.next_in_hand(new, self._in_hand, now + waited)
         self._actions = {r: a for r, a in self._actions.items() if self._in_hand and r == self._in_hand.round}
@@ -198,7 +204,7 @@ class _Moving:
         # The policy counts the actions of its last chunk that are past; those that came too late are past as well.
         return timing, waited + fresh_taken if fresh_taken else 0
 
-    def _take(self, moves: list[clocks.Move], image_mean: float) -> int:
+    def _take(self, moves: list[clocks.Move], means: tuple[float, float]) -> int:
         """Take these steps, to success; return how many. Only the last one needs a picture."""
         for index, move in enumerate(moves):
             steps = self._record.steps
@@ -212,7 +218,8 @@ class _Moving:
                     "done": step.done,
                     "gripper_closed": action[6] > 0,  # LIBERO: -1 opens, +1 closes
                     "eef_pos": [float(value) for value in step.eef_pos],
-                    "img_mean": image_mean if index == 0 else None,  # of the undamaged agent view
+                    "img_mean": means[0] if index == 0 else None,  # of the undamaged agent view
+                    "img_mean_sent": means[1] if index == 0 else None,  # of the one that the policy was given
                     "round": move.round,
                     "offset_in_chunk": move.offset,
                     "stale": None if self._running is None else move.stale,

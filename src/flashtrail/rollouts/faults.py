@@ -13,6 +13,7 @@ from typing import Any
 
 from flashtrail.errors import UserError, nearest
 
+INSTRUCTION = "{instruction}"
 VIEWS = {"wrist": ("wrist",), "agent": ("agent",), "both": ("agent", "wrist")}
 Spec = dict[str, Any]
 
@@ -87,6 +88,33 @@ class Swap(Timed):
 
 
 @dataclass(frozen=True, kw_only=True)
+class UpsideDown(_Viewed):
+    """The view is as the simulator renders it, not rotated by 180 degrees."""
+
+    view: str = _parameter("both", "which camera", choices=tuple(VIEWS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt(Parameters):
+    """The instruction is wrapped in a template, at every query."""
+
+    template: str = _parameter(..., "the prompt, with {instruction} where the task's words go")
+
+    def problem(self) -> str | None:
+        """Return what is wrong, or None."""
+        if INSTRUCTION not in self.template:
+            return f"template must hold {INSTRUCTION}, where the task's words go, not {self.template!r}"
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Antipode(Timed):
+    """The hand's quaternion has the other sign, before it is turned into axis-angle: the same pose, other numbers."""
+
+    canonical: bool = _parameter(False, "only where w < 0 (an angle above pi), as a client that wants w >= 0 does")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Occlusion(_Viewed):
     """A square patch covers part of the view, at one place for the whole episode."""
 
@@ -155,6 +183,9 @@ CONDITIONS: dict[str, type[Parameters]] = {
     "freeze": Freeze,
     "stale": Stale,
     "swap": Swap,
+    "upside_down": UpsideDown,
+    "prompt": Prompt,
+    "antipode": Antipode,
     "occlusion": Occlusion,
     "noise": Noise,
     "bursts": Bursts,
@@ -216,6 +247,9 @@ def _read(what: str, kinds: Mapping[str, type[Parameters]], spec: Any) -> Parame
     return made
 
 
+_PLAIN: dict[str, tuple[type, str]] = {"str": (str, "text"), "bool": (bool, "true or false")}
+
+
 def _value(where: str, item: dataclasses.Field[Any], value: Any) -> Any:
     """Return one parameter's value, held to its type and bounds."""
     rule, name = item.metadata, item.name
@@ -231,6 +265,10 @@ def _value(where: str, item: dataclasses.Field[Any], value: Any) -> Any:
         return value
     if value is None and "None" in str(item.type):
         return None
+    if str(item.type) in _PLAIN:
+        if not isinstance(value, _PLAIN[str(item.type)][0]):
+            raise UserError(f"{where}: {name} must be {_PLAIN[str(item.type)][1]}, not {value!r}")
+        return value
     whole = str(item.type) == "int"
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         raise UserError(f"{where}: {name} must be a {'whole ' if whole else ''}number, not {value!r}")

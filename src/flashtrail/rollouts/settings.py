@@ -31,6 +31,7 @@ _FIELDS: dict[str, Any] = {
     "video": "none",
     "replan_steps": 12,
     "hard_reset": True,
+    "horizon": None,
     "episode_timeout_s": 1800.0,
     "stall_timeout_s": 120.0,
     "metadata": {},
@@ -61,8 +62,8 @@ def checked(spec: Mapping[str, Any]) -> dict[str, Any]:
         check_init_state(full["suite"], int(full["task_id"]), int(init_state))
     if len(set(full["init_states"])) != len(full["init_states"]) or not full["init_states"]:
         raise UserError("init_states: give each init state once, and at least one")
-    for key in ("repeats", "simulators", "replan_steps"):
-        if int(full[key]) < 1:
+    for key in ("repeats", "simulators", "replan_steps", "horizon"):
+        if full[key] is not None and int(full[key]) < 1:
             raise UserError(f"{key}: {full[key]} must be at least 1")
     for key in ("episode_timeout_s", "stall_timeout_s"):
         if not float(full[key]) > 0:
@@ -89,5 +90,7 @@ def _checked_server(server: Mapping[str, Any]) -> dict[str, Any]:
 def spec_digest(spec: Mapping[str, Any]) -> str:
     """Digest of all that an episode's rows depend on: finished episodes are reused only under the same one."""
     parts = {key: value for key, value in spec.items() if key not in _BESIDE_THE_POINT}
+    if parts["horizon"] is None:  # the suite's own: a spec that says nothing of it keeps its digest
+        del parts["horizon"]
     parts["server"] = {key: spec["server"].get(key) for key in ("command", "url")}
     return provenance.digest_json(parts)

@@ -41,6 +41,7 @@ _WORKER_SETTINGS = (
     "seed",
     "scene_seed",
     "hard_reset",
+    "horizon",
     "condition",
     "guard",
     "clock",

@@ -72,7 +72,7 @@ class LiberoSimulator:
     depend on what ran before it. ``official`` seeds once (`seed` + repeat) and then resets once per init state, so
     that init state k is shown in the scene of the k-th reset, as the official client has it; episodes out of order
     cost extra resets. `hard_reset` rebuilds the model at each reset, as LIBERO does; without it the first reset is
-    hard all the same.
+    hard all the same. `horizon`: control steps of an episode; None is the suite's own limit.
 
     Two `shortcuts`, both bit-identical to the official client's way (tests/rollouts/test_fidelity.py compares them):
     frames are rendered only where `step` is told so, by shutting the cameras' sensors in between without taking them
@@ -87,11 +87,12 @@ class LiberoSimulator:
         seed: int = 7,
         scene_seed: str = "episode",
         hard_reset: bool = True,
+        horizon: int | None = None,
         shortcuts: bool = True,
     ) -> None:
         check_task(suite, task_id)
         self.suite, self.task_id = suite, task_id
-        self.horizon = suite_of(suite).horizon
+        self.horizon = suite_of(suite).horizon if horizon is None else horizon
         self._seed, self._official, self._hard_reset = seed, scene_seed == "official", hard_reset
         opengl.choose_backend()
         try:

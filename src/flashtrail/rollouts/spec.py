@@ -24,10 +24,12 @@ def shard_spec(
 ) -> dict[str, Any]:
     """Return the spec of one arm and task, for `shard.roll_out_shard`.
 
-    `arm`: as `config.Experiment.arm` gives it. `handles`: paths ``model``, ``base`` and perhaps ``draft``; none for an
-    arm with a server of its own. `code`: digest of the code that runs. `log`: where the server writes.
+    `arm`: as `config.Experiment.arm` gives it. `handles`: paths ``model``, ``base`` and perhaps ``draft`` and
+    ``action_stats``; none for an arm with a server of its own. `code`: digest of the code that runs. `log`: where the
+    server writes.
     """
     rollout, clock = arm["rollout"], clock_of(arm)
+    execution = execution_of(arm, handles)
     if url := arm.get("server"):
         # Neither artifact nor device are ours to name: what the server says of itself is recorded, or nothing.
         server: dict[str, Any] = {"url": url}
@@ -52,8 +54,9 @@ def shard_spec(
             "log": None if log is None else str(log),
         },
         "simulators": rollout["simulators"],
-        "replan_steps": rollout["replan_steps"],
+        "replan_steps": execution.get("replan_steps", rollout["replan_steps"]),
         "hard_reset": rollout["hard_reset"],
+        "horizon": execution.get("horizon"),
         "metadata": {
             "config_digest": provenance.digest_json(arm),
             "code_digest": code,
@@ -61,8 +64,17 @@ def shard_spec(
             "condition": json.dumps(arm["condition"], sort_keys=True),
             "guard": json.dumps(arm["guard"], sort_keys=True),
             **({} if clock == clocks.PAUSED else {"clock": json.dumps(clock, sort_keys=True)}),
+            **({"execution": json.dumps(execution, sort_keys=True)} if execution else {}),
         },
     }
+
+
+def execution_of(arm: Mapping[str, Any], handles: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arm's settings of execution; a file of statistics is held to by its digest, as a replayed table is."""
+    execution = dict(arm.get("execution", {}))
+    if "action_stats" in execution:
+        execution["action_stats_digest"] = provenance.sha256_file(handles["action_stats"])
+    return execution
 
 
 def clock_of(arm: Mapping[str, Any]) -> Any:

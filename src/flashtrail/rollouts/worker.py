@@ -186,6 +186,7 @@ def make_simulator(settings: dict[str, Any]) -> Simulator:
         seed=settings["seed"],
         scene_seed=settings["scene_seed"],
         hard_reset=settings["hard_reset"],
+        horizon=settings["horizon"],
     )
 
 

@@ -21,7 +21,7 @@ def server_command(
     """Return the command of a policy server that runs in the model environment.
 
     `handles`: paths ``model`` (where the model environment is), ``base`` and, where the policy has one, ``draft``
-    (both manifests).
+    (both manifests); ``action_stats`` where the server is to unnormalise by foreign statistics.
     `engine`: device, dtype, threads and perhaps backend. `flash`: FLASH settings by name. With `port` None the
     command holds the word ``{port}`` for the one who starts it to fill in.
     """
@@ -39,6 +39,7 @@ def server_command(
         backend=engine.get("backend", "auto"),
         threads=engine["threads"],
         settings=flash,
+        action_stats=handles.get("action_stats"),
     )
     if port is None:
         command[command.index("--port") + 1] = "{port}"

@@ -60,6 +60,7 @@ def serve_command(
     backend: str = "auto",
     threads: int | None = None,
     settings: Mapping[str, Any] | None = None,
+    action_stats: str | Path | None = None,
 ) -> list[str]:
     """Return the command line of a policy server that leaves with its parent.
 
@@ -72,6 +73,8 @@ def serve_command(
         command += ["--backend", backend]
     if draft is not None:
         command += ["--draft", str(draft)]
+    if action_stats is not None:
+        command += ["--action-stats", str(action_stats)]
     if threads is not None:
         command += ["--threads", str(threads)]
     for name, value in (settings or {}).items():
