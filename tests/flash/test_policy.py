@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from flash.tiny import DIMS, PROMPTS, write_stats
 from flashtrail.flash.errors import ArtifactError, ObservationError
 from flashtrail.flash.policy import EXTRA_KEYS, FlashPolicy, draw_noise
 from flashtrail.flash.settings import FlashSettings
-from flashtrail.flash.transforms import ResizeWithPad, Tokenizer
+from flashtrail.flash.transforms import ResizeWithPad, Tokenizer, read_action_stats
 from flashtrail.rollouts.observation import Observation
 from flashtrail.serving.client import PolicyClient
 from flashtrail.serving.server import running
 
+ROOT = Path(__file__).parents[2]
 ACCEPT_ALL = FlashSettings(tau_radius=1e6, enable_gripper_verify=False, enable_gripper_post_verify=False)
 
 
@@ -162,6 +164,56 @@ def test_norm_stats_of_a_wrong_length_are_refused(artifact, state_dim, action_di
     write_stats(artifact[0] / "norm_stats.json", state_dim, action_dim)
     with pytest.raises(ArtifactError, match="has length"):
         FlashPolicy.load(*artifact)
+
+
+def test_foreign_action_statistics_change_what_the_robot_is_told_and_nothing_the_engine_knows(artifact, tmp_path):
+    """The drill bad_unnorm, with drafts: routes, prefixes and radii are the clean ones; actions are spelled anew."""
+    foreign = tmp_path / "foreign.json"
+    mean, std = [0.0] * 7, [2.0, 2.0, 2.0, 0.5, 0.5, 0.5, 0.5]
+    foreign.write_text(json.dumps({"norm_stats": {"actions": {"mean": mean, "std": std}}}))
+    replies = []
+    for stats in (None, foreign):
+        policy = FlashPolicy.load(*artifact, settings=ACCEPT_ALL, action_stats=stats)
+        session = policy.new_session()
+        replies.append([policy.infer(session, observation(i), executed_steps=12, noise_seed=[1, i]) for i in range(4)])
+    assert policy.metadata["action_stats"] == str(foreign)
+    clean, drilled = replies
+    assert {r["policy_timing"]["route_type"] for r in clean} == {"full", "draft"}
+    for i, (one, other) in enumerate(zip(clean, drilled, strict=True)):
+        for key in ("route_type", "accepted_prefix_len", "fallback_cause"):
+            assert one["policy_timing"][key] == other["policy_timing"][key]
+        np.testing.assert_equal(one["policy_timing"]["radius_dist"], other["policy_timing"]["radius_dist"])
+        added = np.append(observation(i)["observation/state"][:6], 0.0)  # these actions are differences from the state
+        meant = (one["actions"] - added - 0.1) / (0.5 + 1e-6)
+        np.testing.assert_allclose(other["actions"] - added, meant * (np.array(std) + 1e-6), atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "is missing; give another file"),
+        ("[]", "must hold norm_stats"),
+        ('{"norm_stats": {"state": {}}}', "must hold norm_stats.actions with mean and std"),
+        ('{"norm_stats": {"actions": {"mean": [0, 0], "std": [1, 1]}}}', "has length 2, the policy needs 7"),
+        ('{"norm_stats": {"actions": {"mean": [0, 0, 0, 0, 0, 0, "x"], "std": []}}}', "something other than numbers"),
+    ],
+)
+def test_foreign_statistics_that_are_none_are_refused(artifact, tmp_path, text, words):
+    path = tmp_path / "foreign.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ArtifactError, match=words):
+        FlashPolicy.load(*artifact, action_stats=path)
+
+
+def test_the_drills_own_statistics_are_larger_in_translation_than_liberos():
+    """Three to five times pi0_nano's; rotation and gripper of LIBERO's own size, so that the gripper still works."""
+    own = read_action_stats(next(ROOT.glob("resources/pi0_nano/assets/**/norm_stats.json")), 7, 32)
+    foreign = read_action_stats(ROOT / "resources/drills/bridge_like.json", 7, 32)
+    ratios = foreign.std / own.std[:7]
+    assert (ratios[:3] >= 3).all() and (ratios[:3] <= 5).all() and (ratios[3:] < 2).all()
+    told = foreign.unnormalize(own.normalize(np.array([[0.0] * 6 + [grip] for grip in (-1.0, 1.0)])))[:, 6]
+    assert told[0] < 0 < told[1]
 
 
 def test_padded_norm_stats_are_legal(artifact):

@@ -98,6 +98,58 @@ def test_a_wrong_server_is_one_line(arm, message):
         arm_with(**arm)
 
 
+# Digests of specs as they were before arms could say how they execute: finished episodes must stay usable.
+KNOWN = {
+    "clean": "b9d9a38520169c47",
+    "guard_wrist_zero_all": "466e17a0f89f5699",
+    "running_flash_100hz": "19a189cd256f707b",
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_an_arm_that_says_nothing_of_its_execution_keeps_its_digest(name):
+    server = {"command": ["serve", "--port", "{port}"]}
+    arm = {"arm": name, "policy": "pi0_nano", "suite": "libero_goal", "task_id": 1, "init_states": [0], "seed": 7}
+    shipped = EXPERIMENT.arm(name)
+    arm |= {key: shipped[key] for key in ("condition", "guard", "clock")}
+    assert settings.spec_digest(settings.checked({**arm, "server": server})) == KNOWN[name]
+    with_limit = settings.checked({**arm, "server": server, "horizon": 60})
+    assert settings.spec_digest(with_limit) != KNOWN[name]
+    with pytest.raises(UserError, match="horizon: 0 must be at least 1"):
+        settings.checked({**arm, "server": server, "horizon": 0})
+
+
+@pytest.mark.parametrize("name", EXPERIMENT.drill_arms)
+def test_every_drill_is_a_spec_of_its_own(name, handles):
+    handles["action_stats"] = str(ROOT / "resources/drills/bridge_like.json")
+    given = handles if name == "drill_bad_unnorm" else {k: v for k, v in handles.items() if k != "action_stats"}
+    spec = settings.checked(shard_spec(EXPERIMENT.arm(name), 0, given, code="c0de"))
+    own = {"drill_long_chunk": (50, None), "drill_short_horizon": (12, 60)}
+    assert (spec["replan_steps"], spec["horizon"]) == own.get(name, (12, None))
+    words = spec["server"]["command"]
+    assert ("--action-stats" in words) is (name == "drill_bad_unnorm")
+    assert ("--max-exec-steps=50" in words) is (name == "drill_long_chunk")
+    told = cli._parser(words[3:]).parse_args([word.replace("{port}", "1") for word in words[3:]])
+    assert told.action_stats is None or told.action_stats.is_file()
+    said = json.loads(spec["metadata"].get("execution", "{}"))
+    assert set(said) == {
+        "drill_bad_unnorm": {"action_stats", "action_stats_digest"},
+        "drill_long_chunk": {"replan_steps"},
+        "drill_short_horizon": {"horizon"},
+    }.get(name, set())
+
+
+def test_foreign_statistics_are_held_to_by_their_content(handles, tmp_path):
+    file = tmp_path / "stats.json"
+    handles["action_stats"] = str(file)
+    digests = set()
+    for text in ("one", "another"):
+        file.write_text(text)
+        spec = shard_spec(EXPERIMENT.arm("drill_bad_unnorm"), 0, handles, code="c0de")
+        digests.add(settings.spec_digest(settings.checked(spec)))
+    assert len(digests) == 2
+
+
 def test_a_lost_interpreter_is_one_line(handles):
     provenance.json_dump({"python": "/nowhere/python"}, handles["model"])
     with pytest.raises(UserError, match="its interpreter /nowhere/python is gone; remove that file and run again"):

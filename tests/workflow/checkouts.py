@@ -19,8 +19,18 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SMALL = "tests/workflow/configs/small.yaml"
-PARTS = ("Snakefile", "config.yaml", "rules", "scripts", "envs", "profiles", "src", "resources/published")
-CHAPTERS = ("baseline", "profiling", "robustness", "guard", "clock", "claims", "final")
+PARTS = (
+    "Snakefile",
+    "config.yaml",
+    "rules",
+    "scripts",
+    "envs",
+    "profiles",
+    "src",
+    "resources/published",
+    "resources/drills",
+)
+CHAPTERS = ("baseline", "profiling", "robustness", "guard", "clock", "claims", "final", "drills")
 NOTEBOOK = '{"cells": [{"cell_type": "code", "source": "from flashtrail.evidence import figures"}]}'
 STAND_IN = """
 if "snakemake" in globals():

@@ -94,6 +94,30 @@ def test_a_sweep_and_a_replay_of_another_arm_are_planned_like_any_arm(checkout):
     assert output.index("Merging the shards of clean") < output.index("Rolling out replayed, task 0")
 
 
+DRILLS = [f"results/tables/drill_{name}/steps.parquet" for name in ("reference", "clean", "bad_unnorm", "long_chunk")]
+STEP_LOG = "results/rollouts/drill_no_flip/task_1/steps.jsonl"
+
+
+def test_drills_are_planned_by_the_ordinary_rules_and_only_where_they_are_asked_for(checkout):
+    output = checkout.run("snakemake", "--profile", "profiles/local", "-n", "--", *DRILLS, STEP_LOG).stdout
+    jobs = counts(output)
+    assert (jobs["roll_out_shard"], jobs["merge_shards"], jobs["write_step_log"]) == (4 * 3 + 1, 4, 1)
+    assert "Rolling out drill_bad_unnorm, task 2" in output and "Writing the step log of drill_no_flip" in output
+    assert not {"record_observations", "evaluate_claims", "render_final"} & set(jobs)
+    final = checkout.run("snakemake", "--profile", "profiles/local", "-n", REPORT).stdout
+    assert "drill" not in final
+
+
+def test_other_statistics_run_their_own_drill_again(checkout):
+    """The file is an input of the shards that unnormalise by it, and of no other."""
+    command = ["snakemake", "--profile", "profiles/local", "-n", "--forcerun", "convert_base", "--", *DRILLS]
+    (checkout.path / "resources/drills/bridge_like.json").unlink()
+    refused = checkout.run(*command, check=False)
+    assert refused.returncode and "Missing input files for rule roll_out_shard" in refused.stdout
+    others = [file for file in DRILLS if "bad_unnorm" not in file]
+    assert counts(checkout.run(*command[: -len(DRILLS)], *others).stdout)["roll_out_shard"] == 9
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
