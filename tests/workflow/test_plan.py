@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from workflow.checkouts import ROOT, counts
+from workflow.checkouts import ROOT, counts, planned
 
 from flashtrail import config
 
@@ -105,7 +105,7 @@ def test_drills_are_planned_by_the_ordinary_rules_and_only_where_they_are_asked_
     assert "Rolling out drill_bad_unnorm, task 2" in output and "Writing the step log of drill_no_flip" in output
     assert not {"record_observations", "evaluate_claims", "render_final"} & set(jobs)
     final = checkout.run("snakemake", "--profile", "profiles/local", "-n", REPORT).stdout
-    assert "drill" not in final
+    assert not [job for job in planned(final) if "drill" in job]
 
 
 def test_other_statistics_run_their_own_drill_again(checkout):
