@@ -148,6 +148,9 @@ def test_foreign_statistics_are_held_to_by_their_content(handles, tmp_path):
         spec = shard_spec(EXPERIMENT.arm("drill_bad_unnorm"), 0, handles, code="c0de")
         digests.add(settings.spec_digest(settings.checked(spec)))
     assert len(digests) == 2
+    del handles["action_stats"]
+    with pytest.raises(UserError, match=r"the file resources/drills/bridge_like\.json of its execution is not at hand"):
+        shard_spec(EXPERIMENT.arm("drill_bad_unnorm"), 0, handles, code="c0de")
 
 
 def test_a_lost_interpreter_is_one_line(handles):

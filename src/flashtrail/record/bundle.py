@@ -24,12 +24,13 @@ from flashtrail.record.run import REPORT, SHARD_FILES, Run
 
 ABOUT = "record/bundle.json"
 WEIGHTS_BYTES = 64 << 20  # artifacts up to this size travel along, so that episodes can be rerun from the bundle alone
-_CODE = ("src", "rules", "scripts", "notebooks", "profiles", "envs", "resources/published")
+_CODE = ("src", "rules", "scripts", "notebooks", "profiles", "envs", "resources/published", "resources/drills")
 _FILES = ("Snakefile", "Makefile", "pyproject.toml", "README.md", "LICENSE", "CITATION.cff", "config.yaml")
 _RECORDS = (
     "results/tables/*/*.parquet",
     "results/summaries/*.json",
     "results/claims/*.json",
+    "results/drills/*.json",
     "results/profile/*/*.parquet",
     "results/profile/*/*.json",
     "results/smoke/*/*.json",

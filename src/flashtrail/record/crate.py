@@ -41,6 +41,7 @@ FOLDERS = {
     "profiles": "Settings of the machines, and their config overlays",
     "envs": "Pinned environments",
     "resources/published": "Other people's figures, with their sources",
+    "resources/drills": "Statistics of another robot, made up for a drill",
 }
 _TYPES = {".parquet": "application/vnd.apache.parquet", ".ipynb": "application/x-ipynb+json", ".yaml": "text/yaml"}
 _DESCRIBED = {

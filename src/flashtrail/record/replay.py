@@ -27,6 +27,7 @@ from flashtrail.rollouts.shard import roll_out_shard
 from flashtrail.rollouts.spec import shard_spec
 
 FORMAT = "flashtrail-episode"
+_HANDLES = ("base", "draft", "model", "latencies", "action_stats")  # of a shard's inputs, what its spec is made of
 # The largest first difference of an action that a shared pass explains (2e-5 was measured), environment units.
 COMPANY = 1e-4
 # What a clock on the wall measured, and what names the run rather than the episode.
@@ -119,7 +120,7 @@ def explain(run: Run, name: Name) -> dict[str, Any]:
         "seed_words": streams,
         "noise_seeds": [row["noise_seed"] for row in recorded["rounds"]],
         "arm": arm,
-        "handles": {k: v for k, v in shard.job["input"].items() if k in ("base", "draft", "model", "latencies")},
+        "handles": {k: v for k, v in shard.job["input"].items() if k in _HANDLES},
         "equality": promise(arm, recorded),
         "command": f"flashtrail explain {name} --replay",
         "outcome": {k: episode[k] for k in ("outcome", "success", "steps", "rounds")},

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flashtrail import provenance
+from flashtrail.errors import UserError
 from flashtrail.rollouts import clock as clocks
 from flashtrail.rollouts.latency import table_digest
 from flashtrail.serving.handles import digests, server_command
@@ -73,6 +74,8 @@ def execution_of(arm: Mapping[str, Any], handles: Mapping[str, Any]) -> dict[str
     """Return the arm's settings of execution; a file of statistics is held to by its digest, as a replayed table is."""
     execution = dict(arm.get("execution", {}))
     if "action_stats" in execution:
+        if "action_stats" not in handles:
+            raise UserError(f"{arm['arm']}: the file {execution['action_stats']} of its execution is not at hand")
         execution["action_stats_digest"] = provenance.sha256_file(handles["action_stats"])
     return execution
 
