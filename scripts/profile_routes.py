@@ -16,10 +16,9 @@ def main(job: Job) -> None:
     engine, params = job.params["engine"], job.params
     torch.set_num_threads(engine["threads"])
     draft = job.directory("draft") if "draft" in job.input else None
-    backend = engine.get("backend", "auto")
     settings = FlashSettings.from_dict(engine["flash"])
     policy = FlashPolicy.load(
-        job.directory("base"), draft, engine["device"], engine["dtype"], settings, backend=backend
+        job.directory("base"), draft, engine["device"], engine["dtype"], settings, backend=engine["backend"]
     )
     device = device_of(provenance.json_load(job.input["model"]), engine["device"])
     recorded = recordings.load(job.input["observations"])

@@ -158,6 +158,8 @@ def _load_policy(arguments: argparse.Namespace) -> Any:
             _settings(arguments),
             backend=arguments.backend,
             action_stats=arguments.action_stats,
+            # Passes are of open sessions: programs for more of them would never run.
+            together=min(arguments.max_batch, arguments.max_sessions),
         )
     except FlashError as error:  # flash knows no UserError; its own are one actionable line as well
         raise UserError(str(error)) from error

@@ -138,3 +138,24 @@ def test_an_engine_says_what_computes(artifact):
     assert describe(engine)["backend"] == "torch"
     assert describe(engine)["backend_why"] == "asked for by name"
     assert describe(Engine.load(*artifact))["backend_why"] == "auto: the device is a CPU"
+
+
+@pytest.mark.parametrize(
+    ("words", "together"), [([], 16), (["--max-batch", "6"], 6), (["--max-sessions", "3"], 3), (["--max-batch", "1"], 1)]
+)
+def test_a_server_prepares_for_as_many_as_may_share_a_pass(artifact, monkeypatch, words, together):
+    """What a server's flags allow reaches the runtime's warm-up before a client is let in."""
+    from flashtrail import cli
+
+    asked = []
+
+    class Recording(TorchRuntime):
+        device = property(lambda self: torch.device("cuda"), lambda self, value: None)  # warm-up is for devices
+
+        def warm_up(self, settings, together):
+            asked.append((settings.tau_radius, together))
+
+    monkeypatch.setattr(backends, "runtime_class", lambda name: Recording)
+    words = ["serve", "--artifact", str(artifact[0]), "--draft", str(artifact[1]), "--tau", "0.25", *words]
+    cli._load_policy(cli._parser(words).parse_args(words))
+    assert asked == [(0.25, together)]

@@ -107,8 +107,12 @@ def load_runtime(
     dtype: str = "float32",
     backend: str = "auto",
     settings: FlashSettings | None = None,
+    together: int = 1,
 ) -> TorchRuntime:
-    """A runtime from artifact directories, warmed up where it records programs. Raises ArtifactError, DeviceError."""
+    """A runtime from artifact directories. Raises ArtifactError, DeviceError.
+
+    Where it records programs it is warmed up for passes of up to `together` sessions.
+    """
     choice = choose(backend, device, dtype)
     cls = runtime_class(choice.name)
     check_device(device, dtype)
@@ -116,7 +120,7 @@ def load_runtime(
         check_device(device, dtype, weights.read_dims(base_dir))
     try:
         runtime = cls.load(base_dir, draft_dir, device, dtype)
-        warm_up(runtime, settings)
+        warm_up(runtime, settings, together)
     except torch.OutOfMemoryError:  # others may have taken what was free when it was asked for
         check_device(device, dtype, weights.read_dims(base_dir))
         raise DeviceError(
@@ -137,7 +141,7 @@ def runtime_class(name: str) -> type[TorchRuntime]:
     return TritonRuntime
 
 
-def warm_up(runtime: Any, settings: FlashSettings | None = None) -> None:
+def warm_up(runtime: Any, settings: FlashSettings | None = None, together: int = 1) -> None:
     """Let a runtime record what it will need, if it records; on a device only, as the interpreter takes its time."""
     if hasattr(runtime, "warm_up") and runtime.device.type == "cuda":
-        runtime.warm_up(settings)
+        runtime.warm_up(settings, together)

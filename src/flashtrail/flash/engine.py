@@ -117,9 +117,13 @@ class Engine:
         *,
         synchronize: bool = True,
         backend: str = "auto",
+        together: int = 1,
     ) -> Engine:
-        """From artifact directories. Without a draft every round is full. Raises ArtifactError, DeviceError."""
-        runtime = backends.load_runtime(base_dir, draft_dir, device, dtype, backend, settings)
+        """From artifact directories. Without a draft every round is full. Raises ArtifactError, DeviceError.
+
+        `together`: how many sessions' rounds may share a pass, which a runtime that records programs prepares for.
+        """
+        runtime = backends.load_runtime(base_dir, draft_dir, device, dtype, backend, settings, together)
         return cls(runtime, settings, synchronize=synchronize)
 
     def new_session(self) -> Session:

@@ -148,9 +148,11 @@ class FlashPolicy:
         synchronize: bool = True,
         backend: str = "auto",
         action_stats: str | Path | None = None,
+        together: int = 1,
     ) -> FlashPolicy:
-        """From artifact directories; raises ArtifactError or DeviceError, each one line."""
-        engine = Engine.load(base_dir, draft_dir, device, dtype, settings, synchronize=synchronize, backend=backend)
+        """From artifact directories; raises ArtifactError or DeviceError, each one line. `together`: see Engine.load."""
+        words = base_dir, draft_dir, device, dtype, settings
+        engine = Engine.load(*words, synchronize=synchronize, backend=backend, together=together)
         if action_stats is None:
             return cls(engine)
         policy = cls(engine, *artifact_transforms(engine.runtime, action_stats))
