@@ -93,7 +93,7 @@ def test_what_is_compiled_computes_what_the_engine_does(runtime, workload):
     for at in (0, 1):
         placed = runtime.place(workload.inputs()[at])
         chunk = runtime.denoise(runtime.prefill(runtime.encode(placed)), placed, workload.noises()[at])
-        np.testing.assert_allclose(plain.chunk(at)[0], chunk, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(plain.chunk(at)[0], chunk, rtol=0, atol=5e-6)
 
 
 def test_no_compiler_is_said(monkeypatch):

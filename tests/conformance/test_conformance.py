@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from flashtrail.conformance import __main__ as conformance
 from flashtrail.conformance import golden, verification
 from flashtrail.conformance.rows import Report
-from flashtrail.flash import draft, expert, gemma, policy, prefix, runtime, schedule, verify, vision
+from flashtrail.flash import draft, expert, gemma, lean, lean_weights, policy, prefix, runtime, schedule, verify, vision
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 G1, G2, G3, G4, G5 = golden.SETS
@@ -156,7 +157,7 @@ def test_interleaved_rotary_layout(monkeypatch):
 
     for module in (gemma, prefix, draft):
         monkeypatch.setattr(module, "apply_rope", interleaved)
-    assert_caught((G1, G4), "G1 obs0 out_prefix_k, packed", "G1 obs0 out_v_at_noise", "G4 tiny_prefix out_actions")
+    assert_caught((G1, G4), "G1 obs0 out_prefix_k, masked", "G1 obs0 out_v_at_noise", "G4 tiny_prefix out_actions")
 
 
 def test_exact_gelu_instead_of_tanh(monkeypatch):
@@ -172,8 +173,12 @@ def test_time_embedding_cosine_first(monkeypatch):
 
 
 def test_one_euler_step_too_few(monkeypatch):
-    denoise = expert.denoise
-    monkeypatch.setattr(expert, "denoise", lambda *args: denoise(*args[:-1], args[-1] - 1))
+    denoise = lean.denoise
+
+    def shorter(w, *rest):
+        return denoise(replace(w, dims=replace(w.dims, num_steps=w.dims.num_steps - 1)), *rest)
+
+    monkeypatch.setattr(lean, "denoise", shorter)
     assert_caught((G1,), "G1 obs0 out_actions_normalized, torch")
 
 
@@ -186,6 +191,56 @@ def test_actions_that_do_not_see_the_state(monkeypatch):
     suffix_mask = expert.suffix_mask
     monkeypatch.setattr(expert, "suffix_mask", blind)
     assert_caught((G1,), "G1 obs0 out_v_at_noise, packed, torch")
+
+
+# --- the same mistakes where only the engine that serves makes them (lean.py), not the reference functions ---
+
+
+def test_rotary_halves_taken_for_pairs(monkeypatch):
+    monkeypatch.setattr(lean_weights, "pairs", lambda columns, heads, head_dim: columns)
+    assert_caught((G1, G5), "G1 obs0 out_prefix_k, packed", "G5 case0 out_x0_hat, torch", "G5 case0 x0_draft")
+
+
+def test_a_cache_whose_rotary_halves_are_taken_for_pairs(monkeypatch):
+    monkeypatch.setattr(lean, "pairs", lambda columns, heads, head_dim: columns)
+    assert_caught((G1, G5), "G1 obs0 out_actions_normalized, torch", "G5 case0 out_x0_hat, torch")
+
+
+def test_exact_gelu_where_the_engine_serves(monkeypatch):
+    def exact(g, shift, out):
+        x = g / lean_weights.GELU_GAIN
+        return out.copy_(torch.nn.functional.gelu(x)).mul_(lean_weights.GELU_GAIN)
+
+    monkeypatch.setattr(lean, "gated", exact)
+    assert_caught((G1, G5), "G1 obs0 out_prefix_emb, packed", "G5 case0 out_x0_hat, torch", "G5 case0 x0_draft")
+
+
+def test_no_epsilon_in_the_norm_where_the_engine_serves(monkeypatch):
+    norm = lean.Rows.norm
+
+    def bare(self):
+        self.stream[:, self.x.shape[1] :] = 0.0
+        return norm(self)
+
+    monkeypatch.setattr(lean.Rows, "norm", bare)
+    assert_caught((G1,), "G1 obs0 out_prefix_k, packed", "G1 obs0 out_actions_normalized, torch")
+
+
+def test_a_state_that_takes_no_position(monkeypatch):
+    turns = lean._turns
+
+    def late(rotary, valid, start, count):
+        found = turns(rotary, valid, start, count).clone()
+        found[:, 1:] = found[:, :-1].clone()
+        return found
+
+    monkeypatch.setattr(lean, "_turns", late)
+    assert_caught((G5,), "G5 case0 out_x0_hat, torch")
+
+
+def test_a_scale_left_out_where_the_engine_serves(monkeypatch):
+    monkeypatch.setattr(lean_weights, "_scaled", lambda weight, scale: len(scale) ** 0.5 * weight.double())
+    assert_caught((G1, G5), "G1 obs0 out_prefix_k, packed", "G5 case0 out_x0_hat, torch")
 
 
 def test_views_exchanged(monkeypatch):

@@ -141,7 +141,8 @@ def test_an_engine_says_what_computes(artifact):
 
 
 @pytest.mark.parametrize(
-    ("words", "together"), [([], 16), (["--max-batch", "6"], 6), (["--max-sessions", "3"], 3), (["--max-batch", "1"], 1)]
+    ("words", "together"),
+    [([], 16), (["--max-batch", "6"], 6), (["--max-sessions", "3"], 3), (["--max-batch", "1"], 1)],
 )
 def test_a_server_prepares_for_as_many_as_may_share_a_pass(artifact, monkeypatch, words, together):
     """What a server's flags allow reaches the runtime's warm-up before a client is let in."""

@@ -8,7 +8,7 @@ products (docs/precision.md). Knows neither units nor sockets nor why rounds cam
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from flashtrail.flash import draft as draft_head
-from flashtrail.flash import expert, prefix, schedule, vision
+from flashtrail.flash import prefix, schedule
 from flashtrail.flash.dims import DraftDims, Pi0Dims
 from flashtrail.flash.schedule import Cause, SessionState
 from flashtrail.flash.settings import FlashSettings
+from flashtrail.flash.stages import Stages
 from flashtrail.flash.verify import Floats, Verdict, judge
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ class BatchedStages:
     draft_dims: DraftDims | None
     device: torch.device
     dtype: torch.dtype
-    _w: Mapping[str, Any]
-    _wd: Mapping[str, Any]
+    _stages: Stages
 
     def _tensor(self, array: Any, dtype: torch.dtype) -> Tensor:
         return torch.as_tensor(array).to(device=self.device, dtype=dtype)
@@ -78,9 +77,9 @@ class BatchedStages:
     @torch.inference_mode()
     def encode_many(self, placed: PlacedBatch) -> Embeddings:
         """Stage encoder."""
-        parts = list(prefix.embed_prompt(self._w, placed.token_ids).split(placed.prompts))
+        parts = list(self._stages.embed_prompt(placed.token_ids).split(placed.prompts))
         if len(placed.images):
-            seen = vision.encode_images(self._w, self.dims, placed.images[:, None])
+            seen = self._stages.encode_images(placed.images[:, None])
             views = [view.flatten(0, 1) for view in seen.split(placed.views)]
             parts = [torch.cat(pair) for pair in zip(views, parts, strict=True)]
         lengths = tuple(len(part) for part in parts)
@@ -95,7 +94,7 @@ class BatchedStages:
     @torch.inference_mode()
     def prefill_many(self, embeddings: Embeddings) -> prefix.PrefixCache:
         """Stage prefill: one cache for all."""
-        return prefix.prefill(self._w, self.dims, embeddings.rows, embeddings.valid)
+        return self._stages.prefill(embeddings.rows, embeddings.valid)
 
     @torch.inference_mode()
     def split_snapshot(self, cache: prefix.PrefixCache, embeddings: Embeddings) -> list[prefix.PrefixCache]:
@@ -125,14 +124,14 @@ class BatchedStages:
     def denoise_many(self, cache: prefix.PrefixCache, placed: PlacedBatch, noise: Floats) -> Floats:
         """Stage denoise: noise [B, H, D] -> chunks [B, H, D]."""
         start = self._tensor(noise, torch.promote_types(self.dtype, torch.float32))
-        return expert.denoise(self._w, self.dims, cache, placed.state, start, self.dims.num_steps).float().cpu().numpy()
+        return self._stages.denoise(cache, placed.state, start).float().cpu().numpy()
 
     @torch.inference_mode()
     def draft_many(self, embeddings: Embeddings, placed: PlacedBatch) -> Floats:
         """Stage draft -> [B, H, action_dim], zero beyond the head's dims."""
         assert self.draft_dims is not None, "no draft was loaded"
         d = self.draft_dims
-        head = draft_head.draft(self._wd, d, embeddings.rows, embeddings.valid, placed.state).float()
+        head = self._stages.draft(embeddings.rows, embeddings.valid, placed.state).float()
         out = np.zeros((len(head), d.chunk, self.dims.action_dim), np.float32)
         out[..., : d.out_dim] = head.cpu().numpy()
         return out
@@ -148,7 +147,7 @@ class BatchedStages:
         mix = t.to(wide)[None, :, None, None]
         x_t = mix * self._tensor(noise, wide)[:, None] + (1.0 - mix) * self._tensor(drafts, wide)[:, None]
         condition = t.clamp(min=OFFICIAL_TIME_FLOOR) if settings.official_time_bias else t
-        v = expert.velocity(self._w, self.dims, cache, placed.state, x_t.flatten(0, 1), condition.repeat(batch))
+        v = self._stages.velocity(cache, placed.state, x_t.flatten(0, 1), condition.repeat(batch))
         return (x_t - mix * v.view(batch, count, *x_t.shape[2:])).float().cpu().numpy()
 
     def settle_many(

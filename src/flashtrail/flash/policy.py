@@ -150,7 +150,7 @@ class FlashPolicy:
         action_stats: str | Path | None = None,
         together: int = 1,
     ) -> FlashPolicy:
-        """From artifact directories; raises ArtifactError or DeviceError, each one line. `together`: see Engine.load."""
+        """From artifact directories; raises ArtifactError or DeviceError, each one line. See Engine.load."""
         words = base_dir, draft_dir, device, dtype, settings
         engine = Engine.load(*words, synchronize=synchronize, backend=backend, together=together)
         if action_stats is None:

@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flashtrail.flash import draft as draft_head
-from flashtrail.flash import expert, prefix, vision, weights
+from flashtrail.flash import prefix, weights
 from flashtrail.flash.batch import OFFICIAL_TIME_FLOOR, BatchedStages
 from flashtrail.flash.dims import DraftDims, Pi0Dims
 from flashtrail.flash.settings import FlashSettings
+from flashtrail.flash.stages import Lean, Plain, Stages, lean_suits
 from flashtrail.flash.verify import Floats
 
 
@@ -65,8 +65,13 @@ class TorchRuntime(BatchedStages):
         self.has_draft = draft is not None
         self._w = weights.prepare(base)
         self._wd = dict(draft or {})
-        self._embed = base["embed.weight"]
-        self.device, self.dtype = self._embed.device, self._embed.dtype
+        embed = base["embed.weight"]
+        self.device, self.dtype = embed.device, embed.dtype
+        self._stages: Stages
+        if lean_suits(base):
+            self._stages = Lean(base, dims, self._wd, draft_dims)
+        else:
+            self._stages = Plain(self._w, dims, self._wd, draft_dims)
         self.manifests = dict(manifests or {})
         self.directory = directory  # of the base artifact: its norm statistics and tokenizer lie there
 
@@ -86,11 +91,11 @@ class TorchRuntime(BatchedStages):
         return cls(base, dims, draft, draft_dims, manifests, Path(base_dir))
 
     def describe(self) -> dict[str, Any]:
-        """Artifact digests, device, number format, and which backend computes and why."""
+        """Artifact digests, device, number format, which backend and arrangement of the stages compute, and why."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
         digests = {f"{kind}_digest": m.get("digest") for kind, m in self.manifests.items()}
         facts = {"device": str(self.device), "device_name": name, "dtype": str(self.dtype).split(".")[-1]}
-        return digests | facts | {"backend": self.backend, "backend_why": self.backend_why}
+        return digests | facts | {"backend": self.backend, "backend_why": self.backend_why, "stages": self._stages.name}
 
     def synchronize(self) -> None:
         if self.device.type == "cuda":
@@ -110,26 +115,26 @@ class TorchRuntime(BatchedStages):
     @torch.inference_mode()
     def encode(self, placed: Placed) -> Tensor:
         """-> prefix embeddings [1, S, W]: views in order, then the prompt."""
-        language = prefix.embed_prompt(self._w, placed.token_ids)
+        language = self._stages.embed_prompt(placed.token_ids)
         if placed.images.shape[1] == 0:
             return language
-        return torch.cat((vision.encode_images(self._w, self.dims, placed.images), language), dim=1)
+        return torch.cat((self._stages.encode_images(placed.images), language), dim=1)
 
     @torch.inference_mode()
     def prefill(self, embeddings: Tensor) -> prefix.PrefixCache:
-        return prefix.prefill(self._w, self.dims, embeddings, None)
+        return self._stages.prefill(embeddings, None)
 
     @torch.inference_mode()
     def denoise(self, snapshot: prefix.PrefixCache, placed: Placed, noise: Floats) -> Floats:
         start = self._to_device(noise, torch.promote_types(self.dtype, torch.float32))
-        chunk = expert.denoise(self._w, self.dims, snapshot, placed.state, start, self.dims.num_steps)
+        chunk = self._stages.denoise(snapshot, placed.state, start)
         return chunk[0].float().cpu().numpy()
 
     @torch.inference_mode()
     def draft(self, embeddings: Tensor, placed: Placed) -> Floats:
         """-> [H, action_dim], zero beyond the head's dims."""
         assert self.draft_dims is not None, "no draft was loaded"
-        head = draft_head.draft(self._wd, self.draft_dims, embeddings, None, placed.state)[0].float()
+        head = self._stages.draft(embeddings, None, placed.state)[0].float()
         out = np.zeros((self.draft_dims.chunk, self.dims.action_dim), np.float32)
         out[:, : self.draft_dims.out_dim] = head.cpu().numpy()
         return out
@@ -144,5 +149,5 @@ class TorchRuntime(BatchedStages):
         mix = t.to(wide)[:, None, None]
         x_t = mix * self._to_device(noise, wide) + (1.0 - mix) * self._to_device(draft, wide)
         condition = t.clamp(min=OFFICIAL_TIME_FLOOR) if settings.official_time_bias else t
-        v = expert.velocity(self._w, self.dims, snapshot, placed.state, x_t, condition)
+        v = self._stages.velocity(snapshot, placed.state, x_t, condition)
         return (x_t - mix * v).float().cpu().numpy()
