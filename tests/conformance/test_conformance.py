@@ -212,18 +212,19 @@ def test_exact_gelu_where_the_engine_serves(monkeypatch):
         return out.copy_(torch.nn.functional.gelu(x)).mul_(lean_weights.GELU_GAIN)
 
     monkeypatch.setattr(lean, "gated", exact)
-    assert_caught((G1, G5), "G1 obs0 out_prefix_emb, packed", "G5 case0 out_x0_hat, torch", "G5 case0 x0_draft")
+    assert_caught((G1, G5), "G1 obs0 out_prefix_emb, packed", "G1 obs0 out_actions_normalized", "G5 case0 x0_draft")
 
 
-def test_no_epsilon_in_the_norm_where_the_engine_serves(monkeypatch):
+def test_norm_epsilon_where_the_engine_serves(monkeypatch):
     norm = lean.Rows.norm
 
-    def bare(self):
-        self.stream[:, self.x.shape[1] :] = 0.0
+    def larger(self):  # 1e-5
+        width = self.x.shape[1]
+        self.stream[:, width:] = (1e-5 * width / lean.PAD) ** 0.5
         return norm(self)
 
-    monkeypatch.setattr(lean.Rows, "norm", bare)
-    assert_caught((G1,), "G1 obs0 out_prefix_k, packed", "G1 obs0 out_actions_normalized, torch")
+    monkeypatch.setattr(lean.Rows, "norm", larger)
+    assert_caught((G1,), "G1 obs0 out_prefix_v, packed", "G1 obs0 out_actions_normalized, torch")
 
 
 def test_a_state_that_takes_no_position(monkeypatch):
