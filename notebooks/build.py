@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 HERE = Path(__file__).resolve().parent
 PARAMETERS = "inputs = {}  # kind of file -> path or list of paths (flashtrail.evidence.campaign.KINDS), or a JSON file"
 IMPORTS = (
-    "from flashtrail.evidence import chapters, comparison, grid, headline, overview\n"
+    "from flashtrail.evidence import chapters, claims_chapter, comparison, grid, headline, overview\n"
     "from flashtrail.evidence import running_chapter, sheets, signal_chapter\n"
     "from flashtrail.evidence.campaign import Campaign\n\n"
     "run = Campaign(inputs)"
@@ -88,19 +88,23 @@ REPORTS: dict[str, tuple[str, list[Section]]] = {
             (
                 "Matrix",
                 "A verdict is computed from the tables by the rule written beside each claim; prose cannot change one.",
-                ["overview.claim_matrix(run)"],
+                ["claims_chapter.matrix(run, details_here=True)"],
             ),
-            ("What would settle the open claims", "", ["overview.open_claims(run)"]),
-            ("One by one", "", ["overview.claim_details(run)"]),
-            ("Words", "How these verdicts correspond to the words of the seed project.", ["overview.words_table()"]),
-            ("What is not claimed", "", ["overview.not_claimed(run)"]),
+            ("What would settle the open claims", "", ["claims_chapter.unsettled(run, details_here=True)"]),
+            ("One by one", "", ["claims_chapter.details(run)"]),
+            (
+                "Words",
+                "How these verdicts correspond to the words of the seed project.",
+                ["claims_chapter.words_table()"],
+            ),
+            ("What is not claimed", "", ["claims_chapter.not_claimed(run)"]),
         ],
     ),
     "final": (
         "What a real-time robot policy buys, at what success, under which faults",
         [
             ("", "", ["headline.section(run)"]),
-            ("Claims", "", ["overview.claim_matrix(run)", "overview.open_claims(run)"]),
+            ("Claims", "", ["claims_chapter.matrix(run)", "claims_chapter.unsettled(run)"]),
             (
                 "Success by arm and task",
                 "",
@@ -116,7 +120,7 @@ REPORTS: dict[str, tuple[str, list[Section]]] = {
             ("Guard behaviour", "", ["chapters.guard(run)", "grid.section(run)"]),
             ("The running clock", "", ["running_chapter.section(run)"]),
             ("How episodes ended", "", ["chapters.failures(run)", "sheets.section(run)"]),
-            ("What is not claimed", "", ["overview.not_claimed(run)"]),
+            ("What is not claimed", "", ["claims_chapter.not_claimed(run)"]),
             ("Published figures beside ours", "", ["comparison.published_beside_ours(run)"]),
             (
                 "Environments and provenance",

@@ -272,7 +272,9 @@ def chapter_files(chapter):
     arms = arms_of_chapter(chapter)
     files = evidence_files(arms)
     if chapter == "claims":
-        return {"claims": "results/claims/claims.json", **{kind: files[kind] for kind in ("summaries", "published")}}
+        pages = {"pages": page_files(arms), "page_index": "reports/episodes/index.html"}
+        verdicts = {"claims": "results/claims/claims.json"}
+        return verdicts | {kind: files[kind] for kind in ("summaries", "published")} | pages
     chosen = [*TABLES, "summaries", "published"]
     chosen += ["control"] if chapter != "clock" else []  # acceptance always stands beside it
     chosen += ["profile"] if chapter == "profiling" else []

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from flashtrail import provenance
-from flashtrail.evidence import merge, summaries, tables
+from flashtrail.evidence import claims, episode_pages, merge, published, report, summaries, tables
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 SUITE = "libero_goal"
 TASKS = {0: "open the middle drawer of the cabinet", 1: "put the bowl on the stove", 2: "put the wine bottle on top"}
 # arm: (policy, episodes, success rate, condition period, guard, every round full)
@@ -25,6 +26,14 @@ ARMS: dict[str, tuple[str, int, float, int, bool, bool]] = {
     "guard_wrist_zero_every4": ("pi0_nano", 5, 0.60, 4, True, False),
     "guard_wrist_zero_all": ("pi0_nano", 3, 0.02, 1, True, False),
     "dropout_trained_wrist_zero_every4": ("pi0_nano_dropout", 5, 0.75, 4, False, False),
+}
+CONTROL = {
+    "policy": "pi0_nano",
+    "queries": 7,
+    "tau": 0.3,
+    "share_within_tau": 4 / 7,
+    "median_distance": 0.28,
+    "histogram": [2, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 3],
 }
 METADATA = {
     "config_digest": "simulated0000000",
@@ -223,6 +232,32 @@ def inputs(root: Path, arms: list[str]) -> dict[str, Any]:
         "environments": [str(root / "environments" / f"{e}.json") for e in ("model", "libero")],
         "arms": arms,
     }
+
+
+def write_reports(root: Path, arms: list[str], chapters: list[str], episodes: int = 2) -> Path:
+    """Write a campaign, its verdicts, the pages of all episodes and `chapters` through their real notebooks.
+
+    Each chapter is given the whole campaign; final.html is told of those before it. Returns the reports' directory.
+    """
+    found = write_campaign(root, arms, episodes)
+    directory = root / "reports"
+    verdicts = root / "claims.json"
+    provenance.json_dump(claims.evaluate(REPOSITORY / "claims.yaml", found), verdicts)
+    for arm in arms:
+        files = {name: root / "tables" / arm / f"{name}.parquet" for name in tables.SCHEMAS}
+        sheets = sorted((root / "rollouts" / arm).glob("task_*/sheets.parquet"))
+        episode_pages.write_arm(directory / "episodes" / arm, files, sheets)
+    episode_pages.write_index(directory / "episodes" / "index.html", found, arms)
+    provenance.json_dump(CONTROL, root / "control.json")
+    found |= {"claims": str(verdicts), "control": str(root / "control.json"), "published": str(published.DEFAULT)}
+    found |= {"page_index": "reports/episodes/index.html"}
+    found |= {"pages": [f"reports/episodes/{arm}/index.html" for arm in arms]}
+    for chapter in chapters:
+        before = {"chapters": [f"reports/{name}.html" for name in chapters[:-1]]} if chapter == "final" else {}
+        target = directory / chapter
+        notebook = REPOSITORY / "notebooks" / f"{chapter}.ipynb"
+        report.render(notebook, target.with_suffix(".ipynb"), target.with_suffix(".html"), found | before)
+    return directory
 
 
 def _write_records(root: Path, policies: list[str]) -> None:

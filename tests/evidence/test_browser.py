@@ -6,14 +6,12 @@ import io
 from pathlib import Path
 
 import pytest
-from evidence.simulated import METADATA, SUITE, write_campaign
+from evidence.simulated import METADATA, SUITE, write_reports
 from PIL import Image
 
-from flashtrail import provenance
 from flashtrail.errors import UserError
-from flashtrail.evidence import browser, claims, episode_pages, layout, page, report, tables
+from flashtrail.evidence import browser, layout, page, report, tables
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 LONG = "dropout_trained_wrist_zero_every4"  # a name that does not fit on a phone
 ARMS = ["clean", "wrist_zero_every4", "guard_wrist_zero_every4", LONG]
 SIZES = [browser.DESK, browser.PHONE]
@@ -34,29 +32,18 @@ def chromium():
 def reports(tmp_path_factory) -> Path:
     """final.html through its real notebook on simulated tables, with the pages of all episodes beside it."""
     root = tmp_path_factory.mktemp("campaign")
-    inputs = write_campaign(root, ARMS, episodes=2)
-    provenance.json_dump(claims.evaluate(REPOSITORY / "claims.yaml", inputs), root / "claims.json")
-    directory = root / "reports"
     for arm in ARMS:
-        files = {name: root / "tables" / arm / f"{name}.parquet" for name in tables.SCHEMAS}
-        episode_pages.write_arm(directory / "episodes" / arm, files, [sheet_of(root, arm)])
-    episode_pages.write_index(directory / "episodes" / "index.html", inputs, ARMS)
-    inputs |= {"claims": str(root / "claims.json"), "page_index": "reports/episodes/index.html"}
-    inputs |= {"published": str(REPOSITORY / "resources/published/published.yaml")}
-    inputs |= {"pages": [f"reports/episodes/{arm}/index.html" for arm in ARMS], "chapters": ["reports/claims.html"]}
-    notebook = REPOSITORY / "notebooks" / "final.ipynb"
-    report.render(notebook, directory / "final.ipynb", directory / "final.html", inputs)
-    return directory
+        write_sheet(root, arm)
+    return write_reports(root, ARMS, ["claims", "final"])
 
 
-def sheet_of(root: Path, arm: str) -> Path:
+def write_sheet(root: Path, arm: str) -> None:
     picture = io.BytesIO()
     Image.new("RGB", (448, 256), (90, 90, 90)).save(picture, "JPEG")
     key = {"arm": arm, "suite": SUITE, "task_id": 0, "init_state": 0, "repeat": 0}
     path = root / "rollouts" / arm / "task_0" / "sheets.parquet"
     row = {**key, "outcome": "success", "jpeg": picture.getvalue()}
     tables.write_table(path, [row], tables.SHEETS, METADATA)
-    return path
 
 
 def test_the_final_report_is_one_small_file_of_its_own(reports):
@@ -80,10 +67,10 @@ def test_a_page_has_no_problem(chromium, reports, name, size):
 
 
 def test_every_link_of_the_report_opens(chromium, reports):
-    """Counts lead to their episodes, an episode to its arm, the index to both; only unwritten chapters are missing."""
+    """Counts lead to their episodes and claims to their details, an episode to its arm, the index to both."""
     with browser.opened(chromium, reports / "final.html") as found:
         links = found.page.eval_on_selector_all("a[href]", "all => all.map(a => a.href)")
-    inside = {link for link in links if link.startswith("file:") and "claims.html" not in link}
+    inside = {link for link in links if link.startswith("file:")}
     assert len(inside) > 20
     for link in sorted(inside):
         place, _, anchor = link.removeprefix("file://").partition("#")
@@ -157,7 +144,7 @@ def test_every_kind_of_page_is_checked_and_a_screenshot_left(chromium, reports):
     paths, said = browser.check(chromium, reports)
     names = {str(path.relative_to(reports)) for path in paths}
     assert {"final.html", "episodes/index.html", "episodes/clean/index.html"} <= names
-    assert len(paths) == 2 + len(ARMS) * (1 + 3) and said == []
+    assert len(paths) == 3 + len(ARMS) * (1 + 3) and said == []
     assert Image.open(reports / "final.png").size == browser.DESK
     assert Image.open(reports / "final-phone.png").size == browser.PHONE
 

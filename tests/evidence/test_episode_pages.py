@@ -11,7 +11,7 @@ import pytest
 from evidence.simulated import METADATA, SUITE, TASKS, write_campaign
 
 from flashtrail.errors import UserError
-from flashtrail.evidence import endings, episode_pages, links, overview, page, tables, timeline
+from flashtrail.evidence import counts, endings, episode_pages, links, page, tables, timeline
 from flashtrail.evidence.campaign import Campaign
 
 ARMS = ["clean", "guard_wrist_zero_every4"]
@@ -148,11 +148,11 @@ def test_a_damaged_table_leaves_no_directory(campaign, tmp_path):
 
 def test_counts_link_only_where_there_are_pages(campaign):
     without = Campaign(campaign)
-    assert overview.behind(without, "clean", "5/6") == "5/6"
+    assert counts.behind(without, "clean", "5/6") == "5/6"
     run = Campaign({**campaign, "pages": ["reports/episodes/clean/index.html"]})
-    linked = overview.behind(run, "clean", "5/6", links.task_anchor(1))
+    linked = counts.behind(run, "clean", "5/6", links.task_anchor(1))
     assert str(linked) == '<a href="episodes/clean/index.html#task-1">5/6</a>'
-    assert overview.behind(run, "guard_wrist_zero_every4", "5/6") == "5/6"
+    assert counts.behind(run, "guard_wrist_zero_every4", "5/6") == "5/6"
 
 
 @pytest.mark.parametrize(

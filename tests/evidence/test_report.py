@@ -13,6 +13,7 @@ from flashtrail.errors import UserError
 from flashtrail.evidence import (
     chapters,
     claims,
+    claims_chapter,
     headline,
     layout,
     merge,
@@ -129,7 +130,7 @@ def test_links_and_embedded_images_load_nothing():
 def test_a_page_without_any_arm_still_says_so():
     run = Campaign({})
     parts = [overview.header(run, "t"), headline.section(run), chapters.success(run), chapters.guard(run)]
-    parts += [chapters.failures(run), chapters.latency_profile(run), chapters.routes(run), overview.claim_matrix(run)]
+    parts += [chapters.failures(run), chapters.latency_profile(run), chapters.routes(run), claims_chapter.matrix(run)]
     assert "No arm was run." in page.join(*parts).text
 
 

@@ -186,7 +186,8 @@ class Campaign:
         The pages lie in episodes/ below that directory (`links`), so that it can be moved as a whole.
         """
         lists = {path.parent.name: "/".join(path.parts[-3:]) for path in self.files("pages")}
-        return {arm: lists[links.directory(arm)] for arm in self.arms if links.directory(arm) in lists}
+        arms = self.arms or list(self.summaries)
+        return {arm: lists[links.directory(arm)] for arm in arms if links.directory(arm) in lists}
 
     def devices(self) -> list[str]:
         """Return the devices that the tables name, without repetition."""

@@ -13,7 +13,8 @@ import pandas as pd
 
 from flashtrail.evidence import endings, figures, links, page, pairs, statistics, tables, verified_chapter
 from flashtrail.evidence.campaign import Campaign
-from flashtrail.evidence.overview import VERIFY_TIMES, arm_name, behind, has_fault, has_guard, rate_of
+from flashtrail.evidence.counts import behind
+from flashtrail.evidence.overview import VERIFY_TIMES, arm_name, has_fault, has_guard, rate_of
 from flashtrail.evidence.page import Html
 from flashtrail.evidence.statistics import Interval, Latency, Quantile
 from flashtrail.evidence.tables import PAIR_KEY
@@ -32,6 +33,7 @@ from flashtrail.evidence.wording import (
 
 GUARD_STD_MIN = 1.0  # the guard's default threshold (config: guards.*.std_min)
 _SCOPES = {"all_episodes": "all", "successful_episodes": "successful"}
+_ANCHORS = {"all_episodes": "", "successful_episodes": "success"}
 
 
 def success(run: Campaign) -> Html:
@@ -66,7 +68,8 @@ def success_table(run: Campaign) -> Html:
             }
         )
     heads = {"arm": "Arm", "count": "k/n", "rate": "Rate", "wilson": "Wilson 95 %", "exact": "Exact 95 %"}
-    return page.table(rows, heads, ("count", "rate", "wilson", "exact"), caption="Success, all tasks")
+    table = page.table(rows, heads, ("count", "rate", "wilson", "exact"), caption="Success, all tasks")
+    return Html(f'<div id="{links.ARMS}">{table.text}</div>')
 
 
 def success_by_task(run: Campaign) -> Html | None:
@@ -118,7 +121,7 @@ def comparisons(run: Campaign, reference: str | None = None) -> Html:
     heads |= {"discordant": "Only arm / only it", "p": "Exact McNemar"}
     numeric = ("a", "b", "difference", "discordant", "p")
     table = page.table(rows, heads, numeric, f"Paired with {reference}", stacked=True)
-    return page.join(table, pairs.differing(run, arms, str(reference)))
+    return page.join(table, pairs.differing(run, [(arm, str(reference)) for arm in arms if arm != reference]))
 
 
 # --- routes ---
@@ -138,12 +141,12 @@ def routes(run: Campaign) -> Html:
         rows.append(
             {
                 "arm": page.code(arm),
-                "draft": f"{mixed['draft']}/{mixed['n']}",
+                "draft": behind(run, arm, f"{mixed['draft']}/{mixed['n']}"),
                 "share": _share(mixed["draft_share"], mixed.get("draft_share_interval")),
                 "actions": percent(mixed["draft_share_of_actions"]),
                 "prefix": _mean(prefix["mean_draft"], prefix.get("mean_draft_interval")),
                 "prefix_all": _mean(prefix["mean_all"], None),
-                "zero": f"{prefix['zero']}/{prefix['draft_rounds']}",
+                "zero": behind(run, arm, f"{prefix['zero']}/{prefix['draft_rounds']}"),
             }
         )
     heads = {"arm": "Arm", "draft": "Draft rounds", "share": "Share [95 %]", "actions": "Of actions"}
@@ -240,7 +243,9 @@ def latency_in_rollouts(run: Campaign) -> Html:
                 entry = summary["latency"][scope][route]
                 found = _latency(entry["policy_ms"])
                 if route == "all":
-                    row |= {f"{scope}_{name}": cell for name, cell in _over_episodes(entry, found).items()}
+                    cells = _over_episodes(entry, found)
+                    cells["n"] = behind(run, arm, cells["n"], _ANCHORS[scope])
+                    row |= {f"{scope}_{name}": cell for name, cell in cells.items()}
                 if found.n:
                     full.append({"arm": page.code(arm), "scope": label, "route": route, **_percentiles(found)})
         beside.append(row)
@@ -263,9 +268,9 @@ def latency_in_rollouts(run: Campaign) -> Html:
     )
 
 
-def _over_episodes(entry: Mapping[str, Any], found: Latency) -> dict[str, str]:
+def _over_episodes(entry: Mapping[str, Any], found: Latency) -> dict[str, Any]:
     """Return a scope's n and percentiles, intervals over episodes."""
-    cells = {"n": f"{found.n:,} ({entry['episodes']:,})"}
+    cells: dict[str, Any] = {"n": f"{found.n:,} ({entry['episodes']:,})"}
     for name in ("p50", "p95", "p99"):
         value, ends = getattr(found, name), entry["over_episodes"].get(name)
         interval = Interval(ends["low"], ends["high"]) if ends else None
@@ -330,13 +335,15 @@ def guard(run: Campaign) -> Html:
         caption = page.inline(
             page.code(arm),
             f": the wrist image\u2019s pixel standard deviation in every round of "
-            f"{summary['success']['n']} episodes, and what the guard made of it. Replaced of the unhealthy: "
-            f"{counted(found)}, {share} (Wilson 95 %). Points are jittered sideways.",
+            f"{summary['success']['n']} episodes, and what the guard made of it. Replaced of the unhealthy: ",
+            behind(run, arm, counted(found)),
+            f", {share} (Wilson 95 %). Points are jittered sideways.",
         )
         if arm in run.plain_summaries:
             drawing = figures.guard(run.of_arm("rounds", arm), GUARD_STD_MIN)
             drawings.append(page.figure(drawing, f"Wrist image health over rounds, {arm}", caption))
-        rows.append({"arm": page.code(arm), **count, "repaired": share})
+        rounds = behind(run, arm, count["rounds"])
+        rows.append({"arm": page.code(arm), **count, "rounds": rounds, "repaired": share})
     heads = {
         "arm": "Arm",
         "rounds": "Rounds seen",
@@ -371,9 +378,11 @@ def failures(run: Campaign) -> Html:
     rows = []
     for entry in found.to_dict("records"):
         failed = statistics.rate(entry["n"] - entry["success"], entry["n"])
-        share = f"{counted(failed)} [{percent_range(failed.wilson)}]" if failed.wilson else DASH
+        linked, between = behind(run, entry["arm"], counted(failed)), failed.wilson
+        share = page.inline(linked, f" [{percent_range(between)}]") if between else DASH
         counts = {kind: behind(run, entry["arm"], entry[kind], kind) for kind in endings.KINDS if entry[kind]}
-        rows.append({**entry, **counts, "arm": page.code(entry["arm"]), "failed": share})
+        counts |= {"n": behind(run, entry["arm"], entry["n"]), "arm": page.code(entry["arm"]), "failed": share}
+        rows.append({**entry, **counts})
     heads = {"arm": "Arm", "horizon": "No fault", "perturbation": "Fault", "infrastructure": "Infra."}
     table = page.table(
         rows, heads | {"failed": "Failed [Wilson 95 %]"}, (*tuple(heads)[1:], "failed"), "Failed episodes"

@@ -9,6 +9,7 @@ from typing import Any
 
 from flashtrail.evidence import page, published, statistics
 from flashtrail.evidence.campaign import Campaign
+from flashtrail.evidence.counts import apart, behind
 from flashtrail.evidence.overview import rate_of
 from flashtrail.evidence.page import Html
 from flashtrail.evidence.statistics import Rate
@@ -64,7 +65,7 @@ def _success_rows(run: Campaign, figures: published.Published) -> list[dict[str,
             "who": page.bold("ours"),
             "policy": summary["policy"],
             "arm": f"{summary['suite']}, {arm}",
-            "count": counted(rate_of(summary["success"])),
+            "count": behind(run, arm, counted(rate_of(summary["success"]))),
             "rate": _rate_cell(rate_of(summary["success"])),
         }
         for arm, summary in run.summaries.items()
@@ -78,7 +79,7 @@ def _success_rows(run: Campaign, figures: published.Published) -> list[dict[str,
                     "who": entry.source,
                     "policy": f"{figures.sources[entry.source].policy}, {entry.method}",
                     "arm": f"{entry.suite}, {entry.arm or 'no fault'}",
-                    "count": counted(found),
+                    "count": apart(counted(found), "published"),
                     "rate": _rate_cell(found),
                 }
             )
@@ -121,7 +122,10 @@ def _latency_rows(run: Campaign, figures: published.Published) -> list[dict[str,
 
 def _checks(figures: published.Published) -> Html:
     words = {True: "agrees", False: "does not agree", None: "to compare"}
-    rows = [entry | {"agrees": words[entry["agrees"]]} for entry in published.checks(figures)]
+    rows = [
+        entry | {"agrees": words[entry["agrees"]], "found": apart(entry["found"], "published")}
+        for entry in published.checks(figures)
+    ]
     heads = {
         "check": "Check",
         "source": "Source",

@@ -138,7 +138,7 @@ def episode(
     return page.join(*parts)
 
 
-def _header(title: str, line: str, ways: Mapping[str, str], simulated: bool) -> Html:
+def _header(title: str, line: str | Html, ways: Mapping[str, str], simulated: bool) -> Html:
     linked = " ".join(page.link(text, target).text for text, target in ways.items())
     warning = '<p class="warning">Simulated data: not evidence about any policy.</p>' if simulated else ""
     head = f'<h1>{page.html(title)}</h1><p class="line note">{page.html(line)}</p>{warning}'
@@ -261,7 +261,9 @@ def arm_list(rows: Sequence[Mapping[str, Any]], rounds: pd.DataFrame, up: Upward
     first = rows[0]
     ways = {"Report": up.report, "Every start in every arm": up.index}
     won = statistics.rate(sum(row["kind"] == "success" for row in rows), len(rows))
-    line = f"{first['policy']} on {first['suite']}: success in {rate_with_interval(won)}"
+    count, _, rest = rate_with_interval(won).partition(" ")
+    place = "success" if won.k else links.task_anchor(first["task_id"])
+    line = page.inline(f"{first['policy']} on {first['suite']}: success in ", page.link(count, f"#{place}"), f" {rest}")
     by_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in endings.KINDS}
     ends = "".join(_of_kind(kind, found) for kind, found in by_kind.items() if found)
     medians = _medians(rounds)

@@ -14,7 +14,8 @@ from matplotlib.ticker import PercentFormatter
 
 from flashtrail.evidence import figures, page, statistics
 from flashtrail.evidence.campaign import Campaign
-from flashtrail.evidence.overview import behind, rate_of
+from flashtrail.evidence.counts import behind
+from flashtrail.evidence.overview import rate_of
 from flashtrail.evidence.page import Html
 from flashtrail.evidence.tables import PAIR_KEY
 from flashtrail.evidence.wording import DASH, counted, p_value, percent, percent_range, points, points_range

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from flashtrail.evidence import claims, page, statistics
+from flashtrail.evidence import claims, claims_chapter, page, statistics
 from flashtrail.evidence.campaign import Campaign
-from flashtrail.evidence.overview import arm_name, behind, has_fault, has_guard, paired, rate_of
+from flashtrail.evidence.counts import behind, pooled
+from flashtrail.evidence.overview import arm_name, has_fault, has_guard, paired, rate_of
 from flashtrail.evidence.page import Html
 from flashtrail.evidence.wording import (
     NBSP,
@@ -78,14 +79,15 @@ def _lines(texts: Iterable[Any]) -> Html | None:
     return page.join(*(page.paragraph(text) for text in items)) if items else None
 
 
-def _what_was_run(run: Campaign) -> str:
+def _what_was_run(run: Campaign) -> Html:
     episodes = sum(s["success"]["n"] for s in run.summaries.values())
     rounds = sum(s["routes"]["n"] for s in run.summaries.values())
     seeds = sorted({s["seed"] for s in run.summaries.values()})
-    return (
-        f"{plural(len(run.summaries), 'arm')}, {plural(episodes, 'episode')}, {plural(rounds, 'round')}; "
-        f"seed {integers(seeds)}{_days(run)}; arms paired by task, initial state and repeat. "
-        f"{_clock(run)}"
+    return page.inline(
+        f"{plural(len(run.summaries), 'arm')}, ",
+        pooled(run, plural(episodes, "episode")),
+        f", {plural(rounds, 'round')}; seed {integers(seeds)}{_days(run)}; arms paired by task, initial state and "
+        f"repeat. {_clock(run)}",
     )
 
 
@@ -194,7 +196,7 @@ def _ends(interval: statistics.Interval) -> str:
 def _may_be_claimed(run: Campaign) -> Html | None:
     if not run.claims:
         return None
-    chapter = next((path.name for path in run.files("chapters") if path.stem == "claims"), None)
+    chapter = claims_chapter.chapter(run)
     by_verdict: dict[str, list[str]] = {verdict: [] for verdict in claims.VERDICTS}
     for claim in run.claims["claims"]:
         title = claim["title"][0].lower() + claim["title"][1:]

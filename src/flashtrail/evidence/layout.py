@@ -63,6 +63,7 @@ figcaption { font-size: .82rem; color: var(--soft); line-height: 1.5; margin-top
 .not_tested { color: #555; }
 details { margin: .8rem 0; } summary { cursor: pointer; font-size: .88rem; font-weight: 600; }
 td a, dd a { text-underline-offset: .15em; }
+.apart { text-decoration: underline dotted var(--soft) 1px; text-underline-offset: .2em; cursor: help; }
 .sortable th button { all: unset; cursor: pointer; text-decoration: underline dotted var(--soft) 1px;
   text-underline-offset: .2em; }
 .sortable th button:focus-visible { outline: 2px solid var(--blue); outline-offset: 2px; }

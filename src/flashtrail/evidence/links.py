@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 DIRECTORY, INDEX = "episodes", "index.html"
+ARMS = "arms"  # anchor, in a report, of the table with a row per arm
 
 
 def directory(arm: str) -> str:
@@ -47,6 +48,12 @@ def start_anchor(row: Mapping[str, Any]) -> str:
 def index(files: Sequence[Path]) -> str | None:
     """Return where the index of all arms lies, seen from the reports' directory, or None."""
     return "/".join(files[0].parts[-2:]) if files else None
+
+
+def pair(name: str) -> dict[str, Any]:
+    """Return the key of an episode but for its arm, from ``libero_goal/0/3/0`` as verdicts name it."""
+    suite, task, state, repeat = name.rsplit("/", 3)
+    return {"suite": suite, "task_id": int(task), "init_state": int(state), "repeat": int(repeat)}
 
 
 def episode(list_of_arm: str, row: Mapping[str, Any]) -> str:

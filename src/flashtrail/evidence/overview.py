@@ -1,27 +1,25 @@
-"""The parts of a report that speak about the whole run: first screen, claims, provenance, what is not claimed.
+"""The parts of a report that speak about the whole run: head, remedies, provenance, environments.
 
-Every sentence is made of numbers from the summaries and verdicts; no number is written here. Knows campaign, page
-and wording; the parts about one topic are in chapters.py.
+Every sentence is made of numbers from the summaries; no number is written here. Knows campaign, page and wording; the
+parts about one topic are in chapters.py, claims in claims_chapter.py.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from flashtrail import provenance
-from flashtrail.evidence import claims, links, page, power, published, statistics
+from flashtrail.evidence import links, page, pairs, published, statistics
 from flashtrail.evidence.campaign import Campaign
+from flashtrail.evidence.counts import behind
 from flashtrail.evidence.page import Html
 from flashtrail.evidence.statistics import Rate
 from flashtrail.evidence.wording import (
-    NBSP,
     integers,
     listed,
     p_value,
-    percent,
-    plural,
     points,
     points_range,
 )
@@ -56,13 +54,6 @@ def is_oracle(summary: Mapping[str, Any]) -> bool:
 def arm_name(arm: str, summary: Mapping[str, Any]) -> Html:
     """The name of an arm, with the words that an oracle's must never be without."""
     return page.inline(page.code(arm), " (oracle: upper bound)" if is_oracle(summary) else "")
-
-
-def behind(run: Campaign, arm: str, number: Any, anchor: str = "") -> Any:
-    """Return a number as a link to the episodes it counts, or as it is where they have no pages."""
-    if arm not in run.pages:
-        return number
-    return page.link(number, run.pages[arm] + (f"#{anchor}" if anchor else ""))
 
 
 def header(run: Campaign, title: str) -> Html:
@@ -100,12 +91,13 @@ def paired(run: Campaign, arm: str, control: str) -> statistics.Paired | None:
 
 def remedies(run: Campaign) -> Html:
     """Every remedy beside the same fault without it, paired; the fault's arm is the one that the name ends with."""
-    rows = []
+    rows, against = [], []
     for arm, summary in run.summaries.items():
         control = next((name for name in run.summaries if name != arm and arm.endswith(name)), None)
         found = paired(run, arm, control) if control else None
         if found is None or not has_fault(summary):
             continue
+        against.append((arm, str(control)))
         rows.append(
             {
                 "arm": arm_name(arm, summary),
@@ -121,144 +113,8 @@ def remedies(run: Campaign) -> Html:
         )
     heads = {"arm": "Remedy", "a": "k/n", "control": "Without it", "b": "k/n, same episodes"}
     heads |= {"difference": "Difference [95 %]", "discordant": "Only with / only without", "p": "Exact McNemar"}
-    return page.table(rows, heads, ("a", "b", "difference", "discordant", "p"), "Remedies, paired", stacked=True)
-
-
-# --- claims ---
-
-
-def claim_matrix(run: Campaign) -> Html:
-    """Every claim in one row: statement, verdict, counts and interval, the seed's word."""
-    if not run.claims:
-        return page.paragraph("The claims were not evaluated.", "note")
-    rows = [
-        {
-            "id": claim["id"],
-            "claim": claim["statement"],
-            "verdict": page.badge(claim["verdict"]),
-            "numbers": claim["short"] or None,
-            "p": _p(claim["p"], claim["family"]),
-            "seed": _seed(claim["seed"]),
-        }
-        for claim in run.claims["claims"]
-    ]
-    columns = {"id": "Id", "claim": "Claim", "verdict": "Verdict", "numbers": "k/n; difference [95 %]", "p": "p"}
-    return page.table(
-        rows, columns | {"seed": "Seed run said"}, caption="Verdicts, computed from the tables", stacked=True
-    )
-
-
-def _seed(seed: Mapping[str, Any]) -> Html:
-    parts = [page.code(seed["word"]).text if seed["word"] else "", page.html(seed["figures"].replace("->", "\u2192"))]
-    return Html("<br>".join(part for part in parts if part))
-
-
-def _p(value: float | None, family: Mapping[str, Any] | None) -> str | None:
-    if value is None:
-        return None
-    adjusted = f" (Holm {_p(family['p_adjusted'], None)})" if family else ""
-    return (f"<{NBSP}0.0001" if value < 1e-4 else f"{value:.2g}") + adjusted
-
-
-def claim_details(run: Campaign) -> Html:
-    """Every claim with its sentence, scope, test, what would refute it and the rows behind it."""
-    if not run.claims:
-        return page.paragraph("The claims were not evaluated.", "note")
-    parts = []
-    for claim in run.claims["claims"]:
-        margin = "" if claim["margin"] is None else f", margin {claim['margin']:g}"
-        facts = {
-            "Verdict": page.inline(
-                page.badge(claim["verdict"]), "; in the seed\u2019s words ", page.code(claim["seed_word"])
-            ),
-            "Found": claim["sentence"],
-            "Scope": claim["scope"],
-            "Estimand": claim["estimand"] or None,
-            "Arms": page.inline(*_codes(claim["arms"])) if claim["arms"] else None,
-            "Test": page.inline(page.code(claim["test"]), margin, _family(claim["family"])),
-            "Refuted if": claim["refuted_if"],
-            "Rows": _rows(claim["rows"]),
-        }
-        parts += [
-            Html(f'<h3 id="{page.html(claim["id"])}">{page.html(claim["id"])}: {page.html(claim["title"])}</h3>'),
-            page.paragraph(claim["statement"]),
-            page.facts({term: value for term, value in facts.items() if value is not None}),
-        ]
-    return page.join(*parts)
-
-
-def _codes(names: Sequence[str]) -> list[Any]:
-    return [part for name in names for part in (" against ", page.code(name))][1:]
-
-
-def _family(family: Mapping[str, Any] | None) -> str:
-    if not family:
-        return ""
-    return (
-        f", one of {plural(family['size'], 'test')} ({family['name']}), Holm-adjusted {p_value(family['p_adjusted'])}"
-    )
-
-
-def open_claims(run: Campaign) -> Html:
-    """What would settle the inconclusive claims: episodes by verdict and assumption, at the stated power."""
-    rows = []
-    for claim in (run.claims or {"claims": []})["claims"]:
-        for plan in claim["settle"]:
-            rows.append(
-                {
-                    "id": claim["id"],
-                    "claim": claim["title"],
-                    "truth": plan["assumption"],
-                    "verdict": page.badge(plan["verdict"]),
-                    "n": f"{plan['n']:,}" if plan["n"] else f"> {power.MOST:,}",
-                    "unit": plural(plan["n"] or power.MOST, plan["unit"]).split("\u00a0", 1)[1],
-                }
-            )
-    if not rows:
-        return page.paragraph("No claim is inconclusive.", "note")
-    heads = {"id": "Id", "claim": "Claim", "truth": "If", "verdict": "Then", "n": "With about", "unit": "of"}
-    note = (
-        f"Numbers have {percent(power.POWER)} power under the assumption in the row; the share of discordant pairs is "
-        "taken from the episodes at hand, which are few. A claim in a family is planned at its strictest Holm step."
-    )
-    table = page.table(rows, heads, ("n",), "Episodes that would settle the open claims", stacked=True)
-    return page.join(page.paragraph(note, "note"), table)
-
-
-def _rows(rows: Mapping[str, Any]) -> Html | None:
-    lines: list[str | Html] = []
-    for side, entry in rows.items():
-        if isinstance(entry, Mapping) and side == "published":
-            lines.append(f"published: {'; '.join(f'{method} {count}' for method, count in entry.items())}")
-        elif isinstance(entry, Mapping) and "digest" in entry:
-            lines.append(page.inline(f"{side}: {plural(entry['n'], 'row')}, digest ", page.code(entry["digest"])))
-        elif isinstance(entry, list) and entry:
-            lines.append(page.inline(f"{side.replace('_', ' ')}: ", page.code(", ".join(map(str, entry)))))
-    return page.join(*(page.paragraph(line) for line in lines)) if lines else None
-
-
-def words_table() -> Html:
-    """How our verdicts and the seed's words correspond."""
-    rows = [
-        {
-            "ours": page.badge(ours.split("/")[0]),
-            "scope": "few tasks, one policy" if "/" in ours else "",
-            "seed": page.code(seed),
-        }
-        for ours, seed in claims.SEED_WORDS.items()
-    ]
-    return page.table(rows, {"ours": "Verdict here", "scope": "Scope", "seed": "Seed\u2019s word"})
-
-
-def not_claimed(run: Campaign) -> Html:
-    """What this report does not say, from the claims that were not tested and the limits that always hold."""
-    items = [HEURISTIC, "The simulator\u2019s own success test decides; nobody watched the episodes."]
-    items.append("Episodes of one initial state are alike; intervals treat them as independent within an arm.")
-    if run.claims:
-        items += [
-            f"{c['id']}: {c['statement']} {c['sentence']}" for c in run.claims["claims"] if c["verdict"] == "not_tested"
-        ]
-    return Html("<ul>" + "".join(f"<li>{page.html(item)}</li>" for item in items) + "</ul>")
+    table = page.table(rows, heads, ("a", "b", "difference", "discordant", "p"), "Remedies, paired", stacked=True)
+    return page.join(table, pairs.differing(run, against))
 
 
 # --- provenance ---

@@ -16,35 +16,43 @@ from flashtrail.evidence.tables import PAIR_KEY
 MOST = 40  # starts named per cell; the index of all episodes has every one
 
 
-def differing(run: Campaign, arms: Sequence[str], reference: str) -> Html | None:
-    """Return, folded, the starts at which exactly one of an arm and the reference succeeded; None if there is none."""
+def differing(run: Campaign, against: Sequence[tuple[str, str]]) -> Html | None:
+    """Return, folded, the starts at which exactly one of an arm and its reference succeeded; None if there is none.
+
+    `against` are the pairs (arm, reference).
+    """
     keys, rows = list(PAIR_KEY), []
-    base = run.of_arm("episodes", reference)[[*keys, "success"]]
-    for arm in arms:
-        both = run.of_arm("episodes", arm)[[*keys, "success"]].merge(base, on=keys, suffixes=("_a", "_b"))
+    for arm, reference in against:
+        sides = [run.of_arm("episodes", name)[[*keys, "success"]] for name in (arm, reference)]
+        both = sides[0].merge(sides[1], on=keys, suffixes=("_a", "_b"))
         both = both[both["success_a"] != both["success_b"]].sort_values(keys, kind="stable")
-        if arm != reference and len(both):
+        if len(both):
             records = both.to_dict("records")
             only = [[row for row in records if row[f"success_{side}"]] for side in ("a", "b")]
-            cells = [_starts(run, arm, reference, found) for found in only]
-            rows.append({"arm": page.code(arm), "a": cells[0], "b": cells[1]})
+            cells = [starts(run, [arm, reference], found) for found in only]
+            rows.append({"arm": page.code(arm), "reference": page.code(reference), "a": cells[0], "b": cells[1]})
     if not rows:
         return None
-    heads = {"arm": "Arm", "a": "Only in this arm", "b": f"Only in {reference}"}
-    caption = "Starts at which one of the two succeeded: task/initial state (arm, reference)"
+    heads = {"arm": "Arm", "reference": "Reference", "a": "Only in this arm", "b": "Only in the reference"}
+    caption = "Starts at which one of the two succeeded; each is followed by links to its episode in both"
     return page.details("The discordant pairs", page.table(rows, heads, caption=caption, stacked=True))
 
 
-def _starts(run: Campaign, arm: str, reference: str, rows: Sequence[Mapping[str, Any]]) -> Html | None:
-    named = [_start(run, arm, reference, row).text for row in rows[:MOST]]
+def starts(run: Campaign, arms: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Html | None:
+    """Return starts by task, each as links to its episode in one arm or in two; the first `MOST`."""
+    tasks: dict[int, list[str]] = {}
+    for row in rows[:MOST]:
+        tasks.setdefault(row["task_id"], []).append(_start(run, arms, row).text)
+    parts = [f"task {task}, initial state {', '.join(found)}" for task, found in tasks.items()]
     more = [f"and {len(rows) - MOST} more"] if len(rows) > MOST else []
-    return Html(", ".join([*named, *more])) if named else None
+    return Html("; ".join([*parts, *more])) if parts else None
 
 
-def _start(run: Campaign, arm: str, reference: str, row: Mapping[str, Any]) -> Html:
-    repeat = f", repeat {row['repeat']}" if row["repeat"] else ""
-    name = f"{row['task_id']}/{row['init_state']}{repeat}"
-    ways = [(arm, "arm"), (reference, "reference")]
-    linked = [page.link(word, links.episode(run.pages[a], row)) for a, word in ways if a in run.pages]
-    inside = f"\u00a0({', '.join(way.text for way in linked)})" if linked else ""
-    return Html(f"{name}{inside}")
+def _start(run: Campaign, arms: Sequence[str], row: Mapping[str, Any]) -> Html:
+    name = f"{row['init_state']}" + (f", repeat {row['repeat']}" if row["repeat"] else "")
+    if len(arms) == 1 and arms[0] in run.pages:
+        return page.link(name, links.episode(run.pages[arms[0]], row))
+    words = ("arm", "reference")
+    ways = zip(arms, words, strict=False)
+    linked = [page.link(word, links.episode(run.pages[arm], row)) for arm, word in ways if arm in run.pages]
+    return Html(f"{name}\u00a0({', '.join(way.text for way in linked)})" if linked else name)

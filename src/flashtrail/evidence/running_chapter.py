@@ -14,7 +14,8 @@ from matplotlib.ticker import PercentFormatter
 
 from flashtrail.evidence import figures, page, statistics
 from flashtrail.evidence.campaign import Campaign
-from flashtrail.evidence.overview import arm_name, behind, rate_of
+from flashtrail.evidence.counts import behind
+from flashtrail.evidence.overview import arm_name, rate_of
 from flashtrail.evidence.page import Html
 from flashtrail.evidence.running import KINDS_OF_STEP
 from flashtrail.evidence.tables import ROUTES
@@ -174,7 +175,7 @@ def _rates(run: Campaign) -> Html:
     rows = []
     for arm, found in run.running.items():
         clock, shares = found["clock"], found["clock"]["shares"]
-        late = f"{clock['rounds_too_late']}/{clock['rounds']}"
+        late = behind(run, arm, f"{clock['rounds_too_late']}/{clock['rounds']}")
         rows.append(
             {
                 "arm": arm_name(arm, found),

@@ -6,10 +6,12 @@ Every sentence follows from where an interval lies; none is written in advance. 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from flashtrail.evidence import figures, page, signal
 from flashtrail.evidence.campaign import Campaign
+from flashtrail.evidence.counts import apart, behind, in_text, pooled
 from flashtrail.evidence.page import Html
 from flashtrail.evidence.statistics import Interval
 from flashtrail.evidence.wording import DASH, integers, listed, percent, percent_range, plural
@@ -25,15 +27,16 @@ def section(run: Campaign) -> Html:
         return page.paragraph("No arm drafted.", "note")
     if found["window"] is None:
         note = "The record does not say at which step a round was, so that nothing can be said of episodes\u2019 ends."
-        return page.join(acceptance(found["acceptance"]), page.paragraph(note, "note"))
+        return page.join(acceptance(run, found["acceptance"]), page.paragraph(note, "note"))
+    warning = alarm_words(found["alarm"], found["window"])
     parts = [
-        acceptance(found["acceptance"]),
+        acceptance(run, found["acceptance"]),
         page.paragraph(page.inline(page.bold("The episode\u2019s end. "), outcome_words(found))),
-        _outcome(found),
-        page.paragraph(page.inline(page.bold("A warning. "), alarm_words(found["alarm"], found["window"]))),
-        _reliability(found["reliability"]),
+        _outcome(run, found),
+        page.paragraph(page.inline(page.bold("A warning. "), in_text(warning, [partial(pooled, run)]))),
+        _reliability(run, found["reliability"]),
         page.paragraph(page.inline(page.bold("A dead wrist camera. "), camera_words(found["camera"]))),
-        _camera(found["camera"]),
+        _camera(run, found["camera"]),
     ]
     return page.join(*parts)
 
@@ -41,21 +44,22 @@ def section(run: Campaign) -> Html:
 # --- acceptance beside its control ---
 
 
-def acceptance(rows: Sequence[Mapping[str, Any]]) -> Html:
+def acceptance(run: Campaign, rows: Sequence[Mapping[str, Any]]) -> Html:
     """Return how often drafts were within tau, arm by arm, beside the full route against itself."""
     table = []
     for row in rows:
         control = row["control"]
-        between = f" [{_range(row['interval'])}]" if row["interval"] else ""
-        share = "" if row["within"] is None else f" ({percent(row['within'] / row['draft_rounds'])}{between})"
         table.append(
             {
                 "arm": page.code(row["arm"]),
-                "within": DASH if row["within"] is None else f"{row['within']}/{row['draft_rounds']}{share}",
+                "within": DASH if row["within"] is None else _within(run, row),
                 "radius": DASH if row["median_radius"] is None else f"{row['median_radius']:.3f}",
                 "control": "not measured for this policy"
                 if control is None
-                else f"{control['k']}/{control['n']} ({percent(control['rate'])} [{_range(control['wilson'])}])",
+                else page.inline(
+                    apart(f"{control['k']}/{control['n']}", "profile"),
+                    f" ({percent(control['rate'])} [{_range(control['wilson'])}])",
+                ),
                 "distance": DASH if control is None else f"{control['median_distance']:.3f}",
             }
         )
@@ -63,8 +67,16 @@ def acceptance(rows: Sequence[Mapping[str, Any]]) -> Html:
     heads |= {"control": "Control: full against itself [Wilson 95 %]", "distance": "Its median distance"}
     numeric = ("within", "radius", "control", "distance")
     caption = "Acceptance and its control, by the radius alone"
-    words = page.paragraph(page.inline(page.bold("Acceptance. "), acceptance_words(rows)))
+    words = page.paragraph(
+        page.inline(page.bold("Acceptance. "), in_text(acceptance_words(rows), [partial(apart, what="profile")]))
+    )
     return page.join(words, page.table(table, heads, numeric, caption, stacked=True))
+
+
+def _within(run: Campaign, row: Mapping[str, Any]) -> Html:
+    count = behind(run, row["arm"], f"{row['within']}/{row['draft_rounds']}")
+    between = f" [{_range(row['interval'])}]" if row["interval"] else ""
+    return page.inline(count, f" ({percent(row['within'] / row['draft_rounds'])}{between})")
 
 
 def acceptance_words(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -114,7 +126,7 @@ def _by_verdict(rows: Sequence[Mapping[str, Any]], what: str) -> str:
     return "; ".join(parts) + "."
 
 
-def _outcome(found: Mapping[str, Any]) -> Html:
+def _outcome(run: Campaign, found: Mapping[str, Any]) -> Html:
     whole = [r for r in found["outcome"] if r["unit"] == "episode" and r["before_step"] == found["window"]]
     drawing = page.figure(
         figures.auroc(whole),
@@ -123,19 +135,19 @@ def _outcome(found: Mapping[str, Any]) -> Html:
         "fail. Pairs are of one arm and task; episodes that ended sooner are left out. Orange: the interval lies above "
         "chance. Right: failed of all episodes.",
     )
-    rows = [_row(row) for row in found["outcome"]]
+    rows = [_row(run, row) for row in found["outcome"]]
     numeric = ("before", "auroc", "n", "episodes", "strata")
     table = page.table(rows, _HEADS, numeric, "AUROC for failure, rounds and episode means", stacked=True)
     return page.join(drawing, page.details("All of them: per round, and sooner in the episode", table))
 
 
-def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+def _row(run: Campaign, row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "signal": row["words"],
         "unit": row["unit"],
         "before": row["before_step"],
         "auroc": _auroc(row),
-        "n": f"{row['positive']}/{row['rows']}",
+        "n": pooled(run, f"{row['positive']}/{row['rows']}"),
         "episodes": row["episodes"],
         "strata": row["strata"],
     }
@@ -175,13 +187,13 @@ def alarm_words(found: Mapping[str, Any], window: int) -> str:
 # --- reliability ---
 
 
-def _reliability(found: Mapping[str, Any] | None) -> Html:
+def _reliability(run: Campaign, found: Mapping[str, Any] | None) -> Html:
     if found is None:
         return page.paragraph("Too few episodes to compare predicted with observed failure.", "note")
     rows = [
         {
             "predicted": percent(entry["predicted"]),
-            "count": f"{entry['k']}/{entry['n']}",
+            "count": pooled(run, f"{entry['k']}/{entry['n']}"),
             "observed": f"{percent(entry['rate'])} [{_range(entry['wilson'])}]",
         }
         for entry in found["bins"]
@@ -223,7 +235,7 @@ def camera_words(rows: Sequence[Mapping[str, Any]]) -> str:
     return " ".join(parts)
 
 
-def _camera(rows: Sequence[Mapping[str, Any]]) -> Html | None:
+def _camera(run: Campaign, rows: Sequence[Mapping[str, Any]]) -> Html | None:
     if not rows:
         return None
     table = []
@@ -231,7 +243,9 @@ def _camera(rows: Sequence[Mapping[str, Any]]) -> Html | None:
         means = row["means"] or {"broken": None, "whole": None}
         numbers = {key: DASH if value is None else f"{value:.3g}" for key, value in means.items()}
         entry = {"comparison": row["comparison"], "signal": row["words"], "auroc": _auroc(row), **numbers}
-        table.append(entry | {"n": f"{row['positive']}/{row['rows']}", "episodes": integers([row["episodes"]])})
+        table.append(
+            entry | {"n": pooled(run, f"{row['positive']}/{row['rows']}"), "episodes": integers([row["episodes"]])}
+        )
     heads = {"comparison": "Rounds compared", "signal": "Signal", "auroc": "AUROC [95 %]", "broken": "Mean, broken"}
     heads |= {"whole": "Mean, whole", "n": "Broken / all rounds", "episodes": "Episodes"}
     numeric = ("auroc", "broken", "whole", "n", "episodes")

@@ -13,6 +13,7 @@ import pandas as pd
 
 from flashtrail.evidence import links, page, statistics, tables
 from flashtrail.evidence.campaign import Campaign
+from flashtrail.evidence.counts import behind
 from flashtrail.evidence.overview import arm_name
 from flashtrail.evidence.page import Html
 from flashtrail.evidence.wording import DASH, counted, percent, percent_range, plural
@@ -47,8 +48,8 @@ def _rates(run: Campaign, seen: pd.DataFrame) -> Html:
         rows.append(
             {
                 "arm": arm_name(str(arm), run.summaries[str(arm)]),
-                "own": counted(own),
-                "verified": counted(verified),
+                "own": behind(run, str(arm), counted(own)),
+                "verified": behind(run, str(arm), counted(verified)),
                 "rate": percent(verified.rate),
                 "wilson": percent_range(verified.wilson) if verified.wilson else DASH,
                 "apart": str(len(disagreements(part))),

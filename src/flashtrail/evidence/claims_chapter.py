@@ -1,0 +1,179 @@
+"""The part of a report about claims: matrix, details with the rows behind them, what would settle the open ones.
+
+Verdicts and sentences are those of claims.json; nothing is judged here. Knows campaign, counts, page and wording.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flashtrail.evidence import claims, counts, links, overview, page, pairs, power
+from flashtrail.evidence.campaign import Campaign
+from flashtrail.evidence.page import Html
+from flashtrail.evidence.wording import NBSP, p_value, percent, plural
+
+
+def matrix(run: Campaign, details_here: bool = False) -> Html:
+    """Every claim in one row: statement, verdict, counts and interval, the seed's word.
+
+    `details_here`: the page has the claims' details, too; else links go to the chapter that has them, if there is one.
+    """
+    if not run.claims:
+        return page.paragraph("The claims were not evaluated.", "note")
+    place = "" if details_here else chapter(run)
+    rows = [
+        {
+            "id": _id(claim["id"], place),
+            "claim": claim["statement"],
+            "verdict": page.badge(claim["verdict"]),
+            "numbers": counts.of_claim(run, claim, claim["short"], place) if claim["short"] else None,
+            "p": _p(claim["p"], claim["family"]),
+            "seed": _seed(claim["seed"]),
+        }
+        for claim in run.claims["claims"]
+    ]
+    columns = {"id": "Id", "claim": "Claim", "verdict": "Verdict", "numbers": "k/n; difference [95 %]", "p": "p"}
+    return page.table(
+        rows, columns | {"seed": "Seed run said"}, caption="Verdicts, computed from the tables", stacked=True
+    )
+
+
+def _id(name: str, place: str | None) -> Any:
+    return name if place is None else page.link(name, f"{place}#{name}")
+
+
+def _seed(seed: Mapping[str, Any]) -> Html:
+    figures = _quoted(seed["figures"].replace("->", "\u2192")).text
+    parts = [page.code(seed["word"]).text if seed["word"] else "", figures]
+    return Html("<br>".join(part for part in parts if part))
+
+
+def _p(value: float | None, family: Mapping[str, Any] | None) -> str | None:
+    if value is None:
+        return None
+    adjusted = f" (Holm {_p(family['p_adjusted'], None)})" if family else ""
+    return (f"<{NBSP}0.0001" if value < 1e-4 else f"{value:.2g}") + adjusted
+
+
+def details(run: Campaign) -> Html:
+    """Every claim with its sentence, scope, test, what would refute it and the rows behind it."""
+    if not run.claims:
+        return page.paragraph("The claims were not evaluated.", "note")
+    parts = []
+    for claim in run.claims["claims"]:
+        margin = "" if claim["margin"] is None else f", margin {claim['margin']:g}"
+        facts = {
+            "Verdict": page.inline(
+                page.badge(claim["verdict"]), "; in the seed\u2019s words ", page.code(claim["seed_word"])
+            ),
+            "Found": counts.of_claim(run, claim, claim["sentence"], ""),
+            "Scope": claim["scope"],
+            "Estimand": claim["estimand"] or None,
+            "Arms": page.inline(*_arms(run, claim["arms"])) if claim["arms"] else None,
+            "Test": page.inline(page.code(claim["test"]), margin, _family(claim["family"])),
+            "Refuted if": claim["refuted_if"],
+            "Rows": _rows(run, claim),
+        }
+        parts += [
+            Html(f'<h3 id="{page.html(claim["id"])}">{page.html(claim["id"])}: {page.html(claim["title"])}</h3>'),
+            page.paragraph(claim["statement"]),
+            page.facts({term: value for term, value in facts.items() if value is not None}),
+        ]
+    return page.join(*parts)
+
+
+def _arms(run: Campaign, names: Sequence[str]) -> list[Any]:
+    return [part for name in names for part in (" against ", counts.behind(run, name, page.code(name)))][1:]
+
+
+def _family(family: Mapping[str, Any] | None) -> str:
+    if not family:
+        return ""
+    return (
+        f", one of {plural(family['size'], 'test')} ({family['name']}), Holm-adjusted {p_value(family['p_adjusted'])}"
+    )
+
+
+def unsettled(run: Campaign, details_here: bool = False) -> Html:
+    """What would settle the inconclusive claims: episodes by verdict and assumption, at the stated power."""
+    rows, place = [], "" if details_here else chapter(run)
+    for claim in (run.claims or {"claims": []})["claims"]:
+        for plan in claim["settle"]:
+            rows.append(
+                {
+                    "id": _id(claim["id"], place),
+                    "claim": claim["title"],
+                    "truth": plan["assumption"],
+                    "verdict": page.badge(plan["verdict"]),
+                    "n": f"{plan['n']:,}" if plan["n"] else f"> {power.MOST:,}",
+                    "unit": plural(plan["n"] or power.MOST, plan["unit"]).split("\u00a0", 1)[1],
+                }
+            )
+    if not rows:
+        return page.paragraph("No claim is inconclusive.", "note")
+    heads = {"id": "Id", "claim": "Claim", "truth": "If", "verdict": "Then", "n": "With about", "unit": "of"}
+    note = (
+        f"Numbers have {percent(power.POWER)} power under the assumption in the row; the share of discordant pairs is "
+        "taken from the episodes at hand, which are few. A claim in a family is planned at its strictest Holm step."
+    )
+    table = page.table(rows, heads, ("n",), "Episodes that would settle the open claims", stacked=True)
+    return page.join(page.paragraph(note, "note"), table)
+
+
+def _rows(run: Campaign, claim: Mapping[str, Any]) -> Html | None:
+    """What a verdict stands on: rows with their digest, and episodes by name, as links where they have pages."""
+    lines: list[str | Html | None] = []
+    arms = dict(zip(("arm", "control"), claim["arms"], strict=False))
+    for side, entry in claim["rows"].items():
+        if side == "published":
+            named = (f"{a} {b}" for a, b in entry.items()) if isinstance(entry, Mapping) else entry
+            lines.append(page.inline("published: ", _quoted("; ".join(named))))
+        elif isinstance(entry, Mapping) and "digest" in entry:
+            rows = counts.behind(run, arms.get(side, side), plural(entry["n"], "row"))
+            lines.append(page.inline(f"{side}: ", rows, ", digest ", page.code(entry["digest"])))
+        elif isinstance(entry, list) and entry and side in _EPISODES:
+            found = pairs.starts(run, claim["arms"], [links.pair(name) for name in entry])
+            lines.append(page.inline(f"{_EPISODES[side]}: ", found))
+        elif isinstance(entry, list) and entry:
+            lines.append(page.inline(f"{side.replace('_', ' ')}: ", page.code(", ".join(map(str, entry)))))
+    return page.join(*(page.paragraph(line) for line in lines)) if lines else None
+
+
+_EPISODES = {"only_arm": "success only in the arm", "only_control": "success only in the control", "failed": "failed"}
+
+
+def _quoted(text: str) -> Html:
+    return counts.in_text(text, [lambda count: counts.apart(count, "published")])
+
+
+def chapter(run: Campaign) -> str | None:
+    """Return the name of the page with the claims' details, or None where it is not written."""
+    return next((path.name for path in run.files("chapters") if path.stem == "claims"), None)
+
+
+def words_table() -> Html:
+    """How our verdicts and the seed's words correspond."""
+    rows = [
+        {
+            "ours": page.badge(ours.split("/")[0]),
+            "scope": "few tasks, one policy" if "/" in ours else "",
+            "seed": page.code(seed),
+        }
+        for ours, seed in claims.SEED_WORDS.items()
+    ]
+    return page.table(rows, {"ours": "Verdict here", "scope": "Scope", "seed": "Seed\u2019s word"})
+
+
+def not_claimed(run: Campaign) -> Html:
+    """What this report does not say, from the claims that were not tested and the limits that always hold."""
+    items: list[Any] = [
+        overview.HEURISTIC,
+        "The simulator\u2019s own success test decides, unless a claim names the verified one; no person watched.",
+        "Episodes of one initial state are alike; intervals treat them as independent within an arm.",
+    ]
+    for claim in (run.claims or {"claims": []})["claims"]:
+        if claim["verdict"] == "not_tested":
+            words = counts.of_claim(run, claim, claim["sentence"], chapter(run))
+            items.append(page.inline(f"{claim['id']}: {claim['statement']} ", words))
+    return Html("<ul>" + "".join(f"<li>{page.html(item)}</li>" for item in items) + "</ul>")
