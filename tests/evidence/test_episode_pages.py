@@ -62,7 +62,7 @@ def test_every_link_of_a_moved_directory_leads_to_a_file_and_an_anchor(reports):
             if target.startswith(("data:", "http")):
                 continue
             place, _, anchor = target.partition("#")
-            found = (path.parent / place).resolve()
+            found = (path.parent / place).resolve() if place else path.resolve()
             assert found.is_file() and reports.resolve() in found.parents, f"{path}: {target}"
             assert not anchor or f'id="{anchor}"' in found.read_text(), f"{path}: {target}"
             followed += 1

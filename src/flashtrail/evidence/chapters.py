@@ -68,8 +68,8 @@ def success_table(run: Campaign) -> Html:
             }
         )
     heads = {"arm": "Arm", "count": "k/n", "rate": "Rate", "wilson": "Wilson 95 %", "exact": "Exact 95 %"}
-    table = page.table(rows, heads, ("count", "rate", "wilson", "exact"), caption="Success, all tasks")
-    return Html(f'<div id="{links.ARMS}">{table.text}</div>')
+    numeric = ("count", "rate", "wilson", "exact")
+    return page.table(rows, heads, numeric, caption="Success, all tasks", anchor=links.ARMS)
 
 
 def success_by_task(run: Campaign) -> Html | None:

@@ -81,11 +81,12 @@ def table(
     numeric: Sequence[str] = (),
     caption: str = "",
     stacked: bool = False,
+    anchor: str = "",
 ) -> Html:
     """A table. `columns` maps keys to heads, in order; `numeric` columns are set right-aligned.
 
     On a narrow screen it scrolls sideways inside its own box or, `stacked`, each row becomes a block of
-    head-value pairs.
+    head-value pairs. `anchor` is its id, to which other places may link.
     """
     entries = list(rows)
     if not entries:
@@ -98,8 +99,10 @@ def table(
         body.append(f"<tr>{cells}</tr>")
     name = f"<caption>{html(caption)}</caption>" if caption else ""
     kind = "stacked" if stacked else "wide"
+    place = f' id="{escape(anchor, quote=True)}"' if anchor else ""
+    label = escape(caption or "table", quote=True)
     return Html(
-        f'<div class="table {kind}" role="region" tabindex="0" aria-label="{escape(caption or "table", quote=True)}">'
+        f'<div{place} class="table {kind}" role="region" tabindex="0" aria-label="{label}">'
         f"<table>{name}<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
 
