@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from evidence.simulated import METADATA, SUITE, write_reports
 from PIL import Image
+from pypdf import PdfReader
 
+from flashtrail import provenance
 from flashtrail.errors import UserError
 from flashtrail.evidence import browser, layout, page, report, tables
 
@@ -130,14 +132,54 @@ def test_the_first_screen_has_every_answer(chromium, reports):
         assert claimed is not None and claimed["y"] + claimed["height"] < browser.DESK[1]
 
 
-def test_on_paper_nothing_is_cut_and_what_is_folded_is_open(chromium, reports):
-    with browser.opened(chromium, reports / "final.html", (680, 960)) as found:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "final.html",
+        "claims.html",
+        f"episodes/{LONG}/index.html",
+        f"episodes/clean/{SUITE}_task_0_init_000_repeat_0.html",
+    ],
+)
+def test_on_paper_nothing_is_cut_and_what_is_folded_is_open(chromium, reports, name):
+    """A4 less its margins is 680 px wide. Links are not told from text, and nothing dark is printed but figures."""
+    with browser.opened(chromium, reports / name, (680, 960)) as found:
         found.page.emulate_media(media="print")
         found.page.evaluate("() => dispatchEvent(new Event('beforeprint'))")
         assert found.page.locator("details:not([open])").count() == 0
         wide = "[...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > innerWidth)"
         assert found.page.evaluate(f"{wide}.map(e => e.tagName + ' ' + e.textContent.slice(0, 60))") == []
         assert found.page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        dark = """() => [...document.querySelectorAll("body, body *:not(svg):not(svg *):not(video)")].filter(e => {
+          const rgb = getComputedStyle(e).backgroundColor.match(/[\\d.]+/g).map(Number);
+          return rgb[3] !== 0 && Math.min(...rgb.slice(0, 3)) < 230; }).map(e => e.outerHTML.slice(0, 80))"""
+        assert found.page.evaluate(dark) == []
+        looks = "[...document.querySelectorAll('a')].map(a => getComputedStyle(a).textDecorationLine)"
+        assert set(found.page.evaluate(looks)) <= {"none"}
+
+
+def test_a_tables_head_is_on_each_of_its_pages(chromium, tmp_path):
+    """Chromium leaves buttons out of a head that it repeats; a table that goes on would have an empty one."""
+    rows = [{"n": number} for number in range(200)]
+    said = printed(chromium, written(tmp_path, page.table(rows, {"n": "Uncommon"}).text))
+    assert len(said) >= 4 and [text.count("Uncommon") for text in said] == [1] * len(said)
+
+
+def test_on_paper_no_heading_is_left_behind_and_pages_are_numbered(chromium, reports):
+    """What ends a page is never a heading or a claim's statement: they go with what they are about."""
+    said = printed(chromium, reports / "claims.html")
+    verdicts = provenance.json_load(reports.parent / "claims.json")["claims"]
+    last = [[line for line in text.splitlines() if line.strip()][-2:] for text in said]
+    heads = [f"{claim['id']}: {claim['title']}" for claim in verdicts] + [claim["statement"] for claim in verdicts]
+    heads += ["Matrix", "One by one", "Words", "What is not claimed"]
+    assert len(said) >= 8 and not {line for lines in last for line in lines} & set(heads)
+    assert all(f"{number} of {len(said)}" in text for number, text in enumerate(said, 1))
+
+
+def printed(chromium, path: Path) -> list[str]:
+    """The text of each page of a report as it is printed on A4."""
+    with browser.opened(chromium, path) as found:
+        return [sheet.extract_text() for sheet in PdfReader(io.BytesIO(found.page.pdf(format="A4"))).pages]
 
 
 def test_every_kind_of_page_is_checked_and_a_screenshot_left(chromium, reports):

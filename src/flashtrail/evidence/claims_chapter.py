@@ -75,11 +75,9 @@ def details(run: Campaign) -> Html:
             "Refuted if": claim["refuted_if"],
             "Rows": _rows(run, claim),
         }
-        parts += [
-            Html(f'<h3 id="{page.html(claim["id"])}">{page.html(claim["id"])}: {page.html(claim["title"])}</h3>'),
-            page.paragraph(claim["statement"]),
-            page.facts({term: value for term, value in facts.items() if value is not None}),
-        ]
+        head = f'<h3 id="{page.html(claim["id"])}">{page.html(claim["id"])}: {page.html(claim["title"])}</h3>'
+        told = page.facts({term: value for term, value in facts.items() if value is not None})
+        parts.append(Html(f"<section>{head}{page.paragraph(claim['statement']).text}{told.text}</section>"))
     return page.join(*parts)
 
 

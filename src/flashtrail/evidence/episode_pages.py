@@ -154,7 +154,7 @@ def _facts(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> Html:
     verified = _given(row.get("verified_success"))
     facts: dict[str, Any] = {
         "End": page.inline(page.bold(end), f"; {row['error']}" if _given(row["error"]) else ""),
-        "Verified": None if verified is None else f"success held when looked at again: {'yes' if verified else 'no'}",
+        "Verified": None if verified is None else _verified_words(verified, row),
         "Rounds": _rounds_words(row),
         "Fault": _fault_words(rounds),
         "Guard": _guard_words(rounds),
@@ -163,6 +163,12 @@ def _facts(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> Html:
         "Name": page.code(tables.episode_id(row)),
     }
     return page.facts({term: value for term, value in facts.items() if value is not None})
+
+
+def _verified_words(verified: bool, row: Mapping[str, Any]) -> str:
+    missing = _given(row.get("verified_reason"))
+    seen = "the behaviour that the task implies was seen" if verified else "not"
+    return f"{seen}: {missing}" if missing else seen
 
 
 def _given(value: Any) -> Any:

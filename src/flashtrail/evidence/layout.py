@@ -51,7 +51,7 @@ caption { text-align: left; font-size: .84rem; color: var(--soft); padding-botto
 th, td { text-align: left; vertical-align: top; padding: .38rem 1.1rem .38rem 0; border-bottom: 1px solid var(--line); }
 th { border-bottom: 1.5px solid var(--ink); font-weight: 650; vertical-align: bottom; }
 td:first-child:has(code) { min-width: 9.5rem; }
-.number { text-align: right; white-space: nowrap; } th.number { white-space: normal; }
+.number { text-align: right; white-space: nowrap; } td .kept { white-space: nowrap; } th.number { white-space: normal; }
 .row { display: flex; flex-wrap: wrap; gap: .6rem 2.2rem; align-items: flex-start; }
 .row > .table { flex: 1 1 24rem; min-width: 0; } .row th, .row td { padding-right: .8rem; }
 figure { margin: 1rem 0 1.4rem; flex: 0 1 452px; min-width: 0; max-width: 452px; }
@@ -101,16 +101,22 @@ pre { overflow-x: auto; font-size: .8rem; background: var(--tint); padding: .7re
   table { min-width: 100%; } th, td { padding-right: .8rem; }
 }
 @media print {
-  @page { margin: 16mm 15mm; }
+  @page { margin: 16mm 15mm; @bottom-right { content: counter(page) " of " counter(pages); font: 8pt sans-serif; } }
   html { font-size: 12px; } body { font-size: 10pt; } main, main > * { max-width: none; } main { padding: 0; }
-  nav, video, .film { display: none; } .sortable th button { text-decoration: none; } :target { background: none; }
+  nav, video, .film { display: none; } :target { background: none; } footer { margin-top: 1rem; }
+  .sortable th button { display: contents; text-decoration: none; }
   .lane, .lane svg { break-inside: avoid; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-  h2 { break-after: avoid; margin-top: 1.6rem; } figure, tr, .facts dd { break-inside: avoid; }
+  h2 { margin-top: 1.6rem; } h2, h3, h3 + p, caption, summary, .note:has(+ .table) { break-after: avoid; }
+  figure, section, tr, thead, .facts dd, footer { break-inside: avoid; } footer { break-before: avoid; }
+  thead { display: table-header-group; break-after: avoid; } tbody tr:last-child { break-before: avoid; }
   .table { overflow: visible; font-size: 8.5pt; } .row { display: block; }
-  .table th, .table td { padding-left: .2rem; padding-right: .2rem; } .table td, .table td * { white-space: normal; }
+  .table th, .table td { padding-left: .3rem; padding-right: .3rem; }
+  .table td, .table td :not(.kept) { white-space: normal; }
   figure { display: inline-block; vertical-align: top; width: 47%; margin-right: 2%; }
-  details::details-content { content-visibility: visible; block-size: auto; }
-  a { color: inherit; text-decoration: none; }
+  figure:only-of-type { width: 54%; } .ways { display: none; }
+  .first .facts { grid-template-columns: 14rem minmax(0, 1fr); }
+  details::details-content { content-visibility: visible; block-size: auto; } summary { list-style: none; }
+  a, .apart { color: inherit; text-decoration: none; }
 }
 """
 

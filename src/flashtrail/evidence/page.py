@@ -57,7 +57,7 @@ def code(text: Any) -> Html:
 
 
 def _breakable(text: Any) -> str:
-    return re.sub("(?<=[_/])", "<wbr>", html(text))
+    return re.sub(r"(?<=\w\w[_/])", "<wbr>", html(text))
 
 
 def bold(text: Any) -> Html:
@@ -112,7 +112,18 @@ def _cell(value: Any, head: str, number: bool) -> str:
     names = f' class="{" ".join(kinds)}"' if kinds else ""
     place = sort_value(value)
     order = "" if place is None else f' data-sort="{place:.6g}"'
-    return f'<td data-head="{escape(head, quote=True)}"{order}{names}><div>{html(value)}</div></td>'
+    return f'<td data-head="{escape(head, quote=True)}"{order}{names}><div>{_kept(html(value))}</div></td>'
+
+
+_interval = re.compile(r"\[[-\u2212+\d][^\[\]<>]{2,24}\]")
+
+
+def _kept(text: str) -> str:
+    """Return HTML in which the two ends of an interval stay on one line."""
+    pieces = _tags.split(text)
+    kept = (_interval.sub(r'<span class="kept">\g<0></span>', piece) for piece in pieces)
+    tags = [*_tags.findall(text), ""]
+    return "".join(piece + tag for piece, tag in zip(kept, tags, strict=True))
 
 
 _tags = re.compile(r"<[^>]+>")

@@ -55,4 +55,6 @@ def _start(run: Campaign, arms: Sequence[str], row: Mapping[str, Any]) -> Html:
     words = ("arm", "reference")
     ways = zip(arms, words, strict=False)
     linked = [page.link(word, links.episode(run.pages[arm], row)) for arm, word in ways if arm in run.pages]
-    return Html(f"{name}\u00a0({', '.join(way.text for way in linked)})" if linked else name)
+    if not linked:
+        return Html(name)
+    return Html(f'{name}<span class="ways">\u00a0({", ".join(way.text for way in linked)})</span>')
