@@ -2,14 +2,15 @@
 
 A closed-loop phase machine per task. It can start from any state of the arm, closes only when it has arrived,
 notices a grasp that missed (fingers met, or the object stayed behind) and tries again. Knows the geometry of three
-libero_goal tasks (docs/libero.md); knows no images, no noise and no recording. Lengths are metres, world frame;
-one control unit is 0.05 m or 0.5 rad.
+libero_goal tasks (docs/reference/LIBERO.md); knows no images, no noise and no recording. Lengths are metres, world
+frame; one control unit is 0.05 m or 0.5 rad.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -272,25 +273,20 @@ class DrawerExpert(Expert):
         return self.anchor - 0.08 * self._fingers, OPEN, 1.0
 
 
-BOWL_ON_STOVE = PickPlace(
-    item="akita_black_bowl_1",
-    grasp=(0.0, 0.050, 0.037),  # its rim
-    hover=0.10,
-    carry_z=1.08,
-    goal="site:flat_stove_1_cook_region",
-    goal_offset=(0.0, 0.0, 0.0),
-    release=0.012,
-    held_width=0.002,
-)
-BOTTLE_ON_CABINET = PickPlace(
-    item="wine_bottle_1",
+# What an object asks for wherever it goes: how to take it, how far to clear it.
+ABOVE = (0.0, 0.0, 0.0)  # right over the goal
+BOWL = partial(
+    PickPlace, item="akita_black_bowl_1", grasp=(0.0, 0.050, 0.037), hover=0.10, goal_offset=ABOVE, held_width=0.002
+)  # by its rim
+BOTTLE = partial(PickPlace, item="wine_bottle_1", hover=0.14, held_width=0.01)
+
+BOWL_ON_STOVE = BOWL(carry_z=1.08, goal="site:flat_stove_1_cook_region", release=0.012)
+BOTTLE_ON_CABINET = BOTTLE(
     grasp=(0.0, 0.0, 0.120),
-    hover=0.14,
     carry_z=1.38,
     goal="site:wooden_cabinet_1_top_side",
     goal_offset=(-0.03, 0.03, 0.0),
     release=0.012,
-    held_width=0.01,
 )
 
 TASKS: dict[int, Callable[[], Expert]] = {
@@ -300,8 +296,8 @@ TASKS: dict[int, Callable[[], Expert]] = {
 }
 
 
-def for_task(task_id: int) -> Expert:
-    """A fresh expert for a libero_goal task; UserError for a task it does not know."""
-    if task_id not in TASKS:
-        raise UserError(f"the scripted expert knows libero_goal tasks {sorted(TASKS)}, not {task_id}")
-    return TASKS[task_id]()
+def for_task(task_id: int, known: Mapping[int, Callable[[], Expert]] = TASKS) -> Expert:
+    """A fresh expert for a libero_goal task; UserError for a task that is not among `known`."""
+    if task_id not in known:
+        raise UserError(f"the scripted expert knows libero_goal tasks {sorted(known)}, not {task_id}")
+    return known[task_id]()

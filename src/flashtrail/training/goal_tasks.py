@@ -10,10 +10,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from flashtrail.errors import UserError
 from flashtrail.training import expert
 from flashtrail.training.expert import (
+    ABOVE,
     ARRIVED,
+    BOTTLE,
+    BOWL,
     CLOSE_STEPS,
     CLOSED,
     DOWN,
@@ -28,7 +30,6 @@ from flashtrail.training.expert import (
     servo,
 )
 
-_BOWL_RIM = (0.0, 0.050, 0.037)
 _Target = tuple[Vector, Vector, float, float]  # position, attitude, gripper, top speed
 
 
@@ -38,15 +39,11 @@ def rotation_z(angle: float) -> Vector:
     return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 
 
-BOWL_ON_CABINET = PickPlace(
-    item="akita_black_bowl_1",
-    grasp=_BOWL_RIM,
-    hover=0.10,
-    carry_z=1.30,
-    goal="site:wooden_cabinet_1_top_side",
-    goal_offset=(0.0, 0.0, 0.0),
-    release=0.02,
-    held_width=0.002,
+BOWL_ON_CABINET = BOWL(carry_z=1.30, goal="site:wooden_cabinet_1_top_side", release=0.02)
+BOWL_ON_PLATE = BOWL(carry_z=1.06, goal="body:plate_1", release=0.02)
+BOWL_IN_DRAWER = BOWL(carry_z=1.24, goal="site:wooden_cabinet_1_top_region", release=0.06)
+BOTTLE_ON_RACK = BOTTLE(
+    grasp=(0.0, 0.0, 0.115), carry_z=1.42, goal="site:wine_rack_1_top_region", goal_offset=ABOVE, release=0.0
 )
 CHEESE_IN_BOWL = PickPlace(
     item="cream_cheese_1",
@@ -54,39 +51,9 @@ CHEESE_IN_BOWL = PickPlace(
     hover=0.10,
     carry_z=1.08,
     goal="body:akita_black_bowl_1",
-    goal_offset=(0.0, 0.0, 0.0),
+    goal_offset=ABOVE,
     release=0.045,
     held_width=0.01,
-)
-BOWL_ON_PLATE = PickPlace(
-    item="akita_black_bowl_1",
-    grasp=_BOWL_RIM,
-    hover=0.10,
-    carry_z=1.06,
-    goal="body:plate_1",
-    goal_offset=(0.0, 0.0, 0.0),
-    release=0.02,
-    held_width=0.002,
-)
-BOTTLE_ON_RACK = PickPlace(
-    item="wine_bottle_1",
-    grasp=(0.0, 0.0, 0.115),
-    hover=0.14,
-    carry_z=1.42,
-    goal="site:wine_rack_1_top_region",
-    goal_offset=(0.0, 0.0, 0.0),
-    release=0.0,
-    held_width=0.01,
-)
-BOWL_IN_DRAWER = PickPlace(
-    item="akita_black_bowl_1",
-    grasp=_BOWL_RIM,
-    hover=0.10,
-    carry_z=1.24,
-    goal="site:wooden_cabinet_1_top_region",
-    goal_offset=(0.0, 0.0, 0.0),
-    release=0.06,
-    held_width=0.002,
 )
 
 
@@ -247,6 +214,4 @@ TASKS: dict[int, Callable[[], Expert]] = {
 
 def for_task(task_id: int) -> Expert:
     """A fresh expert for a libero_goal task; UserError for one that does not exist."""
-    if task_id not in TASKS:
-        raise UserError(f"libero_goal has tasks 0 to 9, not {task_id}")
-    return TASKS[task_id]()
+    return expert.for_task(task_id, TASKS)
