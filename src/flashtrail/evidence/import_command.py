@@ -76,7 +76,8 @@ class Report:
         add("runs", type=Path, nargs="+", metavar="DIR", help="what import-run wrote; several are shown side by side")
         add("--out", type=Path, metavar="DIR", help="where the report goes (default: the first DIR)")
         add("--claims", type=Path, default=_PROJECT / "claims.yaml", metavar="FILE", help="the claims to judge")
-        add("--notebook", type=Path, default=_PROJECT / "notebooks" / "final.ipynb", metavar="FILE")
+        notebook = _PROJECT / "notebooks" / "final.ipynb"
+        add("--notebook", type=Path, default=notebook, metavar="FILE", help="what is rendered (default: final.ipynb)")
 
     @staticmethod
     def run(arguments: argparse.Namespace) -> int:
