@@ -42,6 +42,7 @@ def checked_experiment():
 
 EXPERIMENT = checked_experiment()
 CHAPTERS = ["baseline", "profiling", "robustness", "guard", "clock", "claims"]
+CHECKUP = experiments.checkup_arm.NAME
 
 
 wildcard_constraints:
@@ -127,7 +128,8 @@ def gpus(policy):
 
 
 def devices():
-    return sorted({EXPERIMENT.policies[name].device for name in EXPERIMENT.used_policies})
+    checked = {EXPERIMENT.checkup.policy} if EXPERIMENT.checkup else set()
+    return sorted({EXPERIMENT.policies[name].device for name in {*EXPERIMENT.used_policies, *checked}})
 
 
 # --- files ---
@@ -173,7 +175,7 @@ def table_files(directory):
 
 
 def shard_inputs(arm, name):
-    return [f"results/rollouts/{arm}/task_{task}/{name}" for task in EXPERIMENT.task_ids]
+    return [f"results/rollouts/{arm}/task_{task}/{name}" for task in EXPERIMENT.tasks_of(arm)]
 
 
 def policy_of_arm(wildcards):
@@ -232,7 +234,7 @@ def expected_of(wildcards):
     """The episodes that an arm must have: the merge compares them with the rows."""
     arm = EXPERIMENT.arm(wildcards.arm)
     keys = ("arm", "policy", "suite", "seed", "init_states", "repeats")
-    return {key: arm[key] for key in keys} | {"tasks": EXPERIMENT.task_ids}
+    return {key: arm[key] for key in keys} | {"tasks": EXPERIMENT.tasks_of(wildcards.arm)}
 
 
 def evidence_files(arms=None):
@@ -265,6 +267,13 @@ def page_files(arms):
 def drill_tables(arms):
     """What is concluded of drills from: the tables of these arms, as lists of files by kind."""
     return {table: [f"results/tables/{arm}/{table}.parquet" for arm in arms] for table in TABLES}
+
+
+def upwards_of(wildcards):
+    """Where an episode's page leads up to, seen from it: the report of its arm and, if it has one, the index of starts."""
+    if wildcards.arm == CHECKUP:
+        return {"report": "../../checkup.html", "index": None}
+    return {"report": "../../final.html", "index": "../index.html"}
 
 
 def chapter_files(chapter):

@@ -61,6 +61,12 @@ def changed(data: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("guards/wrist_health/max_ag", 4, "guard wrist_health: unknown parameter 'max_ag'; did you mean 'max_age'?"),
         ("smoke", {"task": 5}, "smoke.task: 5 is not among tasks"),
         ("policies/pi0_nano/device", "gpu", "policies.pi0_nano.device"),
+        ("checkup/episods", 3, "unknown key 'checkup.episods'; did you mean 'episodes'?"),
+        ("checkup/policy", "pi0_nan", "checkup.policy: unknown name 'pi0_nan'; did you mean 'pi0_nano'?"),
+        ("checkup/task", 10, "checkup.task: task 10 is out of range 0-9"),
+        ("checkup/first_init_state", 1, "checkup.episodes: init state 50 is out of range 0-49"),
+        ("checkup/flash", {"tau_radus": 1}, "checkup.flash: unknown name 'tau_radus'; did you mean 'tau_radius'?"),
+        ("arms/checkup", {"policy": "pi0_nano"}, "arms.checkup: this is the name of the checkup's arm"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_remedy(data, path, value, words):
@@ -88,6 +94,19 @@ def test_an_arm_changes_only_the_flash_settings_it_names(data):
     experiment = config.parse(data)
     clean, full = experiment.arm("clean")["flash"], experiment.arm("full_only")["flash"]
     assert {k for k in clean if clean[k] != full[k]} == {"force_full_each_round"}
+
+
+def test_the_checkup_is_an_arm_of_its_own_task_and_seed_beside_those_of_the_final_report(data):
+    experiment, without = config.parse(data), config.parse({k: v for k, v in data.items() if k != "checkup"})
+    arm = experiment.arm("checkup")
+    assert (arm["init_states"], arm["seed"], arm["condition"]["kind"]) == (list(range(50)), 11, "none")
+    assert experiment.tasks_of("checkup") == [0] and experiment.tasks_of("clean") == [0, 1, 2]
+    assert "checkup" not in experiment.arms and list(experiment.all_arms)[-1] == "checkup"
+    assert {n: without.arm(n) for n in without.arms} == {n: experiment.arm(n) for n in experiment.arms}
+    changed_seed = config.parse(changed(data, "checkup/seed", None)).arm("checkup")
+    assert changed_seed["seed"] == experiment.seed and arm | {"seed": 7} == changed_seed
+    with pytest.raises(ValueError, match="arm: unknown name 'checkup'"):
+        without.arm("checkup")
 
 
 def test_overlay_merges_and_only_replaces():

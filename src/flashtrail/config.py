@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
-from flashtrail import drill_arms, grids, sweeps
+from flashtrail import checkup_arm, drill_arms, grids, sweeps
 from flashtrail.errors import UserError, nearest
 from flashtrail.rollouts import clock as clocks
 from flashtrail.rollouts import faults
@@ -67,7 +67,7 @@ class Policy(_Strict):
     dtype: Literal["float32", "bfloat16"] = "float32"
     backend: Literal["auto", "torch", "triton"] = Field("auto", description="what computes; auto: see docs/flash.md")
     threads: int = Field(1, ge=1, description="torch threads of one server (CPU)")
-    published: str | None = Field(None, description="key of the published figures to stand beside ours")
+    published: str | None = Field(None, description="source/method of resources/published, for the checkup")
 
 
 def _checked(read: Callable[[Any], Any], spell: Callable[[Any], Any] = faults.spelled_out) -> Callable[[Any], Any]:
@@ -217,6 +217,7 @@ class Experiment(_Strict):
     rollout: Rollout = Field(default_factory=Rollout)
     profile: Profile
     smoke: Smoke = Field(default_factory=Smoke)
+    checkup: checkup_arm.Checkup | None = None
     claims: str = Field("claims.yaml", description="the claims that the report judges")
 
     @model_validator(mode="after")
@@ -235,6 +236,7 @@ class Experiment(_Strict):
         for name, sweep in self.sweeps.items():
             _known(f"sweeps.{name}.policy", sweep.policy, self.policies)
         self._check_drills()
+        self._check_checkup()
         for name, arm in self.all_arms.items():
             _known(f"arms.{name}.policy", arm.policy, self.policies)
             _known(f"arms.{name}.condition", arm.condition, self.all_conditions)
@@ -282,8 +284,9 @@ class Experiment(_Strict):
 
     @functools.cached_property
     def all_arms(self) -> dict[str, Arm]:
-        """The arms of the final report and those of the drills."""
-        return {**self.arms, **self.drill_arms}
+        """The arms of the final report, those of the drills, and the checkup's."""
+        own = {} if self.checkup is None else {checkup_arm.NAME: Arm.model_validate(self.checkup.arm())}
+        return {**self.arms, **self.drill_arms, **own}
 
     @functools.cached_property
     def all_conditions(self) -> dict[str, dict[str, Any]]:
@@ -292,6 +295,24 @@ class Experiment(_Strict):
             return self.conditions
         own = drill_arms.conditions(self.drills.model_dump())
         return {**self.conditions, **{name: faults.spelled_out(faults.condition(spec)) for name, spec in own.items()}}
+
+    def _check_checkup(self) -> None:
+        if self.checkup is None:
+            return
+        _known("checkup.policy", self.checkup.policy, self.policies)
+        for key in self.checkup.flash:
+            _known("checkup.flash", key, Flash.model_fields)
+        self.checkup.check(TASKS_PER_SUITE[self.suite], INIT_STATES_PER_TASK)
+        if checkup_arm.NAME in self.arms:
+            raise ValueError(f"arms.{checkup_arm.NAME}: this is the name of the checkup's arm: rename yours")
+
+    def tasks_of(self, arm: str) -> list[int]:
+        """The task ids of an arm: the experiment's, or the checkup's one."""
+        return [self.checkup.task] if self.checkup and arm == checkup_arm.NAME else self.task_ids
+
+    def _seed_of(self, arm: str) -> int:
+        own = self.checkup.seed if self.checkup and arm == checkup_arm.NAME else None
+        return self.seed if own is None else own
 
     def _flash_of(self, arm: str) -> Flash:
         changed = self.all_arms[arm].flash
@@ -356,7 +377,7 @@ class Experiment(_Strict):
             "arm": name,
             "policy": arm.policy,
             "suite": self.suite,
-            "seed": self.seed,
+            "seed": self._seed_of(name),
             "scene_seed": self.scene_seed,
             "condition": {"name": arm.condition, **self.all_conditions[arm.condition]},
             "guard": {"name": arm.guard, **self.guards[arm.guard]},
@@ -431,6 +452,7 @@ def _keys_at(location: tuple[Any, ...]) -> list[str]:
     entries = {"policies": Policy, "arms": Arm, "grids": Grid, "sweeps": Sweep}
     if location:
         single = {"drills": Drills, "flash": Flash, "rollout": Rollout, "profile": Profile, "smoke": Smoke}
+        single |= {"checkup": checkup_arm.Checkup}
         model = (entries | single).get(str(location[0]), Experiment)
     return list(model.model_fields)
 

@@ -72,7 +72,7 @@ def _success_rows(run: Campaign, figures: published.Published) -> list[dict[str,
     ]
     suites = {summary["suite"] for summary in run.summaries.values()}
     for entry in figures.success:
-        if entry.suite in suites and entry.count is not None:
+        if entry.suite in suites and entry.count is not None and entry.n is not None:
             found = statistics.rate(entry.count, entry.n)
             rows.append(
                 {

@@ -1,17 +1,18 @@
 """Figures that others published, typed, and what can be checked of them from outside.
 
-Knows resources/published/published.yaml; knows no table of ours.
+Knows the files of resources/published; knows no table of ours.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from flashtrail.errors import UserError
+from flashtrail.errors import UserError, nearest
 from flashtrail.evidence import statistics
 
 DEFAULT = Path(__file__).resolve().parents[3] / "resources" / "published" / "published.yaml"
@@ -34,27 +35,41 @@ class Source(_Strict):
     latency_scope: str
 
 
+class Starts(_Strict):
+    """Which episodes a figure counts, where that is known: seed, init states, and repeats 0 to repeats - 1 of each."""
+
+    seed: int
+    init_states: list[int]
+    repeats: int = 1
+
+
 class Success(_Strict):
-    """A success rate: a count, or a percentage as printed."""
+    """A success rate: a count, or a percentage as printed; of one task, or (none) of the suite as its source says."""
 
     source: str
     method: str
     suite: str
+    task: int | None = None
     arm: str | None = None
     percent: float | None = None
     k: int | None = None
-    n: int
+    n: int | None = None
+    starts: Starts | None = None
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Success:
         if (self.percent is None) == (self.k is None):
             raise ValueError(f"{self.method} on {self.suite}: give either percent or k")
+        if self.k is not None and self.n is None:
+            raise ValueError(f"{self.method} on {self.suite}: k needs n")
         return self
 
     @property
     def count(self) -> int | None:
         """k, or the whole count that the printed percentage can only be; None if there is none."""
-        return self.k if self.percent is None else statistics.whole_count(self.percent, self.n)
+        if self.percent is None or self.n is None:
+            return self.k
+        return statistics.whole_count(self.percent, self.n)
 
 
 class Latency(_Strict):
@@ -140,11 +155,41 @@ def load(path: str | Path | None = None) -> Published:
         raise UserError(f"{path}: {reason}") from None
 
 
+def load_all(paths: Sequence[str | Path]) -> Published:
+    """Read several files as one; UserError for a source that two of them describe."""
+    files = [load(path) for path in paths]
+    sources: dict[str, Source] = {}
+    for path, file in zip(paths, files, strict=True):
+        for name in set(sources) & set(file.sources):
+            raise UserError(f"{path}: source {name!r} is described in another file, too: rename it")
+        sources |= file.sources
+    kinds = ("success", "latency", "acceptance", "conveyor", "ratios")
+    rows = {kind: [row for file in files for row in getattr(file, kind)] for kind in kinds}
+    return Published(version=1, sources=sources, **rows)
+
+
+def success_of(published: Published, key: str, suite: str, task: int) -> Success:
+    """Return the success without a fault under `key` (source/method): the task's own, else the suite's.
+
+    UserError with the nearest key, or with what the key has, where there is none for this suite and task.
+    """
+    rows = [row for row in published.success if row.arm in (None, "clean")]
+    own = [row for row in rows if f"{row.source}/{row.method}" == key]
+    if not own:
+        known = {f"{row.source}/{row.method}" for row in rows}
+        raise UserError(f"published figures: no success of {key!r}{nearest(key, known)}")
+    found = [row for row in own if row.suite == suite and row.task in (None, task)]
+    if not found:
+        others = sorted({row.suite if row.task is None else f"{row.suite} task {row.task}" for row in own})
+        raise UserError(f"published figures: {key!r} has no success on {suite} task {task}; it has {', '.join(others)}")
+    return max(found, key=lambda row: row.task is not None)
+
+
 def pooled(published: Published, source: str, method: str, of: Literal["success", "conveyor"]) -> tuple[int, int]:
     """Return k and n of a method, summed over the suites or over the conveyor's cells; UserError if there is none."""
     found: list[tuple[int | None, int]]
     if of == "success":
-        found = [(s.count, s.n) for s in published.success if (s.source, s.method) == (source, method)]
+        found = [(s.count, s.n or 0) for s in published.success if (s.source, s.method) == (source, method)]
     else:
         cells = [c for c in published.conveyor if (c.source, c.method) == (source, method)]
         percents = [(value, c.n) for c in cells for value in (*c.toy_dog.values(), *c.hairbrush.values())]
@@ -185,7 +230,7 @@ def checks(published: Published) -> list[dict[str, Any]]:
     """
     rows: list[dict[str, Any]] = []
     for success in published.success:
-        if success.percent is not None:
+        if success.percent is not None and success.n is not None:
             k = success.count
             found = "no whole count" if k is None else f"{k}/{success.n}"
             rows.append(_row("rate is a count", success, f"{success.percent} % of {success.n}", found, k is not None))

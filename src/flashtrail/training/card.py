@@ -1,5 +1,6 @@
 """The model card of a shipped policy, written from the figures that the other steps left on disk.
 
+Its success is written a second time for machines, as resources/published/NAME.yaml, for the checkup to compare with.
 Says nothing that no file holds. Knows the working directory's JSON files; computes nothing.
 """
 
@@ -12,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
+from flashtrail.errors import UserError
 from flashtrail.provenance import json_load, write_atomic
 from flashtrail.training import evaluate, pipeline
 
@@ -28,7 +31,8 @@ _LIMITS = """\
 
 
 def write(place: pipeline.Workplace, name: str) -> Path:
-    """Write resources/NAME/README.md; parts whose figures are not there are left out."""
+    """Write resources/NAME/README.md and resources/published/NAME.yaml; what has no figures is left out."""
+    publish(place, name)
     recipe = pipeline.RECIPES[name]
     saved = torch.load(place.variant(name) / "run.pt", weights_only=True)
     parts = [f"# {name}\n", _intro(name, sum(v.numel() for v in saved["average"].values())), _results(place, name)]
@@ -44,6 +48,59 @@ def write(place: pipeline.Workplace, name: str) -> Path:
     with write_atomic(target) as path:
         path.write_text("\n".join(part for part in parts if part))
     return target
+
+
+_METHODS = {"evaluation_full": "full", "evaluation_flash": "FLASH"}
+_HEAD = """\
+# Success of {name} as its model card has it, by task. Written by `python -m flashtrail.training card`.
+"""
+
+
+def publish(place: pipeline.Workplace, name: str) -> Path | None:
+    """Write resources/published/NAME.yaml (the format of published.yaml there); None without an evaluation."""
+    rows = [row for file, method in _METHODS.items() for row in _success(place.variant(name) / f"{file}.json", method)]
+    if not rows:
+        return None
+    source = {
+        "title": f"Model card of {name}",
+        "where": f"resources/{name}/README.md",
+        "policy": name,
+        "hardware": "two CPU cores",
+        "setting": "2 views, at most 12 of 50 actions executed, 10 flow steps, horizon 300, hard resets; command-line "
+        "defaults of FLASH, or every round full. Demonstrations began at init states 10-49 only",
+        "success_scope": "all episodes",
+        "latency_scope": "not measured",
+    }
+    entries = [{"source": name, **row} for row in rows]
+    target = place.resources / "published" / f"{name}.yaml"
+    with write_atomic(target) as path:
+        body = yaml.safe_dump(
+            {"version": 1, "sources": {name: source}, "success": entries},
+            sort_keys=False,
+            default_flow_style=None,
+            width=120,
+        )
+        path.write_text(_HEAD.format(name=name) + body)
+    return target
+
+
+def _success(path: Path, method: str) -> list[dict[str, Any]]:
+    """Return an evaluation's counts by task, with the starts they are of."""
+    if not path.is_file():
+        return []
+    episodes = json_load(path)["episodes"]
+    rows = []
+    for task in sorted({row["task"] for row in episodes}):
+        own = [row for row in episodes if row["task"] == task]
+        states, scenes = sorted({row["init_state"] for row in own}), sorted({row["scene"] for row in own})
+        if len(own) != len(states) * len(scenes) or scenes != list(range(len(scenes))):
+            raise UserError(
+                f"{path}: task {task} was not evaluated at every init state with every scene: evaluate again"
+            )
+        starts = {"seed": evaluate.SEED, "init_states": states, "repeats": len(scenes)}
+        count = {"k": sum(bool(row["success"]) for row in own), "n": len(own)}
+        rows.append({"method": method, "suite": evaluate.SUITE, "task": task, **count, "starts": starts})
+    return rows
 
 
 def _intro(name: str, parameters: int) -> str:
