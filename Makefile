@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup report drills screenshot test lint conformance fidelity verify-success fuzz bench-server bench-rollouts bench-evidence bench-engine bench-gpu bench-convert bundle audit-crate check check-envs nano unlock lock clean-results clean-env
+.PHONY: help setup report drills checkup screenshot test lint conformance fidelity verify-success fuzz bench-server bench-rollouts bench-evidence bench-engine bench-gpu bench-convert bundle audit-crate check check-envs nano unlock lock clean-results clean-env
 PROFILE ?= profiles/local
 PYTHON ?= $(shell for p in python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { echo $$p; break; }; \
@@ -25,6 +25,10 @@ report: setup ## run the whole workflow on this machine and write reports/final.
 
 drills: setup ## silent failures on demand, and which predicate tells them apart: reports/drills.html
 	@$(BIN)/snakemake --profile $(PROFILE) reports/drills.html
+
+checkup: setup ## one task at its 50 init states against the policy's published success: reports/checkup.html (10 min)
+	@$(BIN)/snakemake --profile $(PROFILE) reports/checkup.html
+	@$(BIN)/python -m flashtrail.evidence.checkup results/checkup/checkup.json
 
 screenshot: setup ## open the report and its episodes in Chromium, say what is wrong, leave reports/final.png (2 min)
 	@$(BIN)/python -m flashtrail.evidence.browser reports

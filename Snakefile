@@ -17,6 +17,7 @@ include: "rules/profile.smk"
 include: "rules/evidence.smk"
 include: "rules/reports.smk"
 include: "rules/drills.smk"
+include: "rules/checkup.smk"
 
 
 rule all:

@@ -20,6 +20,14 @@ IMPORTS = (
     "from flashtrail.evidence.campaign import Campaign\n\n"
     "run = Campaign(inputs)"
 )
+# A report that is rendered by itself imports what it shows only, so that others' code does not render it again.
+OWN_IMPORTS = {
+    "checkup": (
+        "from flashtrail.evidence import checkup_chapter, overview, verified_chapter\n"
+        "from flashtrail.evidence.campaign import Campaign\n\n"
+        "run = Campaign(inputs)"
+    )
+}
 
 # name: title, then sections (heading, text, calls)
 Section = tuple[str, str, list[str]]
@@ -100,6 +108,22 @@ REPORTS: dict[str, tuple[str, list[Section]]] = {
             ("What is not claimed", "", ["claims_chapter.not_claimed(run)"]),
         ],
     ),
+    "checkup": (
+        "Checkup: one task against the published success",
+        [
+            ("", "", ["checkup_chapter.first(run)"]),
+            ("The first closing of the gripper", "", ["checkup_chapter.first_closing(run)"]),
+            ("What so many episodes can tell", "", ["checkup_chapter.power_of_this(run)"]),
+            ("What is compared", "", ["checkup_chapter.compared(run)"]),
+            (
+                "Verified success",
+                "",
+                ["verified_chapter.section(run)"],
+            ),
+            ("Every episode", "", ["checkup_chapter.episodes(run)"]),
+            ("What it ran with", "", ["overview.provenance_table(run)"]),
+        ],
+    ),
     "final": (
         "What a real-time robot policy buys, at what success, under which faults",
         [
@@ -132,9 +156,9 @@ REPORTS: dict[str, tuple[str, list[Section]]] = {
 }
 
 
-def notebook(title: str, sections: list[Section]) -> nbformat.NotebookNode:
+def notebook(title: str, sections: list[Section], imports: str = IMPORTS) -> nbformat.NotebookNode:
     """Return one notebook; cell ids count up, so that the same cells give the same file."""
-    cells = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), new_code_cell(IMPORTS)]
+    cells = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), new_code_cell(imports)]
     cells.append(new_code_cell(f"overview.header(run, {title!r})".replace("'", '"')))
     for heading, text, calls in sections:
         words = "\n\n".join(part for part in (f"## {heading}" if heading else "", text) if part)
@@ -152,7 +176,7 @@ def main() -> int:
     stale = []
     for name, (title, sections) in REPORTS.items():
         path = HERE / f"{name}.ipynb"
-        text = nbformat.writes(notebook(title, sections), version=4) + "\n"
+        text = nbformat.writes(notebook(title, sections, OWN_IMPORTS.get(name, IMPORTS)), version=4) + "\n"
         if path.exists() and path.read_text() == text:
             continue
         stale.append(path.name)

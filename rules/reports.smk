@@ -25,6 +25,7 @@ rule write_episode_pages:
     benchmark:
         "results/benchmarks/write_episode_pages/{arm}.tsv"
     params:
+        upwards=upwards_of,
         code=code_digest("write_episode_pages.py"),
     threads: 1
     conda:

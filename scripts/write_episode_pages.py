@@ -7,7 +7,8 @@ from flashtrail.jobs import Job, run
 def main(job: Job) -> None:
     """Write the arm's directory of pages, whole: the list is the output that the workflow knows."""
     files = {name: job.input[name] for name in tables.SCHEMAS}
-    count = episode_pages.write_arm(job.directory("pages"), files, job.input["sheets"])
+    up = job.params["upwards"]
+    count = episode_pages.write_arm(job.directory("pages"), files, job.input["sheets"], up["report"], up["index"])
     print(f"{job.output['pages']}: {count} episodes", flush=True)
 
 

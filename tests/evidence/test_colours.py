@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from colorspacious import cspace_convert, deltaE
 
-from flashtrail.evidence import figures, running_chapter, timeline
+from flashtrail.evidence import checkup_chapter, figures, running_chapter, timeline
 
 SEEN_BY = (None, "deuteranomaly", "protanomaly", "tritanomaly")
 APART = 10.0  # distance in CAM02-UCS; 1 is just noticeable side by side
@@ -19,6 +19,9 @@ FIGURES = {
     "latency": [(colour, figures.ROUTE_MARKS[route]) for route, colour in figures.ROUTE_COLOURS.items()],
     "stages": [(colour, hatch) for _, colour, hatch in figures.STAGES.values()],
     "ends": [(colour, hatch) for _, colour, hatch in figures.ENDS.values()],
+    "first closing": [
+        (colour, hatch) for name, (_, colour, hatch) in checkup_chapter.LOOKS.items() if name != "success"
+    ],
     "control steps": list(running_chapter._LOOKS.values()),
     "latencies": list(zip(running_chapter._COLOURS, running_chapter._MARKS, strict=True)),
 }

@@ -30,7 +30,7 @@ PARTS = (
     "resources/published",
     "resources/drills",
 )
-CHAPTERS = ("baseline", "profiling", "robustness", "guard", "clock", "claims", "final", "drills")
+CHAPTERS = ("baseline", "profiling", "robustness", "guard", "clock", "claims", "final", "drills", "checkup")
 NOTEBOOK = '{"cells": [{"cell_type": "code", "source": "from flashtrail.evidence import figures"}]}'
 STAND_IN = """
 if "snakemake" in globals():

@@ -67,6 +67,25 @@ def test_the_ci_profile_plans_one_task_and_three_arms(checkout):
     assert counts(output) == expected_jobs(policies=1, arms=3, tasks=1)
 
 
+def test_the_checkup_is_planned_by_itself_and_the_final_report_knows_nothing_of_it(checkout):
+    command = ("snakemake", "--profile", "profiles/local", "-n", "--")
+    output = checkout.run(*command, "reports/checkup.html").stdout
+    before = ["locate_model_env", "probe_checkpoints", "fetch_checkpoint", "convert_base", "convert_draft", "smoke"]
+    own = ["roll_out_shard", *PER_ARM, "judge_checkup", "render_checkup"]
+    assert counts(output) == dict.fromkeys([*before, *own], 1)
+    assert "Rolling out checkup, task 0" in output
+    assert "checkup" not in checkout.run(*command, REPORT).stdout.split("Job stats:", 2)[1]
+
+
+def test_without_a_checkup_in_the_config_its_report_is_refused_in_words(checkout):
+    checkout.edit("config.yaml", "checkup: {", "# checkup: {")
+    command = ["snakemake", "--profile", "profiles/local", "-n", "--", "reports/checkup.html"]
+    result = checkout.run(*command, check=False)
+    assert result.returncode != 0 and "Job stats" not in result.stdout and "Traceback" not in result.stdout
+    assert "error: config: checkup is missing: add checkup: {policy: ...} to config.yaml" in result.stdout
+    assert counts(checkout.run(*command[:-1], REPORT).stdout)["roll_out_shard"] == 13 * 3
+
+
 GRID = "wrist_grid: {policy: pi0_nano, episodes: 2, fault: zero, severity: {every: [2, 4]}, guards: [none, wrist_mask]}"
 
 

@@ -182,3 +182,17 @@ def with_what_lies_behind(rules: set[str]) -> set[str]:
         found |= behind
         todo += behind
     return found
+
+
+def test_the_checkups_seed_reruns_its_own_jobs_and_nothing_of_the_final_report(finished):
+    report = "reports/checkup.html"
+    finished.snakemake("--", report)
+    assert finished.plan(report) == set()
+    finished.edit("config.yaml", "seed: 11}", "seed: 12}")
+    assert finished.plan() == set()
+    jobs = {f"{verb} checkup" for verb in ("Merging the shards of", "Summarising", "Writing the episodes of")}
+    assert finished.plan(report) == jobs | {
+        "Rolling out checkup, task 0",
+        "Judging the checkup",
+        "Rendering reports/checkup.html",
+    }

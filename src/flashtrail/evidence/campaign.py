@@ -23,7 +23,7 @@ _POLICY_OF = {"records": "directory", "boots": "directory", "smokes": "directory
 KINDS = (
     *("episodes", "rounds", "steps", "summaries", "profile", "records", "parity", "boots", "smokes"),
     *("claims", "environments", "published", "control", "arms", "grids", "chapters", "sheets"),
-    *("pages", "page_index"),
+    *("pages", "page_index", "checkup"),
 )
 
 
@@ -125,6 +125,12 @@ class Campaign:
     def claims(self) -> dict[str, Any] | None:
         """Return the evaluated claims, or None."""
         files = self.files("claims")
+        return provenance.json_load(files[0]) if files else None
+
+    @cached_property
+    def checkup(self) -> dict[str, Any] | None:
+        """Return what was found of the checkup, or None."""
+        files = self.files("checkup")
         return provenance.json_load(files[0]) if files else None
 
     def records(self, kind: str) -> dict[str, dict[str, Any]]:

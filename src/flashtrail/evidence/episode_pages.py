@@ -32,11 +32,13 @@ def write_arm(
     files: Mapping[str, str | Path],
     sheets: Iterable[str | Path] = (),
     report: str = "../../final.html",
+    index: str | None = f"../{links.INDEX}",
 ) -> int:
     """Write an arm's pages, list and films as the directory `out`, whole or not at all; return how many episodes.
 
     `files` are its merged tables by name; `sheets` its contact sheets, beside which films lie as its episodes say.
-    `report` is where the link to the report goes, seen from `out`; the index of all arms lies one directory up.
+    `report` is where the link to the report goes, seen from `out`, `index` that to the index of all arms (None: it
+    does not have this one).
     """
     frames = {name: tables.read_table(files[name], schema).to_pandas() for name, schema in tables.SCHEMAS.items()}
     episodes = frames["episodes"].sort_values(list(EPISODE_KEY), kind="stable", ignore_index=True)
@@ -45,7 +47,7 @@ def write_arm(
     pictures = _by_episode(tables.read_tables(shards, tables.SHEETS).to_pandas())
     rounds = {key: _records(part) for key, part in _by_episode(_ordered(frames["rounds"], "round")).items()}
     steps = _by_episode(_ordered(frames["steps"], "step"))
-    up = Upwards(report, bool(tables.read_metadata(files["episodes"]).get("simulated")))
+    up = Upwards(report, bool(tables.read_metadata(files["episodes"]).get("simulated")), index)
     rows = episodes.to_dict("records")
     with provenance.write_atomic(out) as directory:
         directory.mkdir()
@@ -67,7 +69,7 @@ class Upwards:
 
     report: str
     simulated: bool = False
-    index: str = f"../{links.INDEX}"
+    index: str | None = f"../{links.INDEX}"
 
 
 def _write(path: Path, text: str) -> None:
@@ -122,7 +124,7 @@ def episode(
 ) -> Html:
     """Return the page of one episode: how it ended, its rounds over its steps, film, contact sheet, rounds as rows."""
     ways = {"Report": up.report, "All episodes of this arm": f"{links.INDEX}#{links.task_anchor(row['task_id'])}"}
-    ways |= {"This start in every arm": f"{up.index}#{links.start_anchor(row)}"}
+    ways |= {"This start in every arm": f"{up.index}#{links.start_anchor(row)}"} if up.index else {}
     ways |= {name: links.file_name(near) for name, near in (("Previous", before), ("Next", after)) if near}
     name = f"{row['arm']}: task {row['task_id']}, initial state {row['init_state']}, repeat {row['repeat']}"
     parts = [
@@ -265,7 +267,7 @@ def arm_list(rows: Sequence[Mapping[str, Any]], rounds: pd.DataFrame, up: Upward
     if not rows:
         return page.paragraph("This arm has no episode.", "note")
     first = rows[0]
-    ways = {"Report": up.report, "Every start in every arm": up.index}
+    ways = {"Report": up.report} | ({"Every start in every arm": up.index} if up.index else {})
     won = statistics.rate(sum(row["kind"] == "success" for row in rows), len(rows))
     count, _, rest = rate_with_interval(won).partition(" ")
     place = "success" if won.k else links.task_anchor(first["task_id"])

@@ -31,6 +31,7 @@ _RECORDS = (
     "results/summaries/*.json",
     "results/claims/*.json",
     "results/drills/*.json",
+    "results/checkup/*.json",
     "results/profile/*/*.parquet",
     "results/profile/*/*.json",
     "results/smoke/*/*.json",
