@@ -15,11 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flashtrail.flash import expert as reference
 from flashtrail.flash import gemma
 from flashtrail.flash import vision as vision_reference
 from flashtrail.flash.dims import GemmaDims
-from flashtrail.flash.lean_weights import GELU_SHIFT, Draft, Layer, Weights, pairs, rotations, time_biases
+from flashtrail.flash.lean_weights import GELU_SHIFT, Draft, Layer, Weights, pairs, rotations
 from flashtrail.flash.prefix import PrefixCache
 
 PAD = 8  # further columns of a residual row, for the norm's epsilon: whole vectors, so that rows stay aligned
@@ -263,17 +262,16 @@ def denoise(w: Weights, cache: PrefixCache, state: Tensor, noise: Tensor) -> Ten
     """Euler from noise [B, A, D] at t = 1 to actions [B, A, D] at t = 0 in the dims' number of equal steps."""
     steps = w.dims.num_steps
     suffix = Suffix(w, cache, state, len(noise))
-    biases = time_biases(w, torch.from_numpy(reference.euler_times(steps)))
     x = noise.clone()
     flat = x.view(-1, x.shape[-1])
     for i in range(steps):
-        flat.add_(suffix.velocity(x, biases[i : i + 1]), alpha=-1.0 / steps)
+        flat.add_(suffix.velocity(x, w.euler[i : i + 1]), alpha=-1.0 / steps)
     return x
 
 
-def velocity(w: Weights, cache: PrefixCache, state: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """state [B, 32], x_t [G, A, D], t [G] -> v [G, A, D]; the batches of cache and state may be divisors of G."""
-    return Suffix(w, cache, state, len(x_t)).velocity(x_t, time_biases(w, t)).view_as(x_t)
+def velocity(w: Weights, cache: PrefixCache, state: Tensor, x_t: Tensor, biases: Tensor) -> Tensor:
+    """state [B, 32], x_t [G, A, D], time biases [G, We] -> v [G, A, D]; B of cache and state may be divisors of G."""
+    return Suffix(w, cache, state, len(x_t)).velocity(x_t, biases).view_as(x_t)
 
 
 # --- draft ---

@@ -71,6 +71,7 @@ class Weights:
     action_in: Tensor  # [D, We]: action projection and the time MLP's first layer in one
     time_in: Affine  # the time embedding's half of that layer, float64, with all biases
     time_out: Affine
+    euler: Tensor  # [n, We]: the time biases of the Euler steps
     action_out: Affine
     rotary: Tensor
 
@@ -161,6 +162,7 @@ def arrange(w: Mapping[str, Tensor], dims: Pi0Dims) -> Weights:
     prefix = (*prefix[:-1], Layer(last.qkv[:, keys[0] : keys[1]].contiguous(), last.o, last.gate_up, last.down))
     first, bias = w["time_mlp_in.weight"].double(), w["time_mlp_in.bias"].double()
     bias = bias + w["action_in_proj.bias"].double() @ first[:width]
+    time_in = Affine(first[width:].clone(), bias)
     out = _scaled(w["action_out_proj.weight"], w["expert.norm.scale"]).to(dtype)
     stem = () if v.stem is None else tuple(_kernel(w, i) for i in range(len(v.stem.layers)))
     most = 4 * v.tokens + dims.max_token_len + dims.action_horizon + 1
@@ -178,7 +180,8 @@ def arrange(w: Mapping[str, Tensor], dims: Pi0Dims) -> Weights:
         expert=_stack(w, "expert", dims.expert),
         state=_affine(w, "state_proj"),
         action_in=(w["action_in_proj.weight"].double() @ first[:width]).to(dtype),
-        time_in=Affine(first[width:].clone(), bias),
+        time_in=time_in,
+        euler=_biases(time_in, torch.from_numpy(expert.euler_times(dims.num_steps))).to(dtype),
         time_out=_affine(w, "time_mlp_out"),
         action_out=Affine(out, w["action_out_proj.bias"].clone()),
         rotary=rotations(most, d.head_dim, dtype),
@@ -211,5 +214,8 @@ def arrange_draft(w: Mapping[str, Tensor], d: DraftDims, dims: Pi0Dims) -> Draft
 
 def time_biases(w: Weights, t: Tensor) -> Tensor:
     """t[n] -> [n, We]: all of the action-time MLP's first layer that does not depend on the actions."""
-    emb = expert.time_embedding(t, w.dims.expert.width)
-    return w.time_in(emb).to(w.action_in.dtype)
+    return _biases(w.time_in, t).to(w.action_in.dtype)
+
+
+def _biases(time_in: Affine, t: Tensor) -> Tensor:
+    return time_in(expert.time_embedding(t, len(time_in.bias)))

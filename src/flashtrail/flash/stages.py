@@ -17,6 +17,8 @@ from flashtrail.flash import expert, lean, lean_weights, prefix, vision
 from flashtrail.flash.dims import DraftDims, Pi0Dims
 from flashtrail.flash.prefix import PrefixCache
 
+MOST_TIMES = 64  # sets of times that are kept: settings and batch sizes, far fewer
+
 
 class Stages(Protocol):
     """The stages over a batch B; `valid` [B, S] None: all prefix slots are."""
@@ -83,6 +85,7 @@ class Lean:
         with torch.inference_mode():
             self._w = lean_weights.arrange(base, dims)
             self._draft = None if draft_dims is None else lean_weights.arrange_draft(draft, draft_dims, dims)
+        self._biases: dict[tuple[float, ...], Tensor] = {}  # of verification times: the same ones round after round
 
     def encode_images(self, images: Tensor) -> Tensor:
         return lean.encode_images(self._w, images)
@@ -97,7 +100,12 @@ class Lean:
         return lean.denoise(self._w, cache, state, noise)
 
     def velocity(self, cache: PrefixCache, state: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        return lean.velocity(self._w, cache, state, x_t, t)
+        times = tuple(t.tolist())
+        if times not in self._biases:
+            if len(self._biases) >= MOST_TIMES:
+                self._biases.clear()
+            self._biases[times] = lean_weights.time_biases(self._w, t)
+        return lean.velocity(self._w, cache, state, x_t, self._biases[times])
 
     def draft(self, emb: Tensor, valid: Tensor | None, state: Tensor) -> Tensor:
         assert self._draft is not None, "no draft was loaded"
