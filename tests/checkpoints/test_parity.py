@@ -166,6 +166,13 @@ FAULTS = {
 }  # fmt: skip
 
 
+def first_divergence(directory: Path, expected: parity.Values) -> str:
+    """The first stage of the artifacts below `directory` that is over its tolerance."""
+    dims = artifact.read_manifest(directory / "base")["dims"]
+    found = parity.artifact_values(directory / "base", directory / "draft", parity.fixed_inputs(dims))
+    return next(row["stage"] for row in parity.compare(expected, found, parity.EXACT) if not row["passed"])
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_wrong_tensor_is_told_by_its_stage(
     artifacts: Path, expected: parity.Values, tmp_path: Path, fault: str
@@ -174,10 +181,7 @@ def test_a_wrong_tensor_is_told_by_its_stage(
     broken = Path(shutil.copytree(artifacts, tmp_path / "broken"))
     rewrite(broken / which, change)
     artifact.verify_artifact(broken / which)
-    dims = artifact.read_manifest(broken / "base")["dims"]
-    found = parity.artifact_values(broken / "base", broken / "draft", parity.fixed_inputs(dims))
-    rows = parity.compare(expected, found, parity.EXACT)
-    assert next(row["stage"] for row in rows if not row["passed"]) == stage
+    assert first_divergence(broken, expected) == stage
 
 
 # what no tensor holds: a constant or a rule of the engine itself; the stage that it must be blamed on
@@ -196,10 +200,7 @@ def test_a_wrong_rule_is_told_by_its_stage(
 ) -> None:
     (module, name, value), stage = RULES[fault]
     monkeypatch.setattr(module, name, value)
-    dims = artifact.read_manifest(artifacts / "base")["dims"]
-    found = parity.artifact_values(artifacts / "base", artifacts / "draft", parity.fixed_inputs(dims))
-    rows = parity.compare(expected, found, parity.EXACT)
-    assert next(row["stage"] for row in rows if not row["passed"]) == stage
+    assert first_divergence(artifacts, expected) == stage
 
 
 def test_the_cases_of_decisions_are_many_and_both_rules_agree(expected: parity.Values) -> None:

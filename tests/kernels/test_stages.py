@@ -74,9 +74,10 @@ def test_prefill_denoise_verify(rng, base, packed, batch, length):
     chunk, drafted, x0_hat = noise.clone(), draw(rng, batch, 6, 32), draw(rng, batch, 2, 6, 32) * float("nan")
     t = torch.tensor([0.1, 0.05], device=DEVICE)
     euler = stages.time_biases(packed, torch.from_numpy(expert.euler_times(2)).to(DEVICE))
-    stages.denoise(packed, SMALL, ours, state, rope(), euler, torch.tensor([-0.5], device=DEVICE), chunk)
+    suffix = stages.Suffix(packed, SMALL, ours, state, rope())
+    stages.denoise(suffix, euler, torch.tensor([-0.5], device=DEVICE), chunk)
     biases = stages.time_biases(packed, t)
-    stages.verify(packed, SMALL, ours, state, rope(), biases, t, drafted, noise, x0_hat)
+    stages.verify(suffix, biases, t, drafted, noise, x0_hat)
     for b, n in enumerate(lengths.tolist()):  # each alone and unpadded
         cache = prefix.prefill(base, SMALL, emb[b : b + 1, :n], None)
         close(ours.k[:, b, :n], cache.k[:, 0])

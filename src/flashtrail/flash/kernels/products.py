@@ -21,6 +21,47 @@ def gelu(x):
 
 
 @triton.jit
+def norm_two_products(
+    x,
+    scale,
+    w,
+    rows,
+    width,
+    w_row,
+    m,  # [BM]: rows of x
+    column,  # [BN]: columns of w
+    real,  # [BN]: which of these columns there are
+    apart,  # from each of them to its partner
+    EPS: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+):
+    """rms_norm(x)[m] @ w[:, column] and the same with each column's partner, float32 [BM, BN] each.
+
+    1 / rms is a factor of the whole row: it is applied after the product, from squares summed in the same loop.
+    """
+    k = tl.arange(0, BK)
+    first = tl.zeros((BM, BN), tl.float32)
+    second = tl.zeros((BM, BN), tl.float32)
+    squares = tl.zeros((BM,), tl.float32)
+    for start in range(0, width, BK):
+        kk = start + k
+        inside = kk < width
+        tile = tl.load(x + m[:, None] * width + kk[None, :], mask=(m < rows)[:, None] & inside[None, :], other=0.0)
+        wide = tile.to(tl.float32)
+        squares += tl.sum(wide * wide, axis=1)
+        gain = 1.0 + tl.load(scale + kk, mask=inside, other=0.0).to(tl.float32)
+        scaled = (wide * gain[None, :]).to(w.dtype.element_ty)
+        wanted = inside[:, None] & real[None, :]
+        at = w + kk[:, None] * w_row + column[None, :]
+        first = tl.dot(scaled, tl.load(at, mask=wanted, other=0.0), first, input_precision="ieee")
+        second = tl.dot(scaled, tl.load(at + apart, mask=wanted, other=0.0), second, input_precision="ieee")
+    factor = 1.0 / tl.sqrt(squares / width + EPS)
+    return first * factor[:, None], second * factor[:, None]
+
+
+@triton.jit
 def norm_qkv_rope_kernel(
     x,  # [rows, width]
     scale,  # [width]: RMSNorm's scale, unfolded
@@ -43,32 +84,15 @@ def norm_qkv_rope_kernel(
     """rope(rms_norm(x) @ w). Grid (HEADS * cdiv(HALF, BC), cdiv(rows, BM)).
 
     A program owns BC columns of a head's first half and their partners in the second, so it can rotate them itself.
-    1 / rms is a factor of the whole row: it is applied after the product, from squares summed in the same loop.
     """
     blocks: tl.constexpr = (HALF + BC - 1) // BC
     head = tl.program_id(0) // blocks
     c = (tl.program_id(0) % blocks) * BC + tl.arange(0, BC)
     m = tl.program_id(1) * BM + tl.arange(0, BM)
-    k = tl.arange(0, BK)
     column = head * 2 * HALF + c
-    first = tl.zeros((BM, BC), tl.float32)
-    second = tl.zeros((BM, BC), tl.float32)
-    squares = tl.zeros((BM,), tl.float32)
-    for start in range(0, width, BK):
-        kk = start + k
-        inside = kk < width
-        tile = tl.load(x + m[:, None] * width + kk[None, :], mask=(m < rows)[:, None] & inside[None, :], other=0.0)
-        wide = tile.to(tl.float32)
-        squares += tl.sum(wide * wide, axis=1)
-        gain = 1.0 + tl.load(scale + kk, mask=inside, other=0.0).to(tl.float32)
-        scaled = (wide * gain[None, :]).to(w.dtype.element_ty)
-        wanted = inside[:, None] & (c < HALF)[None, :]
-        w_first = w + kk[:, None] * w_row + column[None, :]
-        first = tl.dot(scaled, tl.load(w_first, mask=wanted, other=0.0), first, input_precision="ieee")
-        second = tl.dot(scaled, tl.load(w_first + HALF, mask=wanted, other=0.0), second, input_precision="ieee")
-    factor = 1.0 / tl.sqrt(squares / width + EPS)
-    first *= factor[:, None]
-    second *= factor[:, None]
+    first, second = norm_two_products(
+        x, scale, w, rows, width, w_row, m, column, c < HALF, HALF, EPS=EPS, BM=BM, BN=BC, BK=BK
+    )
     kept = (m < rows)[:, None] & (c < HALF)[None, :]
     if head < TURNING:
         angle = (m % table_rows)[:, None] * HALF + c[None, :]
@@ -99,24 +123,10 @@ def norm_gated_kernel(
     """gelu(n @ gate) * (n @ up) with n = rms_norm(x). Grid (cdiv(inner, BN), cdiv(rows, BM))."""
     n = tl.program_id(0) * BN + tl.arange(0, BN)
     m = tl.program_id(1) * BM + tl.arange(0, BM)
-    k = tl.arange(0, BK)
-    gate = tl.zeros((BM, BN), tl.float32)
-    up = tl.zeros((BM, BN), tl.float32)
-    squares = tl.zeros((BM,), tl.float32)
-    for start in range(0, width, BK):
-        kk = start + k
-        inside = kk < width
-        tile = tl.load(x + m[:, None] * width + kk[None, :], mask=(m < rows)[:, None] & inside[None, :], other=0.0)
-        wide = tile.to(tl.float32)
-        squares += tl.sum(wide * wide, axis=1)
-        gain = 1.0 + tl.load(scale + kk, mask=inside, other=0.0).to(tl.float32)
-        scaled = (wide * gain[None, :]).to(w.dtype.element_ty)
-        wanted = inside[:, None] & (n < inner)[None, :]
-        at = w + kk[:, None] * (2 * inner) + n[None, :]
-        gate = tl.dot(scaled, tl.load(at, mask=wanted, other=0.0), gate, input_precision="ieee")
-        up = tl.dot(scaled, tl.load(at + inner, mask=wanted, other=0.0), up, input_precision="ieee")
-    factor = 1.0 / tl.sqrt(squares / width + EPS)
-    value = gelu(gate * factor[:, None]) * (up * factor[:, None])
+    gate, up = norm_two_products(
+        x, scale, w, rows, width, 2 * inner, m, n, n < inner, inner, EPS=EPS, BM=BM, BN=BN, BK=BK
+    )
+    value = gelu(gate) * up
     place = out + m[:, None] * inner + n[None, :]
     tl.store(place, value.to(out.dtype.element_ty), mask=(m < rows)[:, None] & (n < inner)[None, :])
 

@@ -8,9 +8,8 @@ MOST_TOGETHER of them, stay with PyTorch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from torch import Tensor
 
 from flashtrail.flash import expert
 from flashtrail.flash.batch import OFFICIAL_TIME_FLOOR
-from flashtrail.flash.dims import DraftDims, Pi0Dims
 from flashtrail.flash.kernels import graphs, launch, stages
 from flashtrail.flash.kernels.buffers import Back, Front, Kind, Snapshot, Verification
 from flashtrail.flash.kernels.tiles import power_of_two
@@ -44,22 +42,14 @@ class Padded:
 class TritonRuntime(TorchRuntime):
     """TorchRuntime with its stages on the kernels.
 
-    `recorder` None: CUDA graphs on a CUDA device, no graphs in Triton's interpreter.
+    Made of the same things; `recorder` None: CUDA graphs on a CUDA device, no graphs in Triton's interpreter.
     """
 
     backend = "triton"
 
-    def __init__(
-        self,
-        base: Mapping[str, Tensor],
-        dims: Pi0Dims,
-        draft: Mapping[str, Tensor] | None = None,
-        draft_dims: DraftDims | None = None,
-        manifests: Mapping[str, Any] | None = None,
-        directory: Path | None = None,
-        recorder: graphs.Recorder | None = None,
-    ) -> None:
-        super().__init__(base, dims, draft, draft_dims, manifests, directory)
+    def __init__(self, *policy: Any, recorder: graphs.Recorder | None = None, **more: Any) -> None:
+        super().__init__(*policy, **more)
+        dims, draft_dims = self.dims, self.draft_dims
         if recorder is None:
             recorder = graphs.CudaGraphs(self.device) if self.device.type == "cuda" else graphs.Eager()
         self.counters = graphs.Counters()
@@ -236,12 +226,13 @@ class TritonRuntime(TorchRuntime):
 
         def body() -> None:
             back.chunk.copy_(back.noise)
-            stages.denoise(
-                self._packed, self.dims, back.cache, back.state, self._rope, self._euler, self._step, back.chunk
-            )
+            stages.denoise(self._suffix(back), self._euler, self._step, back.chunk)
 
         self._programs.run(("denoise", back.batch, back.capacity), body)
         return back.chunk[:count].cpu().numpy().copy()
+
+    def _suffix(self, back: Back) -> stages.Suffix:
+        return stages.Suffix(self._packed, self.dims, back.cache, back.state, self._rope)
 
     @torch.inference_mode()
     def draft_many(self, embeddings: Any, placed: Any) -> Any:
@@ -281,8 +272,7 @@ class TritonRuntime(TorchRuntime):
 
         def body() -> None:
             v.draft.copy_(back.draft)
-            common = (self._packed, dims, back.cache, back.state, self._rope)
-            stages.verify(*common, v.biases, v.times, v.draft, back.noise, v.x0_hat)
+            stages.verify(self._suffix(back), v.biases, v.times, v.draft, back.noise, v.x0_hat)
             launch.judge(v.draft, v.x0_hat, back.last, back.rules, out=v.verdict)
 
         self._programs.run(("verify", back.batch, back.capacity, len(settings.t_list)), body)

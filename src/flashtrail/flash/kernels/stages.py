@@ -164,13 +164,30 @@ def state_tokens(w: Weights, state: Tensor) -> Tensor:
     return torch.addmm(w["state_proj.bias"], state.to(w["state_proj.weight"].dtype), w["state_proj.weight"])
 
 
+@dataclass(frozen=True)
+class Suffix:
+    """What passes of the expert read besides their own rows: weights, prefix caches, states [B, D], all positions."""
+
+    w: Weights
+    dims: Pi0Dims
+    cache: Cache
+    state: Tensor
+    rope: tuple[Tensor, Tensor]
+
+    def token(self) -> Tensor:
+        """State tokens [B, We]."""
+        return state_tokens(self.w, self.state)
+
+    def tables(self, draws: int) -> tuple[Tensor, Tensor]:
+        """Tables of the rows of `draws` groups for each prefix."""
+        return _suffix_tables(self.rope, self.cache.lengths, draws, self.dims.action_horizon + 1)
+
+
 def expert_pass(
-    w: Weights,
-    dims: Pi0Dims,
+    s: Suffix,
     x_t: Tensor,
     bias: Tensor,
     token: Tensor,
-    cache: Cache,
     tables: tuple[Tensor, Tensor],
     factors: Tensor,
     out: Tensor,
@@ -179,6 +196,7 @@ def expert_pass(
 
     Groups are B x draws: `token`[B, We] and cache [L, B, ...] are shared by consecutive groups.
     """
+    w, dims, cache = s.w, s.dims, s.cache
     x = launch.embed_actions(x_t, w["fused_in"], bias, w["time_mlp_out.weight"], w["time_mlp_out.bias"], token)
     layers = {k.removeprefix("expert.layers."): v for k, v in w.items() if k.startswith("expert.layers.")}
     for i in range(dims.expert.depth):
@@ -188,35 +206,14 @@ def expert_pass(
     launch.project_update(x, *head, scale=w["expert.norm.scale"], base=x_t, factors=factors, out=out)
 
 
-def denoise(
-    w: Weights,
-    dims: Pi0Dims,
-    cache: Cache,
-    state: Tensor,
-    rope: tuple[Tensor, Tensor],
-    biases: Tensor,
-    step: Tensor,
-    x: Tensor,
-) -> None:
+def denoise(s: Suffix, biases: Tensor, step: Tensor, x: Tensor) -> None:
     """Euler steps in place: x float32 [B, A, D] from noise to actions, one per row of `biases`; step[1] is -1 / n."""
-    tables = _suffix_tables(rope, cache.lengths, 1, x.shape[1] + 1)
-    token = state_tokens(w, state)
+    tables, token = s.tables(1), s.token()
     for i in range(len(biases)):
-        expert_pass(w, dims, x, biases[i : i + 1], token, cache, tables, step, x)
+        expert_pass(s, x, biases[i : i + 1], token, tables, step, x)
 
 
-def verify(
-    w: Weights,
-    dims: Pi0Dims,
-    cache: Cache,
-    state: Tensor,
-    rope: tuple[Tensor, Tensor],
-    biases: Tensor,
-    times: Tensor,
-    draft: Tensor,
-    noise: Tensor,
-    out: Tensor,
-) -> None:
+def verify(s: Suffix, biases: Tensor, times: Tensor, draft: Tensor, noise: Tensor, out: Tensor) -> None:
     """draft, noise float32 [B, A, D], times[K], biases[K, We] -> out [B, K, A, D], estimates of the clean chunk.
 
     All times in one pass; each attends the prefix where it lies and its own rows, never another time's.
@@ -224,9 +221,8 @@ def verify(
     batch, count = len(draft), len(times)
     t = times[None, :, None, None]
     x_t = (t * noise[:, None] + (1.0 - t) * draft[:, None]).flatten(0, 1)
-    tables = _suffix_tables(rope, cache.lengths, count, draft.shape[1] + 1)
     rows = biases.repeat(batch, 1), (-times).repeat(batch)
-    expert_pass(w, dims, x_t, rows[0], state_tokens(w, state), cache, tables, rows[1], out.view_as(x_t))
+    expert_pass(s, x_t, rows[0], s.token(), s.tables(count), rows[1], out.view_as(x_t))
 
 
 def draft(
