@@ -15,7 +15,7 @@ from checkpoints.conftest import ORIGIN, save_tree
 from flashtrail import provenance
 from flashtrail.checkpoints import artifact, official, orbax, parity
 from flashtrail.errors import UserError
-from flashtrail.flash import expert, gemma, verify, vision
+from flashtrail.flash import expert, gemma, lean, verify, vision
 
 Tensors = dict[str, np.ndarray]
 
@@ -191,6 +191,9 @@ RULES = {
     "rotary base": ((gemma, "ROPE_THETA", 20_000.0), "prefix_k/layer_0"),
     "shortest period of the time embedding": ((expert, "MIN_PERIOD", 5e-3), "suffix"),
     "erf GELU": ((vision, "gelu", torch.nn.functional.gelu), "vision/layer_0"),
+    # where only the arrangement that serves has it wrong
+    "rotary layout of the cache that is served from": ((lean, "pairs", lambda x, heads, head_dim: x), "actions"),
+    "GELU of what serves": ((lean, "GELU_SHIFT", 1.01 * lean.GELU_SHIFT), "actions"),
 }
 
 

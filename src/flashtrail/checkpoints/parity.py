@@ -1,8 +1,9 @@
 """Compares an artifact with its source, stage by stage, on fixed inputs: the gate between conversion and any result.
 
 The source runs in `reference` (JAX, its own layout, padded and masked), the artifact in the engine's stage functions
-(PyTorch, packed). Both chain their own values from stage to stage, so the first stage over its tolerance is where
-they part. Tolerances and their reasons: docs/precision.md. Knows no simulator and no server.
+(PyTorch), and what a round answers with in the arrangement of them that serves. Both chain their own values from stage
+to stage, so the first stage over its tolerance is where they part. Tolerances and their reasons: docs/precision.md.
+Knows no simulator and no server.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from torch.overrides import TorchFunctionMode
 from flashtrail import provenance
 from flashtrail.checkpoints import artifact, reference
 from flashtrail.errors import UserError
-from flashtrail.flash import draft as flash_draft
 from flashtrail.flash import expert, prefix, verify, vision, weights
+from flashtrail.flash.dims import DraftDims
 from flashtrail.flash.settings import FlashSettings
+from flashtrail.flash.stages import Stages, choose
 
 SEED = 20_240_229
 PROMPT_TOKENS = 11
@@ -124,7 +126,8 @@ def artifact_values(base_dir: str | Path, draft_dir: str | Path | None, inputs: 
     with _Watch(F.layer_norm) as norms:  # the residual stream enters each layer by its first norm
         images = vision.encode_images(w, dims, views)
     out: Values = {_vision_stage(i): x.flatten(0, 1).numpy() for i, x in enumerate(norms.inputs[::2])}
-    words = prefix.embed_prompt(w, torch.from_numpy(inputs.token_ids)[None])
+    ids = torch.from_numpy(inputs.token_ids)[None]
+    words = prefix.embed_prompt(w, ids)
     embeddings = torch.cat([images, words], dim=1)
     valid = torch.ones(embeddings.shape[:2], dtype=torch.bool)
     cache = prefix.prefill(w, dims, embeddings, valid)
@@ -140,23 +143,30 @@ def artifact_values(base_dir: str | Path, draft_dir: str | Path | None, inputs: 
         v = expert.velocity(w, dims, cache, state, x, torch.tensor([float(t)]))
         x = x - v / dims.num_steps
         out[f"denoise/velocity_{i}"] = v[0].numpy()
-    out["actions"] = expert.denoise(w, dims, cache, state, noise, dims.num_steps)[0].numpy()
+    wd: dict[str, torch.Tensor] = {}
+    ddims: DraftDims | None = None
     if draft_dir is not None:
         wd, ddims, _ = weights.load_draft(draft_dir, "cpu", "float32")
-        chunk = flash_draft.draft(wd, ddims, embeddings, valid, state)
+    # What a round answers with comes from the stages that serve, from pixels to actions.
+    serving = choose(w, w, dims, wd, ddims)
+    embeddings = torch.cat([serving.encode_images(views), serving.embed_prompt(ids)], dim=1)
+    cache = serving.prefill(embeddings, None)
+    out["actions"] = serving.denoise(cache, state, noise)[0].numpy()
+    if ddims is not None:
+        chunk = serving.draft(embeddings, None, state)
         out["draft"] = chunk[0].numpy()
-        out |= _artifact_verify(w, dims, cache, state, noise, chunk)
+        out |= _artifact_verify(serving, cache, state, noise, chunk)
     return out
 
 
-def _artifact_verify(w: Any, dims: Any, cache: Any, state: Any, noise: Any, chunk: Any) -> Values:
+def _artifact_verify(serving: Stages, cache: Any, state: Any, noise: Any, chunk: Any) -> Values:
     """Velocity and x0_hat of both verification times in one batched pass, as a draft round computes them."""
     times = torch.tensor(VERIFY_TIMES)
     x0 = torch.zeros_like(noise)
     x0[..., : chunk.shape[-1]] = chunk
     mix = times[:, None, None]
     x_t = mix * noise + (1 - mix) * x0
-    v = expert.velocity(w, dims, cache, state, x_t, times)
+    v = serving.velocity(cache, state, x_t, times)
     out = {f"verify/velocity_t{t:.2f}": v[i].numpy() for i, t in enumerate(VERIFY_TIMES)}
     return out | {f"verify/x0_hat_t{t:.2f}": (x_t - mix * v)[i].numpy() for i, t in enumerate(VERIFY_TIMES)}
 

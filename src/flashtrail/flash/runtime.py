@@ -19,7 +19,7 @@ from flashtrail.flash import prefix, weights
 from flashtrail.flash.batch import OFFICIAL_TIME_FLOOR, BatchedStages
 from flashtrail.flash.dims import DraftDims, Pi0Dims
 from flashtrail.flash.settings import FlashSettings
-from flashtrail.flash.stages import Lean, Plain, Stages, lean_suits
+from flashtrail.flash.stages import choose
 from flashtrail.flash.verify import Floats
 
 
@@ -67,11 +67,7 @@ class TorchRuntime(BatchedStages):
         self._wd = dict(draft or {})
         embed = base["embed.weight"]
         self.device, self.dtype = embed.device, embed.dtype
-        self._stages: Stages
-        if lean_suits(base):
-            self._stages = Lean(base, dims, self._wd, draft_dims)
-        else:
-            self._stages = Plain(self._w, dims, self._wd, draft_dims)
+        self._stages = choose(base, self._w, dims, self._wd, draft_dims)
         self.manifests = dict(manifests or {})
         self.directory = directory  # of the base artifact: its norm statistics and tokenizer lie there
 

@@ -112,6 +112,17 @@ class Lean:
         return lean.draft(self._draft, emb, valid, state)
 
 
+def choose(
+    base: Mapping[str, Tensor],
+    prepared: Mapping[str, Any],
+    dims: Pi0Dims,
+    draft: Mapping[str, Tensor],
+    draft_dims: DraftDims | None,
+) -> Stages:
+    """What serves a policy: Lean where it suits, else Plain over the prepared weights."""
+    return Lean(base, dims, draft, draft_dims) if lean_suits(base) else Plain(prepared, dims, draft, draft_dims)
+
+
 def lean_suits(base: Mapping[str, Tensor]) -> bool:
     """Whether few operations pay: float32 or wider on a CPU, and a policy small enough for a second copy."""
     embed = base["embed.weight"]
