@@ -3,9 +3,11 @@
 import importlib.util
 import json
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
+from flash.tiny import DIMS
 
 from flashtrail.flash import backends
 from flashtrail.flash.engine import Engine, describe
@@ -91,24 +93,67 @@ def test_the_interpreter_is_not_for_devices_nor_for_bfloat16(cuda, monkeypatch):
     assert backends.choose("auto", "cpu", "float32").name == "torch"
 
 
-def test_weights_without_room_say_what_would_fit(cuda):
-    from dataclasses import replace
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    """A host with 6 GB to be had."""
+    memory = tmp_path / "meminfo"
+    memory.write_text("MemTotal:       16000000 kB\nMemFree:          200000 kB\nMemAvailable:    6000000 kB\n")
+    monkeypatch.setattr(backends, "MEMORY", memory)
+    return memory
 
-    from flash.tiny import DIMS
 
+def test_weights_without_room_say_what_would_fit(cuda, host):
     backends.check_device("cuda", "float32", DIMS)
-    with pytest.raises(DeviceError, match=r"4\.0 GB free; 0\.96 billion .* float32 .* 4\.8 GB: bfloat16 would fit"):
-        backends.check_device("cuda", "float32", replace(DIMS, vocab_size=60_000_000))
-    with pytest.raises(DeviceError, match="free some, or use cpu"):
-        backends.check_device("cuda", "bfloat16", replace(DIMS, vocab_size=600_000_000))
+    for device, dtype, pieces, message in (
+        ("cuda", "float32", 60, r"cuda has 4\.0 GB free; 0\.96 .* float32 need about 5\.8 GB: bfloat16 would fit"),
+        ("cuda", "bfloat16", 100, r"cuda has 4\.0 GB free; .* bfloat16 need about 4\.8 GB: cpu would fit it, slowly"),
+        ("cuda", "bfloat16", 600, r"need about 28\.8 GB: free some, or use a machine with that much$"),
+        ("cpu", "float32", 100, r"cpu has 6\.1 GB free; .* float32 need about 9\.6 GB: bfloat16 would fit"),
+        ("cpu", "float32", 600, r"57\.6 GB: free some, or use a machine with that much, or 28\.8 GB in bfloat16"),
+    ):
+        with pytest.raises(DeviceError, match=message):
+            backends.check_device(device, dtype, replace(DIMS, vocab_size=pieces * 10**6))
 
 
-def test_memory_that_runs_out_on_the_way_is_one_line(artifact, monkeypatch):
+def test_a_host_that_does_not_say_what_is_free_is_tried(host):
+    host.unlink()
+    assert backends.free_memory(torch.device("cpu")) is None
+    backends.check_device("cpu", "float32", replace(DIMS, vocab_size=10**9))
+
+
+def test_a_policy_without_room_is_refused_before_it_is_read(artifact, host, monkeypatch):
+    host.write_text("MemAvailable: 1 kB\n")
+    monkeypatch.setattr(TorchRuntime, "load", lambda *words: pytest.fail("it was read"))
+    with pytest.raises(DeviceError, match=r"cpu has 0\.0 GB free"):
+        Engine.load(*artifact)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nlong story"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 2415919104 bytes."),
+        MemoryError(),
+    ],
+)
+def test_memory_that_runs_out_on_the_way_is_one_line(artifact, monkeypatch, error):
     def full(*words, **more):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nlong story")
+        raise error
 
     monkeypatch.setattr(TorchRuntime, "load", full)
-    with pytest.raises(DeviceError, match=r"cpu ran out of memory while the policy was loaded in float32; .*bfloat16"):
+    said = "cpu ran out of memory while the policy was loaded in float32: end what else runs there, or use bfloat16$"
+    with pytest.raises(DeviceError, match=said):
+        Engine.load(*artifact)
+    with pytest.raises(DeviceError, match=r"loaded in bfloat16: .*, or let fewer than 8 sessions share a pass"):
+        Engine.load(*artifact, dtype="bfloat16", together=8)
+
+
+def test_what_is_no_shortage_of_memory_keeps_its_traceback(artifact, monkeypatch):
+    def broken(*words, **more):
+        raise RuntimeError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(TorchRuntime, "load", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
         Engine.load(*artifact)
 
 
@@ -122,9 +167,17 @@ def test_an_artifact_of_another_architecture_is_named(artifact):
     ):
         changed = manifest | {"dims": manifest["dims"] | change}
         (artifact[0] / "manifest.json").write_text(json.dumps(changed))
-        with pytest.raises(ArtifactError, match=message) as caught:
+        with pytest.raises(ArtifactError, match=f"base is no policy that this engine computes, .*{message}") as caught:
             Engine.load(*artifact)
         assert "\n" not in str(caught.value)
+
+
+def test_a_draft_of_another_architecture_is_named(artifact):
+    path = artifact[1] / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"dims": manifest["dims"] | {"layers": 2}}))
+    with pytest.raises(ArtifactError, match=r"draft is no policy that this engine computes, .* keys \['layers'\]"):
+        Engine.load(*artifact)
 
 
 def test_an_unknown_name():

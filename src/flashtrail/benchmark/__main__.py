@@ -27,8 +27,7 @@ from flashtrail.benchmark.presets import preset
 from flashtrail.benchmark.turns import Samples, take_turns
 from flashtrail.benchmark.workload import Contender, EngineRounds, Workload, loaded_runtime, random_runtime
 from flashtrail.errors import UserError
-from flashtrail.flash import weights
-from flashtrail.flash.dims import DraftDims
+from flashtrail.flash import backends, weights
 from flashtrail.flash.errors import FlashError
 from flashtrail.flash.runtime import TorchRuntime
 from flashtrail.flash.settings import FlashSettings
@@ -68,8 +67,10 @@ def main(words: Sequence[str] | None = None) -> int:
     except (UserError, FlashError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except torch.cuda.OutOfMemoryError as error:
-        print(f"error: out of device memory ({str(error).splitlines()[0]}); use --dtype bfloat16", file=sys.stderr)
+    except (MemoryError, RuntimeError) as error:
+        if not backends.out_of_memory(error):
+            raise
+        print(f"error: out of memory ({str(error).splitlines()[0]}); bfloat16 needs half of it", file=sys.stderr)
         return 1
     return 1 if any(found["late"].values()) else 0
 
@@ -151,7 +152,7 @@ def _workload(words: argparse.Namespace, kind: str) -> tuple[Workload, str]:
             raise UserError("--random and --artifact exclude each other")
         draft = None
         if words.draft is not None:
-            draft = DraftDims.from_dict(weights.read_manifest(words.draft, "draft").get("dims", {}))
+            draft = weights.read_draft_dims(words.draft)
         return Workload(weights.read_dims(words.artifact), draft, words.views, words.prompt), str(words.artifact)
     if words.draft is not None:
         raise UserError("--draft needs --artifact")

@@ -25,8 +25,9 @@ from flashtrail.flash.settings import FlashSettings
 BACKENDS = ("auto", "torch", "triton")
 # To be set once conformance, decisions and times have been seen on a GPU (docs/kernels.md); `auto` follows it.
 KERNELS_CHECKED_ON_A_DEVICE = False
+MEMORY = Path("/proc/meminfo")
 _SUPPORTED = "float32", "bfloat16"
-ROOM = 1.25  # buffers, activations and libraries beside the weights
+ROOM = 1.5  # fused products are built beside their parts (weights.prepare); buffers, activations, libraries
 
 
 @dataclass(frozen=True)
@@ -84,20 +85,39 @@ def choose(backend: str, device: str, dtype: str) -> Choice:
 def check_device(device: str, dtype: str, dims: Pi0Dims | None = None) -> None:
     """Raise DeviceError if the device cannot compute in `dtype`, or has no room for weights of these dims."""
     where, number = weights.resolve_device(device), weights.resolve_dtype(dtype)
-    if where.type != "cuda":
-        return
-    if number == torch.bfloat16 and torch.cuda.get_device_capability(where)[0] < 8:
+    if where.type == "cuda" and number == torch.bfloat16 and torch.cuda.get_device_capability(where)[0] < 8:
         raise DeviceError(f"{torch.cuda.get_device_name(where)} does not compute in bfloat16; use --dtype float32")
     if dims is None:
         return
     numbers = sum(torch.Size(shape).numel() for shape in weights.base_shapes(dims).values())
-    need, (free, _) = ROOM * numbers * number.itemsize, torch.cuda.mem_get_info(where)
-    if need > free:
-        fits = "bfloat16 would fit" if ROOM * numbers * 2 <= free and number.itemsize > 2 else "free some, or use cpu"
+    need, free = ROOM * numbers * number.itemsize, free_memory(where)
+    if free is not None and need > free:
         raise DeviceError(
             f"{device} has {free / 1e9:.1f} GB free; {numbers / 1e9:.2f} billion weights in {dtype} need about "
-            f"{need / 1e9:.1f} GB: {fits}"
+            f"{need / 1e9:.1f} GB: {_what_fits(where, numbers, number.itemsize, free)}"
         )
+
+
+def _what_fits(where: torch.device, numbers: int, itemsize: int, free: int) -> str:
+    need, half = ROOM * numbers * itemsize, ROOM * numbers * 2
+    if itemsize > 2 and half <= free:
+        return "bfloat16 would fit"
+    host = free_memory(torch.device("cpu"))
+    if where.type == "cuda" and host is not None and need <= host:
+        return "cpu would fit it, slowly; or free some"
+    least = f", or {half / 1e9:.1f} GB in bfloat16" if itemsize > 2 else ""
+    return f"free some, or use a machine with that much{least}"
+
+
+def free_memory(where: torch.device) -> int | None:
+    """Bytes that can be had now without swapping; None where the system does not say."""
+    if where.type == "cuda":
+        return int(torch.cuda.mem_get_info(where)[0])
+    try:
+        lines = MEMORY.read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
 def load_runtime(
@@ -115,21 +135,28 @@ def load_runtime(
     """
     choice = choose(backend, device, dtype)
     cls = runtime_class(choice.name)
-    check_device(device, dtype)
-    if weights.resolve_device(device).type == "cuda":
-        check_device(device, dtype, weights.read_dims(base_dir))
+    check_device(device, dtype, weights.read_dims(base_dir))
     try:
         runtime = cls.load(base_dir, draft_dir, device, dtype)
         warm_up(runtime, settings, together)
-    except torch.OutOfMemoryError:  # others may have taken what was free when it was asked for
+    except (MemoryError, RuntimeError) as error:  # others may have taken what was free when it was asked for
+        if not out_of_memory(error):
+            raise
         check_device(device, dtype, weights.read_dims(base_dir))
+        remedies = ["end what else runs there"]
+        remedies += ["use bfloat16"] if dtype == "float32" else []
+        remedies += [f"let fewer than {together} sessions share a pass (--max-batch)"] if together > 1 else []
+        remedies += ["use cpu"] if weights.resolve_device(device).type == "cuda" else []
         raise DeviceError(
-            f"{device} ran out of memory while the policy was loaded in {dtype}; end what else runs there, "
-            + ("use bfloat16, " if dtype == "float32" else "")
-            + "or use cpu"
+            f"{device} ran out of memory while the policy was loaded in {dtype}: {', or '.join(remedies)}"
         ) from None
     runtime.backend_why = choice.why
     return runtime
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: PyTorch has a class for CUDA's, and only a message for the CPU's."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def runtime_class(name: str) -> type[TorchRuntime]:

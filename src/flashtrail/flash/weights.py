@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,6 +23,7 @@ from flashtrail.flash.errors import ArtifactError, DeviceError
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 MODEL_FILE = "model.safetensors"
 Shapes = dict[str, tuple[int, ...]]
+D = TypeVar("D", Pi0Dims, DraftDims)
 
 
 def _gemma_shapes(name: str, d: GemmaDims) -> Shapes:
@@ -245,7 +246,22 @@ def _some(names: list[str]) -> str:
 
 def read_dims(directory: str | Path) -> Pi0Dims:
     """The dims of a base artifact, from its manifest alone."""
-    return Pi0Dims.from_dict(read_manifest(Path(directory), "base").get("dims", {}))
+    return _dims(Pi0Dims, Path(directory), read_manifest(Path(directory), "base"))
+
+
+def read_draft_dims(directory: str | Path) -> DraftDims:
+    """The dims of a draft artifact, from its manifest alone."""
+    return _dims(DraftDims, Path(directory), read_manifest(Path(directory), "draft"))
+
+
+def _dims(cls: type[D], directory: Path, manifest: Mapping[str, Any]) -> D:
+    """The dims that a manifest states; an ArtifactError names the artifact and what this engine computes."""
+    try:
+        return cls.from_dict(manifest.get("dims", {}))
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"{directory} is no policy that this engine computes, which is pi0 with or without a FLASH draft: {error}"
+        ) from None
 
 
 def load_base(
@@ -255,7 +271,7 @@ def load_base(
     where, number = resolve_device(device), resolve_dtype(dtype)
     directory = Path(directory)
     manifest = read_manifest(directory, "base")
-    dims = Pi0Dims.from_dict(manifest.get("dims", {}))
+    dims = _dims(Pi0Dims, directory, manifest)
     _check_bytes(directory / MODEL_FILE, manifest, check_digest)
     return load_tensors(directory / MODEL_FILE, base_shapes(dims), where, number), dims, manifest
 
@@ -267,6 +283,6 @@ def load_draft(
     where, number = resolve_device(device), resolve_dtype(dtype)
     directory = Path(directory)
     manifest = read_manifest(directory, "draft")
-    dims = DraftDims.from_dict(manifest.get("dims", {}))
+    dims = _dims(DraftDims, directory, manifest)
     _check_bytes(directory / MODEL_FILE, manifest, check_digest)
     return load_tensors(directory / MODEL_FILE, draft_shapes(dims), where, number), dims, manifest
