@@ -1,0 +1,129 @@
+"""Bounds of clean episodes: derived from a reference run, stored with where they come from and what they guarantee.
+
+A bound is the least or the largest value of a feature over the reference episodes, and some slack. Nothing is assumed
+of its distribution: of n + 1 episodes of one kind each is as likely as any other to be the largest, so that a new clean
+episode lies above the largest of n with probability 1/(n + 1), above a bound with slack at most so. Knows features and
+JSON; knows no drill and no rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from flashtrail import provenance
+from flashtrail.drills.predicates import FEATURES, SLACK, Bound, Episode, features
+from flashtrail.errors import UserError
+
+VERSION = 1
+CONFIDENCE = 0.95
+MIN_EPISODES = 5  # fewer: one clean episode in five would lie beyond
+REMEDY = "`make drills` derives them from clean episodes, or: flashtrail doctor CLEAN_RUN --write-bounds FILE"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The clean bounds of one policy, and the episodes that they come from (`origin`: files, digests, what was run)."""
+
+    bounds: dict[str, Bound]
+    episodes: int
+    rewarded: int
+    origin: dict[str, Any] = field(default_factory=dict)
+
+
+def derive(episodes: Sequence[Episode], origin: Mapping[str, Any] | None = None) -> Reference:
+    """Return the bounds of clean episodes; a feature that none of them has gets none. UserError below MIN_EPISODES."""
+    if len(episodes) < MIN_EPISODES:
+        raise UserError(f"{len(episodes)} clean episodes are too few for bounds: give at least {MIN_EPISODES}")
+    found = [features(episode) for episode in episodes]
+    bounds = {}
+    for name in FEATURES:
+        values = [value for row in found if not np.isnan(value := row[name])]
+        if values:
+            bounds[name] = Bound(min(values), max(values), len(values))
+    return Reference(bounds, len(found), sum(bool(row["rewarded"]) for row in found), dict(origin or {}))
+
+
+# --- what they guarantee ---
+
+
+def beyond(n: int, sides: int = 1) -> float:
+    """Return the probability that a new clean episode lies beyond a bound of `n`: on one side, or on either of two."""
+    return min(1.0, sides / (n + 1))
+
+
+def content(n: int, confidence: float = CONFIDENCE) -> float:
+    """Return the share of clean episodes that lie below the largest of `n`, at least, with this confidence.
+
+    The share below the largest of n has the distribution Beta(n, 1) (Wilks 1941).
+    """
+    return float(stats.beta.ppf(1 - confidence, n, 1))
+
+
+def run_alarm(m: int, n: int, sides: int = 1) -> float:
+    """Return the probability that more than half of `m` new clean episodes lie beyond a bound of `n`.
+
+    The number of exceedances is beta-binomial (Gumbel and von Schelling 1950), since all m share the one bound.
+    """
+    return float(stats.betabinom.sf(m // 2, m, sides, n + 1 - sides)) if n >= sides else 1.0
+
+
+# --- stored ---
+
+
+def save(reference: Reference, path: str | Path) -> None:
+    """Write bounds as JSON, each with its guarantee."""
+    entries = {
+        name: {
+            "least": bound.least,
+            "largest": bound.largest,
+            "n": bound.n,
+            "low": bound.low,
+            "high": bound.high,
+            "what": FEATURES[name],
+        }
+        for name, bound in reference.bounds.items()
+    }
+    n = reference.episodes
+    provenance.json_dump(
+        {
+            "version": VERSION,
+            "bounds": entries,
+            "episodes": n,
+            "rewarded": reference.rewarded,
+            "origin": reference.origin,
+            "guarantee": {
+                "rule": "least and largest value of the clean reference episodes, widened by `slack` of that range",
+                "slack": SLACK,
+                "new_clean_episode_beyond_one_side_at_most": beyond(n),
+                "content_of_one_side": content(n),
+                "confidence": CONFIDENCE,
+            },
+        },
+        path,
+    )
+
+
+def load(path: str | Path) -> Reference:
+    """Read bounds; UserError, with how to get them, for a file that is missing or holds none."""
+    if not Path(path).is_file():
+        raise UserError(f"no bounds at {path}: {REMEDY}")
+    data = provenance.json_load(path)
+    if not isinstance(data, dict) or data.get("version") != VERSION or not isinstance(data.get("bounds"), dict):
+        raise UserError(f"{path} holds no bounds of version {VERSION}: {REMEDY}")
+    try:
+        bounds = {
+            name: Bound(float(entry["least"]), float(entry["largest"]), int(entry["n"]))
+            for name, entry in data["bounds"].items()
+        }
+        unknown = sorted(set(bounds) - set(FEATURES))
+        if unknown:
+            raise UserError(f"{path}: bound {unknown[0]!r} is of no feature that is known: {REMEDY}")
+        return Reference(bounds, int(data["episodes"]), int(data["rewarded"]), dict(data.get("origin", {})))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not whole ({error!r}): {REMEDY}") from None

@@ -1,0 +1,255 @@
+"""Step logs as predicates see them, from wherever they lie: our tables, imported ones, JSON lines, an official run.
+
+What a predicate must not see (arm, task, initial state, tag) stays beside the episode, for whoever counts. Episodes
+that infrastructure ended are left out: they say nothing of the policy. Knows files and columns; knows no rule.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flashtrail.drills.predicates import Episode
+from flashtrail.errors import UserError
+from flashtrail.evidence import imports, tables
+
+KEY = list(tables.EPISODE_KEY)
+SENT = "img_mean_sent"  # of the picture that was sent; `img_mean` is of the one before any condition
+_LOGS = "*.jsonl"
+
+
+@dataclass(frozen=True)
+class Logged:
+    """An episode and its name; `task` and `start` say which are of one kind when episodes are drawn again."""
+
+    arm: str
+    task: str
+    start: str
+    episode: Episode
+    key: dict[str, Any] | None = None  # of EPISODE_KEY, where it has one
+
+    @property
+    def name(self) -> str:
+        """Return the episode's name within its arm."""
+        return f"{self.task}/{self.start}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """Episodes of one run; `left_out` ended by infrastructure. `policy` is empty where the log does not say it."""
+
+    episodes: list[Logged]
+    left_out: int = 0
+    policy: str = ""
+    files: tuple[Path, ...] = ()
+
+    @property
+    def arms(self) -> dict[str, list[Logged]]:
+        """Return the episodes by arm, in the order in which they were read."""
+        found: dict[str, list[Logged]] = {}
+        for logged in self.episodes:
+            found.setdefault(logged.arm, []).append(logged)
+        return found
+
+
+def read(place: str | Path) -> Run:
+    """Read whatever run lies at `place`; UserError, naming what would be one, where there is none.
+
+    A steps.parquet (with its episodes.parquet), tables/ARM/, results/tables/ARM/, the official client's run
+    directory, a JSON-lines file or a directory of them.
+    """
+    root = Path(place)
+    if not root.exists():
+        raise UserError(f"{root} does not exist")
+    if root.is_file():
+        if root.suffix == ".jsonl":
+            return _of_logs([root], root.parent)
+        root = root.parent
+    directories = _table_directories(root)
+    if directories:
+        return joined(of_tables(directory) for directory in directories)
+    if (root / "manifest.json").is_file() and (root / "episode_log.json").is_file():
+        return of_official(root)
+    logs = sorted(path for path in root.rglob(_LOGS) if path.name == "steps.jsonl") or sorted(root.glob(_LOGS))
+    if logs:
+        return _of_logs(logs, root)
+    raise UserError(
+        f"{root} is no run: give a directory with steps.parquet, tables/ARM/steps.parquet or {_LOGS} in it, or a run "
+        "directory of the official client (manifest.json)"
+    )
+
+
+def _table_directories(root: Path) -> list[Path]:
+    if (root / "steps.parquet").is_file():
+        return [root]
+    for below in ("tables", "results/tables", "."):
+        found = sorted(path.parent for path in (root / below).glob("*/steps.parquet"))
+        if found:
+            return found
+    return []
+
+
+def joined(runs: Iterable[Run]) -> Run:
+    """Put runs together."""
+    parts = list(runs)
+    policies = {part.policy for part in parts}
+    return Run(
+        [logged for part in parts for logged in part.episodes],
+        sum(part.left_out for part in parts),
+        policies.pop() if len(policies) == 1 else "",
+        tuple(path for part in parts for path in part.files),
+    )
+
+
+# --- tables ---
+
+
+def of_tables(directory: str | Path) -> Run:
+    """Read one arm's steps; with its episodes.parquet beside them, those that ended by infrastructure are left out."""
+    steps, episodes = Path(directory) / "steps.parquet", Path(directory) / "episodes.parquet"
+    frame = _steps(steps)
+    left_out, policy, files = 0, "", (steps,)
+    if episodes.is_file():
+        ends = tables.read_table(episodes, tables.EPISODES, [*KEY, "policy", "outcome"]).to_pandas()
+        failed = ends[ends["outcome"] == "error"]
+        left_out, policy = len(failed), " and ".join(sorted(set(ends["policy"])))
+        names = pd.MultiIndex.from_frame(failed[KEY])
+        frame = frame[~pd.MultiIndex.from_frame(frame[KEY]).isin(names)]
+        files = (steps, episodes)
+    return Run(list(_episodes(frame)), left_out, policy, files)
+
+
+def _steps(path: Path) -> pd.DataFrame:
+    """Return key, step, action, picture and reward; tables of before there was `img_mean_sent` are read, too."""
+    schema = tables.STEPS
+    if SENT in schema.names and path.is_file() and SENT not in pq.read_schema(path).names:
+        schema = pa.schema([field for field in schema if field.name != SENT])
+    pictures = [name for name in (SENT, "img_mean") if name in schema.names]
+    found = tables.read_table(path, schema, [*KEY, "step", "action", "reward", *pictures])
+    frame = found.drop_columns(["action"]).to_pandas()
+    actions = found["action"].combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(float)
+    frame["row"] = np.arange(len(frame))
+    frame.attrs["actions"] = actions.reshape(-1, 7)
+    frame["picture"] = frame[pictures[0]]
+    for name in pictures[1:]:
+        frame["picture"] = frame["picture"].fillna(frame[name])
+    return frame
+
+
+def _episodes(frame: pd.DataFrame) -> Iterator[Logged]:
+    actions = frame.attrs["actions"]
+    for names, part in frame.sort_values([*KEY, "step"], kind="stable").groupby(KEY, sort=True):
+        key = dict(zip(KEY, names, strict=True))
+        found = _episode(
+            tables.episode_id(key),
+            actions[part["row"].to_numpy()],
+            part["picture"].to_numpy(float),
+            part["reward"].to_numpy(float),
+        )
+        start = f"init {key['init_state']}/repeat {key['repeat']}"
+        yield Logged(key["arm"], f"{key['suite']}/task {key['task_id']}", start, found, key)
+
+
+def _episode(name: str, actions: Any, pictures: Any, rewards: Any) -> Episode:
+    try:
+        return Episode(np.asarray(actions, float), np.asarray(pictures, float), np.asarray(rewards, float))
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from None
+
+
+# --- the official client's run directory ---
+
+
+def of_official(root: str | Path) -> Run:
+    """Read a run directory of the official client; its log has no pictures."""
+    found = imports.read_run(root, "unknown")
+    if found.problems:
+        raise UserError(f"{found.problems[0]} (flashtrail import-run names all of its {len(found.problems)} problems)")
+    errors = {tuple(row[name] for name in KEY) for row in found.rows["episodes"] if row["outcome"] == "error"}
+    by_episode: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in found.rows["steps"]:
+        by_episode.setdefault(tuple(row[name] for name in KEY), []).append(row)
+    episodes = []
+    for names, rows in by_episode.items():
+        if names not in errors:
+            key = dict(zip(KEY, names, strict=True))
+            pictures = [np.nan] * len(rows)
+            columns = [row["action"] for row in rows], pictures, [row["reward"] for row in rows]
+            task, start = f"{key['suite']}/task {key['task_id']}", f"init {key['init_state']}/repeat 0"
+            episodes.append(Logged(key["arm"], task, start, _episode(tables.episode_id(key), *columns), key))
+    return Run(episodes, len(errors), "", tuple(found.files))
+
+
+# --- JSON lines: step, img_mean, action, reward, tag ---
+
+
+def _of_logs(paths: Sequence[Path], root: Path) -> Run:
+    episodes = [logged for path in paths for logged in of_log(path, root)]
+    return Run(episodes, 0, "", tuple(paths))
+
+
+def of_log(path: str | Path, root: str | Path | None = None) -> list[Logged]:
+    """Read one file of JSON lines with `step`, `img_mean`, `action`, `reward`; any other field is passed over.
+
+    A new episode begins where `step` does not go on upwards, or at a line without an action. UserError naming file
+    and line for a line that cannot be read.
+    """
+    place = Path(path)
+    parts: list[list[dict[str, Any]]] = []
+    last: float | None = None
+    for line, row in _lines(place):
+        if "action" not in row:
+            last = None  # a heading: whatever follows is another episode
+            continue
+        step = _number(place, line, row, "step")
+        if last is None or step <= last:
+            parts.append([])
+        parts[-1].append(row | {"line": line})
+        last = step
+    name = str(place.relative_to(root)) if root is not None and place.is_relative_to(root) else place.name
+    arm = name.split("/")[0] if "/" in name else Path(name).stem
+    return [
+        Logged(arm, name, f"episode {number}", _logged_episode(place, rows)) for number, rows in enumerate(parts, 1)
+    ]
+
+
+def _logged_episode(path: Path, rows: Sequence[Mapping[str, Any]]) -> Episode:
+    name = f"{path}:{rows[0]['line']}"
+    for row in rows:
+        action = row["action"]
+        if not isinstance(action, list) or len(action) != 7 or not all(isinstance(x, int | float) for x in action):
+            raise UserError(f"{path}:{row['line']}: action is not a list of 7 numbers")
+    pictures = [_number(path, row["line"], row, "img_mean", np.nan) for row in rows]
+    rewards = [_number(path, row["line"], row, "reward") for row in rows]
+    return _episode(name, [row["action"] for row in rows], pictures, rewards)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with path.open(encoding="utf-8") as stream:
+        for number, content in enumerate(stream, 1):
+            if not content.strip():
+                continue
+            try:
+                row = json.loads(content)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path}:{number}: not JSON ({error.msg}, column {error.colno})") from None
+            if not isinstance(row, dict):
+                raise UserError(f"{path}:{number}: a {type(row).__name__}, not an object")
+            yield number, row
+
+
+def _number(path: Path, line: int, row: Mapping[str, Any], name: str, otherwise: float | None = None) -> float:
+    value = row.get(name)
+    if value is None and otherwise is not None:
+        return otherwise
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise UserError(f"{path}:{line}: {name} is {value!r}, not a number")
+    return float(value)

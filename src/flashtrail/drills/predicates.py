@@ -1,0 +1,289 @@
+"""What an episode's step log gives away: numbers of one episode, and the rule by which each silent failure is named.
+
+A predicate sees actions, the means of the pictures that were sent, and rewards. It knows no arm, no tag, no
+condition, no task and no round, so that it says the same of a drill and of a stranger's run. Which bounds are clean is
+not written here: they come from clean runs (bounds.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+WINDOW = 40  # steps; two seconds at 20 Hz, about half of the shortest clean episode
+SHARE = 0.1  # "on a share of steps" is on more than a tenth of them
+SLACK = 0.5  # of the reference's range, on each side; chosen before any drill was run
+UNKNOWN = float("nan")
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode as predicates see it.
+
+    `actions` is (n, 7), six of motion and the gripper (negative opens, positive closes). `img_mean` is (n,), the mean
+    grey level (0-255) of the agent's picture that was sent at this step, NaN where none was (our tables: all steps
+    without a query) or where it was not logged. `reward` is (n,).
+
+    ValueError for other shapes, no step, or an action that is not finite.
+    """
+
+    actions: np.ndarray
+    img_mean: np.ndarray
+    reward: np.ndarray
+
+    def __post_init__(self) -> None:
+        n = len(self.actions)
+        if not n or self.actions.shape != (n, 7) or self.img_mean.shape != (n,) or self.reward.shape != (n,):
+            shapes = self.actions.shape, self.img_mean.shape, self.reward.shape
+            raise ValueError(f"an episode is (n, 7), (n,), (n,) with n > 0, not {shapes}")
+        if not np.isfinite(self.actions).all():
+            raise ValueError("an action is not finite")
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A feature in the clean reference of `n` episodes: its least and largest value, and the bounds drawn around them.
+
+    `low` and `high` lie SLACK of that range further out, so that they guarantee at least what the extremes do.
+    """
+
+    least: float
+    largest: float
+    n: int
+
+    @property
+    def low(self) -> float:
+        """Below this a value is further out than any clean one, and by some margin."""
+        return self.least - SLACK * (self.largest - self.least)
+
+    @property
+    def high(self) -> float:
+        """The same above."""
+        return self.largest + SLACK * (self.largest - self.least)
+
+
+Features = Mapping[str, float]
+Bounds = Mapping[str, Bound]
+
+# What is measured of an episode, and how a reader is told.
+FEATURES = {
+    "effort": f"largest mean |action[:6]| over any {WINDOW} steps",
+    "reach": f"what max |action[:3]| exceeds on {SHARE:.0%} of the steps",
+    "turning": f"largest mean |action[3:6]| over any {WINDOW} steps",
+    "seam": "median jump of an action at a query (largest of six)",
+    "first_picture": "mean grey level of the first picture sent",
+    "query_gap": "median steps from one query to the next",
+    "longest_hold": "most steps in a row on one picture",
+    "gripper_changes": "how often the gripper's command changes between open and close",
+    "steps": "steps",
+    "steps_to_reward": "steps until a reward, of episodes that got one",
+    "rewarded": "1 if there was a reward",
+}
+
+
+def features(episode: Episode) -> dict[str, float]:
+    """Return every feature of FEATURES; NaN for what the log does not say, such as queries without pictures."""
+    motion, steps = np.abs(episode.actions[:, :6]), len(episode.actions)
+    rewarded = bool(np.nanmax(episode.reward, initial=0.0) > 0)
+    return {
+        "effort": _busiest(motion.mean(axis=1)),
+        "reach": float(np.quantile(motion[:, :3].max(axis=1), 1 - SHARE)),
+        "turning": _busiest(motion[:, 3:].mean(axis=1)),
+        **_pictures(episode),
+        "gripper_changes": float(_changes(episode.actions[:, 6])),
+        "steps": float(steps),
+        "steps_to_reward": float(steps) if rewarded else UNKNOWN,
+        "rewarded": float(rewarded),
+    }
+
+
+def _busiest(per_step: np.ndarray) -> float:
+    """Return the largest mean over WINDOW consecutive steps, of a shorter episode the mean."""
+    width = min(WINDOW, len(per_step))
+    return float(np.convolve(per_step, np.full(width, 1 / width), mode="valid").max())
+
+
+def _changes(gripper: np.ndarray) -> int:
+    told = np.sign(gripper)
+    told = told[told != 0]
+    return int((told[1:] != told[:-1]).sum())
+
+
+def _pictures(episode: Episode) -> dict[str, float]:
+    """Return what the pictures' means say: the first one's level, the pace of queries, the jump of actions at them.
+
+    Two pictures of a moving robot do not have the same mean to the last digit: an equal mean is the same picture. A log
+    with a mean at every step does not show a query that was sent the same picture again.
+    """
+    n, known = len(episode.img_mean), np.isfinite(episode.img_mean)
+    if not known.any():
+        return dict.fromkeys(("first_picture", "query_gap", "longest_hold", "seam"), UNKNOWN)
+    at = np.flatnonzero(known)
+    means = episode.img_mean[at]
+    new = np.r_[True, means[1:] != means[:-1]]
+    holds = np.diff([*at[new], n])  # the last was cut off by the episode's end: it lasted at least so long
+    queries = at[new] if known.all() else at
+    gaps = np.diff(queries) if len(queries) > 1 or known.all() else np.array([n])
+    jumps = np.abs(np.diff(episode.actions[:, :6], axis=0)).max(axis=1, initial=0.0)
+    asked = queries[queries > 0]
+    return {
+        "first_picture": float(means[0]),
+        "query_gap": float(np.median(gaps)) if len(gaps) else UNKNOWN,
+        "longest_hold": float(holds.max()),
+        "seam": float(np.median(jumps[asked - 1])) if len(asked) else UNKNOWN,
+    }
+
+
+# --- the rules ---
+
+Rule = Callable[[Features, Bounds], bool]
+
+
+@dataclass(frozen=True)
+class Predicate:
+    """One silent failure: what must be logged and bounded to judge it, its rule, and the words of its diagnosis."""
+
+    name: str
+    logged: tuple[str, ...]
+    bounded: tuple[str, ...]
+    rule: Rule
+    sign: str  # what the robot does
+    cause: str
+    check: str
+    sides: int = 1  # of its bound that an alarm lies beyond; 0: the rule is no bound of one feature
+
+    @property
+    def sentence(self) -> str:
+        """``If the robot does X, the likely cause is Y: check Z.``"""
+        return f"If {self.sign}, the likely cause is {self.cause}: check {self.check}."
+
+    def judge(self, found: Features, bounds: Bounds) -> bool | None:
+        """Return whether the episode shows this failure; None where a feature or a bound is missing."""
+        return None if self.missing(found, bounds) else self.rule(found, bounds)
+
+    def missing(self, found: Features, bounds: Bounds) -> list[str]:
+        """Return the features that the log does not give, and those that no clean episode gave a bound for."""
+        unlogged = [name for name in self.logged if np.isnan(found[name])]
+        return unlogged + [name for name in self.bounded if name not in bounds and name not in unlogged]
+
+
+def _swapped_cameras(found: Features, bounds: Bounds) -> bool:
+    bound = bounds["first_picture"]
+    return not bound.low <= found["first_picture"] <= bound.high
+
+
+def _long_chunk(found: Features, bounds: Bounds) -> bool:
+    gap = found["query_gap"]  # unknown where every step has the same picture: that is a stale frame
+    return not np.isnan(gap) and gap > bounds["query_gap"].high
+
+
+def _stale_frame(found: Features, bounds: Bounds) -> bool:
+    return found["longest_hold"] > bounds["longest_hold"].high and not _long_chunk(found, bounds)
+
+
+def _bad_unnorm(found: Features, bounds: Bounds) -> bool:
+    return found["reach"] > bounds["reach"].high
+
+
+def _state_antipode(found: Features, bounds: Bounds) -> bool:
+    return found["seam"] > bounds["seam"].high
+
+
+def _bad_prompt(found: Features, bounds: Bounds) -> bool:
+    return found["effort"] < bounds["effort"].low
+
+
+def _short_horizon(found: Features, bounds: Bounds) -> bool:
+    return not found["rewarded"] and found["steps"] < bounds["steps_to_reward"].largest
+
+
+def _no_flip(found: Features, bounds: Bounds) -> bool:
+    """What is left: the magnitudes are healthy, the gripper is used, no other rule speaks, and never a reward."""
+    healthy = bounds["effort"].low <= found["effort"] and found["reach"] <= bounds["reach"].high
+    uses_gripper = found["gripper_changes"] >= max(bounds["gripper_changes"].low, 1)
+    others = any(p.judge(found, bounds) for p in PREDICATES if p.name != "no_flip")
+    return healthy and uses_gripper and not others and not found["rewarded"]
+
+
+# In the order in which they are asked: what a log shows by itself first, what is left over last.
+PREDICATES: tuple[Predicate, ...] = (
+    Predicate(
+        "swapped_cameras",
+        ("first_picture",),
+        ("first_picture",),
+        _swapped_cameras,
+        "the very first picture, before the robot moved, is brighter or darker than any clean start",
+        "that the policy is sent another camera, or a picture with another exposure or colour order",
+        "which camera fills which key of the observation",
+        sides=2,
+    ),
+    Predicate(
+        "long_chunk",
+        ("longest_hold",),
+        ("query_gap",),
+        _long_chunk,
+        "a new picture comes more rarely than in any clean episode, at a steady pace",
+        "that too many actions of a chunk are executed before the policy is asked again",
+        "how many actions the client executes per query (replan_steps)",
+    ),
+    Predicate(
+        "stale_frame",
+        ("longest_hold",),
+        ("longest_hold", "query_gap"),
+        _stale_frame,
+        "the same picture is acted on for longer than in any clean episode although queries go on",
+        "that the policy is sent an old picture",
+        "the camera's buffer and the age of the frame at the query",
+    ),
+    Predicate(
+        "bad_unnorm",
+        ("reach",),
+        ("reach",),
+        _bad_unnorm,
+        "max |action[:3]| exceeds the clean bound on a tenth of the steps",
+        "that actions are scaled with the statistics of another embodiment",
+        "which norm_stats the policy was served with, and their q01 and q99 of the first three actions",
+    ),
+    Predicate(
+        "state_antipode",
+        ("seam",),
+        ("seam",),
+        _state_antipode,
+        "actions jump where a new picture comes, further than in any clean episode",
+        "that the robot's state jumps between queries, as an axis-angle does when the quaternion's sign flips",
+        "the sign convention of the quaternion before it becomes an axis-angle",
+    ),
+    Predicate(
+        "bad_prompt",
+        ("effort",),
+        ("effort",),
+        _bad_prompt,
+        f"mean |action[:6]| stays below the clean bound in every window of {WINDOW} steps",
+        "that the policy does not understand the instruction",
+        "the prompt's template against the one of training, to the character",
+    ),
+    Predicate(
+        "short_horizon",
+        ("rewarded", "steps"),
+        ("steps_to_reward",),
+        _short_horizon,
+        "episodes end without a reward in fewer steps than clean ones have needed for one",
+        "that the time limit is too short",
+        "the client's limit of steps against the suite's own",
+        sides=0,
+    ),
+    Predicate(
+        "no_flip",
+        ("effort", "reach", "gripper_changes", "rewarded"),
+        ("effort", "reach", "gripper_changes"),
+        _no_flip,
+        "the arm moves with healthy magnitudes and uses its gripper, nothing else is odd, but a reward never comes",
+        "that the pictures are not those of training, first of all not rotated",
+        "the rotation by 180 degrees (LIBERO's pictures are upside down) on a saved picture",
+        sides=0,
+    ),
+)
+
+NAMES = tuple(p.name for p in PREDICATES)

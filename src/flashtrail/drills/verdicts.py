@@ -1,0 +1,72 @@
+"""From predicates to a word: of one episode the first rule that holds, of a run the first that most episodes show.
+
+An episode is judged by itself; a run of k episodes is judged by majority, so that a rare clean outlier names nothing.
+Knows predicates and bounds; knows no file and no table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from flashtrail.drills import bounds as clean
+from flashtrail.drills.predicates import NAMES, PREDICATES, Bounds, Episode, Predicate, features
+
+Flags = Mapping[str, bool | None]  # by predicate; None: could not be judged
+
+
+def judge(episode: Episode, bounds: Bounds) -> dict[str, bool | None]:
+    """Return what each predicate says of one episode."""
+    found = features(episode)
+    return {predicate.name: predicate.judge(found, bounds) for predicate in PREDICATES}
+
+
+def cause(flags: Flags) -> str | None:
+    """Return the first predicate, in their order, that holds; None where none does."""
+    return next((name for name in NAMES if flags[name]), None)
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many of the `n` episodes in which a predicate could be judged it held in."""
+
+    k: int
+    n: int
+
+    @property
+    def most(self) -> bool:
+        """True for more than half."""
+        return 2 * self.k > self.n
+
+
+def counts(judged: Iterable[Flags]) -> dict[str, Count]:
+    """Return every predicate's count over the episodes of a run."""
+    rows = list(judged)
+    said = {name: [row[name] for row in rows if row[name] is not None] for name in NAMES}
+    return {name: Count(sum(map(bool, values)), len(values)) for name, values in said.items()}
+
+
+def firing(found: Mapping[str, Count]) -> list[str]:
+    """Return the predicates that hold in most episodes of a run, in their order: the first is the likely cause."""
+    return [name for name in NAMES if found[name].most]
+
+
+def unjudged(episodes: Sequence[Episode], bounds: Bounds) -> dict[str, list[str]]:
+    """Return, by predicate that no episode could be judged by, the features that the log or the bounds lack."""
+    found = [features(episode) for episode in episodes]
+    result = {}
+    for predicate in PREDICATES:
+        lacks = [predicate.missing(row, bounds) for row in found]
+        if lacks and all(lacks):
+            result[predicate.name] = sorted({name for row in lacks for name in row})
+    return result
+
+
+def run_alarm(predicate: Predicate, m: int, bounds: Bounds) -> float | None:
+    """Return the most that the probability is of this predicate holding in most of `m` clean episodes.
+
+    None for a rule that is not a bound of one feature, such as what is left by elimination.
+    """
+    if not predicate.sides:
+        return None
+    return clean.run_alarm(m, min(bounds[name].n for name in predicate.bounded), predicate.sides)

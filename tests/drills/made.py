@@ -1,0 +1,65 @@
+"""Step logs made of numbers: a clean episode by default, and each failure as the one thing that differs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from flashtrail.drills import bounds
+from flashtrail.drills.predicates import Episode
+
+CHUNK = 12
+
+
+def episode(
+    seed: int,
+    *,
+    steps: int = 100,
+    reward: bool = True,
+    level: float = 118.0,
+    gap: int = CHUNK,
+    stale: int = 0,
+    scale: float = 1.0,
+    seam: float = 0.0,
+    gripper: bool = True,
+) -> Episode:
+    """Return an episode: smooth motion up to about 1, a picture every `gap` steps, the gripper closed half-way.
+
+    `stale`: the picture is of so many queries ago; `scale`: of the translation; `seam`: jump of the rotation at each query.
+    """
+    generator = np.random.default_rng(seed)
+    time = np.arange(steps)[:, None]
+    actions = np.empty((steps, 7))
+    actions[:, :6] = np.sin(time / generator.uniform(15, 25, 6) + generator.uniform(0, 6, 6)) * generator.uniform(
+        0.35, 0.45
+    )
+    actions[:, :3] *= scale
+    actions[:, 6] = np.where(time[:, 0] > steps // 2, 1.0, -1.0) if gripper else -1.0
+    query = time[:, 0] // gap
+    actions[:, 3:6] += seam * (query % 2)[:, None]
+    pictures = level + generator.normal(0, 0.8) + np.cumsum(generator.normal(0, 0.2, steps))
+    means = np.full(steps, np.nan)
+    for q in range(query[-1] + 1):
+        means[q * gap] = pictures[max(q - stale, 0)]
+    rewards = np.zeros(steps)
+    rewards[-1] = float(reward)
+    return Episode(actions, means, rewards)
+
+
+def reference(n: int = 15, **other: Any) -> bounds.Reference:
+    """Return the bounds of `n` clean episodes of different lengths."""
+    return bounds.derive([episode(1000 + i, steps=70 + 5 * i, **other) for i in range(n)])
+
+
+# One toggle from the clean run each: what the log of that failure looks like.
+FAILURES: dict[str, dict[str, Any]] = {
+    "swapped_cameras": {"level": 95.0, "reward": False, "steps": 300},
+    "long_chunk": {"gap": 50, "reward": False, "steps": 300},
+    "stale_frame": {"stale": 4, "reward": False, "steps": 300},
+    "bad_unnorm": {"scale": 4.0, "reward": False, "steps": 300},
+    "state_antipode": {"seam": 2.0, "reward": False, "steps": 300},
+    "bad_prompt": {"scale": 0.0, "reward": False, "steps": 300, "gripper": False},
+    "short_horizon": {"reward": False, "steps": 60},
+    "no_flip": {"reward": False, "steps": 300},
+}
