@@ -24,6 +24,7 @@ from flashtrail.serving import TOKEN_VARIABLE
 COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("check a bundle: checksums, tables, verdicts, a rerun of some episodes", "flashtrail.record.audit"),
     "bundle": ("put a finished run into one directory that a stranger can check", "flashtrail.record.bundle"),
+    "doctor": ("name the likely cause of a run that fails in silence", "flashtrail.drills.doctor"),
     "explain": ("what one episode depended on, and its replay against the record", "flashtrail.record.explain"),
     "export-pickle": (
         "write an artifact as the official runtime's base_weights.pkl and draft_triton.pkl",

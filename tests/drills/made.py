@@ -26,7 +26,7 @@ def episode(
 ) -> Episode:
     """Return an episode: smooth motion up to about 1, a picture every `gap` steps, the gripper closed half-way.
 
-    `stale`: the picture is of so many queries ago; `scale`: of the translation; `seam`: jump of the rotation at each query.
+    `stale`: the picture is of so many queries ago; `scale`: of the translation; `seam`: of the rotation.
     """
     generator = np.random.default_rng(seed)
     time = np.arange(steps)[:, None]

@@ -22,7 +22,7 @@ from flashtrail.errors import UserError
 
 VERSION = 1
 CONFIDENCE = 0.95
-MIN_EPISODES = 5  # fewer: one clean episode in five would lie beyond
+MIN_EPISODES = 2  # of one episode there is no range
 REMEDY = "`make drills` derives them from clean episodes, or: flashtrail doctor CLEAN_RUN --write-bounds FILE"
 
 
@@ -39,7 +39,7 @@ class Reference:
 def derive(episodes: Sequence[Episode], origin: Mapping[str, Any] | None = None) -> Reference:
     """Return the bounds of clean episodes; a feature that none of them has gets none. UserError below MIN_EPISODES."""
     if len(episodes) < MIN_EPISODES:
-        raise UserError(f"{len(episodes)} clean episodes are too few for bounds: give at least {MIN_EPISODES}")
+        raise UserError(f"bounds need at least {MIN_EPISODES} clean episodes, here are {len(episodes)}")
     found = [features(episode) for episode in episodes]
     bounds = {}
     for name in FEATURES:

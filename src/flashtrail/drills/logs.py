@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flashtrail import provenance
 from flashtrail.drills.predicates import Episode
 from flashtrail.errors import UserError
 from flashtrail.evidence import imports, tables
@@ -44,11 +45,11 @@ class Logged:
 
 @dataclass(frozen=True)
 class Run:
-    """Episodes of one run; `left_out` ended by infrastructure. `policy` is empty where the log does not say it."""
+    """Episodes of one run; `left_out` ended by infrastructure. `policies`: by arm, where the log says it."""
 
     episodes: list[Logged]
     left_out: int = 0
-    policy: str = ""
+    policies: dict[str, str] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
 
     @property
@@ -100,13 +101,29 @@ def _table_directories(root: Path) -> list[Path]:
 def joined(runs: Iterable[Run]) -> Run:
     """Put runs together."""
     parts = list(runs)
-    policies = {part.policy for part in parts}
     return Run(
         [logged for part in parts for logged in part.episodes],
         sum(part.left_out for part in parts),
-        policies.pop() if len(policies) == 1 else "",
+        {arm: policy for part in parts for arm, policy in part.policies.items()},
         tuple(path for part in parts for path in part.files),
     )
+
+
+def origin(found: Run) -> dict[str, Any]:
+    """Return where bounds come from: arms, policy, tasks, files with their digests, and what the tables say of both."""
+    said: dict[str, set[str]] = {}
+    for path in found.files:
+        for key, value in tables.read_metadata(path).items() if path.suffix == ".parquet" else ():
+            said.setdefault(key, set()).add(value)
+    return {
+        "arms": list(found.arms),
+        "policies": sorted(set(found.policies.values())),
+        "tasks": sorted({logged.task for logged in found.episodes}),
+        "starts": sorted({logged.start for logged in found.episodes}),
+        "left_out": found.left_out,
+        "sources": {f"{path.parent.name}/{path.name}": provenance.sha256_file(path) for path in found.files},
+        "metadata": {key: " and ".join(sorted(values)) for key, values in sorted(said.items())},
+    }
 
 
 # --- tables ---
@@ -116,15 +133,16 @@ def of_tables(directory: str | Path) -> Run:
     """Read one arm's steps; with its episodes.parquet beside them, those that ended by infrastructure are left out."""
     steps, episodes = Path(directory) / "steps.parquet", Path(directory) / "episodes.parquet"
     frame = _steps(steps)
-    left_out, policy, files = 0, "", (steps,)
+    left_out, files = 0, [steps]
+    policies: dict[str, str] = {}
     if episodes.is_file():
         ends = tables.read_table(episodes, tables.EPISODES, [*KEY, "policy", "outcome"]).to_pandas()
         failed = ends[ends["outcome"] == "error"]
-        left_out, policy = len(failed), " and ".join(sorted(set(ends["policy"])))
+        left_out, policies = len(failed), dict(zip(ends["arm"], ends["policy"], strict=True))
         names = pd.MultiIndex.from_frame(failed[KEY])
         frame = frame[~pd.MultiIndex.from_frame(frame[KEY]).isin(names)]
-        files = (steps, episodes)
-    return Run(list(_episodes(frame)), left_out, policy, files)
+        files.append(episodes)
+    return Run(list(_episodes(frame)), left_out, policies, tuple(files))
 
 
 def _steps(path: Path) -> pd.DataFrame:
@@ -185,7 +203,7 @@ def of_official(root: str | Path) -> Run:
             columns = [row["action"] for row in rows], pictures, [row["reward"] for row in rows]
             task, start = f"{key['suite']}/task {key['task_id']}", f"init {key['init_state']}/repeat 0"
             episodes.append(Logged(key["arm"], task, start, _episode(tables.episode_id(key), *columns), key))
-    return Run(episodes, len(errors), "", tuple(found.files))
+    return Run(episodes, len(errors), {}, tuple(found.files))
 
 
 # --- JSON lines: step, img_mean, action, reward, tag ---
@@ -193,7 +211,7 @@ def of_official(root: str | Path) -> Run:
 
 def _of_logs(paths: Sequence[Path], root: Path) -> Run:
     episodes = [logged for path in paths for logged in of_log(path, root)]
-    return Run(episodes, 0, "", tuple(paths))
+    return Run(episodes, 0, {}, tuple(paths))
 
 
 def of_log(path: str | Path, root: str | Path | None = None) -> list[Logged]:

@@ -1,0 +1,185 @@
+"""What predicates make of drills whose cause is known: confusion, false alarms, what cannot be told apart, power.
+
+Every word about a drill follows from counts; none is written in advance. A drill counts as named if a run of it is
+given its own name and no other arm is, and as told from another arm if some predicate holds in the two at different
+rates. Knows judged episodes and statistics; knows no file and no page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from flashtrail.drills import power, verdicts
+from flashtrail.drills.bounds import Reference
+from flashtrail.drills.logs import Logged, Run
+from flashtrail.drills.predicates import FEATURES, NAMES, PREDICATES, features
+from flashtrail.errors import UserError
+from flashtrail.evidence import statistics
+from flashtrail.evidence.wording import listed
+
+PREFIX, CLEAN = "drill_", "clean"  # as the workflow calls the arms (flashtrail.drill_arms)
+ALPHA = 0.05
+
+
+def of_runs(reference: Reference, runs: Iterable[Run]) -> dict[str, Any]:
+    """Diagnose whole runs: arms are told by name, ``drill_clean`` and ``drill_NAME``; UserError without the first."""
+    arms = {arm.removeprefix(PREFIX): episodes for run in runs for arm, episodes in run.arms.items()}
+    if CLEAN not in arms:
+        raise UserError(f"no clean run among {listed(sorted(arms))}: its arm is called {PREFIX}{CLEAN}")
+    return diagnose(reference, {name: e for name, e in arms.items() if name != CLEAN}, arms[CLEAN])
+
+
+def diagnose(reference: Reference, drills: Mapping[str, Sequence[Logged]], clean: Sequence[Logged]) -> dict[str, Any]:
+    """Return, as JSON-able data, what the predicates say of each drill's episodes and of the clean ones.
+
+    `drills` maps a predicate's name to its episodes; a drill that no predicate is named after is judged all the same.
+    """
+    kinds = {CLEAN: list(clean), **{name: list(episodes) for name, episodes in drills.items()}}
+    judged = {name: [_episode(logged, reference) for logged in episodes] for name, episodes in kinds.items()}
+    matrix = {name: _rates(rows) for name, rows in judged.items()}
+    apart = separations(matrix)
+    powers = {
+        name: power.curve([row["flags"] for row in rows], [row["task"] for row in rows], _own(name))
+        for name, rows in judged.items()
+        if rows
+    }
+    return {
+        "episodes": judged,
+        "matrix": {name: {p: _plain(rate) for p, rate in row.items()} for name, row in matrix.items()},
+        "diagnoses": {name: _diagnoses(rows) for name, rows in judged.items()},
+        "runs": {name: _run(rows) for name, rows in judged.items()},
+        "false_alarms": _false_alarms(judged[CLEAN], matrix[CLEAN], reference),
+        "success": {name: _success(rows, judged[CLEAN]) for name, rows in judged.items()},
+        "apart": apart,
+        "verdicts": {name: verdict(name, judged, apart) for name in drills},
+        "power": {name: [asdict(entry) for entry in found] for name, found in powers.items()},
+        "enough": {name: power.enough(found) for name, found in powers.items()},
+        "sentences": {predicate.name: predicate.sentence for predicate in PREDICATES},
+        "alpha": ALPHA,
+    }
+
+
+def _own(name: str) -> str | None:
+    return name if name in NAMES else None
+
+
+def _episode(logged: Logged, reference: Reference) -> dict[str, Any]:
+    flags, found = verdicts.judge(logged.episode, reference.bounds), features(logged.episode)
+    return {
+        "arm": logged.arm,
+        "task": logged.task,
+        "start": logged.start,
+        "key": logged.key,
+        "flags": flags,
+        "cause": verdicts.cause(flags),
+        "rewarded": bool(found["rewarded"]),
+        "features": {name: None if np.isnan(found[name]) else found[name] for name in FEATURES},
+    }
+
+
+def _rates(rows: Sequence[Mapping[str, Any]]) -> dict[str, statistics.Rate]:
+    counts = verdicts.counts(row["flags"] for row in rows)
+    return {name: statistics.rate(count.k, count.n) for name, count in counts.items()}
+
+
+def _plain(rate: statistics.Rate) -> dict[str, Any]:
+    return rate.as_dict()
+
+
+def _diagnoses(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return how many episodes by themselves are given which name; `none` where nothing speaks."""
+    names = [row["cause"] or "none" for row in rows]
+    return {name: names.count(name) for name in (*NAMES, "none")}
+
+
+def _run(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what the whole run is diagnosed as, all its episodes together."""
+    found = verdicts.counts(row["flags"] for row in rows)
+    names = verdicts.firing(found)
+    return {"cause": names[0] if names else None, "firing": names, "unjudged": [n for n in NAMES if not found[n].n]}
+
+
+def _false_alarms(
+    rows: Sequence[Mapping[str, Any]], rates: Mapping[str, statistics.Rate], reference: Reference
+) -> dict[str, Any]:
+    """Return how often clean episodes are flagged, by predicate and by any of them, beside what is promised."""
+    flagged = sum(row["cause"] is not None for row in rows)
+    # What is left by elimination speaks of every clean episode that fails: it is counted apart.
+    bounded = [any(row["flags"][n] for n in NAMES if n != "no_flip") for row in rows]
+    promised = {
+        p.name: verdicts.run_alarm(p, 1, reference.bounds)
+        for p in PREDICATES
+        if all(name in reference.bounds for name in p.bounded)
+    }
+    return {
+        "by_predicate": {name: _plain(rate) | {"promised_at_most": promised.get(name)} for name, rate in rates.items()},
+        "any": _plain(statistics.rate(flagged, len(rows))),
+        "any_but_no_flip": _plain(statistics.rate(sum(bounded), len(rows))),
+        "run": _run(rows),
+    }
+
+
+def _success(rows: Sequence[Mapping[str, Any]], clean: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return how many episodes were rewarded, and the same starts of the clean run: what the failure costs."""
+    own = {(row["task"], row["start"]): row["rewarded"] for row in rows}
+    other = {(row["task"], row["start"]): row["rewarded"] for row in clean}
+    both = sorted(set(own) & set(other))
+    found = _plain(statistics.rate(sum(own.values()), len(own)))
+    if not both or rows is clean:
+        return found | {"paired": None}
+    paired = statistics.paired([own[key] for key in both], [other[key] for key in both])
+    return found | {"paired": asdict(paired) | {"k": paired.k_a, "k_clean": paired.k_b}}
+
+
+# --- what cannot be told apart ---
+
+
+def separations(matrix: Mapping[str, Mapping[str, statistics.Rate]]) -> list[dict[str, Any]]:
+    """Return, for each two arms, the predicate whose rates differ most surely, with Boschloo's exact p.
+
+    p values are Holm's, over all pairs and predicates: two arms are told apart if the least of theirs is below ALPHA.
+    """
+    tests = []
+    for a, b in combinations(matrix, 2):
+        for name in NAMES:
+            x, y = matrix[a][name], matrix[b][name]
+            if x.n and y.n:
+                tests.append((a, b, name, _p(x.k, x.n, y.k, y.n)))
+    adjusted = statistics.holm([p for *_, p in tests])
+    found: list[dict[str, Any]] = []
+    for a, b in combinations(matrix, 2):
+        own = [(p, name) for (x, y, name, _), p in zip(tests, adjusted, strict=True) if (x, y) == (a, b)]
+        p, best = min(own, default=(1.0, ""))
+        found.append({"a": a, "b": b, "predicate": best if p < ALPHA else None, "p": p, "apart": p < ALPHA})
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _p(k_a: int, n_a: int, k_b: int, n_b: int) -> float:
+    if k_a * n_b == k_b * n_a:
+        return 1.0
+    return statistics.unpaired(k_a, n_a, k_b, n_b).p
+
+
+def verdict(
+    name: str, judged: Mapping[str, Sequence[Mapping[str, Any]]], apart: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return what can be said of a drill: `named`, `noticed` or `unseen`, and from which arms it is not told.
+
+    named: its run is given its own name, and every other arm's run another one. noticed: it is told from the clean run,
+    but not by that. unseen: no predicate tells it from the clean run at ALPHA.
+    """
+    blurred = [e["b"] if e["a"] == name else e["a"] for e in apart if name in (e["a"], e["b"]) and not e["apart"]]
+    cause = _run(judged[name])["cause"]
+    shared = [other for other, rows in judged.items() if other != name and cause and _run(rows)["cause"] == cause]
+    if CLEAN in blurred:
+        word = "unseen"
+    else:
+        word = "named" if cause == name and not shared else "noticed"
+    return {"verdict": word, "run_cause": cause, "same_name": shared, "not_told_from": blurred}
