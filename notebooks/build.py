@@ -26,7 +26,12 @@ OWN_IMPORTS = {
         "from flashtrail.evidence import checkup_chapter, overview, verified_chapter\n"
         "from flashtrail.evidence.campaign import Campaign\n\n"
         "run = Campaign(inputs)"
-    )
+    ),
+    "drills": (
+        "from flashtrail.drills import chapter\n"
+        "from flashtrail.evidence.campaign import Campaign\n\n"
+        "run = Campaign(inputs)"
+    ),
 }
 
 # name: title, then sections (heading, text, calls)
@@ -124,6 +129,21 @@ REPORTS: dict[str, tuple[str, list[Section]]] = {
             ("What it ran with", "", ["overview.provenance_table(run)"]),
         ],
     ),
+    "drills": (
+        "Drills: silent failures, and what names them",
+        [
+            ("", "", ["chapter.section(run)"]),
+            ("Which predicate speaks of which failure", "", ["chapter.confusion(run)"]),
+            ("If the robot does this, check that", "", ["chapter.sentences(run)"]),
+            ("How many episodes it takes", "", ["chapter.power(run)"]),
+            ("False alarms", "", ["chapter.false_alarms(run)"]),
+            ("What cannot be told apart", "", ["chapter.apart(run)"]),
+            ("What the failures cost", "", ["chapter.cost(run)"]),
+            ("What the predicates see", "", ["chapter.features(run)"]),
+            ("Where the bounds come from", "", ["chapter.bounds_table(run)"]),
+            ("", "", ["chapter.films(run)"]),
+        ],
+    ),
     "final": (
         "What a real-time robot policy buys, at what success, under which faults",
         [
@@ -159,7 +179,8 @@ REPORTS: dict[str, tuple[str, list[Section]]] = {
 def notebook(title: str, sections: list[Section], imports: str = IMPORTS) -> nbformat.NotebookNode:
     """Return one notebook; cell ids count up, so that the same cells give the same file."""
     cells = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), new_code_cell(imports)]
-    cells.append(new_code_cell(f"overview.header(run, {title!r})".replace("'", '"')))
+    header = "chapter" if imports == OWN_IMPORTS["drills"] else "overview"
+    cells.append(new_code_cell(f"{header}.header(run, {title!r})".replace("'", '"')))
     for heading, text, calls in sections:
         words = "\n\n".join(part for part in (f"## {heading}" if heading else "", text) if part)
         if words:

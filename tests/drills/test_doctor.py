@@ -4,77 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from drills import made
+from drills.written import write_log, write_tables
 from evidence import official
 
 from flashtrail import cli, provenance
 from flashtrail.drills import bounds, logs, verdicts
-from flashtrail.drills.predicates import NAMES, Episode
+from flashtrail.drills.predicates import NAMES
 from flashtrail.errors import UserError
-from flashtrail.evidence import tables
 
-SUITE = "libero_goal"
 NEEDING_PICTURES = ["swapped_cameras", "long_chunk", "stale_frame", "state_antipode"]
-
-
-def write_tables(
-    directory: Path, arm: str, episodes: list[Episode], *, outcomes: dict[int, str] | None = None, policy: str = "p"
-) -> Path:
-    """Write an arm's steps and episodes as the recorder does; task by turns."""
-    steps: list[dict[str, Any]] = []
-    rows: list[dict[str, Any]] = []
-    for number, episode in enumerate(episodes):
-        key = {"arm": arm, "suite": SUITE, "task_id": number % 3, "init_state": number // 3, "repeat": 0}
-        outcome = (outcomes or {}).get(number, "success" if episode.reward.any() else "horizon")
-        rows.append({**key, **_episode(outcome, len(episode.actions), policy)})
-        steps += [{**key, **step} for step in _steps(episode)]
-    tables.write_table(directory / "steps.parquet", steps, tables.STEPS, {"config_digest": "c"})
-    tables.write_table(directory / "episodes.parquet", rows, tables.EPISODES, {"config_digest": "c"})
-    return directory
-
-
-def _steps(episode: Episode) -> list[dict[str, Any]]:
-    empty = {f.name: None for f in tables.STEPS if f.nullable}
-    return [
-        {
-            **empty,
-            "step": i,
-            "action": action.tolist(),
-            "reward": reward,
-            "done": bool(reward),
-            "gripper_closed": bool(action[6] > 0),
-            "eef_pos": [0.0, 0.0, 0.0],
-            "img_mean": None if np.isnan(mean) else float(mean),
-            "round": 0,
-        }
-        for i, (action, mean, reward) in enumerate(zip(episode.actions, episode.img_mean, episode.reward, strict=True))
-    ]
-
-
-def _episode(outcome: str, steps: int, policy: str) -> dict[str, Any]:
-    empty = {f.name: None for f in tables.EPISODES if f.nullable}
-    counts = dict.fromkeys(("rounds", "full_rounds", "draft_rounds", "executed_actions"), steps)
-    words = {"run_id": "r", "policy": policy, "task": "t", "seed": 7, "wall_s": 1.0, "started_at": "2026"}
-    return {**empty, **counts, **words, "success": outcome == "success", "outcome": outcome, "steps": steps}
-
-
-def write_log(path: Path, episodes: list[Episode], tags: list[str], heading: bool = False) -> Path:
-    """Write the exercise's JSON lines, five fields a step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = []
-    for episode, tag in zip(episodes, tags, strict=True):
-        if heading:
-            lines.append({"episode": tag})
-        for i, (action, mean, reward) in enumerate(zip(episode.actions, episode.img_mean, episode.reward, strict=True)):
-            row = {"step": i, "img_mean": None if np.isnan(mean) else mean, "reward": reward, "tag": tag}
-            lines.append(row | {"action": [round(float(x), 4) for x in action]})
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -147,9 +147,7 @@ def of_tables(directory: str | Path) -> Run:
 
 def _steps(path: Path) -> pd.DataFrame:
     """Return key, step, action, picture and reward; tables of before there was `img_mean_sent` are read, too."""
-    schema = tables.STEPS
-    if SENT in schema.names and path.is_file() and SENT not in pq.read_schema(path).names:
-        schema = pa.schema([field for field in schema if field.name != SENT])
+    schema = tables.STEPS if _has(path, SENT) else pa.schema([f for f in tables.STEPS if f.name != SENT])
     pictures = [name for name in (SENT, "img_mean") if name in schema.names]
     found = tables.read_table(path, schema, [*KEY, "step", "action", "reward", *pictures])
     frame = found.drop_columns(["action"]).to_pandas()
@@ -160,6 +158,13 @@ def _steps(path: Path) -> pd.DataFrame:
     for name in pictures[1:]:
         frame["picture"] = frame["picture"].fillna(frame[name])
     return frame
+
+
+def _has(path: Path, column: str) -> bool:
+    try:
+        return column in pq.read_schema(path).names
+    except (pa.ArrowInvalid, OSError):
+        return True  # no readable table: read_table says so
 
 
 def _episodes(frame: pd.DataFrame) -> Iterator[Logged]:

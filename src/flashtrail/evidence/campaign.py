@@ -23,7 +23,7 @@ _POLICY_OF = {"records": "directory", "boots": "directory", "smokes": "directory
 KINDS = (
     *("episodes", "rounds", "steps", "summaries", "profile", "records", "parity", "boots", "smokes"),
     *("claims", "environments", "published", "control", "arms", "grids", "chapters", "sheets"),
-    *("pages", "page_index", "checkup"),
+    *("pages", "page_index", "checkup", "bounds", "diagnosis", "logs"),
 )
 
 

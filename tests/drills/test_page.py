@@ -1,0 +1,122 @@
+"""reports/drills.html through its real notebook on made episodes: what stands on it, and how a browser shows it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from drills import written
+
+from flashtrail import provenance
+from flashtrail.drills import chapter, diagnosis
+from flashtrail.errors import UserError
+from flashtrail.evidence import browser, episode_pages, layout, report, tables
+from flashtrail.evidence.campaign import Campaign
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+NOTEBOOK = REPOSITORY / "notebooks" / "drills.ipynb"
+
+
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory) -> tuple[Path, dict]:
+    root = tmp_path_factory.mktemp("drills")
+    inputs = written.write_campaign(root, episodes=9)
+    for arm in inputs["arms"]:
+        files = {name: root / "tables" / arm / f"{name}.parquet" for name in ("episodes", "steps")}
+        files["rounds"] = root / "tables" / arm / "rounds.parquet"
+        tables.write_table(files["rounds"], [], tables.ROUNDS, written.METADATA)
+        episode_pages.write_arm(root / "reports/episodes" / arm, files, report="../../drills.html")
+    inputs["pages"] = [f"reports/episodes/{arm}/index.html" for arm in inputs["arms"]]
+    return root, inputs
+
+
+def test_every_verdict_follows_from_the_diagnosis(campaign):
+    """With another diagnosis in its place the first screen says another thing: nothing is written in advance."""
+    root, inputs = campaign
+    text = chapter.section(Campaign(inputs)).text
+    assert "Noticed, but not named" not in text and "Not told from a clean run" not in text
+    found = provenance.json_load(inputs["diagnosis"])
+    for name in ("no_flip", "bad_prompt"):
+        found["verdicts"][name] = {
+            "verdict": "unseen",
+            "run_cause": None,
+            "same_name": [],
+            "not_told_from": [diagnosis.CLEAN],
+        }
+    found["enough"]["no_flip"] = None
+    provenance.json_dump(found, root / "other.json")
+    other = chapter.section(Campaign(inputs | {"diagnosis": str(root / "other.json")})).text
+    assert "Not told from a clean run" in other and "not with 15 for no_flip" in other
+
+
+def test_counts_are_links_to_the_episodes_behind_them(campaign):
+    _, inputs = campaign
+    run = Campaign(inputs)
+    text = chapter.confusion(run).text
+    assert 'href="episodes/drill_no_flip/index.html"' in text
+    assert "libero_goal_task_0_init_000_repeat_0.html" in text
+    without = Campaign({kind: value for kind, value in inputs.items() if kind != "pages"})
+    assert "href" not in chapter.confusion(without).text
+
+
+def test_a_page_without_a_diagnosis_is_refused(campaign):
+    _, inputs = campaign
+    with pytest.raises(UserError, match="was given no diagnosis: run `make drills`"):
+        chapter.section(Campaign({kind: value for kind, value in inputs.items() if kind != "diagnosis"}))
+
+
+def test_the_notebook_is_what_its_source_says():
+    source = (REPOSITORY / "notebooks/build.py").read_text()
+    calls = set(re.findall(r"chapter\.(\w+)\(run", NOTEBOOK.read_text()))
+    assert calls == {"header", *re.findall(r'"chapter\.(\w+)\(run\)"', source)}
+    assert all(callable(getattr(chapter, call)) for call in calls)
+
+
+# --- as a browser shows it ---
+
+
+@pytest.fixture(scope="module")
+def reports(campaign) -> Path:
+    root, inputs = campaign
+    report.render(NOTEBOOK, root / "reports/drills.ipynb", root / "reports/drills.html", inputs)
+    return root / "reports"
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    if browser.executable() is None:
+        pytest.skip(f"no browser on this machine: {', '.join(browser.NAMES)}")
+    with browser.launched() as found:
+        yield found
+
+
+@pytest.mark.slow
+def test_the_page_is_one_small_file_of_its_own_and_warns_of_simulated_rows(reports):
+    text = (reports / "drills.html").read_text()
+    assert len(text.encode()) < 3_000_000 and report.external_references(text) == []
+    assert layout.content_policy() in text and "Simulated data" in text and "Traceback" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [browser.DESK, browser.PHONE], ids=["desk", "phone"])
+def test_the_page_has_no_problem(chromium, reports, size):
+    assert browser.problems(chromium, reports / "drills.html", size) == []
+
+
+@pytest.mark.slow
+def test_every_link_opens(chromium, reports):
+    with browser.opened(chromium, reports / "drills.html") as found:
+        links = found.page.eval_on_selector_all("a[href]", "all => all.map(a => a.href)")
+    inside = {link for link in links if link.startswith("file:")}
+    assert len(inside) > 20
+    for link in sorted(inside):
+        assert Path(link.removeprefix("file://").partition("#")[0]).is_file(), link
+
+
+@pytest.mark.slow
+def test_the_first_screen_answers_without_scrolling(chromium, reports):
+    with browser.opened(chromium, reports / "drills.html") as found:
+        for term in ("What was run", "Named", "False alarms", "How many episodes"):
+            box = found.page.locator(".first dt", has_text=term).first.bounding_box()
+            assert box is not None and box["y"] + box["height"] < browser.DESK[1], term
