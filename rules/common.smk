@@ -273,6 +273,8 @@ def upwards_of(wildcards):
     """Where an episode's page leads up to, seen from it: the report of its arm and, if it has one, the index of starts."""
     if wildcards.arm == CHECKUP:
         return {"report": "../../checkup.html", "index": None}
+    if wildcards.arm in EXPERIMENT.drill_arms:
+        return {"report": "../../drills.html", "index": "../drills.html"}
     return {"report": "../../final.html", "index": "../index.html"}
 
 

@@ -10,6 +10,7 @@
 #   results/rollouts/{arm}/task_{task}/steps.jsonl   a shard's steps as JSON lines; no final target asks for others
 #   results/drills/bounds.json                       bounds of the predicates
 #   results/drills/diagnosis.json                    predicate x drill, power, false alarms
+#   reports/episodes/drills.html                     every start with its end in every drill
 #   reports/drills.{ipynb,html}
 DRILL_ARMS = [arm for arm in EXPERIMENT.drill_arms if arm != "drill_reference"]
 
@@ -81,11 +82,37 @@ rule diagnose_drills:
         "../scripts/diagnose_drills.py"
 
 
+rule index_drill_episodes:
+    """List every start with its end in the clean run and in every drill."""
+    input:
+        episodes=[f"results/tables/{arm}/episodes.parquet" for arm in DRILL_ARMS],
+        rounds=[f"results/tables/{arm}/rounds.parquet" for arm in DRILL_ARMS],
+    output:
+        page_index="reports/episodes/drills.html",
+    log:
+        "results/logs/index_drill_episodes.log",
+    benchmark:
+        "results/benchmarks/index_drill_episodes.tsv"
+    params:
+        arms=DRILL_ARMS,
+        report="../drills.html",
+        code=code_digest("index_episodes.py"),
+    threads: 1
+    conda:
+        "../envs/report.yaml"
+    message:
+        "Listing the episodes of the drills"
+    script:
+        "../scripts/index_episodes.py"
+
+
 rule render_drills:
     """Show which drill which predicate tells from the clean run, after how many episodes, and with what false alarms."""
     input:
         **drill_tables(DRILL_ARMS),
         sheets=sheet_files(DRILL_ARMS),
+        pages=page_files(DRILL_ARMS),
+        page_index="reports/episodes/drills.html",
         logs=[file for arm in DRILL_ARMS for file in shard_inputs(arm, "steps.jsonl")],
         bounds="results/drills/bounds.json",
         diagnosis="results/drills/diagnosis.json",

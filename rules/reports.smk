@@ -49,6 +49,7 @@ rule index_episodes:
         "results/benchmarks/index_episodes.tsv"
     params:
         arms=list(EXPERIMENT.arms),
+        report="../final.html",
         code=code_digest("index_episodes.py"),
     threads: 1
     conda:

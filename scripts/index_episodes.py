@@ -7,7 +7,7 @@ from flashtrail.jobs import Job, run
 def main(job: Job) -> None:
     """One row per start, its end in every arm as a link."""
     files = {name: job.input[name] for name in ("episodes", "rounds")}
-    episode_pages.write_index(job.output["page_index"], files, job.params["arms"])
+    episode_pages.write_index(job.output["page_index"], files, job.params["arms"], job.params["report"])
 
 
 if __name__ == "__main__":

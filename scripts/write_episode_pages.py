@@ -7,8 +7,7 @@ from flashtrail.jobs import Job, run
 def main(job: Job) -> None:
     """Write the arm's directory of pages, whole: the list is the output that the workflow knows."""
     files = {name: job.input[name] for name in tables.SCHEMAS}
-    up = job.params["upwards"]
-    count = episode_pages.write_arm(job.directory("pages"), files, job.input["sheets"], up["report"], up["index"])
+    count = episode_pages.write_arm(job.directory("pages"), files, job.input["sheets"], **job.params["upwards"])
     print(f"{job.output['pages']}: {count} episodes", flush=True)
 
 

@@ -127,6 +127,16 @@ def test_drills_are_planned_by_the_ordinary_rules_and_only_where_they_are_asked_
     assert not [job for job in planned(final) if "drill" in job]
 
 
+def test_the_page_of_drills_asks_for_the_reference_every_drill_their_logs_and_their_episodes(checkout):
+    output = checkout.run("snakemake", "--profile", "profiles/local", "-n", "--", "reports/drills.html").stdout
+    jobs = counts(output)
+    once = ("derive_bounds", "diagnose_drills", "index_drill_episodes", "render_drills")
+    assert {rule: jobs[rule] for rule in once} == dict.fromkeys(once, 1)
+    # Eight drills and the clean run are shown; the reference is merged for its bounds and has no pages.
+    assert (jobs["merge_shards"], jobs["write_episode_pages"], jobs["write_step_log"]) == (10, 9, 9 * 3)
+    assert not {"evaluate_claims", "render_final", "index_episodes"} & set(jobs)
+
+
 def test_other_statistics_run_their_own_drill_again(checkout):
     """The file is an input of the shards that unnormalise by it, and of no other."""
     command = ["snakemake", "--profile", "profiles/local", "-n", "--forcerun", "convert_base", "--", *DRILLS]

@@ -97,6 +97,9 @@ def header(run: Campaign, title: str) -> Html:
     if run.simulated:
         text = "Simulated data: these numbers test the report. They are not evidence about any policy."
         parts.append(f'<p class="warning">{text}</p>')
+    index = links.index(run.files("page_index"))
+    if index:
+        parts.append(f'<nav aria-label="pages">Further: {page.link("every episode", index).text}</nav>')
     return Html(f"<header>{''.join(parts)}</header>")
 
 
