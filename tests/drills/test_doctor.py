@@ -15,6 +15,7 @@ from flashtrail import cli, provenance
 from flashtrail.drills import bounds, logs, verdicts
 from flashtrail.drills.predicates import NAMES
 from flashtrail.errors import UserError
+from flashtrail.evidence import step_log
 
 NEEDING_PICTURES = ["swapped_cameras", "long_chunk", "stale_frame", "state_antipode"]
 
@@ -69,7 +70,7 @@ def test_an_imported_run_of_the_official_client_is_judged_but_for_what_needs_pic
     assert cli.main(["import-run", str(source), "--out", str(tmp_path / "imported")]) == 0
     capsys.readouterr()
     code, out, _ = doctor(capsys, tmp_path / "imported", "--bounds", root / "drills/bounds.json")
-    assert code == 1 and "likely: bad_prompt" in out
+    assert code == 1 and "bad_prompt, in 10/10 episodes" in out
     (line,) = [line for line in out.splitlines() if "cannot be judged" in line and "first_picture" in line]
     assert "swapped_cameras" in line
     assert all(any(n in row for row in out.splitlines() if "cannot be judged" in row) for n in NEEDING_PICTURES)
@@ -87,7 +88,7 @@ def test_bounds_can_be_taken_from_a_clean_imported_run(capsys, tmp_path):
     assert code == 0 and "bounds of " in out
     assert "first_picture" not in bounds.load(tmp_path / "own.json").bounds
     code, out, _ = doctor(capsys, tmp_path / "run", "--bounds", tmp_path / "own.json")
-    assert code in (0, 1) and "likely: bad_prompt" not in out and "cannot be judged" in out
+    assert code in (0, 1) and "bad_prompt, in" not in out and "cannot be judged" in out
 
 
 @pytest.mark.parametrize("heading", [False, True])
@@ -126,6 +127,21 @@ def test_a_directory_of_logs_is_read_and_says_what_the_tables_say(root, tmp_path
     assert list(found.arms) == ["arm"] and len({logged.name for logged in found.episodes}) == 4
     flags = [verdicts.judge(logged.episode, reference) for logged in found.episodes]
     assert flags == [verdicts.judge(episode, reference) for episode in episodes]
+
+
+def test_the_workflow_s_own_step_log_says_what_its_tables_say(tmp_path):
+    """Through the log's rounding to four places, and with the tag that it carries."""
+    reference = made.reference().bounds
+    for name, failure in made.FAILURES.items():
+        played = [made.episode(60 + i, **failure) for i in range(3)]
+        arm = write_tables(tmp_path / name / "tables", name, played)
+        lines = step_log.of_tables(arm / "episodes.parquet", arm / "steps.parquet", "tag of another")
+        step_log.write(tmp_path / name / "task_0/steps.jsonl", lines)
+        flags = [
+            sorted(str(verdicts.judge(logged.episode, reference)) for logged in logs.read(place).episodes)
+            for place in (arm, tmp_path / name / "task_0")
+        ]
+        assert flags[0] == flags[1] and len(flags[0]) == 3
 
 
 def test_infrastructure_is_no_failure_of_the_policy(capsys, root, tmp_path):

@@ -21,7 +21,7 @@ from flashtrail.drills.predicates import FEATURES, NAMES
 from flashtrail.evidence import figures
 
 SHADES = LinearSegmentedColormap.from_list("shares", ["#ffffff", figures.BLUE, figures.NAVY])
-_DARK = 0.45  # from this share on, ink is white
+_DARK = 0.47  # from this share on, white stands out more from its shade than black; either by 4.5:1 at least
 
 
 def confusion(matrix: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
@@ -37,7 +37,7 @@ def confusion(matrix: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
                 _cell(column, row, face, figures.INK if own else figures.PALE, 1.8 if own else 0.6, 3 if own else 2)
             )
             text = "\u2013" if share is None else f"{rate['k']}/{rate['n']}"
-            ink = "white" if share is not None and share >= _DARK else figures.INK
+            ink = "white" if share is not None and share >= _DARK else "black"
             axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color=ink, zorder=4)
     axes.set_xlim(-0.55, len(NAMES) - 0.45)
     axes.set_ylim(len(matrix) - 0.45, -0.55)

@@ -207,7 +207,8 @@ def _no_flip(found: Features, bounds: Bounds) -> bool:
     return healthy and uses_gripper and not others and not found["rewarded"]
 
 
-# In the order in which they are asked: what a log shows by itself first, what is left over last.
+# In the order in which they are asked: first the form of the log (pictures, pace, length), then the actions, last what
+# is left over. An episode that was cut short has had no time to move as a clean one does.
 PREDICATES: tuple[Predicate, ...] = (
     Predicate(
         "swapped_cameras",
@@ -238,6 +239,16 @@ PREDICATES: tuple[Predicate, ...] = (
         "the camera's buffer and the age of the frame at the query",
     ),
     Predicate(
+        "short_horizon",
+        ("rewarded", "steps"),
+        ("steps_to_reward",),
+        _short_horizon,
+        "episodes end without a reward in fewer steps than clean ones have needed for one",
+        "a time limit that is too short",
+        "the client's limit of steps against the suite's own",
+        sides=0,
+    ),
+    Predicate(
         "bad_unnorm",
         ("reach",),
         ("reach",),
@@ -263,16 +274,6 @@ PREDICATES: tuple[Predicate, ...] = (
         f"mean |action[:6]| stays below the clean bound in every window of {WINDOW} steps",
         "an instruction that the policy does not understand",
         "the prompt's template against the one of training, to the character",
-    ),
-    Predicate(
-        "short_horizon",
-        ("rewarded", "steps"),
-        ("steps_to_reward",),
-        _short_horizon,
-        "episodes end without a reward in fewer steps than clean ones have needed for one",
-        "a time limit that is too short",
-        "the client's limit of steps against the suite's own",
-        sides=0,
     ),
     Predicate(
         "no_flip",
