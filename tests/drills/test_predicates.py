@@ -10,11 +10,13 @@ from drills import made
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from scipy import stats
 
-from flashtrail.drills import predicates, verdicts
+from flashtrail.drills import bounds, predicates, verdicts
 from flashtrail.drills.predicates import FEATURES, NAMES, PREDICATES, Episode, features
 
-BOUNDS = made.reference().bounds
+REFERENCE = made.reference()
+BOUNDS = REFERENCE.bounds
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -26,7 +28,7 @@ def test_a_failure_is_named_by_its_own_predicate(name):
 def test_clean_episodes_are_seldom_flagged_and_never_as_a_run():
     judged = [verdicts.judge(made.episode(seed, steps=70 + seed % 60), BOUNDS) for seed in range(60)]
     assert sum(verdicts.cause(flags) is not None for flags in judged) <= 6
-    assert verdicts.firing(verdicts.counts(judged)) == []
+    assert verdicts.firing(verdicts.counts(judged), REFERENCE) == []
 
 
 def test_what_is_seen_is_an_episode_and_an_episode_has_no_name():
@@ -82,11 +84,11 @@ def test_who_never_uses_the_gripper_is_not_called_unflipped():
 def test_most_means_more_than_half_of_those_that_could_be_judged():
     base = dict.fromkeys(NAMES, False)
     half = [base | {"bad_unnorm": True}] * 2 + [base] * 2
-    assert verdicts.firing(verdicts.counts(half)) == []
+    assert verdicts.firing(verdicts.counts(half), REFERENCE) == []
     some = [base | {"bad_unnorm": True}] * 2 + [base] + [base | {"bad_unnorm": None}] * 9
     assert verdicts.counts(some)["bad_unnorm"] == verdicts.Count(2, 3)
-    assert verdicts.firing(verdicts.counts(some)) == ["bad_unnorm"]
-    assert verdicts.firing(verdicts.counts([])) == []
+    assert verdicts.firing(verdicts.counts(some), REFERENCE) == ["bad_unnorm"]
+    assert verdicts.firing(verdicts.counts([]), REFERENCE) == []
 
 
 @pytest.mark.parametrize(
@@ -166,3 +168,26 @@ def test_every_predicate_has_its_sentence():
         assert predicate.sentence.startswith("If ") and ": check " in predicate.sentence
         assert set(predicate.logged) | set(predicate.bounded) <= set(FEATURES)
     assert predicates.NAMES[-1] == "no_flip"  # by elimination: after all others
+
+
+# --- runs ---
+
+
+def test_a_run_is_not_called_unflipped_for_failing_as_often_as_the_clean_one_does():
+    """Three of fifteen clean episodes fail: three of five do by chance, five of five do not; one alone says nothing."""
+    weak = bounds.Reference(BOUNDS, 15, 12)
+    failing = [dict.fromkeys(NAMES, False) | {"no_flip": True}]
+    fine = [dict.fromkeys(NAMES, False)]
+    assert verdicts.firing(verdicts.counts(failing * 3 + fine * 2), weak) == []
+    assert verdicts.firing(verdicts.counts(failing * 5), weak) == ["no_flip"]
+    assert verdicts.firing(verdicts.counts(failing), weak) == []
+    hopeless = bounds.Reference(BOUNDS, 15, 1)  # this policy fails by itself: nothing can be left over
+    assert verdicts.firing(verdicts.counts(failing * 15), hopeless) == []
+
+
+@given(st.integers(1, 30), st.integers(0, 15))
+def test_failures_needed_is_the_least_count_that_a_clean_run_seldom_reaches(m, failed):
+    needed = bounds.failures_needed(m, failed, 15)
+    tail = lambda k: stats.betabinom.sf(k - 1, m, failed + 1, 16 - failed)  # noqa: E731
+    assert needed == m + 1 or tail(needed) <= 0.05 + 1e-12
+    assert tail(needed - 1) > 0.05 - 1e-12

@@ -73,6 +73,16 @@ def run_alarm(m: int, n: int, sides: int = 1) -> float:
     return float(stats.betabinom.sf(m // 2, m, sides, n + 1 - sides)) if n >= sides else 1.0
 
 
+def failures_needed(m: int, failed: int, n: int, alpha: float = 1 - CONFIDENCE) -> int:
+    """Return from how many failures on a run of `m` fails more than a clean one, of whose `n` episodes `failed` did.
+
+    The least k that a clean run reaches with probability `alpha` at most: beta-binomial, every rate of failure as
+    credible as any other before the reference was seen. m + 1 where no count is enough.
+    """
+    tail = stats.betabinom.sf(np.arange(m + 1) - 1, m, failed + 1, n - failed + 1)
+    return int(np.argmax(tail <= alpha)) if (tail <= alpha).any() else m + 1
+
+
 # --- stored ---
 
 

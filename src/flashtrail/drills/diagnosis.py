@@ -18,7 +18,7 @@ import numpy as np
 from flashtrail.drills import power, verdicts
 from flashtrail.drills.bounds import Reference
 from flashtrail.drills.logs import Logged, Run
-from flashtrail.drills.predicates import FEATURES, NAMES, PREDICATES, features
+from flashtrail.drills.predicates import FEATURES, LEFT_OVER, NAMES, PREDICATES, features
 from flashtrail.errors import UserError
 from flashtrail.evidence import statistics
 from flashtrail.evidence.wording import listed
@@ -44,8 +44,9 @@ def diagnose(reference: Reference, drills: Mapping[str, Sequence[Logged]], clean
     judged = {name: [_episode(logged, reference) for logged in episodes] for name, episodes in kinds.items()}
     matrix = {name: _rates(rows) for name, rows in judged.items()}
     apart = separations(matrix)
+    runs = {name: _run(rows, reference) for name, rows in judged.items()}
     powers = {
-        name: power.curve([row["flags"] for row in rows], [row["task"] for row in rows], _own(name))
+        name: power.curve([row["flags"] for row in rows], [row["task"] for row in rows], _own(name), reference)
         for name, rows in judged.items()
         if rows
     }
@@ -53,11 +54,11 @@ def diagnose(reference: Reference, drills: Mapping[str, Sequence[Logged]], clean
         "episodes": judged,
         "matrix": {name: {p: _plain(rate) for p, rate in row.items()} for name, row in matrix.items()},
         "diagnoses": {name: _diagnoses(rows) for name, rows in judged.items()},
-        "runs": {name: _run(rows) for name, rows in judged.items()},
+        "runs": runs,
         "false_alarms": _false_alarms(judged[CLEAN], matrix[CLEAN], reference),
         "success": {name: _success(rows, judged[CLEAN]) for name, rows in judged.items()},
         "apart": apart,
-        "verdicts": {name: verdict(name, judged, apart) for name in drills},
+        "verdicts": {name: verdict(name, runs, apart) for name in drills},
         "power": {name: [asdict(entry) for entry in found] for name, found in powers.items()},
         "enough": {name: power.enough(found) for name, found in powers.items()},
         "sentences": {predicate.name: predicate.sentence for predicate in PREDICATES},
@@ -98,10 +99,10 @@ def _diagnoses(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return {name: names.count(name) for name in (*NAMES, "none")}
 
 
-def _run(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _run(rows: Sequence[Mapping[str, Any]], reference: Reference) -> dict[str, Any]:
     """Return what the whole run is diagnosed as, all its episodes together."""
     found = verdicts.counts(row["flags"] for row in rows)
-    names = verdicts.firing(found)
+    names = verdicts.firing(found, reference)
     return {"cause": names[0] if names else None, "firing": names, "unjudged": [n for n in NAMES if not found[n].n]}
 
 
@@ -111,7 +112,7 @@ def _false_alarms(
     """Return how often clean episodes are flagged, by predicate and by any of them, beside what is promised."""
     flagged = sum(row["cause"] is not None for row in rows)
     # What is left by elimination speaks of every clean episode that fails: it is counted apart.
-    bounded = [any(row["flags"][n] for n in NAMES if n != "no_flip") for row in rows]
+    bounded = [any(row["flags"][n] for n in NAMES if n != LEFT_OVER) for row in rows]
     promised = {
         p.name: verdicts.run_alarm(p, 1, reference.bounds)
         for p in PREDICATES
@@ -121,7 +122,7 @@ def _false_alarms(
         "by_predicate": {name: _plain(rate) | {"promised_at_most": promised.get(name)} for name, rate in rates.items()},
         "any": _plain(statistics.rate(flagged, len(rows))),
         "any_but_no_flip": _plain(statistics.rate(sum(bounded), len(rows))),
-        "run": _run(rows),
+        "run": _run(rows, reference),
     }
 
 
@@ -167,17 +168,15 @@ def _p(k_a: int, n_a: int, k_b: int, n_b: int) -> float:
     return statistics.unpaired(k_a, n_a, k_b, n_b).p
 
 
-def verdict(
-    name: str, judged: Mapping[str, Sequence[Mapping[str, Any]]], apart: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
+def verdict(name: str, runs: Mapping[str, Mapping[str, Any]], apart: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return what can be said of a drill: `named`, `noticed` or `unseen`, and from which arms it is not told.
 
     named: its run is given its own name, and every other arm's run another one. noticed: it is told from the clean run,
     but not by that. unseen: no predicate tells it from the clean run at ALPHA.
     """
     blurred = [e["b"] if e["a"] == name else e["a"] for e in apart if name in (e["a"], e["b"]) and not e["apart"]]
-    cause = _run(judged[name])["cause"]
-    shared = [other for other, rows in judged.items() if other != name and cause and _run(rows)["cause"] == cause]
+    cause = runs[name]["cause"]
+    shared = [other for other, found in runs.items() if other != name and cause and found["cause"] == cause]
     if CLEAN in blurred:
         word = "unseen"
     else:

@@ -102,7 +102,7 @@ def diagnosis(episodes: Sequence[Logged], reference: Reference) -> dict[str, Any
     played = [logged.episode for logged in episodes]
     judged = [verdicts.judge(episode, reference.bounds) for episode in played]
     found = verdicts.counts(judged)
-    firing = verdicts.firing(found)
+    firing = verdicts.firing(found, reference)
     rewarded = sum(bool((episode.reward > 0).any()) for episode in played)
     likely = _CAUSE[firing[0]] if firing else None
     return {
@@ -138,7 +138,7 @@ def _words(arms: dict[str, dict[str, Any]], reference: Reference) -> list[str]:
         lines.append(f"{arm}: {plural(entry['episodes'], 'episode')}, rewarded {rate_with_interval(rate)}")
         lines += [f"  {line}" for line in _of_arm(entry)]
     clean_run = f"{plural(reference.episodes, 'clean episode')}, {reference.rewarded} rewarded"
-    return [*lines, f"bounds: {clean_run}; a run is judged by what more than half of its episodes show"]
+    return [*lines, f"bounds: {clean_run}; a run is called what more than half of its episodes show"]
 
 
 def _of_arm(entry: dict[str, Any]) -> list[str]:
@@ -151,14 +151,14 @@ def _of_arm(entry: dict[str, Any]) -> list[str]:
             alarm = f"{100 * count['clean_run_at_most']:.2g} %"
             lines.append(f"  in a clean run of {plural(count['n'], 'episode')} this is seen in at most {alarm}")
     if not entry["firing"]:
-        lines.append("nothing found: no predicate holds in most episodes")
+        lines.append("nothing found: no predicate holds in enough episodes")
     seen = [
         f"{name} {count['k']}/{count['n']}"
         for name, count in entry["predicates"].items()
         if count["k"] and name not in entry["firing"]
     ]
     if seen:
-        lines.append(f"in fewer episodes: {', '.join(seen)}")
+        lines.append(f"in too few episodes to speak of the run: {', '.join(seen)}")
     by_lack: dict[str, list[str]] = {}
     for name, lacks in entry["unjudged"].items():
         by_lack.setdefault(listed(lacks), []).append(name)

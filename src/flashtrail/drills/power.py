@@ -1,8 +1,8 @@
 """How many episodes a run needs until its failure is named: runs of m episodes drawn from those that were played.
 
 A drawn run of m episodes draws m times a task, each as likely, and then one of that task's episodes, with replacement;
-it is judged by majority as any run. The interval says how far the answer rests on these episodes: each task's episodes
-are drawn again first (tasks stay as they are: the answer is for these tasks). Knows flags; knows no file and no bound.
+it is judged as any run. The interval says how far the answer rests on these episodes: each task's episodes
+are drawn again first (tasks stay as they are: the answer is for these tasks). Knows flags; knows no file, no feature.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flashtrail.drills.bounds import Reference
 from flashtrail.drills.predicates import NAMES
-from flashtrail.drills.verdicts import Flags
+from flashtrail.drills.verdicts import Flags, needed
 from flashtrail.evidence import resampling
 from flashtrail.evidence.statistics import Interval
 
@@ -38,7 +39,12 @@ class Power:
 
 
 def curve(
-    flags: Sequence[Flags], tasks: Sequence[str], name: str | None, lengths: Sequence[int] = LENGTHS, seed: int = 0
+    flags: Sequence[Flags],
+    tasks: Sequence[str],
+    name: str | None,
+    reference: Reference,
+    lengths: Sequence[int] = LENGTHS,
+    seed: int = 0,
 ) -> list[Power]:
     """Return the power for each length of run; `name` None asks for runs in which nothing speaks."""
     held, judged = (_matrix(flags, what) for what in (True, None))
@@ -46,10 +52,11 @@ def curve(
     generator = np.random.default_rng(seed)
     found = []
     for m in lengths:
-        first = _first(held, judged, _drawn(generator, _shares(tasks), m, _RUNS))
+        least = np.array([[needed(predicate, n, reference) for n in range(m + 1)] for predicate in NAMES])
+        first = _first(held, judged, least, generator.multinomial(m, _shares(tasks), _RUNS))
         outer = []
         for _ in range(_OUTER):
-            again = _first(held, judged, _drawn(generator, _shares(tasks, generator), m, _INNER))
+            again = _first(held, judged, least, generator.multinomial(m, _shares(tasks, generator), _INNER))
             outer.append([(again == wanted).mean(), (again < len(NAMES)).mean()])
         named, spoke = (resampling.percentile_interval(values) for values in np.array(outer).T)
         found.append(Power(m, float((first == wanted).mean()), named, float((first < len(NAMES)).mean()), spoke))
@@ -69,7 +76,7 @@ def enough(powers: Sequence[Power], power: float = ENOUGH) -> int | None:
 def _matrix(flags: Sequence[Flags], what: bool | None) -> np.ndarray:
     """Return (episodes, predicates): 1 where it holds, or for None where it could be judged at all."""
     cells = [[row[n] is not None if what is None else bool(row[n]) for n in NAMES] for row in flags]
-    return np.array(cells, float).reshape(len(cells), len(NAMES))
+    return np.array(cells, int).reshape(len(cells), len(NAMES))
 
 
 def _shares(tasks: Sequence[str], generator: np.random.Generator | None = None) -> np.ndarray:
@@ -86,11 +93,10 @@ def _shares(tasks: Sequence[str], generator: np.random.Generator | None = None) 
     return shares / shares.sum()
 
 
-def _drawn(generator: np.random.Generator, shares: np.ndarray, m: int, runs: int) -> np.ndarray:
-    return generator.multinomial(m, shares, runs).astype(float)
+def _first(held: np.ndarray, judged: np.ndarray, least: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Return, of each drawn run, the place of the first predicate that speaks of it; len(NAMES) for none.
 
-
-def _first(held: np.ndarray, judged: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """Return, of each drawn run, the place of the first predicate that holds in most episodes; len(NAMES) for none."""
-    most = 2 * (drawn @ held) > drawn @ judged
-    return np.where(most.any(axis=1), most.argmax(axis=1), len(NAMES))
+    `drawn` is (runs, episodes); `least` is (predicates, m + 1), the count that each needs of so many judged episodes.
+    """
+    speaks = drawn @ held >= least[np.arange(len(NAMES)), drawn @ judged]
+    return np.where(speaks.any(axis=1), speaks.argmax(axis=1), len(NAMES))

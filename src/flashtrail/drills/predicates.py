@@ -15,6 +15,7 @@ import numpy as np
 WINDOW = 40  # steps; two seconds at 20 Hz, about half of the shortest clean episode
 SHARE = 0.1  # "on a share of steps" is on more than a tenth of them
 SLACK = 0.5  # of the reference's range, on each side; chosen before any drill was run
+LEFT_OVER = "no_flip"  # by elimination
 UNKNOWN = float("nan")
 
 
@@ -203,7 +204,7 @@ def _no_flip(found: Features, bounds: Bounds) -> bool:
     """What is left: the magnitudes are healthy, the gripper is used, no other rule speaks, and never a reward."""
     healthy = bounds["effort"].low <= found["effort"] and found["reach"] <= bounds["reach"].high
     uses_gripper = found["gripper_changes"] >= max(bounds["gripper_changes"].low, 1)
-    others = any(p.judge(found, bounds) for p in PREDICATES if p.name != "no_flip")
+    others = any(p.judge(found, bounds) for p in PREDICATES if p.name != LEFT_OVER)
     return healthy and uses_gripper and not others and not found["rewarded"]
 
 
@@ -276,7 +277,7 @@ PREDICATES: tuple[Predicate, ...] = (
         "the prompt's template against the one of training, to the character",
     ),
     Predicate(
-        "no_flip",
+        LEFT_OVER,
         ("effort", "reach", "gripper_changes", "rewarded"),
         ("effort", "reach", "gripper_changes"),
         _no_flip,

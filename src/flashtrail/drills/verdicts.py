@@ -1,6 +1,7 @@
 """From predicates to a word: of one episode the first rule that holds, of a run the first that most episodes show.
 
-An episode is judged by itself; a run of k episodes is judged by majority, so that a rare clean outlier names nothing.
+An episode is judged by itself; a run is judged by majority, so that a rare clean outlier names nothing, and is not
+called unflipped for failing no more than the clean reference does.
 Knows predicates and bounds; knows no file and no table.
 """
 
@@ -10,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flashtrail.drills import bounds as clean
-from flashtrail.drills.predicates import NAMES, PREDICATES, Bounds, Episode, Predicate, features
+from flashtrail.drills.bounds import Reference
+from flashtrail.drills.predicates import LEFT_OVER, NAMES, PREDICATES, Bounds, Episode, Predicate, features
 
 Flags = Mapping[str, bool | None]  # by predicate; None: could not be judged
 
@@ -33,11 +35,6 @@ class Count:
     k: int
     n: int
 
-    @property
-    def most(self) -> bool:
-        """True for more than half."""
-        return 2 * self.k > self.n
-
 
 def counts(judged: Iterable[Flags]) -> dict[str, Count]:
     """Return every predicate's count over the episodes of a run."""
@@ -46,9 +43,20 @@ def counts(judged: Iterable[Flags]) -> dict[str, Count]:
     return {name: Count(sum(map(bool, values)), len(values)) for name, values in said.items()}
 
 
-def firing(found: Mapping[str, Count]) -> list[str]:
-    """Return the predicates that hold in most episodes of a run, in their order: the first is the likely cause."""
-    return [name for name in NAMES if found[name].most]
+def needed(name: str, n: int, reference: Reference) -> int:
+    """Return in how many of `n` judged episodes a predicate must hold to speak of the run: more than half.
+
+    What is left by elimination must be more than clean episodes fail by themselves, too.
+    """
+    most = n // 2 + 1
+    if name != LEFT_OVER:
+        return most
+    return max(most, clean.failures_needed(n, reference.episodes - reference.rewarded, reference.episodes))
+
+
+def firing(found: Mapping[str, Count], reference: Reference) -> list[str]:
+    """Return the predicates that speak of a run, in their order: the first is the likely cause."""
+    return [name for name in NAMES if found[name].k >= needed(name, found[name].n, reference)]
 
 
 def unjudged(episodes: Sequence[Episode], bounds: Bounds) -> dict[str, list[str]]:
