@@ -23,10 +23,12 @@ def episode(
     scale: float = 1.0,
     seam: float = 0.0,
     gripper: bool = True,
+    drift: float = 0.0,
 ) -> Episode:
     """Return an episode: smooth motion up to about 1, a picture every `gap` steps, the gripper closed half-way.
 
-    `stale`: the picture is of so many queries ago; `scale`: of the translation; `seam`: of the rotation.
+    `stale`: the picture is of so many queries ago; `scale`: of the translation; `seam`: of the
+    rotation; `drift`: along one axis, at every step.
     """
     generator = np.random.default_rng(seed)
     time = np.arange(steps)[:, None]
@@ -35,6 +37,7 @@ def episode(
         0.35, 0.45
     )
     actions[:, :3] *= scale
+    actions[:, 0] += drift
     actions[:, 6] = np.where(time[:, 0] > steps // 2, 1.0, -1.0) if gripper else -1.0
     query = time[:, 0] // gap
     actions[:, 3:6] += seam * (query % 2)[:, None]
@@ -61,5 +64,7 @@ FAILURES: dict[str, dict[str, Any]] = {
     "state_antipode": {"seam": 2.0, "reward": False, "steps": 300},
     "bad_prompt": {"scale": 0.0, "reward": False, "steps": 300, "gripper": False},
     "short_horizon": {"reward": False, "steps": 60},
-    "no_flip": {"reward": False, "steps": 300},
+    "no_flip": {"reward": False, "steps": 300, "drift": 0.35, "scale": 0.2},
+    "unexplained": {"reward": False, "steps": 300},
 }
+DRILLS = {name: toggle for name, toggle in FAILURES.items() if name != "unexplained"}

@@ -30,12 +30,12 @@ CLEAN = arm("drill_clean", {}, first=800)
 
 @pytest.fixture(scope="module")
 def found() -> dict:
-    drills = {name: arm(f"drill_{name}", toggle) for name, toggle in made.FAILURES.items()}
+    drills = {name: arm(f"drill_{name}", toggle) for name, toggle in made.DRILLS.items()}
     drills["harmless"] = arm("drill_harmless", {}, first=700)  # changes nothing
     return diagnosis.diagnose(REFERENCE, drills, CLEAN)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", made.DRILLS)
 def test_a_failure_that_its_log_shows_is_named(found, name):
     assert found["verdicts"][name] == {
         "verdict": "named",
@@ -43,7 +43,7 @@ def test_a_failure_that_its_log_shows_is_named(found, name):
         "same_name": [],
         "not_told_from": [],
     }
-    assert found["matrix"][name][name]["k"] >= 14 and found["enough"][name] == (3 if name == "no_flip" else 1)
+    assert found["matrix"][name][name]["k"] >= 14 and found["enough"][name] == 1
 
 
 def test_a_drill_that_changes_nothing_is_reported_as_unseen_by_computation(found):
@@ -52,14 +52,15 @@ def test_a_drill_that_changes_nothing_is_reported_as_unseen_by_computation(found
 
 
 def test_two_failures_with_one_log_are_not_told_apart_and_neither_is_named():
-    """A prompt that is ignored and a picture that is not flipped may look alike: both fail with healthy motion."""
+    """Another prompt and a late answer may look alike: both fail with healthy motion."""
     drills = {
-        "no_flip": arm("a", made.FAILURES["no_flip"]),
-        "bad_prompt": arm("b", made.FAILURES["no_flip"], first=400),
+        "late_answer": arm("a", made.FAILURES["unexplained"]),
+        "bad_prompt": arm("b", made.FAILURES["unexplained"], first=400),
     }
     verdicts = diagnosis.diagnose(REFERENCE, drills, CLEAN)["verdicts"]
-    assert {name: v["verdict"] for name, v in verdicts.items()} == {"no_flip": "noticed", "bad_prompt": "noticed"}
-    assert verdicts["no_flip"]["same_name"] == ["bad_prompt"] and verdicts["no_flip"]["not_told_from"] == ["bad_prompt"]
+    assert {name: v["verdict"] for name, v in verdicts.items()} == {"late_answer": "noticed", "bad_prompt": "noticed"}
+    entry = verdicts["late_answer"]
+    assert entry["same_name"] == entry["not_told_from"] == ["bad_prompt"] and entry["run_cause"] == "unexplained"
 
 
 def test_false_alarms_are_counted_on_episodes_that_the_bounds_do_not_come_from(found):
@@ -70,7 +71,7 @@ def test_false_alarms_are_counted_on_episodes_that_the_bounds_do_not_come_from(f
     assert alarms["any"]["wilson"]["high"] == rate.wilson.high and alarms["any"]["exact"]["high"] == rate.exact.high
     assert alarms["by_predicate"]["bad_unnorm"]["promised_at_most"] == pytest.approx(1 / 16)
     assert alarms["by_predicate"]["swapped_cameras"]["promised_at_most"] == pytest.approx(2 / 16)
-    assert alarms["by_predicate"]["no_flip"]["promised_at_most"] is None
+    assert alarms["by_predicate"]["unexplained"]["promised_at_most"] is None
 
 
 def test_success_is_paired_with_the_same_starts_of_the_clean_run(found):

@@ -76,9 +76,9 @@ def test_one_query_for_a_whole_short_episode_is_a_long_chunk():
     assert verdicts.cause(verdicts.judge(made.episode(2, steps=45, gap=50, reward=False), BOUNDS)) == "long_chunk"
 
 
-def test_who_never_uses_the_gripper_is_not_called_unflipped():
+def test_who_never_uses_the_gripper_is_not_left_unexplained():
     flags = verdicts.judge(made.episode(4, reward=False, steps=300, gripper=False), BOUNDS)
-    assert flags["no_flip"] is False and verdicts.cause(flags) is None
+    assert flags["unexplained"] is False and verdicts.cause(flags) is None
 
 
 def test_most_means_more_than_half_of_those_that_could_be_judged():
@@ -132,7 +132,7 @@ def test_any_log_has_features_within_their_meaning_and_a_verdict(episode):
         assert np.isnan(found[name]) or 1 <= found[name] <= n
     flags = verdicts.judge(episode, BOUNDS)
     assert set(flags) == set(NAMES)
-    assert not flags["no_flip"] or not any(said for name, said in flags.items() if name != "no_flip")
+    assert not flags["unexplained"] or not any(said for name, said in flags.items() if name != "unexplained")
     assert not (flags["long_chunk"] and flags["stale_frame"])
 
 
@@ -167,19 +167,19 @@ def test_every_predicate_has_its_sentence():
     for predicate in PREDICATES:
         assert predicate.sentence.startswith("If ") and ": check " in predicate.sentence
         assert set(predicate.logged) | set(predicate.bounded) <= set(FEATURES)
-    assert predicates.NAMES[-1] == "no_flip"  # by elimination: after all others
+    assert predicates.NAMES[-1] == predicates.LEFT_OVER  # by elimination: after all others
 
 
 # --- runs ---
 
 
-def test_a_run_is_not_called_unflipped_for_failing_as_often_as_the_clean_one_does():
+def test_a_run_is_not_left_unexplained_for_failing_as_often_as_the_clean_one_does():
     """Three of fifteen clean episodes fail: three of five do by chance, five of five do not; one alone says nothing."""
     weak = bounds.Reference(BOUNDS, 15, 12)
-    failing = [dict.fromkeys(NAMES, False) | {"no_flip": True}]
+    failing = [dict.fromkeys(NAMES, False) | {"unexplained": True}]
     fine = [dict.fromkeys(NAMES, False)]
     assert verdicts.firing(verdicts.counts(failing * 3 + fine * 2), weak) == []
-    assert verdicts.firing(verdicts.counts(failing * 5), weak) == ["no_flip"]
+    assert verdicts.firing(verdicts.counts(failing * 5), weak) == ["unexplained"]
     assert verdicts.firing(verdicts.counts(failing), weak) == []
     hopeless = bounds.Reference(BOUNDS, 15, 1)  # this policy fails by itself: nothing can be left over
     assert verdicts.firing(verdicts.counts(failing * 15), hopeless) == []

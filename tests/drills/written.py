@@ -94,7 +94,7 @@ def write_campaign(root: Path, episodes: int = 15) -> dict[str, Any]:
         bounds.derive([logged.episode for logged in reference.episodes], logs.origin(reference)), root / "bounds.json"
     )
     del tables_of["drill_reference"]
-    for number, (name, toggle) in enumerate({"clean": {}, **made.FAILURES}.items()):
+    for number, (name, toggle) in enumerate({"clean": {}, **made.DRILLS}.items()):
         arm(f"drill_{name}", 100 * number, toggle)
     found = diagnosis.of_runs(bounds.load(root / "bounds.json"), [logs.of_tables(d) for d in tables_of.values()])
     provenance.json_dump(found, root / "diagnosis.json")

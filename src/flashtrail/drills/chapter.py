@@ -14,7 +14,7 @@ from flashtrail import provenance
 from flashtrail.drills import bounds as clean
 from flashtrail.drills import drawings
 from flashtrail.drills.diagnosis import CLEAN, PREFIX
-from flashtrail.drills.predicates import FEATURES, NAMES, PREDICATES
+from flashtrail.drills.predicates import FEATURES, LEFT_OVER, NAMES, PREDICATES
 from flashtrail.errors import UserError
 from flashtrail.evidence import links, page, sheets, statistics
 from flashtrail.evidence.campaign import Campaign
@@ -36,7 +36,7 @@ from flashtrail.evidence.wording import (
 
 _WORDS = {p.name: p for p in PREDICATES}
 # What a reader learns most from seeing, first; the rest of FEATURES is in the table of bounds.
-_DRAWN = ("first_picture", "longest_hold", "reach", "effort", "seam", "steps")
+_DRAWN = ("first_picture", "longest_hold", "reach", "effort", "seam", "travel")
 
 
 @lru_cache(maxsize=4)
@@ -177,15 +177,15 @@ def _cost(found: Mapping[str, Any], name: str) -> str:
 
 def _alarms_in_short(run: Campaign, found: Mapping[str, Any]) -> Html:
     alarms = found["false_alarms"]
-    bounded, run_cause = alarms["any_but_no_flip"], alarms["run"]["cause"]
-    rest = alarms["by_predicate"]["no_flip"]
+    bounded, run_cause = alarms["any_bound"], alarms["run"]["cause"]
+    rest = alarms["by_predicate"][LEFT_OVER]
     return page.join(
         page.paragraph(
             page.inline(
                 "Any bound exceeded in ",
                 _count(run, CLEAN, f"{bounded['k']}/{bounded['n']}"),
-                f" clean episodes: {_with_intervals(bounded)}; no_flip, by elimination, in {rest['k']}/{rest['n']}, "
-                "clean episodes that failed.",
+                f" clean episodes: {_with_intervals(bounded)}; {LEFT_OVER}, by elimination, in "
+                f"{rest['k']}/{rest['n']}, clean episodes that failed.",
             )
         ),
         page.paragraph(f"The clean run as a whole is called {run_cause or 'nothing'}."),
@@ -327,10 +327,11 @@ def power(run: Campaign) -> Html:
     )
     note = (
         "Method: a run of m episodes is drawn by drawing a task, each as likely, and then one of its initial states, m "
-        "times with replacement from the episodes played; it is called what most of its episodes show, and no_flip "
-        "only where it fails more often than the clean reference explains (5 %). Intervals draw each task\u2019s "
-        "initial states again first, and are left out where all episodes agree: then a bootstrap sees no spread. Odd "
-        "m, since half of an even run is no majority. No draw knows of more initial states than were played."
+        "times with replacement from the episodes played; it is called what most of its episodes show, "
+        f"{LEFT_OVER} only where it fails more often than the clean reference explains (5 %). Intervals draw each "
+        "task\u2019s initial states again first, and are left out where all episodes agree: then a bootstrap sees no "
+        "spread. Odd m, since half of an even run is no majority. No draw knows of more initial states than were "
+        "played."
     )
     rows = []
     for name, entries in found["power"].items():
@@ -364,7 +365,7 @@ def false_alarms(run: Campaign) -> Html:
                 "promised": "no bound of one feature" if promised is None else f"at most {percent(promised, 1)}",
             }
         )
-    for name, words in (("any_but_no_flip", "any bound"), ("any", "any predicate")):
+    for name, words in (("any_bound", "any bound"), ("any", "any predicate")):
         rate = _rate(found[name])
         ends = {"wilson": rate.wilson, "exact": rate.exact}
         cells = {key: percent_range(value) if value else DASH for key, value in ends.items()}

@@ -1,7 +1,7 @@
 """From predicates to a word: of one episode the first rule that holds, of a run the first that most episodes show.
 
-An episode is judged by itself; a run is judged by majority, so that a rare clean outlier names nothing, and is not
-called unflipped for failing no more than the clean reference does.
+An episode is judged by itself; a run is judged by majority, so that a rare clean outlier names nothing, and failures
+count as unexplained only where they are more than the clean reference has.
 Knows predicates and bounds; knows no file and no table.
 """
 
