@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 HERE = Path(__file__).resolve().parent
 PARAMETERS = "inputs = {}  # kind of file -> path or list of paths (flashtrail.evidence.campaign.KINDS), or a JSON file"
 IMPORTS = (
-    "from flashtrail.evidence import chapters, claims_chapter, comparison, grid, headline, overview\n"
+    "from flashtrail.evidence import chapters, claims_chapter, company, comparison, grid, headline, overview\n"
     "from flashtrail.evidence import running_chapter, sheets, signal_chapter\n"
     "from flashtrail.evidence.campaign import Campaign\n\n"
     "run = Campaign(inputs)"
@@ -63,6 +63,7 @@ REPORTS: dict[str, tuple[str, list[Section]]] = {
                 "",
                 ["chapters.latency_in_rollouts(run)", "chapters.mixture(run)"],
             ),
+            ("Alone and in company", "", ["company.section(run)"]),
             ("Published latencies beside ours", "", ["comparison.published_beside_ours(run)"]),
         ],
     ),

@@ -258,6 +258,9 @@ def latency_in_rollouts(run: Campaign) -> Html:
         "side by side because published latencies are often over successful episodes only. Intervals resample whole "
         "episodes, since rounds of one episode are alike; no 99th percentile is given under 500 rounds."
     )
+    shared = [arm for arm, s in run.summaries.items() if s["latency"]["all_episodes"]["all"].get("in_company")]
+    if shared:
+        note += f" Rounds that shared a pass with others are among them ({listed(shared)}); the profile runs alone."
     by_route = page.table(full, {"arm": "Arm", "scope": "Episodes", "route": "Route", **_PERCENTILES}, _NUMERIC)
     by_rounds = "Here intervals are distribution-free order statistics and take rounds as independent."
     caption = "Policy time of a round in the rollouts, both routes (ms): all episodes beside successful ones"
