@@ -100,9 +100,7 @@ def test_counts_in_a_sentence_are_linked_in_turn():
     text = counts.in_text(
         "a won 3/5, b 2/5 (1,875/2,000) of libero/0/1", [lambda c: page.bold(c), lambda c: page.code(c)]
     )
-    assert text.text == (
-        "a won <strong>3/5</strong>, b <code>2/5</code> (<code>1,875/<wbr>2,000</code>) of libero/0/1"
-    )
+    assert text.text == ("a won <strong>3/5</strong>, b <code>2/5</code> (<code>1,875/<wbr>2,000</code>) of libero/0/1")
     assert counts.in_text("a < b", [page.bold]).text == "a &lt; b"
 
 

@@ -138,6 +138,17 @@ def test_an_episode_is_judged_by_its_own_arms_rounds():
     assert endings.kinds(episodes, rounds).to_dict() == {5: "horizon", 3: "perturbation"}
 
 
+def test_where_no_round_says_whether_it_was_touched_no_fault_is_not_claimed():
+    start = {"suite": SUITE, "task_id": 0, "repeat": 0, "arm": "a"}
+    episodes = pd.DataFrame([{**start, "init_state": state, "outcome": "horizon"} for state in range(4)])
+    told = {0: (None, None), 1: (None, False), 2: (None, True)}  # and of the last there is no round
+    rows = [{**start, "init_state": state, "condition_applied": x} for state, said in told.items() for x in said]
+    found = endings.kinds(episodes, pd.DataFrame(rows))
+    assert found.tolist() == ["untold", "horizon", "perturbation", "horizon"]
+    table = endings.taxonomy(episodes, pd.DataFrame(rows), ["a"])
+    assert table.loc[0, list(endings.KINDS)].sum() == table.loc[0, "n"] == 4
+
+
 def test_a_damaged_table_leaves_no_directory(campaign, tmp_path):
     broken = tmp_path / "steps.parquet"
     broken.write_bytes(b"nothing")

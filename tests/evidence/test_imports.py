@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from evidence import official
+from evidence.rendered import unlinked
 
 from flashtrail import cli, provenance
 from flashtrail.errors import UserError
@@ -207,7 +208,20 @@ def test_the_same_report_is_made_of_imported_runs(tmp_path: Path) -> None:
     assert "run on None" not in page
     targets = {place.split("#")[0] for place in re.findall(r'href="(episodes/[^"]+)"', page)}
     assert len(targets) >= 3 and all((tmp_path / "out" / place).is_file() for place in targets)
-    listed = (tmp_path / "out" / "episodes" / "clean" / "index.html").read_text()
+    pages = sorted((tmp_path / "out" / "episodes").glob("*/libero_*.html"))
+    assert len(pages) == 2 * len(official.episodes())
+    for path in pages:  # each says that it was imported, and what its record does not say
+        text = path.read_text()
+        assert "Imported, not run here: " in text and "<dt>Not recorded</dt>" in text and "noise seeds" in text
+        assert ("whether a condition was applied" in text) == (path.parent.name == "clean"), path
+        assert "<h2>Every round</h2>" in text and ">nan<" not in text and ">None<" not in text
+    for path in [tmp_path / "out" / "report.html", *pages]:
+        assert unlinked(path) == []
+    failed = len(official.episodes()) - k
+    lists = {arm: (tmp_path / "out" / "episodes" / arm / "index.html").read_text() for arm in ("clean", "guarded")}
+    assert f"time ran out, fault not recorded: {failed}</dt>" in lists["clean"]
+    assert f"time ran out under a fault: {failed}</dt>" in lists["guarded"]
+    listed = lists["clean"]
     assert "../../report.html" in listed and listed.count("<h2") >= 1
     with pytest.raises(UserError, match="is in two runs"):
         prepare([tmp_path / "out", tmp_path / "out"], tmp_path / "again")

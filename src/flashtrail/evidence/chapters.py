@@ -386,7 +386,8 @@ def failures(run: Campaign) -> Html:
         counts = {kind: behind(run, entry["arm"], entry[kind], kind) for kind in endings.KINDS if entry[kind]}
         counts |= {"n": behind(run, entry["arm"], entry["n"]), "arm": page.code(entry["arm"]), "failed": share}
         rows.append({**entry, **counts})
-    heads = {"arm": "Arm", "horizon": "No fault", "perturbation": "Fault", "infrastructure": "Infra."}
+    heads = {"arm": "Arm", "horizon": "No fault", "perturbation": "Fault"}
+    heads |= ({"untold": "Not recorded"} if found["untold"].any() else {}) | {"infrastructure": "Infra."}
     table = page.table(
         rows, heads | {"failed": "Failed [Wilson 95 %]"}, (*tuple(heads)[1:], "failed"), "Failed episodes"
     )

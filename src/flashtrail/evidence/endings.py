@@ -1,4 +1,4 @@
-"""How episodes ended, in four kinds: success, time ran out without and under a fault, infrastructure.
+"""How episodes ended, by kind: success, time ran out without, under or with an unrecorded fault, infrastructure.
 
 The one place where an episode's kind is decided; counts and pages both come from here. Knows the tables' columns;
 draws nothing.
@@ -17,6 +17,7 @@ KINDS = {
     "success": "success",
     "horizon": "time ran out, no fault",
     "perturbation": "time ran out under a fault",
+    "untold": "time ran out, fault not recorded",
     "infrastructure": "infrastructure error",
 }
 
@@ -25,13 +26,15 @@ def kinds(episodes: pd.DataFrame, rounds: pd.DataFrame) -> pd.Series:
     """Return each episode's kind, in the order and with the index of `episodes`.
 
     success; horizon: time ran out though no round was touched by a condition; perturbation: time ran out in an episode
-    with at least one touched round (which need not be why); infrastructure: errors, which the merge stops at.
+    with at least one touched round (which need not be why); untold: time ran out and no round says whether it was
+    touched (imported runs); infrastructure: errors, which the merge stops at.
     """
     key = list(EPISODE_KEY)
-    touched = rounds.groupby(key)["condition_applied"].any().rename("touched").reset_index()
-    hit = episodes[key].merge(touched, on=key, how="left")["touched"].eq(True).to_numpy()
+    applied = rounds[key].assign(touched=rounds["condition_applied"].eq(True), told=rounds["condition_applied"].notna())
+    of_episode = episodes[key].merge(applied.groupby(key).any().reset_index(), on=key, how="left")
     found = pd.Series("horizon", index=episodes.index, dtype=object)
-    found[hit] = "perturbation"
+    found[of_episode["told"].eq(False).to_numpy()] = "untold"
+    found[of_episode["touched"].eq(True).to_numpy()] = "perturbation"
     found[episodes["outcome"] == "success"] = "success"
     found[episodes["outcome"] == "error"] = "infrastructure"
     return found

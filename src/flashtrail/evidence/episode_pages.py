@@ -23,7 +23,13 @@ from flashtrail.evidence.tables import EPISODE_KEY, PAIR_KEY
 from flashtrail.evidence.wording import DASH, plural, rate_with_interval, three_digits
 
 FOOTER = "Made by FLASHTrail from the tables of this run."
-_END_MARKS = {"success": "\u25cf", "horizon": "\u25cb", "perturbation": "\u2715", "infrastructure": "!"}
+_END_MARKS = {
+    "success": "\u25cf",
+    "horizon": "\u25cb",
+    "perturbation": "\u2715",
+    "untold": "\u25cc",
+    "infrastructure": "!",
+}
 _SHORT = {"success": "success", "error": "error", "horizon": "out of time"}
 
 
@@ -47,7 +53,8 @@ def write_arm(
     pictures = _by_episode(tables.read_tables(shards, tables.SHEETS).to_pandas())
     rounds = {key: _records(part) for key, part in _by_episode(_ordered(frames["rounds"], "round")).items()}
     steps = _by_episode(_ordered(frames["steps"], "step"))
-    up = Upwards(report, bool(tables.read_metadata(files["episodes"]).get("simulated")), index)
+    said = tables.read_metadata(files["episodes"])
+    up = Upwards(report, bool(said.get("simulated")), index, said.get("imported", ""))
     rows = episodes.to_dict("records")
     with provenance.write_atomic(out) as directory:
         directory.mkdir()
@@ -65,11 +72,13 @@ def write_arm(
 
 @dataclass(frozen=True)
 class Upwards:
-    """Where links upwards go, seen from an arm's directory, and whether the pages must warn of simulated rows."""
+    """Where links upwards go, seen from an arm's directory; whether the pages must warn of simulated rows; and of what
+    the rows are an import (empty: they are this run's own)."""
 
     report: str
     simulated: bool = False
     index: str | None = f"../{links.INDEX}"
+    imported: str = ""
 
 
 def _write(path: Path, text: str) -> None:
@@ -128,8 +137,8 @@ def episode(
     ways |= {name: links.file_name(near) for name, near in (("Previous", before), ("Next", after)) if near}
     name = f"{row['arm']}: task {row['task_id']}, initial state {row['init_state']}, repeat {row['repeat']}"
     parts = [
-        _header(name, f"{row['task']}; {row['policy']} on {row['suite']}", ways, up.simulated),
-        _facts(row, rounds),
+        _header(name, f"{row['task']}; {row['policy']} on {row['suite']}", ways, up.simulated, up.imported),
+        _facts(row, rounds, _untold(row, rounds, _frame(steps)) if up.imported else ""),
     ]
     if rounds:
         drawn = timeline.draw(rounds, _frame(steps), int(row["steps"]), _SHORT[row["outcome"]])
@@ -140,9 +149,12 @@ def episode(
     return page.join(*parts)
 
 
-def _header(title: str, line: str | Html, ways: Mapping[str, str], simulated: bool) -> Html:
+def _header(title: str, line: str | Html, ways: Mapping[str, str], simulated: bool, imported: str = "") -> Html:
     linked = " ".join(page.link(text, target).text for text, target in ways.items())
     warning = '<p class="warning">Simulated data: not evidence about any policy.</p>' if simulated else ""
+    if imported:
+        words = f"Imported, not run here: {imported}. What that record does not say is left empty."
+        warning += page.paragraph(words, "note").text
     head = f'<h1>{page.html(title)}</h1><p class="line note">{page.html(line)}</p>{warning}'
     return Html(f'<header>{head}<nav aria-label="pages">{linked}</nav></header>')
 
@@ -151,7 +163,31 @@ def _frame(rows: pd.DataFrame | None) -> pd.DataFrame:
     return tables.STEPS.empty_table().to_pandas() if rows is None else rows
 
 
-def _facts(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> Html:
+# what an episode's page would show, and where it stands: in its row, its rounds or its steps
+_HOLES = {
+    "row": {"started_at": "start", "wall_s": "wall time", "video": "film", "verified_success": "verified success"},
+    "rounds": {
+        "env_step": "steps at which rounds began",
+        "condition_applied": "whether a condition was applied",
+        "radius": "radius of drafts",
+        "policy_ms": "policy time",
+        "synchronized": "whether the device was synchronised",
+        "batch_size": "whether rounds shared a pass",
+        "noise_seed": "noise seeds",
+    },
+    "steps": {"eef_pos": "height of the gripper"},
+}
+
+
+def _untold(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], steps: pd.DataFrame) -> str:
+    """Return what the record of an imported episode does not say, in words."""
+    words = [name for key, name in _HOLES["row"].items() if _given(row.get(key)) is None]
+    words += [name for key, name in _HOLES["rounds"].items() if all(entry[key] is None for entry in rounds)]
+    words += [name for key, name in _HOLES["steps"].items() if steps[key].isna().all()]
+    return ", ".join(words)
+
+
+def _facts(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], untold: str = "") -> Html:
     end = f"{_END_MARKS[row['kind']]} {endings.KINDS[row['kind']]}, after {plural(int(row['steps']), 'step')}"
     verified = _given(row.get("verified_success"))
     facts: dict[str, Any] = {
@@ -163,6 +199,7 @@ def _facts(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> Html:
         "Seed": str(row["seed"]),
         "Run": _run_words(row),
         "Name": page.code(tables.episode_id(row)),
+        "Not recorded": untold or None,
     }
     return page.facts({term: value for term, value in facts.items() if value is not None})
 
@@ -276,7 +313,10 @@ def arm_list(rows: Sequence[Mapping[str, Any]], rounds: pd.DataFrame, up: Upward
     ends = "".join(_of_kind(kind, found) for kind, found in by_kind.items() if found)
     medians = _medians(rounds)
     tasks = {(row["suite"], row["task_id"]): row["task"] for row in rows}
-    parts = [_header(f"Episodes of {first['arm']}", line, ways, up.simulated), Html(f'<dl class="facts">{ends}</dl>')]
+    parts = [
+        _header(f"Episodes of {first['arm']}", line, ways, up.simulated, up.imported),
+        Html(f'<dl class="facts">{ends}</dl>'),
+    ]
     for (suite, task), words in tasks.items():
         part = [row for row in rows if (row["suite"], row["task_id"]) == (suite, task)]
         parts.append(Html(f'<h2 id="{links.task_anchor(task)}">Task {task}: {page.html(words)}</h2>'))
@@ -338,17 +378,22 @@ def write_index(
     episodes = tables.read_tables(files["episodes"], tables.EPISODES, columns).to_pandas()
     rounds = tables.read_tables(files["rounds"], tables.ROUNDS, [*EPISODE_KEY, "condition_applied"]).to_pandas()
     episodes["kind"] = endings.kinds(episodes, rounds)
-    simulated = any(tables.read_metadata(path).get("simulated") for path in files["episodes"])
-    body = index(episodes, [arm for arm in arms if (episodes["arm"] == arm).any()], report, simulated)
+    said = [tables.read_metadata(path) for path in files["episodes"]]
+    imported = "; ".join(dict.fromkeys(entry["imported"] for entry in said if entry.get("imported")))
+    present = [arm for arm in arms if (episodes["arm"] == arm).any()]
+    body = index(episodes, present, report, any(entry.get("simulated") for entry in said), imported)
     with provenance.write_atomic(out) as path:
         path.write_text(layout.document("FLASHTrail: every episode", body.text, FOOTER), encoding="utf-8")
 
 
-def index(episodes: pd.DataFrame, arms: Sequence[str], report: str, simulated: bool = False) -> Html:
+def index(
+    episodes: pd.DataFrame, arms: Sequence[str], report: str, simulated: bool = False, imported: str = ""
+) -> Html:
     """Return every start with its end in every arm."""
-    ends = "; ".join(f"{mark} {endings.KINDS[kind]}" for kind, mark in _END_MARKS.items())
+    seen = set(episodes["kind"])
+    ends = "; ".join(f"{_END_MARKS[kind]} {words}" for kind, words in endings.KINDS.items() if kind in seen)
     line = f"{plural(len(episodes), 'episode')} in {plural(len(arms), 'arm')}. A row is one start, paired across arms."
-    parts = [_header("Every episode", line, {"Report": report}, simulated)]
+    parts = [_header("Every episode", line, {"Report": report}, simulated, imported)]
     parts.append(page.paragraph(f"{ends}. The number is the steps until the end.", "note"))
     for (_, task), part in episodes.groupby(["suite", "task_id"], sort=True):
         parts.append(Html(f'<h2 id="{links.task_anchor(task)}">Task {task}: {page.html(part["task"].iloc[0])}</h2>'))

@@ -66,6 +66,7 @@ ENDS = {
     "success": ("success", PALE, ""),
     "horizon": ("horizon, no fault", BLUE, ""),
     "perturbation": ("horizon under a fault", ORANGE, ""),
+    "untold": ("horizon, fault not recorded", NAVY, "..."),
     "infrastructure": ("infrastructure", INK, ""),
 }
 
@@ -389,7 +390,8 @@ def failures(table: pd.DataFrame) -> Figure:
     axes.spines["left"].set_visible(False)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_xlabel("share of episodes (line: Wilson 95 % of success)")
-    handles = [plt.Rectangle((0, 0), 1, 1, fc=c, hatch=h, ec="white", label=name) for name, c, h in ENDS.values()]
+    shown = [look for kind, look in ENDS.items() if kind != "untold" or table[kind].any()]
+    handles = [plt.Rectangle((0, 0), 1, 1, fc=c, hatch=h, ec="white", label=name) for name, c, h in shown]
     figure.legend(handles=handles, loc="outside upper left", ncols=2, handlelength=1.2)
     return figure
 
