@@ -10,22 +10,6 @@
 #   reports/checkup.{ipynb,html}
 
 
-def episodes_of_checkup(wildcards):
-    """The checkup's episodes; without a checkup in the config there are none, and nothing is planned."""
-    if EXPERIMENT.checkup is None:
-        sys.exit("error: config: checkup is missing: add checkup: {policy: ...} to config.yaml")
-    return "results/tables/checkup/episodes.parquet"
-
-
-def published_key(wildcards):
-    """The published figure that the checkup is held to, source/method, or None."""
-    return EXPERIMENT.checkup.published or EXPERIMENT.policies[EXPERIMENT.checkup.policy].published
-
-
-def sheets_of_checkup(wildcards):
-    return sheet_files([CHECKUP])
-
-
 rule judge_checkup:
     """Hold the checkup's success to the published one: healthy, suspicious, broken or open, by the interval."""
     input:

@@ -278,6 +278,23 @@ def upwards_of(wildcards):
     return {"report": "../../final.html", "index": "../index.html"}
 
 
+def episodes_of_checkup(wildcards):
+    """The checkup's episodes; without a checkup in the config there are none, and nothing is planned."""
+    if EXPERIMENT.checkup is None:
+        sys.exit("error: config: checkup is missing: add checkup: {policy: ...} to config.yaml")
+    return "results/tables/checkup/episodes.parquet"
+
+
+def published_key(wildcards):
+    """The published figure that the checkup is held to, source/method, or None."""
+    return EXPERIMENT.checkup.published or EXPERIMENT.policies[EXPERIMENT.checkup.policy].published
+
+
+def sheets_of_checkup(wildcards):
+    """The contact sheets of the checkup's shard."""
+    return sheet_files([CHECKUP])
+
+
 def chapter_files(chapter):
     """What a chapter shows: its arms' tables and summaries, or the profile, or the verdicts."""
     arms = arms_of_chapter(chapter)
