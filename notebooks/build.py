@@ -137,7 +137,7 @@ REPORTS: dict[str, tuple[str, list[Section]]] = {
             ("Which predicate speaks of which failure", "", ["chapter.confusion(run)"]),
             ("If the robot does this, check that", "", ["chapter.sentences(run)"]),
             ("How many episodes it takes", "", ["chapter.power(run)"]),
-            ("False alarms", "", ["chapter.false_alarms(run)"]),
+            ("False alarms", "", ["chapter.false_alarms(run)", "chapter.slack(run)"]),
             ("What cannot be told apart", "", ["chapter.apart(run)"]),
             ("What the failures cost", "", ["chapter.cost(run)"]),
             ("What the predicates see", "", ["chapter.features(run)"]),

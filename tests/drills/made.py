@@ -17,7 +17,7 @@ def episode(
     *,
     steps: int = 100,
     reward: bool = True,
-    level: float = 118.0,
+    shake: float = 0.2,
     gap: int = CHUNK,
     stale: int = 0,
     scale: float = 1.0,
@@ -27,7 +27,8 @@ def episode(
 ) -> Episode:
     """Return an episode: smooth motion up to about 1, a picture every `gap` steps, the gripper closed half-way.
 
-    `stale`: the picture is of so many queries ago; `scale`: of the translation; `seam`: of the
+    `stale`: the picture is of so many queries ago; `shake`: of the picture from query to
+    query; `scale`: of the translation; `seam`: of the
     rotation; `drift`: along one axis, at every step.
     """
     generator = np.random.default_rng(seed)
@@ -41,7 +42,7 @@ def episode(
     actions[:, 6] = np.where(time[:, 0] > steps // 2, 1.0, -1.0) if gripper else -1.0
     query = time[:, 0] // gap
     actions[:, 3:6] += seam * (query % 2)[:, None]
-    pictures = level + generator.normal(0, 0.8) + np.cumsum(generator.normal(0, 0.2, steps))
+    pictures = 118 + generator.normal(0, 0.8) + np.cumsum(generator.normal(0, shake, steps))
     means = np.full(steps, np.nan)
     for q in range(query[-1] + 1):
         means[q * gap] = pictures[max(q - stale, 0)]
@@ -57,7 +58,7 @@ def reference(n: int = 15, **other: Any) -> bounds.Reference:
 
 # One toggle from the clean run each: what the log of that failure looks like.
 FAILURES: dict[str, dict[str, Any]] = {
-    "swapped_cameras": {"level": 95.0, "reward": False, "steps": 300},
+    "swapped_cameras": {"shake": 6.0, "reward": False, "steps": 300},
     "long_chunk": {"gap": 50, "reward": False, "steps": 300},
     "stale_frame": {"stale": 4, "reward": False, "steps": 300},
     "bad_unnorm": {"scale": 4.0, "reward": False, "steps": 300},

@@ -91,7 +91,10 @@ def test_stored_bounds_come_back_with_their_origin_and_guarantee(tmp_path):
         ("{", "not valid JSON"),
         ("[]", "holds no bounds"),
         ('{"version": 1, "bounds": {"effort": {"least": 1}}}', "is not whole"),
-        ('{"version": 1, "bounds": {"charm": {"least": 1, "largest": 2, "n": 5}}}', "of no feature that is known"),
+        (
+            '{"version": 1, "guarantee": {"slack": 0}, "bounds": {"charm": {"least": 1, "largest": 2, "n": 5}}}',
+            "of no feature that is known",
+        ),
     ],
 )
 def test_what_is_no_bounds_is_refused_in_one_line_with_the_remedy(tmp_path, text, said):

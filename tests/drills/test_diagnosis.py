@@ -11,7 +11,7 @@ from scipy import stats
 
 from flashtrail.drills import diagnosis, power
 from flashtrail.drills.logs import Logged, Run
-from flashtrail.drills.predicates import NAMES
+from flashtrail.drills.predicates import NAMES, SLACK
 from flashtrail.errors import UserError
 from flashtrail.evidence import statistics
 
@@ -70,8 +70,21 @@ def test_false_alarms_are_counted_on_episodes_that_the_bounds_do_not_come_from(f
     rate = statistics.rate(flagged, 15)
     assert alarms["any"]["wilson"]["high"] == rate.wilson.high and alarms["any"]["exact"]["high"] == rate.exact.high
     assert alarms["by_predicate"]["bad_unnorm"]["promised_at_most"] == pytest.approx(1 / 16)
-    assert alarms["by_predicate"]["swapped_cameras"]["promised_at_most"] == pytest.approx(2 / 16)
+    assert alarms["by_predicate"]["swapped_cameras"]["promised_at_most"] == pytest.approx(1 / 16)
     assert alarms["by_predicate"]["unexplained"]["promised_at_most"] is None
+
+
+def test_another_slack_is_shown_and_decides_nothing(found):
+    """With more slack no predicate with a bound holds in more episodes, clean or not; the page's own is among them."""
+    shown = {entry["slack"]: entry for entry in found["slack"]}
+    assert list(shown) == sorted(diagnosis.SLACKS) and SLACK in shown
+    assert shown[SLACK]["clean"]["k"] == found["false_alarms"]["any_bound"]["k"]
+    for name in ("bad_unnorm", "bad_prompt", "swapped_cameras"):
+        held = [shown[slack]["drills"][name]["k"] for slack in sorted(shown)]
+        assert held == sorted(held, reverse=True)
+        assert shown[SLACK]["drills"][name]["k"] == found["matrix"][name][name]["k"]
+    clean = [shown[slack]["clean"]["k"] for slack in sorted(shown)]
+    assert clean == sorted(clean, reverse=True)
 
 
 def test_success_is_paired_with_the_same_starts_of_the_clean_run(found):

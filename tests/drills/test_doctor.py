@@ -71,7 +71,7 @@ def test_an_imported_run_of_the_official_client_is_judged_but_for_what_needs_pic
     capsys.readouterr()
     code, out, _ = doctor(capsys, tmp_path / "imported", "--bounds", root / "drills/bounds.json")
     assert code == 1 and "bad_prompt, in 10/10 episodes" in out
-    (line,) = [line for line in out.splitlines() if "cannot be judged" in line and "first_picture" in line]
+    (line,) = [line for line in out.splitlines() if "cannot be judged" in line and "picture_step" in line]
     assert "swapped_cameras" in line
     assert all(any(n in row for row in out.splitlines() if "cannot be judged" in row) for n in NEEDING_PICTURES)
     assert "whether the bounds are of this run's policy is not recorded" in out
@@ -86,7 +86,7 @@ def test_bounds_can_be_taken_from_a_clean_imported_run(capsys, tmp_path):
     official.write_run(tmp_path / "run")
     code, out, _ = doctor(capsys, tmp_path / "run", "--write-bounds", tmp_path / "own.json")
     assert code == 0 and "bounds of " in out
-    assert "first_picture" not in bounds.load(tmp_path / "own.json").bounds
+    assert "picture_step" not in bounds.load(tmp_path / "own.json").bounds
     code, out, _ = doctor(capsys, tmp_path / "run", "--bounds", tmp_path / "own.json")
     assert code in (0, 1) and "bad_prompt, in" not in out and "cannot be judged" in out
 

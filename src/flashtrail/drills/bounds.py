@@ -127,8 +127,9 @@ def load(path: str | Path) -> Reference:
     if not isinstance(data, dict) or data.get("version") != VERSION or not isinstance(data.get("bounds"), dict):
         raise UserError(f"{path} holds no bounds of version {VERSION}: {REMEDY}")
     try:
+        slack = float(data["guarantee"]["slack"])
         bounds = {
-            name: Bound(float(entry["least"]), float(entry["largest"]), int(entry["n"]))
+            name: Bound(float(entry["least"]), float(entry["largest"]), int(entry["n"]), slack)
             for name, entry in data["bounds"].items()
         }
         unknown = sorted(set(bounds) - set(FEATURES))

@@ -36,7 +36,7 @@ from flashtrail.evidence.wording import (
 
 _WORDS = {p.name: p for p in PREDICATES}
 # What a reader learns most from seeing, first; the rest of FEATURES is in the table of bounds.
-_DRAWN = ("first_picture", "longest_hold", "reach", "effort", "seam", "travel")
+_DRAWN = ("picture_step", "longest_hold", "reach", "effort", "seam", "travel")
 
 
 @lru_cache(maxsize=4)
@@ -374,6 +374,31 @@ def false_alarms(run: Campaign) -> Html:
     heads |= {"promised": "Promised"}
     numeric = ("count", "rate", "wilson", "exact", "promised")
     return page.table(rows, heads, numeric, "False alarms: clean episodes, not those of the bounds", stacked=True)
+
+
+def slack(run: Campaign) -> Html:
+    """What another slack of the bounds would have made of the same episodes."""
+    found, chosen = diagnosis(run)["slack"], bounds(run)["guarantee"]["slack"]
+    rows = []
+    for entry in found:
+        clean_run = entry["clean"]
+        named = [name for name, drill in entry["drills"].items() if drill["cause"] == name]
+        cells = {name: f"{drill['k']}/{drill['n']}" for name, drill in _ordered(entry["drills"]).items()}
+        mark = " (this page)" if entry["slack"] == chosen else ""
+        rows.append(
+            {"slack": f"{entry['slack']:g}{mark}", "clean": f"{clean_run['k']}/{clean_run['n']}", **cells}
+            | {"named": f"{len(named)}/{len(cells)}"}
+        )
+    drills = list(_ordered(found[0]["drills"])) if found else []
+    heads = {"slack": "Slack", "clean": "Clean, any bound", **{name: name for name in drills}, "named": "Runs named"}
+    note = (
+        "How far a bound lies beyond the clean extremes, as a share of their distance, was chosen before any drill was "
+        "run. The same episodes under other choices: what is gained in one column is paid for in another."
+    )
+    table = page.table(
+        rows, heads, tuple(heads)[1:], "Episodes in which a drill\u2019s own predicate holds", stacked=True
+    )
+    return page.join(page.paragraph(note), table)
 
 
 def apart(run: Campaign) -> Html:

@@ -8,7 +8,7 @@ rates. Knows judged episodes and statistics; knows no file and no page.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from itertools import combinations
 from typing import Any
@@ -25,6 +25,7 @@ from flashtrail.evidence.wording import listed
 
 PREFIX, CLEAN = "drill_", "clean"  # as the workflow calls the arms (flashtrail.drill_arms)
 ALPHA = 0.05
+SLACKS = (0.0, 0.25, 0.5, 1.0)  # beside the one that bounds have, to show what hangs on it
 
 
 def of_runs(reference: Reference, runs: Iterable[Run]) -> dict[str, Any]:
@@ -61,6 +62,7 @@ def diagnose(reference: Reference, drills: Mapping[str, Sequence[Logged]], clean
         "verdicts": {name: verdict(name, runs, apart) for name in drills},
         "power": {name: [asdict(entry) for entry in found] for name, found in powers.items()},
         "enough": {name: power.enough(found) for name, found in powers.items()},
+        "slack": [slack_of(slack, reference, kinds) for slack in SLACKS],
         "sentences": {predicate.name: predicate.sentence for predicate in PREDICATES},
         "alpha": ALPHA,
     }
@@ -136,6 +138,22 @@ def _success(rows: Sequence[Mapping[str, Any]], clean: Sequence[Mapping[str, Any
         return found | {"paired": None}
     paired = statistics.paired([own[key] for key in both], [other[key] for key in both])
     return found | {"paired": asdict(paired) | {"k": paired.k_a, "k_clean": paired.k_b}}
+
+
+def slack_of(slack: float, reference: Reference, kinds: Mapping[str, Sequence[Logged]]) -> dict[str, Any]:
+    """Return what another slack of the bounds would make of the same episodes: nothing is decided by it."""
+    other = replace(reference, bounds={name: replace(b, slack=slack) for name, b in reference.bounds.items()})
+    result: dict[str, Any] = {"slack": slack, "drills": {}}
+    for name, episodes in kinds.items():
+        flags = [verdicts.judge(logged.episode, other.bounds) for logged in episodes]
+        found = verdicts.counts(flags)
+        names = verdicts.firing(found, other)
+        if name == CLEAN:
+            spoke = sum(any(row[n] for n in NAMES if n != LEFT_OVER) for row in flags)
+            result["clean"] = {"k": spoke, "n": len(flags), "cause": names[0] if names else None}
+        elif name in NAMES:
+            result["drills"][name] = {**asdict(found[name]), "cause": names[0] if names else None}
+    return result
 
 
 # --- what cannot be told apart ---
