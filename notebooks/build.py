@@ -28,7 +28,7 @@ OWN_IMPORTS = {
         "run = Campaign(inputs)"
     ),
     "drills": (
-        "from flashtrail.drills import chapter\n"
+        "from flashtrail.drills import chapter, findings\n"
         "from flashtrail.evidence.campaign import Campaign\n\n"
         "run = Campaign(inputs)"
     ),
@@ -136,12 +136,12 @@ REPORTS: dict[str, tuple[str, list[Section]]] = {
             ("", "", ["chapter.section(run)"]),
             ("Which predicate speaks of which failure", "", ["chapter.confusion(run)"]),
             ("If the robot does this, check that", "", ["chapter.sentences(run)"]),
-            ("How many episodes it takes", "", ["chapter.power(run)"]),
-            ("False alarms", "", ["chapter.false_alarms(run)", "chapter.slack(run)"]),
-            ("What cannot be told apart", "", ["chapter.apart(run)"]),
-            ("What the failures cost", "", ["chapter.cost(run)"]),
-            ("What the predicates see", "", ["chapter.features(run)"]),
-            ("Where the bounds come from", "", ["chapter.bounds_table(run)"]),
+            ("How many episodes it takes", "", ["findings.power(run)"]),
+            ("False alarms", "", ["findings.false_alarms(run)", "findings.slack(run)"]),
+            ("What cannot be told apart", "", ["findings.apart(run)"]),
+            ("What the failures cost", "", ["findings.cost(run)"]),
+            ("What the predicates see", "", ["findings.features(run)"]),
+            ("Where the bounds come from", "", ["findings.bounds_table(run)"]),
             ("", "", ["chapter.films(run)"]),
         ],
     ),

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from drills import written
+from evidence.rendered import unlinked
 
 from flashtrail import provenance
-from flashtrail.drills import chapter, diagnosis
+from flashtrail.drills import chapter, diagnosis, findings
 from flashtrail.errors import UserError
 from flashtrail.evidence import browser, episode_pages, layout, report, tables
 from flashtrail.evidence.campaign import Campaign
@@ -71,11 +72,10 @@ def test_a_page_without_a_diagnosis_is_refused(campaign):
         chapter.section(Campaign({kind: value for kind, value in inputs.items() if kind != "diagnosis"}))
 
 
-def test_the_notebook_is_what_its_source_says():
-    source = (REPOSITORY / "notebooks/build.py").read_text()
-    calls = set(re.findall(r"chapter\.(\w+)\(run", NOTEBOOK.read_text()))
-    assert calls == {"header", *re.findall(r'"chapter\.(\w+)\(run\)"', source)}
-    assert all(callable(getattr(chapter, call)) for call in calls)
+def test_the_notebook_calls_what_there_is():
+    calls = re.findall(r"(chapter|findings)\.(\w+)\(run", NOTEBOOK.read_text())
+    parts = {"chapter": chapter, "findings": findings}
+    assert len(calls) >= 12 and all(callable(getattr(parts[part], name)) for part, name in calls)
 
 
 # --- as a browser shows it ---
@@ -101,6 +101,11 @@ def test_the_page_is_one_small_file_of_its_own_and_warns_of_simulated_rows(repor
     text = (reports / "drills.html").read_text()
     assert len(text.encode()) < 3_000_000 and report.external_references(text) == []
     assert layout.content_policy() in text and "Simulated data" in text and "Traceback" not in text
+
+
+@pytest.mark.slow
+def test_every_count_of_the_page_is_a_link(reports):
+    assert unlinked(reports / "drills.html") == []
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""reports/drills.html: which failure is named by which predicate, after how many episodes, with what false alarms.
+"""reports/drills.html, first part: what is named, by which predicate, in which words; findings.py has the rest.
 
 Every sentence follows from the diagnosis and the bounds as they were stored; none is written in advance but what each
 predicate means. Knows campaign, page and wording; computes nothing.
@@ -7,82 +7,19 @@ predicate means. Knows campaign, page and wording; computes nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
-from flashtrail import provenance
-from flashtrail.drills import bounds as clean
 from flashtrail.drills import drawings
 from flashtrail.drills.diagnosis import CLEAN, PREFIX
-from flashtrail.drills.predicates import FEATURES, LEFT_OVER, NAMES, PREDICATES
-from flashtrail.errors import UserError
-from flashtrail.evidence import links, page, sheets, statistics
+from flashtrail.drills.predicates import LEFT_OVER, NAMES, PREDICATES
+from flashtrail.drills.stored import bounds, count, diagnosis, rate_of, with_intervals
+from flashtrail.evidence import links, page, sheets
 from flashtrail.evidence.campaign import Campaign
-from flashtrail.evidence.overview import behind
+from flashtrail.evidence.counts import pooled
 from flashtrail.evidence.page import Html
-from flashtrail.evidence.statistics import Interval, Rate
-from flashtrail.evidence.wording import (
-    DASH,
-    counted,
-    integers,
-    listed,
-    p_value,
-    percent,
-    percent_range,
-    plural,
-    points,
-    points_range,
-)
+from flashtrail.evidence.wording import DASH, counted, integers, listed, percent_range, plural
 
 _WORDS = {p.name: p for p in PREDICATES}
-# What a reader learns most from seeing, first; the rest of FEATURES is in the table of bounds.
-_DRAWN = ("picture_step", "longest_hold", "reach", "effort", "seam", "travel")
-
-
-@lru_cache(maxsize=4)
-def _load(path: str) -> dict[str, Any]:
-    return {kind: _ordered(value) for kind, value in provenance.json_load(path).items()}
-
-
-def _ordered(value: Any) -> Any:
-    """Return a mapping by arm or predicate with the clean run first and the others as they are asked."""
-    if not isinstance(value, dict):
-        return value
-    order = [name for name in (CLEAN, *NAMES) if name in value]
-    return {name: _ordered(value[name]) for name in (*order, *(key for key in value if key not in order))}
-
-
-def diagnosis(run: Campaign) -> dict[str, Any]:
-    """Return the stored diagnosis; UserError where the page was given none."""
-    return _file(run, "diagnosis")
-
-
-def bounds(run: Campaign) -> dict[str, Any]:
-    """Return the stored bounds with their origin and guarantee."""
-    return _file(run, "bounds")
-
-
-def _file(run: Campaign, kind: str) -> dict[str, Any]:
-    files = run.files(kind)
-    if not files:
-        raise UserError(f"the page of drills was given no {kind}: run `make drills`")
-    return _load(str(files[0]))
-
-
-def _rate(entry: Mapping[str, Any]) -> Rate:
-    return statistics.rate(entry["k"], entry["n"])
-
-
-def _count(run: Campaign, drill: str, text: Any, anchor: str = "") -> Any:
-    return behind(run, PREFIX + drill, text, anchor)
-
-
-def _with_intervals(entry: Mapping[str, Any]) -> str:
-    """``0 % [Wilson 0-20 %, exact 0-22 %]``."""
-    rate = _rate(entry)
-    if rate.wilson is None or rate.exact is None:
-        return DASH
-    return f"{percent(rate.rate)} [Wilson {percent_range(rate.wilson)}, exact {percent_range(rate.exact)}]"
 
 
 # --- the first screen ---
@@ -147,32 +84,32 @@ def _own(run: Campaign, found: Mapping[str, Any], name: str) -> Html:
     """``no_flip: 15/15 [80-100 %]``: episodes of the drill in which its own predicate holds."""
     if name not in NAMES:
         return page.inline(page.code(name), ": no predicate of its own")
-    rate = _rate(found["matrix"][name][name])
+    rate = rate_of(found["matrix"][name][name])
     ends = f" [{percent_range(rate.wilson)}]" if rate.wilson else ""
-    return page.inline(page.code(name), ": ", _count(run, name, counted(rate)), ends)
+    return page.inline(page.code(name), ": ", count(run, name, counted(rate)), ends)
 
 
 def _named(run: Campaign, found: Mapping[str, Any], name: str) -> Html:
-    return page.inline(_own(run, found, name), ", ", _cost(found, name))
+    return page.inline(_own(run, found, name), ", ", _cost(run, found, name))
 
 
 def _noticed(run: Campaign, found: Mapping[str, Any], name: str) -> Html:
     entry = found["verdicts"][name]
     called = f"its run is called {entry['run_cause']}" if entry["run_cause"] else "its run is called nothing"
     shared = f", as that of {listed(entry['same_name'])}" if entry["same_name"] else ""
-    return page.inline(_own(run, found, name), f"; {called}{shared}, ", _cost(found, name))
+    return page.inline(_own(run, found, name), f"; {called}{shared}, ", _cost(run, found, name))
 
 
 def _unseen(run: Campaign, found: Mapping[str, Any], name: str) -> Html:
-    return page.inline(
-        _own(run, found, name), "; no predicate tells its episodes from clean ones, ", _cost(found, name)
-    )
+    words = "; no predicate tells its episodes from clean ones, "
+    return page.inline(_own(run, found, name), words, _cost(run, found, name))
 
 
-def _cost(found: Mapping[str, Any], name: str) -> str:
+def _cost(run: Campaign, found: Mapping[str, Any], name: str) -> Html:
     """What the failure did to success, against the same starts of the clean run."""
     entry, base = found["success"][name], found["success"][CLEAN]
-    return f"rewarded {entry['k']}/{entry['n']} (clean {base['k']}/{base['n']})"
+    own, clean_run = (f"{e['k']}/{e['n']}" for e in (entry, base))
+    return page.inline("rewarded ", count(run, name, own), " (clean ", count(run, CLEAN, clean_run), ")")
 
 
 def _alarms_in_short(run: Campaign, found: Mapping[str, Any]) -> Html:
@@ -183,9 +120,10 @@ def _alarms_in_short(run: Campaign, found: Mapping[str, Any]) -> Html:
         page.paragraph(
             page.inline(
                 "Any bound exceeded in ",
-                _count(run, CLEAN, f"{bounded['k']}/{bounded['n']}"),
-                f" clean episodes: {_with_intervals(bounded)}; {LEFT_OVER}, by elimination, in "
-                f"{rest['k']}/{rest['n']}, clean episodes that failed.",
+                count(run, CLEAN, f"{bounded['k']}/{bounded['n']}"),
+                f" clean episodes: {with_intervals(bounded)}; {LEFT_OVER}, by elimination, in ",
+                count(run, CLEAN, f"{rest['k']}/{rest['n']}"),
+                ", clean episodes that failed.",
             )
         ),
         page.paragraph(f"The clean run as a whole is called {run_cause or 'nothing'}."),
@@ -248,7 +186,7 @@ def _by_episode(run: Campaign, found: Mapping[str, Any]) -> Html:
         n = sum(counts.values())
         told = [f"{cause} {k}" for cause, k in sorted(counts.items(), key=lambda e: -e[1]) if k]
         right = counts.get(name, 0) if name != CLEAN else counts["none"]
-        rows.append({"arm": page.code(name), "right": _count(run, name, f"{right}/{n}"), "told": ", ".join(told)})
+        rows.append({"arm": page.code(name), "right": count(run, name, f"{right}/{n}"), "told": ", ".join(told)})
     heads = {"arm": "Episodes of", "right": "Called rightly", "told": "Called"}
     return page.table(
         rows, heads, ("right",), "A single episode, by itself (the first predicate that holds)", stacked=True
@@ -264,8 +202,8 @@ def _rates(run: Campaign, found: Mapping[str, Any]) -> Html:
                     {
                         "arm": page.code(name),
                         "predicate": page.code(predicate),
-                        "count": _count(run, name, f"{entry['k']}/{entry['n']}"),
-                        "rate": _with_intervals(entry),
+                        "count": count(run, name, f"{entry['k']}/{entry['n']}"),
+                        "rate": with_intervals(entry),
                         "episodes": _episodes(run, name, found["episodes"][name], predicate),
                     }
                 )
@@ -306,184 +244,14 @@ def sentences(run: Campaign) -> Html:
                     page.bold(predicate.cause),
                     f": check {predicate.check}.",
                 ),
-                "own": f"{own['k']}/{own['n']}" if own else DASH,
-                "clean": f"{matrix[CLEAN][name]['k']}/{matrix[CLEAN][name]['n']}",
-                "wrong": f"{wrong['k']}/{wrong['n']}",
+                "own": count(run, name, f"{own['k']}/{own['n']}") if own else DASH,
+                "clean": count(run, CLEAN, f"{matrix[CLEAN][name]['k']}/{matrix[CLEAN][name]['n']}"),
+                "wrong": pooled(run, f"{wrong['k']}/{wrong['n']}"),
             }
         )
     heads = {"name": "Predicate", "sentence": "Diagnosis", "own": "Of its own failure", "clean": "Of clean episodes"}
     heads |= {"wrong": "Of other failures"}
     return page.table(rows, heads, ("own", "clean", "wrong"), "In the order in which they are asked", stacked=True)
-
-
-def power(run: Campaign) -> Html:
-    """How many episodes a run needs: a panel per failure, and the table behind it."""
-    found = diagnosis(run)
-    drawing = page.figure(
-        drawings.power(found["power"]),
-        "Share of runs diagnosed rightly against the number of episodes, a panel for each arm",
-        "Runs that are given the right name (of the clean arm: none) by the number of their episodes; bars: 95 %; "
-        "dashed: 80 %.",
-    )
-    note = (
-        "Method: a run of m episodes is drawn by drawing a task, each as likely, and then one of its initial states, m "
-        "times with replacement from the episodes played; it is called what most of its episodes show, "
-        f"{LEFT_OVER} only where it fails more often than the clean reference explains (5 %). Intervals draw each "
-        "task\u2019s initial states again first, and are left out where all episodes agree: then a bootstrap sees no "
-        "spread. Odd m, since half of an even run is no majority. No draw knows of more initial states than were "
-        "played."
-    )
-    rows = []
-    for name, entries in found["power"].items():
-        rows.append({"arm": page.code(name), **{f"m{e['m']}": _power_cell(e) for e in entries}})
-    lengths = [e["m"] for e in next(iter(found["power"].values()), [])]
-    heads = {"arm": "Arm", **{f"m{m}": plural(m, "episode") for m in lengths}}
-    table = page.table(rows, heads, tuple(heads)[1:], "Runs given the right name [95 %]", stacked=True)
-    return page.join(drawing, table, page.paragraph(note, "note"))
-
-
-def _power_cell(entry: Mapping[str, Any]) -> str:
-    ends = entry["named_interval"]
-    between = f" [{percent_range(Interval(ends['low'], ends['high']))}]" if ends else ""
-    return f"{percent(entry['named'])}{between}"
-
-
-def false_alarms(run: Campaign) -> Html:
-    """Each predicate on clean episodes that its bounds do not come from, beside what is promised."""
-    found = diagnosis(run)["false_alarms"]
-    rows = []
-    for name, entry in found["by_predicate"].items():
-        rate = _rate(entry)
-        promised = entry["promised_at_most"]
-        rows.append(
-            {
-                "name": page.code(name),
-                "count": _count(run, CLEAN, counted(rate)),
-                "rate": percent(rate.rate),
-                "wilson": percent_range(rate.wilson) if rate.wilson else DASH,
-                "exact": percent_range(rate.exact) if rate.exact else DASH,
-                "promised": "no bound of one feature" if promised is None else f"at most {percent(promised, 1)}",
-            }
-        )
-    for name, words in (("any_bound", "any bound"), ("any", "any predicate")):
-        rate = _rate(found[name])
-        ends = {"wilson": rate.wilson, "exact": rate.exact}
-        cells = {key: percent_range(value) if value else DASH for key, value in ends.items()}
-        rows.append({"name": words, "count": counted(rate), "rate": percent(rate.rate), **cells, "promised": None})
-    heads = {"name": "Predicate", "count": "k/n", "rate": "Rate", "wilson": "Wilson 95 %", "exact": "Exact 95 %"}
-    heads |= {"promised": "Promised"}
-    numeric = ("count", "rate", "wilson", "exact", "promised")
-    return page.table(rows, heads, numeric, "False alarms: clean episodes, not those of the bounds", stacked=True)
-
-
-def slack(run: Campaign) -> Html:
-    """What another slack of the bounds would have made of the same episodes."""
-    found, chosen = diagnosis(run)["slack"], bounds(run)["guarantee"]["slack"]
-    rows = []
-    for entry in found:
-        clean_run = entry["clean"]
-        named = [name for name, drill in entry["drills"].items() if drill["cause"] == name]
-        cells = {name: f"{drill['k']}/{drill['n']}" for name, drill in _ordered(entry["drills"]).items()}
-        mark = " (this page)" if entry["slack"] == chosen else ""
-        rows.append(
-            {"slack": f"{entry['slack']:g}{mark}", "clean": f"{clean_run['k']}/{clean_run['n']}", **cells}
-            | {"named": f"{len(named)}/{len(cells)}"}
-        )
-    drills = list(_ordered(found[0]["drills"])) if found else []
-    heads = {"slack": "Slack", "clean": "Clean, any bound", **{name: name for name in drills}, "named": "Runs named"}
-    note = (
-        "How far a bound lies beyond the clean extremes, as a share of their distance, was chosen before any drill was "
-        "run. The same episodes under other choices: what is gained in one column is paid for in another."
-    )
-    table = page.table(
-        rows, heads, tuple(heads)[1:], "Episodes in which a drill\u2019s own predicate holds", stacked=True
-    )
-    return page.join(page.paragraph(note), table)
-
-
-def apart(run: Campaign) -> Html:
-    """Which arms no predicate tells apart, by computation, and the evidence for those that one does."""
-    found = diagnosis(run)
-    blurred = [e for e in found["apart"] if not e["apart"]]
-    told = len(found["apart"]) - len(blurred)
-    words = f"{told} of {plural(len(found['apart']), 'pair')} of arms are told apart by some predicate."
-    if blurred:
-        words += f" Not told apart: {'; '.join(' from '.join((e['a'], e['b'])) for e in blurred)}."
-    rows = [
-        {"a": page.code(e["a"]), "b": page.code(e["b"]), "by": page.code(e["predicate"]), "p": p_value(e["p"])}
-        for e in found["apart"]
-        if e["apart"]
-    ]
-    note = (
-        "Two arms are told apart where some predicate holds at different rates in them: Boschloo\u2019s exact test, p "
-        f"values Holm\u2019s over all pairs and predicates, below {found['alpha']:g}. Episodes are taken as "
-        "independent; those of one task are alike, so that p values near the limit say less than they seem to."
-    )
-    heads = {"a": "Arm", "b": "Other arm", "by": "By", "p": "Holm\u2019s p"}
-    table = page.table(rows, heads, ("p",), "Pairs that are told apart, by which predicate most surely")
-    return page.join(page.paragraph(words), page.paragraph(note, "note"), page.details("The pairs", table))
-
-
-def cost(run: Campaign) -> Html:
-    """What each failure does to success, paired with the clean run."""
-    found = diagnosis(run)["success"]
-    rows = []
-    for name, entry in found.items():
-        rate, paired = _rate(entry), entry["paired"]
-        row: dict[str, Any] = {"arm": page.code(name), "count": _count(run, name, counted(rate))}
-        row |= {"rate": percent(rate.rate), "wilson": percent_range(rate.wilson) if rate.wilson else DASH}
-        if paired:
-            ends = Interval(paired["interval"]["low"], paired["interval"]["high"])
-            between = points_range(ends).removesuffix("\u00a0points")
-            row |= {"difference": f"{points(paired['difference'])} {between}", "p": p_value(paired["p"])}
-        rows.append(row)
-    heads = {"arm": "Arm", "count": "Rewarded", "rate": "Rate", "wilson": "Wilson 95 %"}
-    heads |= {"difference": "Against clean [95 %]", "p": "Exact McNemar"}
-    return page.table(rows, heads, tuple(heads)[1:], "Success under each failure", stacked=True)
-
-
-def features(run: Campaign) -> Html:
-    """The features themselves, every episode a point."""
-    found, stored = diagnosis(run), bounds(run)["bounds"]
-    parts = [
-        page.figure(
-            drawings.feature(name, found["episodes"], stored.get(name)),
-            f"{FEATURES[name]}, each episode of each arm a point",
-            page.inline(page.code(name), ": filled, rewarded; hollow, not. Shaded: within the clean bounds."),
-        )
-        for name in _DRAWN
-    ]
-    return page.join(*(page.side_by_side(*parts[i : i + 2]) for i in range(0, len(parts), 2)))
-
-
-def bounds_table(run: Campaign) -> Html:
-    """The clean bounds, what they guarantee and where they come from."""
-    stored = bounds(run)
-    rows = [
-        {
-            "name": page.code(name),
-            "what": entry["what"],
-            **{key: f"{entry[key]:.4g}" for key in ("least", "largest", "low", "high")},
-            "n": entry["n"],
-        }
-        for name, entry in stored["bounds"].items()
-    ]
-    heads = {"name": "Feature", "what": "What it is", "least": "Least", "largest": "Largest"}
-    heads |= {"low": "Bound below", "high": "Bound above", "n": "Episodes"}
-    n, guarantee, origin = stored["episodes"], stored["guarantee"], stored["origin"]
-    words = (
-        f"Of {plural(n, 'clean episode')} ({stored['rewarded']} rewarded) the least and the largest value, widened by "
-        f"{percent(guarantee['slack'])} of their distance on each side. Whatever the distribution, another clean "
-        f"episode of the same tasks lies above the largest (or below the least) with probability 1/{n + 1} = "
-        f"{percent(clean.beyond(n), 1)}, and beyond the widened bound at most so often; with "
-        f"{percent(guarantee['confidence'])} confidence at least {percent(guarantee['content_of_one_side'])} of all "
-        "clean episodes lie on the clean side. A run is judged by majority, so that its alarms are rarer still."
-    )
-    tasks = listed(origin.get("tasks", [])) if origin.get("tasks") else "tasks not recorded"
-    where = f"From {listed(origin.get('arms', []))}, {tasks}; digests of its tables are in results/drills/bounds.json."
-    numeric = ("least", "largest", "low", "high", "n")
-    table = page.table(rows, heads, numeric, "Clean bounds of each feature", stacked=True)
-    return page.join(page.paragraph(words), table, page.paragraph(where, "note"))
 
 
 def films(run: Campaign) -> Html:
