@@ -63,6 +63,9 @@ def test_one_episode_flips_a_verdict(tmp_path):
     assert found["sentence"].endswith(
         "Holds for pi0_nano on libero_goal task 0 (init states 0–11) on none (simulated)."
     )
+    assert "(init states resampled within tasks: [\u2212" in found["sentence"]
+    four = write(tmp_path / "four", {"clean": clean, "fault": [False] * 4 + [True] * 8})
+    assert "within tasks: no interval, too few of them differ)" in verdict(tmp_path, four, **HURTS)["sentence"]
     other = verdict(tmp_path, five, **HURTS)
     assert other["verdict"] == "inconclusive" and other["p"] == pytest.approx(2 / 32)
     assert other["rows"]["arm"]["digest"] != found["rows"]["arm"]["digest"]

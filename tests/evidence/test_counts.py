@@ -78,10 +78,22 @@ def test_marked_counts_are_others_or_of_no_episode(reports):
     rates |= {count for claim in verdicts for count in counts.COUNT.findall(claim["seed"]["figures"])}
     rates |= {claim["short"] for claim in verdicts if claim["test"] == "published_checks"}
     own = {f"{round(CONTROL['share_within_tau'] * CONTROL['queries'])}/{CONTROL['queries']}"}
+    own.add(f"{CONTROL['histogram'][0]}/{CONTROL['queries']}")
     for chapter in CHAPTERS:
         for count, mark in marked(reports / f"{chapter}.html"):
             assert count in {"published": rates, "profile": own}[mark], f"{chapter}: {count} marked {mark}"
     assert {mark for _, mark in marked(reports / "final.html")} == {"published", "profile"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chapter", ["baseline", "robustness", "final"])
+def test_the_control_stands_in_the_table_of_acceptance(reports, chapter):
+    soup = BeautifulSoup((reports / f"{chapter}.html").read_text(), "html.parser")
+    table = soup.find("div", attrs={"aria-label": "Routes and accepted prefix (of 12)"})
+    cells = [cell.get_text() for cell in table.find_all("tr")[-1].find_all("td")]
+    mean = sum(accepted * count for accepted, count in enumerate(CONTROL["histogram"])) / CONTROL["queries"]
+    assert cells[0].startswith("control: full route against itself") and "pi0_nano" in cells[0]
+    assert f"{CONTROL['queries']} queries" in cells and f"{mean:.2f}" in cells
 
 
 def _methods(figures: published.Published) -> set[tuple[str, str]]:

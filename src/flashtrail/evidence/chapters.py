@@ -13,7 +13,7 @@ import pandas as pd
 
 from flashtrail.evidence import endings, figures, links, page, pairs, statistics, tables, verified_chapter
 from flashtrail.evidence.campaign import Campaign
-from flashtrail.evidence.counts import behind
+from flashtrail.evidence.counts import apart, behind
 from flashtrail.evidence.overview import VERIFY_TIMES, arm_name, has_fault, has_guard, rate_of
 from flashtrail.evidence.page import Html
 from flashtrail.evidence.statistics import Interval, Latency, Quantile
@@ -149,10 +149,23 @@ def routes(run: Campaign) -> Html:
                 "zero": behind(run, arm, f"{prefix['zero']}/{prefix['draft_rounds']}"),
             }
         )
+    rows += _control_row(run)
     heads = {"arm": "Arm", "draft": "Draft rounds", "share": "Share [95 %]", "actions": "Of actions"}
     heads |= {"prefix": "Accepted, drafts [95 %]", "prefix_all": "Accepted, full = 12", "zero": "Rejected whole"}
     table = page.table(rows, heads, tuple(heads)[1:], "Routes and accepted prefix (of 12)", stacked=True)
     return page.join(page.side_by_side(mix, accepted_prefix(run)), table)
+
+
+def _control_row(run: Campaign) -> list[dict[str, Any]]:
+    """The row that stands below every acceptance: the full route judged as if its answer were a draft."""
+    control = run.control
+    if not control or not sum(control.get("histogram") or []):
+        return []
+    histogram = control["histogram"]
+    mean = sum(accepted * count for accepted, count in enumerate(histogram)) / sum(histogram)
+    rejected = apart(f"{histogram[0]}/{sum(histogram)}", "profile")
+    name = f"control: full route against itself under other noise, {control['policy']}"
+    return [{"arm": name, "draft": f"{sum(histogram)} queries", "prefix": f"{mean:.2f}", "zero": rejected}]
 
 
 def accepted_prefix(run: Campaign) -> Html:

@@ -299,6 +299,12 @@ def _cell(name: str, value: Any) -> str | None:
 # --- an arm's list ---
 
 
+_ACCEPTED = (
+    "Accepted: actions of a draft within a radius of the full model\u2019s estimate. How often the full route is that "
+    "near to itself under other noise, the control, stands beside acceptance in the report."
+)
+
+
 def arm_list(rows: Sequence[Mapping[str, Any]], rounds: pd.DataFrame, up: Upwards) -> Html:
     """Return the list of an arm's episodes: by how they ended, then task by task."""
     if not rows:
@@ -316,6 +322,7 @@ def arm_list(rows: Sequence[Mapping[str, Any]], rounds: pd.DataFrame, up: Upward
     parts = [
         _header(f"Episodes of {first['arm']}", line, ways, up.simulated, up.imported),
         Html(f'<dl class="facts">{ends}</dl>'),
+        page.paragraph(_ACCEPTED, "note"),
     ]
     for (suite, task), words in tasks.items():
         part = [row for row in rows if (row["suite"], row["task_id"]) == (suite, task)]

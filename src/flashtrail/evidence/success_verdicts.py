@@ -199,7 +199,8 @@ def _paired_numbers(
 
 
 def _resampled_words(interval: Interval | None) -> str:
-    return "" if interval is None else f" (init states resampled within tasks: {points_range(interval)})"
+    found = "no interval, too few of them differ" if interval is None else points_range(interval)
+    return f" (init states resampled within tasks: {found})"
 
 
 def _paired_words(arm: str, control: str, found: statistics.Paired) -> str:
