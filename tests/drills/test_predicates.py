@@ -41,7 +41,7 @@ def test_without_pictures_those_that_need_them_cannot_be_judged_and_the_others_c
     whole = made.episode(3, **made.FAILURES["bad_unnorm"])
     blind = Episode(whole.actions, np.full(len(whole.actions), np.nan), whole.reward)
     flags = verdicts.judge(blind, BOUNDS)
-    needing = {p.name for p in PREDICATES if {"picture_step", "longest_hold", "seam"} & set(p.logged)}
+    needing = {p.name for p in PREDICATES if {"picture_step", "longest_hold", "alternation"} & set(p.logged)}
     assert needing == {"swapped_cameras", "long_chunk", "stale_frame", "state_antipode"}
     assert {name for name, said in flags.items() if said is None} == needing
     assert verdicts.cause(flags) == "bad_unnorm"
@@ -49,7 +49,9 @@ def test_without_pictures_those_that_need_them_cannot_be_judged_and_the_others_c
 
 
 def test_bounds_of_a_run_without_pictures_leave_the_same_unjudged():
-    blind = {name: bound for name, bound in BOUNDS.items() if name not in ("picture_step", "longest_hold", "seam")}
+    blind = {
+        name: bound for name, bound in BOUNDS.items() if name not in ("picture_step", "longest_hold", "alternation")
+    }
     assert verdicts.judge(made.episode(3), blind)["swapped_cameras"] is None
     assert "stale_frame" in verdicts.unjudged([made.episode(3)], blind)
 

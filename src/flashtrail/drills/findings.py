@@ -31,7 +31,7 @@ from flashtrail.evidence.wording import (
 )
 
 # What a reader learns most from seeing, first; the rest of FEATURES is in the table of bounds.
-_DRAWN = ("picture_step", "longest_hold", "reach", "effort", "seam", "travel")
+_DRAWN = ("picture_step", "longest_hold", "reach", "effort", "alternation", "travel")
 
 
 def power(run: Campaign) -> Html:

@@ -74,7 +74,7 @@ FEATURES = {
     "effort": f"largest mean |action[:6]| over any {WINDOW} steps",
     "reach": f"what max |action[:3]| exceeds on {SHARE:.0%} of the steps",
     "travel": "length of the sum of action[:3] over the episode",
-    "seam": "median jump of an action at a query (largest of six)",
+    "alternation": "distance of mean actions from one query to the next, over that to the next but one (medians)",
     "picture_step": "median change of the picture's mean grey level from one query to the next",
     "query_gap": "median steps from one query to the next",
     "longest_hold": "most steps in a row on one picture",
@@ -114,28 +114,35 @@ def _changes(gripper: np.ndarray) -> int:
 
 
 def _pictures(episode: Episode) -> dict[str, float]:
-    """Return what the pictures' means say: how much they change, the pace of queries, the jump of actions at them.
+    """Return what the pictures' means say: how much they change, the pace of queries, and how answers to them differ.
 
     Two pictures of a moving robot do not have the same mean to the last digit: an equal mean is the same picture. A log
     with a mean at every step does not show a query that was sent the same picture again.
     """
     n, known = len(episode.img_mean), np.isfinite(episode.img_mean)
     if not known.any():
-        return dict.fromkeys(("picture_step", "query_gap", "longest_hold", "seam"), UNKNOWN)
+        return dict.fromkeys(("picture_step", "query_gap", "longest_hold", "alternation"), UNKNOWN)
     at = np.flatnonzero(known)
     means = episode.img_mean[at]
     new = np.r_[True, means[1:] != means[:-1]]
     holds = np.diff([*at[new], n])  # the last was cut off by the episode's end: it lasted at least so long
     queries = at[new] if known.all() else at
     gaps = np.diff(queries) if len(queries) > 1 or known.all() else np.array([n])
-    jumps = np.abs(np.diff(episode.actions[:, :6], axis=0)).max(axis=1, initial=0.0)
-    asked = queries[queries > 0]
     return {
         "picture_step": float(np.median(np.abs(np.diff(means[new])))) if new.sum() > 1 else UNKNOWN,
         "query_gap": float(np.median(gaps)) if len(gaps) else UNKNOWN,
         "longest_hold": float(holds.max()),
-        "seam": float(np.median(jumps[asked - 1])) if len(asked) else UNKNOWN,
+        "alternation": _alternation(episode.actions[:, :6], queries),
     }
+
+
+def _alternation(motion: np.ndarray, queries: np.ndarray) -> float:
+    """Return the ratio of FEATURES: below 1 where motion is smooth, above where answers take turns; NaN below 3."""
+    answers = np.array([part.mean(axis=0) for part in np.split(motion, queries[queries > 0]) if len(part)])
+    if len(answers) < 3:
+        return UNKNOWN
+    last, before = (np.median(np.linalg.norm(answers[lag:] - answers[:-lag], axis=1)) for lag in (1, 2))
+    return float(last / before) if before > 0 else UNKNOWN
 
 
 # --- the rules ---
@@ -190,7 +197,7 @@ def _bad_unnorm(found: Features, bounds: Bounds) -> bool:
 
 
 def _state_antipode(found: Features, bounds: Bounds) -> bool:
-    return found["seam"] > bounds["seam"].high
+    return found["alternation"] > bounds["alternation"].high
 
 
 def _bad_prompt(found: Features, bounds: Bounds) -> bool:
@@ -265,10 +272,10 @@ PREDICATES: tuple[Predicate, ...] = (
     ),
     Predicate(
         "state_antipode",
-        ("seam",),
-        ("seam",),
+        ("alternation",),
+        ("alternation",),
         _state_antipode,
-        "actions jump where a new picture comes, further than in any clean episode",
+        "the answers to one query and the next differ more than every second ones do, beyond any clean episode",
         "a state that jumps between queries, as an axis-angle does when the quaternion's sign flips",
         "the sign convention of the quaternion before it becomes an axis-angle",
     ),
