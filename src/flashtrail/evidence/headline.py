@@ -41,11 +41,12 @@ def section(run: Campaign) -> Html:
         ),
         "What the guard did": _lines(_against_fault(run, has_guard)),
         "Other remedies": _lines(_against_fault(run, lambda s: not has_guard(s) and _is_remedy(run, s))),
-        "With the clock running": _lines(_at_each_rate(run)),
+        "Clock running": _lines(_at_each_rate(run)),
         "What may be claimed": _may_be_claimed(run),
     }
     note = "Brackets: 95\u00a0% intervals, Wilson\u2019s of a rate, Tango\u2019s of a paired difference."
-    note += " A count links to its episodes." if run.pages else ""
+    if run.pages:
+        note += " A count links to its episodes; a paired one takes those of them whose start both arms have."
     found = page.facts({term: value for term, value in rows.items() if value is not None})
     return Html(f'<div class="first">{found.text}{page.paragraph(note, "note").text}</div>')
 

@@ -114,7 +114,7 @@ pre { overflow-x: auto; font-size: .8rem; background: var(--tint); padding: .7re
   .table td, .table td :not(.kept) { white-space: normal; }
   figure { display: inline-block; vertical-align: top; width: 47%; margin-right: 2%; }
   figure:only-of-type { width: 54%; } .ways { display: none; }
-  .first .facts { grid-template-columns: 14rem minmax(0, 1fr); }
+  .first .facts { grid-template-columns: 12rem minmax(0, 1fr); }
   details::details-content { content-visibility: visible; block-size: auto; } summary { list-style: none; }
   a, .apart { color: inherit; text-decoration: none; }
 }
