@@ -189,6 +189,7 @@ def test_a_run_is_not_left_unexplained_for_failing_as_often_as_the_clean_one_doe
     assert verdicts.firing(verdicts.counts(failing * 15), hopeless) == []
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 30), st.integers(0, 15))
 def test_failures_needed_is_the_least_count_that_a_clean_run_seldom_reaches(m, failed):
     needed = bounds.failures_needed(m, failed, 15)
