@@ -35,7 +35,7 @@ def test_the_shipped_section_is_eight_drills_a_clean_run_and_a_reference():
     assert list(experiment.drill_arms) == ["drill_reference", "drill_clean", *(f"drill_{name}" for name in EIGHT)]
     assert list(drill_arms.DRILLS) == EIGHT
     assert experiment.arm("drill_reference")["init_states"] == [10, 11, 12, 13, 14]
-    assert {tuple(experiment.arm(f"drill_{name}")["init_states"]) for name in ["clean", *EIGHT]} == {(0, 1, 2, 3, 4)}
+    assert {tuple(experiment.arm(f"drill_{name}")["init_states"]) for name in ["clean", *EIGHT]} == {(5, 6, 7, 8, 9)}
     assert all(experiment.arm(name)["flash"]["force_full_each_round"] for name in experiment.drill_arms)
 
 
@@ -66,9 +66,12 @@ def test_a_smaller_section_has_what_it_names():
         ({"names": ["no_flip", "no_flip"]}, "drills.names: give each once"),
         ({"polcy": "x"}, "unknown key 'drills.polcy'; did you mean 'policy'?"),
         ({"policy": "pi0_nan"}, "drills.policy: unknown name 'pi0_nan'; did you mean 'pi0_nano'?"),
-        ({"episodes": 11}, "bounds must come from other episodes"),
+        ({"episodes": 6}, "bounds must come from other episodes"),
         ({"first_init_state": 14}, "bounds must come from other episodes"),
-        ({"first_init_state": 15, "episodes": 40}, "init state 54 is out of range 0-49"),
+        (
+            {"first_init_state": 15, "episodes": 40, "reference": {"first_init_state": 0, "episodes": 5}},
+            "init state 54 is out of range 0-49",
+        ),
         ({"flash": {"force_full": True}}, "did you mean"),
     ],
 )
@@ -79,7 +82,7 @@ def test_a_mistake_is_one_line_that_names_the_remedy(more, words):
 
 
 def test_neighbouring_init_states_do_not_meet():
-    assert with_drills(episodes=10).arm("drill_clean")["init_states"] == list(range(10))
+    assert with_drills(first_init_state=0, episodes=10).arm("drill_clean")["init_states"] == list(range(10))
     assert with_drills(first_init_state=15).arm("drill_clean")["init_states"][0] == 15
 
 
