@@ -46,6 +46,24 @@ def test_exit_code_is_the_stages(stage, capsys, word, code) -> None:
     assert capsys.readouterr().err == ("error: word is bad: give another\n" if word == "bad" else "")
 
 
+def test_a_reader_that_leaves_early_ends_a_command_quietly() -> None:
+    """As in ``flashtrail ledger | head -1``: no traceback, and the exit code that a shell gives for SIGPIPE."""
+    code = (
+        "import sys, types, flashtrail.cli as cli;"
+        "stage = types.ModuleType('stage'); stage.add_arguments = lambda parser: None;"
+        "stage.run = lambda arguments: print('line\\n' * 100_000);"
+        "sys.modules['stage'] = stage; cli.COMMANDS['stage'] = ('try', 'stage');"
+        "sys.exit(cli.main(['stage']))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout and process.stderr and process.stdout.readline() == "line\n"
+    process.stdout.close()
+    assert process.wait(60) == 128 + 13 and process.stderr.read() == ""
+    process.stderr.close()
+
+
 def test_other_commands_are_not_imported(monkeypatch, stage, capsys) -> None:
     monkeypatch.setitem(cli.COMMANDS, "broken", ("has a missing module", "flashtrail_no_such_module"))
     assert cli.main(["stage", "good"]) == 0
