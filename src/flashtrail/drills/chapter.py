@@ -55,7 +55,8 @@ def section(run: Campaign) -> Html:
             page.code("flashtrail doctor RUN"), " asks the same predicates; the bounds must be of the same policy."
         ),
     }
-    note = "Named: a run of this failure is given its name by most of its episodes, and no other run is. "
+    note = "Named: a run of this failure is given its name by most of its episodes, no other run is, and its episodes "
+    note += "are told from clean ones. "
     note += "k/n: episodes in which its own predicate holds. Brackets: 95\u00a0% intervals (Wilson)."
     facts = page.facts({term: value for term, value in rows.items() if value is not None})
     return Html(f'<div class="first">{facts.text}{page.paragraph(note, "note").text}</div>')
@@ -101,7 +102,9 @@ def _noticed(run: Campaign, found: Mapping[str, Any], name: str) -> Html:
 
 
 def _unseen(run: Campaign, found: Mapping[str, Any], name: str) -> Html:
-    words = "; no predicate tells its episodes from clean ones, "
+    entry = found["verdicts"][name]
+    called = f"; its run is called {entry['run_cause']}, but" if entry["run_cause"] else ";"
+    words = f"{called} no predicate tells its episodes from clean ones once all comparisons are allowed for (Holm), "
     return page.inline(_own(run, found, name), words, _cost(run, found, name))
 
 
