@@ -269,6 +269,13 @@ def drill_tables(arms):
     return {table: [f"results/tables/{arm}/{table}.parquet" for arm in arms] for table in TABLES}
 
 
+def tables_of_reference(wildcards):
+    """The tables of the clean reference; without drills in the config there are none, and nothing is planned."""
+    if EXPERIMENT.drills is None:
+        sys.exit("error: config: drills is missing: add drills: {policy: ...} to config.yaml")
+    return drill_tables(["drill_reference"])
+
+
 def upwards_of(wildcards):
     """Where an episode's page leads up to, seen from it: the report of its arm and, if it has one, the index of starts."""
     if wildcards.arm == CHECKUP:

@@ -41,7 +41,7 @@ rule write_step_log:
 rule derive_bounds:
     """Derive the predicates' bounds from clean episodes that are none of the drills' own."""
     input:
-        **drill_tables(["drill_reference"]),
+        unpack(tables_of_reference),
     output:
         bounds="results/drills/bounds.json",
     log:

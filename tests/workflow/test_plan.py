@@ -86,6 +86,14 @@ def test_without_a_checkup_in_the_config_its_report_is_refused_in_words(checkout
     assert counts(checkout.run(*command[:-1], REPORT).stdout)["roll_out_shard"] == 13 * 3
 
 
+def test_without_drills_in_the_config_their_report_is_refused_in_words(checkout):
+    text = (ROOT / "config.yaml").read_text()
+    checkout.edit("config.yaml", text[text.index("drills:\n") : text.index("profile: ")], "")
+    result = checkout.run("snakemake", "--profile", "profiles/local", "-n", "--", "reports/drills.html", check=False)
+    assert result.returncode != 0 and "Job stats" not in result.stdout and "Traceback" not in result.stdout
+    assert "error: config: drills is missing: add drills: {policy: ...} to config.yaml" in result.stdout
+
+
 GRID = "wrist_grid: {policy: pi0_nano, episodes: 2, fault: zero, severity: {every: [2, 4]}, guards: [none, wrist_mask]}"
 
 
