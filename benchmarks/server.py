@@ -2,8 +2,9 @@
 
     make bench-server          # or: python benchmarks/server.py --artifact DIR --draft DIR
 
-Starts the server as a shard does. Prints rounds per second of eight sessions against one (taken in turns in the same
-run, medians), a load of 32 sessions with percentiles, errors and memory, and 1,000 connections that come and go.
+Starts the server with its own defaults, a lane for each core; `--lanes 1` is what a shard gets. Prints rounds per
+second of eight sessions against one (taken in turns in the same run, medians), a load of 32 sessions with percentiles,
+errors and memory, and 1,000 connections that come and go. Client and server share the cores.
 Latency of a single round is not measured here: `profile_routes` does that, alone on the device.
 """
 
@@ -74,7 +75,8 @@ def main() -> int:
     parser.add_argument("--draft", type=Path)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of one pass")
+    parser.add_argument("--lanes", type=int, help="passes at once (default: the server's own)")
     parser.add_argument("--sessions", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--cycles", type=int, default=1000)
@@ -84,7 +86,13 @@ def main() -> int:
     words = parser.parse_args()
     port = free_port()
     command = serve_command(
-        words.artifact, port=port, draft=words.draft, device=words.device, dtype=words.dtype, threads=words.threads
+        words.artifact,
+        port=port,
+        draft=words.draft,
+        device=words.device,
+        dtype=words.dtype,
+        threads=words.threads,
+        lanes=words.lanes,
     )
     with tempfile.TemporaryDirectory() as directory:
         try:

@@ -106,14 +106,15 @@ class ServeCommand:
             choices=("auto", "torch", "triton"),
             help="what computes (default: auto; docs/flash.md)",
         )
-        add("--threads", type=_positive, metavar="N", help="CPU threads of the engine")
+        add("--threads", type=_positive, metavar="N", help="CPU threads of one pass")
+        add("--lanes", type=_positive, metavar="N", help="passes at once, on a CPU (default: docs/serving.md)")
         add("--token-file", type=Path, metavar="FILE", help=f"file with the token (or set {TOKEN_VARIABLE})")
         add("--ready-file", type=Path, metavar="FILE", help="written with 'host port' once clients can connect")
         add("--max-sessions", type=_positive, default=64, metavar="N", help="open sessions at a time (default: 64)")
         add(
             "--idle-timeout", type=float, default=900.0, metavar="S", help="drop a session after so long (default: 900)"
         )
-        add("--max-batch", type=_positive, default=16, metavar="N", help="rounds in one pass (default: 16; 1: alone)")
+        add("--max-batch", type=_positive, metavar="N", help="rounds in one pass (1: alone; default: docs/serving.md)")
         add("--exit-with-parent", action="store_true", help="leave when stdin closes or the parent is gone")
         _add_settings(parser.add_argument_group("FLASH settings"))
 
@@ -130,17 +131,21 @@ class ServeCommand:
             leave_with_parent()
         token = _token(arguments.token_file)
         check_bind(arguments.host, token)
-        limits = Limits(arguments.max_sessions, arguments.idle_timeout, arguments.max_batch)
+        if (arguments.lanes or 1) > 1 and (arguments.device != "cpu" or arguments.backend == "triton"):
+            raise UserError(f"--lanes {arguments.lanes}: only PyTorch on a CPU runs passes at once; leave --lanes out")
+        limits = Limits(arguments.max_sessions, arguments.idle_timeout)
         sock = reserve_port(arguments.host, arguments.port)
+        policy = _load_policy(arguments)
+        together, lanes = arguments.max_batch or policy.max_batch, _share_cores(arguments, policy.lanes)
         drained = serve(
-            _load_policy(arguments),
+            policy,
             arguments.host,
             arguments.port,
             token=token,
             sock=sock,
             ready_file=arguments.ready_file,
             instance=os.environ.get(INSTANCE_VARIABLE),
-            limits=limits,
+            limits=dataclasses.replace(limits, max_batch=together, lanes=lanes),
         )
         if not drained:
             logging.shutdown()
@@ -153,6 +158,7 @@ def _load_policy(arguments: argparse.Namespace) -> Any:
 
     from flashtrail.flash.errors import FlashError
     from flashtrail.flash.policy import FlashPolicy
+    from flashtrail.serving.rounds import MAX_BATCH
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -166,10 +172,21 @@ def _load_policy(arguments: argparse.Namespace) -> Any:
             backend=arguments.backend,
             action_stats=arguments.action_stats,
             # Passes are of open sessions: programs for more of them would never run.
-            together=min(arguments.max_batch, arguments.max_sessions),
+            together=min(arguments.max_batch or MAX_BATCH, arguments.max_sessions),
         )
     except FlashError as error:  # flash knows no UserError; its own are one actionable line as well
         raise UserError(str(error)) from error
+
+
+def _share_cores(arguments: argparse.Namespace, worth_while: int) -> int:
+    """Return how many passes run at once, `worth_while` of them where cores allow, and give each its threads."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    lanes = arguments.lanes or max(1, min(worth_while, arguments.max_sessions, cores // (arguments.threads or 1)))
+    if arguments.threads is None and max(lanes, worth_while) > 1:
+        torch.set_num_threads(1 if worth_while > 1 else max(1, cores // lanes))
+    return int(lanes)
 
 
 def _settings_class() -> Any:

@@ -18,7 +18,7 @@ from websockets.sync.client import connect
 from flashtrail.serving.client import PolicyClient
 from flashtrail.serving.launch import free_port
 from flashtrail.serving.protocol import packb, unpackb
-from flashtrail.serving.server import running
+from flashtrail.serving.server import Limits, running
 
 
 def play(url: str, number: int, replies: dict[int, list], failures: list[BaseException]) -> None:
@@ -76,6 +76,14 @@ def test_sessions_at_once_get_what_each_gets_alone(artifact, count) -> None:  # 
         for thread in [*threads, held]:
             thread.join()
     assert not failures
+    sizes = same_as_alone(policy, replies)
+    # All first rounds are full and came before the first turn: they share one pass, however fast the machine is.
+    assert [replies[number][0].policy_timing["batch_size"] for number in replies] == [count] * count
+    assert (max(sizes) > 1) == (count > 1)
+
+
+def same_as_alone(policy, replies: dict[int, list]) -> set[int]:
+    """Hold every reply against that of its session by itself; return how many rounds shared a pass."""
     sizes = set()
     for number, seen in replies.items():
         session = policy.new_session()
@@ -86,9 +94,50 @@ def test_sessions_at_once_get_what_each_gets_alone(artifact, count) -> None:  # 
             assert reply.policy_timing["route_type"] == want["policy_timing"]["route_type"]
             sizes.add(reply.policy_timing["batch_size"])
         assert len(seen) == ROUNDS
-    # All first rounds are full and came before the first turn: they share one pass, however fast the machine is.
-    assert [replies[number][0].policy_timing["batch_size"] for number in replies] == [count] * count
-    assert (max(sizes) > 1) == (count > 1)
+    return sizes
+
+
+class Crossing:
+    """A policy in which two passes meet in the middle, three times: they really run at once."""
+
+    def __init__(self, policy) -> None:
+        self._policy, self._meeting, self.crossed = policy, threading.Barrier(2, self._count), 0
+
+    def __getattr__(self, name: str):
+        return getattr(self._policy, name)
+
+    def _count(self) -> None:
+        self.crossed += 1
+
+    def _cross(self) -> None:
+        if self.crossed < 3:
+            self._meeting.wait(60)
+
+    def infer(self, *args, **options):
+        self._cross()
+        return self._policy.infer(*args, **options)
+
+    def infer_many(self, asked, max_batch):
+        self._cross()
+        return self._policy.infer_many(asked, max_batch)
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_sessions_in_two_lanes_get_what_each_gets_alone(artifact, count) -> None:  # noqa: F811
+    from flashtrail.flash.policy import FlashPolicy
+
+    policy = FlashPolicy.load(*artifact, settings=MIXED)
+    crossing = Crossing(policy)
+    replies: dict[int, list] = {number: [] for number in range(count)}
+    failures: list[BaseException] = []
+    with running(crossing, limits=Limits(lanes=2)) as server:
+        threads = [threading.Thread(target=play, args=(server.url, n, replies, failures)) for n in replies]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not failures and crossing.crossed == 3
+    assert max(same_as_alone(policy, replies)) <= count // 2
 
 
 @pytest.mark.parametrize(("round_s", "answered", "code"), [(1.0, True, 0), (60.0, False, 1)])

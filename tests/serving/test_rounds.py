@@ -173,3 +173,54 @@ def test_a_session_in_a_long_pause_is_not_waited_for() -> None:
 
     assert sorted(asyncio.run(once()) for _ in range(5))[2] < 10
     assert time.perf_counter() - start < 5
+
+
+class Reentrant(Batching):
+    """Says that threads may come at once, and notes whether they did: the first passes meet at a barrier of `lanes`."""
+
+    reentrant = True
+
+    def __init__(self, lanes: int) -> None:
+        super().__init__()
+        self.meeting, self.met = threading.Barrier(lanes), 0
+
+    def infer_many(self, asked, max_batch):
+        answers = list(super().infer_many(asked, max_batch))
+        if not self.met:
+            self.meeting.wait(10)
+            self.met = self.meeting.parties
+        yield from answers
+
+
+@pytest.mark.parametrize("lanes", [2, 3])
+def test_passes_run_side_by_side_and_share_the_sessions(lanes) -> None:
+    policy = Reentrant(lanes)
+    worker = RoundWorker(policy, lambda: 8, lanes=lanes)
+    answers = asyncio.run(held_back(policy, worker, 7))
+    assert policy.met == lanes
+    assert [a.result["session"] for a in answers] and len({a.result["session"] for a in answers}) == 7
+    assert max(len(p) for p in policy.passes) <= -(-8 // lanes)
+    assert worker.stop(5)
+
+
+def test_a_policy_that_is_not_reentrant_is_asked_by_one_thread(policy) -> None:
+    worker = RoundWorker(policy, lambda: 8, lanes=4)
+    asyncio.run(held_back(policy, worker, 7))
+    assert policy.most_at_once == 1 and len(policy.calls) == 8
+    assert worker.stop(5)
+
+
+def test_a_lane_that_does_not_end_is_told() -> None:
+    async def ask() -> None:
+        asked = asyncio.ensure_future(worker.submit(PolicySession(), ASK))
+        await asyncio.to_thread(policy.entered.wait, 10)
+        asked.cancel()
+
+    policy = Batching()
+    policy.reentrant = True
+    worker = RoundWorker(policy, lambda: 2, lanes=2)
+    policy.gate.clear()
+    asyncio.run(ask())
+    assert not worker.stop(0.05)
+    policy.gate.set()
+    assert worker.stop(5)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from flashtrail.flash.engine import Engine, RoundResult, Session
     from flashtrail.flash.runtime import ModelInputs
 
+MAX_BATCH = 16  # rounds in a pass
 OFFICIAL_TIME_FLOOR = 0.10  # the official Triton verifier has no time bias below its last Euler time
 
 
@@ -180,7 +181,7 @@ class Call:
 
 
 def infer_many(
-    engine: Engine, calls: Sequence[Call], max_batch: int = 16
+    engine: Engine, calls: Sequence[Call], max_batch: int = MAX_BATCH
 ) -> Iterator[tuple[int, RoundResult | Exception]]:
     """Yield (index of the call, its result or what it raised), the draft route's first, as each pass ends.
 

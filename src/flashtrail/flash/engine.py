@@ -154,7 +154,7 @@ class Engine:
         return dataclasses.replace(result, wall_ms=(self.edge() - start) * 1e3)
 
     def infer_many(
-        self, calls: Sequence[batch.Call], max_batch: int = 16
+        self, calls: Sequence[batch.Call], max_batch: int = batch.MAX_BATCH
     ) -> Iterator[tuple[int, RoundResult | Exception]]:
         """Take several sessions one round further, rounds of one route in one pass; see `batch.infer_many`."""
         return batch.infer_many(self, calls, max_batch)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashtrail.flash import transforms as tf
-from flashtrail.flash.batch import Call
+from flashtrail.flash.batch import MAX_BATCH, Call
 from flashtrail.flash.engine import Engine, RoundResult, Session, describe
 from flashtrail.flash.errors import ArtifactError
 from flashtrail.flash.runtime import TorchRuntime
@@ -120,7 +120,10 @@ def artifact_transforms(
 
 
 class FlashPolicy:
-    """One engine with its artifact's transforms. Sessions are independent; one call at a time."""
+    """One engine with its artifact's transforms. Sessions are independent; one call at a time for each.
+
+    Calls for different sessions may come from several threads at once where `reentrant` says so.
+    """
 
     def __init__(
         self,
@@ -168,6 +171,21 @@ class FlashPolicy:
         foreign = {} if self.action_stats is None else {"action_stats": self.action_stats}
         return describe(self.engine) | {"request_keys": list(REQUEST_KEYS)} | foreign
 
+    @property
+    def reentrant(self) -> bool:
+        """Whether rounds of different sessions may run in several threads at once."""
+        return bool(getattr(self.engine.runtime, "reentrant", False))
+
+    @property
+    def lanes(self) -> int:
+        """How many passes at once are worth while, one core each."""
+        return int(getattr(self.engine.runtime, "lanes", 1))
+
+    @property
+    def max_batch(self) -> int:
+        """How many rounds in one pass are worth while."""
+        return int(getattr(self.engine.runtime, "max_batch", MAX_BATCH))
+
     def new_session(self) -> Session:
         return self.engine.new_session()
 
@@ -192,7 +210,7 @@ class FlashPolicy:
         assert isinstance(runtime, TorchRuntime)
         return draw_noise(seed, (runtime.dims.action_horizon, runtime.dims.action_dim))
 
-    def infer_many(self, asked: Sequence[Asked], max_batch: int = 16) -> Iterator[tuple[int, Answer]]:
+    def infer_many(self, asked: Sequence[Asked], max_batch: int = MAX_BATCH) -> Iterator[tuple[int, Answer]]:
         """`infer` for rounds of different sessions, those of one route in one pass of the device.
 
         Yields (index in `asked`, reply or what its round raised) as each pass ends; no round waits for another route's.

@@ -16,11 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flashtrail.flash import prefix, weights
-from flashtrail.flash.batch import OFFICIAL_TIME_FLOOR, BatchedStages
+from flashtrail.flash.batch import MAX_BATCH, OFFICIAL_TIME_FLOOR, BatchedStages
 from flashtrail.flash.dims import DraftDims, Pi0Dims
 from flashtrail.flash.settings import FlashSettings
 from flashtrail.flash.stages import choose
 from flashtrail.flash.verify import Floats
+
+# Of a small policy on a CPU: passes at once, which share Python's lock between their operations (measured with two),
+# and rounds in a pass, where more no longer fit a core's cache (docs/serving.md).
+SMALL_LANES, SMALL_BATCH = 4, 8
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,25 @@ class TorchRuntime(BatchedStages):
         digests = {f"{kind}_digest": m.get("digest") for kind, m in self.manifests.items()}
         facts = {"device": str(self.device), "device_name": name, "dtype": str(self.dtype).split(".")[-1]}
         return digests | facts | {"backend": self.backend, "backend_why": self.backend_why, "stages": self._stages.name}
+
+    @property
+    def reentrant(self) -> bool:
+        """Whether several threads may compute at once: on a CPU, where every call has buffers of its own."""
+        return self.backend == "torch" and self.device.type == "cpu"
+
+    @property
+    def lanes(self) -> int:
+        """How many passes at once are worth while, one core each: a small policy's do not fill more than one."""
+        return SMALL_LANES if self._small else 1
+
+    @property
+    def max_batch(self) -> int:
+        """How many rounds in one pass are worth while."""
+        return SMALL_BATCH if self._small else MAX_BATCH
+
+    @property
+    def _small(self) -> bool:
+        return self.reentrant and self._stages.name == "lean"
 
     def synchronize(self) -> None:
         if self.device.type == "cuda":

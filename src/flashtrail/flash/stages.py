@@ -101,11 +101,13 @@ class Lean:
 
     def velocity(self, cache: PrefixCache, state: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         times = tuple(t.tolist())
-        if times not in self._biases:
+        biases = self._biases.get(times)  # kept here as well: another thread may clear what is shared
+        if biases is None:
+            biases = lean_weights.time_biases(self._w, t)
             if len(self._biases) >= MOST_TIMES:
                 self._biases.clear()
-            self._biases[times] = lean_weights.time_biases(self._w, t)
-        return lean.velocity(self._w, cache, state, x_t, self._biases[times])
+            self._biases[times] = biases
+        return lean.velocity(self._w, cache, state, x_t, biases)
 
     def draft(self, emb: Tensor, valid: Tensor | None, state: Tensor) -> Tensor:
         assert self._draft is not None, "no draft was loaded"

@@ -124,19 +124,24 @@ class Tokenizer:
 
     def __call__(self, prompt: str) -> NDArray[np.int64]:
         """Prompt -> ids [P], BOS first, the newline as separator last; cut at max_len, with one warning in all."""
-        if prompt not in self._seen:
-            text = prompt.strip().replace("_", " ").replace("\n", " ")
-            ids = self.processor.encode(text, add_bos=True) + self.processor.encode("\n")
-            if len(ids) > self.max_len and not self._cut:
-                self._cut.append(text)
-                _log.warning(
-                    "a prompt of %d tokens was cut to this policy's %d, as openpi does (said once): %s ...",
-                    *(len(ids), self.max_len, text[:60]),
-                )
+        ids = self._seen.get(prompt)
+        if ids is None:
+            ids = self._ids(prompt)
             if len(self._seen) >= 1024:  # a stranger must not fill the memory with prompts
                 self._seen.clear()
-            self._seen[prompt] = np.asarray(ids[: self.max_len], dtype=np.int64)
-        return self._seen[prompt]
+            self._seen[prompt] = ids
+        return ids
+
+    def _ids(self, prompt: str) -> NDArray[np.int64]:
+        text = prompt.strip().replace("_", " ").replace("\n", " ")
+        ids = self.processor.encode(text, add_bos=True) + self.processor.encode("\n")
+        if len(ids) > self.max_len and not self._cut:
+            self._cut.append(text)
+            _log.warning(
+                "a prompt of %d tokens was cut to this policy's %d, as openpi does (said once): %s ...",
+                *(len(ids), self.max_len, text[:60]),
+            )
+        return np.asarray(ids[: self.max_len], dtype=np.int64)
 
 
 # --- inputs ---

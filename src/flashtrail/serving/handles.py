@@ -38,6 +38,7 @@ def server_command(
         dtype=engine["dtype"],
         backend=engine.get("backend", "auto"),
         threads=engine["threads"],
+        lanes=1,  # a shard's other cores are for its simulators
         settings=flash,
         action_stats=handles.get("action_stats"),
     )

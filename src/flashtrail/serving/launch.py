@@ -59,6 +59,7 @@ def serve_command(
     dtype: str = "float32",
     backend: str = "auto",
     threads: int | None = None,
+    lanes: int | None = None,
     settings: Mapping[str, Any] | None = None,
     action_stats: str | Path | None = None,
 ) -> list[str]:
@@ -77,6 +78,8 @@ def serve_command(
         command += ["--action-stats", str(action_stats)]
     if threads is not None:
         command += ["--threads", str(threads)]
+    if lanes is not None:
+        command += ["--lanes", str(lanes)]
     for name, value in (settings or {}).items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):

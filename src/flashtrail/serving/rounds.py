@@ -1,8 +1,9 @@
-"""One thread that runs rounds away from the event loop, together where several sessions ask at once.
+"""Threads that run rounds away from the event loop, together where several sessions ask at once.
 
 Knows a policy only as an object with ``new_session()``, ``infer(...)`` and perhaps ``infer_many(...)``; knows no socket
 and no message. The event loop stays free for pings and health probes while a round computes. A round waits for company
-only while other sessions are open: COMPANY_S, or a little longer for a session that is about to ask.
+only while other sessions are open: COMPANY_S, or a little longer for a session that is about to ask. A thread is a
+lane; with more than one, open sessions are shared out among them, and passes run side by side.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Policy(Protocol):
 
     A policy may also have ``infer_many(asked, max_batch)``: rounds of different sessions, each a tuple of session,
     observation, executed_steps, reset and noise_seed; it yields (index, result or exception) as they end. One without
-    it is asked for one round after another.
+    it is asked for one round after another. Only one whose ``reentrant`` is true is asked by several threads at a time.
     """
 
     @property
@@ -96,12 +97,18 @@ class _Job:
 
 
 class RoundWorker:
-    """Runs submitted rounds in one daemon thread until `stop`.
+    """Runs submitted rounds in `lanes` daemon threads until `stop`; in one where the policy is not reentrant.
 
     `company` tells how many sessions could ask; `max_batch` bounds how many rounds are taken at once (1: no batching).
     """
 
-    def __init__(self, policy: Policy, company: Callable[[], int] = lambda: 1, max_batch: int = MAX_BATCH) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        company: Callable[[], int] = lambda: 1,
+        max_batch: int = MAX_BATCH,
+        lanes: int = 1,
+    ) -> None:
         self._policy, self._company = policy, company
         self._infer_many = getattr(policy, "infer_many", None)
         self._max_batch = max_batch if self._infer_many is not None else 1
@@ -109,9 +116,15 @@ class RoundWorker:
         self._sessions: weakref.WeakSet[PolicySession] = weakref.WeakSet()
         self._pass_s = 0.0  # how long the last pass took
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        # A daemon, so that a round that never ends cannot keep the process from leaving.
-        self._thread = threading.Thread(target=self._work, name="policy-rounds", daemon=True)
-        self._thread.start()
+        self._taking = threading.Lock()  # one lane at a time gathers company: two would take it from each other
+        self._lanes = lanes if getattr(policy, "reentrant", False) else 1
+        # Daemons, so that a round that never ends cannot keep the process from leaving.
+        self._threads = [
+            threading.Thread(target=self._work, name=f"policy-rounds-{lane}", daemon=True)
+            for lane in range(self._lanes)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     async def submit(self, session: PolicySession, request: Request) -> RoundResult:
         """Wait for the round's turn and return its result; whatever the policy raises is raised here.
@@ -125,14 +138,19 @@ class RoundWorker:
         return await answer
 
     def stop(self, timeout_s: float) -> bool:
-        """Ask the thread to leave after the rounds at hand; False where it is still busy at the time limit."""
-        self._jobs.put(None)
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        """Ask the threads to leave after the rounds at hand; False where one is still busy at the time limit."""
+        until = time.perf_counter() + timeout_s
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.perf_counter()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _work(self) -> None:
         while not self._leaving:
-            jobs = [job for job in self._take() if not job.answer.cancelled()]
+            with self._taking:
+                taken = self._take()
+            jobs = [job for job in taken if not job.answer.cancelled()]
             start = time.perf_counter()
             if len(jobs) == 1:
                 self._run(jobs[0])
@@ -141,11 +159,14 @@ class RoundWorker:
             self._pass_s = time.perf_counter() - start
 
     def _take(self) -> list[_Job]:
-        """Return the next round and its company: what has come by now, or comes while it may wait."""
+        """Return the next round and its company: what has come by now, or comes while it may wait.
+
+        At most a lane's share of the open sessions: the others are for the lane that takes next.
+        """
         jobs: list[_Job] = []
         self._add(jobs, None)
         start = time.perf_counter()
-        while jobs and not self._leaving and len(jobs) < min(self._max_batch, self._company()):
+        while jobs and not self._leaving and len(jobs) < min(self._max_batch, -(-self._company() // self._lanes)):
             if not self._add(jobs, max(0.0, self._wait_until(jobs, start) - time.perf_counter())):
                 break
         return jobs

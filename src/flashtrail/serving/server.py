@@ -56,7 +56,7 @@ log = logging.getLogger("flashtrail.serving")
 
 @dataclass(frozen=True)
 class Limits:
-    """What the server grants: open sessions, seconds without a whole message, rounds in one pass, keepalive pings.
+    """What the server grants: open sessions, seconds without a whole message, rounds in a pass, passes at once, pings.
 
     A peer that does not answer a ping within `ping_timeout_s` is dropped: half-open sockets, slow senders in the middle
     of a message and readers that do not read all end there. It is long because a simulator may hold its interpreter
@@ -66,6 +66,7 @@ class Limits:
     max_sessions: int = 64
     idle_s: float = 900.0
     max_batch: int = MAX_BATCH
+    lanes: int = 1
     ping_interval_s: float = 20.0
     ping_timeout_s: float = 60.0
 
@@ -150,7 +151,7 @@ class PolicyServer:
         except OSError as error:
             sock.close()
             raise bind_error(self._host, self._port, error) from None
-        self._worker = RoundWorker(self._policy, lambda: self._sessions, self._limits.max_batch)
+        self._worker = RoundWorker(self._policy, lambda: self._sessions, self._limits.max_batch, self._limits.lanes)
 
     async def stop(self) -> bool:
         """Refuse new connections, let rounds in flight answer, close the sessions with 1001.
