@@ -33,6 +33,7 @@ from websockets.http11 import Response
 
 from flashtrail.provenance import write_atomic
 from flashtrail.serving.binding import ServerStartError, authorized, bind_error, check_bind, reserve_port
+from flashtrail.serving.connection import PatientConnection
 from flashtrail.serving.metrics import CONTENT_TYPE, ServerMetrics
 from flashtrail.serving.protocol import (
     LIBERO_SCHEMA,
@@ -146,6 +147,7 @@ class PolicyServer:
                 close_timeout=_CLOSE_S,
                 max_size=self._schema.max_message_bytes,
                 max_queue=2,
+                create_connection=PatientConnection,
                 logger=_quiet_logger(),
             )
         except OSError as error:
@@ -163,8 +165,12 @@ class PolicyServer:
         self._server.close(close_connections=False)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), _DRAIN_S)
-        closing = [connection.close(1001, _LEAVING_REASON) for connection in self._server.connections]
-        await asyncio.gather(*closing, return_exceptions=True)
+        open_still = list(self._server.connections)
+        closing = [asyncio.ensure_future(connection.close(1001, _LEAVING_REASON)) for connection in open_still]
+        if closing:
+            await asyncio.wait(closing, timeout=_CLOSE_S)
+        for connection in open_still:  # whoever does not read cannot read that we leave
+            connection.transport.abort()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._server.wait_closed(), _CLOSE_S)
         return self._worker.stop(0.1)

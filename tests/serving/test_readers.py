@@ -1,0 +1,87 @@
+"""Peers that do not read what they are sent: freed in time, bounded in memory, no obstacle to leaving."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+import numpy as np
+from serving.test_limits import handshaken, until
+from serving.test_server import ask
+
+from flashtrail.serving.connection import MAX_UNREAD_BYTES
+from flashtrail.serving.fuzz import resident_mb
+from flashtrail.serving.protocol import packb
+from flashtrail.serving.server import Limits, running
+
+
+def frame(opcode: int, payload: bytes) -> bytes:
+    """A client's frame, masked with zeros."""
+    size = len(payload)
+    head = bytes([0x80 | size]) if size < 126 else b"\xff" + size.to_bytes(8, "big")
+    return bytes([0x80 | opcode]) + head + b"\0" * 4 + payload
+
+
+def leave_unread(sock: socket.socket, sent: bytes) -> None:
+    """Send until nothing more is taken: what comes back is left where it is."""
+    sock.settimeout(0.5)
+    try:
+        while True:
+            sock.sendall(sent)
+    except TimeoutError:
+        pass
+
+
+def long_answers(policy, observation) -> bytes:
+    """Let the policy answer at length, so that few answers fill every buffer; return a request as a frame."""
+    answer = {"actions": np.zeros((20_000, 7)), "accepted_prefix_len": 0, "policy_timing": {}}
+    policy.infer = lambda *_, **__: answer
+    return frame(2, packb(observation))
+
+
+def test_a_reader_that_does_not_read_frees_its_session(policy, observation) -> None:
+    """Neither an idle time nor a ping finds it: the server is in the middle of sending, and its pings wait behind."""
+    request = long_answers(policy, observation)
+    limits = Limits(ping_interval_s=30, ping_timeout_s=1)
+    with running(policy, limits=limits) as server, handshaken(server) as deaf:
+        leave_unread(deaf, request)
+        until(lambda: server.sessions == 0)
+
+
+def test_a_slow_reader_is_let_be(policy, observation) -> None:
+    request = long_answers(policy, observation)
+    with running(policy, limits=Limits(ping_timeout_s=3)) as server, handshaken(server) as slow:
+        for _ in range(8):
+            slow.sendall(request)
+        deadline, read = time.monotonic() + 4, 0
+        while read < 8 * 20_000 * 7 * 8 and time.monotonic() < deadline:
+            read += len(slow.recv(2**17))
+            time.sleep(0.04)
+        assert read >= 8 * 20_000 * 7 * 8 and server.sessions == 1
+
+
+def test_a_flood_of_pings_that_nobody_reads_the_answers_of_is_cut_off(policy, raw_connection, server, observation):
+    other = raw_connection()
+    before = resident_mb()
+    with handshaken(server) as flooding:
+        flooding.settimeout(10)
+        pings, sent = frame(9, b"p" * 125) * 500, 0
+        try:
+            while sent < 100 * MAX_UNREAD_BYTES:
+                flooding.sendall(pings)
+                sent += len(pings)
+        except ConnectionError:
+            pass
+    assert sent < 100 * MAX_UNREAD_BYTES and resident_mb() - before < 20
+    until(lambda: server.sessions == 1)
+    assert ask(other, observation)["accepted_prefix_len"] == 1
+
+
+def test_a_reader_that_does_not_read_does_not_keep_the_server_from_leaving(policy, observation) -> None:
+    request = long_answers(policy, observation)
+    with running(policy) as server:
+        deaf = handshaken(server)
+        leave_unread(deaf, request)
+        started = time.monotonic()
+    assert time.monotonic() - started < 5.0 and server.sessions == 0
+    deaf.close()
