@@ -84,7 +84,8 @@ def test_a_state_is_taken_exactly_if_it_is_finite(value, dtype, at) -> None:
     with np.errstate(over="ignore"):
         state[at] = value
     line = refusal(packb({**message, STATE_KEY: state}))
-    assert line == (None if np.isfinite(state).all() else f"{STATE_KEY}: holds a value that is not finite")
+    fit = np.isfinite(state).all() and np.abs(state).max() <= np.finfo(np.float32).max
+    assert line is None if fit else line.startswith(f"{STATE_KEY}: holds a value ")
 
 
 @pytest.mark.parametrize("header", [b"\xdb", b"\xc6", b"\xdd", b"\xdf", b"\xc9"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from pathlib import Path
 
 import msgpack
@@ -159,6 +160,30 @@ def test_malformed_msgpack_is_one_line(raw: bytes) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_key_that_is_twice_in_a_map_is_refused_by_name(observation) -> None:
+    message = bytearray(packb({**observation, "__reset_policy_state__": True}))
+    message[0] += 1
+    with pytest.raises(ProtocolError, match=r"^__reset_policy_state__: twice in one map"):
+        parse_request(bytes(message + msgpack.packb("__reset_policy_state__") + b"\xc2"))
+    with pytest.raises(ProtocolError, match=r"^a: twice in one map"):
+        unpackb(b"\x81\xa1x\x82\xa1a\x01\xa1a\x02")
+
+
+@pytest.mark.parametrize("empty", [b"\x90", b"\x80", b"\xc0"])
+def test_a_message_of_many_values_costs_little(empty) -> None:
+    """2.3 MB on the wire: as objects 200 MB, and seconds in which nobody else is answered."""
+    of_512 = b"\xdc\x02\x00"
+    bomb = b"\x81\xa1x\x98" + (of_512 + (of_512 + empty * 512) * 512) * 8
+    assert 2_000_000 < len(bomb) < LIBERO_SCHEMA.max_message_bytes
+    tracemalloc.start()
+    try:
+        with pytest.raises(ProtocolError, match=r"^message: holds more than 4096 values"):
+            parse_request(bomb)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+
+
 def test_size_limit_comes_before_decoding() -> None:
     with pytest.raises(ProtocolError, match="at most 10 are accepted"):
         unpackb(b"\xc1" * 11, max_bytes=10)
@@ -194,6 +219,7 @@ def test_timing_keys_are_those_of_the_official_server(golden_replies) -> None:
         ("observation/state", np.zeros((8, 1))),
         ("observation/state", np.array([0.0] * 7 + [math.nan])),
         ("observation/state", np.array([0.0] * 7 + [math.inf], np.float32)),
+        ("observation/state", np.array([0.0] * 7 + [1e39])),
         ("observation/state", ["a"] * 8),
         ("prompt", 7),
         ("prompt", "x" * 5000),

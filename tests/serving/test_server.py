@@ -115,17 +115,21 @@ def test_failing_policy_tells_neither_traceback_nor_path(policy, raw_connection,
     [
         ("actions", np.zeros(7)),
         ("actions", [[0.0]]),
+        ("actions", np.full((50, 7), np.nan)),
+        ("actions", np.full((50, 7), np.inf, np.float32)),
         ("accepted_prefix_len", 51),
         ("accepted_prefix_len", None),
         ("policy_timing", ...),
     ],
 )
-def test_policy_with_a_malformed_result_is_named(policy, raw_connection, observation, key, value) -> None:
+def test_policy_with_a_malformed_result_is_named(policy, server, raw_connection, observation, key, value) -> None:
     result = {"actions": np.zeros((50, 7)), "accepted_prefix_len": 3, "policy_timing": {}, key: value}
     policy.replies = [{k: v for k, v in result.items() if v is not ...}]
     connection = raw_connection()
     connection.send(packb(observation))
     assert connection.recv(timeout=10).startswith(f"{key}: ")
+    page = get(server, "/metrics")[1]  # the policy's fault, not the client's
+    assert 'errors_total{kind="policy"} 1.0' in page and 'errors_total{kind="protocol"} 0.0' in page
 
 
 def test_two_sessions_do_not_disturb_each_other(policy, raw_connection, observation) -> None:

@@ -57,6 +57,7 @@ _HEADERS = [b"\xdb\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\xdd\xff\xff\xff
 _HEADERS += [b"\xc9\xff\xff\xff\xff\x05", b"\xcf" + b"\xff" * 8, b"\xcb\x7f\xf8" + b"\0" * 6, b"\xc1", b"\xc0", b"\x80"]
 # Values that a field of a request must not have; arrays are written as their maps, so that these may be wrong too.
 _VALUES: list[Any] = [None, True, -1, 2**63, 1e308, float("nan"), "", "x" * 5000, b"\xff", [], [[[[]]]], {}, [0] * 600]
+_VALUES += [[[[]] * 500] * 40]  # short on the wire, many objects
 _DTYPES: list[Any] = ["|u1", "<f8", "<f4", "|O", "|V8", "<c16", "<M8[s]", "<U2000000000", "<f16", "u1,f4", "", 3, None]
 _SHAPES: list[Any] = [[], [0], [-1], [224, 224, 3], [8], [2**62, 4], [1] * 40, [1.5], "8", None, [True], [2**31, 2**31]]
 

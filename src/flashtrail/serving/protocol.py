@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,13 +51,20 @@ _MAX_DEPTH = 16
 _MAX_NDIM = 8
 # msgpack allocates a list from its declared length, before reading it: a short message must not ask for much.
 _MAX_ITEMS = 512
+# And in all: what is one byte on the wire may be an empty list, 56 bytes and a Python object.
+_MAX_VALUES = 4096
 _MAX_NOISE_SEED_WORDS = 64
 _MAX_PROMPT_CHARS = 4096
 _MAX_INTEGER = 2**63 - 1
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class ProtocolError(UserError, ValueError):
     """A message outside the protocol; ``str()`` is one line, ``field: what is wrong``, fit for the wire."""
+
+
+class ResultError(ProtocolError):
+    """A policy's result outside the protocol: not the client's doing."""
 
 
 @dataclass(frozen=True)
@@ -126,24 +133,56 @@ def _numpy_to_map(value: Any) -> dict[bytes, Any]:
 def unpackb(raw: bytes, max_bytes: int | None = None) -> Any:
     """Return the value in `raw`; arrays come back as read-only views of it.
 
-    Checks the size, the nesting, every array's dtype against a whitelist, and its data against its shape.
-    Raises ProtocolError that names the field, as a path of map keys.
+    Checks the size, the nesting, the number of values, that no key is twice in a map, every array's dtype against a
+    whitelist, and its data against its shape. Raises ProtocolError that names the field, as a path of map keys.
     """
     if max_bytes is not None and len(raw) > max_bytes:
         raise ProtocolError(f"message: {len(raw)} bytes, at most {max_bytes} are accepted")
+    census = _Census()
     try:
         value = msgpack.unpackb(
             raw,
+            object_pairs_hook=census.map,
+            list_hook=census.list,
             max_ext_len=0,
             max_array_len=_MAX_ITEMS,
             max_map_len=_MAX_ITEMS,
             strict_map_key=True,  # text or bytes only
         )
+    except ProtocolError:
+        raise
     except msgpack.exceptions.ExtraData:
         raise ProtocolError("message: bytes follow the end of the msgpack value") from None
     except (msgpack.exceptions.UnpackException, ValueError, TypeError, OverflowError) as error:
         raise ProtocolError(f"message: not valid msgpack ({type(error).__name__})") from None
     return _restore(value, (), 0)
+
+
+class _Census:
+    """Counts the values of a message while it is decoded, so that a short one cannot make many objects."""
+
+    def __init__(self) -> None:
+        self._values = 0
+
+    def list(self, items: list[Any]) -> list[Any]:
+        """Take note of a list."""
+        self._count(len(items))
+        return items
+
+    def map(self, pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
+        """Take note of a map, and make it."""
+        self._count(len(pairs))
+        made = dict(pairs)
+        if len(made) != len(pairs):
+            seen = [key for key, _ in pairs]
+            twice = next(key for key in seen if seen.count(key) > 1)
+            raise ProtocolError(f"{_printable(twice)}: twice in one map")
+        return made
+
+    def _count(self, more: int) -> None:
+        self._values += 1 + more
+        if self._values > _MAX_VALUES:
+            raise ProtocolError(f"message: holds more than {_MAX_VALUES} values")
 
 
 def _restore(value: Any, path: tuple[str, ...], depth: int) -> Any:
@@ -265,6 +304,8 @@ def _state(message: Mapping[str, Any], dim: int) -> np.ndarray:
         raise ProtocolError(f"{STATE_KEY}: expected a float array of shape ({dim},), got {_kind(value)}")
     if not np.isfinite(value).all():
         raise ProtocolError(f"{STATE_KEY}: holds a value that is not finite")
+    if np.abs(value).max(initial=0) > _FLOAT32_MAX:
+        raise ProtocolError(f"{STATE_KEY}: holds a value beyond float32, in which policies compute")
     return value
 
 
@@ -347,6 +388,21 @@ def reply_message(result: Mapping[str, Any], server_timing: Mapping[str, float] 
     if server_timing is not None:
         reply["server_timing"] = server_timing
     return reply
+
+
+def pack_result(result: Mapping[str, Any]) -> bytes:
+    """Return a policy's result packed as a reply without `server_timing`, which has yet to be known.
+
+    Raises ResultError where it is no reply, or holds actions that are not finite: no robot shall be told to go there.
+    """
+    try:
+        reply = reply_message(result, None)
+        packed = packb(reply)
+    except ProtocolError as error:
+        raise ResultError(str(error)) from None
+    if not np.isfinite(reply["actions"]).all():
+        raise ResultError("actions: the policy returned a value that is not finite")
+    return packed
 
 
 def parse_reply(raw: bytes, max_bytes: int) -> dict[str, Any]:

@@ -40,6 +40,8 @@ from flashtrail.serving.protocol import (
     ObservationSchema,
     ProtocolError,
     Request,
+    ResultError,
+    pack_result,
     packb,
     parse_request,
     reply_message,
@@ -227,6 +229,9 @@ class PolicyServer:
             await connection.close(1001, f"idle for {self._limits.idle_s:g} s: session dropped")
         except ConnectionClosed as error:
             self._note_loss(serial, error)
+        except ResultError as error:
+            self.metrics.error("policy")
+            await self._refuse(connection, serial, str(error))
         except ProtocolError as error:
             self.metrics.error("protocol")
             await self._refuse(connection, serial, str(error))
@@ -291,7 +296,7 @@ class PolicyServer:
         if outcome is None:
             return {}  # the next `recv` raises ConnectionClosed
         packing = time.perf_counter()
-        packb(reply_message(outcome.result, None))  # its time must be known before the reply that reports it
+        pack_result(outcome.result)  # its time must be known before the reply that reports it
         pack_ms = (time.perf_counter() - packing) * 1000
         unpack_ms = (unpacked - received) * 1000
         reply = reply_message(
