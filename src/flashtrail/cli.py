@@ -217,15 +217,16 @@ def _settings(arguments: argparse.Namespace) -> Any:
 
 
 def _token(path: Path | None) -> str | None:
-    if path is None:
-        return os.environ.get(TOKEN_VARIABLE) or None
+    source = f"--token-file {path}" if path is not None else TOKEN_VARIABLE
     try:
-        token = path.read_text().strip()
-    except OSError as error:
-        raise UserError(f"--token-file {path}: {error.strerror}") from None
-    if not token:
-        raise UserError(f"--token-file {path} is empty: put one line with the token into it")
-    return token
+        token = (os.environ.get(TOKEN_VARIABLE, "") if path is None else path.read_text()).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{source}: {getattr(error, 'strerror', None) or 'is no text'}") from None
+    if not token and path is not None:
+        raise UserError(f"{source} is empty: put one line with the token into it")
+    if not (token.isascii() and token.isprintable()):
+        raise UserError(f"{source} holds what no HTTP header can: a token is one line of ASCII")
+    return token or None
 
 
 def _port(text: str) -> int:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import types
+
 import numpy as np
 import pytest
 
 pytest.importorskip("openpi_client", reason="openpi-client is not installed in this environment")
 from openpi_client import msgpack_numpy
 from openpi_client.websocket_client_policy import WebsocketClientPolicy
+from serving.conftest import ROOT
 
 from flashtrail.serving.protocol import packb
 
@@ -44,6 +48,24 @@ def test_official_client_is_let_in_with_its_api_key(policy, observation) -> None
         client = WebsocketClientPolicy("127.0.0.1", server.port, api_key="k")
         assert client.infer(observation)["accepted_prefix_len"] == 1
         client._ws.close()
+
+
+def test_the_lines_for_a_robot_in_the_documentation_run(policy, observation) -> None:
+    from flashtrail.serving.server import running
+
+    text = (ROOT / "docs" / "serving.md").read_text()
+    lines = re.search(r"```python\n(from openpi_client.*?)```", text, re.DOTALL)
+    told: list[np.ndarray] = []
+    robot = types.SimpleNamespace(step=told.append)
+    done = types.new_class("Done", exec_body=lambda body: body.update(__bool__=lambda _: len(told) >= 3))()
+    image, wrist, state = (observation[f"observation/{name}"] for name in ("image", "wrist_image", "state"))
+    with running(policy, token="k") as server:
+        assert lines
+        code = lines[1].replace("wss://robots.example.org", server.url)
+        exec(code, seen := {"image": image, "wrist": wrist, "state": state, "robot": robot, "done": done, "token": "k"})
+        seen["policy"]._ws.close()
+    assert [(call["executed_steps"], call["reset"]) for call in policy.calls] == [(0, True), (1, False)]
+    assert [action[0] for action in told] == [1, 2, 2]  # rounds 1 and 2, of which as many actions are accepted
 
 
 def test_both_codecs_write_the_same_bytes(observation) -> None:

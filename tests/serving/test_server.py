@@ -13,7 +13,7 @@ from websockets.sync.client import connect
 
 from flashtrail.serving.client import healthy
 from flashtrail.serving.protocol import packb, unpackb
-from flashtrail.serving.server import PolicyServer, ServerStartError, check_bind, reserve_port, running
+from flashtrail.serving.server import ServerStartError, reserve_port, running
 
 
 def get(server, path: str, **headers: str) -> tuple[int, str]:
@@ -222,18 +222,6 @@ def test_token_is_demanded_of_everything_but_health(policy) -> None:
 def test_compression_is_not_negotiated(server) -> None:
     with connect(server.url, compression="deflate", proxy=None) as connection:
         assert connection.response.headers.get("Sec-WebSocket-Extensions") is None
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
-def test_open_bind_without_a_token_is_refused(policy, host) -> None:
-    with pytest.raises(ServerStartError, match="token"):
-        PolicyServer(policy, host, 0)
-    check_bind(host, "token")
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
-def test_loopback_needs_no_token(host) -> None:
-    check_bind(host, None)
 
 
 def test_taken_port_is_one_line(policy, server) -> None:

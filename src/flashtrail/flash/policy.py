@@ -137,7 +137,7 @@ class FlashPolicy:
             default_inputs, default_outputs = artifact_transforms(engine.runtime)
         self.inputs = tuple(default_inputs if inputs is None else inputs)
         self.outputs = tuple(default_outputs if outputs is None else outputs)
-        self.action_stats: str | None = None  # the file of foreign statistics, where some are in force
+        self.action_stats: str | None = None  # name of the file of foreign statistics, where some are in force
 
     @classmethod
     def load(
@@ -159,7 +159,7 @@ class FlashPolicy:
         if action_stats is None:
             return cls(engine)
         policy = cls(engine, *artifact_transforms(engine.runtime, action_stats))
-        policy.action_stats = str(action_stats)
+        policy.action_stats = Path(action_stats).name  # anybody may ask for it: no path
         return policy
 
     @property

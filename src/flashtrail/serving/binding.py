@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hmac
+import http
 import ipaddress
 import socket
 
@@ -15,22 +16,33 @@ from websockets.datastructures import Headers
 
 from flashtrail.errors import UserError
 
+TLS_HINT = "such as caddy reverse-proxy --from NAME --to 127.0.0.1:PORT"
+
 
 class ServerStartError(UserError):
     """The server cannot start as asked: port taken, unknown host, or an open bind without a token."""
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches `host`: a loopback address, or localhost where that means one."""
+    names = [host]
+    if host.lower() == "localhost":
+        with contextlib.suppress(OSError):
+            names = [str(found[4][0]) for found in socket.getaddrinfo(host, None)]
+    try:
+        addresses = [ipaddress.ip_address(name) for name in names]
+    except ValueError:
+        return False
+    return all((getattr(address, "ipv4_mapped", None) or address).is_loopback for address in addresses)
+
+
 def check_bind(host: str, token: str | None) -> None:
     """Refuse to listen beyond this machine without a token; ServerStartError says what to do."""
-    if token or host == "localhost":
-        return
-    with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(host).is_loopback:
-            return
-    raise ServerStartError(
-        f"--host {host} is open to other machines and needs a token: give --token-file, and put TLS (a reverse "
-        "proxy such as caddy or nginx) before it, or bind 127.0.0.1"
-    )
+    if not token and not is_loopback(host):
+        raise ServerStartError(
+            f"--host {host!r} is open to other machines and needs a token: give --token-file, and put TLS before it "
+            f"({TLS_HINT}), or bind 127.0.0.1"
+        )
 
 
 def reserve_port(host: str, port: int) -> socket.socket:
@@ -41,8 +53,8 @@ def reserve_port(host: str, port: int) -> socket.socket:
     try:
         family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         sock = socket.socket(family, kind, number)
-    except OSError as error:
-        raise ServerStartError(f"cannot bind {host}: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # ValueError: no name that could be looked up
+        raise ServerStartError(f"cannot bind {host!r}: {getattr(error, 'strerror', None) or error}") from None
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
@@ -57,6 +69,18 @@ def bind_error(host: str, port: int, error: OSError) -> ServerStartError:
     if error.errno == errno.EADDRINUSE:
         return ServerStartError(f"port {port} on {host} is taken: stop what listens there or give another --port")
     return ServerStartError(f"cannot bind {host}:{port}: {error.strerror or error}")
+
+
+def refusal(headers: Headers, token: str | None) -> tuple[http.HTTPStatus, str] | None:
+    """Return why whoever sends these headers may not come in, or None.
+
+    Only browsers send Origin: any page that is open in one on this machine could reach a server on loopback.
+    """
+    if headers.get_all("Origin"):
+        return http.HTTPStatus.FORBIDDEN, "web pages may not connect (Origin)"
+    if token and not authorized(headers, token):
+        return http.HTTPStatus.UNAUTHORIZED, "a valid token is required"
+    return None
 
 
 def authorized(headers: Headers, token: str) -> bool:

@@ -79,7 +79,7 @@ class PolicyClient:
         token: str | None = None,
     ) -> None:
         self.url = url
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._headers = {"Authorization": f"Bearer {token.strip()}"} if token else {}
         self._reply_timeout_s = reply_timeout_s
         self._stack = contextlib.ExitStack()
         self._connection: ClientConnection | None = self._connect(timeout_s)
@@ -232,10 +232,12 @@ def healthy(host: str, port: int, timeout_s: float = 2.0) -> Mapping[str, str] |
 
 def _fetch_metadata(url: str, headers: Mapping[str, str]) -> dict[str, Any]:
     parts = urllib.parse.urlsplit(url)
-    if parts.scheme != "ws" or parts.hostname is None:
+    if parts.hostname is None:
         return {}
+    tls = parts.scheme == "wss"
+    where = parts.hostname, parts.port or (443 if tls else 80)
     try:
-        status, _, body = _http_get(parts.hostname, parts.port or 80, "/metadata", headers, _HTTP_TIMEOUT_S)
+        status, _, body = _http_get(*where, "/metadata", headers, _HTTP_TIMEOUT_S, tls)
         metadata = json.loads(body) if status == 200 else {}
     except (OSError, http.client.HTTPException, ValueError):
         return {}  # the official server has no such page
@@ -243,9 +245,10 @@ def _fetch_metadata(url: str, headers: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _http_get(
-    host: str, port: int, path: str, headers: Mapping[str, str], timeout_s: float
+    host: str, port: int, path: str, headers: Mapping[str, str], timeout_s: float, tls: bool = False
 ) -> tuple[int, dict[str, str], bytes]:
-    connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
+    kind = http.client.HTTPSConnection if tls else http.client.HTTPConnection
+    connection = kind(host, port, timeout=timeout_s)
     try:
         connection.request("GET", path, headers=dict(headers))
         response = connection.getresponse()

@@ -32,7 +32,15 @@ from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 
 from flashtrail.provenance import write_atomic
-from flashtrail.serving.binding import ServerStartError, authorized, bind_error, check_bind, reserve_port
+from flashtrail.serving.binding import (
+    TLS_HINT,
+    ServerStartError,
+    bind_error,
+    check_bind,
+    is_loopback,
+    refusal,
+    reserve_port,
+)
 from flashtrail.serving.connection import PatientConnection
 from flashtrail.serving.metrics import CONTENT_TYPE, ServerMetrics
 from flashtrail.serving.protocol import (
@@ -186,9 +194,12 @@ class PolicyServer:
             if self._instance:
                 response.headers[INSTANCE_HEADER] = self._instance
             return response
-        if self._token and not authorized(request.headers, self._token):
+        if (refused := refusal(request.headers, self._token)) is not None:
             self.metrics.error("unauthorized")
-            return connection.respond(http.HTTPStatus.UNAUTHORIZED, "a valid token is required\n")
+            response = connection.respond(refused[0], f"{refused[1]}\n")
+            if refused[0] == http.HTTPStatus.UNAUTHORIZED:
+                response.headers["WWW-Authenticate"] = "Bearer"
+            return response
         if path == "/metadata":
             return _page(
                 "application/json", json.dumps(dict(self._policy.metadata), sort_keys=True, default=str) + "\n"
@@ -382,6 +393,8 @@ async def _serve_until_signalled(server: PolicyServer, ready_file: str | Path | 
         loop.add_signal_handler(number, leave.set)
     await server.start()
     log.info("serving on %s (process %d)", server.url, os.getpid())
+    if not is_loopback(server._host):
+        log.warning("the token crosses the network in plain text: put TLS before this port (%s)", TLS_HINT)
     if ready_file is not None:
         with write_atomic(ready_file) as path:
             path.write_text(f"{server._host} {server.port}\n")
