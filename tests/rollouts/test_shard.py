@@ -102,6 +102,22 @@ def test_two_simulators_give_the_same_tables(undisturbed, tmp_path):
     assert rows(tmp_path) == undisturbed[1]
 
 
+@pytest.mark.parametrize(("simulators", "sessions"), [(1, "1"), (2, "2"), (5, "3")])
+def test_the_server_is_told_how_many_simulators_there_will_be(monkeypatch, tmp_path, simulators, sessions):
+    """Three episodes keep three simulators busy; a server that prepares for more starts later for nothing."""
+    started = []
+
+    def start(command, *_):
+        started.append(command)
+        raise UserError("that is all")
+
+    monkeypatch.setattr(shard, "PolicyServerProcess", start)
+    told = spec(server=["serve", "--port={port}", "--max-batch", "{simulators}"], simulators=simulators)
+    with pytest.raises(UserError, match="that is all"):
+        roll_out_shard(told, tmp_path, log=io.StringIO(), worker_command=WORKER)
+    assert started[0][1].removeprefix("--port=").isdecimal() and started[0][2:] == ["--max-batch", sessions]
+
+
 def test_a_shard_against_a_server_that_runs_already(undisturbed, tmp_path):
     port = free_port()
     command = [word.replace("{port}", str(port)) for word in SERVER]
@@ -197,7 +213,7 @@ def test_each_restart_waits_longer_and_they_end(monkeypatch, tmp_path):
     monkeypatch.setattr(shard, "PolicyServerProcess", lambda *_: Gone())
     monkeypatch.setattr(shard.time, "sleep", pauses.append)
     settings = {"url": None, "command": ["serve", "{port}"], "ready_timeout_s": 1.0}
-    with shard._Server(settings, tmp_path / "log") as server:
+    with shard._Server(settings, tmp_path / "log", 1) as server:
         for number in (1, 2, 3):
             assert f"({number} of 3)" in server.revive()
         with pytest.raises(UserError, match="signal 9"):

@@ -13,6 +13,7 @@ from flashtrail import cli, config, provenance
 from flashtrail.errors import UserError
 from flashtrail.rollouts import plan, settings
 from flashtrail.rollouts.spec import shard_spec
+from flashtrail.serving.handles import server_command
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = config.load(ROOT / "config.yaml")
@@ -55,11 +56,31 @@ def test_an_arm_differs_from_its_control_where_it_says(handles):
     assert words["clean"] - words["full_only"] == {"--no-force-full-each-round"}
 
 
+def understood(command, **values):
+    """What the server makes of a spec's command, filled in as the shard does."""
+    return cli._parser(command[3:]).parse_args([word.format(**values) for word in command[3:]])
+
+
+def test_how_many_simulators_there_are_is_no_part_of_a_result(handles):
+    """The command says it by a word, so that the digest under which finished episodes lie does not hold it."""
+    server = shard_spec(EXPERIMENT.arm("clean"), 0, handles, code="c0de")["server"]
+    arm = {"arm": "clean", "policy": "p", "suite": "libero_goal", "task_id": 0, "init_states": [0], "seed": 7}
+    told = [settings.checked({**arm, "server": server, "simulators": count}) for count in (1, 5)]
+    assert len({settings.spec_digest(spec) for spec in told}) == 1
+    assert "{simulators}" in server["command"]
+
+
+def test_a_job_with_one_client_prepares_for_no_more(handles):
+    arm = EXPERIMENT.arm("clean")
+    assert understood(server_command(handles, arm["engine"], arm["flash"], 8001)).max_batch == 1
+
+
 def test_the_server_understands_its_command(handles):
     words = shard_spec(EXPERIMENT.arm("full_only"), 0, handles, code="c0de")["server"]["command"]
     assert words[:3] == [sys.executable, "-m", "flashtrail"] and "{port}" in words
-    arguments = cli._parser(words[3:]).parse_args([word.replace("{port}", "8001") for word in words[3:]])
-    assert arguments.port == 8001 and str(arguments.artifact) == str(Path(handles["base"]).parent)
+    arguments = understood(words, port=8001, simulators=5)
+    assert (arguments.port, arguments.max_batch) == (8001, 5)
+    assert str(arguments.artifact) == str(Path(handles["base"]).parent)
     flash = cli._settings(arguments)
     assert json.loads(json.dumps(flash.to_dict())) == EXPERIMENT.arm("full_only")["flash"]
 
@@ -129,7 +150,7 @@ def test_every_drill_is_a_spec_of_its_own(name, handles):
     words = spec["server"]["command"]
     assert ("--action-stats" in words) is (name == "drill_bad_unnorm")
     assert ("--max-exec-steps=50" in words) is (name == "drill_long_chunk")
-    told = cli._parser(words[3:]).parse_args([word.replace("{port}", "1") for word in words[3:]])
+    told = understood(words, port=1, simulators=1)
     assert told.action_stats is None or told.action_stats.is_file()
     said = json.loads(spec["metadata"].get("execution", "{}"))
     assert set(said) == {

@@ -122,16 +122,19 @@ class _Shard:
             return
         server = self._spec["server"]
         with contextlib.ExitStack() as stack:
-            self._server = stack.enter_context(_Server(server, Path(server["log"] or out_dir / "server.log")))
+            log = Path(server["log"] or out_dir / "server.log")
+            self._server = stack.enter_context(_Server(server, log, self._simulators()))
             said = self._server.metadata()
             check_understood(self._spec, said, self._server.url)
             self._recorder.metadata |= completed(self._recorder.metadata, said)
             self._run_all()
 
+    def _simulators(self) -> int:
+        return min(int(self._spec["simulators"]), len(self._todo))
+
     def _run_all(self) -> None:
-        count = min(self._spec["simulators"], len(self._todo))
         timeout_s = float(self._spec["episode_timeout_s"])
-        idle = [SimulatorProcess(self._settings, timeout_s, self._command) for _ in range(count)]
+        idle = [SimulatorProcess(self._settings, timeout_s, self._command) for _ in range(self._simulators())]
         busy: dict[SimulatorProcess, tuple[EpisodeKey, float]] = {}
         try:
             while self._todo or busy:
@@ -194,8 +197,8 @@ class _Shard:
 class _Server:
     """A policy server that runs: ours, started again if it dies (a bounded number of times), or somebody else's."""
 
-    def __init__(self, settings: Mapping[str, Any], log_path: Path) -> None:
-        self._settings, self._log_path = settings, log_path
+    def __init__(self, settings: Mapping[str, Any], log_path: Path, simulators: int) -> None:
+        self._settings, self._log_path, self._simulators = settings, log_path, simulators
         self._restarts = 0
         self._process: PolicyServerProcess | None = None
 
@@ -245,7 +248,10 @@ class _Server:
 
     def _start(self) -> None:
         port = free_port()
-        command = [str(word).replace("{port}", str(port)) for word in self._settings["command"]]
+        values = {"{port}": port, "{simulators}": self._simulators}
+        command = [str(word) for word in self._settings["command"]]
+        for name, value in values.items():
+            command = [word.replace(name, str(value)) for word in command]
         process = PolicyServerProcess(command, self._log_path, port, float(self._settings["ready_timeout_s"]))
         self._process = None  # if it does not get ready, there is nothing to take down
         self._process = process.__enter__()

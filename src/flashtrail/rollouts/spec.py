@@ -36,7 +36,8 @@ def shard_spec(
         server: dict[str, Any] = {"url": url}
         about = {"artifact_digest": "", "device": ""}
     else:
-        server = {"command": server_command(handles, arm["engine"], arm["flash"], port=None)}
+        # The number of simulators stays a word: finished episodes are reused whatever it is.
+        server = {"command": server_command(handles, arm["engine"], arm["flash"], port=None, clients=None)}
         artifact, model = digests(handles), provenance.json_load(handles["model"])
         about = {
             "artifact_digest": "+".join(artifact[kind] for kind in sorted(artifact)),

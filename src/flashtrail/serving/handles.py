@@ -16,14 +16,19 @@ from flashtrail.serving.launch import serve_command
 
 
 def server_command(
-    handles: Mapping[str, Any], engine: Mapping[str, Any], flash: Mapping[str, Any], port: int | None
+    handles: Mapping[str, Any],
+    engine: Mapping[str, Any],
+    flash: Mapping[str, Any],
+    port: int | None,
+    clients: int | None = 1,
 ) -> list[str]:
     """Return the command of a policy server that runs in the model environment.
 
     `handles`: paths ``model`` (where the model environment is), ``base`` and, where the policy has one, ``draft``
     (both manifests); ``action_stats`` where the server is to unnormalise by foreign statistics.
-    `engine`: device, dtype, threads and perhaps backend. `flash`: FLASH settings by name. With `port` None the
-    command holds the word ``{port}`` for the one who starts it to fill in.
+    `engine`: device, dtype, threads and perhaps backend. `flash`: FLASH settings by name. `clients`: how many will
+    ask at a time; the server prepares for passes of so many rounds. With `port` or `clients` None the command holds
+    the word ``{port}`` or ``{simulators}`` for the one who starts it to fill in.
     """
     python = provenance.json_load(handles["model"]).get("python")
     if not python or not Path(python).exists():
@@ -41,9 +46,11 @@ def server_command(
         lanes=1,  # a shard's other cores are for its simulators
         settings=flash,
         action_stats=handles.get("action_stats"),
+        max_batch=clients or 0,
     )
-    if port is None:
-        command[command.index("--port") + 1] = "{port}"
+    for flag, value, word in (("--port", port, "{port}"), ("--max-batch", clients, "{simulators}")):
+        if value is None:
+            command[command.index(flag) + 1] = word
     return command
 
 

@@ -62,6 +62,7 @@ def serve_command(
     lanes: int | None = None,
     settings: Mapping[str, Any] | None = None,
     action_stats: str | Path | None = None,
+    max_batch: int | None = None,
 ) -> list[str]:
     """Return the command line of a policy server that leaves with its parent.
 
@@ -80,6 +81,8 @@ def serve_command(
         command += ["--threads", str(threads)]
     if lanes is not None:
         command += ["--lanes", str(lanes)]
+    if max_batch is not None:
+        command += ["--max-batch", str(max_batch)]
     for name, value in (settings or {}).items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
