@@ -139,6 +139,19 @@ def test_a_storage_that_hides_a_call_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "made").exists()
 
 
+def test_containers_that_refer_to_one_another_are_looked_at_once(tmp_path: Path) -> None:
+    """Forty levels of two references to the level below: a trillion visits for one who follows each."""
+    laughs: Any = ["a"]
+    for _ in range(40):
+        laughs = [laughs, laughs]
+    assert pickles.load(written(tmp_path / "a.pkl", laughs))[0][1][0] is not None
+    ring: dict[str, Any] = {"x": base}
+    ring["itself"] = ring
+    assert pickles.load(written(tmp_path / "b.pkl", ring))["itself"]["x"].shape == tuple(base.shape)
+    with pytest.raises(UserError, match="holds a value of type bytes"):
+        pickles.load(written(tmp_path / "c.pkl", [laughs, {"deep": (1, [b"bytes"])}]))
+
+
 def test_every_truncation_is_one_line(tmp_path: Path) -> None:
     path = written(tmp_path / "a.pkl", {"large": base, "small": torch.ones(3)})
     whole = path.read_bytes()

@@ -122,16 +122,23 @@ def load(path: str | Path) -> Any:
 
 
 def _check_plain(content: Any) -> None:
-    """Refuse what the grammar of pickle lets through: our own callables, blobs and storages as values."""
-    if isinstance(content, Mapping):
-        for key, value in content.items():
-            _check_plain(key)
-            _check_plain(value)
-    elif isinstance(content, list | tuple | set | frozenset):
-        for value in content:
-            _check_plain(value)
-    elif not isinstance(content, (Tensor, *_PLAIN)):
-        raise _Refused(f"a value of type {type(content).__name__}")
+    """Refuse what the grammar of pickle lets through: our own callables, blobs and storages as values.
+
+    Each container is looked at once, however often it is referred to: a few bytes can refer to one a billion times.
+    """
+    seen, left = {id(content)}, [content]
+    while left:
+        value = left.pop()
+        if isinstance(value, Mapping):
+            inside = [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple | set | frozenset):
+            inside = list(value)
+        elif isinstance(value, (Tensor, *_PLAIN)):
+            continue
+        else:
+            raise _Refused(f"a value of type {type(value).__name__}")
+        left += [x for x in inside if id(x) not in seen]
+        seen.update(map(id, inside))
 
 
 class _Reader(pickle._Unpickler):
