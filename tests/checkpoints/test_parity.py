@@ -15,7 +15,8 @@ from checkpoints.conftest import ORIGIN, save_tree
 from flashtrail import provenance
 from flashtrail.checkpoints import artifact, official, orbax, parity
 from flashtrail.errors import UserError
-from flashtrail.flash import expert, gemma, lean, verify, vision
+from flashtrail.flash import expert, gemma, lean, lean_weights, verify, vision
+from flashtrail.flash.lean_weights import time_biases
 
 Tensors = dict[str, np.ndarray]
 
@@ -33,9 +34,13 @@ def test_a_converted_checkpoint_passes(artifacts: Path, whole_source: Path, tmp_
     assert result["passed"] and result["first_divergence"] is None
     assert json.loads(report.read_text()) == result
     stages = [row["stage"] for row in result["stages"]]
-    assert stages[:8] == [
-        "norm_stats", "tokenizer", "patches", "vision/layer_0", "vision/layer_1", "projector", "language",
-        "prefix_k/layer_0",
+    assert stages[:10] == [
+        "norm_stats", "tokenizer", "transforms", "patches", "vision/layer_0", "vision/layer_1", "projector",
+        "embedding_table", "language", "prefix_k/layer_0",
+    ]  # fmt: skip
+    assert [s for s in stages if s.startswith("prefix")] == [
+        "prefix_k/layer_0", "prefix_v/layer_0", "prefix/layer_0",
+        "prefix_k/layer_1", "prefix_v/layer_1", "prefix/layer_1", "prefix_k/layer_2", "prefix_v/layer_2",
     ]  # fmt: skip
     assert [s for s in stages if s.startswith(("suffix", "expert"))] == [
         "suffix",
@@ -165,7 +170,8 @@ FAULTS = {
     "positions shifted by one": (roll("vision.pos_embed"), "base", "patches"),
     "final norm of the views left out": (one("vision.norm.scale"), "base", "projector"),
     "projector rows shifted by one": (roll("vision.head.weight"), "base", "projector"),
-    "embedding rows shifted by one": (roll("embed.weight"), "base", "language"),
+    "embedding rows shifted by one": (roll("embed.weight"), "base", "embedding_table"),
+    "embedding of a token that the prompt lacks": (zero("embed.weight", 511), "base", "embedding_table"),
     "key norm skipped": (zero("prefix.layers.input_norm.scale", 1), "base", "prefix_k/layer_1"),
     "rotary layout interleaved": (interleaved("prefix.layers.k.weight", 1), "base", "prefix_k/layer_1"),
     "expert's rotary layout interleaved": (interleaved("expert.layers.q.weight", 1), "base", "expert/layer_1"),
@@ -173,16 +179,19 @@ FAULTS = {
     "expert's last norm skipped": (zero("expert.norm.scale"), "base", "denoise/velocity_0"),
     "output columns shifted by one": (roll("action_out_proj.weight"), "base", "denoise/velocity_0"),
     "key norm folded in": (add_one("prefix.layers.input_norm.scale", 0), "base", "prefix_k/layer_0"),
-    "prefix output transposed": (transpose("prefix.layers.o.weight", 0), "base", "prefix_k/layer_1"),
+    "prefix output transposed": (transpose("prefix.layers.o.weight", 0), "base", "prefix/layer_0"),
     "prefix gate and up swapped": (
-        swap("prefix.layers.gate.weight", "prefix.layers.up.weight", 1), "base", "prefix_k/layer_2",
+        swap("prefix.layers.gate.weight", "prefix.layers.up.weight", 1), "base", "prefix/layer_1",
     ),
-    "prefix query heads reversed": (heads_reversed("prefix.layers.q.weight", 0), "base", "prefix_k/layer_1"),
+    "prefix query heads reversed": (heads_reversed("prefix.layers.q.weight", 0), "base", "prefix/layer_0"),
     "prefix values only": (roll("prefix.layers.v.weight"), "base", "prefix_v/layer_0"),
     "expert gate and up swapped": (
         swap("expert.layers.gate.weight", "expert.layers.up.weight", 2), "base", "expert/layer_2",
     ),
     "expert norm folded in": (add_one("expert.layers.post_norm.scale", 1), "base", "expert/layer_1"),
+    "time MLP's two halves swapped": (
+        lambda t: t.update({"time_mlp_in.weight": np.roll(t["time_mlp_in.weight"], 32, axis=0)}), "base", "suffix",
+    ),
     "time MLP transposed": (transpose("time_mlp_out.weight"), "base", "suffix"),
     "state rows shifted by one": (roll("state_proj.weight"), "base", "suffix"),
     "draft query transposed": (transpose("q.weight"), "draft", "draft"),
@@ -190,13 +199,13 @@ FAULTS = {
 }  # fmt: skip
 
 
-def first_divergence(directory: Path, expected: parity.Values) -> str:
-    """The first stage of the artifacts below `directory` that is over its tolerance."""
+def failed(directory: Path, expected: parity.Values) -> list[str]:
+    """The stages of the artifacts below `directory` that are over their tolerance, in order."""
     dims = artifact.read_manifest(directory / "base")["dims"]
     inputs = parity.fixed_inputs(dims)
     points = parity.euler_points(expected, inputs.noise)
     found = parity.artifact_values(directory / "base", directory / "draft", inputs, points)
-    return next(row["stage"] for row in parity.compare(expected, found, parity.EXACT) if not row["passed"])
+    return [row["stage"] for row in parity.compare(expected, found, parity.EXACT) if not row["passed"]]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -207,7 +216,18 @@ def test_a_wrong_tensor_is_told_by_its_stage(
     broken = Path(shutil.copytree(artifacts, tmp_path / "broken"))
     rewrite(broken / which, change)
     artifact.verify_artifact(broken / which)
-    assert first_divergence(broken, expected) == stage
+    assert failed(broken, expected)[0] == stage
+
+
+def test_of_two_faults_the_earlier_is_named_and_both_are_in_the_report(
+    artifacts: Path, expected: parity.Values, tmp_path: Path
+) -> None:
+    """The draft does not depend on the output projection, so that its own fault shows beside the first."""
+    broken = Path(shutil.copytree(artifacts, tmp_path / "broken"))
+    rewrite(broken / "base", zero("action_out_proj.bias"))
+    assert failed(broken, expected)[0] == "denoise/velocity_0" and "draft" not in failed(broken, expected)
+    rewrite(broken / "draft", zero("action_head.bias"))
+    assert failed(broken, expected)[0] == "denoise/velocity_0" and "draft" in failed(broken, expected)
 
 
 # what no tensor holds: a constant or a rule of the engine itself; the stage that it must be blamed on
@@ -220,6 +240,10 @@ RULES = {
     # where only the arrangement that serves has it wrong
     "rotary layout of the cache that is served from": ((lean, "pairs", lambda x, heads, head_dim: x), "actions"),
     "GELU of what serves": ((lean, "GELU_SHIFT", 1.01 * lean.GELU_SHIFT), "actions"),
+    "verification at the official verifier's times": (
+        (lean_weights, "time_biases", lambda w, t: time_biases(w, t.clamp(min=0.10))),
+        "verify/velocity_t0.05",
+    ),
 }
 
 
@@ -229,7 +253,7 @@ def test_a_wrong_rule_is_told_by_its_stage(
 ) -> None:
     (module, name, value), stage = RULES[fault]
     monkeypatch.setattr(module, name, value)
-    assert first_divergence(artifacts, expected) == stage
+    assert failed(artifacts, expected)[0] == stage
 
 
 def test_the_cases_of_decisions_are_many_and_both_rules_agree(expected: parity.Values) -> None:
@@ -264,12 +288,12 @@ def test_a_wrong_rule_of_acceptance_shows_in_the_decisions(
 def test_a_divergence_stops_the_run_after_the_report(artifacts: Path, whole_source: Path, tmp_path: Path) -> None:
     broken = Path(shutil.copytree(artifacts / "base", tmp_path / "base"))
     rewrite(broken, transpose("prefix.layers.o.weight", 0))
-    with pytest.raises(UserError, match="first stage that diverges is prefix_k/layer_1") as caught:
+    with pytest.raises(UserError, match="first stage that diverges is prefix/layer_0") as caught:
         parity.check_parity(whole_source, broken, report=tmp_path / "parity.json")
     assert "\n" not in str(caught.value)
     report = json.loads((tmp_path / "parity.json").read_text())
     assert report["passed"] is False
-    assert report["first_divergence"] == "prefix_k/layer_1"
+    assert report["first_divergence"] == "prefix/layer_0"
 
 
 @pytest.fixture
@@ -309,6 +333,21 @@ def test_statistics_of_another_source_are_found_first(source: Path, tmp_path: Pa
     stats.write_text(stats.read_text().replace("0.138817", "0.138818"))
     with pytest.raises(UserError, match="diverges is norm_stats"):
         parity.check_parity(source, tmp_path / "base")
+
+
+def test_what_no_stage_computes_with_is_compared_too(artifacts: Path, whole_source: Path, tmp_path: Path) -> None:
+    """An artifact's digest is of its files and dims: an edited transform would else serve actions of another kind."""
+    base = Path(shutil.copytree(artifacts / "base", tmp_path / "base"))
+    manifest = artifact.read_manifest(base)
+    provenance.json_dump({**manifest, "transforms": {"delta_actions": False}}, base / artifact.MANIFEST)
+    with pytest.raises(UserError, match=r"diverges is transforms \(\{'delta_actions': False, .*source says .*True"):
+        parity.check_parity(whole_source, base)
+
+
+def test_a_draft_without_its_source_is_one_line(artifacts: Path, source: Path) -> None:
+    (source / "draft.pt").unlink()
+    with pytest.raises(UserError, match=r"has no draft\.pt to compare .*draft with: fetch"):
+        parity.check_parity(source, artifacts / "base", artifacts / "draft")
 
 
 def test_values_that_are_not_finite_never_pass() -> None:

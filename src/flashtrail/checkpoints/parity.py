@@ -96,16 +96,20 @@ def source_values(
     source = reference.load_source(source_dir, rounded_to)
     hidden: list[list[Any]] = [[] for _ in inputs.views]
     views = [reference.encode_view(source, image, h) for image, h in zip(inputs.views, hidden, strict=True)]
-    pre = reference.prefill(source, views, inputs.token_ids)
+    after: list[Any] = []
+    pre = reference.prefill(source, views, inputs.token_ids, after)
     valid = pre.valid
     out: Values = {}
     for i, rows in enumerate(zip(*hidden, strict=True)):
         out[_vision_stage(i)] = np.concatenate([np.asarray(x) for x in rows])
     out["projector"] = np.concatenate([np.asarray(v) for v in views])
+    out["embedding_table"] = _every_row(source.params["PaliGemma"]["llm"]["embedder"]["input_embedding"])
     out["language"] = np.asarray(pre.embeddings)[valid][-len(inputs.token_ids) :]
     for layer in range(pre.keys.shape[0]):
         out[f"prefix_k/layer_{layer}"] = np.asarray(pre.keys[layer])[valid]
         out[f"prefix_v/layer_{layer}"] = np.asarray(pre.values[layer])[valid]
+        if layer + 1 < pre.keys.shape[0]:  # nobody reads what comes of the last layer
+            out[f"prefix/layer_{layer}"] = np.asarray(after[layer])[valid]
     layers: list[Any] = []
     reference.velocity(source, pre, inputs.state, inputs.noise, 1.0, layers)
     out |= {_expert_stage(i): np.asarray(x) for i, x in enumerate(layers)}
@@ -155,11 +159,15 @@ def artifact_values(
     words = prefix.embed_prompt(w, ids)
     embeddings = torch.cat([images, words], dim=1)
     valid = torch.ones(embeddings.shape[:2], dtype=torch.bool)
-    cache = prefix.prefill(w, dims, embeddings, valid)
-    out |= {"projector": images[0].numpy(), "language": words[0].numpy()}
+    with _layers_of(prefix) as rows:
+        cache = prefix.prefill(w, dims, embeddings, valid)
+    table = _every_row(w["embed.weight"].numpy())
+    out |= {"projector": images[0].numpy(), "embedding_table": table, "language": words[0].numpy()}
     for layer in range(cache.k.shape[0]):
         out[f"prefix_k/layer_{layer}"] = cache.k[layer, 0].numpy()
         out[f"prefix_v/layer_{layer}"] = cache.v[layer, 0].numpy()
+        if layer + 1 < len(rows):
+            out[f"prefix/layer_{layer}"] = rows[layer + 1][0].numpy()
     with _layers_of(expert) as rows:
         expert.velocity(w, dims, cache, state, noise, torch.ones(1))
     out |= {_expert_stage(i): x[0].numpy() for i, x in enumerate(rows)}
@@ -195,6 +203,12 @@ def _artifact_verify(serving: Stages, cache: Any, state: Any, noise: Any, chunk:
     v = serving.velocity(cache, state, x_t, times)
     out = {f"verify/velocity_t{t:.2f}": v[i].numpy() for i, t in enumerate(VERIFY_TIMES)}
     return out | {f"verify/x0_hat_t{t:.2f}": (x_t - mix * v)[i].numpy() for i, t in enumerate(VERIFY_TIMES)}
+
+
+def _every_row(table: np.ndarray) -> np.ndarray:
+    """Each row of the embedding (V, W) times one fixed vector: the prompt looks up eleven of them only."""
+    probe = np.random.Generator(np.random.Philox(np.random.SeedSequence(SEED))).standard_normal(table.shape[1])
+    return np.asarray(table @ probe.astype(np.float32))
 
 
 def _vision_stage(index: int) -> str:
@@ -348,11 +362,13 @@ def check_parity(
     source_dir = Path(source_dir)
     manifest = artifact.verify_artifact(artifact_base)
     draft_manifest = None if artifact_draft is None else artifact.verify_artifact(artifact_draft)
+    if draft_manifest is not None and not (source_dir / "draft.pt").is_file():
+        raise UserError(f"{source_dir} has no draft.pt to compare {artifact_draft} with: fetch the policy's draft too")
     dtype, inputs = manifest["dtype"], fixed_inputs(manifest["dims"])
     expected = _wanted(source_values(source_dir, inputs, dtype), draft_manifest)
     points = euler_points(expected, inputs.noise)
     ours = artifact_values(artifact_base, artifact_draft, inputs, points)
-    stages = _compare_files(source_dir, Path(artifact_base))
+    stages = [*_compare_files(source_dir, Path(artifact_base)), _compare_transforms(source_dir, manifest)]
     if draft_manifest is not None:
         cases = decision_cases(expected)
         expected["decisions"] = source_decisions(expected, cases)
@@ -407,3 +423,13 @@ def _compare_files(source: Path, base: Path) -> list[dict[str, Any]]:
         same = path is not None and path.is_file() and path.read_bytes() == copy.read_bytes()
         rows.append({"stage": name, "passed": same, "note": "identical" if same else "not the source's"})
     return rows
+
+
+def _compare_transforms(source: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A row for what no stage computes with: whether actions are differences, how many views the robot has."""
+    path = source / artifact.MODEL_JSON
+    described = provenance.json_load(path) if path.is_file() else {}
+    theirs = {"delta_actions": described.get("delta_actions", True), "num_views": described.get("num_views", 2)}
+    ours = {"delta_actions": manifest["transforms"].get("delta_actions"), "num_views": manifest["dims"]["num_views"]}
+    note = "identical" if ours == theirs else f"{ours}, the source says {theirs}"
+    return {"stage": "transforms", "passed": ours == theirs, "note": note}

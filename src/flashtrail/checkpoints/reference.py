@@ -221,8 +221,14 @@ def _layer_norm(w: Tree, x: jax.Array) -> jax.Array:
 
 
 @exact
-def prefill(source: Source, views: list[jax.Array], token_ids: np.ndarray) -> Prefix:
-    """View embeddings and the prompt's ids, padded to three views and 48 tokens -> embeddings, keys and values."""
+def prefill(
+    source: Source, views: list[jax.Array], token_ids: np.ndarray, hidden: list[jax.Array] | None = None
+) -> Prefix:
+    """View embeddings and the prompt's ids, padded to three views and 48 tokens -> embeddings, keys and values.
+
+    `hidden` gets each layer's rows, padded ones too.
+    """
+    hidden = [] if hidden is None else hidden
     llm = source.params["PaliGemma"]["llm"]
     table = llm["embedder"]["input_embedding"]
     width, per_view = table.shape[1], views[0].shape[0]
@@ -241,6 +247,7 @@ def prefill(source: Source, views: list[jax.Array], token_ids: np.ndarray) -> Pr
         keys.append(k)
         values.append(v)
         x = _finish(w, x, q, k, v, allowed)
+        hidden.append(x)
     return Prefix(embeddings, valid, jnp.stack(keys), jnp.stack(values))
 
 
