@@ -21,7 +21,8 @@ CPU_PROCESSORS = 4  # of the interpreter: few, so that tests run split and unspl
 
 
 @functools.lru_cache(maxsize=8)
-def _processors(device: torch.device) -> int:
+def processors(device: torch.device) -> int:
+    """Streaming multiprocessors of a device: what a grid should fill."""
     if device.type != "cuda":
         return CPU_PROCESSORS
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
@@ -58,7 +59,7 @@ def norm_qkv_rope(
     _check("x", x, (count, width))
     _check("w", w, (width, heads * 2 * half))
     result = _result(out, (count, heads, 2 * half), x)
-    tile = tiles.product(count, width, heads * half, _processors(x.device), outputs=2)
+    tile = tiles.product(count, width, heads * half, processors(x.device), outputs=2)
     bc = min(tile.columns, max(tiles.SMALLEST, power_of_two(half)))
     grid = (heads * blocks(half, bc), blocks(count, tile.rows))
     constants = {"HEADS": heads, "TURNING": turning, "HALF": half, "EPS": RMS_EPS}
@@ -75,7 +76,7 @@ def norm_gated(x: Tensor, scale: Tensor, w: Tensor, *, out: Tensor | None = None
     _check("x", x, (count, width))
     _check("w", w, (width, 2 * inner))
     result = _result(out, (count, inner), x)
-    tile = tiles.product(count, width, inner, _processors(x.device), outputs=2)
+    tile = tiles.product(count, width, inner, processors(x.device), outputs=2)
     grid = (blocks(inner, tile.columns), blocks(count, tile.rows))
     constants = {"EPS": RMS_EPS, "BM": tile.rows, "BN": tile.columns, "BK": tile.inner}
     _start(products.norm_gated_kernel, grid, x, scale, w, result, count, width, inner, tile=tile, **constants)
@@ -91,7 +92,7 @@ def linear_residual(
     _check("w", w, (inner, columns))
     _check("residual", residual, (count, columns))
     result = _result(out, (count, columns), residual)
-    tile = tile or tiles.split_product(count, inner, columns, _processors(a.device))
+    tile = tile or tiles.split_product(count, inner, columns, processors(a.device))
     grid = (blocks(columns, tile.columns), blocks(count, tile.rows), tile.split)
     parts = result
     if tile.split > 1:
@@ -130,7 +131,7 @@ def embed_actions(
         raise ValueError(f"{groups} groups do not fit {state.shape[0]} states and {bias.shape[0]} biases")
     result = _result(out, (groups, actions + 1, width), w_out)
     count = groups * (actions + 1)
-    tile = tiles.product(count, width, width, _processors(x_t.device))
+    tile = tiles.product(count, width, width, processors(x_t.device))
     grid = (blocks(width, tile.columns), blocks(count, tile.rows))
     bias_row = width if bias.shape[0] == groups else 0
     sizes = (count, actions, dim, width, bias_row, groups // state.shape[0])
@@ -168,7 +169,7 @@ def project_update(
     if out.shape[2] < columns or (base is not None and factors is None):
         raise ValueError("out needs a column for every output, and a base needs factors")
     factor_row = 0 if factors is None or factors.shape[0] == 1 else 1
-    tile = tiles.product(groups * actions, width, columns, _processors(x.device))
+    tile = tiles.product(groups * actions, width, columns, processors(x.device))
     bm = tiles.SMALLEST  # few outputs: more row blocks are all the parallelism there is
     sizes = (groups * actions, actions, width, columns, out.shape[2], factor_row)
     constants: dict[str, Any] = {"NORM": scale is not None, "BASE": base is not None, "EPS": RMS_EPS}
@@ -205,7 +206,7 @@ def two_part_attention(
     result = _result(out, (groups, count, num_heads * head_dim), qkv)
     query_rows = count * num_heads // kv_heads
     where = groups * kv_heads
-    tile = tile or tiles.attention(query_rows, longest + count, where, head_dim, _processors(qkv.device))
+    tile = tile or tiles.attention(query_rows, longest + count, where, head_dim, processors(qkv.device))
     grid = (blocks(query_rows, tile.rows), where, tile.split)
     parts = (result, result, result)
     if tile.split > 1:
@@ -242,7 +243,7 @@ def rms_norm(x: Tensor, scale: Tensor, *, out: Tensor | None = None) -> Tensor:
     count, width = x.shape
     _check("x", x, (count, width))
     result = _result(out, (count, width), x)
-    some = tiles.pointwise_rows(count, width, _processors(x.device))
+    some = tiles.pointwise_rows(count, width, processors(x.device))
     constants = {"EPS": RMS_EPS, "ROWS": some, "BLOCK": power_of_two(width)}
     _start(rows.rms_norm_kernel, (blocks(count, some),), x, scale, result, count, width, **constants)
     return result
@@ -258,7 +259,7 @@ def rope_into_cache(
     _check("cache_k", cache_k, (count, kv_heads, head_dim))
     _check("cache_v", cache_v, (count, kv_heads, head_dim))
     q = torch.empty((count, num_heads, head_dim), dtype=qkv.dtype, device=qkv.device)
-    some = tiles.pointwise_rows(count * heads, head_dim, _processors(qkv.device))
+    some = tiles.pointwise_rows(count * heads, head_dim, processors(qkv.device))
     constants = {"HQ": num_heads, "HKV": kv_heads, "HALF": head_dim // 2}
     constants |= {"ROWS": some, "BLOCK": power_of_two(head_dim // 2)}
     arguments = (qkv, *tables, q if num_heads else cache_k, cache_k, cache_v, count * heads)
@@ -272,7 +273,7 @@ def gated_gelu(gate_up: Tensor, *, out: Tensor | None = None) -> Tensor:
     _check("gate_up", gate_up, (count, 2 * inner))
     result = _result(out, (count, inner), gate_up)
     block = min(1024, power_of_two(inner))
-    some = tiles.pointwise_rows(count, block, _processors(gate_up.device))
+    some = tiles.pointwise_rows(count, block, processors(gate_up.device))
     grid = (blocks(count, some), blocks(inner, block))
     _start(rows.gated_gelu_kernel, grid, gate_up, result, count, inner, ROWS=some, BLOCK=block)
     return result
