@@ -21,7 +21,7 @@ from flashtrail import provenance
 from flashtrail.benchmark.launches import CARDS, Card, on_paper
 from flashtrail.benchmark.presets import preset
 from flashtrail.benchmark.resources import Compiled, compile_all
-from flashtrail.errors import UserError
+from flashtrail.errors import UserError, nearest
 from flashtrail.flash.dims import Pi0Dims
 
 POLICIES, DTYPES = ("pi0_libero", "pi0_nano"), ("bfloat16", "float32")
@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     add("--policy", action="append", choices=POLICIES, help="default: both")
     add("--card", action="append", choices=tuple(CARDS), help="default: all")
     add("--dtype", action="append", choices=DTYPES, help="default: both")
+    add("--kernel", action="append", metavar="NAME", help="only this kernel, as the table calls it")
     add("--views", type=int, default=MOST_VIEWS, help=f"1 to so many views (default: {MOST_VIEWS})")
     add("--together", type=int, default=MOST_TOGETHER, help=f"sessions in a pass (default: {MOST_TOGETHER})")
     add("--json", type=Path, metavar="FILE", help="write the record there")
@@ -66,7 +67,7 @@ def run(words: argparse.Namespace) -> int:
             for dtype in words.dtype or DTYPES:
                 about = f"{name}, {dtype}, {card.name} (sm_{card.capability}), Triton {triton.__version__}"
                 compiled, forbidden = _one(name, card, dtype, words)
-                print(f"\n{about}: {len(compiled)} specialisations\n{table(card, compiled)}")
+                print(f"\n{about}: {len(compiled)} specialisations\n{table(card, compiled)}", flush=True)
                 found = [f"{about}: {why}" for why in forbidden] + _faults(about, card, compiled)
                 faults += found
                 kernels = [one.to_dict(card) for one in compiled]
@@ -81,13 +82,18 @@ def run(words: argparse.Namespace) -> int:
 def _one(name: str, card: Card, dtype: str, words: argparse.Namespace) -> tuple[list[Compiled], list[str]]:
     dims, draft = preset(name)
     paper = on_paper(card, thin(replace(dims, num_views=words.views)), draft, dtype, words.together)
-    ordered = sorted(paper.launches, key=lambda one: (one.kernel, one.shapes))
+    known = {one.kernel for one in paper.launches}
+    if unknown := set(words.kernel or ()) - known:
+        raise UserError(f"--kernel {min(unknown)}: nothing of that name is launched{nearest(min(unknown), known)}")
+    wanted = [one for one in paper.launches if one.kernel in (words.kernel or known)]
+    ordered = sorted(wanted, key=lambda one: (one.kernel, one.shapes))
     return compile_all(card, ordered, lambda line: print(line, file=sys.stderr)), sorted(paper.forbidden)
 
 
 def thin(dims: Pi0Dims) -> Pi0Dims:
     """Two layers of each stack and two Euler steps: the others launch the same kernels at the same alignments."""
-    prefix, expert, vision = (replace(d, depth=min(2, d.depth)) for d in (dims.prefix, dims.expert, dims.vision))
+    prefix, expert = (replace(d, depth=min(2, d.depth)) for d in (dims.prefix, dims.expert))
+    vision = replace(dims.vision, depth=min(2, dims.vision.depth))
     return replace(dims, prefix=prefix, expert=expert, vision=vision, num_steps=min(2, dims.num_steps))
 
 

@@ -58,7 +58,7 @@ class StandIn:
 
     def __init__(self, tensor: Tensor) -> None:
         self.dtype, self.shape = tensor.dtype, tuple(tensor.shape)
-        self._at = ALIGNED + tensor.storage_offset() * tensor.element_size()
+        self._at = ALIGNED + int(tensor.storage_offset()) * tensor.element_size()
 
     def data_ptr(self) -> int:
         return self._at
@@ -205,6 +205,7 @@ def on_paper(
 
         from flashtrail.flash.kernels import launch
         from flashtrail.flash.kernels.runtime import TritonRuntime
+        from flashtrail.flash.kernels.tiles import Chip
 
         def start(function: Any, *arguments: Any, grid: tuple[int, ...], warmup: bool, **constants: Any) -> None:
             stand_ins = tuple(StandIn(a) if isinstance(a, Tensor) else a for a in arguments)
@@ -217,10 +218,10 @@ def on_paper(
         def meta(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
             return {name: torch.empty(shape, dtype=number, device="meta") for name, shape in shapes.items()}
 
-        recorder = Watched()
+        recorder, chip = Watched(), Chip(card.processors, card.shared_block, wgmma=card.capability // 10 == 9)
         with (
             mock.patch.object(JITFunction, "run", start),
-            mock.patch.object(launch, "processors", lambda device: card.processors),
+            mock.patch.object(launch, "chip", lambda device: chip),
             _Answers(),
         ):
             policy = meta(weights.base_shapes(dims)), dims, meta(weights.draft_shapes(draft)), draft

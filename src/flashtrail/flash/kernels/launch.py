@@ -7,6 +7,7 @@ CPU tensors. Every function takes `out` to write into a buffer of the caller's.
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,18 +15,21 @@ from torch import Tensor
 
 from flashtrail.flash.gemma import RMS_EPS
 from flashtrail.flash.kernels import attention, decide, products, rows, tiles
-from flashtrail.flash.kernels.tiles import Tile, blocks, power_of_two
+from flashtrail.flash.kernels.tiles import Chip, Tile, blocks, power_of_two
 from flashtrail.flash.verify import GRIPPER
 
-CPU_PROCESSORS = 4  # of the interpreter: few, so that tests run split and unsplit paths
+LEAST_SHARED = 99 << 10  # bytes a program may take on the smallest cards since compute capability 8.0
+INTERPRETER = Chip(4, LEAST_SHARED)  # few processors, so that tests run split and unsplit paths
 
 
 @functools.lru_cache(maxsize=8)
-def processors(device: torch.device) -> int:
-    """Streaming multiprocessors of a device: what a grid should fill."""
+def chip(device: torch.device) -> Chip:
+    """What tiles are chosen for on a device."""
     if device.type != "cuda":
-        return CPU_PROCESSORS
-    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+        return INTERPRETER
+    facts = torch.cuda.get_device_properties(device)
+    shared = int(getattr(facts, "shared_memory_per_block_optin", LEAST_SHARED))
+    return Chip(int(facts.multi_processor_count), shared, wgmma=facts.major == 9)
 
 
 def _start(kernel: Any, grid: tuple[int, ...], *arguments: Any, tile: Any = None, **constants: Any) -> None:
@@ -59,7 +63,7 @@ def norm_qkv_rope(
     _check("x", x, (count, width))
     _check("w", w, (width, heads * 2 * half))
     result = _result(out, (count, heads, 2 * half), x)
-    tile = tiles.product(count, width, heads * half, processors(x.device), outputs=2)
+    tile = tiles.product(count, width, heads * half, chip(x.device), width=x.itemsize, outputs=2)
     bc = min(tile.columns, max(tiles.SMALLEST, power_of_two(half)))
     grid = (heads * blocks(half, bc), blocks(count, tile.rows))
     constants = {"HEADS": heads, "TURNING": turning, "HALF": half, "EPS": RMS_EPS}
@@ -76,7 +80,7 @@ def norm_gated(x: Tensor, scale: Tensor, w: Tensor, *, out: Tensor | None = None
     _check("x", x, (count, width))
     _check("w", w, (width, 2 * inner))
     result = _result(out, (count, inner), x)
-    tile = tiles.product(count, width, inner, processors(x.device), outputs=2)
+    tile = tiles.product(count, width, inner, chip(x.device), width=x.itemsize, outputs=2)
     grid = (blocks(inner, tile.columns), blocks(count, tile.rows))
     constants = {"EPS": RMS_EPS, "BM": tile.rows, "BN": tile.columns, "BK": tile.inner}
     _start(products.norm_gated_kernel, grid, x, scale, w, result, count, width, inner, tile=tile, **constants)
@@ -92,7 +96,7 @@ def linear_residual(
     _check("w", w, (inner, columns))
     _check("residual", residual, (count, columns))
     result = _result(out, (count, columns), residual)
-    tile = tile or tiles.split_product(count, inner, columns, processors(a.device))
+    tile = tile or tiles.split_product(count, inner, columns, chip(a.device), width=a.itemsize)
     grid = (blocks(columns, tile.columns), blocks(count, tile.rows), tile.split)
     parts = result
     if tile.split > 1:
@@ -101,7 +105,8 @@ def linear_residual(
     arguments = (a, w, residual, parts, count, inner, columns)
     _start(products.linear_residual_kernel, grid, *arguments, tile=tile, **constants)
     if tile.split > 1:
-        size, block = count * columns, 1024
+        size = count * columns
+        block = tiles.pointwise_block(size, chip(a.device).processors)
         merged = (parts, residual, result, size)
         _start(products.merge_splits_kernel, (blocks(size, block),), *merged, SPLIT=tile.split, BLOCK=block)
     return result
@@ -131,11 +136,12 @@ def embed_actions(
         raise ValueError(f"{groups} groups do not fit {state.shape[0]} states and {bias.shape[0]} biases")
     result = _result(out, (groups, actions + 1, width), w_out)
     count = groups * (actions + 1)
-    tile = tiles.product(count, width, width, processors(x_t.device))
+    tile = tiles.product(count, width, width, chip(x_t.device), width=w_out.itemsize, widest=32)
+    tile = replace(tile, stages=min(tile.stages, 4))
     grid = (blocks(width, tile.columns), blocks(count, tile.rows))
     bias_row = width if bias.shape[0] == groups else 0
     sizes = (count, actions, dim, width, bias_row, groups // state.shape[0])
-    constants = {"BM": tile.rows, "BN": tile.columns, "BK": min(tile.inner, 64)}
+    constants = {"BM": tile.rows, "BN": tile.columns, "BK": tile.inner}
     constants["BD"] = max(tiles.SMALLEST, power_of_two(dim))
     arguments = (x_t, fused_in, bias, w_out, b_out, state, result, *sizes)
     _start(products.embed_actions_kernel, grid, *arguments, tile=tile, **constants)
@@ -169,14 +175,17 @@ def project_update(
     if out.shape[2] < columns or (base is not None and factors is None):
         raise ValueError("out needs a column for every output, and a base needs factors")
     factor_row = 0 if factors is None or factors.shape[0] == 1 else 1
-    tile = tiles.product(groups * actions, width, columns, processors(x.device))
-    bm = tiles.SMALLEST  # few outputs: more row blocks are all the parallelism there is
+    # Few outputs: more row blocks are all the parallelism there is, and a deep pipeline all the speed.
+    bm, bn, bk = tiles.SMALLEST, max(tiles.SMALLEST, power_of_two(columns)), min(128, max(16, power_of_two(width)))
+    programs = blocks(groups * actions, bm)
+    stages = tiles.stages_for(chip(x.device), (bm + bn) * bk * x.itemsize, blocks(width, bk), programs)
+    tile = Tile(bm, bn, bk, 1, 4, stages)
     sizes = (groups * actions, actions, width, columns, out.shape[2], factor_row)
     constants: dict[str, Any] = {"NORM": scale is not None, "BASE": base is not None, "EPS": RMS_EPS}
-    constants |= {"BM": bm, "BN": max(tiles.SMALLEST, power_of_two(columns)), "BK": tile.inner}
+    constants |= {"BM": bm, "BN": bn, "BK": bk}
     arguments: tuple[Any, ...] = (x, b if scale is None else scale, w, b, out if base is None else base)
     arguments += (out if factors is None else factors, out, *sizes)
-    _start(products.project_update_kernel, (blocks(groups * actions, bm),), *arguments, tile=tile, **constants)
+    _start(products.project_update_kernel, (programs,), *arguments, tile=tile, **constants)
     return out
 
 
@@ -206,20 +215,24 @@ def two_part_attention(
     result = _result(out, (groups, count, num_heads * head_dim), qkv)
     query_rows = count * num_heads // kv_heads
     where = groups * kv_heads
-    tile = tile or tiles.attention(query_rows, longest + count, where, head_dim, processors(qkv.device))
+    tile = tile or tiles.attention(
+        query_rows, longest + count, where, head_dim, chip(qkv.device), width=qkv.itemsize
+    )
     grid = (blocks(query_rows, tile.rows), where, tile.split)
     parts = (result, result, result)
     if tile.split > 1:
         slots = (tile.split, where, query_rows)
         new = functools.partial(torch.empty, dtype=torch.float32, device=qkv.device)
         parts = (new((*slots, head_dim)), new(slots), new(slots))
-    shape = {"HQ": num_heads, "HKV": kv_heads, "HD": head_dim, "BM": tile.rows, "BD": tile.inner}
+    shape = {"HQ": num_heads, "HKV": kv_heads, "HD": head_dim, "BD": tile.inner}
     sizes = (count, groups // batch, prefix_k.stride(0), prefix_k.stride(1), tile.split, head_dim**-0.5)
-    flags = {"FIRST_ALONE": first_alone, "SPLIT": tile.split > 1, "BN": tile.columns}
+    flags = {"FIRST_ALONE": first_alone, "SPLIT": tile.split > 1, "BM": tile.rows, "BN": tile.columns}
     arguments = (qkv, prefix_k, prefix_v, lengths, result, *parts, *sizes)
     _start(attention.two_part_kernel, grid, *arguments, tile=tile, **shape, **flags)
     if tile.split > 1:
-        _start(attention.merge_parts_kernel, grid[:2], *parts, result, count, tile.split, **shape)
+        some = tiles.pointwise_rows(query_rows * where, head_dim, chip(qkv.device).processors)
+        merging = blocks(query_rows, some), where
+        _start(attention.merge_parts_kernel, merging, *parts, result, count, tile.split, BM=some, **shape)
     return result
 
 
@@ -243,7 +256,7 @@ def rms_norm(x: Tensor, scale: Tensor, *, out: Tensor | None = None) -> Tensor:
     count, width = x.shape
     _check("x", x, (count, width))
     result = _result(out, (count, width), x)
-    some = tiles.pointwise_rows(count, width, processors(x.device))
+    some = tiles.pointwise_rows(count, width, chip(x.device).processors)
     constants = {"EPS": RMS_EPS, "ROWS": some, "BLOCK": power_of_two(width)}
     _start(rows.rms_norm_kernel, (blocks(count, some),), x, scale, result, count, width, **constants)
     return result
@@ -259,7 +272,7 @@ def rope_into_cache(
     _check("cache_k", cache_k, (count, kv_heads, head_dim))
     _check("cache_v", cache_v, (count, kv_heads, head_dim))
     q = torch.empty((count, num_heads, head_dim), dtype=qkv.dtype, device=qkv.device)
-    some = tiles.pointwise_rows(count * heads, head_dim, processors(qkv.device))
+    some = tiles.pointwise_rows(count * heads, head_dim, chip(qkv.device).processors)
     constants = {"HQ": num_heads, "HKV": kv_heads, "HALF": head_dim // 2}
     constants |= {"ROWS": some, "BLOCK": power_of_two(head_dim // 2)}
     arguments = (qkv, *tables, q if num_heads else cache_k, cache_k, cache_v, count * heads)
@@ -273,7 +286,7 @@ def gated_gelu(gate_up: Tensor, *, out: Tensor | None = None) -> Tensor:
     _check("gate_up", gate_up, (count, 2 * inner))
     result = _result(out, (count, inner), gate_up)
     block = min(1024, power_of_two(inner))
-    some = tiles.pointwise_rows(count, block, processors(gate_up.device))
+    some = tiles.pointwise_rows(count, block, chip(gate_up.device).processors)
     grid = (blocks(count, some), blocks(inner, block))
     _start(rows.gated_gelu_kernel, grid, gate_up, result, count, inner, ROWS=some, BLOCK=block)
     return result

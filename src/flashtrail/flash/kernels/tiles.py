@@ -1,6 +1,10 @@
-"""Which tile a kernel runs with: pure functions of sizes and of the device's number of processors.
+"""Which tile a kernel runs with: pure functions of sizes and of the device's processors and shared memory.
 
-Hand-picked from the roofline (docs/kernels.md), nothing is searched at run time; not yet tuned on a GPU.
+Chosen by argument (docs/kernels.md), checked by compiling (`make kernels-compile`); nothing is searched at run time,
+and nothing was timed. Three rules: a product's column blocks are as wide as they can be while there is still a program
+for nearly every processor, because each block reads all of x again from the L2 cache; what is left of the device is
+filled by splitting the inner length; and the pipeline takes the shared memory that is left, because bytes on their way
+are what bandwidth is made of.
 """
 
 from __future__ import annotations
@@ -8,7 +12,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SMALLEST = 16  # tl.dot takes no side below this
-ROWS_FOR_KERNELS = 256  # above it a product is bound by arithmetic, and cuBLAS does it
+ENOUGH = 0.75  # of the processors: below it, narrower blocks or a split
+MOST_SPLIT, LEAST_STEPS = 8, 4  # a part of fewer steps costs more to merge than it gains
+MOST_STAGES = 8
+SCRATCH = 1024  # bytes of shared memory left alone, for what the compiler adds
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What tiles are chosen for: processors, bytes of shared memory a program may take, and whether products read
+    their operands there while the next ones arrive (wgmma), which takes one buffer more."""
+
+    processors: int
+    shared: int
+    wgmma: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,34 +60,79 @@ def pointwise_rows(rows: int, width: int, processors: int) -> int:
     return power_of_two(most + 1) // 2 if most > 1 else 1
 
 
-def product(rows: int, inner: int, columns: int, processors: int, *, outputs: int = 1) -> Tile:
-    """For few rows: narrow column blocks, so that every processor reads a part of the weight.
+def pointwise_block(count: int, processors: int) -> int:
+    """Numbers that one program takes of `count` in a row: 1,024, or fewer where that leaves processors idle."""
+    block = 1024
+    while block > 256 and blocks(count, block) < 2 * processors:
+        block //= 2
+    return block
 
-    `outputs` products share one tile of x (gate and up; both rotary halves): columns of each.
+
+def stages_for(chip: Chip, step: int, steps: int, programs: int) -> int:
+    """Pipeline stages of a loop of `steps` steps that reads `step` bytes in each.
+
+    All programs are to be resident at once, up to two a processor, and share its memory. At least two stages.
     """
-    bm = _within(rows, 64)
-    bn = 16 if blocks(columns, 32) * blocks(rows, bm) * 2 <= 3 * processors else 32
-    bn = _within(columns, bn)
-    return Tile(bm, bn, _within(inner, 128 if outputs == 1 else 64), 1, 4, 4 if outputs == 1 else 3)
+    resident = min(2, blocks(programs, chip.processors))
+    room = chip.shared // resident - SCRATCH
+    fit = room // step + (0 if chip.wgmma else 1)
+    return max(2, min(fit, steps + 1, MOST_STAGES))
 
 
-def split_product(rows: int, inner: int, columns: int, processors: int) -> Tile:
-    """As `product`, but with the inner length in parts while the column blocks leave processors idle.
+def product(
+    rows: int, inner: int, columns: int, chip: Chip, *, width: int = 2, outputs: int = 1, widest: int = 128
+) -> Tile:
+    """For few rows: the widest column blocks that leave nearly every processor one.
 
-    A part keeps at least four steps, or merging costs more than it gains.
+    `outputs` products share one tile of x (gate and up; both rotary halves): columns of each. width: bytes a number.
     """
-    tile = product(rows, inner, columns, processors)
-    programs = blocks(columns, tile.columns) * blocks(rows, tile.rows)
-    split = 1
-    while programs * split * 2 <= 2 * processors and inner // (split * 2) >= 4 * tile.inner and split < 8:
-        split *= 2
-    return Tile(tile.rows, tile.columns, tile.inner, split, tile.warps, tile.stages)
+    return _tile(rows, inner, columns, chip, width, outputs, (_widest(widest, width, outputs), SMALLEST), 1)
 
 
-def attention(rows: int, keys: int, groups: int, head_dim: int, processors: int) -> Tile:
-    """rows: query rows of one key head; columns: keys of a block; inner: head size; split: parts of the keys."""
-    bm = _within(rows, 32 if head_dim > 128 else 64)
-    bn = _within(keys, 32 if head_dim > 128 else 64)
+def split_product(rows: int, inner: int, columns: int, chip: Chip, *, width: int = 2) -> Tile:
+    """As `product`, but with the inner length in parts where blocks wide enough leave processors idle."""
+    widest = _widest(128, width, 1)
+    whole = _tile(rows, inner, columns, chip, width, 1, (widest, min(widest, 64)), 1)
+    if _programs(rows, columns, whole) >= ENOUGH * chip.processors:
+        return whole
+    return _tile(rows, inner, columns, chip, width, 1, (widest, SMALLEST), MOST_SPLIT)
+
+
+def _widest(most: int, width: int, outputs: int) -> int:
+    """Columns of a block: sums of four warps stay in their registers; float32 products need more of them."""
+    return max(SMALLEST, most // outputs // (2 if width > 2 else 1))
+
+
+def _programs(rows: int, columns: int, tile: Tile) -> int:
+    return blocks(rows, tile.rows) * blocks(columns, tile.columns) * tile.split
+
+
+def _tile(
+    rows: int, inner: int, columns: int, chip: Chip, width: int, outputs: int, span: tuple[int, int], most_split: int
+) -> Tile:
+    """The first of column blocks from span[0] down to span[1] with which the device is nearly full, else the last."""
+    bm, bk = _within(rows, 64), _within(inner, 128 // width)
+    wanted, bn = ENOUGH * chip.processors, span[0]
+    while True:
+        tile, split = Tile(bm, _within(columns, bn), bk), 1
+        programs = _programs(rows, columns, tile)
+        while programs * split < wanted and split < most_split and inner // (2 * split * bk) >= LEAST_STEPS:
+            split *= 2
+        if programs * split >= wanted or bn <= span[1]:
+            break
+        bn //= 2
+    step = (bm + outputs * tile.columns) * bk * width
+    stages = stages_for(chip, step, blocks(blocks(inner, bk), split), programs * split)
+    return Tile(bm, tile.columns, bk, split, 4, stages)
+
+
+def attention(rows: int, keys: int, groups: int, head_dim: int, chip: Chip, *, width: int = 2) -> Tile:
+    """rows: query rows of one key head; columns: keys of a block; inner: head size; split: parts of the keys.
+
+    Float32 products keep their operands in registers, so they get blocks of a quarter.
+    """
+    most = (32 if head_dim > 128 else 64) // (2 if width > 2 else 1)
+    bm, bn = _within(rows, most), _within(keys, most)
     programs = blocks(rows, bm) * groups
-    split = max(1, min(processors // programs, blocks(keys, bn) // 2, 8))
+    split = max(1, min(chip.processors // programs, blocks(keys, bn) // 2, 8))
     return Tile(bm, bn, _within(head_dim, 1 << 20), split, 4, 2)
