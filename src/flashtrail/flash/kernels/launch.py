@@ -215,9 +215,7 @@ def two_part_attention(
     result = _result(out, (groups, count, num_heads * head_dim), qkv)
     query_rows = count * num_heads // kv_heads
     where = groups * kv_heads
-    tile = tile or tiles.attention(
-        query_rows, longest + count, where, head_dim, chip(qkv.device), width=qkv.itemsize
-    )
+    tile = tile or tiles.attention(query_rows, longest + count, where, head_dim, chip(qkv.device), width=qkv.itemsize)
     grid = (blocks(query_rows, tile.rows), where, tile.split)
     parts = (result, result, result)
     if tile.split > 1:
