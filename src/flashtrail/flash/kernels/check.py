@@ -1,0 +1,278 @@
+"""Are the kernels right on this device, and worth while? Asked once for each policy and device, before it is served.
+
+    python -m flashtrail.flash.kernels.check --artifact DIR --draft DIR --device cuda --dtype bfloat16 --json FILE
+
+The same rounds go through the PyTorch stages and then through the kernels: every number of views, short and long
+prompts, one session and several in a pass. Chunks, drafts and estimates must agree within what the number format
+grants, decisions must follow from them, nothing may be recorded or compiled late, and the rounds must be shorter.
+Whatever is wrong, the answer is the PyTorch backend with the reason: the kernels have to earn their place on each
+device. Knows no server; run it in a process of its own, since a wrong kernel can take the process with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.metadata
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from flashtrail import provenance
+from flashtrail.flash import backends, weights
+from flashtrail.flash.batch import Call
+from flashtrail.flash.dims import Pi0Dims
+from flashtrail.flash.engine import Engine, RoundResult
+from flashtrail.flash.errors import ArtifactError, DeviceError, FlashError
+from flashtrail.flash.runtime import ModelInputs, TorchRuntime
+from flashtrail.flash.settings import FlashSettings
+from flashtrail.flash.verify import Floats, distances, judge
+
+# max |a - b| / max |b| and mean |a - b| / std(b) between two runs of the same weights. bfloat16: twice the bounds that
+# docs/precision.md grants one of them. A chunk's peak is loose for the reason given there for `actions`.
+BOUNDS: Mapping[str, Mapping[str, tuple[float, float]]] = {
+    "float32": {"chunk": (2e-3, 1e-4), "draft": (2e-4, 5e-5), "x0_hat": (2e-4, 5e-5)},
+    "bfloat16": {"chunk": (1.0, 0.08), "draft": (0.06, 0.04), "x0_hat": (0.12, 0.08)},
+}
+# Nothing sends a session back to a full round. The first draft round accepts all, the later ones judge.
+ACCEPT = FlashSettings(
+    tau_radius=1e6, enable_gripper_verify=False, enable_gripper_post_verify=False, full_fallback=False
+)
+WARM_UP, TIMED = 10, 50
+
+
+@dataclass(frozen=True)
+class Case:
+    """One shape of input: views, prompt tokens, sessions in a pass."""
+
+    views: int
+    prompt: int
+    together: int
+
+    def __str__(self) -> str:
+        return f"{self.views} views, {self.prompt} tokens, {self.together} in a pass"
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What one backend did: the rounds of each case under the settings that judged them, and times."""
+
+    rounds: dict[Case, list[tuple[FlashSettings, RoundResult]]]
+    ms: dict[str, float]  # route -> median of a lone round
+    late: dict[str, int]
+
+
+def cases(dims: Pi0Dims, together: int) -> list[Case]:
+    """All numbers of views and prompts of three lengths alone; batches up to `together` sessions."""
+    most, middle = dims.max_token_len, min(20, dims.max_token_len)
+    alone = [Case(v, p, 1) for v in range(1, dims.num_views + 1) for p in sorted({1, middle, most})]
+    sizes = sorted({n for n in (2, 3, together) if 1 < n <= together})
+    return alone + [Case(dims.num_views, middle, n) for n in sizes]
+
+
+def judging(seen: Observed) -> list[FlashSettings]:
+    """Settings under which the drafts of `seen` would be accepted in part, by the radius alone and with the gripper."""
+    steps = ACCEPT.max_exec_steps
+    gaps = [
+        distances(r.draft, r.x0_hat, ACCEPT.dist_dims, min(steps, len(r.draft)))
+        for rounds in seen.rounds.values()
+        for _, r in rounds
+        if r.draft is not None and r.x0_hat is not None
+    ]
+    if not gaps:
+        return []
+    # Half of the drafts stay within it for half of their steps.
+    halves = [gap.max(axis=0)[: max(1, gap.shape[-1] // 2)].max() for gap in gaps]
+    radius = replace(ACCEPT, tau_radius=float(np.median(halves)))
+    return [radius, replace(radius, enable_gripper_verify=True, enable_gripper_post_verify=True)]
+
+
+def observe(
+    runtime: TorchRuntime, asked: Sequence[Case], judged: Sequence[FlashSettings] = (), timed: int = TIMED
+) -> Observed:
+    """Run every case: each session's full round, a draft round that accepts all, and one under each of `judged`.
+
+    Then `timed` lone rounds of each route (0: none, as in the interpreter).
+    """
+    engine = Engine(runtime, ACCEPT)
+    engines = [engine, *([engine, *(Engine(runtime, s) for s in judged)] if runtime.has_draft else [])]
+    rounds = {case: _rounds(engines, case) for case in asked}
+    ms = _times(engine, max(asked, key=lambda c: (c.together == 1, c.views, c.prompt == 20)), timed) if timed else {}
+    counters = getattr(runtime, "counters", None)
+    late = {} if counters is None or runtime.device.type != "cuda" else dict(counters.late)
+    return Observed(rounds, ms, late)
+
+
+def _rounds(engines: Sequence[Engine], case: Case) -> list[tuple[FlashSettings, RoundResult]]:
+    sessions = [engines[0].new_session() for _ in range(case.together)]
+    found: list[tuple[FlashSettings, RoundResult]] = []
+    for turn, engine in enumerate(engines):
+        calls = []
+        for n, session in enumerate(sessions):
+            inputs, noise = _inputs(engine, case, [turn, n])
+            calls.append(Call(session, inputs, noise, executed_steps=12 if turn else 0, reset=turn == 0))
+        answers = dict(engine.infer_many(calls, case.together))
+        for n in range(len(calls)):
+            answer = answers[n]
+            if isinstance(answer, Exception):
+                raise answer
+            if answer.batch != case.together:
+                raise RuntimeError(f"{case.together} sessions did not share a pass ({case})")
+            found.append((engine.settings, answer))
+    return found
+
+
+def _inputs(engine: Engine, case: Case, seed: list[int]) -> tuple[ModelInputs, Floats]:
+    runtime = engine.runtime
+    assert isinstance(runtime, TorchRuntime)
+    d, rng = runtime.dims, np.random.default_rng([case.views, case.prompt, case.together, *seed])
+    side = d.vision.image_size
+    images = rng.uniform(-1, 1, (case.views, side, side, 3)).astype(np.float32)
+    state = rng.standard_normal(d.action_dim).astype(np.float32)
+    noise = rng.standard_normal((d.action_horizon, d.action_dim)).astype(np.float32)
+    return ModelInputs(images, rng.integers(0, d.vocab_size, case.prompt), state), noise
+
+
+def _times(engine: Engine, case: Case, timed: int) -> dict[str, float]:
+    inputs, noise = _inputs(engine, case, [0])
+    session, ms = engine.new_session(), {}
+    for route, reset in [("full", True), ("draft", False)][: 2 if engine.runtime.has_draft else 1]:
+        walls = [
+            engine.infer(session, inputs, noise, executed_steps=12, reset=reset).wall_ms for _ in range(WARM_UP + timed)
+        ]
+        ms[route] = statistics.median(walls[WARM_UP:])
+    return ms
+
+
+# --- the verdict ---
+
+
+def verdict(expected: Observed, found: Observed, dtype: str) -> tuple[str, str, dict[str, float]]:
+    """Return the backend to take, why, and the worst share of its bound for each quantity."""
+    worst: dict[str, float] = {}
+    for case, rounds in found.rounds.items():
+        for (settings, ours), (_, theirs) in zip(rounds, expected.rounds[case], strict=True):
+            if trouble := _differ(ours, theirs, settings, BOUNDS[dtype], worst):
+                return "torch", f"the kernels are wrong on this device: {trouble} ({case})", worst
+    if any(found.late.values()):
+        return "torch", f"after warm-up there were still {found.late}", worst
+    count = sum(len(rounds) for rounds in found.rounds.values())
+    agreed = f"{count} rounds agree with PyTorch's (at most {max(worst.values()):.2f} of a bound)"
+    if not found.ms:
+        return "torch", f"{agreed}, but were not timed", worst
+    times = ", ".join(f"{route} {found.ms[route]:.2f} for {expected.ms[route]:.2f} ms" for route in found.ms)
+    if any(found.ms[route] >= expected.ms[route] for route in found.ms):
+        return "torch", f"{agreed}, but the kernels do not make each route shorter: {times}", worst
+    return "triton", f"{agreed} and are shorter: {times}", worst
+
+
+def _differ(
+    ours: RoundResult,
+    theirs: RoundResult,
+    settings: FlashSettings,
+    bounds: Mapping[str, tuple[float, float]],
+    worst: dict[str, float],
+) -> str | None:
+    if ours.route != theirs.route:
+        return f"a {ours.route} round where PyTorch has a {theirs.route} round"
+    pairs = {"chunk": (ours.chunk, theirs.chunk)} if ours.route == "full" else {}
+    if ours.draft is not None and ours.x0_hat is not None and theirs.draft is not None and theirs.x0_hat is not None:
+        pairs = {"draft": (ours.draft, theirs.draft), "x0_hat": (ours.x0_hat, theirs.x0_hat)}
+    for name, (a, b) in pairs.items():
+        share = _share(a, b, bounds[name])
+        worst[name] = max(worst.get(name, 0.0), share)
+        if not share <= 1:
+            return f"{name} is {share:.1f} times its bound from PyTorch's"
+    if ours.draft is None or ours.x0_hat is None or ours.verdict is None:
+        return None
+    should = judge(ours.draft, ours.x0_hat, ours.last_gripper, settings)
+    decided = [(v.accepted, v.gripper_stop, v.gripper_cut) for v in (ours.verdict, should)]
+    if decided[0] != decided[1]:
+        return f"decided {decided[0]} (steps, gripper stop, cut) where its own estimates say {decided[1]}"
+    return None
+
+
+def _share(a: Floats, b: Floats, bound: tuple[float, float]) -> float:
+    gap, b = np.abs(a.astype(np.float64) - b), b.astype(np.float64)
+    if not np.isfinite(gap).all():
+        return float("inf")
+    return max(gap.max() / max(np.abs(b).max(), 1e-30) / bound[0], gap.mean() / max(b.std(), 1e-30) / bound[1])
+
+
+# --- from the command line ---
+
+
+def check(base: Path, draft: Path | None, device: str, dtype: str, together: int = 1) -> dict[str, Any]:
+    """Run both backends one after the other, each with the memory to itself; the record. Raises FlashError where
+    neither can run; what the kernels raise is a reason not to take them.
+    """
+    asked = cases(weights.read_dims(base), together)
+    if reason := backends.why_not_triton(device, dtype):
+        return _record(device, dtype, "torch", reason, {}, {})
+    runtime = backends.load_runtime(base, draft, device, dtype, "torch")
+    judged = judging(observe(runtime, asked, timed=0))
+    expected = observe(runtime, asked, judged)
+    del runtime
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+    try:
+        kernels = backends.load_runtime(base, draft, device, dtype, "triton", None, together)
+        found = observe(kernels, asked, judged)
+        backend, why, worst = verdict(expected, found, dtype)
+    except Exception as error:
+        lines = str(error).splitlines() or [""]
+        return _record(device, dtype, "torch", f"the kernels failed: {type(error).__name__}: {lines[0]}", {}, {})
+    return _record(device, dtype, backend, why, worst, {"torch": expected.ms, "triton": found.ms}) | {
+        "cases": [asdict(case) for case in asked]
+    }
+
+
+def _record(
+    device: str, dtype: str, backend: str, why: str, worst: dict[str, float], ms: dict[str, Any]
+) -> dict[str, Any]:
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") and torch.cuda.is_available() else device
+    try:
+        triton = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        triton = None
+    versions = {"torch": torch.__version__, "triton": triton}
+    return {"version": 1, "backend": backend, "why": why, "device": device, "device_name": name, "dtype": dtype} | {
+        "versions": versions,
+        "worst_share_of_bound": worst,
+        "median_ms": ms,
+    }
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Print the verdict and write the record; 2 and one line where not even PyTorch can run."""
+    parser = argparse.ArgumentParser(
+        prog="python -m flashtrail.flash.kernels.check", description="Are the kernels right on this device, and faster?"
+    )
+    add = parser.add_argument
+    add("--artifact", type=Path, required=True, metavar="DIR")
+    add("--draft", type=Path, metavar="DIR")
+    add("--device", default="cuda")
+    add("--dtype", default="bfloat16", choices=sorted(BOUNDS))
+    add("--together", type=int, default=1, metavar="N", help="sessions that may share a pass (default: 1)")
+    add("--json", type=Path, metavar="FILE")
+    found = parser.parse_args(words)
+    try:
+        record = check(found.artifact, found.draft, found.device, found.dtype, found.together)
+    except (ArtifactError, DeviceError, FlashError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"backend {record['backend']}: {record['why']}")
+    if found.json is not None:
+        provenance.json_dump(record, found.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

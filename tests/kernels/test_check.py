@@ -1,0 +1,123 @@
+"""The kernels' examination: right ones pass it, and whatever is wrong keeps PyTorch in place and is named."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from kernels.small import DEVICE, SMALL, SMALL_DRAFT, base_weights, draft_weights
+
+from flashtrail.flash.kernels import check
+from flashtrail.flash.kernels.runtime import TritonRuntime
+from flashtrail.flash.runtime import TorchRuntime
+
+ASKED = [check.Case(2, 5, 1), check.Case(1, 1, 1), check.Case(2, 5, 3)]
+
+
+@pytest.fixture(scope="module")
+def runtimes():
+    base, head = base_weights(), draft_weights(seed=1)
+    return [cls(base, SMALL, head, SMALL_DRAFT) for cls in (TorchRuntime, TritonRuntime)]
+
+
+@pytest.fixture(scope="module")
+def expected(runtimes):
+    judged = check.judging(check.observe(runtimes[0], ASKED, timed=0))
+    assert len(judged) == 2
+    return judged, check.observe(runtimes[0], ASKED, judged, timed=0)
+
+
+@pytest.fixture(scope="module")
+def found(runtimes, expected):
+    return check.observe(runtimes[1], ASKED, expected[0], timed=0)
+
+
+def timed(observed, full, draft):
+    return dataclasses.replace(observed, ms={"full": full, "draft": draft})
+
+
+def test_right_kernels_are_taken_where_they_are_faster(expected, found):
+    backend, why, worst = check.verdict(timed(expected[1], 9.0, 4.0), timed(found, 5.0, 3.0), "float32")
+    assert backend == "triton" and "20 rounds agree" in why and "full 5.00 for 9.00 ms" in why
+    assert set(worst) == {"chunk", "draft", "x0_hat"} and max(worst.values()) < 0.5
+    accepted = {r.accepted for rounds in found.rounds.values() for s, r in rounds[2:] if s in expected[0]}
+    assert len(accepted) > 1  # the radius accepts drafts in part: a decision that ignores it would show
+
+
+@pytest.mark.parametrize(("full", "draft"), [(9.5, 3.0), (5.0, 4.0)])
+def test_right_kernels_that_are_not_faster_are_not_taken(expected, found, full, draft):
+    backend, why, _ = check.verdict(timed(expected[1], 9.0, 4.0), timed(found, full, draft), "float32")
+    assert backend == "torch" and "do not make each route shorter" in why
+
+
+def test_late_compilations_are_a_reason_and_so_is_no_timing(expected, found):
+    late = dataclasses.replace(timed(found, 1, 1), late={"captures": 0, "compilations": 2})
+    assert check.verdict(expected[1], late, "float32")[:2] == (
+        "torch",
+        "after warm-up there were still {'captures': 0, 'compilations': 2}",
+    )
+    assert check.verdict(expected[1], found, "float32")[0] == "torch"
+
+
+@pytest.mark.parametrize("name", ["chunk", "draft", "x0_hat"])
+@pytest.mark.parametrize("how", ["a hundredth off", "one entry", "not finite"])
+def test_a_wrong_value_is_named(expected, found, name, how):
+    """In the last round that has it, of the last case."""
+    case = ASKED[-1]
+    rounds = list(found.rounds[case])
+    at = max(
+        i for i, (_, r) in enumerate(rounds) if getattr(r, name) is not None and (name != "chunk" or r.route == "full")
+    )
+    settings, result = rounds[at]
+    value = getattr(result, name).copy()
+    if how == "a hundredth off":
+        value *= 1.01
+    else:
+        value.flat[7] = np.nan if how == "not finite" else value.flat[7] + 1
+    rounds[at] = settings, dataclasses.replace(result, **{name: value})
+    wrong = dataclasses.replace(found, rounds=found.rounds | {case: rounds}, ms={"full": 1, "draft": 1})
+    backend, why, _ = check.verdict(timed(expected[1], 9, 9), wrong, "float32")
+    assert backend == "torch" and f"wrong on this device: {name} is" in why and str(case) in why
+
+
+def test_a_wrong_decision_is_named(expected, found):
+    case = ASKED[0]
+    rounds = [
+        (s, r if r.verdict is None else dataclasses.replace(r, verdict=dataclasses.replace(r.verdict, accepted=2)))
+        for s, r in found.rounds[case]
+    ]
+    wrong = dataclasses.replace(found, rounds={case: rounds})
+    assert "decided (2, False, False)" in check.verdict(expected[1], wrong, "float32")[1]
+
+
+def test_a_stage_that_leaves_its_last_row_alone_is_found(runtimes, expected, monkeypatch):
+    kernels = runtimes[1]
+    settle = kernels.settle_many
+
+    def wrong(*words, **options):
+        drafts, hats, verdicts = settle(*words, **options)
+        hats = hats.copy()
+        hats[:, -1] = hats[:, 0]
+        return drafts, hats, verdicts
+
+    monkeypatch.setattr(kernels, "settle_many", wrong)
+    seen = check.observe(kernels, ASKED[-1:], expected[0], timed=0)
+    backend, why, _ = check.verdict(expected[1], seen, "float32")
+    assert backend == "torch" and "x0_hat" in why
+
+
+def test_cases_cover_views_prompts_and_batches():
+    asked = check.cases(SMALL, 4)
+    assert {c.views for c in asked} == {1, 2} and {c.prompt for c in asked} == {1, 20, SMALL.max_token_len}
+    assert [c.together for c in asked][-3:] == [2, 3, 4] and len(set(asked)) == len(asked)
+    assert all(c.together == 1 for c in check.cases(SMALL, 1))
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="of a machine without a device")
+def test_without_a_device_pytorch_is_taken_and_a_missing_artifact_is_one_line(tmp_path, capsys, monkeypatch):
+    assert check.main(["--artifact", str(tmp_path / "nowhere"), "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert json.dumps([dataclasses.asdict(c) for c in ASKED])  # what the record holds is JSON
