@@ -8,7 +8,8 @@ from flashtrail.rollouts.spec import shard_spec
 def main(job: Job) -> None:
     """Start the server in the model environment, run the episodes, write the shard's tables and ledger."""
     directory, params = job.directory("ledger"), job.params
-    spec = shard_spec(params["arm"], params["task"], job.input, params["code"], directory / "server.log")
+    places = directory / "server.log", directory.parents[1]  # its log; where all shards of all arms lie
+    spec = shard_spec(params["arm"], params["task"], job.input, params["code"], *places)
     roll_out_shard(spec, directory).check()  # an episode that could not be run fails the job: the next run tries it
 
 

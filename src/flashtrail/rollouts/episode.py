@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+
 from flashtrail.errors import UserError
 from flashtrail.rollouts import clock as clocks
 from flashtrail.rollouts import seeds
@@ -31,6 +33,7 @@ from flashtrail.rollouts.verify import Verdict
 MAX_EMPTY_ROUNDS = 50
 _STILL = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)  # no motion; the gripper is told what it was told last
 _OPEN = -1.0
+_ACTION_DIM = 7
 
 
 class EpisodeError(UserError):
@@ -115,7 +118,8 @@ def run_episode(
 
     `condition` and `guard` must be fresh. Round r sends the noise seed derived from the episode's key and r. Without
     `running` the simulator waits for the policy. Raises what `policy` raises, UserError for a round whose latency
-    `running` does not know, and EpisodeError if MAX_EMPTY_ROUNDS rounds in a row accept nothing at no cost.
+    `running` does not know or actions of another robot, and EpisodeError if MAX_EMPTY_ROUNDS rounds in a row accept
+    nothing at no cost.
     """
     started_at, started = datetime.datetime.now(datetime.UTC), time.perf_counter()
     simulator.reset(key)
@@ -130,6 +134,7 @@ def run_episode(
         given, found = guard.restore(damaged, seen) if isinstance(guard, Oracle) else guard.apply(damaged, query)
         words = seeds.derive(seed, *_words(key), query, stream="noise")
         reply = policy.infer(given.request(), executed_steps=executed, reset=query == 0, noise_seed=words)
+        _check_fit(reply.actions)
         if on_query is not None:
             on_query(Asked(query, given, reply, hit, found))
         row = _round_row(reply, record.rounds, scheduled) | {"round": query, "env_step": len(record.steps)}
@@ -156,6 +161,15 @@ def error_record(task: str, reason: str, started_at: str, wall_s: float) -> Epis
     """Return the record of an episode that could not be run: one row, outcome ``error``, no rounds, no steps."""
     row = _episode_row(EpisodeRecord({}), False, wall_s)
     return EpisodeRecord(row | {"outcome": "error", "error": reason, "started_at": started_at, "task": task})
+
+
+def _check_fit(actions: Any) -> None:
+    """Refuse what no later attempt would mend: the actions of another robot."""
+    if np.shape(actions)[1:] != (_ACTION_DIM,):
+        raise UserError(
+            f"the policy answers with actions of shape {np.shape(actions)}, LIBERO takes (any, {_ACTION_DIM}): "
+            "is it served with the output transforms of another robot?"
+        )
 
 
 def _means(seen: Observation, given: Observation) -> tuple[float, float]:

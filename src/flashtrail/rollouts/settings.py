@@ -40,7 +40,7 @@ _CHOICES = {
     "scene_seed": ("episode", "official"),
     "video": ("none", "failures", "examples", "all"),
 }
-_SERVER_FIELDS = {"command": None, "url": None, "ready_timeout_s": 300.0, "log": None}
+_SERVER_FIELDS = {"command": None, "url": None, "ready_timeout_s": 300.0, "log": None, "lock": None}
 # What an episode does not depend on: how many run side by side, which others there are, what is filmed.
 _BESIDE_THE_POINT = ("init_states", "repeats", "simulators", "video", "episode_timeout_s", "stall_timeout_s")
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import fcntl
 import os
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +36,7 @@ SERVER_RESTARTS = 3
 _BACKOFF_S = (0.5, 2.0, 8.0)  # before each restart: what killed it may need time to pass
 _CONNECT_S = 20.0
 _DEAF_S = 10.0
+_AWAY_S = 180.0  # a server that is not ours may be started again by its own keeper, or be deaf while it compiles
 _WORKER_SETTINGS = (
     "suite",
     "task_id",
@@ -127,14 +129,33 @@ class _Shard:
             said = self._server.metadata()
             check_understood(self._spec, said, self._server.url)
             self._recorder.metadata |= completed(self._recorder.metadata, said)
-            self._run_all()
+            simulators = self._simulators()
+            if not keeps_sessions_apart(said) and server["url"]:
+                stack.enter_context(self._turn())
+                simulators = 1
+            self._run_all(simulators)
 
     def _simulators(self) -> int:
         return min(int(self._spec["simulators"]), len(self._todo))
 
-    def _run_all(self) -> None:
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Have the server to ourselves: two clients of an official one would play with one state between them."""
+        url, lock = self._server.url, self._spec["server"]["lock"]
+        self._say(f"{url} does not say that it keeps sessions apart, as official servers do not: one simulator for it")
+        with contextlib.ExitStack() as stack:
+            if lock is not None:
+                held = stack.enter_context(Path(lock).open("wb"))
+                try:
+                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    self._say(f"waiting: another shard is at work with {url}")
+                    fcntl.flock(held, fcntl.LOCK_EX)
+            yield
+
+    def _run_all(self, count: int) -> None:
         timeout_s = float(self._spec["episode_timeout_s"])
-        idle = [SimulatorProcess(self._settings, timeout_s, self._command) for _ in range(self._simulators())]
+        idle = [SimulatorProcess(self._settings, timeout_s, self._command) for _ in range(count)]
         busy: dict[SimulatorProcess, tuple[EpisodeKey, float]] = {}
         try:
             while self._todo or busy:
@@ -157,7 +178,7 @@ class _Shard:
         self._attempts[key] += 1
         film = None if self._spec["video"] == "none" else str(self._recorder.films() / f"{key.name}.mp4")
         words = [key.suite, key.task_id, key.init_state, key.repeat]
-        process.ask({"key": words, "url": self._server.url, "film": film})
+        process.ask({"key": words, "url": self._server.url, "elsewhere": self._server.elsewhere, "film": film})
 
     def _take(self, key: EpisodeKey, answer: Mapping[str, Any], wall_s: float) -> None:
         """Record an episode, or put it back to be tried again."""
@@ -218,6 +239,11 @@ class _Server:
         """Where a client connects."""
         return self._process.url if self._process is not None else str(self._settings["url"])
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it is somebody else's."""
+        return bool(self._settings["url"])
+
     def metadata(self) -> dict[str, Any]:
         """Return what the server says of itself."""
         with PolicyClient(self.url, _CONNECT_S, token=os.environ.get(TOKEN_VARIABLE)) as client:
@@ -226,9 +252,10 @@ class _Server:
     def revive(self) -> str | None:
         """Start our server again, after a pause, if it is gone or deaf, and say so; None where it is well.
 
-        UserError when that has happened too often.
+        UserError when that has happened too often, or somebody else's server does not come back.
         """
         if self._process is None:
+            self._wait_for_it()
             return None
         deadline = time.monotonic() + _DEAF_S
         while self._process.alive and time.monotonic() < deadline:
@@ -246,6 +273,12 @@ class _Server:
         self._start()
         return f"the policy server {fate}; started again after {pause_s:g} s ({self._restarts} of {SERVER_RESTARTS})"
 
+    def _wait_for_it(self) -> None:
+        try:
+            PolicyClient(self.url, _AWAY_S, token=os.environ.get(TOKEN_VARIABLE)).close()
+        except UserError as error:
+            raise UserError(f"{error}; finished episodes are kept: see to that server, and run again") from None
+
     def _start(self) -> None:
         port = free_port()
         values = {"{port}": port, "{simulators}": self._simulators}
@@ -261,6 +294,11 @@ def completed(metadata: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str,
     """Return what a server says of artifact and device where `metadata` does not say it."""
     names = {"artifact_digest": "base_digest", "device": "device_name"}
     return {key: said[name] for key, name in names.items() if not metadata.get(key) and said.get(name)}
+
+
+def keeps_sessions_apart(said: Mapping[str, Any]) -> bool:
+    """Whether a server says what ours do of themselves; the state of an official one is its own, not a session's."""
+    return "request_keys" in said
 
 
 def check_understood(spec: Mapping[str, Any], said: Mapping[str, Any], url: str) -> None:

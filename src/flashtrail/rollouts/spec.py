@@ -21,19 +21,26 @@ _OF_ARM = ("arm", "policy", "suite", "seed", "scene_seed", "init_states", "repea
 
 
 def shard_spec(
-    arm: Mapping[str, Any], task: int, handles: Mapping[str, Any], code: str, log: str | Path | None = None
+    arm: Mapping[str, Any],
+    task: int,
+    handles: Mapping[str, Any],
+    code: str,
+    log: str | Path | None = None,
+    locks: str | Path | None = None,
 ) -> dict[str, Any]:
     """Return the spec of one arm and task, for `shard.roll_out_shard`.
 
     `arm`: as `config.Experiment.arm` gives it. `handles`: paths ``model``, ``base`` and perhaps ``draft`` and
     ``action_stats``; none for an arm with a server of its own. `code`: digest of the code that runs. `log`: where the
-    server writes.
+    server writes. `locks`: directory in which shards settle whose turn it is with a server that has one state for all.
     """
     rollout, clock = arm["rollout"], clock_of(arm)
     execution = execution_of(arm, handles)
     if url := arm.get("server"):
         # Neither artifact nor device are ours to name: what the server says of itself is recorded, or nothing.
         server: dict[str, Any] = {"url": url}
+        if locks is not None:
+            server["lock"] = str(Path(locks) / f".server_{provenance.digest_json(url)[:12]}.lock")
         about = {"artifact_digest": "", "device": ""}
     else:
         # The number of simulators stays a word: finished episodes are reused whatever it is.

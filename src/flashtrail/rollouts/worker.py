@@ -34,6 +34,7 @@ from flashtrail.serving.client import PolicyClient, PolicyError, ServerUnavailab
 
 _CONNECT_S = 20.0
 _REPLY_S = 600.0  # a first round may compile kernels
+_PING_S = 60.0  # an official server answers no ping while it infers: there, as long as a reply may take
 _LONG_S = 600.0  # building a simulator (imports, 600 MB of assets), encoding a film
 _BEAT_S = 1.0
 _PR_SET_PDEATHSIG = 1
@@ -110,7 +111,8 @@ class Worker:
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Run the episode ``request["key"]`` against ``request["url"]``; never raises for what an episode can meet."""
         try:
-            return self._run(EpisodeKey(*request["key"]), request["url"], request.get("film"))
+            patience_s = _REPLY_S if request.get("elsewhere") else _PING_S
+            return self._run(EpisodeKey(*request["key"]), request["url"], patience_s, request.get("film"))
         except (PolicyError, EpisodeError) as error:
             return self._failed(POLICY, error)
         except ServerUnavailable as error:
@@ -129,7 +131,7 @@ class Worker:
             self._simulator = None
             return self._failed(SIMULATOR, error)
 
-    def _run(self, key: EpisodeKey, url: str, film_path: str | None) -> dict[str, Any]:
+    def _run(self, key: EpisodeKey, url: str, patience_s: float, film_path: str | None) -> dict[str, Any]:
         settings = self._settings
         if self._simulator is None:
             if self._built:
@@ -144,7 +146,7 @@ class Worker:
         stall_s = settings["stall_timeout_s"]
         record = run_episode(
             _WatchedSimulator(self._simulator, self._heartbeat, stall_s),
-            _WatchedPolicy(self._session(url), self._heartbeat, stall_s),
+            _WatchedPolicy(self._session(url, patience_s), self._heartbeat, stall_s),
             key,
             condition=conditions.build(settings["condition"], seeds.of_episode(settings["seed"], key, "perturbation")),
             guard=guards.build(settings["guard"]),
@@ -159,10 +161,11 @@ class Worker:
         video = film.write() if film is not None and keep else None
         return {"episode": record.episode, "rounds": record.rounds, "steps": record.steps, "video": video}
 
-    def _session(self, url: str) -> PolicyClient:
+    def _session(self, url: str, patience_s: float) -> PolicyClient:
         if self._client is None or self._client.url != url:
             token = os.environ.get(TOKEN_VARIABLE)
-            self._client = PolicyClient(url, _CONNECT_S, token=token, reply_timeout_s=_REPLY_S)
+            limits = {"reply_timeout_s": _REPLY_S, "ping_timeout_s": patience_s}
+            self._client = PolicyClient(url, _CONNECT_S, token=token, **limits)
         return self._client
 
     def _failed(self, kind: str, error: Exception) -> dict[str, Any]:

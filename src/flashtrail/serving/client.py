@@ -27,6 +27,7 @@ from flashtrail.serving.protocol import (
     EXECUTED_STEPS_KEY,
     NOISE_SEED_KEY,
     RESET_KEY,
+    NotFlashError,
     ProtocolError,
     packb,
     parse_reply,
@@ -35,6 +36,7 @@ from flashtrail.serving.protocol import (
 
 _MAX_REPLY_BYTES = 16 * 2**20
 _RETRY_S = 0.25
+_PING_INTERVAL_S = 20.0
 _HTTP_TIMEOUT_S = 5.0
 
 
@@ -65,7 +67,8 @@ class Reply:
 class PolicyClient:
     """One session with a policy server at `url` (``ws://host:port``); usable as a context manager.
 
-    Connecting is retried while the server refuses, up to `timeout_s`; an answer may take `reply_timeout_s`. After
+    Connecting is retried while the server refuses, up to `timeout_s`; an answer may take `reply_timeout_s`, and that to
+    a ping `ping_timeout_s` (an official server answers none while it infers, and its first round may compile). After
     any error the session is over: its state on the server is gone, so open a new client and start a new episode.
     Not safe for use from several threads at once.
     """
@@ -76,9 +79,11 @@ class PolicyClient:
         timeout_s: float = 60.0,
         *,
         reply_timeout_s: float = 600.0,
+        ping_timeout_s: float = 60.0,
         token: str | None = None,
     ) -> None:
         self.url = url
+        self._ping_timeout_s = ping_timeout_s
         self._headers = {"Authorization": f"Bearer {token.strip()}"} if token else {}
         self._reply_timeout_s = reply_timeout_s
         self._stack = contextlib.ExitStack()
@@ -101,7 +106,7 @@ class PolicyClient:
 
         `executed_steps` says how many actions of the previous reply were executed; `reset` begins an episode;
         `noise_seed` (entropy words) fixes the flow noise where the server supports it, others ignore it. Raises
-        PolicyError, ServerUnavailable, or ProtocolError where `obs` cannot be packed.
+        PolicyError, ServerUnavailable, ProtocolError where `obs` cannot be packed, or NotFlashError.
         """
         request = dict(obs)
         if executed_steps is not None:
@@ -145,7 +150,8 @@ class PolicyClient:
                         additional_headers=self._headers,
                         proxy=None if _is_local(self.url) else True,
                         open_timeout=max(0.1, min(10.0, deadline - time.monotonic())),
-                        ping_timeout=60,
+                        ping_interval=_PING_INTERVAL_S,
+                        ping_timeout=self._ping_timeout_s,
                         close_timeout=2,
                     )
                 )
@@ -212,6 +218,12 @@ class PolicyClient:
             raise PolicyError(lines[-1])  # the official server sends a traceback: its last line is the cause
         try:
             reply = parse_reply(answer, _MAX_REPLY_BYTES)
+        except NotFlashError:
+            self.close()
+            raise NotFlashError(
+                f"{self.url} is no FLASH server: its replies have no accepted_prefix_len, so nothing says how many "
+                "actions to execute"
+            ) from None
         except ProtocolError as error:
             self.close()
             raise ServerUnavailable(f"{self.url} sent a bad reply: {error}") from None

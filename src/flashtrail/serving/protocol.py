@@ -67,6 +67,10 @@ class ResultError(ProtocolError):
     """A policy's result outside the protocol: not the client's doing."""
 
 
+class NotFlashError(ProtocolError):
+    """A reply without an accepted prefix: from an openpi server, but none with FLASH."""
+
+
 @dataclass(frozen=True)
 class ObservationSchema:
     """What the arrays of a request must be: (H, W, 3) uint8 for each view and a flat real state.
@@ -413,6 +417,8 @@ def parse_reply(raw: bytes, max_bytes: int) -> dict[str, Any]:
     message = unpackb(raw, max_bytes)
     if not isinstance(message, dict):
         raise ProtocolError(f"message: expected a map, got {_kind(message)}")
+    if "actions" in message and REPLY_KEYS[1] not in message:
+        raise NotFlashError(f"{REPLY_KEYS[1]}: missing from the reply")
     reply = reply_message({"policy_timing": {}, **message}, message.get("server_timing", {}))
     for key in REPLY_KEYS[2:]:
         if not isinstance(reply[key], dict):
