@@ -1,16 +1,21 @@
-"""Peers that do not read what they are sent: freed in time, bounded in memory, no obstacle to leaving."""
+"""Peers that do not read, and too many of them: freed in time, bounded in memory and log, no obstacle to leaving."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import subprocess
+import sys
 import time
 
 import numpy as np
 from serving.test_limits import handshaken, until
 from serving.test_server import ask
 
+from flashtrail.serving.client import PolicyClient, healthy
 from flashtrail.serving.connection import MAX_UNREAD_BYTES
 from flashtrail.serving.fuzz import resident_mb
+from flashtrail.serving.launch import free_port
 from flashtrail.serving.protocol import packb
 from flashtrail.serving.server import Limits, running
 
@@ -85,3 +90,31 @@ def test_a_reader_that_does_not_read_does_not_keep_the_server_from_leaving(polic
         started = time.monotonic()
     assert time.monotonic() - started < 5.0 and server.sessions == 0
     deaf.close()
+
+
+CROWD = """
+import resource, socket, sys, time
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+from flashtrail.serving.fuzz import Zeros
+from flashtrail.serving.server import reserve_port, serve
+serve(Zeros(), sock=reserve_port("127.0.0.1", int(sys.argv[1])))
+"""
+
+
+def test_no_file_left_for_another_connection_is_said_now_and_then_and_passes(
+    scripted_server, observation, tmp_path
+) -> None:
+    port, (_, environment) = free_port(), scripted_server
+    words = [sys.executable, "-c", CROWD, str(port)]
+    with (tmp_path / "log").open("w") as log, subprocess.Popen(words, env=environment, stderr=log) as process:
+        with PolicyClient(f"ws://127.0.0.1:{port}") as client, contextlib.ExitStack() as crowd:
+            client.infer(observation)
+            for _ in range(150):
+                crowd.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+            until(lambda: (tmp_path / "log").read_text())
+            assert client.infer(observation).accepted_prefix_len == 12  # the open session goes on
+        until(lambda: healthy("127.0.0.1", port) is not None)
+        process.terminate()
+        assert process.wait(10) == 0
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert 1 <= len(lines) < 10 and all("no file is left for another connection" in line for line in lines)

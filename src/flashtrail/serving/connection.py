@@ -1,4 +1,4 @@
-"""A server's connection that lets go of a peer which does not read.
+"""A server's connections, less patient than the library's: with peers that do not read, and with too many of them.
 
 The library waits for such a peer without end: a reply, a ping and even a close frame stay behind what is unread, and
 the answers to a flood of pings are kept whether they are read or not. Knows bytes that are on their way out; knows no
@@ -8,10 +8,16 @@ message and no session.
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
+from typing import Any
 
 from websockets.asyncio.server import ServerConnection
 
 MAX_UNREAD_BYTES = 2**20  # a reply has some 5 kB
+_SAY_AGAIN_S = 10.0
+
+log = logging.getLogger("flashtrail.serving")
 
 
 class PatientConnection(ServerConnection):
@@ -45,3 +51,22 @@ class PatientConnection(ServerConnection):
         if self._stuck is not None:
             self._stuck.cancel()
             self._stuck = None
+
+
+class FullHouse:
+    """An event loop's exception handler: says now and then that no file is left for more connections.
+
+    asyncio logs a traceback for each that waits, thousands a second. The open sessions go on, and those that wait are
+    taken in when files are free again.
+    """
+
+    def __init__(self) -> None:
+        self._said_at = -math.inf
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Handle what asyncio could not raise to anybody."""
+        if "socket.accept()" not in context.get("message", ""):
+            loop.default_exception_handler(context)
+        elif loop.time() - self._said_at >= _SAY_AGAIN_S:
+            self._said_at = loop.time()
+            log.warning("no file is left for another connection (ulimit -n): those that ask have to wait")

@@ -41,7 +41,7 @@ from flashtrail.serving.binding import (
     refusal,
     reserve_port,
 )
-from flashtrail.serving.connection import PatientConnection
+from flashtrail.serving.connection import FullHouse, PatientConnection
 from flashtrail.serving.metrics import CONTENT_TYPE, ServerMetrics
 from flashtrail.serving.protocol import (
     LIBERO_SCHEMA,
@@ -144,6 +144,7 @@ class PolicyServer:
         """Listen; return when clients can connect. Raises ServerStartError where the port is taken."""
         sock = self._sock or reserve_port(self._host, self._port)
         self._port = sock.getsockname()[1]
+        asyncio.get_running_loop().set_exception_handler(FullHouse())
         try:
             self._server = await serve_websocket(
                 self._handle,
