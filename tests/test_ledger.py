@@ -23,17 +23,17 @@ def written(tmp_path, monkeypatch):
     """A small experiment of one arm and two tasks, in a directory of its own."""
     data = yaml.safe_load((ROOT / "config.yaml").read_text())
     data |= {"tasks": "0,2", "arms": {"clean": data["arms"]["clean"] | {"episodes": 3}}}
-    data |= {"grids": {}, "sweeps": {}}
+    data |= {"grids": {}, "sweeps": {}, "drills": None, "checkup": None}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(data))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def play(results: Path, task: int, init_state: int, outcome: str, digest: str = "d") -> Recorder:
+def play(results: Path, task: int, init_state: int, outcome: str, digest: str = "d", arm: str = "clean") -> Recorder:
     recorder = Recorder(
-        results / f"rollouts/clean/task_{task}/parts",
+        results / f"rollouts/{arm}/task_{task}/parts",
         digest,
-        {"arm": "clean", "policy": "pi0_nano", "seed": 7, "run_id": "r"},
+        {"arm": arm, "policy": "pi0_nano", "seed": 7, "run_id": "r"},
         {},
     )
     if outcome == "error":
@@ -95,3 +95,53 @@ def test_the_command(written, capsys):
     assert [counts[k] for k in ("expected", "present", "success", "horizon", "error", "missing")] == [3, 2, 1, 1, 1, []]
     play(written / "results", 2, 1, "horizon")
     assert cli.main(["ledger"]) == 0
+
+
+@pytest.fixture
+def with_others(written):
+    """The small experiment with one drill and a checkup of two episodes each."""
+    data = yaml.safe_load((written / "config.yaml").read_text()) | {
+        "drills": {
+            **{"policy": "pi0_nano", "names": ["no_flip"], "episodes": 1},
+            "reference": {"first_init_state": 10, "episodes": 1},
+        },
+        "checkup": {"policy": "pi0_nano", "task": 2, "episodes": 2},
+    }
+    (written / "config.yaml").write_text(yaml.safe_dump(data))
+    for task in (0, 2):
+        for init_state in range(3):
+            play(written / "results", task, init_state, "success")
+    return written
+
+
+def test_drills_and_checkup_are_tables_of_their_own(with_others, capsys):
+    play(with_others / "results", 0, 10, "success", arm="drill_reference")
+    play(with_others / "results", 2, 0, "horizon", arm="drill_no_flip")
+    assert cli.main(["ledger"]) == 1, "drills were begun"
+    report, drills, checkup = capsys.readouterr().out.strip().split("\n\n")
+    assert report.splitlines()[-1].split() == ["all", "6", "6", "6", "0", "0", "0"]
+    assert [line.split() for line in drills.splitlines()] == [
+        ["drills"],
+        ["arm", "task", "expected", "present", "success", "horizon", "error", "missing"],
+        ["drill_reference", "0", "1", "1", "1", "0", "0", "0"],
+        ["drill_reference", "2", "1", "0", "0", "0", "0", "1"],
+        ["drill_clean", "0", "1", "0", "0", "0", "0", "1"],
+        ["drill_clean", "2", "1", "0", "0", "0", "0", "1"],
+        ["drill_no_flip", "0", "1", "0", "0", "0", "0", "1"],
+        ["drill_no_flip", "2", "1", "1", "0", "1", "0", "0"],
+        ["all", "6", "2", "1", "1", "0", "4"],
+    ]
+    assert checkup == "checkup: none of 2 episodes (make checkup)"
+
+
+def test_nobody_has_to_run_drills_or_a_checkup(with_others, capsys):
+    assert cli.main(["ledger"]) == 0
+    assert "drills: none of 6 episodes (make drills)" in capsys.readouterr().out
+    play(with_others / "results", 2, 0, "error", arm="checkup")
+    assert cli.main(["ledger"]) == 1, "a checkup was begun"
+    play(with_others / "results", 2, 0, "success", arm="checkup")
+    play(with_others / "results", 2, 1, "horizon", arm="checkup")
+    capsys.readouterr()
+    assert cli.main(["ledger", "--json"]) == 0
+    (own,) = [one for one in json.loads(capsys.readouterr().out) if one["part"] == "checkup"]
+    assert (own["arm"], own["task_id"], own["expected"], own["present"]) == ("checkup", 2, 2, 2)

@@ -1,7 +1,8 @@
 """``flashtrail ledger``: of the episodes that the experiment asks for, which are there, and how they ended.
 
-Counts by arm and task, while a shard runs too (its parts) and after (its ledger.json). Reads only; what is written and
-what is refused as a hole is the business of `recorder` and of evidence's merge. Knows no simulator and no policy.
+Counts by arm and task, while a shard runs too (its parts) and after (its ledger.json): of the final report, and of the
+drills and the checkup, which nobody has to run. Reads only; what is written and what is refused as a hole is the
+business of `recorder` and of evidence's merge. Knows no simulator and no policy.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from flashtrail.evidence import tables
 from flashtrail.rollouts import plan
 
 PARTS = "parts"
+REPORT = "report"  # the part of the experiment that `make report` runs; the others are called as their target, too
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One arm and task: how many episodes are expected, and how many ended in each way; `missing` by name."""
+    """One arm and task of a `part` (report, drills, checkup): how many episodes are expected, and how many ended in
+    each way; `missing` by name.
+    """
 
     arm: str
     task_id: int
@@ -34,6 +38,7 @@ class Entry:
     horizon: int
     error: int
     missing: list[str] = field(default_factory=list)
+    part: str = REPORT
 
     @property
     def present(self) -> int:
@@ -42,22 +47,23 @@ class Entry:
 
 
 def read(experiment: config.Experiment, results: str | Path) -> list[Entry]:
-    """Return an entry for each arm and task of the experiment, from the shards under `results`/rollouts."""
+    """Return an entry for each arm and task of the experiment, from the shards under `results`/rollouts, by part."""
     entries = []
-    for arm in experiment.arms:
+    for arm in experiment.all_arms:
         spec = experiment.arm(arm)
-        for task in experiment.task_ids:
+        part = REPORT if arm in experiment.arms else "drills" if arm in experiment.drill_arms else "checkup"
+        for task in experiment.tasks_of(arm):
             names = [key.name for key in plan.expected_episodes(spec | {"task_id": task})]
-            entries.append(entry(arm, task, names, Path(results) / "rollouts" / arm / f"task_{task}"))
+            entries.append(entry(arm, task, names, Path(results) / "rollouts" / arm / f"task_{task}", part))
     return entries
 
 
-def entry(arm: str, task_id: int, expected: Sequence[str], shard: Path) -> Entry:
+def entry(arm: str, task_id: int, expected: Sequence[str], shard: Path, part: str = REPORT) -> Entry:
     """Return what is there of a shard's expected episodes; those that nobody asked for are not counted."""
     found = outcomes(shard)
     counts = Counter(found[name] for name in expected if name in found)
     missing = [name for name in expected if name not in found]
-    return Entry(arm, task_id, len(expected), counts["success"], counts["horizon"], counts["error"], missing)
+    return Entry(arm, task_id, len(expected), counts["success"], counts["horizon"], counts["error"], missing, part)
 
 
 def outcomes(shard: Path) -> dict[str, str]:
@@ -78,8 +84,38 @@ def outcomes(shard: Path) -> dict[str, str]:
 
 
 def text(entries: Iterable[Entry]) -> str:
-    """Return the ledger as a table with a line of totals."""
-    rows = list(entries)
+    """Return the ledger: a table for each part with a line of totals, or one line where none of a part was run."""
+    said = []
+    for part, rows in by_part(entries).items():
+        if part == REPORT:
+            said.append(_table(rows))
+        elif begun(rows):
+            said.append(f"{part}\n{_table(rows)}")
+        else:
+            said.append(f"{part}: none of {sum(row.expected for row in rows)} episodes (make {part})")
+    return "\n\n".join(said)
+
+
+def by_part(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+    """Return the entries of each part."""
+    parts: dict[str, list[Entry]] = {}
+    for one in entries:
+        parts.setdefault(one.part, []).append(one)
+    return parts
+
+
+def begun(entries: Iterable[Entry]) -> bool:
+    """Return True if any episode of these was run or tried."""
+    return any(one.present or one.error for one in entries)
+
+
+def complete(entries: Iterable[Entry]) -> bool:
+    """Return True if no episode is missing or ended by infrastructure: of the report, and of other parts once begun."""
+    due = [one for part, rows in by_part(entries).items() for one in rows if part == REPORT or begun(rows)]
+    return not any(one.missing or one.error for one in due)
+
+
+def _table(rows: Sequence[Entry]) -> str:
     width = max([len("arm"), *(len(row.arm) for row in rows)])
     numbers = [(r.expected, r.present, r.success, r.horizon, r.error, len(r.missing)) for r in rows]
     lines = [f"{'arm':<{width}}  task  expected  present  success  horizon  error  missing"]
@@ -104,14 +140,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the ledger; exit code 1 while an episode is missing or ended by infrastructure."""
+    """Print the ledger; exit code 1 while it is not `complete`."""
     entries = read(config.load(*arguments.configs), arguments.results)
     if arguments.json:
         json.dump([_plain(one) for one in entries], sys.stdout, indent=2)
         print()
     else:
         print(text(entries))
-    return int(any(one.missing or one.error for one in entries))
+    return int(not complete(entries))
 
 
 def _plain(one: Entry) -> Mapping[str, Any]:
