@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flashtrail import config
+from flashtrail import config, sections
 from flashtrail.errors import UserError
 from flashtrail.rollouts import faults
 
@@ -28,6 +28,19 @@ def test_the_arms_under_a_running_clock_of_the_shipped_config():
     experiment = config.parse(yaml.safe_load((ROOT / "config.yaml").read_text()))
     late = [f"late_{ms}ms_20hz" for ms in (0, 100, 300, 600)]
     assert experiment.running_arms == ["running_torch_100hz", "running_flash_100hz", *late]
+
+
+def test_every_section_is_reached_through_config_and_has_no_key_that_it_does_not_know():
+    known = {
+        name: one
+        for name, one in vars(sections).items()
+        if isinstance(one, type) and one.__module__ == sections.__name__
+    }
+    assert {"Arm", "Drills", "Flash", "Policy"} <= set(known)
+    for name, section in known.items():
+        assert section is sections.Section or getattr(config, name) is section
+        assert section.model_config["extra"] == "forbid" and section.model_config["frozen"]
+    assert issubclass(config.Experiment, sections.Section)
 
 
 def changed(data: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
