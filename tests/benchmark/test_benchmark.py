@@ -126,6 +126,30 @@ def test_percentiles_have_intervals_and_p99_needs_rounds():
     assert many["max"] == 2.0 and many["mean"] == pytest.approx(1.5)
 
 
+@pytest.mark.parametrize(("name", "least"), [("p90", 36), ("p95", 72), ("p99", 500)])
+def test_a_percentile_that_so_few_rounds_cannot_bound_is_withheld(name, least):
+    """From the binomial itself: the largest of n rounds is below the quantile q with probability q^n."""
+    q = record.PERCENTILES[name]
+    assert name == "p99" or q**least <= 0.025 < q ** (least - 1)
+    times = list(np.linspace(1, 2, least))
+    assert record.summary(times)[name]["interval"] is not None
+    assert record.summary(times[1:])[name] is None and record.summary(times[1:])["p50"] is not None
+
+
+@pytest.mark.parametrize("n", [40, 500, 2000])
+def test_intervals_are_order_statistics_of_the_binomial(n):
+    """Interval [x_(i), x_(j)] holds where i <= Bin(n, q) < j: at least 95 %, and no end could be moved inwards."""
+    from scipy.stats import binom
+
+    for name, q in record.PERCENTILES.items():
+        found = record.summary([float(i) for i in range(1, n + 1)])[name]
+        if found is None:
+            continue
+        low, high = (int(end) for end in found["interval"])
+        below, above = binom.cdf(low - 1, n, q), binom.sf(high - 1, n, q)
+        assert max(below, above) <= 0.025 < min(binom.cdf(low, n, q), binom.sf(high - 2, n, q))
+
+
 def test_shares_are_of_the_sum_of_floors():
     ceiling = Ceiling("x", bytes_per_s=1e9, flops_per_s=1e12)
     stages = {"encoder": Cost(1e9, 1e6), "prefill": Cost(1e9, 2e6), "denoise": Cost(1e9, 4e6)}
@@ -280,6 +304,10 @@ def test_the_command_prints_a_table_and_writes_a_record(tmp_path, capsys, checko
         assert line in shown
     found = provenance.json_load(tmp_path / "out" / "b.json")
     assert found["rounds"]["engine"]["draft"]["verify"]["n"] == 12
+    assert found["rounds"]["engine"]["full"]["round"]["p90"] is None and "round, 95 % intervals" not in shown
+    found["rounds"] = record.rounds({("engine", "full"): {"round": [float(i) for i in range(40)]}})
+    assert "round, 95 % intervals: p90 [31.000, 39.000]" in table.text(found)
+    found = provenance.json_load(tmp_path / "out" / "b.json")
     assert found["settings"]["official_time_bias"] is True and found["late"] == {}
     assert found["demands"]["denoise"]["flops"] > found["demands"]["verify"]["flops"] > 0
     assert found["comparisons"]["full round, share of the roofline"]["value"] > 0

@@ -88,6 +88,9 @@ def _block(
         if floor is not None:
             line += f" {floor:8.3f} {100 * floor / found['p50']['value']:5.1f}%"
         yield line.rstrip()
+    tails = {p: stages["round"][p] for p in ("p90", "p95", "p99") if stages["round"][p] is not None}
+    if tails:
+        yield "round, 95 % intervals: " + ", ".join(f"{p} {_interval(found)}" for p, found in tails.items())
 
 
 def _number(found: Mapping[str, Any] | None) -> str:
