@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from flashtrail.checkpoints import artifact, convert, lora, orbax, parity
 from flashtrail.errors import UserError
 
 RANK = 3
+SCALING = {"prefix": 2.0, "expert": 0.5}  # alpha / rank of each stack
 LAYERS = "PaliGemma/llm/layers/"
 Tree = dict[str, np.ndarray]
 
@@ -41,7 +43,7 @@ def with_lora(tree: Tree, suffixes: tuple[str, ...] = ("", "_1")) -> Tree:
 def lora_source(source: Path) -> Path:
     save_tree(source, with_lora(orbax.read_tree(source / "params")))
     (source / "assets/flashtrail").mkdir()
-    (source / artifact.MODEL_JSON).write_text(json.dumps({"lora_scaling": {"prefix": 2.0, "expert": 0.5}}))
+    (source / artifact.MODEL_JSON).write_text(json.dumps({"lora_scaling": SCALING}))
     return source
 
 
@@ -78,6 +80,52 @@ def test_a_delta_is_what_the_two_contractions_give() -> None:
     rank = sum(x[n] @ a[0, n] for n in range(4))
     expected = sum(x[n] @ w[0, n] for n in range(4)) + 0.5 * sum(rank @ b[0, m] for m in range(4))
     assert np.allclose(np.einsum("nh,nhd->d", x, heads[0]), expected, atol=1e-5)
+
+
+# module -> openpi's equation in its forward pass
+EINSUMS = {
+    "q_einsum": "BTD,NDH->BTNH",
+    "kv_einsum": "BSD,2KDH->2BSKH",
+    "attn_vec_einsum": "BTNH,NHD->BTD",
+}
+SIZES = {"B": 2, "T": 3, "S": 3, "N": 4, "K": 1, "D": 6, "H": 5, "2": 2, "L": RANK}
+
+
+def openpi_einsum(equation: str, x: np.ndarray, w: np.ndarray, a: np.ndarray, b: np.ndarray, scale: float) -> Any:
+    """openpi's LoRA einsum: the last two axes of the weight are its input and output, the rank is named L."""
+    given, weight, out = equation.replace(",", "->").split("->")
+    first, last = weight[-2:]
+    middle = out.replace(last, "L")
+    inner = np.einsum(f"{given},{weight.replace(last, 'L')}->{middle}".replace("2", "z"), x, a)
+    delta = np.einsum(f"{middle},{weight.replace(first, 'L')}->{out}".replace("2", "z"), inner, b)
+    return np.einsum(equation.replace("2", "z"), x, w) + scale * delta
+
+
+@pytest.mark.parametrize("suffix", ["", "_1"])
+@pytest.mark.parametrize("module", EINSUMS)
+def test_each_einsum_is_merged_as_openpi_applies_it(module: str, suffix: str) -> None:
+    """With the equations that openpi derives from its own, for both stacks, each with its alpha / rank."""
+    rng, equation = np.random.default_rng(1), EINSUMS[module]
+    given, weight = equation.split("->")[0].split(",")
+    shape = tuple(SIZES[c] for c in weight)
+    w, a, b = (rng.standard_normal(s) for s in (shape, (*shape[:-1], RANK), (*shape[:-2], RANK, shape[-1])))
+    x = rng.standard_normal([SIZES[c] for c in given])
+    leaf = f"{LAYERS}attn/{module}{suffix}/"
+    found = lora.find(dict(zip((leaf + "w", leaf + "lora_a", leaf + "lora_b"), (w, a, b), strict=True)), SCALING)
+    merged = found[leaf + "w"].merge(w[None], a[None], b[None])[0]
+    expected = openpi_einsum(equation, x, w, a, b, SCALING["expert" if suffix else "prefix"])
+    assert np.allclose(np.einsum(equation.replace("2", "z"), x, merged), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("suffix", ["", "_1"])
+@pytest.mark.parametrize("name", ["gating_einsum", "linear"])
+def test_each_product_of_the_mlp_is_merged_without_a_scale(name: str, suffix: str) -> None:
+    rng, shape = np.random.default_rng(2), (2, 6, 8) if name == "gating_einsum" else (8, 6)
+    w, a, b = (rng.standard_normal(s) for s in (shape, (*shape[:-1], RANK), (*shape[:-2], RANK, shape[-1])))
+    x, leaf = rng.standard_normal((3, shape[-2])), f"{LAYERS}mlp{suffix}/{name}"
+    found = lora.find({leaf: w, leaf + "_lora_a": a, leaf + "_lora_b": b}, SCALING)
+    merged = found[leaf].merge(w[None], a[None], b[None])[0]
+    assert np.allclose(x @ merged, x @ w + (x @ a) @ b, atol=1e-4)
 
 
 def refused(tree: Tree) -> str:
