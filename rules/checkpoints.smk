@@ -115,6 +115,8 @@ rule check_parity:
     params:
         code=code_digest("check_parity.py"),
     threads: 1
+    resources:
+        mem_mb=lambda w: 32_000 if policy_of(w)["device"] == "cuda" else 8_000,  # the source is restored whole
     priority: 90
     conda:
         "../envs/model.yaml"

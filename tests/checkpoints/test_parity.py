@@ -13,6 +13,7 @@ import torch
 from checkpoints.conftest import ORIGIN, save_tree
 
 from flashtrail import provenance
+from flashtrail.benchmark.presets import PI0_LIBERO
 from flashtrail.checkpoints import artifact, official, orbax, parity
 from flashtrail.errors import UserError
 from flashtrail.flash import expert, gemma, lean, lean_weights, verify, vision
@@ -342,6 +343,18 @@ def test_what_no_stage_computes_with_is_compared_too(artifacts: Path, whole_sour
     provenance.json_dump({**manifest, "transforms": {"delta_actions": False}}, base / artifact.MANIFEST)
     with pytest.raises(UserError, match=r"diverges is transforms \(\{'delta_actions': False, .*source says .*True"):
         parity.check_parity(whole_source, base)
+
+
+def test_a_source_without_room_is_refused_before_it_is_restored(
+    artifacts: Path, whole_source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parity.reference, "load_source", lambda *words: pytest.fail("it was restored"))
+    monkeypatch.setattr(parity, "total_memory", lambda: 10**6)
+    with pytest.raises(UserError, match=r"billion weights .* takes about \d+ GB of memory, this machine has 0 GB"):
+        parity.check_parity(whole_source, artifacts / "base")
+    monkeypatch.setattr(parity, "total_memory", lambda: 24 * 10**9)
+    with pytest.raises(UserError, match=r"comparing 3\.24 billion weights .* takes about 28 GB .* has 24 GB"):
+        parity._check_room(PI0_LIBERO.to_dict())
 
 
 def test_a_draft_without_its_source_is_one_line(artifacts: Path, source: Path) -> None:

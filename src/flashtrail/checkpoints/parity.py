@@ -9,6 +9,8 @@ Knows no simulator and no server.
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from flashtrail import provenance
-from flashtrail.checkpoints import artifact, reference
+from flashtrail.checkpoints import artifact, layouts, reference
 from flashtrail.errors import UserError
 from flashtrail.flash import expert, prefix, verify, vision, weights
 from flashtrail.flash.dims import DraftDims
@@ -31,6 +33,7 @@ from flashtrail.flash.stages import Stages, choose
 SEED = 20_240_229
 PROMPT_TOKENS = 11
 VERIFY_TIMES = (0.10, 0.05)
+SOURCE_ROOM = 2.2  # peak memory over the source's own size in float32: Orbax decodes beside what it has read
 
 
 @dataclass(frozen=True)
@@ -364,6 +367,7 @@ def check_parity(
     draft_manifest = None if artifact_draft is None else artifact.verify_artifact(artifact_draft)
     if draft_manifest is not None and not (source_dir / "draft.pt").is_file():
         raise UserError(f"{source_dir} has no draft.pt to compare {artifact_draft} with: fetch the policy's draft too")
+    _check_room(manifest["dims"])
     dtype, inputs = manifest["dtype"], fixed_inputs(manifest["dims"])
     expected = _wanted(source_values(source_dir, inputs, dtype), draft_manifest)
     points = euler_points(expected, inputs.noise)
@@ -397,6 +401,25 @@ def check_parity(
             f"({_size(first)}); convert again, and do not use this artifact"
         )
     return result
+
+
+def _check_room(dims: Mapping[str, Any]) -> None:
+    """Raise UserError where the source cannot be restored: better at once than killed by the system in the middle."""
+    numbers = sum(math.prod(shape) for shape in layouts.base_shapes(dims).values())
+    need, there = SOURCE_ROOM * 4 * numbers, total_memory()
+    if there is not None and need > there:
+        raise UserError(
+            f"comparing {numbers / 1e9:.2f} billion weights with their source takes about {need / 1e9:.0f} GB of "
+            f"memory, this machine has {there / 1e9:.0f} GB: run it where there is as much (results/ may be copied)"
+        )
+
+
+def total_memory() -> int | None:
+    """Bytes of this machine's memory; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (OSError, ValueError):
+        return None
 
 
 def _wanted(values: Values, draft: Any) -> Values:
