@@ -28,6 +28,7 @@ def cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 9))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a device")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (4 * 10**9, 8 * 10**9))
+    monkeypatch.setattr(backends, "missing_build_tool", lambda: None)
 
 
 @pytest.fixture
@@ -48,6 +49,20 @@ def test_a_cpu_takes_torch_without_a_word():
 def test_triton_without_cuda_is_one_line():
     with pytest.raises(DeviceError, match="backend triton cannot be used: it needs a CUDA device and device is cpu"):
         backends.choose("triton", "cpu", "float32")
+
+
+def test_without_a_c_compiler_triton_could_not_start_a_kernel(monkeypatch, tmp_path):
+    (tmp_path / "gcc").touch(mode=0o755)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(backends.sysconfig, "get_paths", lambda scheme: {"include": str(tmp_path)})
+    assert "no Python.h" in backends.missing_build_tool()
+    (tmp_path / "Python.h").touch()
+    assert backends.missing_build_tool() is None
+    (tmp_path / "gcc").unlink()
+    assert "there is none (apt-get install gcc, or set CC)" in backends.missing_build_tool()
+    monkeypatch.setenv("CC", "tcc")
+    assert backends.missing_build_tool() is None
 
 
 def test_a_device_takes_triton_by_name_only(cuda):

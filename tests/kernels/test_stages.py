@@ -89,13 +89,16 @@ def test_prefill_denoise_verify(rng, base, packed, batch, length):
         close(x0_hat[b], x_t - t[:, None, None] * v)
 
 
-@pytest.mark.parametrize(("batch", "length"), [(1, 9), (4, 18)])
-def test_draft(rng, batch, length):
+@pytest.mark.parametrize(("batch", "length", "columns"), [(1, 9, 8), (4, 18, 32)])
+def test_draft(rng, batch, length, columns):
+    """With room for columns of zeros in the action buffer (32), and without (8)."""
     wd = draft_weights()
     emb, lengths = padded(rng, batch, length)
     state = draw(rng, batch, 32)
     out = torch.zeros(batch, 6, 32, device=DEVICE)
-    stages.draft(stages.pack_draft(wd), SMALL_DRAFT, emb, lengths, state, rope(), out)
+    packed = stages.pack_draft(wd, columns)
+    assert packed["action_head.weight"].shape[1] == {8: 7, 32: 16}[columns]
+    stages.draft(packed, SMALL_DRAFT, emb, lengths, state, rope(), out)
     valid = torch.arange(emb.shape[1], device=DEVICE) < lengths[:, None]
     close(out[..., :7], draft.draft(wd, SMALL_DRAFT, emb, valid, state))
     assert (out[..., 7:] == 0).all()

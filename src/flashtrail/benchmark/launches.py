@@ -146,11 +146,12 @@ class _Watch(TorchDispatchMode):
             inner = func.decompose(*args, **(kwargs or {}))
         if inner is not NotImplemented:
             return inner
-        out = func(*args, **(kwargs or {}))
-        tensors = [*_tensors(args), *_tensors(kwargs), *_tensors(out)]
+        given = [*_tensors(args), *_tensors(kwargs)]
         # Indexing has a shape that depends on data only where the index is a mask.
-        by_numbers = func is torch.ops.aten.index.Tensor and not any(t.dtype == torch.bool for t in tensors)
+        by_numbers = func is torch.ops.aten.index.Tensor and not any(t.dtype == torch.bool for t in given)
         self._found |= {f"{func} {why}" for tag, why in self._FORBIDDEN if tag in func.tags and not by_numbers}
+        out = func(*args, **(kwargs or {}))
+        tensors = [*given, *_tensors(out)]
         # A number in a 0-dim CPU tensor is passed by value.
         if any(not t.is_meta and t.dim() for t in tensors):
             self._found.add(f"{func} touches host memory")

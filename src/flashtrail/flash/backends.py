@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
+import sysconfig
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +60,17 @@ def why_not_triton(device: str, dtype: str) -> str | None:
         return "Triton's interpreter is wrong in bfloat16; use float32"
     if where.type == "cuda" and torch.cuda.get_device_capability(where)[0] < 8:
         return f"{torch.cuda.get_device_name(where)} is older than compute capability 8.0"
+    return missing_build_tool() if where.type == "cuda" else None
+
+
+def missing_build_tool() -> str | None:
+    """What Triton would miss at the first launch, where it builds its launcher in C; None if nothing."""
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "Triton builds its launcher with a C compiler and there is none (apt-get install gcc, or set CC)"
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
+    headers = Path(sysconfig.get_paths(scheme=scheme)["include"])
+    if not (headers / "Python.h").exists():
+        return f"Triton builds its launcher in C and {headers} has no Python.h (apt-get install python3-dev)"
     return None
 
 

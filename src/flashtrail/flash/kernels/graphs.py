@@ -84,26 +84,38 @@ class CudaGraphs:
     """Captures bodies on one CUDA device. All graphs share one memory pool: they run one after another on a stream.
 
     What a body leaves behind must lie in buffers allocated outside it; temporary memory is the next graph's too.
-    A failed capture raises; nothing falls back in silence. Not yet run on a device.
+    A failed capture raises; nothing falls back in silence. Not yet run on a device: docs/kernels.md has what was
+    checked by reading.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._pool: Any = None
+        self._made: tuple[Any, Any, Any] | None = None
+
+    def _own(self) -> tuple[Any, Any, Any]:
+        """Memory pool, stream of warm-up, stream of capture, made on this device when first needed.
+
+        PyTorch's own capture stream belongs to the device that was current when the process first captured anything.
+        Warm-up has another stream than capture, so that cuBLAS takes its workspace for the capture stream out of the
+        pool, where it stays even if another library drops PyTorch's workspaces (torch.compile's graphs do).
+        """
+        if self._made is None:
+            self._made = torch.cuda.graph_pool_handle(), torch.cuda.Stream(), torch.cuda.Stream()
+        return self._made
 
     def record(self, body: Callable[[], None]) -> Callable[[], None]:
+        # Triton compiles for and starts on the current device, whatever device its arguments lie on.
         with torch.cuda.device(self.device):
-            side = torch.cuda.Stream()
+            pool, side, capture = self._own()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(WARM_UP_RUNS):
                     body()
             torch.cuda.current_stream().wait_stream(side)
             torch.cuda.synchronize()
-            if self._pool is None:
-                self._pool = torch.cuda.graph_pool_handle()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
+            # Only this thread's doings can spoil the capture: a server has others.
+            with torch.cuda.graph(graph, pool=pool, stream=capture, capture_error_mode="thread_local"):
                 body()
         return graph.replay
 

@@ -178,7 +178,7 @@ def project_update(
     # Few outputs: more row blocks are all the parallelism there is, and a deep pipeline all the speed.
     bm, bn, bk = tiles.SMALLEST, max(tiles.SMALLEST, power_of_two(columns)), min(128, max(16, power_of_two(width)))
     programs = blocks(groups * actions, bm)
-    stages = tiles.stages_for(chip(x.device), (bm + bn) * bk * x.itemsize, blocks(width, bk), programs)
+    stages = tiles.stages_for(chip(x.device), (bm + bn) * bk, x.itemsize, blocks(width, bk), programs)
     tile = Tile(bm, bn, bk, 1, 4, stages)
     sizes = (groups * actions, actions, width, columns, out.shape[2], factor_row)
     constants: dict[str, Any] = {"NORM": scale is not None, "BASE": base is not None, "EPS": RMS_EPS}

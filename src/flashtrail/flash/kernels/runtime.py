@@ -57,7 +57,7 @@ class TritonRuntime(TorchRuntime):
         self._programs = graphs.Programs(recorder, self.counters)
         self.buckets = graphs.buckets_for(dims.max_token_len)
         self._packed = stages.pack(self._w)
-        self._packed_draft = stages.pack_draft(self._wd) if self._wd else {}
+        self._packed_draft = stages.pack_draft(self._wd, dims.action_dim) if self._wd else {}
         most = stages.capacity_of(dims, MOST_VIEWS, self.buckets[-1]) + dims.action_horizon + 1
         self._rope = stages.all_positions(most, dims.prefix.head_dim, self.device)
         draft_head = 0 if draft_dims is None else draft_dims.head_dim

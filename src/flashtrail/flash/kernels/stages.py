@@ -25,6 +25,7 @@ from flashtrail.flash.settings import FlashSettings
 from flashtrail.flash.verify import GRIPPER, Floats, Verdict, window
 
 Weights = Mapping[str, Any]
+HEAD_COLUMNS = 16
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,16 @@ def pack(w: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def pack_draft(w: Weights) -> dict[str, Any]:
-    """A draft head's weights with its products side by side; their plain forms are dropped."""
+def pack_draft(w: Weights, columns: int) -> dict[str, Any]:
+    """A draft head's weights with its products side by side; their plain forms are dropped.
+
+    The action head gets columns of zeros up to a multiple of 16, if `columns` (of the action buffer) has room for
+    them: rows of 7 numbers of 2 bytes could only be loaded one number at a time.
+    """
     out = dict(w)
+    spare = -w["action_head.bias"].shape[0] % HEAD_COLUMNS
+    if w["action_head.bias"].shape[0] + spare <= columns:
+        out |= {f"action_head.{n}": F.pad(w[f"action_head.{n}"], (0, spare)) for n in ("weight", "bias")}
     out["qkv.weight"] = torch.cat([w[f"{n}.weight"] for n in ("q", "k", "v")], dim=-1)
     out["kv.weight"] = torch.cat([w[f"{n}.weight"] for n in ("k", "v")], dim=-1)
     out["gate_up.weight"] = torch.cat([w["gate.weight"], w["up.weight"]], dim=-1)

@@ -68,11 +68,14 @@ def pointwise_block(count: int, processors: int) -> int:
     return block
 
 
-def stages_for(chip: Chip, step: int, steps: int, programs: int) -> int:
-    """Pipeline stages of a loop of `steps` steps that reads `step` bytes in each.
+def stages_for(chip: Chip, numbers: int, width: int, steps: int, programs: int) -> int:
+    """Pipeline stages of a loop of `steps` steps that reads so many numbers of `width` bytes in each.
 
     All programs are to be resident at once, up to two a processor, and share its memory. At least two stages.
     """
+    step = numbers * width
+    if width > 2:  # without matrix instructions rows are padded apart
+        step += step // 8
     resident = min(2, blocks(programs, chip.processors))
     room = chip.shared // resident - SCRATCH
     fit = room // step + (0 if chip.wgmma else 1)
@@ -121,8 +124,8 @@ def _tile(
         if programs * split >= wanted or bn <= span[1]:
             break
         bn //= 2
-    step = (bm + outputs * tile.columns) * bk * width
-    stages = stages_for(chip, step, blocks(blocks(inner, bk), split), programs * split)
+    numbers = (bm + outputs * tile.columns) * bk
+    stages = stages_for(chip, numbers, width, blocks(blocks(inner, bk), split), programs * split)
     return Tile(bm, tile.columns, bk, split, 4, stages)
 
 
