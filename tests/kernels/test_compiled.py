@@ -51,7 +51,7 @@ def test_the_hot_kernels_compile_for_an_h200_in_bfloat16(tmp_path):
 
 @pytest.mark.slow
 def test_float32_compiles_for_an_l40s_without_tf32(tmp_path):
-    """The tightest case: numbers of twice the size in less than half the memory, products without matrix instructions."""
+    """The tightest case: numbers of twice the size in less than half the memory, no matrix instructions."""
     names = ("two_part", "linear_residual", "embed_actions")
     code, kernels, printed = command(
         tmp_path, "--card", "L40S", "--dtype", "float32", *(w for n in names for w in ("--kernel", n))
@@ -133,6 +133,7 @@ def test_faults_are_named():
     assert "without matrix instructions" in resources(matrix={}).faults(L40S)[0]
     assert resources(matrix={}, dots=("f32 ieee",)).faults(L40S) == []
     assert "tf32" in resources(matrix={}, dots=("f32 tf32",)).faults(L40S)[0]
+    assert "scratch memory" in resources(scratch=128).faults(L40S)[0]
 
 
 def test_occupancy_follows_the_scarcest_resource():

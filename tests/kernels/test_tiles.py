@@ -44,7 +44,7 @@ def test_every_tile_fits_and_fills(chip, width, rows):
 
 
 def test_one_session_of_pi0_libero_streams_its_weights_with_few_readings_of_x():
-    """What docs/kernels.md says of the expert's products: a program for most processors, wide blocks, enough on its way."""
+    """What docs/kernels.md says of the expert's products: most processors busy, wide blocks, enough on its way."""
     for card in CARDS.values():
         chip = Chip(card.processors, card.shared_block, wgmma=card.capability == 90)
         for inner in (2048, 4096):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from flashtrail import provenance
+from flashtrail.benchmark import streaming
 from flashtrail.benchmark.launches import CARDS, Card, on_paper
 from flashtrail.benchmark.presets import preset
 from flashtrail.benchmark.resources import Compiled, compile_all
@@ -68,6 +69,7 @@ def run(words: argparse.Namespace) -> int:
                 about = f"{name}, {dtype}, {card.name} (sm_{card.capability}), Triton {triton.__version__}"
                 compiled, forbidden = _one(name, card, dtype, words)
                 print(f"\n{about}: {len(compiled)} specialisations\n{table(card, compiled)}", flush=True)
+                print(streaming.table(card, compiled), flush=True)
                 found = [f"{about}: {why}" for why in forbidden] + _faults(about, card, compiled)
                 faults += found
                 kernels = [one.to_dict(card) for one in compiled]

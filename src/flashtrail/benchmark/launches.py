@@ -40,6 +40,7 @@ class Card:
     blocks: int  # most blocks of a processor
     bandwidth: float  # bytes/s
     latency: float  # s, from asking memory to having: an assumption, not a measurement
+    cache_bandwidth: float  # bytes/s that the L2 cache gives all processors together: an assumption too
 
     @property
     def in_flight(self) -> float:
@@ -48,8 +49,8 @@ class Card:
 
 
 CARDS = {
-    "L40S": Card("L40S", 89, 142, 99 << 10, 100 << 10, 48, 24, 864e9, 700e-9),
-    "H200": Card("H200", 90, 132, 227 << 10, 228 << 10, 64, 32, 4.8e12, 800e-9),
+    "L40S": Card("L40S", 89, 142, 99 << 10, 100 << 10, 48, 24, 864e9, 700e-9, 4.0e12),
+    "H200": Card("H200", 90, 132, 227 << 10, 228 << 10, 64, 32, 4.8e12, 800e-9, 5.5e12),
 }
 
 

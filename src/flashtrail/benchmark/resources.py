@@ -36,6 +36,7 @@ class Resources:
     loads: dict[int, int]  # global loads into registers: bytes a thread -> instructions
     copies: dict[int, int]  # global to shared memory without registers: the same
     dots: tuple[str, ...]  # operand types and precision of each product, from Triton's code
+    scratch: int = 0  # bytes of global memory that a launch would ask an allocator for
 
     def blocks(self, card: Card) -> int:
         """Blocks that fit a processor at once, by registers, shared memory, warps and blocks."""
@@ -59,6 +60,8 @@ class Resources:
             found.append("a 16-bit product without matrix instructions")
         if any("tf32" in dot for dot in self.dots):
             found.append("a float32 product goes through tf32")
+        if self.scratch:
+            found.append(f"asks for {self.scratch} bytes of scratch memory, for which nothing allocates")
         return found
 
 
@@ -127,6 +130,7 @@ def _resources(kernel: Any) -> Resources:
         _widths(names, "LDG"),
         _widths(names, "LDGSTS"),
         tuple(_dots(kernel.asm["ttgir"])),
+        int(kernel.metadata.global_scratch_size) + int(kernel.metadata.profile_scratch_size),
     )
 
 
