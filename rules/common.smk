@@ -143,6 +143,13 @@ def artifact_of(policy):
     return {kind: f"results/artifacts/{policy}/{kind}/manifest.json" for kind in kinds}
 
 
+def served(policy):
+    """What a policy is served from: its artifact and, where the backend is left open on a GPU, the kernels' verdict."""
+    spec = EXPERIMENT.policies[policy]
+    examined = spec.device == "cuda" and spec.backend == "auto"
+    return artifact_of(policy) | ({"kernels": f"results/kernels/{policy}/backend.json"} if examined else {})
+
+
 def arms_where(test):
     """Names of the arms whose (condition kind, guard kind) passes `test`."""
     kinds = {
@@ -193,7 +200,7 @@ def needs_of_arm(wildcards):
         replayed |= {"action_stats": arm.execution.action_stats}
     policy = policy_of_arm(wildcards)
     smoke = f"results/smoke/{policy}/ledger.json"
-    return artifact_of(policy) | {"model": "results/environments/handle.json", "smoke": smoke} | replayed
+    return served(policy) | {"model": "results/environments/handle.json", "smoke": smoke} | replayed
 
 
 def gpus_of_arm(wildcards):

@@ -13,7 +13,7 @@
 rule record_observations:
     """Run a few episodes of each task and keep the observations that the policy was asked about."""
     input:
-        unpack(lambda w: artifact_of(w.policy)),
+        unpack(lambda w: served(w.policy)),
         model="results/environments/handle.json",
         smoke="results/smoke/{policy}/ledger.json",
     output:
@@ -40,7 +40,7 @@ rule record_observations:
 rule profile_routes:
     """Time the full and the draft route on recorded observations; takes all cores, so that it is alone."""
     input:
-        unpack(lambda w: artifact_of(w.policy)),
+        unpack(lambda w: served(w.policy)),
         model="results/environments/handle.json",
         observations="results/profile/{policy}/observations.npz",
     output:

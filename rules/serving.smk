@@ -1,18 +1,46 @@
-# Serving: the server gets ready within its time limit, then two episodes, before anything long.
+# Serving: the kernels show what they are worth, the server gets ready in time, then two episodes, before anything long.
 #
 # REQUIRED INPUTS
 #   results/environments/handle.json    the server's interpreter
 #   results/artifacts/{policy}/         the artifact
 # OUTPUTS
+#   results/kernels/{policy}/check.json, backend.json           on a GPU with backend auto: kernels against PyTorch
 #   results/smoke/{policy}/boot.json                            seconds to readiness, one answered round (claim C3)
 #   results/smoke/{policy}/{episodes,rounds,steps}.parquet      two episodes of one task (claim C4)
 #   results/smoke/{policy}/ledger.json
 
 
+rule check_kernels:
+    """Compare the kernels with PyTorch on this device; they serve where they are right and faster, PyTorch elsewhere."""
+    input:
+        unpack(lambda w: artifact_of(w.policy)),
+    output:
+        handle="results/kernels/{policy}/backend.json",
+        record="results/kernels/{policy}/check.json",
+    log:
+        "results/logs/check_kernels/{policy}.log",
+    benchmark:
+        "results/benchmarks/check_kernels/{policy}.tsv"
+    params:
+        engine=lambda w: {key: policy_of(w)[key] for key in ("device", "dtype")},
+        together=EXPERIMENT.rollout.simulators,
+        code=code_digest("check_kernels.py", "flash/kernels/check.py"),
+    threads: 1
+    priority: 90
+    resources:
+        gpu=lambda w: gpus(w.policy),
+    conda:
+        "../envs/model.yaml"
+    message:
+        "Examining the kernels of {wildcards.policy} on this device"
+    script:
+        "../scripts/check_kernels.py"
+
+
 rule boot_server:
     """Start the policy server, wait for /healthz with a time limit, ask for one round, take it down."""
     input:
-        unpack(lambda w: artifact_of(w.policy)),
+        unpack(lambda w: served(w.policy)),
         model="results/environments/handle.json",
     output:
         record="results/smoke/{policy}/boot.json",
@@ -38,7 +66,7 @@ rule boot_server:
 rule smoke:
     """Roll out two episodes of one task: server, simulator and recorder work together."""
     input:
-        unpack(lambda w: artifact_of(w.policy)),
+        unpack(lambda w: served(w.policy)),
         model="results/environments/handle.json",
     output:
         **shard_files("results/smoke/{policy}"),

@@ -7,6 +7,7 @@ from flashtrail.flash.settings import FlashSettings
 from flashtrail.jobs import Job, run
 from flashtrail.rollouts import recordings
 from flashtrail.rollouts.spec import device_of
+from flashtrail.serving.handles import backend_of
 
 
 def main(job: Job) -> None:
@@ -18,7 +19,7 @@ def main(job: Job) -> None:
     draft = job.directory("draft") if "draft" in job.input else None
     settings = FlashSettings.from_dict(engine["flash"])
     policy = FlashPolicy.load(
-        job.directory("base"), draft, engine["device"], engine["dtype"], settings, backend=engine["backend"]
+        job.directory("base"), draft, engine["device"], engine["dtype"], settings, backend=backend_of(job.input, engine)
     )
     device = device_of(provenance.json_load(job.input["model"]), engine["device"])
     recorded = recordings.load(job.input["observations"])

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 from kernels.small import DEVICE, SMALL, SMALL_DRAFT, base_weights, draft_weights
+from serving.test_cli import write_artifact
 
 from flashtrail.flash.kernels import check
 from flashtrail.flash.kernels.runtime import TritonRuntime
@@ -115,9 +116,49 @@ def test_cases_cover_views_prompts_and_batches():
     assert all(c.together == 1 for c in check.cases(SMALL, 1))
 
 
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory):
+    root = tmp_path_factory.mktemp("artifact")
+    base, head = ({k: v.cpu() for k, v in w.items()} for w in (base_weights(), draft_weights(seed=1)))
+    return (
+        write_artifact(root / "base", "base", SMALL.to_dict(), base, {}),
+        write_artifact(root / "draft", "draft", SMALL_DRAFT.to_dict(), head, {}),
+    )
+
+
+def words(artifact, *more):
+    device = ["--device", DEVICE, "--dtype", "float32"]
+    return ["--artifact", str(artifact[0]), "--draft", str(artifact[1]), *device, *more]
+
+
+def test_the_examination_of_an_artifact(artifact, tmp_path, capsys):
+    assert check.main(words(artifact, "--json", str(tmp_path / "record.json"))) == 0
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert capsys.readouterr().out == f"backend {record['backend']}: {record['why']}\n"
+    assert "24 rounds agree with PyTorch's" in record["why"] and len(record["cases"]) == 6
+    assert max(record["worst_share_of_bound"].values()) < 0.5
+    if DEVICE == "cpu":  # the interpreter: right, and nothing to gain
+        assert record["backend"] == "torch" and record["why"].endswith("but were not timed")
+
+
+def test_kernels_that_fail_are_a_verdict(artifact, tmp_path, capsys, monkeypatch):
+    def fail(*words):
+        raise RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered\nmore")
+
+    monkeypatch.setattr(TritonRuntime, "prefill", fail)
+    assert check.main(words(artifact, "--json", str(tmp_path / "record.json"))) == 0
+    why = "the kernels failed: RuntimeError: Triton Error [CUDA]: an illegal memory access was encountered"
+    assert capsys.readouterr().out == f"backend torch: {why}\n"
+
+
 @pytest.mark.skipif(DEVICE != "cpu", reason="of a machine without a device")
-def test_without_a_device_pytorch_is_taken_and_a_missing_artifact_is_one_line(tmp_path, capsys, monkeypatch):
-    assert check.main(["--artifact", str(tmp_path / "nowhere"), "--device", "cpu"]) == 2
+def test_where_kernels_cannot_run_pytorch_is_taken_unasked(artifact, capsys, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET")
+    assert check.main(words(artifact)) == 0
+    assert capsys.readouterr().out == "backend torch: it needs a CUDA device and device is cpu\n"
+
+
+def test_a_missing_artifact_is_one_line(tmp_path, capsys):
+    assert check.main(["--artifact", str(tmp_path / "nowhere"), "--device", DEVICE, "--dtype", "float32"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1
-    assert json.dumps([dataclasses.asdict(c) for c in ASKED])  # what the record holds is JSON
+    assert error.startswith("error: ") and error.count("\n") == 1 and "nowhere" in error

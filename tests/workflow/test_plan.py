@@ -31,8 +31,20 @@ def test_the_literal_command_plans_pi0_libero_without_conda_and_network(checkout
     result = checkout.run("unshare", "--net", "true", check=False)
     offline = ["unshare", "--net"] if result.returncode == 0 else []
     output = checkout.run(*offline, "snakemake", "--profile", "runpod-l40s", "-n", REPORT).stdout
-    assert counts(output) == expected_jobs(policies=1, arms=6, tasks=3)
+    assert counts(output) == expected_jobs(policies=1, arms=6, tasks=3) | {"check_kernels": 1}
     assert "Rolling out clean, task 2" in output and "pi0_nano" not in output
+
+
+def test_kernels_are_examined_only_on_a_gpu_that_leaves_the_backend_open(checkout):
+    """By name they are taken unexamined, on a CPU there is nothing to examine; whoever serves waits for the verdict."""
+    plan = ["snakemake", "--profile", "runpod-l40s", "-n", "--", "results/smoke/pi0_libero/boot.json"]
+    before = checkout.run(*plan).stdout
+    assert counts(before)["check_kernels"] == 1
+    assert before.index("Examining the kernels of pi0_libero") < before.index("Booting the server of pi0_libero")
+    on_a_cpu = ["snakemake", "--profile", "profiles/local", "-n", "--", "results/smoke/pi0_nano/boot.json"]
+    assert "check_kernels" not in counts(checkout.run(*on_a_cpu).stdout)
+    checkout.edit("profiles/runpod-l40s/overlay.yaml", "device: cuda", "backend: triton\n    device: cuda")
+    assert "check_kernels" not in counts(checkout.run(*plan).stdout)
 
 
 def test_the_l40s_experiment_has_the_episodes_of_the_reproduction():

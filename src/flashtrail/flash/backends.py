@@ -1,8 +1,8 @@
 """Which runtime computes: PyTorch everywhere, Triton kernels on a CUDA device where they are asked for by name.
 
-`auto` takes PyTorch until the kernels have been checked on a device (KERNELS_CHECKED_ON_A_DEVICE), and after that the
-kernels wherever they can run. Asking is cheap and imports no kernel. Why a backend was taken is part of the runtime's
-description.
+`auto` takes PyTorch: kernels have to show on the device itself that they are right and faster (kernels/check.py). The
+workflow has them examined and then asks by name. Asking is cheap and imports no kernel. Why a backend was taken is part
+of the runtime's description.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ from flashtrail.flash.runtime import TorchRuntime
 from flashtrail.flash.settings import FlashSettings
 
 BACKENDS = ("auto", "torch", "triton")
-# To be set once conformance, decisions and times have been seen on a GPU (docs/kernels.md); `auto` follows it.
-KERNELS_CHECKED_ON_A_DEVICE = False
 MEMORY = Path("/proc/meminfo")
 _SUPPORTED = "float32", "bfloat16"
+EXAMINE = "python -m flashtrail.flash.kernels.check"
 ROOM = 1.5  # fused products are built beside their parts (weights.prepare); buffers, activations, libraries
 
 
@@ -82,8 +81,6 @@ def choose(backend: str, device: str, dtype: str) -> Choice:
         return Choice("torch", "asked for by name")
     if backend == "auto" and weights.resolve_device(device).type != "cuda":
         return Choice("torch", "auto: the device is a CPU")  # the interpreter is for tests
-    if backend == "auto" and not KERNELS_CHECKED_ON_A_DEVICE:
-        return Choice("torch", "auto: the kernels have not been checked on a device yet; backend triton takes them")
     reason = why_not_triton(device, dtype)
     if backend == "triton":
         if reason is not None:
@@ -92,7 +89,9 @@ def choose(backend: str, device: str, dtype: str) -> Choice:
     if reason is not None:
         warnings.warn(f"backend auto takes torch: {reason}", stacklevel=2)
         return Choice("torch", f"auto: {reason}")
-    return Choice("triton", "auto: the kernels can run on this device")
+    return Choice(
+        "torch", f"auto: the kernels have not been examined here; `{EXAMINE}` does it, backend triton takes them"
+    )
 
 
 def check_device(device: str, dtype: str, dims: Pi0Dims | None = None) -> None:

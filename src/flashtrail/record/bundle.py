@@ -39,6 +39,7 @@ _RECORDS = (
     "results/checkpoints/*/*.json",
     "results/artifacts/*/*/manifest.json",
     "results/parity/*.json",
+    "results/kernels/*/*.json",
     "results/environments/*.json",
     "results/benchmarks/**/*.tsv",
     "results/logs/**/*",

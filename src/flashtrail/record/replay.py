@@ -27,7 +27,14 @@ from flashtrail.rollouts.shard import roll_out_shard
 from flashtrail.rollouts.spec import shard_spec
 
 FORMAT = "flashtrail-episode"
-_HANDLES = ("base", "draft", "model", "latencies", "action_stats")  # of a shard's inputs, what its spec is made of
+_HANDLES = (
+    "base",
+    "draft",
+    "model",
+    "latencies",
+    "action_stats",
+    "kernels",
+)  # of a shard's inputs, what its spec is made of
 # The largest first difference of an action that a shared pass explains (2e-5 was measured), environment units.
 COMPANY = 1e-4
 # What a clock on the wall measured, and what names the run rather than the episode.
@@ -197,6 +204,8 @@ def _handles(explained: Mapping[str, Any], here: Here, out: Path) -> dict[str, A
     placed = {}
     for kind, path in explained["handles"].items():
         place = here.root / path
+        if kind == "kernels" and not place.is_file():
+            continue  # the backend is then left open again
         if kind in ("base", "draft"):
             if here.artifacts is not None:
                 place = here.artifacts / Path(path).parts[-3] / kind / "manifest.json"

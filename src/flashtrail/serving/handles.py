@@ -1,11 +1,15 @@
 """From the workflow's handles to a server's command line: which interpreter, which artifact, which settings.
 
 A handle is a small file that stands for something big or distant: results/environments/handle.json for the model
-environment's interpreter, manifest.json for an artifact directory. Knows no process and no socket.
+environment's interpreter, manifest.json for an artifact directory, results/kernels/*/backend.json for what the kernels
+showed on the device. Knows no socket.
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,8 @@ from typing import Any
 from flashtrail import provenance
 from flashtrail.errors import UserError
 from flashtrail.serving.launch import serve_command
+
+EXAMINATION_S = 1200.0  # kernels are compiled in it, for every bucket of prompts
 
 
 def server_command(
@@ -25,7 +31,8 @@ def server_command(
     """Return the command of a policy server that runs in the model environment.
 
     `handles`: paths ``model`` (where the model environment is), ``base`` and, where the policy has one, ``draft``
-    (both manifests); ``action_stats`` where the server is to unnormalise by foreign statistics.
+    (both manifests); ``action_stats`` where the server is to unnormalise by foreign statistics; ``kernels`` where
+    they were examined.
     `engine`: device, dtype, threads and perhaps backend. `flash`: FLASH settings by name. `clients`: how many will
     ask at a time; the server prepares for passes of so many rounds. With `port` or `clients` None the command holds
     the word ``{port}`` or ``{simulators}`` for the one who starts it to fill in.
@@ -41,7 +48,7 @@ def server_command(
         python=python,
         device=engine["device"],
         dtype=engine["dtype"],
-        backend=engine.get("backend", "auto"),
+        backend=backend_of(handles, engine),
         threads=engine["threads"],
         lanes=1,  # a shard's other cores are for its simulators
         settings=flash,
@@ -52,6 +59,42 @@ def server_command(
         if value is None:
             command[command.index(flag) + 1] = word
     return command
+
+
+def backend_of(handles: Mapping[str, Any], engine: Mapping[str, Any]) -> str:
+    """The backend that an engine's settings name; for ``auto``, what the kernels' examination came to, if any."""
+    named = str(engine.get("backend", "auto"))
+    if named == "auto" and handles.get("kernels"):
+        return str(provenance.json_load(handles["kernels"])["backend"])
+    return named
+
+
+def examine(base: Path, draft: Path | None, engine: Mapping[str, Any], together: int) -> dict[str, Any]:
+    """Run the kernels' examination (flash.kernels.check) in a process of its own and return its record.
+
+    A process that crashes or stands still is a verdict as well: PyTorch. UserError where not even that can run.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        target = Path(directory) / "record.json"
+        words = ["--artifact", str(base), "--device", engine["device"], "--dtype", engine["dtype"]]
+        words += ["--together", str(together), "--json", str(target)]
+        words += [] if draft is None else ["--draft", str(draft)]
+        command = [sys.executable, "-m", "flashtrail.flash.kernels.check", *words]
+        try:
+            done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=EXAMINATION_S)
+        except subprocess.TimeoutExpired:
+            return _failed(engine, f"the examination did not end within {EXAMINATION_S:.0f} s")
+        sys.stderr.write(done.stderr)
+        if done.returncode == 2:
+            raise UserError(done.stderr.strip().splitlines()[-1].removeprefix("error: "))
+        if done.returncode or not target.is_file():
+            return _failed(engine, f"the examination ended with exit code {done.returncode}")
+        record: dict[str, Any] = provenance.json_load(target)
+        return record
+
+
+def _failed(engine: Mapping[str, Any], why: str) -> dict[str, Any]:
+    return {"version": 1, "backend": "torch", "why": why, "device": engine["device"], "dtype": engine["dtype"]}
 
 
 def digests(handles: Mapping[str, Any]) -> dict[str, str]:

@@ -213,18 +213,19 @@ def check(base: Path, draft: Path | None, device: str, dtype: str, together: int
     neither can run; what the kernels raise is a reason not to take them.
     """
     asked = cases(weights.read_dims(base), together)
+    timed = TIMED if device.startswith("cuda") else 0  # Triton's interpreter says nothing of times
     if reason := backends.why_not_triton(device, dtype):
         return _record(device, dtype, "torch", reason, {}, {})
     runtime = backends.load_runtime(base, draft, device, dtype, "torch")
     judged = judging(observe(runtime, asked, timed=0))
-    expected = observe(runtime, asked, judged)
+    expected = observe(runtime, asked, judged, timed)
     del runtime
     gc.collect()
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
     try:
         kernels = backends.load_runtime(base, draft, device, dtype, "triton", None, together)
-        found = observe(kernels, asked, judged)
+        found = observe(kernels, asked, judged, timed)
         backend, why, worst = verdict(expected, found, dtype)
     except Exception as error:
         lines = str(error).splitlines() or [""]
