@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import yaml
 from evidence import simulated
 
 from flashtrail import config, provenance
-from flashtrail.evidence import claims, merge, summaries, tables
+from flashtrail.drills import bounds, diagnosis, logs
+from flashtrail.evidence import checkup, claims, merge, summaries, tables
 from flashtrail.record import bundle
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,12 +35,17 @@ OVERLAY = {
             **{"condition": "wrist_zero_every4", "guard": "wrist_health"},
         },
     },
+    "drills": {
+        **{"names": ["no_flip", "long_chunk"], "episodes": EPISODES, "first_init_state": 0},
+        "reference": {"episodes": EPISODES},
+    },
+    "checkup": {"task": 1, "episodes": EPISODES, "seed": 7},
 }
 METADATA = simulated.METADATA | {"simulated": ""}  # held to the rules of real tables
 
 
-def write(root: Path) -> Path:
-    """Write a finished run below `root` and return it."""
+def write(root: Path, drilled: bool = False) -> Path:
+    """Write a finished run below `root`, `drilled`: with drills and a checkup, and return it."""
     for name in ("Snakefile", "Makefile", "pyproject.toml", "README.md", "LICENSE", "CITATION.cff", "claims.yaml"):
         shutil.copy(ROOT / name, root / name)
     for name in ("envs", "resources/published"):
@@ -53,6 +60,9 @@ def write(root: Path) -> Path:
         _arm(root, experiment.arm(arm))
     _verdicts(root)
     (root / "reports").mkdir()
+    if drilled:
+        _drills(root, experiment)
+        _checkup(root, experiment)
     (root / "reports/final.html").write_text("<!doctype html><title>Report</title>")
     _engine(root)
     return root
@@ -64,12 +74,51 @@ def build(root: Path) -> Path:
     return root.parent / "bundle"
 
 
-def _arm(root: Path, arm: dict[str, Any]) -> None:
+def _drills(root: Path, experiment: config.Experiment) -> None:
+    for name in experiment.drill_arms:
+        _arm(root, experiment.arm(name))
+    names = [name for name in experiment.drill_arms if name != "drill_reference"]
+    steps = {name: f"results/tables/{name}/steps.parquet" for name in experiment.drill_arms}
+    (root / "results/drills").mkdir()
+    found = logs.of_tables(root / "results/tables/drill_reference")
+    output = {"bounds": "results/drills/bounds.json", "diagnosis": "results/drills/diagnosis.json"}
+    bounds.save(bounds.derive([e.episode for e in found.episodes], logs.origin(found)), root / output["bounds"])
+    runs = [logs.of_tables(root / "results/tables" / name) for name in names]
+    provenance.json_dump(diagnosis.of_runs(bounds.load(root / output["bounds"]), runs), root / output["diagnosis"])
+    _job(root, "derive_bounds", {"steps": [steps["drill_reference"]]}, output, {})
+    _job(root, "diagnose_drills", {"steps": [steps[name] for name in names]}, output, {"arms": names})
+    (root / "reports/drills.html").write_text("<!doctype html><title>Drills</title>")
+
+
+def _checkup(root: Path, experiment: config.Experiment) -> None:
+    _arm(root, experiment.arm("checkup"), experiment.tasks_of("checkup"))
+    files = {
+        "episodes": "results/tables/checkup/episodes.parquet",
+        "published": [f"resources/published/{name}.yaml" for name in ("published", "pi0_nano")],
+    }
+    params = {"key": "pi0_nano/FLASH", "scene_seed": "episode"}
+    figures = [root / file for file in files["published"]]
+    found = checkup.judge(root / files["episodes"], figures, params["key"], params["scene_seed"])
+    provenance.json_dump(found, root / "results/checkup/checkup.json")
+    _job(root, "judge_checkup", files, {"checkup": "results/checkup/checkup.json"}, params)
+    (root / "reports/checkup.html").write_text("<!doctype html><title>Checkup</title>")
+
+
+def _shard(arm: dict[str, Any], task: int) -> dict[str, list[dict[str, Any]]]:
+    """Return a simulated shard's rows; those of a drill or checkup are the clean arm's under its name and states."""
+    known = arm["arm"] in ARMS
+    shard = simulated.shard(arm["arm"] if known else "clean", task, EPISODES)
+    for row in [] if known else [row for rows in shard.values() for row in rows]:
+        row |= {"arm": arm["arm"], "init_state": row["init_state"] + arm["init_states"][0]}
+    _end(shard)
+    return shard
+
+
+def _arm(root: Path, arm: dict[str, Any], tasks: Sequence[int] = tuple(simulated.TASKS)) -> None:
     name, results, directories = arm["arm"], root / "results", []
-    for task in simulated.TASKS:
+    for task in tasks:
         directory = results / "rollouts" / name / f"task_{task}"
-        shard = simulated.shard(name, task, EPISODES)
-        _end(shard)
+        shard = _shard(arm, task)
         for table, rows in shard.items():
             tables.write_table(directory / f"{table}.parquet", rows, tables.SCHEMAS[table], METADATA)
         first = shard["episodes"][0]
@@ -82,10 +131,12 @@ def _arm(root: Path, arm: dict[str, Any]) -> None:
         params = {"arm": arm, "task": task, "code": "0"}
         _job(root, f"roll_out_shard/{name}/task_{task}", handles, output, params)
         directories.append(directory)
-    expected = simulated.expected(name, EPISODES)
+    expected = {key: arm[key] for key in ("arm", "policy", "suite", "seed", "init_states", "repeats")}
+    expected |= {"tasks": list(tasks)}
     merge.write_merged(merge.merge_shards(directories, expected), results / "tables" / name)
     files = {table: results / "tables" / name / f"{table}.parquet" for table in tables.SCHEMAS}
-    provenance.json_dump(summaries.summarize_arm(**files), results / "summaries" / f"{name}.json")
+    if not name.startswith("drill_"):
+        provenance.json_dump(summaries.summarize_arm(**files), results / "summaries" / f"{name}.json")
     output = {table: f"results/tables/{name}/{table}.parquet" for table in tables.SCHEMAS}
     _job(root, f"merge_shards/{name}", {}, output, {"expected": expected})
 

@@ -14,7 +14,7 @@ from record import campaign
 
 from flashtrail import cli, provenance
 from flashtrail.errors import UserError
-from flashtrail.record import audit, bundle, crate, manifest, rows, validation
+from flashtrail.record import audit, bundle, crate, manifest, replay, rows, validation
 from flashtrail.record.run import Run
 
 ARM = "wrist_zero_every4"
@@ -276,3 +276,106 @@ def test_a_manifest_cannot_point_outside(copy: Path) -> None:
     path = copy / manifest.NAME
     path.write_text(path.read_text() + f"{'0' * 64}  ../../outside\n")
     assert "not '<sha256> <path>'" in failed(copy)["checksums"][0]
+
+
+# --- drills and checkup ---
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a bundle of a report, drills and a checkup that no test changes; the run lies beside it."""
+    root = tmp_path_factory.mktemp("run") / "here"
+    root.mkdir()
+    return campaign.build(campaign.write(root, drilled=True))
+
+
+@pytest.fixture
+def tampered(whole: Path, tmp_path: Path) -> Path:
+    """Return a bundle with drills and a checkup to tamper with."""
+    return Path(shutil.copytree(whole, tmp_path / "bundle"))
+
+
+def test_drills_and_checkup_are_bundled_audited_and_drawn_for_a_rerun(whole: Path) -> None:
+    found = {check.name: check for check in audit.checks(Run(whole))}
+    assert not [check for check in found.values() if check.problems]
+    assert "3 of the report, 4 of the drills, 1 of the checkup" in found["config"].detail
+    assert {"tables of drill_reference", "tables of drill_long_chunk", "tables of checkup"} <= set(found)
+    assert "2 drills" in found["drills"].detail and "3 episodes" in found["checkup"].detail
+    drawn = {name.arm for name in replay.expected_names(Run(whole))}
+    assert drawn == {*campaign.ARMS, *Run(whole).parts["drills"], "checkup"}
+    graph = {entity["@id"]: entity for entity in provenance.json_load(whole / crate.NAME)["@graph"]}
+    assert {"reports/drills.html", "results/checkup/checkup.json"} <= {e["@id"] for e in graph["#run"]["result"]}
+    assert validation.problems(whole) == []
+
+
+def test_a_bundle_without_them_has_no_such_checks(original: Path) -> None:
+    assert {"drills", "checkup"}.isdisjoint(check.name for check in audit.checks(Run(original)))
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "check"),
+    [
+        ("results/drills/diagnosis.json", "alpha", "drills"),
+        ("results/drills/bounds.json", "version", "drills"),
+        ("results/drills/bounds.json", "guarantee", "drills"),
+        ("results/checkup/checkup.json", "sentence", "checkup"),
+    ],
+)
+def test_a_changed_conclusion_is_named(tampered: Path, file: str, key: str, check: str) -> None:
+    concluded = provenance.json_load(tampered / file)
+    concluded[key] = "something else"
+    provenance.json_dump(concluded, tampered / file)
+    cover_up(tampered)
+    assert any(key in problem for problem in failed(tampered)[check])
+
+
+def test_a_changed_step_of_a_drill_is_found_against_its_shard_and_the_diagnosis(tampered: Path) -> None:
+    change(tampered / "results/tables/drill_no_flip/steps.parquet", 0, "action", lambda a: [a[0] + 9, *a[1:]])
+    cover_up(tampered)
+    found = failed(tampered)
+    assert "tables of drill_no_flip" in found and "drills" in found
+
+
+@pytest.fixture
+def finished(whole: Path, tmp_path: Path) -> Path:
+    """Return the run itself to change."""
+    return Path(shutil.copytree(whole.with_name("here"), tmp_path / "here"))
+
+
+def test_drills_that_are_not_whole_say_what_to_do(finished: Path) -> None:
+    (finished / "results/rollouts/drill_no_flip/task_1/steps.parquet").unlink()
+    with pytest.raises(UserError, match="make drills again, or remove results/drills to leave that part out"):
+        campaign.build(finished)
+
+
+def test_drills_of_another_config_say_what_to_do(finished: Path) -> None:
+    path = finished / "config.yaml"
+    path.write_text(path.read_text().replace("- long_chunk", "- stale_frame"))
+    with pytest.raises(
+        UserError, match=r"the run had .*drill_long_chunk.*; make drills again, or remove results/drills"
+    ):
+        campaign.build(finished)
+
+
+def test_parts_whose_results_were_removed_are_left_out_and_named(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(finished / "results/drills")
+    monkeypatch.setattr(bundle.engine, "describe", lambda *_: None)
+    words = ["bundle", "--root", str(finished), "--out", str(finished.parent / "b")]
+    (finished / "profiles/local").mkdir(parents=True)
+    (finished / "profiles/local/profile.yaml").write_text("{}")
+    assert cli.main(words) == 0
+    said = capsys.readouterr().out
+    assert "arms: 3 of the report, 1 of the checkup" in said
+    assert "note: drill_clean, drill_long_chunk, drill_no_flip, drill_reference: of no part that is finished" in said
+
+
+def test_drills_alone_can_be_explained(finished: Path) -> None:
+    """Without a report there is nothing to bundle, but every episode can be named."""
+    (finished / "results/logs/evaluate_claims.json").unlink()
+    run = Run(finished)
+    name = replay.parse(run, "drill_long_chunk/1/2")
+    assert replay.explain(run, name)["arm"]["execution"] == {"replan_steps": 50}
+    with pytest.raises(UserError, match="make report, then try again"):
+        campaign.build(finished)

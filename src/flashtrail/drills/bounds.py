@@ -88,6 +88,11 @@ def failures_needed(m: int, failed: int, n: int, alpha: float = 1 - CONFIDENCE) 
 
 def save(reference: Reference, path: str | Path) -> None:
     """Write bounds as JSON, each with its guarantee."""
+    provenance.json_dump(spelled_out(reference), path)
+
+
+def spelled_out(reference: Reference) -> dict[str, Any]:
+    """Return bounds as JSON-able data, as `save` writes them."""
     entries = {
         name: {
             "least": bound.least,
@@ -100,23 +105,20 @@ def save(reference: Reference, path: str | Path) -> None:
         for name, bound in reference.bounds.items()
     }
     n = reference.episodes
-    provenance.json_dump(
-        {
-            "version": VERSION,
-            "bounds": entries,
-            "episodes": n,
-            "rewarded": reference.rewarded,
-            "origin": reference.origin,
-            "guarantee": {
-                "rule": "least and largest value of the clean reference episodes, widened by `slack` of that range",
-                "slack": SLACK,
-                "new_clean_episode_beyond_one_side_at_most": beyond(n),
-                "content_of_one_side": content(n),
-                "confidence": CONFIDENCE,
-            },
+    return {
+        "version": VERSION,
+        "bounds": entries,
+        "episodes": n,
+        "rewarded": reference.rewarded,
+        "origin": reference.origin,
+        "guarantee": {
+            "rule": "least and largest value of the clean reference episodes, widened by `slack` of that range",
+            "slack": SLACK,
+            "new_clean_episode_beyond_one_side_at_most": beyond(n),
+            "content_of_one_side": content(n),
+            "confidence": CONFIDENCE,
         },
-        path,
-    )
+    }
 
 
 def load(path: str | Path) -> Reference:

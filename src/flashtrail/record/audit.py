@@ -1,7 +1,7 @@
 """``flashtrail audit``: is this bundle what it says? One line a check; the exit code is 1 if any of them fails.
 
-Knows which questions are asked in which order and how the answers are printed; the questions are in `checks`, the
-rerun of episodes in `sample`.
+Knows which questions are asked in which order and how the answers are printed; the questions are in `checks` and
+`conclusions`, the rerun of episodes in `sample`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from flashtrail import provenance
 from flashtrail.errors import UserError
 from flashtrail.record import checks as questions
-from flashtrail.record import manifest
+from flashtrail.record import conclusions, manifest
 from flashtrail.record.checks import Check
 from flashtrail.record.run import Run
 
@@ -42,11 +42,19 @@ def checks(run: Run, digest: str | None = None) -> Iterator[Check]:
         ("tables", questions.merged),
         ("summaries", questions.summarised),
         ("verdicts", questions.verdicts),
+        ("drills and checkup", _concluded),
     ):
         try:
             yield from several(run)
         except (UserError, LookupError, ValueError, TypeError) as error:
             yield _broken(name, error)
+
+
+def _concluded(run: Run) -> Iterator[Check]:
+    """Yield a check for each part that the run has beside the report."""
+    for part, question in conclusions.QUESTIONS.items():
+        if part in run.parts:
+            yield _guarded(part, lambda ask=question: ask(run))  # type: ignore[misc]
 
 
 def _guarded(name: str, ask: object) -> Check:

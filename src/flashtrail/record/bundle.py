@@ -7,6 +7,7 @@ RO-Crate (`crate`) and checksums (`manifest`), then audits the result: a bundle 
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import subprocess
 import zipfile
@@ -20,7 +21,7 @@ import yaml
 from flashtrail import __version__, provenance
 from flashtrail.errors import UserError
 from flashtrail.record import audit, crate, engine, manifest, rows
-from flashtrail.record.run import REPORT, SHARD_FILES, Run
+from flashtrail.record.run import PARTS, REPORT, SHARD_FILES, Run
 
 ABOUT = "record/bundle.json"
 WEIGHTS_BYTES = 64 << 20  # artifacts up to this size travel along, so that episodes can be rerun from the bundle alone
@@ -79,25 +80,27 @@ def build(root: str | Path, out: str | Path, settings: Settings | None = None) -
         rows.write_digests(place, [f for f in chosen if f.endswith(".parquet")])
         bundle = Run(place)
         inputs = ["config.yaml", run.evaluation["input"]["claims"]]
-        crate.write(place, list(bundle.files()), "FLASHTrail run", inputs, [run.evaluation["output"]["claims"], REPORT])
+        crate.write(place, list(bundle.files()), "FLASHTrail run", inputs, _results(run))
         about["digest"] = manifest.write(place, bundle.files())
         failed = [check for check in audit.checks(bundle) if check.problems]
         if failed:
-            raise UserError(f"this run does not pass its own audit: {failed[0].name}: {failed[0].problems[0]}")
+            text = f"{failed[0].name}: {failed[0].problems[0]}"
+            raise UserError(f"this run does not pass its own audit: {text}{_remedy(run, text)}")
     _zip(target)
     return about
 
 
 def _chosen(run: Run, settings: Settings) -> list[str]:
     """Return the files of the run that are bundled, relative and sorted; UserError for one that has to be there."""
-    needed = [*_FILES, run.evaluation["input"]["claims"], run.evaluation["output"]["claims"], REPORT]
+    needed = [*_FILES, run.evaluation["input"]["claims"], *_results(run)]
     for arm in run.arms:
         needed += [path.relative_to(run.root).as_posix() for path in run.tables(arm).values()]
         needed += [f"{shard.directory}/{name}" for shard in run.shards(arm) for name in SHARD_FILES]
     missing = [file for file in needed if not run.path(file).is_file()]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UserError(f"{missing[0]}{more} missing: this run is not finished; make report, then try again")
+        remedy = _remedy(run, missing[0]) or "; make report, then try again"
+        raise UserError(f"{missing[0]}{more} missing: this run is not finished{remedy}")
     found = {*needed, *_under(run.root, [f"{folder}/**/*" for folder in _CODE]), *_under(run.root, _RECORDS)}
     if settings.videos:
         found |= set(_under(run.root, ["results/rollouts/*/task_*/videos/*.mp4"]))
@@ -105,6 +108,21 @@ def _chosen(run: Run, settings: Settings) -> list[str]:
     if sum(run.path(file).stat().st_size for file in weights) <= settings.weights_bytes:
         found |= weights
     return sorted(found)
+
+
+def _results(run: Run) -> list[str]:
+    """Return what the finished parts of the run ended in, the report's first."""
+    own = {"report": (run.evaluation["output"]["claims"], REPORT)}
+    return [file for part in run.parts for file in own.get(part, PARTS[part][1])]
+
+
+def _remedy(run: Run, text: str) -> str:
+    """Return what to do about a part beside the report that is named in a problem; empty where none is."""
+    words = set(re.findall(r"\w+", text))
+    for part, arms in run.parts.items():
+        if part != "report" and words & {part, *arms}:
+            return f"; make {part} again, or remove results/{part} to leave that part out"
+    return ""
 
 
 def _under(root: Path, patterns: Iterable[str]) -> list[str]:
@@ -164,6 +182,11 @@ def _zip(directory: Path) -> None:
             archive.writestr(entry, (directory / file).read_bytes())
 
 
+def _beside(run: Run) -> list[str]:
+    """Return the arms that were rolled out but belong to no finished part: interrupted, or of an earlier config."""
+    return sorted({p.name for p in (run.root / "results/rollouts").glob("*") if p.is_dir()} - set(run.arms))
+
+
 # --- the command ---
 
 
@@ -186,5 +209,9 @@ def run(arguments: argparse.Namespace) -> int:
     if about["up_to_date"] is False:
         print("note: code or config changed since this run: make report would run some of it again")
     print(f"{arguments.out}: {len(files)} files, {size / 1e6:.1f} MB, and {arguments.out}.zip; audited")
+    counted = ", ".join(f"{len(arms)} of the {part}" for part, arms in Run(arguments.out).parts.items())
+    print(f"arms: {counted}")
+    if beside := _beside(Run(arguments.root)):
+        print(f"note: {', '.join(beside)}: of no part that is finished, neither audited nor rerun")
     print(f"digest {about['digest']}  (keep it elsewhere: flashtrail audit --digest compares)")
     return 0

@@ -80,17 +80,22 @@ def config_agrees(run: Run) -> Check:
     about = provenance.json_load(run.root / "record/bundle.json")
     experiment = config.load(*(run.path(file) for file in about["configs"]))
     problems = []
-    if list(experiment.arms) != run.arms:
-        problems.append(f"config asks for the arms {', '.join(experiment.arms)}; the run had {', '.join(run.arms)}")
+    checked = [] if experiment.checkup is None else [config.checkup_arm.NAME]
+    asked_for = {"report": list(experiment.arms), "drills": list(experiment.drill_arms), "checkup": checked}
+    for part, arms in run.parts.items():
+        if asked_for[part] != arms:
+            wanted = ", ".join(asked_for[part]) or "none"
+            problems.append(f"{part}: config asks for the arms {wanted}; the run had {', '.join(arms)}")
     for arm in run.arms:
-        if arm not in experiment.arms:
+        if arm not in experiment.all_arms:
             continue
         for shard in run.shards(arm):
             # A key that newer code knows is not a disagreement; a value that differs is.
             told, asked = shard.job["params"]["arm"], experiment.arm(arm)
             odd = difference(told, _only(asked, told))
             problems += [f"{arm}, task {shard.task_id}: {odd} (run against config)"] if odd else []
-    return Check("config", f"{len(run.arms)} arms, {' + '.join(about['configs'])}", problems)
+    counted = ", ".join(f"{len(arms)} of the {part}" for part, arms in run.parts.items())
+    return Check("config", f"{len(run.arms)} arms ({counted}), {' + '.join(about['configs'])}", problems)
 
 
 def _only(asked: Any, told: Any) -> Any:
@@ -197,11 +202,11 @@ def _named(key: Any) -> str:
 def summarised(run: Run) -> Iterator[Check]:
     """Each summary, recomputed, is the one in the bundle; its mean latency is that of its routes' mixture."""
     problems = []
-    for arm in run.arms:
+    for arm in run.summarised:
         recorded = provenance.json_load(run.summary(arm))
-        odd = difference(recorded, _plain(summaries.summarize_arm(**run.tables(arm))))
+        odd = difference(recorded, plain(summaries.summarize_arm(**run.tables(arm))))
         problems += [f"{arm}: {odd} (recorded against recomputed)"] if odd else []
-    yield Check("summaries", f"{len(run.arms)} arms recomputed", problems)
+    yield Check("summaries", f"{len(run.summarised)} arms recomputed", problems)
     mixed = []
     for arm in run.arms:
         found = summaries.mixture(rows.read(run.tables(arm)["rounds"]).to_pandas())
@@ -214,7 +219,7 @@ def summarised(run: Run) -> Iterator[Check]:
 def verdicts(run: Run) -> Iterator[Check]:
     """Each claim, judged again on the bundle's tables, has the verdict, numbers, rows and sentence on record."""
     recorded = provenance.json_load(run.path(run.evaluation["output"]["claims"]))
-    again = _plain(claims.evaluate(run.claims_file(), run.evidence()))
+    again = plain(claims.evaluate(run.claims_file(), run.evidence()))
     ours, theirs = ({c["id"]: c for c in side["claims"]} for side in (recorded, again))
     before, after = ({k: v for k, v in side.items() if k != "claims"} for side in (recorded, again))
     head = difference(before, after)
@@ -229,7 +234,7 @@ def verdicts(run: Run) -> Iterator[Check]:
     yield Check("verdicts", f"{len(ours)} claims recomputed", problems)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return what reading the written JSON would give."""
     return json.loads(json.dumps(value, default=lambda number: number.tolist()))  # numpy's
 

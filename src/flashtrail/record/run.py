@@ -21,6 +21,15 @@ TABLES = ("episodes", "rounds", "steps")
 SHARD_FILES = (*(f"{table}.parquet" for table in TABLES), "sheets.parquet", "ledger.json")
 CLAIMS, CLAIMS_FILE = "results/claims/claims.json", "claims.yaml"
 REPORT = "reports/final.html"
+# The parts of a run, each made by `make` of that name: the job that ended it, and what it left.
+PARTS = {
+    "report": ("evaluate_claims", (CLAIMS, REPORT)),
+    "drills": (
+        "diagnose_drills",
+        ("results/drills/diagnosis.json", "results/drills/bounds.json", "reports/drills.html"),
+    ),
+    "checkup": ("judge_checkup", ("results/checkup/checkup.json", "reports/checkup.html")),
+}
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,8 @@ class Run:
         """Return what a job was told, such as ``merge_shards/clean``; UserError where it never ran."""
         path = self.root / LOGS / f"{name}.json"
         if not path.is_file():
-            raise UserError(f"{path} is missing: this run is not finished; make report, then try again")
+            part = next((part for part, (job, _) in PARTS.items() if job == name), "report")
+            raise UserError(f"{path} is missing: this run is not finished; make {part}, then try again")
         return dict(provenance.json_load(path))
 
     @cached_property
@@ -61,9 +71,39 @@ class Run:
         return self.job("evaluate_claims")
 
     @cached_property
+    def parts(self) -> dict[str, list[str]]:
+        """Return the arms of each part of PARTS that was finished, in the experiment's order.
+
+        Drills and checkup belong to the run as long as their results are there.
+        """
+        found = {}
+        if self._did("report"):
+            found["report"] = [str(arm) for arm in self.evaluation["params"]["arms"]]
+        for part, arms in (("drills", self._drill_arms), ("checkup", self._checkup_arms)):
+            if self._did(part) and self.path(PARTS[part][1][0]).is_file():
+                found[part] = arms()
+        return found
+
+    def _did(self, part: str) -> bool:
+        return (self.root / LOGS / f"{PARTS[part][0]}.json").is_file()
+
+    def _drill_arms(self) -> list[str]:
+        reference = [PurePosixPath(file).parent.name for file in self.job("derive_bounds")["input"]["steps"]]
+        return [*reference, *map(str, self.job("diagnose_drills")["params"]["arms"])]
+
+    def _checkup_arms(self) -> list[str]:
+        return [PurePosixPath(self.job("judge_checkup")["input"]["episodes"]).parent.name]
+
+    @cached_property
     def arms(self) -> list[str]:
-        """Return the arms of the run, in the experiment's order."""
-        return [str(arm) for arm in self.evaluation["params"]["arms"]]
+        """Return the arms of all parts; UserError where no part was finished."""
+        found = [arm for arms in self.parts.values() for arm in arms]
+        return found or [str(arm) for arm in self.evaluation["params"]["arms"]]
+
+    @property
+    def summarised(self) -> list[str]:
+        """Return the arms that have a summary: drills are counted episode by episode."""
+        return [arm for part, arms in self.parts.items() for arm in arms if part != "drills"]
 
     def evidence(self) -> dict[str, Any]:
         """Return the inputs of `claims.evaluate`, as paths below the root."""
@@ -72,7 +112,7 @@ class Run:
             kind: [str(self.path(f)) for f in files] if isinstance(files, list) else str(self.path(files))
             for kind, files in kinds.items()
         }
-        return {**placed, "arms": self.arms}
+        return {**placed, "arms": self.parts["report"]}
 
     def claims_file(self) -> Path:
         """Return the claims as data."""
