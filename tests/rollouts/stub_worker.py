@@ -2,7 +2,7 @@
 
 Modes, in init state 1: ``crash_once`` dies natively, ``hang_once`` hangs (the file remembers that it has happened),
 ``crash`` and ``wedge`` do so every time, ``wedge`` at step 20 and in native code that holds the interpreter; ``slow``
-takes 0.1 s for each step, ``raise_once`` raises at step 20. ``blind`` cannot render.
+takes 0.1 s for each step, ``raise_once`` raises at step 20. ``blind`` cannot render. ``long`` has 90 steps.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ class StubSimulator:
 
     prompt, horizon = "move the point", 60
 
-    def __init__(self, mode: str = "", file: Path | None = None) -> None:
+    def __init__(self, mode: str = "", file: Path | None = None, horizon: int | None = None) -> None:
         self.mode, self.file, self.rendered = mode, file, False
+        self.horizon = horizon or (90 if mode == "long" else self.horizon)
 
     def reset(self, key) -> None:
         self.key, self.steps, self.rendered = key, 0, True
@@ -82,6 +83,6 @@ if __name__ == "__main__":
         opengl._loads = lambda name, soname: False
         worker.make_simulator = blind
     else:
-        worker.make_simulator = lambda settings: StubSimulator(mode, Path(file))
+        worker.make_simulator = lambda settings: StubSimulator(mode, Path(file), settings["horizon"])
     worker.leave_with_parent(os.getppid())
     worker.serve(Connection(descriptor))

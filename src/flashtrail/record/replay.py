@@ -8,6 +8,7 @@ may go separate ways; `Outcome` says where. Knows the shard's spec; reads a run 
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import tempfile
@@ -27,14 +28,9 @@ from flashtrail.rollouts.shard import roll_out_shard
 from flashtrail.rollouts.spec import shard_spec
 
 FORMAT = "flashtrail-episode"
-_HANDLES = (
-    "base",
-    "draft",
-    "model",
-    "latencies",
-    "action_stats",
-    "kernels",
-)  # of a shard's inputs, what its spec is made of
+# Of a shard's inputs, what its spec is made of.
+_HANDLES = ("base", "draft", "model", "latencies", "action_stats", "kernels")
+_CHECKOUT = provenance.PACKAGE_ROOT.parents[1]
 # The largest first difference of an action that a shared pass explains (2e-5 was measured), environment units.
 COMPANY = 1e-4
 # What a clock on the wall measured, and what names the run rather than the episode.
@@ -128,6 +124,7 @@ def explain(run: Run, name: Name) -> dict[str, Any]:
         "noise_seeds": [row["noise_seed"] for row in recorded["rounds"]],
         "arm": arm,
         "handles": {k: v for k, v in shard.job["input"].items() if k in _HANDLES},
+        "execution": json.loads(about.get("execution", "{}")),
         "equality": promise(arm, recorded),
         "command": f"flashtrail explain {name} --replay",
         "outcome": {k: episode[k] for k in ("outcome", "success", "steps", "rounds")},
@@ -190,6 +187,7 @@ def replay(explained: Mapping[str, Any], here: Here) -> Outcome:
         handles = _handles(explained, here, out)
         spec = shard_spec(own, key.task_id, handles, "replay", out / "server.log")
         _same_artifact(explained, spec)
+        _same_execution(explained, spec)
         with (out / "shard.log").open("w") as log:
             roll_out_shard(spec, out / "shard", log=log).check()
         found = {}
@@ -211,6 +209,10 @@ def _handles(explained: Mapping[str, Any], here: Here, out: Path) -> dict[str, A
                 place = here.artifacts / Path(path).parts[-3] / kind / "manifest.json"
             if not place.is_file() or not (place.parent / "model.safetensors").is_file():
                 raise UserError(f"{place.parent} has no weights: give --artifacts, the results/artifacts of a run")
+        if kind == "action_stats" and not place.is_file():
+            place = _CHECKOUT / path  # an episode by itself: a file of ours is held to the record by its digest
+            if not place.is_file():
+                raise UserError(f"{here.root / path} does not exist: give --from, a run or bundle that has this file")
         placed[kind] = str(place)
     known = here.root / explained["handles"].get("model", "results/environments/handle.json")
     recorded = provenance.json_load(known) if known.is_file() else {}
@@ -226,6 +228,15 @@ def _same_artifact(explained: Mapping[str, Any], spec: Mapping[str, Any]) -> Non
     ours, theirs = spec["metadata"]["artifact_digest"], explained["artifact_digest"]
     if ours != theirs:
         raise UserError(f"the artifact here has the digest {ours}, the episode ran on {theirs}: give --artifacts")
+
+
+def _same_execution(explained: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
+    """UserError where actions would be unnormalised by other statistics than those of the record."""
+    digest = "action_stats_digest"
+    ours, theirs = json.loads(spec["metadata"].get("execution", "{}")), explained.get("execution", {})
+    if digest in theirs and ours.get(digest) != theirs[digest]:
+        file = theirs.get("action_stats", "its file of statistics")
+        raise UserError(f"{file} here is not the file of the record: give --from, a run or bundle that has it")
 
 
 # --- the comparison ---
