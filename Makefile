@@ -26,7 +26,7 @@ report: setup ## run the whole workflow on this machine and write reports/final.
 drills: setup ## silent failures on demand, and which predicate tells them apart: reports/drills.html
 	@$(BIN)/snakemake --profile $(PROFILE) reports/drills.html
 
-checkup: setup ## one task at its 50 init states against the policy's published success: reports/checkup.html (10-20 min)
+checkup: setup ## one task at its 50 init states against the policy's published success: reports/checkup.html (4-20 min)
 	@$(BIN)/snakemake --profile $(PROFILE) reports/checkup.html
 	@$(BIN)/python -m flashtrail.evidence.checkup results/checkup/checkup.json
 
