@@ -24,10 +24,24 @@ def runtimes():
 
 
 @pytest.fixture(scope="module")
-def expected(runtimes):
-    judged = check.judging(check.observe(runtimes[0], ASKED, timed=0))
+def wider():
+    parts = ({k: v.double() for k, v in w.items()} for w in (base_weights(), draft_weights(seed=1)))
+    base, head = parts
+    runtime = TorchRuntime(base, SMALL, head, SMALL_DRAFT)
+    judged = check.judging(check.observe(runtime, ASKED, timed=0))
     assert len(judged) == 2
-    return judged, check.observe(runtimes[0], ASKED, judged, timed=0)
+    return judged, check.observe(runtime, ASKED, judged, timed=0)
+
+
+@pytest.fixture(scope="module")
+def expected(runtimes, wider):
+    return wider[0], check.observe(runtimes[0], ASKED, wider[0], timed=0)
+
+
+@pytest.fixture(scope="module")
+def conclude(wider):
+    """The verdict on what PyTorch and the kernels did."""
+    return lambda theirs, ours: check.verdict(wider[1], theirs, ours)
 
 
 @pytest.fixture(scope="module")
@@ -39,32 +53,32 @@ def timed(observed, full, draft):
     return dataclasses.replace(observed, ms={"full": full, "draft": draft})
 
 
-def test_right_kernels_are_taken_where_they_are_faster(expected, found):
-    backend, why, worst = check.verdict(timed(expected[1], 9.0, 4.0), timed(found, 5.0, 3.0), "float32")
+def test_right_kernels_are_taken_where_they_are_faster(conclude, expected, found):
+    backend, why, worst = conclude(timed(expected[1], 9.0, 4.0), timed(found, 5.0, 3.0))
     assert backend == "triton" and "20 rounds agree" in why and "full 5.00 for 9.00 ms" in why
-    assert set(worst) == {"chunk", "draft", "x0_hat"} and max(worst.values()) < 0.5
+    assert set(worst) == {"chunk", "draft", "x0_hat"} and max(worst.values()) < 1
     accepted = {r.accepted for rounds in found.rounds.values() for s, r in rounds[2:] if s in expected[0]}
     assert len(accepted) > 1  # the radius accepts drafts in part: a decision that ignores it would show
 
 
 @pytest.mark.parametrize(("full", "draft"), [(9.5, 3.0), (5.0, 4.0)])
-def test_right_kernels_that_are_not_faster_are_not_taken(expected, found, full, draft):
-    backend, why, _ = check.verdict(timed(expected[1], 9.0, 4.0), timed(found, full, draft), "float32")
+def test_right_kernels_that_are_not_faster_are_not_taken(conclude, expected, found, full, draft):
+    backend, why, _ = conclude(timed(expected[1], 9.0, 4.0), timed(found, full, draft))
     assert backend == "torch" and "do not make each route shorter" in why
 
 
-def test_late_compilations_are_a_reason_and_so_is_no_timing(expected, found):
+def test_late_compilations_are_a_reason_and_so_is_no_timing(conclude, expected, found):
     late = dataclasses.replace(timed(found, 1, 1), late={"captures": 0, "compilations": 2})
-    assert check.verdict(expected[1], late, "float32")[:2] == (
+    assert conclude(expected[1], late)[:2] == (
         "torch",
         "after warm-up there were still {'captures': 0, 'compilations': 2}",
     )
-    assert check.verdict(expected[1], found, "float32")[0] == "torch"
+    assert conclude(expected[1], found)[0] == "torch"
 
 
 @pytest.mark.parametrize("name", ["chunk", "draft", "x0_hat"])
 @pytest.mark.parametrize("how", ["a hundredth off", "one entry", "not finite"])
-def test_a_wrong_value_is_named(expected, found, name, how):
+def test_a_wrong_value_is_named(conclude, expected, found, name, how):
     """In the last round that has it, of the last case."""
     case = ASKED[-1]
     rounds = list(found.rounds[case])
@@ -79,21 +93,22 @@ def test_a_wrong_value_is_named(expected, found, name, how):
         value.flat[7] = np.nan if how == "not finite" else value.flat[7] + 1
     rounds[at] = settings, dataclasses.replace(result, **{name: value})
     wrong = dataclasses.replace(found, rounds=found.rounds | {case: rounds}, ms={"full": 1, "draft": 1})
-    backend, why, _ = check.verdict(timed(expected[1], 9, 9), wrong, "float32")
-    assert backend == "torch" and f"wrong on this device: {name} is" in why and str(case) in why
+    backend, why, _ = conclude(timed(expected[1], 9, 9), wrong)
+    assert backend == "torch" and "wrong on this device: " in why
+    assert f"{name} is" in why or "not finite" in why
 
 
-def test_a_wrong_decision_is_named(expected, found):
+def test_a_wrong_decision_is_named(conclude, expected, found):
     case = ASKED[0]
     rounds = [
         (s, r if r.verdict is None else dataclasses.replace(r, verdict=dataclasses.replace(r.verdict, accepted=2)))
         for s, r in found.rounds[case]
     ]
     wrong = dataclasses.replace(found, rounds={case: rounds})
-    assert "decided (2, False, False)" in check.verdict(expected[1], wrong, "float32")[1]
+    assert "decided (2, False, False)" in conclude(expected[1], wrong)[1]
 
 
-def test_a_stage_that_leaves_its_last_row_alone_is_found(runtimes, expected, monkeypatch):
+def test_a_stage_that_leaves_its_last_row_alone_is_found(conclude, runtimes, expected, monkeypatch):
     kernels = runtimes[1]
     settle = kernels.settle_many
 
@@ -105,7 +120,7 @@ def test_a_stage_that_leaves_its_last_row_alone_is_found(runtimes, expected, mon
 
     monkeypatch.setattr(kernels, "settle_many", wrong)
     seen = check.observe(kernels, ASKED[-1:], expected[0], timed=0)
-    backend, why, _ = check.verdict(expected[1], seen, "float32")
+    backend, why, _ = conclude(expected[1], seen)
     assert backend == "torch" and "x0_hat" in why
 
 
@@ -136,7 +151,7 @@ def test_the_examination_of_an_artifact(artifact, tmp_path, capsys):
     record = json.loads((tmp_path / "record.json").read_text())
     assert capsys.readouterr().out == f"backend {record['backend']}: {record['why']}\n"
     assert "24 rounds agree with PyTorch's" in record["why"] and len(record["cases"]) == 6
-    assert max(record["worst_share_of_bound"].values()) < 0.5
+    assert max(record["worst_share_of_leeway"].values()) < 1
     if DEVICE == "cpu":  # the interpreter: right, and nothing to gain
         assert record["backend"] == "torch" and record["why"].endswith("but were not timed")
 

@@ -2,11 +2,12 @@
 
     python -m flashtrail.flash.kernels.check --artifact DIR --draft DIR --device cuda --dtype bfloat16 --json FILE
 
-The same rounds go through the PyTorch stages and then through the kernels: every number of views, short and long
-prompts, one session and several in a pass. Chunks, drafts and estimates must agree within what the number format
-grants, decisions must follow from them, nothing may be recorded or compiled late, and the rounds must be shorter.
-Whatever is wrong, the answer is the PyTorch backend with the reason: the kernels have to earn their place on each
-device. Knows no server; run it in a process of its own, since a wrong kernel can take the process with it.
+The same rounds go through the PyTorch stages in a wider number format, in the one that is to serve, and through the
+kernels: every number of views, short and long prompts, one session and several in a pass. The kernels may be as far
+from the wider format as PyTorch itself is, times a leeway; decisions must follow from the device's own estimates,
+nothing may be recorded or compiled late, and the rounds must be shorter. Whatever is wrong, the answer is the PyTorch
+backend with the reason: the kernels have to earn their place on each device. Knows no server; run it in a process of its
+own, since a wrong kernel can take the process with it.
 """
 
 from __future__ import annotations
@@ -34,12 +35,11 @@ from flashtrail.flash.runtime import ModelInputs, TorchRuntime
 from flashtrail.flash.settings import FlashSettings
 from flashtrail.flash.verify import Floats, distances, judge
 
-# max |a - b| / max |b| and mean |a - b| / std(b) between two runs of the same weights. bfloat16: twice the bounds that
-# docs/precision.md grants one of them. A chunk's peak is loose for the reason given there for `actions`.
-BOUNDS: Mapping[str, Mapping[str, tuple[float, float]]] = {
-    "float32": {"chunk": (2e-3, 1e-4), "draft": (2e-4, 5e-5), "x0_hat": (2e-4, 5e-5)},
-    "bfloat16": {"chunk": (1.0, 0.08), "draft": (0.06, 0.04), "x0_hat": (0.12, 0.08)},
-}
+WIDER = {"bfloat16": "float32", "float32": "float64"}
+# Quantile of the rounds -> how many times PyTorch's own error the kernels' may be. Sums in another order err as much;
+# single rounds of a trained flow part further by chance; a fault is a hundred times either, or of some rounds only.
+LEEWAY = {0.5: 2.0, 0.75: 3.0, 1.0: 10.0}
+FLOOR = 1e-6  # of the largest value: below it last digits are compared
 # Nothing sends a session back to a full round. The first draft round accepts all, the later ones judge.
 ACCEPT = FlashSettings(
     tau_radius=1e6, enable_gripper_verify=False, enable_gripper_post_verify=False, full_fallback=False
@@ -153,44 +153,39 @@ def _times(engine: Engine, case: Case, timed: int) -> dict[str, float]:
 # --- the verdict ---
 
 
-def verdict(expected: Observed, found: Observed, dtype: str) -> tuple[str, str, dict[str, float]]:
-    """Return the backend to take, why, and the worst share of its bound for each quantity."""
-    worst: dict[str, float] = {}
+def verdict(wider: Observed, expected: Observed, found: Observed) -> tuple[str, str, dict[str, float]]:
+    """Return the backend to take, why, and each quantity's largest error as a share of what it may be.
+
+    `wider`: PyTorch in a wider format, `expected`: in the one that serves, `found`: the kernels.
+    """
     for case, rounds in found.rounds.items():
         for (settings, ours), (_, theirs) in zip(rounds, expected.rounds[case], strict=True):
-            if trouble := _differ(ours, theirs, settings, BOUNDS[dtype], worst):
-                return "torch", f"the kernels are wrong on this device: {trouble} ({case})", worst
+            if trouble := _decided_wrongly(ours, theirs, settings):
+                return "torch", f"the kernels are wrong on this device: {trouble} ({case})", {}
+    shares = _shares(_errors(found, wider), _errors(expected, wider))
+    name = max(shares, key=lambda key: shares[key])
+    if not shares[name] <= 1:
+        said = f"{name} is {shares[name]:.3g} times as far from PyTorch in a wider format as it may be"
+        return "torch", f"the kernels are wrong on this device: {said}", shares
     if any(found.late.values()):
-        return "torch", f"after warm-up there were still {found.late}", worst
+        return "torch", f"after warm-up there were still {found.late}", shares
     count = sum(len(rounds) for rounds in found.rounds.values())
-    agreed = f"{count} rounds agree with PyTorch's (at most {max(worst.values()):.2f} of a bound)"
+    agreed = f"{count} rounds agree with PyTorch's (errors at most {shares[name]:.2f} of what they may be)"
     if not found.ms:
-        return "torch", f"{agreed}, but were not timed", worst
+        return "torch", f"{agreed}, but were not timed", shares
     times = ", ".join(f"{route} {found.ms[route]:.2f} for {expected.ms[route]:.2f} ms" for route in found.ms)
     if any(found.ms[route] >= expected.ms[route] for route in found.ms):
-        return "torch", f"{agreed}, but the kernels do not make each route shorter: {times}", worst
-    return "triton", f"{agreed} and are shorter: {times}", worst
+        return "torch", f"{agreed}, but the kernels do not make each route shorter: {times}", shares
+    return "triton", f"{agreed} and are shorter: {times}", shares
 
 
-def _differ(
-    ours: RoundResult,
-    theirs: RoundResult,
-    settings: FlashSettings,
-    bounds: Mapping[str, tuple[float, float]],
-    worst: dict[str, float],
-) -> str | None:
+def _decided_wrongly(ours: RoundResult, theirs: RoundResult, settings: FlashSettings) -> str | None:
     if ours.route != theirs.route:
         return f"a {ours.route} round where PyTorch has a {theirs.route} round"
-    pairs = {"chunk": (ours.chunk, theirs.chunk)} if ours.route == "full" else {}
-    if ours.draft is not None and ours.x0_hat is not None and theirs.draft is not None and theirs.x0_hat is not None:
-        pairs = {"draft": (ours.draft, theirs.draft), "x0_hat": (ours.x0_hat, theirs.x0_hat)}
-    for name, (a, b) in pairs.items():
-        share = _share(a, b, bounds[name])
-        worst[name] = max(worst.get(name, 0.0), share)
-        if not share <= 1:
-            return f"{name} is {share:.1f} times its bound from PyTorch's"
     if ours.draft is None or ours.x0_hat is None or ours.verdict is None:
         return None
+    if not (np.isfinite(ours.draft).all() and np.isfinite(ours.x0_hat).all()):
+        return "a draft or estimate is not finite"
     should = judge(ours.draft, ours.x0_hat, ours.last_gripper, settings)
     decided = [(v.accepted, v.gripper_stop, v.gripper_cut) for v in (ours.verdict, should)]
     if decided[0] != decided[1]:
@@ -198,41 +193,81 @@ def _differ(
     return None
 
 
-def _share(a: Floats, b: Floats, bound: tuple[float, float]) -> float:
-    gap, b = np.abs(a.astype(np.float64) - b), b.astype(np.float64)
-    if not np.isfinite(gap).all():
-        return float("inf")
-    return max(gap.max() / max(np.abs(b).max(), 1e-30) / bound[0], gap.mean() / max(b.std(), 1e-30) / bound[1])
+def _errors(found: Observed, wider: Observed) -> dict[str, list[tuple[float, float]]]:
+    """Quantity -> of each round that has it: mean and largest distance from `wider`, relative to the largest value."""
+    out: dict[str, list[tuple[float, float]]] = {}
+    for case, rounds in found.rounds.items():
+        for (_, ours), (_, reference) in zip(rounds, wider.rounds[case], strict=True):
+            for name in ("chunk",) if ours.route == "full" else ("draft", "x0_hat"):
+                gap = np.abs(getattr(ours, name).astype(np.float64) - getattr(reference, name))
+                gap = np.where(np.isfinite(gap), gap, np.inf) / max(
+                    float(np.abs(getattr(reference, name)).max()), 1e-30
+                )
+                out.setdefault(name, []).append((float(gap.mean()), float(gap.max())))
+    return out
+
+
+def _shares(
+    ours: Mapping[str, Sequence[tuple[float, float]]], theirs: Mapping[str, Sequence[tuple[float, float]]]
+) -> dict[str, float]:
+    """The kernels' errors as a share of what PyTorch's allow: the worst quantile of mean and of largest distances."""
+    shares = {}
+    for name, errors in ours.items():
+        of_both = [
+            np.quantile(np.array(values), list(LEEWAY), axis=0, method="higher") for values in (errors, theirs[name])
+        ]
+        allowed = np.maximum(of_both[1], FLOOR) * np.array(list(LEEWAY.values()))[:, None]
+        shares[name] = float((of_both[0] / allowed).max())
+    return shares
 
 
 # --- from the command line ---
 
 
 def check(base: Path, draft: Path | None, device: str, dtype: str, together: int = 1) -> dict[str, Any]:
-    """Run both backends one after the other, each with the memory to itself; the record. Raises FlashError where
-    neither can run; what the kernels raise is a reason not to take them.
+    """Run one after the other, each with the memory to itself, and return the record.
+
+    Raises FlashError where PyTorch cannot run either; what the kernels raise is a reason not to take them.
     """
     asked = cases(weights.read_dims(base), together)
     timed = TIMED if device.startswith("cuda") else 0  # Triton's interpreter says nothing of times
     if reason := backends.why_not_triton(device, dtype):
         return _record(device, dtype, "torch", reason, {}, {})
+    wide_on = _where_it_fits(base, device, WIDER[dtype])
+    wider = backends.load_runtime(base, draft, wide_on, WIDER[dtype], "torch")
+    judged = judging(observe(wider, asked, timed=0))
+    reference = observe(wider, asked, judged, timed=0)
+    del wider
+    _free(device)
     runtime = backends.load_runtime(base, draft, device, dtype, "torch")
-    judged = judging(observe(runtime, asked, timed=0))
     expected = observe(runtime, asked, judged, timed)
     del runtime
-    gc.collect()
-    if device.startswith("cuda"):
-        torch.cuda.empty_cache()
+    _free(device)
     try:
         kernels = backends.load_runtime(base, draft, device, dtype, "triton", None, together)
         found = observe(kernels, asked, judged, timed)
-        backend, why, worst = verdict(expected, found, dtype)
+        backend, why, worst = verdict(reference, expected, found)
     except Exception as error:
         lines = str(error).splitlines() or [""]
         return _record(device, dtype, "torch", f"the kernels failed: {type(error).__name__}: {lines[0]}", {}, {})
     return _record(device, dtype, backend, why, worst, {"torch": expected.ms, "triton": found.ms}) | {
         "cases": [asdict(case) for case in asked]
     }
+
+
+def _where_it_fits(base: Path, device: str, dtype: str) -> str:
+    """The device if it has room for this policy in a wider format, else the CPU, slowly."""
+    try:
+        backends.check_device(device, dtype, weights.read_dims(base))
+    except DeviceError:
+        return "cpu"
+    return device
+
+
+def _free(device: str) -> None:
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
 
 
 def _record(
@@ -246,7 +281,7 @@ def _record(
     versions = {"torch": torch.__version__, "triton": triton}
     return {"version": 1, "backend": backend, "why": why, "device": device, "device_name": name, "dtype": dtype} | {
         "versions": versions,
-        "worst_share_of_bound": worst,
+        "worst_share_of_leeway": worst,
         "median_ms": ms,
     }
 
@@ -260,7 +295,7 @@ def main(words: Sequence[str] | None = None) -> int:
     add("--artifact", type=Path, required=True, metavar="DIR")
     add("--draft", type=Path, metavar="DIR")
     add("--device", default="cuda")
-    add("--dtype", default="bfloat16", choices=sorted(BOUNDS))
+    add("--dtype", default="bfloat16", choices=sorted(WIDER))
     add("--together", type=int, default=1, metavar="N", help="sessions that may share a pass (default: 1)")
     add("--json", type=Path, metavar="FILE")
     found = parser.parse_args(words)
