@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup report drills checkup screenshot test lint conformance fidelity verify-success fuzz bench-server bench-rollouts bench-evidence bench-engine bench-gpu roofline bench-convert bundle audit-crate check check-envs nano unlock lock clean-results clean-env
+.PHONY: help setup report drills checkup screenshot test lint conformance fidelity verify-success fuzz bench-server bench-rollouts bench-evidence bench-engine bench-gpu kernels-compile roofline bench-convert bundle audit-crate check check-envs nano unlock lock clean-results clean-env
 PROFILE ?= profiles/local
 PYTHON ?= $(shell for p in python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { echo $$p; break; }; \
@@ -67,6 +67,9 @@ audit-crate: setup ## hold bundle/'s RO-Crate to the Workflow Run RO-Crate profi
 
 bench-engine: setup ## the engine's routes on this CPU, pi0_nano's dims, beside torch.compile (3 min; wants a quiet machine)
 	@$(BIN)/python -m flashtrail.benchmark --device cpu --random pi0_nano --json results/benchmarks/engine_cpu.json
+
+kernels-compile: setup ## every Triton kernel compiled for an L40S and an H200, neither of which need be there (10 min)
+	@$(BIN)/python -m flashtrail.benchmark.kernels --json results/benchmarks/kernels.json
 
 roofline: setup ## what pi0_libero's rounds cost at best on an L40S and an H200, alone and in a batch, from its dims
 	@$(BIN)/python -m flashtrail.benchmark.roofline

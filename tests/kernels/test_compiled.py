@@ -7,18 +7,21 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 from flashtrail.benchmark import launches
-from flashtrail.benchmark.launches import CARDS, StandIn, Watched, on_paper
+from flashtrail.benchmark.launches import CARDS, Launch, StandIn, Watched, on_paper
 from flashtrail.benchmark.presets import preset
 from flashtrail.benchmark.resources import Resources, _dots, _widths
+from flashtrail.benchmark.streaming import Stream, stream
 from flashtrail.errors import UserError
 from flashtrail.flash.kernels import attention, decide, products, rows
 
 L40S, H200 = CARDS["L40S"], CARDS["H200"]
+linear_residual, judge = products.linear_residual_kernel, decide.judge_kernel
 
 
 def command(tmp_path, *words):
@@ -144,6 +147,23 @@ def test_occupancy_follows_the_scarcest_resource():
         resources(shared=0, registers=16).blocks(L40S) == 12 and resources(shared=0, registers=16).occupancy(L40S) == 1
     )
     assert resources(registers=255, shared=0, warps=16).blocks(L40S) == 0
+
+
+def test_a_prediction_is_set_by_the_scarcest_of_three():
+    stream = Stream("x", 51, weight=4_800_000, cached=5_500_000, programs=128, in_flight=3_840_000)
+    assert stream.predicted(H200) == (pytest.approx(1.8e-6), "memory")  # 1 us of each, and a latency
+    assert replace(stream, in_flight=384_000).predicted(H200) == (pytest.approx(10.8e-6), "in flight")
+    assert replace(stream, cached=55_000_000).predicted(H200) == (pytest.approx(10.8e-6), "cache")
+
+
+def test_a_products_bytes_follow_from_its_tile():
+    x, w = (StandIn(torch.empty(s, dtype=torch.bfloat16, device="meta")) for s in ((51, 4096), (4096, 1024)))
+    constants = {"BM": 64, "BN": 64, "BK": 64, "num_stages": 5}
+    found = stream(Launch(linear_residual, (x, w), constants, {(16, 2, 4): 1, (16, 1, 8): 9}), H200, 1)
+    assert (found.rows, found.weight, found.programs) == (51, 8 << 20, 128)
+    assert found.in_flight == 128 * 4 * 64 * 64 * 2
+    assert found.cached == (8 << 20) + 16 * 51 * 4096 * 2 + 2 * 4 * 8 * 51 * 1024
+    assert stream(Launch(judge, (x, w), constants, {(1,): 1}), H200, 1) is None
 
 
 def test_the_compilers_text_is_read_rightly():

@@ -5,9 +5,9 @@
 The same rounds go through the PyTorch stages in a wider number format, in the one that is to serve, and through the
 kernels: every number of views, short and long prompts, one session and several in a pass. The kernels may be as far
 from the wider format as PyTorch itself is, times a leeway; decisions must follow from the device's own estimates,
-nothing may be recorded or compiled late, and the rounds must be shorter. Whatever is wrong, the answer is the PyTorch
-backend with the reason: the kernels have to earn their place on each device. Knows no server; run it in a process of its
-own, since a wrong kernel can take the process with it.
+nothing may be recorded or compiled late, and the rounds must be shorter. Whatever is wrong, the answer is PyTorch, with
+the reason: the kernels have to earn their place on each device. Knows no server; run it in a process of its own, since a
+wrong kernel can take the process with it.
 """
 
 from __future__ import annotations
