@@ -71,6 +71,8 @@ class TorchRuntime(BatchedStages):
         self._wd = dict(draft or {})
         embed = base["embed.weight"]
         self.device, self.dtype = embed.device, embed.dtype
+        if self.device.type == "cuda" and self.dtype == torch.float32:
+            torch.backends.cudnn.allow_tf32 = False  # a stem's convolutions; products are exact by PyTorch's default
         self._stages = choose(base, self._w, dims, self._wd, draft_dims)
         self.manifests = dict(manifests or {})
         self.directory = directory  # of the base artifact: its norm statistics and tokenizer lie there

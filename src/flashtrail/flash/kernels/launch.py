@@ -29,7 +29,7 @@ def chip(device: torch.device) -> Chip:
         return INTERPRETER
     facts = torch.cuda.get_device_properties(device)
     shared = int(getattr(facts, "shared_memory_per_block_optin", LEAST_SHARED))
-    return Chip(int(facts.multi_processor_count), shared, wgmma=facts.major == 9)
+    return Chip(int(facts.multi_processor_count), shared, wgmma=facts.major in (9, 10))
 
 
 def _start(kernel: Any, grid: tuple[int, ...], *arguments: Any, tile: Any = None, **constants: Any) -> None:

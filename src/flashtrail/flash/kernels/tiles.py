@@ -21,7 +21,7 @@ SCRATCH = 1024  # bytes of shared memory left alone, for what the compiler adds
 @dataclass(frozen=True)
 class Chip:
     """What tiles are chosen for: processors, bytes of shared memory a program may take, and whether products read
-    their operands there while the next ones arrive (wgmma), which takes one buffer more."""
+    their operands there while the next ones arrive (wgmma and its successor), which takes one buffer more."""
 
     processors: int
     shared: int
