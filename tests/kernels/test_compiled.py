@@ -77,6 +77,9 @@ dims, draft = preset({name!r})
 paper = on_paper(CARDS["H200"], thin(dims), draft, "bfloat16", 2)
 assert not paper.forbidden, paper.forbidden
 print(*sorted({{one.kernel for one in paper.launches}}))
+if {name!r} == "pi0_nano":  # two layers and two steps stand for all
+    whole = on_paper(CARDS["H200"], dims, draft, "bfloat16", 2)
+    assert {{one.key for one in whole.launches}} == {{one.key for one in paper.launches}}
 """
     clean = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     ran = subprocess.run([sys.executable, "-c", script], env=clean, capture_output=True, text=True)

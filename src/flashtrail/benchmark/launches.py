@@ -73,6 +73,7 @@ class Launch:
     arguments: tuple[Any, ...]  # of its first launch, tensors as StandIn
     constants: dict[str, Any]  # with num_warps and num_stages
     grids: dict[tuple[int, ...], int] = field(default_factory=dict)  # -> launches
+    key: tuple[str, ...] = ()  # kernel, specialisation and options, as Triton tells them apart
 
     @property
     def kernel(self) -> str:
@@ -214,7 +215,7 @@ def on_paper(
             *_, binder = function.device_caches[card.capability]
             _, specialization, options = binder(*stand_ins, **constants)
             key = (function.fn.__name__, str(specialization), str(options))
-            one = found.setdefault(key, Launch(function, stand_ins, constants))
+            one = found.setdefault(key, Launch(function, stand_ins, constants, key=key))
             one.grids[grid] = one.grids.get(grid, 0) + 1
 
         def meta(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
