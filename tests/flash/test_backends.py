@@ -61,6 +61,12 @@ def test_without_a_c_compiler_triton_could_not_start_a_kernel(monkeypatch, tmp_p
     assert backends.missing_build_tool() is None
     (tmp_path / "gcc").unlink()
     assert "there is none (apt-get install gcc, or set CC)" in backends.missing_build_tool()
+    # A server is started by its interpreter's path, from another environment: its own compiler is on no PATH.
+    own = tmp_path / "bin/x86_64-conda-linux-gnu-cc"
+    own.parent.mkdir()
+    own.touch(mode=0o755)
+    monkeypatch.setattr(backends.sys, "prefix", str(tmp_path))
+    assert backends.missing_build_tool() is None and backends.c_compiler() == str(own)
     monkeypatch.setenv("CC", "tcc")
     assert backends.missing_build_tool() is None
 

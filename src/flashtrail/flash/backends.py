@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
 import sysconfig
 import warnings
 from dataclasses import dataclass
@@ -62,9 +63,18 @@ def why_not_triton(device: str, dtype: str) -> str | None:
     return missing_build_tool() if where.type == "cuda" else None
 
 
+def c_compiler() -> str | None:
+    """The C compiler that Triton would use: $CC, one on the PATH, or the interpreter's own environment's.
+
+    The last is not on the PATH where a server is started from another environment, as a shard starts it.
+    """
+    own = sorted((Path(sys.prefix) / "bin").glob("*-linux-gnu-cc"))
+    return os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang") or next(map(str, own), None)
+
+
 def missing_build_tool() -> str | None:
     """What Triton would miss at the first launch, where it builds its launcher in C; None if nothing."""
-    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+    if c_compiler() is None:
         return "Triton builds its launcher with a C compiler and there is none (apt-get install gcc, or set CC)"
     scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
     headers = Path(sysconfig.get_paths(scheme=scheme)["include"])
@@ -147,6 +157,8 @@ def load_runtime(
     """
     choice = choose(backend, device, dtype)
     cls = runtime_class(choice.name)
+    if choice.name == "triton" and (compiler := c_compiler()):
+        os.environ.setdefault("CC", compiler)
     check_device(device, dtype, weights.read_dims(base_dir))
     try:
         runtime = cls.load(base_dir, draft_dir, device, dtype)
