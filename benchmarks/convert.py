@@ -83,7 +83,20 @@ def write_tree(params: Path, shapes: layouts.Shapes, cut: str, suffix: str) -> i
         for at in np.ndindex(*(-(-n // c) for n, c in zip(shape, grid, strict=True))):
             store.write(f"{place}/{'.'.join(map(str, at))}", _compressed(seed, math.prod(grid))).result()
             seed += 1
+    (params / "_METADATA").write_text(json.dumps(described(shapes, suffix)))
     return sum(math.prod(shape) for shape in shapes.values())
+
+
+def described(shapes: layouts.Shapes, suffix: str) -> dict[str, Any]:
+    """What Orbax keeps beside a tree and restores it by: each leaf's path. Conversion does without, parity does not."""
+    leaves = {}
+    for leaf in shapes:
+        keys = ("params", *leaf.split("/"), *filter(None, suffix.split(".")))
+        leaves[str(keys)] = {
+            "key_metadata": [{"key": key, "key_type": 2} for key in keys],
+            "value_metadata": {"value_type": "np.ndarray", "skip_deserialize": False},
+        }
+    return {"tree_metadata": leaves, "use_zarr3": False, "store_array_data_equal_to_fill_value": True}
 
 
 def _cut(shape: tuple[int, ...], cut: str) -> tuple[int, ...]:

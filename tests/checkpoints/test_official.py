@@ -38,37 +38,89 @@ def unpickled(path: Path) -> dict[str, Any]:
         return pickle.load(file)
 
 
-def test_the_export_is_what_the_official_layout_says(artifacts: Path, exported: Path, whole_source: Path) -> None:
-    """Against the construction of docs/reference/FLASH.md E, made here from the source tree."""
-    if artifact.read_manifest(artifacts / "base")["dtype"] != "float32":
-        pytest.skip("the official converter folds float32 parameters")
-    found, tree = unpickled(exported / FILES[0]), orbax.read_tree(whole_source / "params")
+def official_construction(tree: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every tensor of `base_weights.pkl`, float32, made of the source tree as docs/reference/FLASH.md E has it."""
+    img, llm = "PaliGemma/img/", "PaliGemma/llm/"
+    block = img + "Transformer/encoderblock/"
+    attn = block + "MultiHeadDotProductAttention_0/"
+    depth, width = tree[block + "LayerNorm_0/scale"].shape
+    qkv = [tree[f"{attn}{name}/kernel"].reshape(depth, width, -1) for name in ("query", "key", "value")]
+    biases = [tree[f"{attn}{name}/bias"].reshape(depth, -1) for name in ("query", "key", "value")]
+    out = {
+        "vision_patch_embedding_w": tree[img + "embedding/kernel"],
+        "vision_patch_embedding_b": tree[img + "embedding/bias"],
+        "vision_position_embedding": tree[img + "pos_embedding"][0],
+        "vision_attn_qkv_w": np.concatenate(qkv, axis=2),
+        "vision_attn_qkv_b": np.concatenate(biases, axis=1),
+        "vision_attn_o_w": tree[attn + "out/kernel"].reshape(depth, -1, width),
+        "vision_attn_o_b": tree[attn + "out/bias"],
+        "vision_ffn_up_w": tree[block + "MlpBlock_0/Dense_0/kernel"],
+        "vision_ffn_up_b": tree[block + "MlpBlock_0/Dense_0/bias"],
+        "vision_ffn_down_w": tree[block + "MlpBlock_0/Dense_1/kernel"],
+        "vision_ffn_down_b": tree[block + "MlpBlock_0/Dense_1/bias"],
+        "vision_pre_attn_norm_w": tree[block + "LayerNorm_0/scale"],
+        "vision_pre_attn_norm_b": tree[block + "LayerNorm_0/bias"],
+        "vision_pre_ffn_norm_w": tree[block + "LayerNorm_1/scale"],
+        "vision_pre_ffn_norm_b": tree[block + "LayerNorm_1/bias"],
+        "vision_final_norm_w": tree[img + "Transformer/encoder_norm/scale"],
+        "vision_final_norm_b": tree[img + "Transformer/encoder_norm/bias"],
+        "encoder_multi_modal_projector_w": tree[img + "head/kernel"],
+        "encoder_multi_modal_projector_b": tree[img + "head/bias"],
+        "language_embedding_weight": tree[llm + "embedder/input_embedding"],
+        "decoder_state_in_proj_w": tree["state_proj/kernel"],
+        "decoder_state_in_proj_b": tree["state_proj/bias"],
+        "decoder_action_in_proj_w": tree["action_in_proj/kernel"],
+        "decoder_action_in_proj_b": tree["action_in_proj/bias"],
+        "decoder_action_time_mlp_in_w": tree["action_time_mlp_in/kernel"],
+        "decoder_action_time_mlp_in_b": tree["action_time_mlp_in/bias"],
+        "decoder_action_mlp_w": tree["action_time_mlp_out/kernel"],
+        "decoder_action_mlp_b": tree["action_time_mlp_out/bias"],
+        "decoder_action_fused_out_proj_w": tree["action_out_proj/kernel"]
+        * (1 + tree[llm + "final_norm_1/scale"][:, None])
+        * np.float32(-0.1),
+        "decoder_action_fused_out_proj_b": tree["action_out_proj/bias"] * np.float32(-0.1),
+    }
+    for name, suffix in (("encoder", ""), ("decoder", "_1")):
+        out |= official_stack(tree, name, suffix)
+    return out
+
+
+def official_stack(tree: dict[str, np.ndarray], name: str, suffix: str) -> dict[str, np.ndarray]:
+    """One Gemma stack: norms folded into rows, rotary halves of q and k in turns, value as it is."""
     llm = "PaliGemma/llm/layers/"
-    q = tree[llm + "attn/q_einsum_1/w"]  # (L, heads, W, head_dim)
+    q = tree[f"{llm}attn/q_einsum{suffix}/w"]  # (L, heads, W, head_dim)
     depth, heads, width, size = q.shape
-    scale = 1 + tree[llm + "pre_attention_norm_1/scale"][:, :, None]
-    k, v = tree[llm + "attn/kv_einsum_1/w"][:, :, 0].swapaxes(0, 1)
+    scale = 1 + tree[f"{llm}pre_attention_norm{suffix}/scale"][:, :, None]
+    k, v = tree[f"{llm}attn/kv_einsum{suffix}/w"][:, :, 0].swapaxes(0, 1)
     q = q.transpose(0, 2, 1, 3).reshape(depth, width, heads * size)
     q = (q * scale).reshape(depth, width, heads, 2, size // 2).transpose(0, 1, 2, 4, 3).reshape(depth, width, -1)
     k = (k * scale).reshape(depth, width, 2, size // 2).transpose(0, 1, 3, 2).reshape(depth, width, size)
-    expected = {
-        "decoder_attn_qkv_w": np.concatenate([q, k, v * scale], axis=2),
-        "decoder_ffn_gate_w": tree[llm + "mlp_1/gating_einsum"][:, 0]
-        * (1 + tree[llm + "pre_ffw_norm_1/scale"][:, :, None]),
-        "encoder_ffn_up_w": tree[llm + "mlp/gating_einsum"][:, 1] * (1 + tree[llm + "pre_ffw_norm/scale"][:, :, None]),
-        "decoder_action_fused_out_proj_w": tree["action_out_proj/kernel"]
-        * (1 + tree["PaliGemma/llm/final_norm_1/scale"][:, None])
-        * np.float32(-0.1),
-        "decoder_action_fused_out_proj_b": tree["action_out_proj/bias"] * np.float32(-0.1),
-        "vision_patch_embedding_w": tree["PaliGemma/img/embedding/kernel"],
-        "language_embedding_weight": tree["PaliGemma/llm/embedder/input_embedding"],
+    after = 1 + tree[f"{llm}pre_ffw_norm{suffix}/scale"][:, :, None]
+    return {
+        f"{name}_attn_qkv_w": np.concatenate([q, k, v * scale], axis=2),
+        f"{name}_attn_o_w": tree[f"{llm}attn/attn_vec_einsum{suffix}/w"].reshape(depth, heads * size, width),
+        f"{name}_ffn_gate_w": tree[f"{llm}mlp{suffix}/gating_einsum"][:, 0] * after,
+        f"{name}_ffn_up_w": tree[f"{llm}mlp{suffix}/gating_einsum"][:, 1] * after,
+        f"{name}_ffn_down_w": tree[f"{llm}mlp{suffix}/linear"],
     }
+
+
+def test_the_export_is_what_the_official_layout_says(artifacts: Path, exported: Path, whole_source: Path) -> None:
+    if artifact.read_manifest(artifacts / "base")["dtype"] != "float32":
+        pytest.skip("the official converter folds float32 parameters")
+    found, tree = unpickled(exported / FILES[0]), orbax.read_tree(whole_source / "params")
+    expected = official_construction(tree)
     for key, x in expected.items():
         assert found[key].dtype == torch.bfloat16 and found[key].shape == x.shape
+        assert found[key].device.type == "cpu" and found[key].is_contiguous()
         assert torch.equal(found[key], torch.from_numpy(np.ascontiguousarray(x)).bfloat16()), key
-    assert len(found) == 42 and official.PROMPT_KEY not in found
+    fused = {"decoder_action_fused_in_proj_w", "decoder_action_fused_time_biases"}  # products, rounded on the way
+    assert len(found) == 42 and set(found) == set(expected) | fused and official.PROMPT_KEY not in found
+    kernel, width = tree["action_time_mlp_in/kernel"], tree["action_in_proj/bias"].shape[0]
+    product = tree["action_in_proj/kernel"] @ kernel[:width]
+    gap = np.abs(found["decoder_action_fused_in_proj_w"].float().numpy() - product).max()
+    assert gap < 0.01 * np.abs(product).max()
     biases = found["decoder_action_fused_time_biases"].float().numpy()
-    kernel = tree["action_time_mlp_in/kernel"]
     period = 4e-3 * 1000 ** np.linspace(0, 1, width // 2)
     for i in range(10):
         angle = 2 * np.pi * (1 - i / 10) / period
@@ -83,7 +135,23 @@ def test_the_draft_export_is_a_renaming(artifacts: Path, exported: Path) -> None
     number = torch.float32 if artifact.read_manifest(artifacts / "draft")["dtype"] == "float32" else torch.bfloat16
     qkv = torch.cat([head[f"_gemma_block.self_attn.{n}_proj.weight"] for n in "qkv"])
     assert torch.equal(found["draft_qkv_w"], qkv.to(number).float())
-    assert torch.equal(found["draft_ffn_down_w"], head["_gemma_block.mlp.down_proj.weight"].to(number).float())
+    renamed = {
+        "draft_state_in_proj_w": "_state_token.weight",
+        "draft_state_in_proj_b": "_state_token.bias",
+        "draft_action_queries": "_action_queries.weight",
+        "draft_attn_o_w": "_gemma_block.self_attn.o_proj.weight",
+        "draft_ffn_gate_w": "_gemma_block.mlp.gate_proj.weight",
+        "draft_ffn_up_w": "_gemma_block.mlp.up_proj.weight",
+        "draft_ffn_down_w": "_gemma_block.mlp.down_proj.weight",
+        "draft_input_layernorm_w": "_gemma_block.input_layernorm.weight",
+        "draft_post_attention_layernorm_w": "_gemma_block.post_attention_layernorm.weight",
+        "draft_action_head_w": "_action_head.weight",
+        "draft_action_head_b": "_action_head.bias",
+    }
+    assert set(found) == {"meta", "draft_qkv_w", *renamed}
+    for key, name in renamed.items():
+        kept = torch.bfloat16 if "layernorm" in key else torch.float32  # as the trainer saves them
+        assert found[key].dtype == kept and torch.equal(found[key].float(), head[name].to(number).float()), key
     assert found["meta"]["draft_num_heads"] * found["meta"]["draft_head_dim"] == len(
         head["_gemma_block.self_attn.q_proj.weight"]
     )

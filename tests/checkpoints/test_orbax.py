@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import sys
@@ -17,6 +18,7 @@ from checkpoints.conftest import G1
 from flashtrail.checkpoints import orbax, reference
 from flashtrail.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[2]
 CONVENTIONS = ["checkpoint", "checkpoint_value_suffix"]
 
 
@@ -58,6 +60,25 @@ def test_the_released_layout_without_checkpoint_metadata_reads_the_same(tmp_path
     assert all(np.array_equal(ours[path], whole[path]) for path in whole)
     source = reference._restore(params)
     assert np.array_equal(source["state_proj"]["kernel"], whole["state_proj/kernel"])
+
+
+@pytest.mark.parametrize("cut", ["leaf", "layer", "shards"])
+@pytest.mark.parametrize("suffix", ["", ".value"])
+def test_the_benchmark_s_tree_is_one_that_orbax_restores(tmp_path: Path, cut: str, suffix: str) -> None:
+    """So that the synthetic checkpoint can be converted and compared with its artifact, as a fetched one is."""
+    spec = importlib.util.spec_from_file_location("bench_convert", ROOT / "benchmarks/convert.py")
+    assert spec is not None and spec.loader is not None
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    shapes = {f"PaliGemma/img/{x}": s for x, s in (("a/kernel", (3, 4, 16)), ("value/bias", (16,)), ("b/w", (9, 8)))}
+    (tmp_path / "params").mkdir()
+    assert bench.write_tree(tmp_path / "params", shapes, cut, suffix) == 3 * 4 * 16 + 16 + 72
+    ours, theirs = orbax.read_tree(tmp_path / "params"), reference._restore(tmp_path / "params")
+    for leaf, shape in shapes.items():
+        node: Any = theirs
+        for key in leaf.split("/"):
+            node = node[key]
+        assert ours[leaf].shape == shape and np.array_equal(ours[leaf], node)
 
 
 def stored(directory: Path, values: np.ndarray, chunks: list[int], **metadata: Any) -> orbax.Leaf:

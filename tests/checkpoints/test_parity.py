@@ -357,6 +357,13 @@ def test_a_source_without_room_is_refused_before_it_is_restored(
         parity._check_room(PI0_LIBERO.to_dict())
 
 
+def test_a_tree_that_orbax_cannot_restore_is_one_line(artifacts: Path, source: Path) -> None:
+    """Conversion reads the store itself and does without."""
+    (source / "params/_METADATA").unlink()
+    with pytest.raises(UserError, match=r"params has no _METADATA, by which Orbax restores a tree"):
+        parity.check_parity(source, artifacts / "base")
+
+
 def test_a_draft_without_its_source_is_one_line(artifacts: Path, source: Path) -> None:
     (source / "draft.pt").unlink()
     with pytest.raises(UserError, match=r"has no draft\.pt to compare .*draft with: fetch"):

@@ -367,6 +367,8 @@ def check_parity(
     draft_manifest = None if artifact_draft is None else artifact.verify_artifact(artifact_draft)
     if draft_manifest is not None and not (source_dir / "draft.pt").is_file():
         raise UserError(f"{source_dir} has no draft.pt to compare {artifact_draft} with: fetch the policy's draft too")
+    if not (source_dir / "params/_METADATA").is_file():
+        raise UserError(f"{source_dir}/params has no _METADATA, by which Orbax restores a tree: fetch the source again")
     _check_room(manifest["dims"])
     dtype, inputs = manifest["dtype"], fixed_inputs(manifest["dims"])
     expected = _wanted(source_values(source_dir, inputs, dtype), draft_manifest)
