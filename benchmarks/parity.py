@@ -2,7 +2,7 @@
 
     python benchmarks/parity.py --scale 6        # a sixth of the layers: 3 of 18, 540 M values, 7 GB of disk, 2 min
 
-Writes a synthetic checkpoint with Orbax itself, converts it in both dtypes and runs `check_parity` on each, source in
+Writes the synthetic checkpoint of convert.py, converts it in both dtypes and runs `check_parity` on each, source in
 JAX against artifact in PyTorch. The golden model that the tests use is 64 numbers wide; sums grow with the width.
 Memory is some 9 GB for each 1 B values, so that a whole model (`--scale 1`) needs 28 GB. Knows no trained weights.
 """
@@ -10,14 +10,12 @@ Memory is some 9 GB for each 1 B values, so that a whole model (`--scale 1`) nee
 from __future__ import annotations
 
 import argparse
-import math
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import convert  # the synthetic checkpoint of benchmarks/convert.py, beside this file
-import numpy as np
 
 from flashtrail import provenance
 from flashtrail.benchmark.presets import PI0_LIBERO
@@ -27,22 +25,8 @@ from flashtrail.errors import UserError
 
 def write_source(source: Path, scale: int) -> int:
     """Write the tree, draft and what lies beside them as a fetched checkpoint; return how many values the tree has."""
-    import orbax.checkpoint as ocp
-
     dims = convert.scaled(PI0_LIBERO, scale)
-    nested: dict[str, Any] = {}
-    count = 0
-    for seed, (leaf, shape) in enumerate(layouts.source_shapes(dims.to_dict()).items()):
-        *parents, last = leaf.split("/")
-        at = nested
-        for parent in parents:
-            at = at.setdefault(parent, {})
-        size = math.prod(shape)
-        at[last] = np.concatenate(list(convert.values(seed, size))).reshape(shape)
-        count += size
-    source.mkdir(parents=True)
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        checkpointer.save((source / "params").resolve(), {"params": nested})
+    count = convert.write_tree(source / "params", layouts.source_shapes(dims.to_dict()), "leaf", "")
     convert.write_draft(source / "draft.pt", dims)
     convert.write_rest(source)
     return count
