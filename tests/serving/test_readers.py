@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import socket
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 from serving.test_limits import handshaken, until
 from serving.test_server import ask
 
 from flashtrail.serving.client import PolicyClient, healthy
-from flashtrail.serving.connection import MAX_UNREAD_BYTES
+from flashtrail.serving.connection import MAX_UNREAD_BYTES, PatientConnection
 from flashtrail.serving.fuzz import resident_mb
 from flashtrail.serving.launch import free_port
 from flashtrail.serving.protocol import packb
@@ -53,16 +55,25 @@ def test_a_reader_that_does_not_read_frees_its_session(policy, observation) -> N
         until(lambda: server.sessions == 0)
 
 
-def test_a_slow_reader_is_let_be(policy, observation) -> None:
-    request = long_answers(policy, observation)
-    with running(policy, limits=Limits(ping_timeout_s=3)) as server, handshaken(server) as slow:
-        for _ in range(8):
-            slow.sendall(request)
-        deadline, read = time.monotonic() + 4, 0
-        while read < 8 * 20_000 * 7 * 8 and time.monotonic() < deadline:
-            read += len(slow.recv(2**17))
-            time.sleep(0.04)
-        assert read >= 8 * 20_000 * 7 * 8 and server.sessions == 1
+def test_a_slow_reader_is_let_be() -> None:
+    """The patience begins anew each time that it has read on."""
+    timers: list[types.SimpleNamespace] = []
+
+    def call_later(seconds, what):
+        timer = types.SimpleNamespace(seconds=seconds, what=what, ended=False)
+        timer.cancel = lambda: setattr(timer, "ended", True)
+        timers.append(timer)
+        return timer
+
+    connection = PatientConnection.__new__(PatientConnection)
+    connection.loop, connection.ping_timeout = types.SimpleNamespace(call_later=call_later), 7.0
+    connection.paused, connection.drain_waiters = False, collections.deque()
+    connection.transport = types.SimpleNamespace(abort=lambda: None)
+    for _ in range(2):
+        connection.pause_writing()
+        assert timers[-1].what is connection.transport.abort and not timers[-1].ended
+        connection.resume_writing()
+    assert [(timer.seconds, timer.ended) for timer in timers] == [(7.0, True)] * 2
 
 
 def test_a_flood_of_pings_that_nobody_reads_the_answers_of_is_cut_off(policy, raw_connection, server, observation):
