@@ -2,6 +2,7 @@
 
 import functools
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from flash.conftest import write_policy
 from flash.test_policy import observation
 from flash.tiny import PROMPTS
 
+from flashtrail.checkpoints import artifact
 from flashtrail.flash.batch import BatchedStages
 from flashtrail.flash.errors import ObservationError
 from flashtrail.flash.policy import FlashPolicy
@@ -17,6 +19,8 @@ from flashtrail.flash.settings import FlashSettings
 # Some draft rounds are accepted, some in part, some schedule a full round: both routes meet in one batch.
 MIXED = FlashSettings(tau_radius=1.2, periodic_full_every_n_draft_rounds=3)
 ROUNDS = 6
+ROOT = Path(__file__).parents[2]
+GOALS = ["open the middle drawer of the cabinet", "put the bowl on the stove"]
 
 
 def asked(session_number: int, number: int) -> dict:
@@ -76,6 +80,25 @@ def test_a_session_sees_nothing_of_its_company(policy, count, seed):
             sizes.add(mine["batch_size"])
     assert routes == {"full", "draft"}
     assert (max(sizes) > 1) == (count > 1)
+
+
+def test_a_trained_policy_spreads_a_difference_and_keeps_within_its_own_bound(tmp_path):
+    """Pictures it never saw are the worst case: its flow then stands between two modes."""
+    source, origin = (
+        ROOT / "resources/pi0_nano",
+        {"uri": "x", "class": "MATCH_FLASH_PI0_LIBERO_JAX", "digest": "d" * 16},
+    )
+    artifact.convert_base(source, tmp_path / "base", "float32", origin)
+    trained, worst = FlashPolicy.load(tmp_path / "base"), 0.0
+    for seed in range(6):
+        asks = [
+            (trained.new_session(), asked(n, seed) | {"prompt": GOALS[n % 2]}, 0, True, [n, seed]) for n in range(8)
+        ]
+        for index, ours in trained.infer_many(asks):
+            other = trained.infer(trained.new_session(), *asks[index][1:2], reset=True, noise_seed=asks[index][4])
+            assert ours["policy_timing"]["batch_size"] == 8
+            worst = max(worst, float(np.abs(ours["actions"] - other["actions"]).max()))
+    assert 0 < worst < 5e-4
 
 
 def test_a_lone_round_is_bit_identical_and_no_route_is_padded_by_the_other(policy):

@@ -88,6 +88,35 @@ def test_a_lone_round_waits_no_longer_than_a_millisecond(company) -> None:
     assert sorted(asyncio.run(waits(worker)))[20] < COMPANY_S + 0.002
 
 
+@pytest.mark.parametrize("company", [1, 8])
+def test_no_round_is_let_wait_longer_than_a_millisecond_for_whoever_may_come(company) -> None:
+    """By the time limits that the queue is asked with, whatever the clock of a busy machine says."""
+
+    async def ask(worker: RoundWorker) -> None:
+        for _ in range(5):
+            await worker.submit(PolicySession(), ASK)
+
+    worker = RoundWorker(Batching(), lambda: company)
+    limits, get = [], worker._jobs.get
+
+    class Watched:
+        put = worker._jobs.put
+
+        @staticmethod
+        def get(block: bool = True, timeout: float | None = None):
+            limits.append((block, timeout))
+            return get(block, timeout)
+
+    worker._jobs = Watched()
+    asyncio.run(ask(worker))
+    assert worker.stop(5)
+    # Without a limit: for a round to come at all. The first of these was asked before anybody watched.
+    waits = [timeout for block, timeout in limits if timeout is not None]
+    assert all(0 < timeout <= 0.001 for timeout in waits)
+    assert len(waits) >= 5 if company > 1 else not waits
+    assert [block for block, timeout in limits if timeout is None].count(True) >= 4
+
+
 def test_one_failure_is_one_sessions_own() -> None:
     policy = Batching()
     worker = RoundWorker(policy, lambda: 8)
