@@ -84,18 +84,14 @@ def test_a_session_sees_nothing_of_its_company(policy, count, seed):
 
 def test_a_trained_policy_spreads_a_difference_and_keeps_within_its_own_bound(tmp_path):
     """Pictures it never saw are the worst case: its flow then stands between two modes."""
-    source, origin = (
-        ROOT / "resources/pi0_nano",
-        {"uri": "x", "class": "MATCH_FLASH_PI0_LIBERO_JAX", "digest": "d" * 16},
-    )
-    artifact.convert_base(source, tmp_path / "base", "float32", origin)
+    origin = {"uri": "resources/pi0_nano", "class": "MATCH_FLASH_PI0_LIBERO_JAX", "digest": "d" * 16}
+    artifact.convert_base(ROOT / "resources/pi0_nano", tmp_path / "base", "float32", origin)
     trained, worst = FlashPolicy.load(tmp_path / "base"), 0.0
     for seed in range(6):
-        asks = [
-            (trained.new_session(), asked(n, seed) | {"prompt": GOALS[n % 2]}, 0, True, [n, seed]) for n in range(8)
-        ]
+        seen = [asked(n, seed) | {"prompt": GOALS[n % 2]} for n in range(8)]
+        asks = [(trained.new_session(), obs, 0, True, [n, seed]) for n, obs in enumerate(seen)]
         for index, ours in trained.infer_many(asks):
-            other = trained.infer(trained.new_session(), *asks[index][1:2], reset=True, noise_seed=asks[index][4])
+            other = trained.infer(trained.new_session(), seen[index], reset=True, noise_seed=[index, seed])
             assert ours["policy_timing"]["batch_size"] == 8
             worst = max(worst, float(np.abs(ours["actions"] - other["actions"]).max()))
     assert 0 < worst < 5e-4
