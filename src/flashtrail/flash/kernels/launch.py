@@ -63,7 +63,8 @@ def norm_qkv_rope(
     _check("x", x, (count, width))
     _check("w", w, (width, heads * 2 * half))
     result = _result(out, (count, heads, 2 * half), x)
-    tile = tiles.product(count, width, heads * half, chip(x.device), width=x.itemsize, outputs=2)
+    widest = 128 if x.itemsize == 2 else 64  # turning wider float32 tiles takes more registers than there are
+    tile = tiles.product(count, width, heads * half, chip(x.device), width=x.itemsize, outputs=2, widest=widest)
     bc = min(tile.columns, max(tiles.SMALLEST, power_of_two(half)))
     grid = (heads * blocks(half, bc), blocks(count, tile.rows))
     constants = {"HEADS": heads, "TURNING": turning, "HALF": half, "EPS": RMS_EPS}

@@ -132,10 +132,11 @@ def _tile(
 def attention(rows: int, keys: int, groups: int, head_dim: int, chip: Chip, *, width: int = 2) -> Tile:
     """rows: query rows of one key head; columns: keys of a block; inner: head size; split: parts of the keys.
 
-    Float32 products keep their operands in registers, so they get blocks of a quarter.
+    Float32 products keep their operands in registers, so they get blocks of a quarter, and twice the warps.
     """
     most = (32 if head_dim > 128 else 64) // (2 if width > 2 else 1)
     bm, bn = _within(rows, most), _within(keys, most)
     programs = blocks(rows, bm) * groups
     split = max(1, min(chip.processors // programs, blocks(keys, bn) // 2, 8))
-    return Tile(bm, bn, _within(head_dim, 1 << 20), split, 4, 2)
+    warps = 8 if width > 2 and head_dim > 128 else 4
+    return Tile(bm, bn, _within(head_dim, 1 << 20), split, warps, 2)
