@@ -187,7 +187,7 @@ class InProcess:
 
 
 class NoServer:
-    url = "ws://none"
+    url, elsewhere = "ws://none", False
 
     def __init__(self, *_: Any) -> None:
         pass
