@@ -1,14 +1,13 @@
 """Let the kernels show that they are right and faster on this device (rule check_kernels)."""
 
-from flashtrail import provenance
+from flashtrail import environment, provenance
 from flashtrail.jobs import Job, run
-from flashtrail.serving import handles
 
 
 def main(job: Job) -> None:
     """Write the examination's record, and apart from it the backend alone, which is what rollouts depend on."""
     draft = job.directory("draft") if "draft" in job.input else None
-    record = handles.examine(job.directory("base"), draft, job.params["engine"], job.params["together"])
+    record = environment.examine_kernels(job.directory("base"), draft, job.params["engine"], job.params["together"])
     print(f"backend {record['backend']}: {record['why']}")
     provenance.json_dump(record, job.output["record"])
     provenance.json_dump({"backend": record["backend"]}, job.output["handle"])

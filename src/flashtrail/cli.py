@@ -156,9 +156,9 @@ class ServeCommand:
 def _load_policy(arguments: argparse.Namespace) -> Any:
     import torch
 
+    from flashtrail.flash.batch import MAX_BATCH
     from flashtrail.flash.errors import FlashError
     from flashtrail.flash.policy import FlashPolicy
-    from flashtrail.serving.rounds import MAX_BATCH
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)

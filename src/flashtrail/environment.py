@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from flashtrail import provenance
 from flashtrail.errors import UserError
 
 _MODEL_PACKAGES = ("torch", "numpy", "safetensors", "sentencepiece", "websockets", "msgpack", "triton")
@@ -32,6 +36,7 @@ _LIBERO_PACKAGES = (
     "msgpack",
 )
 _MATMUL = 256
+EXAMINATION_S = 1200.0  # kernels are compiled in it, for every bucket of prompts
 
 
 def check_model_env(devices: Sequence[str] = ("cpu",)) -> dict[str, Any]:
@@ -101,6 +106,35 @@ def check_libero_env(suite: str = "libero_goal") -> dict[str, Any]:
         "frame_std": round(float(agent.std()), 2),
     }
     return _record(_LIBERO_PACKAGES, {"rendering": backend, "cpu": _processor()}, checks)
+
+
+def examine_kernels(base: Path, draft: Path | None, engine: Mapping[str, Any], together: int) -> dict[str, Any]:
+    """Let benchmark.examine compare the kernels with PyTorch on the engine's device; return its record.
+
+    In a process of its own: one that crashes or stands still is a verdict as well, PyTorch. `engine`: device and dtype.
+    `together`: sessions that may share a pass. UserError where not even PyTorch can run.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        target = Path(directory) / "record.json"
+        words = ["--artifact", str(base), "--device", engine["device"], "--dtype", engine["dtype"]]
+        words += ["--together", str(together), "--json", str(target)]
+        words += [] if draft is None else ["--draft", str(draft)]
+        command = [sys.executable, "-m", "flashtrail.benchmark.examine", *words]
+        try:
+            done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=EXAMINATION_S)
+        except subprocess.TimeoutExpired:
+            return _not_examined(engine, f"the examination did not end within {EXAMINATION_S:.0f} s")
+        sys.stderr.write(done.stderr)
+        if done.returncode == 2:
+            raise UserError(done.stderr.strip().splitlines()[-1].removeprefix("error: "))
+        if done.returncode or not target.is_file():
+            return _not_examined(engine, f"the examination ended with exit code {done.returncode}")
+        record: dict[str, Any] = provenance.json_load(target)
+        return record
+
+
+def _not_examined(engine: Mapping[str, Any], why: str) -> dict[str, Any]:
+    return {"version": 1, "backend": "torch", "why": why, "device": engine["device"], "dtype": engine["dtype"]}
 
 
 def _matmul(torch: Any, device: str) -> dict[str, float]:

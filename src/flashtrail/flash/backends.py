@@ -1,8 +1,8 @@
 """Which runtime computes: PyTorch everywhere, Triton kernels on a CUDA device where they are asked for by name.
 
-`auto` takes PyTorch: kernels have to show on the device itself that they are right and faster (kernels/check.py). The
-workflow has them examined and then asks by name. Asking is cheap and imports no kernel. Why a backend was taken is part
-of the runtime's description.
+`auto` takes PyTorch: kernels have to show on the device itself that they are right and faster (benchmark/examine.py).
+The workflow has them examined and then asks by name. Asking is cheap and imports no kernel. Why a backend was taken is
+part of the runtime's description.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from flashtrail.flash.settings import FlashSettings
 BACKENDS = ("auto", "torch", "triton")
 MEMORY = Path("/proc/meminfo")
 _SUPPORTED = "float32", "bfloat16"
-EXAMINE = "python -m flashtrail.flash.kernels.check"
+EXAMINE = "python -m flashtrail.benchmark.examine"
 ROOM = 1.5  # fused products are built beside their parts (weights.prepare); buffers, activations, libraries
 
 

@@ -2,14 +2,11 @@
 
 A handle is a small file that stands for something big or distant: results/environments/handle.json for the model
 environment's interpreter, manifest.json for an artifact directory, results/kernels/*/backend.json for what the kernels
-showed on the device. Knows no socket.
+showed on the device. Knows no process and no socket.
 """
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +14,6 @@ from typing import Any
 from flashtrail import provenance
 from flashtrail.errors import UserError
 from flashtrail.serving.launch import serve_command
-
-EXAMINATION_S = 1200.0  # kernels are compiled in it, for every bucket of prompts
 
 
 def server_command(
@@ -67,34 +62,6 @@ def backend_of(handles: Mapping[str, Any], engine: Mapping[str, Any]) -> str:
     if named == "auto" and handles.get("kernels"):
         return str(provenance.json_load(handles["kernels"])["backend"])
     return named
-
-
-def examine(base: Path, draft: Path | None, engine: Mapping[str, Any], together: int) -> dict[str, Any]:
-    """Run the kernels' examination (flash.kernels.check) in a process of its own and return its record.
-
-    A process that crashes or stands still is a verdict as well: PyTorch. UserError where not even that can run.
-    """
-    with tempfile.TemporaryDirectory() as directory:
-        target = Path(directory) / "record.json"
-        words = ["--artifact", str(base), "--device", engine["device"], "--dtype", engine["dtype"]]
-        words += ["--together", str(together), "--json", str(target)]
-        words += [] if draft is None else ["--draft", str(draft)]
-        command = [sys.executable, "-m", "flashtrail.flash.kernels.check", *words]
-        try:
-            done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=EXAMINATION_S)
-        except subprocess.TimeoutExpired:
-            return _failed(engine, f"the examination did not end within {EXAMINATION_S:.0f} s")
-        sys.stderr.write(done.stderr)
-        if done.returncode == 2:
-            raise UserError(done.stderr.strip().splitlines()[-1].removeprefix("error: "))
-        if done.returncode or not target.is_file():
-            return _failed(engine, f"the examination ended with exit code {done.returncode}")
-        record: dict[str, Any] = provenance.json_load(target)
-        return record
-
-
-def _failed(engine: Mapping[str, Any], why: str) -> dict[str, Any]:
-    return {"version": 1, "backend": "torch", "why": why, "device": engine["device"], "dtype": engine["dtype"]}
 
 
 def digests(handles: Mapping[str, Any]) -> dict[str, str]:

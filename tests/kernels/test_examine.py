@@ -10,11 +10,11 @@ import pytest
 from kernels.small import DEVICE, SMALL, SMALL_DRAFT, base_weights, draft_weights
 from serving.test_cli import write_artifact
 
-from flashtrail.flash.kernels import check
+from flashtrail.benchmark import examine
 from flashtrail.flash.kernels.runtime import TritonRuntime
 from flashtrail.flash.runtime import TorchRuntime
 
-ASKED = [check.Case(2, 5, 1), check.Case(1, 1, 1), check.Case(2, 5, 3)]
+ASKED = [examine.Case(2, 5, 1), examine.Case(1, 1, 1), examine.Case(2, 5, 3)]
 
 
 @pytest.fixture(scope="module")
@@ -28,25 +28,25 @@ def wider():
     parts = ({k: v.double() for k, v in w.items()} for w in (base_weights(), draft_weights(seed=1)))
     base, head = parts
     runtime = TorchRuntime(base, SMALL, head, SMALL_DRAFT)
-    judged = check.judging(check.observe(runtime, ASKED, timed=0))
+    judged = examine.judging(examine.observe(runtime, ASKED, timed=0))
     assert len(judged) == 2
-    return judged, check.observe(runtime, ASKED, judged, timed=0)
+    return judged, examine.observe(runtime, ASKED, judged, timed=0)
 
 
 @pytest.fixture(scope="module")
 def expected(runtimes, wider):
-    return wider[0], check.observe(runtimes[0], ASKED, wider[0], timed=0)
+    return wider[0], examine.observe(runtimes[0], ASKED, wider[0], timed=0)
 
 
 @pytest.fixture(scope="module")
 def conclude(wider):
     """The verdict on what PyTorch and the kernels did."""
-    return lambda theirs, ours: check.verdict(wider[1], theirs, ours)
+    return lambda theirs, ours: examine.verdict(wider[1], theirs, ours)
 
 
 @pytest.fixture(scope="module")
 def found(runtimes, expected):
-    return check.observe(runtimes[1], ASKED, expected[0], timed=0)
+    return examine.observe(runtimes[1], ASKED, expected[0], timed=0)
 
 
 def timed(observed, full, draft):
@@ -119,16 +119,16 @@ def test_a_stage_that_leaves_its_last_row_alone_is_found(conclude, runtimes, exp
         return drafts, hats, verdicts
 
     monkeypatch.setattr(kernels, "settle_many", wrong)
-    seen = check.observe(kernels, ASKED[-1:], expected[0], timed=0)
+    seen = examine.observe(kernels, ASKED[-1:], expected[0], timed=0)
     backend, why, _ = conclude(expected[1], seen)
     assert backend == "torch" and "x0_hat" in why
 
 
 def test_cases_cover_views_prompts_and_batches():
-    asked = check.cases(SMALL, 4)
+    asked = examine.cases(SMALL, 4)
     assert {c.views for c in asked} == {1, 2} and {c.prompt for c in asked} == {1, 20, SMALL.max_token_len}
     assert [c.together for c in asked][-3:] == [2, 3, 4] and len(set(asked)) == len(asked)
-    assert all(c.together == 1 for c in check.cases(SMALL, 1))
+    assert all(c.together == 1 for c in examine.cases(SMALL, 1))
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def words(artifact, *more):
 
 
 def test_the_examination_of_an_artifact(artifact, tmp_path, capsys):
-    assert check.main(words(artifact, "--json", str(tmp_path / "record.json"))) == 0
+    assert examine.main(words(artifact, "--json", str(tmp_path / "record.json"))) == 0
     record = json.loads((tmp_path / "record.json").read_text())
     assert capsys.readouterr().out == f"backend {record['backend']}: {record['why']}\n"
     assert "24 rounds agree with PyTorch's" in record["why"] and len(record["cases"]) == 6
@@ -161,19 +161,33 @@ def test_kernels_that_fail_are_a_verdict(artifact, tmp_path, capsys, monkeypatch
         raise RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered\nmore")
 
     monkeypatch.setattr(TritonRuntime, "prefill", fail)
-    assert check.main(words(artifact, "--json", str(tmp_path / "record.json"))) == 0
+    assert examine.main(words(artifact, "--json", str(tmp_path / "record.json"))) == 0
     why = "the kernels failed: RuntimeError: Triton Error [CUDA]: an illegal memory access was encountered"
-    assert capsys.readouterr().out == f"backend torch: {why}\n"
+    shown = capsys.readouterr()
+    assert shown.out == f"backend torch: {why}\n" and "in fail" in shown.err  # where, for the log
 
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="of a machine without a device")
 def test_where_kernels_cannot_run_pytorch_is_taken_unasked(artifact, capsys, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET")
-    assert check.main(words(artifact)) == 0
+    assert examine.main(words(artifact)) == 0
     assert capsys.readouterr().out == "backend torch: it needs a CUDA device and device is cpu\n"
 
 
+def test_without_room_for_a_wider_format_pytorch_stays_and_the_run_goes_on(artifact, capsys, monkeypatch):
+    check_device = examine.backends.check_device
+
+    def full(device, dtype, dims=None):
+        if dtype == "float64":
+            raise examine.DeviceError(f"{device} has 1.0 GB free")
+        check_device(device, dtype, dims)
+
+    monkeypatch.setattr(examine.backends, "check_device", full)
+    assert examine.main(words(artifact)) == 0
+    assert capsys.readouterr().out == "backend torch: nothing to hold the kernels against: cpu has 1.0 GB free\n"
+
+
 def test_a_missing_artifact_is_one_line(tmp_path, capsys):
-    assert check.main(["--artifact", str(tmp_path / "nowhere"), "--device", DEVICE, "--dtype", "float32"]) == 2
+    assert examine.main(["--artifact", str(tmp_path / "nowhere"), "--device", DEVICE, "--dtype", "float32"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and "nowhere" in error

@@ -1,6 +1,6 @@
 """Are the kernels right on this device, and worth while? Asked once for each policy and device, before it is served.
 
-    python -m flashtrail.flash.kernels.check --artifact DIR --draft DIR --device cuda --dtype bfloat16 --json FILE
+    python -m flashtrail.benchmark.examine --artifact DIR --draft DIR --device cuda --dtype bfloat16 --json FILE
 
 The same rounds go through the PyTorch stages in a wider number format, in the one that is to serve, and through the
 kernels: every number of views, short and long prompts, one session and several in a pass. The kernels may be as far
@@ -17,6 +17,7 @@ import gc
 import importlib.metadata
 import statistics
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -233,8 +234,9 @@ def check(base: Path, draft: Path | None, device: str, dtype: str, together: int
     timed = TIMED if device.startswith("cuda") else 0  # Triton's interpreter says nothing of times
     if reason := backends.why_not_triton(device, dtype):
         return _record(device, dtype, "torch", reason, {}, {})
-    wide_on = _where_it_fits(base, device, WIDER[dtype])
-    wider = backends.load_runtime(base, draft, wide_on, WIDER[dtype], "torch")
+    if reason := _no_room_beside(base, device, WIDER[dtype]):
+        return _record(device, dtype, "torch", f"nothing to hold the kernels against: {reason}", {}, {})
+    wider = backends.load_runtime(base, draft, _where_it_fits(base, device, WIDER[dtype]), WIDER[dtype], "torch")
     judged = judging(observe(wider, asked, timed=0))
     reference = observe(wider, asked, judged, timed=0)
     del wider
@@ -246,13 +248,23 @@ def check(base: Path, draft: Path | None, device: str, dtype: str, together: int
     try:
         kernels = backends.load_runtime(base, draft, device, dtype, "triton", None, together)
         found = observe(kernels, asked, judged, timed)
-        backend, why, worst = verdict(reference, expected, found)
-    except Exception as error:
+    except Exception as error:  # whatever compiling, capturing or running them raises: no common class
+        traceback.print_exc()
         lines = str(error).splitlines() or [""]
         return _record(device, dtype, "torch", f"the kernels failed: {type(error).__name__}: {lines[0]}", {}, {})
+    backend, why, worst = verdict(reference, expected, found)
     return _record(device, dtype, backend, why, worst, {"torch": expected.ms, "triton": found.ms}) | {
         "cases": [asdict(case) for case in asked]
     }
+
+
+def _no_room_beside(base: Path, device: str, dtype: str) -> str | None:
+    """What keeps this policy in a wider format from both device and host; None where one has room."""
+    try:
+        backends.check_device(_where_it_fits(base, device, dtype), dtype, weights.read_dims(base))
+    except DeviceError as error:
+        return str(error)
+    return None
 
 
 def _where_it_fits(base: Path, device: str, dtype: str) -> str:
@@ -289,7 +301,7 @@ def _record(
 def main(words: Sequence[str] | None = None) -> int:
     """Print the verdict and write the record; 2 and one line where not even PyTorch can run."""
     parser = argparse.ArgumentParser(
-        prog="python -m flashtrail.flash.kernels.check", description="Are the kernels right on this device, and faster?"
+        prog="python -m flashtrail.benchmark.examine", description="Are the kernels right on this device, and faster?"
     )
     add = parser.add_argument
     add("--artifact", type=Path, required=True, metavar="DIR")
