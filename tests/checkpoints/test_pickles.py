@@ -175,3 +175,16 @@ def test_bytes_changed_anywhere_never_do_worse(tmp_path: Path) -> None:
             pickles.load(path)
         except UserError:
             continue
+
+
+def test_a_container_is_looked_into_once_however_wide_the_references() -> None:
+    class Looked(list):  # type: ignore[type-arg]
+        times = 0
+
+        def __iter__(self):
+            Looked.times += 1
+            return super().__iter__()
+
+    shared = Looked([1.0, 2.0])
+    pickles._check_plain([shared] * 50 + [[shared, shared], {"again": shared}])
+    assert Looked.times == 1

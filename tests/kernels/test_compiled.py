@@ -139,6 +139,7 @@ def test_faults_are_named():
     assert "without matrix instructions" in resources(matrix={}).faults(L40S)[0]
     assert resources(matrix={}, dots=("f32 ieee",)).faults(L40S) == []
     assert "tf32" in resources(matrix={}, dots=("f32 tf32",)).faults(L40S)[0]
+    assert "types could not be read" in resources(dots=("bf16 ieee", "? ieee")).faults(L40S)[0]
     assert "scratch memory" in resources(scratch=128).faults(L40S)[0]
 
 

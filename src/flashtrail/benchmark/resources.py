@@ -58,6 +58,8 @@ class Resources:
             found.append(f"spills {self.spilled} bytes")
         if any(dot.startswith(("bf16", "f16")) for dot in self.dots) and not self.matrix:
             found.append("a 16-bit product without matrix instructions")
+        if any(dot.startswith("?") for dot in self.dots):
+            found.append("a product whose types could not be read from Triton's code")
         if any("tf32" in dot for dot in self.dots):
             found.append("a float32 product goes through tf32")
         if self.scratch:

@@ -126,9 +126,13 @@ def _check_plain(content: Any) -> None:
 
     Each container is looked at once, however often it is referred to: a few bytes can refer to one a billion times.
     """
-    seen, left = {id(content)}, [content]
+    seen: set[int] = set()
+    left = [content]
     while left:
         value = left.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
         if isinstance(value, Mapping):
             inside = [*value.keys(), *value.values()]
         elif isinstance(value, list | tuple | set | frozenset):
@@ -137,8 +141,7 @@ def _check_plain(content: Any) -> None:
             continue
         else:
             raise _Refused(f"a value of type {type(value).__name__}")
-        left += [x for x in inside if id(x) not in seen]
-        seen.update(map(id, inside))
+        left += inside
 
 
 class _Reader(pickle._Unpickler):
