@@ -26,5 +26,22 @@ rule all:
         "reports/final.html",
 
 
+# Seconds each, and the network: on a cluster these run where snakemake runs, all others are submitted.
 localrules:
     all,
+    probe_checkpoints,
+    fetch_checkpoint,
+    merge_shards,
+    summarize_arm,
+    evaluate_claims,
+    judge_checkup,
+    write_step_log,
+    derive_bounds,
+    diagnose_drills,
+    write_episode_pages,
+    index_episodes,
+    index_drill_episodes,
+    render_chapter,
+    render_final,
+    render_drills,
+    render_checkup,

@@ -132,6 +132,9 @@ def devices():
     return sorted({EXPERIMENT.policies[name].device for name in {*EXPERIMENT.used_policies, *checked}})
 
 
+# All cores of this machine, for a job that must be alone; on a cluster the profile's set-threads says how many.
+EVERY_CORE = workflow.resource_settings.cores or 1
+
 # --- files ---
 
 TABLES = ["episodes", "rounds", "steps"]

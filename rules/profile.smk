@@ -56,7 +56,7 @@ rule profile_routes:
         warmup=EXPERIMENT.profile.warmup,
         seed=EXPERIMENT.seed,
         code=code_digest("profile_routes.py"),
-    threads: workflow.cores or 1
+    threads: EVERY_CORE
     resources:
         gpu=lambda w: gpus(w.policy),
     conda:

@@ -248,8 +248,8 @@ def guard_counters(rounds: pd.DataFrame) -> dict[str, int] | None:
     if not len(watched):
         return None
     healthy = watched["healthy"].astype(bool)
-    replaced = watched["replaced"].fillna(False).astype(bool)
-    masked = watched["masked"].fillna(False).astype(bool)
+    replaced = watched["replaced"].eq(True)  # null where the guard had nothing to say
+    masked = watched["masked"].eq(True)
     return {
         "rounds": len(watched),
         "unhealthy": int((~healthy).sum()),
