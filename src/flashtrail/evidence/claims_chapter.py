@@ -15,7 +15,7 @@ from flashtrail.evidence.wording import NBSP, p_value, percent, plural
 
 
 def matrix(run: Campaign, details_here: bool = False) -> Html:
-    """Every claim in one row: statement, verdict, counts and interval, the seed's word.
+    """Every claim in one row: statement, verdict, counts and interval, the reproduction's words.
 
     `details_here`: the page has the claims' details, too; else links go to the chapter that has them, if there is one.
     """
@@ -35,7 +35,7 @@ def matrix(run: Campaign, details_here: bool = False) -> Html:
     ]
     columns = {"id": "Id", "claim": "Claim", "verdict": "Verdict", "numbers": "k/n; difference [95 %]", "p": "p"}
     return page.table(
-        rows, columns | {"seed": "Seed run said"}, caption="Verdicts, computed from the tables", stacked=True
+        rows, columns | {"seed": "The reproduction said"}, caption="Verdicts, computed from the tables", stacked=True
     )
 
 
@@ -44,8 +44,9 @@ def _id(name: str, place: str | None) -> Any:
 
 
 def _seed(seed: Mapping[str, Any]) -> Html:
+    """The reproduction's status word, figures and caveat, as it printed them; empty where it said nothing."""
     figures = _quoted(seed["figures"].replace("->", "\u2192")).text
-    parts = [page.code(seed["word"]).text if seed["word"] else "", figures]
+    parts = [page.code(seed["word"]).text if seed["word"] else "", figures, page.html(seed["caveat"])]
     return Html("<br>".join(part for part in parts if part))
 
 
@@ -65,7 +66,7 @@ def details(run: Campaign) -> Html:
         margin = "" if claim["margin"] is None else f", margin {claim['margin']:g}"
         facts = {
             "Verdict": page.inline(
-                page.badge(claim["verdict"]), "; in the seed\u2019s words ", page.code(claim["seed_word"])
+                page.badge(claim["verdict"]), "; in the reproduction\u2019s words ", page.code(claim["seed_word"])
             ),
             "Found": counts.of_claim(run, claim, claim["sentence"], ""),
             "Scope": claim["scope"],
@@ -151,7 +152,7 @@ def chapter(run: Campaign) -> str | None:
 
 
 def words_table() -> Html:
-    """How our verdicts and the seed's words correspond."""
+    """How our verdicts and the reproduction's status words correspond."""
     rows = [
         {
             "ours": page.badge(ours.split("/")[0]),
@@ -160,7 +161,7 @@ def words_table() -> Html:
         }
         for ours, seed in claims.SEED_WORDS.items()
     ]
-    return page.table(rows, {"ours": "Verdict here", "scope": "Scope", "seed": "Seed\u2019s word"})
+    return page.table(rows, {"ours": "Verdict here", "scope": "Scope", "seed": "The reproduction\u2019s word"})
 
 
 def not_claimed(run: Campaign) -> Html:
