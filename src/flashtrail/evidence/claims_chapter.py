@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flashtrail.evidence import claims, counts, links, overview, page, pairs, power
+from flashtrail.evidence import claims, counts, links, overview, page, pairs, power, published
 from flashtrail.evidence.campaign import Campaign
 from flashtrail.evidence.page import Html
 from flashtrail.evidence.wording import NBSP, p_value, percent, plural
@@ -50,6 +50,22 @@ def _seed(seed: Mapping[str, Any]) -> Html:
     return Html("<br>".join(part for part in parts if part))
 
 
+def _said(claim: Mapping[str, Any], figures: published.Published) -> Html | None:
+    """The reproduction's words and figures, with the sections of its write-up and what its own rows do not give."""
+    words = _seed(claim["seed"])
+    if not words.text:
+        return None
+    told = [said for said in figures.said if claim["id"] in said.used_by]
+    lines = [f"{said.figure}: {said.value} ({', '.join(said.where)})" + _from_rows(said) for said in told]
+    return page.join(words, *(page.paragraph(_quoted(line), "note") for line in lines))
+
+
+def _from_rows(said: published.Said) -> str:
+    words = {"yes": "", "no": "; does not follow from its own rows", "unknown": "; its rows are not at hand"}
+    give = f"; its rows give {said.rows_give}" if said.rows_give else ""
+    return words[said.follows_from_rows] + give
+
+
 def _p(value: float | None, family: Mapping[str, Any] | None) -> str | None:
     if value is None:
         return None
@@ -61,7 +77,7 @@ def details(run: Campaign) -> Html:
     """Every claim with its sentence, scope, test, what would refute it and the rows behind it."""
     if not run.claims:
         return page.paragraph("The claims were not evaluated.", "note")
-    parts = []
+    parts, figures = [], published.load(next(iter(run.files("published")), None))
     for claim in run.claims["claims"]:
         margin = "" if claim["margin"] is None else f", margin {claim['margin']:g}"
         facts = {
@@ -74,6 +90,7 @@ def details(run: Campaign) -> Html:
             "Arms": page.inline(*_arms(run, claim["arms"])) if claim["arms"] else None,
             "Test": page.inline(page.code(claim["test"]), margin, _family(claim["family"])),
             "Refuted if": claim["refuted_if"],
+            "The reproduction said": _said(claim, figures),
             "Rows": _rows(run, claim),
         }
         head = f'<h3 id="{page.html(claim["id"])}">{page.html(claim["id"])}: {page.html(claim["title"])}</h3>'
