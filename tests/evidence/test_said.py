@@ -281,6 +281,8 @@ def test_the_page_says_what_they_said_and_what_does_not_follow(tmp_path):
         assert ("The reproduction said" in part) == bool(claim.seed.word or claim.seed.figures), claim.id
         if claim.seed.word:
             assert page.code(claim.seed.word).text in part and claim.seed.caveat in part, claim.id
+        if claim.id == "P2":
+            assert "The paper said" in part and "0.3 (15.1); does not follow from its own rows" in part
     beside = comparison.published_beside_ours(run).text
     assert beside.count("Does not follow from its own rows") == 2
     assert "loss of success (points), printed 0.3; they give 0.4" in beside

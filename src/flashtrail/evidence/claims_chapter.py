@@ -50,14 +50,17 @@ def _seed(seed: Mapping[str, Any]) -> Html:
     return Html("<br>".join(part for part in parts if part))
 
 
-def _said(claim: Mapping[str, Any], figures: published.Published) -> Html | None:
-    """The reproduction's words and figures, with the sections of its write-up and what its own rows do not give."""
-    words = _seed(claim["seed"])
-    if not words.text:
-        return None
-    told = [said for said in figures.said if claim["id"] in said.used_by]
+def _said(claim: Mapping[str, Any], figures: published.Published, source: str) -> Html | None:
+    """What a source printed of a claim, with the sections of the write-up and what its own rows do not give.
+
+    Before it stand the reproduction's own words, where it made the claim.
+    """
+    words = _seed(claim["seed"]) if source == "reproduction" else Html("")
+    told = [said for said in figures.said if claim["id"] in said.used_by and said.source == source]
     lines = [f"{said.figure}: {said.value} ({', '.join(said.where)})" + _from_rows(said) for said in told]
-    return page.join(words, *(page.paragraph(_quoted(line), "note") for line in lines))
+    found = [words] if words.text else []
+    found += [page.paragraph(_quoted(line), "note") for line in lines]
+    return page.join(*found) if found else None
 
 
 def _from_rows(said: published.Said) -> str:
@@ -90,7 +93,7 @@ def details(run: Campaign) -> Html:
             "Arms": page.inline(*_arms(run, claim["arms"])) if claim["arms"] else None,
             "Test": page.inline(page.code(claim["test"]), margin, _family(claim["family"])),
             "Refuted if": claim["refuted_if"],
-            "The reproduction said": _said(claim, figures),
+            **{f"The {source} said": _said(claim, figures, source) for source in figures.sources},
             "Rows": _rows(run, claim),
         }
         head = f'<h3 id="{page.html(claim["id"])}">{page.html(claim["id"])}: {page.html(claim["title"])}</h3>'
