@@ -279,7 +279,7 @@ def _place(data: Any, location: tuple[Any, ...]) -> str:
 
 
 def seed_word(verdict: Verdict, limited: bool) -> str:
-    """Return the seed project's word for one of our verdicts."""
+    """Return the reproduction's status word for one of our verdicts."""
     return SEED_WORDS["supported/limited" if verdict == "supported" and limited else verdict]
 
 
