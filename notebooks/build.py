@@ -108,7 +108,7 @@ REPORTS: dict[str, tuple[str, list[Section]]] = {
             ("One by one", "", ["claims_chapter.details(run)"]),
             (
                 "Words",
-                "How these verdicts correspond to the words of the seed project.",
+                "How these verdicts correspond to the reproduction's status words.",
                 ["claims_chapter.words_table()"],
             ),
             ("What is not claimed", "", ["claims_chapter.not_claimed(run)"]),

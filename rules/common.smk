@@ -261,6 +261,7 @@ def evidence_files(arms=None):
         "parity": [f"results/parity/{policy}.json" for policy in policies],
         "boots": [f"results/smoke/{policy}/boot.json" for policy in policies],
         "smokes": [f"results/smoke/{policy}/ledger.json" for policy in policies],
+        "environments": [f"results/environments/{name}.json" for name in ("model", "libero")],
     }
 
 

@@ -2,7 +2,7 @@
 #
 # REQUIRED INPUTS
 #   results/rollouts/{arm}/task_*/       every shard of the arm; a missing or failed episode stops the merge by name
-#   results/profile/, results/smoke/, results/parity/
+#   results/profile/, results/smoke/, results/parity/, results/environments/
 #   claims.yaml                          the claims as data
 # OUTPUTS
 #   results/tables/{arm}/{episodes,rounds,steps}.parquet

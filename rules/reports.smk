@@ -93,7 +93,6 @@ rule render_final:
         pages=page_files(EXPERIMENT.arms),
         page_index="reports/episodes/index.html",
         claims="results/claims/claims.json",
-        environments=["results/environments/model.json", "results/environments/libero.json"],
         chapters=expand("reports/{chapter}.html", chapter=CHAPTERS),
         notebook="notebooks/final.ipynb",
     output:

@@ -1,14 +1,16 @@
 """Verdicts are computed: each kind of test on rows whose answer is known, and one episode can turn one."""
 
+import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from evidence.simulated import METADATA, SUITE, expected, profile, shard
 
 from flashtrail import provenance
 from flashtrail.errors import UserError
-from flashtrail.evidence import claims, tables
+from flashtrail.evidence import claims, summaries, tables
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -142,10 +144,68 @@ def test_records_are_checked_by_policy_and_named(tmp_path):
     assert absent["verdict"] == "refuted" and "nothing is missing" in absent["sentence"]
 
 
+def test_the_environments_are_on_record(tmp_path):
+    """C1: a record is written only by a check that passed."""
+    files = []
+    for name in ("model", "libero"):
+        files.append(str(tmp_path / f"{name}.json"))
+        provenance.json_dump({"versions": {"python": "3.11.2"}, "checks": {"import_s": 1.0}}, files[-1])
+    claim = {"test": "records", "of": "environments", "checks": [{"path": "checks", "is": "present"}]}
+    found = verdict(tmp_path, {"environments": files}, **claim)
+    assert (found["verdict"], found["short"]) == ("supported", "2/2") and found["rows"]["records"] == [
+        "libero",
+        "model",
+    ]
+    assert "Holds for" not in found["sentence"]
+    provenance.json_dump({"versions": {"python": "3.11.2"}}, files[-1])
+    assert "libero: checks is missing" in verdict(tmp_path, {"environments": files}, **claim)["sentence"]
+
+
+def routes_of(root: Path, change=lambda tables, summary: None) -> dict:
+    """Judge the routes of one shard of the simulated clean arm, its rows or its summary changed."""
+    rows = shard("clean", 0)
+    summary = summaries.summary(pd.DataFrame(rows["episodes"]), pd.DataFrame(rows["rounds"]))
+    change(rows, summary)
+    tables.write_table(root / "episodes.parquet", rows["episodes"], tables.EPISODES, METADATA)
+    provenance.json_dump(summary, root / "clean.json")
+    inputs = {"episodes": str(root / "episodes.parquet"), "summaries": str(root / "clean.json")}
+    return verdict(root, inputs, test="routes", arm="clean")
+
+
+def test_routes_and_accepted_prefixes_are_counted(tmp_path):
+    found, rows = routes_of(tmp_path), shard("clean", 0)["rounds"]
+    drafts = [row["accepted_prefix"] for row in rows if row["route"] == "draft"]
+    assert found["verdict"] == "supported" and found["seed_word"] == "supported_limited"
+    assert (found["numbers"]["full"], found["numbers"]["draft"]) == (len(rows) - len(drafts), len(drafts))
+    mean, whole = sum(drafts) / len(drafts), sum(row["accepted_prefix"] for row in rows) / len(rows)
+    assert f"average {mean:.3f} of 12 in draft rounds, {whole:.3f} where full rounds count as 12" in found["sentence"]
+    assert found["sentence"].endswith("Rows and counters agree. " + found["tested_on"]["words"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda rows, summary: rows["episodes"][0].update(draft_rounds=99), r"the episodes count [\d,]+ draft rounds"),
+        (lambda rows, summary: rows["episodes"][0].update(accepted_prefix_mean=0.5), "accepted prefixes average"),
+        (lambda rows, summary: summary["routes"].update(n=summary["routes"]["n"] + 1), "1\xa0round without a route"),
+        (lambda rows, summary: summary["accepted_prefix"]["histogram"].pop(), "without an accepted prefix of 0 to 12"),
+    ],
+)
+def test_routes_that_do_not_add_up_are_named(tmp_path, change, words):
+    found = routes_of(tmp_path, change)
+    assert found["verdict"] == "refuted" and re.search(words, found["sentence"])
+
+
+def test_an_arm_without_drafts_has_no_prefix_to_inspect(tmp_path):
+    found = routes_of(tmp_path, lambda rows, summary: summary["routes"].update(draft=0))
+    assert found["verdict"] == "not_tested" and "no draft round" in found["sentence"]
+    assert verdict(tmp_path, {}, test="routes", arm="clean")["verdict"] == "not_tested"
+
+
 def test_prose_changes_no_verdict(tmp_path):
     inputs = write(tmp_path, {"clean": [True] * 12, "fault": [False] * 6 + [True] * 6})
     prose = {key: "refuted, certainly" for key in ("title", "statement", "scope", "estimand", "refuted_if")}
-    prose["seed"] = {"word": "negative_limited", "figures": "12/12"}
+    prose["seed"] = {"word": "negative_limited", "caveat": "certainly", "figures": "12/12"}
     loud, plain = verdict(tmp_path, inputs, **HURTS, **prose), verdict(tmp_path, inputs, **HURTS)
     assert plain["verdict"] == "supported"
     assert {k: v for k, v in loud.items() if k not in prose} == {k: v for k, v in plain.items() if k not in prose}
@@ -213,13 +273,29 @@ def test_figures_of_others_are_checked_and_given_their_interval(tmp_path):
     assert found["P4"]["short"].startswith("28/60 vs 16/60")
 
 
-def test_the_shipped_claims_are_those_of_the_seed_and_more():
+# The reproduction's claim matrix: title, status word, caveat (appendix B of its write-up).
+MATRIX = {
+    "C1": ("Official repo/env readiness", "supported", "not evaluation"),
+    "C2": ("Checkpoint/draft/base conversion", "supported", "weights local-only"),
+    "C3": ("Policy server boot", "supported", "not rollout"),
+    "C4": ("One-task closed-loop smoke", "supported", "tiny smoke"),
+    "C5": ("Limited LIBERO Goal baseline", "supported_limited", "tasks 0-2 only"),
+    "C6": ("Latency mechanism", "partially_supported_limited", "not hardware-exact"),
+    "C7": ("Route / accepted prefix", "supported_limited", "partial signal"),
+    "C8": ("Wrist dropout robustness", "negative_limited", "synthetic only"),
+    "C9": ("WristHealthGuard", "partially_supported_limited", "not general robustness"),
+    "C10": ("Full paper benchmark", "not_claimed", "out of scope"),
+    "C11": ("Real-world conveyor", "not_claimed", "no robot setup"),
+}
+
+
+def test_the_shipped_claims_are_those_of_the_reproduction_and_more():
     file = claims.load(REPOSITORY / "claims.yaml")
-    ids = [claim.id for claim in file.claims]
-    assert [f"C{i}" for i in range(12)] == ids[:12]
-    words = {claim.id: claim.seed.word for claim in file.claims if claim.seed.word}
-    assert words["C8"] == "negative_limited" and words["C11"] == "not_claimed"
-    assert set(words.values()) <= set(claims.SEED_WORDS.values())
+    theirs = {c.id: (c.title, c.seed.word, c.seed.caveat) for c in file.claims if c.id.startswith("C")}
+    assert theirs == MATRIX
+    assert {word for _, word, _ in theirs.values()} == set(claims.SEED_WORDS.values())
+    # What it never claimed has neither its numbers nor its words.
+    assert not [c.id for c in file.claims if not c.id.startswith("C") and (c.seed.word or c.seed.caveat)]
     arms = {getattr(claim, "arm", None) for claim in file.claims} - {None}
     assert arms <= set(yaml.safe_load((REPOSITORY / "config.yaml").read_text())["arms"])
 

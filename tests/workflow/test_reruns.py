@@ -108,8 +108,8 @@ def test_a_notebook_renders_its_own_chapter_and_the_final_one(finished):
 # rule: its script, what one of its jobs says, the rules that read what it writes
 RULES = {
     "locate_model_env": ("Locating the model environment", "boot_server smoke record_observations"),
-    "check_model_env": ("Checking the model environment", "render_final"),
-    "check_libero_env": ("Checking the simulator environment", "render_final"),
+    "check_model_env": ("Checking the model environment", "evaluate_claims render_final"),
+    "check_libero_env": ("Checking the simulator environment", "evaluate_claims render_final"),
     "probe_checkpoints": ("Probing the checkpoint candidates of pi0_nano", "fetch_checkpoint evaluate_claims"),
     "fetch_checkpoint": ("Fetching the checkpoint of pi0_nano", "convert_base convert_draft check_parity"),
     "convert_base": ("Converting the base model of pi0_nano", "convert_draft check_parity boot_server smoke"),

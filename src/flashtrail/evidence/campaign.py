@@ -18,8 +18,14 @@ from flashtrail import provenance
 from flashtrail.errors import UserError, nearest
 from flashtrail.evidence import links, published, tables
 
-# kind: where the policy's name stands in the path
-_POLICY_OF = {"records": "directory", "boots": "directory", "smokes": "directory", "parity": "stem"}
+# kind: where the name (a policy's, an environment's) stands in the path
+_NAME_OF = {
+    "records": "directory",
+    "boots": "directory",
+    "smokes": "directory",
+    "parity": "stem",
+    "environments": "stem",
+}
 KINDS = (
     *("episodes", "rounds", "steps", "summaries", "profile", "records", "parity", "boots", "smokes"),
     *("claims", "environments", "published", "control", "arms", "grids", "chapters", "sheets"),
@@ -134,8 +140,8 @@ class Campaign:
         return provenance.json_load(files[0]) if files else None
 
     def records(self, kind: str) -> dict[str, dict[str, Any]]:
-        """Return JSON records of a kind by policy: records, parity, boots or smokes."""
-        by_stem = _POLICY_OF[kind] == "stem"
+        """Return JSON records of a kind by policy: records, parity, boots or smokes; environments by their own name."""
+        by_stem = _NAME_OF[kind] == "stem"
         return {path.stem if by_stem else path.parent.name: provenance.json_load(path) for path in self.files(kind)}
 
     def smoke_episodes(self) -> dict[str, pd.DataFrame]:
@@ -144,11 +150,6 @@ class Campaign:
             path.parent.name: tables.read_table(path.with_name("episodes.parquet"), tables.EPISODES).to_pandas()
             for path in self.files("smokes")
         }
-
-    @cached_property
-    def environments(self) -> dict[str, dict[str, Any]]:
-        """Return the environment records by name (model, libero)."""
-        return {path.stem: provenance.json_load(path) for path in self.files("environments")}
 
     @cached_property
     def control(self) -> dict[str, Any] | None:

@@ -3,7 +3,8 @@
 A claim states what would refute it before it is judged; `evaluate` gives every claim its computed verdict
 (verdicts.py does the judging). Knows no table.
 
-The seed project used other words. SEED_WORDS is the one place that maps ours onto them:
+The reproduction that this project grew from (the seed) used other words. SEED_WORDS is the one place that maps ours
+onto them:
 
 | ours | theirs | meaning |
 |---|---|---|
@@ -42,9 +43,10 @@ class _Strict(BaseModel):
 
 
 class Seed(_Strict):
-    """What the seed run said of the same claim."""
+    """What the reproduction said of the same claim, in its own words and figures: nothing where it said nothing."""
 
-    word: str | None = None
+    word: str | None = Field(None, description="its status word, exactly")
+    caveat: str = ""
     figures: str = ""
 
 
@@ -82,7 +84,7 @@ class RecordsClaim(_Claim):
     """Every record of a kind meets every check."""
 
     test: Literal["records"]
-    of: Literal["records", "parity", "boots"]
+    of: Literal["records", "parity", "boots", "environments"]
     checks: list[Check] = Field(min_length=1)
 
     @property
@@ -155,6 +157,13 @@ class LatencyClaim(_Claim):
     below: float = Field(1.0, gt=0)
 
 
+class RoutesClaim(_Claim):
+    """Route and accepted prefix of one arm's rounds are recorded and agree with its episodes' counters."""
+
+    test: Literal["routes"]
+    arm: str
+
+
 class PublishedCounts(_Strict):
     """Two methods whose published counts are compared, pooled over suites or over the conveyor's cells."""
 
@@ -218,6 +227,7 @@ AnyClaim = Annotated[
     | UnpairedClaim
     | NonInferiorityClaim
     | LatencyClaim
+    | RoutesClaim
     | PublishedClaim
     | PublishedChecksClaim
     | PublishedMixtureClaim
@@ -269,7 +279,7 @@ def _place(data: Any, location: tuple[Any, ...]) -> str:
 
 
 def seed_word(verdict: Verdict, limited: bool) -> str:
-    """Return the seed project's word for one of our verdicts."""
+    """Return the reproduction's status word for one of our verdicts."""
     return SEED_WORDS["supported/limited" if verdict == "supported" and limited else verdict]
 
 

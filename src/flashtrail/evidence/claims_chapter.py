@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flashtrail.evidence import claims, counts, links, overview, page, pairs, power
+from flashtrail.evidence import claims, counts, links, overview, page, pairs, power, published
 from flashtrail.evidence.campaign import Campaign
 from flashtrail.evidence.page import Html
 from flashtrail.evidence.wording import NBSP, p_value, percent, plural
 
 
 def matrix(run: Campaign, details_here: bool = False) -> Html:
-    """Every claim in one row: statement, verdict, counts and interval, the seed's word.
+    """Every claim in one row: statement, verdict, counts and interval, the reproduction's words.
 
     `details_here`: the page has the claims' details, too; else links go to the chapter that has them, if there is one.
     """
@@ -35,7 +35,7 @@ def matrix(run: Campaign, details_here: bool = False) -> Html:
     ]
     columns = {"id": "Id", "claim": "Claim", "verdict": "Verdict", "numbers": "k/n; difference [95 %]", "p": "p"}
     return page.table(
-        rows, columns | {"seed": "Seed run said"}, caption="Verdicts, computed from the tables", stacked=True
+        rows, columns | {"seed": "The reproduction said"}, caption="Verdicts, computed from the tables", stacked=True
     )
 
 
@@ -44,9 +44,29 @@ def _id(name: str, place: str | None) -> Any:
 
 
 def _seed(seed: Mapping[str, Any]) -> Html:
+    """The reproduction's status word, figures and caveat, as it printed them; empty where it said nothing."""
     figures = _quoted(seed["figures"].replace("->", "\u2192")).text
-    parts = [page.code(seed["word"]).text if seed["word"] else "", figures]
+    parts = [page.code(seed["word"]).text if seed["word"] else "", figures, page.html(seed["caveat"])]
     return Html("<br>".join(part for part in parts if part))
+
+
+def _said(claim: Mapping[str, Any], figures: published.Published, source: str) -> Html | None:
+    """What a source printed of a claim, with the sections of the write-up and what its own rows do not give.
+
+    Before it stand the reproduction's own words, where it made the claim.
+    """
+    words = _seed(claim["seed"]) if source == "reproduction" else Html("")
+    told = [said for said in figures.said if claim["id"] in said.used_by and said.source == source]
+    lines = [f"{said.figure}: {said.value} ({', '.join(said.where)})" + _from_rows(said) for said in told]
+    found = [words] if words.text else []
+    found += [page.paragraph(_quoted(line), "note") for line in lines]
+    return page.join(*found) if found else None
+
+
+def _from_rows(said: published.Said) -> str:
+    words = {"yes": "", "no": "; does not follow from its own rows", "unknown": "; its rows are not at hand"}
+    give = f"; its rows give {said.rows_give}" if said.rows_give else ""
+    return words[said.follows_from_rows] + give
 
 
 def _p(value: float | None, family: Mapping[str, Any] | None) -> str | None:
@@ -60,12 +80,12 @@ def details(run: Campaign) -> Html:
     """Every claim with its sentence, scope, test, what would refute it and the rows behind it."""
     if not run.claims:
         return page.paragraph("The claims were not evaluated.", "note")
-    parts = []
+    parts, figures = [], published.load(next(iter(run.files("published")), None))
     for claim in run.claims["claims"]:
         margin = "" if claim["margin"] is None else f", margin {claim['margin']:g}"
         facts = {
             "Verdict": page.inline(
-                page.badge(claim["verdict"]), "; in the seed\u2019s words ", page.code(claim["seed_word"])
+                page.badge(claim["verdict"]), "; in the reproduction\u2019s words ", page.code(claim["seed_word"])
             ),
             "Found": counts.of_claim(run, claim, claim["sentence"], ""),
             "Scope": claim["scope"],
@@ -73,6 +93,7 @@ def details(run: Campaign) -> Html:
             "Arms": page.inline(*_arms(run, claim["arms"])) if claim["arms"] else None,
             "Test": page.inline(page.code(claim["test"]), margin, _family(claim["family"])),
             "Refuted if": claim["refuted_if"],
+            **{f"The {source} said": _said(claim, figures, source) for source in figures.sources},
             "Rows": _rows(run, claim),
         }
         head = f'<h3 id="{page.html(claim["id"])}">{page.html(claim["id"])}: {page.html(claim["title"])}</h3>'
@@ -151,7 +172,7 @@ def chapter(run: Campaign) -> str | None:
 
 
 def words_table() -> Html:
-    """How our verdicts and the seed's words correspond."""
+    """How our verdicts and the reproduction's status words correspond."""
     rows = [
         {
             "ours": page.badge(ours.split("/")[0]),
@@ -160,7 +181,7 @@ def words_table() -> Html:
         }
         for ours, seed in claims.SEED_WORDS.items()
     ]
-    return page.table(rows, {"ours": "Verdict here", "scope": "Scope", "seed": "Seed\u2019s word"})
+    return page.table(rows, {"ours": "Verdict here", "scope": "Scope", "seed": "The reproduction\u2019s word"})
 
 
 def not_claimed(run: Campaign) -> Html:

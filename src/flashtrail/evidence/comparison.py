@@ -9,7 +9,7 @@ from typing import Any
 
 from flashtrail.evidence import page, published, statistics
 from flashtrail.evidence.campaign import Campaign
-from flashtrail.evidence.counts import apart, behind
+from flashtrail.evidence.counts import apart, behind, in_text
 from flashtrail.evidence.overview import rate_of
 from flashtrail.evidence.page import Html
 from flashtrail.evidence.statistics import Rate
@@ -56,7 +56,47 @@ def published_beside_ours(run: Campaign) -> Html:
         page.table(_latency_rows(run, figures), _LATENCY_HEADS, ("ms", "n"), "Latency per round", stacked=True),
         page.table(sources, heads, caption="Where the published figures come from", stacked=True),
         page.details("What can be checked of the published figures", _checks(figures)),
+        _at_odds(figures),
+        page.details("What was printed, where, and whether it follows from their rows", _said(figures)),
     )
+
+
+def _at_odds(figures: published.Published) -> Html | None:
+    """One line per printed figure that its source's own rows do not give."""
+    lines = [
+        page.paragraph(
+            page.inline(
+                f"Does not follow from its own rows: {entry.source}, {entry.figure}, printed {entry.value}; they give ",
+                _theirs(entry.rows_give),
+                ".",
+            )
+        )
+        for entry in figures.said
+        if entry.follows_from_rows == "no"
+    ]
+    return page.join(*lines) if lines else None
+
+
+def _said(figures: published.Published) -> Html:
+    rows = [
+        {
+            "source": entry.source,
+            "figure": entry.figure,
+            "value": _theirs(entry.value),
+            "where": ", ".join(entry.where),
+            "follows": entry.follows_from_rows,
+            "give": _theirs(entry.rows_give) if entry.rows_give else None,
+        }
+        for entry in figures.said
+    ]
+    heads = {"source": "Source", "figure": "Figure", "value": "Printed", "where": "Where"}
+    heads |= {"follows": "Follows from its rows", "give": "They give"}
+    note = "Where: section or appendix of the reproduction\u2019s write-up, or a file of its repository."
+    return page.join(page.paragraph(note, "note"), page.table(rows, heads, ("value",), stacked=True))
+
+
+def _theirs(text: str) -> Html:
+    return in_text(text, [lambda count: apart(count, "published")])
 
 
 def _success_rows(run: Campaign, figures: published.Published) -> list[dict[str, Any]]:

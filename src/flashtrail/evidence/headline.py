@@ -200,7 +200,9 @@ def _may_be_claimed(run: Campaign) -> Html | None:
     chapter = claims_chapter.chapter(run)
     by_verdict: dict[str, list[str]] = {verdict: [] for verdict in claims.VERDICTS}
     for claim in run.claims["claims"]:
-        title = claim["title"][0].lower() + claim["title"][1:]
+        title = claim["title"]
+        if not any(letter.isupper() for letter in title.split()[0][1:]):  # WristHealthGuard is a name
+            title = title[0].lower() + title[1:]
         name = page.link(claim["id"], f"{chapter}#{claim['id']}") if chapter else claim["id"]
         by_verdict[claim["verdict"]].append(page.inline(f"{title}\u00a0(", name, ")").text)
     return _lines(

@@ -146,7 +146,7 @@ def environments(run: Campaign) -> Html:
     """Versions and devices of both environments, and the commit that this page was rendered at."""
     commit = provenance.git_commit(published.DEFAULT.parents[2]) or "not a git checkout"
     parts = [page.paragraph(page.inline("Rendered at commit ", page.code(commit), "."))]
-    for name, record in run.environments.items():
+    for name, record in run.records("environments").items():
         facts = {
             "Device": _plain(record.get("device")),
             "Checks": _plain(record.get("checks")),

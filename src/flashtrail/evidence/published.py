@@ -88,7 +88,7 @@ class Latency(_Strict):
 
 
 class Acceptance(_Strict):
-    """Accepted prefix of draft rounds: percent of 12, or its mean."""
+    """Accepted prefix: percent of 12 in draft rounds, or the mean number of actions that the source prints."""
 
     source: str
     method: str
@@ -96,11 +96,6 @@ class Acceptance(_Strict):
     percent: float | None = None
     mean: float | None = None
     note: str = ""
-
-    @property
-    def mean_of_12(self) -> float | None:
-        """Mean accepted actions of 12."""
-        return self.mean if self.percent is None else 12 * self.percent / 100
 
 
 class Conveyor(_Strict):
@@ -122,6 +117,24 @@ class Quotient(_Strict):
     of: tuple[float, float]
 
 
+class Said(_Strict):
+    """A figure as its source printed it: where, what of ours quotes it, and what the source's own rows give."""
+
+    source: str
+    figure: str
+    value: str
+    where: list[str] = Field(min_length=1, description="sections of the write-up, or a file of its repository")
+    used_by: list[str] = Field(default_factory=list, description="ids of claims; files that quote it")
+    follows_from_rows: Literal["yes", "no", "unknown"]
+    rows_give: str = ""
+
+    @model_validator(mode="after")
+    def _says_what_instead(self) -> Said:
+        if self.follows_from_rows == "no" and not self.rows_give:
+            raise ValueError(f"{self.figure}: it does not follow from the rows: say what they give (rows_give)")
+        return self
+
+
 class Published(_Strict):
     """The whole file."""
 
@@ -132,10 +145,11 @@ class Published(_Strict):
     acceptance: list[Acceptance] = Field(default_factory=list)
     conveyor: list[Conveyor] = Field(default_factory=list)
     ratios: list[Quotient] = Field(default_factory=list)
+    said: list[Said] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _sources_known(self) -> Published:
-        rows: list[Any] = [*self.success, *self.latency, *self.acceptance, *self.conveyor, *self.ratios]
+        rows: list[Any] = [*self.success, *self.latency, *self.acceptance, *self.conveyor, *self.ratios, *self.said]
         for row in rows:
             if row.source not in self.sources:
                 raise ValueError(f"source {row.source!r} is not described under sources")
@@ -163,7 +177,7 @@ def load_all(paths: Sequence[str | Path]) -> Published:
         for name in set(sources) & set(file.sources):
             raise UserError(f"{path}: source {name!r} is described in another file, too: rename it")
         sources |= file.sources
-    kinds = ("success", "latency", "acceptance", "conveyor", "ratios")
+    kinds = ("success", "latency", "acceptance", "conveyor", "ratios", "said")
     rows = {kind: [row for file in files for row in getattr(file, kind)] for kind in kinds}
     return Published(version=1, sources=sources, **rows)
 

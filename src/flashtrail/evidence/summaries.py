@@ -134,7 +134,7 @@ def route_mix(rounds: pd.DataFrame) -> dict[str, Any]:
 def accepted_prefix(rounds: pd.DataFrame) -> dict[str, Any]:
     """Return the histogram (draft rounds, 0-12) and both means that are in use.
 
-    `mean_draft` is over draft rounds; `mean_all` counts a full round as 12, as the reproduction's 10.07 did.
+    `mean_draft` is over draft rounds; `mean_all` counts a full round as 12, as the reproduction's 10.074 does.
     """
     is_draft = (rounds["route"] == "draft").astype(float)
     drafts = rounds.loc[rounds["route"] == "draft", "accepted_prefix"]

@@ -12,10 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import pandas as pd
+
 from flashtrail.evidence import claims as types
 from flashtrail.evidence import power, published, statistics, success_verdicts
 from flashtrail.evidence.campaign import Campaign
-from flashtrail.evidence.judgement import Judgement, not_tested, rows_of, tested_on
+from flashtrail.evidence.judgement import Judgement, not_tested, rows_of, scope_of, tested_on
 from flashtrail.evidence.power import Plan
 from flashtrail.evidence.tables import PAIR_KEY
 from flashtrail.evidence.wording import (
@@ -29,6 +31,8 @@ from flashtrail.evidence.wording import (
     rate_with_interval,
     three_digits,
 )
+
+_PREFIX_TOLERANCE = 1e-6  # actions of 12
 
 
 def judge_all(file: types.ClaimsFile, campaign: Campaign, plan: bool = True) -> list[dict[str, Any]]:
@@ -164,7 +168,7 @@ def _judge_records(claim: types.RecordsClaim, campaign: Campaign, alpha: float) 
         sentence,
         {"records": len(records), "passed": passed, "failed": failed, "values": _values(claim, records)},
         f"{passed}/{len(records)}",
-        tested_on(policies=list(records)),
+        tested_on(policies=list(records)) if claim.of != "environments" else {},
         {"records": sorted(records)},
     )
 
@@ -258,6 +262,55 @@ def _judge_latency(claim: types.LatencyClaim, campaign: Campaign, alpha: float) 
             found.interval.low, found.interval.high, found.ratio, claim.below, min(map(len, times.values()))
         ),
     )
+
+
+# --- routes: supported if every round names its route, every draft its prefix, and the episodes' own counters agree;
+# --- refuted otherwise. The counts are of the arm's summary, which is made of the rounds. ---
+
+
+def _judge_routes(claim: types.RoutesClaim, campaign: Campaign, alpha: float) -> Judgement:
+    summary, episodes = campaign.summaries.get(claim.arm), campaign.of_arm("episodes", claim.arm)
+    if summary is None or not len(episodes):
+        return not_tested(f"arm {claim.arm} was not run")
+    routes, prefix = summary["routes"], summary["accepted_prefix"]
+    if not routes["draft"]:
+        return not_tested(f"{claim.arm} has no draft round, so no accepted prefix")
+    problems = _route_problems(summary, episodes)
+    rounds = f"{routes['full']:,} full and {plural(routes['draft'], 'draft round')}"
+    sentence = (
+        f"{claim.arm} took {rounds} ({percent(routes['draft_share'], 1)} drafts); accepted on average "
+        f"{prefix['mean_draft']:.3f} of 12 in draft rounds, {prefix['mean_all']:.3f} where full rounds count as 12. "
+    )
+    sentence += f"{'; '.join(problems)}." if problems else "Rows and counters agree."
+    kept = {key: prefix[key] for key in ("histogram", "mean_draft", "mean_all", "zero", "whole")}
+    return Judgement(
+        "refuted" if problems else "supported",
+        sentence,
+        {**{key: routes[key] for key in ("full", "draft", "n", "draft_share")}, **kept, "problems": problems},
+        f"{routes['full']:,} full, {routes['draft']:,} draft; {prefix['mean_draft']:.3f} of 12",
+        scope_of(campaign, {claim.arm: episodes}),
+        {claim.arm: rows_of(campaign.judged(claim.arm))},
+    )
+
+
+def _route_problems(summary: Mapping[str, Any], episodes: pd.DataFrame) -> list[str]:
+    routes, prefix = summary["routes"], summary["accepted_prefix"]
+    problems = []
+    if (nameless := routes["n"] - routes["full"] - routes["draft"]) != 0:
+        problems.append(f"{plural(nameless, 'round')} without a route")
+    if (missing := routes["draft"] - sum(prefix["histogram"])) != 0:
+        problems.append(f"{plural(missing, 'draft round')} without an accepted prefix of 0 to 12")
+    for route in ("full", "draft"):
+        if (counted := int(episodes[f"{route}_rounds"].sum())) != routes[route]:
+            problems.append(f"the episodes count {counted:,} {route} rounds, the rows are {routes[route]:,}")
+    drafting = episodes[episodes["draft_rounds"] > 0]
+    if drafting["accepted_prefix_mean"].notna().all() and len(drafting):
+        mean = float(
+            (drafting["accepted_prefix_mean"] * drafting["draft_rounds"]).sum() / drafting["draft_rounds"].sum()
+        )
+        if abs(mean - prefix["mean_draft"]) > _PREFIX_TOLERANCE:
+            problems.append(f"the episodes' accepted prefixes average {mean:.3f}, the rows {prefix['mean_draft']:.3f}")
+    return problems
 
 
 # --- published: quoted, not judged: a verdict would need the paper's policy, suites and hardware. Where the published
@@ -383,6 +436,7 @@ _JUDGES: dict[str, Callable[[Any, Campaign, float], Judgement]] = {
     "unpaired_difference": success_verdicts.judge_unpaired,
     "non_inferiority": success_verdicts.judge_non_inferiority,
     "latency_ratio": _judge_latency,
+    "routes": _judge_routes,
     "published": _judge_published,
     "published_checks": _judge_published_checks,
     "published_mixture": _judge_published_mixture,
