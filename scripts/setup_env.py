@@ -27,9 +27,9 @@ VENV = ROOT / ".venv"
 STAMP = VENV / ".flashtrail-setup"
 OLDEST = (3, 11, 2)  # Debian 12's own: every pin admits it (tests/test_setup.py)
 # Measured on the CPU: the wheels, and `du` of .venv; with CUDA torch brings its libraries.
-FETCHED_GB, INSTALLED_GB = 1.6, 4.1
+FETCHED_GB, INSTALLED_GB = 1.6, 5.0
 CUDA_GB = 3.5
-# pip's settings: uv's options of the same meaning, its variables, and those that do not matter to it.
+# pip's settings: uv's options and variables of the same meaning, and those that only pip obeys.
 UV_OPTIONS = {
     "index-url": "--default-index",
     "extra-index-url": "--extra-index-url",
@@ -38,29 +38,7 @@ UV_OPTIONS = {
     "trusted-host": "--allow-insecure-host",
 }
 UV_VARIABLES = {"cert": "SSL_CERT_FILE", "proxy": "ALL_PROXY", "client-cert": "SSL_CLIENT_CERT"}
-NOT_OF_UV = [
-    "disable-pip-version-check",
-    "cache-dir",
-    "no-cache-dir",
-    "default-timeout",
-    "timeout",
-    "retries",
-    "progress-bar",
-    "quiet",
-    "verbose",
-    "no-input",
-    "no-color",
-    "user",
-    "root-user-action",
-    "break-system-packages",
-    "no-warn-script-location",
-    "prefer-binary",
-    "compile",
-    "no-compile",
-    "use-pep517",
-    "require-virtualenv",
-    "no-python-version-warning",
-]
+PIPS_OWN = {"keyring-provider", "no-binary", "only-binary", "require-hashes", "platform", "implementation", "abi"}
 PACKAGES = VENV / "lib/python3.11/site-packages"
 # The head of a script in .venv/bin as pip writes it, and ours: a line of sh that Python reads as a string.
 PYTHON_HEAD = re.compile(rb"#!(?:[^\n]*python[^\n]*|/bin/sh\n'''exec' [^\n]*\n' ''')\n")
@@ -290,7 +268,7 @@ def uv_words(settings: dict[str, list[str]]) -> tuple[list[str], dict[str, str]]
             variables[UV_VARIABLES[name]] = " ".join(values)
         elif name == "no-index":
             words += ["--no-index"] if values == ["true"] or values == ["1"] else []
-        elif name not in NOT_OF_UV:
+        elif name in PIPS_OWN:
             return None
     return words, variables
 
@@ -308,7 +286,9 @@ def install(wanted: list[str]) -> None:
     if told is not None:
         cache = VENV / ".fetched"  # beside the packages, which are links to what lies there
         command = [uv, "pip", "install", "--quiet", "--cache-dir", cache, "--python", VENV / "bin/python", *told[0]]
-        done = subprocess.run([*command, *common], cwd=ROOT, env={**os.environ, **told[1]})
+        cache.mkdir(exist_ok=True)
+        variables = {**os.environ, "TMPDIR": str(cache), **told[1]}  # uv locks by files in TMPDIR, which others share
+        done = subprocess.run([*command, *common], cwd=ROOT, env=variables)
         shutil.rmtree(cache, ignore_errors=True)
         if done.returncode == 0:
             return
