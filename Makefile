@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .PHONY: help setup report drills checkup screenshot test lint conformance fidelity verify-success fuzz bench-server bench-rollouts bench-evidence bench-engine bench-gpu kernels-compile roofline bench-convert bundle audit-crate check check-envs nano unlock lock clean-results clean-env
 PROFILE ?= profiles/local
 PYTHON ?= $(shell for p in python3.11 python3; do \
-	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { echo $$p; break; }; \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11, 2) <= sys.version_info < (3, 12))' 2>/dev/null && { echo $$p; break; }; \
 	done; true)
 BIN := .venv/bin
 export PYTHONPATH := $(CURDIR)/src
@@ -17,8 +17,8 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
 setup: ## make .venv from the pins of envs/*.yaml; install OSMesa when root
-	@test -n "$(PYTHON)" || { echo "error: Python 3.11 was not found; apt-get install -y python3.11 python3.11-venv, or make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@$(PYTHON) scripts/setup_env.py
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 (3.11.2 or later) was not found; apt-get install -y python3.11 python3.11-venv, or make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" scripts/setup_env.py
 
 report: setup ## run the whole workflow on this machine and write reports/final.html
 	@$(BIN)/snakemake --profile $(PROFILE) reports/final.html
@@ -101,7 +101,7 @@ unlock: setup ## after a power cut or kill -9: let the workflow start again (fin
 
 lock: setup ## renew envs/constraints.txt from what .venv holds
 	@head -2 envs/constraints.txt > .venv/lock
-	@$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' | grep -viE '^flashtrail=' >> .venv/lock
+	@$(BIN)/python -m pip freeze | sed 's/+cpu$$//' | grep -viE '^flashtrail=' >> .venv/lock
 	@mv .venv/lock envs/constraints.txt
 
 clean-results: ## remove results/, reports/ and what Snakemake knows of them

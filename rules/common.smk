@@ -2,19 +2,21 @@
 # Nothing is planned before the config is valid.
 import os
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
 
 import yaml
 from snakemake.settings.types import DeploymentMethod
+from snakemake_interface_executor_plugins.settings import ExecMode
 
 ROOT = Path(workflow.basedir)
 PACKAGE = ROOT / "src" / "flashtrail"
 sys.path.insert(0, str(ROOT / "src"))
 try:
+    from flashtrail import caches, provenance
     from flashtrail import config as experiments
-    from flashtrail import provenance
     from flashtrail.errors import UserError
 except ModuleNotFoundError as missing:
     sys.exit(
@@ -25,6 +27,10 @@ except ModuleNotFoundError as missing:
 # Every job's environment imports the package from here without installing it; rendering needs no display.
 os.environ.update(PYTHONPATH=str(ROOT / "src"))
 os.environ.setdefault("PYOPENGL_PLATFORM", os.environ.setdefault("MUJOCO_GL", "osmesa"))
+caches.settle()
+# Snakemake writes its interpreter's path into bash commands as it is: a space or a quote in it would end the word.
+# Every job passes here again, with the interpreter's own path.
+sys.executable = shlex.quote(sys.executable)
 
 
 # --- the experiment ---
@@ -62,6 +68,16 @@ def plan_without_conda():
 
 
 plan_without_conda()
+
+
+onerror:
+    if workflow.exec_mode == ExecMode.DEFAULT:  # not one of its jobs
+        print(
+            f"Stopped. Kept: the results of {len(list(workflow.dag.finished_jobs))} finished jobs and every finished "
+            "episode of the others (results/rollouts/*/*/parts). The same command goes on from there.",
+            file=sys.stderr,
+        )
+
 
 # --- digests: what a job depends on beside its input files ---
 

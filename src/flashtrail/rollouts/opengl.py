@@ -1,8 +1,8 @@
-"""What rendering needs from the system, and the one line to say when it is not there.
+"""What the simulator needs from the system, and the one line to say when it is not there.
 
-Knows library names and packages; imports neither LIBERO nor an OpenGL binding. Off-screen rendering fails in as many
-ways as there are layers (an ImportError in cv2, an AttributeError in PyOpenGL, a crash in MuJoCo), so the cause is
-looked for where it is: in the shared libraries.
+Knows library names and packages; imports neither LIBERO nor robosuite nor an OpenGL binding. Off-screen rendering
+fails in as many ways as there are layers (an ImportError in cv2, an AttributeError in PyOpenGL, a crash in MuJoCo), so
+the cause is looked for where it is: in the shared libraries.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import os
+import sys
+import types
 
 from flashtrail.errors import UserError
 
@@ -22,12 +24,21 @@ _BACKEND = {"osmesa": {"OSMesa": "libOSMesa.so.8"}, "egl": {"EGL": "libEGL.so.1"
 def choose_backend() -> str:
     """Set the rendering backend of this process if nobody has, and return it (``osmesa`` needs no display).
 
-    Must run before MuJoCo is imported. One software-rendering thread: a second gains nothing (docs/rollouts.md).
+    Must run before MuJoCo and robosuite are imported. One software-rendering thread: a second gains nothing
+    (docs/rollouts.md).
     """
     backend = os.environ.setdefault("MUJOCO_GL", "osmesa")
     os.environ.setdefault("PYOPENGL_PLATFORM", backend)
     os.environ.setdefault("LP_NUM_THREADS", "1")
+    _silence_robosuite()
     return backend
+
+
+def _silence_robosuite() -> None:
+    """Keep robosuite from logging to /tmp/robosuite.log, one file for all users, by its own private macros."""
+    macros = types.ModuleType("robosuite.macros_private")
+    macros.__dict__.update(FILE_LOGGING_LEVEL=None, CONSOLE_LOGGING_LEVEL="ERROR")
+    sys.modules.setdefault(macros.__name__, macros)
 
 
 def missing_libraries() -> list[str]:
@@ -41,6 +52,11 @@ def explain(error: BaseException) -> UserError:
     missing = missing_libraries()
     if missing:
         return UserError(f"no OpenGL library for rendering ({', '.join(missing)} not found): {APT_LINE}")
+    if isinstance(error, OSError) and error.filename:
+        return UserError(
+            f"the simulator cannot open {error.filename} ({error.strerror}): let this user read and write it, "
+            "or make room"
+        )
     backend = os.environ.get("MUJOCO_GL", "osmesa")
     cause = f"{type(error).__name__}: {error}"
     return UserError(

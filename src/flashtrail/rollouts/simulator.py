@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -279,11 +278,6 @@ def _construct(bddl_file: str) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Swallow the notices that LIBERO prints and robosuite logs while it is imported and built."""
-    logger = logging.getLogger("robosuite_logs")
-    level = logger.level
+    """Swallow the notices that LIBERO prints while it is imported and built."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        try:
-            yield
-        finally:
-            logger.setLevel(max(level, logging.ERROR))
+        yield

@@ -40,7 +40,7 @@ def server_command(
         Path(handles["base"]).parent,
         port=port or 0,
         draft=Path(draft).parent if draft else None,
-        python=python,
+        python=str(Path(python).absolute()),
         device=engine["device"],
         dtype=engine["dtype"],
         backend=backend_of(handles, engine),

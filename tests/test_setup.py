@@ -1,0 +1,154 @@
+"""`make setup`: pins that Debian's Python takes, launchers that survive any path, one line before the first download.
+
+Uses venvs without packages; the installation itself is what .ci/run does.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.specifiers import SpecifierSet
+from pip._vendor.distlib.scripts import ScriptMaker
+
+ROOT = Path(__file__).parents[1]
+PLACES = ["plain", "Über Labor", "it's", "two  spaces and a 'quote'", "/".join(["deep-" + "x" * 40] * 4)]
+
+
+@pytest.fixture
+def setup_env(tmp_path, monkeypatch):
+    """scripts/setup_env.py as a module that works below tmp_path."""
+    spec = importlib.util.spec_from_file_location("setup_env", ROOT / "scripts/setup_env.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    at(module, tmp_path, monkeypatch)
+    return module
+
+
+def at(module, root, monkeypatch):
+    root.mkdir(parents=True, exist_ok=True)
+    for name, value in {
+        "ROOT": root,
+        "VENV": root / ".venv",
+        "PACKAGES": root / ".venv/lib/python3.11/site-packages",
+        "STAMP": root / ".venv/.flashtrail-setup",
+    }.items():
+        monkeypatch.setattr(module, name, value)
+
+
+def bare(module) -> Path:
+    """Make the .venv without packages, but for a folder that stands for pip's; return its bin."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", module.VENV], check=True)
+    (module.PACKAGES / "pip").mkdir()
+    return module.VENV / "bin"
+
+
+def test_every_pin_holds_on_the_oldest_python_that_is_promised(setup_env):
+    oldest = ".".join(map(str, setup_env.OLDEST))
+    lines = [*setup_env.union(), *setup_env.CONSTRAINTS.read_text().splitlines()]
+    names = {setup_env.normal(line.split("==")[0]) for line in lines if "==" in line}
+    refused, seen = [], set()
+    for found in importlib.metadata.distributions():
+        name, wanted = setup_env.normal(found.metadata["Name"]), found.metadata["Requires-Python"]
+        seen.add(name)
+        if name in names and wanted and oldest not in SpecifierSet(wanted):
+            refused.append(f"{name} {found.version} requires Python {wanted}")
+    assert not refused
+    assert len(names & seen) > 200  # it was the pinned environment that was looked at
+    promised = f">={oldest},<3.12"
+    assert f'requires-python = "{promised}"' in (ROOT / "pyproject.toml").read_text()
+    assert f"Python {oldest}" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_scripts_of_the_environment_run_from_any_path_and_after_a_move(setup_env, tmp_path, monkeypatch, place):
+    at(setup_env, tmp_path / place / "clone", monkeypatch)
+    binaries = bare(setup_env)
+    (setup_env.PACKAGES / "told.py").write_text("import sys\ndef main(): print(sys.argv[1:], sys.prefix)\n")
+    maker = ScriptMaker(None, str(binaries))  # pip's own way of writing them
+    maker.executable, maker.variants = str(binaries / "python"), {""}
+    maker.make("tell = told:main")
+    setup_env.install_launchers()
+    assert run(binaries / "tell", "a b") == f"['a b'] {setup_env.VENV}\n"
+    moved = tmp_path / "elsewhere's place"
+    setup_env.ROOT.rename(moved)
+    assert run(moved / ".venv/bin/tell") == f"[] {moved / '.venv'}\n"
+
+
+def test_the_package_is_found_from_where_the_clone_lies(setup_env, tmp_path, monkeypatch):
+    binaries = bare(setup_env)
+    (setup_env.PACKAGES / "__editable__.flashtrail-0.1.0.pth").write_text("/the/old/place/src\n")
+    (setup_env.ROOT / "src").symlink_to(ROOT / "src")
+    setup_env.install_launchers()
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    told = run(binaries / "python", "-c", "import flashtrail, sys; print(flashtrail.__file__, sys.path)")
+    assert "clone" not in told and str(setup_env.ROOT / "src/flashtrail/__init__.py") in told
+    assert "/the/old/place" not in told
+
+
+def test_an_interpreter_that_has_gone_is_renewed_and_the_packages_stay(setup_env):
+    binaries = bare(setup_env)
+    (setup_env.PACKAGES / "kept.py").write_text("here = 1\n")
+    for link in binaries.glob("python*"):
+        link.unlink()
+        link.symlink_to("/gone/python3.11")
+    assert setup_env.renew_interpreter()
+    assert run(binaries / "python", "-c", "import kept; print(kept.here)") == "1\n"
+
+
+def test_an_unfinished_environment_is_made_anew(setup_env):
+    setup_env.VENV.mkdir()
+    assert not setup_env.renew_interpreter()
+
+
+def test_no_room_is_said_before_anything_is_fetched(setup_env, monkeypatch):
+    setup_env.preflight()
+    monkeypatch.setattr(setup_env, "INSTALLED_GB", 1e6)
+    with pytest.raises(SystemExit, match=r"GB free, 1000000\.0 GB are needed"):
+        setup_env.preflight()
+
+
+def test_a_file_system_without_locks_is_said(setup_env, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(setup_env.fcntl, "flock", refuse)
+    with pytest.raises(SystemExit, match=r"cannot be locked \(No locks available\)"):
+        setup_env.preflight()
+
+
+@pytest.mark.slow
+def test_an_index_that_does_not_answer_is_said_and_pips_settings_are_passed_on(setup_env, tmp_path, monkeypatch):
+    subprocess.run([sys.executable, "-m", "venv", setup_env.VENV], check=True)
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    own = tmp_path / "pip.conf"
+    own.write_text("[global]\nindex-url = http://127.0.0.1:9/simple\nextra-index-url =\n  file:///a\n  file:///b\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(own))
+    monkeypatch.setenv("PIP_CERT", "/etc/own.pem")
+    settings = setup_env.pip_settings()
+    assert settings["index-url"] == ["http://127.0.0.1:9/simple"]
+    words, variables = setup_env.uv_words(settings)
+    assert (
+        words[2:4] == ["--default-index", "http://127.0.0.1:9/simple"] and variables["SSL_CERT_FILE"] == "/etc/own.pem"
+    )
+    assert words.count("--extra-index-url") == len(settings["extra-index-url"]) == 2
+    with pytest.raises(SystemExit, match=r"pip does not get uv==.*PIP_INDEX_URL"):
+        setup_env.fetch_installer()
+
+
+def test_a_setting_of_pip_that_uv_lacks_leaves_the_work_to_pip(setup_env):
+    assert setup_env.uv_words({"require-hashes": ["true"]}) is None
+    assert setup_env.uv_words({"timeout": ["5"]}) == (["--index-strategy", "unsafe-best-match"], {})
+
+
+def run(*command) -> str:
+    """Return what a command prints."""
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
