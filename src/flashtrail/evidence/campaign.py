@@ -16,7 +16,7 @@ import pandas as pd
 
 from flashtrail import provenance
 from flashtrail.errors import UserError, nearest
-from flashtrail.evidence import links, published, tables
+from flashtrail.evidence import keys, links, published, tables
 
 # kind: where the policy's name stands in the path
 _POLICY_OF = {"records": "directory", "boots": "directory", "smokes": "directory", "parity": "stem"}
@@ -58,8 +58,8 @@ class Campaign:
 
     @cached_property
     def episodes(self) -> pd.DataFrame:
-        """Return all episodes of all arms."""
-        return tables.read_tables(self.files("episodes"), tables.EPISODES).to_pandas()
+        """Return all episodes of all arms; a task number with two texts is refused."""
+        return keys.one_text(tables.read_tables(self.files("episodes"), tables.EPISODES).to_pandas())
 
     @cached_property
     def rounds(self) -> pd.DataFrame:
