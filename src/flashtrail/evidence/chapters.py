@@ -73,8 +73,8 @@ def success_table(run: Campaign) -> Html:
 
 def success_by_task(run: Campaign) -> Html | None:
     """k/n of each arm and task; None where there is one task."""
-    heads = _task_heads(run)
-    if len(heads) < 2:
+    tasks = _task_heads(run)
+    if len(tasks) < 2:
         return None
     rows = []
     for arm, summary in run.summaries.items():
@@ -85,7 +85,7 @@ def success_by_task(run: Campaign) -> Html | None:
             for task in summary["tasks"]
         }
         rows.append({"arm": arm_name(arm, summary), **cells})
-    heads = {"arm": "Arm", **{f"{suite} {number}": head for (suite, number), head in heads.items()}}
+    heads = {"arm": "Arm", **{f"{suite} {number}": head for (suite, number), head in tasks.items()}}
     caption = "Success by task, k/n (intervals: in the figure)"
     return page.table(rows, heads, tuple(heads)[1:], caption, stacked=True)
 

@@ -46,8 +46,8 @@ def judge_all(file: types.ClaimsFile, campaign: Campaign, plan: bool = True) -> 
             _adjust(judgement, family, file.alpha)
         size = family["size"] if family else 1
         # A member of a family is planned at its first Holm step, which is the strictest.
-        open_one = plan and judgement.verdict == "inconclusive" and judgement.plan
-        result.append(_plain(claim, judgement, family, judgement.plan(file.alpha / size) if open_one else None))
+        planned = judgement.plan if plan and judgement.verdict == "inconclusive" else None
+        result.append(_plain(claim, judgement, family, planned(file.alpha / size) if planned else None))
     return result
 
 
