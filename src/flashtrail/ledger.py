@@ -1,8 +1,9 @@
 """``flashtrail ledger``: of the episodes that the experiment asks for, which are there, and how they ended.
 
 Counts by arm and task, while a shard runs too (its parts) and after (its ledger.json): of the final report, and of the
-drills and the checkup, which nobody has to run. Reads only; what is written and what is refused as a hole is the
-business of `recorder` and of evidence's merge. Knows no simulator and no policy.
+drills and the checkup, which nobody has to run. Below, for each claim that is open, the episodes that would settle it,
+as claims.json has them. Reads only; what is written and what is refused as a hole is the business of `recorder` and of
+evidence's merge; planned is in evidence's power. Knows no simulator and no policy.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from flashtrail.evidence import tables
 from flashtrail.rollouts import plan
 
 PARTS = "parts"
+CLAIMS = Path("claims/claims.json")  # below the results
 REPORT = "report"  # the part of the experiment that `make report` runs; the others are called as their target, too
 
 
@@ -96,6 +98,20 @@ def text(entries: Iterable[Entry]) -> str:
     return "\n\n".join(said)
 
 
+def unsettled(results: str | Path) -> str:
+    """Return a line for each open claim, how many episodes would settle it; empty where no claim was judged."""
+    path = Path(results) / CLAIMS
+    if not path.is_file():
+        return ""
+    claims = provenance.json_load(path)["claims"]
+    lines = [f"{claim['id']}: {claim['settle']['words']}" for claim in claims if claim["settle"]]
+    return (
+        "\n".join(["open claims, and the episodes (all, those at hand included) that would settle each", *lines])
+        if lines
+        else ""
+    )
+
+
 def by_part(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
     """Return the entries of each part."""
     parts: dict[str, list[Entry]] = {}
@@ -146,7 +162,7 @@ def run(arguments: argparse.Namespace) -> int:
         json.dump([_plain(one) for one in entries], sys.stdout, indent=2)
         print()
     else:
-        print(text(entries))
+        print("\n\n".join(part for part in (text(entries), unsettled(arguments.results)) if part))
     return int(not complete(entries))
 
 

@@ -43,6 +43,7 @@ def test_a_chain_that_finds_too_little_is_caught(monkeypatch):
 def test_latency_and_unpaired_rows_hold():
     generator = np.random.default_rng(4)
     rows = calibration.latencies(10, generator) + calibration.families(10, generator)
+    rows += calibration.within_tasks(60, generator)
     assert all(row.holds for row in rows), calibration.text(rows)
 
 

@@ -242,11 +242,14 @@ def test_a_family_shares_its_error_rate(tmp_path):
 def test_an_open_claim_says_what_would_settle_it(tmp_path):
     five = write(tmp_path, {"clean": [True] * 12, "fault": [False] * 5 + [True] * 7})
     found = verdict(tmp_path, five, **HURTS)
-    assert found["verdict"] == "inconclusive" and "To settle it with 80" in found["sentence"]
-    observed, planned, none = found["settle"]
-    assert 12 < observed["n"] < 40 and [p["verdict"] for p in (planned, none)] == ["supported", "refuted"]
+    plan = found["settle"]
+    assert (
+        found["verdict"] == "inconclusive"
+        and f"To settle it: {plan['n']}\u00a0paired episodes support it" in found["sentence"]
+    )
+    assert 12 < plan["n"] < 40 and (plan["verdict"], plan["alpha"]) == ("supported", 0.05)
     settled = write(tmp_path / "six", {"clean": [True] * 12, "fault": [False] * 6 + [True] * 6})
-    assert verdict(tmp_path, settled, **HURTS)["settle"] == []
+    assert verdict(tmp_path, settled, **HURTS)["settle"] is None
 
 
 def test_unpaired_arms_need_no_common_episode(tmp_path):
@@ -257,7 +260,70 @@ def test_unpaired_arms_need_no_common_episode(tmp_path):
     assert found["rows"]["ours"]["n"] == 15 and found["rows"]["theirs"]["n"] == 30
     guard = write(tmp_path / "guard", {"ours": [True] * 6 + [False] * 9, "theirs": [True] * 4 + [False] * 11})
     open_claim = verdict(tmp_path, guard, **{**claim, "direction": "greater"})
-    assert open_claim["verdict"] == "inconclusive" and open_claim["settle"][0]["unit"] == "episode in each arm"
+    assert open_claim["verdict"] == "inconclusive" and open_claim["settle"]["unit"] == "episode in each arm"
+
+
+def of_tasks(arm: str, counts: dict[int, tuple[int, int]], text: str = "task text {}") -> list[dict]:
+    """Return k successes of n episodes of each task number; initial states count up."""
+    row = shard("clean", 0, 1)["episodes"][0] | {"arm": arm}
+    return [
+        row
+        | {"task_id": task, "task": text.format(task), "init_state": i, "success": i < k}
+        | {"outcome": "success" if i < k else "horizon"}
+        for task, (k, n) in counts.items()
+        for i in range(n)
+    ]
+
+
+def store(root: Path, **arms: list[dict]) -> dict:
+    for arm, rows in arms.items():
+        tables.write_table(root / arm / "episodes.parquet", rows, tables.EPISODES, METADATA)
+    return {"episodes": [str(root / arm / "episodes.parquet") for arm in arms], "arms": list(arms)}
+
+
+UNPAIRED = {"test": "unpaired_difference", "arm": "a", "control": "b", "direction": "greater", "margin": 0.1}
+
+
+def test_arms_on_different_tasks_are_not_compared(tmp_path):
+    inputs = store(tmp_path, a=of_tasks("a", {0: (20, 20)}), b=of_tasks("b", {1: (0, 20), 2: (0, 5)}))
+    found = verdict(tmp_path, inputs, **UNPAIRED)
+    assert found["verdict"] == "not_tested" and found["p"] is None
+    assert "no task in common: a has libero_goal task 0; b has libero_goal tasks 1\u20132" in found["sentence"]
+
+
+def test_unpaired_arms_are_compared_task_by_task(tmp_path):
+    """a has more episodes of the easy task, b of the hard one: pooled 23/30 against 7/30, within tasks nothing."""
+    a, b = {0: (22, 24), 1: (1, 6), 7: (9, 9)}, {0: (6, 6), 1: (1, 24)}
+    found = verdict(tmp_path, store(tmp_path, a=of_tasks("a", a), b=of_tasks("b", b)), **UNPAIRED)
+    assert found["verdict"] == "inconclusive" and found["p"] > 0.3
+    assert "a succeeded in 23/30" in found["sentence"] and "Mantel-Haenszel" in found["sentence"]
+    assert "Left out, since only one arm has them: libero_goal task 7 (only a)." in found["sentence"]
+    assert found["numbers"]["tasks"][0] == "libero_goal task 0: 22/24 against 6/6" and found["rows"]["a"]["n"] == 30
+
+
+def test_a_task_is_its_text(tmp_path):
+    """Twelve of a's task 3 and twelve of b's task 5 are the same; a number with two texts is refused by name."""
+    moved = of_tasks("b", {5: (0, 12)}, "task text 3")
+    inputs = store(tmp_path, a=of_tasks("a", {3: (12, 12)}), b=moved)
+    found = verdict(tmp_path, inputs, **UNPAIRED | {"test": "paired_difference"})
+    assert found["numbers"]["n"] == 12 and found["rows"]["only_arm"][0].endswith("/3/0/0")
+    other = store(tmp_path / "other", a=of_tasks("a", {3: (2, 2)}), b=of_tasks("b", {3: (2, 2)}, "another text"))
+    for test in ("paired_difference", "unpaired_difference"):
+        with pytest.raises(
+            UserError, match=r"task 3 of libero_goal has two texts: 'task text 3' \(a\) and 'another text'"
+        ):
+            verdict(tmp_path, other, **UNPAIRED | {"test": test})
+
+
+def test_a_text_that_is_not_told_agrees_with_the_one_that_is(tmp_path):
+    inputs = store(tmp_path, a=of_tasks("a", {3: (12, 12)}), b=of_tasks("b", {3: (0, 12)}, "task {}"))
+    assert verdict(tmp_path, inputs, **UNPAIRED | {"test": "paired_difference"})["numbers"]["n"] == 12
+
+
+def test_a_text_under_several_numbers_needs_the_number_too(tmp_path):
+    """libero_90 has one sentence in several scenes."""
+    rows = {arm: of_tasks(arm, {1: (k, 5), 2: (k, 5)}, "one sentence") for arm, k in (("a", 5), ("b", 0))}
+    assert verdict(tmp_path, store(tmp_path, **rows), **UNPAIRED | {"test": "paired_difference"})["numbers"]["n"] == 10
 
 
 def test_figures_of_others_are_checked_and_given_their_interval(tmp_path):

@@ -31,8 +31,10 @@ from flashtrail.evidence import (
     power,
     resampling,
     statistics,
+    stratified,
     summaries,
     tables,
+    unpaired_power,
     verdicts,
 )
 from flashtrail.evidence.campaign import Campaign
@@ -234,8 +236,8 @@ def _paired_rows(s: Scenario, found: Counter[tuple[str, str]], runs: int) -> lis
 
     if abs(difference) < 1e-9:
         row("a difference is supported, either way", up + down, at_most=ALPHA)
-        row("a gain of 10 points is refuted", found["C1", "refuted"], expected=refuting, tolerance=0.06)
-        row("not worse is supported", lost, expected=kept, tolerance=0.06)
+        row("a gain of 10 points is refuted", found["C1", "refuted"], expected=refuting, tolerance=0.002)
+        row("not worse is supported", lost, expected=kept)
     elif difference > 0:
         row("a gain is supported", up, expected=power.mcnemar_power(s.n, s.only_a, s.only_b, ALPHA))
         row("a loss is supported", down, at_most=ALPHA)
@@ -268,8 +270,43 @@ def unpaired(campaigns: int, generator: np.random.Generator) -> list[Row]:
         drawn = np.column_stack([generator.binomial(n, p_a, campaigns), generator.binomial(n, p_b, campaigns)])
         found = tally(drawn, lambda a, b: judge(file, {"a": np.arange(n) < a, "b": np.arange(n) < b}))
         k = found["C1", "supported"]
-        should = {"at_most": ALPHA} if p_a == p_b else {"at_least": 0.9}
+        exact = unpaired_power.unpaired_power(n, p_a, p_b, ALPHA)
+        should = {"at_most": ALPHA} if p_a == p_b else {"expected": exact}
         rows.append(Row(f"unpaired, {p_a:.0%} against {p_b:.0%}", n, "a gain is supported", k, campaigns, **should))
+    return rows
+
+
+TASKS = {  # rates of a and b by task; ten episodes in each arm and task
+    "no effect in three unlike tasks": ((0.9, 0.5, 0.1), (0.9, 0.5, 0.1)),
+    "+40 points in three tasks": ((1.0, 0.7, 0.5), (0.6, 0.3, 0.1)),
+    "+10 points in three tasks": ((0.6, 0.4, 0.2), (0.5, 0.3, 0.1)),
+}
+
+
+def within_tasks(campaigns: int, generator: np.random.Generator) -> list[Row]:
+    """Return the rows of the test and interval that compare independent arms within tasks."""
+    n, rows = 10, []
+    for words, (a, b) in TASKS.items():
+        drawn = np.column_stack([generator.binomial(n, p, campaigns) for p in (*a, *b)])
+        truth = a[0] - b[0]
+
+        def verdict_of(*k: int, truth: float = truth) -> dict[str, str]:
+            strata = [stratified.Stratum(x, n, y, n) for x, y in zip(k[:3], k[3:], strict=True)]
+            found = stratified.compare(strata)
+            covers = found.interval.low <= truth <= found.interval.high
+            return {
+                "gain": "yes" if found.p <= ALPHA and found.difference > 0 else "no",
+                "interval": "yes" if covers else "no",
+            }
+
+        found = tally(drawn, verdict_of)
+        exact = unpaired_power.stratified_power(n, a, b, ALPHA)
+        rows += [
+            Row(words, n, "a gain is supported", found["gain", "yes"], campaigns, expected=exact, tolerance=0.01),
+            Row(words, n, "interval within tasks covers", found["interval", "yes"], campaigns, at_least=0.94),
+        ]
+        if not truth:
+            rows.append(Row(words, n, "a gain is supported", found["gain", "yes"], campaigns, at_most=ALPHA / 2))
     return rows
 
 
@@ -358,6 +395,7 @@ def calibrate(campaigns: int, seed: int = 0) -> list[Row]:
         (paired, campaigns),
         (rates, campaigns),
         (unpaired, campaigns),
+        (within_tasks, max(campaigns // 10, 20)),
         (families, max(campaigns // 10, 20)),
         (latencies, max(campaigns // 10, 20)),
         (resampled, max(campaigns // 50, 20)),

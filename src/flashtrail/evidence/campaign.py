@@ -16,7 +16,7 @@ import pandas as pd
 
 from flashtrail import provenance
 from flashtrail.errors import UserError, nearest
-from flashtrail.evidence import links, published, tables
+from flashtrail.evidence import keys, links, published, tables
 
 # kind: where the name (a policy's, an environment's) stands in the path
 _NAME_OF = {
@@ -64,8 +64,8 @@ class Campaign:
 
     @cached_property
     def episodes(self) -> pd.DataFrame:
-        """Return all episodes of all arms."""
-        return tables.read_tables(self.files("episodes"), tables.EPISODES).to_pandas()
+        """Return all episodes of all arms; a task number with two texts is refused."""
+        return keys.one_text(tables.read_tables(self.files("episodes"), tables.EPISODES).to_pandas())
 
     @cached_property
     def rounds(self) -> pd.DataFrame:

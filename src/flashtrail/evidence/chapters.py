@@ -14,10 +14,9 @@ import pandas as pd
 from flashtrail.evidence import endings, figures, links, page, pairs, statistics, tables, verified_chapter
 from flashtrail.evidence.campaign import Campaign
 from flashtrail.evidence.counts import apart, behind
-from flashtrail.evidence.overview import VERIFY_TIMES, arm_name, has_fault, has_guard, rate_of
+from flashtrail.evidence.overview import VERIFY_TIMES, arm_name, has_fault, has_guard, paired, rate_of
 from flashtrail.evidence.page import Html
 from flashtrail.evidence.statistics import Interval, Latency, Quantile
-from flashtrail.evidence.tables import PAIR_KEY
 from flashtrail.evidence.wording import (
     DASH,
     counted,
@@ -74,23 +73,36 @@ def success_table(run: Campaign) -> Html:
 
 def success_by_task(run: Campaign) -> Html | None:
     """k/n of each arm and task; None where there is one task."""
-    names = sorted({task["task_id"] for summary in run.summaries.values() for task in summary["tasks"]})
-    if len(names) < 2:
+    tasks = _task_heads(run)
+    if len(tasks) < 2:
         return None
     rows = []
     for arm, summary in run.summaries.items():
-        counts = {task["task_id"]: f"{task['k']}/{task['n']}" for task in summary["tasks"]}
-        cells = {f"task {task}": behind(run, arm, count, links.task_anchor(task)) for task, count in counts.items()}
+        cells = {
+            f"{summary['suite']} {task['task_id']}": behind(
+                run, arm, f"{task['k']}/{task['n']}", links.task_anchor(task["task_id"])
+            )
+            for task in summary["tasks"]
+        }
         rows.append({"arm": arm_name(arm, summary), **cells})
-    heads = {"arm": "Arm", **{f"task {task}": f"Task {task}" for task in names}}
+    heads = {"arm": "Arm", **{f"{suite} {number}": head for (suite, number), head in tasks.items()}}
     caption = "Success by task, k/n (intervals: in the figure)"
     return page.table(rows, heads, tuple(heads)[1:], caption, stacked=True)
 
 
 def task_names(run: Campaign) -> Html:
     """What the tasks ask for."""
-    tasks = {t["task_id"]: t["task"] for s in run.summaries.values() for t in s["tasks"]}
-    return page.paragraph("; ".join(f"task {task}: {name}" for task, name in sorted(tasks.items())), "note")
+    heads = _task_heads(run)
+    tasks = {(s["suite"], t["task_id"]): t["task"] for s in run.summaries.values() for t in s["tasks"]}
+    words = (f"{heads[task][0].lower()}{heads[task][1:]}: {name}" for task, name in sorted(tasks.items()))
+    return page.paragraph("; ".join(words), "note")
+
+
+def _task_heads(run: Campaign) -> dict[tuple[str, int], str]:
+    """Return ``Task 3``, of several suites ``Task 3 of libero_goal``, by suite and number."""
+    tasks = sorted({(s["suite"], task["task_id"]) for s in run.summaries.values() for task in s["tasks"]})
+    several = len({suite for suite, _ in tasks}) > 1
+    return {(suite, number): f"Task {number}{f' of {suite}' * several}" for suite, number in tasks}
 
 
 def comparisons(run: Campaign, reference: str | None = None) -> Html:
@@ -98,13 +110,11 @@ def comparisons(run: Campaign, reference: str | None = None) -> Html:
     arms = list(run.summaries)
     if reference is None:
         reference = next((arm for arm in arms if not has_fault(run.summaries[arm])), arms[0] if arms else None)
-    keys, rows = list(PAIR_KEY), []
-    base = run.of_arm("episodes", str(reference))[[*keys, "success"]]
+    rows = []
     for arm in arms:
-        both = run.of_arm("episodes", arm)[[*keys, "success"]].merge(base, on=keys, suffixes=("_a", "_b"))
-        if arm == reference or not len(both):
+        found = paired(run, arm, str(reference)) if arm != reference else None
+        if found is None:
             continue
-        found = statistics.paired(both["success_a"].tolist(), both["success_b"].tolist())
         rows.append(
             {
                 "arm": page.code(arm),

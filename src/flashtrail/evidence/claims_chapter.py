@@ -115,28 +115,33 @@ def _family(family: Mapping[str, Any] | None) -> str:
 
 
 def unsettled(run: Campaign, details_here: bool = False) -> Html:
-    """What would settle the inconclusive claims: episodes by verdict and assumption, at the stated power."""
+    """What would settle the inconclusive claims: one number of episodes each, with what it rests on."""
     rows, place = [], "" if details_here else chapter(run)
     for claim in (run.claims or {"claims": []})["claims"]:
-        for plan in claim["settle"]:
+        if plan := claim["settle"]:
             rows.append(
                 {
                     "id": _id(claim["id"], place),
                     "claim": claim["title"],
-                    "truth": plan["assumption"],
-                    "verdict": page.badge(plan["verdict"]),
                     "n": f"{plan['n']:,}" if plan["n"] else f"> {power.MOST:,}",
                     "unit": plural(plan["n"] or power.MOST, plan["unit"]).split("\u00a0", 1)[1],
+                    "verdict": page.badge(plan["verdict"]),
+                    "truth": plan["assumption"],
+                    "alpha": f"{plan['alpha']:.3g}",
                 }
             )
     if not rows:
         return page.paragraph("No claim is inconclusive.", "note")
-    heads = {"id": "Id", "claim": "Claim", "truth": "If", "verdict": "Then", "n": "With about", "unit": "of"}
+    heads = {"id": "Id", "claim": "Claim", "n": "With", "unit": "of", "verdict": "Then", "truth": "If"}
     note = (
-        f"Numbers have {percent(power.POWER)} power under the assumption in the row; the share of discordant pairs is "
-        "taken from the episodes at hand, which are few. A claim in a family is planned at its strictest Holm step."
+        f"All episodes, those at hand included, from which on the claim\u2019s own test gives the verdict with "
+        f"{percent(power.POWER)} power or more. The effect assumed is the observed one where it exceeds the "
+        "claim\u2019s margin, else the margin. Rates, and the share of discordant pairs, are those of the episodes at "
+        "hand, which are few. Alpha is two-sided; in a family of claims it is that of the strictest Holm step."
     )
-    table = page.table(rows, heads, ("n",), "Episodes that would settle the open claims", stacked=True)
+    table = page.table(
+        rows, heads | {"alpha": "Alpha"}, ("n", "alpha"), "Episodes that would settle the open claims", stacked=True
+    )
     return page.join(page.paragraph(note, "note"), table)
 
 

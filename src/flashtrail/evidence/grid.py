@@ -12,12 +12,11 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from flashtrail.evidence import figures, page, statistics
+from flashtrail.evidence import figures, page
 from flashtrail.evidence.campaign import Campaign
 from flashtrail.evidence.counts import behind
-from flashtrail.evidence.overview import rate_of
+from flashtrail.evidence.overview import paired, rate_of
 from flashtrail.evidence.page import Html
-from flashtrail.evidence.tables import PAIR_KEY
 from flashtrail.evidence.wording import DASH, counted, p_value, percent, percent_range, points, points_range
 
 UPPER_BOUND = "oracle"  # the guard that no robot has
@@ -118,11 +117,8 @@ def _against(run: Campaign, arm: str, bare: str | None) -> dict[str, Any]:
     """Return the paired difference between two cells, empty for the cell without a guard itself."""
     if bare is None or bare == arm:
         return {"difference": None, "p": None}
-    keys = list(PAIR_KEY)
-    one, other = (run.of_arm("episodes", name)[[*keys, "success"]] for name in (arm, bare))
-    both = one.merge(other, on=keys, suffixes=("_a", "_b"))
-    if not len(both):
+    found = paired(run, arm, bare)
+    if found is None:
         return {"difference": None, "p": None}
-    found = statistics.paired(both["success_a"].tolist(), both["success_b"].tolist())
     difference = f"{points(found.difference)} {points_range(found.interval)}".replace("\u00a0points [", " [")
     return {"difference": difference, "p": p_value(found.p)}

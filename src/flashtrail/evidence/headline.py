@@ -204,9 +204,19 @@ def _may_be_claimed(run: Campaign) -> Html | None:
         if not any(letter.isupper() for letter in title.split()[0][1:]):  # WristHealthGuard is a name
             title = title[0].lower() + title[1:]
         name = page.link(claim["id"], f"{chapter}#{claim['id']}") if chapter else claim["id"]
-        by_verdict[claim["verdict"]].append(page.inline(f"{title}\u00a0(", name, ")").text)
+        by_verdict[claim["verdict"]].append(page.inline(f"{title}\u00a0(", name, _settled_by(claim), ")").text)
     return _lines(
         page.inline(page.badge(verdict), " ", Html(", ".join(titles)))
         for verdict, titles in by_verdict.items()
         if titles
+    )
+
+
+def _settled_by(claim: Mapping[str, Any]) -> str:
+    """The number of episodes that would settle an open claim; what it rests on stands with the claims."""
+    plan = claim["settle"]
+    if not plan:
+        return ""
+    return (
+        f": {plural(plan['n'], plan['unit'])} would settle it" if plan["n"] else ": more episodes would not settle it"
     )

@@ -10,24 +10,22 @@ import hashlib
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
 from pyarrow import csv
 
 from flashtrail.evidence import claims as types
+from flashtrail.evidence import keys
 from flashtrail.evidence.campaign import Campaign
 from flashtrail.evidence.power import Plan
+from flashtrail.evidence.stratified import Stratum
 from flashtrail.evidence.tables import PAIR_KEY
 from flashtrail.evidence.wording import integers, listed
 
 _NAMED_EPISODES = 60  # discordant episodes listed by name; the digest covers all rows in any case
 _DIGEST_CHARS = 16
-
-
-def _no_plans(alpha: float) -> list[Plan]:
-    return []
 
 
 @dataclass
@@ -41,7 +39,7 @@ class Judgement:
     tested_on: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, Any] = field(default_factory=dict)
     p: float | None = None
-    plans: Callable[[float], list[Plan]] = _no_plans  # by alpha; asked only where the verdict is inconclusive
+    plan: Callable[[float], Plan] | None = None  # by alpha; asked only where the verdict is inconclusive
 
 
 def not_tested(reason: str) -> Judgement:
@@ -67,9 +65,56 @@ def pairs_of(campaign: Campaign, arm: str, control: str) -> pd.DataFrame | str:
     absent = [name for name, frame in frames.items() if frame is None]
     if absent:
         return f"arm {absent[0]} was not run"
-    sides = [frames[name][[*PAIR_KEY, "seed", "success"]] for name in (arm, control)]  # type: ignore[index]
-    pairs = sides[0].merge(sides[1], on=[*PAIR_KEY, "seed"], suffixes=("_arm", "_control"), validate="one_to_one")
-    return pairs if len(pairs) else f"{arm} and {control} have no episode in common"
+    found = keys.pairs(frames[arm], frames[control])  # type: ignore[arg-type]
+    found = found.rename(columns={"success_a": "success_arm", "success_b": "success_control"})
+    return found if len(found) else f"{arm} and {control} have no episode in common"
+
+
+class Common(NamedTuple):
+    """Two arms on the tasks that both have: counts and names by task, the arms' episodes there, what was left out."""
+
+    strata: list[Stratum]
+    tasks: list[str]
+    frames: dict[str, pd.DataFrame]
+    left_out: str
+
+
+def common_tasks(campaign: Campaign, arm: str, control: str) -> Common | str:
+    """Return two arms on their common tasks (by suite and text), or why they cannot be compared."""
+    frames = {name: arm_episodes(campaign, name) for name in (arm, control)}
+    absent = [name for name, frame in frames.items() if frame is None]
+    if absent:
+        return f"arm {absent[0]} was not run"
+    table = keys.by_task(*frames.values())  # type: ignore[arg-type]
+    shared = table[(table["n_a"] > 0) & (table["n_b"] > 0)]
+    if not len(shared):
+        sides = (f"{name} has {_tasks(table[table[n] > 0])}" for name, n in ((arm, "n_a"), (control, "n_b")))
+        return f"the arms have no task in common: {'; '.join(sides)}"
+    apart = [
+        f"{_tasks(rows)} (only {name})"
+        for name, rows in ((arm, table[table["n_b"] == 0]), (control, table[table["n_a"] == 0]))
+        if len(rows)
+    ]
+    kept = {name: keys.of_tasks(frame, shared) for name, frame in frames.items()}  # type: ignore[arg-type]
+    return Common(
+        [Stratum(*row) for row in shared[["k_a", "n_a", "k_b", "n_b"]].itertuples(index=False)],
+        [
+            f"{row.suite} task {row.task_id}: {row.k_a}/{row.n_a} against {row.k_b}/{row.n_b}"
+            for row in shared.itertuples()
+        ],
+        kept,
+        f" Left out, since only one arm has them: {'; '.join(apart)}." if apart else "",
+    )
+
+
+def _tasks(rows: pd.DataFrame) -> str:
+    """``libero_goal tasks 0-2``, by suite."""
+    return listed(
+        [
+            f"{suite} task{'s' * (len(part) != 1)} {integers(int(t) for t in part['task_id'])}"
+            for suite, part in rows.groupby("suite", observed=True)
+        ]
+    )
 
 
 def rows_of(frame: pd.DataFrame, column: str = "success") -> dict[str, Any]:

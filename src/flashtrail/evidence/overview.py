@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flashtrail import provenance
-from flashtrail.evidence import links, page, pairs, published, statistics
+from flashtrail.evidence import keys, links, page, pairs, published, statistics
 from flashtrail.evidence.campaign import Campaign
 from flashtrail.evidence.counts import behind
 from flashtrail.evidence.page import Html
@@ -83,9 +83,7 @@ def subject(run: Campaign) -> str:
 
 
 def paired(run: Campaign, arm: str, control: str) -> statistics.Paired | None:
-    keys = ["suite", "task_id", "init_state", "repeat"]
-    a, b = (run.of_arm("episodes", name)[[*keys, "success"]] for name in (arm, control))
-    both = a.merge(b, on=keys, suffixes=("_a", "_b"))
+    both = keys.pairs(run.judged(arm), run.judged(control))
     return statistics.paired(both["success_a"].tolist(), both["success_b"].tolist()) if len(both) else None
 
 

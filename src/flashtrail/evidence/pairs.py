@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flashtrail.evidence import links, page
+from flashtrail.evidence import keys, links, page
 from flashtrail.evidence.campaign import Campaign
 from flashtrail.evidence.page import Html
-from flashtrail.evidence.tables import PAIR_KEY
 
 MOST = 40  # starts named per cell; the index of all episodes has every one
 
@@ -21,11 +20,10 @@ def differing(run: Campaign, against: Sequence[tuple[str, str]]) -> Html | None:
 
     `against` are the pairs (arm, reference).
     """
-    keys, rows = list(PAIR_KEY), []
+    rows = []
     for arm, reference in against:
-        sides = [run.of_arm("episodes", name)[[*keys, "success"]] for name in (arm, reference)]
-        both = sides[0].merge(sides[1], on=keys, suffixes=("_a", "_b"))
-        both = both[both["success_a"] != both["success_b"]].sort_values(keys, kind="stable")
+        both = keys.pairs(run.judged(arm), run.judged(reference))
+        both = both[both["success_a"] != both["success_b"]]
         if len(both):
             records = both.to_dict("records")
             only = [[row for row in records if row[f"success_{side}"]] for side in ("a", "b")]

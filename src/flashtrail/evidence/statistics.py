@@ -113,20 +113,20 @@ def paired(a: Sequence[bool], b: Sequence[bool], level: float = LEVEL) -> Paired
     return Paired(len(x), both, only_a, only_b, neither, (only_a - only_b) / len(x), interval, float(min(p, 1.0)))
 
 
-def paired_score(only_a: int, only_b: int, n: int, difference: float) -> float:
+def paired_score(only_a: Any, only_b: Any, n: int, difference: float) -> Any:
     """Return Tango's score statistic (a standard normal) for a true paired risk difference (Stat. Med. 17:891, 1998).
 
-    Positive when the data lie above `difference`.
+    Positive when the data lie above `difference`. Counts may be arrays of one shape.
     """
     # Constrained maximum-likelihood estimate of P(only b succeeds).
     linear = -only_a - only_b + (2 * n - only_a + only_b) * difference
     constant = -only_b * difference * (1 - difference)
-    q = (math.sqrt(max(linear * linear - 8 * n * constant, 0.0)) - linear) / (4 * n)
+    q = (np.sqrt(np.maximum(linear * linear - 8 * n * constant, 0.0)) - linear) / (4 * n)
     variance = n * (2 * q + difference * (1 - difference))
     excess = only_a - only_b - n * difference
-    if variance <= 1e-12:
-        return 0.0 if abs(excess) < 1e-9 else math.copysign(math.inf, excess)
-    return excess / math.sqrt(variance)
+    none = np.where(np.abs(excess) < 1e-9, 0.0, np.copysign(math.inf, excess))
+    score = np.where(variance <= 1e-12, none, excess / np.sqrt(np.maximum(variance, 1e-12)))
+    return score if score.ndim else float(score)
 
 
 def paired_interval(only_a: int, only_b: int, n: int, level: float = LEVEL) -> Interval:
@@ -154,7 +154,7 @@ def paired_non_inferiority_p(only_a: int, only_b: int, n: int, margin: float) ->
 # --- unpaired arms ---
 
 
-_EXACT_CELLS = 40_000  # n_a * n_b up to which Boschloo's test is computed: about 3 s
+EXACT_CELLS = 40_000  # n_a * n_b up to which Boschloo's test is computed: about 3 s
 
 
 @dataclass(frozen=True)
@@ -177,13 +177,14 @@ def unpaired(k_a: int, n_a: int, k_b: int, n_b: int, level: float = LEVEL) -> Un
     """
     table = [[k_a, k_b], [n_a - k_a, n_b - k_b]]
     low, high = confint_proportions_2indep(k_a, n_a, k_b, n_b, method="newcomb", compare="diff", alpha=1 - level)
-    exact = n_a * n_b <= _EXACT_CELLS
+    exact = n_a * n_b <= EXACT_CELLS
     if exact:
         p = float(stats.boschloo_exact(table).pvalue)
     elif k_a + k_b in (0, n_a + n_b):
         p = 1.0  # nothing differs, and the score test has no variance to divide by
     else:
-        p = float(test_proportions_2indep(k_a, n_a, k_b, n_b, method="score").pvalue)
+        with np.errstate(divide="ignore"):  # statsmodels divides by the second rate, for a ratio that nobody asked for
+            p = float(test_proportions_2indep(k_a, n_a, k_b, n_b, method="score").pvalue)
     return Unpaired(
         rate(k_a, n_a, level),
         rate(k_b, n_b, level),

@@ -12,11 +12,12 @@ from typing import Any
 import pandas as pd
 
 from flashtrail.evidence import claims as types
-from flashtrail.evidence import power, resampling, statistics
+from flashtrail.evidence import power, resampling, statistics, stratified
 from flashtrail.evidence.campaign import Campaign
 from flashtrail.evidence.judgement import (
     Judgement,
     arm_episodes,
+    common_tasks,
     names_of,
     not_tested,
     pair_rows,
@@ -64,7 +65,7 @@ def judge_rate(claim: types.RateClaim, campaign: Campaign, alpha: float) -> Judg
         scope_of(campaign, {claim.arm: episodes}),
         {claim.arm: rows_of(episodes), "failed": names_of(episodes[~episodes["success"]])},
         p,
-        lambda alpha: power.rate_plans(found.k, found.n, claim.bar, alpha),
+        lambda alpha: power.rate_plan(found.k, found.n, claim.bar, alpha),
     )
 
 
@@ -97,7 +98,7 @@ def judge_paired(claim: types.PairedClaim, campaign: Campaign, alpha: float) -> 
         scope_of(campaign, {arm: arm_episodes(campaign, arm) for arm in (claim.arm, claim.control)}, pairs),
         pair_rows(pairs),
         found.p,
-        lambda alpha: power.paired_plans(wins, losses, found.n, claim.margin, alpha),
+        lambda alpha: power.paired_plan(wins, losses, found.n, claim.margin, alpha),
     )
 
 
@@ -133,23 +134,22 @@ def judge_non_inferiority(claim: types.NonInferiorityClaim, campaign: Campaign, 
         scope_of(campaign, {arm: arm_episodes(campaign, arm) for arm in (claim.arm, claim.control)}, pairs),
         pair_rows(pairs),
         p,
-        lambda alpha: power.non_inferiority_plans(found.only_a, found.only_b, found.n, claim.margin, alpha),
+        lambda alpha: power.non_inferiority_plan(found.only_a, found.only_b, found.n, claim.margin, alpha),
     )
 
 
-# --- unpaired_difference: supported if the unpaired test finds the stated direction, refuted if the interval excludes a
-# --- difference of the margin in that direction, inconclusive otherwise ---
+# --- unpaired_difference: like with like, task by task; supported if the test finds the stated direction, refuted if
+# --- the interval excludes a difference of the margin in that direction, inconclusive otherwise ---
 
 
 def judge_unpaired(claim: types.UnpairedClaim, campaign: Campaign, alpha: float) -> Judgement:
-    """Judge a difference between two arms whose episodes are not the same."""
-    frames = {arm: arm_episodes(campaign, arm) for arm in (claim.arm, claim.control)}
-    for arm, frame in frames.items():
-        if frame is None:
-            return not_tested(f"arm {arm} was not run")
-    counts = [(int(frame["success"].sum()), len(frame)) for frame in frames.values() if frame is not None]
-    (k_a, n_a), (k_b, n_b) = counts
-    found = statistics.unpaired(k_a, n_a, k_b, n_b, 1 - alpha)
+    """Judge a difference between two arms whose episodes are not the same, on the tasks that both have."""
+    common = common_tasks(campaign, claim.arm, claim.control)
+    if isinstance(common, str):
+        return not_tested(common)
+    strata = common.strata
+    single = statistics.unpaired(*strata[0], 1 - alpha) if len(strata) == 1 else None
+    found = single or stratified.compare(strata, 1 - alpha)
     sign = 1 if claim.direction == "greater" else -1
     largest = found.interval.high if sign > 0 else -found.interval.low
     verdict: types.Verdict = "inconclusive"
@@ -157,24 +157,25 @@ def judge_unpaired(claim: types.UnpairedClaim, campaign: Campaign, alpha: float)
         verdict = "supported"
     elif largest < claim.margin:
         verdict = "refuted"
+    weighted = "" if single else f" (Mantel-Haenszel's, {len(strata)} tasks)"
     sentence = (
         f"{claim.arm} succeeded in {rate_with_interval(found.a)}, {claim.control} in {rate_with_interval(found.b)}, "
-        f"not the same episodes: {points(found.difference)}, {percent(1 - alpha)} interval "
+        f"not the same episodes: {points(found.difference)}{weighted}, {percent(1 - alpha)} interval "
         f"{points_range(found.interval)}; {p_value(found.p)} ({found.test})."
-        f"{_reason(verdict, sign, claim.margin, alpha)}"
+        f"{_reason(verdict, sign, claim.margin, alpha)}{common.left_out}"
     )
-    sides = (k_a, n_a, k_b, n_b) if sign > 0 else (k_b, n_b, k_a, n_a)
+    sides = strata if sign > 0 else [stratified.Stratum(s.k_b, s.n_b, s.k_a, s.n_a) for s in strata]
     return Judgement(
         verdict,
         sentence,
-        asdict(found) | {"margin": claim.margin},
+        asdict(found) | {"margin": claim.margin, "tasks": common.tasks},
         f"{counted(found.a)} vs {counted(found.b)}; {points(found.difference)} {points_range(found.interval)}".replace(
             "\u00a0points [", " ["
         ),
-        scope_of(campaign, frames),
-        {arm: rows_of(frame) for arm, frame in frames.items() if frame is not None},
+        scope_of(campaign, common.frames),
+        {arm: rows_of(frame) for arm, frame in common.frames.items()},
         found.p,
-        lambda alpha: power.unpaired_plans(*sides, claim.margin, alpha),
+        lambda alpha: power.unpaired_plan(sides, claim.margin, alpha),
     )
 
 
@@ -192,7 +193,10 @@ def _paired_numbers(
     """Return a paired comparison's numbers, and the interval with init states resampled within tasks."""
     difference = pairs["success_arm"].astype(int) - pairs["success_control"].astype(int)
     resampled = resampling.paired_difference(
-        pairs["task_id"].to_numpy(), pairs["init_state"].to_numpy(), difference.to_numpy(), level
+        pairs.groupby(["suite", "task_id"], observed=True).ngroup().to_numpy(),
+        pairs["init_state"].to_numpy(),
+        difference.to_numpy(),
+        level,
     )
     numbers = asdict(found) | {"k_arm": found.k_a, "k_control": found.k_b, "margin": margin}
     return numbers | {"bootstrap": asdict(resampled) if resampled else None}, resampled

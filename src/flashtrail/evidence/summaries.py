@@ -52,6 +52,7 @@ def summary(episodes: pd.DataFrame, rounds: pd.DataFrame) -> dict[str, Any]:
     arms = sorted(episodes["arm"].unique())
     if len(arms) != 1:
         raise UserError(f"a summary is of one arm; the tables hold {arms or 'none'}")
+    episodes = keys.one_text(episodes)
     rounds = _by_policy_time(_numbered(episodes, rounds))
     return {
         "version": 1,

@@ -39,7 +39,7 @@ def judge_all(file: types.ClaimsFile, campaign: Campaign, plan: bool = True) -> 
     """Return every claim with its verdict as plain data.
 
     `supported` in a family of claims needs Holm's adjusted p at or under alpha, the family being its claims that were
-    tested. An inconclusive claim gets its plans, how many episodes would settle it; without `plan` it does not.
+    tested. An inconclusive claim gets its plan, the number of episodes that would settle it, unless `plan` is False.
     """
     judged = [_judge(claim, campaign, file.alpha) for claim in file.claims]
     families = _families(file.claims, judged)
@@ -50,8 +50,8 @@ def judge_all(file: types.ClaimsFile, campaign: Campaign, plan: bool = True) -> 
             _adjust(judgement, family, file.alpha)
         size = family["size"] if family else 1
         # A member of a family is planned at its first Holm step, which is the strictest.
-        plans = judgement.plans(file.alpha / size) if plan and judgement.verdict == "inconclusive" else []
-        result.append(_plain(claim, judgement, family, plans))
+        planned = judgement.plan if plan and judgement.verdict == "inconclusive" else None
+        result.append(_plain(claim, judgement, family, planned(file.alpha / size) if planned else None))
     return result
 
 
@@ -103,10 +103,11 @@ def _adjust(judgement: Judgement, family: Mapping[str, Any], alpha: float) -> No
 
 
 def _plain(
-    claim: types.AnyClaim, judgement: Judgement, family: Mapping[str, Any] | None, plans: Sequence[Plan]
+    claim: types.AnyClaim, judgement: Judgement, family: Mapping[str, Any] | None, plan: Plan | None
 ) -> dict[str, Any]:
     where = judgement.tested_on.get("words", "")
-    settle, tested = _settle_words(plans), judgement.verdict != "not_tested"
+    settle = {**plan.as_dict(), "words": plan_words(plan)} if plan else None
+    tested = judgement.verdict != "not_tested"
     which = _SUCCESS_WORDS.get(getattr(claim, "success", ""), "") if tested else ""
     return {
         "id": claim.id,
@@ -121,11 +122,13 @@ def _plain(
         "refuted_if": claim.refuted_if,
         "verdict": judgement.verdict,
         "seed_word": types.seed_word(judgement.verdict, claim.limited),
-        "sentence": " ".join(part for part in (judgement.sentence, which, settle, where) if part),
+        "sentence": " ".join(
+            part for part in (judgement.sentence, which, settle and f"To settle it: {settle['words']}.", where) if part
+        ),
         "short": judgement.short,
         "p": judgement.p,
         "family": dict(family) if family else None,
-        "settle": [plan.as_dict() for plan in plans],
+        "settle": settle,
         "numbers": judgement.numbers,
         "tested_on": judgement.tested_on,
         "rows": judgement.rows,
@@ -136,14 +139,12 @@ def _plain(
 _TO = {"supported": "support", "refuted": "refute"}
 
 
-def _settle_words(plans: Sequence[Plan]) -> str:
-    if not plans:
-        return ""
-    parts = []
-    for plan in plans:
-        size = f"about {plural(plan.n, plan.unit)}" if plan.n else f"more than {plural(power.MOST, plan.unit)}"
-        parts.append(f"{size} to {_TO[plan.verdict]} it if {plan.assumption}")
-    return f"To settle it with {percent(plans[0].power)} power: {'; '.join(parts)}."
+def plan_words(plan: Plan) -> str:
+    """Return a plan with all that its number rests on; page, headline and ledger print these words."""
+    size = plural(plan.n, plan.unit) if plan.n else f"more than {plural(power.MOST, plan.unit)}"
+    return (
+        f"{size} {_TO[plan.verdict]} it with {percent(plan.power)} power at alpha {plan.alpha:.3g} if {plan.assumption}"
+    )
 
 
 # --- records: supported if every record meets every check, refuted otherwise ---
@@ -258,8 +259,8 @@ def _judge_latency(claim: types.LatencyClaim, campaign: Campaign, alpha: float) 
         tested_on(policies=sorted(set(profile["policy"])), devices=sorted(set(profile["device"]))),
         {"profile": {route: len(values) for route, values in times.items()}},
         found.p,
-        lambda alpha: power.ratio_plans(
-            found.interval.low, found.interval.high, found.ratio, claim.below, min(map(len, times.values()))
+        lambda alpha: power.ratio_plan(
+            found.interval.low, found.interval.high, found.ratio, claim.below, min(map(len, times.values())), alpha
         ),
     )
 
