@@ -92,11 +92,14 @@ def digest() -> str:
 
 
 def missing_pins() -> list[str]:
-    """Return the pins that .venv does not have at exactly that version (a local +cpu build counts)."""
+    """Return the pins that .venv lacks, and the constraints that it breaks (a local +cpu build is its version)."""
     run = subprocess.run([VENV / "bin/python", "-m", "pip", "freeze", "--all"], capture_output=True, text=True)
     have = dict(line.split("==") for line in run.stdout.splitlines() if line.count("==") == 1)
     installed = {normal(name): version.split("+")[0] for name, version in have.items()}
-    return [p for p in union() if installed.get(normal(p.split("==")[0])) != p.split("==")[1]]
+    constraints = [line for line in CONSTRAINTS.read_text().splitlines() if "==" in line]
+    drawn_in = [pin for pin in constraints if normal(pin.split("==")[0]) in installed]
+    wanted = {normal(pin.split("==")[0]): pin for pin in [*drawn_in, *union()]}
+    return [pin for name, pin in sorted(wanted.items()) if installed.get(name) != pin.split("==")[1]]
 
 
 def torch_index() -> list[str]:
@@ -275,7 +278,7 @@ def uv_words(settings: dict[str, list[str]]) -> tuple[list[str], dict[str, str]]
 
 def install(wanted: list[str]) -> None:
     """Install the pins that are missing and what they need, after saying how much that is."""
-    if len(wanted) == len(union()):
+    if len(wanted) >= len(union()):
         fetched, installed = FETCHED_GB + cuda_gb(), INSTALLED_GB + cuda_gb()
         what = f"{len(wanted)} pinned packages and what they need, {fetched:.1f} GB; .venv will take {installed:.1f} GB"
     else:
