@@ -24,6 +24,7 @@ from flashtrail.record import audit, crate, engine, manifest, rows
 from flashtrail.record.run import PARTS, REPORT, SHARD_FILES, Run
 
 ABOUT = "record/bundle.json"
+CHECKOUT = provenance.PACKAGE_ROOT.parents[1]
 WEIGHTS_BYTES = 64 << 20  # artifacts up to this size travel along, so that episodes can be rerun from the bundle alone
 _CODE = ("src", "rules", "scripts", "notebooks", "profiles", "envs", "resources/published", "resources/drills")
 _FILES = ("Snakefile", "Makefile", "pyproject.toml", "README.md", "LICENSE", "CITATION.cff", "config.yaml")
@@ -66,7 +67,7 @@ def build(root: str | Path, out: str | Path, settings: Settings | None = None) -
 
     Raises UserError for a run that is not finished or contradicts itself, naming what; then nothing is left behind.
     """
-    settings, run, target = settings or Settings(), Run(root), Path(out)
+    settings, run, target = settings or Settings(), Run(root, own=True), Path(out)
     if target.exists() and not (target / manifest.NAME).is_file():
         raise UserError(f"{target} is there and is no bundle: give another --out, or remove it")
     with provenance.write_atomic(target) as place:
@@ -134,6 +135,7 @@ def _about(run: Run, settings: Settings, place: Path) -> dict[str, Any]:
     described: dict[str, Any] = {"profile": None, "up_to_date": None}
     configs = ["config.yaml"]
     if settings.profile is not None:
+        _same_workflow(run.root, settings.profile)
         configs += _overlays(run.root, settings.profile)
         described = {
             "profile": settings.profile,
@@ -151,6 +153,21 @@ def _about(run: Run, settings: Settings, place: Path) -> dict[str, Any]:
     }
 
 
+def _same_workflow(root: Path, profile: str) -> None:
+    """UserError where the engine would execute another workflow than this checkout's: a run's folder is data."""
+    if root.resolve() == CHECKOUT:
+        return
+    for name in ("Snakefile", "rules", "scripts", f"{profile}/profile.yaml", f"{profile}/config.yaml"):
+        theirs, ours = (_content(place / name) for place in (root, CHECKOUT))
+        if theirs != ours:
+            raise UserError(f"{root / name} is not this checkout's own, and would be executed: bundle it from there")
+
+
+def _content(place: Path) -> dict[str, str]:
+    files = [place] if place.is_file() else [p for p in place.rglob("*") if p.is_file() and p.suffix != ".pyc"]
+    return {p.relative_to(place.parent).as_posix(): provenance.sha256_file(p) for p in files}
+
+
 def _overlays(root: Path, profile: str) -> list[str]:
     """Return the config files that a Snakemake profile adds."""
     found = [p for p in (root / profile / "profile.yaml", root / profile / "config.yaml") if p.is_file()]
@@ -162,6 +179,8 @@ def _overlays(root: Path, profile: str) -> list[str]:
 
 def _commit(root: Path) -> str:
     """Return the commit of the code, with ``+`` where files differ from it; empty outside of git."""
+    if root.resolve() != CHECKOUT:
+        return ""  # a repository's own settings name programs
     words = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
     try:
         done = subprocess.run(words, capture_output=True, text=True)

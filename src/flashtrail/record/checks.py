@@ -41,6 +41,12 @@ def checksums(run: Run) -> Check:
     return Check("checksums", f"{found.files} files", found.problems)
 
 
+def as_published(run: Run, digest: str) -> Check:
+    """The manifest is the one whose digest was published elsewhere."""
+    own = provenance.sha256_file(run.path(manifest.NAME))
+    return Check("digest", own, [] if own == digest else [f"the bundle's is {own}, not {digest}"])
+
+
 def row_digests(run: Run) -> Check:
     """Every row of every table has its recorded digest, and every table has such a record."""
     recorded = set(rows.read(run.root / rows.DIGESTS)["file"].to_pylist())
@@ -53,10 +59,10 @@ def described(run: Run) -> Check:
     """The RO-Crate describes every file, nothing that is not there, and gives the files' own SHA-256."""
     files = [f for f in run.files() if f not in (crate.NAME, manifest.NAME)]
     named, folders, digests = crate.listed(run.root)
-    problems = [f"{f}: described, but not there" for f in sorted(named - {crate.NAME}) if not (run.root / f).is_file()]
+    problems = [f"{f}: described, but not there" for f in sorted(named - {crate.NAME}) if not run.path(f).is_file()]
     problems += [f"{f}: not described" for f in crate.uncovered(files, named, folders)]
-    there = [(f, d) for f, d in digests.items() if (run.root / f).is_file()]
-    problems += [f"{f}: not the file described" for f, d in there if provenance.sha256_file(run.root / f) != d]
+    there = [(f, d) for f, d in digests.items() if run.path(f).is_file()]
+    problems += [f"{f}: not the file described" for f, d in there if provenance.sha256_file(run.path(f)) != d]
     return Check("RO-Crate", f"{len(named)} files, {len(folders)} folders", problems)
 
 
