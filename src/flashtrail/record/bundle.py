@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import yaml
 
 from flashtrail import __version__, provenance
 from flashtrail.errors import UserError
-from flashtrail.record import audit, crate, engine, manifest, rows
+from flashtrail.record import audit, crate, engine, manifest, private, rows
 from flashtrail.record.run import PARTS, REPORT, SHARD_FILES, Run
 
 ABOUT = "record/bundle.json"
@@ -42,7 +42,8 @@ _RECORDS = (
     "results/artifacts/*/*/manifest.json",
     "results/parity/*.json",
     "results/kernels/*/*.json",
-    "results/environments/*.json",
+    "results/environments/model.json",  # handle.json names this machine's interpreter: of no use elsewhere
+    "results/environments/libero.json",
     "results/benchmarks/**/*.tsv",
     "results/logs/**/*",
     "reports/**/*.html",
@@ -76,7 +77,7 @@ def build(root: str | Path, out: str | Path, settings: Settings | None = None) -
         for file in chosen:
             (place / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(run.path(file), place / file)
-        about = _about(run, settings, place)
+        about = _about(run, settings, place) | {"cleaned": _clean(run, place, chosen)}
         provenance.json_dump(about, place / ABOUT)
         rows.write_digests(place, [f for f in chosen if f.endswith(".parquet")])
         bundle = Run(place)
@@ -89,6 +90,27 @@ def build(root: str | Path, out: str | Path, settings: Settings | None = None) -
             raise UserError(f"this run does not pass its own audit: {text}{_remedy(run, text)}")
     _zip(target)
     return about
+
+
+def _clean(run: Run, place: Path, chosen: Sequence[str]) -> dict[str, str]:
+    """Take what is personal out of a bundle's texts; return the SHA-256 that cleaned files had, as jobs read them.
+
+    UserError where a file that is not to be changed, of code or of a table, holds any of it.
+    """
+    code = [f for f in chosen if _is_code(f)]
+    ordinary = "\n".join((place / f).read_text("utf-8", "replace") for f in code)
+    named = (place / f for f in chosen if f.endswith((".json", ".yaml")) and not _is_code(f))
+    own = private.Private(run.root, ordinary, private.places_in(named))
+    cleaned = {}
+    for file in Run(place).files():
+        if not _is_code(file) and (before := private.clean(place / file, own)) is not None and file in chosen:
+            cleaned[file] = before
+        private.check(place / file, file, own)
+    return cleaned
+
+
+def _is_code(file: str) -> bool:
+    return file in _FILES[:-1] or any(file.startswith(f"{folder}/") for folder in _CODE if folder != "profiles")
 
 
 def _chosen(run: Run, settings: Settings) -> list[str]:

@@ -69,12 +69,13 @@ def described(run: Run) -> Check:
 def engine_record(run: Run) -> Check:
     """Files are those whose checksums Snakemake noted when jobs read them."""
     noted = engine.input_checksums(engine.records(run.root))
+    cleaned = provenance.json_load(run.path("record/bundle.json")).get("cleaned", {})
     problems, compared = [], 0
     for file, digests in sorted(noted.items()):
         if PurePosixPath(file).is_absolute() or not run.path(file).is_file():
             continue
         compared += 1
-        own = provenance.sha256_file(run.path(file))
+        own = cleaned.get(file) or provenance.sha256_file(run.path(file))
         for digest, outputs in sorted(digests.items()):
             if digest != own:
                 problems.append(f"{file} is not what went into {min(outputs)}")
