@@ -18,14 +18,7 @@ def test_a_plain_name_stays_as_it_is(name) -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [
-        ("../../x", "=2E.=2F..=2Fx"),
-        ("/etc/x", "=2Fetc=2Fx"),
-        ("", "="),
-        (".", "=2E"),
-        ("-rf", "=2Drf"),
-        ("ü", "=C3=BC"),
-    ],
+    [("../../x", "=2E.=2F..=2Fx"), ("/etc/x", "=2Fetc=2Fx"), ("", "="), (".", "=2E"), ("-rf", "=2Drf"), ("ü", "=C3=BC")],
 )
 def test_what_a_path_or_an_option_would_be_is_spelled_out(name, expected) -> None:
     assert file_name(name) == expected
