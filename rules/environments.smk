@@ -3,7 +3,7 @@
 # REQUIRED INPUTS
 #   envs/model.yaml, envs/libero.yaml (with --sdm conda two environments, otherwise the caller's)
 # OUTPUTS
-#   results/environments/{model,libero}.json   interpreter, versions, device, checks: provenance, and an early end of
+#   results/environments/{model,libero}.json   versions, device, checks: provenance, and an early end of
 #                                              the run if something is missing (nothing waits for them but the report)
 #   results/environments/handle.json           the model environment's interpreter: by it a simulator-side job starts a
 #                                              policy server

@@ -16,7 +16,7 @@ from flashtrail.rollouts import opengl
 def test_the_model_side_multiplies_matrices():
     pytest.importorskip("torch")
     record = environment.check_model_env(["cpu"])
-    assert record["python"] == sys.executable
+    assert "python" not in record  # a place on this machine
     assert record["versions"]["torch"] and record["device"]["cpu"]
     assert 0 <= record["checks"]["matmul_cpu"]["max_error"] < 0.01
 

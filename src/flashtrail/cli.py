@@ -109,6 +109,9 @@ class ServeCommand:
         add("--threads", type=_positive, metavar="N", help="CPU threads of one pass")
         add("--lanes", type=_positive, metavar="N", help="passes at once, on a CPU (default: docs/serving.md)")
         add("--token-file", type=Path, metavar="FILE", help=f"file with the token (or set {TOKEN_VARIABLE})")
+        add(
+            "--allow-host", action="append", default=[], metavar="NAME", help="a name that clients call this machine by"
+        )
         add("--ready-file", type=Path, metavar="FILE", help="written with 'host port' once clients can connect")
         add("--max-sessions", type=_positive, default=64, metavar="N", help="open sessions at a time (default: 64)")
         add(
@@ -146,6 +149,7 @@ class ServeCommand:
             ready_file=arguments.ready_file,
             instance=os.environ.get(INSTANCE_VARIABLE),
             limits=dataclasses.replace(limits, max_batch=together, lanes=lanes),
+            names=arguments.allow_host,
         )
         if not drained:
             logging.shutdown()

@@ -1,9 +1,8 @@
 """Can this environment do its stage's work? Asked before anything long is started, and kept as provenance.
 
 Each check imports what its stage imports, exercises it (a matmul on the device; a rendered frame) and returns a record
-of interpreter, versions, device and results. The record of the model side is also the handle by which a simulator-side
-job finds the interpreter that can run a policy server. Knows no config and no workflow; imports the heavy packages
-only inside the checks, since no environment has all of them.
+of versions, device and results; where the interpreter is, says the handle of rule locate_model_env. Knows no config and
+no workflow; imports the heavy packages only inside the checks, since no environment has all of them.
 """
 
 from __future__ import annotations
@@ -165,7 +164,6 @@ def _record(packages: Iterable[str], device: dict[str, Any], checks: dict[str, A
             continue  # an optional one, such as triton without a GPU
     system = {"platform": platform.platform(), "machine": platform.machine()}
     return {
-        "python": sys.executable,
         "versions": versions,
         "device": device,
         "checks": checks,

@@ -152,7 +152,7 @@ def _end(shard: dict[str, list[dict[str, Any]]]) -> None:
 def _verdicts(root: Path) -> None:
     results = root / "results"
     absolute = simulated.inputs(results, ARMS) | {"published": str(root / "resources/published/published.yaml")}
-    relative = json.loads(json.dumps(absolute).replace(f"{root}/", ""))
+    relative = json.loads(json.dumps(absolute, ensure_ascii=False).replace(f"{root}/", ""))
     arms = {"arms": relative.pop("arms")}
     provenance.json_dump(claims.evaluate(root / "claims.yaml", absolute), results / "claims/claims.json")
     output = {"claims": "results/claims/claims.json"}

@@ -156,7 +156,7 @@ def test_command_spells_every_kind_of_setting() -> None:
         threads=2,
         settings={"tau_radius": 0.15, "t_list": (0.1, 0.05), "full_fallback": False, "force_full_each_round": True},
     )
-    assert command[:5] == ["py", "-m", "flashtrail", "serve", "--exit-with-parent"]
+    assert command[:6] == ["py", "-P", "-m", "flashtrail", "serve", "--exit-with-parent"]
     text = " ".join(command)
     assert "--artifact base --port 9 --device cpu --dtype float32 --draft draft --threads 2" in text
     assert "--tau-radius=0.15 --t-list 0.1 0.05 --no-full-fallback --force-full-each-round" in text

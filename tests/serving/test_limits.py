@@ -30,7 +30,13 @@ def until(condition, seconds: float = 10.0) -> None:
 def handshaken(server) -> socket.socket:
     """A socket that has shaken hands and from then on speaks for itself."""
     sock = socket.create_connection(("127.0.0.1", server.port), timeout=10)
-    lines = ["GET / HTTP/1.1", "Host: h", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"]
+    lines = [
+        "GET / HTTP/1.1",
+        "Host: 127.0.0.1",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Version: 13",
+    ]
     sock.sendall("\r\n".join([*lines, "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "", ""]).encode())
     answer = b""
     while b"\r\n\r\n\x82\x01\x80" not in answer:  # the handshake, then the frame with the empty map

@@ -297,6 +297,10 @@ def verify_artifact(directory: str | Path) -> dict[str, Any]:
     files = manifest["files"]
     for name in sorted(files):
         path = directory / name
+        if Path(name).name != name:
+            raise UserError(
+                f"{directory / MANIFEST} names {name!r}, a file outside of it: convert the checkpoint again"
+            )
         if not path.is_file():
             raise UserError(f"{path} is missing: convert the checkpoint again")
         size = path.stat().st_size

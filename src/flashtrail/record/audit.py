@@ -9,26 +9,25 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from flashtrail import provenance
 from flashtrail.errors import UserError
+from flashtrail.record import archive, conclusions
 from flashtrail.record import checks as questions
-from flashtrail.record import conclusions, manifest
 from flashtrail.record.checks import Check
 from flashtrail.record.run import Run
 
 _SHOWN = 5
+_BEFORE_A_RERUN = ("checksums", "digest")  # what has to hold before anything of a bundle is run
 
 
 def checks(run: Run, digest: str | None = None) -> Iterator[Check]:
     """Yield every check of a bundle in order; `digest` is the manifest's own, as it was published elsewhere."""
     yield _guarded("checksums", lambda: questions.checksums(run))
     if digest is not None:
-        own = provenance.sha256_file(run.root / manifest.NAME)
-        yield Check("digest", own, [] if own == digest else [f"the bundle's is {own}, not {digest}"])
+        yield _guarded("digest", lambda: questions.as_published(run, digest))
     for name, question in (
         ("row digests", questions.row_digests),
         ("RO-Crate", questions.described),
@@ -46,7 +45,7 @@ def checks(run: Run, digest: str | None = None) -> Iterator[Check]:
     ):
         try:
             yield from several(run)
-        except (UserError, LookupError, ValueError, TypeError) as error:
+        except Exception as error:
             yield _broken(name, error)
 
 
@@ -61,7 +60,7 @@ def _guarded(name: str, ask: object) -> Check:
     """Return a check's answer; what cannot even be read is a failed check, not the end of the audit."""
     try:
         return ask()  # type: ignore[operator,no-any-return]
-    except (UserError, LookupError, ValueError, TypeError) as error:
+    except Exception as error:  # whatever a stranger's file may lead to
         return _broken(name, error)
 
 
@@ -109,30 +108,47 @@ def run(arguments: argparse.Namespace) -> int:
     """Audit a bundle; 0 if every check passes, 1 if one does not."""
     with tempfile.TemporaryDirectory(prefix="flashtrail-audit-") as scratch:
         bundle = Run(_unpacked(arguments.bundle, Path(scratch)))
+        _files_only(bundle)
         if note := other_code(bundle):
             print(note)
-        well = [report(check) for check in checks(bundle, arguments.digest)]
+        found = list(_reported(checks(bundle, arguments.digest)))
         if arguments.rerun is not None:
-            from flashtrail.record import replay, sample
-
-            here = replay.Here(bundle.root, arguments.artifacts, arguments.python)
-            rerun = sample.rerun(bundle, arguments.rerun, arguments.seed, here)
-            well += [report(check) for check in rerun]
+            found += _reported(_rerun(bundle, arguments, [check.name for check in found if check.problems]))
+    well = [not check.problems for check in found]
     failed = well.count(False)
     print(f"{len(well) - failed} of {len(well)} checks passed", file=sys.stdout if not failed else sys.stderr)
     return int(failed > 0)
 
 
+def _reported(found: Iterator[Check]) -> Iterator[Check]:
+    for check in found:
+        report(check)
+        yield check
+
+
+def _rerun(bundle: Run, arguments: argparse.Namespace, failed: Sequence[str]) -> Iterator[Check]:
+    """Yield the checks of a rerun; of a bundle that is not what its manifest says, nothing is run."""
+    from flashtrail.record import replay, sample
+
+    if changed := [name for name in _BEFORE_A_RERUN if name in failed]:
+        yield Check("rerun", "", [f"nothing of this bundle was run, since its {' and '.join(changed)} failed"])
+        return
+    here = replay.Here(bundle.root, arguments.artifacts, arguments.python)
+    try:
+        yield from sample.rerun(bundle, arguments.rerun, arguments.seed, here)
+    except UserError:
+        raise
+    except Exception as error:
+        yield _broken("rerun", error)
+
+
+def _files_only(bundle: Run) -> None:
+    """UserError for a bundle with anything but files and folders: a link leads elsewhere, a pipe never ends."""
+    for path in bundle.root.rglob("*"):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise UserError(f"{path} is neither a file nor a folder: a bundle has no links, pipes or devices")
+
+
 def _unpacked(bundle: Path, scratch: Path) -> Path:
     """Return the bundle's directory; a zip is unpacked into `scratch`."""
-    if not bundle.is_file():
-        return bundle
-    try:
-        with zipfile.ZipFile(bundle) as archive:
-            archive.extractall(scratch)
-    except zipfile.BadZipFile as error:
-        raise UserError(f"{bundle} is neither a directory nor a zip ({error})") from None
-    (inside, *others) = [p for p in scratch.iterdir() if p.is_dir()] or [scratch]
-    if others:
-        raise UserError(f"{bundle} holds {len(others) + 1} directories, a bundle is one")
-    return inside
+    return archive.unpack(bundle, scratch) if bundle.is_file() else bundle

@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ import yaml
 
 from flashtrail import __version__, provenance
 from flashtrail.errors import UserError
-from flashtrail.record import audit, crate, engine, manifest, rows
+from flashtrail.record import audit, crate, engine, manifest, private, rows
 from flashtrail.record.run import PARTS, REPORT, SHARD_FILES, Run
 
 ABOUT = "record/bundle.json"
+CHECKOUT = provenance.PACKAGE_ROOT.parents[1]
 WEIGHTS_BYTES = 64 << 20  # artifacts up to this size travel along, so that episodes can be rerun from the bundle alone
 _CODE = ("src", "rules", "scripts", "notebooks", "profiles", "envs", "resources/published", "resources/drills")
 _FILES = ("Snakefile", "Makefile", "pyproject.toml", "README.md", "LICENSE", "CITATION.cff", "config.yaml")
@@ -41,7 +42,8 @@ _RECORDS = (
     "results/artifacts/*/*/manifest.json",
     "results/parity/*.json",
     "results/kernels/*/*.json",
-    "results/environments/*.json",
+    "results/environments/model.json",  # handle.json names this machine's interpreter: of no use elsewhere
+    "results/environments/libero.json",
     "results/benchmarks/**/*.tsv",
     "results/logs/**/*",
     "reports/**/*.html",
@@ -66,7 +68,7 @@ def build(root: str | Path, out: str | Path, settings: Settings | None = None) -
 
     Raises UserError for a run that is not finished or contradicts itself, naming what; then nothing is left behind.
     """
-    settings, run, target = settings or Settings(), Run(root), Path(out)
+    settings, run, target = settings or Settings(), Run(root, own=True), Path(out)
     if target.exists() and not (target / manifest.NAME).is_file():
         raise UserError(f"{target} is there and is no bundle: give another --out, or remove it")
     with provenance.write_atomic(target) as place:
@@ -75,7 +77,7 @@ def build(root: str | Path, out: str | Path, settings: Settings | None = None) -
         for file in chosen:
             (place / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(run.path(file), place / file)
-        about = _about(run, settings, place)
+        about = _about(run, settings, place) | {"cleaned": _clean(run, place, chosen)}
         provenance.json_dump(about, place / ABOUT)
         rows.write_digests(place, [f for f in chosen if f.endswith(".parquet")])
         bundle = Run(place)
@@ -88,6 +90,27 @@ def build(root: str | Path, out: str | Path, settings: Settings | None = None) -
             raise UserError(f"this run does not pass its own audit: {text}{_remedy(run, text)}")
     _zip(target)
     return about
+
+
+def _clean(run: Run, place: Path, chosen: Sequence[str]) -> dict[str, str]:
+    """Take what is personal out of a bundle's texts; return the SHA-256 that cleaned files had, as jobs read them.
+
+    UserError where a file that is not to be changed, of code or of a table, holds any of it.
+    """
+    code = [f for f in chosen if _is_code(f)]
+    ordinary = "\n".join((place / f).read_text("utf-8", "replace") for f in code)
+    named = (place / f for f in chosen if f.endswith((".json", ".yaml")) and not _is_code(f))
+    own = private.Private(run.root, ordinary, private.places_in(named))
+    cleaned = {}
+    for file in Run(place).files():
+        if not _is_code(file) and (before := private.clean(place / file, own)) is not None and file in chosen:
+            cleaned[file] = before
+        private.check(place / file, file, own)
+    return cleaned
+
+
+def _is_code(file: str) -> bool:
+    return file in _FILES[:-1] or any(file.startswith(f"{folder}/") for folder in _CODE if folder != "profiles")
 
 
 def _chosen(run: Run, settings: Settings) -> list[str]:
@@ -134,6 +157,7 @@ def _about(run: Run, settings: Settings, place: Path) -> dict[str, Any]:
     described: dict[str, Any] = {"profile": None, "up_to_date": None}
     configs = ["config.yaml"]
     if settings.profile is not None:
+        _same_workflow(run.root, settings.profile)
         configs += _overlays(run.root, settings.profile)
         described = {
             "profile": settings.profile,
@@ -151,6 +175,21 @@ def _about(run: Run, settings: Settings, place: Path) -> dict[str, Any]:
     }
 
 
+def _same_workflow(root: Path, profile: str) -> None:
+    """UserError where the engine would execute another workflow than this checkout's: a run's folder is data."""
+    if root.resolve() == CHECKOUT:
+        return
+    for name in ("Snakefile", "rules", "scripts", f"{profile}/profile.yaml", f"{profile}/config.yaml"):
+        theirs, ours = (_content(place / name) for place in (root, CHECKOUT))
+        if theirs != ours:
+            raise UserError(f"{root / name} is not this checkout's own, and would be executed: bundle it from there")
+
+
+def _content(place: Path) -> dict[str, str]:
+    files = [place] if place.is_file() else [p for p in place.rglob("*") if p.is_file() and p.suffix != ".pyc"]
+    return {p.relative_to(place.parent).as_posix(): provenance.sha256_file(p) for p in files}
+
+
 def _overlays(root: Path, profile: str) -> list[str]:
     """Return the config files that a Snakemake profile adds."""
     found = [p for p in (root / profile / "profile.yaml", root / profile / "config.yaml") if p.is_file()]
@@ -162,6 +201,8 @@ def _overlays(root: Path, profile: str) -> list[str]:
 
 def _commit(root: Path) -> str:
     """Return the commit of the code, with ``+`` where files differ from it; empty outside of git."""
+    if root.resolve() != CHECKOUT:
+        return ""  # a repository's own settings name programs
     words = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
     try:
         done = subprocess.run(words, capture_output=True, text=True)

@@ -41,6 +41,12 @@ def checksums(run: Run) -> Check:
     return Check("checksums", f"{found.files} files", found.problems)
 
 
+def as_published(run: Run, digest: str) -> Check:
+    """The manifest is the one whose digest was published elsewhere."""
+    own = provenance.sha256_file(run.path(manifest.NAME))
+    return Check("digest", own, [] if own == digest else [f"the bundle's is {own}, not {digest}"])
+
+
 def row_digests(run: Run) -> Check:
     """Every row of every table has its recorded digest, and every table has such a record."""
     recorded = set(rows.read(run.root / rows.DIGESTS)["file"].to_pylist())
@@ -53,22 +59,23 @@ def described(run: Run) -> Check:
     """The RO-Crate describes every file, nothing that is not there, and gives the files' own SHA-256."""
     files = [f for f in run.files() if f not in (crate.NAME, manifest.NAME)]
     named, folders, digests = crate.listed(run.root)
-    problems = [f"{f}: described, but not there" for f in sorted(named - {crate.NAME}) if not (run.root / f).is_file()]
+    problems = [f"{f}: described, but not there" for f in sorted(named - {crate.NAME}) if not run.path(f).is_file()]
     problems += [f"{f}: not described" for f in crate.uncovered(files, named, folders)]
-    there = [(f, d) for f, d in digests.items() if (run.root / f).is_file()]
-    problems += [f"{f}: not the file described" for f, d in there if provenance.sha256_file(run.root / f) != d]
+    there = [(f, d) for f, d in digests.items() if run.path(f).is_file()]
+    problems += [f"{f}: not the file described" for f, d in there if provenance.sha256_file(run.path(f)) != d]
     return Check("RO-Crate", f"{len(named)} files, {len(folders)} folders", problems)
 
 
 def engine_record(run: Run) -> Check:
     """Files are those whose checksums Snakemake noted when jobs read them."""
     noted = engine.input_checksums(engine.records(run.root))
+    cleaned = provenance.json_load(run.path("record/bundle.json")).get("cleaned", {})
     problems, compared = [], 0
     for file, digests in sorted(noted.items()):
         if PurePosixPath(file).is_absolute() or not run.path(file).is_file():
             continue
         compared += 1
-        own = provenance.sha256_file(run.path(file))
+        own = cleaned.get(file) or provenance.sha256_file(run.path(file))
         for digest, outputs in sorted(digests.items()):
             if digest != own:
                 problems.append(f"{file} is not what went into {min(outputs)}")

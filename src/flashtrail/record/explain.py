@@ -29,6 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Explain an episode, replay it if asked; 1 if the replay contradicts the record."""
+    try:
+        return _run(arguments)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{arguments.episode}: its record is not what flashtrail writes ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _run(arguments: argparse.Namespace) -> int:
     explained = _explained(arguments)
     if arguments.out is not None:
         provenance.json_dump(explained, arguments.out)

@@ -4,6 +4,9 @@ A replay is a shard of one episode: one policy server, one simulator in a fresh 
 shared a pass of the device with another session, its rows must be the recorded ones except for what a clock on the
 wall measured (TIMING). A shared pass may change an action's last digits (docs/precision.md), after which two episodes
 may go separate ways; `Outcome` says where. Knows the shard's spec; reads a run through `run`.
+
+A record is data: it names no program and no file outside its own folder. What runs is this installation, with the
+settings of `sections` and nothing else that the record may hold.
 """
 
 from __future__ import annotations
@@ -17,20 +20,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flashtrail import provenance
+from pydantic import ValidationError
+
+from flashtrail import provenance, sections
 from flashtrail.errors import UserError
 from flashtrail.evidence import tables
 from flashtrail.record import rows
-from flashtrail.record.run import TABLES, Run, Shard
-from flashtrail.rollouts import clock, plan, seeds
+from flashtrail.record.run import TABLES, Run, Shard, below
+from flashtrail.rollouts import clock as clocks
+from flashtrail.rollouts import plan, seeds
 from flashtrail.rollouts.plan import EpisodeKey
 from flashtrail.rollouts.shard import roll_out_shard
 from flashtrail.rollouts.spec import shard_spec
 
 FORMAT = "flashtrail-episode"
-# Of a shard's inputs, what its spec is made of.
-_HANDLES = ("base", "draft", "model", "latencies", "action_stats", "kernels")
+# Of a shard's inputs, what its spec is made of, but for the interpreter, which no record may name.
+_HANDLES = ("base", "draft", "latencies", "action_stats", "kernels")
 _CHECKOUT = provenance.PACKAGE_ROOT.parents[1]
+# Of an arm on record, the parts that become a server's command line or a shard's settings, and what each may hold.
+_SECTIONS: dict[str, type[sections.Section]] = {
+    "flash": sections.Flash,
+    "rollout": sections.Rollout,
+    "execution": sections.Execution,
+}
+_ENGINE = ("device", "dtype", "backend", "threads")
 # The largest first difference of an action that a shared pass explains, environment units (docs/precision.md).
 COMPANY = 5e-4
 # What a clock on the wall measured, and what names the run rather than the episode.
@@ -57,8 +70,8 @@ class Name:
 
 @dataclass(frozen=True)
 class Here:
-    """Where a replay runs: `root`, from which the handles' paths start; `artifacts`, a results/artifacts elsewhere;
-    `python`, the model environment's interpreter, where the recorded one is not that of this machine.
+    """Where a replay runs: `root`, below which the record's files lie; `artifacts`, a results/artifacts elsewhere;
+    `python`, the model environment's interpreter, where it is not the one that this checkout's workflow located.
     """
 
     root: Path
@@ -148,7 +161,7 @@ def unrepeatable(arm: Mapping[str, Any]) -> str:
     """Return why an arm's episodes cannot be repeated; empty where they can."""
     if arm.get("server"):
         return f"the policy was served by {arm['server']}, whose weights are not on record"
-    read = clock.read(arm["clock"])
+    read = clocks.read(arm["clock"])
     if read is not None and read.source.kind == "measured":
         return "its clock was running on measured latencies"
     return ""
@@ -175,15 +188,16 @@ def replay(explained: Mapping[str, Any], here: Here) -> Outcome:
 
     UserError where the policy's weights are not there or are not those of the record, or where it cannot be repeated.
     """
-    arm, episode = explained["arm"], str(explained["episode"])
-    if reason := unrepeatable(arm):
+    episode = str(explained["episode"])
+    if reason := unrepeatable(explained["arm"]):
         raise UserError(f"{episode} cannot be replayed: {reason}")
+    arm = _as_told(explained["arm"])
     *_, suite, task, init_state, repeat = episode.split("/")
     key = EpisodeKey(suite, int(task), int(init_state), int(repeat))
     with tempfile.TemporaryDirectory(prefix="flashtrail-replay-") as place:
         out = Path(place)
         own = {**arm, "init_states": [key.init_state], "repeats": key.repeat + 1, "video": "none"}
-        own["rollout"] = {**arm["rollout"], "simulators": 1}
+        own |= {"rollout": {**arm["rollout"], "simulators": 1}, "clock": _at_hand(arm["clock"], here)}
         handles = _handles(explained, here, out)
         spec = shard_spec(own, key.task_id, handles, "replay", out / "server.log")
         _same_artifact(explained, spec)
@@ -197,31 +211,72 @@ def replay(explained: Mapping[str, Any], here: Here) -> Outcome:
     return compare(episode, explained["rows"], found)
 
 
+def _as_told(arm: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recorded arm with its settings checked as those of a config are; UserError for one that is none."""
+    engine = arm["engine"]
+    try:
+        checked = {name: kind.model_validate(arm.get(name, {})) for name, kind in _SECTIONS.items()}
+        policy = sections.Policy.model_validate({**engine, "candidates": ["-"], "tokenizer": "-"})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"the record's setting {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    plain = {
+        name: section.model_dump(mode="json", exclude_none=name == "execution") for name, section in checked.items()
+    }
+    return {**arm, **plain, "engine": policy.model_dump(include=set(_ENGINE))}
+
+
 def _handles(explained: Mapping[str, Any], here: Here, out: Path) -> dict[str, Any]:
-    """Return the shard's handles as they are here: this machine's interpreter, the artifact where it lies."""
+    """Return the shard's handles as they are here: this installation's interpreter, the artifact where it lies.
+
+    UserError for one that is not below the record's folder.
+    """
     placed = {}
     for kind, path in explained["handles"].items():
-        place = here.root / path
+        if kind not in _HANDLES:
+            continue
+        place = _artifact(here, kind, path) if kind in ("base", "draft") else below(here.root, path)
         if kind == "kernels" and not place.is_file():
             continue  # the backend is then left open again
-        if kind in ("base", "draft"):
-            if here.artifacts is not None:
-                place = here.artifacts / Path(path).parts[-3] / kind / "manifest.json"
-            if not place.is_file() or not (place.parent / "model.safetensors").is_file():
-                raise UserError(f"{place.parent} has no weights: give --artifacts, the results/artifacts of a run")
         if kind == "action_stats" and not place.is_file():
-            place = _CHECKOUT / path  # an episode by itself: a file of ours is held to the record by its digest
+            place = below(_CHECKOUT, path)  # an episode by itself: a file of ours is held to the record by its digest
             if not place.is_file():
                 raise UserError(f"{here.root / path} does not exist: give --from, a run or bundle that has this file")
         placed[kind] = str(place)
-    known = here.root / explained["handles"].get("model", "results/environments/handle.json")
-    recorded = provenance.json_load(known) if known.is_file() else {}
-    if here.python is not None:
-        recorded = {**recorded, "python": str(here.python.absolute())}
-    if not Path(str(recorded.get("python", ""))).is_file():  # made on another machine
-        recorded = {**recorded, "python": sys.executable}
-    provenance.json_dump(recorded, out / "handle.json")
+    provenance.json_dump(_model_environment(here), out / "handle.json")
     return {**placed, "model": str(out / "handle.json")}
+
+
+def _artifact(here: Here, kind: str, path: str) -> Path:
+    """Return the manifest of an artifact of this kind, with its weights beside it and nothing that links elsewhere."""
+    if here.artifacts is None:
+        root, place = here.root, below(here.root, path)
+    else:
+        root = here.artifacts
+        place = below(root, f"{Path(path).parent.parent.name}/{kind}/manifest.json")
+    if not place.is_file() or not (place.parent / "model.safetensors").is_file():
+        raise UserError(f"{place.parent} has no weights: give --artifacts, the results/artifacts of a run")
+    for file in place.parent.iterdir():
+        below(root, file.relative_to(root))
+    return place
+
+
+def _model_environment(here: Here) -> dict[str, Any]:
+    """Return where a policy server can run: as the user says, as this checkout's own workflow found, or right here."""
+    own = _CHECKOUT / "results/environments/handle.json"
+    located: dict[str, Any] = provenance.json_load(own) if own.is_file() else {}
+    if here.python is not None:
+        return {**located, "python": str(here.python.absolute())}
+    return located if Path(str(located.get("python", ""))).is_file() else {**located, "python": sys.executable}
+
+
+def _at_hand(clock: Any, here: Here) -> Any:
+    """Return the clock with the table that it replays, if it does, where that lies here."""
+    read = clocks.read(clock)
+    if read is None or read.source.replay is None:
+        return clock
+    place = below(here.root, read.source.replay)
+    return {**clock, "source": {**clock["source"], "replay": str(place)}}
 
 
 def _same_artifact(explained: Mapping[str, Any], spec: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ from pyarrow import csv
 from flashtrail import provenance
 from flashtrail.errors import UserError
 from flashtrail.evidence.tables import EPISODE_KEY, METADATA_PREFIX
+from flashtrail.record.run import below
 
 DIGESTS = "record/row-digests.parquet"
 _CHARS = 16
@@ -130,7 +131,7 @@ def changed_rows(root: Path) -> list[str]:
         recorded.setdefault(str(entry["file"]), []).append(entry)
     found = []
     for file, entries in recorded.items():
-        if not (root / file).is_file():
+        if not below(root, file).is_file():
             found.append(f"{file} is missing")
             continue
         now = digest_table(root, [file]).to_pylist()

@@ -42,24 +42,36 @@ class Shard:
     directory: str
 
 
+def below(root: Path, relative: object, links: bool = False) -> Path:
+    """Return the file of this relative name; UserError for a name or, unless `links` may, a link that leaves `root`.
+
+    The one way from a name that a record gives to a file: whoever made the record may have written anything.
+    """
+    pure = PurePosixPath(str(relative))
+    if pure.is_absolute() or ".." in pure.parts or "\0" in str(relative):
+        raise UserError(f"{str(relative)!r} is not below {root}: a record names files by their place in its own folder")
+    path = root / pure
+    if not links and not path.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"{path} is a link that leads out of {root}: put the file itself there")
+    return path
+
+
 class Run:
     """The files below `root`: the working directory of a run, or an unpacked bundle."""
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | Path, own: bool = False) -> None:
+        """`own`: a run of this user, of which parts may lie behind links (results/ on a larger disk)."""
+        self.root, self._own = Path(root), own
         if not self.root.is_dir():
-            raise UserError(f"{root} is no directory")
+            raise UserError(f"{root} is not a directory")
 
     def path(self, relative: str) -> Path:
         """Return a file of the run; UserError for a path that leaves the run's directory."""
-        pure = PurePosixPath(relative)
-        if pure.is_absolute() or ".." in pure.parts:
-            raise UserError(f"{relative} is not below {self.root}: give config.yaml paths that are relative to it")
-        return self.root / relative
+        return below(self.root, relative, links=self._own)
 
     def job(self, name: str) -> dict[str, Any]:
         """Return what a job was told, such as ``merge_shards/clean``; UserError where it never ran."""
-        path = self.root / LOGS / f"{name}.json"
+        path = self.path(f"{LOGS}/{name}.json")
         if not path.is_file():
             part = next((part for part, (job, _) in PARTS.items() if job == name), "report")
             raise UserError(f"{path} is missing: this run is not finished; make {part}, then try again")

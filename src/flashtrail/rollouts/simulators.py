@@ -21,7 +21,7 @@ from typing import Any
 
 import flashtrail
 
-COMMAND = (sys.executable, "-m", "flashtrail.rollouts.worker")
+COMMAND = (sys.executable, "-P", "-m", "flashtrail.rollouts.worker")  # -P: no modules from where one stands
 
 
 class SimulatorProcess:

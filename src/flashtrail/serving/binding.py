@@ -1,6 +1,6 @@
-"""Where the server listens and who may come in: loopback, or a token.
+"""Where the server listens, by which names, and who may come in: loopback, or a token.
 
-Knows addresses, sockets and the Authorization header; knows no message and no policy.
+Knows addresses, sockets and the headers Host, Origin and Authorization; knows no message and no policy.
 """
 
 from __future__ import annotations
@@ -10,13 +10,17 @@ import errno
 import hmac
 import http
 import ipaddress
+import re
 import socket
+from collections.abc import Collection
 
 from websockets.datastructures import Headers
 
 from flashtrail.errors import UserError
 
 TLS_HINT = "such as caddy reverse-proxy --from NAME --to 127.0.0.1:PORT"
+
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^:\[\]/@\s]+))(?::\d{1,5})?")
 
 
 class ServerStartError(UserError):
@@ -71,16 +75,51 @@ def bind_error(host: str, port: int, error: OSError) -> ServerStartError:
     return ServerStartError(f"cannot bind {host}:{port}: {error.strerror or error}")
 
 
-def refusal(headers: Headers, token: str | None) -> tuple[http.HTTPStatus, str] | None:
+def refusal(headers: Headers, token: str | None, own: Collection[str] = ()) -> tuple[http.HTTPStatus, str] | None:
     """Return why whoever sends these headers may not come in, or None.
 
-    Only browsers send Origin: any page that is open in one on this machine could reach a server on loopback.
+    Only browsers send Origin: any page that is open in one on this machine could reach a server on loopback. A page
+    whose own name was made to lead here sends no Origin with a GET, but that name as Host: `own` are the names and
+    addresses that this server goes by, beside those of loopback.
     """
+    if not addressed(headers, own):
+        return (
+            http.HTTPStatus.MISDIRECTED_REQUEST,
+            "this server does not go by that name (Host): flashtrail serve --allow-host NAME",
+        )
     if headers.get_all("Origin"):
         return http.HTTPStatus.FORBIDDEN, "web pages may not connect (Origin)"
     if token and not authorized(headers, token):
         return http.HTTPStatus.UNAUTHORIZED, "a valid token is required"
     return None
+
+
+def addressed(headers: Headers, own: Collection[str]) -> bool:
+    """Whether exactly one Host header gives a name or address of loopback, or one of `own`; its port is not looked at.
+
+    An address that is not ours cannot lead here, a name can be made to (DNS rebinding).
+    """
+    values = headers.get_all("Host")
+    found = _HOST.fullmatch(values[0].strip()) if len(values) == 1 else None
+    if found is None:
+        return False
+    name = _plain(found[1] or found[2])
+    return name == "localhost" or name in map(_plain, own) or (_is_address(name) and is_loopback(name))
+
+
+def _plain(name: str) -> str:
+    """Return a name as names are compared; an address in its usual form."""
+    name = name.lower().rstrip(".")
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address(name.partition("%")[0])
+        return str(getattr(address, "ipv4_mapped", None) or address)
+    return name
+
+
+def _is_address(name: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.ip_address(name))
+    return False
 
 
 def authorized(headers: Headers, token: str) -> bool:

@@ -160,6 +160,8 @@ class PolicyClient:
                 if status == 401:
                     raise ServerUnavailable(f"{self.url} demands a token (HTTP 401): give one") from None
                 body = (error.response.body or b"").decode("utf-8", "replace").strip()
+                if status == 421:
+                    raise ServerUnavailable(f"{self.url}: {body[:200]} (HTTP 421)") from None
                 cause: Exception = error if status != 503 else OSError(body.splitlines()[0] if body else "HTTP 503")
             except (OSError, InvalidHandshake, EOFError) as error:
                 cause = error

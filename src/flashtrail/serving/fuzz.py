@@ -323,7 +323,7 @@ def _send_frames(server: PolicyServer, draw: random.Random, findings: Findings) 
         if draw.random() < 0.1:
             sock.sendall(draw.randbytes(200))  # not even HTTP
         else:
-            lines = ["GET / HTTP/1.1", "Host: h", "Upgrade: websocket", "Connection: Upgrade"]
+            lines = ["GET / HTTP/1.1", "Host: 127.0.0.1", "Upgrade: websocket", "Connection: Upgrade"]
             lines += ["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "", ""]
             sock.sendall("\r\n".join(lines).encode() + draw.choice(frames))
         if draw.random() < 0.5:

@@ -69,7 +69,8 @@ def serve_command(
     `python` is the interpreter of the environment that can run the model; `settings` are FlashSettings by field
     name, from which the flags are spelt. The interpreter must find this package (PYTHONPATH, or installed).
     """
-    command = [python, "-m", "flashtrail", "serve", "--exit-with-parent"]
+    # -P: the directory that somebody happens to stand in, such as an unpacked bundle, is no place for modules.
+    command = [python, "-P", "-m", "flashtrail", "serve", "--exit-with-parent"]
     command += ["--artifact", str(artifact), "--port", str(port), "--device", device, "--dtype", dtype]
     if backend != "auto":
         command += ["--backend", backend]

@@ -23,7 +23,7 @@ _STAGES = {
     "draft": "draft_ms",
     "verify": "action_verify_ms",
 }
-ERRORS = ("protocol", "size", "policy", "idle", "full", "unauthorized", "lost")
+ERRORS = ("protocol", "size", "policy", "idle", "full", "unauthorized", "flood", "lost")
 
 
 class ServerMetrics:

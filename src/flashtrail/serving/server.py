@@ -19,7 +19,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from websockets.asyncio.server import Server, ServerConnection
 from websockets.asyncio.server import serve as serve_websocket
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
 from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 
@@ -93,7 +94,8 @@ class PolicyServer:
     `handshake_metadata` is the first frame of every connection; official clients expect the empty map. What the
     policy says of itself is at ``GET /metadata``. `sock` is a socket from `reserve_port`; without it `host` and
     `port` are bound at `start`. `token`, if given, is demanded in the Authorization header (``Bearer`` or
-    ``Api-Key``) of everything but ``/healthz``.
+    ``Api-Key``) of everything but ``/healthz``. `names`: those that clients may call this machine by, beside
+    ``localhost``, `host` and the address they reach it at (``Host``).
     """
 
     def __init__(
@@ -108,8 +110,10 @@ class PolicyServer:
         handshake_metadata: Mapping[str, Any] | None = None,
         instance: str | None = None,
         limits: Limits | None = None,
+        names: Sequence[str] = (),
     ) -> None:
         check_bind(host, token)
+        self._names = (host, *names)
         self._limits = limits or Limits()
         self.metrics = ServerMetrics()
         self._sessions = 0
@@ -151,6 +155,7 @@ class PolicyServer:
                 sock=sock,
                 compression=None,
                 process_request=self._answer_http,
+                process_response=_without_body,
                 server_header=None,
                 open_timeout=10,
                 ping_interval=self._limits.ping_interval_s,
@@ -195,7 +200,8 @@ class PolicyServer:
             if self._instance:
                 response.headers[INSTANCE_HEADER] = self._instance
             return response
-        if (refused := refusal(request.headers, self._token)) is not None:
+        here = str((connection.local_address or ("",))[0])  # the address that the client reached us at
+        if (refused := refusal(request.headers, self._token, (*self._names, here))) is not None:
             self.metrics.error("unauthorized")
             response = connection.respond(refused[0], f"{refused[1]}\n")
             if refused[0] == http.HTTPStatus.UNAUTHORIZED:
@@ -274,7 +280,11 @@ class PolicyServer:
                 timing = await self._round(connection, session, raw, start, timing, gone)
 
     def _note_loss(self, serial: int, error: ConnectionClosed) -> None:
-        if error.sent is not None and error.sent.code == 1009:
+        sent = error.sent
+        if sent is not None and (sent.code == CloseCode.POLICY_VIOLATION or "fragments" in sent.reason):
+            self.metrics.error("flood")
+            log.warning("session %d ended: %s", serial, sent.reason)
+        elif sent is not None and sent.code == CloseCode.MESSAGE_TOO_BIG:
             self.metrics.error("size")
             log.warning("session %d ended: a message over %d bytes", serial, self._schema.max_message_bytes)
         elif error.rcvd is None or error.rcvd.code not in (1000, 1001):
@@ -350,6 +360,13 @@ class PolicyServer:
         await connection.close(1011, _ERROR_REASON)
 
 
+def _without_body(connection: ServerConnection, request: HttpRequest, response: Response) -> Response | None:
+    """Answer HEAD as GET, without the body (its length stays in the headers)."""
+    if request.method != "HEAD":
+        return None
+    return Response(response.status_code, response.reason_phrase, response.headers, b"")
+
+
 def _page(content_type: str, body: str | bytes) -> Response:
     body = body.encode() if isinstance(body, str) else body
     headers = Headers([("Content-Type", content_type), ("Content-Length", str(len(body)))])
@@ -378,12 +395,13 @@ def serve(
     ready_file: str | Path | None = None,
     instance: str | None = None,
     limits: Limits | None = None,
+    names: Sequence[str] = (),
 ) -> bool:
     """Serve until SIGTERM or SIGINT, then drain and return; the value is `PolicyServer.stop`'s.
 
     `ready_file` is written (``host port``) once clients can connect.
     """
-    server = PolicyServer(policy, host, port, token, sock=sock, instance=instance, limits=limits)
+    server = PolicyServer(policy, host, port, token, sock=sock, instance=instance, limits=limits, names=names)
     return asyncio.run(_serve_until_signalled(server, ready_file))
 
 
