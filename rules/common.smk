@@ -6,7 +6,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import yaml
 from snakemake.settings.types import DeploymentMethod
 
 ROOT = Path(workflow.basedir)
@@ -14,7 +13,7 @@ PACKAGE = ROOT / "src" / "flashtrail"
 sys.path.insert(0, str(ROOT / "src"))
 try:
     from flashtrail import config as experiments
-    from flashtrail import provenance
+    from flashtrail import documents, provenance
     from flashtrail.errors import UserError
 except ModuleNotFoundError as missing:
     sys.exit(
@@ -33,8 +32,8 @@ os.environ.setdefault("PYOPENGL_PLATFORM", os.environ.setdefault("MUJOCO_GL", "o
 def checked_experiment():
     """config.yaml, then the profile's overlay, then --config; the first mistake ends the run with one line."""
     settings = workflow.config_settings
-    layers = [yaml.safe_load(Path(path).read_text()) or {} for path in ("config.yaml", *settings.configfiles)]
     try:
+        layers = [documents.mapping(path) for path in ("config.yaml", *settings.configfiles)]
         return experiments.parse(experiments.merge(*layers, settings.config))
     except UserError as error:
         sys.exit(f"error: {error}")

@@ -16,9 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from flashtrail import __version__, provenance
+from flashtrail import __version__, documents, provenance
 from flashtrail.errors import UserError
 from flashtrail.record import audit, crate, engine, manifest, rows
 from flashtrail.record.run import PARTS, REPORT, SHARD_FILES, Run
@@ -156,7 +154,7 @@ def _overlays(root: Path, profile: str) -> list[str]:
     found = [p for p in (root / profile / "profile.yaml", root / profile / "config.yaml") if p.is_file()]
     if not found:
         raise UserError(f"{profile} has no profile.yaml: give the profile of the run, as --profile profiles/local")
-    files = (yaml.safe_load(found[0].read_text()) or {}).get("configfile", [])
+    files = documents.mapping(found[0]).get("configfile", [])
     return [files] if isinstance(files, str) else [str(file) for file in files]
 
 
