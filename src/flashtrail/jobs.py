@@ -133,7 +133,7 @@ def _logged(path: str | None) -> Iterator[None]:
     os.dup2(tee.stdin.fileno(), 2)
     tee.stdin.close()
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     try:
         yield
     finally:
