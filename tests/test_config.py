@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flashtrail import config, sections
+from flashtrail import config, names, sections
 from flashtrail.errors import UserError
 from flashtrail.rollouts import faults
 
@@ -152,7 +152,7 @@ def test_every_key_is_described_in_the_schema():
     assert {"Arm", "Flash", "Policy"} <= set(definitions)
     assert all(not d.get("additionalProperties", True) for d in definitions.values())
     for key, kinds in (("conditions", faults.CONDITIONS), ("guards", faults.GUARDS)):
-        options = config.schema()["properties"][key]["patternProperties"][config.NAME]["oneOf"]
+        options = config.schema()["properties"][key]["additionalProperties"]["oneOf"]
         assert [option["properties"]["kind"]["const"] for option in options] == list(kinds)
         assert all(p.get("description") for o in options for name, p in o["properties"].items() if name != "kind")
 
@@ -406,3 +406,43 @@ def test_a_key_given_twice_in_the_config_or_an_overlay_is_named(tmp_path):
     overlay.write_text("arms:\n  clean: {episodes: 10}\n  clean: {episodes: 2}\n")
     with pytest.raises(UserError, match=r"overlay\.yaml is not valid YAML \(line 3\): the key 'clean' is there twice"):
         config.load(ROOT / "config.yaml", overlay)
+
+
+ODD = ["a/b c", "../../x", "..", "Zürich", "a{b}", "[a-z]+|x", "a'b\"c", "$(ls)", "-rf", "x" * 200, "a=2Fb", "A", "1"]
+
+
+def test_names_of_arms_conditions_and_guards_are_data(data):
+    more = {name: {"policy": "pi0_nano", "condition": name, "guard": name} for name in ODD}
+    odd = config.merge(
+        data,
+        {
+            "conditions": {name: {"kind": "none"} for name in ODD},
+            "guards": {name: {"kind": "none"} for name in ODD},
+            "arms": more,
+        },
+    )
+    experiment = config.parse(odd)
+    for name in ODD:
+        slice_ = experiment.arm(name)
+        assert slice_["arm"] == slice_["condition"]["name"] == slice_["guard"]["name"] == name
+    assert len({names.file_name(arm) for arm in experiment.all_arms}) == len(experiment.all_arms)
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "words"),
+    [
+        ("policies", "a/b c", "policies.a/b c: a policy is also a folder of results: call it 'a_b_c'"),
+        ("policies", "..", "call it 'policy'"),
+        ("policies", "Zürich", "call it 'Z_rich'"),
+        ("arms", "index.html", "arms.index.html: a name that ends in .html is a page's"),
+        ("arms", "", "a name has 1 to 200 printable characters"),
+        ("conditions", " ", "a name has 1 to 200 printable characters"),
+        ("guards", "a\nb", "a name has 1 to 200 printable characters"),
+        ("arms", "x" * 201, "a name has 1 to 200 printable characters"),
+    ],
+)
+def test_a_name_that_cannot_be_is_one_line_that_says_which_can(data, path, name, words):
+    value = {"policies": data["policies"]["pi0_nano"], "arms": data["arms"]["clean"]}.get(path, {"kind": "none"})
+    with pytest.raises(UserError) as caught:
+        config.parse({**data, path: {**data[path], name: value}})
+    assert words in str(caught.value)

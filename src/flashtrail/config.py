@@ -15,9 +15,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
-from flashtrail import checkup_arm, documents, drill_arms, grids, sweeps
+from flashtrail import checkup_arm, documents, drill_arms, grids, names, sweeps
 from flashtrail.errors import UserError, nearest
 from flashtrail.rollouts import clock as clocks
 from flashtrail.rollouts import faults
@@ -44,7 +44,6 @@ from flashtrail.sections import (
 
 __all__ = [
     "INIT_STATES_PER_TASK",
-    "NAME",
     "PUBLISHED",
     "TASKS_PER_SUITE",
     "Arm",
@@ -81,8 +80,26 @@ TASKS_PER_SUITE: dict[str, int] = {
     "libero_90": 90,
 }
 INIT_STATES_PER_TASK = INIT_STATES
-NAME = r"^[a-z][a-z0-9_]*$"
+_LONGEST_NAME = 200
 PUBLISHED = Path(__file__).resolve().parents[2] / "resources" / "published" / "published.yaml"
+
+
+def _name(name: str) -> str:
+    """Return a name as it was given: it may hold anything that can be shown (`names` makes a file's name of it)."""
+    if not name.strip() or not name.isprintable() or len(name) > _LONGEST_NAME:
+        raise ValueError(f"a name has 1 to {_LONGEST_NAME} printable characters")
+    return name
+
+
+def _folder(name: str) -> str:
+    if names.file_name(name) != name:
+        plain = re.sub(r"[^A-Za-z0-9_.+-]+", "_", name)[:50].strip("_.-") or "policy"
+        raise ValueError(f"a policy is also a folder of results: call it {plain!r}")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_name)]
+FolderName = Annotated[Name, AfterValidator(_folder)]
 
 
 def _spelled(value: Any) -> Any:
@@ -97,13 +114,13 @@ class Experiment(Section):
     tasks: Annotated[str, BeforeValidator(_spelled)] = Field("0-2", description="task ids such as 0,2,5-7")
     seed: int = Field(7, ge=0, le=MAX_SEED)
     scene_seed: Literal["episode", "official"] = "episode"
-    policies: dict[Annotated[str, Field(pattern=NAME)], Policy] = Field(min_length=1)
+    policies: dict[FolderName, Policy] = Field(min_length=1)
     flash: Flash = Field(default_factory=Flash)
-    conditions: dict[Annotated[str, Field(pattern=NAME)], Condition]
-    guards: dict[Annotated[str, Field(pattern=NAME)], Guard]
-    arms: dict[Annotated[str, Field(pattern=NAME)], Arm] = Field(default_factory=dict)
-    grids: dict[Annotated[str, Field(pattern=NAME)], Grid] = Field(default_factory=dict)
-    sweeps: dict[Annotated[str, Field(pattern=NAME)], Sweep] = Field(default_factory=dict)
+    conditions: dict[Name, Condition]
+    guards: dict[Name, Guard]
+    arms: dict[Name, Arm] = Field(default_factory=dict)
+    grids: dict[Name, Grid] = Field(default_factory=dict)
+    sweeps: dict[Name, Sweep] = Field(default_factory=dict)
     drills: Drills | None = None
     rollout: Rollout = Field(default_factory=Rollout)
     profile: Profile
@@ -129,6 +146,8 @@ class Experiment(Section):
         self._check_drills()
         self._check_checkup()
         for name, arm in self.all_arms.items():
+            if name.endswith(".html"):
+                raise ValueError(f"arms.{name}: a name that ends in .html is a page's: leave the ending out")
             _known(f"arms.{name}.policy", arm.policy, self.policies)
             _known(f"arms.{name}.condition", arm.condition, self.all_conditions)
             _known(f"arms.{name}.guard", arm.guard, self.guards)

@@ -18,6 +18,7 @@ from typing import Any
 
 from flashtrail import __version__, documents, provenance
 from flashtrail.errors import UserError
+from flashtrail.names import file_name
 from flashtrail.record import audit, crate, engine, manifest, rows
 from flashtrail.record.run import PARTS, REPORT, SHARD_FILES, Run
 
@@ -182,7 +183,9 @@ def _zip(directory: Path) -> None:
 
 def _beside(run: Run) -> list[str]:
     """Return the arms that were rolled out but belong to no finished part: interrupted, or of an earlier config."""
-    return sorted({p.name for p in (run.root / "results/rollouts").glob("*") if p.is_dir()} - set(run.arms))
+    return sorted(
+        {p.name for p in (run.root / "results/rollouts").glob("*") if p.is_dir()} - {file_name(arm) for arm in run.arms}
+    )
 
 
 # --- the command ---
