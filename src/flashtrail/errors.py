@@ -1,6 +1,6 @@
 """The one exception that a user is meant to read: a single line that names the thing and the remedy.
 
-Knows nothing of stages. Scripts and the command line print it as ``error: <line>`` and exit non-zero;
+Knows nothing of stages. Scripts and commands (`commands`) print it as ``error: <line>`` and exit non-zero;
 anything else that is raised is a bug and keeps its traceback.
 """
 
