@@ -296,6 +296,9 @@ _DRAFT_RULES: dict[str, tuple[str, bool]] = {  # name -> (key of the .pt, transp
 }
 
 
+_LFS = b"version https://git-lfs"
+
+
 def read_draft_pt(pt_path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return an upstream draft file's tensors (float32, torch's out x in layout, upstream's names) and its meta.
 
@@ -307,12 +310,20 @@ def read_draft_pt(pt_path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
 
     path = Path(pt_path)
     try:
+        with path.open("rb") as stream:
+            if stream.read(len(_LFS)) == _LFS:
+                raise UserError(
+                    f"draft {path} is a Git LFS pointer, not the file itself: run git lfs pull"
+                )
         saved = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"draft {path} does not exist") from None
     except pickle.UnpicklingError:
         raise UserError(
-            f"draft {path} is not plain tensors and is not loaded: it may run code when unpickled"
+            f"draft {path} is not plain tensors and is not loaded, since it may run code when unpickled: save it again "
+            "from tensors, numbers and text alone"
         ) from None
     except Exception as error:  # whatever a damaged pickle makes its reader do: nothing of the file was run
         raise UserError(f"draft {path} is truncated or no PyTorch file ({str(error)[:80]}): fetch it again") from None
