@@ -312,9 +312,7 @@ def read_draft_pt(pt_path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
     try:
         with path.open("rb") as stream:
             if stream.read(len(_LFS)) == _LFS:
-                raise UserError(
-                    f"draft {path} is a Git LFS pointer, not the file itself: run git lfs pull"
-                )
+                raise UserError(f"draft {path} is a Git LFS pointer, not the file itself: run git lfs pull")
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
