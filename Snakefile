@@ -5,10 +5,13 @@ from snakemake.utils import min_version
 min_version("9.20")
 
 
+# First: it reads config.yaml by itself and says in one line what is wrong with it.
+include: "rules/common.smk"
+
+
 configfile: "config.yaml"
 
 
-include: "rules/common.smk"
 include: "rules/environments.smk"
 include: "rules/checkpoints.smk"
 include: "rules/serving.smk"

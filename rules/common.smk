@@ -7,7 +7,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import yaml
 from snakemake.settings.types import DeploymentMethod
 from snakemake_interface_executor_plugins.settings import ExecMode
 
@@ -15,9 +14,10 @@ ROOT = Path(workflow.basedir)
 PACKAGE = ROOT / "src" / "flashtrail"
 sys.path.insert(0, str(ROOT / "src"))
 try:
-    from flashtrail import caches, provenance
+    from flashtrail import caches, documents, provenance
     from flashtrail import config as experiments
     from flashtrail.errors import UserError
+    from flashtrail.names import file_name
 except ModuleNotFoundError as missing:
     sys.exit(
         f"error: {missing.name} is missing beside snakemake: run `make setup` and use .venv/bin/snakemake, "
@@ -39,8 +39,8 @@ sys.executable = shlex.quote(sys.executable)
 def checked_experiment():
     """config.yaml, then the profile's overlay, then --config; the first mistake ends the run with one line."""
     settings = workflow.config_settings
-    layers = [yaml.safe_load(Path(path).read_text()) or {} for path in ("config.yaml", *settings.configfiles)]
     try:
+        layers = [documents.mapping(path) for path in ("config.yaml", *settings.configfiles)]
         return experiments.parse(experiments.merge(*layers, settings.config))
     except UserError as error:
         sys.exit(f"error: {error}")
@@ -49,11 +49,12 @@ def checked_experiment():
 EXPERIMENT = checked_experiment()
 CHAPTERS = ["baseline", "profiling", "robustness", "guard", "clock", "claims"]
 CHECKUP = experiments.checkup_arm.NAME
+ARMS = {file_name(arm): arm for arm in EXPERIMENT.all_arms}  # the wildcard {arm} is a name of files
 
 
 wildcard_constraints:
-    policy="|".join(EXPERIMENT.policies),
-    arm="|".join(EXPERIMENT.all_arms),
+    policy="|".join(map(re.escape, EXPERIMENT.policies)),
+    arm="|".join(map(re.escape, ARMS)),
     task=r"\d+",
     chapter="|".join(CHAPTERS),
 
@@ -114,7 +115,7 @@ def _content(file, whole=64 << 20):
 
 
 def arm_of(wildcards):
-    return EXPERIMENT.arm(wildcards.arm)
+    return EXPERIMENT.arm(ARMS[wildcards.arm])
 
 
 def policy_of(wildcards):
@@ -201,17 +202,17 @@ def table_files(directory):
 
 
 def shard_inputs(arm, name):
-    return [f"results/rollouts/{arm}/task_{task}/{name}" for task in EXPERIMENT.tasks_of(arm)]
+    return [f"results/rollouts/{file_name(arm)}/task_{task}/{name}" for task in EXPERIMENT.tasks_of(arm)]
 
 
 def policy_of_arm(wildcards):
-    return EXPERIMENT.all_arms[wildcards.arm].policy
+    return EXPERIMENT.all_arms[ARMS[wildcards.arm]].policy
 
 
 def needs_of_arm(wildcards):
     """What a shard needs of other jobs: little, where the arm names a server that runs."""
-    table = EXPERIMENT.replayed(wildcards.arm)
-    arm = EXPERIMENT.all_arms[wildcards.arm]
+    table = EXPERIMENT.replayed(ARMS[wildcards.arm])
+    arm = EXPERIMENT.all_arms[ARMS[wildcards.arm]]
     replayed = {"latencies": table} if table else {}
     if arm.server:
         return replayed
@@ -224,7 +225,7 @@ def needs_of_arm(wildcards):
 
 def gpus_of_arm(wildcards):
     """GPUs that a shard takes: none, where the arm names a server that runs."""
-    return 0 if EXPERIMENT.all_arms[wildcards.arm].server else gpus(policy_of_arm(wildcards))
+    return 0 if EXPERIMENT.all_arms[ARMS[wildcards.arm]].server else gpus(policy_of_arm(wildcards))
 
 
 def plain_arm(name, policy, episodes):
@@ -258,9 +259,9 @@ def profiled_arm(wildcards):
 
 def expected_of(wildcards):
     """The episodes that an arm must have: the merge compares them with the rows."""
-    arm = EXPERIMENT.arm(wildcards.arm)
+    arm = arm_of(wildcards)
     keys = ("arm", "policy", "suite", "seed", "init_states", "repeats")
-    return {key: arm[key] for key in keys} | {"tasks": EXPERIMENT.tasks_of(wildcards.arm)}
+    return {key: arm[key] for key in keys} | {"tasks": EXPERIMENT.tasks_of(arm["arm"])}
 
 
 def evidence_files(arms=None):
@@ -268,8 +269,8 @@ def evidence_files(arms=None):
     arms = list(EXPERIMENT.arms) if arms is None else arms
     policies = EXPERIMENT.used_policies
     return {
-        **{table: [f"results/tables/{arm}/{table}.parquet" for arm in arms] for table in TABLES},
-        "summaries": [f"results/summaries/{arm}.json" for arm in arms],
+        **{table: [f"results/tables/{file_name(arm)}/{table}.parquet" for arm in arms] for table in TABLES},
+        "summaries": [f"results/summaries/{file_name(arm)}.json" for arm in arms],
         "profile": f"results/profile/{EXPERIMENT.profile.policy}/rounds.parquet",
         "control": f"results/profile/{EXPERIMENT.profile.policy}/control.json",
         "published": "resources/published/published.yaml",
@@ -288,12 +289,12 @@ def sheet_files(arms):
 
 def page_files(arms):
     """Lists of the arms' episodes, to which the numbers of a report link."""
-    return [f"reports/episodes/{arm}/index.html" for arm in arms]
+    return [f"reports/episodes/{file_name(arm)}/index.html" for arm in arms]
 
 
 def drill_tables(arms):
     """What is concluded of drills from: the tables of these arms, as lists of files by kind."""
-    return {table: [f"results/tables/{arm}/{table}.parquet" for arm in arms] for table in TABLES}
+    return {table: [f"results/tables/{file_name(arm)}/{table}.parquet" for arm in arms] for table in TABLES}
 
 
 def tables_of_reference(wildcards):

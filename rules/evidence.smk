@@ -13,8 +13,8 @@
 rule merge_shards:
     """Put an arm's shards together; refuses holes and doubles."""
     input:
-        **{table: lambda w, table=table: shard_inputs(w.arm, f"{table}.parquet") for table in TABLES},
-        ledgers=lambda w: shard_inputs(w.arm, "ledger.json"),
+        **{table: lambda w, table=table: shard_inputs(ARMS[w.arm], f"{table}.parquet") for table in TABLES},
+        ledgers=lambda w: shard_inputs(ARMS[w.arm], "ledger.json"),
     output:
         **table_files("results/tables/{arm}"),
     log:
@@ -66,7 +66,7 @@ rule evaluate_claims:
     benchmark:
         "results/benchmarks/evaluate_claims.tsv"
     params:
-        arms=list(EXPERIMENT.arms),
+        arms=lambda w: list(EXPERIMENT.arms),
         code=code_digest("evaluate_claims.py"),
     threads: 1
     conda:

@@ -17,7 +17,7 @@ rule write_episode_pages:
     """Write a page for each of an arm's episodes, and the list of them."""
     input:
         **table_files("results/tables/{arm}"),
-        sheets=lambda w: shard_inputs(w.arm, "sheets.parquet"),
+        sheets=lambda w: shard_inputs(ARMS[w.arm], "sheets.parquet"),
     output:
         pages="reports/episodes/{arm}/index.html",
     log:
@@ -39,8 +39,8 @@ rule write_episode_pages:
 rule index_episodes:
     """List every start with its end in every arm."""
     input:
-        episodes=[f"results/tables/{arm}/episodes.parquet" for arm in EXPERIMENT.arms],
-        rounds=[f"results/tables/{arm}/rounds.parquet" for arm in EXPERIMENT.arms],
+        episodes=[f"results/tables/{file_name(arm)}/episodes.parquet" for arm in EXPERIMENT.arms],
+        rounds=[f"results/tables/{file_name(arm)}/rounds.parquet" for arm in EXPERIMENT.arms],
     output:
         page_index="reports/episodes/index.html",
     log:
@@ -48,7 +48,7 @@ rule index_episodes:
     benchmark:
         "results/benchmarks/index_episodes.tsv"
     params:
-        arms=list(EXPERIMENT.arms),
+        arms=lambda w: list(EXPERIMENT.arms),
         report="../final.html",
         code=code_digest("index_episodes.py"),
     threads: 1
@@ -103,8 +103,8 @@ rule render_final:
     benchmark:
         "results/benchmarks/render_final.tsv"
     params:
-        arms=list(EXPERIMENT.arms),
-        grids=EXPERIMENT.grid_cells(),
+        arms=lambda w: list(EXPERIMENT.arms),
+        grids=lambda w: EXPERIMENT.grid_cells(),
         code=code_digest("render_report.py", notebook="final"),
     threads: 1
     conda:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from flashtrail import config, sections
+from flashtrail import config, names, sections
 from flashtrail.errors import UserError
 from flashtrail.rollouts import faults
 
@@ -151,7 +152,7 @@ def test_every_key_is_described_in_the_schema():
     assert {"Arm", "Flash", "Policy"} <= set(definitions)
     assert all(not d.get("additionalProperties", True) for d in definitions.values())
     for key, kinds in (("conditions", faults.CONDITIONS), ("guards", faults.GUARDS)):
-        options = config.schema()["properties"][key]["patternProperties"][config.NAME]["oneOf"]
+        options = config.schema()["properties"][key]["additionalProperties"]["oneOf"]
         assert [option["properties"]["kind"]["const"] for option in options] == list(kinds)
         assert all(p.get("description") for o in options for name, p in o["properties"].items() if name != "kind")
 
@@ -336,3 +337,112 @@ def test_a_sweep_does_not_take_the_name_of_an_arm(data):
     taken = changed(data, "arms/late_0ms_20hz", data["arms"]["clean"])
     with pytest.raises(UserError, match=r"sweeps\.late: its arm 'late_0ms_20hz' has the name of another arm"):
         config.parse({**taken, "sweeps": {"late": SWEEP}})
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("seed", 99999999999999999999, "seed: the number does not fit in 64 bits"),
+        ("seed", "99999999999999999999", "seed: Input should be less than or equal to 9223372036854775807"),
+        ("checkup/seed", 2**63, "checkup.seed: the number does not fit in 64 bits"),
+        ("seed", 1e20, "seed: "),
+        ("tasks", "0-999999999", "tasks: task 999999999 is out of range 0-9 of libero_goal"),
+        ("tasks", "9" * 5000, "is neither a task id nor a range"),
+        ("flash/tau_radius", float("nan"), "flash.tau_radius: nan is not a number to compute with"),
+        ("flash/t_list", [0.1, float("inf")], "flash.t_list.1: inf is not a number"),
+        (
+            "rollout",
+            {"server_ready_timeout_s": "inf"},
+            "rollout.server_ready_timeout_s: Input should be a finite number",
+        ),
+        ("conditions/noisy", {"kind": "noise", "sigma": float("inf")}, "conditions.noisy.sigma: inf is not a number"),
+        ("conditions/noisy", {"kind": "noise", "sigma": 1e300}, "sigma must be above 0 and at most 1e+06"),
+        ("conditions/noisy", {"kind": ["noise"]}, "unknown kind ['noise']"),
+        ("conditions/wrist_zero_every4/every", 10**12, "every must be at least 1 and at most 1e+06"),
+        ("arms/clean/repeats", 10**12, "arms.clean.repeats: Input should be less than or equal to 1000"),
+        ("arms/clean/episodes", 10**12, "init state 999999999999 is out of range 0-49"),
+        ("arms/clean/execution", {"horizon": 10**12}, "arms.clean.execution.horizon"),
+        (
+            "arms/clean/clock",
+            {"kind": "running", "hz": 1e9, "source": "measured"},
+            "hz must be above 0 and at most 1000",
+        ),
+        (
+            "arms/clean/clock",
+            {"kind": "running", "source": {"constant_ms": 1e300}},
+            "at least 0 ms and at most an hour",
+        ),
+        ("arms/clean/clock", {"kind": "running", "source": {"published": None}}, "no published time"),
+        ("profile/episodes", 10**9, "profile.episodes"),
+        ("smoke", {"episodes": 10**9}, "smoke.episodes"),
+        ("profile/samples", 10**12, "profile.samples"),
+        ("arms", {1: {}}, "arms.1 is a int, not a key: quote it"),
+        ("arms", ["clean"], "arms: Input should be a valid dictionary"),
+        ("claims", "a\0b", r"claims: the character '\x00' is no part of a setting"),
+        ("claims", "\ud800", r"claims: the character '\ud800' is no part of a setting"),
+        ("suite", datetime.date(2026, 1, 1), "is read as a date: quote it"),
+    ],
+)
+def test_a_value_that_no_run_can_use_is_refused_before_anything_runs(data, path, value, words):
+    with pytest.raises(UserError) as caught:
+        config.parse(changed(data, path, value))
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_one_task_may_be_a_number(data):
+    assert config.parse({**data, "tasks": 3, "smoke": {"task": 3}}).task_ids == [3]
+
+
+def test_a_fault_within_a_fault_within_a_fault_is_one_line(data):
+    deep: Any = {"kind": "none"}
+    for _ in range(2000):
+        deep = [deep]
+    with pytest.raises(UserError, match="nested too deeply"):
+        config.parse(changed(data, "conditions/clean", deep))
+
+
+def test_a_key_given_twice_in_the_config_or_an_overlay_is_named(tmp_path):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("arms:\n  clean: {episodes: 10}\n  clean: {episodes: 2}\n")
+    with pytest.raises(UserError, match=r"overlay\.yaml is not valid YAML \(line 3\): the key 'clean' is there twice"):
+        config.load(ROOT / "config.yaml", overlay)
+
+
+ODD = ["a/b c", "../../x", "..", "Zürich", "a{b}", "[a-z]+|x", "a'b\"c", "$(ls)", "-rf", "x" * 200, "a=2Fb", "A", "1"]
+
+
+def test_names_of_arms_conditions_and_guards_are_data(data):
+    more = {name: {"policy": "pi0_nano", "condition": name, "guard": name} for name in ODD}
+    odd = config.merge(
+        data,
+        {
+            "conditions": {name: {"kind": "none"} for name in ODD},
+            "guards": {name: {"kind": "none"} for name in ODD},
+            "arms": more,
+        },
+    )
+    experiment = config.parse(odd)
+    for name in ODD:
+        slice_ = experiment.arm(name)
+        assert slice_["arm"] == slice_["condition"]["name"] == slice_["guard"]["name"] == name
+    assert len({names.file_name(arm) for arm in experiment.all_arms}) == len(experiment.all_arms)
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "words"),
+    [
+        ("policies", "a/b c", "policies.a/b c: a policy is also a folder of results: call it 'a_b_c'"),
+        ("policies", "..", "call it 'policy'"),
+        ("policies", "Zürich", "call it 'Z_rich'"),
+        ("arms", "index.html", "arms.index.html: a name that ends in .html is a page's"),
+        ("arms", "", "a name has 1 to 200 printable characters"),
+        ("conditions", " ", "a name has 1 to 200 printable characters"),
+        ("guards", "a\nb", "a name has 1 to 200 printable characters"),
+        ("arms", "x" * 201, "a name has 1 to 200 printable characters"),
+    ],
+)
+def test_a_name_that_cannot_be_is_one_line_that_says_which_can(data, path, name, words):
+    value = {"policies": data["policies"]["pi0_nano"], "arms": data["arms"]["clean"]}.get(path, {"kind": "none"})
+    with pytest.raises(UserError) as caught:
+        config.parse({**data, path: {**data[path], name: value}})
+    assert words in str(caught.value)

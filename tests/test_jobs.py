@@ -55,6 +55,16 @@ def test_everything_printed_is_in_the_log_and_on_the_terminal(tmp_path):
         assert "hello from Python" in text and "hello from below" in text
 
 
+def test_a_terminal_that_knows_ascii_only_or_a_file_is_no_error(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT.replace("hello from Python", "Z\\xfcrich \\u2265"))
+    with (tmp_path / "output").open("wb") as output:
+        environment = {"PYTHONPATH": str(SRC), "PYTHONIOENCODING": "ascii"}
+        command = [sys.executable, "script.py", "well"]
+        assert subprocess.run(command, cwd=tmp_path, env=environment, stdout=output, stderr=output).returncode == 0
+    for file in ("output", "logs/convert/a.log"):
+        assert "Z\\xfcrich \\u2265" in (tmp_path / file).read_text()
+
+
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
     result = run_script(tmp_path, "user")
     log = (tmp_path / "logs/convert/a.log").read_text()

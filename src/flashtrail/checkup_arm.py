@@ -22,9 +22,14 @@ class Checkup(BaseModel):
     task: int = Field(0, ge=0)
     episodes: int = Field(50, ge=1, description="init states first_init_state, +1, ...")
     first_init_state: int = Field(0, ge=0)
-    repeats: int = Field(1, ge=1, description="of each init state: for more episodes than a task has init states")
+    repeats: int = Field(
+        1, ge=1, le=1000, description="of each init state: for more episodes than a task has init states"
+    )
     seed: int | None = Field(
-        None, ge=0, description="none: the experiment's; another than the published evaluation's plays no start twice"
+        None,
+        ge=0,
+        le=2**63 - 1,
+        description="none: the experiment's; another than the published evaluation's plays no start twice",
     )
     published: str | None = Field(None, description="source/method to compare with; none: the policy's own")
     flash: dict[str, Any] = Field(default_factory=dict, description="settings that differ from the top-level flash:")

@@ -12,13 +12,12 @@ import dataclasses
 import importlib
 import logging
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flashtrail import __version__
+from flashtrail import __version__, commands
 from flashtrail.errors import UserError
 from flashtrail.serving import TOKEN_VARIABLE
 
@@ -48,21 +47,19 @@ _SHORT_FLAGS = {"tau_radius": ("--tau",)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; return its exit code: 2 for a user's mistake, which is printed as one line."""
+    """Run one subcommand; return its exit code: 2 for a user's mistake, which is printed as one line (`commands`)."""
     words = list(sys.argv[1:] if argv is None else argv)
-    try:
+
+    def command() -> int:
         arguments = _parser(words).parse_args(words)
-        code = int(arguments.run(arguments) or 0)
-        sys.stdout.flush()
-        return code
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # the reader, such as `head`, has had enough: no error, and nothing left to flush
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return int(arguments.run(arguments) or 0)
+
+    return commands.run(command, _named(words) or "flashtrail")
+
+
+def _named(words: Sequence[str]) -> str | None:
+    """Return the subcommand that the words name, if any."""
+    return next((word for word in words if word in COMMANDS), None)
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
@@ -70,7 +67,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="flashtrail", description="Evidence for real-time robot policies.")
     parser.add_argument("--version", action="version", version=f"flashtrail {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    named = next((word for word in words if not word.startswith("-")), None)
+    named = _named(words)
     for name, (summary, target) in sorted(COMMANDS.items()):
         sub = subparsers.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if name == named:

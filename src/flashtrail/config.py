@@ -8,19 +8,22 @@ nothing else, so that a change elsewhere reruns nothing of it. Knows no file of 
 from __future__ import annotations
 
 import functools
+import math
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
-from flashtrail import checkup_arm, drill_arms, grids, sweeps
+from flashtrail import checkup_arm, documents, drill_arms, grids, names, sweeps
 from flashtrail.errors import UserError, nearest
 from flashtrail.rollouts import clock as clocks
 from flashtrail.rollouts import faults
 from flashtrail.sections import (
+    INIT_STATES,
+    MAX_SEED,
     Arm,
     Clock,
     Condition,
@@ -41,7 +44,6 @@ from flashtrail.sections import (
 
 __all__ = [
     "INIT_STATES_PER_TASK",
-    "NAME",
     "PUBLISHED",
     "TASKS_PER_SUITE",
     "Arm",
@@ -77,25 +79,48 @@ TASKS_PER_SUITE: dict[str, int] = {
     "libero_10": 10,
     "libero_90": 90,
 }
-INIT_STATES_PER_TASK = 50
-NAME = r"^[a-z][a-z0-9_]*$"
+INIT_STATES_PER_TASK = INIT_STATES
+_LONGEST_NAME = 200
 PUBLISHED = Path(__file__).resolve().parents[2] / "resources" / "published" / "published.yaml"
+
+
+def _name(name: str) -> str:
+    """Return a name as it was given: it may hold anything that can be shown (`names` makes a file's name of it)."""
+    if not name.strip() or not name.isprintable() or len(name) > _LONGEST_NAME:
+        raise ValueError(f"a name has 1 to {_LONGEST_NAME} printable characters")
+    return name
+
+
+def _folder(name: str) -> str:
+    if names.file_name(name) != name:
+        plain = re.sub(r"[^A-Za-z0-9_.+-]+", "_", name)[:50].strip("_.-") or "policy"
+        raise ValueError(f"a policy is also a folder of results: call it {plain!r}")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_name)]
+FolderName = Annotated[Name, AfterValidator(_folder)]
+
+
+def _spelled(value: Any) -> Any:
+    """Return a single task id, a number in YAML, as text."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 class Experiment(Section):
     """The whole config.yaml."""
 
     suite: Suite = "libero_goal"
-    tasks: str = Field("0-2", description="task ids such as 0,2,5-7")
-    seed: int = Field(7, ge=0)
+    tasks: Annotated[str, BeforeValidator(_spelled)] = Field("0-2", description="task ids such as 0,2,5-7")
+    seed: int = Field(7, ge=0, le=MAX_SEED)
     scene_seed: Literal["episode", "official"] = "episode"
-    policies: dict[Annotated[str, Field(pattern=NAME)], Policy] = Field(min_length=1)
+    policies: dict[FolderName, Policy] = Field(min_length=1)
     flash: Flash = Field(default_factory=Flash)
-    conditions: dict[Annotated[str, Field(pattern=NAME)], Condition]
-    guards: dict[Annotated[str, Field(pattern=NAME)], Guard]
-    arms: dict[Annotated[str, Field(pattern=NAME)], Arm] = Field(default_factory=dict)
-    grids: dict[Annotated[str, Field(pattern=NAME)], Grid] = Field(default_factory=dict)
-    sweeps: dict[Annotated[str, Field(pattern=NAME)], Sweep] = Field(default_factory=dict)
+    conditions: dict[Name, Condition]
+    guards: dict[Name, Guard]
+    arms: dict[Name, Arm] = Field(default_factory=dict)
+    grids: dict[Name, Grid] = Field(default_factory=dict)
+    sweeps: dict[Name, Sweep] = Field(default_factory=dict)
     drills: Drills | None = None
     rollout: Rollout = Field(default_factory=Rollout)
     profile: Profile
@@ -121,6 +146,8 @@ class Experiment(Section):
         self._check_drills()
         self._check_checkup()
         for name, arm in self.all_arms.items():
+            if name.endswith(".html"):
+                raise ValueError(f"arms.{name}: a name that ends in .html is a page's: leave the ending out")
             _known(f"arms.{name}.policy", arm.policy, self.policies)
             _known(f"arms.{name}.condition", arm.condition, self.all_conditions)
             _known(f"arms.{name}.guard", arm.guard, self.guards)
@@ -209,7 +236,7 @@ class Experiment(Section):
         try:
             clock = clocks.read(self.all_arms[arm].clock)
             if clock is not None and clock.source.published:
-                clock = clocks.resolved(clock, yaml.safe_load(PUBLISHED.read_text()))
+                clock = clocks.resolved(clock, documents.mapping(PUBLISHED))
         except UserError as error:
             raise ValueError(f"{where}: {str(error).removeprefix('clock: ')}") from None
         if clock is None or clock.source.kind in ("measured", "replay"):
@@ -289,17 +316,17 @@ def _known(where: str, name: str, known: Mapping[str, Any]) -> None:
 def parse_tasks(spec: str, suite: str) -> list[int]:
     """Return the ascending task ids of a spec such as ``0,2,5-7``; ValueError if malformed or out of range."""
     ids: set[int] = set()
+    limit = TASKS_PER_SUITE[suite] - 1
     for part in str(spec).split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        match = re.fullmatch(r"\s*([0-9]{1,18})\s*(?:-\s*([0-9]{1,18})\s*)?", part)
         if not match:
             raise ValueError(f"tasks: {part.strip()!r} in {spec!r} is neither a task id nor a range such as 5-7")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             raise ValueError(f"tasks: the range {part.strip()!r} runs backwards")
+        if last > limit:
+            raise ValueError(f"tasks: task {last} is out of range 0-{limit} of {suite}")
         ids.update(range(first, last + 1))
-    limit = TASKS_PER_SUITE[suite] - 1
-    if max(ids) > limit:
-        raise ValueError(f"tasks: task {max(ids)} is out of range 0-{limit} of {suite}")
     return sorted(ids)
 
 
@@ -309,6 +336,7 @@ def parse(data: Mapping[str, Any]) -> Experiment:
     Raises UserError with the first problem, its place and, for an unknown key, the nearest valid one.
     """
     try:
+        _plain(data, "")
         written = Experiment.model_validate(data)
         if not written.grids and not written.sweeps:
             return written
@@ -317,6 +345,33 @@ def parse(data: Mapping[str, Any]) -> Experiment:
         return Experiment.model_validate(full)
     except ValidationError as error:
         raise UserError(f"config: {_first_problem(error)}") from None
+    except RecursionError:
+        raise UserError("config: it is nested too deeply") from None
+
+
+def _plain(value: Any, place: str) -> None:
+    """Raise UserError for what is no setting whatever its key: a date, NaN, more than 64 bits, control characters."""
+    problem = None
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            if not isinstance(key, str):
+                raise UserError(f"config: {place}{key!r} is a {type(key).__name__}, not a key: quote it")
+            _plain(key, f"{place}{key} ")
+            _plain(part, f"{place}{key}.")
+    elif isinstance(value, list | tuple):
+        for number, part in enumerate(value):
+            _plain(part, f"{place}{number}.")
+    elif isinstance(value, str):
+        odd = next((c for c in value if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t"), None)
+        problem = None if odd is None else f"the character {odd!r} is no part of a setting"
+    elif isinstance(value, int):
+        problem = None if -(2**63) <= value < 2**63 else "the number does not fit in 64 bits"
+    elif isinstance(value, float):
+        problem = None if math.isfinite(value) else f"{value} is not a number to compute with"
+    elif value is not None:
+        problem = f"{value!r} is read as a {type(value).__name__}: quote it"
+    if problem:
+        raise UserError(f"config: {place.rstrip('. ')}: {problem}")
 
 
 def _first_problem(error: ValidationError) -> str:
@@ -360,15 +415,7 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 def load(*paths: str | Path) -> Experiment:
     """Read YAML files, later ones over earlier ones, and return the checked Experiment."""
-    layers = []
-    for path in paths:
-        try:
-            layers.append(yaml.safe_load(Path(path).read_text()) or {})
-        except FileNotFoundError:
-            raise UserError(f"config: {path} does not exist") from None
-        except yaml.YAMLError as error:
-            raise UserError(f"config: {path} is not valid YAML: {error}") from None
-    return parse(merge(*layers))
+    return parse(merge(*(documents.mapping(path) for path in paths)))
 
 
 def schema() -> dict[str, Any]:

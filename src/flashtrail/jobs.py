@@ -126,6 +126,8 @@ def _logged(path: str | None) -> Iterator[None]:
         yield
         return
     Path(path).parent.mkdir(parents=True, exist_ok=True)
+    for stream in (sys.stdout, sys.stderr):  # where the terminal knows ASCII only
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     saved = os.dup(1), os.dup(2)
     tee = subprocess.Popen(["tee", path], stdin=subprocess.PIPE, stdout=saved[1], start_new_session=True)
     assert tee.stdin is not None

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flashtrail import config, provenance
+from flashtrail import config, names, provenance
 from flashtrail.errors import UserError
 from flashtrail.evidence import tables
 from flashtrail.rollouts import plan
@@ -55,8 +55,10 @@ def read(experiment: config.Experiment, results: str | Path) -> list[Entry]:
         spec = experiment.arm(arm)
         part = REPORT if arm in experiment.arms else "drills" if arm in experiment.drill_arms else "checkup"
         for task in experiment.tasks_of(arm):
-            names = [key.name for key in plan.expected_episodes(spec | {"task_id": task})]
-            entries.append(entry(arm, task, names, Path(results) / "rollouts" / arm / f"task_{task}", part))
+            expected = [key.name for key in plan.expected_episodes(spec | {"task_id": task})]
+            entries.append(
+                entry(arm, task, expected, Path(results) / "rollouts" / names.file_name(arm) / f"task_{task}", part)
+            )
     return entries
 
 

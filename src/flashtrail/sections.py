@@ -16,6 +16,11 @@ from flashtrail.errors import UserError
 from flashtrail.rollouts import clock as clocks
 from flashtrail.rollouts import faults
 
+INIT_STATES = 50  # that LIBERO has for each task
+REPEATS = 1000
+MOST = 1_000_000  # of what is counted: steps, rounds, samples
+MAX_SEED = 2**63 - 1  # the tables hold 64 bits
+
 # examples: failures and one success per task, within 1.4 MB an arm and task.
 Video = Literal["none", "failures", "examples", "all"]
 
@@ -23,7 +28,7 @@ Video = Literal["none", "failures", "examples", "all"]
 class Section(BaseModel):
     """A part of the config: an unknown key is an error, and nothing is changed after it was read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Flash(Section):
@@ -32,14 +37,14 @@ class Flash(Section):
     tau_radius: float = Field(0.3, ge=0, description="acceptance radius, RMS in normalised action space")
     t_list: tuple[float, ...] = Field((0.10, 0.05), description="flow times at which a draft is verified")
     max_exec_steps: int = Field(12, ge=1, le=50, description="actions verified and executed per round")
-    dist_dims: int = Field(7, ge=1, description="leading action dims of the radius; 7 means 6, without gripper")
+    dist_dims: int = Field(7, ge=1, le=50, description="leading action dims of the radius; 7 means 6, without gripper")
     gripper_switch_threshold: float = Field(0.0, description="gripper crossing level, normalised space")
     enable_gripper_verify: bool = True
     enable_gripper_post_verify: bool = True
-    gripper_full_window: int = Field(1, ge=0, description="full rounds forced after a gripper event")
+    gripper_full_window: int = Field(1, ge=0, le=MOST, description="full rounds forced after a gripper event")
     full_fallback: bool = Field(True, description="a rejected draft or gripper event makes the next round full")
     force_full_each_round: bool = Field(False, description="never draft: the full-model arm")
-    periodic_full_every_n_draft_rounds: int = Field(0, ge=0, description="0 = off")
+    periodic_full_every_n_draft_rounds: int = Field(0, ge=0, le=MOST, description="0 = off")
     official_time_bias: bool = Field(False, description="reproduce the official verifier's clamp at t = 0.05")
 
 
@@ -52,7 +57,7 @@ class Policy(Section):
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
     backend: Literal["auto", "torch", "triton"] = Field("auto", description="what computes; auto: see docs/flash.md")
-    threads: int = Field(1, ge=1, description="torch threads of one server (CPU)")
+    threads: int = Field(1, ge=1, le=1024, description="torch threads of one server (CPU)")
     published: str | None = Field(None, description="source/method of resources/published, for the checkup")
 
 
@@ -84,7 +89,7 @@ class Execution(Section):
     """What becomes of the actions, where an arm differs from the others in it (docs/rollouts.md, Drills)."""
 
     replan_steps: int | None = Field(None, ge=1, le=50, description="actions executed a round; none: rollout's")
-    horizon: int | None = Field(None, ge=1, description="control steps of an episode; none: the suite's")
+    horizon: int | None = Field(None, ge=1, le=MOST, description="control steps of an episode; none: the suite's")
     action_stats: str | None = Field(None, description="file by whose statistics actions are unnormalised")
 
 
@@ -97,7 +102,7 @@ class Arm(Section):
     clock: Clock
     episodes: int = Field(10, ge=1, description="episodes per task: init states first_init_state, +1, ...")
     first_init_state: int = Field(0, ge=0)
-    repeats: int = Field(1, ge=1, description="repeats of each init state, each with its own seed")
+    repeats: int = Field(1, ge=1, le=REPEATS, description="repeats of each init state, each with its own seed")
     flash: dict[str, Any] = Field(default_factory=dict, description="settings that differ from the top-level flash:")
     server: str | None = Field(
         None,
@@ -119,7 +124,7 @@ class Grid(Section):
     parameters: dict[str, Any] = Field(default_factory=dict, description="further parameters of the fault")
     episodes: int = Field(5, ge=1, description="episodes per task of each arm")
     first_init_state: int = Field(0, ge=0)
-    repeats: int = Field(1, ge=1)
+    repeats: int = Field(1, ge=1, le=REPEATS)
     flash: dict[str, Any] = Field(default_factory=dict, description="settings that differ from the top-level flash:")
     video: Video = "examples"
 
@@ -136,7 +141,7 @@ class Sweep(Section):
     guard: str = "none"
     episodes: int = Field(5, ge=1, description="episodes per task of each arm")
     first_init_state: int = Field(0, ge=0)
-    repeats: int = Field(1, ge=1)
+    repeats: int = Field(1, ge=1, le=REPEATS)
     flash: dict[str, Any] = Field(default_factory=dict, description="settings that differ from the top-level flash:")
     video: Video = "examples"
 
@@ -165,21 +170,21 @@ class Rollout(Section):
 
     replan_steps: int = Field(12, ge=1, le=50)
     hard_reset: bool = Field(True, description="rebuild the simulator's model at every reset, as LIBERO does")
-    simulators: int = Field(1, ge=1, description="simulator processes per shard, against one server")
-    server_ready_timeout_s: float = Field(180, gt=0)
+    simulators: int = Field(1, ge=1, le=1024, description="simulator processes per shard, against one server")
+    server_ready_timeout_s: float = Field(180, gt=0, le=604_800)
 
 
 class Profile(Section):
     """Latency profiling, alone on the device."""
 
     policy: str
-    episodes: int = Field(3, ge=1, description="episodes per task whose observations are replayed")
-    samples: int = Field(40, ge=2, description="timed rounds per task and route")
-    warmup: int = Field(5, ge=1, description="untimed rounds per task and route")
+    episodes: int = Field(3, ge=1, le=INIT_STATES, description="episodes per task whose observations are replayed")
+    samples: int = Field(40, ge=2, le=MOST, description="timed rounds per task and route")
+    warmup: int = Field(5, ge=1, le=MOST, description="untimed rounds per task and route")
 
 
 class Smoke(Section):
     """Two episodes before anything long."""
 
-    episodes: int = Field(2, ge=1)
+    episodes: int = Field(2, ge=1, le=INIT_STATES)
     task: int = Field(0, ge=0)

@@ -23,13 +23,14 @@ def episode(
     scale: float = 1.0,
     seam: float = 0.0,
     gripper: bool = True,
+    sign: float = 1.0,
     drift: float = 0.0,
 ) -> Episode:
     """Return an episode: smooth motion up to about 1, a picture every `gap` steps, the gripper closed half-way.
 
     `stale`: the picture is of so many queries ago; `shake`: of the picture from query to
     query; `scale`: of the translation; `seam`: of the
-    rotation; `drift`: along one axis, at every step.
+    rotation; `drift`: along one axis, at every step; `sign`: of the gripper's command.
     """
     generator = np.random.default_rng(seed)
     time = np.arange(steps)[:, None]
@@ -40,6 +41,7 @@ def episode(
     actions[:, :3] *= scale
     actions[:, 0] += drift
     actions[:, 6] = np.where(time[:, 0] > steps // 2, 1.0, -1.0) if gripper else -1.0
+    actions[:, 6] *= sign
     query = time[:, 0] // gap
     actions[:, 3:6] += seam * (query % 2)[:, None]
     pictures = 118 + generator.normal(0, 0.8) + np.cumsum(generator.normal(0, shake, steps))
@@ -65,7 +67,8 @@ FAILURES: dict[str, dict[str, Any]] = {
     "state_antipode": {"seam": 2.0, "reward": False, "steps": 300},
     "bad_prompt": {"scale": 0.0, "reward": False, "steps": 300, "gripper": False},
     "short_horizon": {"reward": False, "steps": 60},
+    "gripper_sign": {"sign": -1.0, "reward": False, "steps": 300},
     "no_flip": {"reward": False, "steps": 300, "drift": 0.35, "scale": 0.2},
     "unexplained": {"reward": False, "steps": 300},
 }
-DRILLS = {name: toggle for name, toggle in FAILURES.items() if name != "unexplained"}
+DRILLS = {name: toggle for name, toggle in FAILURES.items() if name not in ("gripper_sign", "unexplained")}

@@ -145,7 +145,7 @@ def test_one_that_is_started_again_by_its_keeper_costs_one_attempt(tmp_path):
     assert [row["outcome"] for row in rows(tmp_path)["episodes"]] == ["success", "horizon", "horizon"]
 
 
-def test_its_traceback_is_told_as_its_last_line(tmp_path):
+def test_its_traceback_is_told_as_its_exception(tmp_path):
     with official("raise", 2) as url:
         log = rolled_out(url, tmp_path)
     assert "attempt 1 failed (policy): KeyError: 'prompt'" in log and "Traceback" not in log

@@ -75,7 +75,7 @@ def test_refused_request_is_a_policy_error_and_ends_the_session(server, observat
             client.infer(observation)
 
 
-def test_traceback_of_the_official_server_becomes_its_last_line(golden_bytes, observation) -> None:
+def test_traceback_of_the_official_server_becomes_the_exception(golden_bytes, observation) -> None:
     text = golden_bytes("error_missing_key_02_server.txt").decode()
     with (
         impostor(official(text)) as url,
@@ -83,6 +83,36 @@ def test_traceback_of_the_official_server_becomes_its_last_line(golden_bytes, ob
         pytest.raises(PolicyError, match=r"^KeyError: 'observation/wrist_image'$"),
     ):
         client.infer(observation)
+
+
+CUDA = """Traceback (most recent call last):
+  File "serve.py", line 58, in _handler
+    action = self._policy.infer(obs)
+             ^^^^^^^^^^^^^^^^^^^^^^^
+RuntimeError: CUDA error: out of memory
+CUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace below might be incorrect.
+For debugging consider passing CUDA_LAUNCH_BLOCKING=1
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (CUDA, "RuntimeError: CUDA error: out of memory"),
+        (
+            CUDA
+            + "\nDuring handling of the above exception, another exception occurred:\n\n"
+            + CUDA.replace("memory", "luck"),
+            "RuntimeError: CUDA error: out of luck",
+        ),
+        ("the model is warming up\ntry again later", "the model is warming up"),
+        ("\n", "(empty error frame)"),
+    ],
+)
+def test_the_recorded_cause_is_the_exception_and_no_advice_that_follows(text, line, observation) -> None:
+    with impostor(official(text)) as url, PolicyClient(url) as client, pytest.raises(PolicyError) as caught:
+        client.infer(observation)
+    assert str(caught.value) == line
 
 
 def test_server_that_lacks_our_extras_is_understood(observation) -> None:

@@ -117,6 +117,38 @@ def test_a_grid_line_plans_its_arms_in_every_stage_and_changes_no_other(checkout
     assert "Summarising wrist_grid_every2_none" in output
 
 
+ODD = """
+conditions: {"wrist / zero": {kind: zero, view: wrist}}
+guards: {"keep {it}": {kind: wrist_health}}
+arms:
+  "a/b c": {policy: pi0_nano, episodes: 1, condition: "wrist / zero"}
+  "../Zü|{x}": {policy: pi0_nano, episodes: 1, condition: "wrist / zero", guard: "keep {it}"}
+"""
+
+
+def test_arms_of_any_name_are_planned_in_every_stage_as_names_of_files(checkout):
+    (checkout.path / "odd.yaml").write_text(ODD)
+    overlays = ["--configfile", "profiles/ci/overlay.yaml", "odd.yaml"]
+    output = checkout.run("snakemake", "--profile", "profiles/ci", *overlays, "-n", "--", REPORT).stdout
+    assert counts(output) == expected_jobs(policies=1, arms=3 + 2, tasks=1)
+    assert "Rolling out a=2Fb=20c, task 0" in output and "reports/episodes/a=2Fb=20c/index.html" in output
+    assert "results/tables/=2E.=2FZ=C3=BC=7C=7Bx=7D/rounds.parquet" in output
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"seed: 7\nseed: 8\n", "error: config.yaml is not valid YAML (line 2): the key 'seed' is there twice"),
+        ("# \u00e9t\u00e9\n".encode("latin-1"), "error: config.yaml:1: byte 0xe9 is not UTF-8"),
+        (b"- a\n", "error: config.yaml holds a list at its top"),
+    ],
+)
+def test_a_config_that_cannot_be_read_is_one_line_before_snakemake_reads_it(checkout, content, words):
+    (checkout.path / "config.yaml").write_bytes(content)
+    result = checkout.run("snakemake", "--cores", "1", "-n", check=False)
+    assert result.returncode != 0 and words in result.stdout and "Traceback" not in result.stdout
+
+
 SWEEP = "later: {policy: pi0_nano, episodes: 2, constant_ms: [0, 58], hz: [20, 100]}"
 REPLAY = (
     "replayed: {policy: pi0_nano, episodes: 2, "

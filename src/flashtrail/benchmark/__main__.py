@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from flashtrail import provenance
+from flashtrail import commands, provenance
 from flashtrail.benchmark import compiled, device, record, table
 from flashtrail.benchmark.costs import Ceiling, stage_costs
 from flashtrail.benchmark.official import OfficialRounds
@@ -174,4 +174,4 @@ def _late(runtime: Any) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(commands.run(main, "benchmark"))

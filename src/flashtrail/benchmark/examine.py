@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from flashtrail import provenance
+from flashtrail import commands, provenance
 from flashtrail.flash import backends, weights
 from flashtrail.flash.batch import Call
 from flashtrail.flash.dims import Pi0Dims
@@ -323,4 +323,4 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(commands.run(main, "examine"))

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from flashtrail import commands
 from flashtrail.checkpoints import artifact, parity
 from flashtrail.errors import UserError
 from flashtrail.flash.errors import FlashError
@@ -149,4 +150,4 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(commands.run(main, "fp8"))

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flashtrail import provenance
+from flashtrail import commands, provenance
 from flashtrail.benchmark import streaming
 from flashtrail.benchmark.launches import CARDS, Card, on_paper
 from flashtrail.benchmark.presets import preset
@@ -149,4 +149,4 @@ def _product(grid: tuple[Any, ...]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(commands.run(main, "kernels"))

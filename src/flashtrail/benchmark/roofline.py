@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from flashtrail import commands
 from flashtrail.benchmark.costs import PUBLISHED, Ceiling, Cost, route_costs, stage_costs
 from flashtrail.benchmark.presets import preset
 from flashtrail.errors import UserError
@@ -104,4 +105,4 @@ def _batches(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(commands.run(main, "roofline"))

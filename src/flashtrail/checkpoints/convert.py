@@ -8,6 +8,7 @@ an artifact is written. Shapes and names: docs/checkpoints.md.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -295,6 +296,9 @@ _DRAFT_RULES: dict[str, tuple[str, bool]] = {  # name -> (key of the .pt, transp
 }
 
 
+_LFS = b"version https://git-lfs"
+
+
 def read_draft_pt(pt_path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return an upstream draft file's tensors (float32, torch's out x in layout, upstream's names) and its meta.
 
@@ -306,20 +310,40 @@ def read_draft_pt(pt_path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
 
     path = Path(pt_path)
     try:
+        with path.open("rb") as stream:
+            if stream.read(len(_LFS)) == _LFS:
+                raise UserError(f"draft {path} is a Git LFS pointer, not the file itself: run git lfs pull")
         saved = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"draft {path} does not exist") from None
     except pickle.UnpicklingError:
         raise UserError(
-            f"draft {path} is not plain tensors and is not loaded: it may run code when unpickled"
+            f"draft {path} is not plain tensors and is not loaded, since it may run code when unpickled: save it again "
+            "from tensors, numbers and text alone"
         ) from None
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
+    except Exception as error:  # whatever a damaged pickle makes its reader do: nothing of the file was run
         raise UserError(f"draft {path} is truncated or no PyTorch file ({str(error)[:80]}): fetch it again") from None
     head = saved.get("draft_head") if isinstance(saved, dict) else None
     if not isinstance(head, dict) or not all(isinstance(v, torch.Tensor) for v in head.values()):
         raise UserError(f"draft {path} holds no draft_head of tensors: give the trainer's {{draft_head, meta}} file")
     meta = saved.get("meta") or {}
-    return {name: value.to(torch.float32).numpy() for name, value in head.items()}, dict(meta)
+    if not isinstance(meta, dict):
+        raise UserError(f"draft {path}: its meta is a {type(meta).__name__}, not names with numbers: save a dict")
+    return {str(name): _values(path, str(name), value) for name, value in head.items()}, dict(meta)
+
+
+def _values(path: Path, name: str, tensor: Any) -> np.ndarray:
+    """Return a torch tensor's values as float32; UserError for one that is no plain block of real numbers."""
+    if not tensor.dtype.is_floating_point or tensor.is_quantized:
+        raise UserError(f"draft {path}: {name} holds {str(tensor.dtype).removeprefix('torch.')}: save it as float32")
+    if tensor.is_sparse or tensor.layout != tensor.new_empty(0).layout or tensor.is_meta:
+        where = "no values" if tensor.is_meta else f"a {str(tensor.layout).removeprefix('torch.')} layout"
+        raise UserError(f"draft {path}: {name} has {where}: save a dense tensor")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise UserError(f"draft {path}: {name} has more values than the file holds for it: save it contiguous")
+    return np.asarray(tensor.detach().float().numpy())
 
 
 def draft_tensors(pt_path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, int]]:
@@ -337,7 +361,7 @@ def draft_arranged(
         if source[key].ndim != rank:
             raise UserError(f"draft {path}: {key} has shape {source[key].shape}: expected {rank} axes")
     tensors = {n: np.ascontiguousarray(source[k].T if t else source[k]) for n, (k, t) in sorted(_DRAFT_RULES.items())}
-    dims = _draft_dims(tensors, meta)
+    dims = _draft_dims(tensors, meta, path)
     for name, shape in draft_shapes(dims).items():
         if tensors[name].shape != shape:
             raise UserError(
@@ -355,14 +379,21 @@ def draft_upstream(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def _draft_dims(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> dict[str, int]:
+def _draft_dims(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any], path: str | Path) -> dict[str, int]:
+    def told(name: str, otherwise: int) -> int:
+        value = meta.get(name, otherwise)
+        text = f"{value:.20g}" if isinstance(value, float) else str(value)
+        if not re.fullmatch("[1-9][0-9]{0,5}", text):
+            raise UserError(f"draft {path}: {name} is {value!r}, not a number of at least 1: correct its meta")
+        return int(text)
+
     state_dim, width = tensors["state_token.weight"].shape
-    kv_heads = int(meta.get("draft_num_kv_heads", 1))
-    head_dim = int(meta.get("draft_head_dim", tensors["k.weight"].shape[1] // kv_heads))
+    kv_heads = told("draft_num_kv_heads", 1)
+    head_dim = told("draft_head_dim", tensors["k.weight"].shape[1] // kv_heads)
     return {
         "width": width,
         "mlp_dim": tensors["gate.weight"].shape[1],
-        "num_heads": int(meta.get("draft_num_heads", tensors["q.weight"].shape[1] // head_dim)),
+        "num_heads": told("draft_num_heads", tensors["q.weight"].shape[1] // head_dim),
         "num_kv_heads": kv_heads,
         "head_dim": head_dim,
         "chunk": tensors["action_queries"].shape[0],

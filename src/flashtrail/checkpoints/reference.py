@@ -126,7 +126,7 @@ def _load_draft(path: Path) -> tuple[dict[str, Any] | None, tuple[int, int]]:
     import torch
 
     saved = torch.load(path, map_location="cpu", weights_only=True)
-    head = {name: np.asarray(tensor.float()) for name, tensor in saved["draft_head"].items()}
+    head = {name: np.asarray(tensor.detach().float()) for name, tensor in saved["draft_head"].items()}
     meta = saved.get("meta", {})
     kv = int(meta.get("draft_num_kv_heads", 1))
     default = head["_gemma_block.self_attn.q_proj.weight"].shape[0] // (

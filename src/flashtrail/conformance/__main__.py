@@ -9,6 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from flashtrail import commands
 from flashtrail.conformance import draft_head, pi0, rules, sessions, verification, wire
 from flashtrail.conformance.golden import SETS, Golden
 from flashtrail.conformance.rows import Report, Row
@@ -52,4 +53,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(commands.run(main, "conformance"))

@@ -6,8 +6,7 @@ that infrastructure ended are left out: they say nothing of the policy. Knows fi
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flashtrail import provenance
+from flashtrail.drills import step_lines
 from flashtrail.drills.predicates import Episode
 from flashtrail.errors import UserError
 from flashtrail.evidence import imports, tables
@@ -73,6 +73,10 @@ def read(place: str | Path) -> Run:
     if root.is_file():
         if root.suffix == ".jsonl":
             return _of_logs([root], root.parent)
+        if root.suffix != ".parquet":
+            raise UserError(
+                f"{root} is no step log: give a steps.parquet or {_LOGS} file (unpacked), or the run's directory"
+            )
         root = root.parent
     directories = _table_directories(root)
     if directories:
@@ -220,59 +224,15 @@ def _of_logs(paths: Sequence[Path], root: Path) -> Run:
 
 
 def of_log(path: str | Path, root: str | Path | None = None) -> list[Logged]:
-    """Read one file of JSON lines with `step`, `img_mean`, `action`, `reward`; any other field is passed over.
+    """Read one file of JSON lines (`step_lines`): `step`, `img_mean`, `action`, `reward`.
 
-    A new episode begins where `step` does not go on upwards, or at a line without an action. UserError naming file
-    and line for a line that cannot be read.
+    UserError naming file and line for what cannot be read.
     """
     place = Path(path)
-    parts: list[list[dict[str, Any]]] = []
-    last: float | None = None
-    for line, row in _lines(place):
-        if "action" not in row:
-            last = None  # a heading: whatever follows is another episode
-            continue
-        step = _number(place, line, row, "step")
-        if last is None or step <= last:
-            parts.append([])
-        parts[-1].append(row | {"line": line})
-        last = step
     name = str(place.relative_to(root)) if root is not None and place.is_relative_to(root) else place.name
     arm = name.split("/")[0] if "/" in name else Path(name).stem
-    return [
-        Logged(arm, name, f"episode {number}", _logged_episode(place, rows)) for number, rows in enumerate(parts, 1)
-    ]
-
-
-def _logged_episode(path: Path, rows: Sequence[Mapping[str, Any]]) -> Episode:
-    name = f"{path}:{rows[0]['line']}"
-    for row in rows:
-        action = row["action"]
-        if not isinstance(action, list) or len(action) != 7 or not all(isinstance(x, int | float) for x in action):
-            raise UserError(f"{path}:{row['line']}: action is not a list of 7 numbers")
-    pictures = [_number(path, row["line"], row, "img_mean", np.nan) for row in rows]
-    rewards = [_number(path, row["line"], row, "reward") for row in rows]
-    return _episode(name, [row["action"] for row in rows], pictures, rewards)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open(encoding="utf-8") as stream:
-        for number, content in enumerate(stream, 1):
-            if not content.strip():
-                continue
-            try:
-                row = json.loads(content)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}:{number}: not JSON ({error.msg}, column {error.colno})") from None
-            if not isinstance(row, dict):
-                raise UserError(f"{path}:{number}: a {type(row).__name__}, not an object")
-            yield number, row
-
-
-def _number(path: Path, line: int, row: Mapping[str, Any], name: str, otherwise: float | None = None) -> float:
-    value = row.get(name)
-    if value is None and otherwise is not None:
-        return otherwise
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise UserError(f"{path}:{line}: {name} is {value!r}, not a number")
-    return float(value)
+    found = []
+    for number, rows in enumerate(step_lines.read(place), 1):
+        columns = [r.action for r in rows], [r.picture for r in rows], [r.reward for r in rows]
+        found.append(Logged(arm, name, f"episode {number}", _episode(f"{place}:{rows[0].line}", *columns)))
+    return found

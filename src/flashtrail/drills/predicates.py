@@ -15,7 +15,8 @@ import numpy as np
 WINDOW = 40  # steps; two seconds at 20 Hz, about half of the shortest clean episode
 SHARE = 0.1  # "on a share of steps" is on more than a tenth of them
 SLACK = 0.5  # of the reference's range, on each side; chosen before any drill was run
-LEFT_OVER = "unexplained"  # by elimination; the one predicate that no drill is named after
+START = 10  # steps; half a second, in which a hand on its way to an object stays open
+LEFT_OVER = "unexplained"  # by elimination; no drill is named after it
 UNKNOWN = float("nan")
 
 
@@ -79,6 +80,7 @@ FEATURES = {
     "query_gap": "median steps from one query to the next",
     "longest_hold": "most steps in a row on one picture",
     "gripper_changes": "how often the gripper's command changes between open and close",
+    "gripper_start": f"mean sign of the gripper's command over the first {START} steps (-1: open, 1: closed)",
     "steps": "steps",
     "steps_to_reward": "steps until a reward, of episodes that got one",
     "rewarded": "1 if there was a reward",
@@ -95,6 +97,7 @@ def features(episode: Episode) -> dict[str, float]:
         "travel": float(np.linalg.norm(episode.actions[:, :3].sum(axis=0))),
         **_pictures(episode),
         "gripper_changes": float(_changes(episode.actions[:, 6])),
+        "gripper_start": float(np.sign(episode.actions[:START, 6]).mean()),
         "steps": float(steps),
         "steps_to_reward": float(steps) if rewarded else UNKNOWN,
         "rewarded": float(rewarded),
@@ -208,6 +211,12 @@ def _short_horizon(found: Features, bounds: Bounds) -> bool:
     return not found["rewarded"] and found["steps"] < bounds["steps_to_reward"].largest
 
 
+def _gripper_sign(found: Features, bounds: Bounds) -> bool:
+    """The hand begins the other way round than in every clean episode, and by more than a moment."""
+    start, clean = found["gripper_start"], bounds["gripper_start"]
+    return start > max(clean.high, 0.5) if clean.largest < 0 else start < min(clean.low, -0.5) and clean.least > 0
+
+
 def _no_flip(found: Features, bounds: Bounds) -> bool:
     """Feedback with its sign turned around: each correction leads further away."""
     return not found["rewarded"] and found["travel"] > bounds["travel"].high
@@ -287,6 +296,15 @@ PREDICATES: tuple[Predicate, ...] = (
         f"mean |action[:6]| stays below the clean bound in every window of {WINDOW} steps",
         "an instruction that the policy does not understand",
         "the prompt's template against the one of training, to the character",
+    ),
+    Predicate(
+        "gripper_sign",
+        ("gripper_start",),
+        ("gripper_start",),
+        _gripper_sign,
+        "the gripper begins closed where it begins open in every clean episode (or the other way round)",
+        "the gripper's command with its sign turned around",
+        "the convention of action[6] (LIBERO: negative opens, positive closes) between dataset, policy and robot",
     ),
     Predicate(
         "no_flip",

@@ -23,7 +23,7 @@ import pandas as pd
 import pyarrow as pa
 import yaml
 
-from flashtrail import provenance
+from flashtrail import commands, provenance
 from flashtrail.evidence import (
     claims,
     discrimination,
@@ -434,4 +434,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(commands.run(main, "calibration"))

@@ -21,7 +21,7 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
-from flashtrail import provenance
+from flashtrail import commands, provenance
 from flashtrail.errors import UserError
 from flashtrail.evidence import power, published, statistics, tables
 from flashtrail.evidence.published import Starts, Success
@@ -316,4 +316,4 @@ def _unsigned(share: float) -> str:
 
 
 if __name__ == "__main__":
-    print(provenance.json_load(sys.argv[1])["sentence"])
+    sys.exit(commands.run(lambda: print(provenance.json_load(sys.argv[1])["sentence"]), "checkup"))

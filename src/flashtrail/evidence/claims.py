@@ -20,10 +20,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from flashtrail import provenance
+from flashtrail import documents, provenance
 from flashtrail.errors import UserError
 from flashtrail.evidence.campaign import Campaign
 
@@ -256,12 +255,8 @@ class ClaimsFile(_Strict):
 def load(path: str | Path) -> ClaimsFile:
     """Read claims.yaml; UserError names the file, the claim and what is wrong with it."""
     try:
-        data = yaml.safe_load(Path(path).read_text())
+        data = documents.mapping(path)
         return ClaimsFile.model_validate(data)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from None
     except ValidationError as error:
         problem = error.errors()[0]
         place = _place(data, problem["loc"])

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from flashtrail import documents
 from flashtrail.errors import UserError, nearest
 from flashtrail.evidence import statistics
 
@@ -160,13 +160,10 @@ def load(path: str | Path | None = None) -> Published:
     """Read the published figures; UserError names what is wrong with the file."""
     path = DEFAULT if path is None else Path(path)
     try:
-        return Published.model_validate(yaml.safe_load(path.read_text()))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (yaml.YAMLError, ValidationError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else None
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else str(error)
-        raise UserError(f"{path}: {reason}") from None
+        return Published.model_validate(documents.mapping(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 def load_all(paths: Sequence[str | Path]) -> Published:

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from flashtrail import __version__, provenance
+from flashtrail import __version__, documents, provenance
 from flashtrail.errors import UserError
+from flashtrail.names import file_name
 from flashtrail.record import audit, crate, engine, manifest, private, rows
 from flashtrail.record.run import PARTS, REPORT, SHARD_FILES, Run
 
@@ -195,7 +194,7 @@ def _overlays(root: Path, profile: str) -> list[str]:
     found = [p for p in (root / profile / "profile.yaml", root / profile / "config.yaml") if p.is_file()]
     if not found:
         raise UserError(f"{profile} has no profile.yaml: give the profile of the run, as --profile profiles/local")
-    files = (yaml.safe_load(found[0].read_text()) or {}).get("configfile", [])
+    files = documents.mapping(found[0]).get("configfile", [])
     return [files] if isinstance(files, str) else [str(file) for file in files]
 
 
@@ -225,7 +224,9 @@ def _zip(directory: Path) -> None:
 
 def _beside(run: Run) -> list[str]:
     """Return the arms that were rolled out but belong to no finished part: interrupted, or of an earlier config."""
-    return sorted({p.name for p in (run.root / "results/rollouts").glob("*") if p.is_dir()} - set(run.arms))
+    return sorted(
+        {p.name for p in (run.root / "results/rollouts").glob("*") if p.is_dir()} - {file_name(arm) for arm in run.arms}
+    )
 
 
 # --- the command ---

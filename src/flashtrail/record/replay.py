@@ -90,7 +90,10 @@ class Outcome:
 
 def parse(run: Run, text: str) -> Name:
     """Return the episode that a text names: ``clean/0/3``, ``clean/libero_goal/0/3/0`` or as the reports print it."""
-    arm, *rest = text.strip().split("/")
+    # An arm's name may hold a slash itself; of two that fit it is the longer one.
+    own = [arm for arm in run.arms if text.strip().startswith(f"{arm}/")]
+    arm = max(own, key=len, default=text.strip().split("/")[0])
+    rest = text.strip()[len(arm) + 1 :].split("/")
     if arm not in run.arms:
         raise UserError(f"{text}: the run has no arm {arm!r}; it has {', '.join(run.arms)}")
     expected = run.expected(arm)

@@ -15,6 +15,7 @@ from typing import Any
 
 from flashtrail import provenance
 from flashtrail.errors import UserError
+from flashtrail.names import file_name
 
 LOGS = "results/logs"
 TABLES = ("episodes", "rounds", "steps")
@@ -132,22 +133,22 @@ class Run:
 
     def tables(self, arm: str) -> dict[str, Path]:
         """Return an arm's merged tables by name."""
-        output = self.job(f"merge_shards/{arm}")["output"]
+        output = self.job(f"merge_shards/{file_name(arm)}")["output"]
         return {name: self.path(output[name]) for name in TABLES}
 
     def summary(self, arm: str) -> Path:
         """Return an arm's summary."""
-        return self.path(f"results/summaries/{arm}.json")
+        return self.path(f"results/summaries/{file_name(arm)}.json")
 
     def expected(self, arm: str) -> dict[str, Any]:
         """Return which episodes the arm had to have, as the merge was told."""
-        return dict(self.job(f"merge_shards/{arm}")["params"]["expected"])
+        return dict(self.job(f"merge_shards/{file_name(arm)}")["params"]["expected"])
 
     def shards(self, arm: str) -> list[Shard]:
         """Return the arm's shards in the order of their tasks."""
         found = []
         for task in self.expected(arm)["tasks"]:
-            job = self.job(f"roll_out_shard/{arm}/task_{task}")
+            job = self.job(f"roll_out_shard/{file_name(arm)}/task_{task}")
             directory = PurePosixPath(job["output"]["ledger"]).parent
             found.append(Shard(arm, int(task), job, str(directory)))
         return found

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from flashtrail import commands
 from flashtrail.errors import UserError
 from flashtrail.record import crate
 
@@ -74,7 +75,4 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as problem:
-        sys.exit(f"error: {problem}")
+    sys.exit(commands.run(lambda: main(sys.argv[1:]), "validation"))

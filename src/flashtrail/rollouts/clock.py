@@ -20,6 +20,7 @@ WHILE_WAITING = ("chunk", "hold", "repeat")
 TIMES = ("roundtrip_ms", "serve_ms", "policy_ms")  # columns of `rounds` that a replay may take
 AUTO = "auto"
 MAX_HZ = 1000
+MAX_MS = 3_600_000.0
 _SOURCES = ("measured", "constant_ms", "published", "replay")
 _EXAMPLE = "{kind: running, source: measured}"
 _KEYS = ("kind", "hz", "while_waiting", "ask_ahead", "source")
@@ -237,7 +238,7 @@ def _source(spec: Any) -> Source:
     if set(spec) & {"time", "digest"}:
         raise UserError("clock source: time and digest belong to a replay")
     published = spec.get("published")
-    if published is not None and "constant_ms" not in spec:
+    if "constant_ms" not in spec:
         return Source("published", published=str(published))
     full, draft = _by_route(spec["constant_ms"])
     return Source(
@@ -261,15 +262,18 @@ def _by_route(value: Any) -> tuple[float, float | None]:
 
 def _latency(where: str, value: Any) -> float:
     number = _number(where, value)
-    if not 0 <= number < math.inf:
-        raise UserError(f"{where} must be at least 0 ms, not {number:g}")
+    if not 0 <= number <= MAX_MS:
+        raise UserError(f"{where} must be at least 0 ms and at most an hour, not {number:g}")
     return number
 
 
 def _number(where: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UserError(f"{where} must be a number, not {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        return math.copysign(math.inf, value)
 
 
 def _ask_ahead(value: Any) -> int | str:

@@ -16,6 +16,7 @@ from flashtrail.errors import UserError, nearest
 INSTRUCTION = "{instruction}"
 VIEWS = {"wrist": ("wrist",), "agent": ("agent",), "both": ("agent", "wrist")}
 Spec = dict[str, Any]
+_MOST = 1_000_000  # of a parameter without a bound of its own: queries, grey levels
 
 
 def _parameter(default: Any, doc: str, low: float | None = None, high: float | None = None, **more: Any) -> Any:
@@ -229,7 +230,7 @@ def _read(what: str, kinds: Mapping[str, type[Parameters]], spec: Any) -> Parame
     if not isinstance(spec, Mapping):
         raise UserError(f"{what}: {spec!r} is no mapping such as {{kind: none}}")
     kind = spec.get("kind", "none")
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise UserError(f"{what}: unknown kind {kind!r}{nearest(str(kind), kinds)}")
     where, cls = f"{what} {kind}", kinds[kind]
     own = {item.name: item for item in dataclasses.fields(cls)}
@@ -272,10 +273,11 @@ def _value(where: str, item: dataclasses.Field[Any], value: Any) -> Any:
     whole = str(item.type) == "int"
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         raise UserError(f"{where}: {name} must be a {'whole ' if whole else ''}number, not {value!r}")
-    low, high = rule["low"], rule["high"]
-    if not value >= low or (rule.get("above") and value == low) or (high is not None and value > high):
+    low, high = rule["low"], _MOST if rule["high"] is None else rule["high"]
+    if not low <= value <= high or (rule.get("above") and value == low):
         bound = f"above {low:g}" if rule.get("above") else f"at least {low:g}"
-        raise UserError(f"{where}: {name} must be {bound}{f' and at most {high:g}' if high else ''}, not {value!r}")
+        most = f" and at most {high:g}" if rule["high"] or value > high else ""
+        raise UserError(f"{where}: {name} must be {bound}{most}, not {value!r}")
     return value if whole else float(value)
 
 

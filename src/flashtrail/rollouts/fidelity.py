@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from flashtrail import provenance
+from flashtrail import commands, provenance
 from flashtrail.rollouts import conditions, guards, seeds
 from flashtrail.rollouts.episode import run_episode
 from flashtrail.rollouts.observation import Observation, resize_with_pad, state_vector, upright
@@ -285,4 +285,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(commands.run(main, "fidelity"))

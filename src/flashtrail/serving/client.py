@@ -22,7 +22,7 @@ import numpy as np
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
-from flashtrail.errors import UserError
+from flashtrail.errors import UserError, cause
 from flashtrail.serving.protocol import (
     EXECUTED_STEPS_KEY,
     NOISE_SEED_KEY,
@@ -162,14 +162,14 @@ class PolicyClient:
                 body = (error.response.body or b"").decode("utf-8", "replace").strip()
                 if status == 421:
                     raise ServerUnavailable(f"{self.url}: {body[:200]} (HTTP 421)") from None
-                cause: Exception = error if status != 503 else OSError(body.splitlines()[0] if body else "HTTP 503")
+                problem: Exception = error if status != 503 else OSError(cause(body) or "HTTP 503")
             except (OSError, InvalidHandshake, EOFError) as error:
-                cause = error
+                problem = error
             except (WebSocketException, ValueError) as error:
                 raise ServerUnavailable(f"{self.url} cannot be used: {error}") from None
             if time.monotonic() + _RETRY_S > deadline:
                 raise ServerUnavailable(
-                    f"no policy server at {self.url} within {timeout_s:g} s ({type(cause).__name__}: {cause})"
+                    f"no policy server at {self.url} within {timeout_s:g} s ({type(problem).__name__}: {problem})"
                 ) from None
             time.sleep(_RETRY_S)
 
@@ -216,8 +216,7 @@ class PolicyClient:
     def _parse(self, answer: bytes | str) -> dict[str, Any]:
         if isinstance(answer, str):
             self.close()
-            lines = answer.strip().splitlines() or ["(empty error frame)"]
-            raise PolicyError(lines[-1])  # the official server sends a traceback: its last line is the cause
+            raise PolicyError(cause(answer) or "(empty error frame)")  # the official server sends a traceback
         try:
             reply = parse_reply(answer, _MAX_REPLY_BYTES)
         except NotFlashError:

@@ -30,6 +30,7 @@ import numpy as np
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from flashtrail import commands
 from flashtrail.errors import UserError
 from flashtrail.serving.client import healthy
 from flashtrail.serving.protocol import (
@@ -395,4 +396,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(commands.run(main, "fuzz"))

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from flashtrail import commands
 from flashtrail.errors import UserError
 
 STEPS = ("demonstrations", "train", "draft", "export", "evaluate", "compare-vision", "try-patches", "card", "all")
@@ -85,4 +86,4 @@ def _run(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(commands.run(main, "training"))

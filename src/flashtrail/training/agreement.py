@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flashtrail import provenance
+from flashtrail import commands, provenance
 from flashtrail.rollouts import verify
 from flashtrail.rollouts.plan import EpisodeKey
 from flashtrail.rollouts.simulator import LiberoSimulator
@@ -175,4 +175,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(commands.run(main, "agreement"))

@@ -1,0 +1,118 @@
+"""YAML files, ours and those of users, as plain data: read in one way, and refused in one line.
+
+A key given twice is refused by name and line (PyYAML lets the last one win), as is what would take hours to read:
+aliases that multiply, a value that holds itself, a file that is no text. Knows no key and no section.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flashtrail.errors import UserError
+
+_MAX_BYTES = 1 << 20
+_MAX_VALUES = 100_000  # once aliases are written out; the shipped config has some 300
+
+
+def read(path: str | Path) -> Any:
+    """Return the data of a YAML file (None: it is empty); UserError names the file, the line and what is wrong."""
+    return parsed(_text(Path(path)), str(path))
+
+
+def mapping(path: str | Path) -> dict[Any, Any]:
+    """Return the data of a YAML file with keys at its top, {} of an empty one; UserError for anything else."""
+    data = read(path)
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise UserError(f"{path} holds a {type(data).__name__} at its top, not keys such as `seed: 7`")
+    return data
+
+
+def parsed(text: str, name: str) -> Any:
+    """Return the data of YAML text; `name` is how errors call it."""
+    loader = None
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _values(loader, node, {}) > _MAX_VALUES:
+            raise UserError(f"{name}: its aliases (*name) multiply to over {_MAX_VALUES} values: write them out")
+        return loader.construct_document(node)
+    except yaml.YAMLError as error:
+        raise UserError(f"{name} is not valid YAML{_line(error)}: {_reason(error)}") from None
+    except RecursionError:
+        raise UserError(f"{name} is not valid YAML: it is nested too deeply") from None
+    except (ValueError, LookupError, AttributeError, TypeError, OverflowError) as error:
+        # A value whose form promises what it is not: the date 2026-99-99, a tag such as !!bool maybe.
+        raise UserError(f"{name} is not valid YAML: a value cannot be read ({error}); quote it") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(_MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    if len(content) > _MAX_BYTES:
+        raise UserError(f"{path} is larger than {_MAX_BYTES >> 20} MiB: this is no file of settings")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}:{line}: byte 0x{content[error.start]:02x} is not UTF-8: save it as UTF-8") from None
+
+
+def _values(loader: yaml.SafeLoader, node: yaml.Node, known: dict[int, int]) -> int:
+    """Return how many values a node stands for, aliases written out; YAMLError for a key twice, or an alias in itself.
+
+    `known`: the numbers by node, 0 for one that is under way.
+    """
+    if id(node) in known:
+        if not known[id(node)]:
+            raise _error(node, "an alias (*name) holds itself")
+        return known[id(node)]
+    known[id(node)] = 0
+    inner: list[yaml.Node] = []
+    if isinstance(node, yaml.SequenceNode):
+        inner = node.value
+    elif isinstance(node, yaml.MappingNode):
+        inner = [part for pair in node.value for part in pair]
+        _keys_once(loader, [key for key, _ in node.value])
+    known[id(node)] = 1 + sum(_values(loader, part, known) for part in inner)
+    return known[id(node)]
+
+
+def _keys_once(loader: yaml.SafeLoader, nodes: Sequence[yaml.Node]) -> None:
+    lines: dict[Any, int] = {}
+    for node in nodes:
+        if isinstance(node, yaml.ScalarNode) and node.tag != "tag:yaml.org,2002:merge":
+            key, line = loader.construct_object(node), node.start_mark.line + 1
+            if key in lines:
+                raise _error(node, f"the key {key!r} is there twice, first in line {lines[key]}; delete one")
+            lines[key] = line
+
+
+def _error(node: yaml.Node, problem: str) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+def _line(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    return f" (line {mark.line + 1})" if mark is not None else ""
+
+
+def _reason(error: yaml.YAMLError) -> str:
+    parts = [getattr(error, name, None) for name in ("context", "problem", "reason")]
+    reason = ", ".join(str(part) for part in parts if part) or str(error)
+    return "indent with spaces, not with tabs" if "'\\t'" in reason else reason

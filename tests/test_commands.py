@@ -1,0 +1,143 @@
+"""How a command ends: one line and an exit code, whatever happens in it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from evidence import official
+
+from flashtrail import cli, commands
+from flashtrail.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+def fails(error: BaseException):
+    def main() -> int:
+        raise error
+
+    return main
+
+
+def started(*words: str, cwd: Path = ROOT, code: str | None = None, **environment: str) -> subprocess.Popen[bytes]:
+    program = ["-c", code] if code else ["-m", "flashtrail"]
+    return subprocess.Popen(
+        [sys.executable, *program, *words],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def test_an_unforeseen_error_is_one_line_and_its_traceback_is_in_the_file_that_the_line_names(
+    tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "results").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert commands.run(fails(KeyError("state\nsecond")), "doctor") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    (kept,) = (tmp_path / "results/logs").iterdir()
+    assert line.startswith("error: KeyError: ") and f"results/logs/{kept.name}" in line
+    assert "Traceback" in kept.read_text() and stat.S_IMODE(kept.stat().st_mode) == 0o600
+
+
+def test_without_results_the_traceback_is_in_a_private_temporary_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert commands.run(fails(RuntimeError("\ud800 boom\nadvice")), "x") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    (kept,) = tmp_path.glob("flashtrail-*.traceback")
+    assert str(kept) in line and "boom" in line and "advice" not in line
+    assert "boom" in kept.read_text() and stat.S_IMODE(kept.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (UserError("say what"), 2, "error: say what"),
+        (KeyboardInterrupt(), 130, "error: interrupted"),
+        (FileExistsError(17, "File exists", "out"), 2, "error: out: a file is in its way"),
+        (NotADirectoryError(20, "Not a directory", "out/x"), 2, "error: out/x: a file is in its way"),
+        (IsADirectoryError(21, "Is a directory", "out"), 2, "error: out: this is a directory where a file is needed"),
+        (PermissionError(13, "Permission denied", b"out\xff"), 2, "error: out\\udcff: no permission"),
+        (OSError(28, "No space left on device", "out"), 2, "error: out: the disk is full"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(capsys, error, code, words):
+    assert commands.run(fails(error), "x") == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(words)
+
+
+def test_out_that_is_a_file_is_one_line_and_the_file_stays_as_it_is(tmp_path, capsys):
+    official.write_run(tmp_path / "run")
+    (tmp_path / "file").write_text("mine")
+    assert cli.main(["import-run", str(tmp_path / "run"), "--out", str(tmp_path / "imported")]) == 0
+    for words in (
+        ["import-run", tmp_path / "run", "--out", tmp_path / "file"],
+        ["import-run", tmp_path / "run", "--out", tmp_path / "file/below"],
+        ["report-run", tmp_path / "imported", "--out", tmp_path / "file"],
+        ["doctor", tmp_path / "run", "--write-bounds", tmp_path / "file/bounds.json"],
+        ["doctor", tmp_path / "run", "--write-bounds", tmp_path],
+        ["import-pickle", "--base", tmp_path / "file", "--output", tmp_path / "file"],
+        ["export-pickle", tmp_path / "file", "--output", tmp_path / "file"],
+        ["bundle", "--out", tmp_path / "file"],
+    ):
+        capsys.readouterr()
+        with contextlib.suppress(SystemExit):  # argparse, where a flag is wrong
+            assert cli.main([str(word) for word in words]) == 2
+        assert "error: " in capsys.readouterr().err.splitlines()[-1]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+UMLAUT = (
+    "from flashtrail import commands; raise SystemExit(commands.run(lambda: print('Z\\xfcrich \\u2013 \\u2265'), 'x'))"
+)
+
+
+def test_an_ascii_terminal_is_no_error(tmp_path):
+    process = started(code=UMLAUT, LC_ALL="C", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    out, err = process.communicate()
+    assert process.returncode == 0 and out == b"Z\\xfcrich \\u2013 \\u2265\n" and not err
+    name = tmp_path / "ü.yaml"
+    process = started("ledger", str(name), LC_ALL="C", PYTHONIOENCODING="ascii")
+    assert b"\\xfc.yaml does not exist" in process.communicate()[1] and process.returncode == 2
+
+
+PROGRAM = (
+    "import sys, time; from flashtrail import commands; print('ready', flush=True); sys.exit(commands.run({}, 'x'))"
+)
+
+
+def test_a_reader_that_leaves_is_no_error():
+    process = started(code=PROGRAM.format(r"lambda: print('x\n' * 10**6)"))
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 128 + signal.SIGPIPE
+
+
+def test_ctrl_c_is_one_line():
+    process = started(code=PROGRAM.format("lambda: [print('in', flush=True), time.sleep(60)]"))
+    assert process.stdout is not None
+    assert (process.stdout.readline(), process.stdout.readline()) == (b"ready\n", b"in\n")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert err == b"error: interrupted\n" and process.returncode == 130
+
+
+def test_every_program_of_the_package_ends_this_way():
+    """A file that can be started by itself starts through `commands.run`, or is a worker of ours with its own frame."""
+    own = {"rollouts/worker.py"}
+    for file in (ROOT / "src/flashtrail").rglob("*.py"):
+        text = file.read_text()
+        if 'if __name__ == "__main__":' in text and str(file.relative_to(ROOT / "src/flashtrail")) not in own:
+            assert "commands.run(" in text.split('if __name__ == "__main__":')[1], file
