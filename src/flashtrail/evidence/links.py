@@ -10,10 +10,11 @@ All links are relative. Knows the key of an episode; reads no file, writes no HT
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from flashtrail import names
 
 DIRECTORY, INDEX = "episodes", "index.html"
 ARMS = "arms"  # anchor, in a report, of the table with a row per arm
@@ -21,7 +22,7 @@ ARMS = "arms"  # anchor, in a report, of the table with a row per arm
 
 def directory(arm: str) -> str:
     """Return the name of an arm's directory; an imported arm may be called anything."""
-    return re.sub(r"[^\w.-]", "_", arm)
+    return names.file_name(arm)
 
 
 def file_name(row: Mapping[str, Any]) -> str:
@@ -31,7 +32,7 @@ def file_name(row: Mapping[str, Any]) -> str:
 
 def stem(row: Mapping[str, Any]) -> str:
     """Return what an episode's page and film are called, without suffix."""
-    suite = re.sub(r"[^\w.-]", "_", str(row["suite"]))
+    suite = names.file_name(str(row["suite"]))
     return f"{suite}_task_{row['task_id']}_init_{row['init_state']:03d}_repeat_{row['repeat']}"
 
 

@@ -63,7 +63,7 @@ def header(run: Campaign, title: str) -> Html:
         text = "Simulated data: these numbers test the report. They are not evidence about any policy."
         parts.append(f'<p class="warning">{text}</p>')
     if run.imported:
-        text = f"Imported, not run here: {listed(run.imported)}. What that record does not say is left empty."
+        text = f"Imported, not run here: {'; '.join(run.imported)}. What that record does not say is left empty."
         parts.append(f'<p class="note">{page.html(text)}</p>')
     ways = [page.link(path.stem, path.name) for path in run.files("chapters")]
     index = links.index(run.files("page_index"))
@@ -84,7 +84,7 @@ def subject(run: Campaign) -> str:
 
 def paired(run: Campaign, arm: str, control: str) -> statistics.Paired | None:
     keys = ["suite", "task_id", "init_state", "repeat"]
-    a, b = (run.of_arm("episodes", name)[[*keys, "success"]] for name in (arm, control))
+    a, b = (run.judged(name)[[*keys, "success"]] for name in (arm, control))
     both = a.merge(b, on=keys, suffixes=("_a", "_b"))
     return statistics.paired(both["success_a"].tolist(), both["success_b"].tolist()) if len(both) else None
 

@@ -23,7 +23,7 @@ def differing(run: Campaign, against: Sequence[tuple[str, str]]) -> Html | None:
     """
     keys, rows = list(PAIR_KEY), []
     for arm, reference in against:
-        sides = [run.of_arm("episodes", name)[[*keys, "success"]] for name in (arm, reference)]
+        sides = [run.judged(name)[[*keys, "success"]] for name in (arm, reference)]
         both = sides[0].merge(sides[1], on=keys, suffixes=("_a", "_b"))
         both = both[both["success_a"] != both["success_b"]].sort_values(keys, kind="stable")
         if len(both):
