@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from imports import official
 
 from flashtrail import cli, provenance
-from flashtrail.evidence import tables
+from flashtrail.errors import UserError
+from flashtrail.evidence import summaries, tables
 from flashtrail.imports.official import read_run
 from flashtrail.imports.writing import write
 
@@ -126,3 +129,118 @@ def test_an_exception_is_an_error_and_not_a_failure_of_the_policy(tmp_path: Path
     log.write_text(json.dumps(entries))
     episode = read_run(tmp_path / "run", "pi0").rows["episodes"][failed]
     assert (episode["outcome"], episode["error"]) == ("error", "ended after 40 of 300 steps: ConnectionClosed")
+
+
+def test_an_initial_state_of_the_log_is_read(tmp_path: Path) -> None:
+    official.write_run(tmp_path / "run", trials=2)
+    log = tmp_path / "run" / "episode_log.json"
+    entries = [{**entry, "init_state": 9 - entry["episode_idx"]} for entry in json.loads(log.read_text())]
+    log.write_text(json.dumps(entries))
+    found = read_run(tmp_path / "run", "pi0")
+    assert found.problems == [] and [row["init_state"] for row in found.rows["episodes"]] == [9, 8, 9, 8]
+
+
+@pytest.mark.parametrize("how", ["absolute", "upwards", "link"])
+def test_a_record_names_no_file_outside_its_own_directory(tmp_path: Path, how: str) -> None:
+    official.write_run(tmp_path / "run", trials=1)
+    inside = _infer(tmp_path / "run")
+    outside = tmp_path / "elsewhere" / "infer.jsonl"
+    outside.parent.mkdir()
+    inside.rename(outside)
+    said = {"absolute": str(outside), "upwards": "../elsewhere/infer.jsonl", "link": str(inside)}[how]
+    if how == "link":
+        inside.symlink_to(outside)
+    log = tmp_path / "run" / "episode_log.json"
+    entries = json.loads(log.read_text())
+    entries[0]["infer_path"] = said
+    log.write_text(json.dumps(entries))
+    found = read_run(tmp_path / "run", "pi0")
+    assert any("which is not in the run directory" in str(p) for p in found.problems) and outside not in found.files
+
+
+@pytest.mark.parametrize(
+    "line", ['{"infer_id": 9' + "9" * 5000 + "}", "[" * 100_000, '{"route_type": "\\ud800"}', '{"infer_id": true}', "7"]
+)
+def test_json_that_python_chokes_on_is_a_line_with_a_name(tmp_path: Path, line: str) -> None:
+    official.write_run(tmp_path / "run", trials=1)
+    path = _infer(tmp_path / "run")
+    path.write_text(path.read_text() + line + "\n")
+    n = len(path.read_text().splitlines())
+    found = read_run(tmp_path / "run", "pi0")
+    assert any(str(problem).startswith(f"episodes/{path.parent.name}/infer.jsonl:{n}: ") for problem in found.problems)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("seed", 2**63, "more than the 9223372036854775807"),
+        ("seed", 7.5, "not a count"),
+        ("env_steps_taken", 10**20, "more than the 2147483647"),
+        ("task_description", "\ud800", "lone surrogate"),
+    ],
+)
+def test_an_entry_that_no_table_holds_is_named(tmp_path: Path, column: str, value: object, said: str) -> None:
+    official.write_run(tmp_path / "run", trials=1)
+    log = tmp_path / "run" / "episode_log.json"
+    entries = json.loads(log.read_text())
+    entries[0][column] = value
+    log.write_text(json.dumps(entries))
+    problems = [str(problem) for problem in read_run(tmp_path / "run", "pi0").problems]
+    assert any(p.startswith("episode_log.json:1: ") and said in p for p in problems)
+
+
+def test_the_last_chunk_of_a_success_executed_what_the_log_counts(tmp_path: Path) -> None:
+    """Counters and rounds then agree, as K1 asks of every arm."""
+    drawn = official.write_run(tmp_path / "run")
+    log = tmp_path / "run" / "episode_log.json"
+    entries = json.loads(log.read_text())
+    won = next(k for k, e in enumerate(drawn) if e["success"] and e["queries"][-1]["chunk_exec_len"] > 3)
+    entries[won]["executed_action_count"] -= 3
+    log.write_text(json.dumps(entries))
+    found = read_run(tmp_path / "run", "pi0", "clean")
+    assert found.problems == []
+    write(found, tmp_path / "out")
+    files = {name: tmp_path / "out/tables/clean" / f"{name}.parquet" for name in tables.SCHEMAS}
+    assert summaries.summarize_arm(**files)["bookkeeping"]["episodes_at_odds"] == 0
+
+
+def test_a_manifest_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    official.write_run(tmp_path / "run", trials=1)
+    (tmp_path / "run" / "manifest.json").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(UserError, match=r"manifest.json is not UTF-8 text"):
+        read_run(tmp_path / "run", "pi0")
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_value_in_any_field_is_imported_or_named(tmp_path: Path, data) -> None:
+    root = tmp_path / "run"
+    if not root.exists():
+        official.write_run(root, trials=1)
+    files = [root / "manifest.json", root / "episode_log.json", _infer(root), _infer(root).with_name("trace.jsonl")]
+    file = data.draw(st.sampled_from(files))
+    before = file.read_text()
+    lines = before.splitlines() if file.suffix == ".jsonl" else [before]
+    value = json.loads(lines[0])
+    entry = value[0] if isinstance(value, list) else value
+    entry[data.draw(st.sampled_from(sorted(entry)))] = data.draw(_json)
+    file.write_text("\n".join([json.dumps(value), *lines[1:]]))
+    try:
+        write(read_run(root, "pi0"), tmp_path / "out", replace=True)
+    except UserError as error:
+        assert "\n" not in str(error)
+    finally:
+        file.write_text(before)
+
+
+def test_a_csv_file_without_its_flag_is_told_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = official.write_csv(tmp_path)
+    assert cli.main(["import-run", str(files[0]), "--out", str(tmp_path / "out")]) == 2
+    assert "is a file, not a run directory: for CSV files say --csv" in capsys.readouterr().err

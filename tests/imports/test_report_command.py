@@ -131,3 +131,17 @@ def test_a_place_without_an_import_and_two_profiles_are_refused(tmp_path: Path) 
         write(read_csv([stages.path(tmp_path / "csv", "stage6_infer")], "pi0", arm=arm), tmp_path / "out")
     with pytest.raises(UserError, match="2 profiles"):
         prepare([tmp_path / "out"], tmp_path / "out")
+
+
+def test_a_name_is_text_on_every_page_and_in_every_drawing(tmp_path: Path) -> None:
+    name = "$\\frac{<b>$"
+    with_errors(tmp_path, arm=name)
+    inputs = prepare([tmp_path / "out"], tmp_path / "out")
+    run = Campaign(inputs | write_pages(inputs, tmp_path / "out"))
+    parts = [headline.section(run), chapters.success(run), chapters.routes(run), chapters.failures(run)]
+    parts += [overview.provenance_table(run), comparison.published_beside_ours(run)]
+    for part in parts:
+        assert "&lt;b&gt;" in part.text and "<b>" not in part.text
+    assert "<b>" not in (tmp_path / "out/episodes/index.html").read_text()
+    targets = set(re.findall(r'href="(episodes/[^"#]+)', "".join(part.text for part in parts)))
+    assert targets and all((tmp_path / "out" / target).is_file() for target in targets)

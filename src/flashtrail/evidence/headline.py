@@ -129,18 +129,19 @@ def _how_fast(run: Campaign) -> Html | None:
     times = {route: run.profile.loc[run.profile["route"] == route, "policy_ms"] for route in ("draft", "full")}
     found = {route: statistics.latency(values) for route, values in times.items()}
     lines: list[str | Html] = []
-    whose = "" if run.whose(None) == "ours" else f", {run.whose(None)}"
-    how = f"{', synchronised' if run.profile['synchronized'].eq(True).all() else ', not synchronised'}, batch 1{whose}"
+    synchronised = "synchronised" if run.profile["synchronized"].eq(True).all() else "not synchronised"
+    # Another's record does not say that rounds were alone on the device.
+    how = f"{synchronised}, {'batch 1' if run.whose(None) == 'ours' else run.whose(None)}"
     if found["draft"].p50 and found["full"].p50:
         ratio = found["full"].p50.value / found["draft"].p50.value
         lines.append(
             f"A draft round takes {milliseconds(found['draft'].p50.value)}, a full round "
             f"{milliseconds(found['full'].p50.value)} (medians of policy time, n = {found['draft'].n} and "
-            f"{found['full'].n}{how}): {ratio:.1f} times as long."
+            f"{found['full'].n}, {how}): {ratio:.1f} times as long."
         )
     elif found["full"].p50:
         lines.append(
-            f"A full round takes {milliseconds(found['full'].p50.value)} (median, n = {found['full'].n}{whose})."
+            f"A full round takes {milliseconds(found['full'].p50.value)} (median, n = {found['full'].n}, {how})."
         )
     for arm, summary in run.plain_summaries.items():
         if summary["routes"]["draft"] and not has_fault(summary):

@@ -54,6 +54,9 @@ class Import:
         for name, count in ((name, count) for name, count in found.counts().items() if count["read"]):
             words = f"{name}: {count['read']} read, {count['kept']} kept, {count['left_out']} left out"
             print(words + (f", {count['warmup']} warm-up" if count["warmup"] else ""))
+        for file, names in found.unread.items():
+            if names:
+                print(f"{file}: columns not read: {', '.join(names)}")
         if found.rows["profile"]:
             print(f"rounds without episodes: a profile, {found.warm_rounds()} of them warm-up; success cannot be told")
         if found.problems and not arguments.skip_bad_rows:
@@ -86,6 +89,8 @@ def _read(arguments: argparse.Namespace) -> Imported:
         )
     if arguments.map or arguments.constant or arguments.warmup:
         raise UserError("--map, --constant and --warmup are for CSV files: say --csv")
+    if arguments.source[0].is_file():
+        raise UserError(f"{arguments.source[0]} is a file, not a run directory: for CSV files say --csv")
     if len(arguments.source) != 1:
         raise UserError("give one run directory at a time, or --csv with CSV files")
     return official.read_run(arguments.source[0], arguments.policy, arguments.arm)

@@ -50,6 +50,7 @@ class CsvRun:
         names = sorted({file.path.name for file in self.files})
         self.result = Imported(origin=f"CSV file{'s' * (len(names) > 1)} {', '.join(names)}")
         self.result.files += [file.path for file in self.files]
+        self.result.unread = {file.path.name: self.said.unused(file.header) for file in self.files}
         kinds = {file.path: "rounds" if "infer_id" in self._places(file) else "episodes" for file in self.files}
         self.kinds = set(kinds.values())
         if self.kinds == {"rounds"}:

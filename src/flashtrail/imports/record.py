@@ -54,6 +54,7 @@ class Imported:
     files: list[Path] = field(default_factory=list)
     origin: str = ""
     profile: str = ""  # name of the profile, where there is one
+    unread: dict[str, list[str]] = field(default_factory=dict)  # columns of a CSV file that nothing reads, by file
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return rows read, kept, left out as warm-up and left out because they are bad, by table."""

@@ -88,7 +88,7 @@ def _stage(found: Imported, fresh: Path, places: dict[str, str], device: str, so
     metadata |= {"config_digest": provenance.digest_json(digests)}
     record: dict[str, Any] = {"origin": found.origin, "source": source, "places": list(places)}
     record |= {"arms": found.arms(), "counts": found.counts(), "sources": digests}
-    record |= {"problems": [str(problem) for problem in found.problems]}
+    record |= {"columns_not_read": found.unread, "problems": [str(problem) for problem in found.problems]}
     for place, name in places.items():
         if place.startswith("profile/"):
             tables.write_table(fresh / place / "rounds.parquet", found.rows["profile"], tables.PROFILE, metadata)
