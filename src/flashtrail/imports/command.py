@@ -60,7 +60,8 @@ class Import:
         if found.rows["profile"]:
             print(f"rounds without episodes: a profile, {found.warm_rounds()} of them warm-up; success cannot be told")
         if found.problems and not arguments.skip_bad_rows:
-            words = f"{len(found.problems)} problems, nothing written; mend them or say --skip-bad-rows"
+            n = len(found.problems)
+            words = f"{n} problem{'s' * (n != 1)}, nothing written; fix the rows or say --skip-bad-rows"
             print(f"error: {words}", file=sys.stderr)
             return 1
         new, gone = writing.write(found, arguments.out, arguments.device, arguments.whose, arguments.replace)
