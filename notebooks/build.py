@@ -64,7 +64,7 @@ REPORTS: dict[str, tuple[str, list[Section]]] = {
                 ["chapters.latency_in_rollouts(run)", "chapters.mixture(run)"],
             ),
             ("Alone and in company", "", ["company.section(run)"]),
-            ("Published latencies beside ours", "", ["comparison.published_beside_ours(run)"]),
+            ("Published latencies", "", ["comparison.published_beside_ours(run)"]),
         ],
     ),
     "robustness": (
@@ -166,7 +166,7 @@ REPORTS: dict[str, tuple[str, list[Section]]] = {
             ("The running clock", "", ["running_chapter.section(run)"]),
             ("How episodes ended", "", ["chapters.failures(run)", "sheets.section(run)"]),
             ("What is not claimed", "", ["claims_chapter.not_claimed(run)"]),
-            ("Published figures beside ours", "", ["comparison.published_beside_ours(run)"]),
+            ("Published figures", "", ["comparison.published_beside_ours(run)"]),
             (
                 "Environments and provenance",
                 "",

@@ -26,7 +26,8 @@ def imported(file: Path) -> set[str]:
     [
         ("flash", lambda name: not name.startswith("flash.")),  # nothing of ours
         ("rollouts", lambda name: name.startswith("flash.")),
-        ("evidence", lambda name: name.startswith("rollouts")),
+        ("evidence", lambda name: name.startswith(("rollouts", "imports"))),
+        ("imports", lambda name: name.startswith(("rollouts", "flash.", "serving", "drills"))),
         ("serving", lambda name: name.startswith("flash.")),
     ],
 )

@@ -36,9 +36,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "import-run": (
         "read an official client's run, or CSVs, into our tables",
-        "flashtrail.evidence.import_command:Import",
+        "flashtrail.imports.command:Import",
     ),
-    "report-run": ("report on imported runs", "flashtrail.evidence.import_command:Report"),
+    "report-run": ("report on imported runs", "flashtrail.imports.report_command:Report"),
     "ledger": ("which of the experiment's episodes are there, by arm and task", "flashtrail.ledger"),
     "serve": ("serve a policy on the official websocket protocol", "flashtrail.cli:ServeCommand"),
 }

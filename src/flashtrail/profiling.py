@@ -65,6 +65,7 @@ def profile_routes(
                         "route": route,
                         "sample": index,
                         **{key: _stage(key, route, timing) for key in _STAGES},
+                        "roundtrip_ms": None,  # no client was asked
                         "synchronized": bool(timing["synchronized"]),
                         "warmup": index < warmup,
                         "prompt": prompt,

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from drills import made
 from drills.written import write_log, write_tables
-from evidence import official
+from imports import official
 
 from flashtrail import cli, provenance
 from flashtrail.drills import bounds, logs, verdicts

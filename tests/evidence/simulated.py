@@ -191,6 +191,7 @@ def profile(samples: int = 40) -> list[dict[str, Any]]:
                         "route": route,
                         "sample": sample,
                         **{k: v for k, v in times.items() if k not in ("serve_ms", "roundtrip_ms")},
+                        "roundtrip_ms": None,
                         "synchronized": True,
                         "warmup": sample < 5,
                         "prompt": prompt,

@@ -20,7 +20,8 @@ from flashtrail import provenance
 from flashtrail.drills import step_lines
 from flashtrail.drills.predicates import Episode
 from flashtrail.errors import UserError
-from flashtrail.evidence import imports, tables
+from flashtrail.evidence import tables
+from flashtrail.imports.official import read_run
 
 KEY = list(tables.EPISODE_KEY)
 SENT = "img_mean_sent"  # of the picture that was sent; `img_mean` is of the one before any condition
@@ -197,7 +198,7 @@ def _episode(name: str, actions: Any, pictures: Any, rewards: Any) -> Episode:
 
 def of_official(root: str | Path) -> Run:
     """Read a run directory of the official client; its log has no pictures."""
-    found = imports.read_run(root, "unknown")
+    found = read_run(root, "unknown")
     if found.problems:
         raise UserError(f"{found.problems[0]} (flashtrail import-run names all of its {len(found.problems)} problems)")
     errors = {tuple(row[name] for name in KEY) for row in found.rows["episodes"] if row["outcome"] == "error"}

@@ -16,7 +16,7 @@ import pandas as pd
 
 from flashtrail import provenance
 from flashtrail.errors import UserError, nearest
-from flashtrail.evidence import keys, links, published, tables
+from flashtrail.evidence import endings, keys, links, published, tables
 
 # kind: where the name (a policy's, an environment's) stands in the path
 _NAME_OF = {
@@ -92,8 +92,7 @@ class Campaign:
     def judged(self, arm: str) -> pd.DataFrame:
         """Return one arm's episodes that ended in success or at the horizon, in the order of their keys."""
         if arm not in self._judged:
-            episodes = self.of_arm("episodes", arm)
-            episodes = episodes[episodes["outcome"] != "error"]
+            episodes = endings.judged(self.of_arm("episodes", arm))
             self._judged[arm] = episodes.sort_values(list(tables.PAIR_KEY), kind="stable", ignore_index=True)
         return self._judged[arm]
 
@@ -183,8 +182,25 @@ class Campaign:
     @cached_property
     def imported(self) -> list[str]:
         """Return what the imported tables say of their origin, without repetition; empty for runs of our own."""
-        said = [tables.read_metadata(path).get("imported", "") for path in self.files("episodes")]
+        said = [entry.get("imported", "") for entry in (*self.metadata.values(), self.profile_metadata)]
         return list(dict.fromkeys(text for text in said if text))
+
+    @cached_property
+    def profile_metadata(self) -> dict[str, str]:
+        """Return the metadata of the profile's first file; empty where there is none."""
+        files = self.files("profile")
+        return tables.read_metadata(files[0]) if files else {}
+
+    def source(self, arm: str | None) -> str:
+        """Return whose run an imported arm is (None: the profile), as its import named it; empty where it did not."""
+        return (self.profile_metadata if arm is None else self.metadata.get(arm, {})).get("source", "")
+
+    def whose(self, arm: str | None) -> str:
+        """Return whose rows an arm has (None: the profile): ``ours``, or that they are imported, and from where."""
+        entry = self.profile_metadata if arm is None else self.metadata.get(arm, {})
+        if not entry.get("imported"):
+            return "ours"
+        return f"imported: {entry.get('source') or entry['imported']}"
 
     @cached_property
     def pages(self) -> dict[str, str]:

@@ -216,14 +216,14 @@ def latency_profile(run: Campaign) -> Html:
     profile = run.profile
     if not len(profile):
         return page.paragraph("No profile was measured.", "note")
-    synchronised = "synchronised at the edges" if profile["synchronized"].all() else "NOT synchronised"
+    synchronised = "synchronised at the edges" if profile["synchronized"].eq(True).all() else "NOT synchronised"
     said = {tables.read_metadata(path).get("official_time_bias", "") for path in run.files("profile")}
     if times := sorted(VERIFY_TIMES[value] for value in said & set(VERIFY_TIMES)):
         synchronised += f", verification times {listed(times)}"
-    where = (
-        f"{listed(sorted(set(profile['policy'])))}, batch 1, warmed per prompt and route, alone on "
-        f"{listed(sorted(set(profile['device'])))}, {synchronised}"
-    )
+    devices = listed(sorted(set(profile["device"]) - {""}) or ["a device that is not recorded"])
+    # What another's record does not say (warm per prompt and route, alone on the device) is not said for it.
+    how = "batch 1, warmed per prompt and route, alone on" if run.whose(None) == "ours" else f"{run.whose(None)}, on"
+    where = f"{listed(sorted(set(profile['policy'])))}, {how} {devices}, {synchronised}"
     box = page.figure(
         figures.latency_box(profile),
         "Box plot of policy time per round, draft and full",
@@ -240,11 +240,16 @@ def latency_profile(run: Campaign) -> Html:
 def latency_table(run: Campaign) -> Html:
     """Percentiles of the profile per route with distribution-free intervals."""
     rows = []
+    imported = run.whose(None) != "ours"
     for (policy, route), part in run.profile.groupby(["policy", "route"], sort=True):
         rows.append({"policy": policy, "route": route, **_percentiles(statistics.latency(part["policy_ms"]))})
-    return page.table(
-        rows, {"policy": "Policy", "route": "Route", **_PERCENTILES}, _NUMERIC, "Profile, policy time (ms)"
-    )
+    for policy, part in run.profile.groupby("policy", sort=True) if imported else ():
+        # A mixture as it came, not one that was forced: its percentiles say something of the run.
+        for route, time in (("both", "policy_ms"), ("both, round trip", "roundtrip_ms")):
+            if part[time].notna().any():
+                rows.append({"policy": policy, "route": route, **_percentiles(statistics.latency(part[time]))})
+    caption = f"Profile, policy time (ms){f'; {run.whose(None)}' if imported else ''}"
+    return page.table(rows, {"policy": "Policy", "route": "Route", **_PERCENTILES}, _NUMERIC, caption)
 
 
 def stages(run: Campaign) -> Html:
@@ -368,11 +373,12 @@ def guard(run: Campaign) -> Html:
         if arm in run.plain_summaries:
             drawing = figures.guard(run.of_arm("rounds", arm), GUARD_STD_MIN)
             drawings.append(page.figure(drawing, f"Wrist image health over rounds, {arm}", caption))
-        rounds = behind(run, arm, count["rounds"])
-        rows.append({"arm": page.code(arm), **count, "rounds": rounds, "repaired": share})
+        rounds, healthy = behind(run, arm, count["rounds"]), percent(count["updates"] / count["rounds"], 1)
+        rows.append({"arm": page.code(arm), **count, "rounds": rounds, "healthy": healthy, "repaired": share})
     heads = {
         "arm": "Arm",
         "rounds": "Rounds seen",
+        "healthy": "Healthy",
         "updates": "Cache updates",
         "unhealthy": "Unhealthy",
         "hits": "Hits",
@@ -399,11 +405,13 @@ def failures(run: Campaign) -> Html:
         figures.failures(found),
         "How episodes ended, per arm",
         "How episodes ended. \u201cUnder a fault\u201d says that the condition touched at least one round, not that it "
-        "was the cause. Infrastructure errors never count as policy failures: they stop the merge.",
+        "was the cause. Infrastructure errors never count as policy failures: of our own runs they stop the merge, of "
+        "imported ones they are shown here and are in no k/n.",
     )
     rows = []
     for entry in found.to_dict("records"):
-        failed = statistics.rate(entry["n"] - entry["success"], entry["n"])
+        n = entry["n"] - entry["infrastructure"]
+        failed = statistics.rate(n - entry["success"], n)
         linked, between = behind(run, entry["arm"], counted(failed)), failed.wilson
         share = page.inline(linked, f" [{percent_range(between)}]") if between else DASH
         counts = {kind: behind(run, entry["arm"], entry[kind], kind) for kind in endings.KINDS if entry[kind]}

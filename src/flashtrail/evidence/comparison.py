@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flashtrail.evidence import page, published, statistics
+from flashtrail.evidence import page, printed_figures, published, statistics
 from flashtrail.evidence.campaign import Campaign
 from flashtrail.evidence.counts import apart, behind, in_text
 from flashtrail.evidence.overview import rate_of
@@ -48,9 +48,10 @@ def published_beside_ours(run: Campaign) -> Html:
     heads = {"name": "Name", "what": "Source", "hardware": "Hardware", "setting": "Setting", "scope": "Scope"}
     note = (
         "Policies, hardware and scopes differ, so these rows are for orientation, not for a test: a difference between "
-        "ours and theirs has many causes. Intervals of published counts are computed here."
+        "a run and a published figure has many causes. Intervals of published counts are computed here."
     )
     return page.join(
+        printed_figures.section(run),
         page.paragraph(note, "note"),
         page.table(_success_rows(run, figures), _SUCCESS_HEADS, ("count",), "Success", stacked=True),
         page.table(_latency_rows(run, figures), _LATENCY_HEADS, ("ms", "n"), "Latency per round", stacked=True),
@@ -102,7 +103,7 @@ def _theirs(text: str) -> Html:
 def _success_rows(run: Campaign, figures: published.Published) -> list[dict[str, Any]]:
     rows = [
         {
-            "who": page.bold("ours"),
+            "who": page.bold(run.whose(arm)),
             "policy": summary["policy"],
             "arm": f"{summary['suite']}, {arm}",
             "count": behind(run, arm, counted(rate_of(summary["success"]))),
@@ -137,7 +138,7 @@ def _latency_rows(run: Campaign, figures: published.Published) -> list[dict[str,
         found = statistics.latency(part["policy_ms"])
         rows.append(
             {
-                "who": page.bold("ours"),
+                "who": page.bold(run.whose(None)),
                 "policy": policy,
                 "what": f"{route}, p50",
                 "ms": milliseconds(found.p50.value if found.p50 else None),

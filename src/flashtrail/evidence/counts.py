@@ -20,9 +20,9 @@ _NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)"
 COUNT = re.compile(rf"(?<![\w./]){_NUMBER}/{_NUMBER}(?![\w/])")
 # what a count is of that has no episode's page: the words that a reader gets
 APART = {
-    "published": "a published figure, not of this run",
+    "published": "a published figure, not of the runs on this page",
     "profile": "queries of the profile, which belong to no episode",
-    "records": "records of this run, not episodes",
+    "records": "records, not episodes",
 }
 SUCCESS_TESTS = ("rate_at_least", "paired_difference", "unpaired_difference", "non_inferiority")
 

@@ -22,12 +22,21 @@ KINDS = {
 }
 
 
+def judged(episodes: pd.DataFrame) -> pd.DataFrame:
+    """Return the episodes by which a policy is judged: all but those that infrastructure ended.
+
+    The one rule, of own and of imported runs: an error is neither a success nor a failure of the policy, so it is in no
+    k/n. It is not hidden either: every page counts and names such episodes (`infrastructure` below).
+    """
+    return episodes[episodes["outcome"] != "error"]
+
+
 def kinds(episodes: pd.DataFrame, rounds: pd.DataFrame) -> pd.Series:
     """Return each episode's kind, in the order and with the index of `episodes`.
 
     success; horizon: time ran out though no round was touched by a condition; perturbation: time ran out in an episode
     with at least one touched round (which need not be why); untold: time ran out and no round says whether it was
-    touched (imported runs); infrastructure: errors, which the merge stops at.
+    touched (imported runs); infrastructure: errors, which the merge stops at and no k/n counts (`judged`).
     """
     key = list(EPISODE_KEY)
     applied = rounds[key].assign(touched=rounds["condition_applied"].eq(True), told=rounds["condition_applied"].notna())

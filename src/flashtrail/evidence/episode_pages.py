@@ -20,9 +20,9 @@ from flashtrail import provenance
 from flashtrail.evidence import endings, layout, links, page, statistics, tables, timeline
 from flashtrail.evidence.page import Html
 from flashtrail.evidence.tables import EPISODE_KEY, PAIR_KEY
-from flashtrail.evidence.wording import DASH, plural, rate_with_interval, three_digits
+from flashtrail.evidence.wording import DASH, plural, rate_with_interval, three_digits, whole
 
-FOOTER = "Made by FLASHTrail from the tables of this run."
+FOOTER = "Made by FLASHTrail from the tables of the run."
 _END_MARKS = {
     "success": "\u25cf",
     "horizon": "\u25cb",
@@ -141,7 +141,7 @@ def episode(
         _facts(row, rounds, _untold(row, rounds, _frame(steps)) if up.imported else ""),
     ]
     if rounds:
-        drawn = timeline.draw(rounds, _frame(steps), int(row["steps"]), _SHORT[row["outcome"]])
+        drawn = timeline.draw(rounds, _frame(steps), _length(row, rounds), _SHORT[row["outcome"]])
         parts += [Html("<h2>Rounds and steps</h2>"), drawn]
     parts += _seen(row, sheet)
     if rounds:
@@ -163,9 +163,16 @@ def _frame(rows: pd.DataFrame | None) -> pd.DataFrame:
     return tables.STEPS.empty_table().to_pandas() if rows is None else rows
 
 
+def _length(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> int:
+    """Return an episode's steps; where its record does not say them, the actions that its rounds executed."""
+    said = _given(row["steps"])
+    return sum(entry["executed"] for entry in rounds) if said is None else int(said)
+
+
 # what an episode's page would show, and where it stands: in its row, its rounds or its steps
 _HOLES = {
-    "row": {"started_at": "start", "wall_s": "wall time", "video": "film", "verified_success": "verified success"},
+    "row": {"started_at": "start", "wall_s": "wall time", "video": "film", "verified_success": "verified success"}
+    | {"steps": "steps", "rounds": "rounds"},
     "rounds": {
         "env_step": "steps at which rounds began",
         "condition_applied": "whether a condition was applied",
@@ -182,13 +189,13 @@ _HOLES = {
 def _untold(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], steps: pd.DataFrame) -> str:
     """Return what the record of an imported episode does not say, in words."""
     words = [name for key, name in _HOLES["row"].items() if _given(row.get(key)) is None]
-    words += [name for key, name in _HOLES["rounds"].items() if all(entry[key] is None for entry in rounds)]
+    words += [name for key, name in _HOLES["rounds"].items() if rounds and all(entry[key] is None for entry in rounds)]
     words += [name for key, name in _HOLES["steps"].items() if steps[key].isna().all()]
     return ", ".join(words)
 
 
 def _facts(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], untold: str = "") -> Html:
-    end = f"{_END_MARKS[row['kind']]} {endings.KINDS[row['kind']]}, after {plural(int(row['steps']), 'step')}"
+    end = f"{_END_MARKS[row['kind']]} {endings.KINDS[row['kind']]}{_after(row)}"
     verified = _given(row.get("verified_success"))
     facts: dict[str, Any] = {
         "End": page.inline(page.bold(end), f"; {row['error']}" if _given(row["error"]) else ""),
@@ -204,6 +211,10 @@ def _facts(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], untold: 
     return page.facts({term: value for term, value in facts.items() if value is not None})
 
 
+def _after(row: Mapping[str, Any]) -> str:
+    return "" if _given(row["steps"]) is None else f", after {plural(int(row['steps']), 'step')}"
+
+
 def _verified_words(verified: bool, row: Mapping[str, Any]) -> str:
     missing = _given(row.get("verified_reason"))
     seen = "the behaviour that the task implies was seen" if verified else "not"
@@ -214,14 +225,16 @@ def _given(value: Any) -> Any:
     return None if value is None or (isinstance(value, float) and pd.isna(value)) else value
 
 
-def _rounds_words(row: Mapping[str, Any]) -> str:
-    text = f"{row['rounds']}: {row['full_rounds']} full, {row['draft_rounds']} draft"
+def _rounds_words(row: Mapping[str, Any]) -> str | None:
+    if _given(row["rounds"]) is None:
+        return None
+    text = f"{whole(row['rounds'])}: {whole(row['full_rounds'])} full, {whole(row['draft_rounds'])} draft"
     mean = _given(row["accepted_prefix_mean"])
     return text if mean is None else f"{text}; {mean:.1f} of 12 actions of a draft accepted in the mean"
 
 
 def _fault_words(rounds: Sequence[Mapping[str, Any]]) -> str | None:
-    if all(row["condition_applied"] is None for row in rounds):
+    if all(row["condition_applied"] is None for row in rounds):  # nor where there is no round
         return None
     hit = sum(bool(row["condition_applied"]) for row in rounds)
     return f"the condition touched {hit} of {plural(len(rounds), 'round')}" if hit else "none applied"
@@ -311,7 +324,8 @@ def arm_list(rows: Sequence[Mapping[str, Any]], rounds: pd.DataFrame, up: Upward
         return page.paragraph("This arm has no episode.", "note")
     first = rows[0]
     ways = {"Report": up.report} | ({"Every start in every arm": up.index} if up.index else {})
-    won = statistics.rate(sum(row["kind"] == "success" for row in rows), len(rows))
+    judged = [row for row in rows if row["kind"] != "infrastructure"]  # endings.judged
+    won = statistics.rate(sum(row["kind"] == "success" for row in judged), len(judged))
     count, _, rest = rate_with_interval(won).partition(" ")
     place = "success" if won.k else links.task_anchor(first["task_id"])
     line = page.inline(f"{first['policy']} on {first['suite']}: success in ", page.link(count, f"#{place}"), f" {rest}")
@@ -357,9 +371,9 @@ def _task_table(rows: Sequence[Mapping[str, Any]], medians: Mapping[_Key, float]
                 "state": page.link(f"initial state {row['init_state']}", links.file_name(row)),
                 "repeat": row["repeat"],
                 "end": f"{_END_MARKS[row['kind']]} {endings.KINDS[row['kind']]}",
-                "steps": row["steps"],
-                "rounds": row["rounds"],
-                "draft": row["draft_rounds"],
+                "steps": whole(row["steps"]),
+                "rounds": whole(row["rounds"]),
+                "draft": whole(row["draft_rounds"]),
                 "prefix": DASH if mean is None else f"{mean:.1f}",
                 "ms": DASH if median is None else three_digits(median),
                 "film": page.link("film", row["film"]) if row["film"] else None,
@@ -421,7 +435,7 @@ def _starts(episodes: pd.DataFrame, arms: Sequence[str]) -> Html:
 
 
 def _end_link(row: Mapping[str, Any]) -> Html:
-    text = f"{_END_MARKS[row['kind']]} {row['steps']}"
-    words = f"{row['arm']}: {endings.KINDS[row['kind']]} after {row['steps']} steps"
+    text = f"{_END_MARKS[row['kind']]} {whole(row['steps'])}"
+    words = f"{row['arm']}: {endings.KINDS[row['kind']]} after {whole(row['steps'])} steps"
     target = f"{links.directory(row['arm'])}/{links.file_name(row)}"
     return Html(f'<a class="{row["kind"]}" href="{target}" title="{page.html(words)}">{text}</a>')

@@ -46,6 +46,7 @@ _STYLE: dict[Any, Any] = {
     "legend.fontsize": 8.5,
     "figure.facecolor": "white",
     "svg.fonttype": "path",
+    "text.parse_math": False,  # a name with a dollar sign is a name
     "svg.hashsalt": "flashtrail",
 }
 _CAUSES = {

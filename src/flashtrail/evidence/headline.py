@@ -52,7 +52,19 @@ def section(run: Campaign) -> Html:
 
 
 def _of_arm(run: Campaign, arm: str, summary: Mapping[str, Any], *rest: Any) -> Html:
-    return page.inline(arm_name(arm, summary), ": ", _rate(run, arm, summary["success"]), *rest)
+    return page.inline(
+        arm_name(arm, summary), ": ", _rate(run, arm, summary["success"]), *rest, _errors(run, arm, summary)
+    )
+
+
+def _errors(run: Campaign, arm: str, summary: Mapping[str, Any]) -> str | Html:
+    """What k/n leaves out: episodes that infrastructure ended, which are counted here and linked."""
+    errors = summary["outcomes"]["error"]
+    if not errors:
+        return ""
+    linked = behind(run, arm, plural(errors, "episode"), "infrastructure")
+    words = "an infrastructure error and is" if errors == 1 else "infrastructure errors and are"
+    return page.inline("; ", linked, f" ended in {words} not counted")
 
 
 def _rate(run: Campaign, arm: str, entry: Mapping[str, Any]) -> Html:
@@ -81,7 +93,7 @@ def _lines(texts: Iterable[Any]) -> Html | None:
 
 
 def _what_was_run(run: Campaign) -> Html:
-    episodes = sum(s["success"]["n"] for s in run.summaries.values())
+    episodes = sum(sum(s["outcomes"].values()) for s in run.summaries.values())
     rounds = sum(s["routes"]["n"] for s in run.summaries.values())
     seeds = sorted({s["seed"] for s in run.summaries.values()})
     return page.inline(
@@ -117,15 +129,20 @@ def _how_fast(run: Campaign) -> Html | None:
     times = {route: run.profile.loc[run.profile["route"] == route, "policy_ms"] for route in ("draft", "full")}
     found = {route: statistics.latency(values) for route, values in times.items()}
     lines: list[str | Html] = []
+    synchronised = "synchronised" if run.profile["synchronized"].eq(True).all() else "not synchronised"
+    # Another's record does not say that rounds were alone on the device.
+    how = f"{synchronised}, {'batch 1' if run.whose(None) == 'ours' else run.whose(None)}"
     if found["draft"].p50 and found["full"].p50:
         ratio = found["full"].p50.value / found["draft"].p50.value
         lines.append(
             f"A draft round takes {milliseconds(found['draft'].p50.value)}, a full round "
             f"{milliseconds(found['full'].p50.value)} (medians of policy time, n = {found['draft'].n} and "
-            f"{found['full'].n}, synchronised, batch 1): {ratio:.1f} times as long."
+            f"{found['full'].n}, {how}): {ratio:.1f} times as long."
         )
     elif found["full"].p50:
-        lines.append(f"A full round takes {milliseconds(found['full'].p50.value)} (median, n = {found['full'].n}).")
+        lines.append(
+            f"A full round takes {milliseconds(found['full'].p50.value)} (median, n = {found['full'].n}, {how})."
+        )
     for arm, summary in run.plain_summaries.items():
         if summary["routes"]["draft"] and not has_fault(summary):
             routes = summary["routes"]

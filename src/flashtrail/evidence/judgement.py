@@ -50,7 +50,7 @@ def not_tested(reason: str) -> Judgement:
 def arm_episodes(campaign: Campaign, arm: str) -> pd.DataFrame | None:
     """Return an arm's judged episodes in the order of their keys, or None.
 
-    Infrastructure errors never get this far: the merge stops at them.
+    Infrastructure errors never get this far: `endings.judged` leaves them out, and of our own runs the merge stops.
     """
     episodes = campaign.judged(arm)
     return episodes if len(episodes) else None

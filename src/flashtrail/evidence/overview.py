@@ -63,7 +63,7 @@ def header(run: Campaign, title: str) -> Html:
         text = "Simulated data: these numbers test the report. They are not evidence about any policy."
         parts.append(f'<p class="warning">{text}</p>')
     if run.imported:
-        text = f"Imported, not run here: {listed(run.imported)}. What that record does not say is left empty."
+        text = f"Imported, not run here: {'; '.join(run.imported)}. What that record does not say is left empty."
         parts.append(f'<p class="note">{page.html(text)}</p>')
     ways = [page.link(path.stem, path.name) for path in run.files("chapters")]
     index = links.index(run.files("page_index"))
@@ -133,10 +133,12 @@ def provenance_table(run: Campaign) -> Html:
                 "states": integers(summary["init_states"]) if summary else None,
                 **{key: page.code((entry.get(key) or "\u2013")[:16]) for key in digests},
                 "device": entry.get("device") or None,
+                "from": entry.get("imported") or "run here",
                 "time": VERIFY_TIMES.get(entry.get("official_time_bias", "")),
             }
         )
     heads = {"arm": "Arm", "states": "Init states", **digests, "device": "Device", "time": "Verification times"}
+    heads |= {"from": "Imported from"} if run.imported else {}
     return page.table(rows, heads, caption="What each arm ran with (digests, first 16 characters)", stacked=True)
 
 

@@ -27,7 +27,7 @@ from flashtrail.evidence import layout
 
 _SOURCE = Path(__file__).resolve().parents[2]
 _FOOTER = (
-    "Made by FLASHTrail. Every number comes from the tables of this run; the executed notebook lies beside this page."
+    "Made by FLASHTrail. Every number comes from the tables that the page names; the executed notebook lies beside it."
 )
 
 

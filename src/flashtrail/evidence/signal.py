@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from flashtrail.evidence import discrimination, resampling, statistics
+from flashtrail.evidence import discrimination, endings, resampling, statistics
 from flashtrail.evidence.tables import EPISODE_KEY
 
 STEP_HZ = 20
@@ -38,8 +38,8 @@ def analyse(episodes: pd.DataFrame, rounds: pd.DataFrame, control: Mapping[str, 
     if not len(frame) or not (frame["route"] == "draft").any():
         return {"draft_rounds": 0}
     found = {"draft_rounds": int((frame["route"] == "draft").sum()), "acceptance": acceptance(frame, control)}
-    if frame["env_step"].isna().any():
-        return found | {"window": None}  # an imported run may not say when its rounds were
+    if frame[["env_step", "steps"]].isna().any(axis=None):
+        return found | {"window": None}  # an imported run may not say when its rounds were, or how long it took
     step = window(episodes)
     return found | {
         "window": step,
@@ -52,9 +52,7 @@ def analyse(episodes: pd.DataFrame, rounds: pd.DataFrame, control: Mapping[str, 
 
 def _joined(episodes: pd.DataFrame, rounds: pd.DataFrame) -> pd.DataFrame:
     """Return the rounds of drafting arms with their episode's end, number and stratum, and one column per signal."""
-    ends = episodes.loc[
-        episodes["outcome"] != "error", [*EPISODE_KEY, "policy", "success", "steps", "draft_rounds"]
-    ].copy()
+    ends = endings.judged(episodes)[[*EPISODE_KEY, "policy", "success", "steps", "draft_rounds"]].copy()
     ends = ends[ends.groupby("arm")["draft_rounds"].transform("sum") > 0]
     ends["episode"] = np.arange(len(ends))
     frame = rounds.merge(ends, on=list(EPISODE_KEY), how="inner").sort_values(["episode", "round"])
@@ -76,7 +74,7 @@ def window(episodes: pd.DataFrame) -> int:
 
     Without a successful episode it is half the longest episode.
     """
-    won = episodes.loc[episodes["success"].astype(bool), "steps"]
+    won = episodes.loc[episodes["success"].astype(bool), "steps"].dropna()
     return int(np.quantile(won, 0.1)) if len(won) else int(episodes["steps"].max() // 2)
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from flashtrail.errors import UserError
-from flashtrail.evidence import keys, resampling, running, statistics, tables
+from flashtrail.evidence import endings, keys, resampling, running, statistics, tables
 from flashtrail.evidence.tables import EPISODE_KEY, FALLBACK_CAUSES, OUTCOMES, ROUTES
 
 EXEC_STEPS = 12  # the longest accepted prefix, and what a full round reports
@@ -61,14 +61,14 @@ def summary(episodes: pd.DataFrame, rounds: pd.DataFrame) -> dict[str, Any]:
         "suite": _one(episodes["suite"]),
         "seed": int(episodes["seed"].iloc[0]),
         "init_states": [int(x) for x in sorted(episodes["init_state"].unique())],
-        "success": _count(episodes),
+        "success": _count(endings.judged(episodes)),
         "tasks": [
-            {"task_id": int(task), "task": part["task"].iloc[0], **_count(part)}
+            {"task_id": int(task), "task": part["task"].iloc[0], **_count(endings.judged(part))}
             for task, part in episodes.groupby("task_id")
         ],
         "outcomes": {name: int((episodes["outcome"] == name).sum()) for name in OUTCOMES},
-        "steps": _mean_by_success(episodes, "steps"),
-        "rounds": _mean_by_success(episodes, "rounds"),
+        "steps": _mean_by_success(endings.judged(episodes), "steps"),
+        "rounds": _mean_by_success(endings.judged(episodes), "rounds"),
         "routes": route_mix(rounds),
         "accepted_prefix": accepted_prefix(rounds),
         "latency": {
@@ -112,7 +112,7 @@ def _count(episodes: pd.DataFrame) -> dict[str, Any]:
 
 def _mean_by_success(episodes: pd.DataFrame, column: str) -> dict[str, float | None]:
     parts = {"all_episodes": episodes, "successful_episodes": episodes[episodes["success"]]}
-    return {scope: float(part[column].mean()) if len(part) else None for scope, part in parts.items()}
+    return {scope: float(part[column].mean()) if part[column].notna().any() else None for scope, part in parts.items()}
 
 
 def route_mix(rounds: pd.DataFrame) -> dict[str, Any]:
@@ -230,7 +230,7 @@ def bookkeeping(episodes: pd.DataFrame, rounds: pd.DataFrame) -> dict[str, int]:
     # Under a running clock steps are taken while a round is under way, too.
     taken = rounds["executed"] + rounds["waited_steps"].fillna(0)
     actions = np.bincount(place, taken.to_numpy(float), n)
-    agrees = (
+    agrees = episodes["rounds"].isna().to_numpy() | (  # none on record: an imported run without its rounds
         (episodes["rounds"].to_numpy() == count)
         & (episodes["draft_rounds"].to_numpy() == drafts)
         & (episodes["full_rounds"].to_numpy() == count - drafts)
@@ -243,7 +243,7 @@ def guard_counters(rounds: pd.DataFrame) -> dict[str, int] | None:
     """Return what the guard did, or None where there was none.
 
     hits: unhealthy rounds that got the cached frame (of an oracle: the undamaged one); masked: those in which the view
-    was declared missing; misses: those that passed as they were; updates: healthy rounds that renewed the cache.
+    was declared missing; misses: those that passed as they were; updates: healthy rounds, which renew the cache.
     """
     watched = rounds[rounds["healthy"].notna()]
     if not len(watched):

@@ -131,6 +131,7 @@ PROFILE = _schema(
     ("draft_ms", _F64, "null"),
     ("verify_ms", _F64, "null"),
     ("policy_ms", _F64),
+    ("roundtrip_ms", _F64, "null"),  # at the client; null: timed without one
     ("synchronized", _BOOL),
     ("warmup", _BOOL),
     ("prompt", _STR),
@@ -145,7 +146,12 @@ UNVERIFIED: dict[str, Any] = dict.fromkeys(
 SCHEMAS = {"episodes": EPISODES, "rounds": ROUNDS, "steps": STEPS}
 
 # What another client's record may not say: empty in imported tables (metadata `imported`), never in our own.
-UNKNOWN_IF_IMPORTED = frozenset(("wall_s", "started_at", "env_step", "synchronized", "condition_applied", "noise_seed"))
+UNKNOWN_IF_IMPORTED = frozenset(
+    (
+        *("wall_s", "started_at", "env_step", "synchronized", "condition_applied", "noise_seed", "steps"),
+        *("rounds", "full_rounds", "draft_rounds", "executed_actions"),  # of an episode whose rounds are not on record
+    )
+)
 
 
 def to_table(rows: Sequence[Mapping[str, Any]] | pa.Table, schema: pa.Schema) -> pa.Table:

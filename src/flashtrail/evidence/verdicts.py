@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from flashtrail.evidence import claims as types
-from flashtrail.evidence import power, published, statistics, success_verdicts
+from flashtrail.evidence import endings, power, published, statistics, success_verdicts
 from flashtrail.evidence.campaign import Campaign
 from flashtrail.evidence.judgement import Judgement, not_tested, rows_of, scope_of, tested_on
 from flashtrail.evidence.power import Plan
@@ -153,7 +153,7 @@ def plan_words(plan: Plan) -> str:
 def _judge_records(claim: types.RecordsClaim, campaign: Campaign, alpha: float) -> Judgement:
     records = campaign.records(claim.of)
     if not records:
-        return not_tested("this run has no such record")
+        return not_tested("there is no such record")
     failed = [
         f"{policy}: {reason}"
         for policy, record in records.items()
@@ -210,7 +210,7 @@ def _at(record: Any, path: str) -> Any:
 def _judge_episodes_complete(claim: types.EpisodesCompleteClaim, campaign: Campaign, alpha: float) -> Judgement:
     smokes = campaign.smoke_episodes()
     if not smokes:
-        return not_tested("this run has no smoke test")
+        return not_tested("there is no smoke test")
     complete = {policy: int((frame["outcome"] != "error").sum()) for policy, frame in smokes.items()}
     broken = {policy: int((frame["outcome"] == "error").sum()) for policy, frame in smokes.items()}
     good = all(complete[p] >= claim.at_least and not broken[p] for p in smokes)
@@ -231,8 +231,8 @@ def _judge_episodes_complete(claim: types.EpisodesCompleteClaim, campaign: Campa
 def _judge_latency(claim: types.LatencyClaim, campaign: Campaign, alpha: float) -> Judgement:
     profile = campaign.profile
     if not len(profile):
-        return not_tested("this run has no profile")
-    if not profile["synchronized"].all():
+        return not_tested("there is no profile")
+    if not profile["synchronized"].eq(True).all():
         return not_tested("the profile's device was not synchronised at the edges of a round")
     times = {route: profile.loc[profile["route"] == route, "policy_ms"] for route in ("draft", "full")}
     found = statistics.median_ratio(times["draft"], times["full"], 1 - alpha)
@@ -256,7 +256,7 @@ def _judge_latency(claim: types.LatencyClaim, campaign: Campaign, alpha: float) 
         {"ratio": asdict(found), **{route: value.as_dict() for route, value in medians.items()}, "below": claim.below},
         f"{p50['draft']} vs {p50['full']}; \u00d7{found.ratio:.2f} "
         f"[{found.interval.low:.2f}, {found.interval.high:.2f}]",
-        tested_on(policies=sorted(set(profile["policy"])), devices=sorted(set(profile["device"]))),
+        tested_on(policies=sorted(set(profile["policy"])), devices=sorted(set(profile["device"]) - {""})),
         {"profile": {route: len(values) for route, values in times.items()}},
         found.p,
         lambda alpha: power.ratio_plan(
@@ -322,7 +322,7 @@ def _judge_published(claim: types.PublishedClaim, campaign: Campaign, alpha: flo
     policies = sorted(campaign.episodes["policy"].unique())
     suites = sorted(campaign.episodes["suite"].unique())
     words = f"Quoted, not tested: it is about {claim.policy} (here: {listed(policies)}) on {listed(claim.suites)} "
-    words += f"(here: {listed(suites)}), on hardware that is not this run's."
+    words += f"(here: {listed(suites)}), on hardware that is not the one here."
     figures = campaign.published
     if claim.counts is None or figures is None:
         return Judgement("not_tested", words, {"reference": claim.reference})
@@ -397,14 +397,18 @@ def _judge_published_mixture(claim: types.PublishedMixtureClaim, campaign: Campa
 def _judge_bookkeeping(claim: types.BookkeepingClaim, campaign: Campaign, alpha: float) -> Judgement:
     summaries = campaign.summaries
     if not summaries:
-        return not_tested("this run has no summary")
+        return not_tested("there is no summary")
     failed: list[str] = []
     for arm, summary in summaries.items():
         episodes = campaign.of_arm("episodes", arm)
-        counted = (int(episodes["success"].sum()), len(episodes))
+        counted = (int(episodes["success"].sum()), len(endings.judged(episodes)))
         if (summary["success"]["k"], summary["success"]["n"]) != counted:
             found = f"{summary['success']['k']}/{summary['success']['n']}"
             failed.append(f"{arm}: the summary says {found}, the rows {counted[0]}/{counted[1]}")
+        errors = len(episodes) - counted[1]
+        if summary["outcomes"]["error"] != errors:
+            said = plural(summary["outcomes"]["error"], "infrastructure error")
+            failed.append(f"{arm}: the summary says {said}, the rows {errors}")
         odd = summary["bookkeeping"]["episodes_at_odds"]
         if odd:
             failed.append(f"{arm}: {plural(odd, 'episode')} whose counters differ from their rounds")

@@ -84,6 +84,11 @@ def quantile(q: Quantile | None) -> str:
     return f"{three_digits(q.value)} [{three_digits(q.interval.low)}, {three_digits(q.interval.high)}]"
 
 
+def whole(value: Any) -> str:
+    """A count from a column that may have holes: 120.0 -> ``120``, a hole -> a dash."""
+    return DASH if value is None or value != value else f"{int(value)}"
+
+
 def integers(values: Iterable[int]) -> str:
     """0,1,2,5 -> ``0-2, 5`` with en dashes."""
     runs: list[list[int]] = []

@@ -1,0 +1,97 @@
+"""``flashtrail import-run``: other people's runs into our tables, by one command a run or a stage.
+
+Knows flags and exit codes; reading is in official.py and csv_run.py, putting on disk in writing.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from flashtrail.errors import UserError
+from flashtrail.imports import csv_run, official, writing
+from flashtrail.imports.cells import INT64
+from flashtrail.imports.columns import Columns
+from flashtrail.imports.record import Imported
+
+_SHOWN = 40  # problems printed; all of them are in import.json
+
+
+class Import:
+    """``flashtrail import-run DIR``."""
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        """Add the command's flags."""
+        add = parser.add_argument
+        add("source", type=Path, nargs="+", metavar="SOURCE", help="a run directory; with --csv, the CSV files")
+        add("--csv", action="store_true", help="the sources are CSV files of rounds, of episodes or of both")
+        add("--out", type=Path, required=True, metavar="DIR", help="where tables/ARM/ and profile/NAME/ go")
+        add("--replace", action="store_true", help="an arm that is there already goes, with all that it came with")
+        add("--arm", type=_name, help="name of the arm (default: the run's id; of CSV rows, condition or run_name)")
+        add("--policy", type=_name, default="unknown", help="name of the policy; the record does not say it")
+        add("--device", type=_name, default="", help="the device it ran on; the record does not say it")
+        add("--whose", type=_name, default="", metavar="NAME", help="whose run it is, as resources/published has it")
+        add("--seed", type=int, help="with --csv: the run's seed, where the files have no such column")
+        add("--skip-bad-rows", action="store_true", help="write what can be read although rows are bad, and exit 0")
+        csv = parser.add_argument_group("columns of CSV files (OURS: a name of docs/evidence.md, Bring your own run)")
+        for flag, value, words in (
+            ("--map", "OURS=THEIRS", "a column that has another name"),
+            ("--constant", "OURS=VALUE", "a column that a file lacks"),
+            ("--warmup", "OURS=VALUE,...", "rows that are warm-up: all of these values"),
+        ):
+            csv.add_argument(flag, action="append", default=[], metavar=value, help=f"{words}; may be repeated")
+
+    @staticmethod
+    def run(arguments: argparse.Namespace) -> int:
+        """Read, say what is wrong by file and line, and write; with a bad row nothing is written unless asked."""
+        found = _read(arguments)
+        for problem in found.problems[:_SHOWN]:
+            print(problem, file=sys.stderr)
+        if len(found.problems) > _SHOWN:
+            print(f"... and {len(found.problems) - _SHOWN} more", file=sys.stderr)
+        for name, count in ((name, count) for name, count in found.counts().items() if count["read"]):
+            words = f"{name}: {count['read']} read, {count['kept']} kept, {count['left_out']} left out"
+            print(words + (f", {count['warmup']} warm-up" if count["warmup"] else ""))
+        for file, names in found.unread.items():
+            if names:
+                print(f"{file}: columns not read: {', '.join(names)}")
+        if found.rows["profile"]:
+            print(f"rounds without episodes: a profile, {found.warm_rounds()} of them warm-up; success cannot be told")
+        if found.problems and not arguments.skip_bad_rows:
+            n = len(found.problems)
+            words = f"{n} problem{'s' * (n != 1)}, nothing written; fix the rows or say --skip-bad-rows"
+            print(f"error: {words}", file=sys.stderr)
+            return 1
+        new, gone = writing.write(found, arguments.out, arguments.device, arguments.whose, arguments.replace)
+        if gone:
+            print(f"went with what was replaced: {', '.join(gone)}")
+        print(f"{arguments.out}: {', '.join(new)}; flashtrail report-run {arguments.out} makes the report")
+        return 0
+
+
+def _name(word: str) -> str:
+    """Return a name from the command line; one that UTF-8 cannot hold could not be written to any table."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{word!r} is not UTF-8 text") from None
+    return word
+
+
+def _read(arguments: argparse.Namespace) -> Imported:
+    said = Columns.said(arguments.map, arguments.constant, arguments.warmup)
+    if arguments.csv:
+        if arguments.seed is not None and not 0 <= arguments.seed <= INT64:
+            raise UserError(f"--seed {arguments.seed}: a seed is a whole number from 0 to {INT64}")
+        return csv_run.read_csv(
+            arguments.source, arguments.policy, arguments.seed, arguments.arm, said, arguments.device
+        )
+    if arguments.map or arguments.constant or arguments.warmup:
+        raise UserError("--map, --constant and --warmup are for CSV files: say --csv")
+    if arguments.source[0].is_file():
+        raise UserError(f"{arguments.source[0]} is a file, not a run directory: for CSV files say --csv")
+    if len(arguments.source) != 1:
+        raise UserError("give one run directory at a time, or --csv with CSV files")
+    return official.read_run(arguments.source[0], arguments.policy, arguments.arm)

@@ -1,0 +1,258 @@
+"""Per-round and per-episode CSV files with the reproduction's columns (docs/reference/FLASH.md, G) as our tables.
+
+A file with the column of rounds (``infer_id``) holds rounds, another one episodes. Either kind suffices: episodes alone
+give success, rounds alone a profile, since no rate can be had from rounds. A round belongs to the episode that has its
+task, its number and every further name (run, condition, suite) that all files have. Knows the columns by their official
+names; what a round becomes is in record.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flashtrail.errors import UserError
+from flashtrail.evidence import tables
+from flashtrail.imports import columns
+from flashtrail.imports.cells import INT64, BadRow, Row, called, empty, number, text, told, whole, whole_or_none
+from flashtrail.imports.columns import Columns
+from flashtrail.imports.delimited import Delimited
+from flashtrail.imports.record import Imported, Problem, check_whole, episode_row, round_row, route_of, times
+
+_NAMES = ("run_name", "condition", "task_suite_name")  # may tell episodes apart beside task and number
+_ROUND = ("task_id", "episode_idx", "infer_id", "route_type")
+_TIMES = ("policy_time_ms", "serve_time_ms", "client_roundtrip_ms")
+_NEEDED = {
+    "rounds": (*_ROUND, "accepted_prefix_len", "chunk_exec_len", *_TIMES),
+    "episodes": ("task_suite_name", "task_id", "episode_idx", "completed", "success"),
+    "profile": (*_ROUND, *_TIMES),
+}
+_COUNTED = ("rounds", "full_rounds", "draft_rounds", "executed_actions")  # unknown where there is no file of rounds
+Place = tuple[Any, ...]
+
+
+class CsvRun:
+    """Reads the CSV files of one run, or of one stage of several arms."""
+
+    def __init__(
+        self,
+        files: Sequence[str | Path],
+        policy: str,
+        seed: int | None = None,
+        arm: str | None = None,
+        said: Columns | None = None,
+        device: str = "",
+    ) -> None:
+        self.policy, self.seed, self.arm, self.device, self.said = policy, seed, arm, device, said or Columns()
+        self.files = [Delimited(path, self.said.known) for path in map(Path, files)]
+        self.said.check({str(file.path): file.header for file in self.files})
+        names = sorted({file.path.name for file in self.files})
+        self.result = Imported(origin=f"CSV file{'s' * (len(names) > 1)} {', '.join(names)}")
+        self.result.files += [file.path for file in self.files]
+        self.result.unread = {file.path.name: self.said.unused(file.header) for file in self.files}
+        kinds = {file.path: "rounds" if "infer_id" in self._places(file) else "episodes" for file in self.files}
+        self.kinds = set(kinds.values())
+        if self.kinds == {"rounds"}:
+            kinds = dict.fromkeys(kinds, "profile")
+        self.of = {kind: [f for f in self.files if kinds[f.path] == kind] for kind in _NEEDED}
+        for kind, found in self.of.items():
+            for file in found:
+                self._check_columns(file, kind)
+        self.shared = [name for name in _NAMES if all(name in self._places(file) for file in self.files)]
+        self.rounds: dict[Place, list[tuple[Row, dict[str, Any]]]] = {}
+        self.where: dict[Place, tuple[str, int]] = {}  # of rounds that no episode has claimed
+        self.seen: dict[Place, tuple[str, int]] = {}  # of episodes
+        self.repeats: dict[tuple[Any, ...], int] = {}
+
+    def read(self) -> Imported:
+        """Return the rows of all files; UserError where no row at all can be kept, or names contradict each other."""
+        if self.of["profile"]:
+            self.result.profile = self.arm or self.of["profile"][0].path.stem
+            self._each("profile", self._profile)
+        self._each("rounds", self._round)
+        self._each("episodes", self._episode)
+        for place, (name, line) in self.where.items():
+            words = f"{len(self.rounds[place])} rounds of an episode that no (good) row of the episodes has"
+            self.result.problems.append(Problem(name, line, f"{words}: {_words(self.shared, place)}"))
+        check_whole(self.result)
+        return self.result
+
+    # --- columns ---
+
+    def _places(self, file: Delimited) -> set[str]:
+        return {*self.said.places(file.header), *self.said.constant_cells(file.header)}
+
+    def _check_columns(self, file: Delimited, kind: str) -> None:
+        have = self._places(file)
+        for name in _NEEDED[kind]:
+            if name not in have:
+                ours = columns.ours(name)
+                words = f"{file.path} has no column {name!r}, which a CSV of {kind} needs"
+                raise UserError(f"{words}: say --map {ours}=THEIRS or --constant {ours}=VALUE")
+        rules = [rule for rule in self.said.warmup if "round" in rule]
+        if rules and kind != "profile":
+            raise UserError(
+                "--warmup with a round: an episode cannot lose single rounds, its counts would not be its rows; such "
+                "a rule is for a profile (rounds alone)"
+            )
+
+    def _each(self, kind: str, taker: Callable[[Delimited, int, Row], None]) -> None:
+        for file in self.of[kind]:
+            before = self.result.read[kind]
+            for line, row in self._rows(file, kind):
+                try:
+                    taker(file, line, row)
+                except BadRow as error:
+                    self.result.problems.append(Problem(file.path.name, line, str(error)))
+                    self._excuse(kind, row)
+            if self.result.read[kind] == before:
+                raise UserError(f"{file.path} has a header and no rows")
+
+    def _rows(self, file: Delimited, kind: str) -> Iterator[tuple[int, Row]]:
+        places, constants = self.said.places(file.header), self.said.constant_cells(file.header)
+        names, width = self.said.called(file.header), len(file.header)
+        for line, cells in file.rows():
+            self.result.read[kind] += 1
+            if len(cells) != width:
+                words = f"has {len(cells)} cells, the header {width}"
+                self.result.problems.append(Problem(file.path.name, line, words))
+                continue
+            row = Row({**constants, **{name: cells[place] for name, place in places.items()}}, names)
+            if kind != "profile" and self.said.is_warmup(row, file.path):
+                self.result.warmup[kind] += 1
+                continue
+            yield line, row
+
+    def _place(self, row: Row) -> Place:
+        names = [text(row, name) for name in self.shared]
+        for name, value in zip(self.shared, names, strict=True):
+            if value is None:
+                raise BadRow(f"{called(row, name)} is missing")
+        return (*names, whole(row, "task_id"), whole(row, "episode_idx"))
+
+    def _excuse(self, kind: str, row: Row) -> None:
+        """Let the rounds of an episode whose row is bad go with it: one problem, one line."""
+        try:
+            if kind == "episodes":
+                self.where.pop(self._place(row), None)
+        except BadRow:
+            pass  # the row does not say which episode it is of, so its rounds are named by themselves
+
+    # --- rows ---
+
+    def _round(self, file: Delimited, line: int, row: Row) -> None:
+        place = self._place(row)
+        before = self.rounds.setdefault(place, [])
+        found = round_row(row, [earlier for earlier, _ in before[-1:]])
+        for name in _NAMES:
+            if before and text(row, name) != text(before[0][0], name):
+                said = f"{row.get(name)!r}, {before[0][0].get(name)!r} in the episode's earlier rounds"
+                raise BadRow(f"{called(row, name)} is {said}")
+        before.append((row, found))
+        self.where.setdefault(place, (file.path.name, line))
+
+    def _profile(self, file: Delimited, line: int, row: Row) -> None:
+        route = route_of(row)
+        place = (file.path, *(text(row, n) for n in _NAMES), whole(row, "task_id"), whole(row, "episode_idx"))
+        place += (whole(row, "infer_id"),)
+        if place in self.seen:
+            raise BadRow(f"the round of line {self.seen[place][1]} again")
+        self.seen[place] = (file.path.name, line)
+        found = {name: value for name, value in times(row, route).items() if name != "serve_ms"}
+        found |= {"policy": self.policy, "route": route, "sample": len(self.result.rows["profile"])}
+        found |= {"warmup": self.said.is_warmup(row, file.path), "prompt": self._task(row), "device": self.device}
+        stages = {name: found.get(name) for name in tables.PROFILE.names}
+        self.result.rows["profile"].append(stages)
+
+    def _episode(self, file: Delimited, line: int, row: Row) -> None:
+        place = self._place(row)
+        if place in self.seen:
+            earlier = ":".join(map(str, self.seen[place]))
+            raise BadRow(f"the episode of {earlier} again ({_words(self.shared, place)}); import it as another --arm")
+        self.seen[place] = (file.path.name, line)
+        found = self.rounds.get(place, [])
+        key = self._key(row, found[0][0] if found else {})
+        end, steps = _end(row), whole_or_none(row, "steps")
+        run = text(row, "run_name") or (text(found[0][0], "run_name") if found else None) or file.path.stem
+        common = {"run_id": run, "policy": self.policy, "task": self._task(row), "seed": self._seed(row)}
+        rounds = [{**key, **of_round} for _, of_round in found]
+        counts = {"steps": steps, "executed_actions": sum(r["executed"] for r in rounds)}
+        episode = episode_row(common, key, end, rounds) | counts | {"video": text(row, "video_path")}
+        if "rounds" in self.kinds:
+            self._agree(file, line, row, episode)
+        else:
+            episode |= dict.fromkeys(_COUNTED)
+        self.where.pop(place, None)
+        self.result.rows["episodes"].append(episode)
+        self.result.rows["rounds"] += rounds
+
+    def _key(self, row: Row, of_rounds: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the episode's key. Episodes of one initial state are told apart as its repeats, in their order."""
+        suite = text(row, "task_suite_name")
+        if suite is None:
+            raise BadRow(f"{called(row, 'task_suite_name')} is missing")
+        said = self.arm or text(of_rounds, "condition") or text(row, "condition") or text(row, "run_name")
+        arm = said or text(of_rounds, "run_name")
+        if arm is None:
+            raise BadRow("neither condition nor run_name says which arm it is: say --arm")
+        start = "episode_idx" if empty(row, "init_state") else "init_state"
+        state = (arm, suite, whole(row, "task_id"), whole(row, start))
+        repeat = whole_or_none(row, "repeat")
+        if repeat is None:
+            repeat = self.repeats.get(state, 0) if start == "init_state" else 0
+        names = (*state, repeat)
+        if names in self.repeats:
+            raise BadRow(f"another episode of {'/'.join(map(str, names))}; give each its own --arm")
+        self.repeats |= {names: 1, state: self.repeats.get(state, 0) + 1}
+        return dict(zip(tables.EPISODE_KEY, names, strict=True))
+
+    def _agree(self, file: Delimited, line: int, row: Row, episode: Mapping[str, Any]) -> None:
+        """Name an episode whose rounds are not those that it counts; the rounds are what is kept."""
+        said, n = number(row, "infer_calls"), episode["rounds"]
+        if said is not None and said != n:
+            words = f"{called(row, 'infer_calls')} is {said:g}, but {n} rounds of the episode could be read"
+            self.result.problems.append(Problem(file.path.name, line, words))
+        elif said is None and not n and episode["outcome"] != "error":
+            self.result.problems.append(Problem(file.path.name, line, "no round of this episode could be read"))
+
+    def _task(self, row: Row) -> str:
+        return text(row, "task_description") or f"task {whole(row, 'task_id')}"
+
+    def _seed(self, row: Row) -> int:
+        if not empty(row, "seed"):
+            return whole(row, "seed", INT64)
+        if self.seed is None:
+            raise UserError("these CSV files do not name the run's seed: say it with --seed")
+        return self.seed
+
+
+def _end(row: Row) -> tuple[str, str | None]:
+    """Return outcome and error: an episode that was not completed was ended by infrastructure, not by the policy."""
+    success, completed = told(row, "success"), told(row, "completed")
+    if success and not completed:
+        raise BadRow(f"{called(row, 'success')} without {called(row, 'completed')}")
+    reason = text(row, "failure_reason") or text(row, "failure_mode") or "no reason recorded"
+    return ("success", None) if success else ("horizon", None) if completed else ("error", reason)
+
+
+def _words(shared: Sequence[str], place: Place) -> str:
+    *names, task, episode = place
+    said = [f"{name} {value}" for name, value in zip(shared, names, strict=True)]
+    return ", ".join([*said, f"task {task}", f"episode {episode}"])
+
+
+def read_csv(
+    files: Sequence[str | Path],
+    policy: str,
+    seed: int | None = None,
+    arm: str | None = None,
+    said: Columns | None = None,
+    device: str = "",
+) -> Imported:
+    """Read CSV files of rounds, of episodes or of both, in any order of the files.
+
+    An episode's arm is `arm`, or else the `condition` of its rounds or its own, or else its run_name. Its initial state
+    is `init_state` where there is such a column, else its number. `seed` is for files that have no such column.
+    """
+    return CsvRun(files, policy, seed, arm, said, device).read()

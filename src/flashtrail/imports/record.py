@@ -1,0 +1,197 @@
+"""What an import brings in: rows of our tables, what was left out and why, and what a round and an episode become.
+
+The same for every format. Knows the official column names and our tables; opens no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flashtrail.errors import UserError
+from flashtrail.evidence import tables
+from flashtrail.imports.cells import (
+    BadRow,
+    called,
+    duration,
+    flag,
+    number,
+    text,
+    whole,
+    whole_or_none,
+)
+
+_STAGES = {
+    "full": {"encoder_ms": "encoder_ms", "prefill_ms": "vlm_prefill_ms", "denoise_ms": "full_fallback_ms"},
+    "draft": {"encoder_ms": "encoder_ms", "draft_ms": "draft_ms", "verify_ms": "action_verify_ms"},
+}
+_UNTOLD = {f.name: None for f in tables.ROUNDS if f.nullable}  # a column that no official record has stays empty
+_KINDS = (*tables.SCHEMAS, "profile")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with one row; `line` counts from 1, 0 where the whole file is meant."""
+
+    file: str
+    line: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.text}" if self.line else f"{self.file}: {self.text}"
+
+
+@dataclass
+class Imported:
+    """Rows of our tables (and of a profile), how many rows were read for them, what was wrong, and the files."""
+
+    rows: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {name: [] for name in _KINDS})
+    read: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_KINDS, 0))
+    warmup: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_KINDS, 0))  # left out by the user's own rule
+    problems: list[Problem] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    origin: str = ""
+    profile: str = ""  # name of the profile, where there is one
+    unread: dict[str, list[str]] = field(default_factory=dict)  # columns of a CSV file that nothing reads, by file
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return rows read, kept, left out as warm-up and left out because they are bad, by table."""
+        return {
+            name: {
+                "read": self.read[name],
+                "kept": len(rows),
+                "warmup": self.warmup[name],
+                "left_out": self.read[name] - len(rows) - self.warmup[name],
+            }
+            for name, rows in self.rows.items()
+            if self.read[name] or name != "profile"
+        }
+
+    def said(self, source: str = "") -> str:
+        """Return source, origin and how many rows are not in the tables, as every page says it."""
+        counts = self.counts().items()
+        lost = [f"{c['left_out']} of {c['read']} {name}" for name, c in counts if c["left_out"]]
+        warm = [f"{c['warmup']} of {c['read']} {name}" for name, c in counts if c["warmup"]]
+        warm += [f"{n} of {len(self.rows['profile'])} rounds of the profile"] if (n := self.warm_rounds()) else []
+        parts = [f"left out because they could not be read: {', '.join(lost)}"] if lost else []
+        parts += [f"left out as warm-up: {', '.join(warm)}"] if warm else []
+        return (f"{source}: " if source else "") + self.origin + (f" ({'; '.join(parts)})" if parts else "")
+
+    def warm_rounds(self) -> int:
+        """Return how many rows of the profile are marked as warm-up; they stay in the table."""
+        return sum(bool(row["warmup"]) for row in self.rows["profile"])
+
+    def arms(self) -> list[str]:
+        """Return the arms of the episodes, in their order."""
+        return list(dict.fromkeys(row["arm"] for row in self.rows["episodes"]))
+
+
+def check_whole(found: Imported) -> None:
+    """Refuse, by name, an arm of two suites or seeds and a task number with two texts: which one would a page name?"""
+    for column in ("suite", "seed"):
+        seen: dict[str, Any] = {}
+        for row in found.rows["episodes"]:
+            first = seen.setdefault(row["arm"], row[column])
+            if first != row[column]:
+                words = f"{found.origin}: arm {row['arm']!r} holds two {column}s ({first} and {row[column]})"
+                raise UserError(f"{words}; import them apart, each with its own --arm")
+    texts: dict[tuple[str, int], str] = {}
+    for row in found.rows["episodes"]:
+        first = texts.setdefault((row["suite"], row["task_id"]), row["task"])
+        if first != row["task"]:
+            words = f"task {row['task_id']} of {row['suite']} has two texts ({first!r} and {row['task']!r})"
+            raise UserError(f"{found.origin}: {words}; they are two tasks: give each its own number")
+
+
+# --- one round, whatever the container ---
+
+
+def round_row(row: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return one inference record as a row of `rounds`, without the episode's key.
+
+    `before` are the source rows of the episode so far. A stage that the route does not run is empty, not the zero
+    that the official record writes. Guard columns are there in the reproduction's stage-7 CSV only.
+    """
+    route = route_of(row)
+    index, accepted, executed = whole(row, "infer_id"), whole(row, "accepted_prefix_len"), whole(row, "chunk_exec_len")
+    if before and index <= whole(before[-1], "infer_id"):
+        raise BadRow(f"infer_id {index} after {before[-1]['infer_id']}: doubled or out of order")
+    if executed > accepted:
+        raise BadRow(f"chunk_exec_len {executed} exceeds accepted_prefix_len {accepted}")
+    seen = number(row, "stage7_cache_age_queries")
+    return {
+        **_UNTOLD,
+        "round": index,
+        "env_step": whole_or_none(row, "env_step"),
+        "route": route,
+        "accepted_prefix": accepted,
+        "executed": executed,
+        "radius": number(row, "radius_dist_mean") if route == "draft" else None,
+        "fallback_cause": fallback_cause(route, index, before),
+        **times(row, route),
+        "condition_applied": flag(row, "stage5_perturb_applied"),
+        "health_std": number(row, "stage7_wrist_health_std"),
+        "health_range": number(row, "stage7_wrist_health_range"),
+        "healthy": flag(row, "stage7_wrist_healthy"),
+        "cache_hit": flag(row, "stage7_cache_hit"),
+        "cache_age": None if seen is None or seen < 0 else whole(row, "stage7_cache_age_queries"),
+        "replaced": flag(row, "stage7_image_replaced"),
+        "noise_seed": None,
+    }
+
+
+def route_of(row: Mapping[str, Any]) -> str:
+    """Return the route of a round; BadRow for a word that is none."""
+    route = text(row, "route_type")
+    if route not in tables.ROUTES:
+        raise BadRow(f"{called(row, 'route_type')} is {route!r}, neither full nor draft")
+    return route
+
+
+def times(row: Mapping[str, Any], route: str) -> dict[str, Any]:
+    """Return what a round took (ms): stages, policy, serving and round trip; and whether the device was waited for."""
+    return {
+        **{column: number(row, name) for column, name in _STAGES[route].items()},
+        "policy_ms": duration(row, "policy_time_ms"),
+        "serve_ms": duration(row, "serve_time_ms"),
+        "roundtrip_ms": duration(row, "client_roundtrip_ms"),
+        "synchronized": flag(row, "gpu_sync_before_after_used"),
+    }
+
+
+def fallback_cause(route: str, index: int, before: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return why a full round was full, as far as the record says: the first, or what the round before scheduled."""
+    if route != "full":
+        return None
+    if index == 0:
+        return "first"
+    if not before or number(before[-1], "infer_id") != index - 1:
+        return None  # the round that scheduled it could not be read
+    if flag(before[-1], "scheduled_full_fallback_gripper"):
+        return "gripper"
+    if text(before[-1], "route_type") == "draft" and number(before[-1], "accepted_prefix_len") == 0:
+        return "zero_accept"
+    return None
+
+
+def episode_row(
+    common: Mapping[str, Any], key: Mapping[str, Any], end: tuple[str, str | None], rounds: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return a row of `episodes`: key, `end` (outcome and error) and what is counted from its rounds."""
+    drafts = [row["accepted_prefix"] for row in rounds if row["route"] == "draft"]
+    return {
+        **common,
+        **key,
+        "success": end[0] == "success",
+        **tables.UNVERIFIED,
+        "outcome": end[0],
+        "error": end[1],
+        "rounds": len(rounds),
+        "full_rounds": len(rounds) - len(drafts),
+        "draft_rounds": len(drafts),
+        "accepted_prefix_mean": sum(drafts) / len(drafts) if drafts else None,
+        "wall_s": None,
+        "started_at": None,
+    }

@@ -1,0 +1,117 @@
+"""``flashtrail report-run``: the report on runs that were imported, through the same summaries, claims and notebook.
+
+Knows flags and files; judging and drawing are where they always are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+from flashtrail import provenance
+from flashtrail.errors import UserError
+from flashtrail.evidence import published, tables
+from flashtrail.imports import writing
+from flashtrail.names import file_name
+
+_PROJECT = provenance.PACKAGE_ROOT.parents[1]
+
+
+class Report:
+    """``flashtrail report-run DIR...``."""
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        """Add the command's flags."""
+        add = parser.add_argument
+        add("runs", type=Path, nargs="+", metavar="DIR", help="what import-run wrote; several are shown side by side")
+        add("--out", type=Path, metavar="DIR", help="where the report goes (default: the first DIR)")
+        add("--claims", type=Path, default=_PROJECT / "claims.yaml", metavar="FILE", help="the claims to judge")
+        notebook = _PROJECT / "notebooks" / "final.ipynb"
+        add("--notebook", type=Path, default=notebook, metavar="FILE", help="what is rendered (default: final.ipynb)")
+
+    @staticmethod
+    def run(arguments: argparse.Namespace) -> int:
+        """Summarise each arm, judge the claims on them, and render the page."""
+        from flashtrail.evidence import claims, report
+
+        out = arguments.out or arguments.runs[0]
+        if arguments.out:
+            writing.make_directory(out)
+        inputs = prepare(arguments.runs, out)
+        provenance.json_dump(claims.evaluate(arguments.claims, inputs), out / "claims.json")
+        inputs["claims"] = str((out / "claims.json").resolve())
+        inputs |= write_pages(inputs, out)
+        provenance.json_dump(inputs, out / "inputs.json")
+        report.render(arguments.notebook, out / "report.ipynb", out / "report.html", inputs)
+        return 0
+
+
+def write_pages(inputs: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Write the pages of all episodes below `out`; return the inputs by which the report links to them."""
+    from flashtrail.evidence import episode_pages, links
+
+    directory = out.resolve() / links.DIRECTORY
+    pages = []
+    for place in range(len(inputs["arms"])):
+        files = {name: inputs[name][place] for name in tables.SCHEMAS}
+        arm = inputs["arms"][place]
+        episode_pages.write_arm(directory / links.directory(arm), files, report="../../report.html")
+        pages.append(str(directory / links.directory(arm) / links.INDEX))
+    _remove_earlier(directory, {Path(place).parent.name for place in pages})
+    index = directory / links.INDEX
+    episode_pages.write_index(index, inputs, inputs["arms"], report="../report.html")
+    return {"pages": pages, "page_index": str(index)}
+
+
+def _remove_earlier(directory: Path, kept: set[str]) -> None:
+    """Remove the pages of arms that are not in this report any more; only what an earlier report wrote."""
+    from flashtrail.evidence import episode_pages, links
+
+    for index in sorted(directory.glob(f"*/{links.INDEX}")):
+        made = episode_pages.FOOTER in index.read_text(encoding="utf-8", errors="replace")
+        if made and index.parent.name not in kept and not index.parent.is_symlink():
+            shutil.rmtree(index.parent)
+
+
+def prepare(runs: list[Path], out: Path) -> dict[str, Any]:
+    """Write a summary of each arm below `out` and return the inputs of a report: kinds of files and their paths.
+
+    UserError for a directory that is no import, for an arm that two runs have, and for two profiles: a page judges one.
+    """
+    from flashtrail.evidence import summaries
+
+    inputs: dict[str, Any] = {name: [] for name in (*tables.SCHEMAS, "summaries", "arms", "profile")}
+    for root in runs:
+        writing.check_finished(root)
+        directories = sorted(path.parent for path in (root / "tables").glob("*/episodes.parquet"))
+        profiles = sorted((root / "profile").glob("*/rounds.parquet"))
+        if not directories and not profiles:
+            raise UserError(
+                f"{root} has neither tables/ARM nor profile/NAME: is this what flashtrail import-run wrote?"
+            )
+        inputs["profile"] += [str(path.resolve()) for path in profiles]
+        for directory in directories:
+            files = {name: str((directory / f"{name}.parquet").resolve()) for name in tables.SCHEMAS}
+            arm = _arm(files["episodes"])
+            if arm in inputs["arms"]:
+                raise UserError(f"arm {arm!r} is in two runs: import one of them with another --arm")
+            summary = (out / "summaries" / f"{file_name(arm)}.json").resolve()
+            provenance.json_dump(summaries.summarize_arm(**files), summary)
+            for name, path in {**files, "summaries": str(summary), "arms": arm}.items():
+                inputs[name].append(path)
+    inputs["published"] = [str(published.DEFAULT)]
+    if len(inputs["profile"]) > 1:
+        raise UserError(
+            f"{len(inputs['profile'])} profiles ({', '.join(inputs['profile'])}): a page judges one of them"
+        )
+    return inputs
+
+
+def _arm(episodes: str) -> str:
+    arms = tables.read_table(episodes, tables.EPISODES, ["arm"])["arm"].unique().to_pylist()
+    if len(arms) != 1:
+        raise UserError(f"{episodes} holds {len(arms)} arms, one was expected: import it again")
+    return str(arms[0])

@@ -1,0 +1,233 @@
+"""CSV files of rounds and episodes, with the real files' columns and quirks: what arrives, what is refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from imports import official, stages
+
+from flashtrail import cli
+from flashtrail.errors import UserError
+from flashtrail.evidence import summaries, tables
+from flashtrail.imports.columns import Columns
+from flashtrail.imports.csv_run import read_csv
+from flashtrail.imports.official import read_run
+from flashtrail.imports.record import Imported
+from flashtrail.imports.writing import write
+
+
+def test_csv_files_arrive_whole_and_give_the_same_summary(tmp_path: Path) -> None:
+    official.write_run(tmp_path / "run")
+    files = official.write_csv(tmp_path / "csv")
+    write(read_run(tmp_path / "run", "pi0", "clean"), tmp_path / "a")
+    assert (
+        cli.main(
+            [
+                "import-run",
+                "--csv",
+                *map(str, files),
+                "--out",
+                str(tmp_path / "b"),
+                "--seed",
+                "7",
+                "--policy",
+                "pi0",
+                "--arm",
+                "clean",
+            ]
+        )
+        == 0
+    )
+    one, two = (
+        {n: root / "tables" / "clean" / f"{n}.parquet" for n in tables.SCHEMAS}
+        for root in (tmp_path / "a", tmp_path / "b")
+    )
+    first, second = summaries.summarize_arm(**one), summaries.summarize_arm(**two)
+    for part in ("success", "outcomes", "routes", "accepted_prefix", "latency_per_action", "mixture"):
+        assert first[part] == second[part], part
+
+
+def test_the_guard_columns_of_stage_7_arrive(tmp_path: Path) -> None:
+    files = official.write_csv(tmp_path, condition="guard_every4")
+    found = read_csv(files, "pi0", 7)
+    assert found.problems == []
+    assert {row["arm"] for row in found.rows["episodes"]} == {"guard_every4"}
+    rounds = found.rows["rounds"]
+    hit = [r for r in rounds if r["condition_applied"]]
+    assert hit and all(r["round"] % 4 == 0 and r["healthy"] is False for r in hit)
+    assert sum(bool(r["replaced"]) for r in rounds) == sum(r["round"] % 4 == 0 and r["round"] > 0 for r in rounds)
+    assert all(r["synchronized"] is True for r in rounds)
+
+
+def test_bad_csv_rows_are_named_by_line(tmp_path: Path) -> None:
+    infer, log = official.write_csv(tmp_path)
+    lines = infer.read_text().splitlines()
+    lines[4] = lines[4].replace("draft", "vlm").replace("full", "vlm")
+    lines[5] += ",extra"
+    infer.write_text("\n".join(lines) + "\n")
+    rows = log.read_text().splitlines()
+    log.write_text("\n".join([*rows[:2], *rows[3:]]) + "\n")
+    found = read_csv([log, infer], "pi0", 7)
+    said = [str(problem) for problem in found.problems]
+    assert "infer.csv:5: route_type is 'vlm', neither full nor draft" in said
+    assert any(s.startswith("infer.csv:6: has 12 cells, the header 11") for s in said)
+    assert any("rounds of an episode that no (good) row of the episodes has" in s for s in said)
+
+
+SUITE = Columns.said(constants=["suite=libero_goal"])
+
+
+def stage(root: Path, name: str, said: Columns | None = None, **words: Any) -> Imported:
+    """Read a stage's files, which must hold no problem."""
+    files = [path for kind in ("infer", "episode") if (path := stages.path(root, f"{name}_{kind}")).exists()]
+    found = read_csv(files, "pi0", 7, said=said, **words)
+    assert found.problems == []
+    return found
+
+
+def count(rows: stages.Rows, **values: Any) -> int:
+    return sum(all(row[name] == value for name, value in values.items()) for row in rows)
+
+
+def test_stage_4_has_the_suite_with_its_episodes_only(tmp_path: Path) -> None:
+    drawn = stages.write(tmp_path)
+    found = stage(tmp_path, "stage4", arm="clean")
+    assert found.arms() == ["clean"] and {row["suite"] for row in found.rows["episodes"]} == {"libero_goal"}
+    assert sum(row["success"] for row in found.rows["episodes"]) == count(drawn["stage4_episode"], success=True)
+    assert len(found.rows["rounds"]) == len(drawn["stage4_infer"])
+    assert {row["run_id"] for row in found.rows["episodes"]} == {"stage4_task0_seed7", "stage4_task1_seed7"}
+
+
+@pytest.mark.parametrize("name", ["stage5", "stage7"])
+def test_two_conditions_under_one_run_name_become_two_arms(tmp_path: Path, name: str) -> None:
+    drawn = stages.write(tmp_path)
+    found = stage(tmp_path, name, SUITE)
+    assert found.arms() == list(stages.CONDITIONS[name])
+    for arm in found.arms():
+        own = {table: [row for row in found.rows[table] if row["arm"] == arm] for table in ("episodes", "rounds")}
+        assert len(own["rounds"]) == count(drawn[f"{name}_infer"], condition=arm)
+        won = count(drawn[f"{name}_episode"], condition=arm, success=True)
+        assert sum(row["success"] for row in own["episodes"]) == won
+        hits = count(drawn[f"{name}_infer"], condition=arm, stage5_perturb_applied=True)
+        assert sum(bool(row["condition_applied"]) for row in own["rounds"]) == hits > 0
+    steps = [row["steps"] for row in found.rows["episodes"]]
+    assert steps == [None] * len(steps) if name == "stage7" else all(isinstance(step, int) for step in steps)
+
+
+def test_stage_5_says_how_to_give_the_suite_that_it_lacks(tmp_path: Path) -> None:
+    stages.write(tmp_path)
+    with pytest.raises(UserError, match=r"no column 'task_suite_name'.*--constant suite=VALUE"):
+        stage(tmp_path, "stage5")
+
+
+def test_rounds_alone_are_a_profile_with_the_time_that_was_mapped_and_warm_up_by_rule(tmp_path: Path) -> None:
+    drawn = stages.write(tmp_path)["stage6_infer"]
+    said = Columns.said(["policy_ms=policy_time_gpu_sync_ms"], warmup=["episode=0,round=0"])
+    found = stage(tmp_path, "stage6", said, device="L40S")
+    rows = found.rows["profile"]
+    assert found.profile == "stage6_infer_summary" and not found.rows["episodes"] and len(rows) == len(drawn)
+    assert [row["policy_ms"] for row in rows] == [row["policy_time_gpu_sync_ms"] for row in drawn]
+    assert [row["roundtrip_ms"] for row in rows] == [row["client_roundtrip_ms"] for row in drawn]
+    assert sum(row["warmup"] for row in rows) == found.warm_rounds() == len(official.TASKS)  # one of each run
+    assert all(row["policy_ms"] < 4000 for row in rows if not row["warmup"])
+    assert "left out as warm-up: 2 of" in found.said()
+    write(found, tmp_path / "out")
+    table = tables.read_table(tmp_path / "out/profile/stage6_infer_summary/rounds.parquet", tables.PROFILE)
+    assert len(table) == len(drawn) and table["synchronized"].to_pylist() == [True] * len(drawn)
+
+
+def test_episodes_alone_suffice_and_say_nothing_of_rounds(tmp_path: Path) -> None:
+    stages.write(tmp_path)
+    found = read_csv([stages.path(tmp_path, "stage4_episode")], "pi0", 7, arm="clean")
+    assert found.problems == [] and found.rows["episodes"] and not found.rows["rounds"]
+    assert {row["rounds"] for row in found.rows["episodes"]} == {None}
+    write(found, tmp_path / "out")
+    files = {name: tmp_path / "out/tables/clean" / f"{name}.parquet" for name in tables.SCHEMAS}
+    summary = summaries.summarize_arm(**files)
+    assert summary["success"]["n"] == len(found.rows["episodes"]) and summary["routes"]["n"] == 0
+    assert summary["bookkeeping"]["episodes_at_odds"] == 0
+
+
+def test_a_warm_up_episode_goes_with_its_rounds_and_is_counted(tmp_path: Path) -> None:
+    drawn = stages.write(tmp_path)
+    found = stage(tmp_path, "stage4", Columns.said(warmup=["task_id=0,episode=0"]), arm="clean")
+    of_it = count(drawn["stage4_infer"], task_id=0, episode_idx=0)
+    assert found.counts()["rounds"]["warmup"] == of_it and found.counts()["episodes"]["warmup"] == 1
+    assert found.counts()["rounds"]["left_out"] == 0
+    with pytest.raises(UserError, match="an episode cannot lose single rounds"):
+        stage(tmp_path, "stage4", Columns.said(warmup=["round=0"]), arm="clean")
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"names": ["policy_ms=nowhere"]}, "no file has a column 'nowhere'"),
+        ({"names": ["polcy_ms=x"]}, "'polcy_ms' is not one of our columns; did you mean 'policy_ms'"),
+        ({"names": ["policy_ms"]}, "write OURS=THEIRS"),
+        ({"constants": ["task_id=3"]}, "the files have that column"),
+        ({"constants": ["suite=a", "suite=b"]}, "is there twice"),
+        ({"warmup": ["seed=7"]}, "has no column for seed"),
+    ],
+)
+def test_what_is_said_of_columns_is_held_against_the_files(tmp_path: Path, said: dict, message: str) -> None:
+    stages.write(tmp_path)
+    with pytest.raises(UserError, match=message):
+        stage(tmp_path, "stage4", Columns.said(**said), arm="clean")
+
+
+def test_a_mapped_column_is_named_as_its_file_has_it(tmp_path: Path) -> None:
+    stages.write(tmp_path)
+    file = stages.path(tmp_path, "stage6_infer")
+    lines = file.read_text().splitlines()
+    cells = lines[3].split(",")
+    cells[lines[0].split(",").index("policy_time_gpu_sync_ms")] = "1_0"
+    file.write_text("\n".join([*lines[:3], ",".join(cells), *lines[4:]]))
+    found = read_csv([file], "pi0", said=Columns.said(["policy_ms=policy_time_gpu_sync_ms"]))
+    assert [str(p) for p in found.problems] == [f"{file.name}:4: policy_time_gpu_sync_ms is '1_0', not a number"]
+
+
+def episodes_with(root: Path, **columns: list[Any]) -> Path:
+    """Write stage 4's episodes of one task with further or other cells, column by column."""
+    rows = [row for row in stages.write(root)["stage4_episode"] if row["task_id"] == 0]
+    for name, cells in columns.items():
+        for row, cell in zip(rows, cells, strict=False):
+            row[name] = cell
+    header = dict.fromkeys([*stages.HEADERS["stage4_episode"].split(","), *columns])
+    stages.write_rows(root / "made.csv", list(header), rows)
+    return root / "made.csv"
+
+
+def test_an_initial_state_column_is_read_and_repeats_are_told_apart(tmp_path: Path) -> None:
+    file = episodes_with(tmp_path, init_state=[4, 4, 9])
+    rows = read_csv([file], "pi0", 7).rows["episodes"]
+    assert [(row["init_state"], row["repeat"]) for row in rows] == [(4, 0), (4, 1), (9, 0)]
+
+
+def test_a_task_number_with_two_texts_is_refused_by_name(tmp_path: Path) -> None:
+    file = episodes_with(tmp_path, task_description=["open the drawer", "open the drawer", "close the drawer"])
+    with pytest.raises(UserError, match="task 0 of libero_goal has two texts"):
+        read_csv([file], "pi0", 7)
+
+
+@pytest.mark.parametrize("column", ["task_suite_name", "seed"])
+def test_an_arm_of_two_suites_or_seeds_is_refused_by_name(tmp_path: Path, column: str) -> None:
+    file = episodes_with(tmp_path, **{column: ["1", "1", "2"]})
+    with pytest.raises(UserError, match=r"arm 'stage4_task0_seed7' holds two \w+s \(1 and 2\)"):
+        read_csv([file], "pi0", 7)
+
+
+def test_a_bad_episode_takes_its_rounds_with_it_in_one_line(tmp_path: Path) -> None:
+    stages.write(tmp_path)
+    file, rounds = episodes_with(tmp_path, success=["nan"]), stages.path(tmp_path, "stage4_infer")
+    found = read_csv([file, rounds], "pi0", 7)
+    assert str(found.problems[0]) == "made.csv:2: success is 'nan', neither true nor false"
+    other_task = [p for p in found.problems[1:] if "task 1" not in str(p)]
+    assert other_task == []
+
+
+def test_an_episode_that_was_not_completed_is_an_error(tmp_path: Path) -> None:
+    file = episodes_with(tmp_path, completed=["False"], success=["False"], failure_reason=["server gone"])
+    first = read_csv([file], "pi0", 7).rows["episodes"][0]
+    assert (first["outcome"], first["error"], first["success"]) == ("error", "server gone", False)

@@ -1,0 +1,147 @@
+"""The report on imported runs: the same page, with every row labelled as imported and nothing left out in silence."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from evidence.rendered import unlinked
+from imports import official, stages
+
+from flashtrail import cli, provenance
+from flashtrail.errors import UserError
+from flashtrail.evidence import chapters, claims, comparison, headline, overview, tables
+from flashtrail.evidence.campaign import Campaign
+from flashtrail.imports.csv_run import read_csv
+from flashtrail.imports.official import read_run
+from flashtrail.imports.report_command import prepare, write_pages
+from flashtrail.imports.writing import write
+
+
+@pytest.mark.slow
+def test_the_same_report_is_made_of_imported_runs(tmp_path: Path) -> None:
+    official.write_run(tmp_path / "run")
+    write(read_run(tmp_path / "run", "pi0", "clean"), tmp_path / "out")
+    guarded = read_csv(official.write_csv(tmp_path / "csv", condition="guarded"), "pi0", 7)
+    write(guarded, tmp_path / "other")
+    assert cli.main(["report-run", str(tmp_path / "out"), str(tmp_path / "other")]) == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    k = sum(e["success"] for e in official.episodes())
+    assert f"{k}/{len(official.episodes())}" in page
+    assert "Imported, not run here" in page
+    assert "run on None" not in page
+    targets = {place.split("#")[0] for place in re.findall(r'href="(episodes/[^"]+)"', page)}
+    assert len(targets) >= 3 and all((tmp_path / "out" / place).is_file() for place in targets)
+    pages = sorted((tmp_path / "out" / "episodes").glob("*/libero_*.html"))
+    assert len(pages) == 2 * len(official.episodes())
+    for path in pages:  # each says that it was imported, and what its record does not say
+        text = path.read_text()
+        assert "Imported, not run here: " in text and "<dt>Not recorded</dt>" in text and "noise seeds" in text
+        assert ("whether a condition was applied" in text) == (path.parent.name == "clean"), path
+        assert "<h2>Every round</h2>" in text and ">nan<" not in text and ">None<" not in text
+    for path in [tmp_path / "out" / "report.html", *pages]:
+        assert unlinked(path) == []
+    failed = len(official.episodes()) - k
+    lists = {arm: (tmp_path / "out" / "episodes" / arm / "index.html").read_text() for arm in ("clean", "guarded")}
+    assert f"time ran out, fault not recorded: {failed}</dt>" in lists["clean"]
+    assert f"time ran out under a fault: {failed}</dt>" in lists["guarded"]
+    listed = lists["clean"]
+    assert "../../report.html" in listed and listed.count("<h2") >= 1
+    with pytest.raises(UserError, match="is in two runs"):
+        prepare([tmp_path / "out", tmp_path / "out"], tmp_path / "again")
+
+
+def with_errors(root: Path, arm: str = "clean") -> dict[str, str]:
+    """Import episodes of which one ended in an error and one row is bad; return the arm's files."""
+    rows = stages.write(root / "csv")["stage4_episode"]
+    rows[0] |= {"completed": False, "success": False, "failure_reason": "server gone"}
+    rows[1] |= {"success": "nan"}
+    stages.write_rows(stages.path(root / "csv", "stage4_episode"), stages.HEADERS["stage4_episode"].split(","), rows)
+    files = [stages.path(root / "csv", f"stage4_{kind}") for kind in ("infer", "episode")]
+    write(read_csv(files, "pi0", 7, arm), root / "out")
+    return {name: str(root / "out/tables" / arm / f"{name}.parquet") for name in tables.SCHEMAS}
+
+
+def test_an_error_is_in_no_count_wherever_it_is_counted(tmp_path: Path) -> None:
+    """Headline, table, claims and the arm's list go by one rule, and K1 holds the summary to it."""
+    with_errors(tmp_path)
+    inputs = prepare([tmp_path / "out"], tmp_path / "out")
+    run = Campaign(inputs | write_pages(inputs, tmp_path / "out"))
+    rows = run.of_arm("episodes", "clean")
+    won, n = int(rows["success"].sum()), int((rows["outcome"] != "error").sum())
+    assert n == len(rows) - 1 and (rows["outcome"] == "error").sum() == 1
+    count = f"{won}/{n}"
+    first = headline.section(run).text
+    assert count in first and "ended in an infrastructure error and is not counted" in first.replace("\u00a0", " ")
+    assert count in chapters.success_table(run).text and f"{n - won}/{n}" in chapters.failures(run).text
+    assert count in (tmp_path / "out/episodes/clean/index.html").read_text()
+    judged = claims.evaluate(_claims(tmp_path), inputs)["claims"]
+    assert [claim["short"] for claim in judged][:1] == ["1/1"] and count in judged[1]["sentence"]
+
+
+@pytest.mark.parametrize("change", [{"success": {"k": 1, "n": 99}}, {"outcomes": {"error": 0}}])
+def test_k1_finds_a_summary_that_counts_errors(tmp_path: Path, change: dict) -> None:
+    with_errors(tmp_path)
+    inputs = prepare([tmp_path / "out"], tmp_path / "out")
+    summary = provenance.json_load(inputs["summaries"][0])
+    for part, values in change.items():
+        summary[part] |= values
+    provenance.json_dump(summary, Path(inputs["summaries"][0]))
+    found = claims.evaluate(_claims(tmp_path), inputs)["claims"][0]
+    assert found["verdict"] == "refuted" and "clean: the summary says" in found["sentence"]
+
+
+def _claims(root: Path) -> Path:
+    common = {"title": "t", "statement": "s", "scope": "s", "refuted_if": "r", "estimand": "e"}
+    found = [{"id": "K1", "test": "bookkeeping"}, {"id": "C1", "test": "rate_at_least", "arm": "clean", "bar": 0.5}]
+    provenance.json_dump({"version": 1, "claims": [{**common, **claim} for claim in found]}, root / "claims.yaml")
+    return root / "claims.yaml"
+
+
+def test_rows_are_labelled_as_imported_and_what_was_left_out_is_counted(tmp_path: Path) -> None:
+    with_errors(tmp_path)
+    inputs = prepare([tmp_path / "out"], tmp_path / "out")
+    run = Campaign(inputs)
+    head = overview.header(run, "t").text
+    assert "Imported, not run here: CSV files stage4_episode_summary.csv, stage4_infer_summary.csv (left out" in head
+    assert re.search(r"left out because they could not be read: 1 of 6 episodes, \d+ of \d+ rounds\)", head)
+    beside = comparison.published_beside_ours(run).text
+    assert "<strong>imported: CSV files" in beside and "ours" not in beside
+
+
+def test_pages_of_an_arm_that_is_gone_go_and_others_stay(tmp_path: Path) -> None:
+    with_errors(tmp_path, arm="first")
+    inputs = prepare([tmp_path / "out"], tmp_path / "out")
+    write_pages(inputs, tmp_path / "out")
+    mine = tmp_path / "out/episodes/mine/index.html"
+    mine.parent.mkdir()
+    mine.write_text("not FLASHTrail's")
+    found = read_csv([stages.path(tmp_path / "csv", "stage4_episode")], "pi0", 7, "second")
+    write(found, tmp_path / "again")
+    write_pages(prepare([tmp_path / "again"], tmp_path / "out"), tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out/episodes").iterdir()} == {"second", "mine", "index.html"}
+
+
+def test_a_place_without_an_import_and_two_profiles_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is this what flashtrail import-run wrote"):
+        prepare([tmp_path], tmp_path / "out")
+    stages.write(tmp_path / "csv")
+    for arm in ("a", "b"):
+        write(read_csv([stages.path(tmp_path / "csv", "stage6_infer")], "pi0", arm=arm), tmp_path / "out")
+    with pytest.raises(UserError, match="2 profiles"):
+        prepare([tmp_path / "out"], tmp_path / "out")
+
+
+def test_a_name_is_text_on_every_page_and_in_every_drawing(tmp_path: Path) -> None:
+    name = "$\\frac{<b>$"
+    with_errors(tmp_path, arm=name)
+    inputs = prepare([tmp_path / "out"], tmp_path / "out")
+    run = Campaign(inputs | write_pages(inputs, tmp_path / "out"))
+    parts = [headline.section(run), chapters.success(run), chapters.routes(run), chapters.failures(run)]
+    parts += [overview.provenance_table(run), comparison.published_beside_ours(run)]
+    for part in parts:
+        assert "&lt;b&gt;" in part.text and "<b>" not in part.text
+    assert "<b>" not in (tmp_path / "out/episodes/index.html").read_text()
+    targets = set(re.findall(r'href="(episodes/[^"#]+)', "".join(part.text for part in parts)))
+    assert targets and all((tmp_path / "out" / target).is_file() for target in targets)
