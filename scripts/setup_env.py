@@ -27,7 +27,7 @@ VENV = ROOT / ".venv"
 STAMP = VENV / ".flashtrail-setup"
 OLDEST = (3, 11, 2)  # Debian 12's own: every pin admits it (tests/test_setup.py)
 # Measured on the CPU: the wheels, and `du` of .venv; with CUDA torch brings its libraries.
-FETCHED_GB, INSTALLED_GB = 1.6, 5.0
+FETCHED_GB, INSTALLED_GB = 1.6, 5.1
 CUDA_GB = 3.5
 # pip's settings: uv's options and variables of the same meaning, and those that only pip obeys.
 UV_OPTIONS = {
