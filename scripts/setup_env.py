@@ -219,6 +219,8 @@ def setup() -> None:
     stamp = digest()
     if STAMP.is_file() and STAMP.read_text() == stamp:
         return
+    if bad := sorted(set(str(ROOT)) & set("{}:")):  # Snakemake formats paths; PATH is parted by colons
+        sys.exit(f"error: the path {ROOT} holds {' '.join(bad)}, which Snakemake cannot have; move the clone")
     print(f"setup: Python {sys.version.split()[0]} ({interpreter()})", flush=True)
     before = STAMP.read_text().splitlines()[1:] if STAMP.is_file() else []
     if before and before != [str(ROOT)]:
