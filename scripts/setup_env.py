@@ -27,7 +27,7 @@ VENV = ROOT / ".venv"
 STAMP = VENV / ".flashtrail-setup"
 OLDEST = (3, 11, 2)  # Debian 12's own: every pin admits it (tests/test_setup.py)
 # Measured on the CPU: the wheels, and `du` of .venv; with CUDA torch brings its libraries.
-FETCHED_GB, INSTALLED_GB = 1.6, 5.0
+FETCHED_GB, INSTALLED_GB = 1.6, 5.1
 CUDA_GB = 3.5
 # pip's settings: uv's options and variables of the same meaning, and those that only pip obeys.
 UV_OPTIONS = {
@@ -219,6 +219,8 @@ def setup() -> None:
     stamp = digest()
     if STAMP.is_file() and STAMP.read_text() == stamp:
         return
+    if bad := sorted(set(str(ROOT)) & set("{}:")):  # Snakemake formats paths; PATH is parted by colons
+        sys.exit(f"error: the path {ROOT} holds {' '.join(bad)}, which Snakemake cannot have; move the clone")
     print(f"setup: Python {sys.version.split()[0]} ({interpreter()})", flush=True)
     before = STAMP.read_text().splitlines()[1:] if STAMP.is_file() else []
     if before and before != [str(ROOT)]:

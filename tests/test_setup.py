@@ -113,6 +113,12 @@ def test_no_room_is_said_before_anything_is_fetched(setup_env, monkeypatch):
         setup_env.preflight()
 
 
+def test_a_path_that_snakemake_cannot_have_is_refused(setup_env, tmp_path, monkeypatch):
+    at(setup_env, tmp_path / "a {b}", monkeypatch)
+    with pytest.raises(SystemExit, match=r"holds \{ \}, which Snakemake cannot have"):
+        setup_env.setup()
+
+
 def test_a_file_system_without_locks_is_said(setup_env, monkeypatch):
     def refuse(*arguments):
         raise OSError(37, "No locks available")

@@ -22,7 +22,7 @@ PLACES = {
     "space and umlaut": "Über Labor",
     "quote": "it's here",
     "deep": "/".join(["deep-" + "x" * 36] * 3),
-    "dollar and bracket": "a $HOME {b} [c]",
+    "dollar and bracket": "a $HOME [c]",
 }
 SLEEP = """
 if "snakemake" in globals() and snakemake.rule == "check_libero_env":
