@@ -35,7 +35,7 @@ def main(job: Job) -> None:
     metadata = {
         "config_digest": provenance.digest_json(params),
         "artifact_digest": str(policy.metadata.get("base_digest")),
-        "code_digest": params["code"],
+        "code_digest": job.code,
         "device": device,
         "backend": str(policy.metadata.get("backend")),
         "official_time_bias": str(settings.official_time_bias).lower(),

@@ -9,7 +9,7 @@ def main(job: Job) -> None:
     """Start the server in the model environment, run the episodes, write the shard's tables and ledger."""
     directory, params = job.directory("ledger"), job.params
     places = directory / "server.log", directory.parents[1]  # its log; where all shards of all arms lie
-    spec = shard_spec(params["arm"], params["task"], job.input, params["code"], *places)
+    spec = shard_spec(params["arm"], params["task"], job.input, job.code, *places)
     roll_out_shard(spec, directory).check()  # an episode that could not be run fails the job: the next run tries it
 
 
