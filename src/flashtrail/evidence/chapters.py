@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from flashtrail import machine
 from flashtrail.evidence import endings, figures, links, page, pairs, statistics, tables, verified_chapter
 from flashtrail.evidence.campaign import Campaign
 from flashtrail.evidence.counts import apart, behind
@@ -212,7 +213,7 @@ def latency_profile(run: Campaign) -> Html:
         synchronised += f", verification times {listed(times)}"
     where = (
         f"{listed(sorted(set(profile['policy'])))}, batch 1, warmed per prompt and route, alone on "
-        f"{listed(sorted(set(profile['device'])))}, {synchronised}"
+        f"{listed(sorted(set(profile['device'])))}, {synchronised}; {machine.words(run.machine)}"
     )
     box = page.figure(
         figures.latency_box(profile),

@@ -26,7 +26,7 @@ _NAMED_EPISODES = 60  # discordant episodes listed by name; the digest covers al
 _DIGEST_CHARS = 16
 
 
-def _no_plans(alpha: float) -> list[Plan]:
+def no_plans(alpha: float) -> list[Plan]:
     return []
 
 
@@ -41,7 +41,7 @@ class Judgement:
     tested_on: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, Any] = field(default_factory=dict)
     p: float | None = None
-    plans: Callable[[float], list[Plan]] = _no_plans  # by alpha; asked only where the verdict is inconclusive
+    plans: Callable[[float], list[Plan]] = no_plans  # by alpha; asked only where the verdict is inconclusive
 
 
 def not_tested(reason: str) -> Judgement:
