@@ -17,8 +17,8 @@ pytestmark = pytest.mark.skipif(machine.Watch()._times() is None, reason="no /pr
 def watched(seconds: float, detached: bool) -> float:
     """Return the share of others while a program burned, a child of ours or one whose parent has gone."""
     if detached:
-        starter = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {BURN!r}]).pid)"
-        pid = int(subprocess.run([sys.executable, "-c", starter], capture_output=True, text=True).stdout)
+        starter = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {BURN!r}], stdout=2).pid)"
+        pid = int(subprocess.run([sys.executable, "-c", starter], stdout=subprocess.PIPE, text=True).stdout)
         stop = ["kill", str(pid)]
     else:
         child = subprocess.Popen([sys.executable, "-c", BURN])
