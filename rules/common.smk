@@ -14,7 +14,7 @@ ROOT = Path(workflow.basedir)
 PACKAGE = ROOT / "src" / "flashtrail"
 sys.path.insert(0, str(ROOT / "src"))
 try:
-    from flashtrail import caches, documents, provenance
+    from flashtrail import caches, documents, plans, provenance
     from flashtrail import config as experiments
     from flashtrail.errors import UserError
     from flashtrail.names import file_name
@@ -46,7 +46,21 @@ def checked_experiment():
         sys.exit(f"error: {error}")
 
 
-EXPERIMENT = checked_experiment()
+def planned_experiment():
+    """In a job of a run, what the run was planned as; else what config.yaml says, its plan's name told to every job."""
+    settings = workflow.config_settings
+    if not workflow.is_main_process:
+        try:
+            return plans.planned(settings.config, PLANS)
+        except UserError as error:
+            sys.exit(f"error: {error}")
+    experiment = checked_experiment()
+    settings.config_args = [*(settings.config_args or []), f"{plans.KEY}={plans.name_of(experiment)}"]
+    return experiment
+
+
+PLANS = Path(".snakemake/flashtrail")  # where every node sees it, beside Snakemake's own record of the run
+EXPERIMENT = planned_experiment()
 CHAPTERS = ["baseline", "profiling", "robustness", "guard", "clock", "claims"]
 CHECKUP = experiments.checkup_arm.NAME
 ARMS = {file_name(arm): arm for arm in EXPERIMENT.all_arms}  # the wildcard {arm} is a name of files
@@ -80,17 +94,24 @@ onerror:
         )
 
 
+onstart:
+    plans.freeze(EXPERIMENT, PLANS)
+
+
 # --- digests: what a job depends on beside its input files ---
 
 SERVER = ["__main__.py"]  # `python -m flashtrail serve`
 
 
 def code_digest(script, *modules, notebook=None):
-    """One digest over a script and exactly the package modules that it, what it starts and its notebook reach."""
-    files = [ROOT / "scripts" / script, *(PACKAGE / module for module in modules)]
-    if notebook is not None and (file := Path("notebooks") / f"{notebook}.ipynb").exists():
+    """A digest over a script and exactly the package modules that it, what it starts and its notebook reach.
+
+    With the files that it starts from, so that a job can tell whether it still runs that code (jobs.py).
+    """
+    files = [f"scripts/{script}", *(f"src/flashtrail/{module}" for module in modules)]
+    if notebook is not None and (ROOT / (file := f"notebooks/{notebook}.ipynb")).exists():
         files.append(file)
-    return provenance.code_digest(*files)
+    return {"digest": provenance.code_digest(*(ROOT / file for file in files)), "of": files}
 
 
 def source_digest(policy):
@@ -258,10 +279,20 @@ def profiled_arm(wildcards):
 
 
 def expected_of(wildcards):
-    """The episodes that an arm must have: the merge compares them with the rows."""
+    """The episodes that an arm must have and the plan that they are of: the merge holds the shards to both."""
     arm = arm_of(wildcards)
     keys = ("arm", "policy", "suite", "seed", "init_states", "repeats")
-    return {key: arm[key] for key in keys} | {"tasks": EXPERIMENT.tasks_of(arm["arm"])}
+    planned = {
+        "config_digest": provenance.digest_json(arm),
+        "code_digest": code_digest("roll_out_shard.py", *SERVER)["digest"],
+    }
+    return {key: arm[key] for key in keys} | {"tasks": EXPERIMENT.tasks_of(arm["arm"]), "planned": planned}
+
+
+def artifact_of_arm(wildcards):
+    """The manifests of the artifact that an arm's shards must have run on: none, where it names a server that runs."""
+    arm = EXPERIMENT.all_arms[ARMS[wildcards.arm]]
+    return {} if arm.server else artifact_of(arm.policy)
 
 
 def evidence_files(arms=None):

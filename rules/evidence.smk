@@ -1,7 +1,9 @@
 # Evidence: shards to tables, tables to summaries, summaries to verdicts.
 #
 # REQUIRED INPUTS
-#   results/rollouts/{arm}/task_*/       every shard of the arm; a missing or failed episode stops the merge by name
+#   results/rollouts/{arm}/task_*/       every shard of the arm; a missing or failed episode stops the merge by name,
+#                                        and so does a shard whose config, artifact or code is not the planned one
+#   results/artifacts/{policy}/          the artifact that the shards must have run on
 #   results/profile/, results/smoke/, results/parity/, results/environments/
 #   claims.yaml                          the claims as data
 # OUTPUTS
@@ -11,8 +13,9 @@
 
 
 rule merge_shards:
-    """Put an arm's shards together; refuses holes and doubles."""
+    """Put an arm's shards together; refuses holes, doubles and shards of another plan."""
     input:
+        unpack(artifact_of_arm),
         **{table: lambda w, table=table: shard_inputs(ARMS[w.arm], f"{table}.parquet") for table in TABLES},
         ledgers=lambda w: shard_inputs(ARMS[w.arm], "ledger.json"),
     output:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flashtrail import provenance
+from flashtrail import machine, provenance
 from flashtrail.errors import UserError
 from flashtrail.jobs import Job, run
 from flashtrail.serving.client import PolicyClient
@@ -26,12 +26,12 @@ def main(job: Job) -> None:
     engine, port = job.params["engine"], free_port()
     command = server_command(job.input, engine, engine["flash"], port)
     log = Path(job.output["record"]).with_name("server.log")
-    started = time.monotonic()
+    started, watch = time.monotonic(), machine.Watch(gpu=engine["device"] == "cuda")
     with PolicyServerProcess(command, log, port, engine["ready_timeout_s"]) as server:
         ready_s = time.monotonic() - started
         with PolicyClient(server.url) as client:
             reply = client.infer(REQUEST, reset=True, noise_seed=[0])
-            metadata = dict(client.metadata)
+            metadata, load = dict(client.metadata), watch.record()
     if reply.actions.shape != (50, 7) or not np.isfinite(reply.actions).all():
         raise UserError(f"the server's first round gave actions of shape {reply.actions.shape}, not finite (50, 7)")
     record = {
@@ -40,6 +40,7 @@ def main(job: Job) -> None:
         "first_round_ms": round(reply.roundtrip_ms, 3),
         "route": reply.policy_timing.get("route_type"),
         "metadata": metadata,
+        "machine": load,
         "artifact": digests(job.input),
     }
     print(f"ready after {ready_s:.1f} s, first round {reply.roundtrip_ms:.0f} ms")

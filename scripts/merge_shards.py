@@ -1,4 +1,4 @@
-"""Put an arm's shards together; refuse holes and doubles (rule merge_shards)."""
+"""Put an arm's shards together; refuse holes, doubles and shards of another plan (rule merge_shards)."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from flashtrail.jobs import Job, run
 def main(job: Job) -> None:
     """Compare the shards with the episodes that the experiment asks for; write the arm's three tables."""
     shards = [Path(ledger).parent for ledger in job.input["ledgers"]]
-    merged = merge.merge_shards(shards, job.params["expected"])
+    merged = merge.merge_shards(shards, merge.with_artifact(job.params["expected"], job.input))
     merge.write_merged(merged, job.directory("episodes"))
     print(f"{job.wildcards['arm']}: {len(merged.episodes)} episodes, {len(merged.rounds)} rounds")
 

@@ -1,6 +1,8 @@
 """Time both routes on recorded observations, alone on the device (rule profile_routes)."""
 
-from flashtrail import profiling, provenance
+import json
+
+from flashtrail import machine, profiling, provenance
 from flashtrail.evidence import tables
 from flashtrail.flash.policy import FlashPolicy
 from flashtrail.flash.settings import FlashSettings
@@ -23,6 +25,12 @@ def main(job: Job) -> None:
     )
     device = device_of(provenance.json_load(job.input["model"]), engine["device"])
     recorded = recordings.load(job.input["observations"])
+    watch = machine.Watch(gpu=engine["device"] == "cuda")
+
+    def report(line: str) -> None:
+        watch.look()
+        print(line)
+
     rows = profiling.profile_routes(
         policy,
         recorded,
@@ -31,12 +39,14 @@ def main(job: Job) -> None:
         warmup=params["warmup"],
         seed=params["seed"],
         device=device,
+        report=report,
     )
     metadata = {
         "config_digest": provenance.digest_json(params),
         "artifact_digest": str(policy.metadata.get("base_digest")),
-        "code_digest": params["code"],
+        "code_digest": job.code,
         "device": device,
+        "machine": json.dumps(watch.record()),
         "backend": str(policy.metadata.get("backend")),
         "official_time_bias": str(settings.official_time_bias).lower(),
     }

@@ -1,5 +1,6 @@
 """Roll out the episodes of one arm and task against one policy server (rules roll_out_shard, smoke)."""
 
+from flashtrail import machine, provenance
 from flashtrail.jobs import Job, run
 from flashtrail.rollouts.shard import roll_out_shard
 from flashtrail.rollouts.spec import shard_spec
@@ -9,8 +10,11 @@ def main(job: Job) -> None:
     """Start the server in the model environment, run the episodes, write the shard's tables and ledger."""
     directory, params = job.directory("ledger"), job.params
     places = directory / "server.log", directory.parents[1]  # its log; where all shards of all arms lie
-    spec = shard_spec(params["arm"], params["task"], job.input, params["code"], *places)
-    roll_out_shard(spec, directory).check()  # an episode that could not be run fails the job: the next run tries it
+    spec = shard_spec(params["arm"], params["task"], job.input, job.code, *places)
+    watch = machine.Watch(gpu=params["arm"]["engine"]["device"] == "cuda")
+    summary = roll_out_shard(spec, directory)
+    provenance.json_dump(watch.record(), job.output["ledger"].replace("ledger.json", "machine.json"))
+    summary.check()  # an episode that could not be run fails the job: the next run tries it
 
 
 if __name__ == "__main__":

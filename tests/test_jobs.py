@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,42 @@ def test_packages_of_another_environment_are_not_seen(tmp_path):
     assert result.returncode == 0, result.stderr
     paths = [p for p in ast.literal_eval(result.stdout.splitlines()[0]) if "site-packages" in p]
     assert paths and len(paths) == len(set(paths)) and str(other) not in paths
+
+
+CODED = SCRIPT.replace('Names(dtype="float32", mode=sys.argv[1])', "Names(mode='well', code=@CODE)").replace(
+    'print("hello from Python")', "print('digest', job.code)"
+)
+
+
+def test_a_job_does_not_run_other_code_than_was_planned(tmp_path):
+    """Planned on one node, started on another when a module had been edited; by hand it runs and names what it ran."""
+    shutil.copytree(SRC / "flashtrail", tmp_path / "src/flashtrail", ignore=shutil.ignore_patterns("__pycache__"))
+    script, module = tmp_path / "scripts/convert.py", tmp_path / "src/flashtrail/errors.py"
+    script.parent.mkdir()
+    digest = "from flashtrail import provenance; print(provenance.code_digest('src/flashtrail/jobs.py'))"
+
+    def python(*arguments: str) -> str:
+        run = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(tmp_path / "src")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        return run.stdout
+
+    planned = python("-c", digest).strip()
+    code = {"digest": planned, "of": ["src/flashtrail/jobs.py"]}
+    script.write_text(CODED.replace("@CODE", repr(code)))
+    assert f"digest {planned}" in python("scripts/convert.py")
+    module.write_text(module.read_text() + "\n# another behaviour\n")
+    result = python("scripts/convert.py")
+    found = python("-c", digest).strip()
+    expected = f"error: the code of convert changed after this run was planned (digest {found}, planned {planned})"
+    assert result == f"{expected}: start the run again\n"
+    script.write_text(CODED.replace("@CODE", "{}").replace("run(main, FakeSnakemake())", "run(main)"))
+    assert f"digest {found}" in python("scripts/convert.py", "logs/convert/a.json")
 
 
 def test_an_unknown_key_of_a_job_file_is_named(tmp_path):

@@ -16,7 +16,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,11 @@ class Job:
             raise UserError(f"{path}: unknown key {sorted(unknown)[0]!r}")
         return cls(**data)
 
+    @property
+    def code(self) -> str:
+        """The digest of the code that the job runs."""
+        return str(self.params["code"]["digest"])
+
     def directory(self, name: str) -> Path:
         """Return the one directory in which the files of this input or output lie."""
         files = {**self.input, **self.output}[name]
@@ -73,17 +78,43 @@ def run(main: Callable[[Job], None], snakemake: Any = None) -> None:
         if snakemake is None:
             if len(sys.argv) != 2:
                 raise UserError(f"usage: python {sys.argv[0]} JOB.json (each job leaves one beside its log)")
-            job = Job.from_json(sys.argv[1])
+            job = _with_code_of_now(Job.from_json(sys.argv[1]))
             log = None
         else:
             job = Job.from_snakemake(snakemake)
             log = job.log
         with _logged(log):
             _leave_for_debugging(job)
-            _guarded(main, job)
+            _guarded(main, job, planned=snakemake is not None)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _code_of_now(job: Job) -> str | None:
+    """Return the digest of the job's code as it lies there now; None for a job that names no code."""
+    code = job.params.get("code")
+    if not isinstance(code, Mapping):
+        return None
+    return provenance.code_digest(*(provenance.PACKAGE_ROOT.parents[1] / file for file in code["of"]))
+
+
+def _check_code(job: Job) -> None:
+    """Refuse to run other code than was planned: its rows would carry the planned digest."""
+    found = _code_of_now(job)
+    if found is not None and found != job.code:
+        raise UserError(
+            f"the code of {job.rule} changed after this run was planned (digest {found}, planned {job.code}): "
+            "start the run again"
+        )
+
+
+def _with_code_of_now(job: Job) -> Job:
+    """Return a job that is run by hand, perhaps with code that is being mended: what it writes names that code."""
+    found = _code_of_now(job)
+    return (
+        job if found is None else replace(job, params={**job.params, "code": {**job.params["code"], "digest": found}})
+    )
 
 
 def _own_paths_only() -> None:
@@ -101,9 +132,11 @@ def _own_paths_only() -> None:
     sys.path[:] = [entry for entry in dict.fromkeys(sys.path) if not foreign(entry)]
 
 
-def _guarded(main: Callable[[Job], None], job: Job) -> None:
+def _guarded(main: Callable[[Job], None], job: Job, planned: bool) -> None:
     started = time.monotonic()
     try:
+        if planned:
+            _check_code(job)
         main(job)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)

@@ -28,7 +28,7 @@ Video = Literal["none", "failures", "examples", "all"]
 class Section(BaseModel):
     """A part of the config: an unknown key is an error, and nothing is changed after it was read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(validate_default=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Flash(Section):

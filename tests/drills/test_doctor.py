@@ -11,7 +11,7 @@ from drills import made
 from drills.written import write_log, write_tables
 from imports import official
 
-from flashtrail import cli, provenance
+from flashtrail import cli, parquet, provenance
 from flashtrail.drills import bounds, logs, verdicts
 from flashtrail.drills.predicates import NAMES
 from flashtrail.errors import UserError
@@ -191,7 +191,7 @@ def test_without_bounds_it_says_how_to_get_them(capsys, tmp_path, monkeypatch):
 def test_tables_from_before_pictures_as_sent_were_recorded_are_read(tmp_path):
     write_tables(tmp_path / "arm", "arm", [made.episode(i) for i in range(2)])
     path = tmp_path / "arm/steps.parquet"
-    whole = pq.read_table(path)
+    whole = parquet.read(path)
     old = whole.drop_columns([name for name in whole.column_names if name == logs.SENT])
     pq.write_table(old, path)
     assert len(logs.read(tmp_path / "arm").episodes) == 2

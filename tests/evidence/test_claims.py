@@ -1,5 +1,6 @@
 """Verdicts are computed: each kind of test on rows whose answer is known, and one episode can turn one."""
 
+import json
 import re
 from pathlib import Path
 
@@ -115,6 +116,19 @@ def test_non_inferiority_needs_the_margin_excluded(tmp_path):
     for word, lost in cases.items():
         inputs = write(tmp_path / word, {"clean": [False] * lost + [True] * (100 - lost), "full_only": full})
         assert verdict(tmp_path, inputs, **claim)["verdict"] == word
+
+
+@pytest.mark.parametrize(("others", "word"), [(0.02, "supported"), (0.1, "supported"), (0.85, "inconclusive")])
+def test_latency_measured_under_load_is_not_decided(tmp_path, others, word):
+    """The same rows, other programs on 2, 10 and 85 % of the cores; the record stands in the sentence either way."""
+    load = {"cores": 2, "load_begin": 0.4, "load_max": 20.0, "others": others, "cpu_mhz": None}
+    record = json.dumps(load | {"governor": None, "gpu_mhz": None})
+    path = tmp_path / "profile.parquet"
+    tables.write_table(path, profile(), tables.PROFILE, {"machine": record})
+    found = verdict(tmp_path, {"profile": str(path)}, test="latency_ratio", below=1.0)
+    assert found["verdict"] == word and "load average 0.40 at the beginning, 20.00 at most" in found["sentence"]
+    assert ("Measured under load" in found["sentence"]) == (word == "inconclusive")
+    assert (found["p"] is None) == (word == "inconclusive") and not found["settle"]
 
 
 def test_latency_needs_a_synchronised_device(tmp_path):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from evidence.simulated import METADATA, expected, shard
 
+from flashtrail import provenance
 from flashtrail.errors import UserError
 from flashtrail.evidence import merge, tables
 
@@ -119,3 +120,39 @@ def test_two_artifacts_are_not_one_arm(tmp_path):
     directories = write(tmp_path, metadata={"artifact_digest": "another"})
     with pytest.raises(UserError, match="2 different artifacts"):
         merge.merge_shards(directories, SPEC)
+
+
+PLANNED = {key: METADATA[key] for key in ("config_digest", "artifact_digest", "code_digest")}
+
+
+@pytest.mark.parametrize("key", PLANNED)
+@pytest.mark.parametrize("shards", [1, 3])
+def test_rows_of_another_plan_are_refused_by_name(tmp_path, key, shards):
+    """One shard of another plan, and all of them: the rows agree with each other then, and with no plan."""
+    spec = {**SPEC, "planned": {**PLANNED, key: METADATA[key] if shards == 1 else "planned000000000"}}
+    directories = write(tmp_path, metadata={key: "foreign000000000"} if shards == 1 else None)
+    found = "foreign000000000, planned simulated" if shards == 1 else f"{METADATA[key]}, planned planned000000000"
+    place = directories[1 if shards == 1 else 0] / "episodes.parquet"
+    with pytest.raises(UserError, match=rf"{place} is of another plan \({key} {found}.*; remove that directory"):
+        merge.merge_shards(directories, spec)
+
+
+def test_one_table_of_another_plan_is_refused_and_the_plans_own_shards_are_not(tmp_path):
+    spec = {**SPEC, "planned": PLANNED}
+    directories = write(tmp_path)
+    assert merge.merge_shards(directories, spec).metadata["config_digest"] == METADATA["config_digest"]
+    rounds = directories[2] / "rounds.parquet"
+    table = tables.read_table(rounds, tables.ROUNDS)
+    tables.write_table(rounds, table, tables.ROUNDS, {**METADATA, "code_digest": "another"})
+    with pytest.raises(UserError, match=r"task_2/rounds\.parquet is of another plan \(code_digest another"):
+        merge.merge_shards(directories, spec)
+
+
+def test_the_planned_artifact_is_that_of_the_manifests(tmp_path):
+    """An arm with a server of its own has no manifests: its shards must name no artifact."""
+    for kind in ("base", "draft"):
+        provenance.json_dump({"digest": kind[0]}, tmp_path / f"{kind}.json")
+    handles = {kind: str(tmp_path / f"{kind}.json") for kind in ("draft", "base")} | {"ledgers": ["x"]}
+    spec = {**SPEC, "planned": {"config_digest": "c"}}
+    assert merge.with_artifact(spec, handles)["planned"] == {"config_digest": "c", "artifact_digest": "b+d"}
+    assert merge.with_artifact(spec, {})["planned"]["artifact_digest"] == ""

@@ -4,6 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from flashtrail import parquet
 from flashtrail.errors import UserError
 from flashtrail.evidence import tables
 
@@ -73,3 +74,33 @@ def test_a_wrong_file_is_named(tmp_path):
         tables.read_table(path, tables.STEPS)
     with pytest.raises(UserError, match="does not exist"):
         tables.read_table(tmp_path / "none.parquet", tables.STEPS)
+
+
+def test_every_flipped_byte_is_refused_or_changes_nothing(tmp_path):
+    """Pages, headers, statistics, footer, origin: whatever a disk flips, no other value and no other origin is read."""
+    path, schema = tmp_path / "t.parquet", tables.SHEETS
+    key = {name: STEP[name] for name in tables.EPISODE_KEY}
+    rows = [{**key, "task_id": task, "outcome": "success", "jpeg": bytes([task] * 9)} for task in range(6)]
+    tables.write_table(path, rows, schema, {"config_digest": "abc", "device": "cpu"})
+    whole, right, origin, refused = path.read_bytes(), tables.read_table(path, schema), tables.read_metadata(path), 0
+    for place in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << (place % 8)
+        path.write_bytes(flipped)
+        try:
+            assert tables.read_table(path, schema) == right, f"byte {place} of {len(whole)}"
+            assert tables.read_metadata(path) == origin, f"byte {place} of {len(whole)}"
+        except UserError as error:
+            assert str(path) in str(error) and str(error).endswith("remove it and run again")
+            refused += 1
+    assert refused >= len(whole) - len(parquet.KEY), "only the name of the checksum may be flipped unseen"
+
+
+def test_a_table_without_a_checksum_is_read_as_before(tmp_path):
+    path = tmp_path / "t.parquet"
+    tables.write_table(path, [STEP], tables.STEPS, {"device": "cpu"})
+    table = parquet.read(path)
+    pq.write_table(table, tmp_path / "old.parquet", compression="zstd")
+    assert parquet.KEY not in (tmp_path / "old.parquet").read_bytes()
+    assert tables.read_table(tmp_path / "old.parquet", tables.STEPS) == tables.read_table(path, tables.STEPS)
+    assert tables.read_metadata(tmp_path / "old.parquet")["device"] == "cpu"

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from record import campaign
 
-from flashtrail import cli, provenance
+from flashtrail import cli, parquet, provenance
 from flashtrail.errors import UserError
 from flashtrail.record import audit, bundle, crate, manifest, replay, rows, validation
 from flashtrail.record.run import Run
@@ -41,14 +40,14 @@ def failed(root: Path) -> dict[str, list[str]]:
 
 
 def change(path: Path, row: int, column: str, new: Callable[[Any], Any]) -> None:
-    """Give one cell of a Parquet file another value; schema and metadata stay."""
-    table = pq.ParquetFile(path).read()
+    """Give one cell of a Parquet file another value; schema and metadata stay, its own checksum is renewed."""
+    table = parquet.read(path)
     values = table[column].to_pylist()
     before, values[row] = values[row], new(values[row])
     assert before != values[row]
     field = table.schema.field(column)
     changed = table.set_column(table.column_names.index(column), field, pa.array(values, field.type))
-    pq.write_table(changed.replace_schema_metadata(table.schema.metadata), path)
+    parquet.write(changed.replace_schema_metadata(table.schema.metadata), path)
 
 
 def cover_up(root: Path) -> None:

@@ -7,6 +7,7 @@ when asked for. Knows the names of the files' kinds; computes nothing.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -82,6 +83,12 @@ class Campaign:
         """Return the profile's timed rounds, warm-up left out."""
         profile = tables.read_tables(self.files("profile"), tables.PROFILE).to_pandas()
         return profile[~profile["warmup"].astype(bool)]
+
+    @cached_property
+    def machine(self) -> dict[str, Any] | None:
+        """Return how busy the machine was while the profile was measured; None where that was not recorded."""
+        said = [tables.read_metadata(path).get("machine") for path in self.files("profile")]
+        return json.loads(said[0]) if said and said[0] else None
 
     @cached_property
     def arms(self) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from flashtrail import machine
 from flashtrail.evidence import endings, figures, links, page, pairs, statistics, tables, verified_chapter
 from flashtrail.evidence.campaign import Campaign
 from flashtrail.evidence.counts import apart, behind
@@ -223,7 +224,7 @@ def latency_profile(run: Campaign) -> Html:
     devices = listed(sorted(set(profile["device"]) - {""}) or ["a device that is not recorded"])
     # What another's record does not say (warm per prompt and route, alone on the device) is not said for it.
     how = "batch 1, warmed per prompt and route, alone on" if run.whose(None) == "ours" else f"{run.whose(None)}, on"
-    where = f"{listed(sorted(set(profile['policy'])))}, {how} {devices}, {synchronised}"
+    where = f"{listed(sorted(set(profile['policy'])))}, {how} {devices}, {synchronised}; {machine.words(run.machine)}"
     box = page.figure(
         figures.latency_box(profile),
         "Box plot of policy time per round, draft and full",

@@ -154,6 +154,8 @@ class LatencyClaim(_Claim):
 
     test: Literal["latency_ratio"]
     below: float = Field(1.0, gt=0)
+    # An idle system's own housekeeping stays under a few percent; at a tenth somebody else is computing.
+    load_at_most: float = Field(0.1, gt=0, le=1, description="share of the cores that other programs may take")
 
 
 class RoutesClaim(_Claim):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from flashtrail import machine
 from flashtrail.evidence import claims, claims_chapter, page, statistics
 from flashtrail.evidence.campaign import Campaign
 from flashtrail.evidence.counts import behind, pooled
@@ -137,12 +138,11 @@ def _how_fast(run: Campaign) -> Html | None:
         lines.append(
             f"A draft round takes {milliseconds(found['draft'].p50.value)}, a full round "
             f"{milliseconds(found['full'].p50.value)} (medians of policy time, n = {found['draft'].n} and "
-            f"{found['full'].n}, {how}): {ratio:.1f} times as long."
+            f"{found['full'].n}, {how}; {machine.words(run.machine)}): {ratio:.1f} times as long."
         )
     elif found["full"].p50:
-        lines.append(
-            f"A full round takes {milliseconds(found['full'].p50.value)} (median, n = {found['full'].n}, {how})."
-        )
+        beside = f"median, n = {found['full'].n}, {how}; {machine.words(run.machine)}"
+        lines.append(f"A full round takes {milliseconds(found['full'].p50.value)} ({beside}).")
     for arm, summary in run.plain_summaries.items():
         if summary["routes"]["draft"] and not has_fault(summary):
             routes = summary["routes"]

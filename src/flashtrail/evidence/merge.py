@@ -36,9 +36,14 @@ class Merged(NamedTuple):
 def expected_episodes(spec: Mapping[str, Any]) -> list[Key]:
     """Return the episodes that an arm must have.
 
-    `spec` has arm, suite, tasks, init_states and repeats (also policy and seed, which the merge compares).
+    `spec` has arm, suite, tasks, init_states and repeats (also policy, seed and planned, which the merge compares).
     """
     return [Key(*row.values()) for row in _wanted(spec).to_pylist()]
+
+
+def with_artifact(spec: Mapping[str, Any], handles: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an arm's spec whose plan names the artifact too, from its manifests among `handles`."""
+    return {**spec, "planned": {**spec["planned"], "artifact_digest": tables.artifact_digest(handles)}}
 
 
 def merge_shards(shard_dirs: Iterable[str | Path], expected: Mapping[str, Any] | Iterable[Sequence[Any]]) -> Merged:
@@ -47,12 +52,14 @@ def merge_shards(shard_dirs: Iterable[str | Path], expected: Mapping[str, Any] |
     `expected` is the arm's spec (see `expected_episodes`) or the keys themselves. Raises UserError, one line that
     names the first few episodes and says how many, for: an episode that is missing, there twice, not asked for or
     ended by infrastructure; a round or step that is there twice or belongs to no episode; rounds that do not add
-    up to the episode's own count; another policy or seed; shards that ran on different artifacts.
+    up to the episode's own count; another policy or seed; shards that ran on different artifacts; a shard whose
+    config, artifact or code (`spec`'s ``planned``: metadata keys and the digests planned) is not the planned one.
     """
     spec = expected if isinstance(expected, Mapping) else {}
     wanted = _wanted(spec) if spec else keys.table_of(list(expected))
     arm = wanted["arm"][0].as_py() if len(wanted) else "arm"
     directories = [Path(d) for d in shard_dirs]
+    _check_plan(arm, directories, spec.get("planned", {}))
     read = {
         name: tables.read_tables([d / f"{name}.parquet" for d in directories], schema)
         for name, schema in SCHEMAS.items()
@@ -76,6 +83,18 @@ def write_merged(merged: Merged, directory: str | Path) -> None:
     """Write an arm's three tables into a directory."""
     for name, schema in SCHEMAS.items():
         tables.write_table(Path(directory) / f"{name}.parquet", getattr(merged, name), schema, merged.metadata)
+
+
+def _check_plan(arm: str, directories: Sequence[Path], planned: Mapping[str, str]) -> None:
+    """Refuse a shard any of whose tables is of another plan, whoever computed it."""
+    for directory in directories if planned else []:
+        for name in SCHEMAS:
+            stored = tables.read_metadata(directory / f"{name}.parquet")
+            for key, digest in planned.items():
+                if (found := stored.get(key, "")) != digest:
+                    told = f"{key} {found or 'not recorded'}, planned {digest or 'none'}"
+                    what = f"{directory}/{name}.parquet is of another plan ({told})"
+                    raise UserError(f"{arm}: {what}; remove that directory and run again")
 
 
 def _check_episodes(arm: str, episodes: pa.Table, codes: np.ndarray, wanted: np.ndarray, packing: Packing) -> None:

@@ -1,7 +1,8 @@
 """The tables of the project: their columns, and reading and writing them whole or not at all.
 
-Parquet, zstd; each file carries the digests of config, artifact and code and the device in its metadata. This is the
-one place where columns are named; the recorder writes with these schemas, everything in evidence/ reads with them.
+Parquet, zstd; each file carries a checksum and, in its metadata, the digests of config, artifact and code and the
+device. This is the one place where columns are named; the recorder writes with these schemas, everything in evidence/
+reads with them.
 Knows no simulator, no policy and no statistic.
 """
 
@@ -14,9 +15,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from flashtrail import provenance
+from flashtrail import parquet, provenance
 from flashtrail.errors import UserError
 
 # An episode across tables; across arms an episode is paired by the same key without `arm`.
@@ -190,7 +190,7 @@ def write_table(
     schema: pa.Schema,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write one table, zstd-compressed, aside and then renamed.
+    """Write one table, zstd-compressed and sealed with a checksum, aside and then renamed.
 
     `metadata` keys get the prefix ``flashtrail.`` unless they have it; the four of METADATA_KEYS are always
     there, empty when not given.
@@ -201,20 +201,16 @@ def write_table(
         {f"{METADATA_PREFIX}{k}".encode(): str("" if v is None else v).encode() for k, v in sorted(entries.items())}
     )
     with provenance.write_atomic(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        parquet.write(table, temporary)
 
 
 def read_table(path: str | Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a table and hold it to its schema; `columns` reads only these.
 
-    Raises UserError naming the file and the first column that is missing, unknown, of another type or empty.
+    Raises UserError naming the file where its bytes are not those of its checksum (`parquet`), and the first column
+    that is missing, unknown, of another type or empty.
     """
-    try:
-        stored = pq.read_schema(path)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} is not a readable Parquet file ({error}); remove it and run again") from None
+    stored = parquet.opened(path).schema_arrow
     problem = _names_differ(stored.names, schema)
     if problem:
         raise UserError(f"{path}: {problem}")
@@ -225,11 +221,7 @@ def read_table(path: str | Path, schema: pa.Schema, columns: Sequence[str] | Non
             found = stored.field(field.name).type
             raise UserError(f"{path}: column {field.name!r} is {found}, expected {field.type}")
     chosen = schema if columns is None else pa.schema([schema.field(c) for c in columns])
-    try:
-        # One file, read as one file: directory names such as arm=... are never taken for columns.
-        table = pq.ParquetFile(path).read(columns=chosen.names)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}); remove it and run again") from None
+    table = parquet.read(path, chosen.names)
     problem = _empty_cells(table, chosen)
     if problem:
         raise UserError(f"{path}: {problem}")
@@ -247,14 +239,15 @@ def read_tables(
 
 def read_metadata(path: str | Path) -> dict[str, str]:
     """Return the file's own entries (config_digest, artifact_digest, code_digest, device, ...) without prefix."""
-    try:
-        stored = pq.read_schema(path).metadata or {}
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} is not a readable Parquet file ({error})") from None
+    stored = parquet.opened(path).schema_arrow.metadata or {}
     prefix = METADATA_PREFIX.encode()
     return {_bare(k.decode()): v.decode() for k, v in stored.items() if k.startswith(prefix)}
+
+
+def artifact_digest(handles: Mapping[str, Any]) -> str:
+    """Return an artifact's digest as tables carry it, base's and draft's joined, from the manifests among `handles`."""
+    manifests = [handles[kind] for kind in ("base", "draft") if handles.get(kind)]
+    return "+".join(str(provenance.json_load(manifest)["digest"]) for manifest in manifests)
 
 
 def episode_id(row: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from flashtrail import machine
 from flashtrail.evidence import claims as types
 from flashtrail.evidence import endings, power, published, statistics, success_verdicts
 from flashtrail.evidence.campaign import Campaign
@@ -243,23 +244,33 @@ def _judge_latency(claim: types.LatencyClaim, campaign: Campaign, alpha: float) 
         verdict = "supported"
     elif found.interval.low > claim.below:
         verdict = "refuted"
+    load = campaign.machine
+    loaded = bool(load and load["others"] is not None and load["others"] > claim.load_at_most)
+    if loaded:
+        verdict = "inconclusive"
     medians = {route: statistics.latency(times[route]) for route in times}
     p50 = {route: milliseconds(float(times[route].median())) for route in times}
     sentence = (
         f"Draft rounds took {p50['draft']} (median, n = {len(times['draft'])}), full rounds {p50['full']} "
         f"(n = {len(times['full'])}): ratio {found.ratio:.3f}, {percent(1 - alpha)} interval "
-        f"[{found.interval.low:.3f}, {found.interval.high:.3f}], against {claim.below:g}."
+        f"[{found.interval.low:.3f}, {found.interval.high:.3f}], against {claim.below:g}; {machine.words(load)}."
     )
+    if loaded:
+        limit = percent(claim.load_at_most)
+        sentence = f"Measured under load (other programs may take {limit} of the cores), so not decided. {sentence}"
     return Judgement(
         verdict,
         sentence,
-        {"ratio": asdict(found), **{route: value.as_dict() for route, value in medians.items()}, "below": claim.below},
+        {"ratio": asdict(found), **{route: value.as_dict() for route, value in medians.items()}, "below": claim.below}
+        | {"machine": load, "load_at_most": claim.load_at_most},
         f"{p50['draft']} vs {p50['full']}; \u00d7{found.ratio:.2f} "
         f"[{found.interval.low:.2f}, {found.interval.high:.2f}]",
         tested_on(policies=sorted(set(profile["policy"])), devices=sorted(set(profile["device"]) - {""})),
         {"profile": {route: len(values) for route, values in times.items()}},
-        found.p,
-        lambda alpha: power.ratio_plan(
+        None if loaded else found.p,
+        None
+        if loaded
+        else lambda alpha: power.ratio_plan(
             found.interval.low, found.interval.high, found.ratio, claim.below, min(map(len, times.values())), alpha
         ),
     )

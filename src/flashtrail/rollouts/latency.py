@@ -11,11 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from flashtrail import provenance
+from flashtrail import parquet, provenance
 from flashtrail.errors import UserError
 from flashtrail.rollouts.clock import Source
 
@@ -75,11 +73,9 @@ def table_digest(path: str | Path) -> str:
 def read_samples(path: str | Path, time: str) -> dict[str, np.ndarray]:
     """Return the latencies of a `rounds` table or a profile by route (ms); warm-up and empty times are left out."""
     try:
-        table = pq.ParquetFile(path).read()
-    except FileNotFoundError:
-        raise UserError(f"clock: {path} does not exist; replay a table of rounds that is there") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"clock: {path} is not a readable Parquet file ({error})") from None
+        table = parquet.read(path)
+    except UserError as error:
+        raise UserError(f"clock: {error}") from None
     for column in ("route", time):
         if column not in table.column_names:
             raise UserError(f"clock: {path} has no column {column!r}: no table of rounds, or choose another time")

@@ -13,9 +13,10 @@ from typing import Any
 
 from flashtrail import provenance
 from flashtrail.errors import UserError
+from flashtrail.evidence.tables import artifact_digest
 from flashtrail.rollouts import clock as clocks
 from flashtrail.rollouts.latency import table_digest
-from flashtrail.serving.handles import digests, server_command
+from flashtrail.serving.handles import server_command
 
 _OF_ARM = ("arm", "policy", "suite", "seed", "scene_seed", "init_states", "repeats", "video")
 
@@ -45,9 +46,9 @@ def shard_spec(
     else:
         # The number of simulators stays a word: finished episodes are reused whatever it is.
         server = {"command": server_command(handles, arm["engine"], arm["flash"], port=None, clients=None)}
-        artifact, model = digests(handles), provenance.json_load(handles["model"])
+        model = provenance.json_load(handles["model"])
         about = {
-            "artifact_digest": "+".join(artifact[kind] for kind in sorted(artifact)),
+            "artifact_digest": artifact_digest(handles),
             "device": device_of(model, arm["engine"]["device"]),
             "official_time_bias": str(bool(arm["flash"].get("official_time_bias"))).lower(),
         }

@@ -1,0 +1,133 @@
+"""How busy the machine was with other things while something was timed: what stands beside every latency.
+
+The load average counts our own threads too and lags by a minute; so the CPU time that other programs took from our
+cores is measured: what the kernel counts as busy there (/proc/stat, a neighbour's steal included), less what this
+process and its descendants used. Linux only: elsewhere the entries are None. Knows no latency and no verdict.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+_LEAST_S = 1.0  # CPU times come in ticks of 10 ms: shorter intervals are joined to the next
+_IDLE = (3, 4)  # of a line of /proc/stat: idle, iowait
+_COUNTED = 8  # user, nice, system, idle, iowait, irq, softirq, steal (guests are in user)
+
+
+class Watch:
+    """Watches from its making on; `look` closes an interval, `record` says what was seen."""
+
+    def __init__(self, gpu: bool = False, proc: str | Path = "/proc") -> None:
+        self._gpu, self._proc = gpu, Path(proc)
+        self._cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        self._loads = [_load()]
+        self._last = self._times()
+        self._others: list[float] = []
+        self._clocks = [self._clock()]
+
+    def look(self, least_s: float = _LEAST_S) -> None:
+        """Close an interval: sample load and clock, and what others took since the last look."""
+        self._loads.append(_load())
+        self._clocks.append(self._clock())
+        now = self._times()
+        if now is None or self._last is None:
+            return
+        busy, total, own = (b - a for a, b in zip(self._last, now, strict=True))
+        if total < least_s * len(self._cores):
+            return
+        self._others.append(min(1.0, max(0.0, (busy - own) / total)))
+        self._last = now
+
+    def record(self) -> dict[str, Any]:
+        """Return cores, load average (begin, max), `others` and clocks (MHz), as plain data.
+
+        `others`: the largest share of our cores' time that other programs took in one interval between looks, 0-1.
+        """
+        self.look(0.1)
+        loads = [load for load in self._loads if load is not None]
+        clocks = [clock for clock in self._clocks if clock is not None]
+        return {
+            "cores": len(self._cores) or os.cpu_count(),
+            "load_begin": loads[0] if loads else None,
+            "load_max": max(loads, default=None),
+            "others": round(max(self._others), 4) if self._others else None,
+            "cpu_mhz": [min(clocks), max(clocks)] if clocks else None,
+            "governor": _text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
+            "gpu_mhz": _gpu_clock() if self._gpu else None,
+        }
+
+    def _times(self) -> tuple[float, float, float] | None:
+        """Return seconds that our cores were busy, that they had, and that we used; None without /proc."""
+        ours = {f"cpu{core}" for core in self._cores}
+        lines = [line.split() for line in (_text(self._proc / "stat") or "").splitlines()]
+        counted = [[int(value) for value in line[1 : 1 + _COUNTED]] for line in lines if line and line[0] in ours]
+        if not counted:
+            return None
+        total = sum(map(sum, counted))
+        idle = sum(line[place] for line in counted for place in _IDLE)
+        tick = os.sysconf("SC_CLK_TCK")
+        return (total - idle) / tick, total / tick, self._own(tick)
+
+    def _own(self, tick: int) -> float:
+        """Return the CPU seconds of this process and its descendants, those that have ended and were waited for too."""
+        parents, used = dict[int, int](), dict[int, int]()
+        for entry in self._proc.iterdir():
+            if entry.name.isdigit() and (text := _text(entry / "stat")):
+                fields = text.rpartition(")")[2].split()  # a program's name may hold blanks and brackets
+                parents[int(entry.name)] = int(fields[1])
+                used[int(entry.name)] = sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime
+        return sum(used[pid] for pid in used if _descends(pid, os.getpid(), parents)) / tick
+
+    def _clock(self) -> float | None:
+        lines = (_text(self._proc / "cpuinfo") or "").splitlines()
+        found = [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
+        return round(sum(found) / len(found), 1) if found else None
+
+
+def words(record: dict[str, Any] | None) -> str:
+    """Return a record as the pages print it."""
+    if not record:
+        return "load of the machine not recorded"
+    parts = [f"{record['cores']} cores"]
+    if record["load_begin"] is not None:
+        parts.append(f"load average {record['load_begin']:.2f} at the beginning, {record['load_max']:.2f} at most")
+    if record["others"] is not None:
+        parts.append(f"other programs on {100 * record['others']:.0f}\u00a0% of them at most")
+    if record["cpu_mhz"]:
+        parts.append(f"CPU at {record['cpu_mhz'][0]:.0f}-{record['cpu_mhz'][1]:.0f} MHz")
+    if record["governor"]:
+        parts.append(f"governor {record['governor']}")
+    if record["gpu_mhz"]:
+        parts.append(f"GPU at {record['gpu_mhz']:.0f} MHz")
+    return ", ".join(parts)
+
+
+def _descends(pid: int, from_: int, parents: dict[int, int]) -> bool:
+    while pid != from_ and pid in parents:
+        pid = parents[pid]
+    return pid == from_
+
+
+def _load() -> float | None:
+    try:
+        return round(os.getloadavg()[0], 2)
+    except OSError:
+        return None
+
+
+def _text(path: Path) -> str | None:
+    with contextlib.suppress(OSError):  # no such file here, or a process that has ended
+        return path.read_text().strip()
+    return None
+
+
+def _gpu_clock() -> float | None:
+    command = ["nvidia-smi", "--query-gpu=clocks.sm", "--format=csv,noheader,nounits"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError, IndexError):
+        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
+        return float(said.splitlines()[0])
+    return None
