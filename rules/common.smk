@@ -14,7 +14,8 @@ PACKAGE = ROOT / "src" / "flashtrail"
 sys.path.insert(0, str(ROOT / "src"))
 try:
     from flashtrail import config as experiments
-    from flashtrail import provenance
+    from flashtrail import policy_facts, provenance
+    from flashtrail.checkpoints import stores
     from flashtrail.errors import UserError
 except ModuleNotFoundError as missing:
     sys.exit(
@@ -84,8 +85,11 @@ def source_digest(policy):
 
 
 def _listing(place):
-    files = sorted(f for f in place.rglob("*") if f.is_file()) if place.is_dir() else [place]
-    return [[str(f), _content(f)] for f in files if f.is_file()]
+    try:  # links are followed, as the probe follows them; what is wrong with a tree is the probe's to say
+        files = [place / entry.name for entry in stores.local_entries(place)]
+    except (FileNotFoundError, UserError) as error:
+        return [[str(place), str(error)]]
+    return [[str(f), _content(f)] for f in files]
 
 
 def _content(file, whole=64 << 20):
@@ -106,9 +110,9 @@ def policy_of(wildcards):
 
 
 def source_of(wildcards):
-    """Where a policy comes from, without the settings of its server."""
+    """Where a policy comes from and what is declared of its checkpoint, without the settings of its server."""
     spec = policy_of(wildcards)
-    return {key: spec[key] for key in ("policy", "candidates", "draft", "tokenizer")}
+    return {key: spec[key] for key in ("policy", "candidates", "draft", "tokenizer", *policy_facts.NAMES)}
 
 
 def engine_of(wildcards):

@@ -114,7 +114,10 @@ def artifact_transforms(
         tf.PadState(dims.action_dim),
     ]
     outputs: list[tf.Transform] = [tf.UnnormalizeActions(actions, dims.env_action_dim)]
-    if runtime.manifests["base"].get("transforms", {}).get("delta_actions", True):
+    delta = runtime.manifests["base"].get("transforms", {}).get("delta_actions")
+    if delta is None:
+        raise ArtifactError(f"{directory}: the manifest does not say delta_actions; convert the checkpoint again")
+    if delta:
         outputs.append(tf.AbsoluteActions())
     return inputs, outputs
 
@@ -198,7 +201,7 @@ class FlashPolicy:
         reset: bool = False,
         noise_seed: Sequence[int] | int | None = None,
     ) -> dict[str, Any]:
-        """One round -> actions float64 (50, 7), accepted_prefix_len, policy_timing. ObservationError if unfit.
+        """One round -> actions float64 (horizon, 7), accepted_prefix_len, policy_timing. ObservationError if unfit.
 
         obs: observation/image and observation/wrist_image uint8 (H, W, 3), observation/state (8,), prompt, and
         optionally __image_mask__ [bool, bool]. executed_steps None counts as max_exec_steps.
