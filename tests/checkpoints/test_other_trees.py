@@ -15,9 +15,16 @@ from flashtrail.checkpoints import artifact, fetch, orbax, parity, probe
 from flashtrail.errors import UserError
 from flashtrail.flash.policy import FlashPolicy
 from flashtrail.flash.settings import FlashSettings
+from flashtrail.serving.client import PolicyClient
+from flashtrail.serving.server import running
 
 SAID = {"horizon": 50, "delta_actions": True, "views": 2, "steps": 2, "max_token_len": 48}
 STATE = np.array([0.3, -0.2, 0.9, 1.0, -1.0, 0.5, 0.02, -0.02])
+
+GREY = np.full((224, 224, 3), 90, np.uint8)
+OBSERVATION = {
+    "observation/image": GREY, "observation/wrist_image": GREY, "observation/state": STATE, "prompt": "put the bowl"
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -35,10 +42,7 @@ def converted(tree: Path, tokenizer: bytes, out: Path, **declared: Any) -> dict[
 
 def one_round(out: Path, **settings: Any) -> dict[str, Any]:
     policy = FlashPolicy.load(out / "base", settings=FlashSettings(**settings))
-    grey = np.full((224, 224, 3), 90, np.uint8)
-    views = {"observation/image": grey, "observation/wrist_image": grey[::-1]}
-    observation = {**views, "observation/state": STATE, "prompt": "put the bowl"}
-    return policy.infer(policy.new_session(), observation, reset=True, noise_seed=1)
+    return policy.infer(policy.new_session(), OBSERVATION, reset=True, noise_seed=1)
 
 
 def test_a_horizon_of_ten_is_converted_compared_and_served_as_ten(
@@ -52,6 +56,16 @@ def test_a_horizon_of_ten_is_converted_compared_and_served_as_ten(
     assert reply["actions"].shape == (10, 7)
     assert reply["accepted_prefix_len"] == 10, "twelve may be executed, and there are ten"
     assert one_round(tmp_path / "out", max_exec_steps=4)["accepted_prefix_len"] == 4
+
+
+def test_a_served_horizon_of_ten_comes_over_the_wire(tree: Path, tokenizer_bytes: bytes, tmp_path: Path) -> None:
+    converted(tree, tokenizer_bytes, tmp_path / "out", horizon=10)
+    policy = FlashPolicy.load(tmp_path / "out/base")
+    with running(policy) as server, PolicyClient(server.url) as client:
+        facts = client.metadata["facts"]
+        reply = client.infer(OBSERVATION, reset=True, noise_seed=1)
+    assert (facts["action_horizon"], facts["delta_actions"]) == (10, True)
+    assert (reply.actions.shape, reply.accepted_prefix_len) == ((10, 7), 10)
 
 
 def test_without_deltas_the_state_is_not_added(tree: Path, tokenizer_bytes: bytes, tmp_path: Path) -> None:

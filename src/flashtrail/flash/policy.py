@@ -167,12 +167,20 @@ class FlashPolicy:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """Artifact digests, device, number format, settings, and the request keys beyond the official ones.
+        """Artifact digests, device, number format, settings, facts, and the request keys beyond the official ones.
 
         ``action_stats`` is there only where foreign statistics are in force.
         """
         foreign = {} if self.action_stats is None else {"action_stats": self.action_stats}
-        return describe(self.engine) | {"request_keys": list(REQUEST_KEYS)} | foreign
+        own = {"request_keys": list(REQUEST_KEYS), "facts": self._facts()}
+        return describe(self.engine) | own | foreign
+
+    def _facts(self) -> dict[str, Any]:
+        """What was declared or known of the checkpoint, as it is used."""
+        dims = self.engine.runtime.dims  # type: ignore[attr-defined]
+        names = ("action_horizon", "num_views", "num_steps", "max_token_len")
+        deltas = any(isinstance(transform, tf.AbsoluteActions) for transform in self.outputs)
+        return {name: getattr(dims, name) for name in names} | {"delta_actions": deltas}
 
     @property
     def reentrant(self) -> bool:
