@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from flashtrail.benchmark.presets import PI0_LIBERO
-from flashtrail.checkpoints import artifact, layouts
+from flashtrail.checkpoints import artifact, facts, layouts
 from flashtrail.errors import UserError
 from flashtrail.flash.dims import Pi0Dims
 
@@ -170,6 +170,8 @@ def write_rest(source: Path) -> None:
         sentence_iterator=iter(PROMPTS * 5), model_writer=model, vocab_size=60, model_type="bpe", minloglevel=2
     )
     (source / artifact.TOKENIZER).write_bytes(model.getvalue())
+    described = {"action_horizon": 50, "delta_actions": True, "num_views": 2, "num_steps": 10, "max_token_len": 48}
+    (source / facts.FACTS).write_text(json.dumps(described))
 
 
 # --- converting it ---

@@ -2,6 +2,8 @@
 #
 # REQUIRED INPUTS
 #   config: policies.{policy}.candidates, .draft, .tokenizer    gs://, hf:// or local paths
+#           policies.{policy}.horizon and other facts           what the tree does not hold (docs/checkpoints.md)
+#   resources/checkpoints/known.yaml                            the facts of public checkpoints
 # OUTPUTS
 #   results/checkpoints/{policy}/record.json      verdict on each candidate, with its reason; exactly one must match
 #   results/checkpoints/{policy}/fetched.json     what was downloaded to source/, sizes and hashes
@@ -10,7 +12,9 @@
 
 
 rule probe_checkpoints:
-    """List each candidate's metadata, classify it, and stop unless exactly one matches."""
+    """Read each candidate's metadata, tell what it is, and stop unless exactly one matches."""
+    input:
+        known="resources/checkpoints/known.yaml",
     output:
         record="results/checkpoints/{policy}/record.json",
     log:

@@ -14,8 +14,9 @@ ROOT = Path(workflow.basedir)
 PACKAGE = ROOT / "src" / "flashtrail"
 sys.path.insert(0, str(ROOT / "src"))
 try:
-    from flashtrail import caches, documents, plans, provenance
+    from flashtrail import caches, documents, plans, policy_facts, provenance
     from flashtrail import config as experiments
+    from flashtrail.checkpoints import stores
     from flashtrail.errors import UserError
     from flashtrail.names import file_name
 except ModuleNotFoundError as missing:
@@ -122,8 +123,11 @@ def source_digest(policy):
 
 
 def _listing(place):
-    files = sorted(f for f in place.rglob("*") if f.is_file()) if place.is_dir() else [place]
-    return [[str(f), _content(f)] for f in files if f.is_file()]
+    try:  # links are followed, as the probe follows them; what is wrong with a tree is the probe's to say
+        files = [place / entry.name for entry in stores.local_entries(place)]
+    except (FileNotFoundError, UserError) as error:
+        return [[str(place), str(error)]]
+    return [[str(f), _content(f)] for f in files]
 
 
 def _content(file, whole=64 << 20):
@@ -144,9 +148,9 @@ def policy_of(wildcards):
 
 
 def source_of(wildcards):
-    """Where a policy comes from, without the settings of its server."""
+    """Where a policy comes from and what is declared of its checkpoint, without the settings of its server."""
     spec = policy_of(wildcards)
-    return {key: spec[key] for key in ("policy", "candidates", "draft", "tokenizer")}
+    return {key: spec[key] for key in ("policy", "candidates", "draft", "tokenizer", *policy_facts.NAMES)}
 
 
 def engine_of(wildcards):

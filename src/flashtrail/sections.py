@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 from flashtrail import drill_arms
 from flashtrail.errors import UserError
+from flashtrail.policy_facts import PolicyFacts
 from flashtrail.rollouts import clock as clocks
 from flashtrail.rollouts import faults
 
@@ -48,8 +49,8 @@ class Flash(Section):
     official_time_bias: bool = Field(False, description="reproduce the official verifier's clamp at t = 0.05")
 
 
-class Policy(Section):
-    """Where a policy comes from and how it is run."""
+class Policy(PolicyFacts, Section):
+    """Where a policy comes from, what its checkpoint does not hold (policy_facts.py), and how it is run."""
 
     candidates: list[str] = Field(min_length=1, description="checkpoint locations to probe: gs://, hf:// or a path")
     draft: str | None = Field(None, description="draft head .pt: hf://repo/file, gs:// or a path; none = full only")

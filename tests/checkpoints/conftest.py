@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from flashtrail.checkpoints import artifact
 GOLDEN = Path(__file__).parents[1] / "golden"
 G1, G4 = GOLDEN / "G1_pi0_jax", GOLDEN / "G4_draft_head"
 PROMPTS = ["open the middle drawer of the cabinet", "put the bowl on the stove", "put the wine bottle on the cabinet"]
+FACTS = {"action_horizon": 50, "delta_actions": True, "num_views": 2, "num_steps": 10, "max_token_len": 48}
 ORIGIN = {"uri": "gs://bucket/pi0_libero", "class": "MATCH_FLASH_PI0_LIBERO_JAX", "digest": "d" * 16}
 
 
@@ -39,6 +41,7 @@ def whole_source(tmp_path_factory: pytest.TempPathFactory, tokenizer_bytes: byte
     shutil.copytree(G1 / "checkpoint", source)
     shutil.copy(G4 / "draft.pt", source / "draft.pt")
     (source / "tokenizer.model").write_bytes(tokenizer_bytes)
+    (source / "facts.json").write_text(json.dumps(FACTS))
     return source
 
 

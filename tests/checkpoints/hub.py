@@ -1,7 +1,8 @@
 """A few endpoints of the Hugging Face hub's HTTP API on loopback: listing, path info, and ranged downloads.
 
 Stands in for the hub in tests: real HTTP and the real client, a made-up service. Large-file hashes are reported as
-for LFS files; the Xet transfer protocol and access control are not imitated.
+for LFS files; the Xet transfer protocol is not imitated. Of access control: `closed` answers a repository's requests
+with a status and headers, unless they carry the token that opens it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
+        if self._refused():
+            return
         match = re.fullmatch(r"/api/models/([^/]+/[^/]+)(/revision/[^/]+)?", path)
         if match and self._repo(match[1]):
             return self._json({"id": match[1], "sha": COMMIT, "siblings": [], "private": False})
@@ -38,12 +41,22 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+        if self._refused():
+            return
         match = re.fullmatch(r"/api/models/([^/]+/[^/]+)/paths-info/[^/]+", unquote(urlsplit(self.path).path))
         if match and self._repo(match[1]):
             fields = json.loads(body) if body.startswith("{") else parse_qs(body)
             files = self._repo(match[1])
             return self._json([_described(p, files[p]) for p in fields["paths"] if p in files])
         self._missing()
+
+    def _refused(self) -> bool:
+        """Answer with the repository's refusal, as the hub words it, where the token does not open it."""
+        for name, (status, headers, token) in self.server.closed.items():
+            if name in self.path and self.headers.get("Authorization") != f"Bearer {token}":
+                self._send(status, b"{}", headers)
+                return True
+        return False
 
     def _repo(self, name: str) -> dict[str, bytes]:
         return self.server.repos.get(name, {})
@@ -105,7 +118,7 @@ def serve(repos: dict[str, dict[str, bytes]]) -> Iterator[http.server.ThreadingH
     """Serve `repos` (name -> path -> content) on a free port; `.url`, `.calls` and `.ranges` tell what went on."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.daemon_threads = True
-    server.repos, server.calls, server.ranges = repos, [], []
+    server.repos, server.calls, server.ranges, server.closed = repos, [], [], {}
     server.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

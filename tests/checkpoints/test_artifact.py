@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from checkpoints.conftest import G1, ORIGIN
+from checkpoints.conftest import FACTS, G1, ORIGIN
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
@@ -28,7 +28,7 @@ def test_the_engine_reads_what_the_converter_writes(artifacts: Path) -> None:
     base, dims, manifest = weights.load_base(artifacts / "base")
     draft, ddims, _ = weights.load_draft(artifacts / "draft")
     ddims.check_fits(dims)
-    expected, _ = convert.base_tensors(orbax.read_tree(G1 / "checkpoint/params"))
+    expected, _ = convert.base_tensors(orbax.read_tree(G1 / "checkpoint/params"), FACTS)
     number = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}[manifest["dtype"]]
     assert base.keys() == expected.keys()
     for name, values in expected.items():

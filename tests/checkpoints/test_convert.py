@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoints.conftest import G1, G4
+from checkpoints.conftest import FACTS, G1, G4
 
 from flashtrail.checkpoints import convert, layouts, orbax
 from flashtrail.errors import UserError
@@ -23,7 +23,7 @@ def tree() -> dict[str, np.ndarray]:
 
 
 def test_dims_are_those_of_the_model(tree: dict[str, np.ndarray]) -> None:
-    _, dims = convert.base_tensors(tree)
+    _, dims = convert.base_tensors(tree, FACTS)
     assert dims["vision"] == {
         "width": 48, "depth": 2, "mlp_dim": 80, "num_heads": 2, "head_dim": 24, "patch": 14,
         "image_size": 224, "stem": None,
@@ -37,14 +37,14 @@ def test_dims_are_those_of_the_model(tree: dict[str, np.ndarray]) -> None:
 
 def test_both_leaf_conventions_give_identical_tensors(tree: dict[str, np.ndarray]) -> None:
     suffixed = orbax.read_tree(G1 / "checkpoint_value_suffix/params")
-    (ours, dims), (theirs, other) = convert.base_tensors(tree), convert.base_tensors(suffixed)
+    (ours, dims), (theirs, other) = convert.base_tensors(tree, FACTS), convert.base_tensors(suffixed, FACTS)
     assert dims == other
     assert ours.keys() == theirs.keys() == layouts.base_shapes(dims).keys()
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_einsum_leaves_become_in_by_out_matrices(tree: dict[str, np.ndarray]) -> None:
-    tensors, _ = convert.base_tensors(tree)
+    tensors, _ = convert.base_tensors(tree, FACTS)
     llm, x = "PaliGemma/llm/layers/", np.random.default_rng(0).standard_normal(64).astype(np.float32)
     heads = np.einsum("d,ndh->nh", x, tree[llm + "attn/q_einsum/w"][1]).reshape(-1)
     assert np.allclose(x @ tensors["prefix.layers.q.weight"][1], heads, atol=1e-5)
@@ -70,12 +70,12 @@ def test_a_tree_that_does_not_fit_is_named(tree: dict[str, np.ndarray], change: 
     else:
         broken[leaf] = broken[leaf].reshape(3, -1)
     with pytest.raises(UserError, match=leaf) as caught:
-        convert.base_tensors(broken)
+        convert.base_tensors(broken, FACTS)
     assert "\n" not in str(caught.value)
 
 
 def test_a_declared_stem_takes_the_place_of_the_patches(tree: dict[str, np.ndarray]) -> None:
-    tensors, dims = convert.base_tensors(_with_stem(tree), {"stem": STEM, "num_views": 2, "num_steps": 10})
+    tensors, dims = convert.base_tensors(_with_stem(tree), {**FACTS, "stem": STEM})
     assert dims["vision"]["stem"]["layers"] == STEM["layers"]
     assert dims["vision"]["patch"] is None
     assert tensors["vision.stem.1.weight"].shape == (3, 3, 24, 48)
@@ -86,7 +86,7 @@ def test_a_declared_stem_takes_the_place_of_the_patches(tree: dict[str, np.ndarr
 @pytest.mark.parametrize(
     ("declared", "said"),
     [
-        (None, "declares no stem"),
+        ({}, "declares no stem"),
         ({"stem": {**STEM, "layers": STEM["layers"][:1]}}, "kernels are"),
         ({"stem": {"pool": 2}}, "stem needs"),
         ({"stem": {**STEM, "pool": 1}}, "pos_embed"),
@@ -95,7 +95,7 @@ def test_a_declared_stem_takes_the_place_of_the_patches(tree: dict[str, np.ndarr
 )
 def test_a_stem_that_does_not_fit_is_refused(tree: dict[str, np.ndarray], declared: Any, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        convert.base_tensors(_with_stem(tree), declared)
+        convert.base_tensors(_with_stem(tree), {**FACTS, **declared})
 
 
 def _with_stem(tree: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

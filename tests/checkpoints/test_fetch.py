@@ -11,14 +11,14 @@ from typing import Any
 import buckets
 import hub
 import pytest
+from trees import orbax_tree
 
 from flashtrail import provenance
 from flashtrail.checkpoints import fetch, probe, stores
 from flashtrail.errors import UserError
 
-STATS = "assets/physical-intelligence/libero/norm_stats.json"
 BIG = bytes(range(256)) * 400  # 102,400 bytes
-TREE = {"params/_METADATA": b"{}", "params/manifest.ocdbt": b"m" * 117, "params/d/aa": BIG, STATS: b"{}"}
+TREE = {**orbax_tree(), "params/d/aa": BIG}
 EXTRA = {"train_state/d/bb": b"not wanted", "README.md": b"#"}
 URI, TOKENIZER = "gs://openpi-assets/checkpoints/pi0_libero", "gs://big_vision/paligemma_tokenizer.model"
 DRAFT = "hf://Dexmal/RealtimeVLA-Flash/draft_libero_goal.pt"
@@ -40,13 +40,16 @@ def services(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield server
 
 
-def run(directory: Path, **kwargs: Any) -> dict[str, Any]:
-    candidate = probe.select(probe.probe([URI]))
-    return fetch.fetch(candidate, directory, TOKENIZER, DRAFT, report=lambda line: None, **kwargs)
+def run(directory: Path, candidate: dict[str, Any] | None = None) -> dict[str, Any]:
+    candidate = candidate or probe.select(probe.probe([URI]))
+    return fetch.fetch(candidate, directory, TOKENIZER, DRAFT, report=lambda line: None)
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+    """What was fetched, without the facts that are written beside it."""
+    files = {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+    assert json.loads(files.pop("facts.json"))["action_horizon"] == 50
+    return files
 
 
 EXPECTED = {**TREE, "tokenizer.model": b"tok", "draft.pt": BIG[::-1]}
@@ -57,9 +60,10 @@ def test_tree_tokenizer_and_draft_arrive_with_their_hashes(services: Any, tmp_pa
     assert contents(tmp_path / "source") == EXPECTED
     assert json.loads((tmp_path / "fetched.json").read_text()) == fetched
     assert (fetched["uri"], fetched["class"]) == (URI, probe.LIBERO_JAX)
-    assert fetched["files"] == {
+    assert {name: entry for name, entry in fetched["files"].items() if name != "facts.json"} == {
         name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in EXPECTED.items()
     }
+    assert fetched["facts"]["horizon"] == {"value": 50, "said_by": "resources/checkpoints/known.yaml"}
     assert not (tmp_path / "source.partial").exists()
 
 
@@ -139,9 +143,9 @@ def test_bytes_that_do_not_match_the_stores_hash_are_refused(
 
 
 def test_a_second_fetch_downloads_nothing(services: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = run(tmp_path)
+    first, candidate = run(tmp_path), probe.select(probe.probe([URI]))
     monkeypatch.setattr(stores.Location, "blocks", lambda *args: pytest.fail("something was downloaded"))
-    assert run(tmp_path) == first
+    assert run(tmp_path, candidate) == first
 
 
 def test_a_changed_object_is_fetched_again(services: Any, tmp_path: Path) -> None:
@@ -167,17 +171,21 @@ def test_missing_parts_are_named(services: Any, tmp_path: Path) -> None:
 def test_a_full_disk_is_found_before_the_download(
     services: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    candidate = probe.select(probe.probe([URI]))
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("U", (), {"free": 1000})())
     monkeypatch.setattr(stores.Location, "blocks", lambda *args: pytest.fail("something was downloaded"))
     with pytest.raises(UserError, match="GB free"):
-        run(tmp_path)
+        run(tmp_path, candidate)
 
 
-def local_policy(root: Path, content: bytes) -> dict[str, Any]:
-    for name, data in {**TREE, "assets/flashtrail/model.json": b"{}", "params/d/aa": content}.items():
+SAID = {"horizon": 50, "delta_actions": True, "views": 2, "steps": 10, "max_token_len": 48}
+
+
+def local_policy(root: Path, content: bytes, **declared: Any) -> dict[str, Any]:
+    for name, data in {**TREE, "params/d/aa": content}.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(data)
-    return probe.select(probe.probe([str(root)]))
+    return probe.select(probe.probe([str(root)], {**SAID, **declared}, "mine"))
 
 
 def test_a_local_tree_that_changed_in_place_is_copied_again(tmp_path: Path) -> None:
@@ -192,3 +200,35 @@ def test_a_local_tree_that_changed_in_place_is_copied_again(tmp_path: Path) -> N
     assert second["files"]["params/d/aa"]["sha256"] == provenance.sha256_file(tree / "params/d/aa")
     assert second["digest"] != first["digest"]
     assert "draft.pt" not in second["files"]
+
+
+def test_another_fact_is_another_source(tmp_path: Path) -> None:
+    tree, target = tmp_path / "tree", tmp_path / "results"
+    (tmp_path / "tok").write_bytes(b"tok")
+    arguments = (target, str(tmp_path / "tok"), None, lambda line: None)
+    first = fetch.fetch(local_policy(tree, BIG), *arguments)
+    second = fetch.fetch(local_policy(tree, BIG, horizon=10), *arguments)
+    assert second["digest"] != first["digest"]
+    assert json.loads((target / "source/facts.json").read_text())["action_horizon"] == 10
+
+
+def test_a_linked_tree_arrives_whole(tmp_path: Path) -> None:
+    candidate = local_policy(tmp_path / "real", BIG)
+    (tmp_path / "linked").mkdir()
+    for name in ("params", "assets"):
+        (tmp_path / "linked" / name).symlink_to(tmp_path / "real" / name)
+    (tmp_path / "tok").write_bytes(b"tok")
+    linked = probe.select(probe.probe([str(tmp_path / "linked")], SAID, "mine"))
+    one, two = (
+        fetch.fetch(c, tmp_path / str(i), str(tmp_path / "tok"), None, lambda line: None)
+        for i, c in enumerate((candidate, linked))
+    )
+    assert one["files"] == two["files"]
+    assert not any(path.is_symlink() for path in (tmp_path / "1/source").rglob("*"))
+
+
+def test_a_git_lfs_pointer_is_not_taken_for_the_file(tmp_path: Path) -> None:
+    candidate = local_policy(tmp_path / "tree", BIG)
+    (tmp_path / "tok").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    with pytest.raises(UserError, match=r"tok: it is a Git LFS pointer, .*git lfs pull"):
+        fetch.fetch(candidate, tmp_path / "out", str(tmp_path / "tok"), None, lambda line: None)

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints.conftest import save_tree
+from checkpoints.conftest import FACTS, save_tree
 from safetensors.numpy import load_file
 
-from flashtrail.checkpoints import artifact, convert, lora, orbax, parity
+from flashtrail.checkpoints import artifact, convert, facts, lora, orbax, parity
 from flashtrail.errors import UserError
 
 RANK = 3
@@ -42,8 +42,7 @@ def with_lora(tree: Tree, suffixes: tuple[str, ...] = ("", "_1")) -> Tree:
 @pytest.fixture
 def lora_source(source: Path) -> Path:
     save_tree(source, with_lora(orbax.read_tree(source / "params")))
-    (source / "assets/flashtrail").mkdir()
-    (source / artifact.MODEL_JSON).write_text(json.dumps({"lora_scaling": SCALING}))
+    (source / facts.FACTS).write_text(json.dumps({**FACTS, "lora_scaling": SCALING}))
     return source
 
 
@@ -65,7 +64,7 @@ def test_streamed_and_whole_trees_merge_alike(
 ) -> None:
     monkeypatch.setattr(artifact, "_BLOCK_BYTES", 1)  # a layer at a time
     artifact.convert_base(lora_source, tmp_path / "base")
-    extra = json.loads((lora_source / artifact.MODEL_JSON).read_text())
+    extra = json.loads((lora_source / facts.FACTS).read_text())
     expected, _ = convert.base_tensors(orbax.read_tree(lora_source / "params"), extra)
     found = load_file(tmp_path / "base" / artifact.MODEL)
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
@@ -130,7 +129,7 @@ def test_each_product_of_the_mlp_is_merged_without_a_scale(name: str, suffix: st
 
 def refused(tree: Tree) -> str:
     with pytest.raises(UserError) as caught:
-        convert.plan_base(tree)
+        convert.plan_base(tree, FACTS)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -149,4 +148,4 @@ def test_factors_that_do_not_fit_are_named(whole_source: Path) -> None:
 @pytest.mark.parametrize("scaling", [{"prefix": 1.0}, 2.0, {"prefix": 1.0, "vision": 1.0}])
 def test_a_scaling_that_says_too_little_is_refused(scaling: object) -> None:
     with pytest.raises(UserError, match="lora_scaling needs a number"):
-        convert.read_model_json({"lora_scaling": scaling})
+        convert.read_facts({**FACTS, "lora_scaling": scaling})

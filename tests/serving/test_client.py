@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
 import threading
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from websockets.sync.server import serve as serve_sync
 
 from flashtrail.errors import UserError
+from flashtrail.serving import client as client_module
 from flashtrail.serving.client import PolicyClient, PolicyError, ServerUnavailable, healthy
 from flashtrail.serving.launch import free_port
 from flashtrail.serving.protocol import packb
@@ -240,3 +242,70 @@ def test_both_kinds_of_trouble_are_user_errors_and_differ() -> None:
 def test_health_probe_never_raises(server) -> None:
     assert healthy("127.0.0.1", server.port) is not None
     assert healthy("127.0.0.1", free_port()) is None
+
+
+class _Page(http.server.BaseHTTPRequestHandler):
+    """A proxy, or a front of a server: answers what it is told to, and notes what it was asked."""
+
+    def _answer(self) -> None:
+        self.server.asked.append(f"{self.command} {self.path}")
+        status, body = self.server.answer
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_CONNECT = _answer
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def page():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Page)
+    server.asked, server.answer = [], (200, b"{}")
+    server.at = f"127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join(5)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ((502, b"bad"), "HTTP 502"),
+        ((401, b""), "HTTP 401"),
+        ((200, b"<html>"), "failed"),
+        ((200, b"[]"), "no JSON object"),
+    ],
+)
+def test_metadata_that_cannot_be_had_is_said(page, answer, said) -> None:
+    page.answer = answer
+    with pytest.raises(ServerUnavailable, match=said):
+        client_module._fetch_metadata(f"ws://{page.at}", {})
+
+
+@pytest.mark.parametrize("status", [404, 426])
+def test_a_server_without_the_page_is_an_official_one(page, status) -> None:
+    page.answer = (status, b"")
+    assert client_module._fetch_metadata(f"ws://{page.at}", {}) == {}
+
+
+def test_session_and_metadata_take_the_same_way(page, monkeypatch) -> None:
+    """Through the proxy of the environment, straight where NO_PROXY says so, and straight to this machine."""
+    for name in ("ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", f"http://{page.at}")
+    page.answer = (403, b"")
+    with pytest.raises(ServerUnavailable, match=r"through the proxy 127\.0\.0\.1"):
+        client_module._fetch_metadata("ws://policy.invalid:8000", {})
+    with pytest.raises(ServerUnavailable):
+        PolicyClient("ws://policy.invalid:8000", 0.1)
+    assert set(page.asked) == {"CONNECT policy.invalid:8000"} and len(page.asked) >= 2
+    assert client_module.proxy_of("ws://127.0.0.1:8000") is None
+    monkeypatch.setenv("no_proxy", "policy.invalid")
+    assert client_module.proxy_of("ws://policy.invalid:8000") is None

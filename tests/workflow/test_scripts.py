@@ -36,9 +36,11 @@ def test_a_policy_that_needs_cuda_where_there_is_none_is_one_line(tmp_path):
 def test_candidates_that_do_not_match_stop_the_probe_and_are_all_in_its_output(tmp_path):
     job = {"rule": "probe_checkpoints", "output": {"record": str(tmp_path / "record.json")}}
     candidates = [str(tmp_path / "pi0_base"), str(tmp_path / "pi0_libero")]
-    (tmp_path / "job.json").write_text(json.dumps({**job, "params": {"source": {"candidates": candidates}}}))
+    (tmp_path / "job.json").write_text(
+        json.dumps({**job, "params": {"source": {"policy": "mine", "candidates": candidates}}})
+    )
     result = run_script("probe_checkpoints", tmp_path / "job.json")
     assert result.returncode == 2 and not (tmp_path / "record.json").exists()
-    assert "BASE_PI0_PRETRAIN_ONLY" in result.stdout and "NOT_FOUND" in result.stdout
+    assert result.stdout.count("NOT_FOUND") == 2, "a name says nothing of what is there"
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("error: ")

@@ -20,14 +20,14 @@ import numpy as np
 
 import flashtrail
 from flashtrail import provenance
-from flashtrail.checkpoints import convert, layouts, orbax
+from flashtrail.checkpoints import convert, facts, layouts, orbax
 from flashtrail.errors import UserError, nearest
 
 FORMAT, VERSION = "flashtrail-artifact", 1
 MODEL, NORM_STATS, TOKENIZER, MANIFEST = "model.safetensors", "norm_stats.json", "tokenizer.model", "manifest.json"
 DTYPES = {"float32": ("F32", np.dtype(np.float32)), "bfloat16": ("BF16", np.dtype(ml_dtypes.bfloat16))}
-MODEL_JSON = Path("assets/flashtrail/model.json")
-STATE_LENGTHS, ACTION_LENGTHS = (8, 32), (7, 32)
+LIBERO_DIMS = {"state": 8, "actions": 7}  # what the client sends and takes
+PADDED_DIM = 32  # openpi's action_dim, to which some statistics are padded
 _BLOCK_BYTES = 64 * 2**20
 
 
@@ -42,18 +42,17 @@ class Stream:
 def convert_base(
     source: str | Path, target: str | Path, dtype: str = "float32", fetched: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Convert a fetched tree (params/, assets/, tokenizer.model) into the base artifact directory `target`.
+    """Convert a fetched tree (params/, assets/, facts.json, tokenizer.model) into the base artifact directory `target`.
 
     `fetched`: fetched.json's content, recorded as the artifact's source. Returns the manifest. The directory is
-    made aside and renamed when whole. Raises UserError naming the leaf, file or length that is wrong.
+    made aside and renamed when whole. Raises UserError naming the leaf, file, length or fact that is wrong.
     """
     source = Path(source)
-    model_json = source / MODEL_JSON
-    extra = convert.read_model_json(model_json if model_json.is_file() else None)
+    extra = facts.of_source(source)
     leaves = orbax.open_tree(source / "params")
     pieces, dims = convert.plan_base(leaves, extra)
-    stats, tokenizer = find_norm_stats(source), source / TOKENIZER
-    check_norm_stats(stats)
+    stats, tokenizer = find_norm_stats(source, extra.get("asset")), source / TOKENIZER
+    check_norm_stats(stats, dims["action_dim"])
     check_tokenizer(tokenizer, dims["vocab_size"])
     streams = {piece.name: _stream(piece, leaves) for piece in pieces}
     files = {NORM_STATS: stats.read_bytes(), TOKENIZER: tokenizer.read_bytes()}
@@ -216,36 +215,55 @@ def _check_space(directory: Path, streams: Mapping[str, Stream], dtype: str) -> 
 # --- statistics and tokenizer ---
 
 
-def find_norm_stats(source: Path) -> Path:
-    """Return the one norm_stats.json below assets/; UserError if there is none, or several."""
+def find_norm_stats(source: Path, asset: str | None = None) -> Path:
+    """Return the norm_stats.json below assets/ (that of `asset`, where one is named); UserError if there is not one."""
     found = sorted(source.glob("assets/**/norm_stats.json"))
+    if asset is not None:
+        found = [path for path in found if path == source / "assets" / asset / "norm_stats.json"]
     if len(found) != 1:
         names = ", ".join(str(p.relative_to(source)) for p in found) or "none"
-        raise UserError(f"{source} needs exactly one norm_stats.json below assets/; found: {names}")
+        raise UserError(f"{source} needs exactly one norm_stats.json below assets/{asset or ''}; found: {names}")
     return found[0]
 
 
-def check_norm_stats(path: Path) -> None:
-    """Raise UserError unless the file holds state (8 or 32) and actions (7 or 32) statistics that are finite."""
-    root = provenance.json_load(path)
+def check_norm_stats(path: Path, action_dim: int) -> dict[str, str]:
+    """Return which dims of state and actions are used, as ``0-7 of 32``; UserError unless the statistics fill them.
+
+    `action_dim`: the dims of the model's state and actions. LIBERO's 8 and 7 must be there, alone or padded to
+    `action_dim`; all finite; and the model must have room for both.
+    """
+    return use_of_stats(provenance.json_load(path), str(path), action_dim)
+
+
+def use_of_stats(root: Any, path: str, action_dim: int | None = None) -> dict[str, str]:
+    """The same from a file's content; without `action_dim` (before a leaf was read) any padding may be right."""
     stats = root.get("norm_stats") if isinstance(root, dict) else None
     if not isinstance(stats, dict):
         raise UserError(f"{path}: no norm_stats object at the root; give openpi's norm_stats.json")
-    for key, allowed in (("state", STATE_LENGTHS), ("actions", ACTION_LENGTHS)):
+    used = {}
+    for key, size in LIBERO_DIMS.items():
         part = stats.get(key)
         if not isinstance(part, dict):
             raise UserError(f"{path}: norm_stats lacks {key!r}")
+        if action_dim is not None and size > action_dim:
+            raise UserError(
+                f"{path}: LIBERO's {key} fills {size} dims, this model has {action_dim}: the statistics do not fit "
+                "the model, and it cannot be run on LIBERO"
+            )
+        padded = PADDED_DIM if action_dim is None else action_dim
         for field in ("mean", "std"):
-            _check_vector(path, f"{key}.{field}", part.get(field), allowed)
+            _check_vector(path, f"{key}.{field}", part.get(field), (size, padded))
         if len(part["mean"]) != len(part["std"]):
             raise UserError(f"{path}: {key} has {len(part['mean'])} means for {len(part['std'])} standard deviations")
         if min(part["std"]) < 0:
             raise UserError(f"{path}: {key}.std has a negative entry")
+        used[key] = f"0-{size - 1} of {len(part['mean'])}"
+    return used
 
 
-def _check_vector(path: Path, name: str, values: Any, allowed: Sequence[int]) -> None:
-    legal = " or ".join(map(str, allowed))
-    if not isinstance(values, list) or not all(isinstance(v, int | float) for v in values):
+def _check_vector(path: str, name: str, values: Any, allowed: Sequence[int]) -> None:
+    legal = " or ".join(map(str, dict.fromkeys(allowed)))
+    if not isinstance(values, list) or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         raise UserError(f"{path}: {name} must be a list of {legal} numbers")
     if len(values) not in allowed:
         raise UserError(f"{path}: {name} has {len(values)} entries, not {legal}: these are another robot's statistics")

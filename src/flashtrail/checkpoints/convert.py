@@ -7,7 +7,6 @@ an artifact is written. Shapes and names: docs/checkpoints.md.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,15 +15,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from flashtrail.checkpoints import lora
+from flashtrail.checkpoints import facts, lora
 from flashtrail.checkpoints.layouts import ATTN, BLOCK, IMG, LLM, base_shapes, draft_shapes
-from flashtrail.errors import UserError, nearest
+from flashtrail.errors import UserError
 
 IMAGE_SIZE = 224
-ACTION_HORIZON = 50
-MAX_TOKEN_LEN = 48
-MODEL_JSON_DEFAULTS: dict[str, Any] = {"stem": None, "num_views": 2, "num_steps": 10, "delta_actions": True}
-MODEL_JSON_DEFAULTS["lora_scaling"] = lora.SCALING
 _SPREAD = 6  # names listed in one error line
 
 
@@ -149,13 +144,13 @@ def _gemma_rules(stack: str, suffix: str) -> list[_Rule]:
     ]
 
 
-def plan_base(leaves: Mapping[str, HasShape], model_json: Any = None) -> tuple[list[Piece], dict[str, Any]]:
+def plan_base(leaves: Mapping[str, HasShape], described: Any) -> tuple[list[Piece], dict[str, Any]]:
     """Return the artifact's tensors, sorted by name, and the model's dims.
 
-    `leaves` maps canonical leaf paths to anything with a shape; `model_json` is a dict, a path or None (see
-    `read_model_json`). Raises UserError naming missing or unexpected leaves, or the leaf whose shape does not fit.
+    `leaves` maps canonical leaf paths to anything with a shape; `described` says what shapes cannot (see `read_facts`).
+    Raises UserError naming missing or unexpected leaves, or the leaf whose shape does not fit.
     """
-    extra = read_model_json(model_json)
+    extra = read_facts(described)
     stem_layers = sum(path.startswith(IMG + "stem/") and path.endswith("/kernel") for path in leaves)
     rules = _base_rules(stem_layers)
     deltas = lora.find(leaves, extra["lora_scaling"])
@@ -177,9 +172,9 @@ def plan_base(leaves: Mapping[str, HasShape], model_json: Any = None) -> tuple[l
     return sorted(pieces, key=lambda piece: piece.name), dims
 
 
-def base_tensors(tree: Mapping[str, np.ndarray], model_json: Any = None) -> tuple[dict[str, np.ndarray], dict]:
+def base_tensors(tree: Mapping[str, np.ndarray], described: Any) -> tuple[dict[str, np.ndarray], dict]:
     """Return all base tensors in memory (dtype as stored) and the dims; see `plan_base` for the errors."""
-    pieces, dims = plan_base(tree, model_json)
+    pieces, dims = plan_base(tree, described)
 
     def whole(piece: Piece) -> np.ndarray:
         x, delta = np.asarray(tree[piece.leaf]), piece.lora
@@ -204,14 +199,20 @@ def _base_dims(leaves: Mapping[str, HasShape], stem_layers: int, extra: Mapping[
         "image_size": IMAGE_SIZE,
         "stem": stem,
     }
+    action_dim = at("action_in_proj/kernel")[0]
+    if extra.get("action_dim", action_dim) != action_dim:
+        raise UserError(
+            f"action_dim is declared as {extra['action_dim']}, the checkpoint's action_in_proj has {action_dim}: "
+            "correct or remove the declaration"
+        )
     return {
         "vision": vision,
         "prefix": _gemma_dims(at, ""),
         "expert": _gemma_dims(at, "_1"),
         "vocab_size": at(LLM + "embedder/input_embedding")[0],
-        "action_dim": at("action_in_proj/kernel")[0],
-        "action_horizon": ACTION_HORIZON,
-        "max_token_len": MAX_TOKEN_LEN,
+        "action_dim": action_dim,
+        "action_horizon": extra["action_horizon"],
+        "max_token_len": extra["max_token_len"],
         "num_views": extra["num_views"],
         "num_steps": extra["num_steps"],
         "state_dim": 8,
@@ -253,27 +254,16 @@ def _stem_dims(kernels: Sequence[tuple[int, ...]], declared: Any) -> dict[str, A
     return stem
 
 
-def read_model_json(source: Any) -> dict[str, Any]:
-    """Return what shapes cannot tell (stem strides, views, steps), with upstream's values where nothing is said.
+def read_facts(source: Any) -> dict[str, Any]:
+    """Return what shapes cannot tell: `facts.NEEDED` under model.json's names, the stem and LoRA's scaling.
 
-    `source`: a dict, the path of assets/flashtrail/model.json, or None (an upstream checkpoint has no such file).
+    `source`: a dict, or the path of a facts.json or model.json. Raises UserError for a fact that is not stated.
     """
-    if source is None:
-        return dict(MODEL_JSON_DEFAULTS)
-    if isinstance(source, str | Path):
-        try:
-            source = json.loads(Path(source).read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"assets/flashtrail/model.json cannot be read: {error}") from None
-    if not isinstance(source, Mapping):
-        raise UserError("assets/flashtrail/model.json must hold an object")
-    for key in source:
-        if key not in MODEL_JSON_DEFAULTS:
-            raise UserError(f"assets/flashtrail/model.json: unknown key {key!r}{nearest(key, MODEL_JSON_DEFAULTS)}")
-    scaling = source.get("lora_scaling", lora.SCALING)
+    described = facts.require(facts.read_model_json(source), "the description of the checkpoint")
+    scaling = described.get("lora_scaling", lora.SCALING)
     if not isinstance(scaling, Mapping) or set(scaling) != set(lora.SCALING):
-        raise UserError("assets/flashtrail/model.json: lora_scaling needs a number for each of prefix and expert")
-    return {**MODEL_JSON_DEFAULTS, **source}
+        raise UserError(f"{facts.MODEL_JSON}: lora_scaling needs a number for each of prefix and expert")
+    return {"stem": None, "lora_scaling": lora.SCALING, **described}
 
 
 # --- the draft head ---

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from flashtrail import provenance
-from flashtrail.checkpoints.stores import Entry, Location, StoreUnreachable, open_location
+from flashtrail.checkpoints import facts, identity
+from flashtrail.checkpoints.stores import AccessDenied, Entry, Location, StoreUnreachable, open_location
 from flashtrail.errors import UserError
 
 TOKENIZER, DRAFT = "tokenizer.model", "draft.pt"
@@ -47,14 +48,16 @@ def fetch(
 ) -> dict[str, Any]:
     """Fetch a probed candidate (`probe.select`) into `directory`/source and return what fetched.json then holds.
 
-    fetched.json: uri, class, tokenizer and draft URIs, files {place: {bytes, sha256}}, digest over them. If
-    source/ already holds exactly that, nothing is downloaded. Raises UserError for a full disk, a missing or
-    changed file, a wrong hash, or a network that stays away.
+    fetched.json: uri, class, family, facts, tokenizer and draft URIs, files {place: {bytes, sha256}}, digest over them.
+    The facts that the tree itself does not hold are written beside it, as facts.json. If source/ already holds exactly
+    that, nothing is downloaded. Raises UserError for a full disk, a missing or changed file, a wrong hash, a Git LFS
+    pointer in a file's place, or a network that stays away.
     """
     directory = Path(directory)
     source, partial = directory / "source", directory / "source.partial"
     items = _items(candidate["uri"], tokenizer, draft)
-    origin = {"uri": candidate["uri"], "class": candidate["class"], "tokenizer": tokenizer, "draft": draft}
+    origin = {key: candidate[key] for key in ("uri", "class", "family", "facts", "dims_used")}
+    origin |= {"tokenizer": tokenizer, "draft": draft}
     if (kept := _already_there(directory, origin, items)) is not None:
         report(f"{source} is whole already: nothing to download")
         return kept
@@ -64,6 +67,8 @@ def fetch(
     files, progress = {}, _Progress(sum(item.entry.bytes for item in items), report)
     for item in items:
         files[item.place] = fetch_file(item, partial / item.place, progress.add)
+    provenance.json_dump(candidate["model"], partial / facts.FACTS)
+    files[facts.FACTS] = _described(partial / facts.FACTS)
     fetched = {"version": 1, **origin, "files": files, "digest": provenance.digest_json(files)}
     if source.exists():
         shutil.rmtree(source)
@@ -93,8 +98,8 @@ def _ask(location: Location, what: str) -> list[Entry]:
             return location.entries()
         except FileNotFoundError:
             raise UserError(f"{what} {location.uri} does not exist: correct the policy in the config") from None
-        except StoreUnreachable:
-            if attempt == ATTEMPTS:
+        except StoreUnreachable as error:
+            if attempt == ATTEMPTS or isinstance(error, AccessDenied):
                 raise
             _wait(attempt)
     raise AssertionError("unreachable")
@@ -109,7 +114,11 @@ def _already_there(directory: Path, origin: Mapping[str, Any], items: list[Item]
     if any(kept.get(key) != value for key, value in origin.items()):
         return None
     files = kept.get("files", {})
-    if {item.place: item.entry.bytes for item in items} != {place: f["bytes"] for place, f in files.items()}:
+    own = directory / "source" / facts.FACTS
+    if not own.is_file() or files.get(facts.FACTS) != _described(own):
+        return None
+    expected = {item.place: item.entry.bytes for item in items} | {facts.FACTS: own.stat().st_size}
+    if expected != {place: f["bytes"] for place, f in files.items()}:
         return None
     for item in items:
         path = directory / "source" / item.place
@@ -159,6 +168,7 @@ def fetch_file(item: Item, target: Path, progress: Callable[[int], None] = lambd
         hashes = _hashes(part)
         wrong = _mismatch(item.entry, hashes)
         if not wrong:
+            _refuse_pointer(part, item)
             part.replace(target)
             return {"bytes": item.entry.bytes, "sha256": hashes["sha256"]}
         progress(-item.entry.bytes)
@@ -189,11 +199,22 @@ def _download(item: Item, part: Path, progress: Callable[[int], None]) -> None:
             raise UserError(f"{item.location.uri}: {item.place} vanished while it was fetched: run again") from None
         except StoreUnreachable as error:
             attempt = attempt + 1 if have == before else 1
-            if attempt > ATTEMPTS:
+            if attempt > ATTEMPTS or isinstance(error, AccessDenied):
                 raise UserError(f"{error}; {have} of {item.entry.bytes} bytes of {item.place} are kept") from None
             _wait(attempt)
         except OSError as error:
             raise UserError(f"cannot write {part}: {error.strerror}; free some space and run again") from None
+
+
+def _refuse_pointer(path: Path, item: Item) -> None:
+    with path.open("rb") as stream:
+        if stream.read(len(identity.LFS_POINTER)) == identity.LFS_POINTER:
+            raise UserError(f"{item.location.uri}: {identity.pointer(item.entry.name or 'it')}")
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """What fetched.json says of a file."""
+    return {"bytes": path.stat().st_size, "sha256": provenance.sha256_file(path)}
 
 
 def _wait(attempt: int) -> None:

@@ -1,7 +1,8 @@
 """Reads an openpi Orbax parameter tree leaf by leaf, in pieces, without restoring it whole.
 
-Goes through tensorstore's OCDBT key-value store, so neither `_CHECKPOINT_METADATA` (absent from the released
-checkpoint) nor a device mesh is needed. Knows leaf paths and arrays; deliberately not what any leaf means.
+Goes through tensorstore, OCDBT's key-value store or a directory a leaf (as Orbax saved before it), so neither
+`_CHECKPOINT_METADATA` (absent from the released checkpoint) nor a device mesh is needed. Knows leaf paths and arrays;
+deliberately not what any leaf means.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 
 from flashtrail.errors import UserError
 
+AGAIN = "the source is damaged or incomplete: complete it and fetch it again"
 _ROOT = "params"
 _VALUE = "/value"
 _BUFFER_BYTES = 4 * 2**20
@@ -64,9 +66,12 @@ class Leaf:
         size = count * math.prod(row) * self.dtype.itemsize
         out = None if row == self.shape[1:] else np.empty((count, *self.shape[1:]), self.dtype)
         for at, stream in streams:
-            data = stream.read(size)
+            try:
+                data = stream.read(size)
+            except OSError as error:  # pyarrow's, for a zstd frame that is cut off or damaged
+                raise UserError(f"checkpoint leaf {self.path} cannot be decoded ({_first(error)}): {AGAIN}") from None
             if len(data) != size:
-                raise UserError(f"checkpoint leaf {self.path} ends too early: fetch it again")
+                raise UserError(f"checkpoint leaf {self.path} ends too early: {AGAIN}")
             part = np.frombuffer(data, self.dtype).reshape(count, *row)
             if out is None:
                 return part
@@ -91,9 +96,15 @@ class Leaf:
         grid = _Grid(shape, name, self._store.kvstore, pyarrow, self.path)
         for band in range(-(-self.shape[0] // shape[0])):
             for at in grid.chunks_of(band, self.shape):
-                if grid.store.read(name(at), byte_range=slice(0, 1)).result().state == "missing":
+                if self._is_missing(grid, name(at)):
                     return None  # a chunk of nothing but the fill value may be left out
         return grid
+
+    def _is_missing(self, grid: _Grid, key: str) -> bool:
+        try:
+            return bool(grid.store.read(key, byte_range=slice(0, 1)).result().state == "missing")
+        except ValueError as error:
+            raise UserError(f"checkpoint leaf {self.path} cannot be read ({_first(error)}): {AGAIN}") from None
 
     def _cached_blocks(self, step: int) -> Iterator[np.ndarray]:
         import tensorstore
@@ -103,7 +114,7 @@ class Leaf:
         try:
             store = tensorstore.open(self._store.spec(), context=context, read=True, open=True).result()
         except ValueError as error:
-            raise UserError(f"checkpoint leaf {self.path} cannot be opened ({_first(error)}): fetch it again") from None
+            raise UserError(f"checkpoint leaf {self.path} cannot be opened ({_first(error)}): {AGAIN}") from None
         for start in range(0, self.shape[0], step):
             yield self._values(store[start : min(start + step, self.shape[0])])
 
@@ -111,41 +122,43 @@ class Leaf:
         try:
             return np.asarray(view.read().result())
         except ValueError as error:
-            raise UserError(f"checkpoint leaf {self.path} cannot be read ({_first(error)}): fetch it again") from None
+            raise UserError(f"checkpoint leaf {self.path} cannot be read ({_first(error)}): {AGAIN}") from None
 
 
 def open_tree(params_dir: str | Path) -> dict[str, Leaf]:
     """List a `params` directory: leaf path such as ``PaliGemma/img/head/kernel`` -> `Leaf`, sorted, nothing read.
 
     The root key ``params`` is stripped, and a trailing ``/value`` only if every leaf has it (SigLIP attention has
-    a module of that name). Raises UserError if the directory holds no Orbax OCDBT tree.
+    a module of that name). Raises UserError if the directory holds no Orbax tree.
     """
     import tensorstore
 
     directory = Path(params_dir).resolve()
-    if not (directory / "manifest.ocdbt").is_file():
+    ocdbt = (directory / "manifest.ocdbt").is_file()
+    if not ocdbt and not any(path for name in _ARRAY_FILES for path in directory.glob("*/" + name)):
         raise UserError(f"{directory} holds no Orbax tree (no manifest.ocdbt): give the checkpoint's params directory")
-    store = {"driver": "ocdbt", "base": f"file://{directory}/"}
+    files: dict[str, Any] = {"driver": "file", "path": f"{directory}/"}
+    store: dict[str, Any] = {"driver": "ocdbt", "base": files} if ocdbt else files
     try:
         stored = [key.decode() for key in tensorstore.KvStore.open(store).result().list().result()]
     except ValueError as error:
-        raise UserError(f"{directory} is damaged ({_first(error)}): fetch the checkpoint again") from None
+        raise UserError(f"{directory} is damaged ({_first(error)}): {AGAIN}") from None
     leaves = {}
     for key in sorted(stored):
         place, _, last = key.rpartition("/")
         if last not in _ARRAY_FILES:
             continue
-        spec = {"driver": _ARRAY_FILES[last], "kvstore": {**store, "path": place + "/"}}
+        spec = {"driver": _ARRAY_FILES[last], "kvstore": {**store, "path": f"{store.get('path', '')}{place}/"}}
         try:
             array = tensorstore.open(spec, read=True, open=True).result()
         except ValueError as error:
-            raise UserError(f"leaf {place} of {directory} cannot be opened ({_first(error)})") from None
+            raise UserError(f"leaf {place} of {directory} cannot be opened ({_first(error)}): {AGAIN}") from None
         chunk = array.chunk_layout.read_chunk.shape
         rows = int(chunk[0] or 1) if chunk else 1
         path = place.replace(".", "/")
         leaves[path] = Leaf(path, tuple(array.shape), array.dtype.numpy_dtype, rows, array)
     if not leaves:
-        raise UserError(f"{directory} is an Orbax tree without arrays: fetch the checkpoint again")
+        raise UserError(f"{directory} is an Orbax tree without arrays: {AGAIN}")
     return dict(zip(leaf_paths(leaves), leaves.values(), strict=True))
 
 
@@ -236,7 +249,7 @@ class _StoredBytes(io.RawIOBase):
                 data = self._store.read(self._key, byte_range=span).result().value
             except ValueError as error:
                 if "OUT_OF_RANGE" not in str(error):
-                    raise UserError(f"checkpoint leaf {self._path} cannot be read ({_first(error)})") from None
+                    raise UserError(f"checkpoint leaf {self._path} cannot be read ({_first(error)}): {AGAIN}") from None
                 count //= 2
                 continue
             buffer[: len(data)] = data

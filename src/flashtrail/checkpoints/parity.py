@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from flashtrail import provenance
-from flashtrail.checkpoints import artifact, layouts, reference
+from flashtrail.checkpoints import artifact, facts, layouts, reference
 from flashtrail.errors import UserError
 from flashtrail.flash import expert, prefix, verify, vision, weights
 from flashtrail.flash.dims import DraftDims
@@ -440,7 +440,7 @@ def _compare_files(source: Path, base: Path) -> list[dict[str, Any]]:
     """Rows for what is copied, not computed: statistics and tokenizer must be the source's, byte for byte."""
     rows = []
     pairs = {
-        "norm_stats": next(iter(sorted(source.glob("assets/**/norm_stats.json"))), None),
+        "norm_stats": artifact.find_norm_stats(source, facts.of_source(source).get("asset")),
         "tokenizer": source / artifact.TOKENIZER,
     }
     for name, path in pairs.items():
@@ -451,10 +451,10 @@ def _compare_files(source: Path, base: Path) -> list[dict[str, Any]]:
 
 
 def _compare_transforms(source: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """A row for what no stage computes with: whether actions are differences, how many views the robot has."""
-    path = source / artifact.MODEL_JSON
-    described = provenance.json_load(path) if path.is_file() else {}
-    theirs = {"delta_actions": described.get("delta_actions", True), "num_views": described.get("num_views", 2)}
-    ours = {"delta_actions": manifest["transforms"].get("delta_actions"), "num_views": manifest["dims"]["num_views"]}
-    note = "identical" if ours == theirs else f"{ours}, the source says {theirs}"
-    return {"stage": "transforms", "passed": ours == theirs, "note": note}
+    """A row for what no stage computes with: horizon, delta actions, views, prompt length."""
+    described = facts.of_source(source)
+    keys = ("action_horizon", "delta_actions", "num_views", "num_steps", "max_token_len")
+    theirs = {key: described[key] for key in keys}
+    ours = {key: manifest["transforms" if key == "delta_actions" else "dims"].get(key) for key in keys}
+    differing = [f"{key} {ours[key]}, the source says {theirs[key]}" for key in keys if ours[key] != theirs[key]]
+    return {"stage": "transforms", "passed": not differing, "note": "; ".join(differing) or "identical"}

@@ -48,7 +48,7 @@ def import_base(
     path = path / "base_weights.pkl" if path.is_dir() else path
     described = _described(path.parent)
     stats, words = artifact.find_norm_stats(path.parent), Path(tokenizer or path.parent / artifact.TOKENIZER)
-    artifact.check_norm_stats(stats)
+    artifact.check_norm_stats(stats, described["dims"]["action_dim"])
     artifact.check_tokenizer(words, described["dims"]["vocab_size"])
     streams = official.base_streams(pickles.load(path), described["dims"], path)
     files = {artifact.NORM_STATS: stats.read_bytes(), artifact.TOKENIZER: words.read_bytes()}

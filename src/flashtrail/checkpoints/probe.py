@@ -1,16 +1,20 @@
-"""Classifies checkpoint candidates from their listings alone: which one, if any, is the model to fetch.
+"""Classifies checkpoint candidates by what they contain: which one, if any, is the model to fetch.
 
-Seven classes and their order are those of the reproduction project that first probed these locations; an eighth
-names trees of this project's own small policies. Reads names and sizes, never contents; downloads nothing.
+The seven classes are those of the reproduction project that first probed these locations, here its words for a result
+that follows from content; an eighth names this project's own small policies. Reads listings and metadata (leaf names,
+statistics, the tree's own facts), never a weight.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from flashtrail.checkpoints.stores import Entry, StoreUnreachable, open_location
+from flashtrail.checkpoints import artifact, facts, identity
+from flashtrail.checkpoints.identity import Identity
+from flashtrail.checkpoints.stores import Entry, Location, StoreUnreachable, open_location
 from flashtrail.errors import UserError
 
 PI05_MISMATCH = "PUBLIC_PI05_LIBERO_MISMATCH"
@@ -23,89 +27,185 @@ NANO_JAX = "MATCH_FLASH_PI0_NANO_JAX"
 UNKNOWN = "UNKNOWN_ACCESS_ERROR"
 SELECTABLE = (LIBERO_JAX, NANO_JAX)
 
-ORBAX_MARKERS = ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt", "checkpoint")
-MODEL_JSON = "assets/flashtrail/model.json"
 _PLACEHOLDER_ROOT = "/openpi-assets/"
+_POINTER_BYTES = 1024  # a Git LFS pointer has some 130
+_REMEDIES = {
+    identity.SAFETENSORS: "give the JAX (Orbax) tree that it was converted from",
+    identity.LEROBOT: "conversion reads openpi's JAX (Orbax) trees: give the one it stems from, or train with openpi",
+    identity.PICKLE: "give the JAX (Orbax) tree; for the official runtime's pickles use `flashtrail import-pickle`",
+    identity.NO_FORMAT: "give openpi's checkpoint directory, which holds params and assets",
+}
 
 
-def classify(uri: str, entries: Sequence[Entry] | None, trouble: str | None = None) -> tuple[str, str]:
-    """Return (class, reason) of one candidate; the first rule that applies decides.
+@dataclass(frozen=True)
+class Clues:
+    """What was read of one candidate: its files, what they are, statistics and facts; `trouble` if it was not read.
 
-    `entries`: its files; empty or None = nothing is there, unless `trouble` says why it could not be listed.
+    `stats`: norm_stats.json below assets/ -> the dims that LIBERO uses of it, or what is wrong with it.
     """
-    path = uri.rstrip("/")
-    if "pi05_libero" in path:
-        return PI05_MISMATCH, "the path names pi05_libero: another model (pi0.5), which FLASH's pi0 engine cannot run"
-    if "pi0_base" in path:
-        return PI0_BASE, "the path names pi0_base: pretrained only, not tuned on LIBERO"
-    if trouble is not None:
-        return UNKNOWN, f"could not be listed, which says nothing about whether it exists: {trouble}"
-    if not entries:
-        if path.startswith(_PLACEHOLDER_ROOT):
-            return (
-                PLACEHOLDER,
-                f"a path below {_PLACEHOLDER_ROOT} is a placeholder of container images; nothing is there",
-            )
+
+    files: Mapping[str, int] = field(default_factory=dict)
+    identity: Identity = identity.NOTHING
+    stats: Mapping[str, dict[str, str] | str] = field(default_factory=dict)
+    facts: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    model_json: Mapping[str, Any] | None = None
+    trouble: str | None = None
+    listed: bool = True
+
+
+def classify(uri: str, clues: Clues, policy: str = "X") -> tuple[str, str]:
+    """Return (class, reason) of one candidate; the first rule that applies decides. `policy` is named in remedies."""
+    if clues.trouble is not None:
+        kind = "which says nothing about whether it exists" if not clues.files else "so what it holds is not known"
+        return UNKNOWN, f"could not be {'read' if clues.files else 'listed'}, {kind}: {clues.trouble}"
+    if not clues.files:
+        if uri.startswith(_PLACEHOLDER_ROOT):
+            return PLACEHOLDER, f"a path below {_PLACEHOLDER_ROOT} is a placeholder of container images; nothing there"
         return NOT_FOUND, "nothing is there"
-    if "pi0_libero_torch" in path:
-        return TORCH_ONLY, "a PyTorch copy; conversion reads the JAX tree"
-    missing = missing_parts(entries)
-    if PurePosixPath(path).name == "params":
-        return UNKNOWN, "ends in params: give the checkpoint's own directory, which also holds assets"
-    if "pi0_libero" in path and not missing:
-        return LIBERO_JAX, f"pi0_libero with params, assets and an Orbax marker; {_size(entries)}"
-    if MODEL_JSON in {entry.name for entry in entries} and not missing:
-        return NANO_JAX, f"carries {MODEL_JSON} with params, assets and an Orbax marker; {_size(entries)}"
-    lacking = f"lacks {', '.join(missing)}" if missing else f"neither named pi0_libero nor carrying {MODEL_JSON}"
-    return UNKNOWN, f"there, but not a known checkpoint: {lacking}"
+    known, found = facts.known().get(uri.rstrip("/"), {}), clues.identity
+    told = f"{found.family}, {found.format}; told by {', '.join(found.told_by) or 'nothing'}"
+    if found.format not in identity.READABLE:
+        verdict = TORCH_ONLY if found.family == identity.PI0 else PI05_MISMATCH if _public_pi05(clues) else UNKNOWN
+        return verdict, f"{found.problem or told}: {told if found.problem else 'not read'}; {_REMEDIES[found.format]}"
+    if found.problem is not None:
+        return UNKNOWN, f"{found.problem}; {told}"
+    if found.family != identity.PI0:
+        verdict = PI05_MISMATCH if _public_pi05(clues) else UNKNOWN
+        return verdict, f"another model: {told}; FLASH's engine runs pi0 alone: give a pi0 checkpoint"
+    return _classify_pi0(uri, clues, policy, known, told)
 
 
-def missing_parts(entries: Sequence[Entry]) -> list[str]:
-    """Return which of params, assets and the Orbax marker a listing lacks."""
-    names = [PurePosixPath(entry.name) for entry in entries]
-    tops = {name.parts[0] for name in names if len(name.parts) > 1}
-    markers = {name.parts[0] for name in names} | {
-        n.parts[1] for n in names if n.parts[0] == "params" and len(n.parts) > 1
-    }
-    missing = [top for top in ("params", "assets") if top not in tops]
-    return missing if markers.intersection(ORBAX_MARKERS) else [*missing, "an Orbax marker"]
+def _classify_pi0(uri: str, clues: Clues, policy: str, known: Mapping[str, Any], told: str) -> tuple[str, str]:
+    """The class of a pi0 tree that can be read: its statistics say whose robot it is for, facts whether it can run."""
+    fitting = [place for place, use in clues.stats.items() if isinstance(use, dict)]
+    if known.get("pretrained") or (len(clues.stats) > 1 and not fitting and "asset" not in clues.facts):
+        why = "a known address" if known else f"statistics of {len(clues.stats)} robots, none of them LIBERO's"
+        return PI0_BASE, f"pretrained only, not tuned on LIBERO ({why}); {told}"
+    if known.get("robot", "libero") != "libero":
+        return UNKNOWN, f"made for {known['robot']} (resources/checkpoints/{facts.KNOWN.name}), not LIBERO; {told}"
+    place, problem = choose_stats(clues.stats, clues.facts, policy)
+    if problem is not None:
+        return UNKNOWN, f"{problem}; {told}"
+    if (lacking := facts.missing(policy, clues.facts)) is not None:
+        return UNKNOWN, f"{lacking}; {told}"
+    use = clues.stats[place]
+    assert isinstance(use, dict)
+    dims = f"state dims {use['state']}, action dims {use['actions']} of {place}"
+    verdict = NANO_JAX if (clues.model_json or {}).get("stem") else LIBERO_JAX
+    return verdict, f"{told}; {dims}; {facts.shown(clues.facts)}; {_size(clues.files)}"
 
 
-def find_norm_stats(entries: Sequence[Entry]) -> list[str]:
+def choose_stats(
+    stats: Mapping[str, dict[str, str] | str], said: Mapping[str, Mapping[str, Any]], policy: str
+) -> tuple[str, str | None]:
+    """Return the norm_stats.json that counts and None, or "" and why there is none."""
+    if (asset := said.get("asset")) is not None:
+        place = f"assets/{asset['value']}/norm_stats.json"
+        if place not in stats:
+            return "", f"{asset['said_by']} names {asset['value']}, and there is no {place}; found: {_list(stats)}"
+        chosen = [place]
+    else:
+        chosen = list(stats)
+    if not chosen:
+        return "", "needs exactly one norm_stats.json below assets/; found: none: copy the checkpoint's assets too"
+    if len(chosen) > 1:
+        return "", (
+            f"needs exactly one norm_stats.json below assets/; found: {_list(stats)}: name the one it was trained with "
+            f"as policies.{policy}.asset, e.g. {_asset(chosen[0])}"
+        )
+    use = stats[chosen[0]]
+    return (chosen[0], None) if isinstance(use, dict) else ("", use)
+
+
+def find_norm_stats(names: Sequence[str]) -> list[str]:
     """Return the norm_stats.json files below assets/: openpi keeps them two levels down, under the asset's id."""
-    names = [PurePosixPath(entry.name) for entry in entries]
-    return [str(name) for name in names if name.parts[0] == "assets" and name.name == "norm_stats.json"]
+    paths = [PurePosixPath(name) for name in names]
+    return [str(path) for path in paths if path.parts[:1] == ("assets",) and path.name == "norm_stats.json"]
 
 
-def probe_candidate(uri: str) -> dict[str, Any]:
-    """List one candidate and return its part of the record: verdict, reason and listing."""
-    entries: list[Entry] = []
-    trouble = None
-    try:
-        entries = open_location(uri).entries()
-    except FileNotFoundError:
-        pass
-    except StoreUnreachable as error:
-        trouble = str(error)
-    verdict, reason = classify(uri, entries, trouble)
+def probe_candidate(uri: str, declared: Mapping[str, Any] | None = None, policy: str = "X") -> dict[str, Any]:
+    """List one candidate and read its metadata; return its part of the record: verdict, reason, identity, facts."""
+    clues = _look(uri, declared or {}, policy)
+    verdict, reason = classify(uri, clues, policy)
+    place = choose_stats(clues.stats, clues.facts, policy)[0]
     return {
         "uri": uri,
         "class": verdict,
         "reason": reason,
-        "listed": trouble is None,
-        "norm_stats": find_norm_stats(entries),
-        "total_bytes": sum(entry.bytes for entry in entries),
-        "files": {entry.name: entry.bytes for entry in entries},
+        "listed": clues.listed,
+        "family": clues.identity.family,
+        "format": clues.identity.format,
+        "told_by": list(clues.identity.told_by),
+        "facts": dict(clues.facts),
+        "model": facts.as_tree(clues.facts, clues.model_json),
+        "norm_stats": [place] if place else list(clues.stats),
+        "dims_used": clues.stats[place] if place else None,
+        "total_bytes": sum(clues.files.values()),
+        "files": dict(clues.files),
     }
 
 
-def probe(candidates: Sequence[str]) -> dict[str, Any]:
-    """Probe every candidate and return the JSON record; `selected` is the URI if exactly one matches, else None."""
+def _look(uri: str, declared: Mapping[str, Any], policy: str) -> Clues:
+    """Read what tells a candidate: metadata alone."""
+    location = open_location(uri)
+    try:
+        entries = location.entries()
+    except FileNotFoundError:
+        return Clues()
+    except StoreUnreachable as error:
+        return Clues(trouble=str(error), listed=False)
+    reader = _Reader(location, entries)
+    try:
+        reader.refuse_pointers()
+        found = identity.identify(reader.files, reader.read)
+        stats = {name: reader.use_of(name) for name in find_norm_stats(list(reader.files))}
+        own = reader.json(facts.MODEL_JSON) if facts.MODEL_JSON in reader.files else None
+        model_json = None if own is None else facts.read_model_json(own)
+        return Clues(reader.files, found, stats, facts.resolve(policy, uri, declared, model_json), model_json)
+    except FileNotFoundError:
+        return Clues(reader.files, trouble="it changed while it was read: run again", listed=False)
+    except UserError as error:
+        return Clues(reader.files, trouble=str(error), listed=not isinstance(error, StoreUnreachable))
+
+
+class _Reader:
+    """One candidate's files by name; a lone file goes by the last part of its location."""
+
+    def __init__(self, location: Location, entries: Sequence[Entry]) -> None:
+        self._location = location
+        self._entries = {entry.name or PurePosixPath(location.uri).name: entry for entry in entries}
+        self.files = {name: entry.bytes for name, entry in self._entries.items()}
+
+    def read(self, name: str, size: int) -> bytes:
+        return self._location.head(self._entries[name], size)
+
+    def json(self, name: str) -> Any:
+        return identity.read_json(self.read, name, self.files[name])
+
+    def use_of(self, name: str) -> dict[str, str] | str:
+        try:
+            return artifact.use_of_stats(self.json(name), name)
+        except UserError as error:
+            return str(error)
+
+    def refuse_pointers(self) -> None:
+        """Stop at a Git LFS pointer in a local clone; elsewhere it would cost a request a file, and fetch looks."""
+        for name, size in self.files.items():
+            small = not self._location.scheme and 0 < size <= _POINTER_BYTES
+            if small and name.split("/")[0] == "params" and self.read(name, size).startswith(identity.LFS_POINTER):
+                raise UserError(identity.pointer(name))
+
+
+def probe(candidates: Sequence[str], declared: Mapping[str, Any] | None = None, policy: str = "X") -> dict[str, Any]:
+    """Probe every candidate and return the JSON record; `selected` is the URI if exactly one matches, else None.
+
+    `declared`: what ``policies.X`` says of the checkpoint (`policy_facts.PolicyFacts`); `policy` its name.
+    """
     if not candidates:
         raise UserError("no checkpoint candidates: name at least one under policies.*.candidates")
-    results = [probe_candidate(uri) for uri in candidates]
+    results = [probe_candidate(uri, declared, policy) for uri in candidates]
     matches = [result["uri"] for result in results if result["class"] in SELECTABLE]
-    return {"version": 1, "candidates": results, "selected": matches[0] if len(matches) == 1 else None}
+    return {"version": 2, "candidates": results, "selected": matches[0] if len(matches) == 1 else None}
 
 
 def select(record: dict[str, Any]) -> dict[str, Any]:
@@ -119,15 +219,22 @@ def select(record: dict[str, Any]) -> dict[str, Any]:
         )
     if not matches:
         found = "; ".join(f"{c['uri']}: {c['class']} ({c['reason']})" for c in candidates)
-        unasked = [c for c in candidates if not c["listed"]]
-        remedy = "check the network and run again" if unasked else "correct the policy's candidates"
-        raise UserError(f"no checkpoint candidate matches: {found}; {remedy}")
-    match = matches[0]
-    if len(match["norm_stats"]) != 1:
-        found = ", ".join(match["norm_stats"]) or "none"
-        raise UserError(f"{match['uri']} needs exactly one norm_stats.json below assets/; found: {found}")
-    return match
+        raise UserError(f"no checkpoint candidate matches: {found}; correct the policy's candidates")
+    return matches[0]
 
 
-def _size(entries: Sequence[Entry]) -> str:
-    return f"{len(entries)} files, {sum(entry.bytes for entry in entries) / 1e6:,.1f} MB"
+def _public_pi05(clues: Clues) -> bool:
+    """pi0.5 with LIBERO's statistics: what the reproduction's class means, wherever it lies."""
+    return clues.identity.family == identity.PI05 and any(isinstance(use, dict) for use in clues.stats.values())
+
+
+def _asset(place: str) -> str:
+    return str(PurePosixPath(place).parent.relative_to("assets"))
+
+
+def _list(places: Mapping[str, Any]) -> str:
+    return ", ".join(places) or "none"
+
+
+def _size(files: Mapping[str, int]) -> str:
+    return f"{len(files)} files, {sum(files.values()) / 1e6:,.1f} MB"

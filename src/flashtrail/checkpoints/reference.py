@@ -54,15 +54,15 @@ def load_source(source_dir: str | Path, rounded_to: str = "float32") -> Source:
     """
     source = Path(source_dir)
     tree = _restore(source / "params")
-    described = source / "assets/flashtrail/model.json"
-    extra = json.loads(described.read_text()) if described.is_file() else {}
+    described = [path for name in ("facts.json", "assets/flashtrail/model.json") if (path := source / name).is_file()]
+    extra = json.loads(described[0].read_text())
     draft, heads = _load_draft(source / "draft.pt")
     scaling = extra.get("lora_scaling", {"prefix": 1.0, "expert": 1.0})
     if rounded_to != "float32":
         number, tree = jnp.dtype(rounded_to), _merged(tree, scaling)
         _round(tree, number)
         _round(draft or {}, number)
-    return Source(tree, draft, heads, extra.get("stem"), int(extra.get("num_steps", 10)), scaling)
+    return Source(tree, draft, heads, extra.get("stem"), int(extra["num_steps"]), scaling)
 
 
 def _restore(params_dir: Path) -> Tree:

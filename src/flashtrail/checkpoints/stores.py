@@ -1,16 +1,19 @@
 """Lists and reads files at a location, whether gs://, hf:// or local, as names, sizes, hashes and byte ranges.
 
-Anonymous access only: the checkpoints are public. ``STORAGE_EMULATOR_HOST`` and ``HF_ENDPOINT`` move the two
-services elsewhere (tests do). Knows nothing of checkpoints. Tells apart "it is not there" (`FileNotFoundError`) and
-"it could not be asked" (`StoreUnreachable`): a lost network must never read as a missing checkpoint.
+Access is anonymous unless the environment holds credentials: ``HF_TOKEN`` (or the hub's own login) for hf://,
+``GOOGLE_APPLICATION_CREDENTIALS`` for gs://; proxies are those of ``HTTP(S)_PROXY`` and ``NO_PROXY``.
+``STORAGE_EMULATOR_HOST`` and ``HF_ENDPOINT`` move the two services elsewhere (tests do). Links of local trees are
+followed. Knows nothing of checkpoints. Tells apart "it is not there" (`FileNotFoundError`), "it could not be asked"
+(`StoreUnreachable`) and "it is there and closed to us" (`AccessDenied`): none of them reads as another.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,11 +21,16 @@ from flashtrail.errors import UserError
 
 BLOCK_BYTES = 32 * 2**20
 MAX_FILES = 20_000
+GOOGLE_KEY = "GOOGLE_APPLICATION_CREDENTIALS"
 T = TypeVar("T")
 
 
 class StoreUnreachable(UserError):
     """The location could not be asked: network, permission or service trouble, not absence."""
+
+
+class AccessDenied(StoreUnreachable):
+    """The location answers, and refuses: asking again will not help, the line says what will."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,8 @@ class Location:
         Raises FileNotFoundError if nothing is there, StoreUnreachable if that cannot be told.
         """
         prefix = self.root.rstrip("/")
+        if not self.scheme:
+            return local_entries(Path(self.root))
         found = self._ask("list", lambda: self._fs.find(self.root, detail=True))
         if not set(found) - {prefix}:  # one file, or nothing
             options = {"expand_info": True} if self.scheme == "hf" else {}  # else the hub leaves the hash out
@@ -61,6 +71,10 @@ class Location:
         if len(found) > MAX_FILES:
             raise StoreUnreachable(f"{self.uri} holds more than {MAX_FILES} files: name the checkpoint's own directory")
         return sorted((_entry(str(p), info, prefix) for p, info in found.items()), key=lambda entry: entry.name)
+
+    def head(self, entry: Entry, size: int) -> bytes:
+        """Return the first `size` bytes of one file, fewer where it is shorter; raises StoreUnreachable."""
+        return b"".join(self.blocks(replace(entry, bytes=min(size, entry.bytes)), 0))
 
     def blocks(self, entry: Entry, start: int, size: int = BLOCK_BYTES) -> Iterator[bytes]:
         """Yield the bytes of one file from `start` to its end, in blocks; raises StoreUnreachable."""
@@ -76,41 +90,61 @@ class Location:
     def _ask(self, what: str, call: Callable[[], T]) -> T:
         try:
             return call()
-        except FileNotFoundError:
-            raise FileNotFoundError(self.uri) from None
         except Exception as error:  # every backend has its own family of network errors
-            if _means_missing(error):
+            if (denied := denial(error, self.uri, self.scheme)) is not None:
+                raise denied from None
+            if isinstance(error, FileNotFoundError) or _status(error) == 404:
                 raise FileNotFoundError(self.uri) from None
             line = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise StoreUnreachable(f"cannot {what} {self.uri} ({line}): check the network and run again") from error
 
 
 def open_location(uri: str) -> Location:
-    """Return the location of a URI; nothing is asked yet. Raises UserError for an unknown scheme."""
+    """Return the location of a URI; nothing is asked yet.
+
+    Raises UserError for an unknown scheme, and for credentials in the environment that cannot be read.
+    """
     scheme, separator, rest = uri.partition("://")
     if not separator:
         return _local(uri, uri)
     if scheme == "file":
         return _local(uri, rest)
     if scheme == "gs":
-        from gcsfs.core import GCSFileSystem
-
-        logging.getLogger("gcsfs").addHandler(logging.NullHandler())  # its tracebacks would bury our one line
-        endpoint = os.environ.get("STORAGE_EMULATOR_HOST") or None
-        options = {"token": "anon", "endpoint_url": endpoint, "use_listings_cache": False}
-        return Location(uri, scheme, rest.strip("/"), GCSFileSystem(skip_instance_cache=True, **options))
+        return Location(uri, scheme, rest.strip("/"), _cloud_storage())
     if scheme == "hf":
-        from huggingface_hub import HfFileSystem
+        from huggingface_hub import HfFileSystem, get_token
 
-        endpoint = os.environ.get("HF_ENDPOINT") or None
+        endpoint, token = os.environ.get("HF_ENDPOINT") or None, get_token() or False
         return Location(
-            uri, scheme, rest.strip("/"), HfFileSystem(endpoint=endpoint, token=False, skip_instance_cache=True)
+            uri, scheme, rest.strip("/"), HfFileSystem(endpoint=endpoint, token=token, skip_instance_cache=True)
         )
     if scheme == "memory":
         import fsspec
 
         return Location(uri, scheme, "/" + rest.strip("/"), fsspec.filesystem("memory"))
     raise UserError(f"{uri}: unknown scheme {scheme}://; use gs://, hf:// or a path")
+
+
+def _cloud_storage() -> Any:
+    """gcsfs's file system: anonymous, or with the credentials that GOOGLE_APPLICATION_CREDENTIALS names."""
+    from gcsfs.core import GCSFileSystem
+    from google.auth.exceptions import GoogleAuthError
+
+    logging.getLogger("gcsfs").addHandler(logging.NullHandler())  # its tracebacks would bury our one line
+    key = os.environ.get(GOOGLE_KEY) or None
+    options = {
+        "token": "google_default" if key else "anon",
+        "endpoint_url": os.environ.get("STORAGE_EMULATOR_HOST") or None,
+        "use_listings_cache": False,
+        "session_kwargs": {"trust_env": True},  # aiohttp asks the environment for its proxies only then
+    }
+    try:
+        return GCSFileSystem(skip_instance_cache=True, **options)
+    except (GoogleAuthError, OSError, ValueError) as error:
+        line = " ".join(str(error).split())[:160]
+        raise AccessDenied(
+            f"{GOOGLE_KEY} names {key}, which cannot be used ({line}): name a Google credentials file, or unset it"
+        ) from None
 
 
 def _local(uri: str, path: str) -> Location:
@@ -126,7 +160,125 @@ def _entry(path: str, info: dict[str, Any], root: str) -> Entry:
     return Entry(name, int(info["size"]), info.get("md5Hash"), info.get("crc32c"), sha256)
 
 
-def _means_missing(error: Exception) -> bool:
-    """Tell a 404 from other trouble where a backend does not raise FileNotFoundError for it."""
-    code = getattr(error, "code", None) or getattr(getattr(error, "response", None), "status_code", None)
-    return str(code) == "404"
+# --- local trees ---
+
+
+def local_entries(root: Path) -> list[Entry]:
+    """Return the files at or below a local path, links followed: names as below `root`, sizes of what links lead to.
+
+    Raises FileNotFoundError if nothing is there; StoreUnreachable naming a link that leads nowhere or round in a
+    circle, or an entry that this user may not read.
+    """
+    if not os.path.lexists(root):
+        raise FileNotFoundError(str(root))
+    found: list[Entry] = []
+    _walk(root, "", (), found)
+    if not found:
+        raise FileNotFoundError(str(root))
+    return sorted(found, key=lambda entry: entry.name)
+
+
+def _walk(path: Path, name: str, above: tuple[tuple[int, int], ...], found: list[Entry]) -> None:
+    """Add the files at or below `path`; `above`: device and inode of the directories that lead here."""
+    try:
+        status = path.stat()
+        if not stat.S_ISDIR(status.st_mode):
+            if not os.access(path, os.R_OK):
+                raise PermissionError
+            if stat.S_ISREG(status.st_mode):
+                found.append(Entry(name, status.st_size))
+            return
+        names = sorted(child.name for child in path.iterdir())
+    except FileNotFoundError:
+        target = f" ({path.readlink()})" if path.is_symlink() else ""
+        raise StoreUnreachable(f"{path} is a link that leads nowhere{target}: complete the copy or the cache") from None
+    except PermissionError:
+        raise AccessDenied(f"{path} may not be read by this user: change its permissions, or copy the tree") from None
+    except OSError as error:
+        raise StoreUnreachable(f"{path} cannot be read ({error.strerror}): repair it, or copy the tree") from None
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        raise StoreUnreachable(f"{path} is a link to a directory that holds it, a circle: remove the link")
+    if len(found) > MAX_FILES:
+        raise StoreUnreachable(f"{path} is in a tree of over {MAX_FILES} files: name the checkpoint's own directory")
+    for child in names:
+        _walk(path / child, f"{name}/{child}".lstrip("/"), (*above, here), found)
+
+
+# --- what a refusal means ---
+
+
+def denial(error: BaseException, uri: str, scheme: str) -> StoreUnreachable | None:
+    """Return the sentence for a service, or a proxy before it, that answers and refuses; None for anything else.
+
+    The hub's client reports a private or gated repository as a missing file: the refusal is in the cause.
+    """
+    chain = list(_chain(error))
+    words = " ".join(f"{type(e).__name__} {e}" for e in chain)
+    status = next((code for code in map(_status, chain) if code is not None), None)
+    if status == 407 or any("proxy" in type(e).__name__.lower() for e in chain):
+        line = " ".join(f"{type(chain[-1]).__name__}: {chain[-1]}".split())[:120]
+        return StoreUnreachable(
+            f"the proxy refuses or fails on the way to {uri} ({line}): correct HTTP_PROXY, HTTPS_PROXY or NO_PROXY"
+        )
+    if scheme == "hf":
+        return _hub_denial(uri, status, words)
+    if scheme == "gs":
+        return _bucket_denial(uri, status, words)
+    return None
+
+
+def _hub_denial(uri: str, status: int | None, words: str) -> StoreUnreachable | None:
+    from huggingface_hub import get_token
+
+    token = get_token()
+    if "GatedRepoError" in words:
+        more = "with the account of HF_TOKEN" if token else "and set HF_TOKEN"
+        return AccessDenied(f"{uri} is in a gated repository: accept its terms on its page {more}, then run again")
+    if status == 401 and token:
+        return AccessDenied(f"the hub refuses the token for {uri} (HTTP 401): renew HF_TOKEN, or unset it")
+    if status == 401:
+        return AccessDenied(
+            f"{uri} is in a private repository, or in none (the hub says HTTP 401 for both): set HF_TOKEN to a token "
+            "that may read it, or correct the name"
+        )
+    if status == 403:
+        return AccessDenied(
+            f"the token in HF_TOKEN may not read {uri} (HTTP 403): give it read access to the repository"
+        )
+    return None
+
+
+def _bucket_denial(uri: str, status: int | None, words: str) -> StoreUnreachable | None:
+    if "RefreshError" in words or "TransportError" in words:
+        return AccessDenied(f"Google gives no access for the credentials in {GOOGLE_KEY} to read {uri}: renew them")
+    if status not in (401, 403) and "Forbidden" not in words:
+        return None
+    if os.environ.get(GOOGLE_KEY):
+        return AccessDenied(
+            f"{uri} is closed to the account in {GOOGLE_KEY}: give it the role Storage Object Viewer on the bucket"
+        )
+    return AccessDenied(
+        f"{uri} is in a private bucket: set {GOOGLE_KEY} to the key file of an account that may read it"
+    )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = error
+    for _ in range(8):
+        if seen is None:
+            return
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status that an error of a backend carries, under any of the names they give it."""
+    for value in (
+        getattr(getattr(error, "response", None), "status_code", None),
+        getattr(error, "code", None),
+        getattr(error, "status", None),
+    ):
+        if isinstance(value, int | str) and str(value).isdecimal():
+            return int(value)
+    return None

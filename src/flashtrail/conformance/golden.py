@@ -26,6 +26,7 @@ from flashtrail.flash.weights import Shapes, base_shapes, draft_shapes
 
 SETS = ("G1_pi0_jax", "G2_verify_semantics", "G3_wire", "G4_draft_head", "G5_verify")
 VIEWS = ("base_0_rgb", "left_wrist_0_rgb")
+FACTS = {"action_horizon": 50, "delta_actions": True, "num_views": 2, "num_steps": 10, "max_token_len": 48}  # of G1
 NORM_STATS = Path("assets/physical-intelligence/libero/norm_stats.json")
 Arrays = dict[str, NDArray[Any]]
 
@@ -52,7 +53,7 @@ def as_weights(arrays: Arrays, shapes: Shapes) -> dict[str, Tensor]:
 
 def load_base(checkpoint: Path) -> tuple[dict[str, Tensor], Pi0Dims]:
     """An Orbax checkpoint directory as engine weights."""
-    arrays, raw = convert.base_tensors(orbax.read_tree(checkpoint / "params"))
+    arrays, raw = convert.base_tensors(orbax.read_tree(checkpoint / "params"), FACTS)
     dims = Pi0Dims.from_dict(raw)
     return as_weights(arrays, base_shapes(dims)), dims
 

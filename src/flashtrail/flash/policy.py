@@ -114,7 +114,10 @@ def artifact_transforms(
         tf.PadState(dims.action_dim),
     ]
     outputs: list[tf.Transform] = [tf.UnnormalizeActions(actions, dims.env_action_dim)]
-    if runtime.manifests["base"].get("transforms", {}).get("delta_actions", True):
+    delta = runtime.manifests["base"].get("transforms", {}).get("delta_actions")
+    if delta is None:
+        raise ArtifactError(f"{directory}: the manifest does not say delta_actions; convert the checkpoint again")
+    if delta:
         outputs.append(tf.AbsoluteActions())
     return inputs, outputs
 
@@ -164,12 +167,20 @@ class FlashPolicy:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """Artifact digests, device, number format, settings, and the request keys beyond the official ones.
+        """Artifact digests, device, number format, settings, facts, and the request keys beyond the official ones.
 
         ``action_stats`` is there only where foreign statistics are in force.
         """
         foreign = {} if self.action_stats is None else {"action_stats": self.action_stats}
-        return describe(self.engine) | {"request_keys": list(REQUEST_KEYS)} | foreign
+        own = {"request_keys": list(REQUEST_KEYS), "facts": self._facts()}
+        return describe(self.engine) | own | foreign
+
+    def _facts(self) -> dict[str, Any]:
+        """What was declared or known of the checkpoint, as it is used."""
+        dims = self.engine.runtime.dims  # type: ignore[attr-defined]
+        names = ("action_horizon", "num_views", "num_steps", "max_token_len")
+        deltas = any(isinstance(transform, tf.AbsoluteActions) for transform in self.outputs)
+        return {name: getattr(dims, name) for name in names} | {"delta_actions": deltas}
 
     @property
     def reentrant(self) -> bool:
@@ -198,7 +209,7 @@ class FlashPolicy:
         reset: bool = False,
         noise_seed: Sequence[int] | int | None = None,
     ) -> dict[str, Any]:
-        """One round -> actions float64 (50, 7), accepted_prefix_len, policy_timing. ObservationError if unfit.
+        """One round -> actions float64 (horizon, 7), accepted_prefix_len, policy_timing. ObservationError if unfit.
 
         obs: observation/image and observation/wrist_image uint8 (H, W, 3), observation/state (8,), prompt, and
         optionally __image_mask__ [bool, bool]. executed_steps None counts as max_exec_steps.

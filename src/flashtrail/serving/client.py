@@ -7,6 +7,7 @@ and never a policy's failure.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import ipaddress
@@ -20,7 +21,9 @@ from typing import Any, Self
 
 import numpy as np
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
+from websockets.proxy import get_proxy
 from websockets.sync.client import ClientConnection, connect
+from websockets.uri import parse_uri
 
 from flashtrail.errors import UserError, cause
 from flashtrail.serving.protocol import (
@@ -38,6 +41,8 @@ _MAX_REPLY_BYTES = 16 * 2**20
 _RETRY_S = 0.25
 _PING_INTERVAL_S = 20.0
 _HTTP_TIMEOUT_S = 5.0
+_NO_SUCH_PAGE = (400, 404, 426)  # the official server knows no page but /healthz: 426 from websockets' own refusal
+_METADATA_REMEDY = "correct HTTP_PROXY, HTTPS_PROXY or NO_PROXY, or see the server's log"
 
 
 class PolicyError(UserError):
@@ -92,7 +97,10 @@ class PolicyClient:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What the server says of its policy: the handshake frame, and ``GET /metadata`` where there is one."""
+        """What the server says of its policy: the handshake frame, and ``GET /metadata`` where there is one.
+
+        Raises ServerUnavailable where that request fails: a server that could not be asked is no official one.
+        """
         return {**self._handshake, **_fetch_metadata(self.url, self._headers)}
 
     def infer(
@@ -148,7 +156,7 @@ class PolicyClient:
                         compression=None,
                         max_size=_MAX_REPLY_BYTES,
                         additional_headers=self._headers,
-                        proxy=None if _is_local(self.url) else True,
+                        proxy=proxy_of(self.url),
                         open_timeout=max(0.1, min(10.0, deadline - time.monotonic())),
                         ping_interval=_PING_INTERVAL_S,
                         ping_timeout=self._ping_timeout_s,
@@ -247,21 +255,43 @@ def _fetch_metadata(url: str, headers: Mapping[str, str]) -> dict[str, Any]:
     parts = urllib.parse.urlsplit(url)
     if parts.hostname is None:
         return {}
-    tls = parts.scheme == "wss"
+    tls, proxy = parts.scheme == "wss", proxy_of(url)
     where = parts.hostname, parts.port or (443 if tls else 80)
+    through = f" through the proxy {urllib.parse.urlsplit(proxy).hostname}" if proxy else ""
     try:
-        status, _, body = _http_get(*where, "/metadata", headers, _HTTP_TIMEOUT_S, tls)
-        metadata = json.loads(body) if status == 200 else {}
-    except (OSError, http.client.HTTPException, ValueError):
-        return {}  # the official server has no such page
-    return metadata if isinstance(metadata, dict) else {}
+        status, _, body = _http_get(*where, "/metadata", headers, _HTTP_TIMEOUT_S, tls, proxy)
+        if status in _NO_SUCH_PAGE:
+            return {}
+        if status != 200:
+            raise ServerUnavailable(f"{url} answers GET /metadata with HTTP {status}{through}: {_METADATA_REMEDY}")
+        metadata = json.loads(body)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        line = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        raise ServerUnavailable(f"GET /metadata of {url} failed{through} ({line}): {_METADATA_REMEDY}") from None
+    if not isinstance(metadata, dict):
+        raise ServerUnavailable(f"{url} answers GET /metadata with no JSON object{through}: {_METADATA_REMEDY}")
+    return metadata
 
 
 def _http_get(
-    host: str, port: int, path: str, headers: Mapping[str, str], timeout_s: float, tls: bool = False
+    host: str,
+    port: int,
+    path: str,
+    headers: Mapping[str, str],
+    timeout_s: float,
+    tls: bool = False,
+    proxy: str | None = None,
 ) -> tuple[int, dict[str, str], bytes]:
+    """GET a page, through a tunnel where there is a proxy: the way that the session itself takes."""
     kind = http.client.HTTPSConnection if tls else http.client.HTTPConnection
-    connection = kind(host, port, timeout=timeout_s)
+    if proxy is None:
+        connection = kind(host, port, timeout=timeout_s)
+    else:
+        at = urllib.parse.urlsplit(proxy)
+        if at.scheme != "http" or at.hostname is None:
+            raise ValueError(f"a proxy of kind {at.scheme}:// is not supported for it")
+        connection = kind(at.hostname, at.port or 80, timeout=timeout_s)
+        connection.set_tunnel(host, port, headers=_proxy_headers(at))
     try:
         connection.request("GET", path, headers=dict(headers))
         response = connection.getresponse()
@@ -269,6 +299,21 @@ def _http_get(
         return response.status, names, response.read(_MAX_REPLY_BYTES)
     finally:
         connection.close()
+
+
+def _proxy_headers(proxy: urllib.parse.SplitResult) -> dict[str, str]:
+    if proxy.username is None:
+        return {}
+    words = f"{urllib.parse.unquote(proxy.username)}:{urllib.parse.unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": "Basic " + base64.b64encode(words.encode()).decode()}
+
+
+def proxy_of(url: str) -> str | None:
+    """Return the proxy on the way to a server, for the session and ``GET /metadata`` alike; None = straight.
+
+    As HTTP_PROXY, HTTPS_PROXY and NO_PROXY say, by websockets' order of preference; never to this machine itself.
+    """
+    return None if _is_local(url) else get_proxy(parse_uri(url))
 
 
 def _is_local(url: str) -> bool:

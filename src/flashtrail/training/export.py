@@ -145,8 +145,8 @@ def write_source(
         (temporary / "commit_success.txt").unlink(missing_ok=True)  # only says where the tree was written
     json_dump({"norm_stats": stats}, directory / ASSETS / "norm_stats.json")
     stem = dims.to_dict()["vision"]["stem"]
-    extra = {"stem": stem, "num_views": dims.num_views, "num_steps": dims.num_steps}
-    extra["delta_actions"] = delta_actions
+    names = ("action_horizon", "max_token_len", "num_views", "num_steps")
+    extra = {"stem": stem, "delta_actions": delta_actions} | {name: getattr(dims, name) for name in names}
     json_dump(extra, directory / "assets/flashtrail/model.json")
     if tokenizer != directory / "tokenizer.model":
         shutil.copyfile(tokenizer, directory / "tokenizer.model")

@@ -1,0 +1,191 @@
+"""Which model a tree holds, told from its content: Orbax's leaf names, a safetensors header's keys, config.json.
+
+The path, and the names of the folders around it, say nothing: people call a tree what they like. Reads metadata only,
+of bounded size; knows families by the leaves that set them apart, and no location.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from flashtrail.checkpoints import orbax
+from flashtrail.errors import UserError
+
+PI0, PI05, FAST, SMOLVLA, ACT, UNKNOWN = "pi0", "pi0.5", "pi0-FAST", "SmolVLA", "ACT", "unknown"
+OCDBT, ZARR = "Orbax (OCDBT)", "Orbax (a directory a leaf)"
+SAFETENSORS, LEROBOT, PICKLE, NO_FORMAT = (
+    "PyTorch (safetensors)",
+    "LeRobot (safetensors)",
+    "PyTorch (pickle)",
+    "unknown",
+)
+READABLE = (OCDBT, ZARR)
+METADATA_BYTES = 32 * 2**20  # of the largest metadata that is read; a released tree's are 21 kB
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_TYPES = {
+    "pi0": PI0, "pi05": PI05, "pi0.5": PI05, "pi0fast": FAST, "pi0_fast": FAST, "smolvla": SMOLVLA, "act": ACT
+}  # fmt: skip
+_ARRAYS = ("/.zarray", "/zarr.json")
+_PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
+_UNFINISHED = (".part", ".incomplete", ".gstmp", ".crdownload", ".aria2", ".tmp")
+Read = Callable[[str, int], bytes]  # name, at most so many bytes from the start
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a tree is: `family` and `format` from the lists above, the leaves or keys that told, and why not if not."""
+
+    family: str
+    format: str
+    told_by: tuple[str, ...] = ()
+    problem: str | None = None
+
+
+NOTHING = Identity(UNKNOWN, NO_FORMAT)
+
+
+def identify(files: Mapping[str, int], read: Read) -> Identity:
+    """Return the identity of a listing (name -> bytes); `read` is asked for metadata only."""
+    if problem := _unfinished(files):
+        return Identity(UNKNOWN, NO_FORMAT, problem=problem)
+    tensors = sorted(name for name in files if name.endswith(".safetensors"))
+    try:
+        if any(name.startswith("params/") for name in files):
+            return _of_orbax(files, read)
+        if tensors:
+            return _of_safetensors(files, tensors, read)
+    except UserError as error:
+        return Identity(UNKNOWN, NO_FORMAT, problem=str(error))
+    if pickles := [name for name in files if name.endswith(_PICKLES)]:
+        return Identity(UNKNOWN, PICKLE, (pickles[0],), "a pickle is not opened to see what it holds")
+    if deeper := sorted(name.partition("/params/")[0] for name in files if "/params/" in name):
+        return Identity(UNKNOWN, NO_FORMAT, problem=f"the checkpoint lies deeper: give {deeper[-1]} below it")
+    if "_METADATA" in files or "manifest.ocdbt" in files:
+        return Identity(
+            UNKNOWN, NO_FORMAT, problem="this is a params directory itself: give the directory that holds it"
+        )
+    return Identity(UNKNOWN, NO_FORMAT, problem="no params directory, no safetensors file")
+
+
+def family_of_leaves(leaves: Collection[str]) -> tuple[str, tuple[str, ...]]:
+    """Return the family of an openpi JAX tree's leaf paths, and the leaves that told."""
+    expert = next((leaf for leaf in sorted(leaves) if "/q_einsum_1/" in leaf), None)
+    if "state_proj/kernel" in leaves and "action_time_mlp_in/kernel" in leaves and expert:
+        return PI0, ("state_proj/kernel", "action_time_mlp_in/kernel", expert)
+    if "time_mlp_in/kernel" in leaves and "state_proj/kernel" not in leaves:
+        return PI05, ("time_mlp_in/kernel", "no state_proj")
+    language = next((leaf for leaf in sorted(leaves) if leaf.startswith("PaliGemma/llm/")), None)
+    if language and not expert and "action_in_proj/kernel" not in leaves:
+        return FAST, (language, "no action_in_proj", "no second stack")
+    return UNKNOWN, tuple(sorted(leaves)[:3])
+
+
+def family_of_keys(keys: Collection[str]) -> tuple[str, tuple[str, ...]]:
+    """The same for the keys of a PyTorch checkpoint (openpi's or LeRobot's)."""
+    plain = {key.removeprefix("model."): key for key in sorted(keys)}
+    if "state_proj.weight" in plain and "action_time_mlp_in.weight" in plain:
+        return PI0, (plain["state_proj.weight"], plain["action_time_mlp_in.weight"])
+    for family, start in ((SMOLVLA, "vlm_with_expert."), (ACT, "vae_encoder"), (ACT, "encoder_robot_state_input_proj")):
+        if found := next((key for short, key in plain.items() if short.startswith(start)), None):
+            return family, (found,)
+    if "time_mlp_in.weight" in plain and "state_proj.weight" not in plain:
+        return PI05, (plain["time_mlp_in.weight"], "no state_proj")
+    return UNKNOWN, tuple(sorted(keys)[:3])
+
+
+def read_json(read: Read, name: str, size: int) -> Any:
+    """Return a small JSON file's content; UserError where it is too large, cut off, a Git LFS pointer or not JSON."""
+    if size > METADATA_BYTES:
+        raise UserError(f"{name} has {size} bytes: no metadata is so large, the tree is damaged")
+    text = read(name, size)
+    if text.startswith(LFS_POINTER):
+        raise UserError(pointer(name))
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise UserError(f"{name} is cut off or no JSON: complete the copy or the download") from None
+
+
+def pointer(name: str) -> str:
+    """The sentence for a Git LFS pointer in a file's place."""
+    return f"{name} is a Git LFS pointer, not the file itself: run `git lfs pull` in the clone, then run again"
+
+
+def _of_orbax(files: Mapping[str, int], read: Read) -> Identity:
+    name = "params/_METADATA"
+    arrays = [PurePosixPath(f).parts[1] for f in files if f.startswith("params/") and f.endswith(_ARRAYS)]
+    ocdbt = "params/manifest.ocdbt" in files
+    form = OCDBT if ocdbt else ZARR if arrays else NO_FORMAT
+    if name in files:
+        stored = _metadata_leaves(read_json(read, name, files[name]))
+    elif arrays and not ocdbt:
+        stored, name = [place.replace(".", "/") for place in arrays], "the directories below params"
+    else:
+        known = " (Flax's msgpack file)" if "params/checkpoint" in files or "checkpoint" in files else ""
+        return Identity(
+            UNKNOWN, form, problem=f"params/_METADATA is missing{known}, which names the leaves: complete the copy, or "
+            "save the tree again with Orbax"
+        )  # fmt: skip
+    leaves = orbax.leaf_paths(dict.fromkeys(stored))
+    family, told = family_of_leaves(set(leaves))
+    problem = f"none of the families known by their leaves ({name})" if family == UNKNOWN else None
+    if form == NO_FORMAT:
+        problem = "params holds neither manifest.ocdbt nor a directory a leaf: complete the copy or the download"
+    return Identity(family, form, told, problem)
+
+
+def _metadata_leaves(content: Any) -> list[str]:
+    """Leaf paths of Orbax's _METADATA: its tree_metadata's keys are the text of tuples of names."""
+    tree = content.get("tree_metadata") if isinstance(content, dict) else None
+    try:
+        leaves = ["/".join(str(part) for part in ast.literal_eval(key)) for key in tree]  # type: ignore[union-attr]
+    except (TypeError, ValueError, SyntaxError, RecursionError, MemoryError):
+        leaves = []
+    if not leaves:
+        raise UserError("params/_METADATA names no leaves: complete the copy, or save the tree again with Orbax")
+    return leaves
+
+
+def _of_safetensors(files: Mapping[str, int], tensors: Sequence[str], read: Read) -> Identity:
+    config = read_json(read, "config.json", files["config.json"]) if "config.json" in files else {}
+    kind = config.get("type") if isinstance(config, dict) else None
+    form = LEROBOT if isinstance(kind, str) or "train_config.json" in files else SAFETENSORS
+    keys: set[str] = set()
+    for name in tensors[:64]:
+        keys |= _header_keys(name, files[name], read)
+    family, told = family_of_keys(keys)
+    if family == UNKNOWN and isinstance(kind, str):
+        family, told = _TYPES.get(kind.lower(), UNKNOWN), (f"config.json: type {kind}",)
+    return Identity(family, form, told, None if family != UNKNOWN else "none of the families known by their keys")
+
+
+def _header_keys(name: str, size: int, read: Read) -> set[str]:
+    """Tensor names of a safetensors file, from its header alone."""
+    start = read(name, 8)
+    if start and LFS_POINTER.startswith(start):
+        raise UserError(pointer(name))
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or not 0 < length <= min(size - 8, METADATA_BYTES):
+        raise UserError(f"{name} is cut off in its header, or no safetensors file: complete the copy or the download")
+    try:
+        header = json.loads(read(name, 8 + length)[8:])
+        return set(header) - {"__metadata__"}
+    except (ValueError, TypeError, RecursionError):
+        raise UserError(f"{name} has a damaged header: complete the copy or the download") from None
+
+
+def _unfinished(files: Mapping[str, int]) -> str | None:
+    """The sentence for what a download or a save that was cut off leaves behind."""
+    for name in sorted(files):
+        if name.split("/")[0] not in ("params", "assets") and "/" in name:
+            continue
+        if ".orbax-checkpoint-tmp" in name:
+            return f"{name} is of a save that Orbax did not finish: take an earlier step, or save again"
+        if name.endswith(_UNFINISHED):
+            return f"{name} is of a download that did not finish: finish it, or remove what is left of it"
+    return None
