@@ -58,7 +58,7 @@ def test_an_arm_differs_from_its_control_where_it_says(handles):
 
 def understood(command, **values):
     """What the server makes of a spec's command, filled in as the shard does."""
-    return cli._parser(command[3:]).parse_args([word.format(**values) for word in command[3:]])
+    return cli._parser(command[4:]).parse_args([word.format(**values) for word in command[4:]])
 
 
 def test_how_many_simulators_there_are_is_no_part_of_a_result(handles):
@@ -77,7 +77,7 @@ def test_a_job_with_one_client_prepares_for_no_more(handles):
 
 def test_the_server_understands_its_command(handles):
     words = shard_spec(EXPERIMENT.arm("full_only"), 0, handles, code="c0de")["server"]["command"]
-    assert words[:3] == [sys.executable, "-m", "flashtrail"] and "{port}" in words
+    assert words[:4] == [sys.executable, "-P", "-m", "flashtrail"] and "{port}" in words
     arguments = understood(words, port=8001, simulators=5)
     assert (arguments.port, arguments.max_batch) == (8001, 5)
     assert str(arguments.artifact) == str(Path(handles["base"]).parent)

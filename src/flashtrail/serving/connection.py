@@ -109,7 +109,6 @@ class PatientConnection(ServerConnection):
     def _say_why(self) -> None:
         self.protocol.fail(CloseCode.POLICY_VIOLATION, FLOOD)
         self.send_data()
-        self.transport.resume_reading()  # what comes is thrown away; unread, it would take the reason with it
         self._leave()
 
     def _leave(self) -> None:
