@@ -28,6 +28,7 @@ PARTS = (
     "profiles",
     "src",
     "resources/published",
+    "resources/checkpoints",
     "resources/drills",
 )
 CHAPTERS = ("baseline", "profiling", "robustness", "guard", "clock", "claims", "final", "drills", "checkup")
