@@ -7,7 +7,8 @@
 set -euo pipefail
 [ "$(id -u)" -eq 0 ] || { echo "error: slurm.sh starts daemons: run it as root" >&2; exit 2; }
 [ $# -gt 0 ] || { echo "usage: slurm.sh COMMAND [ARG ...]" >&2; exit 2; }
-if ! command -v slurmctld slurmd munged srun >/dev/null; then
+PATH=$PATH:/usr/sbin
+if ! { command -v slurmctld && command -v slurmd && command -v munged && command -v srun; } >/dev/null; then
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge
 fi
