@@ -1,6 +1,5 @@
 """Roll out the episodes of one arm and task against one policy server (rules roll_out_shard, smoke)."""
 
-from flashtrail import machine, provenance
 from flashtrail.jobs import Job, run
 from flashtrail.rollouts.shard import roll_out_shard
 from flashtrail.rollouts.spec import shard_spec
@@ -11,10 +10,8 @@ def main(job: Job) -> None:
     directory, params = job.directory("ledger"), job.params
     places = directory / "server.log", directory.parents[1]  # its log; where all shards of all arms lie
     spec = shard_spec(params["arm"], params["task"], job.input, job.code, *places)
-    watch = machine.Watch(gpu=params["arm"]["engine"]["device"] == "cuda")
-    summary = roll_out_shard(spec, directory)
-    provenance.json_dump(watch.record(), job.output["ledger"].replace("ledger.json", "machine.json"))
-    summary.check()  # an episode that could not be run fails the job: the next run tries it
+    gpu = params["arm"]["engine"]["device"] == "cuda"
+    roll_out_shard(spec, directory, gpu=gpu).check()  # an episode that could not be run fails the job: run again
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,29 @@ class Watch:
         lines = (_text(self._proc / "cpuinfo") or "").splitlines()
         found = [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
         return round(sum(found) / len(found), 1) if found else None
+
+
+def together(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return several records as one: the busiest of each, clocks from the lowest to the highest."""
+    some = list(records)
+
+    def extreme(key: str, choose: Callable[..., Any]) -> Any:
+        return choose((record[key] for record in some if record[key] is not None), default=None)
+
+    clocks = [mhz for record in some for mhz in record["cpu_mhz"] or []]
+    return {
+        **{key: extreme(key, max) for key in ("cores", "load_begin", "load_max", "others", "governor")},
+        "cpu_mhz": [min(clocks), max(clocks)] if clocks else None,
+        "gpu_mhz": extreme("gpu_mhz", min),
+    }
+
+
+def brief(record: dict[str, Any] | None) -> str | None:
+    """Return a record in a cell of a table; None where there is none."""
+    if not record or record["load_max"] is None:
+        return None
+    others = f", others {100 * record['others']:.0f}\u00a0%" if record["others"] is not None else ""
+    return f"{record['load_max']:.1f} on {record['cores']} cores{others}"
 
 
 def words(record: dict[str, Any] | None) -> str:

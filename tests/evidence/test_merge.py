@@ -1,5 +1,6 @@
 """The merge refuses every kind of hole and double, and names the episodes."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,20 @@ def test_whole_shards_become_one_sorted_arm(tmp_path):
     assert (
         tables.read_metadata(tmp_path / "tables" / "rounds.parquet")["artifact_digest"] == METADATA["artifact_digest"]
     )
+
+
+def test_the_load_of_an_arm_is_that_of_its_busiest_shard(tmp_path):
+    load = {"cores": 2, "load_begin": 0.5, "load_max": 1.0, "others": 0.1}
+    load |= {"governor": None, "cpu_mhz": [2400.0, 2500.0], "gpu_mhz": None}
+    busy = load | {"load_max": 9.0, "others": 0.4, "cpu_mhz": [1800.0, 2450.0]}
+    assert "machine" not in merge.merge_shards(write(tmp_path / "silent"), SPEC).metadata
+    directories = write(tmp_path / "rollouts", metadata={"machine": json.dumps(busy)})
+    rows = shard("guard_wrist_zero_all", 0)
+    for name, schema in tables.SCHEMAS.items():
+        told = METADATA | {"machine": json.dumps(load)}
+        tables.write_table(directories[0] / f"{name}.parquet", rows[name], schema, told)
+    joined = json.loads(merge.merge_shards(directories, SPEC).metadata["machine"])
+    assert joined == busy | {"cpu_mhz": [1800.0, 2500.0]}
 
 
 def drop_episode(rows: Rows) -> None:

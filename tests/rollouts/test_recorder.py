@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pyarrow.parquet as pq
 import pytest
 from rollouts.scripted import DRAFT, FULL, Simulator, run
@@ -13,6 +15,8 @@ from flashtrail.rollouts.episode import EpisodeRecord, error_record
 from flashtrail.rollouts.plan import EpisodeKey
 from flashtrail.rollouts.recorder import Recorder
 
+LOAD = {"cores": 2, "load_begin": 0.5, "load_max": 1.0, "others": 0.1}
+LOAD |= {"governor": None, "cpu_mhz": [2400.0, 2500.0], "gpu_mhz": None}
 KEYS = [EpisodeKey("libero_goal", 2, init_state, 0) for init_state in range(3)]
 COMMON = {"arm": "clean", "policy": "p", "seed": 7, "run_id": "r"}
 
@@ -43,6 +47,16 @@ def test_parts_are_put_together_in_the_order_expected(tmp_path):
     ledger = provenance.json_load(tmp_path / "out/ledger.json")
     assert ledger["expected"] == [key.name for key in KEYS]
     assert ledger["outcomes"] == outcomes and ledger["errors"] == {}
+
+
+def test_the_load_of_a_shard_is_that_of_all_its_episodes_whichever_process_ran_them(tmp_path):
+    for key, load in zip(KEYS, (1.0, 7.5, 2.0), strict=True):
+        recorder = new(tmp_path / "parts")  # as after a kill
+        recorder.metadata["machine"] = json.dumps(LOAD | {"load_max": load})
+        recorder.record(key, an_episode())
+    recorder.assemble(KEYS, tmp_path / "out")
+    stored = tables.read_metadata(tmp_path / "out/rounds.parquet")["machine"]
+    assert json.loads(stored) == LOAD | {"load_max": 7.5}
 
 
 def test_a_missing_episode_stops_the_assembly_by_name_and_writes_nothing(tmp_path):

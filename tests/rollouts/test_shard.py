@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import sys
@@ -144,6 +145,8 @@ def test_a_shard_killed_in_an_episode_resumes_at_the_next(undisturbed, tmp_path,
     log = io.StringIO()
     roll_out_shard(slow, tmp_path, log=log, worker_command=WORKER)
     assert rows(tmp_path) == undisturbed[1]
+    load = json.loads(tables.read_metadata(tmp_path / "rounds.parquet")["machine"])
+    assert load["cores"] >= 1 and load["load_max"] >= 0
     assert all(f"{name} " not in log.getvalue() for name in times), "a finished episode was run again"
 
 

@@ -6,6 +6,7 @@ Knows campaign, figures and page; decides nothing.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -277,13 +278,16 @@ def latency_in_rollouts(run: Campaign) -> Html:
                     row |= {f"{scope}_{name}": cell for name, cell in cells.items()}
                 if found.n:
                     full.append({"arm": page.code(arm), "scope": label, "route": route, **_percentiles(found)})
-        beside.append(row)
+        stored = run.metadata.get(arm, {}).get("machine")
+        beside.append(row | {"machine": machine.brief(json.loads(stored) if stored else None)})
     heads = {"arm": "Arm"}
     for scope, label in _SCOPES.items():
         heads |= {f"{scope}_n": f"{label.capitalize()}: rounds (episodes)"}
         heads |= {f"{scope}_{name}": f"{label.capitalize()}: {name} [95 %]" for name in ("p50", "p95", "p99")}
+    heads |= {"machine": "Load at most"}
     note = (
-        "Rollouts share the machine with the simulator, so these times are not the profile\u2019s. Both scopes stand "
+        "Rollouts share the machine with the simulator, so these times are not the profile\u2019s; beside them the "
+        "highest load average, the cores and the largest share that other programs took. Both scopes stand "
         "side by side because published latencies are often over successful episodes only. Intervals resample whole "
         "episodes, since rounds of one episode are alike; no 99th percentile is given under 500 rounds."
     )

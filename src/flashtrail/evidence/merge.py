@@ -167,7 +167,9 @@ def _common_metadata(arm: str, directories: Sequence[Path]) -> dict[str, str]:
     joined: dict[str, str] = {}
     for key in sorted({key for entry in stored for key in entry} | set(METADATA_KEYS)):
         values = sorted({entry.get(key, "") for entry in stored})
-        if len(values) == 1:
+        if key == "machine":
+            joined |= tables.machine_of(stored)
+        elif len(values) == 1:
             joined[key] = values[0]
         elif key == "artifact_digest":
             raise UserError(f"{arm}: shards ran on {len(values)} different artifacts ({', '.join(values)}); run again")

@@ -8,6 +8,7 @@ Knows no simulator, no policy and no statistic.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flashtrail import parquet, provenance
+from flashtrail import machine, parquet, provenance
 from flashtrail.errors import UserError
 
 # An episode across tables; across arms an episode is paired by the same key without `arm`.
@@ -242,6 +243,12 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     stored = parquet.opened(path).schema_arrow.metadata or {}
     prefix = METADATA_PREFIX.encode()
     return {_bare(k.decode()): v.decode() for k, v in stored.items() if k.startswith(prefix)}
+
+
+def machine_of(stored: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Return the entry `machine` of a table made of tables with these entries; none where none of them has one."""
+    records = [json.loads(entry["machine"]) for entry in stored if entry.get("machine")]
+    return {"machine": json.dumps(machine.together(records))} if records else {}
 
 
 def artifact_digest(handles: Mapping[str, Any]) -> str:

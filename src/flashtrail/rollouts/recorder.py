@@ -141,7 +141,8 @@ class Recorder:
         with _disk(out):
             out.mkdir(parents=True, exist_ok=True)
             _remove_partial(out)
-            metadata = tables.read_metadata(self.directory / expected[0].name / "episodes.parquet")
+            stored = [tables.read_metadata(self.directory / key.name / "episodes.parquet") for key in expected]
+            metadata = stored[0] | tables.machine_of(stored)
             filmed = self._filmed(expected, outcomes, films)
             for name, schema in tables.SCHEMAS.items():
                 files = [self.directory / key.name / f"{name}.parquet" for key in expected]

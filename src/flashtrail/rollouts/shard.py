@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
+import json
 import os
 import sys
 import time
@@ -20,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+from flashtrail import machine
 from flashtrail.errors import UserError
 from flashtrail.rollouts import guards, plan, settings
 from flashtrail.rollouts.episode import EpisodeRecord, error_record
@@ -77,12 +79,14 @@ def roll_out_shard(
     *,
     log: TextIO | None = None,
     worker_command: Sequence[str] = COMMAND,
+    gpu: bool = False,
 ) -> ShardSummary:
     """Run the shard's missing episodes and write its tables to `out_dir`.
 
     `spec` as docs/rollouts.md lists it. Finished episodes lie under `parts_dir` (default: ``out_dir/parts``) until all
     are there. An episode that failed for reasons of infrastructure is tried RETRIES more times; if it still fails, its
-    row has outcome ``error``, the others are run all the same, and its part is kept for a later attempt. Raises
+    row has outcome ``error``, the others are run all the same, and its part is kept for a later attempt. `gpu`:
+    whether the server has one, whose clock is then recorded beside the machine's load. Raises
     UserError for a wrong spec, a server that does not start or does not stay up, a full disk, no OpenGL library.
     """
     full = settings.checked(spec)
@@ -94,7 +98,7 @@ def roll_out_shard(
         finished = recorder.interrupted_discard(plan.expected_episodes(full), out_dir)
         if finished is not None:
             return ShardSummary(finished, {})
-        shard = _Shard(full, recorder, log or sys.stderr, worker_command)
+        shard = _Shard(full, recorder, log or sys.stderr, worker_command, machine.Watch(gpu))
         shard.run(Path(out_dir))
         outcomes = recorder.assemble(plan.expected_episodes(full), out_dir, full["video"])
         if not shard.errors:
@@ -105,8 +109,16 @@ def roll_out_shard(
 class _Shard:
     """Hands out episodes until each has an outcome."""
 
-    def __init__(self, spec: Mapping[str, Any], recorder: Recorder, log: TextIO, worker_command: Sequence[str]) -> None:
+    def __init__(
+        self,
+        spec: Mapping[str, Any],
+        recorder: Recorder,
+        log: TextIO,
+        worker_command: Sequence[str],
+        watch: machine.Watch,
+    ) -> None:
         self._spec, self._recorder, self._log, self._command = spec, recorder, log, worker_command
+        self._watch = watch
         self.errors: dict[str, str] = {}
         self._expected = plan.expected_episodes(spec)
         self._attempts: Counter[EpisodeKey] = Counter()
@@ -200,6 +212,7 @@ class _Shard:
         self._finish(key, error_record(f"task {key.task_id}", f"{kind}: {reason}", now, wall_s), wall_s, None)
 
     def _finish(self, key: EpisodeKey, record: EpisodeRecord, wall_s: float, video: str | None) -> None:
+        self._recorder.metadata["machine"] = json.dumps(self._watch.record())
         self._recorder.record(key, record, video)
         self._outcomes[key.name] = outcome = record.episode["outcome"]
         self._seconds.append(wall_s)
