@@ -14,7 +14,7 @@ from evidence.rendered import texts, unlinked
 from imports import stages
 
 from flashtrail import cli, provenance
-from flashtrail.evidence import claims, printed_figures
+from flashtrail.evidence import claims, printed_figures, published
 from flashtrail.evidence.campaign import Campaign
 from flashtrail.imports.report_command import prepare
 
@@ -22,6 +22,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 _PLACES = [place / "shared" / "cases" / "reproduction" for place in PROJECT.parents]
 FILES = next((place for place in _PLACES if place.is_dir()), _PLACES[0])
 needs_files = pytest.mark.skipif(not FILES.is_dir(), reason="../shared/cases/reproduction is not there")
+SUCCESS = published.Rows(arm="clean", of="success")
 
 
 def documented(files: Path, out: Path) -> list[list[str]]:
@@ -49,7 +50,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_printed_figure_follows_from_the_rows(theirs: Path) -> None:
     run = Campaign(prepare([theirs], theirs))
     found = {
-        (figure.arm or figure.profile, figure.of): (printed, agrees)
+        (figure.rows.arm or figure.rows.profile, figure.rows.of): (printed, agrees)
         for figure, printed, agrees in printed_figures.held(run, printed_figures.load())
     }
     assert len(found) == 33 and all(agrees for _, agrees in found.values())
@@ -95,10 +96,10 @@ def test_the_documented_commands_take_files_of_our_own_and_a_figure_that_does_no
     assert len(run.profile) == len(drawn["stage6_infer"]) - 2 and run.whose(None) == "imported: reproduction"
     won, n = (sum(row["success"] for row in drawn["stage4_episode"]), len(drawn["stage4_episode"]))
     figures = [
-        printed_figures.Figure(source="reproduction", what="success", arm="clean", of="success", printed=f"{won}/{n}"),
-        printed_figures.Figure(source="reproduction", what="success", arm="clean", of="success", printed="27/30"),
-        printed_figures.Figure(source="reproduction", what="hits", arm="clean", of="guard.hits", printed="96"),
-        printed_figures.Figure(source="paper", what="success", arm="clean", of="success", printed="1/2"),
+        printed_figures.Figure("reproduction", "success", f"{won}/{n}", SUCCESS),
+        printed_figures.Figure("reproduction", "success", "27/30", SUCCESS),
+        printed_figures.Figure("reproduction", "hits", "96", published.Rows(arm="clean", of="guard.hits")),
+        printed_figures.Figure("paper", "success", "1/2", SUCCESS),
     ]
     found = [(figure.printed, rows, agrees) for figure, rows, agrees in printed_figures.held(run, figures)]
     assert found == [(f"{won}/{n}", f"{won}/{n}", True), ("27/30", f"{won}/{n}", False), ("96", None, False)]

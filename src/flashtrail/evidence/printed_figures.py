@@ -1,62 +1,37 @@
 """Figures that somebody printed, held against the rows that they come from: does each follow, to the printed digit?
 
-The figures are data (resources/published/rows/); they are looked up for the imported arms whose import names the
-same source. Knows campaign and summaries; draws no conclusion beyond equality.
+The figures are data (`said` in resources/published/published.yaml); they are looked up for the imported arms whose
+import names the same source. Knows campaign and summaries; draws no conclusion beyond equality.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from flashtrail.errors import UserError
-from flashtrail.evidence import page
+from flashtrail.evidence import page, published
 from flashtrail.evidence.campaign import Campaign
 from flashtrail.evidence.counts import apart, behind
 from flashtrail.evidence.page import Html
 from flashtrail.evidence.wording import plural
 
-DIRECTORY = Path(__file__).resolve().parents[3] / "resources" / "published" / "rows"
 
+class Figure(NamedTuple):
+    """One printed figure and where the rows have it. `printed`: a count k/n, or a number with its digits."""
 
-class Figure(BaseModel):
-    """One printed figure: of an arm's summary, or of the profile's rounds of a route."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
     source: str
     what: str
-    printed: str = Field(description="as it was printed: a count k/n, or a number with its digits")
-    of: str = Field(description="a number of the summary by its dotted path, or the quotient of two")
-    arm: str | None = None
-    profile: Literal["all", "draft", "full"] | None = None
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> Figure:
-        if (self.arm is None) == (self.profile is None):
-            raise ValueError(f"{self.what}: give either arm or profile")
-        return self
+    printed: str
+    rows: published.Rows
 
 
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    version: Literal[1]
-    figures: list[Figure]
-
-
-def load(directory: str | Path = DIRECTORY) -> list[Figure]:
-    """Read every file of figures in a directory; UserError names the file and what is wrong with it."""
-    found: list[Figure] = []
-    for path in sorted(Path(directory).glob("*.yaml")):
-        try:
-            found += _File.model_validate(yaml.safe_load(path.read_text(encoding="utf-8"))).figures
-        except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: {error}") from None
-    return found
+def load(path: str | Path = published.DEFAULT) -> list[Figure]:
+    """Return the figures of the table `said` that rows must give, in its order."""
+    said = published.load(path).said
+    return [Figure(entry.source, entry.figure, entry.value, rows) for entry in said for rows in entry.rows]
 
 
 def held(run: Campaign, figures: Sequence[Figure]) -> list[tuple[Figure, str | None, bool]]:
@@ -66,7 +41,7 @@ def held(run: Campaign, figures: Sequence[Figure]) -> list[tuple[Figure, str | N
     """
     rows = []
     for figure in figures:
-        if run.source(figure.arm) == figure.source:
+        if run.source(figure.rows.arm) == figure.source:
             value = _value(run, figure)
             found = None if value is None else _as_printed(value, figure.printed)
             rows.append((figure, found, found == figure.printed))
@@ -74,13 +49,13 @@ def held(run: Campaign, figures: Sequence[Figure]) -> list[tuple[Figure, str | N
 
 
 def _value(run: Campaign, figure: Figure) -> Any:
-    part = figure.profile
+    part = figure.rows.profile
     if part is not None:
         rounds = run.profile if part == "all" else run.profile[run.profile["route"] == part]
-        column, _, statistic = figure.of.partition(".")
+        column, _, statistic = figure.rows.of.partition(".")
         times = rounds[column].dropna().to_numpy(float) if column in rounds else np.array([])
         return float(np.percentile(times, float(statistic.removeprefix("p")))) if len(times) else None
-    values = [_at(run.summaries.get(str(figure.arm)), path.strip()) for path in figure.of.split("/")]
+    values = [_at(run.summaries.get(str(figure.rows.arm)), path.strip()) for path in figure.rows.of.split("/")]
     if None in values or (len(values) == 2 and not values[1]):
         return None
     return values[0] if len(values) == 1 else values[0] / values[1]
@@ -116,7 +91,7 @@ def section(run: Campaign) -> Html | None:
             "what": figure.what,
             "where": page.code(_where(figure)),
             "printed": apart(figure.printed, "published"),
-            "found": behind(run, figure.arm, found) if figure.arm else apart(found, "profile"),
+            "found": behind(run, figure.rows.arm, found) if figure.rows.arm else apart(found, "profile"),
             "agrees": "follows" if agrees else page.bold("does not follow"),
         }
         for figure, found, agrees in rows
@@ -135,7 +110,8 @@ def _odd_words(odd: Sequence[tuple[Figure, str | None]]) -> str:
 
 
 def _where(figure: Figure) -> str:
-    return figure.arm or {"all": "profile", "draft": "profile, draft", "full": "profile, full"}[str(figure.profile)]
+    routes = {"all": "profile", "draft": "profile, draft", "full": "profile, full"}
+    return figure.rows.arm or routes[str(figure.rows.profile)]
 
 
 def _sources(rows: Sequence[tuple[Figure, Any, bool]]) -> str:

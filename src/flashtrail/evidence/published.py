@@ -117,6 +117,20 @@ class Quotient(_Strict):
     of: tuple[float, float]
 
 
+class Rows(_Strict):
+    """Where a printed figure is found again in imported rows: in an arm's summary, or in the profile of a route."""
+
+    of: str = Field(description="a number of the summary by its dotted path, or the quotient of two")
+    arm: str | None = None
+    profile: Literal["all", "draft", "full"] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Rows:
+        if (self.arm is None) == (self.profile is None):
+            raise ValueError(f"{self.of}: give either arm or profile")
+        return self
+
+
 class Said(_Strict):
     """A figure as its source printed it: where, what of ours quotes it, and what the source's own rows give."""
 
@@ -127,6 +141,7 @@ class Said(_Strict):
     used_by: list[str] = Field(default_factory=list, description="ids of claims; files that quote it")
     follows_from_rows: Literal["yes", "no", "unknown"]
     rows_give: str = ""
+    rows: list[Rows] = Field(default_factory=list, description="what an import of the source's rows must give")
 
     @model_validator(mode="after")
     def _says_what_instead(self) -> Said:
