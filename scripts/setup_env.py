@@ -40,6 +40,13 @@ UV_OPTIONS = {
 UV_VARIABLES = {"cert": "SSL_CERT_FILE", "proxy": "ALL_PROXY", "client-cert": "SSL_CLIENT_CERT"}
 PIPS_OWN = {"keyring-provider", "no-binary", "only-binary", "require-hashes", "platform", "implementation", "abi"}
 PACKAGES = VENV / "lib/python3.11/site-packages"
+# The package, and its caches settled at each start: by file, so that a start imports no package, and a program that puts
+# another checkout's src before this one (Snakemake run there does) gets that one. `sitedir` is where the .pth lies.
+PATHS = (
+    "../../../../src\n"
+    'import os, runpy; f = os.path.join(sitedir, "../../../../src/flashtrail/caches.py"); '
+    'os.path.exists(f) and runpy.run_path(f)["settle"]()\n'
+)
 # The head of a script in .venv/bin as pip writes it, and ours: a line of sh that Python reads as a string.
 PYTHON_HEAD = re.compile(rb"#!(?:[^\n]*python[^\n]*|/bin/sh\n'''exec' [^\n]*\n' ''')\n")
 LAUNCHER = b"""#!/bin/sh
@@ -185,7 +192,7 @@ def install_launchers() -> None:
     command = VENV / "bin/flashtrail"
     command.write_bytes(LAUNCHER + b"import sys\n\nfrom flashtrail.cli import main\n\nsys.exit(main())\n")
     command.chmod(0o755)
-    (PACKAGES / "flashtrail.pth").write_text("../../../../src\nimport flashtrail.caches; flashtrail.caches.settle()\n")
+    (PACKAGES / "flashtrail.pth").write_text(PATHS)
 
 
 def pip(*arguments: str) -> None:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from evidence import official
+from imports import official
 
 from flashtrail import cli, commands
 from flashtrail.errors import UserError

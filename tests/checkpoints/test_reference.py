@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints.conftest import G1, G4, GOLDEN
+from checkpoints.conftest import FACTS, G1, G4, GOLDEN
 
 from flashtrail.checkpoints import reference
 
@@ -25,6 +26,7 @@ def golden() -> dict[str, Any]:
 def source(request: Any, tmp_path_factory: pytest.TempPathFactory) -> reference.Source:
     root = Path(shutil.copytree(G1 / request.param, tmp_path_factory.mktemp("reference") / "source"))
     shutil.copy(G4 / "draft.pt", root / "draft.pt")
+    (root / "facts.json").write_text(json.dumps(FACTS))
     return reference.load_source(root)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from evidence.simulated import METADATA, write_campaign
+from evidence.simulated import METADATA, TASKS, write_campaign
 from rollouts.scripted import DRAFT, FULL, run
 
 from flashtrail import provenance
@@ -27,7 +27,7 @@ def arm(root, name, ms, episodes=6, script=SCRIPT, metadata=True, **more):
     rows = {name: [] for name in FILES}
     for init_state in range(episodes):
         key = {"arm": name, "suite": "libero_goal", "task_id": 0, "init_state": init_state, "repeat": 0}
-        own = {"run_id": "r", "policy": "pi0_nano", "seed": 7, **record.episode}
+        own = {"run_id": "r", "policy": "pi0_nano", "seed": 7, **record.episode, "task": TASKS[0]}
         own |= {"success": init_state % 2 == 0, "outcome": "success" if init_state % 2 == 0 else "horizon"}
         rows["episodes"].append(key | own)
         rows["rounds"] += [key | row for row in record.rounds]

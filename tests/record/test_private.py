@@ -78,7 +78,8 @@ def plant(root: Path) -> None:
     record = root / "results/checkpoints/pi0_mine/record.json"
     provenance.json_dump({"selected": "/data/private/pi0_mine/params", "notes": lines}, record)
     provenance.json_dump({"python": f"{Path.home()}/.venv/bin/python"}, root / "results/environments/handle.json")
-    provenance.json_dump({"host": HOST, "notes": lines}, root / "results/environments/model.json")
+    checked = root / "results/environments/model.json"
+    provenance.json_dump({**provenance.json_load(checked), "host": HOST, "notes": lines}, checked)
     told = yaml.safe_load((root / "config.yaml").read_text())
     told["policies"]["pi0_nano"]["candidates"] = ["/data/private/pi0_mine/params"]
     (root / "config.yaml").write_text(yaml.safe_dump(told, sort_keys=False))

@@ -164,7 +164,13 @@ def write_artifact(directory: Path, kind: str, dims: dict, tensors: dict, files:
         (directory / name).write_bytes(data)
         records[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
     manifest = {"format": "flashtrail-artifact", "version": 1, "kind": kind, "dtype": "float32", "dims": dims}
-    manifest |= {"files": records, "digest": "tiny", "source": {}, "converter": {}}
+    manifest |= {
+        "files": records,
+        "digest": "tiny",
+        "source": {},
+        "converter": {},
+        "transforms": {"delta_actions": True},
+    }
     (directory / "manifest.json").write_text(json.dumps(manifest))
     return directory
 

@@ -6,6 +6,7 @@ tests.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
-from workflow.checkouts import SMALL, Checkout, copy_checkout, with_stand_in
+from workflow.checkouts import ROOT, SMALL, Checkout, copy_checkout, with_stand_in
 
 TARGET = "results/environments/handle.json"
 PLACES = {
@@ -55,7 +56,11 @@ def test_snakemake_runs_without_a_home_that_can_be_written(tmp_path):
     place = tmp_path / "clone"
     checkout = clone_with_interpreter(place)
     start = place / ".venv/lib/python3.11/site-packages/flashtrail.pth"
-    start.write_text("../../../../src\nimport flashtrail.caches; flashtrail.caches.settle()\n")
+    spec = importlib.util.spec_from_file_location("setup_env", ROOT / "scripts/setup_env.py")
+    assert spec is not None and spec.loader is not None
+    setup_env = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(setup_env)
+    start.write_text(setup_env.PATHS)
     words = ["-m", "snakemake", "--configfile", SMALL, "--profile", "profiles/local", TARGET]
     checkout.run(str(place / ".venv/bin/python"), *words, environment={"HOME": "/nowhere/at/all"})
     assert (place / ".snakemake/caches/cache/snakemake").is_dir()

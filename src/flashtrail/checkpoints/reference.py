@@ -7,7 +7,6 @@ draft head runs over all its rows. Slow and plain on purpose; knows no artifact.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from flashtrail.checkpoints import facts
 
 MAX_TOKENS = 48
 SLOTS = 3  # training reserves three views; LIBERO fills two
@@ -50,12 +51,11 @@ def load_source(source_dir: str | Path, rounded_to: str = "float32") -> Source:
     """Restore params/ with Orbax (and draft.pt, if there is one) as float32 on the CPU.
 
     With `rounded_to` "bfloat16" every parameter is rounded to that and back: the model that a bfloat16 artifact must
-    equal, computed in float32.
+    equal, computed in float32. UserError for a fact of the checkpoint that nobody states.
     """
     source = Path(source_dir)
     tree = _restore(source / "params")
-    described = [path for name in ("facts.json", "assets/flashtrail/model.json") if (path := source / name).is_file()]
-    extra = json.loads(described[0].read_text())
+    extra = facts.of_source(source)
     draft, heads = _load_draft(source / "draft.pt")
     scaling = extra.get("lora_scaling", {"prefix": 1.0, "expert": 1.0})
     if rounded_to != "float32":

@@ -171,7 +171,7 @@ class PolicyClient:
                 if status == 421:
                     raise ServerUnavailable(f"{self.url}: {body[:200]} (HTTP 421)") from None
                 problem: Exception = error if status != 503 else OSError(cause(body) or "HTTP 503")
-            except (OSError, InvalidHandshake, EOFError) as error:
+            except (OSError, InvalidHandshake, EOFError, ConnectionClosed) as error:
                 problem = error
             except (WebSocketException, ValueError) as error:
                 raise ServerUnavailable(f"{self.url} cannot be used: {error}") from None
