@@ -40,8 +40,8 @@ UV_OPTIONS = {
 UV_VARIABLES = {"cert": "SSL_CERT_FILE", "proxy": "ALL_PROXY", "client-cert": "SSL_CLIENT_CERT"}
 PIPS_OWN = {"keyring-provider", "no-binary", "only-binary", "require-hashes", "platform", "implementation", "abi"}
 PACKAGES = VENV / "lib/python3.11/site-packages"
-# The package, and its caches settled at each start: by file, so that a start imports no package, and a program that puts
-# another checkout's src before this one (Snakemake run there does) gets that one. `sitedir` is where the .pth lies.
+# The package, and its caches settled at each start: by file, so that a start imports no package, and a program that
+# puts another checkout's src before this one (Snakemake there does) gets that one. `sitedir`: where the .pth lies.
 PATHS = (
     "../../../../src\n"
     'import os, runpy; f = os.path.join(sitedir, "../../../../src/flashtrail/caches.py"); '
@@ -264,9 +264,10 @@ def pip_settings() -> dict[str, list[str]]:
     command = [VENV / "bin/python", "-m", "pip", "config", "list"]
     lines = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
     found: dict[str, list[str]] = {}
-    for line in lines:
-        if match := re.fullmatch(r"(?:global|install|site|user|:env:)\.([\w-]+)='(.*)'", line):
-            found[match[1]] = match[2].replace("\\n", " ").split()  # the environment comes last and wins
+    for section in ("global", "install", ":env:"):  # a later one wins, as in pip; the list itself is alphabetical
+        for line in lines:
+            if match := re.fullmatch(rf"{section}\.([\w-]+)='(.*)'", line):
+                found[match[1]] = match[2].replace("\\n", " ").split()
     return found
 
 

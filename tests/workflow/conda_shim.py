@@ -112,3 +112,5 @@ async def _create(words: list[str]) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(0)  # py-rattler's threads may still be ending: on a busy machine the interpreter's own end then aborts
