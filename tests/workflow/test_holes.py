@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from workflow.checkouts import ROOT, Checkout
+from workflow.checkouts import ROOT, SMALL, Checkout
 
 from flashtrail.evidence import tables
 
@@ -23,13 +25,33 @@ def episode(task: int, init_state: int, **changes: Any) -> dict[str, Any]:
     return row | {"wall_s": 1.0, "started_at": "2026-01-01T00:00:00Z"} | changes
 
 
-def write_shards(checkout: Checkout, rows: list[dict[str, Any]]) -> None:
-    """Put real tables in place of the stand-ins' shards, and the real merge in place of its stand-in."""
+PLANNED = f"""
+import json
+from flashtrail import config, provenance
+arm = config.load("config.yaml", "{SMALL}").arm("clean")
+code = provenance.code_digest("scripts/roll_out_shard.py", "src/flashtrail/__main__.py")
+print(json.dumps({{"config_digest": provenance.digest_json(arm), "code_digest": code, "artifact_digest": "b+d"}}))
+"""
+
+
+def write_shards(checkout: Checkout, rows: list[dict[str, Any]], **other: str) -> None:
+    """Put real tables of the plan in place of the stand-ins' shards, and the real merge in place of its stand-in.
+
+    `other`: metadata in which the second shard is not the plan's.
+    """
+    for kind in ("base", "draft"):
+        manifest = checkout.path / f"results/artifacts/pi0_nano/{kind}/manifest.json"
+        before = manifest.stat()
+        manifest.write_text(json.dumps({"digest": kind[0]}))
+        os.utime(manifest, ns=(before.st_atime_ns, before.st_mtime_ns))  # not newer than what was made with it
+    planned = json.loads(checkout.run("python", "-c", PLANNED, environment={"PYTHONPATH": "src"}).stdout)
     for task in (0, 1):
         shard = checkout.path / f"results/rollouts/clean/task_{task}"
-        tables.write_table(shard / "episodes.parquet", [r for r in rows if r["task_id"] == task], tables.EPISODES)
-        tables.write_table(shard / "rounds.parquet", [], tables.ROUNDS)
-        tables.write_table(shard / "steps.parquet", [], tables.STEPS)
+        told = planned | (other if task == 1 else {})
+        of_task = [row for row in rows if row["task_id"] == task]
+        tables.write_table(shard / "episodes.parquet", of_task, tables.EPISODES, told)
+        tables.write_table(shard / "rounds.parquet", [], tables.ROUNDS, told)
+        tables.write_table(shard / "steps.parquet", [], tables.STEPS, told)
     shutil.copy2(ROOT / "scripts/merge_shards.py", checkout.path / "scripts/merge_shards.py")
 
 
@@ -46,6 +68,17 @@ def test_whole_shards_are_merged(finished):
     code, output = merge(finished)
     assert code == 0, output
     assert tables.read_table(finished.path / TABLES / "episodes.parquet", tables.EPISODES).num_rows == 4
+
+
+@pytest.mark.parametrize("digest", ["config_digest", "code_digest", "artifact_digest"])
+def test_a_shard_of_another_plan_stops_the_merge_by_name(finished, digest):
+    """Whoever computed it: here somebody put it where the workflow looks."""
+    write_shards(finished, ALL, **{digest: "theirs"})
+    code, output = merge(finished)
+    assert code != 0
+    refusal = f"clean/task_1/episodes.parquet is of another plan ({digest} theirs, planned "
+    assert any(line.startswith("error: clean:") and refusal in line for line in output.splitlines()), output[-1500:]
+    assert not list((finished.path / TABLES).glob("*.parquet"))
 
 
 @pytest.mark.parametrize(
