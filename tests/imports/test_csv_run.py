@@ -160,13 +160,23 @@ def test_a_warm_up_episode_goes_with_its_rounds_and_is_counted(tmp_path: Path) -
         stage(tmp_path, "stage4", Columns.said(warmup=["round=0"]), arm="clean")
 
 
+@pytest.mark.parametrize(("name", "rule"), [("stage6", "episode=0,round=99"), ("stage4", "task_id=0,episode=99")])
+def test_a_warm_up_rule_that_no_row_meets_is_refused(tmp_path: Path, name: str, rule: str) -> None:
+    stages.write(tmp_path)
+    with pytest.raises(UserError, match=f"--warmup {rule}: no row matches"):
+        stage(tmp_path, name, Columns.said(warmup=["episode=0", rule]))
+
+
 @pytest.mark.parametrize(
     ("said", "message"),
     [
         ({"names": ["policy_ms=nowhere"]}, "no file has a column 'nowhere'"),
         ({"names": ["polcy_ms=x"]}, "'polcy_ms' is not one of our columns; did you mean 'policy_ms'"),
         ({"names": ["policy_ms"]}, "write OURS=THEIRS"),
-        ({"constants": ["task_id=3"]}, "the files have that column"),
+        ({"constants": ["task_id=3"]}, "has a column 'task_id': --constant is for columns that it lacks"),
+        ({"constants": ["success=false"]}, "episode_summary.csv has a column 'success': --constant is for columns"),
+        ({"constants": ["healthy=perhaps"]}, "--constant healthy=perhaps: .* is 'perhaps', neither true nor false"),
+        ({"constants": ["seed=1.5"]}, "--constant seed=1.5: seed is '1.5', not a count"),
         ({"constants": ["suite=a", "suite=b"]}, "is there twice"),
         ({"warmup": ["seed=7"]}, "has no column for seed"),
     ],

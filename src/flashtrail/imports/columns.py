@@ -6,7 +6,7 @@ ours=value,...`` for rows that are no measurement. Knows names; reads no cell's 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flashtrail.errors import UserError, nearest
@@ -88,16 +88,17 @@ class Columns:
         return {OFFICIAL[ours]: theirs for ours, theirs in self.names.items() if theirs in header}
 
     def check(self, headers: Mapping[str, Sequence[str]]) -> None:
-        """Refuse a mapped column that no file has, and a constant for a column that every file has."""
+        """Refuse a mapped column that no file has, and a constant for a column that a file has: which one counts?"""
         for ours, theirs in self.names.items():
             if not any(theirs in header for header in headers.values()):
                 columns = {name for header in headers.values() for name in header if name}
                 raise UserError(f"--map {ours}={theirs}: no file has a column {theirs!r}{nearest(theirs, columns)}")
         for ours, value in self.constants.items():
-            if all(OFFICIAL[ours] in self.places(header) for header in headers.values()):
-                raise UserError(
-                    f"--constant {ours}={value}: the files have that column; rename it away or leave it out"
-                )
+            for path, header in headers.items():
+                place = self.places(header).get(OFFICIAL[ours])
+                if place is not None:
+                    words = f"{path} has a column {header[place]!r}: --constant is for columns that it lacks"
+                    raise UserError(f"--constant {ours}={value}: {words}")
 
     def constant_cells(self, header: Sequence[str]) -> dict[str, str]:
         """Return the constants, by official name, that a file with this header lacks."""
@@ -105,15 +106,24 @@ class Columns:
         found = {OFFICIAL[ours]: value for ours, value in self.constants.items()}
         return {official: value for official, value in found.items() if official not in placed}
 
-    def is_warmup(self, row: Mapping[str, object], path: object) -> bool:
-        """Return whether a row, by official names, meets one of the rules; UserError if it lacks a rule's column."""
+    def rules_met(self, row: Mapping[str, object], path: object) -> list[int]:
+        """Return which warm-up rules a row, by official names, meets; UserError if it lacks a rule's column."""
         for rule in self.warmup:
             for ours in rule:
                 if OFFICIAL[ours] not in row:
                     raise UserError(f"--warmup: {path} has no column for {ours}: say --map {ours}=THEIRS")
-            if all(_same(str(row[OFFICIAL[ours]]), value) for ours, value in rule.items()):
-                return True
-        return False
+        return [
+            place
+            for place, rule in enumerate(self.warmup)
+            if all(_same(str(row[OFFICIAL[ours]]), value) for ours, value in rule.items())
+        ]
+
+    def check_met(self, met: Collection[int]) -> None:
+        """Refuse a warm-up rule that no row met: it was meant to leave something out."""
+        for place, rule in enumerate(self.warmup):
+            if place not in met:
+                said = ",".join(f"{ours}={value}" for ours, value in rule.items())
+                raise UserError(f"--warmup {said}: no row matches")
 
     def unused(self, header: Sequence[str]) -> list[str]:
         """Return the columns of a file that are not read."""

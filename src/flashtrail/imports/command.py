@@ -6,16 +6,21 @@ Knows flags and exit codes; reading is in official.py and csv_run.py, putting on
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from flashtrail.errors import UserError
+from flashtrail.errors import UserError, nearest
+from flashtrail.evidence import published
 from flashtrail.imports import csv_run, official, writing
 from flashtrail.imports.cells import INT64
 from flashtrail.imports.columns import Columns
-from flashtrail.imports.record import Imported
+from flashtrail.imports.record import Imported, Problem
 
-_SHOWN = 40  # problems printed; all of them are in import.json
+_SHOWN = 40  # causes of problems printed, each with its first row; import.json has every row
+_VALUES = re.compile(r"'[^']*'|\"[^\"]*\"|-?\d[\d.]*")  # what differs between rows of one cause
 
 
 class Import:
@@ -31,8 +36,8 @@ class Import:
         add("--replace", action="store_true", help="an arm that is there already goes, with all that it came with")
         add("--arm", type=_name, help="name of the arm (default: the run's id; of CSV rows, condition or run_name)")
         add("--policy", type=_name, default="unknown", help="name of the policy; the record does not say it")
-        add("--device", type=_name, default="", help="the device it ran on; the record does not say it")
-        add("--whose", type=_name, default="", metavar="NAME", help="whose run it is, as resources/published has it")
+        add("--device", type=_name, help="the device it ran on; the record does not say it")
+        add("--whose", type=_name, metavar="NAME", help="whose run it is, as resources/published has it")
         add("--seed", type=int, help="with --csv: the run's seed, where the files have no such column")
         add("--skip-bad-rows", action="store_true", help="write what can be read although rows are bad, and exit 0")
         csv = parser.add_argument_group("columns of CSV files (OURS: a name of docs/evidence.md, Bring your own run)")
@@ -46,11 +51,11 @@ class Import:
     @staticmethod
     def run(arguments: argparse.Namespace) -> int:
         """Read, say what is wrong by file and line, and write; with a bad row nothing is written unless asked."""
+        _check_whose(arguments.whose)
+        writing.check_out(arguments.out)
         found = _read(arguments)
-        for problem in found.problems[:_SHOWN]:
-            print(problem, file=sys.stderr)
-        if len(found.problems) > _SHOWN:
-            print(f"... and {len(found.problems) - _SHOWN} more", file=sys.stderr)
+        for line in _by_cause(found.problems):
+            print(line, file=sys.stderr)
         for name, count in ((name, count) for name, count in found.counts().items() if count["read"]):
             words = f"{name}: {count['read']} read, {count['kept']} kept, {count['left_out']} left out"
             print(words + (f", {count['warmup']} warm-up" if count["warmup"] else ""))
@@ -64,15 +69,40 @@ class Import:
             words = f"{n} problem{'s' * (n != 1)}, nothing written; fix the rows or say --skip-bad-rows"
             print(f"error: {words}", file=sys.stderr)
             return 1
-        new, gone = writing.write(found, arguments.out, arguments.device, arguments.whose, arguments.replace)
+        new, gone = writing.write(
+            found, arguments.out, arguments.device or "", arguments.whose or "", arguments.replace
+        )
         if gone:
             print(f"went with what was replaced: {', '.join(gone)}")
-        print(f"{arguments.out}: {', '.join(new)}; flashtrail report-run {arguments.out} makes the report")
+        command = f"flashtrail report-run {shlex.quote(str(arguments.out))}"
+        print(f"{arguments.out}: {', '.join(new)}; {command} makes the report")
         return 0
+
+
+def _by_cause(problems: Sequence[Problem]) -> list[str]:
+    """Return a line for each cause: its first row, and how many more are like it."""
+    causes: dict[tuple[str, str], list[Problem]] = {}
+    for problem in problems:
+        causes.setdefault((Path(problem.file).name, _VALUES.sub("", problem.text)), []).append(problem)
+    lines = [
+        f"{first}{f' (and {len(rest)} more like it)' if rest else ''}"
+        for first, *rest in list(causes.values())[:_SHOWN]
+    ]
+    left = len(causes) - _SHOWN
+    return lines + ([f"... and {left} more cause{'s' * (left != 1)}"] if left > 0 else [])
+
+
+def _check_whose(name: str | None) -> None:
+    known = published.load().sources if name else {}
+    if name and name not in known:
+        hint = nearest(name, known)
+        raise UserError(f"--whose {name}: resources/published/published.yaml has no such source{hint}")
 
 
 def _name(word: str) -> str:
     """Return a name from the command line; one that UTF-8 cannot hold could not be written to any table."""
+    if not word.strip():
+        raise argparse.ArgumentTypeError("the name is empty: give one, or leave the option out")
     try:
         word.encode()
     except UnicodeEncodeError:
@@ -86,7 +116,7 @@ def _read(arguments: argparse.Namespace) -> Imported:
         if arguments.seed is not None and not 0 <= arguments.seed <= INT64:
             raise UserError(f"--seed {arguments.seed}: a seed is a whole number from 0 to {INT64}")
         return csv_run.read_csv(
-            arguments.source, arguments.policy, arguments.seed, arguments.arm, said, arguments.device
+            arguments.source, arguments.policy, arguments.seed, arguments.arm, said, arguments.device or ""
         )
     if arguments.map or arguments.constant or arguments.warmup:
         raise UserError("--map, --constant and --warmup are for CSV files: say --csv")

@@ -18,7 +18,16 @@ from flashtrail.imports import columns
 from flashtrail.imports.cells import INT64, BadRow, Row, called, empty, number, text, told, whole, whole_or_none
 from flashtrail.imports.columns import Columns
 from flashtrail.imports.delimited import Delimited
-from flashtrail.imports.record import Imported, Problem, check_whole, episode_row, round_row, route_of, times
+from flashtrail.imports.record import (
+    Imported,
+    Problem,
+    check_cell,
+    check_whole,
+    episode_row,
+    round_row,
+    route_of,
+    times,
+)
 
 _NAMES = ("run_name", "condition", "task_suite_name")  # may tell episodes apart beside task and number
 _ROUND = ("task_id", "episode_idx", "infer_id", "route_type")
@@ -47,6 +56,7 @@ class CsvRun:
         self.policy, self.seed, self.arm, self.device, self.said = policy, seed, arm, device, said or Columns()
         self.files = [Delimited(path, self.said.known) for path in map(Path, files)]
         self.said.check({str(file.path): file.header for file in self.files})
+        _check_constants(self.said)
         names = sorted({file.path.name for file in self.files})
         self.result = Imported(origin=f"CSV file{'s' * (len(names) > 1)} {', '.join(names)}")
         self.result.files += [file.path for file in self.files]
@@ -64,6 +74,7 @@ class CsvRun:
         self.where: dict[Place, tuple[str, int]] = {}  # of rounds that no episode has claimed
         self.seen: dict[Place, tuple[str, int]] = {}  # of episodes
         self.repeats: dict[tuple[Any, ...], int] = {}
+        self.met: set[int] = set()  # warm-up rules that left something out
 
     def read(self) -> Imported:
         """Return the rows of all files; UserError where no row at all can be kept, or names contradict each other."""
@@ -72,6 +83,7 @@ class CsvRun:
             self._each("profile", self._profile)
         self._each("rounds", self._round)
         self._each("episodes", self._episode)
+        self.said.check_met(self.met)
         for place, (name, line) in self.where.items():
             words = f"{len(self.rounds[place])} rounds of an episode that no (good) row of the episodes has"
             self.result.problems.append(Problem(name, line, f"{words}: {_words(self.shared, place)}"))
@@ -119,7 +131,9 @@ class CsvRun:
                 self.result.problems.append(Problem(file.path.name, line, words))
                 continue
             row = Row({**constants, **{name: cells[place] for name, place in places.items()}}, names)
-            if kind != "profile" and self.said.is_warmup(row, file.path):
+            met = self.said.rules_met(row, file.path)
+            self.met |= {*met}
+            if kind != "profile" and met:
                 self.result.warmup[kind] += 1
                 continue
             yield line, row
@@ -161,7 +175,7 @@ class CsvRun:
         self.seen[place] = (file.path.name, line)
         found = {name: value for name, value in times(row, route).items() if name != "serve_ms"}
         found |= {"policy": self.policy, "route": route, "sample": len(self.result.rows["profile"])}
-        found |= {"warmup": self.said.is_warmup(row, file.path), "prompt": self._task(row), "device": self.device}
+        found |= {"warmup": bool(self.said.rules_met(row, file.path)), "prompt": self._task(row), "device": self.device}
         stages = {name: found.get(name) for name in tables.PROFILE.names}
         self.result.rows["profile"].append(stages)
 
@@ -225,6 +239,14 @@ class CsvRun:
         if self.seed is None:
             raise UserError("these CSV files do not name the run's seed: say it with --seed")
         return self.seed
+
+
+def _check_constants(said: Columns) -> None:
+    for ours, value in said.constants.items():
+        try:
+            check_cell({columns.OFFICIAL[ours]: value}, columns.OFFICIAL[ours])
+        except BadRow as error:
+            raise UserError(f"--constant {ours}={value}: {error}") from None
 
 
 def _end(row: Row) -> tuple[str, str | None]:

@@ -13,6 +13,7 @@ from typing import Any
 from flashtrail.errors import UserError
 from flashtrail.evidence import tables
 from flashtrail.imports.cells import (
+    INT64,
     BadRow,
     called,
     duration,
@@ -103,6 +104,49 @@ def check_whole(found: Imported) -> None:
         if first != row["task"]:
             words = f"task {row['task_id']} of {row['suite']} has two texts ({first!r} and {row['task']!r})"
             raise UserError(f"{found.origin}: {words}; they are two tasks: give each its own number")
+
+
+# --- what a column holds ---
+
+_COUNTS: tuple[str, ...] = (
+    "task_id",
+    "episode_idx",
+    "init_state",
+    "repeat",
+    "steps",
+    "infer_calls",
+    "infer_id",
+    "env_step",
+)
+_COUNTS += ("accepted_prefix_len", "chunk_exec_len")
+_FLAGS: tuple[str, ...] = ("success", "completed", "gpu_sync_before_after_used", "scheduled_full_fallback_gripper")
+_FLAGS += ("stage5_perturb_applied", "stage7_wrist_healthy", "stage7_cache_hit", "stage7_image_replaced")
+_DURATIONS = ("policy_time_ms", "serve_time_ms", "client_roundtrip_ms")
+_NUMBERS: tuple[str, ...] = (
+    "radius_dist_mean",
+    "stage7_wrist_health_std",
+    "stage7_wrist_health_range",
+    "stage7_cache_age_queries",
+)
+_NUMBERS += tuple({name for names in _STAGES.values() for name in names.values()})
+
+
+def check_cell(row: Mapping[str, Any], name: str) -> None:
+    """Read one cell, by its official name, as the rows are read; BadRow if it cannot be."""
+    if name == "seed":
+        whole(row, name, INT64)
+    elif name == "route_type":
+        route_of(row)
+    elif name in _COUNTS:
+        whole(row, name)
+    elif name in _FLAGS:
+        flag(row, name)
+    elif name in _DURATIONS:
+        duration(row, name)
+    elif name in _NUMBERS:
+        number(row, name)
+    else:
+        text(row, name)
 
 
 # --- one round, whatever the container ---

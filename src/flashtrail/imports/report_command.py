@@ -39,6 +39,7 @@ class Report:
 
         out = arguments.out or arguments.runs[0]
         if arguments.out:
+            writing.check_out(out)
             writing.make_directory(out)
         inputs = prepare(arguments.runs, out)
         provenance.json_dump(claims.evaluate(arguments.claims, inputs), out / "claims.json")

@@ -49,6 +49,12 @@ def write(
     return list(places), [place for place in gone if place not in places]
 
 
+def check_out(path: Path) -> None:
+    """Refuse a place for what is written that is a file: known before anything is read."""
+    if path.is_file():
+        raise UserError(f"--out {path} is a file: give a directory")
+
+
 def make_directory(path: Path) -> None:
     """Make a directory for what is written; UserError where that cannot be, as below a file."""
     try:
