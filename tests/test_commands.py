@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import os
 import signal
@@ -11,9 +12,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from drills import made
+from drills.written import write_log
 from imports import official
 
 from flashtrail import cli, commands
+from flashtrail.drills import bounds
 from flashtrail.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -99,17 +103,43 @@ def test_out_that_is_a_file_is_one_line_and_the_file_stays_as_it_is(tmp_path, ca
 
 
 UMLAUT = (
-    "from flashtrail import commands; raise SystemExit(commands.run(lambda: print('Z\\xfcrich \\u2013 \\u2265'), 'x'))"
+    "from flashtrail import commands; "
+    "raise SystemExit(commands.run(lambda: print('Z\\xfcrich \\u2265\\u2013\\xa07'), 'x'))"
 )
 
 
 def test_an_ascii_terminal_is_no_error(tmp_path):
-    process = started(code=UMLAUT, LC_ALL="C", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
-    out, err = process.communicate()
-    assert process.returncode == 0 and out == b"Z\\xfcrich \\u2013 \\u2265\n" and not err
+    for said in ({"PYTHONIOENCODING": "ascii"}, {"PYTHONCOERCECLOCALE": "0"}):
+        process = started(code=UMLAUT, LC_ALL="C", PYTHONUTF8="0", **said)
+        out, err = process.communicate()
+        assert process.returncode == 0 and out == b"Z\\xfcrich \\u2265- 7\n" and not err
     name = tmp_path / "ü.yaml"
     process = started("ledger", str(name), LC_ALL="C", PYTHONIOENCODING="ascii")
     assert b"\\xfc.yaml does not exist" in process.communicate()[1] and process.returncode == 2
+
+
+def test_text_files_are_utf_8_whatever_the_locale_is():
+    """No call leaves the encoding to the locale: `write_text(x)`, `read_text()`, `open("w")`."""
+    for file in (ROOT / "src/flashtrail").rglob("*.py"):
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and not any(word.arg == "encoding" for word in call.keywords):
+                name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+                said = [word.value for word in call.args if isinstance(word, ast.Constant)]
+                text = name in ("open", "fdopen") and {"r", "w", "a", "x"} & set(said) and "utf-8" not in said
+                text = text or (name == "read_text" and not call.args) or (name == "write_text" and len(call.args) < 2)
+                assert not text, f"{file}:{call.lineno}"
+
+
+def test_doctor_in_the_c_locale_says_what_it_says_elsewhere(tmp_path):
+    log = write_log(tmp_path / "log.jsonl", [made.episode(i) for i in range(5)], ["x"] * 5)
+    bounds.save(made.reference(), tmp_path / "bounds.json")
+    said = []
+    for locale in ({"PYTHONUTF8": "1"}, {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}):
+        process = started("doctor", str(log), "--bounds", str(tmp_path / "bounds.json"), **locale)
+        out, err = process.communicate()
+        assert process.returncode == 0 and not err
+        said.append(out.decode())
+    assert said[0].replace("\xa0", " ").replace("\u2013", "-") == said[1] != said[0]
 
 
 PROGRAM = (

@@ -5,8 +5,10 @@ Serves `flashtrail` and each ``python -m flashtrail.STAGE``. Knows streams, sign
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
+import io
 import os
 import signal
 import sys
@@ -29,6 +31,8 @@ _REMEDIES = {
     errno.ENAMETOOLONG: "the name is too long: name another place",
 }
 
+_KIN = {"\u00a0": " ", "\u2013": "-", "\u2212": "-"}
+
 
 def run(main: Callable[[], int | None], name: str) -> int:
     """Run a command and return its exit code; `name` is how its kept traceback is called.
@@ -36,10 +40,10 @@ def run(main: Callable[[], int | None], name: str) -> int:
     2 after a UserError or a place that cannot be written, 1 after anything unforeseen (its traceback is kept in a file
     that the line names), 130 after Ctrl-C, 141 where the reader of a pipe has left, which is no error.
     """
+    codecs.register_error("plain", _plain)
     for stream in (sys.stdout, sys.stderr):
-        # An ASCII terminal shows an umlaut as \xfc; it is no reason to stop.
-        if getattr(stream, "errors", None) == "strict":
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="plain")
     try:
         code = int(main() or 0)
         if sys.stdout is not None:
@@ -59,6 +63,15 @@ def run(main: Callable[[], int | None], name: str) -> int:
         return _unforeseen(error, name)
     except Exception as error:
         return _unforeseen(error, name)
+
+
+def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Spell what a terminal lacks: a space and a hyphen for their typographic kin, an umlaut as ``\\xfc``."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    error.end = error.start + 1
+    kin = _KIN.get(error.object[error.start])
+    return (kin, error.end) if kin else codecs.backslashreplace_errors(error)
 
 
 def _said(line: str, code: int) -> int:
