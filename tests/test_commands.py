@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from drills import made
@@ -30,13 +31,15 @@ def fails(error: BaseException):
     return main
 
 
-def started(*words: str, cwd: Path = ROOT, code: str | None = None, **environment: str) -> subprocess.Popen[bytes]:
+def started(
+    *words: str, cwd: Path = ROOT, code: str | None = None, stdout: Any = subprocess.PIPE, **environment: str
+) -> subprocess.Popen[bytes]:
     program = ["-c", code] if code else ["-m", "flashtrail"]
     return subprocess.Popen(
         [sys.executable, *program, *words],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT / "src"), **environment},
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
     )
 
@@ -73,6 +76,7 @@ def test_without_results_the_traceback_is_in_a_private_temporary_file(tmp_path, 
         (IsADirectoryError(21, "Is a directory", "out"), 2, "error: out: this is a directory where a file is needed"),
         (PermissionError(13, "Permission denied", b"out\xff"), 2, "error: out\\udcff: no permission"),
         (OSError(28, "No space left on device", "out"), 2, "error: out: the disk is full"),
+        (OSError(28, "No space left on device"), 2, "error: the output cannot be written: No space left on device"),
     ],
 )
 def test_what_a_user_can_mend_is_one_line(capsys, error, code, words):
@@ -153,6 +157,26 @@ def test_a_reader_that_leaves_is_no_error():
     process.stdout.readline()
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait() == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize("lines", [1, 10**5])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_cannot_be_written_is_one_line(lines, unbuffered):
+    code = PROGRAM.replace("print('ready', flush=True); ", "").format(f"lambda: print('x\\n' * {lines})")
+    assert into_full(code=code, PYTHONUNBUFFERED=unbuffered) == (FULL, 2)
+
+
+def test_help_that_cannot_be_written_is_one_line():
+    assert into_full("--help", PYTHONUNBUFFERED="") == (FULL, 2)
+
+
+FULL = b"error: the output cannot be written: No space left on device\n"
+
+
+def into_full(*words: str, **how: Any) -> tuple[bytes, int]:
+    with Path("/dev/full").open("wb") as full:
+        process = started(*words, stdout=full, **how)
+    return process.communicate()[1], process.returncode
 
 
 def test_ctrl_c_is_one_line():

@@ -45,7 +45,7 @@ def run(main: Callable[[], int | None], name: str) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="plain")
     try:
-        code = int(main() or 0)
+        code = _code(main)
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
@@ -57,12 +57,33 @@ def run(main: Callable[[], int | None], name: str) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and error.filename is None:
+            _flush_or_close()  # a write that failed, of a file or of standard output, tells no name
+            return _said(f"error: the output cannot be written: {error.strerror}", 2)
         if error.errno in _REMEDIES and isinstance(error.filename, str | bytes | os.PathLike):
             line = UserError(f"{os.fsdecode(error.filename)}: {_REMEDIES[error.errno]}")
             return _said(f"error: {line}", 2)
         return _unforeseen(error, name)
     except Exception as error:
         return _unforeseen(error, name)
+
+
+def _code(main: Callable[[], int | None]) -> int:
+    """Return the exit code, that of argparse's own end (--help, --version, a wrong flag) among them."""
+    try:
+        return int(main() or 0)
+    except SystemExit as ended:
+        if ended.code is None or isinstance(ended.code, int):
+            return ended.code or 0
+        raise
+
+
+def _flush_or_close() -> None:
+    """Print what is left, or let it go nowhere: the interpreter would try, and fail, once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
