@@ -199,11 +199,11 @@ def main() -> int:
     for name, (title, sections) in REPORTS.items():
         path = HERE / f"{name}.ipynb"
         text = nbformat.writes(notebook(title, sections, OWN_IMPORTS.get(name, IMPORTS)), version=4) + "\n"
-        if path.exists() and path.read_text() == text:
+        if path.exists() and path.read_text(encoding="utf-8") == text:
             continue
         stale.append(path.name)
         if "--check" not in sys.argv:
-            path.write_text(text)
+            path.write_text(text, encoding="utf-8")
     if stale:
         print(f"{'stale' if '--check' in sys.argv else 'wrote'}: {', '.join(stale)}")
     return int(bool(stale) and "--check" in sys.argv)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import os
 import signal
@@ -9,11 +10,15 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from drills import made
+from drills.written import write_log
 from imports import official
 
 from flashtrail import cli, commands
+from flashtrail.drills import bounds
 from flashtrail.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -26,13 +31,15 @@ def fails(error: BaseException):
     return main
 
 
-def started(*words: str, cwd: Path = ROOT, code: str | None = None, **environment: str) -> subprocess.Popen[bytes]:
+def started(
+    *words: str, cwd: Path = ROOT, code: str | None = None, stdout: Any = subprocess.PIPE, **environment: str
+) -> subprocess.Popen[bytes]:
     program = ["-c", code] if code else ["-m", "flashtrail"]
     return subprocess.Popen(
         [sys.executable, *program, *words],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT / "src"), **environment},
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
     )
 
@@ -69,6 +76,7 @@ def test_without_results_the_traceback_is_in_a_private_temporary_file(tmp_path, 
         (IsADirectoryError(21, "Is a directory", "out"), 2, "error: out: this is a directory where a file is needed"),
         (PermissionError(13, "Permission denied", b"out\xff"), 2, "error: out\\udcff: no permission"),
         (OSError(28, "No space left on device", "out"), 2, "error: out: the disk is full"),
+        (OSError(28, "No space left on device"), 2, "error: the output cannot be written: No space left on device"),
     ],
 )
 def test_what_a_user_can_mend_is_one_line(capsys, error, code, words):
@@ -99,17 +107,43 @@ def test_out_that_is_a_file_is_one_line_and_the_file_stays_as_it_is(tmp_path, ca
 
 
 UMLAUT = (
-    "from flashtrail import commands; raise SystemExit(commands.run(lambda: print('Z\\xfcrich \\u2013 \\u2265'), 'x'))"
+    "from flashtrail import commands; "
+    "raise SystemExit(commands.run(lambda: print('Z\\xfcrich \\u2265\\u2013\\xa07'), 'x'))"
 )
 
 
 def test_an_ascii_terminal_is_no_error(tmp_path):
-    process = started(code=UMLAUT, LC_ALL="C", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
-    out, err = process.communicate()
-    assert process.returncode == 0 and out == b"Z\\xfcrich \\u2013 \\u2265\n" and not err
+    for said in ({"PYTHONIOENCODING": "ascii"}, {"PYTHONCOERCECLOCALE": "0"}):
+        process = started(code=UMLAUT, LC_ALL="C", PYTHONUTF8="0", **said)
+        out, err = process.communicate()
+        assert process.returncode == 0 and out == b"Z\\xfcrich \\u2265- 7\n" and not err
     name = tmp_path / "ü.yaml"
     process = started("ledger", str(name), LC_ALL="C", PYTHONIOENCODING="ascii")
     assert b"\\xfc.yaml does not exist" in process.communicate()[1] and process.returncode == 2
+
+
+def test_text_files_are_utf_8_whatever_the_locale_is():
+    """No call leaves the encoding to the locale: `write_text(x)`, `read_text()`, `open("w")`."""
+    for file in (ROOT / "src/flashtrail").rglob("*.py"):
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and not any(word.arg == "encoding" for word in call.keywords):
+                name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+                said = [word.value for word in call.args if isinstance(word, ast.Constant)]
+                text = name in ("open", "fdopen") and {"r", "w", "a", "x"} & set(said) and "utf-8" not in said
+                text = text or (name == "read_text" and not call.args) or (name == "write_text" and len(call.args) < 2)
+                assert not text, f"{file}:{call.lineno}"
+
+
+def test_doctor_in_the_c_locale_says_what_it_says_elsewhere(tmp_path):
+    log = write_log(tmp_path / "log.jsonl", [made.episode(i) for i in range(5)], ["x"] * 5)
+    bounds.save(made.reference(), tmp_path / "bounds.json")
+    said = []
+    for locale in ({"PYTHONUTF8": "1"}, {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}):
+        process = started("doctor", str(log), "--bounds", str(tmp_path / "bounds.json"), **locale)
+        out, err = process.communicate()
+        assert process.returncode == 0 and not err
+        said.append(out.decode())
+    assert said[0].replace("\xa0", " ").replace("\u2013", "-") == said[1] != said[0]
 
 
 PROGRAM = (
@@ -123,6 +157,26 @@ def test_a_reader_that_leaves_is_no_error():
     process.stdout.readline()
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait() == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize("lines", [1, 10**5])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_cannot_be_written_is_one_line(lines, unbuffered):
+    code = PROGRAM.replace("print('ready', flush=True); ", "").format(f"lambda: print('x\\n' * {lines})")
+    assert into_full(code=code, PYTHONUNBUFFERED=unbuffered) == (FULL, 2)
+
+
+def test_help_that_cannot_be_written_is_one_line():
+    assert into_full("--help", PYTHONUNBUFFERED="") == (FULL, 2)
+
+
+FULL = b"error: the output cannot be written: No space left on device\n"
+
+
+def into_full(*words: str, **how: Any) -> tuple[bytes, int]:
+    with Path("/dev/full").open("wb") as full:
+        process = started(*words, stdout=full, **how)
+    return process.communicate()[1], process.returncode
 
 
 def test_ctrl_c_is_one_line():

@@ -220,7 +220,7 @@ def _settings(arguments: argparse.Namespace) -> Any:
 def _token(path: Path | None) -> str | None:
     source = f"--token-file {path}" if path is not None else TOKEN_VARIABLE
     try:
-        token = (os.environ.get(TOKEN_VARIABLE, "") if path is None else path.read_text()).strip()
+        token = (os.environ.get(TOKEN_VARIABLE, "") if path is None else path.read_text(encoding="utf-8")).strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{source}: {getattr(error, 'strerror', None) or 'is no text'}") from None
     if not token and path is not None:

@@ -5,8 +5,10 @@ Serves `flashtrail` and each ``python -m flashtrail.STAGE``. Knows streams, sign
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
+import io
 import os
 import signal
 import sys
@@ -29,6 +31,8 @@ _REMEDIES = {
     errno.ENAMETOOLONG: "the name is too long: name another place",
 }
 
+_KIN = {"\u00a0": " ", "\u2013": "-", "\u2212": "-"}
+
 
 def run(main: Callable[[], int | None], name: str) -> int:
     """Run a command and return its exit code; `name` is how its kept traceback is called.
@@ -36,12 +40,12 @@ def run(main: Callable[[], int | None], name: str) -> int:
     2 after a UserError or a place that cannot be written, 1 after anything unforeseen (its traceback is kept in a file
     that the line names), 130 after Ctrl-C, 141 where the reader of a pipe has left, which is no error.
     """
+    codecs.register_error("plain", _plain)
     for stream in (sys.stdout, sys.stderr):
-        # An ASCII terminal shows an umlaut as \xfc; it is no reason to stop.
-        if getattr(stream, "errors", None) == "strict":
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="plain")
     try:
-        code = int(main() or 0)
+        code = _code(main)
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
@@ -53,12 +57,42 @@ def run(main: Callable[[], int | None], name: str) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and error.filename is None:
+            _flush_or_close()  # a write that failed, of a file or of standard output, tells no name
+            return _said(f"error: the output cannot be written: {error.strerror}", 2)
         if error.errno in _REMEDIES and isinstance(error.filename, str | bytes | os.PathLike):
             line = UserError(f"{os.fsdecode(error.filename)}: {_REMEDIES[error.errno]}")
             return _said(f"error: {line}", 2)
         return _unforeseen(error, name)
     except Exception as error:
         return _unforeseen(error, name)
+
+
+def _code(main: Callable[[], int | None]) -> int:
+    """Return the exit code, that of argparse's own end (--help, --version, a wrong flag) among them."""
+    try:
+        return int(main() or 0)
+    except SystemExit as ended:
+        if ended.code is None or isinstance(ended.code, int):
+            return ended.code or 0
+        raise
+
+
+def _flush_or_close() -> None:
+    """Print what is left, or let it go nowhere: the interpreter would try, and fail, once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Spell what a terminal lacks: a space and a hyphen for their typographic kin, an umlaut as ``\\xfc``."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    error.end = error.start + 1
+    kin = _KIN.get(error.object[error.start])
+    return (kin, error.end) if kin else codecs.backslashreplace_errors(error)
 
 
 def _said(line: str, code: int) -> int:

@@ -120,7 +120,9 @@ def examine_kernels(base: Path, draft: Path | None, engine: Mapping[str, Any], t
         words += [] if draft is None else ["--draft", str(draft)]
         command = [sys.executable, "-m", "flashtrail.benchmark.examine", *words]
         try:
-            done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=EXAMINATION_S)
+            done = subprocess.run(
+                command, stderr=subprocess.PIPE, encoding="utf-8", errors="replace", timeout=EXAMINATION_S
+            )
         except subprocess.TimeoutExpired:
             return _not_examined(engine, f"the examination did not end within {EXAMINATION_S:.0f} s")
         sys.stderr.write(done.stderr)
@@ -173,7 +175,7 @@ def _record(packages: Iterable[str], device: dict[str, Any], checks: dict[str, A
 
 def _processor() -> str:
     try:
-        with open("/proc/cpuinfo") as stream:  # noqa: PTH123
+        with open("/proc/cpuinfo", encoding="utf-8") as stream:  # noqa: PTH123
             names = (line.split(":", 1)[1].strip() for line in stream if line.startswith("model name"))
             return next(names, platform.processor() or platform.machine())
     except OSError:
@@ -182,7 +184,7 @@ def _processor() -> str:
 
 def _driver() -> str | None:
     try:
-        with open("/proc/driver/nvidia/version") as stream:  # noqa: PTH123
+        with open("/proc/driver/nvidia/version", encoding="utf-8") as stream:  # noqa: PTH123
             return stream.readline().strip()
     except OSError:
         return None

@@ -145,7 +145,7 @@ def _load() -> float | None:
 
 def _text(path: Path) -> str | None:
     with contextlib.suppress(OSError):  # no such file here, or a process that has ended
-        return path.read_text().strip()
+        return path.read_text(encoding="utf-8").strip()
     return None
 
 

@@ -32,7 +32,7 @@ def name_of(experiment: Experiment) -> str:
 def freeze(experiment: Experiment, directory: str | Path) -> None:
     """Write the experiment to `directory` under its plan's name."""
     with provenance.write_atomic(Path(directory) / f"{name_of(experiment)}.json") as temporary:
-        temporary.write_text(_text(experiment))
+        temporary.write_text(_text(experiment), encoding="utf-8")
 
 
 def _text(experiment: Experiment) -> str:

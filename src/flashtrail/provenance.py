@@ -86,13 +86,13 @@ def json_dump(value: Any, path: str | Path) -> None:
     """Write JSON atomically: sorted keys, two-space indent, a final newline, NaN refused."""
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, default=_plain)
     with write_atomic(path) as temporary:
-        temporary.write_text(text + "\n")
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def json_load(path: str | Path) -> Any:
     """Read a JSON file; a missing or broken one is a UserError that names it."""
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -156,7 +156,7 @@ def _package_imports(path: Path) -> tuple[Path, ...]:
 
 def _python_of(path: Path) -> str:
     """Return a file's Python: of a notebook, its code cells without the lines that only IPython understands."""
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     if path.suffix != ".ipynb":
         return text
     cells = (cell["source"] for cell in json.loads(text).get("cells", []) if cell["cell_type"] == "code")
@@ -192,7 +192,9 @@ def _files_of(name: str) -> list[Path]:
 def git_commit(root: str | Path) -> str | None:
     """Return the commit of a checkout with ``+dirty`` appended if tracked files differ; None outside git."""
     try:
-        run = functools.partial(subprocess.run, cwd=root, capture_output=True, text=True, check=True, timeout=20)
+        run = functools.partial(
+            subprocess.run, cwd=root, capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=20
+        )
         commit = run(["git", "rev-parse", "HEAD"]).stdout.strip()
         dirty = run(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
     except (OSError, subprocess.SubprocessError):

@@ -100,6 +100,13 @@ def test_rows_that_are_doubled_or_out_of_order_are_refused_by_row(tmp_path):
         step_lines.read(written(tmp_path / "a.jsonl", lines))
 
 
+@pytest.mark.parametrize("name", [{}, {"episode": "a"}, {"done": False}])
+def test_steps_that_are_missing_within_an_episode_are_refused_by_row(tmp_path, name):
+    lines = [{**row, **name} for row in rows()[: LENGTHS[0]]]
+    with pytest.raises(UserError, match=r"a\.jsonl:4: step 7 comes after step 2 \(line 3\): lines are missing"):
+        step_lines.read(written(tmp_path / "a.jsonl", lines[:3] + lines[7:]))
+
+
 ROW = '{"step": 0, "action": [0, 0, 0, 0, 0, 0, 0], "reward": 0, "img_mean": null}'
 
 
@@ -118,6 +125,13 @@ ROW = '{"step": 0, "action": [0, 0, 0, 0, 0, 0, 0], "reward": 0, "img_mean": nul
         (ROW.replace('"step": 0', '"step": 0.5'), ":1: step is 0.5, not a whole number"),
         (ROW.replace('"step": 0', '"step": 1' + "0" * 400), ":1: step is not finite"),
         (ROW.replace('"step": 0', '"step": 1' + "0" * 5000), ":1: not a control step"),
+        (ROW.replace('"step": 0', '"step": 99999999999999999999'), ":1: step is 1e+20, over 1,000,000"),
+        (ROW.replace('"step": 0', '"step": 1000001'), ":1: step is 1000001, over 1,000,000"),
+        (ROW.replace('"step": 0', '"step": -1'), ":1: step is -1: steps are counted from 0"),
+        (ROW.replace("[0,", "[-1e300,"), ":1: action[0] is -1e+300, over 1,000,000"),
+        (ROW.replace("null", "1e300"), ":1: img_mean is 1e+300, over 1,000,000"),
+        (ROW.replace('"action"', '"actions"'), ":1: a line with `step` has no `action`"),
+        (ROW + '\n{"img_mean": 3, "reward": 0}', ":2: a line with `reward` has no `action`"),
         (ROW.replace('"step"', '"reward"'), ":1: not a control step ('reward' is there twice)"),
         (ROW + "\n" + ROW[:20], ":2: not JSON"),
         (ROW + "\n[1]", ":2: a list, not an object"),

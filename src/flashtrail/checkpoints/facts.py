@@ -31,7 +31,7 @@ _EXAMPLES = {"horizon": 50, "delta_actions": "true", "views": 2, "steps": 10, "m
 @cache
 def known() -> dict[str, dict[str, Any]]:
     """Return the table of public checkpoints: address -> facts and robot (resources/checkpoints/known.yaml)."""
-    return dict(yaml.safe_load(KNOWN.read_text()))
+    return dict(yaml.safe_load(KNOWN.read_text(encoding="utf-8")))
 
 
 def read_model_json(source: Any, where: str = MODEL_JSON) -> dict[str, Any]:

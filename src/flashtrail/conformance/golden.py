@@ -38,7 +38,7 @@ def read_npz(path: Path) -> Arrays:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def as_weights(arrays: Arrays, shapes: Shapes) -> dict[str, Tensor]:

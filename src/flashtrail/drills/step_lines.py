@@ -18,6 +18,7 @@ from flashtrail.errors import UserError
 
 _LONGEST_LINE = 1 << 20  # bytes
 _LONGEST = 1000  # steps; LIBERO's longest limit is 520
+_LARGEST = 10**6  # of any number in a row: counts, commands and brightness are far smaller
 _REMEDY = "count `step` from 0 in each episode, or give each line its `episode`"
 
 
@@ -83,7 +84,14 @@ class _Reader:
         self.restarts = True
 
     def check(self) -> None:
-        """Raise UserError where one counter seems to go on over several episodes."""
+        """Raise UserError where steps are missing, or one counter seems to go on over several episodes."""
+        for rows in self.episodes:
+            for before, row in itertools.pairwise(rows):
+                if row.step != before.step + 1:
+                    raise UserError(
+                        f"{self.path}:{row.line}: step {row.step} comes after step {before.step} (line {before.line}): "
+                        "lines are missing; log every step"
+                    )
         if self.restarts or self.marked:
             return
         for rows in self.episodes:
@@ -103,13 +111,16 @@ class _Reader:
 def read(path: Path) -> list[list[Row]]:
     """Return a file's episodes.
 
-    A new one begins where `step` begins again, after `done`, with another `episode`, or at a line without an action.
-    UserError, naming file and line, for a line that cannot be read, a row that is doubled or out of order, and a
-    counter that goes on from one episode to the next.
+    A new one begins where `step` begins again, after `done`, with another `episode`, or at a line with neither action
+    nor `step`.
+    UserError, naming file and line, for a line that cannot be read, a row that is doubled, out of order or missing,
+    and a counter that goes on from one episode to the next.
     """
     reader = _Reader(path, [], {})
     for line, row in _lines(path):
         if "action" not in row:
+            if step := [name for name in ("step", "reward", "img_mean") if name in row]:
+                raise UserError(f"{path}:{line}: a line with `{step[0]}` has no `action`: log each step's 7 numbers")
             reader.heading()
         else:
             reader.add(_row(path, line, row), row.get("episode"), row.get("done") is True)
@@ -124,6 +135,8 @@ def _row(path: Path, line: int, row: Mapping[str, Any]) -> Row:
     for place, value in enumerate(action):
         if not math.isfinite(_real(value) or 0.0):
             raise UserError(f"{path}:{line}: action[{place}] is not finite")
+        if abs(value) > _LARGEST:
+            raise UserError(f"{path}:{line}: action[{place}] is {value:g}, over {_LARGEST:,}: no control step has that")
     picture = row.get("img_mean")
     numbers = {"step": row.get("step"), "reward": row.get("reward"), "img_mean": 0.0 if _missing(picture) else picture}
     for name, value in numbers.items():
@@ -131,9 +144,13 @@ def _row(path: Path, line: int, row: Mapping[str, Any]) -> Row:
             raise UserError(f"{path}:{line}: {name} is {value!r}, not a number")
         if not math.isfinite(_real(value) or 0.0):
             raise UserError(f"{path}:{line}: {name} is not finite")
+        if abs(_real(value) or 0.0) > _LARGEST:
+            raise UserError(f"{path}:{line}: {name} is {value:.7g}, over {_LARGEST:,}: no control step has that")
     step = float(numbers["step"])  # type: ignore[arg-type]
     if step != int(step):
         raise UserError(f"{path}:{line}: step is {row['step']!r}, not a whole number")
+    if step < 0:
+        raise UserError(f"{path}:{line}: step is {int(step)}: steps are counted from 0")
     mean = math.nan if _missing(picture) else float(picture)  # type: ignore[arg-type]
     return Row(line, int(step), [float(x) for x in action], mean, float(row["reward"]))
 

@@ -382,7 +382,7 @@ def by_files(campaigns: int, generator: np.random.Generator) -> list[Row]:
         order = generator.permutation(n)
         with tempfile.TemporaryDirectory() as name:
             path = Path(name) / "claims.yaml"
-            path.write_text(yaml.safe_dump(content))
+            path.write_text(yaml.safe_dump(content), encoding="utf-8")
             found = through_files(Path(name), {arm: won[order] for arm, won in outcomes.items()}, path)
         same += found == judge(file, pair_outcomes((n - only_a - only_b) // 2, only_a, only_b, n))
     words = "shards, merge, summaries, claims"

@@ -46,4 +46,4 @@ def of_tables(episodes: str | Path, steps: str | Path, tag: str) -> list[dict[st
 def write(path: str | Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Write the lines as JSON lines, whole or not at all."""
     with provenance.write_atomic(path) as temporary:
-        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in lines))
+        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in lines), encoding="utf-8")

@@ -136,7 +136,7 @@ def free_memory(where: torch.device) -> int | None:
     if where.type == "cuda":
         return int(torch.cuda.mem_get_info(where)[0])
     try:
-        lines = MEMORY.read_text().splitlines()
+        lines = MEMORY.read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)

@@ -65,7 +65,7 @@ def read_action_stats(path: Path, action_dim: int, padded_dim: int) -> Stats:
 
 def _norm_stats(path: Path, remedy: str) -> Any:
     try:
-        return json.loads(path.read_text())["norm_stats"]
+        return json.loads(path.read_text(encoding="utf-8"))["norm_stats"]
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing; {remedy}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -181,7 +181,7 @@ def read_manifest(directory: Path, kind: str) -> dict[str, Any]:
     if not directory.is_dir():
         raise ArtifactError(f"no artifact directory {directory}; convert a checkpoint first")
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtifactError(
             f"{directory} has no manifest.json, so it is no artifact; convert a checkpoint first"

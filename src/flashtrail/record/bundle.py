@@ -204,7 +204,7 @@ def _commit(root: Path) -> str:
         return ""  # a repository's own settings name programs
     words = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
     try:
-        done = subprocess.run(words, capture_output=True, text=True)
+        done = subprocess.run(words, capture_output=True, encoding="utf-8", errors="replace")
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

@@ -154,4 +154,4 @@ def _dump(metadata: Mapping[str, Any], path: Path) -> None:
     """Write the crate with its entities in the order of their names, so that one run gives one file."""
     ordered = {**metadata, "@graph": sorted(metadata["@graph"], key=lambda e: str(e["@id"]))}
     with provenance.write_atomic(path) as temporary:
-        temporary.write_text(json.dumps(ordered, indent=2, sort_keys=True) + "\n")
+        temporary.write_text(json.dumps(ordered, indent=2, sort_keys=True) + "\n", encoding="utf-8")

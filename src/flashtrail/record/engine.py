@@ -37,20 +37,20 @@ def describe(root: Path, out: Path, profile: str, target: str) -> bool:
     """
     (out / REPORT).parent.mkdir(parents=True, exist_ok=True)
     _snakemake(root, profile, "--report", str((out / REPORT).resolve()), target)
-    if remote := _REMOTE.search((out / REPORT).read_text()):
+    if remote := _REMOTE.search((out / REPORT).read_text(encoding="utf-8")):
         raise UserError(f"Snakemake's report loads {remote[0][:80]}...: it cannot be read without a network")
     dot = _snakemake(root, profile, "--rulegraph", "dot", target)
     dot = dot[dot.index("digraph") :]
     with provenance.write_atomic(out / GRAPH) as temporary:
-        temporary.write_text(dot)
+        temporary.write_text(dot, encoding="utf-8")
     with provenance.write_atomic(out / PICTURE) as temporary:
-        temporary.write_text(picture(dot))
+        temporary.write_text(picture(dot), encoding="utf-8")
     return "Nothing to be done" in _snakemake(root, profile, "--dry-run", target)
 
 
 def _snakemake(root: Path, profile: str, *words: str) -> str:
     command = [sys.executable, "-m", "snakemake", "--profile", profile, *words]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=root, capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()
         raise UserError(f"snakemake {' '.join(words[:1])} failed: {said[-1] if said else 'no message'}")
@@ -132,7 +132,7 @@ def records(root: Path) -> dict[str, dict[str, Any]]:
         if file.is_file():
             try:
                 name = base64.b64decode("".join(file.relative_to(root / METADATA).parts), validate=True).decode()
-                found[name] = json.loads(file.read_text())
+                found[name] = json.loads(file.read_text(encoding="utf-8"))
             except (binascii.Error, UnicodeDecodeError, json.JSONDecodeError) as error:
                 raise UserError(f"{file} is no record of Snakemake's: {error}") from None
     return found

@@ -42,7 +42,7 @@ def write(root: Path, files: Iterable[str]) -> str:
             raise UserError(f"{file!r} has a line break in its name: rename it")
     lines = [f"{provenance.sha256_file(root / file)}  {file}\n" for file in listed]
     with provenance.write_atomic(root / NAME) as temporary:
-        temporary.write_text("".join(lines))
+        temporary.write_text("".join(lines), encoding="utf-8")
     return provenance.sha256_file(root / NAME)
 
 
@@ -52,7 +52,7 @@ def read(root: Path) -> dict[str, str]:
     if not path.is_file():
         raise UserError(f"{path} is missing: {root} is not a bundle; make one with flashtrail bundle")
     entries = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         match = _LINE.fullmatch(line)
         if not match or PurePosixPath(match[2]).is_absolute() or ".." in PurePosixPath(match[2]).parts:
             raise UserError(f"{path}:{number}: not '<sha256> <path>': {line[:80]!r}")

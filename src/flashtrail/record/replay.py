@@ -205,7 +205,7 @@ def replay(explained: Mapping[str, Any], here: Here) -> Outcome:
         spec = shard_spec(own, key.task_id, handles, "replay", out / "server.log")
         _same_artifact(explained, spec)
         _same_execution(explained, spec)
-        with (out / "shard.log").open("w") as log:
+        with (out / "shard.log").open("w", encoding="utf-8") as log:
             roll_out_shard(spec, out / "shard", log=log).check()
         found = {}
         for table in TABLES:

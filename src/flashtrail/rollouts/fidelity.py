@@ -242,7 +242,8 @@ def _in_process(run: Run) -> dict[int, Any]:
             [sys.executable, "-m", "flashtrail.rollouts.fidelity", "--play", json.dumps(asdict(run)), str(answer)],
             env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
         )
         if done.returncode:
             raise RuntimeError(f"{run}: exit code {done.returncode}: {done.stderr[-2000:]}")

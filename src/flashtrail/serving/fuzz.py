@@ -363,7 +363,7 @@ def _check_freed(server: PolicyServer, findings: Findings) -> None:
 def resident_mb() -> float:
     """Resident memory of this process, MB; the peak so far where the system does not tell the present."""
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
         return pages * resource.getpagesize() / 1e6
     except (OSError, ValueError, IndexError):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)

@@ -160,7 +160,7 @@ class Held:
     def by(cls, pid: int) -> Held:
         """Look at a process; OSError where there is none (or no /proc)."""
         place = Path("/proc") / str(pid)
-        pages = int((place / "statm").read_text().split()[1])
+        pages = int((place / "statm").read_text(encoding="utf-8").split()[1])
         files, threads = (sum(1 for _ in (place / name).iterdir()) for name in ("fd", "task"))
         return cls(pages * resource.getpagesize() / 1e6, files, threads)
 

@@ -416,7 +416,7 @@ async def _serve_until_signalled(server: PolicyServer, ready_file: str | Path | 
         log.warning("the token crosses the network in plain text: put TLS before this port (%s)", TLS_HINT)
     if ready_file is not None:
         with write_atomic(ready_file) as path:
-            path.write_text(f"{server._host} {server.port}\n")
+            path.write_text(f"{server._host} {server.port}\n", encoding="utf-8")
     await leave.wait()
     log.info("leaving: rounds in flight are answered first")
     drained = await server.stop()

@@ -111,7 +111,8 @@ def _in_process(task_id: int, init_states: Sequence[int]) -> list[Played]:
             [sys.executable, "-m", "flashtrail.training.agreement", "--play", *words],
             env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
         )
         if done.returncode:
             raise RuntimeError(f"task {task_id}: exit code {done.returncode}: {done.stderr[-2000:]}")

@@ -39,14 +39,14 @@ def write(place: pipeline.Workplace, name: str) -> Path:
     parts += [_data(place), _training(place, name, saved), _draft(place, name), _comparison(place), _LIMITS]
     notes = place.root / "notes.md"  # what a person has to say of this particular run
     if notes.is_file():
-        parts.append(notes.read_text())
+        parts.append(notes.read_text(encoding="utf-8"))
     parts.append(
         f"Seeds: demonstrations 2026, initialisation and batches {recipe.seed}, evaluation {evaluate.SEED}. "
         "Remake: `make nano` (docs/training.md).\n"
     )
     target = place.resources / name / "README.md"
     with write_atomic(target) as path:
-        path.write_text("\n".join(part for part in parts if part))
+        path.write_text("\n".join(part for part in parts if part), encoding="utf-8")
     return target
 
 
@@ -80,7 +80,7 @@ def publish(place: pipeline.Workplace, name: str) -> Path | None:
             default_flow_style=None,
             width=120,
         )
-        path.write_text(_HEAD.format(name=name) + body)
+        path.write_text(_HEAD.format(name=name) + body, encoding="utf-8")
     return target
 
 
@@ -183,7 +183,7 @@ def _data(place: pipeline.Workplace) -> str:
 
 
 def _training(place: pipeline.Workplace, name: str, saved: Mapping[str, Any]) -> str:
-    with (place.variant(name) / "curve.csv").open() as stream:
+    with (place.variant(name) / "curve.csv").open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     held = [r for r in rows if r["held_out_flow"] != "nan"]
     recipe = saved["recipe"]

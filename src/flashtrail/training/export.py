@@ -157,4 +157,4 @@ def write_source(
 
 def read_stats(directory: Path) -> dict[str, Any]:
     """The norm_stats of a source tree."""
-    return json.loads((directory / ASSETS / "norm_stats.json").read_text())["norm_stats"]
+    return json.loads((directory / ASSETS / "norm_stats.json").read_text(encoding="utf-8"))["norm_stats"]

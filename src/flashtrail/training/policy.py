@@ -177,7 +177,7 @@ class Trainer:
         with write_atomic(self.directory / "run.pt") as path:
             torch.save(state, path)
         if run.curve:
-            with write_atomic(self.directory / "curve.csv") as path, path.open("w", newline="") as stream:
+            with write_atomic(self.directory / "curve.csv") as path, path.open("w", -1, "utf-8", newline="") as stream:
                 writer = csv.DictWriter(stream, fieldnames=list(run.curve[0]))
                 writer.writeheader()
                 writer.writerows(run.curve)
