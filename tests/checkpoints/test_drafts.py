@@ -46,11 +46,26 @@ def every(function: Any) -> dict[str, Any]:
         {"head": lambda: every(lambda v: torch.nn.Parameter(v, requires_grad=True))},
         {"head": lambda: OrderedDict(good()["draft_head"])},
         {"head": lambda: every(lambda v: v.double())},
+        *(
+            {"head": lambda p=p: {p + n: v for n, v in good()["draft_head"].items()}}
+            for p in ("module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.")
+        ),
         {"optimizer": lambda: {"state": {}, "param_groups": [{"lr": 1e-4}]}},
         {"meta": lambda: {**good()["meta"], "draft_num_heads": "4"}},
         {"meta": lambda: {**good()["meta"], "draft_num_heads": 4.0}},
     ],
-    ids=["parameters", "ordered", "double", "optimizer", "number_as_text", "whole_float"],
+    ids=[
+        "parameters",
+        "ordered",
+        "double",
+        "ddp",
+        "compiled",
+        "both",
+        "both_turned",
+        "optimizer",
+        "number_as_text",
+        "whole_float",
+    ],
 )
 def test_what_trainers_save_beside_or_around_the_tensors_does_not_matter(tmp_path, content) -> None:
     path = saved(tmp_path, **{key: make() for key, make in content.items()})

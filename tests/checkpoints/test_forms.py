@@ -61,7 +61,8 @@ def test_any_tree_ends_in_a_record_or_a_line(
         (found,) = record["candidates"]
         json.dumps(record)
         assert found["family"] in FAMILIES and found["reason"] and "\n" not in found["reason"]
-        assert (record["selected"] is None) == (found["class"] not in probe.SELECTABLE)
+        assert (record["selected"] is None) == (not found["usable"])
+        assert found["class"] in probe.SELECTABLE or not found["usable"]
         (root.parent / "tok").write_bytes(b"no tokenizer")
         try:
             candidate = probe.select(record)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,16 +32,27 @@ def look(root: Path, files: dict[str, bytes], **declared: Any) -> dict[str, Any]
     return probe.probe_candidate(make(root, files), {**SAID, **declared}, "mine")
 
 
+def one_remedy(found: dict[str, Any]) -> str:
+    """The refusal's line, which names the location, is short and ends with one remedy."""
+    with pytest.raises(UserError, match="no checkpoint candidate can be used: ") as caught:
+        probe.select({"candidates": [found]})
+    line = str(caught.value).replace(found["uri"], "URI")
+    assert len(line) < 300 and line.count("URI") == 1
+    assert "correct the policy's candidates" not in line or found["class"] in (probe.NOT_FOUND, probe.PLACEHOLDER)
+    return line
+
+
 # (folder, files, class, family, a word of the reason)
 FORMS = [
     ("franka_pick/19999", orbax_tree(), probe.LIBERO_JAX, identity.PI0, "state_proj/kernel"),
     ("pi0_base/pi0_libero/29999", orbax_tree(), probe.LIBERO_JAX, identity.PI0, "state dims 0-7 of 8"),
     ("pi05_libero", orbax_tree(), probe.LIBERO_JAX, identity.PI0, "state_proj"),
     ("pi0_libero", orbax_tree(PI05), probe.PI05_MISMATCH, identity.PI05, "time_mlp_in/kernel"),
-    ("pi0_libero", orbax_tree(PI05, stats={"assets/t/norm_stats.json": ALOHA}), probe.UNKNOWN, identity.PI05, "pi0.5"),
+    ("pi0_libero", orbax_tree(PI05, stats={"assets/t/norm_stats.json": ALOHA}), probe.PI05_MISMATCH, identity.PI05,
+     "pi0.5"),
     ("pi0_libero", orbax_tree(fast()), probe.UNKNOWN, identity.FAST, "pi0-FAST"),
     ("x", orbax_tree(["a/b"]), probe.UNKNOWN, identity.UNKNOWN, "none of the families"),
-    ("x", orbax_tree(stats={"assets/t/norm_stats.json": ALOHA}), probe.UNKNOWN, identity.PI0, "another robot"),
+    ("x", orbax_tree(stats={"assets/t/norm_stats.json": ALOHA}), probe.PI0_BASE, identity.PI0, "another robot"),
     ("x", orbax_tree(stats={f"assets/{n}/norm_stats.json": ALOHA for n in "ab"}), probe.PI0_BASE, identity.PI0,
      "2 robots"),
     ("x", orbax_tree(stats={}), probe.UNKNOWN, identity.PI0, "copy the checkpoint's assets"),
@@ -74,10 +86,9 @@ def test_content_decides_and_names_what_told(
 ) -> None:
     found = look(tmp_path / folder, files)
     assert (found["class"], found["family"]) == (expected, family)
-    assert word in found["reason"]
-    if expected not in probe.SELECTABLE:
-        with pytest.raises(UserError, match="no checkpoint candidate matches"):
-            probe.select({"candidates": [found]})
+    assert word in found["reason"] and found["usable"] == (expected in probe.SELECTABLE)
+    if not found["usable"]:
+        one_remedy(found)
 
 
 def test_a_lone_safetensors_file_is_named(tmp_path: Path) -> None:
@@ -100,7 +111,9 @@ def test_the_golden_tree_is_pi0() -> None:
 
 def test_facts_that_nobody_states_are_asked_for_by_key(tmp_path: Path) -> None:
     found = probe.probe_candidate(make(tmp_path / "pi0_libero", orbax_tree()), {"views": 2}, "mine")
-    assert found["class"] == probe.UNKNOWN
+    assert (found["class"], found["usable"]) == (probe.LIBERO_JAX, False)  # nothing kept us from reading it
+    assert "write its training's values under policies.mine" in one_remedy(found)
+    one_remedy(probe.probe_candidate(found["uri"], {}, "mine"))
     assert "does not hold horizon, delta_actions, steps, max_token_len" in found["reason"]
     assert "under policies.mine" in found["reason"]
 
@@ -126,15 +139,16 @@ def test_facts_are_printed_back_with_who_said_them(tmp_path: Path) -> None:
     ],
 )
 def test_a_description_that_contradicts_or_does_not_fit_is_refused(tmp_path: Path, own: bytes, said: str) -> None:
-    record = {"candidates": [look(tmp_path, {**orbax_tree(), facts.MODEL_JSON: own})]}
-    with pytest.raises(UserError, match=said):
-        probe.select(record)
+    found = look(tmp_path, {**orbax_tree(), facts.MODEL_JSON: own})
+    assert (found["class"], found["family"], found["usable"]) == (probe.LIBERO_JAX, identity.PI0, False)
+    line = one_remedy(found)
+    assert re.search(said, line) and "could not be read" not in line and "not known" not in line
 
 
 def test_of_several_assets_the_declared_one_counts(tmp_path: Path) -> None:
     files = orbax_tree(stats={"assets/a/norm_stats.json": LIBERO, "assets/b/norm_stats.json": LIBERO})
     found = look(tmp_path, files)
-    assert found["class"] == probe.UNKNOWN and "policies.mine.asset, e.g. a" in found["reason"]
+    assert found["class"] == probe.LIBERO_JAX and "policies.mine.asset, e.g. a" in one_remedy(found)
     chosen = look(tmp_path, files, asset="b")
     assert (chosen["class"], chosen["norm_stats"]) == (probe.LIBERO_JAX, ["assets/b/norm_stats.json"])
     assert "there is no assets/../c/norm_stats.json" in look(tmp_path, files, asset="../c")["reason"]
@@ -186,7 +200,8 @@ def test_an_entry_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pyt
 
 def test_nothing_there(tmp_path: Path) -> None:
     assert probe.probe_candidate(str(tmp_path / "pi0_base"))["class"] == probe.NOT_FOUND
-    assert probe.probe_candidate("/openpi-assets/checkpoints/pi0_libero")["class"] == probe.PLACEHOLDER
+    placeholder = probe.probe_candidate("/openpi-assets/checkpoints/pi0_libero")
+    assert placeholder["class"] == probe.PLACEHOLDER and one_remedy(placeholder).count("correct the policy's") == 1
     (tmp_path / "empty").mkdir()
     assert probe.probe_candidate(str(tmp_path / "empty"))["class"] == probe.NOT_FOUND
     with pytest.raises(UserError, match="no checkpoint candidates"):

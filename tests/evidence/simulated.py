@@ -267,9 +267,10 @@ def _write_records(root: Path, policies: list[str]) -> None:
         candidate = {"uri": source, "class": "MATCH_FLASH_PI0_LIBERO_JAX", "reason": "simulated"}
         record = {"version": 1, "candidates": [candidate], "selected": source}
         provenance.json_dump(record, root / "checkpoints" / policy / "record.json")
-        names = ("norm_stats", "tokenizer", "vision", "denoise/9")
+        names = ("norm_stats", "tokenizer", "vision", "denoise/9", "draft")
         stages = [{"stage": name, "peak": 1e-6, "mean": 1e-7, "passed": True} for name in names]
         parity = {"version": 1, "passed": True, "first_divergence": None, "dtype": "float32", "base": "simulated"}
+        parity["draft"] = "simulated"
         provenance.json_dump(parity | {"stages": stages}, root / "parity" / f"{policy}.json")
         boot = {"ready_s": 3.2, "ready_timeout_s": 180, "first_round_ms": 31.0, "route": "full", "metadata": {}}
         provenance.json_dump(boot, root / "smoke" / policy / "boot.json")

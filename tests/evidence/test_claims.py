@@ -158,6 +158,42 @@ def test_records_are_checked_by_policy_and_named(tmp_path):
     assert absent["verdict"] == "refuted" and "nothing is missing" in absent["sentence"]
 
 
+def test_the_conversion_is_that_of_base_and_draft(tmp_path):
+    """C2: a draft that differs refutes it; a policy without a draft is named; without any it stays open."""
+
+    def judge(*drafts: bool | None) -> dict:
+        files = []
+        for i, passed in enumerate(drafts):
+            stages = [{"stage": name, "passed": True} for name in ("norm_stats", "tokenizer")]
+            stages += [] if passed is None else [{"stage": "draft", "passed": passed}]
+            files.append(str(tmp_path / f"policy_{i}.json"))
+            record = {"base": "b", "draft": None if passed is None else "d", "stages": stages}
+            provenance.json_dump(record, files[-1])
+        judged = claims.evaluate(REPOSITORY / "claims.yaml", {"parity": files})["claims"]
+        return next(claim for claim in judged if claim["id"] == "C2")
+
+    assert judge(True)["verdict"] == "supported" and "draft" not in judge(True)["sentence"]
+    assert judge(True, False)["verdict"] == "refuted"
+    assert "policy_1: stages[draft].passed is False" in judge(True, False)["sentence"]
+    one, none = judge(True, None), judge(None)
+    assert (
+        one["verdict"] == "supported" and "Without a draft, which is therefore not tested: policy_1." in one["sentence"]
+    )
+    assert none["verdict"] == "not_tested" and "not tested: policy_0." in none["sentence"]
+
+
+@pytest.mark.parametrize("device", ["", "NVIDIA L40S"])
+def test_a_quoted_claim_does_not_say_more_of_hardware_than_is_known(tmp_path, device):
+    path = tmp_path / "tables/clean/episodes.parquet"
+    tables.write_table(path, episodes("clean", "pi0_nano", [True]), tables.EPISODES, METADATA | {"device": device})
+    inputs = {"published": str(REPOSITORY / "resources/published/published.yaml"), "episodes": str(path)}
+    found = {c["id"]: c["sentence"] for c in claims.evaluate(REPOSITORY / "claims.yaml", inputs)["claims"]}
+    here = "here: NVIDIA L40S" if device else "the device of these rows is not recorded"
+    for claim in ("P1", "P3"):
+        assert f"; the paper does not name its hardware; {here}." in found[claim]
+        assert "not the one here" not in found[claim]
+
+
 def test_the_environments_are_on_record(tmp_path):
     """C1: a record is written only by a check that passed."""
     files = []

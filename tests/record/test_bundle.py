@@ -1,6 +1,7 @@
 """Bundles: what is in one, and that no single change to it goes unnoticed, with and without new checksums."""
 
 import json
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -269,6 +270,40 @@ def test_a_file_of_noise_is_a_failed_check_and_not_a_crash(copy: Path, capsys: p
     assert cli.main(["audit", str(copy)]) == 1
     said = capsys.readouterr().out
     assert "rounds.parquet" in said and "FAIL  RO-Crate" in said
+
+
+@pytest.mark.parametrize("told", ["{}", "[]", '{"configs": "config.yaml"}'])
+def test_a_bundle_that_says_nothing_of_itself_is_told_in_a_sentence(copy: Path, told: str) -> None:
+    (copy / bundle.ABOUT).write_text(told)
+    (problem,) = failed(copy)["config"]
+    assert problem.startswith(f"{bundle.ABOUT} ") and "Error" not in problem
+
+
+def test_missing_row_digests_are_missing(copy: Path) -> None:
+    (copy / rows.DIGESTS).unlink()
+    assert failed(copy)["row digests"] == [f"{copy / rows.DIGESTS} is missing"]
+
+
+def test_what_is_no_bundle_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for place, words in ((tmp_path, f"{tmp_path} is not a bundle: "), (tmp_path / "nosuch", "nosuch does not exist")):
+        assert cli.main(["audit", str(place)]) == 2
+        said = capsys.readouterr()
+        assert not said.out and said.err.count("\n") == 1 and words in said.err
+
+
+@pytest.mark.parametrize("share", ["x", "-3", "500%", "inf", "0"])
+def test_a_share_that_is_none_is_told_before_the_checks(
+    copy: Path, share: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["audit", str(copy), "--rerun", share]) == 2
+    said = capsys.readouterr()
+    assert not said.out and f"--rerun {share}: give a share such as 5%" in said.err
+
+
+def test_an_audit_with_a_rerun_ends_with_its_summary(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["audit", str(copy), "--rerun", "1", "--artifacts", str(copy / "nosuch")]) == 1
+    said = capsys.readouterr()
+    assert "FAIL  rerun" in said.out and re.search(r"\d+ of \d+ checks passed", said.out + said.err)
 
 
 def test_a_manifest_cannot_point_outside(copy: Path) -> None:

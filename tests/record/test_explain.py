@@ -44,6 +44,9 @@ def test_an_episode_has_the_names_that_reports_and_audits_print(run: Run, text: 
         ("clean/1/2/1", "the run has tasks"),
         ("clean/1", "name an episode as"),
         ("clean/one/2", "name an episode as"),
+        ("../../etc/passwd", "malformed, name an episode as"),
+        ("a/b/c/d/e/f", "malformed, name an episode as"),
+        ("../1/2", "malformed"),
     ],
 )
 def test_a_name_of_nothing_is_refused_in_one_line(run: Run, text: str, said: str) -> None:

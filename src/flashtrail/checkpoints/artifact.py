@@ -28,6 +28,8 @@ MODEL, NORM_STATS, TOKENIZER, MANIFEST = "model.safetensors", "norm_stats.json",
 DTYPES = {"float32": ("F32", np.dtype(np.float32)), "bfloat16": ("BF16", np.dtype(ml_dtypes.bfloat16))}
 LIBERO_DIMS = {"state": 8, "actions": 7}  # what the client sends and takes
 PADDED_DIM = 32  # openpi's action_dim, to which some statistics are padded
+OTHER_ROBOT, TUNED = "these are another robot's statistics", "give a pi0 checkpoint tuned on LIBERO"
+_GIVE = "give the norm_stats.json of its training"
 _BLOCK_BYTES = 64 * 2**20
 
 
@@ -244,7 +246,7 @@ def use_of_stats(root: Any, path: str, action_dim: int | None = None) -> dict[st
     for key, size in LIBERO_DIMS.items():
         part = stats.get(key)
         if not isinstance(part, dict):
-            raise UserError(f"{path}: norm_stats lacks {key!r}")
+            raise UserError(f"{path}: norm_stats lacks {key!r}: {_GIVE}")
         if action_dim is not None and size > action_dim:
             raise UserError(
                 f"{path}: LIBERO's {key} fills {size} dims, this model has {action_dim}: the statistics do not fit "
@@ -254,9 +256,11 @@ def use_of_stats(root: Any, path: str, action_dim: int | None = None) -> dict[st
         for field in ("mean", "std"):
             _check_vector(path, f"{key}.{field}", part.get(field), (size, padded))
         if len(part["mean"]) != len(part["std"]):
-            raise UserError(f"{path}: {key} has {len(part['mean'])} means for {len(part['std'])} standard deviations")
+            raise UserError(
+                f"{path}: {key} has {len(part['mean'])} means for {len(part['std'])} standard deviations: {_GIVE}"
+            )
         if min(part["std"]) < 0:
-            raise UserError(f"{path}: {key}.std has a negative entry")
+            raise UserError(f"{path}: {key}.std has a negative entry: {_GIVE}")
         used[key] = f"0-{size - 1} of {len(part['mean'])}"
     return used
 
@@ -264,11 +268,11 @@ def use_of_stats(root: Any, path: str, action_dim: int | None = None) -> dict[st
 def _check_vector(path: str, name: str, values: Any, allowed: Sequence[int]) -> None:
     legal = " or ".join(map(str, dict.fromkeys(allowed)))
     if not isinstance(values, list) or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
-        raise UserError(f"{path}: {name} must be a list of {legal} numbers")
+        raise UserError(f"{path}: {name} must be a list of {legal} numbers: {_GIVE}")
     if len(values) not in allowed:
-        raise UserError(f"{path}: {name} has {len(values)} entries, not {legal}: these are another robot's statistics")
+        raise UserError(f"{path}: {name} has {len(values)} entries, not {legal}: {OTHER_ROBOT}; {TUNED}")
     if not all(math.isfinite(v) for v in values):
-        raise UserError(f"{path}: {name} holds a value that is not finite")
+        raise UserError(f"{path}: {name} holds a value that is not finite: {_GIVE}")
 
 
 def check_tokenizer(path: Path, vocab_size: int) -> None:

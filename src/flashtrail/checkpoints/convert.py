@@ -318,6 +318,9 @@ def read_draft_pt(pt_path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
     head = saved.get("draft_head") if isinstance(saved, dict) else None
     if not isinstance(head, dict) or not all(isinstance(v, torch.Tensor) for v in head.values()):
         raise UserError(f"draft {path} holds no draft_head of tensors: give the trainer's {{draft_head, meta}} file")
+    for prefix in ("module.", "_orig_mod.", "module."):  # DistributedDataParallel's, torch.compile's, either outside
+        if head and all(str(name).startswith(prefix) for name in head):
+            head = {str(name).removeprefix(prefix): value for name, value in head.items()}
     meta = saved.get("meta") or {}
     if not isinstance(meta, dict):
         raise UserError(f"draft {path}: its meta is a {type(meta).__name__}, not names with numbers: save a dict")

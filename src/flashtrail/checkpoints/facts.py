@@ -70,8 +70,8 @@ def resolve(
         said = declared.get(name)
         if held is not None and said is not None and held != said:
             raise UserError(
-                f"{uri}: {key} says {_shown(said)}, the checkpoint's own {MODEL_JSON} says {_shown(held)}: "
-                f"remove {key}, or correct the file"
+                f"{key} says {_shown(said)}, the checkpoint's own {MODEL_JSON} says {_shown(held)}: remove {key}, or "
+                "correct the file"
             )
         for value, who in ((held, MODEL_JSON), (said, key), (table.get(name), f"resources/checkpoints/{KNOWN.name}")):
             if value is not None:
@@ -87,8 +87,8 @@ def missing(policy: str, facts: Mapping[str, Any]) -> str | None:
         return None
     lines = ", ".join(f"{name}: {_EXAMPLES[name]}" for name in absent)
     return (
-        f"its tree does not hold {', '.join(absent)}: write the values of its training under policies.{policy} "
-        f"(for openpi's pi0_libero they would be {lines})"
+        f"its tree does not hold {', '.join(absent)}: write its training's values under policies.{policy} "
+        f"(openpi's pi0_libero: {lines})"
     )
 
 

@@ -69,7 +69,9 @@ def identify(files: Mapping[str, int], read: Read) -> Identity:
         return Identity(
             UNKNOWN, NO_FORMAT, problem="this is a params directory itself: give the directory that holds it"
         )
-    return Identity(UNKNOWN, NO_FORMAT, problem="no params directory, no safetensors file")
+    return Identity(
+        UNKNOWN, NO_FORMAT, problem="no params directory, no safetensors file: give openpi's checkpoint directory"
+    )
 
 
 def family_of_leaves(leaves: Collection[str]) -> tuple[str, tuple[str, ...]]:
@@ -133,7 +135,7 @@ def _of_orbax(files: Mapping[str, int], read: Read) -> Identity:
         )  # fmt: skip
     leaves = orbax.leaf_paths(dict.fromkeys(stored))
     family, told = family_of_leaves(set(leaves))
-    problem = f"none of the families known by their leaves ({name})" if family == UNKNOWN else None
+    problem = f"none of the families known by their leaves ({name}): give a pi0 tree" if family == UNKNOWN else None
     if form == NO_FORMAT:
         problem = "params holds neither manifest.ocdbt nor a directory a leaf: complete the copy or the download"
     return Identity(family, form, told, problem)

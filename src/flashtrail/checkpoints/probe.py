@@ -27,13 +27,13 @@ NANO_JAX = "MATCH_FLASH_PI0_NANO_JAX"
 UNKNOWN = "UNKNOWN_ACCESS_ERROR"
 SELECTABLE = (LIBERO_JAX, NANO_JAX)
 
+_CORRECT = "correct the policy's candidates"
 _PLACEHOLDER_ROOT = "/openpi-assets/"
 _POINTER_BYTES = 1024  # a Git LFS pointer has some 130
 _REMEDIES = {
     identity.SAFETENSORS: "give the JAX (Orbax) tree that it was converted from",
     identity.LEROBOT: "conversion reads openpi's JAX (Orbax) trees: give the one it stems from, or train with openpi",
     identity.PICKLE: "give the JAX (Orbax) tree; for the official runtime's pickles use `flashtrail import-pickle`",
-    identity.NO_FORMAT: "give openpi's checkpoint directory, which holds params and assets",
 }
 
 
@@ -41,7 +41,8 @@ _REMEDIES = {
 class Clues:
     """What was read of one candidate: its files, what they are, statistics and facts; `trouble` if it was not read.
 
-    `stats`: norm_stats.json below assets/ -> the dims that LIBERO uses of it, or what is wrong with it.
+    `stats`: norm_stats.json below assets/ -> the dims that LIBERO uses of it, or what is wrong with it. `conflict`:
+    what was read of its facts and does not fit.
     """
 
     files: Mapping[str, int] = field(default_factory=dict)
@@ -49,50 +50,64 @@ class Clues:
     stats: Mapping[str, dict[str, str] | str] = field(default_factory=dict)
     facts: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     model_json: Mapping[str, Any] | None = None
+    conflict: str | None = None
     trouble: str | None = None
     listed: bool = True
 
 
-def classify(uri: str, clues: Clues, policy: str = "X") -> tuple[str, str]:
-    """Return (class, reason) of one candidate; the first rule that applies decides. `policy` is named in remedies."""
+def classify(uri: str, clues: Clues, policy: str = "X") -> tuple[str, str, bool]:
+    """Return (class, reason, whether it can be used) of one candidate; the first rule that applies decides.
+
+    The reason of one that cannot be used ends with the remedy. `policy` is named there.
+    """
     if clues.trouble is not None:
         kind = "which says nothing about whether it exists" if not clues.files else "so what it holds is not known"
-        return UNKNOWN, f"could not be {'read' if clues.files else 'listed'}, {kind}: {clues.trouble}"
+        return UNKNOWN, f"could not be {'read' if clues.files else 'listed'}, {kind}: {clues.trouble}", False
     if not clues.files:
         if uri.startswith(_PLACEHOLDER_ROOT):
-            return PLACEHOLDER, f"a path below {_PLACEHOLDER_ROOT} is a placeholder of container images; nothing there"
-        return NOT_FOUND, "nothing is there"
+            why = f"a path below {_PLACEHOLDER_ROOT} is a placeholder of container images; nothing there"
+            return PLACEHOLDER, f"{why}: {_CORRECT}", False
+        return NOT_FOUND, f"nothing is there: {_CORRECT}", False
     known, found = facts.known().get(uri.rstrip("/"), {}), clues.identity
     told = f"{found.family}, {found.format}; told by {', '.join(found.told_by) or 'nothing'}"
-    if found.format not in identity.READABLE:
-        verdict = TORCH_ONLY if found.family == identity.PI0 else PI05_MISMATCH if _public_pi05(clues) else UNKNOWN
-        return verdict, f"{found.problem or told}: {told if found.problem else 'not read'}; {_REMEDIES[found.format]}"
+    other = PI05_MISMATCH if found.family == identity.PI05 else UNKNOWN
+    if found.format in _REMEDIES:
+        verdict = TORCH_ONLY if found.family == identity.PI0 else other
+        return verdict, f"{found.problem or told}: {_REMEDIES[found.format]}", False
     if found.problem is not None:
-        return UNKNOWN, f"{found.problem}; {told}"
+        return UNKNOWN, found.problem, False
     if found.family != identity.PI0:
-        verdict = PI05_MISMATCH if _public_pi05(clues) else UNKNOWN
-        return verdict, f"another model: {told}; FLASH's engine runs pi0 alone: give a pi0 checkpoint"
-    return _classify_pi0(uri, clues, policy, known, told)
+        return other, f"it was read and is another model: {told}; FLASH's engine runs pi0 alone: give a pi0 tree", False
+    return _classify_pi0(clues, policy, known, told)
 
 
-def _classify_pi0(uri: str, clues: Clues, policy: str, known: Mapping[str, Any], told: str) -> tuple[str, str]:
+def _classify_pi0(clues: Clues, policy: str, known: Mapping[str, Any], told: str) -> tuple[str, str, bool]:
     """The class of a pi0 tree that can be read: its statistics say whose robot it is for, facts whether it can run."""
-    fitting = [place for place, use in clues.stats.items() if isinstance(use, dict)]
-    if known.get("pretrained") or (len(clues.stats) > 1 and not fitting and "asset" not in clues.facts):
-        why = "a known address" if known else f"statistics of {len(clues.stats)} robots, none of them LIBERO's"
-        return PI0_BASE, f"pretrained only, not tuned on LIBERO ({why}); {told}"
-    if known.get("robot", "libero") != "libero":
-        return UNKNOWN, f"made for {known['robot']} (resources/checkpoints/{facts.KNOWN.name}), not LIBERO; {told}"
+    kind = _class_of_stats(clues)
     place, problem = choose_stats(clues.stats, clues.facts, policy)
-    if problem is not None:
-        return UNKNOWN, f"{problem}; {told}"
-    if (lacking := facts.missing(policy, clues.facts)) is not None:
-        return UNKNOWN, f"{lacking}; {told}"
+    if known.get("pretrained") or (len(clues.stats) > 1 and kind != _jax(clues) and "asset" not in clues.facts):
+        why = "a known address" if known else f"statistics of {len(clues.stats)} robots, none of them LIBERO's"
+        return PI0_BASE, f"pretrained only, not tuned on LIBERO ({why}): {artifact.TUNED}", False
+    if known.get("robot", "libero") != "libero":
+        why = f"made for {known['robot']}, not tuned on LIBERO (resources/checkpoints/{facts.KNOWN.name})"
+        return PI0_BASE, f"{why}: {artifact.TUNED}", False
+    if problem := clues.conflict or problem or facts.missing(policy, clues.facts):
+        return kind, problem, False
     use = clues.stats[place]
     assert isinstance(use, dict)
     dims = f"state dims {use['state']}, action dims {use['actions']} of {place}"
-    verdict = NANO_JAX if (clues.model_json or {}).get("stem") else LIBERO_JAX
-    return verdict, f"{told}; {dims}; {facts.shown(clues.facts)}; {_size(clues.files)}"
+    return kind, f"{told}; {dims}; {facts.shown(clues.facts)}; {_size(clues.files)}", True
+
+
+def _class_of_stats(clues: Clues) -> str:
+    """What the statistics alone make of a pi0 tree: LIBERO's, another robot's, or nothing that can be told."""
+    if any(isinstance(use, dict) for use in clues.stats.values()):
+        return _jax(clues)
+    return PI0_BASE if any(artifact.OTHER_ROBOT in use for use in clues.stats.values()) else UNKNOWN
+
+
+def _jax(clues: Clues) -> str:
+    return NANO_JAX if (clues.model_json or {}).get("stem") else LIBERO_JAX
 
 
 def choose_stats(
@@ -102,7 +117,10 @@ def choose_stats(
     if (asset := said.get("asset")) is not None:
         place = f"assets/{asset['value']}/norm_stats.json"
         if place not in stats:
-            return "", f"{asset['said_by']} names {asset['value']}, and there is no {place}; found: {_list(stats)}"
+            return "", (
+                f"{asset['said_by']} names {asset['value']}, and there is no {place}: name one of those found, "
+                f"{_list(stats)}"
+            )
         chosen = [place]
     else:
         chosen = list(stats)
@@ -126,12 +144,13 @@ def find_norm_stats(names: Sequence[str]) -> list[str]:
 def probe_candidate(uri: str, declared: Mapping[str, Any] | None = None, policy: str = "X") -> dict[str, Any]:
     """List one candidate and read its metadata; return its part of the record: verdict, reason, identity, facts."""
     clues = _look(uri, declared or {}, policy)
-    verdict, reason = classify(uri, clues, policy)
+    verdict, reason, usable = classify(uri, clues, policy)
     place = choose_stats(clues.stats, clues.facts, policy)[0]
     return {
         "uri": uri,
         "class": verdict,
         "reason": reason,
+        "usable": usable,
         "listed": clues.listed,
         "family": clues.identity.family,
         "format": clues.identity.format,
@@ -160,8 +179,13 @@ def _look(uri: str, declared: Mapping[str, Any], policy: str) -> Clues:
         found = identity.identify(reader.files, reader.read)
         stats = {name: reader.use_of(name) for name in find_norm_stats(list(reader.files))}
         own = reader.json(facts.MODEL_JSON) if facts.MODEL_JSON in reader.files else None
-        model_json = None if own is None else facts.read_model_json(own)
-        return Clues(reader.files, found, stats, facts.resolve(policy, uri, declared, model_json), model_json)
+        try:
+            model_json = None if own is None else facts.read_model_json(own)
+            said = facts.resolve(policy, uri, declared, model_json)
+        except UserError as error:  # read, and not what it should say
+            stem = own if isinstance(own, dict) else None
+            return Clues(reader.files, found, stats, model_json=stem, conflict=str(error))
+        return Clues(reader.files, found, stats, said, model_json)
     except FileNotFoundError:
         return Clues(reader.files, trouble="it changed while it was read: run again", listed=False)
     except UserError as error:
@@ -204,14 +228,14 @@ def probe(candidates: Sequence[str], declared: Mapping[str, Any] | None = None, 
     if not candidates:
         raise UserError("no checkpoint candidates: name at least one under policies.*.candidates")
     results = [probe_candidate(uri, declared, policy) for uri in candidates]
-    matches = [result["uri"] for result in results if result["class"] in SELECTABLE]
-    return {"version": 2, "candidates": results, "selected": matches[0] if len(matches) == 1 else None}
+    matches = [result["uri"] for result in results if result["usable"]]
+    return {"version": 3, "candidates": results, "selected": matches[0] if len(matches) == 1 else None}
 
 
 def select(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the one candidate that matches; a UserError line says what was found if there is none or several."""
+    """Return the one candidate that can be used; a UserError line says what was found if there is none or several."""
     candidates = record["candidates"]
-    matches = [c for c in candidates if c["class"] in SELECTABLE]
+    matches = [c for c in candidates if c.get("usable", c["class"] in SELECTABLE)]  # version 2 had the class alone
     if len(matches) > 1:
         found = ", ".join(c["uri"] for c in matches)
         raise UserError(
@@ -219,13 +243,8 @@ def select(record: dict[str, Any]) -> dict[str, Any]:
         )
     if not matches:
         found = "; ".join(f"{c['uri']}: {c['class']} ({c['reason']})" for c in candidates)
-        raise UserError(f"no checkpoint candidate matches: {found}; correct the policy's candidates")
+        raise UserError(f"no checkpoint candidate can be used: {found}")
     return matches[0]
-
-
-def _public_pi05(clues: Clues) -> bool:
-    """pi0.5 with LIBERO's statistics: what the reproduction's class means, wherever it lies."""
-    return clues.identity.family == identity.PI05 and any(isinstance(use, dict) for use in clues.stats.values())
 
 
 def _asset(place: str) -> str:

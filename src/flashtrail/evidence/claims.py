@@ -71,6 +71,7 @@ class Check(_Strict):
     presence: Literal["present", "absent"] | None = Field(None, alias="is")
     equals: bool | int | float | str | None = None
     at_most: float | str | None = Field(None, description="a number, or the path of one in the same record")
+    where: str | None = Field(None, description="asked only of records that have this path; the others are named")
 
     @model_validator(mode="after")
     def _one_requirement(self) -> Check:

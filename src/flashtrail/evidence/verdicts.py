@@ -155,16 +155,17 @@ def _judge_records(claim: types.RecordsClaim, campaign: Campaign, alpha: float) 
     records = campaign.records(claim.of)
     if not records:
         return not_tested("there is no such record")
-    failed = [
-        f"{policy}: {reason}"
-        for policy, record in records.items()
-        for check in claim.checks
-        if (reason := _unmet(check, record))
-    ]
-    verdict: types.Verdict = "refuted" if failed else "supported"
+    asked = [(p, r, c) for p, r in records.items() for c in claim.checks if c.where is None or _at(r, c.where)]
+    failed = [f"{policy}: {reason}" for policy, record, check in asked if (reason := _unmet(check, record))]
+    # A check that no record has the means for leaves the claim open, however well the others went.
+    open_ = [c.where for c in claim.checks if c.where and not any(check is c for _, _, check in asked)]
+    verdict: types.Verdict = "refuted" if failed else "not_tested" if open_ else "supported"
     passed = len(records) - len({f.split(":")[0] for f in failed})
     sentence = f"{passed} of {plural(len(records), 'record')} {'meets' if passed == 1 else 'meet'} every check"
     sentence += f" ({'; '.join(failed)})." if failed else "."
+    for name in dict.fromkeys(c.where for c in claim.checks if c.where):
+        if without := [policy for policy, record in records.items() if not _at(record, name)]:
+            sentence += f" Without a {name}, which is therefore not tested: {listed(without)}."
     return Judgement(
         verdict,
         sentence,
@@ -333,8 +334,8 @@ def _judge_published(claim: types.PublishedClaim, campaign: Campaign, alpha: flo
     policies = sorted(campaign.episodes["policy"].unique())
     suites = sorted(campaign.episodes["suite"].unique())
     words = f"Quoted, not tested: it is about {claim.policy} (here: {listed(policies)}) on {listed(claim.suites)} "
-    words += f"(here: {listed(suites)}), on hardware that is not the one here."
     figures = campaign.published
+    words += f"(here: {listed(suites)}); {_hardware(claim, campaign)}."
     if claim.counts is None or figures is None:
         return Judgement("not_tested", words, {"reference": claim.reference})
     sides = [published.pooled(figures, claim.reference, method, claim.counts.of) for method in claim.counts.methods]
@@ -350,6 +351,17 @@ def _judge_published(claim: types.PublishedClaim, campaign: Campaign, alpha: flo
     short = f"{k_a}/{n_a} vs {k_b}/{n_b}; {points(found.difference, 1)} {points_range(found.interval, 1)}"
     short = short.replace("\u00a0points [", " [")
     return Judgement("not_tested", words, {"reference": claim.reference, **asdict(found)}, short, rows=rows)
+
+
+def _hardware(claim: types.PublishedClaim, campaign: Campaign) -> str:
+    """Whose hardware is known: only where both are could one say that it is another."""
+    source = campaign.published.sources.get(claim.reference) if campaign.published else None
+    named = source is not None and not source.hardware.startswith("not named")
+    theirs = (
+        f"measured on {source.hardware}" if source and named else f"the {claim.reference} does not name its hardware"
+    )
+    here = campaign.devices()
+    return f"{theirs}; " + (f"here: {listed(here)}" if here else "the device of these rows is not recorded")
 
 
 # --- published_checks: supported if every published figure passes the check, refuted if one does not ---

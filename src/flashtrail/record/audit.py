@@ -14,7 +14,7 @@ from pathlib import Path
 
 from flashtrail import provenance
 from flashtrail.errors import UserError
-from flashtrail.record import archive, conclusions
+from flashtrail.record import archive, conclusions, manifest
 from flashtrail.record import checks as questions
 from flashtrail.record.checks import Check
 from flashtrail.record.run import Run
@@ -65,7 +65,8 @@ def _guarded(name: str, ask: object) -> Check:
 
 
 def _broken(name: str, error: Exception) -> Check:
-    said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    words = " ".join(f"{type(error).__name__}: {error}".split())
+    said = str(error) if isinstance(error, UserError) else f"a record is not what flashtrail bundle writes ({words})"
     return Check(name, "could not be checked", [said])
 
 
@@ -106,8 +107,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Audit a bundle; 0 if every check passes, 1 if one does not."""
+    if arguments.rerun is not None:
+        from flashtrail.record import sample
+
+        sample.size(arguments.rerun, 1)  # a slip is told before the checks, not after them
     with tempfile.TemporaryDirectory(prefix="flashtrail-audit-") as scratch:
         bundle = Run(_unpacked(arguments.bundle, Path(scratch)))
+        _is_bundle(bundle, arguments.bundle)
         _files_only(bundle)
         if note := other_code(bundle):
             print(note)
@@ -133,13 +139,17 @@ def _rerun(bundle: Run, arguments: argparse.Namespace, failed: Sequence[str]) ->
     if changed := [name for name in _BEFORE_A_RERUN if name in failed]:
         yield Check("rerun", "", [f"nothing of this bundle was run, since its {' and '.join(changed)} failed"])
         return
-    here = replay.Here(bundle.root, arguments.artifacts, arguments.python)
     try:
+        here = replay.Here(bundle.root, arguments.artifacts, arguments.python)
         yield from sample.rerun(bundle, arguments.rerun, arguments.seed, here)
-    except UserError:
-        raise
     except Exception as error:
         yield _broken("rerun", error)
+
+
+def _is_bundle(bundle: Run, told: Path) -> None:
+    """UserError for a folder that was never a bundle: a check each would say so again and again."""
+    if not any((bundle.root / name).exists() for name in (manifest.NAME, questions.ABOUT)):
+        raise UserError(f"{told} is not a bundle: it has no {manifest.NAME}; make one with flashtrail bundle")
 
 
 def _files_only(bundle: Run) -> None:

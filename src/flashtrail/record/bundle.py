@@ -20,9 +20,9 @@ from flashtrail import __version__, documents, provenance
 from flashtrail.errors import UserError
 from flashtrail.names import file_name
 from flashtrail.record import audit, crate, engine, manifest, private, rows
+from flashtrail.record.checks import ABOUT
 from flashtrail.record.run import PARTS, REPORT, SHARD_FILES, Run
 
-ABOUT = "record/bundle.json"
 CHECKOUT = provenance.PACKAGE_ROOT.parents[1]
 WEIGHTS_BYTES = 64 << 20  # artifacts up to this size travel along, so that episodes can be rerun from the bundle alone
 _CODE = ("src", "rules", "scripts", "notebooks", "profiles", "envs", "resources/published", "resources/drills")

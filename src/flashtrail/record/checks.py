@@ -22,6 +22,7 @@ from flashtrail.evidence.tables import EPISODE_KEY, SCHEMAS
 from flashtrail.record import crate, engine, manifest, rows
 from flashtrail.record.run import SHARD_FILES, Run
 
+ABOUT = "record/bundle.json"
 RELATIVE = 1e-9  # numbers of two machines may differ in the last digits of a sum; counts and words may not
 _KEY = list(EPISODE_KEY)
 
@@ -66,10 +67,18 @@ def described(run: Run) -> Check:
     return Check("RO-Crate", f"{len(named)} files, {len(folders)} folders", problems)
 
 
+def about(run: Run) -> dict[str, Any]:
+    """Return what the bundle says of itself; UserError where that is no object."""
+    told = provenance.json_load(run.path(ABOUT))
+    if not isinstance(told, dict):
+        raise UserError(f"{ABOUT} holds no object: it is not what flashtrail bundle writes; get the bundle again")
+    return told
+
+
 def engine_record(run: Run) -> Check:
     """Files are those whose checksums Snakemake noted when jobs read them."""
     noted = engine.input_checksums(engine.records(run.root))
-    cleaned = provenance.json_load(run.path("record/bundle.json")).get("cleaned", {})
+    cleaned = about(run).get("cleaned", {})
     problems, compared = [], 0
     for file, digests in sorted(noted.items()):
         if PurePosixPath(file).is_absolute() or not run.path(file).is_file():
@@ -84,8 +93,10 @@ def engine_record(run: Run) -> Check:
 
 def config_agrees(run: Run) -> Check:
     """Config and overlays, read today, ask for what the jobs were told."""
-    about = provenance.json_load(run.root / "record/bundle.json")
-    experiment = config.load(*(run.path(file) for file in about["configs"]))
+    configs = about(run).get("configs")
+    if not isinstance(configs, list) or not configs:
+        raise UserError(f"{ABOUT} names no configs: it is not what flashtrail bundle writes; get the bundle again")
+    experiment = config.load(*(run.path(file) for file in configs))
     problems = []
     checked = [] if experiment.checkup is None else [config.checkup_arm.NAME]
     asked_for = {"report": list(experiment.arms), "drills": list(experiment.drill_arms), "checkup": checked}
@@ -102,7 +113,7 @@ def config_agrees(run: Run) -> Check:
             odd = difference(told, _only(asked, told))
             problems += [f"{arm}, task {shard.task_id}: {odd} (run against config)"] if odd else []
     counted = ", ".join(f"{len(arms)} of the {part}" for part, arms in run.parts.items())
-    return Check("config", f"{len(run.arms)} arms ({counted}), {' + '.join(about['configs'])}", problems)
+    return Check("config", f"{len(run.arms)} arms ({counted}), {' + '.join(configs)}", problems)
 
 
 def _only(asked: Any, told: Any) -> Any:

@@ -35,6 +35,7 @@ from flashtrail.rollouts.spec import shard_spec
 
 FORMAT = "flashtrail-episode"
 # Of a shard's inputs, what its spec is made of, but for the interpreter, which no record may name.
+_NUMBER = re.compile(r"(?:task |init |repeat )?(\d+)")
 _HANDLES = ("base", "draft", "latencies", "action_stats", "kernels")
 _CHECKOUT = provenance.PACKAGE_ROOT.parents[1]
 # Of an arm on record, the parts that become a server's command line or a shard's settings, and what each may hold.
@@ -90,6 +91,9 @@ class Outcome:
 
 def parse(run: Run, text: str) -> Name:
     """Return the episode that a text names: ``clean/0/3``, ``clean/libero_goal/0/3/0`` or as the reports print it."""
+    parts = [part.strip() for part in text.strip().split("/")]
+    if len(parts) < 3 or {"", ".", ".."} & set(parts) or not all(_NUMBER.fullmatch(part) for part in parts[-2:]):
+        raise UserError(f"{text}: malformed, name an episode as ARM/TASK/INIT_STATE or ARM/TASK/INIT_STATE/REPEAT")
     # An arm's name may hold a slash itself; of two that fit it is the longer one.
     own = [arm for arm in run.arms if text.strip().startswith(f"{arm}/")]
     arm = max(own, key=len, default=text.strip().split("/")[0])
@@ -100,7 +104,7 @@ def parse(run: Run, text: str) -> Name:
     suite = expected["suite"]
     if rest and rest[0] == suite:
         rest = rest[1:]
-    numbers = [re.fullmatch(r"(?:task |init |repeat )?(\d+)", word.strip()) for word in rest]
+    numbers = [_NUMBER.fullmatch(word.strip()) for word in rest]
     if len(rest) not in (2, 3) or not all(numbers):
         raise UserError(f"{text}: name an episode as ARM/TASK/INIT_STATE or {arm}/{suite}/TASK/INIT_STATE/REPEAT")
     task, init_state, *repeat = (int(m[1]) for m in numbers if m)

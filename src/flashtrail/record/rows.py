@@ -97,6 +97,8 @@ def read(path: Path) -> pa.Table:
     """Read a Parquet file as it is; UserError where it is none."""
     try:
         return pq.ParquetFile(path).read()
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"{path} is not a readable Parquet file ({error})") from None
 

@@ -64,7 +64,7 @@ class Run:
         """`own`: a run of this user, of which parts may lie behind links (results/ on a larger disk)."""
         self.root, self._own = Path(root), own
         if not self.root.is_dir():
-            raise UserError(f"{root} is not a directory")
+            raise UserError(f"{root} {'is not a directory' if self.root.exists() else 'does not exist'}")
 
     def path(self, relative: str) -> Path:
         """Return a file of the run; UserError for a path that leaves the run's directory."""

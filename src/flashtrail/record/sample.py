@@ -25,7 +25,7 @@ def size(asked: str, available: int) -> int:
     except ValueError:
         number = math.nan
     share = text.endswith("%")
-    if not number > 0 or (share and number > 100) or (not share and number != int(number)):
+    if not 0 < number < math.inf or (share and number > 100) or (not share and number != int(number)):
         raise UserError(f"--rerun {asked}: give a share such as 5% or a number of episodes such as 3")
     return min(available, max(1, math.ceil(available * number / 100) if share else int(number)))
 
