@@ -241,3 +241,51 @@ def test_an_episode_that_was_not_completed_is_an_error(tmp_path: Path) -> None:
     file = episodes_with(tmp_path, completed=["False"], success=["False"], failure_reason=["server gone"])
     first = read_csv([file], "pi0", 7).rows["episodes"][0]
     assert (first["outcome"], first["error"], first["success"]) == ("error", "server gone", False)
+
+
+@pytest.mark.parametrize(
+    ("accepted", "executed", "said"),
+    [
+        (13, 12, "accepted_prefix_len is 13: verification looks at 12 actions"),
+        (12, 5, "chunk_exec_len is 5 of accepted_prefix_len 12, but the episode executed 12 of another chunk"),
+        (5, 12, "chunk_exec_len 12 exceeds accepted_prefix_len 5"),
+    ],
+)
+def test_a_draft_round_that_executed_another_length_than_was_accepted_is_a_bad_row(
+    tmp_path: Path, accepted: int, executed: int, said: str
+) -> None:
+    rows = stages.write(tmp_path)["stage4_infer"]
+    place = next(place for place, row in enumerate(rows) if row["route_type"] == "draft")
+    rows[place] |= {"accepted_prefix_len": accepted, "chunk_exec_len": executed}
+    stages.write_rows(stages.path(tmp_path, "stage4_infer"), stages.HEADERS["stage4_infer"].split(","), rows)
+    files = [stages.path(tmp_path, f"stage4_{kind}") for kind in ("infer", "episode")]
+    first = str(read_csv(files, "pi0", 7).problems[0])
+    assert first.startswith(f"stage4_infer_summary.csv:{place + 2}: {said}")
+
+
+def test_shorter_chunks_throughout_are_a_setting_not_a_fault(tmp_path: Path) -> None:
+    rows = stages.write(tmp_path)["stage4_infer"]
+    for row in rows:
+        row["chunk_exec_len"] = min(5, row["accepted_prefix_len"])
+    stages.write_rows(stages.path(tmp_path, "stage4_infer"), stages.HEADERS["stage4_infer"].split(","), rows)
+    assert len(stage(tmp_path, "stage4").rows["rounds"]) == len(rows)
+
+
+def test_a_completed_episode_of_no_steps_is_a_bad_row(tmp_path: Path) -> None:
+    rows = stages.write(tmp_path)["stage4_episode"]
+    rows[0]["steps"] = 0
+    rows[1] |= {"steps": 0, "completed": False, "success": False}  # an error before the first step: that can be
+    stages.write_rows(stages.path(tmp_path, "stage4_episode"), stages.HEADERS["stage4_episode"].split(","), rows)
+    files = [stages.path(tmp_path, f"stage4_{kind}") for kind in ("infer", "episode")]
+    found = read_csv(files, "pi0", 7)
+    said = "stage4_episode_summary.csv:2: steps is 0 of a completed episode: leave the cell empty if it is not known"
+    assert [str(problem) for problem in found.problems] == [said]
+
+
+def test_an_episode_that_is_there_twice_is_to_be_deleted_and_another_of_its_name_is_another_arm(tmp_path: Path) -> None:
+    rows = stages.write(tmp_path)["stage4_episode"][:1]
+    header = stages.HEADERS["stage4_episode"].split(",")
+    stages.write_rows(tmp_path / "e.csv", header, [*rows, *rows, {**rows[0], "steps": 7}])
+    one, other = (str(problem) for problem in read_csv([tmp_path / "e.csv"], "pi0", 7).problems)
+    assert one.startswith("e.csv:3: the episode of e.csv:2 again") and one.endswith("; delete one")
+    assert other.startswith("e.csv:4: another row of the episode of e.csv:2") and "another --arm" in other

@@ -66,6 +66,7 @@ def test_our_own_tables_still_may_not_have_such_holes(tmp_path: Path) -> None:
         ("policy_time_ms", -1, "negative"),
         ("route_type", "vlm", "route_type is 'vlm'"),
         ("chunk_exec_len", 13, "exceeds accepted_prefix_len"),
+        ("accepted_prefix_len", 99, "accepted_prefix_len is 99"),
         ("infer_id", 0, "doubled or out of order"),
         ("task_id", 1, "in the file of"),
     ],

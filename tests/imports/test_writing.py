@@ -130,4 +130,8 @@ def test_an_out_that_is_a_file_is_one_line(tmp_path: Path, capsys: pytest.Captur
     words = ["import-run", "--csv", str(stages.path(tmp_path, "stage4_episode")), "--seed", "7"]
     assert cli.main([*words, "--out", str(tmp_path / place)]) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "cannot be a directory" in said and (tmp_path / "file").read_text() == "mine"
+    assert (
+        said.count("\n") == 1
+        and ("cannot be a directory" in said or "is a file" in said)
+        and (tmp_path / "file").read_text() == "mine"
+    )

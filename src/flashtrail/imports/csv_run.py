@@ -71,8 +71,9 @@ class CsvRun:
                 self._check_columns(file, kind)
         self.shared = [name for name in _NAMES if all(name in self._places(file) for file in self.files)]
         self.rounds: dict[Place, list[tuple[Row, dict[str, Any]]]] = {}
+        self.longest: dict[Place, int] = {}  # chunk that was executed in an episode
         self.where: dict[Place, tuple[str, int]] = {}  # of rounds that no episode has claimed
-        self.seen: dict[Place, tuple[str, int]] = {}  # of episodes
+        self.seen: dict[Place, tuple[str, int, Row]] = {}  # of episodes
         self.repeats: dict[tuple[Any, ...], int] = {}
         self.met: set[int] = set()  # warm-up rules that left something out
 
@@ -158,12 +159,14 @@ class CsvRun:
     def _round(self, file: Delimited, line: int, row: Row) -> None:
         place = self._place(row)
         before = self.rounds.setdefault(place, [])
-        found = round_row(row, [earlier for earlier, _ in before[-1:]])
+        most = self.longest.get(place, 0)
+        found = round_row(row, [earlier for earlier, _ in before[-1:]], most)
         for name in _NAMES:
             if before and text(row, name) != text(before[0][0], name):
                 said = f"{row.get(name)!r}, {before[0][0].get(name)!r} in the episode's earlier rounds"
                 raise BadRow(f"{called(row, name)} is {said}")
         before.append((row, found))
+        self.longest[place] = max(most, found["executed"])
         self.where.setdefault(place, (file.path.name, line))
 
     def _profile(self, file: Delimited, line: int, row: Row) -> None:
@@ -171,8 +174,8 @@ class CsvRun:
         place = (file.path, *(text(row, n) for n in _NAMES), whole(row, "task_id"), whole(row, "episode_idx"))
         place += (whole(row, "infer_id"),)
         if place in self.seen:
-            raise BadRow(f"the round of line {self.seen[place][1]} again")
-        self.seen[place] = (file.path.name, line)
+            raise BadRow(f"the round of line {self.seen[place][1]} again; delete one")
+        self.seen[place] = (file.path.name, line, row)
         found = {name: value for name, value in times(row, route).items() if name != "serve_ms"}
         found |= {"policy": self.policy, "route": route, "sample": len(self.result.rows["profile"])}
         found |= {"warmup": bool(self.said.rules_met(row, file.path)), "prompt": self._task(row), "device": self.device}
@@ -182,9 +185,13 @@ class CsvRun:
     def _episode(self, file: Delimited, line: int, row: Row) -> None:
         place = self._place(row)
         if place in self.seen:
-            earlier = ":".join(map(str, self.seen[place]))
-            raise BadRow(f"the episode of {earlier} again ({_words(self.shared, place)}); import it as another --arm")
-        self.seen[place] = (file.path.name, line)
+            *earlier, cells = self.seen[place]
+            again = f"the episode of {':'.join(map(str, earlier))}"
+            words = f"({_words(self.shared, place)})"
+            if cells == row:
+                raise BadRow(f"{again} again {words}; delete one")
+            raise BadRow(f"another row of {again} {words}: delete one, or import it as another --arm")
+        self.seen[place] = (file.path.name, line, row)
         found = self.rounds.get(place, [])
         key = self._key(row, found[0][0] if found else {})
         end, steps = _end(row), whole_or_none(row, "steps")
@@ -252,6 +259,9 @@ def _check_constants(said: Columns) -> None:
 def _end(row: Row) -> tuple[str, str | None]:
     """Return outcome and error: an episode that was not completed was ended by infrastructure, not by the policy."""
     success, completed = told(row, "success"), told(row, "completed")
+    if completed and whole_or_none(row, "steps") == 0:
+        words = "is 0 of a completed episode: leave the cell empty if it is not known"
+        raise BadRow(f"{called(row, 'steps')} {words}")
     if success and not completed:
         raise BadRow(f"{called(row, 'success')} without {called(row, 'completed')}")
     reason = text(row, "failure_reason") or text(row, "failure_mode") or "no reason recorded"

@@ -165,10 +165,12 @@ class RunDirectory:
         name = self._name(path)
         rows: list[dict[str, Any]] = []
         before: list[Mapping[str, Any]] = []
+        most = 0
         for line, record in json_lines(path, name, self.result):
             try:
                 self._same(record, entry, key)
-                rows.append({**key, **round_row(record, before)})
+                rows.append({**key, **round_row(record, before, most)})
+                most = max(most, rows[-1]["executed"])
                 before.append(record)
             except BadRow as error:
                 self.result.problems.append(Problem(name, line, str(error)))
@@ -233,9 +235,11 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 def _end(entry: Mapping[str, Any]) -> tuple[str, str | None]:
     """Return outcome and error. The official client gives a reason for an exception and for running out of time."""
-    if told(entry, "success"):
-        return "success", None
     horizon, taken = number(entry, "max_steps"), whole(entry, "env_steps_taken")
+    if told(entry, "success"):
+        if not taken:
+            raise BadRow("env_steps_taken is 0 of a success")
+        return "success", None
     if horizon is not None and taken >= horizon:
         return "horizon", None
     said = text(entry, "failure_reason") or "no reason recorded"

@@ -152,18 +152,33 @@ def check_cell(row: Mapping[str, Any], name: str) -> None:
 # --- one round, whatever the container ---
 
 
-def round_row(row: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+VERIFIED = 12  # actions that verification looks at (docs/reference/FLASH.md, B)
+
+
+def _check_chunk(row: Mapping[str, Any], route: str, accepted: int, executed: int, most: int) -> None:
+    """Hold a chunk to what the client does: it executes all that was accepted, or its own limit if that is less."""
+    said = called(row, "accepted_prefix_len")
+    if executed > accepted:
+        raise BadRow(f"{called(row, 'chunk_exec_len')} {executed} exceeds {said} {accepted}")
+    if route == "draft" and accepted > max(VERIFIED, executed):
+        raise BadRow(f"{said} is {accepted}: verification looks at {VERIFIED} actions")
+    if executed < min(accepted, most):
+        words = f"{called(row, 'chunk_exec_len')} is {executed} of {said} {accepted}"
+        raise BadRow(f"{words}, but the episode executed {most} of another chunk")
+
+
+def round_row(row: Mapping[str, Any], before: Sequence[Mapping[str, Any]], most: int = 0) -> dict[str, Any]:
     """Return one inference record as a row of `rounds`, without the episode's key.
 
-    `before` are the source rows of the episode so far. A stage that the route does not run is empty, not the zero
-    that the official record writes. Guard columns are there in the reproduction's stage-7 CSV only.
+    `before` are the source rows of the episode so far, `most` the longest chunk that it executed. A stage that the
+    route does not run is empty, not the zero that the official record writes. Guard columns are there in the
+    reproduction's stage-7 CSV only.
     """
     route = route_of(row)
     index, accepted, executed = whole(row, "infer_id"), whole(row, "accepted_prefix_len"), whole(row, "chunk_exec_len")
     if before and index <= whole(before[-1], "infer_id"):
         raise BadRow(f"infer_id {index} after {before[-1]['infer_id']}: doubled or out of order")
-    if executed > accepted:
-        raise BadRow(f"chunk_exec_len {executed} exceeds accepted_prefix_len {accepted}")
+    _check_chunk(row, route, accepted, executed, most)
     seen = number(row, "stage7_cache_age_queries")
     return {
         **_UNTOLD,
