@@ -92,6 +92,14 @@ def test_k1_finds_a_summary_that_counts_errors(tmp_path: Path, change: dict) -> 
     assert found["verdict"] == "refuted" and "clean: the summary says" in found["sentence"]
 
 
+def test_k1_is_not_tested_where_episodes_came_alone(tmp_path: Path) -> None:
+    stages.write(tmp_path / "csv")
+    found = read_csv([stages.path(tmp_path / "csv", "stage4_episode")], "pi0", 7, "clean")
+    write(found, tmp_path / "out")
+    (first, _) = claims.evaluate(_claims(tmp_path), prepare([tmp_path / "out"], tmp_path / "out"))["claims"]
+    assert first["verdict"] == "not_tested" and "only k/n could be held against the rows" in first["sentence"]
+
+
 def _claims(root: Path) -> Path:
     common = {"title": "t", "statement": "s", "scope": "s", "refuted_if": "r", "estimand": "e"}
     found = [{"id": "K1", "test": "bookkeeping"}, {"id": "C1", "test": "rate_at_least", "arm": "clean", "bar": 0.5}]

@@ -184,7 +184,8 @@ def read_tree(params_dir: str | Path) -> dict[str, np.ndarray]:
 
 
 def _first(error: Exception) -> str:
-    return str(error).splitlines()[0][:160]
+    """Return the first line of what TensorStore says, without the places in its own source."""
+    return str(error).splitlines()[0].partition(" [source locations")[0]
 
 
 @dataclass(frozen=True)

@@ -438,13 +438,17 @@ def _judge_bookkeeping(claim: types.BookkeepingClaim, campaign: Campaign, alpha:
         mean, implied = summary["mixture"]["mean_ms"], summary["mixture"]["implied_ms"]
         if mean is not None and abs(mean - implied) > claim.tolerance * mean:
             failed.append(f"{arm}: mean {mean:.4f} ms, its routes imply {implied:.4f} ms")
+    bare = [arm for arm in summaries if campaign.of_arm("rounds", arm).empty]
+    if len(bare) == len(summaries) and not failed:
+        return not_tested("there are no rounds: only k/n could be held against the rows, and it agrees")
     broken = {line.split(":")[0] for line in failed}
     passed = len(summaries) - len(broken)
     sentence = f"{passed} of {plural(len(summaries), 'arm')} {'agrees' if passed == 1 else 'agree'} with itself"
     return Judgement(
         "refuted" if failed else "supported",
         sentence.replace("agree with itself", "agree with themselves")
-        + (f" ({'; '.join(failed)})." if failed else "."),
+        + (f" ({'; '.join(failed)})." if failed else ".")
+        + (f" Without rounds only k/n was checked: {listed(bare)}." if bare else ""),
         {"arms": len(summaries), "failed": failed},
         f"{passed}/{len(summaries)}",
         tested_on(policies=sorted({s["policy"] for s in summaries.values()})),
