@@ -54,7 +54,7 @@ def test_every_pin_holds_on_the_oldest_python_that_is_promised(setup_env):
     names = {setup_env.normal(line.split("==")[0]) for line in lines if "==" in line}
     refused, seen = [], set()
     for found in importlib.metadata.distributions():
-        name, wanted = setup_env.normal(found.metadata["Name"]), found.metadata["Requires-Python"]
+        name, wanted = setup_env.normal(found.metadata["Name"]), found.metadata.get("Requires-Python")
         seen.add(name)
         if name in names and wanted and oldest not in SpecifierSet(wanted):
             refused.append(f"{name} {found.version} requires Python {wanted}")

@@ -113,8 +113,8 @@ def run(arguments: argparse.Namespace) -> int:
         sample.size(arguments.rerun, 1)  # a slip is told before the checks, not after them
     with tempfile.TemporaryDirectory(prefix="flashtrail-audit-") as scratch:
         bundle = Run(_unpacked(arguments.bundle, Path(scratch)))
-        _is_bundle(bundle, arguments.bundle)
         _files_only(bundle)
+        _is_bundle(bundle, arguments.bundle)
         if note := other_code(bundle):
             print(note)
         found = list(_reported(checks(bundle, arguments.digest)))
