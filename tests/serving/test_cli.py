@@ -67,9 +67,7 @@ def test_a_reader_that_leaves_early_ends_a_command_quietly() -> None:
 def test_other_commands_are_not_imported(monkeypatch, stage, capsys) -> None:
     monkeypatch.setitem(cli.COMMANDS, "broken", ("has a missing module", "flashtrail_no_such_module"))
     assert cli.main(["stage", "good"]) == 0
-    with pytest.raises(SystemExit) as left:
-        cli.main(["--help"])
-    assert left.value.code == 0 and "has a missing module" in capsys.readouterr().out
+    assert cli.main(["--help"]) == 0 and "has a missing module" in capsys.readouterr().out
 
 
 def test_serving_and_its_command_line_import_no_torch() -> None:
