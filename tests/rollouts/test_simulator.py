@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 
@@ -89,6 +91,22 @@ def test_no_stale_picture_is_handed_out(lazy):
     lazy.step([0.0] * 7, render=False)
     with pytest.raises(RuntimeError, match="render=True"):
         lazy.observe()
+
+
+@pytest.mark.simulator
+@pytest.mark.slow
+def test_a_simulator_draws_the_same_after_another_of_its_process(lazy_runs):
+    first = LiberoSimulator("libero_goal", TASK)
+    second = LiberoSimulator("libero_goal", TASK)
+    first.reset(KEYS[0])
+    second.reset(KEYS[0])  # robosuite draws in whichever OpenGL context is current
+    np.testing.assert_array_equal(second.observe().agent, lazy_runs[0][1][0].agent)
+    first.close()
+    del first
+    gc.collect()  # collected late, it deleted the textures of the living one
+    second.reset(KEYS[0])
+    np.testing.assert_array_equal(second.observe().agent, lazy_runs[0][1][0].agent)
+    second.close()
 
 
 @pytest.mark.simulator

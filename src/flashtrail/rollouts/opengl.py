@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import functools
 import os
 import sys
 import types
+from collections.abc import Callable
+from typing import Any
 
 from flashtrail.errors import UserError
 
@@ -39,6 +42,29 @@ def _silence_robosuite() -> None:
     macros = types.ModuleType("robosuite.macros_private")
     macros.__dict__.update(FILE_LOGGING_LEVEL=None, CONSOLE_LOGGING_LEVEL="ERROR")
     sys.modules.setdefault(macros.__name__, macros)
+
+
+def keep_contexts_apart() -> None:
+    """Let robosuite draw and free in the right OpenGL context where a process has had two simulators.
+
+    robosuite draws in whichever context is current, and a simulation that is collected late deletes its textures and
+    display lists there: both contexts number them from 1, so the living one loses its own and draws an empty scene.
+    """
+    from robosuite.utils.binding_utils import MjRenderContext
+
+    def in_its_own(method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def call(self: Any, *args: Any, **named: Any) -> Any:
+            if hasattr(self, "gl_ctx"):  # it could be made
+                self.gl_ctx.make_current()
+                return method(self, *args, **named)
+            return None
+
+        return call
+
+    if not hasattr(MjRenderContext.render, "__wrapped__"):
+        MjRenderContext.render = in_its_own(MjRenderContext.render)
+        MjRenderContext.__del__ = in_its_own(MjRenderContext.__del__)
 
 
 def missing_libraries() -> list[str]:

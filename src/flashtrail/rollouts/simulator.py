@@ -268,6 +268,7 @@ def _task_files(suite: str, task_id: int) -> tuple[str, str, np.ndarray]:
 def _construct(bddl_file: str) -> Any:
     from libero.libero.envs import OffScreenRenderEnv
 
+    opengl.keep_contexts_apart()
     return OffScreenRenderEnv(
         bddl_file_name=bddl_file,
         camera_heights=RENDER_PIXELS,
