@@ -53,6 +53,16 @@ LAUNCHER = b"""#!/bin/sh
 '''exec' "$(dirname -- "$(realpath -- "$0")")/python" "$0" "$@"
 ' '''
 """
+COMMANDS = {
+    "flashtrail": b"import sys\n\nfrom flashtrail.cli import main\n\nsys.exit(main())\n",
+    # Instead of pip's; by file, as above.
+    "snakemake": b"""import os
+import runpy
+
+ours = os.path.join(os.path.dirname(os.path.realpath(__file__)), "../../src/flashtrail/snakemake_main.py")
+runpy.run_path(ours)["main"]()
+""",
+}
 # Without a GPU driver the CPU build of torch saves several GB; the index is used only if it answers.
 TORCH_CPU_INDEX = os.environ.get("FLASHTRAIL_TORCH_INDEX", "https://download.pytorch.org/whl/cpu")
 SYSTEM = {"OSMesa": "libosmesa6", "GL": "libgl1", "glib-2.0": "libglib2.0-0"}
@@ -189,9 +199,10 @@ def install_launchers() -> None:
         content = b"" if script.is_symlink() or not script.is_file() else script.read_bytes()
         if head := PYTHON_HEAD.match(content):
             script.write_bytes(LAUNCHER + content[head.end() :])
-    command = VENV / "bin/flashtrail"
-    command.write_bytes(LAUNCHER + b"import sys\n\nfrom flashtrail.cli import main\n\nsys.exit(main())\n")
-    command.chmod(0o755)
+    for name, lines in COMMANDS.items():
+        command = VENV / "bin" / name
+        command.write_bytes(LAUNCHER + lines)
+        command.chmod(0o755)
     (PACKAGES / "flashtrail.pth").write_text(PATHS)
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.specifiers import SpecifierSet
 from pip._vendor.distlib.scripts import ScriptMaker
 
@@ -89,6 +91,67 @@ def test_the_package_is_found_from_where_the_clone_lies(setup_env, tmp_path, mon
     told = run(binaries / "python", "-c", "import flashtrail, sys; print(flashtrail.__file__, sys.path)")
     assert "clone" not in told and str(setup_env.ROOT / "src/flashtrail/__init__.py") in told
     assert "/the/old/place" not in told
+
+
+@pytest.fixture
+def snakemake(setup_env, tmp_path, monkeypatch):
+    """Run .venv/bin/snakemake in a folder with a Snakefile that prints the seed; the package lies beside the .venv."""
+    binaries = bare(setup_env)
+    (setup_env.PACKAGES / "pinned.pth").write_text(str(Path(yaml.__file__).parents[1]) + "\n")
+    maker = ScriptMaker(None, str(binaries))
+    maker.executable, maker.variants = str(binaries / "python"), {""}
+    maker.make("snakemake = snakemake.cli:main")
+    (setup_env.ROOT / "src").symlink_to(ROOT / "src")
+    setup_env.install_launchers()
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    work = tmp_path / "work"
+    (work / "profiles/own").mkdir(parents=True)
+    (work / "Snakefile").write_text("import flashtrail\nprint(config['seed'], flashtrail.__file__)\nrule all:\n")
+
+    def started(*words):
+        command = [binaries / "snakemake", "-n", *words]
+        return subprocess.run(list(map(str, command)), cwd=work, capture_output=True, text=True)
+
+    started.folder = work
+    return started
+
+
+@pytest.mark.slow
+def test_a_config_file_that_snakemake_cannot_read_is_one_line(snakemake):
+    given = {
+        "latin.yaml": ("# été\n".encode("latin-1"), "latin.yaml:1: byte 0xe9 is not UTF-8: save it as UTF-8"),
+        "top.yaml": (b"- a\n", "top.yaml holds a list at its top, not keys such as `seed: 7`"),
+        "twice.yaml": (b"seed: 7\nseed: 8\n", "twice.yaml is not valid YAML (line 2): the key 'seed' is there twice"),
+        "empty.yaml": (b"# none\n", "empty.yaml holds no keys"),
+        "profiles": (None, "profiles cannot be read: Is a directory"),
+        "nowhere.yaml": (None, "nowhere.yaml does not exist"),
+    }
+    (snakemake.folder / "good.yaml").write_text("seed: 41\n")
+    for name, (content, words) in given.items():
+        if content is not None:
+            (snakemake.folder / name).write_bytes(content)
+        done = snakemake("--configfile", "good.yaml", name)
+        (line,) = done.stderr.splitlines()
+        assert done.returncode == 1 and line.startswith(f"error: {words}") and not done.stdout
+    (snakemake.folder / "profiles/own/profile.yaml").write_text("cores: 1\nconfigfile: latin.yaml\n")
+    for option in ("--profile", "--workflow-profile"):
+        done = snakemake(option, "profiles/own")
+        assert done.returncode == 1 and done.stderr.splitlines()[1:] == [f"error: {given['latin.yaml'][1]}"]
+    os.mkfifo(snakemake.folder / "pipe")
+    assert "pipe is a pipe" in snakemake("--configfiles", "pipe").stderr
+
+
+@pytest.mark.slow
+def test_snakemake_goes_on_with_a_good_config_file_and_the_package_beside_the_snakefile(snakemake):
+    (snakemake.folder / "good.yaml").write_bytes(b"\xef\xbb\xbfseed: 41\r\n")
+    done = snakemake("--configfile", "good.yaml")
+    assert done.returncode == 0 and f"41 {ROOT / 'src'}" in done.stdout.replace(str(snakemake.folder.parent), str(ROOT))
+    shutil.copytree(ROOT / "src", snakemake.folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    assert f"41 {snakemake.folder / 'src'}" in snakemake("--configfile", "good.yaml").stdout
+    failed = snakemake("--configfile", "good.yaml", "--", "nowhere.txt")
+    assert failed.returncode == 1 and "MissingRuleException" in failed.stderr + failed.stdout
+    told = snakemake("--version")
+    assert told.returncode == 0 and told.stdout.startswith("9.")
 
 
 def test_an_interpreter_that_has_gone_is_renewed_and_the_packages_stay(setup_env):

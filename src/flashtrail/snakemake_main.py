@@ -1,0 +1,46 @@
+"""What `.venv/bin/snakemake` runs: Snakemake's own main, with the config files that it is given read by us before.
+
+Snakemake reads them before the Snakefile, and tells of a file that is no plain YAML by a traceback of its own; here it
+is the line that `flashtrail ledger` prints. The command line and the profiles are parsed by Snakemake. Jobs start as
+``python -m snakemake`` and do not pass here. Run by file: it imports no package before it knows whose Snakefile it is,
+since a checkout's Snakefile and jobs use that checkout's package. Knows no key of a config.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from snakemake import cli
+from snakemake.exceptions import print_exception
+
+
+def main() -> None:
+    """Exit as Snakemake does, after its own output: 0, or 1; 1 with one line for a config file that cannot be read."""
+    try:
+        parser, arguments = cli.parse_args(sys.argv[1:])
+        _read(arguments.configfile, cli.resolve_snakefile(arguments.snakefile, allow_missing=True))
+        done = cli.args_to_api(arguments, parser)
+    except Exception as error:
+        print_exception(error)
+        sys.exit(1)
+    sys.exit(0 if done else 1)
+
+
+def _read(files: Sequence[Path], snakefile: Path | str | None) -> None:
+    if not files:
+        return
+    if isinstance(snakefile, Path) and (own := snakefile.absolute().parent / "src").is_dir():
+        sys.path.insert(0, str(own))
+    from flashtrail import documents
+    from flashtrail.errors import UserError
+
+    try:
+        for file in files:
+            if file.is_fifo():  # it would be empty the second time
+                raise UserError(f"{file} is a pipe, and a config is read more than once: write it to a file")
+            if not documents.mapping(file) and documents.read(file) is None:  # {} by our rule, an error to Snakemake
+                raise UserError(f"{file} holds no keys: give it some, such as `seed: 7`, or leave it out")
+    except UserError as error:
+        sys.exit(f"error: {error}")
