@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flashtrail import documents
+from flashtrail import config, documents
 from flashtrail.errors import UserError
 from flashtrail.evidence import claims, published
 
+ROOT = Path(__file__).parents[1]
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12)
 )
@@ -26,8 +29,8 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         (bytes(range(256)), "is not UTF-8"),
         (b"a: \x00\n", "is not valid YAML"),
         (b"- a\n- b\n", "holds a list at its top, not keys such as `seed: 7`"),
-        (b"seed\n", "holds a str at its top"),
-        (b"7\n", "holds a int at its top"),
+        (b"seed\n", "holds text at its top"),
+        (b"7\n", "holds a number at its top"),
         (b"[]\n", "holds a list at its top"),
         (b"a:\n\tb: 1\n", " is not valid YAML (line 2): indent with spaces, not with tabs"),
         (b"a: [\n", "is not valid YAML"),
@@ -37,7 +40,11 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         (b"a: 2026-99-99\n", "a value cannot be read"),
         (b"a: !!bool maybe\n", "a value cannot be read"),
         (b"a: " + b"9" * 5000, "a value cannot be read"),
-        (b"a: !!python/object/apply:os.system [ls]\n", "could not determine a constructor"),
+        (
+            b"a: !!python/object/apply:os.system [ls]\n",
+            " (line 1): the tag !!python/object/apply:os.system is not allowed: delete it and write a plain value",
+        ),
+        (b"a: 1\n? !mine b\n: 2\n", " (line 2): the tag !mine is not allowed: delete it and write a plain value"),
         (b"? [a, b]\n: 1\n", "found unhashable key"),
         (b"a: " + b"[" * 3000 + b"]" * 3000, "nested too deeply"),
         (LAUGHS.encode(), "its aliases (*name) multiply to over 100000 values"),
@@ -51,6 +58,32 @@ def test_what_is_no_plain_mapping_is_one_line(tmp_path, content, words):
     with pytest.raises(UserError) as caught:
         documents.mapping(path)
     assert str(caught.value).startswith(str(path)) and words in str(caught.value)
+
+
+def test_the_example_of_a_key_fits_the_document(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("arm,task\na,b\n")
+    with pytest.raises(UserError, match="holds text at its top, not keys such as `claims:`"):
+        claims.load(path)
+    with pytest.raises(UserError, match="holds text at its top, not keys such as `sources:`"):
+        published.load(path)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("1e9", "1e9 is text to YAML, not a whole number: write 1000000000"),
+        ("1e99", "'1e99' is not a whole number"),
+        ("ten", "'ten' is not a whole number"),
+        ("1.5", "1.5 is not a whole number"),
+    ],
+)
+def test_a_number_that_yaml_or_python_reads_as_another_kind_is_said_with_its_remedy(tmp_path, said, words):
+    path = tmp_path / "overlay.yaml"
+    path.write_text(f"arms: {{clean: {{episodes: {said}}}}}\n")
+    with pytest.raises(UserError) as caught:
+        config.load(ROOT / "config.yaml", path)
+    assert str(caught.value) == f"config: arms.clean.episodes: {words}"
 
 
 def test_anchors_and_merge_keys_are_read_and_may_be_overridden(tmp_path):

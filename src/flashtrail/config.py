@@ -236,7 +236,7 @@ class Experiment(Section):
         try:
             clock = clocks.read(self.all_arms[arm].clock)
             if clock is not None and clock.source.published:
-                clock = clocks.resolved(clock, documents.mapping(PUBLISHED))
+                clock = clocks.resolved(clock, documents.mapping(PUBLISHED, "sources:"))
         except UserError as error:
             raise ValueError(f"{where}: {str(error).removeprefix('clock: ')}") from None
         if clock is None or clock.source.kind in ("measured", "replay"):
@@ -380,7 +380,7 @@ def _first_problem(error: ValidationError) -> str:
     if problem["type"] == "extra_forbidden":
         key = str(problem["loc"][-1])
         return f"unknown key {place!r}{nearest(key, _keys_at(problem['loc'][:-1]))}"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = documents.reason(problem)
     return f"{place}: {message}" if place else message
 
 

@@ -6,7 +6,8 @@ aliases that multiply, a value that holds itself, a file that is no text. Knows 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from flashtrail.errors import UserError
 
 _MAX_BYTES = 1 << 20
 _MAX_VALUES = 100_000  # once aliases are written out; the shipped config has some 300
+_KINDS = {str: "text", int: "a number", float: "a number", bool: "a truth value"}
+_UNBUILT = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")  # << and =, which have no constructor
 
 
 def read(path: str | Path) -> Any:
@@ -23,13 +26,17 @@ def read(path: str | Path) -> Any:
     return parsed(_text(Path(path)), str(path))
 
 
-def mapping(path: str | Path) -> dict[Any, Any]:
-    """Return the data of a YAML file with keys at its top, {} of an empty one; UserError for anything else."""
+def mapping(path: str | Path, example: str = "seed: 7") -> dict[Any, Any]:
+    """Return the data of a YAML file with keys at its top, {} of an empty one; UserError for anything else.
+
+    `example`: what the error shows as a key of such a file.
+    """
     data = read(path)
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise UserError(f"{path} holds a {type(data).__name__} at its top, not keys such as `seed: 7`")
+        kind = _KINDS.get(type(data), f"a {type(data).__name__}")
+        raise UserError(f"{path} holds {kind} at its top, not keys such as `{example}`")
     return data
 
 
@@ -54,6 +61,20 @@ def parsed(text: str, name: str) -> Any:
     finally:
         if loader is not None:
             loader.dispose()
+
+
+def reason(problem: Mapping[str, Any]) -> str:
+    """Return what is wrong with a value, of an entry of pydantic's ``ValidationError.errors()``."""
+    value = problem.get("input")
+    if problem["type"] in ("int_parsing", "int_from_float"):
+        try:
+            meant = float(value)  # type: ignore[arg-type]
+        except ValueError:
+            meant = math.nan
+        if isinstance(value, str) and meant.is_integer() and abs(meant) < 1 << 63:
+            return f"{value} is text to YAML, not a whole number: write {int(meant)}"
+        return f"{value!r} is not a whole number"
+    return str(problem["msg"]).removeprefix("Value error, ")
 
 
 def _text(path: Path) -> str:
@@ -82,14 +103,18 @@ def _values(loader: yaml.SafeLoader, node: yaml.Node, known: dict[int, int]) -> 
         if not known[id(node)]:
             raise _error(node, "an alias (*name) holds itself")
         return known[id(node)]
+    if node.tag not in loader.yaml_constructors and node.tag not in _UNBUILT:
+        tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+        raise _error(node, f"the tag {tag} is not allowed: delete it and write a plain value")
     known[id(node)] = 0
     inner: list[yaml.Node] = []
     if isinstance(node, yaml.SequenceNode):
         inner = node.value
     elif isinstance(node, yaml.MappingNode):
         inner = [part for pair in node.value for part in pair]
-        _keys_once(loader, [key for key, _ in node.value])
     known[id(node)] = 1 + sum(_values(loader, part, known) for part in inner)
+    if isinstance(node, yaml.MappingNode):
+        _keys_once(loader, [key for key, _ in node.value])
     return known[id(node)]
 
 

@@ -135,7 +135,7 @@ ROW = '{"step": 0, "action": [0, 0, 0, 0, 0, 0, 0], "reward": 0, "img_mean": nul
         (ROW.replace('"step"', '"reward"'), ":1: not a control step ('reward' is there twice)"),
         (ROW + "\n" + ROW[:20], ":2: not JSON"),
         (ROW + "\n[1]", ":2: a list, not an object"),
-        (ROW + "\n" + "[" * 100_000, ":2: not a control step"),
+        (ROW + "\n" + "[" * 100_000, ":2: it is nested too deeply"),
         ('{"x": "' + "y" * (1 << 20) + '"}', ":1: a line of over 1 MiB"),
         (ROW.encode("utf-16"), ":1: not UTF-8"),
         ("é".encode("latin-1"), ":1: not UTF-8"),

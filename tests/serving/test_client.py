@@ -280,6 +280,7 @@ def page():
         ((502, b"bad"), "HTTP 502"),
         ((401, b""), "HTTP 401"),
         ((200, b"<html>"), "failed"),
+        ((200, b"[" * 100_000), "failed"),
         ((200, b"[]"), "no JSON object"),
     ],
 )

@@ -348,7 +348,7 @@ def read_header(path: Path) -> dict[str, Any]:
         header = json.loads(text)
         header.pop("__metadata__", None)
         end = max(entry["data_offsets"][1] for entry in header.values())
-    except (ValueError, AttributeError, KeyError, TypeError):
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
         raise UserError(
             f"{path} is no safetensors file or cut off in its header: convert the checkpoint again"
         ) from None

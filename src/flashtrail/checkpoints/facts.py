@@ -42,7 +42,7 @@ def read_model_json(source: Any, where: str = MODEL_JSON) -> dict[str, Any]:
     if isinstance(source, str | Path):
         try:
             source = json.loads(Path(source).read_bytes())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{where} cannot be read: {error}") from None
     if not isinstance(source, Mapping):
         raise UserError(f"{where} must hold an object")

@@ -192,7 +192,9 @@ def _object(path: Path, number: int, content: bytes) -> dict[str, Any]:
     except UnicodeDecodeError:
         packed = "packed with gzip: gunzip it" if content.startswith(b"\x1f\x8b") else "not UTF-8: save it as UTF-8"
         raise UserError(f"{path}:{number}: {packed}") from None
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise UserError(f"{path}:{number}: it is nested too deeply") from None
+    except ValueError as error:
         raise UserError(f"{path}:{number}: not a control step ({error})") from None
     if not isinstance(row, dict):
         raise UserError(f"{path}:{number}: a {type(row).__name__}, not an object")

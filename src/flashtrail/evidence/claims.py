@@ -258,12 +258,12 @@ class ClaimsFile(_Strict):
 def load(path: str | Path) -> ClaimsFile:
     """Read claims.yaml; UserError names the file, the claim and what is wrong with it."""
     try:
-        data = documents.mapping(path)
+        data = documents.mapping(path, "claims:")
         return ClaimsFile.model_validate(data)
     except ValidationError as error:
         problem = error.errors()[0]
         place = _place(data, problem["loc"])
-        raise UserError(f"{path}: {place}{problem['msg'].removeprefix('Value error, ')}") from None
+        raise UserError(f"{path}: {place}{documents.reason(problem)}") from None
 
 
 def _place(data: Any, location: tuple[Any, ...]) -> str:

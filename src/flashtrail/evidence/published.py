@@ -175,10 +175,10 @@ def load(path: str | Path | None = None) -> Published:
     """Read the published figures; UserError names what is wrong with the file."""
     path = DEFAULT if path is None else Path(path)
     try:
-        return Published.model_validate(documents.mapping(path))
+        return Published.model_validate(documents.mapping(path, "sources:"))
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {documents.reason(first)}") from None
 
 
 def load_all(paths: Sequence[str | Path]) -> Published:

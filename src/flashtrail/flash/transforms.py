@@ -68,7 +68,7 @@ def _norm_stats(path: Path, remedy: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))["norm_stats"]
     except FileNotFoundError:
         raise ArtifactError(f"{path} is missing; {remedy}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _no_stats(path, "state and .actions", error) from None
 
 

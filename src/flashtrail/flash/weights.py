@@ -186,7 +186,7 @@ def read_manifest(directory: Path, kind: str) -> dict[str, Any]:
         raise ArtifactError(
             f"{directory} has no manifest.json, so it is no artifact; convert a checkpoint first"
         ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ArtifactError(f"{path} cannot be read ({error}); convert the checkpoint again") from None
     if not isinstance(manifest, dict) or manifest.get("format") != "flashtrail-artifact":
         raise ArtifactError(f"{path} is not a flashtrail-artifact manifest; convert a checkpoint first")

@@ -33,7 +33,7 @@ def json_lines(path: Path, name: str, result: Imported) -> Iterator[tuple[int, d
             result.problems.append(Problem(name, line, f"not JSON ({error.msg}, column {error.colno})"))
             continue
         except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets within brackets
-            result.problems.append(Problem(name, line, f"JSON that cannot be read ({error})"))
+            result.problems.append(Problem(name, line, f"JSON that cannot be read ({_why(error)})"))
             continue
         if isinstance(value, dict):
             yield line, value
@@ -61,7 +61,7 @@ def json_list(path: Path) -> list[tuple[int, Any]]:
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not valid JSON ({error.msg}); was the run cut off?") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: JSON that cannot be read ({error})") from None
+        raise UserError(f"{path}: JSON that cannot be read ({_why(error)})") from None
     return entries
 
 
@@ -223,13 +223,17 @@ class RunDirectory:
         return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else path.name
 
 
+def _why(error: Exception) -> str:
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
 def _manifest(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(_content(path))
         if isinstance(found, dict) and text(found, "run_id"):
             return found
     except (ValueError, RecursionError) as error:  # BadRow, a run_id that is no text, is one of them
-        raise UserError(f"{path} cannot be read ({error})") from None
+        raise UserError(f"{path} cannot be read ({_why(error)})") from None
     raise UserError(f"{path} names no run_id: is this the official client's manifest?")
 
 

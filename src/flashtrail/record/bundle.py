@@ -194,7 +194,7 @@ def _overlays(root: Path, profile: str) -> list[str]:
     found = [p for p in (root / profile / "profile.yaml", root / profile / "config.yaml") if p.is_file()]
     if not found:
         raise UserError(f"{profile} has no profile.yaml: give the profile of the run, as --profile profiles/local")
-    files = documents.mapping(found[0]).get("configfile", [])
+    files = documents.mapping(found[0], "cores: 2").get("configfile", [])
     return [files] if isinstance(files, str) else [str(file) for file in files]
 
 

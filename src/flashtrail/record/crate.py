@@ -145,7 +145,7 @@ def _about(root: Path, file: str) -> dict[str, Any]:
 def _engine_version(root: Path) -> str:
     """Return the version of Snakemake that the run's environment pins."""
     path = root / "envs" / "workflow.yaml"
-    pins: Sequence[Any] = documents.mapping(path)["dependencies"] if path.is_file() else []
+    pins: Sequence[Any] = documents.mapping(path, "dependencies:")["dependencies"] if path.is_file() else []
     packages = [p for entry in pins if isinstance(entry, Mapping) for p in entry.get("pip", [])]
     return next((p.partition("==")[2] for p in packages if p.startswith("snakemake==")), "unknown")
 

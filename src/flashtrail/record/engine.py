@@ -133,7 +133,7 @@ def records(root: Path) -> dict[str, dict[str, Any]]:
             try:
                 name = base64.b64decode("".join(file.relative_to(root / METADATA).parts), validate=True).decode()
                 found[name] = json.loads(file.read_text(encoding="utf-8"))
-            except (binascii.Error, UnicodeDecodeError, json.JSONDecodeError) as error:
+            except (binascii.Error, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
                 raise UserError(f"{file} is no record of Snakemake's: {error}") from None
     return found
 

@@ -99,7 +99,7 @@ def places_in(files: Iterable[Path]) -> Iterator[str]:
         text = _text(file) or ""
         try:
             value = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
-        except (ValueError, yaml.YAMLError):
+        except (ValueError, yaml.YAMLError, RecursionError):
             continue
         yield from (p.rstrip("/") for p in _values(value) if p.startswith("/") and "\n" not in p and p.count("/") > 1)
 

@@ -265,7 +265,7 @@ def _fetch_metadata(url: str, headers: Mapping[str, str]) -> dict[str, Any]:
         if status != 200:
             raise ServerUnavailable(f"{url} answers GET /metadata with HTTP {status}{through}: {_METADATA_REMEDY}")
         metadata = json.loads(body)
-    except (OSError, http.client.HTTPException, ValueError) as error:
+    except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
         line = " ".join(f"{type(error).__name__}: {error}".split())[:160]
         raise ServerUnavailable(f"GET /metadata of {url} failed{through} ({line}): {_METADATA_REMEDY}") from None
     if not isinstance(metadata, dict):
