@@ -16,7 +16,7 @@ from flashtrail.errors import UserError
 from flashtrail.evidence import tables
 from flashtrail.imports.cells import BadRow, flag, number, whole
 from flashtrail.imports.columns import Columns
-from flashtrail.imports.csv_run import read_csv
+from flashtrail.imports.csv_run import CsvRun
 from flashtrail.imports.writing import write
 
 
@@ -33,7 +33,7 @@ def outcome(content: bytes, root: Path) -> dict[str, list] | str:
     file = root / "made.csv"
     file.write_bytes(content)
     try:
-        found = read_csv([file], "pi0", 7, arm="a")
+        found = CsvRun([file], "pi0", 7, arm="a").read()
         if found.problems:
             assert all(str(p).startswith("made.csv:") and "\n" not in str(p) for p in found.problems)
         write(found, root / "out", replace=True)
@@ -120,7 +120,7 @@ def test_a_count_that_no_table_holds_is_named_by_file_and_row(made: Path, tmp_pa
     rows = list(csv.DictReader(io.StringIO(episodes(made))))
     rows[1]["steps"] = cell
     stages.write_rows(tmp_path / "made.csv", list(rows[0]), rows)
-    found = read_csv([tmp_path / "made.csv"], "pi0", 7)
+    found = CsvRun([tmp_path / "made.csv"], "pi0", 7).read()
     assert len(found.problems) == 1 and len(found.rows["episodes"]) == len(rows) - 1
     line = str(found.problems[0])
     assert line.startswith("made.csv:3: steps is ") and said in line and len(line) < 200
@@ -130,7 +130,7 @@ def test_a_row_of_another_length_is_named(made: Path, tmp_path: Path) -> None:
     lines = episodes(made).splitlines()
     lines[2:4] = [lines[2] + ",more", lines[3].rsplit(",", 2)[0]]
     (tmp_path / "made.csv").write_text("\n".join(lines))
-    found = read_csv([tmp_path / "made.csv"], "pi0", 7)
+    found = CsvRun([tmp_path / "made.csv"], "pi0", 7).read()
     said = [f"made.csv:{line}: has {cells} cells, the header 13" for line, cells in ((3, 14), (4, 11))]
     assert [str(problem) for problem in found.problems] == said
 
@@ -192,7 +192,7 @@ def test_what_is_kept_despite_bad_rows_can_be_read_again(made: Path, tmp_path: P
     rows = list(csv.DictReader(io.StringIO(episodes(made))))
     rows[0]["success"] = "nan"
     stages.write_rows(tmp_path / "made.csv", list(rows[0]), rows)
-    found = read_csv([tmp_path / "made.csv"], "pi0", 7, arm="a")
+    found = CsvRun([tmp_path / "made.csv"], "pi0", 7, arm="a").read()
     write(found, tmp_path / "out")
     table = tables.read_table(tmp_path / "out/tables/a/episodes.parquet", tables.EPISODES)
     said = tables.read_metadata(tmp_path / "out/tables/a/episodes.parquet")["imported"]

@@ -12,7 +12,7 @@ from flashtrail import cli
 from flashtrail.errors import UserError
 from flashtrail.evidence import summaries, tables
 from flashtrail.imports.columns import Columns
-from flashtrail.imports.csv_run import read_csv
+from flashtrail.imports.csv_run import CsvRun
 from flashtrail.imports.official import read_run
 from flashtrail.imports.record import Imported
 from flashtrail.imports.writing import write
@@ -51,7 +51,7 @@ def test_csv_files_arrive_whole_and_give_the_same_summary(tmp_path: Path) -> Non
 
 def test_the_guard_columns_of_stage_7_arrive(tmp_path: Path) -> None:
     files = official.write_csv(tmp_path, condition="guard_every4")
-    found = read_csv(files, "pi0", 7)
+    found = CsvRun(files, "pi0", 7).read()
     assert found.problems == []
     assert {row["arm"] for row in found.rows["episodes"]} == {"guard_every4"}
     rounds = found.rows["rounds"]
@@ -69,7 +69,7 @@ def test_bad_csv_rows_are_named_by_line(tmp_path: Path) -> None:
     infer.write_text("\n".join(lines) + "\n")
     rows = log.read_text().splitlines()
     log.write_text("\n".join([*rows[:2], *rows[3:]]) + "\n")
-    found = read_csv([log, infer], "pi0", 7)
+    found = CsvRun([log, infer], "pi0", 7).read()
     said = [str(problem) for problem in found.problems]
     assert "infer.csv:5: route_type is 'vlm', neither full nor draft" in said
     assert any(s.startswith("infer.csv:6: has 12 cells, the header 11") for s in said)
@@ -82,7 +82,7 @@ SUITE = Columns.said(constants=["suite=libero_goal"])
 def stage(root: Path, name: str, said: Columns | None = None, **words: Any) -> Imported:
     """Read a stage's files, which must hold no problem."""
     files = [path for kind in ("infer", "episode") if (path := stages.path(root, f"{name}_{kind}")).exists()]
-    found = read_csv(files, "pi0", 7, said=said, **words)
+    found = CsvRun(files, "pi0", 7, said=said, **words).read()
     assert found.problems == []
     return found
 
@@ -140,7 +140,7 @@ def test_rounds_alone_are_a_profile_with_the_time_that_was_mapped_and_warm_up_by
 
 def test_episodes_alone_suffice_and_say_nothing_of_rounds(tmp_path: Path) -> None:
     stages.write(tmp_path)
-    found = read_csv([stages.path(tmp_path, "stage4_episode")], "pi0", 7, arm="clean")
+    found = CsvRun([stages.path(tmp_path, "stage4_episode")], "pi0", 7, arm="clean").read()
     assert found.problems == [] and found.rows["episodes"] and not found.rows["rounds"]
     assert {row["rounds"] for row in found.rows["episodes"]} == {None}
     write(found, tmp_path / "out")
@@ -194,7 +194,7 @@ def test_a_mapped_column_is_named_as_its_file_has_it(tmp_path: Path) -> None:
     cells = lines[3].split(",")
     cells[lines[0].split(",").index("policy_time_gpu_sync_ms")] = "1_0"
     file.write_text("\n".join([*lines[:3], ",".join(cells), *lines[4:]]))
-    found = read_csv([file], "pi0", said=Columns.said(["policy_ms=policy_time_gpu_sync_ms"]))
+    found = CsvRun([file], "pi0", said=Columns.said(["policy_ms=policy_time_gpu_sync_ms"])).read()
     assert [str(p) for p in found.problems] == [f"{file.name}:4: policy_time_gpu_sync_ms is '1_0', not a number"]
 
 
@@ -211,27 +211,27 @@ def episodes_with(root: Path, **columns: list[Any]) -> Path:
 
 def test_an_initial_state_column_is_read_and_repeats_are_told_apart(tmp_path: Path) -> None:
     file = episodes_with(tmp_path, init_state=[4, 4, 9])
-    rows = read_csv([file], "pi0", 7).rows["episodes"]
+    rows = CsvRun([file], "pi0", 7).read().rows["episodes"]
     assert [(row["init_state"], row["repeat"]) for row in rows] == [(4, 0), (4, 1), (9, 0)]
 
 
 def test_a_task_number_with_two_texts_is_refused_by_name(tmp_path: Path) -> None:
     file = episodes_with(tmp_path, task_description=["open the drawer", "open the drawer", "close the drawer"])
     with pytest.raises(UserError, match="task 0 of libero_goal has two texts"):
-        read_csv([file], "pi0", 7)
+        CsvRun([file], "pi0", 7).read()
 
 
 @pytest.mark.parametrize("column", ["task_suite_name", "seed"])
 def test_an_arm_of_two_suites_or_seeds_is_refused_by_name(tmp_path: Path, column: str) -> None:
     file = episodes_with(tmp_path, **{column: ["1", "1", "2"]})
     with pytest.raises(UserError, match=r"arm 'stage4_task0_seed7' holds two \w+s \(1 and 2\)"):
-        read_csv([file], "pi0", 7)
+        CsvRun([file], "pi0", 7).read()
 
 
 def test_a_bad_episode_takes_its_rounds_with_it_in_one_line(tmp_path: Path) -> None:
     stages.write(tmp_path)
     file, rounds = episodes_with(tmp_path, success=["nan"]), stages.path(tmp_path, "stage4_infer")
-    found = read_csv([file, rounds], "pi0", 7)
+    found = CsvRun([file, rounds], "pi0", 7).read()
     assert str(found.problems[0]) == "made.csv:2: success is 'nan', neither true nor false"
     other_task = [p for p in found.problems[1:] if "task 1" not in str(p)]
     assert other_task == []
@@ -239,7 +239,7 @@ def test_a_bad_episode_takes_its_rounds_with_it_in_one_line(tmp_path: Path) -> N
 
 def test_an_episode_that_was_not_completed_is_an_error(tmp_path: Path) -> None:
     file = episodes_with(tmp_path, completed=["False"], success=["False"], failure_reason=["server gone"])
-    first = read_csv([file], "pi0", 7).rows["episodes"][0]
+    first = CsvRun([file], "pi0", 7).read().rows["episodes"][0]
     assert (first["outcome"], first["error"], first["success"]) == ("error", "server gone", False)
 
 
@@ -259,7 +259,7 @@ def test_a_draft_round_that_executed_another_length_than_was_accepted_is_a_bad_r
     rows[place] |= {"accepted_prefix_len": accepted, "chunk_exec_len": executed}
     stages.write_rows(stages.path(tmp_path, "stage4_infer"), stages.HEADERS["stage4_infer"].split(","), rows)
     files = [stages.path(tmp_path, f"stage4_{kind}") for kind in ("infer", "episode")]
-    first = str(read_csv(files, "pi0", 7).problems[0])
+    first = str(CsvRun(files, "pi0", 7).read().problems[0])
     assert first.startswith(f"stage4_infer_summary.csv:{place + 2}: {said}")
 
 
@@ -277,7 +277,7 @@ def test_a_completed_episode_of_no_steps_is_a_bad_row(tmp_path: Path) -> None:
     rows[1] |= {"steps": 0, "completed": False, "success": False}  # an error before the first step: that can be
     stages.write_rows(stages.path(tmp_path, "stage4_episode"), stages.HEADERS["stage4_episode"].split(","), rows)
     files = [stages.path(tmp_path, f"stage4_{kind}") for kind in ("infer", "episode")]
-    found = read_csv(files, "pi0", 7)
+    found = CsvRun(files, "pi0", 7).read()
     said = "stage4_episode_summary.csv:2: steps is 0 of a completed episode: leave the cell empty if it is not known"
     assert [str(problem) for problem in found.problems] == [said]
 
@@ -286,6 +286,6 @@ def test_an_episode_that_is_there_twice_is_to_be_deleted_and_another_of_its_name
     rows = stages.write(tmp_path)["stage4_episode"][:1]
     header = stages.HEADERS["stage4_episode"].split(",")
     stages.write_rows(tmp_path / "e.csv", header, [*rows, *rows, {**rows[0], "steps": 7}])
-    one, other = (str(problem) for problem in read_csv([tmp_path / "e.csv"], "pi0", 7).problems)
+    one, other = (str(problem) for problem in CsvRun([tmp_path / "e.csv"], "pi0", 7).read().problems)
     assert one.startswith("e.csv:3: the episode of e.csv:2 again") and one.endswith("; delete one")
     assert other.startswith("e.csv:4: another row of the episode of e.csv:2") and "another --arm" in other

@@ -13,7 +13,7 @@ from flashtrail import cli, provenance
 from flashtrail.errors import UserError
 from flashtrail.evidence import chapters, claims, comparison, headline, overview, tables
 from flashtrail.evidence.campaign import Campaign
-from flashtrail.imports.csv_run import read_csv
+from flashtrail.imports.csv_run import CsvRun
 from flashtrail.imports.official import read_run
 from flashtrail.imports.report_command import prepare, write_pages
 from flashtrail.imports.writing import write
@@ -23,7 +23,7 @@ from flashtrail.imports.writing import write
 def test_the_same_report_is_made_of_imported_runs(tmp_path: Path) -> None:
     official.write_run(tmp_path / "run")
     write(read_run(tmp_path / "run", "pi0", "clean"), tmp_path / "out")
-    guarded = read_csv(official.write_csv(tmp_path / "csv", condition="guarded"), "pi0", 7)
+    guarded = CsvRun(official.write_csv(tmp_path / "csv", condition="guarded"), "pi0", 7).read()
     write(guarded, tmp_path / "other")
     assert cli.main(["report-run", str(tmp_path / "out"), str(tmp_path / "other")]) == 0
     page = (tmp_path / "out" / "report.html").read_text()
@@ -59,7 +59,7 @@ def with_errors(root: Path, arm: str = "clean") -> dict[str, str]:
     rows[1] |= {"success": "nan"}
     stages.write_rows(stages.path(root / "csv", "stage4_episode"), stages.HEADERS["stage4_episode"].split(","), rows)
     files = [stages.path(root / "csv", f"stage4_{kind}") for kind in ("infer", "episode")]
-    write(read_csv(files, "pi0", 7, arm), root / "out")
+    write(CsvRun(files, "pi0", 7, arm).read(), root / "out")
     return {name: str(root / "out/tables" / arm / f"{name}.parquet") for name in tables.SCHEMAS}
 
 
@@ -94,7 +94,7 @@ def test_k1_finds_a_summary_that_counts_errors(tmp_path: Path, change: dict) -> 
 
 def test_k1_is_not_tested_where_episodes_came_alone(tmp_path: Path) -> None:
     stages.write(tmp_path / "csv")
-    found = read_csv([stages.path(tmp_path / "csv", "stage4_episode")], "pi0", 7, "clean")
+    found = CsvRun([stages.path(tmp_path / "csv", "stage4_episode")], "pi0", 7, "clean").read()
     write(found, tmp_path / "out")
     (first, _) = claims.evaluate(_claims(tmp_path), prepare([tmp_path / "out"], tmp_path / "out"))["claims"]
     assert first["verdict"] == "not_tested" and "only k/n could be held against the rows" in first["sentence"]
@@ -125,7 +125,7 @@ def test_pages_of_an_arm_that_is_gone_go_and_others_stay(tmp_path: Path) -> None
     mine = tmp_path / "out/episodes/mine/index.html"
     mine.parent.mkdir()
     mine.write_text("not FLASHTrail's")
-    found = read_csv([stages.path(tmp_path / "csv", "stage4_episode")], "pi0", 7, "second")
+    found = CsvRun([stages.path(tmp_path / "csv", "stage4_episode")], "pi0", 7, "second").read()
     write(found, tmp_path / "again")
     write_pages(prepare([tmp_path / "again"], tmp_path / "out"), tmp_path / "out")
     assert {path.name for path in (tmp_path / "out/episodes").iterdir()} == {"second", "mine", "index.html"}
@@ -136,7 +136,7 @@ def test_a_place_without_an_import_and_two_profiles_are_refused(tmp_path: Path) 
         prepare([tmp_path], tmp_path / "out")
     stages.write(tmp_path / "csv")
     for arm in ("a", "b"):
-        write(read_csv([stages.path(tmp_path / "csv", "stage6_infer")], "pi0", arm=arm), tmp_path / "out")
+        write(CsvRun([stages.path(tmp_path / "csv", "stage6_infer")], "pi0", arm=arm).read(), tmp_path / "out")
     with pytest.raises(UserError, match="2 profiles"):
         prepare([tmp_path / "out"], tmp_path / "out")
 

@@ -13,7 +13,7 @@ from flashtrail import cli, provenance
 from flashtrail.errors import UserError
 from flashtrail.imports import writing
 from flashtrail.imports.columns import Columns
-from flashtrail.imports.csv_run import read_csv
+from flashtrail.imports.csv_run import CsvRun
 from flashtrail.imports.official import read_run
 from flashtrail.imports.record import Imported
 from flashtrail.imports.report_command import prepare, write_pages
@@ -24,7 +24,7 @@ HOSTILE = ["../../evil", "/etc/evil", "a/b\\c:d", "..", "-rf", "<script>alert(1)
 
 def stage(root: Path, name: str, arm: str | None = None) -> Imported:
     files = [stages.path(root, f"{name}_{kind}") for kind in ("infer", "episode")]
-    return read_csv(files, "pi0", 7, arm, SUITE if name != "stage4" else None)
+    return CsvRun(files, "pi0", 7, arm, SUITE if name != "stage4" else None).read()
 
 
 def below(root: Path) -> set[str]:
@@ -63,7 +63,7 @@ def test_a_run_id_of_a_manifest_is_data_too(tmp_path: Path, name: str) -> None:
 @given(arm=st.text(min_size=1, max_size=60).filter(lambda text: text.isprintable()))
 def test_any_arm_is_one_directory_below_tables(tmp_path: Path, arm: str) -> None:
     stages.write(tmp_path / "csv", trials=1)
-    found = read_csv([stages.path(tmp_path / "csv", "stage4_episode")], "pi0", 7, arm)
+    found = CsvRun([stages.path(tmp_path / "csv", "stage4_episode")], "pi0", 7, arm).read()
     places, _ = writing.write(found, tmp_path / "out", replace=True)
     assert len(places) == 1 and (tmp_path / "out" / places[0]).resolve().parent == (tmp_path / "out/tables").resolve()
 

@@ -115,9 +115,9 @@ def _read(arguments: argparse.Namespace) -> Imported:
     if arguments.csv:
         if arguments.seed is not None and not 0 <= arguments.seed <= INT64:
             raise UserError(f"--seed {arguments.seed}: a seed is a whole number from 0 to {INT64}")
-        return csv_run.read_csv(
+        return csv_run.CsvRun(
             arguments.source, arguments.policy, arguments.seed, arguments.arm, said, arguments.device or ""
-        )
+        ).read()
     if arguments.map or arguments.constant or arguments.warmup:
         raise UserError("--map, --constant and --warmup are for CSV files: say --csv")
     if arguments.source[0].is_file():

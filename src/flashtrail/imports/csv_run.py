@@ -42,7 +42,11 @@ Place = tuple[Any, ...]
 
 
 class CsvRun:
-    """Reads the CSV files of one run, or of one stage of several arms."""
+    """The CSV files of one run, or of one stage of several arms: rounds, episodes or both, in any order of the files.
+
+    An episode's arm is `arm`, or else the `condition` of its rounds or its own, or else its run_name. Its initial state
+    is `init_state` where there is such a column, else its number. `seed` is for files that have no such column.
+    """
 
     def __init__(
         self,
@@ -272,19 +276,3 @@ def _words(shared: Sequence[str], place: Place) -> str:
     *names, task, episode = place
     said = [f"{name} {value}" for name, value in zip(shared, names, strict=True)]
     return ", ".join([*said, f"task {task}", f"episode {episode}"])
-
-
-def read_csv(
-    files: Sequence[str | Path],
-    policy: str,
-    seed: int | None = None,
-    arm: str | None = None,
-    said: Columns | None = None,
-    device: str = "",
-) -> Imported:
-    """Read CSV files of rounds, of episodes or of both, in any order of the files.
-
-    An episode's arm is `arm`, or else the `condition` of its rounds or its own, or else its run_name. Its initial state
-    is `init_state` where there is such a column, else its number. `seed` is for files that have no such column.
-    """
-    return CsvRun(files, policy, seed, arm, said, device).read()
