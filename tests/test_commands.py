@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import os
 import signal
 import stat
@@ -100,10 +99,41 @@ def test_out_that_is_a_file_is_one_line_and_the_file_stays_as_it_is(tmp_path, ca
         ["bundle", "--out", tmp_path / "file"],
     ):
         capsys.readouterr()
-        with contextlib.suppress(SystemExit):  # argparse, where a flag is wrong
-            assert cli.main([str(word) for word in words]) == 2
-        assert "error: " in capsys.readouterr().err.splitlines()[-1]
+        assert cli.main([str(word) for word in words]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "the following arguments are required: COMMAND; see flashtrail --help"),
+        (["docter"], "argument COMMAND: invalid choice: 'docter' (choose from 'audit'"),
+        (["ledger", "--nonsense"], "unrecognized arguments: --nonsense; see flashtrail --help"),
+        (["import-run", "--seed", "x"], "argument --seed: invalid int value: 'x'; see flashtrail import-run --help"),
+        (
+            ["serve", "--artifact", "a", "--port", "x"],
+            "argument --port: 'x' is not a whole number; see flashtrail serve",
+        ),
+        (["serve", "--artifact", "a", "--lanes", "0"], "argument --lanes: 0 is not a positive number"),
+    ],
+)
+def test_a_word_that_a_command_does_not_take_is_one_line(capsys, words, said):
+    assert cli.main(words) == 2
+    out, err = capsys.readouterr()
+    (line,) = err.splitlines()
+    assert line.startswith(f"error: {said}") and not out
+
+
+def test_every_stage_reads_its_words_the_same_way():
+    for file in (ROOT / "src/flashtrail").rglob("*.py"):
+        if file.name != "commands.py":
+            assert "argparse.ArgumentParser(" not in file.read_text(encoding="utf-8"), file
+    command = [sys.executable, "-m", "flashtrail.benchmark.roofline", "--nonsense"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and line.startswith("error: ") and "--nonsense" in line and not done.stdout
 
 
 UMLAUT = (

@@ -64,7 +64,7 @@ def _named(words: Sequence[str]) -> str | None:
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """Build the parser; only the subcommand that is named has its module imported and its flags added."""
-    parser = argparse.ArgumentParser(prog="flashtrail", description="Evidence for real-time robot policies.")
+    parser = commands.Parser(prog="flashtrail", description="Evidence for real-time robot policies.")
     parser.add_argument("--version", action="version", version=f"flashtrail {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     named = _named(words)
@@ -230,15 +230,22 @@ def _token(path: Path | None) -> str | None:
     return token or None
 
 
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
 def _port(text: str) -> int:
-    port = int(text)
+    port = _whole(text)
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"{port} is not a TCP port (0 to 65535)")
     return port
 
 
 def _positive(text: str) -> int:
-    number = int(text)
+    number = _whole(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not a positive number")
     return number

@@ -5,6 +5,7 @@ Serves `flashtrail` and each ``python -m flashtrail.STAGE``. Knows streams, sign
 
 from __future__ import annotations
 
+import argparse
 import codecs
 import contextlib
 import errno
@@ -16,6 +17,7 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from flashtrail.errors import UserError, cause
 
@@ -32,6 +34,14 @@ _REMEDIES = {
 }
 
 _KIN = {"\u00a0": " ", "\u2013": "-", "\u2212": "-"}
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line of ours (and its subcommands): a word that does not fit it is one line, as other mistakes are."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError instead of printing all flags around the message."""
+        raise UserError(f"{message}; see {self.prog} --help")
 
 
 def run(main: Callable[[], int | None], name: str) -> int:
@@ -69,7 +79,7 @@ def run(main: Callable[[], int | None], name: str) -> int:
 
 
 def _code(main: Callable[[], int | None]) -> int:
-    """Return the exit code, that of argparse's own end (--help, --version, a wrong flag) among them."""
+    """Return the exit code, that of argparse's own end (--help, --version) among them."""
     try:
         return int(main() or 0)
     except SystemExit as ended:

@@ -20,10 +20,7 @@ def episodes(tmp_path: Path) -> Path:
 
 def told(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
     """Run ``import-run --csv``; return its exit code and what it said on standard error."""
-    try:
-        code = cli.main(["import-run", "--csv", "--seed", "7", *words])
-    except SystemExit as end:
-        code = int(end.code or 0)
+    code = cli.main(["import-run", "--csv", "--seed", "7", *words])
     return code, capsys.readouterr().err
 
 

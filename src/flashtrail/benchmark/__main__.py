@@ -39,7 +39,7 @@ ROUNDS = {"cpu": 500, "cuda": 2000}
 
 def parser() -> argparse.ArgumentParser:
     """The flags; what depends on the device is filled in later."""
-    found = argparse.ArgumentParser(prog="python -m flashtrail.benchmark", description=(__doc__ or "").split("\n")[0])
+    found = commands.Parser(prog="python -m flashtrail.benchmark", description=(__doc__ or "").split("\n")[0])
     add = found.add_argument
     add("--random", metavar="NAME", help="random weights with the dims of pi0_nano or pi0_libero (by device)")
     add("--artifact", type=Path, metavar="DIR", help="the base artifact, in place of random weights")

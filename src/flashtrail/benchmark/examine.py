@@ -12,7 +12,6 @@ a wrong kernel can take with it.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import importlib.metadata
 import statistics
@@ -300,7 +299,7 @@ def _record(
 
 def main(words: Sequence[str] | None = None) -> int:
     """Print the verdict and write the record; 2 and one line where not even PyTorch can run."""
-    parser = argparse.ArgumentParser(
+    parser = commands.Parser(
         prog="python -m flashtrail.benchmark.examine", description="Are the kernels right on this device, and faster?"
     )
     add = parser.add_argument

@@ -7,7 +7,6 @@ those that docs/precision.md grants a rounded artifact. Knows no kernel and no t
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -135,7 +134,7 @@ def _worst(found: Finding, group: str) -> float:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Print the table; 2 and one line for a mistake."""
-    parser = argparse.ArgumentParser(
+    parser = commands.Parser(
         prog="python -m flashtrail.benchmark.fp8", description="Would eight-bit products stand, by the precision page?"
     )
     parser.add_argument("--artifact", type=Path, required=True, metavar="DIR", help="a base artifact")

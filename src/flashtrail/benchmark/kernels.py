@@ -33,9 +33,7 @@ _TILE = ("BM", "BN", "BC", "BK", "BD", "BH", "ROWS", "BLOCK", "SPLIT")
 
 def parser() -> argparse.ArgumentParser:
     """The flags; each of the first three may be given more than once."""
-    found = argparse.ArgumentParser(
-        prog="python -m flashtrail.benchmark.kernels", description=(__doc__ or "").split("\n")[0]
-    )
+    found = commands.Parser(prog="python -m flashtrail.benchmark.kernels", description=(__doc__ or "").split("\n")[0])
     add = found.add_argument
     add("--policy", action="append", choices=POLICIES, help="default: both")
     add("--card", action="append", choices=tuple(CARDS), help="default: all")

@@ -20,7 +20,7 @@ from flashtrail.flash.dims import DraftDims, Pi0Dims
 
 def main(words: Sequence[str] | None = None) -> int:
     """Print the tables; 2 and one line for a mistake."""
-    parser = argparse.ArgumentParser(prog="python -m flashtrail.benchmark.roofline", description=_first_line())
+    parser = commands.Parser(prog="python -m flashtrail.benchmark.roofline", description=_first_line())
     add = parser.add_argument
     add("--policy", default="pi0_libero", help="pi0_libero or pi0_nano (default: pi0_libero)")
     add("--views", type=int, default=2)

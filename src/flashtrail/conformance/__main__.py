@@ -5,7 +5,6 @@ Knows the order of the sets and nothing of what they check.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -37,7 +36,7 @@ def run(directory: Path, report: Report, sets: tuple[str, ...] = SETS) -> Report
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m flashtrail.conformance", description=__doc__)
+    parser = commands.Parser(prog="python -m flashtrail.conformance", description=__doc__)
     parser.add_argument("directory", type=Path, help="golden data, laid out as tests/golden")
     parser.add_argument("--failed-only", action="store_true", help="print only the rows that fail")
     options = parser.parse_args(arguments)

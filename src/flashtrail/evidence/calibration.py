@@ -9,7 +9,6 @@ claim is false, the predicted power where it is true. Knows claims and tables; k
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections import Counter
@@ -422,7 +421,7 @@ def text(rows: Sequence[Row]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; 1 if a row does not hold."""
-    parser = argparse.ArgumentParser(description="Judge simulated campaigns with planted effects.")
+    parser = commands.Parser(description="Judge simulated campaigns with planted effects.")
     parser.add_argument("--campaigns", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)

@@ -10,7 +10,6 @@ zeros.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import logging
 import random
@@ -371,9 +370,7 @@ def resident_mb() -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run both; exit code 1 where something crashed, hung or grew."""
-    parser = argparse.ArgumentParser(
-        prog="python -m flashtrail.serving.fuzz", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = commands.Parser(prog="python -m flashtrail.serving.fuzz", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--messages", type=int, default=100_000, help="malformed messages for the decoder")
     parser.add_argument("--wire", type=int, default=2_000, help="of which so many more over a socket")
     parser.add_argument("--seed", type=int, default=0)

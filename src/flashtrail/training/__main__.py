@@ -14,7 +14,7 @@ STEPS = ("demonstrations", "train", "draft", "export", "evaluate", "compare-visi
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one step (or all); 2 and one line for a mistake."""
-    parser = argparse.ArgumentParser(prog="python -m flashtrail.training", description=__doc__)
+    parser = commands.Parser(prog="python -m flashtrail.training", description=__doc__)
     parser.add_argument("step", choices=STEPS)
     parser.add_argument("--work", type=Path, default=Path("results/training"), help="working directory")
     parser.add_argument("--resources", type=Path, default=Path("resources"), help="where finished policies go")
