@@ -421,7 +421,9 @@ def text(rows: Sequence[Row]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; 1 if a row does not hold."""
-    parser = commands.Parser(description="Judge simulated campaigns with planted effects.")
+    parser = commands.Parser(
+        prog="python -m flashtrail.evidence.calibration", description="Judge simulated campaigns with planted effects."
+    )
     parser.add_argument("--campaigns", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)

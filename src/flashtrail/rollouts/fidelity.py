@@ -263,7 +263,7 @@ def table(rows: Iterable[Row]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Check, print the table, write results/benchmarks/fidelity.json; exit code 1 where anything differs."""
-    parser = commands.Parser(description=main.__doc__)
+    parser = commands.Parser(prog="python -m flashtrail.rollouts.fidelity", description=main.__doc__)
     parser.add_argument("--tasks", type=int, nargs="+", default=TASKS)
     parser.add_argument("--init-states", type=int, nargs=2, default=INIT_STATES)
     parser.add_argument("--steps", type=int, default=STEPS)

@@ -153,7 +153,7 @@ def _extremes(won: Sequence[Played]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Play, print, write results/benchmarks/verified_success.json; exit code 1 under 95 % agreement."""
-    parser = commands.Parser(description=main.__doc__)
+    parser = commands.Parser(prog="python -m flashtrail.training.agreement", description=main.__doc__)
     parser.add_argument("--tasks", type=int, nargs="+", default=sorted(goal_tasks.TASKS))
     parser.add_argument("--init-states", type=int, nargs="+", default=list(range(10)))
     parser.add_argument("--processes", type=int, default=1)
