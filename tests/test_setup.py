@@ -137,6 +137,9 @@ def test_a_config_file_that_snakemake_cannot_read_is_one_line(snakemake):
     for option in ("--profile", "--workflow-profile"):
         done = snakemake(option, "profiles/own")
         assert done.returncode == 1 and done.stderr.splitlines()[1:] == [f"error: {given['latin.yaml'][1]}"]
+    for setting, words in (("seed", "have to be defined as name=value pairs"), ("1a=3", "a valid identifier")):
+        (line,) = snakemake("--config", setting).stderr.splitlines()
+        assert line.startswith(f"error: --config {setting}: ") and words in line
     os.mkfifo(snakemake.folder / "pipe")
     assert "pipe is a pipe" in snakemake("--configfiles", "pipe").stderr
 

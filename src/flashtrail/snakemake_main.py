@@ -17,15 +17,25 @@ from snakemake.exceptions import print_exception
 
 
 def main() -> None:
-    """Exit as Snakemake does, after its own output: 0, or 1; 1 with one line for a config file that cannot be read."""
+    """Exit as Snakemake does, after its own output: 0, or 1; 1 with one line for a config that cannot be read."""
     try:
         parser, arguments = cli.parse_args(sys.argv[1:])
+        _parse(arguments.config)
         _read(arguments.configfile, cli.resolve_snakefile(arguments.snakefile, allow_missing=True))
         done = cli.args_to_api(arguments, parser)
     except Exception as error:
         print_exception(error)
         sys.exit(1)
     sys.exit(0 if done else 1)
+
+
+def _parse(settings: Sequence[str] | None) -> None:
+    """End with Snakemake's own words for a setting of --config that is no ``name=value``, without its traceback."""
+    try:
+        cli.parse_config(settings)
+    except ValueError as error:
+        words = str(error).removeprefix("Invalid config definition: ")
+        sys.exit(f"error: --config {' '.join(map(str, settings or ()))}: {words}")
 
 
 def _read(files: Sequence[Path], snakefile: Path | str | None) -> None:
