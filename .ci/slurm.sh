@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A one-node SLURM out of Debian's packages, for as long as one command runs: .ci/slurm.sh [--accounting] COMMAND [ARG ...]
-# (as root).
+# A one-node SLURM out of Debian's packages, for as long as one command runs (as root):
+#   .ci/slurm.sh [--accounting] COMMAND [ARG ...]
 # The real slurmctld, slurmd and munged on loopback, everything they write in one temporary folder; the command runs
 # as the caller. Two partitions with the same node, `cpu` and `gpu`; the GPU, of type l40s, is a file (/dev/null stands
 # for the device): what is tested is that jobs are asked for, queued, cancelled and counted, not that a GPU computes.

@@ -31,5 +31,5 @@ accepted slurm_account=lab
 printf '%s\n' '--- an account that is not the user'"'"'s'
 SBATCH_ACCOUNT=nosuch refused
 printf '%s\n' '--- a user without an account'
-sacctmgr -i -Q delete user "$(id -un)" account=lab,root
+sacctmgr -i -Q delete user "$(id -un)"
 refused
