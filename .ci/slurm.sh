@@ -1,23 +1,30 @@
 #!/usr/bin/env bash
-# A one-node SLURM out of Debian's packages, for as long as one command runs: .ci/slurm.sh COMMAND [ARG ...] (as root).
+# A one-node SLURM out of Debian's packages, for as long as one command runs (as root):
+#   .ci/slurm.sh [--accounting] COMMAND [ARG ...]
 # The real slurmctld, slurmd and munged on loopback, everything they write in one temporary folder; the command runs
-# as the caller. Two partitions with the same node, `cpu` and `gpu`; the GPU is a file (/dev/null stands for the
-# device): what is tested is that jobs are asked for, queued, cancelled and counted, not that a GPU computes.
-# No accounting (no slurmdbd): sacct has nothing to say here, as on many small clusters.
+# as the caller. Two partitions with the same node, `cpu` and `gpu`; the GPU, of type l40s, is a file (/dev/null stands
+# for the device): what is tested is that jobs are asked for, queued, cancelled and counted, not that a GPU computes.
+# Without --accounting sacct has nothing to say, as on many small clusters; with it slurmdbd and MariaDB run too, every
+# job needs an account, and the caller has one, `lab`.
 set -euo pipefail
+accounting=
+[ "${1-}" != --accounting ] || { accounting=yes && shift; }
 [ "$(id -u)" -eq 0 ] || { echo "error: slurm.sh starts daemons: run it as root" >&2; exit 2; }
-[ $# -gt 0 ] || { echo "usage: slurm.sh COMMAND [ARG ...]" >&2; exit 2; }
+[ $# -gt 0 ] || { echo "usage: slurm.sh [--accounting] COMMAND [ARG ...]" >&2; exit 2; }
 PATH=$PATH:/usr/sbin
-if ! { command -v slurmctld && command -v slurmd && command -v munged && command -v srun; } >/dev/null; then
+packages=(slurmctld slurmd slurm-client munge ${accounting:+slurmdbd mariadb-server})
+if ! command -v slurmctld slurmd munged srun ${accounting:+slurmdbd mariadbd} | awk "END {exit NR < ${#packages[@]}}"; then
     apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}"
 fi
 state=$(mktemp -d) && chmod 755 "$state"
 started=()
 undo() {
     for pid in "${started[@]}"; do kill "$pid" 2>/dev/null || true; done
     for pid in "${started[@]}"; do wait "$pid" 2>/dev/null || true; done
-    [ "$(readlink /etc/slurm/slurm.conf || true)" != "$state/slurm.conf" ] || rm -f /etc/slurm/slurm.conf
+    for file in slurm.conf slurmdbd.conf; do
+        [ "$(readlink "/etc/slurm/$file" || true)" != "$state/$file" ] || rm -f "/etc/slurm/$file"
+    done
     rm -rf "$state"
 }
 trap undo EXIT
@@ -29,8 +36,22 @@ setpriv --reuid munge --regid munge --clear-groups munged --foreground --socket 
     --pid-file "$state/munge/pid" --log-file "$state/munge/log" --seed-file "$state/munge/seed" &
 started+=($!)
 
+await() { # await COMMAND ...: up to 20 s, until it succeeds
+    for _ in $(seq 200); do "$@" >/dev/null 2>&1 && return; sleep 0.1; done
+    tail -n 20 "$state"/*.{log,out} >&2 || true
+    echo "error: in vain: $*" >&2
+    return 1
+}
+await test -S "$state/munge/socket"
+
 node=$(hostname -s)
 install -d "$state/spool" "$state/ctld"
+accounts=AccountingStorageType=accounting_storage/none
+[ -z "$accounting" ] || accounts="AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort=16819
+AccountingStoragePass=$state/munge/socket
+AccountingStorageEnforce=associations"
 cat >"$state/slurm.conf" <<CONF
 ClusterName=one
 SlurmctldHost=$node(127.0.0.1)
@@ -44,7 +65,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 GresTypes=gpu
 JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
+$accounts
 MpiDefault=none
 ReturnToService=2
 MinJobAge=3600
@@ -57,18 +78,46 @@ SlurmctldPidFile=$state/slurmctld.pid
 SlurmdPidFile=$state/slurmd.pid
 SlurmctldLogFile=$state/slurmctld.log
 SlurmdLogFile=$state/slurmd.log
-NodeName=$node NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$(($(awk '/MemTotal/ {print $2}' /proc/meminfo) / 1024)) Gres=gpu:1
+NodeName=$node NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$(($(awk '/MemTotal/ {print $2}' /proc/meminfo) / 1024)) Gres=gpu:l40s:1
 PartitionName=cpu Nodes=$node Default=YES MaxTime=60 OverSubscribe=NO State=UP
 PartitionName=gpu Nodes=$node MaxTime=60 OverSubscribe=NO State=UP
 CONF
-printf 'Name=gpu File=/dev/null\n' >"$state/gres.conf"
+printf 'Name=gpu Type=l40s File=/dev/null\n' >"$state/gres.conf"
 install -d /etc/slurm
 ln -s "$state/slurm.conf" /etc/slurm/slurm.conf # SLURM_CONF does not reach what a job step starts
-for _ in $(seq 50); do [ -S "$state/munge/socket" ] && break; sleep 0.1; done
+if [ -n "$accounting" ]; then
+    install -d -o mysql -m 700 "$state/database"
+    mariadb-install-db --no-defaults --user=mysql --datadir="$state/database" --auth-root-authentication-method=normal \
+        --skip-test-db >"$state/database.out" 2>&1
+    mariadbd --no-defaults --user=mysql --datadir="$state/database" --socket="$state/database/socket" --skip-networking \
+        --pid-file="$state/database/pid" --innodb-buffer-pool-size=64M >>"$state/database.out" 2>&1 &
+    started+=($!)
+    (umask 077 && cat >"$state/slurmdbd.conf") <<CONF
+AuthType=auth/munge
+AuthInfo=socket=$state/munge/socket
+DbdHost=localhost
+DbdAddr=127.0.0.1
+DbdPort=16819
+SlurmUser=root
+StorageType=accounting_storage/mysql
+StorageHost=localhost
+StorageUser=root
+StorageLoc=accounts
+LogFile=$state/slurmdbd.log
+PidFile=$state/slurmdbd.pid
+CONF
+    ln -s "$state/slurmdbd.conf" /etc/slurm/slurmdbd.conf
+    await mariadb-admin --no-defaults --socket="$state/database/socket" ping
+    MYSQL_UNIX_PORT=$state/database/socket slurmdbd -D >"$state/slurmdbd.out" 2>&1 &
+    started+=($!)
+    await sacctmgr -i add cluster one
+    sacctmgr -i -Q add account lab Description=lab Organization=lab
+    sacctmgr -i -Q add user "$(id -un)" Account=lab
+fi
 slurmctld -D -c -f "$state/slurm.conf" >"$state/slurmctld.out" 2>&1 &
 started+=($!)
 slurmd -D -f "$state/slurm.conf" >"$state/slurmd.out" 2>&1 &
 started+=($!)
-for _ in $(seq 100); do [ "$(sinfo -h -p cpu -o %T 2>/dev/null)" = idle ] && break; sleep 0.1; done
-[ "$(sinfo -h -p cpu -o %T)" = idle ] || { tail -n 20 "$state"/slurm*.{log,out}; echo "error: the node did not come up" >&2; exit 1; }
+node_is_idle() { [ "$(sinfo -h -p cpu -o %T)" = idle ]; }
+await node_is_idle
 "$@"

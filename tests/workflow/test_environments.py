@@ -93,14 +93,20 @@ def conda_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str
     }
 
 
+def witnessed(path: Path) -> Checkout:
+    """A checkout whose scripts only tell where they ran, and whose environments need no pip."""
+    checkout = copy_checkout(path)
+    for script in (checkout.path / "scripts").glob("*.py"):
+        script.write_text(with_stand_in(script.read_text(), WITNESS))
+    for file in (checkout.path / "envs").glob("*.yaml"):
+        file.write_text(file.read_text().split("  - pip:\n")[0])  # pip's part would take minutes and the network
+    return checkout
+
+
 @pytest.fixture(scope="module")
 def deployed(conda_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A checkout in which `--profile runpod-l40s` has run one arm to its table, each job in its own environment."""
-    checkout = copy_checkout(tmp_path_factory.mktemp("deployed") / "checkout")
-    for script in (checkout.path / "scripts").glob("*.py"):
-        script.write_text(with_stand_in(script.read_text(), WITNESS))
-    for path in (checkout.path / "envs").glob("*.yaml"):
-        path.write_text(path.read_text().split("  - pip:\n")[0])  # pip's part would take minutes and the network
+    checkout = witnessed(tmp_path_factory.mktemp("deployed") / "checkout")
     checkout.run("snakemake", "--profile", "runpod-l40s", TARGET, environment=conda_environment)
     return checkout
 
@@ -146,6 +152,21 @@ def test_an_edited_env_file_reruns_the_rules_of_that_environment_only(deployed, 
     output = plan()
     path.write_text(before)
     assert re.findall(r"^Job \d+: (.*)$", output, re.M) == ["Merging the shards of clean"]
+
+
+def test_a_site_s_conda_prefix_is_filled_once_and_used_by_all_checkouts(conda_environment, tmp_path):
+    """The overlay of docs/workflow.md (A cluster) over profiles/slurm, on this machine instead of SLURM."""
+    site, shared, target = tmp_path / "site", tmp_path / "shared envs", WITNESSES["locate_model_env"]
+    site.mkdir()
+    (site / "profile.yaml").write_text(f"conda-prefix: {shared}\nexecutor: local\ncores: 2\n")
+    command = ("snakemake", "--profile", "profiles/slurm", "--workflow-profile", str(site), target)
+    first, second = (witnessed(tmp_path / name / "checkout") for name in ("first", "second"))
+    made = first.run(*command, environment=conda_environment).stdout
+    found = second.run(*command, environment=conda_environment).stdout
+    assert "Creating conda environment" in made and "Creating conda environment" not in found
+    prefixes = {json.loads((checkout.path / target).read_text())["prefix"] for checkout in (first, second)}
+    (prefix,) = prefixes
+    assert Path(prefix).parent == shared and not (second.path / ".snakemake/conda").is_dir()
 
 
 def test_without_conda_a_real_run_stops_before_any_job(deployed):
