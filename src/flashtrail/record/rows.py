@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -57,10 +57,17 @@ def lines(table: pa.Table) -> list[bytes]:
 
 def name_of(table: pa.Table, row: int) -> str:
     """Return how a row is called in a message: its episode and, where it has one, its round or step."""
-    values = table.slice(row, 1).to_pylist()[0]
+    return _names(table.slice(row, 1))[0].replace("row 0", f"row {row}")
+
+
+def _names(table: pa.Table) -> list[str]:
+    present = [n for n in (*EPISODE_KEY, "policy", "route", "prompt", *_COUNTERS) if n in table.column_names]
+    return [_name(values, row) for row, values in enumerate(table.select(present).to_pylist())]
+
+
+def _name(values: Mapping[str, object], row: int) -> str:
     if all(key in values for key in EPISODE_KEY):
-        arm, suite, task, init, repeat = (values[key] for key in EPISODE_KEY)
-        words = [f"{arm}/{suite}/{task}/{init}/{repeat}"]
+        words = ["/".join(str(values[key]) for key in EPISODE_KEY)]
     else:
         words = [str(values[key]) for key in ("policy", "route", "prompt") if key in values] or [f"row {row}"]
     # A step also has the column `round`: its own number says which step it is.
@@ -114,7 +121,7 @@ def digest_table(root: Path, files: Iterable[str]) -> pa.Table:
         digests = [_digest(_own_metadata(table)), *map(_digest, lines(table))]
         columns["file"] += [file] * len(digests)
         columns["row"] += range(-1, len(digests) - 1)
-        columns["name"] += ["metadata", *(name_of(table, row) for row in range(len(table)))]
+        columns["name"] += ["metadata", *_names(table)]
         columns["digest"] += digests
     return pa.table(columns, schema=_SCHEMA)
 
