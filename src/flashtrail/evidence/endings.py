@@ -36,7 +36,8 @@ def kinds(episodes: pd.DataFrame, rounds: pd.DataFrame) -> pd.Series:
 
     success; horizon: time ran out though no round was touched by a condition; perturbation: time ran out in an episode
     with at least one touched round (which need not be why); untold: time ran out and no round says whether it was
-    touched, or none is on record (imported runs); infrastructure: errors, which the merge stops at and no k/n counts (`judged`).
+    touched, or none is on record (imported runs); infrastructure: errors, which the merge stops at and no k/n counts
+    (`judged`).
     """
     key = list(EPISODE_KEY)
     applied = rounds[key].assign(touched=rounds["condition_applied"].eq(True), told=rounds["condition_applied"].notna())
