@@ -84,7 +84,9 @@ def test_what_trainers_save_beside_or_around_the_tensors_does_not_matter(tmp_pat
         ({"meta": {"draft_num_kv_heads": 100}}, "draft_head_dim is 0"),
         ({"head": {}}, "missing"),
         ({"head": {"state_dict": {BIAS: torch.zeros(7)}}}, "holds no draft_head of tensors"),
+        ({"head": {1: torch.zeros(7)}}, "is not a draft of the known layout: missing"),
         ({"head": {1: torch.zeros(7)}}, "unexpected 1"),
+        ({"head": {f"{3 * 'module.'}{BIAS}": torch.zeros(7)}}, f"unexpected module.{BIAS}"),
         ({"head": {BIAS: torch.zeros(7)}}, "missing"),
         ({"head": {BIAS: np.zeros(7).tolist()}}, "holds no draft_head of tensors"),
     ],
@@ -93,6 +95,17 @@ def test_what_is_no_draft_is_one_line(tmp_path, content, words) -> None:
     with pytest.raises(UserError) as caught:
         convert.draft_tensors(saved(tmp_path, **content))
     assert words in str(caught.value) and str(tmp_path / "draft.pt") in str(caught.value)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_a_draft_of_which_only_some_names_have_a_prefix_is_named_as_that(tmp_path, prefix) -> None:
+    """Two state_dicts in one; it is a draft, and never was a pi0 tree."""
+    head = {prefix * (name != BIAS) + name: value for name, value in good()["draft_head"].items()}
+    with pytest.raises(UserError) as caught:
+        convert.draft_tensors(saved(tmp_path, head))
+    said, first = str(caught.value), prefix.partition(".")[0]
+    assert f"{len(head) - 1} of its {len(head)} tensors have the prefix {first}. ({prefix}" in said
+    assert f"the others have not ({BIAS}): save draft_head from one state_dict" in said and "pi0" not in said
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,13 @@ def one_remedy(found: dict[str, Any]) -> str:
     return line
 
 
+def partly(mark: str) -> bytes:
+    """params/_METADATA of a tree whose picture tower alone has Orbax's root, or the /value of an older save."""
+    parts = [(leaf, leaf.startswith("PaliGemma/img")) for leaf in LEAVES]
+    paths = [f"params/{p}" if odd and mark == "params" else f"{p}/{mark}" if odd else p for p, odd in parts]
+    return json.dumps({"tree_metadata": {str(tuple(path.split("/"))): {} for path in paths}}).encode()
+
+
 # (folder, files, class, family, a word of the reason)
 FORMS = [
     ("franka_pick/19999", orbax_tree(), probe.LIBERO_JAX, identity.PI0, "state_proj/kernel"),
@@ -89,6 +96,32 @@ def test_content_decides_and_names_what_told(
     assert word in found["reason"] and found["usable"] == (expected in probe.SELECTABLE)
     if not found["usable"]:
         one_remedy(found)
+
+
+MADE_OF_TWO = [
+    ({**orbax_tree(), "params/_METADATA": partly("params")}, identity.OCDBT,
+     "only some of its leaves have the same prefix or suffix (params/PaliGemma/img/embedding/kernel, "),
+    ({**orbax_tree(), "params/_METADATA": partly("value")}, identity.OCDBT,
+     "(PaliGemma/img/embedding/kernel/value, "),
+    ({"model.safetensors": safetensors("model.state_proj.weight", "action_time_mlp_in.weight")}, identity.SAFETENSORS,
+     "(action_time_mlp_in.weight, model.state_proj.weight; model.safetensors)"),
+    ({"model.safetensors": safetensors("model.state_proj.weight", "time_mlp_in.weight")}, identity.SAFETENSORS,
+     "known by their keys (model.state_proj.weight, time_mlp_in.weight; "),
+    ({"model.safetensors": safetensors("_action_head.bias", "module._state_token.weight")}, identity.SAFETENSORS,
+     "known by their keys (_action_head.bias, module._state_token.weight; "),
+    (orbax_tree(["_action_head/bias", "a/" * 40 + "b"]), identity.OCDBT,
+     "known by their leaves (_action_head/bias, a/a/a/a/a/a/a/a/a/...a/a/a/a/a/a/a/a/a/b; params/_METADATA): give"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("files", "form", "words"), MADE_OF_TWO)
+def test_a_tree_of_which_only_some_names_have_a_prefix_is_unknown_by_its_odd_leaves(
+    tmp_path: Path, files: dict[str, bytes], form: str, words: str
+) -> None:
+    """The leaves that would tell pi0 may all be there: what the others are of cannot be known."""
+    found = look(tmp_path, files)
+    assert (found["class"], found["family"], found["format"]) == (probe.UNKNOWN, identity.UNKNOWN, form)
+    assert words in one_remedy(found) and len(found["told_by"]) == 2
 
 
 def test_a_lone_safetensors_file_is_named(tmp_path: Path) -> None:

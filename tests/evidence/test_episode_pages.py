@@ -144,7 +144,7 @@ def test_where_no_round_says_whether_it_was_touched_no_fault_is_not_claimed():
     told = {0: (None, None), 1: (None, False), 2: (None, True)}  # and of the last there is no round
     rows = [{**start, "init_state": state, "condition_applied": x} for state, said in told.items() for x in said]
     found = endings.kinds(episodes, pd.DataFrame(rows))
-    assert found.tolist() == ["untold", "horizon", "perturbation", "horizon"]
+    assert found.tolist() == ["untold", "horizon", "perturbation", "untold"]
     table = endings.taxonomy(episodes, pd.DataFrame(rows), ["a"])
     assert table.loc[0, list(endings.KINDS)].sum() == table.loc[0, "n"] == 4
 

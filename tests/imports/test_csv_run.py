@@ -263,6 +263,22 @@ def test_a_draft_round_that_executed_another_length_than_was_accepted_is_a_bad_r
     assert first.startswith(f"stage4_infer_summary.csv:{place + 2}: {said}")
 
 
+@pytest.mark.parametrize("place", [0, -1, 1])
+def test_a_round_that_executed_less_is_named_wherever_it_stands_in_its_episode(tmp_path: Path, place: int) -> None:
+    """The longest chunk of an episode may come after the round in question: the first one has nothing before it."""
+    rows = stages.write(tmp_path)["stage4_infer"]
+    episode = [at for at, row in enumerate(rows) if (row["task_id"], row["episode_idx"]) == (0, 0)]
+    at = episode[place]
+    rows[at] |= {"accepted_prefix_len": 12, "chunk_exec_len": 5}
+    stages.write_rows(stages.path(tmp_path, "stage4_infer"), stages.HEADERS["stage4_infer"].split(","), rows)
+    files = [stages.path(tmp_path, f"stage4_{kind}") for kind in ("infer", "episode")]
+    found = CsvRun(files, "pi0", 7).read()
+    said = "chunk_exec_len is 5 of accepted_prefix_len 12, but the episode executed 12 of another chunk"
+    assert str(found.problems[0]) == f"stage4_infer_summary.csv:{at + 2}: {said}"
+    assert len(found.problems) == 2 and "infer_calls" in found.problems[1].text
+    assert len(found.rows["rounds"]) == len(rows) - 1
+
+
 def test_shorter_chunks_throughout_are_a_setting_not_a_fault(tmp_path: Path) -> None:
     rows = stages.write(tmp_path)["stage4_infer"]
     for row in rows:

@@ -92,6 +92,19 @@ def test_a_bad_round_is_named_by_file_and_line(
     assert any(said in problem for problem in report["problems"])
 
 
+@pytest.mark.parametrize("place", [0, -1])
+def test_a_round_that_executed_less_than_was_accepted_is_named_also_as_the_first(tmp_path: Path, place: int) -> None:
+    official.write_run(tmp_path / "run")
+    path = _infer(tmp_path / "run")
+    lines = path.read_text().splitlines()
+    lines[place] = json.dumps({**json.loads(lines[place]), "accepted_prefix_len": 12, "chunk_exec_len": 5})
+    path.write_text("\n".join(lines) + "\n")
+    line = place % len(lines) + 1
+    said = "chunk_exec_len is 5 of accepted_prefix_len 12, but the episode executed 12 of another chunk"
+    problems = [str(problem) for problem in read_run(tmp_path / "run", "pi0").problems]
+    assert problems[0] == f"episodes/{path.parent.name}/infer.jsonl:{line}: {said}"
+
+
 def test_a_cut_line_a_lost_line_and_a_stray_file_are_named(tmp_path: Path) -> None:
     official.write_run(tmp_path / "run")
     cut, lost, stray = (_infer(tmp_path / "run", k) for k in range(3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -153,3 +154,56 @@ def test_a_name_is_text_on_every_page_and_in_every_drawing(tmp_path: Path) -> No
     assert "<b>" not in (tmp_path / "out/episodes/index.html").read_text()
     targets = set(re.findall(r'href="(episodes/[^"#]+)', "".join(part.text for part in parts)))
     assert targets and all((tmp_path / "out" / target).is_file() for target in targets)
+
+
+def alone(root: Path, *names: str) -> tuple[Campaign, str]:
+    """Import these files alone; return the campaign with its pages, and the head of its report as text."""
+    stages.write(root / "csv")
+    found = CsvRun([stages.path(root / "csv", name) for name in names], "pi0", 7, "clean").read()
+    write(found, root / "out")
+    inputs = prepare([root / "out"], root / "out")
+    run = Campaign(inputs | write_pages(inputs, root / "out"))
+    head = overview.header(run, "t").text + headline.section(run).text
+    targets = {place.split("#")[0] for place in re.findall(r'href="(episodes/[^"]+)"', head)}
+    assert all((root / "out" / place).is_file() for place in targets)
+    words = re.sub(r"<[^>]+>", " ", head).replace("\u00a0", " ")
+    assert not re.search(r"\b0 (arm|episode|round)s|[;,:] ?[;,.]|seed ?;|\(\)|None|nan", words), words
+    return run, " ".join(words.split())
+
+
+def test_the_head_of_a_profile_says_what_was_timed_and_nothing_of_episodes(tmp_path: Path) -> None:
+    run, words = alone(tmp_path, "stage6_infer")
+    counts = run.profile["route"].value_counts()
+    said = f"{len(run.profile)} rounds of pi0 timed ({counts['full']} full and {counts['draft']} draft; imported: CSV "
+    assert said + "file stage6_infer_summary.csv), without episodes" in words
+    assert "t pi0: rounds timed, no episodes Imported, not run here: " in words
+    assert not re.search("seed|paired|clock|every episode|Brackets", words)
+    assert not (tmp_path / "out/episodes/index.html").exists()
+
+
+def test_the_list_of_an_earlier_report_goes_where_only_a_profile_is_left(tmp_path: Path) -> None:
+    alone(tmp_path / "first", "stage4_episode")
+    shutil.copytree(tmp_path / "first/out/episodes", tmp_path / "out/episodes")
+    alone(tmp_path, "stage6_infer")
+    assert list((tmp_path / "out/episodes").iterdir()) == []
+
+
+@pytest.mark.parametrize("route", ["full", "draft"])
+def test_a_profile_of_one_route_has_its_time_on_the_first_screen(tmp_path: Path, route: str) -> None:
+    rows = [row for row in stages.write(tmp_path / "csv")["stage6_infer"] if row["route_type"] == route]
+    stages.write_rows(tmp_path / "one.csv", stages.HEADERS["stage6_infer"].split(","), rows)
+    write(CsvRun([tmp_path / "one.csv"], "pi0").read(), tmp_path / "out")
+    first = headline.section(Campaign(prepare([tmp_path / "out"], tmp_path / "out"))).text
+    assert f"A {route} round takes" in first and f"({len(rows)} {route};" in first
+
+
+def test_the_head_of_episodes_alone_says_that_their_rounds_are_not_recorded(tmp_path: Path) -> None:
+    run, words = alone(tmp_path, "stage4_episode")
+    assert f"1 arm, {len(run.episodes)} episodes , rounds not recorded; seed 7. " in words
+    page = (tmp_path / "out/episodes/clean/index.html").read_text()
+    assert "time ran out, fault not recorded" in page and "no fault" not in page
+
+
+def test_the_head_of_episodes_with_rounds_counts_both(tmp_path: Path) -> None:
+    run, words = alone(tmp_path, "stage4_infer", "stage4_episode")
+    assert f"1 arm, {len(run.episodes)} episodes , {len(run.rounds)} rounds; seed 7. " in words

@@ -291,6 +291,24 @@ def test_what_is_no_bundle_is_said_once(tmp_path: Path, capsys: pytest.CaptureFi
         assert not said.out and said.err.count("\n") == 1 and words in said.err
 
 
+@pytest.mark.parametrize("rerun", [[], ["--rerun", "1"]])
+def test_a_bundle_without_a_run_is_said_once(
+    copy: Path, tmp_path: Path, rerun: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder that has a manifest and nothing else, and a bundle whose job files were lost on the way."""
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/a.txt").write_text("x")
+    manifest.write(tmp_path / "notes", ["a.txt"])
+    shutil.rmtree(copy / "results/logs")
+    for place, counted in ((tmp_path / "notes", "1 of 2"), (copy, "0 of 2")):
+        assert cli.main(["audit", str(place), *rerun]) == 1
+        said = capsys.readouterr()
+        assert said.err == f"{counted} checks passed\n"
+        *_, last = lines = [line for line in said.out.splitlines() if not line.startswith("note: ")]
+        assert [line.split()[1] for line in lines] == ["checksums:", "run:"]
+        assert last.startswith("FAIL  run: no part of a run was finished here") and "get the bundle again" in last
+
+
 @pytest.mark.parametrize("share", ["x", "-3", "500%", "inf", "0"])
 def test_a_share_that_is_none_is_told_before_the_checks(
     copy: Path, share: str, capsys: pytest.CaptureFixture[str]

@@ -154,7 +154,7 @@ def plan_base(leaves: Mapping[str, HasShape], described: Any) -> tuple[list[Piec
     stem_layers = sum(path.startswith(IMG + "stem/") and path.endswith("/kernel") for path in leaves)
     rules = _base_rules(stem_layers)
     deltas = lora.find(leaves, extra["lora_scaling"])
-    _check_names("checkpoint", {leaf for _, leaf, *_ in rules}, set(leaves) - lora.names(deltas.values()))
+    _check_names("checkpoint", "a pi0 tree", {leaf for _, leaf, *_ in rules}, set(leaves) - lora.names(deltas.values()))
     for _, leaf, rank, *_ in rules:
         if len(leaves[leaf].shape) != rank:
             raise UserError(f"checkpoint leaf {leaf} has shape {_shape(leaves[leaf])}: expected {rank} axes")
@@ -321,6 +321,14 @@ def read_draft_pt(pt_path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
     for prefix in ("module.", "_orig_mod.", "module."):  # DistributedDataParallel's, torch.compile's, either outside
         if head and all(str(name).startswith(prefix) for name in head):
             head = {str(name).removeprefix(prefix): value for name, value in head.items()}
+    for prefix in ("module.", "_orig_mod."):
+        marked = sorted(str(name) for name in head if str(name).startswith(prefix))
+        if 0 < len(marked) < len(head):
+            plain = next(str(name) for name in sorted(head, key=str) if not str(name).startswith(prefix))
+            raise UserError(
+                f"draft {path}: {len(marked)} of its {len(head)} tensors have the prefix {prefix} ({_some(marked)}), "
+                f"the others have not ({plain}): save draft_head from one state_dict"
+            )
     meta = saved.get("meta") or {}
     if not isinstance(meta, dict):
         raise UserError(f"draft {path}: its meta is a {type(meta).__name__}, not names with numbers: save a dict")
@@ -348,7 +356,7 @@ def draft_arranged(
     source: Mapping[str, np.ndarray], meta: Mapping[str, Any], path: str | Path
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """The same from tensors under upstream's names and the meta; `path` is named in errors."""
-    _check_names(f"draft {path}", {key for key, _ in _DRAFT_RULES.values()}, set(source))
+    _check_names(f"draft {path}", "a draft", {key for key, _ in _DRAFT_RULES.values()}, set(source))
     for name, (key, transpose) in _DRAFT_RULES.items():
         rank = 2 if transpose or name == "action_queries" else 1
         if source[key].ndim != rank:
@@ -398,13 +406,13 @@ def _draft_dims(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any], path
 # --- shared checks ---
 
 
-def _check_names(what: str, expected: set[str], found: set[str]) -> None:
+def _check_names(what: str, kind: str, expected: set[str], found: set[str]) -> None:
     missing, unexpected = sorted(expected - found), sorted(found - expected)
     if missing or unexpected:
         parts = [
             f"{label} {_some(names)}" for label, names in (("missing", missing), ("unexpected", unexpected)) if names
         ]
-        raise UserError(f"{what} is not a pi0 tree of the known layout: {'; '.join(parts)}")
+        raise UserError(f"{what} is not {kind} of the known layout: {'; '.join(parts)}")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -31,6 +31,7 @@ _TYPES = {
     "pi0": PI0, "pi05": PI05, "pi0.5": PI05, "pi0fast": FAST, "pi0_fast": FAST, "smolvla": SMOLVLA, "act": ACT
 }  # fmt: skip
 _ARRAYS = ("/.zarray", "/zarr.json")
+_TELLING = ("state_proj.weight", "action_time_mlp_in.weight", "time_mlp_in.weight")
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 _UNFINISHED = (".part", ".incomplete", ".gstmp", ".crdownload", ".aria2", ".tmp")
 Read = Callable[[str, int], bytes]  # name, at most so many bytes from the start
@@ -90,6 +91,9 @@ def family_of_leaves(leaves: Collection[str]) -> tuple[str, tuple[str, ...]]:
 def family_of_keys(keys: Collection[str]) -> tuple[str, tuple[str, ...]]:
     """The same for the keys of a PyTorch checkpoint (openpi's or LeRobot's)."""
     plain = {key.removeprefix("model."): key for key in sorted(keys)}
+    telling = [key for short, key in plain.items() if short in _TELLING]
+    if len({key.startswith("model.") for key in telling}) > 1:  # of two models, or of a save that was mended by hand
+        return UNKNOWN, tuple(telling)
     if "state_proj.weight" in plain and "action_time_mlp_in.weight" in plain:
         return PI0, (plain["state_proj.weight"], plain["action_time_mlp_in.weight"])
     for family, start in ((SMOLVLA, "vlm_with_expert."), (ACT, "vae_encoder"), (ACT, "encoder_robot_state_input_proj")):
@@ -133,9 +137,14 @@ def _of_orbax(files: Mapping[str, int], read: Read) -> Identity:
             UNKNOWN, form, problem=f"params/_METADATA is missing{known}, which names the leaves: complete the copy, or "
             "save the tree again with Orbax"
         )  # fmt: skip
-    leaves = orbax.leaf_paths(dict.fromkeys(stored))
-    family, told = family_of_leaves(set(leaves))
-    problem = f"none of the families known by their leaves ({name}): give a pi0 tree" if family == UNKNOWN else None
+    problem: str | None = None
+    if odd := orbax.partly_marked(stored):
+        family, told = UNKNOWN, odd
+        problem = f"only some of its leaves have the same prefix or suffix ({_shown(odd)}; {name}): save the tree whole"
+    else:
+        family, told = family_of_leaves(set(orbax.leaf_paths(dict.fromkeys(stored))))
+        if family == UNKNOWN:
+            problem = f"{_none_known('leaves', told, name)}: give a pi0 tree"
     if form == NO_FORMAT:
         problem = "params holds neither manifest.ocdbt nor a directory a leaf: complete the copy or the download"
     return Identity(family, form, told, problem)
@@ -163,7 +172,16 @@ def _of_safetensors(files: Mapping[str, int], tensors: Sequence[str], read: Read
     family, told = family_of_keys(keys)
     if family == UNKNOWN and isinstance(kind, str):
         family, told = _TYPES.get(kind.lower(), UNKNOWN), (f"config.json: type {kind}",)
-    return Identity(family, form, told, None if family != UNKNOWN else "none of the families known by their keys")
+    return Identity(family, form, told, _none_known("keys", told, tensors[0]) if family == UNKNOWN else None)
+
+
+def _none_known(kind: str, told: Sequence[str], place: str) -> str:
+    """The sentence for a tree of no known family, with some of what it holds."""
+    return f"none of the families known by their {kind} ({_shown(told)}; {place})"
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(name if len(name) <= 40 else f"{name[:18]}...{name[-19:]}" for name in names) or "none"
 
 
 def _header_keys(name: str, size: int, read: Read) -> set[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,6 +170,19 @@ def leaf_paths(stored: Mapping[str, Any]) -> list[str]:
     if all(path.endswith(_VALUE) for path in paths):
         paths = [path.removesuffix(_VALUE) for path in paths]
     return paths
+
+
+def partly_marked(stored: Iterable[str]) -> tuple[str, ...]:
+    """Return a leaf with and one without the root or the suffix that `leaf_paths` takes off, where only some have it.
+
+    Such a tree is put together from two: what its leaves are called, and so what they tell, cannot be known.
+    """
+    paths = sorted(stored)
+    for has in (lambda path: path.startswith(_ROOT + "/"), lambda path: path.endswith(_VALUE)):
+        marked, plain = next(filter(has, paths), None), next((path for path in paths if not has(path)), None)
+        if marked is not None and plain is not None:
+            return marked, plain
+    return ()
 
 
 def iter_leaves(params_dir: str | Path) -> Iterator[tuple[str, np.ndarray]]:

@@ -36,13 +36,14 @@ def kinds(episodes: pd.DataFrame, rounds: pd.DataFrame) -> pd.Series:
 
     success; horizon: time ran out though no round was touched by a condition; perturbation: time ran out in an episode
     with at least one touched round (which need not be why); untold: time ran out and no round says whether it was
-    touched (imported runs); infrastructure: errors, which the merge stops at and no k/n counts (`judged`).
+    touched, or none is on record (imported runs); infrastructure: errors, which the merge stops at and no k/n counts
+    (`judged`).
     """
     key = list(EPISODE_KEY)
     applied = rounds[key].assign(touched=rounds["condition_applied"].eq(True), told=rounds["condition_applied"].notna())
     of_episode = episodes[key].merge(applied.groupby(key).any().reset_index(), on=key, how="left")
     found = pd.Series("horizon", index=episodes.index, dtype=object)
-    found[of_episode["told"].eq(False).to_numpy()] = "untold"
+    found[of_episode["told"].ne(True).to_numpy()] = "untold"  # also where no round is on record
     found[of_episode["touched"].eq(True).to_numpy()] = "perturbation"
     found[episodes["outcome"] == "success"] = "success"
     found[episodes["outcome"] == "error"] = "infrastructure"

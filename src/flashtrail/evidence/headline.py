@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from flashtrail import machine
-from flashtrail.evidence import claims, claims_chapter, page, statistics
+from flashtrail.evidence import claims, claims_chapter, page, statistics, tables
 from flashtrail.evidence.campaign import Campaign
 from flashtrail.evidence.counts import behind, pooled
 from flashtrail.evidence.overview import arm_name, has_fault, has_guard, paired, rate_of
@@ -19,6 +19,7 @@ from flashtrail.evidence.wording import (
     NBSP,
     counted,
     integers,
+    listed,
     milliseconds,
     percent,
     percent_range,
@@ -45,11 +46,18 @@ def section(run: Campaign) -> Html:
         "Clock running": _lines(_at_each_rate(run)),
         "What may be claimed": _may_be_claimed(run),
     }
+    found = page.facts({term: value for term, value in rows.items() if value is not None})
+    return Html(f'<div class="first">{found.text}{_note(run).text}</div>')
+
+
+def _note(run: Campaign) -> Html:
+    """How rates and counts are to be read; empty where the first screen has none."""
+    if not run.summaries:
+        return Html("")
     note = "Brackets: 95\u00a0% intervals, Wilson\u2019s of a rate, Tango\u2019s of a paired difference."
     if run.pages:
         note += " A count links to its episodes; a paired one takes those of them whose start both arms have."
-    found = page.facts({term: value for term, value in rows.items() if value is not None})
-    return Html(f'<div class="first">{found.text}{page.paragraph(note, "note").text}</div>')
+    return page.paragraph(note, "note")
 
 
 def _of_arm(run: Campaign, arm: str, summary: Mapping[str, Any], *rest: Any) -> Html:
@@ -94,14 +102,30 @@ def _lines(texts: Iterable[Any]) -> Html | None:
 
 
 def _what_was_run(run: Campaign) -> Html:
+    if not run.summaries:
+        return page.inline(_timed(run))
     episodes = sum(sum(s["outcomes"].values()) for s in run.summaries.values())
     rounds = sum(s["routes"]["n"] for s in run.summaries.values())
     seeds = sorted({s["seed"] for s in run.summaries.values()})
+    paired_by = "; arms paired by task, initial state and repeat" if len(run.summaries) > 1 else ""
     return page.inline(
         f"{plural(len(run.summaries), 'arm')}, ",
         pooled(run, plural(episodes, "episode")),
-        f", {plural(rounds, 'round')}; seed {integers(seeds)}{_days(run)}; arms paired by task, initial state and "
-        f"repeat. {_clock(run)}",
+        f", {plural(rounds, 'round') if rounds else 'rounds not recorded'}; seed {integers(seeds)}{_days(run)}"
+        f"{paired_by}. {_clock(run)}",
+    )
+
+
+def _timed(run: Campaign) -> str:
+    """What a profile holds where no arm was run; nothing that only episodes have."""
+    if not len(run.profile):
+        return "No episode was run and no round was timed."
+    counts = run.profile["route"].value_counts()
+    routes = listed([f"{counts[route]:,} {route}" for route in tables.ROUTES if route in counts])
+    policies = listed(list(dict.fromkeys(run.profile["policy"])))
+    return (
+        f"{plural(len(run.profile), 'round')} of {policies} timed ({routes}; {run.whose(None)}), without episodes: "
+        "nothing here says how often a task succeeds."
     )
 
 
@@ -140,9 +164,11 @@ def _how_fast(run: Campaign) -> Html | None:
             f"{milliseconds(found['full'].p50.value)} (medians of policy time, n = {found['draft'].n} and "
             f"{found['full'].n}, {how}; {machine.words(run.machine)}): {ratio:.1f} times as long."
         )
-    elif found["full"].p50:
-        beside = f"median, n = {found['full'].n}, {how}; {machine.words(run.machine)}"
-        lines.append(f"A full round takes {milliseconds(found['full'].p50.value)} ({beside}).")
+    else:
+        for route, of_route in found.items():
+            if of_route.p50:
+                beside = f"median, n = {of_route.n}, {how}; {machine.words(run.machine)}"
+                lines.append(f"A {route} round takes {milliseconds(of_route.p50.value)} ({beside}).")
     for arm, summary in run.plain_summaries.items():
         if summary["routes"]["draft"] and not has_fault(summary):
             routes = summary["routes"]

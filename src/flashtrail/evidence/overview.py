@@ -78,7 +78,8 @@ def subject(run: Campaign) -> str:
     suites = list(dict.fromkeys(s["suite"] for s in run.summaries.values()))
     tasks = {t["task_id"] for s in run.summaries.values() for t in s["tasks"]}
     if not policies:
-        return "FLASHTrail"
+        timed = list(dict.fromkeys(run.profile["policy"]))
+        return f"{listed(timed)}: rounds timed, no episodes" if timed else "FLASHTrail"
     return f"{listed(policies)} on {listed(suites)}, task{'s' * (len(tasks) != 1)} {integers(tasks)}"
 
 

@@ -26,6 +26,7 @@ from flashtrail.imports.record import (
     episode_row,
     round_row,
     route_of,
+    short_of_limit,
     times,
 )
 
@@ -75,7 +76,7 @@ class CsvRun:
                 self._check_columns(file, kind)
         self.shared = [name for name in _NAMES if all(name in self._places(file) for file in self.files)]
         self.rounds: dict[Place, list[tuple[Row, dict[str, Any]]]] = {}
-        self.longest: dict[Place, int] = {}  # chunk that was executed in an episode
+        self.lines: dict[Place, list[tuple[str, int]]] = {}  # of these rounds
         self.where: dict[Place, tuple[str, int]] = {}  # of rounds that no episode has claimed
         self.seen: dict[Place, tuple[str, int, Row]] = {}  # of episodes
         self.repeats: dict[tuple[Any, ...], int] = {}
@@ -87,6 +88,7 @@ class CsvRun:
             self.result.profile = self.arm or self.of["profile"][0].path.stem
             self._each("profile", self._profile)
         self._each("rounds", self._round)
+        self._leave_out_short()
         self._each("episodes", self._episode)
         self.said.check_met(self.met)
         for place, (name, line) in self.where.items():
@@ -163,15 +165,21 @@ class CsvRun:
     def _round(self, file: Delimited, line: int, row: Row) -> None:
         place = self._place(row)
         before = self.rounds.setdefault(place, [])
-        most = self.longest.get(place, 0)
-        found = round_row(row, [earlier for earlier, _ in before[-1:]], most)
+        found = round_row(row, [earlier for earlier, _ in before[-1:]])
         for name in _NAMES:
             if before and text(row, name) != text(before[0][0], name):
                 said = f"{row.get(name)!r}, {before[0][0].get(name)!r} in the episode's earlier rounds"
                 raise BadRow(f"{called(row, name)} is {said}")
         before.append((row, found))
-        self.longest[place] = max(most, found["executed"])
+        self.lines.setdefault(place, []).append((file.path.name, line))
         self.where.setdefault(place, (file.path.name, line))
+
+    def _leave_out_short(self) -> None:
+        """Name the rounds that only their whole episode shows to be bad, and leave them out."""
+        for place, found in self.rounds.items():
+            bad = dict(short_of_limit(found))
+            self.result.problems += [Problem(*self.lines[place][at], words) for at, words in bad.items()]
+            self.rounds[place] = [of_round for at, of_round in enumerate(found) if at not in bad]
 
     def _profile(self, file: Delimited, line: int, row: Row) -> None:
         route = route_of(row)

@@ -15,7 +15,7 @@ from typing import Any
 from flashtrail.errors import UserError
 from flashtrail.evidence import tables
 from flashtrail.imports.cells import INT64, BadRow, empty, needed, number, text, told, whole, whole_or_none
-from flashtrail.imports.record import Imported, Problem, check_whole, episode_row, round_row
+from flashtrail.imports.record import Imported, Problem, check_whole, episode_row, round_row, short_of_limit
 
 # --- files ---
 
@@ -163,18 +163,18 @@ class RunDirectory:
             raise BadRow("infer_path is missing: without it the episode has no rounds")
         self.result.files.append(path)
         name = self._name(path)
-        rows: list[dict[str, Any]] = []
-        before: list[Mapping[str, Any]] = []
-        most = 0
+        read: list[tuple[Mapping[str, Any], dict[str, Any]]] = []
+        lines: list[int] = []
         for line, record in json_lines(path, name, self.result):
             try:
                 self._same(record, entry, key)
-                rows.append({**key, **round_row(record, before, most)})
-                most = max(most, rows[-1]["executed"])
-                before.append(record)
+                read.append((record, {**key, **round_row(record, [earlier for earlier, _ in read[-1:]])}))
+                lines.append(line)
             except BadRow as error:
                 self.result.problems.append(Problem(name, line, str(error)))
-        return rows
+        bad = dict(short_of_limit(read))
+        self.result.problems += [Problem(name, lines[place], words) for place, words in bad.items()]
+        return [row for place, (_, row) in enumerate(read) if place not in bad]
 
     def _steps(self, entry: Mapping[str, Any], key: dict[str, Any]) -> list[dict[str, Any]]:
         path = self._file(entry, "trace_path", "trace.jsonl")

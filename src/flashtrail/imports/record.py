@@ -5,7 +5,7 @@ The same for every format. Knows the official column names and our tables; opens
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,30 +155,40 @@ def check_cell(row: Mapping[str, Any], name: str) -> None:
 VERIFIED = 12  # actions that verification looks at (docs/reference/FLASH.md, B)
 
 
-def _check_chunk(row: Mapping[str, Any], route: str, accepted: int, executed: int, most: int) -> None:
-    """Hold a chunk to what the client does: it executes all that was accepted, or its own limit if that is less."""
+def _check_chunk(row: Mapping[str, Any], route: str, accepted: int, executed: int) -> None:
+    """Hold a chunk to what the client does: it executes nothing that was not accepted."""
     said = called(row, "accepted_prefix_len")
     if executed > accepted:
         raise BadRow(f"{called(row, 'chunk_exec_len')} {executed} exceeds {said} {accepted}")
     if route == "draft" and accepted > max(VERIFIED, executed):
         raise BadRow(f"{said} is {accepted}: verification looks at {VERIFIED} actions")
-    if executed < min(accepted, most):
-        words = f"{called(row, 'chunk_exec_len')} is {executed} of {said} {accepted}"
-        raise BadRow(f"{words}, but the episode executed {most} of another chunk")
 
 
-def round_row(row: Mapping[str, Any], before: Sequence[Mapping[str, Any]], most: int = 0) -> dict[str, Any]:
+def short_of_limit(episode: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Iterator[tuple[int, str]]:
+    """Yield place and problem of each round that executed less than was accepted, though the client's limit was higher.
+
+    `episode` are all rounds of one, each as its source row and as a row of `rounds`. The client executes all that was
+    accepted, or its own limit if that is less; the limit is the longest chunk that the episode executed, early or late.
+    """
+    most = max((of_round["executed"] for _, of_round in episode), default=0)
+    for place, (row, of_round) in enumerate(episode):
+        accepted, executed = of_round["accepted_prefix"], of_round["executed"]
+        if executed < min(accepted, most):
+            words = f"{called(row, 'chunk_exec_len')} is {executed} of {called(row, 'accepted_prefix_len')} {accepted}"
+            yield place, f"{words}, but the episode executed {most} of another chunk"
+
+
+def round_row(row: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return one inference record as a row of `rounds`, without the episode's key.
 
-    `before` are the source rows of the episode so far, `most` the longest chunk that it executed. A stage that the
-    route does not run is empty, not the zero that the official record writes. Guard columns are there in the
-    reproduction's stage-7 CSV only.
+    `before` are the source rows of the episode so far. A stage that the route does not run is empty, not the zero that
+    the official record writes. Guard columns are there in the reproduction's stage-7 CSV only.
     """
     route = route_of(row)
     index, accepted, executed = whole(row, "infer_id"), whole(row, "accepted_prefix_len"), whole(row, "chunk_exec_len")
     if before and index <= whole(before[-1], "infer_id"):
         raise BadRow(f"infer_id {index} after {before[-1]['infer_id']}: doubled or out of order")
-    _check_chunk(row, route, accepted, executed, most)
+    _check_chunk(row, route, accepted, executed)
     seen = number(row, "stage7_cache_age_queries")
     return {
         **_UNTOLD,

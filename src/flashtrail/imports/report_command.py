@@ -51,7 +51,10 @@ class Report:
 
 
 def write_pages(inputs: dict[str, Any], out: Path) -> dict[str, Any]:
-    """Write the pages of all episodes below `out`; return the inputs by which the report links to them."""
+    """Write the pages of all episodes below `out`; return the inputs by which the report links to them.
+
+    Without episodes there is no page and no list: an earlier report's are removed.
+    """
     from flashtrail.evidence import episode_pages, links
 
     directory = out.resolve() / links.DIRECTORY
@@ -63,18 +66,28 @@ def write_pages(inputs: dict[str, Any], out: Path) -> dict[str, Any]:
         pages.append(str(directory / links.directory(arm) / links.INDEX))
     _remove_earlier(directory, {Path(place).parent.name for place in pages})
     index = directory / links.INDEX
+    if not pages:
+        if index.is_file() and _made(index):
+            index.unlink()
+        return {}
     episode_pages.write_index(index, inputs, inputs["arms"], report="../report.html")
     return {"pages": pages, "page_index": str(index)}
 
 
 def _remove_earlier(directory: Path, kept: set[str]) -> None:
     """Remove the pages of arms that are not in this report any more; only what an earlier report wrote."""
-    from flashtrail.evidence import episode_pages, links
+    from flashtrail.evidence import links
 
     for index in sorted(directory.glob(f"*/{links.INDEX}")):
-        made = episode_pages.FOOTER in index.read_text(encoding="utf-8", errors="replace")
-        if made and index.parent.name not in kept and not index.parent.is_symlink():
+        if _made(index) and index.parent.name not in kept and not index.parent.is_symlink():
             shutil.rmtree(index.parent)
+
+
+def _made(index: Path) -> bool:
+    """Return whether a list of episodes was written by a report, not by its reader."""
+    from flashtrail.evidence import episode_pages
+
+    return episode_pages.FOOTER in index.read_text(encoding="utf-8", errors="replace")
 
 
 def prepare(runs: list[Path], out: Path) -> dict[str, Any]:

@@ -17,9 +17,13 @@ from flashtrail.errors import UserError
 from flashtrail.record import archive, conclusions, manifest
 from flashtrail.record import checks as questions
 from flashtrail.record.checks import Check
-from flashtrail.record.run import Run
+from flashtrail.record.run import LOGS, PARTS, Run
 
 _SHOWN = 5
+_NO_RUN = (
+    f"no part of a run was finished here (none of {', '.join(PARTS)} has left its record in {LOGS}): get the bundle "
+    "again, or finish the run with make report and bundle it again"
+)
 _BEFORE_A_RERUN = ("checksums", "digest")  # what has to hold before anything of a bundle is run
 
 
@@ -28,6 +32,9 @@ def checks(run: Run, digest: str | None = None) -> Iterator[Check]:
     yield _guarded("checksums", lambda: questions.checksums(run))
     if digest is not None:
         yield _guarded("digest", lambda: questions.as_published(run, digest))
+    if not run.finished:  # every further question would say so again
+        yield Check("run", "", [_NO_RUN])
+        return
     for name, question in (
         ("row digests", questions.row_digests),
         ("RO-Crate", questions.described),
@@ -118,7 +125,7 @@ def run(arguments: argparse.Namespace) -> int:
         if note := other_code(bundle):
             print(note)
         found = list(_reported(checks(bundle, arguments.digest)))
-        if arguments.rerun is not None:
+        if arguments.rerun is not None and bundle.finished:
             found += _reported(_rerun(bundle, arguments, [check.name for check in found if check.problems]))
     well = [not check.problems for check in found]
     failed = well.count(False)

@@ -93,12 +93,19 @@ class Run:
         if self._did("report"):
             found["report"] = [str(arm) for arm in self.evaluation["params"]["arms"]]
         for part, arms in (("drills", self._drill_arms), ("checkup", self._checkup_arms)):
-            if self._did(part) and self.path(PARTS[part][1][0]).is_file():
+            if self._did(part):
                 found[part] = arms()
         return found
 
+    @property
+    def finished(self) -> bool:
+        """Return whether any part was finished: without one there are no arms to look at."""
+        return any(self._did(part) for part in PARTS)
+
     def _did(self, part: str) -> bool:
-        return (self.root / LOGS / f"{PARTS[part][0]}.json").is_file()
+        job, (result, *_) = PARTS[part]
+        ended = (self.root / LOGS / f"{job}.json").is_file()
+        return ended and (part == "report" or self.path(result).is_file())
 
     def _drill_arms(self) -> list[str]:
         reference = [PurePosixPath(file).parent.name for file in self.job("derive_bounds")["input"]["steps"]]
