@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from flashtrail import sections
+from flashtrail.checkup_arm import Checkup
 
 
 @pytest.mark.parametrize("field", [{"max_exec_steps": True}, {"tau_radius": True}, {"t_list": [True, 0.05]}])
@@ -18,3 +19,8 @@ def test_true_is_no_number(field: dict[str, Any]) -> None:
 
 def test_a_switch_still_takes_true() -> None:
     assert sections.Flash(official_time_bias=True).official_time_bias
+
+
+def test_true_is_no_number_of_the_checkup_either() -> None:
+    with pytest.raises(ValidationError, match="true or false stands where"):
+        Checkup(policy="pi0", episodes=True)
