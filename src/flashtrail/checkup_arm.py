@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from flashtrail.sections import Section
 
 NAME = "checkup"
 _OF_ARM = ("policy", "episodes", "first_init_state", "repeats", "flash", "video")
 
 
-class Checkup(BaseModel):
+class Checkup(Section):
     """One task at all its init states against the policy's published success (`make checkup`)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     policy: str
     task: int = Field(0, ge=0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator
 
 from flashtrail import drill_arms
 from flashtrail.errors import UserError
@@ -30,6 +30,16 @@ class Section(BaseModel):
     """A part of the config: an unknown key is an error, and nothing is changed after it was read."""
 
     model_config = ConfigDict(validate_default=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse `true` where a number is meant: pydantic would read 1. Fields of bool are let be."""
+        kind = str(cls.model_fields[str(info.field_name)].annotation)
+        found = any(isinstance(one, bool) for one in (value if isinstance(value, list | tuple) else [value]))
+        if found and not any(word in kind.lower() for word in ("bool", "any", "literal")):
+            raise ValueError("true or false stands where another kind of value is wanted")
+        return value
 
 
 class Flash(Section):

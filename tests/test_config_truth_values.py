@@ -1,0 +1,26 @@
+"""A number of config.yaml is a number: `true` is not read as 1. Knows no other fault of a config."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from flashtrail import sections
+from flashtrail.checkup_arm import Checkup
+
+
+@pytest.mark.parametrize("field", [{"max_exec_steps": True}, {"tau_radius": True}, {"t_list": [True, 0.05]}])
+def test_true_is_no_number(field: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="true or false stands where"):
+        sections.Flash(**field)
+
+
+def test_a_switch_still_takes_true() -> None:
+    assert sections.Flash(official_time_bias=True).official_time_bias
+
+
+def test_true_is_no_number_of_the_checkup_either() -> None:
+    with pytest.raises(ValidationError, match="true or false stands where"):
+        Checkup(policy="pi0", episodes=True)
