@@ -20,7 +20,7 @@ from flashtrail import provenance
 from flashtrail.evidence import endings, layout, links, page, statistics, tables, timeline
 from flashtrail.evidence.page import Html
 from flashtrail.evidence.tables import EPISODE_KEY, PAIR_KEY
-from flashtrail.evidence.wording import DASH, plural, rate_with_interval, three_digits, whole
+from flashtrail.evidence.wording import DASH, plural, rate_with_interval, three_digits, whole, without_places
 
 FOOTER = "Made by FLASHTrail from the tables of the run."
 _END_MARKS = {
@@ -198,7 +198,7 @@ def _facts(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], untold: 
     end = f"{_END_MARKS[row['kind']]} {endings.KINDS[row['kind']]}{_after(row)}"
     verified = _given(row.get("verified_success"))
     facts: dict[str, Any] = {
-        "End": page.inline(page.bold(end), f"; {row['error']}" if _given(row["error"]) else ""),
+        "End": page.inline(page.bold(end), f"; {without_places(row['error'])}" if _given(row["error"]) else ""),
         "Verified": None if verified is None else _verified_words(verified, row),
         "Rounds": _rounds_words(row),
         "Fault": _fault_words(rounds),

@@ -111,3 +111,11 @@ def plural(count: int, word: str) -> str:
     noun = re.split(r" (?=in |a )", word, maxsplit=1)[0]
     tail = word[len(noun) :]
     return f"{count:,}{NBSP}{noun}{'' if count == 1 else 's'}{tail}"
+
+
+def without_places(text: str) -> str:
+    """Return an error's text with every absolute path cut to its last part: a page does not say whose machine it was.
+
+    ``not found: /home/me/models/x.pt`` -> ``not found: .../x.pt``. An address (``gs://a/b``) is no such path.
+    """
+    return re.sub(r"(?<![\w:/.])/(?:[^\s/'\":,;]+/)+([^\s/'\":,;]*)", r".../\1", text)
