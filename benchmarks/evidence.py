@@ -151,7 +151,7 @@ def measure(episodes: int) -> dict[str, float]:
             for task in range(TASKS):
                 write_shard(root / "rollouts" / arm / f"task_{task}", arm, task, repeats)
         command = [sys.executable, __file__, "--episodes", str(episodes), "--work", name]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     count = repeats * len(ARMS) * TASKS * STATES
     steps = ", ".join(f"{step} {found[step]:.1f} s" for step in ("merge", "summaries", "claims"))

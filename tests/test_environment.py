@@ -81,6 +81,6 @@ LiberoSimulator("libero_goal", 0).close()
 shared = [name for name in opened if name.startswith(("/tmp", "/var/tmp", "/dev/shm"))]
 print([name for name in shared if not name.startswith(sys.prefix)])  # this checkout may itself lie there
 """
-    done = subprocess.run([sys.executable, "-B", "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"

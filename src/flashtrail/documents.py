@@ -1,7 +1,7 @@
 """YAML files, ours and those of users, as plain data: read in one way, and refused in one line.
 
 A key given twice is refused by name and line (PyYAML lets the last one win), as is what would take hours to read:
-aliases that multiply, a value that holds itself, a file that is no text. Knows no key and no section.
+aliases that multiply, a value that holds itself, a file that is no text. Knows no key.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from flashtrail.errors import UserError
 
@@ -19,6 +20,32 @@ _MAX_BYTES = 1 << 20
 _MAX_VALUES = 100_000  # once aliases are written out; the shipped config has some 300
 _KINDS = {str: "text", int: "a number", float: "a number", bool: "a truth value"}
 _UNBUILT = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")  # << and =, which have no constructor
+
+
+class Section(BaseModel):
+    """A part of a document, typed: an unknown key is an error, `true` is no number, and nothing changes once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_value(cls, data: Any) -> Any:
+        """Refuse `true` where a number is meant, also within a list: pydantic would read 1."""
+        for name, field in cls.model_fields.items():
+            key = field.alias or name
+            value = data.get(key) if isinstance(data, Mapping) else None
+            if any(isinstance(part, bool) for part in (value if isinstance(value, list | tuple) else [value])):
+                kinds = _kinds(field.annotation)
+                if (int in kinds or float in kinds) and bool not in kinds and Any not in kinds:
+                    raise ValueError(f"{key}: true or false stands where a number is wanted")
+        return data
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """Return the types that an annotation is made of."""
+    if get_origin(annotation) is Literal or not (inner := get_args(annotation)):
+        return [annotation]
+    return [kind for part in inner for kind in _kinds(part)]
 
 
 def read(path: str | Path) -> Any:

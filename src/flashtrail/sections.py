@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from flashtrail import drill_arms
+from flashtrail import documents, drill_arms
 from flashtrail.errors import UserError
 from flashtrail.policy_facts import PolicyFacts
 from flashtrail.rollouts import clock as clocks
@@ -26,20 +26,10 @@ MAX_SEED = 2**63 - 1  # the tables hold 64 bits
 Video = Literal["none", "failures", "examples", "all"]
 
 
-class Section(BaseModel):
-    """A part of the config: an unknown key is an error, and nothing is changed after it was read."""
+class Section(documents.Section):
+    """A part of the config; defaults are checked as values are."""
 
-    model_config = ConfigDict(validate_default=True, extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse `true` where a number is meant: pydantic would read 1. Fields of bool are let be."""
-        kind = str(cls.model_fields[str(info.field_name)].annotation)
-        found = any(isinstance(one, bool) for one in (value if isinstance(value, list | tuple) else [value]))
-        if found and not any(word in kind.lower() for word in ("bool", "any", "literal")):
-            raise ValueError("true or false stands where another kind of value is wanted")
-        return value
+    model_config = ConfigDict(validate_default=True, allow_inf_nan=False)
 
 
 class Flash(Section):

@@ -152,11 +152,15 @@ def test_where_no_round_says_whether_it_was_touched_no_fault_is_not_claimed():
 def test_no_page_names_a_place_of_the_machine(tmp_path):
     files = files_of(write_campaign(tmp_path / "run", ARMS, episodes=2))["clean"]
     episodes = tables.read_table(files["episodes"], tables.EPISODES).to_pylist()
-    episodes[0] |= {"outcome": "error", "success": False, "error": "not found: /home/zaphod/models/x.pt, gs://a/b/c"}
+    episodes[0] |= {
+        "outcome": "error",
+        "success": False,
+        "error": "no /home/zaphod/models/x.pt, file:/home/zaphod/y, gs://a/b/c",
+    }
     tables.write_table(files["episodes"], episodes, tables.EPISODES, METADATA)
     episode_pages.write_arm(tmp_path / "episodes" / "clean", files, [])
     pages = {path: path.read_text() for path in tmp_path.rglob("*.html")}
-    assert any("not found: .../x.pt, gs://a/b/c" in text for text in pages.values())
+    assert any("no .../x.pt, file:.../y, gs://a/b/c" in text for text in pages.values())
     assert not [path for path, text in pages.items() if "zaphod" in text or str(tmp_path) in text]
 
 

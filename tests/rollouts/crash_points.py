@@ -44,7 +44,7 @@ CHANGES = (
     "sendfile",
 )
 AUDITED = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
-SPEC = spec(init_states=(0, 1), server=["no", "{port}"], video="failures")
+SPEC = spec(init_states=(0, 1, 2), server=["no", "{port}"], video="failures")
 
 
 class Faults:

@@ -43,7 +43,7 @@ def described(life: dict) -> str:
 def test_every_operation_on_files_is_among_the_points():
     whole, rest = lives("fresh", "kill")
     paths = [point for point in whole["points"] if point.split()[0] not in ("fsync", "write", "sendfile")]
-    assert len(paths) == whole["audited"] > 75, "an operation that the interpreter saw and this test did not"
+    assert len(paths) == whole["audited"] > 90, "an operation that the interpreter saw and this test did not"
     assert {point.split()[0] for point in whole["points"]} >= {
         "open", "write", "fsync", "mkdir", "rename", "replace", "unlink", "rmdir", "sendfile",
     }  # fmt: skip

@@ -20,9 +20,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from flashtrail import documents, provenance
+from flashtrail.documents import Section
 from flashtrail.errors import UserError
 from flashtrail.evidence.campaign import Campaign
 
@@ -37,11 +38,7 @@ SEED_WORDS: dict[str, str] = {
 }
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Seed(_Strict):
+class Seed(Section):
     """What the reproduction said of the same claim, in its own words and figures: nothing where it said nothing."""
 
     word: str | None = Field(None, description="its status word, exactly")
@@ -49,7 +46,7 @@ class Seed(_Strict):
     figures: str = ""
 
 
-class _Claim(_Strict):
+class _Claim(Section):
     id: str = Field(pattern=r"^[A-Z]\d+$")
     title: str
     statement: str
@@ -64,7 +61,7 @@ class _Claim(_Strict):
         return True
 
 
-class Check(_Strict):
+class Check(Section):
     """One requirement on a JSON record. `path` is dotted; ``stages[vision]`` is the entry whose `stage` is vision."""
 
     path: str
@@ -166,7 +163,7 @@ class RoutesClaim(_Claim):
     arm: str
 
 
-class PublishedCounts(_Strict):
+class PublishedCounts(Section):
     """Two methods whose published counts are compared, pooled over suites or over the conveyor's cells."""
 
     methods: tuple[str, str]
@@ -239,7 +236,7 @@ AnyClaim = Annotated[
 ]
 
 
-class ClaimsFile(_Strict):
+class ClaimsFile(Section):
     """claims.yaml."""
 
     version: Literal[1]

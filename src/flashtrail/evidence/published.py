@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from flashtrail import documents
+from flashtrail.documents import Section
 from flashtrail.errors import UserError, nearest
 from flashtrail.evidence import statistics
 
@@ -19,11 +20,7 @@ DEFAULT = Path(__file__).resolve().parents[3] / "resources" / "published" / "pub
 TRITON_FULL_MS = 39.7  # Table 1: the full round that the paper's mixtures are made with
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Source(_Strict):
+class Source(Section):
     """Where figures come from and what they are about."""
 
     title: str
@@ -35,7 +32,7 @@ class Source(_Strict):
     latency_scope: str
 
 
-class Starts(_Strict):
+class Starts(Section):
     """Which episodes a figure counts, where that is known: seed, init states, and repeats 0 to repeats - 1 of each."""
 
     seed: int
@@ -43,7 +40,7 @@ class Starts(_Strict):
     repeats: int = 1
 
 
-class Success(_Strict):
+class Success(Section):
     """A success rate: a count, or a percentage as printed; of one task, or (none) of the suite as its source says."""
 
     source: str
@@ -72,7 +69,7 @@ class Success(_Strict):
         return statistics.whole_count(self.percent, self.n)
 
 
-class Latency(_Strict):
+class Latency(Section):
     """A latency per round in ms."""
 
     source: str
@@ -87,7 +84,7 @@ class Latency(_Strict):
     note: str = ""
 
 
-class Acceptance(_Strict):
+class Acceptance(Section):
     """Accepted prefix: percent of 12 in draft rounds, or the mean number of actions that the source prints."""
 
     source: str
@@ -98,7 +95,7 @@ class Acceptance(_Strict):
     note: str = ""
 
 
-class Conveyor(_Strict):
+class Conveyor(Section):
     """Success on a moving belt in percent, by speed in m/min."""
 
     source: str
@@ -108,7 +105,7 @@ class Conveyor(_Strict):
     n: int
 
 
-class Quotient(_Strict):
+class Quotient(Section):
     """A printed ratio and the two printed numbers it is made of."""
 
     source: str
@@ -117,7 +114,7 @@ class Quotient(_Strict):
     of: tuple[float, float]
 
 
-class Rows(_Strict):
+class Rows(Section):
     """Where a printed figure is found again in imported rows: in an arm's summary, or in the profile of a route."""
 
     of: str = Field(description="a number of the summary by its dotted path, or the quotient of two")
@@ -131,7 +128,7 @@ class Rows(_Strict):
         return self
 
 
-class Said(_Strict):
+class Said(Section):
     """A figure as its source printed it: where, what of ours quotes it, and what the source's own rows give."""
 
     source: str
@@ -150,7 +147,7 @@ class Said(_Strict):
         return self
 
 
-class Published(_Strict):
+class Published(Section):
     """The whole file."""
 
     version: Literal[1]

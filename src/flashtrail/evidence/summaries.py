@@ -228,7 +228,7 @@ def bookkeeping(episodes: pd.DataFrame, rounds: pd.DataFrame) -> dict[str, int]:
     count = np.bincount(place, minlength=n)
     drafts = np.bincount(place, (rounds["route"] == "draft").to_numpy(float), n)
     # Under a running clock steps are taken while a round is under way, too.
-    taken = rounds["executed"] + rounds["waited_steps"].fillna(0)
+    taken = rounds["executed"] + pd.to_numeric(rounds["waited_steps"]).fillna(0)
     actions = np.bincount(place, taken.to_numpy(float), n)
     agrees = episodes["rounds"].isna().to_numpy() | (  # none on record: an imported run without its rounds
         (episodes["rounds"].to_numpy() == count)

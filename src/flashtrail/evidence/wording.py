@@ -118,4 +118,4 @@ def without_places(text: str) -> str:
 
     ``not found: /home/me/models/x.pt`` -> ``not found: .../x.pt``. An address (``gs://a/b``) is no such path.
     """
-    return re.sub(r"(?<![\w:/.])/(?:[^\s/'\":,;]+/)+([^\s/'\":,;]*)", r".../\1", text)
+    return re.sub(r"(?<![\w/.])/(?:[^\s/'\":,;]+/)+([^\s/'\":,;]*)", r".../\1", text)

@@ -57,12 +57,13 @@ def lines(table: pa.Table) -> list[bytes]:
 
 def name_of(table: pa.Table, row: int) -> str:
     """Return how a row is called in a message: its episode and, where it has one, its round or step."""
-    return _names(table.slice(row, 1))[0].replace("row 0", f"row {row}")
+    return _names(table.slice(row, 1), row)[0]
 
 
-def _names(table: pa.Table) -> list[str]:
+def _names(table: pa.Table, first: int = 0) -> list[str]:
+    """Return what `name_of` says of each row; `first`: the number of the table's first row in its file."""
     present = [n for n in (*EPISODE_KEY, "policy", "route", "prompt", *_COUNTERS) if n in table.column_names]
-    return [_name(values, row) for row, values in enumerate(table.select(present).to_pylist())]
+    return [_name(values, row) for row, values in enumerate(table.select(present).to_pylist(), first)]
 
 
 def _name(values: Mapping[str, object], row: int) -> str:
