@@ -30,22 +30,28 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _no_truth_value(cls, data: Any) -> Any:
-        """Refuse `true` where a number is meant, also within a list: pydantic would read 1."""
+        """Refuse `true` where a number is meant, at any depth of a key's value: pydantic would read 1."""
         for name, field in cls.model_fields.items():
             key = field.alias or name
-            value = data.get(key) if isinstance(data, Mapping) else None
-            if any(isinstance(part, bool) for part in (value if isinstance(value, list | tuple) else [value])):
+            if isinstance(data, Mapping) and _has_truth_value(data.get(key)):
                 kinds = _kinds(field.annotation)
                 if (int in kinds or float in kinds) and bool not in kinds and Any not in kinds:
                     raise ValueError(f"{key}: true or false stands where a number is wanted")
         return data
 
 
+def _has_truth_value(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        value = [*value.keys(), *value.values()]
+    return any(map(_has_truth_value, value)) if isinstance(value, list | tuple) else isinstance(value, bool)
+
+
 def _kinds(annotation: Any) -> list[Any]:
     """Return the types that an annotation is made of."""
-    if get_origin(annotation) is Literal or not (inner := get_args(annotation)):
-        return [annotation]
-    return [kind for part in inner for kind in _kinds(part)]
+    inner = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return [type(value) for value in inner]
+    return [kind for part in inner for kind in _kinds(part)] if inner else [annotation]
 
 
 def read(path: str | Path) -> Any:

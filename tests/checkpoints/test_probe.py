@@ -99,6 +99,9 @@ def test_content_decides_and_names_what_told(
 
 
 MADE_OF_TWO = [
+    (orbax_tree([leaf if leaf.startswith("state_proj") else leaf.replace("PaliGemma/img", "module/PaliGemma/img")
+                 for leaf in LEAVES]), identity.OCDBT,
+     "known by their leaves (module/PaliGemma/img/embedding/kernel, "),
     ({**orbax_tree(), "params/_METADATA": partly("params")}, identity.OCDBT,
      "only some of its leaves have the same prefix or suffix (params/PaliGemma/img/embedding/kernel, "),
     ({**orbax_tree(), "params/_METADATA": partly("value")}, identity.OCDBT,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -49,8 +51,8 @@ def reports(campaign, tmp_path_factory) -> Path:
     return Path(shutil.move(root / "reports", root / "moved"))
 
 
-def files_of(campaign: dict) -> dict[str, dict[str, str]]:
-    return {arm: {name: next(p for p in campaign[name] if f"/{arm}/" in p) for name in tables.SCHEMAS} for arm in ARMS}
+def files_of(campaign: dict, arms: Sequence[str] = ARMS) -> dict[str, dict[str, str]]:
+    return {arm: {name: next(p for p in campaign[name] if f"/{arm}/" in p) for name in tables.SCHEMAS} for arm in arms}
 
 
 def test_every_link_of_a_moved_directory_leads_to_a_file_and_an_anchor(reports):
@@ -149,18 +151,26 @@ def test_where_no_round_says_whether_it_was_touched_no_fault_is_not_claimed():
     assert table.loc[0, list(endings.KINDS)].sum() == table.loc[0, "n"] == 4
 
 
-def test_no_page_names_a_place_of_the_machine(tmp_path):
-    files = files_of(write_campaign(tmp_path / "run", ARMS, episodes=2))["clean"]
+ERRORS = {
+    "no /home/zaphod/models/x.pt, gs://a/b/c": "no .../x.pt, gs://a/b/c",
+    "no '/srv/Mein zaphod/draft.pt' here": "no '.../draft.pt' here",
+    "no /home/my zaphod/ckpt/model.pt": "no .../model.pt",
+    "file:///root/zaphod/id_rsa": ".../id_rsa",
+    r"C:\Users\zaphod\x.mp4 and \\server\zaphod\y": ".../y",
+    "~zaphod/private/z.pt; ~/zaphod/run.log": ".../z.pt; .../run.log",
+    "12 steps/s, 3/4 of it; read https://example.org/a/b": "12 steps/s, 3/4 of it; read https://example.org/a/b",
+}
+
+
+@pytest.mark.parametrize(("error", "shown"), ERRORS.items())
+def test_no_page_names_a_place_of_the_machine(tmp_path, error, shown):
+    files = files_of(write_campaign(tmp_path / "run", ARMS[:1], episodes=1), ARMS[:1])["clean"]
     episodes = tables.read_table(files["episodes"], tables.EPISODES).to_pylist()
-    episodes[0] |= {
-        "outcome": "error",
-        "success": False,
-        "error": "no /home/zaphod/models/x.pt, file:/home/zaphod/y, gs://a/b/c",
-    }
+    episodes[0] |= {"outcome": "error", "success": False, "error": error}
     tables.write_table(files["episodes"], episodes, tables.EPISODES, METADATA)
     episode_pages.write_arm(tmp_path / "episodes" / "clean", files, [])
-    pages = {path: path.read_text() for path in tmp_path.rglob("*.html")}
-    assert any("no .../x.pt, file:.../y, gs://a/b/c" in text for text in pages.values())
+    pages = {path: html.unescape(path.read_text()) for path in tmp_path.rglob("*.html")}
+    assert any(shown in text for text in pages.values())
     assert not [path for path, text in pages.items() if "zaphod" in text or str(tmp_path) in text]
 
 

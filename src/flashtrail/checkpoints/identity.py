@@ -31,6 +31,14 @@ _TYPES = {
     "pi0": PI0, "pi05": PI05, "pi0.5": PI05, "pi0fast": FAST, "pi0_fast": FAST, "smolvla": SMOLVLA, "act": ACT
 }  # fmt: skip
 _ARRAYS = ("/.zarray", "/zarr.json")
+_PI0_TOPS = {
+    "PaliGemma",
+    "state_proj",
+    "action_in_proj",
+    "action_time_mlp_in",
+    "action_time_mlp_out",
+    "action_out_proj",
+}
 _TELLING = ("state_proj.weight", "action_time_mlp_in.weight", "time_mlp_in.weight")
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 _UNFINISHED = (".part", ".incomplete", ".gstmp", ".crdownload", ".aria2", ".tmp")
@@ -79,6 +87,8 @@ def family_of_leaves(leaves: Collection[str]) -> tuple[str, tuple[str, ...]]:
     """Return the family of an openpi JAX tree's leaf paths, and the leaves that told."""
     expert = next((leaf for leaf in sorted(leaves) if "/q_einsum_1/" in leaf), None)
     if "state_proj/kernel" in leaves and "action_time_mlp_in/kernel" in leaves and expert:
+        if odd := sorted(leaf for leaf in leaves if leaf.partition("/")[0] not in _PI0_TOPS):
+            return UNKNOWN, (odd[0], "state_proj/kernel")  # what the others are of cannot be known
         return PI0, ("state_proj/kernel", "action_time_mlp_in/kernel", expert)
     if "time_mlp_in/kernel" in leaves and "state_proj/kernel" not in leaves:
         return PI05, ("time_mlp_in/kernel", "no state_proj")
@@ -140,7 +150,10 @@ def _of_orbax(files: Mapping[str, int], read: Read) -> Identity:
     problem: str | None = None
     if odd := orbax.partly_marked(stored):
         family, told = UNKNOWN, odd
-        problem = f"only some of its leaves have the same prefix or suffix ({_shown(odd)}; {name}): save the tree whole"
+        problem = (
+            f"only some of its leaves have the same prefix or suffix ({_shown(odd)}; {name}): save the parameters of "
+            "one model, and nothing beside them"
+        )
     else:
         family, told = family_of_leaves(set(orbax.leaf_paths(dict.fromkeys(stored))))
         if family == UNKNOWN:

@@ -315,5 +315,12 @@ def _unsigned(share: float) -> str:
     return points(share, 1).lstrip("+")
 
 
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the stored verdict."""
+    parser = commands.Parser(prog="python -m flashtrail.evidence.checkup", description="Print a checkup's verdict.")
+    parser.add_argument("file", help="checkup.json")
+    print(provenance.json_load(parser.parse_args(arguments).file)["sentence"])
+
+
 if __name__ == "__main__":
-    sys.exit(commands.run(lambda: print(provenance.json_load(sys.argv[1])["sentence"]), "checkup"))
+    sys.exit(commands.run(main, "checkup"))

@@ -113,9 +113,16 @@ def plural(count: int, word: str) -> str:
     return f"{count:,}{NBSP}{noun}{'' if count == 1 else 's'}{tail}"
 
 
+# The beginning of an absolute path (POSIX, ~user, file://, a drive or a share), then all up to its last separator. A
+# folder's name may have spaces, so a path ends where its clause does.
+_PLACE = re.compile(
+    r"(?<![\w/.])(?:file://|~[\w.-]*|[A-Za-z]:(?=[\\/]))?(?:/(?!/)|\\\\?)[^'\",;:<>\n]*[/\\]([^\s/\\'\",;:<>]*)"
+)
+
+
 def without_places(text: str) -> str:
     """Return an error's text with every absolute path cut to its last part: a page does not say whose machine it was.
 
     ``not found: /home/me/models/x.pt`` -> ``not found: .../x.pt``. An address (``gs://a/b``) is no such path.
     """
-    return re.sub(r"(?<![\w/.])/(?:[^\s/'\":,;]+/)+([^\s/'\":,;]*)", r".../\1", text)
+    return _PLACE.sub(lambda found: f".../{found[1]}", text)
