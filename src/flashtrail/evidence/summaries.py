@@ -22,9 +22,9 @@ EXEC_STEPS = 12  # the longest accepted prefix, and what a full round reports
 TIMES = ("policy_ms", "serve_ms", "roundtrip_ms")
 STAGES = ("encoder_ms", "prefill_ms", "denoise_ms", "draft_ms", "verify_ms")
 SCOPES = ("all_episodes", "successful_episodes")
-_READ = [
-    c for c in tables.ROUNDS.names if c not in ("noise_seed", "env_step", "health_std", "health_range", "cache_age")
-]
+_UNREAD = ("noise_seed", "env_step", "radius", "health_std", "health_range", "cache_hit", "cache_age")
+_READ = [column for column in tables.ROUNDS.names if column not in _UNREAD]
+_TIMED = ["route", "_episode", *TIMES, *STAGES, "synchronized", "batch_size"]  # what latencies are computed from
 _REPEATED = ("run_id", "policy", "arm", "suite", "task", "outcome", "started_at", "route", "fallback_cause")
 
 
@@ -73,7 +73,7 @@ def summary(episodes: pd.DataFrame, rounds: pd.DataFrame) -> dict[str, Any]:
         "accepted_prefix": accepted_prefix(rounds),
         "latency": {
             "all_episodes": latency_by_route(rounds),
-            "successful_episodes": latency_by_route(rounds[rounds["success"]]),
+            "successful_episodes": latency_by_route(rounds.loc[rounds["success"], _TIMED]),
         },
         "latency_per_action": per_action(rounds),
         "mixture": mixture(rounds),
@@ -167,6 +167,7 @@ def latency_by_route(rounds: pd.DataFrame) -> dict[str, Any]:
     `over_episodes` has the intervals of policy time with whole episodes resampled (`_episode` numbers them), since
     rounds of one episode are alike; `episodes` is how many there are.
     """
+    rounds = rounds[_TIMED]
     parts = {"all": rounds, **{route: rounds[rounds["route"] == route] for route in ROUTES}}
     return {
         name: {
