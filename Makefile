@@ -28,10 +28,10 @@ drills: setup ## silent failures on demand, and which predicate tells them apart
 
 checkup: setup ## one task at its 50 init states against the policy's published success: reports/checkup.html (4-20 min)
 	@$(BIN)/snakemake --profile $(PROFILE) reports/checkup.html
-	@$(BIN)/python -m flashtrail.evidence.checkup results/checkup/checkup.json
+	@$(BIN)/python -m flashtrail.claims.checkup results/checkup/checkup.json
 
 screenshot: setup ## open the report and its episodes in Chromium, say what is wrong, leave reports/final.png (2 min)
-	@$(BIN)/python -m flashtrail.evidence.browser reports
+	@$(BIN)/python -m flashtrail.report.browser reports
 
 test: setup ## run the test suite
 	@$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -26,10 +26,10 @@ from typing import Any
 
 import numpy as np
 
+from flashtrail.base.errors import UserError
 from flashtrail.benchmark.presets import PI0_LIBERO
 from flashtrail.checkpoints import artifact, facts, layouts
-from flashtrail.errors import UserError
-from flashtrail.flash.dims import Pi0Dims
+from flashtrail.policies.pi0.dims import Pi0Dims
 
 LIMIT_GB, LIMIT_S = 4.0, 600.0
 BLOCK_VALUES = 16 * 2**20

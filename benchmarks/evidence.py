@@ -43,7 +43,7 @@ def spec(arm: str, episodes: int) -> dict[str, Any]:
 
 def write_shard(directory: Path, arm: str, task: int, repeats: int) -> None:
     """Write one shard: an arm's episodes of one task, in the order in which they would have run."""
-    from flashtrail.evidence import tables
+    from flashtrail.tables import schemas
 
     generator = np.random.default_rng([ARMS.index(arm), task])
     n = STATES * repeats
@@ -57,7 +57,7 @@ def write_shard(directory: Path, arm: str, task: int, repeats: int) -> None:
     rows |= {"success": won, "outcome": np.where(won, "success", "horizon"), "started_at": "2000-01-01T00:00:00Z"}
     rows |= {"steps": executed.sum(1), "rounds": ROUNDS, "full_rounds": (~draft).sum(1), "draft_rounds": draft.sum(1)}
     rows |= {"executed_actions": executed.sum(1), "wall_s": 10.0}
-    tables.write_table(directory / "episodes.parquet", _table(rows, n, tables.EPISODES), tables.EPISODES)
+    schemas.write_table(directory / "episodes.parquet", _table(rows, n, schemas.EPISODES), schemas.EPISODES)
     m = n * ROUNDS
     speed = np.repeat(generator.normal(1, 0.05, n), ROUNDS) * generator.lognormal(0, 0.05, m)
     flat = draft.ravel()
@@ -70,8 +70,8 @@ def write_shard(directory: Path, arm: str, task: int, repeats: int) -> None:
     rounds |= {"encoder_ms": 0.1 * policy, "policy_ms": policy, "serve_ms": policy + 1, "roundtrip_ms": policy + 3}
     rounds |= {"synchronized": True, "condition_applied": np.tile(np.arange(ROUNDS) % 4 == 0, n) & ("every4" in arm)}
     rounds |= {"noise_seed": pa.array(np.arange(m)).cast(pa.string())}
-    tables.write_table(directory / "rounds.parquet", _table(rounds, m, tables.ROUNDS), tables.ROUNDS)
-    tables.write_table(directory / "steps.parquet", [], tables.STEPS)
+    schemas.write_table(directory / "rounds.parquet", _table(rounds, m, schemas.ROUNDS), schemas.ROUNDS)
+    schemas.write_table(directory / "steps.parquet", [], schemas.STEPS)
 
 
 def _table(columns: dict[str, Any], n: int, schema: pa.Schema) -> pa.Table:
@@ -89,8 +89,9 @@ def _table(columns: dict[str, Any], n: int, schema: pa.Schema) -> pa.Table:
 
 def one_arm(root: Path, arm: str, episodes: int) -> tuple[float, float]:
     """Merge and summarise one arm, as the workflow's jobs do; return the seconds of both."""
-    from flashtrail import provenance
-    from flashtrail.evidence import merge, summaries
+    from flashtrail.base import provenance
+    from flashtrail.claims import summaries
+    from flashtrail.tables import merge
 
     start = time.perf_counter()
     shards = [root / "rollouts" / arm / f"task_{task}" for task in range(TASKS)]
@@ -103,7 +104,7 @@ def one_arm(root: Path, arm: str, episodes: int) -> tuple[float, float]:
 
 def judge(root: Path) -> None:
     """Judge claims.yaml on the campaign; RuntimeError where the answer is known and was not found."""
-    from flashtrail.evidence import claims
+    from flashtrail.claims import claims
 
     inputs = {
         "episodes": [str(root / "tables" / arm / "episodes.parquet") for arm in ARMS],

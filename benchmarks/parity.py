@@ -17,10 +17,10 @@ from typing import Any
 
 import convert  # the synthetic checkpoint of benchmarks/convert.py, beside this file
 
-from flashtrail import provenance
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
 from flashtrail.benchmark.presets import PI0_LIBERO
 from flashtrail.checkpoints import artifact, layouts, parity
-from flashtrail.errors import UserError
 
 
 def write_source(source: Path, scale: int) -> int:

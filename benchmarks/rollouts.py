@@ -26,13 +26,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from flashtrail import provenance
-from flashtrail.evidence import tables
+from flashtrail.base import provenance
 from flashtrail.rollouts import worker
 from flashtrail.rollouts.plan import EpisodeKey
 from flashtrail.rollouts.shard import roll_out_shard
 from flashtrail.rollouts.simulator import LiberoSimulator
 from flashtrail.serving.launch import PolicyServerProcess, free_port, serve_command
+from flashtrail.tables import schemas
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITE, SEED = "libero_goal", 7
@@ -81,10 +81,10 @@ def block(way: str, url: str, task: int, init_states: Sequence[int], out: Path) 
     out.parent.mkdir(parents=True, exist_ok=True)
     with (out.parent / f"{out.name}.log").open("w") as log:
         roll_out_shard(spec, out, log=log, worker_command=command).check()
-    rows = tables.read_table(out / "episodes.parquet", tables.EPISODES).to_pylist()
+    rows = schemas.read_table(out / "episodes.parquet", schemas.EPISODES).to_pylist()
     starts = [datetime.datetime.fromisoformat(row["started_at"]).timestamp() for row in rows]
     ends = [start + row["wall_s"] for start, row in zip(starts, rows, strict=True)]
-    rounds = tables.read_table(out / "rounds.parquet", tables.ROUNDS)
+    rounds = schemas.read_table(out / "rounds.parquet", schemas.ROUNDS)
     return {
         "span_s": max(ends) - min(starts),
         "steps": sum(row["steps"] for row in rows),
@@ -103,9 +103,9 @@ def worker_command() -> Sequence[str]:
 
 def bound(played: Path) -> dict[str, Any]:
     """Replay a shard's actions with the renders that its queries needed, and nothing else; times in s."""
-    episodes = tables.read_table(played / "episodes.parquet", tables.EPISODES).to_pylist()
-    steps = tables.read_table(played / "steps.parquet", tables.STEPS).to_pylist()
-    rounds = tables.read_table(played / "rounds.parquet", tables.ROUNDS).to_pylist()
+    episodes = schemas.read_table(played / "episodes.parquet", schemas.EPISODES).to_pylist()
+    steps = schemas.read_table(played / "steps.parquet", schemas.STEPS).to_pylist()
+    rounds = schemas.read_table(played / "rounds.parquet", schemas.ROUNDS).to_pylist()
     simulator = LiberoSimulator(SUITE, episodes[0]["task_id"], seed=SEED)
     reset_s = play_s = 0.0
     for episode in episodes:
@@ -151,7 +151,7 @@ def measure(url: str, work: Path, task: int, init_states: Sequence[int], repetit
 
 
 def _actions(directory: Path) -> list[Any]:
-    rows = tables.read_table(directory / "steps.parquet", tables.STEPS).to_pylist()
+    rows = schemas.read_table(directory / "steps.parquet", schemas.STEPS).to_pylist()
     return [(row["init_state"], row["step"], tuple(row["action"]), tuple(row["eef_pos"])) for row in rows]
 
 

@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 from flashtrail.serving import load
 from flashtrail.serving.launch import PolicyServerProcess, free_port, serve_command
 

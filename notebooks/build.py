@@ -1,7 +1,7 @@
 """Writes the report notebooks: ``python notebooks/build.py``. Edit the cells here, not in the .ipynb files.
 
 The notebooks are plain papermill sources without outputs: a cell tagged `parameters`, then short cells that call
-flashtrail.evidence. ``--check`` exits 1 if a file differs from what this script writes.
+flashtrail.report. ``--check`` exits 1 if a file differs from what this script writes.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 HERE = Path(__file__).resolve().parent
-PARAMETERS = "inputs = {}  # kind of file -> path or list of paths (flashtrail.evidence.campaign.KINDS), or a JSON file"
+PARAMETERS = "inputs = {}  # kind of file -> path or list of paths (flashtrail.claims.campaign.KINDS), or a JSON file"
 IMPORTS = (
-    "from flashtrail.evidence import chapters, claims_chapter, company, comparison, grid, headline, overview\n"
-    "from flashtrail.evidence import running_chapter, sheets, signal_chapter\n"
-    "from flashtrail.evidence.campaign import Campaign\n\n"
+    "from flashtrail.report import batching, chapters, claims_chapter, comparison, grid, headline, overview\n"
+    "from flashtrail.report import running_chapter, sheets, signal_chapter\n"
+    "from flashtrail.claims.campaign import Campaign\n\n"
     "run = Campaign(inputs)"
 )
 # A report that is rendered by itself imports what it shows only, so that others' code does not render it again.
 OWN_IMPORTS = {
     "checkup": (
-        "from flashtrail.evidence import checkup_chapter, overview, verified_chapter\n"
-        "from flashtrail.evidence.campaign import Campaign\n\n"
+        "from flashtrail.report import checkup_chapter, overview, verified_chapter\n"
+        "from flashtrail.claims.campaign import Campaign\n\n"
         "run = Campaign(inputs)"
     ),
     "drills": (
-        "from flashtrail.drills import chapter, findings\n"
-        "from flashtrail.evidence.campaign import Campaign\n\n"
+        "from flashtrail.report import drills_chapter, drills_findings\n"
+        "from flashtrail.claims.campaign import Campaign\n\n"
         "run = Campaign(inputs)"
     ),
 }
@@ -63,7 +63,7 @@ REPORTS: dict[str, tuple[str, list[Section]]] = {
                 "",
                 ["chapters.latency_in_rollouts(run)", "chapters.mixture(run)"],
             ),
-            ("Alone and in company", "", ["company.section(run)"]),
+            ("Alone and in company", "", ["batching.section(run)"]),
             ("Published latencies", "", ["comparison.published_beside_ours(run)"]),
         ],
     ),
@@ -133,16 +133,16 @@ REPORTS: dict[str, tuple[str, list[Section]]] = {
     "drills": (
         "Drills: silent failures, and what names them",
         [
-            ("", "", ["chapter.section(run)"]),
-            ("Which predicate speaks of which failure", "", ["chapter.confusion(run)"]),
-            ("If the robot does this, check that", "", ["chapter.sentences(run)"]),
-            ("How many episodes it takes", "", ["findings.power(run)"]),
-            ("False alarms", "", ["findings.false_alarms(run)", "findings.slack(run)"]),
-            ("What cannot be told apart", "", ["findings.apart(run)"]),
-            ("What the failures cost", "", ["findings.cost(run)"]),
-            ("What the predicates see", "", ["findings.features(run)"]),
-            ("Where the bounds come from", "", ["findings.bounds_table(run)"]),
-            ("", "", ["chapter.films(run)"]),
+            ("", "", ["drills_chapter.section(run)"]),
+            ("Which predicate speaks of which failure", "", ["drills_chapter.confusion(run)"]),
+            ("If the robot does this, check that", "", ["drills_chapter.sentences(run)"]),
+            ("How many episodes it takes", "", ["drills_findings.power(run)"]),
+            ("False alarms", "", ["drills_findings.false_alarms(run)", "drills_findings.slack(run)"]),
+            ("What cannot be told apart", "", ["drills_findings.apart(run)"]),
+            ("What the failures cost", "", ["drills_findings.cost(run)"]),
+            ("What the predicates see", "", ["drills_findings.features(run)"]),
+            ("Where the bounds come from", "", ["drills_findings.bounds_table(run)"]),
+            ("", "", ["drills_chapter.films(run)"]),
         ],
     ),
     "final": (

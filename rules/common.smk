@@ -14,11 +14,14 @@ ROOT = Path(workflow.basedir)
 PACKAGE = ROOT / "src" / "flashtrail"
 sys.path.insert(0, str(ROOT / "src"))
 try:
-    from flashtrail import caches, documents, plans, policy_facts, provenance
-    from flashtrail import config as experiments
+    from flashtrail import caches
+    from flashtrail.base import documents, provenance
+    from flashtrail.experiment import plans
+    from flashtrail.policies import facts
+    from flashtrail.experiment import config as experiments
     from flashtrail.checkpoints import stores
-    from flashtrail.errors import UserError
-    from flashtrail.names import file_name
+    from flashtrail.base.errors import UserError
+    from flashtrail.base.names import file_name
 except ModuleNotFoundError as missing:
     sys.exit(
         f"error: {missing.name} is missing beside snakemake: run `make setup` and use .venv/bin/snakemake, "

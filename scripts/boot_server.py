@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from flashtrail import machine, provenance
-from flashtrail.errors import UserError
-from flashtrail.jobs import Job, run
+from flashtrail.base import machine, provenance
+from flashtrail.base.errors import UserError
+from flashtrail.base.jobs import Job, run
 from flashtrail.serving.client import PolicyClient
 from flashtrail.serving.handles import digests, server_command
 from flashtrail.serving.launch import PolicyServerProcess, free_port

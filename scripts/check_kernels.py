@@ -1,7 +1,8 @@
 """Let the kernels show that they are right and faster on this device (rule check_kernels)."""
 
-from flashtrail import environment, provenance
-from flashtrail.jobs import Job, run
+from flashtrail import environment
+from flashtrail.base import provenance
+from flashtrail.base.jobs import Job, run
 
 
 def main(job: Job) -> None:

@@ -1,7 +1,8 @@
 """Check the model side's environment (rule check_model_env)."""
 
-from flashtrail import environment, provenance
-from flashtrail.jobs import Job, run
+from flashtrail import environment
+from flashtrail.base import provenance
+from flashtrail.base.jobs import Job, run
 
 
 def main(job: Job) -> None:

@@ -1,7 +1,7 @@
 """Compare source model and artifact on fixed noise (rule check_parity)."""
 
+from flashtrail.base.jobs import Job, run
 from flashtrail.checkpoints import parity
-from flashtrail.jobs import Job, run
 
 
 def main(job: Job) -> None:

@@ -1,8 +1,8 @@
 """Convert the fetched Orbax tree into the base artifact (rule convert_base)."""
 
-from flashtrail import provenance
+from flashtrail.base import provenance
+from flashtrail.base.jobs import Job, run
 from flashtrail.checkpoints import artifact
-from flashtrail.jobs import Job, run
 
 
 def main(job: Job) -> None:

@@ -1,8 +1,8 @@
 """Convert the fetched draft head into the draft artifact (rule convert_draft)."""
 
-from flashtrail import provenance
+from flashtrail.base import provenance
+from flashtrail.base.jobs import Job, run
 from flashtrail.checkpoints import artifact
-from flashtrail.jobs import Job, run
 
 
 def main(job: Job) -> None:

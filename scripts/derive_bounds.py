@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from flashtrail.base.jobs import Job, run
 from flashtrail.drills import bounds, logs
-from flashtrail.jobs import Job, run
 
 
 def main(job: Job) -> None:

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from flashtrail import provenance
+from flashtrail.base import provenance
+from flashtrail.base.jobs import Job, run
 from flashtrail.drills import bounds, diagnosis, logs
-from flashtrail.jobs import Job, run
 
 
 def main(job: Job) -> None:

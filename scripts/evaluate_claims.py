@@ -1,8 +1,8 @@
 """Compute the verdict of every claim (rule evaluate_claims)."""
 
-from flashtrail import provenance
-from flashtrail.evidence import claims
-from flashtrail.jobs import Job, run
+from flashtrail.base import provenance
+from flashtrail.base.jobs import Job, run
+from flashtrail.claims import claims
 
 
 def main(job: Job) -> None:

@@ -1,8 +1,8 @@
 """Fetch the matching checkpoint, its tokenizer and its draft (rule fetch_checkpoint)."""
 
-from flashtrail import provenance
+from flashtrail.base import provenance
+from flashtrail.base.jobs import Job, run
 from flashtrail.checkpoints import fetch, probe
-from flashtrail.jobs import Job, run
 
 
 def main(job: Job) -> None:

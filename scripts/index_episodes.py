@@ -1,7 +1,7 @@
 """Write the index of all arms' episodes (rule index_episodes)."""
 
-from flashtrail.evidence import episode_pages
-from flashtrail.jobs import Job, run
+from flashtrail.base.jobs import Job, run
+from flashtrail.report import episode_pages
 
 
 def main(job: Job) -> None:

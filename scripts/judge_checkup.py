@@ -1,8 +1,8 @@
 """Hold the checkup's success to the published one (rule judge_checkup)."""
 
-from flashtrail import provenance
-from flashtrail.evidence import checkup
-from flashtrail.jobs import Job, run
+from flashtrail.base import provenance
+from flashtrail.base.jobs import Job, run
+from flashtrail.claims import checkup
 
 
 def main(job: Job) -> None:

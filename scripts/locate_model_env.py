@@ -7,8 +7,8 @@ import platform
 import sys
 from pathlib import Path
 
-from flashtrail import provenance
-from flashtrail.jobs import Job, run
+from flashtrail.base import provenance
+from flashtrail.base.jobs import Job, run
 
 
 def main(job: Job) -> None:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from flashtrail.evidence import merge
-from flashtrail.jobs import Job, run
+from flashtrail.base.jobs import Job, run
+from flashtrail.tables import merge
 
 
 def main(job: Job) -> None:

@@ -2,14 +2,15 @@
 
 import json
 
-from flashtrail import machine, profiling, provenance
-from flashtrail.evidence import tables
-from flashtrail.flash.policy import FlashPolicy
-from flashtrail.flash.settings import FlashSettings
-from flashtrail.jobs import Job, run
+from flashtrail.base import machine, provenance
+from flashtrail.base.jobs import Job, run
+from flashtrail.benchmark import profiling
+from flashtrail.policies.pi0.policy import FlashPolicy
+from flashtrail.policies.pi0.settings import FlashSettings
 from flashtrail.rollouts import recordings
 from flashtrail.rollouts.spec import device_of
 from flashtrail.serving.handles import backend_of
+from flashtrail.tables import schemas
 
 
 def main(job: Job) -> None:
@@ -52,7 +53,7 @@ def main(job: Job) -> None:
     }
     control = profiling.full_against_full(policy, recorded, samples=params["samples"], seed=params["seed"])
     provenance.json_dump({"policy": job.wildcards["policy"], **control}, job.output["control"])
-    tables.write_table(job.output["rounds"], rows, tables.PROFILE, metadata)
+    schemas.write_table(job.output["rounds"], rows, schemas.PROFILE, metadata)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 
-from flashtrail.jobs import Job, run
+from flashtrail.base.jobs import Job, run
 from flashtrail.rollouts import observing, recordings
 from flashtrail.serving.handles import server_command
 from flashtrail.serving.launch import PolicyServerProcess, free_port

@@ -1,6 +1,6 @@
 """Roll out the episodes of one arm and task against one policy server (rules roll_out_shard, smoke)."""
 
-from flashtrail.jobs import Job, run
+from flashtrail.base.jobs import Job, run
 from flashtrail.rollouts.shard import roll_out_shard
 from flashtrail.rollouts.spec import shard_spec
 

@@ -1,8 +1,8 @@
 """Summarise one arm's tables (rule summarize_arm)."""
 
-from flashtrail import provenance
-from flashtrail.evidence import summaries
-from flashtrail.jobs import Job, run
+from flashtrail.base import provenance
+from flashtrail.base.jobs import Job, run
+from flashtrail.claims import summaries
 
 
 def main(job: Job) -> None:

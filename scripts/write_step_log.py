@@ -1,7 +1,7 @@
 """Write a shard's steps as JSON lines (rule write_step_log)."""
 
-from flashtrail.evidence import step_log
-from flashtrail.jobs import Job, run
+from flashtrail.base.jobs import Job, run
+from flashtrail.tables import step_log
 
 
 def main(job: Job) -> None:

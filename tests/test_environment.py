@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from flashtrail import environment
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 from flashtrail.rollouts import opengl
 
 

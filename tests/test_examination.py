@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flashtrail import environment
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 
 ENGINE = {"device": "cuda", "dtype": "bfloat16"}
 RECORD = {"version": 1, "backend": "triton", "why": "right and shorter", "device": "cuda", "dtype": "bfloat16"}

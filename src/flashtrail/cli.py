@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flashtrail import __version__, commands
-from flashtrail.errors import UserError
+from flashtrail import __version__
+from flashtrail.base import commands
+from flashtrail.base.errors import UserError
 from flashtrail.serving import TOKEN_VARIABLE
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -39,7 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "flashtrail.imports.command:Import",
     ),
     "report-run": ("report on imported runs", "flashtrail.imports.report_command:Report"),
-    "ledger": ("which of the experiment's episodes are there, by arm and task", "flashtrail.ledger"),
+    "ledger": ("which of the experiment's episodes are there, by arm and task", "flashtrail.experiment.ledger"),
     "serve": ("serve a policy on the official websocket protocol", "flashtrail.cli:ServeCommand"),
 }
 
@@ -157,9 +158,9 @@ class ServeCommand:
 def _load_policy(arguments: argparse.Namespace) -> Any:
     import torch
 
-    from flashtrail.flash.batch import MAX_BATCH
-    from flashtrail.flash.errors import FlashError
-    from flashtrail.flash.policy import FlashPolicy
+    from flashtrail.policies.pi0.batch import MAX_BATCH
+    from flashtrail.policies.pi0.errors import FlashError
+    from flashtrail.policies.pi0.policy import FlashPolicy
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -191,7 +192,7 @@ def _share_cores(arguments: argparse.Namespace, worth_while: int) -> int:
 
 
 def _settings_class() -> Any:
-    from flashtrail.flash.settings import FlashSettings
+    from flashtrail.policies.pi0.settings import FlashSettings
 
     return FlashSettings
 

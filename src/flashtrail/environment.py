@@ -17,8 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flashtrail import provenance
-from flashtrail.errors import UserError
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
 
 _MODEL_PACKAGES = ("torch", "numpy", "safetensors", "sentencepiece", "websockets", "msgpack", "triton")
 _LIBERO_PACKAGES = (

@@ -43,8 +43,8 @@ def _read(files: Sequence[Path], snakefile: Path | str | None) -> None:
         return
     if isinstance(snakefile, Path) and (own := snakefile.absolute().parent / "src").is_dir():
         sys.path.insert(0, str(own))
-    from flashtrail import documents
-    from flashtrail.errors import UserError
+    from flashtrail.base import documents
+    from flashtrail.base.errors import UserError
 
     try:
         for file in files:

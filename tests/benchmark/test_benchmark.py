@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flashtrail import provenance
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
 from flashtrail.benchmark import __main__ as command
 from flashtrail.benchmark import compiled, device, official, record, table
 from flashtrail.benchmark.costs import Ceiling, Cost
 from flashtrail.benchmark.presets import preset
 from flashtrail.benchmark.turns import take_turns
 from flashtrail.benchmark.workload import EngineRounds, Workload, random_runtime, random_weights
-from flashtrail.errors import UserError
-from flashtrail.flash import weights
-from flashtrail.flash.settings import FlashSettings
+from flashtrail.policies.pi0 import weights
+from flashtrail.policies.pi0.settings import FlashSettings
 
 STAND_IN = Path(__file__).parent / "stand_in"
 

@@ -15,8 +15,8 @@ import pytest
 from huggingface_hub import close_session
 from trees import orbax_tree
 
+from flashtrail.base.errors import UserError
 from flashtrail.checkpoints import probe, stores
-from flashtrail.errors import UserError
 
 SAID = {"horizon": 50, "delta_actions": True, "views": 2, "steps": 10, "max_token_len": 48}
 URI = "hf://someone/private"

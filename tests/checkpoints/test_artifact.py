@@ -16,9 +16,9 @@ from checkpoints.conftest import FACTS, G1, ORIGIN
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
+from flashtrail.base.errors import UserError
 from flashtrail.checkpoints import artifact, convert, layouts, orbax
-from flashtrail.errors import UserError
-from flashtrail.flash import weights
+from flashtrail.policies.pi0 import weights
 
 MODEL = artifact.MODEL
 STATS = "assets/physical-intelligence/libero/norm_stats.json"

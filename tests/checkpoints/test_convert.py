@@ -11,8 +11,8 @@ import pytest
 import torch
 from checkpoints.conftest import FACTS, G1, G4
 
+from flashtrail.base.errors import UserError
 from flashtrail.checkpoints import convert, layouts, orbax
-from flashtrail.errors import UserError
 
 STEM = {"pool": 2, "layers": [{"kernel": 7, "stride": 4, "channels": 24}, {"kernel": 3, "stride": 4, "channels": 48}]}
 

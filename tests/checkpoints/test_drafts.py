@@ -14,8 +14,8 @@ from checkpoints.conftest import G4
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from flashtrail.base.errors import UserError
 from flashtrail.checkpoints import convert
-from flashtrail.errors import UserError
 
 BIAS, QUERIES = "_action_head.bias", "_action_queries.weight"
 

@@ -13,9 +13,9 @@ import hub
 import pytest
 from trees import orbax_tree
 
-from flashtrail import provenance
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
 from flashtrail.checkpoints import fetch, probe, stores
-from flashtrail.errors import UserError
 
 BIG = bytes(range(256)) * 400  # 102,400 bytes
 TREE = {**orbax_tree(), "params/d/aa": BIG}

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trees import ALOHA, LEAVES, LIBERO, PI05, STATS, fast, metadata, orbax_tree, safetensors
 
+from flashtrail.base.errors import UserError
 from flashtrail.checkpoints import artifact, facts, fetch, identity, probe
-from flashtrail.errors import UserError
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),

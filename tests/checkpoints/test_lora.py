@@ -12,8 +12,8 @@ import pytest
 from checkpoints.conftest import FACTS, save_tree
 from safetensors.numpy import load_file
 
+from flashtrail.base.errors import UserError
 from flashtrail.checkpoints import artifact, convert, facts, lora, orbax, parity
-from flashtrail.errors import UserError
 
 RANK = 3
 SCALING = {"prefix": 2.0, "expert": 0.5}  # alpha / rank of each stack

@@ -16,8 +16,8 @@ from checkpoints.conftest import G4
 from safetensors.numpy import load_file
 
 from flashtrail import cli
+from flashtrail.base.errors import UserError
 from flashtrail.checkpoints import artifact, official, orbax, parity, pickle_command, pickles
-from flashtrail.errors import UserError
 
 BF16 = ml_dtypes.bfloat16
 FILES = ("base/base_weights.pkl", "draft/draft_triton.pkl")

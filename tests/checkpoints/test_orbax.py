@@ -15,8 +15,8 @@ import pytest
 import tensorstore
 from checkpoints.conftest import G1
 
+from flashtrail.base.errors import UserError
 from flashtrail.checkpoints import orbax, reference
-from flashtrail.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 CONVENTIONS = ["checkpoint", "checkpoint_value_suffix"]

@@ -11,10 +11,10 @@ import orbax.checkpoint as ocp
 import pytest
 from checkpoints.conftest import G1, save_tree
 
+from flashtrail.base.errors import UserError
 from flashtrail.checkpoints import artifact, fetch, orbax, parity, probe
-from flashtrail.errors import UserError
-from flashtrail.flash.policy import FlashPolicy
-from flashtrail.flash.settings import FlashSettings
+from flashtrail.policies.pi0.policy import FlashPolicy
+from flashtrail.policies.pi0.settings import FlashSettings
 from flashtrail.serving.client import PolicyClient
 from flashtrail.serving.server import running
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
+from flashtrail.base.errors import UserError
 from flashtrail.checkpoints import pickles
-from flashtrail.errors import UserError
 
 
 def written(path: Path, content: Any, protocol: int = 4) -> Path:

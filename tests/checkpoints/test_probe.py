@@ -14,8 +14,8 @@ import pytest
 from checkpoints.conftest import G1
 from trees import ALOHA, LEAVES, LIBERO, PI05, STATS, fast, orbax_tree, safetensors
 
+from flashtrail.base.errors import UserError
 from flashtrail.checkpoints import facts, identity, probe, stores
-from flashtrail.errors import UserError
 
 GS = "gs://openpi-assets/checkpoints/"
 SAID = {"horizon": 10, "delta_actions": False, "views": 2, "steps": 10, "max_token_len": 48}

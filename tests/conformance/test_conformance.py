@@ -11,7 +11,19 @@ import torch
 from flashtrail.conformance import __main__ as conformance
 from flashtrail.conformance import golden, verification
 from flashtrail.conformance.rows import Report
-from flashtrail.flash import draft, expert, gemma, lean, lean_weights, policy, prefix, runtime, schedule, verify, vision
+from flashtrail.policies.pi0 import (
+    draft,
+    expert,
+    gemma,
+    lean,
+    lean_weights,
+    policy,
+    prefix,
+    runtime,
+    schedule,
+    verify,
+    vision,
+)
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 G1, G2, G3, G4, G5 = golden.SETS

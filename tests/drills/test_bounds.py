@@ -9,9 +9,9 @@ import pytest
 from drills import made
 from scipy import stats
 
+from flashtrail.base.errors import UserError
 from flashtrail.drills import bounds
 from flashtrail.drills.predicates import NAMES, PREDICATES, SLACK, Bound, features
-from flashtrail.errors import UserError
 
 N, RUN, REPEATS = 15, 9, 20_000
 KINDS = {

@@ -9,11 +9,11 @@ import pytest
 from drills import made
 from scipy import stats
 
+from flashtrail.base.errors import UserError
 from flashtrail.drills import diagnosis, power
 from flashtrail.drills.logs import Logged, Run
 from flashtrail.drills.predicates import NAMES, SLACK
-from flashtrail.errors import UserError
-from flashtrail.evidence import statistics
+from flashtrail.statistics import intervals
 
 REFERENCE = made.reference()
 
@@ -67,7 +67,7 @@ def test_false_alarms_are_counted_on_episodes_that_the_bounds_do_not_come_from(f
     alarms = found["false_alarms"]
     flagged = sum(any(row["flags"].values()) for row in found["episodes"]["clean"])
     assert (alarms["any"]["k"], alarms["any"]["n"]) == (flagged, 15) and alarms["run"]["cause"] is None
-    rate = statistics.rate(flagged, 15)
+    rate = intervals.rate(flagged, 15)
     assert alarms["any"]["wilson"]["high"] == rate.wilson.high and alarms["any"]["exact"]["high"] == rate.exact.high
     assert alarms["by_predicate"]["bad_unnorm"]["promised_at_most"] == pytest.approx(1 / 16)
     assert alarms["by_predicate"]["swapped_cameras"]["promised_at_most"] == pytest.approx(1 / 16)

@@ -11,11 +11,12 @@ from drills import made
 from drills.written import write_log, write_tables
 from imports import official
 
-from flashtrail import cli, parquet, provenance
+from flashtrail import cli
+from flashtrail.base import parquet, provenance
+from flashtrail.base.errors import UserError
 from flashtrail.drills import bounds, logs, verdicts
 from flashtrail.drills.predicates import NAMES
-from flashtrail.errors import UserError
-from flashtrail.evidence import step_log
+from flashtrail.tables import step_log
 
 NEEDING_PICTURES = ["swapped_cameras", "long_chunk", "stale_frame", "state_antipode"]
 

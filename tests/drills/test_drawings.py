@@ -8,8 +8,8 @@ from drills import made
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 
-from flashtrail.drills import drawings
 from flashtrail.drills.predicates import NAMES
+from flashtrail.report import drills_figures
 
 
 def luminance(colour: object) -> float:
@@ -24,7 +24,7 @@ def matrix(share: float) -> dict:
 
 @pytest.mark.parametrize("share", np.linspace(0, 1, 41))
 def test_every_count_is_written_and_stands_out_from_its_cell(share):
-    drawing = drawings.confusion(matrix(share))
+    drawing = drills_figures.confusion(matrix(share))
     axes = drawing.axes[0]
     faces = {round(p.get_x() + 0.47): p.get_facecolor()[:3] for p in axes.patches if p.get_y() < 0}
     texts = [text for text in axes.texts if text.get_position()[1] == 0]
@@ -38,7 +38,7 @@ def test_every_count_is_written_and_stands_out_from_its_cell(share):
 def test_an_unjudged_cell_is_a_dash_and_not_a_zero():
     cells = matrix(0.0)
     cells["no_flip"]["long_chunk"] = {"k": 0, "n": 0, "rate": None}
-    drawing = drawings.confusion(cells)
+    drawing = drills_figures.confusion(cells)
     assert [text.get_text() for text in drawing.axes[0].texts].count("\u2013") == 1
     plt.close(drawing)
 
@@ -47,7 +47,7 @@ def test_every_episode_is_a_point_and_the_bounds_are_lines():
     found = {"clean": [{"features": {"reach": float(i)}, "rewarded": i % 2 == 0} for i in range(5)]}
     found["blind"] = [{"features": {"reach": None}, "rewarded": False}]
     bound = made.reference().bounds["reach"]
-    drawing = drawings.feature("reach", found, {"low": bound.low, "high": bound.high})
+    drawing = drills_figures.feature("reach", found, {"low": bound.low, "high": bound.high})
     axes = drawing.axes[0]
     points = [line for line in axes.lines if line.get_marker() == "o"]
     assert len(points) == 5 and [text.get_text() for text in axes.texts] == ["not logged"]

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 from drills import written
-from evidence.rendered import unlinked
+from report.rendered import unlinked
 
-from flashtrail import provenance
-from flashtrail.drills import chapter, diagnosis, findings
-from flashtrail.errors import UserError
-from flashtrail.evidence import browser, episode_pages, layout, report, tables
-from flashtrail.evidence.campaign import Campaign
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
+from flashtrail.claims.campaign import Campaign
+from flashtrail.drills import diagnosis
+from flashtrail.report import browser, drills_chapter, drills_findings, episode_pages, layout, rendering
+from flashtrail.tables import schemas
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NOTEBOOK = REPOSITORY / "notebooks" / "drills.ipynb"
@@ -26,7 +27,7 @@ def campaign(tmp_path_factory) -> tuple[Path, dict]:
     for arm in inputs["arms"]:
         files = {name: root / "tables" / arm / f"{name}.parquet" for name in ("episodes", "steps")}
         files["rounds"] = root / "tables" / arm / "rounds.parquet"
-        tables.write_table(files["rounds"], [], tables.ROUNDS, written.METADATA)
+        schemas.write_table(files["rounds"], [], schemas.ROUNDS, written.METADATA)
         upwards = {"report": "../../drills.html", "index": "../drills.html"}
         episode_pages.write_arm(root / "reports/episodes" / arm, files, **upwards)
     rounds = [str(root / "tables" / arm / "rounds.parquet") for arm in inputs["arms"]]
@@ -40,7 +41,7 @@ def campaign(tmp_path_factory) -> tuple[Path, dict]:
 def test_every_verdict_follows_from_the_diagnosis(campaign):
     """With another diagnosis in its place the first screen says another thing: nothing is written in advance."""
     root, inputs = campaign
-    text = chapter.section(Campaign(inputs)).text
+    text = drills_chapter.section(Campaign(inputs)).text
     assert "Noticed, but not named" not in text and "Not told from a clean run" not in text
     found = provenance.json_load(inputs["diagnosis"])
     for name in ("no_flip", "bad_prompt"):
@@ -52,29 +53,29 @@ def test_every_verdict_follows_from_the_diagnosis(campaign):
         }
     found["enough"]["no_flip"] = None
     provenance.json_dump(found, root / "other.json")
-    other = chapter.section(Campaign(inputs | {"diagnosis": str(root / "other.json")})).text
+    other = drills_chapter.section(Campaign(inputs | {"diagnosis": str(root / "other.json")})).text
     assert "Not told from a clean run" in other and "not with 15 for no_flip" in other
 
 
 def test_counts_are_links_to_the_episodes_behind_them(campaign):
     _, inputs = campaign
     run = Campaign(inputs)
-    text = chapter.confusion(run).text
+    text = drills_chapter.confusion(run).text
     assert 'href="episodes/drill_no_flip/index.html"' in text
     assert "libero_goal_task_0_init_000_repeat_0.html" in text
     without = Campaign({kind: value for kind, value in inputs.items() if kind != "pages"})
-    assert "href" not in chapter.confusion(without).text
+    assert "href" not in drills_chapter.confusion(without).text
 
 
 def test_a_page_without_a_diagnosis_is_refused(campaign):
     _, inputs = campaign
     with pytest.raises(UserError, match="was given no diagnosis: run `make drills`"):
-        chapter.section(Campaign({kind: value for kind, value in inputs.items() if kind != "diagnosis"}))
+        drills_chapter.section(Campaign({kind: value for kind, value in inputs.items() if kind != "diagnosis"}))
 
 
 def test_the_notebook_calls_what_there_is():
-    calls = re.findall(r"(chapter|findings)\.(\w+)\(run", NOTEBOOK.read_text())
-    parts = {"chapter": chapter, "findings": findings}
+    calls = re.findall(r"(drills_chapter|drills_findings)\.(\w+)\(run", NOTEBOOK.read_text())
+    parts = {"drills_chapter": drills_chapter, "drills_findings": drills_findings}
     assert len(calls) >= 12 and all(callable(getattr(parts[part], name)) for part, name in calls)
 
 
@@ -84,7 +85,7 @@ def test_the_notebook_calls_what_there_is():
 @pytest.fixture(scope="module")
 def reports(campaign) -> Path:
     root, inputs = campaign
-    report.render(NOTEBOOK, root / "reports/drills.ipynb", root / "reports/drills.html", inputs)
+    rendering.render(NOTEBOOK, root / "reports/drills.ipynb", root / "reports/drills.html", inputs)
     return root / "reports"
 
 
@@ -99,7 +100,7 @@ def chromium():
 @pytest.mark.slow
 def test_the_page_is_one_small_file_of_its_own_and_warns_of_simulated_rows(reports):
     text = (reports / "drills.html").read_text()
-    assert len(text.encode()) < 3_000_000 and report.external_references(text) == []
+    assert len(text.encode()) < 3_000_000 and rendering.external_references(text) == []
     assert layout.content_policy() in text and "Simulated data" in text and "Traceback" not in text
 
 

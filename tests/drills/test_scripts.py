@@ -10,7 +10,7 @@ from pathlib import Path
 
 from drills import made, written
 
-from flashtrail import provenance
+from flashtrail.base import provenance
 from flashtrail.drills import bounds
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flashtrail import cli
+from flashtrail.base.errors import UserError
 from flashtrail.drills import bounds, logs, step_lines
-from flashtrail.errors import UserError
 
 LENGTHS = (70, 84, 91)
 

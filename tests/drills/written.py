@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from drills import made
 
-from flashtrail import provenance
+from flashtrail.base import provenance
 from flashtrail.drills import bounds, diagnosis, logs
 from flashtrail.drills.predicates import Episode
-from flashtrail.evidence import tables
+from flashtrail.tables import schemas
 
 SUITE = "libero_goal"
 
@@ -36,13 +36,13 @@ def write_tables(
         outcome = (outcomes or {}).get(number, "success" if episode.reward.any() else "horizon")
         rows.append({**key, **_episode(outcome, len(episode.actions), policy)})
         steps += [{**key, **step} for step in _steps(episode)]
-    tables.write_table(directory / "steps.parquet", steps, tables.STEPS, METADATA)
-    tables.write_table(directory / "episodes.parquet", rows, tables.EPISODES, METADATA)
+    schemas.write_table(directory / "steps.parquet", steps, schemas.STEPS, METADATA)
+    schemas.write_table(directory / "episodes.parquet", rows, schemas.EPISODES, METADATA)
     return directory
 
 
 def _steps(episode: Episode) -> list[dict[str, Any]]:
-    empty = {f.name: None for f in tables.STEPS if f.nullable}
+    empty = {f.name: None for f in schemas.STEPS if f.nullable}
     return [
         {
             **empty,
@@ -60,7 +60,7 @@ def _steps(episode: Episode) -> list[dict[str, Any]]:
 
 
 def _episode(outcome: str, steps: int, policy: str) -> dict[str, Any]:
-    empty = {f.name: None for f in tables.EPISODES if f.nullable}
+    empty = {f.name: None for f in schemas.EPISODES if f.nullable}
     counts = dict.fromkeys(("rounds", "full_rounds", "draft_rounds", "executed_actions"), steps)
     words = {"run_id": "r", "policy": policy, "task": "t", "seed": 7, "wall_s": 1.0, "started_at": "2026"}
     return {**empty, **counts, **words, "success": outcome == "success", "outcome": outcome, "steps": steps}

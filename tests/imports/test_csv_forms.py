@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from imports import stages
 
-from flashtrail.errors import UserError
-from flashtrail.evidence import tables
+from flashtrail.base.errors import UserError
 from flashtrail.imports.cells import BadRow, flag, number, whole
 from flashtrail.imports.columns import Columns
 from flashtrail.imports.csv_run import CsvRun
 from flashtrail.imports.writing import write
+from flashtrail.tables import schemas
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +194,7 @@ def test_what_is_kept_despite_bad_rows_can_be_read_again(made: Path, tmp_path: P
     stages.write_rows(tmp_path / "made.csv", list(rows[0]), rows)
     found = CsvRun([tmp_path / "made.csv"], "pi0", 7, arm="a").read()
     write(found, tmp_path / "out")
-    table = tables.read_table(tmp_path / "out/tables/a/episodes.parquet", tables.EPISODES)
-    said = tables.read_metadata(tmp_path / "out/tables/a/episodes.parquet")["imported"]
+    table = schemas.read_table(tmp_path / "out/tables/a/episodes.parquet", schemas.EPISODES)
+    said = schemas.read_metadata(tmp_path / "out/tables/a/episodes.parquet")["imported"]
     assert len(table) == len(rows) - 1
     assert said == f"CSV file made.csv (left out because they could not be read: 1 of {len(rows)} episodes)"

@@ -9,13 +9,14 @@ import pytest
 from imports import official, stages
 
 from flashtrail import cli
-from flashtrail.errors import UserError
-from flashtrail.evidence import summaries, tables
+from flashtrail.base.errors import UserError
+from flashtrail.claims import summaries
 from flashtrail.imports.columns import Columns
 from flashtrail.imports.csv_run import CsvRun
 from flashtrail.imports.official import read_run
 from flashtrail.imports.record import Imported
 from flashtrail.imports.writing import write
+from flashtrail.tables import schemas
 
 
 def test_csv_files_arrive_whole_and_give_the_same_summary(tmp_path: Path) -> None:
@@ -41,7 +42,7 @@ def test_csv_files_arrive_whole_and_give_the_same_summary(tmp_path: Path) -> Non
         == 0
     )
     one, two = (
-        {n: root / "tables" / "clean" / f"{n}.parquet" for n in tables.SCHEMAS}
+        {n: root / "tables" / "clean" / f"{n}.parquet" for n in schemas.SCHEMAS}
         for root in (tmp_path / "a", tmp_path / "b")
     )
     first, second = summaries.summarize_arm(**one), summaries.summarize_arm(**two)
@@ -134,7 +135,7 @@ def test_rounds_alone_are_a_profile_with_the_time_that_was_mapped_and_warm_up_by
     assert all(row["policy_ms"] < 4000 for row in rows if not row["warmup"])
     assert "left out as warm-up: 2 of" in found.said()
     write(found, tmp_path / "out")
-    table = tables.read_table(tmp_path / "out/profile/stage6_infer_summary/rounds.parquet", tables.PROFILE)
+    table = schemas.read_table(tmp_path / "out/profile/stage6_infer_summary/rounds.parquet", schemas.PROFILE)
     assert len(table) == len(drawn) and table["synchronized"].to_pylist() == [True] * len(drawn)
 
 
@@ -144,7 +145,7 @@ def test_episodes_alone_suffice_and_say_nothing_of_rounds(tmp_path: Path) -> Non
     assert found.problems == [] and found.rows["episodes"] and not found.rows["rounds"]
     assert {row["rounds"] for row in found.rows["episodes"]} == {None}
     write(found, tmp_path / "out")
-    files = {name: tmp_path / "out/tables/clean" / f"{name}.parquet" for name in tables.SCHEMAS}
+    files = {name: tmp_path / "out/tables/clean" / f"{name}.parquet" for name in schemas.SCHEMAS}
     summary = summaries.summarize_arm(**files)
     assert summary["success"]["n"] == len(found.rows["episodes"]) and summary["routes"]["n"] == 0
     assert summary["bookkeeping"]["episodes_at_odds"] == 0

@@ -10,11 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from imports import official
 
-from flashtrail import cli, provenance
-from flashtrail.errors import UserError
-from flashtrail.evidence import summaries, tables
+from flashtrail import cli
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
+from flashtrail.claims import summaries
 from flashtrail.imports.official import read_run
 from flashtrail.imports.writing import write
+from flashtrail.tables import schemas
 
 
 def _infer(root: Path, episode: int = 0) -> Path:
@@ -25,7 +27,7 @@ def test_a_run_directory_arrives_whole(tmp_path: Path) -> None:
     drawn = official.write_run(tmp_path / "run")
     assert cli.main(["import-run", str(tmp_path / "run"), "--out", str(tmp_path / "out"), "--policy", "pi0"]) == 0
     root = tmp_path / "out" / "tables" / official.RUN
-    frames = {n: tables.read_table(root / f"{n}.parquet", s).to_pandas() for n, s in tables.SCHEMAS.items()}
+    frames = {n: schemas.read_table(root / f"{n}.parquet", s).to_pandas() for n, s in schemas.SCHEMAS.items()}
     assert len(frames["episodes"]) == len(drawn)
     assert frames["episodes"]["success"].sum() == sum(e["success"] for e in drawn)
     assert set(frames["episodes"]["outcome"]) == {"success", "horizon"}
@@ -43,19 +45,19 @@ def test_what_the_record_does_not_say_is_empty(tmp_path: Path) -> None:
     found = read_run(tmp_path / "run", "pi0")
     write(found, tmp_path / "out")
     root = tmp_path / "out" / "tables" / official.RUN
-    rounds = tables.read_table(root / "rounds.parquet", tables.ROUNDS).to_pandas()
+    rounds = schemas.read_table(root / "rounds.parquet", schemas.ROUNDS).to_pandas()
     for column in ("synchronized", "condition_applied", "noise_seed", "healthy", "health_std", "batch_size", "masked"):
         assert rounds[column].isna().all(), column
     assert rounds.loc[rounds["route"] == "draft", "prefill_ms"].isna().all()
     assert rounds.loc[rounds["route"] == "full", "draft_ms"].isna().all()
-    assert tables.read_metadata(root / "episodes.parquet")["imported"] == f"official client, run {official.RUN}"
+    assert schemas.read_metadata(root / "episodes.parquet")["imported"] == f"official client, run {official.RUN}"
 
 
 def test_our_own_tables_still_may_not_have_such_holes(tmp_path: Path) -> None:
     official.write_run(tmp_path / "run", trials=1)
     rows = read_run(tmp_path / "run", "pi0").rows["rounds"]
     with pytest.raises(ValueError, match="is empty"):
-        tables.write_table(tmp_path / "rounds.parquet", rows, tables.ROUNDS)
+        schemas.write_table(tmp_path / "rounds.parquet", rows, schemas.ROUNDS)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +216,7 @@ def test_the_last_chunk_of_a_success_executed_what_the_log_counts(tmp_path: Path
     found = read_run(tmp_path / "run", "pi0", "clean")
     assert found.problems == []
     write(found, tmp_path / "out")
-    files = {name: tmp_path / "out/tables/clean" / f"{name}.parquet" for name in tables.SCHEMAS}
+    files = {name: tmp_path / "out/tables/clean" / f"{name}.parquet" for name in schemas.SCHEMAS}
     assert summaries.summarize_arm(**files)["bookkeeping"]["episodes_at_odds"] == 0
 
 

@@ -7,17 +7,20 @@ import shutil
 from pathlib import Path
 
 import pytest
-from evidence.rendered import unlinked
+from report.rendered import unlinked
 from imports import official, stages
 
-from flashtrail import cli, provenance
-from flashtrail.errors import UserError
-from flashtrail.evidence import chapters, claims, comparison, headline, overview, tables
-from flashtrail.evidence.campaign import Campaign
+from flashtrail import cli
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
+from flashtrail.claims import claims
+from flashtrail.claims.campaign import Campaign
 from flashtrail.imports.csv_run import CsvRun
 from flashtrail.imports.official import read_run
 from flashtrail.imports.report_command import prepare, write_pages
 from flashtrail.imports.writing import write
+from flashtrail.report import chapters, comparison, headline, overview
+from flashtrail.tables import schemas
 
 
 @pytest.mark.slow
@@ -61,7 +64,7 @@ def with_errors(root: Path, arm: str = "clean") -> dict[str, str]:
     stages.write_rows(stages.path(root / "csv", "stage4_episode"), stages.HEADERS["stage4_episode"].split(","), rows)
     files = [stages.path(root / "csv", f"stage4_{kind}") for kind in ("infer", "episode")]
     write(CsvRun(files, "pi0", 7, arm).read(), root / "out")
-    return {name: str(root / "out/tables" / arm / f"{name}.parquet") for name in tables.SCHEMAS}
+    return {name: str(root / "out/tables" / arm / f"{name}.parquet") for name in schemas.SCHEMAS}
 
 
 def test_an_error_is_in_no_count_wherever_it_is_counted(tmp_path: Path) -> None:

@@ -10,13 +10,15 @@ import shlex
 from pathlib import Path
 
 import pytest
-from evidence.rendered import texts, unlinked
+from report.rendered import texts, unlinked
 from imports import stages
 
-from flashtrail import cli, provenance
-from flashtrail.evidence import claims, printed_figures, published
-from flashtrail.evidence.campaign import Campaign
+from flashtrail import cli
+from flashtrail.base import provenance
+from flashtrail.claims import claims, published
+from flashtrail.claims.campaign import Campaign
 from flashtrail.imports.report_command import prepare
+from flashtrail.report import printed_figures
 
 PROJECT = Path(__file__).resolve().parents[2]
 _PLACES = [place / "shared" / "cases" / "reproduction" for place in PROJECT.parents]

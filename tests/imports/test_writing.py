@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from imports import official, stages
 
-from flashtrail import cli, provenance
-from flashtrail.errors import UserError
+from flashtrail import cli
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
 from flashtrail.imports import writing
 from flashtrail.imports.columns import Columns
 from flashtrail.imports.csv_run import CsvRun

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from evidence import simulated
+from claims import simulated
 
-from flashtrail import config, provenance
+from flashtrail.base import provenance
+from flashtrail.claims import checkup, claims, summaries
 from flashtrail.drills import bounds, diagnosis, logs
-from flashtrail.evidence import checkup, claims, merge, summaries, tables
+from flashtrail.experiment import config
 from flashtrail.record import bundle
+from flashtrail.tables import merge, schemas
 
 ROOT = Path(__file__).resolve().parents[2]
 ARMS = ["clean", "wrist_zero_every4", "guard_wrist_zero_every4"]
@@ -120,10 +122,10 @@ def _arm(root: Path, arm: dict[str, Any], tasks: Sequence[int] = tuple(simulated
         directory = results / "rollouts" / name / f"task_{task}"
         shard = _shard(arm, task)
         for table, rows in shard.items():
-            tables.write_table(directory / f"{table}.parquet", rows, tables.SCHEMAS[table], METADATA)
+            schemas.write_table(directory / f"{table}.parquet", rows, schemas.SCHEMAS[table], METADATA)
         first = shard["episodes"][0]
-        sheet = {key: first[key] for key in (*tables.EPISODE_KEY, "outcome")} | {"jpeg": b"a picture"}
-        tables.write_table(directory / "sheets.parquet", [sheet], tables.SHEETS, METADATA)
+        sheet = {key: first[key] for key in (*schemas.EPISODE_KEY, "outcome")} | {"jpeg": b"a picture"}
+        schemas.write_table(directory / "sheets.parquet", [sheet], schemas.SHEETS, METADATA)
         outcomes = {f"init_{e['init_state']:03d}_repeat_0": e["outcome"] for e in shard["episodes"]}
         provenance.json_dump({"outcomes": outcomes, "expected": list(outcomes)}, directory / "ledger.json")
         handles = {kind: f"results/artifacts/pi0_nano/{kind}/manifest.json" for kind in ("base", "draft")}
@@ -134,10 +136,10 @@ def _arm(root: Path, arm: dict[str, Any], tasks: Sequence[int] = tuple(simulated
     expected = {key: arm[key] for key in ("arm", "policy", "suite", "seed", "init_states", "repeats")}
     expected |= {"tasks": list(tasks)}
     merge.write_merged(merge.merge_shards(directories, expected), results / "tables" / name)
-    files = {table: results / "tables" / name / f"{table}.parquet" for table in tables.SCHEMAS}
+    files = {table: results / "tables" / name / f"{table}.parquet" for table in schemas.SCHEMAS}
     if not name.startswith("drill_"):
         provenance.json_dump(summaries.summarize_arm(**files), results / "summaries" / f"{name}.json")
-    output = {table: f"results/tables/{name}/{table}.parquet" for table in tables.SCHEMAS}
+    output = {table: f"results/tables/{name}/{table}.parquet" for table in schemas.SCHEMAS}
     _job(root, f"merge_shards/{name}", {}, output, {"expected": expected})
 
 

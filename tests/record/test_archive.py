@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from flashtrail import cli
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 from flashtrail.record import archive
 
 SMALL = archive.Bounds(files=20, file_bytes=100_000, total_bytes=150_000, directory_bytes=2000, ratio=10, free=50_000)

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pytest
 from record import campaign
 
-from flashtrail import cli, parquet, provenance
-from flashtrail.errors import UserError
+from flashtrail import cli
+from flashtrail.base import parquet, provenance
+from flashtrail.base.errors import UserError
 from flashtrail.record import audit, bundle, crate, manifest, replay, rows, validation
 from flashtrail.record.run import Run
 
@@ -139,7 +140,7 @@ def test_an_audit_by_other_code_says_so(copy: Path) -> None:
     assert audit.other_code(Run(copy)) == ""
     shutil.copytree(provenance.PACKAGE_ROOT, copy / "src/flashtrail", ignore=shutil.ignore_patterns("__pycache__"))
     assert audit.other_code(Run(copy)) == ""
-    with (copy / "src/flashtrail/errors.py").open("a") as stream:
+    with (copy / "src/flashtrail/base/errors.py").open("a") as stream:
         stream.write("# another")
     assert "other code" in audit.other_code(Run(copy))
 

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flash.conftest import tokenizer_model, write_policy  # noqa: F401  (a fixture)
+from policies.pi0.conftest import tokenizer_model, write_policy  # noqa: F401  (a fixture)
 from rollouts.shards import WORKER
 
-from flashtrail import cli, config, drill_arms, provenance
-from flashtrail.errors import UserError
+from flashtrail import cli
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
+from flashtrail.experiment import config, drill_arms
 from flashtrail.record import replay
 from flashtrail.record.run import Run
 from flashtrail.rollouts.shard import roll_out_shard

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from flashtrail import provenance
-from flashtrail.errors import UserError
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
 from flashtrail.record import engine
 
 SNAKEFILE = """

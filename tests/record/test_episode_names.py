@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 from flashtrail.record import replay
 
 EXPECTED = {"suite": "libero_goal", "tasks": [0], "init_states": [0, 1], "repeats": 1}

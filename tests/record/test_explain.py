@@ -9,7 +9,7 @@ import pytest
 from record import campaign
 
 from flashtrail import cli
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 from flashtrail.record import replay, sample
 from flashtrail.record.run import Run
 

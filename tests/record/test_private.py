@@ -16,8 +16,9 @@ import yaml
 from record import campaign
 from record.test_bundle import failed
 
-from flashtrail import environment, provenance
-from flashtrail.errors import UserError
+from flashtrail import environment
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
 from flashtrail.record import bundle, private
 from flashtrail.record.run import Run
 

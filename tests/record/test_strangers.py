@@ -17,14 +17,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from flash.conftest import tokenizer_model, write_policy  # noqa: F401  (a fixture)
+from policies.pi0.conftest import tokenizer_model, write_policy  # noqa: F401  (a fixture)
 from record import campaign
 from record.test_bundle import cover_up
 from rollouts.shards import WORKER
 
-from flashtrail import cli, config, drill_arms, provenance
+from flashtrail import cli
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
 from flashtrail.checkpoints.artifact import verify_artifact
-from flashtrail.errors import UserError
+from flashtrail.experiment import config, drill_arms
 from flashtrail.record import bundle, manifest, replay, rows
 from flashtrail.record.run import Run
 from flashtrail.rollouts.shard import roll_out_shard

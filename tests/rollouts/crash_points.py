@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from rollouts.scripted import DRAFT, FULL, Policy, Simulator
 from rollouts.shards import rows, spec
 
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 from flashtrail.rollouts import conditions, guards, shard
 from flashtrail.rollouts.episode import run_episode
 from flashtrail.rollouts.plan import EpisodeKey

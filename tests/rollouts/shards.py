@@ -8,8 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from flashtrail.evidence import tables
 from flashtrail.rollouts.shard import default_parts_dir
+from flashtrail.tables import schemas
 
 HERE = Path(__file__).parent
 SERVER = [sys.executable, str(HERE / "scripted_server.py"), "{port}"]
@@ -35,7 +35,9 @@ def spec(init_states=(0, 1, 2), server=SERVER, **more):
 
 def rows(directory: Path, timing: bool = False) -> dict[str, list[dict]]:
     """The three tables, without what the clock wrote."""
-    read = {name: tables.read_table(directory / f"{name}.parquet", s).to_pylist() for name, s in tables.SCHEMAS.items()}
+    read = {
+        name: schemas.read_table(directory / f"{name}.parquet", s).to_pylist() for name, s in schemas.SCHEMAS.items()
+    }
     return {
         name: [{k: v for k, v in row.items() if timing or k not in TIMING} for row in table]
         for name, table in read.items()

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from rollouts import scripted
 from rollouts.scripted import DRAFT, FULL, KEY, Simulator, run
 
-from flashtrail.errors import UserError
-from flashtrail.evidence import tables
+from flashtrail.base.errors import UserError
 from flashtrail.rollouts import clock, latency, seeds
 from flashtrail.rollouts.clock import Chunk, Clock, Source
 from flashtrail.rollouts.episode import EpisodeError, Running
+from flashtrail.tables import schemas
 
 STILL = (0.0,) * 6
 
@@ -303,7 +303,7 @@ def test_rounds_that_cost_nothing_and_accept_nothing_are_bounded_and_others_are_
 @pytest.fixture
 def rounds_table(tmp_path):
     path = tmp_path / "rounds.parquet"
-    base = {field.name: None for field in tables.ROUNDS} | {
+    base = {field.name: None for field in schemas.ROUNDS} | {
         **{"arm": "a", "suite": "s", "task_id": 0, "init_state": 0, "repeat": 0, "env_step": 0, "accepted_prefix": 12},
         **{"executed": 12, "condition_applied": False, "noise_seed": "0"},
     }
@@ -312,7 +312,7 @@ def rounds_table(tmp_path):
         base | {"round": i, "route": route, "roundtrip_ms": ms, "policy_ms": None if i == 4 else ms - 2}
         for i, (route, ms) in enumerate(times)
     ]
-    tables.write_table(path, rows, tables.ROUNDS)
+    schemas.write_table(path, rows, schemas.ROUNDS)
     return path
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rollouts.scripted import KEY
 
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 from flashtrail.rollouts import conditions, faults, seeds
 from flashtrail.rollouts.conditions import noisy, occluded
 from flashtrail.rollouts.observation import Observation

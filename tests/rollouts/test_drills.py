@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rollouts.scripted import FULL, KEY, Simulator, run
 
-from flashtrail import config, drill_arms
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
+from flashtrail.experiment import config, drill_arms
 from flashtrail.rollouts import conditions, seeds
 from flashtrail.rollouts.observation import Observation, axis_angle, resize_with_pad, state_vector
 

@@ -9,10 +9,10 @@ import pytest
 from rollouts import scripted
 from rollouts.scripted import DRAFT, FULL, KEY, Simulator, run
 
-from flashtrail.evidence import tables
 from flashtrail.rollouts.episode import MAX_EMPTY_ROUNDS, EpisodeError
 from flashtrail.rollouts.observation import axis_angle, resize_with_pad, upright
 from flashtrail.rollouts.verify import Verdict
+from flashtrail.tables import schemas
 
 
 def test_the_loop_by_hand():
@@ -132,8 +132,8 @@ def test_what_a_server_does_not_send_is_empty(monkeypatch):
     for row in record.rounds[:2]:
         assert [row[n] for n in ("policy_ms", "serve_ms", "synchronized", "batch_size")] == [None] * 4
         assert row["roundtrip_ms"] == 6.0
-        assert tables.to_table(
-            [{**dict.fromkeys(tables.EPISODE_KEY, 0), "arm": "a", "suite": "s", **row}], tables.ROUNDS
+        assert schemas.to_table(
+            [{**dict.fromkeys(schemas.EPISODE_KEY, 0), "arm": "a", "suite": "s", **row}], schemas.ROUNDS
         )
 
 

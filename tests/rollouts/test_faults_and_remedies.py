@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 from flashtrail.rollouts import conditions, guards
 from flashtrail.rollouts.observation import Observation
 

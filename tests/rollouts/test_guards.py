@@ -13,7 +13,7 @@ from rollouts.scripted import DRAFT, FULL, KEY, Policy, Simulator
 from rollouts.shards import WORKER, spec
 from rollouts.test_conditions import WORDS, specs
 
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 from flashtrail.rollouts import conditions, faults, guards
 from flashtrail.rollouts.episode import run_episode
 from flashtrail.rollouts.observation import Observation

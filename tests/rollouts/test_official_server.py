@@ -14,7 +14,7 @@ import pytest
 from rollouts.shards import HERE, WORKER, parts, rows, spec, start, wait_until
 from serving.conftest import ScriptedPolicy
 
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 from flashtrail.rollouts import shard, worker
 from flashtrail.rollouts.observation import Observation
 from flashtrail.rollouts.shard import roll_out_shard

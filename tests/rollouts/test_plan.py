@@ -1,6 +1,6 @@
 import pytest
 
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 from flashtrail.rollouts import plan, seeds, settings
 
 SPEC = {

@@ -8,12 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 from rollouts.scripted import DRAFT, FULL, Simulator, run
 
-from flashtrail import provenance
-from flashtrail.errors import UserError
-from flashtrail.evidence import tables
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
 from flashtrail.rollouts.episode import EpisodeRecord, error_record
 from flashtrail.rollouts.plan import EpisodeKey
 from flashtrail.rollouts.recorder import Recorder
+from flashtrail.tables import schemas
 
 LOAD = {"cores": 2, "load_begin": 0.5, "load_max": 1.0, "others": 0.1}
 LOAD |= {"governor": None, "cpu_mhz": [2400.0, 2500.0], "gpu_mhz": None}
@@ -36,14 +36,14 @@ def test_parts_are_put_together_in_the_order_expected(tmp_path):
         recorder.record(key, an_episode(20 if key.init_state == 1 else None))
     outcomes = recorder.assemble(KEYS, tmp_path / "out")
     assert outcomes == dict(zip([k.name for k in KEYS], ["horizon", "success", "horizon"], strict=True))
-    episodes = tables.read_table(tmp_path / "out/episodes.parquet", tables.EPISODES).to_pylist()
+    episodes = schemas.read_table(tmp_path / "out/episodes.parquet", schemas.EPISODES).to_pylist()
     assert [row["init_state"] for row in episodes] == [0, 1, 2]
     assert {(row["arm"], row["policy"], row["seed"], row["task_id"]) for row in episodes} == {("clean", "p", 7, 2)}
-    steps = tables.read_table(tmp_path / "out/steps.parquet", tables.STEPS).to_pylist()
-    rounds = tables.read_table(tmp_path / "out/rounds.parquet", tables.ROUNDS).to_pylist()
+    steps = schemas.read_table(tmp_path / "out/steps.parquet", schemas.STEPS).to_pylist()
+    rounds = schemas.read_table(tmp_path / "out/rounds.parquet", schemas.ROUNDS).to_pylist()
     assert [len([s for s in steps if s["init_state"] == i]) for i in range(3)] == [40, 20, 40]
     assert sum(row["executed"] for row in rounds) == len(steps) == 100
-    assert tables.read_metadata(tmp_path / "out/steps.parquet")["artifact_digest"] == "abc"
+    assert schemas.read_metadata(tmp_path / "out/steps.parquet")["artifact_digest"] == "abc"
     ledger = provenance.json_load(tmp_path / "out/ledger.json")
     assert ledger["expected"] == [key.name for key in KEYS]
     assert ledger["outcomes"] == outcomes and ledger["errors"] == {}
@@ -55,7 +55,7 @@ def test_the_load_of_a_shard_is_that_of_all_its_episodes_whichever_process_ran_t
         recorder.metadata["machine"] = json.dumps(LOAD | {"load_max": load})
         recorder.record(key, an_episode())
     recorder.assemble(KEYS, tmp_path / "out")
-    stored = tables.read_metadata(tmp_path / "out/rounds.parquet")["machine"]
+    stored = schemas.read_metadata(tmp_path / "out/rounds.parquet")["machine"]
     assert json.loads(stored) == LOAD | {"load_max": 7.5}
 
 
@@ -71,7 +71,7 @@ def test_an_error_is_a_row_of_its_own_kind_until_the_episode_is_run(tmp_path):
     recorder = new(tmp_path / "parts")
     recorder.record(KEYS[0], error_record("task 2", "server: gone", "2026-01-01T00:00:00+00:00", 1.5))
     recorder.assemble(KEYS[:1], tmp_path / "out")
-    (row,) = tables.read_table(tmp_path / "out/episodes.parquet", tables.EPISODES).to_pylist()
+    (row,) = schemas.read_table(tmp_path / "out/episodes.parquet", schemas.EPISODES).to_pylist()
     assert (row["outcome"], row["error"], row["steps"], row["rounds"]) == ("error", "server: gone", 0, 0)
     assert provenance.json_load(tmp_path / "out/ledger.json")["errors"] == {KEYS[0].name: "server: gone"}
     recorder.record(KEYS[0], an_episode(20))
@@ -147,5 +147,5 @@ def test_the_film_of_a_success_that_is_not_verified_is_kept(tmp_path):
         record.episode["verified_success"] = verified
         recorder.record(key, record, film)
     recorder.assemble(KEYS, tmp_path / "out", "examples")
-    kept = [row["video"] for row in tables.read_table(tmp_path / "out/episodes.parquet", tables.EPISODES).to_pylist()]
+    kept = [row["video"] for row in schemas.read_table(tmp_path / "out/episodes.parquet", schemas.EPISODES).to_pylist()]
     assert kept == ["videos/init_000_repeat_0.mp4", None, "videos/init_002_repeat_0.mp4"]

@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 from rollouts.shards import HERE, SERVER, WORKER, parts, rows, servers_of, spec, start, wait_until
 
-from flashtrail import provenance
-from flashtrail.errors import UserError
-from flashtrail.evidence import tables
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
 from flashtrail.rollouts import recorder, shard
 from flashtrail.rollouts.shard import default_parts_dir, roll_out_shard
 from flashtrail.serving.launch import PolicyServerProcess, ServerError, free_port
+from flashtrail.tables import schemas
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def test_a_shard_from_end_to_end(undisturbed):
     assert {row["task"] for row in read["episodes"]} == {"move the point"}
     hits = [row["round"] % 4 == 0 for row in read["rounds"]]
     assert [row["condition_applied"] for row in read["rounds"]] == hits
-    assert tables.read_metadata(out / "rounds.parquet")["artifact_digest"] == "scripted"
+    assert schemas.read_metadata(out / "rounds.parquet")["artifact_digest"] == "scripted"
     assert "3/3 init_002_repeat_0 horizon, 60 steps" in log and "success 1/3" in log
     assert not any(default_parts_dir(out).glob("*/")), "parts of a complete shard are removed"
     assert not servers_of(out)
@@ -145,7 +145,7 @@ def test_a_shard_killed_in_an_episode_resumes_at_the_next(undisturbed, tmp_path,
     log = io.StringIO()
     roll_out_shard(slow, tmp_path, log=log, worker_command=WORKER)
     assert rows(tmp_path) == undisturbed[1]
-    load = json.loads(tables.read_metadata(tmp_path / "rounds.parquet")["machine"])
+    load = json.loads(schemas.read_metadata(tmp_path / "rounds.parquet")["machine"])
     assert load["cores"] >= 1 and load["load_max"] >= 0
     assert all(f"{name} " not in log.getvalue() for name in times), "a finished episode was run again"
 
@@ -306,7 +306,7 @@ def test_examples_are_every_failure_and_the_first_success_with_their_sheets(tmp_
     filmed = {path.stem for path in (tmp_path / "videos").iterdir()}
     assert filmed == {f"init_{i:03d}_repeat_{r}" for i, r in ((1, 0), (0, 0), (2, 0), (1, 1), (2, 1))}
     assert {Path(row["video"]).stem for row in rows(tmp_path)["episodes"] if row["video"]} == filmed
-    sheets = tables.read_table(tmp_path / "sheets.parquet", tables.SHEETS).to_pylist()
+    sheets = schemas.read_table(tmp_path / "sheets.parquet", schemas.SHEETS).to_pylist()
     assert [(row["init_state"], row["repeat"], row["outcome"]) for row in sheets] == [
         (1, 0, "horizon"),
         (0, 0, "success"),

@@ -7,7 +7,7 @@ import gc
 import numpy as np
 import pytest
 
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 from flashtrail.rollouts import opengl
 from flashtrail.rollouts.plan import SUITES, EpisodeKey
 from flashtrail.rollouts.simulator import LiberoSimulator, Simulator, Step

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flashtrail import cli, config, provenance
-from flashtrail.errors import UserError
+from flashtrail import cli
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
+from flashtrail.experiment import config
 from flashtrail.rollouts import plan, settings
 from flashtrail.rollouts.spec import shard_spec
 from flashtrail.serving.handles import server_command

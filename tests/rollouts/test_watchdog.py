@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from rollouts.shards import HERE, WORKER, parts, rows, servers_of, spec, start, wait_until
 
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 from flashtrail.rollouts import worker
 from flashtrail.rollouts.shard import roll_out_shard
 
@@ -136,7 +136,7 @@ ON_A_SMALL_DISK = """
 import io, sys
 from rollouts.shards import WORKER, parts, spec
 from pathlib import Path
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 from flashtrail.rollouts.recorder import Recorder
 from flashtrail.rollouts.shard import default_parts_dir, roll_out_shard
 out = Path(sys.argv[1])

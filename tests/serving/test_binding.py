@@ -16,7 +16,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from flashtrail import cli
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 from flashtrail.serving import TOKEN_VARIABLE
 from flashtrail.serving.binding import ServerStartError, check_bind, is_loopback, reserve_port
 from flashtrail.serving.client import PolicyClient, ServerUnavailable

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from flashtrail import cli
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 from flashtrail.serving.client import PolicyClient
 from flashtrail.serving.launch import PolicyServerProcess, free_port, serve_command
 from flashtrail.serving.server import reserve_port
@@ -73,7 +73,7 @@ def test_other_commands_are_not_imported(monkeypatch, stage, capsys) -> None:
 def test_serving_and_its_command_line_import_no_torch() -> None:
     code = (
         "import sys, flashtrail.cli, flashtrail.serving.server, flashtrail.serving.launch;"
-        "assert not {'torch', 'flashtrail.flash'} & set(sys.modules)"
+        "assert not {'torch', 'flashtrail.policies.pi0'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=True)
 
@@ -177,8 +177,8 @@ def write_artifact(directory: Path, kind: str, dims: dict, tensors: dict, files:
 def tiny_artifact(tmp_path_factory) -> tuple[Path, Path]:
     """A random policy of a few thousand weights and a draft head that fits it."""
     sentencepiece = pytest.importorskip("sentencepiece")
-    from flashtrail.flash.dims import DraftDims, GemmaDims, Pi0Dims, VisionDims
-    from flashtrail.flash.weights import init_base, init_draft
+    from flashtrail.policies.pi0.dims import DraftDims, GemmaDims, Pi0Dims, VisionDims
+    from flashtrail.policies.pi0.weights import init_base, init_draft
 
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(

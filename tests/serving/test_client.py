@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from websockets.sync.server import serve as serve_sync
 
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 from flashtrail.serving import client as client_module
 from flashtrail.serving.client import PolicyClient, PolicyError, ServerUnavailable, healthy
 from flashtrail.serving.launch import free_port

@@ -10,8 +10,8 @@ import time
 
 import numpy as np
 import pytest
-from flash.conftest import artifact, tokenizer_model  # noqa: F401  (fixtures)
-from flash.test_batch import MIXED, ROUNDS, rounds
+from policies.pi0.conftest import artifact, tokenizer_model  # noqa: F401  (fixtures)
+from policies.pi0.test_batch import MIXED, ROUNDS, rounds
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -58,7 +58,7 @@ class Gate:
 
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
 def test_sessions_at_once_get_what_each_gets_alone(artifact, count) -> None:  # noqa: F811
-    from flashtrail.flash.policy import FlashPolicy
+    from flashtrail.policies.pi0.policy import FlashPolicy
 
     policy = FlashPolicy.load(*artifact, settings=MIXED)
     replies: dict[int, list] = {number: [] for number in range(count)}
@@ -124,7 +124,7 @@ class Crossing:
 
 @pytest.mark.parametrize("count", [2, 8])
 def test_sessions_in_two_lanes_get_what_each_gets_alone(artifact, count) -> None:  # noqa: F811
-    from flashtrail.flash.policy import FlashPolicy
+    from flashtrail.policies.pi0.policy import FlashPolicy
 
     policy = FlashPolicy.load(*artifact, settings=MIXED)
     crossing = Crossing(policy)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from flashtrail import provenance
+from flashtrail.base import provenance
 from flashtrail.serving import handles
 
 ENGINE = {"device": "cuda", "dtype": "bfloat16", "threads": 1, "backend": "auto"}

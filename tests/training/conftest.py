@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from flashtrail.flash.dims import Stem, StemLayer
+from flashtrail.policies.pi0.dims import Stem, StemLayer
 from flashtrail.training import dataset, policy
 
 

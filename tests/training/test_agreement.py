@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 from flashtrail.training import agreement, expert, goal_tasks
 from flashtrail.training.agreement import Played
 

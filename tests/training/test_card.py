@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from flashtrail import provenance
-from flashtrail.errors import UserError
-from flashtrail.evidence import published
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
+from flashtrail.claims import published
 from flashtrail.training import card, evaluate, pipeline
 
 

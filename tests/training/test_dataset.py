@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from flashtrail.errors import UserError
-from flashtrail.flash.transforms import AbsoluteActions, read_norm_stats
-from flashtrail.provenance import json_dump
+from flashtrail.base.errors import UserError
+from flashtrail.base.provenance import json_dump
+from flashtrail.policies.pi0.transforms import AbsoluteActions, read_norm_stats
 from flashtrail.training import dataset
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 from flashtrail.training import expert
 from flashtrail.training.expert import BOWL_ON_STOVE, CLOSED, DOWN, OPEN, DrawerExpert, PickPlaceExpert, Scene
 

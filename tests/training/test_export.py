@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from flashtrail.checkpoints.artifact import convert_base, convert_draft
-from flashtrail.flash import weights
-from flashtrail.flash.transforms import Tokenizer
+from flashtrail.policies.pi0 import weights
+from flashtrail.policies.pi0.transforms import Tokenizer
 from flashtrail.training import comparison, dataset, draft, evaluate, export, pipeline, tokenizer
 from flashtrail.training.policy import Recipe
 

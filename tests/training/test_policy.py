@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from flashtrail.flash import weights
+from flashtrail.policies.pi0 import weights
 from flashtrail.training import dataset, policy
 from flashtrail.training.policy import Recipe, Trainer
 
@@ -86,7 +86,7 @@ def test_loss_weights_favour_what_is_executed():
 
 
 def test_patch_at_half_size_is_the_full_size_patch_encoder(dims):
-    from flashtrail.flash.vision import encode_images
+    from flashtrail.policies.pi0.vision import encode_images
     from flashtrail.training.comparison import at_full_size, half_size
 
     patch = dataclasses.replace(dims, vision=dataclasses.replace(dims.vision, stem=None, patch=32))

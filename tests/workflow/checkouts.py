@@ -32,7 +32,7 @@ PARTS = (
     "resources/drills",
 )
 CHAPTERS = ("baseline", "profiling", "robustness", "guard", "clock", "claims", "final", "drills", "checkup")
-NOTEBOOK = '{"cells": [{"cell_type": "code", "source": "from flashtrail.evidence import figures"}]}'
+NOTEBOOK = '{"cells": [{"cell_type": "code", "source": "from flashtrail.report import figures"}]}'
 STAND_IN = """
 if "snakemake" in globals():
     import pathlib as _pathlib

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from workflow.checkouts import ROOT, SMALL, Checkout
 
-from flashtrail.evidence import tables
+from flashtrail.tables import schemas
 
 TABLES = "results/tables/clean"
 
 
 def episode(task: int, init_state: int, **changes: Any) -> dict[str, Any]:
     """One row of the small experiment's arm `clean`, without rounds."""
-    row = dict.fromkeys(tables.EPISODES.names)
+    row = dict.fromkeys(schemas.EPISODES.names)
     row |= {"run_id": "test", "policy": "pi0_nano", "arm": "clean", "suite": "libero_goal", "task_id": task}
     row |= {"task": "open it", "init_state": init_state, "repeat": 0, "seed": 7, "success": True, "steps": 0}
     row |= {"outcome": "success", "rounds": 0, "full_rounds": 0, "draft_rounds": 0, "executed_actions": 0}
@@ -49,9 +49,9 @@ def write_shards(checkout: Checkout, rows: list[dict[str, Any]], **other: str) -
         shard = checkout.path / f"results/rollouts/clean/task_{task}"
         told = planned | (other if task == 1 else {})
         of_task = [row for row in rows if row["task_id"] == task]
-        tables.write_table(shard / "episodes.parquet", of_task, tables.EPISODES, told)
-        tables.write_table(shard / "rounds.parquet", [], tables.ROUNDS, told)
-        tables.write_table(shard / "steps.parquet", [], tables.STEPS, told)
+        schemas.write_table(shard / "episodes.parquet", of_task, schemas.EPISODES, told)
+        schemas.write_table(shard / "rounds.parquet", [], schemas.ROUNDS, told)
+        schemas.write_table(shard / "steps.parquet", [], schemas.STEPS, told)
     shutil.copy2(ROOT / "scripts/merge_shards.py", checkout.path / "scripts/merge_shards.py")
 
 
@@ -67,7 +67,7 @@ def test_whole_shards_are_merged(finished):
     write_shards(finished, ALL)
     code, output = merge(finished)
     assert code == 0, output
-    assert tables.read_table(finished.path / TABLES / "episodes.parquet", tables.EPISODES).num_rows == 4
+    assert schemas.read_table(finished.path / TABLES / "episodes.parquet", schemas.EPISODES).num_rows == 4
 
 
 @pytest.mark.parametrize("digest", ["config_digest", "code_digest", "artifact_digest"])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from workflow.checkouts import ROOT, counts, planned
 
-from flashtrail import config
+from flashtrail.experiment import config
 
 REPORT = "reports/final.html"
 ONCE = ["check_model_env", "check_libero_env", "record_observations", "profile_routes", "evaluate_claims"]

@@ -8,7 +8,7 @@ import time
 import pytest
 from workflow.checkouts import Checkout
 
-from flashtrail import provenance
+from flashtrail.base import provenance
 
 VERDICTS = {"Evaluating the claims", "Rendering reports/claims.html", "Rendering reports/final.html"}
 VERDICTS |= {"Listing the episodes of all arms"}
@@ -137,10 +137,10 @@ MODULES = {
     "checkpoints/probe.py": ({"probe_checkpoints", "fetch_checkpoint"}, {"convert_base", "roll_out_shard"}),
     "serving/server.py": (STARTS_A_SERVER, {"convert_base", "merge_shards", "check_parity"}),
     "rollouts/guards.py": ({"smoke", "roll_out_shard"}, {"boot_server", "merge_shards"}),
-    "evidence/merge.py": ({"merge_shards"}, {"roll_out_shard", "evaluate_claims"}),
-    "evidence/claims.py": ({"evaluate_claims"}, {"merge_shards", "summarize_arm"}),
-    "evidence/figures.py": ({"render_chapter", "render_final"}, {"evaluate_claims", "write_episode_pages"}),
-    "evidence/layout.py": (
+    "tables/merge.py": ({"merge_shards"}, {"roll_out_shard", "evaluate_claims"}),
+    "claims/claims.py": ({"evaluate_claims"}, {"merge_shards", "summarize_arm"}),
+    "report/figures.py": ({"render_chapter", "render_final"}, {"evaluate_claims", "write_episode_pages"}),
+    "report/layout.py": (
         {"render_chapter", "render_final", "write_episode_pages", "index_episodes"},
         {"evaluate_claims", "summarize_arm"},
     ),

@@ -19,18 +19,18 @@ from typing import Any
 
 import torch
 
-from flashtrail import commands, provenance
+from flashtrail.base import commands, provenance
+from flashtrail.base.errors import UserError
 from flashtrail.benchmark import compiled, device, record, table
 from flashtrail.benchmark.costs import Ceiling, stage_costs
 from flashtrail.benchmark.official import OfficialRounds
 from flashtrail.benchmark.presets import preset
 from flashtrail.benchmark.turns import Samples, take_turns
 from flashtrail.benchmark.workload import Contender, EngineRounds, Workload, loaded_runtime, random_runtime
-from flashtrail.errors import UserError
-from flashtrail.flash import backends, weights
-from flashtrail.flash.errors import FlashError
-from flashtrail.flash.runtime import TorchRuntime
-from flashtrail.flash.settings import FlashSettings
+from flashtrail.policies.pi0 import backends, weights
+from flashtrail.policies.pi0.errors import FlashError
+from flashtrail.policies.pi0.runtime import TorchRuntime
+from flashtrail.policies.pi0.settings import FlashSettings
 
 POLICIES = {"cpu": "pi0_nano", "cuda": "pi0_libero"}
 DTYPES = {"cpu": "float32", "cuda": "bfloat16"}

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flashtrail.base.errors import UserError
 from flashtrail.benchmark.workload import POOL, Workload
-from flashtrail.errors import UserError
-from flashtrail.flash import expert, prefix, vision
-from flashtrail.flash.runtime import TorchRuntime
+from flashtrail.policies.pi0 import expert, prefix, vision
+from flashtrail.policies.pi0.runtime import TorchRuntime
 
 COMPILERS = ("g++", "clang++", "c++")
 

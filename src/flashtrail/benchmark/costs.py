@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flashtrail.flash.dims import DraftDims, GemmaDims, Pi0Dims
+from flashtrail.policies.pi0.dims import DraftDims, GemmaDims, Pi0Dims
 
 ROUTE_STAGES = {"full": ("encoder", "prefill", "denoise"), "draft": ("encoder", "draft", "verify")}
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from flashtrail.benchmark.costs import Ceiling
-from flashtrail.flash import weights
+from flashtrail.policies.pi0 import weights
 
 REPEATS = 7
 _COPY_BYTES = {"cuda": 2 << 30, "cpu": 256 << 20}  # far beyond any cache

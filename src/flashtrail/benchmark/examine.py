@@ -25,15 +25,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from flashtrail import commands, provenance
-from flashtrail.flash import backends, weights
-from flashtrail.flash.batch import Call
-from flashtrail.flash.dims import Pi0Dims
-from flashtrail.flash.engine import Engine, RoundResult
-from flashtrail.flash.errors import ArtifactError, DeviceError, FlashError
-from flashtrail.flash.runtime import ModelInputs, TorchRuntime
-from flashtrail.flash.settings import FlashSettings
-from flashtrail.flash.verify import Floats, distances, judge
+from flashtrail.base import commands, provenance
+from flashtrail.policies.pi0 import backends, weights
+from flashtrail.policies.pi0.batch import Call
+from flashtrail.policies.pi0.dims import Pi0Dims
+from flashtrail.policies.pi0.engine import Engine, RoundResult
+from flashtrail.policies.pi0.errors import ArtifactError, DeviceError, FlashError
+from flashtrail.policies.pi0.runtime import ModelInputs, TorchRuntime
+from flashtrail.policies.pi0.settings import FlashSettings
+from flashtrail.policies.pi0.verify import Floats, distances, judge
 
 WIDER = {"bfloat16": "float32", "float32": "float64"}
 # Quantile of the rounds -> how many times PyTorch's own error the kernels' may be. Sums in another order err as much;

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from flashtrail import commands
+from flashtrail.base import commands
+from flashtrail.base.errors import UserError
 from flashtrail.checkpoints import artifact, parity
-from flashtrail.errors import UserError
-from flashtrail.flash.errors import FlashError
-from flashtrail.flash.stages import Plain
+from flashtrail.policies.pi0.errors import FlashError
+from flashtrail.policies.pi0.stages import Plain
 
 LEAST_SIDE = 64  # of a weight: the 32-column ends (actions, state) are small and stay as they are
 E4M3_MAX = 448.0

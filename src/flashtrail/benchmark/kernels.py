@@ -17,13 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flashtrail import commands, provenance
+from flashtrail.base import commands, provenance
+from flashtrail.base.errors import UserError, nearest
 from flashtrail.benchmark import streaming
 from flashtrail.benchmark.launches import CARDS, Card, on_paper
 from flashtrail.benchmark.presets import preset
 from flashtrail.benchmark.resources import Compiled, compile_all
-from flashtrail.errors import UserError, nearest
-from flashtrail.flash.dims import Pi0Dims
+from flashtrail.policies.pi0.dims import Pi0Dims
 
 POLICIES, DTYPES = ("pi0_libero", "pi0_nano"), ("bfloat16", "float32")
 MOST_VIEWS, MOST_TOGETHER = 3, 16

@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from flashtrail.errors import UserError
-from flashtrail.flash import weights
-from flashtrail.flash.backends import interpreted
-from flashtrail.flash.dims import DraftDims, Pi0Dims
-from flashtrail.flash.settings import FlashSettings
+from flashtrail.base.errors import UserError
+from flashtrail.policies.pi0 import weights
+from flashtrail.policies.pi0.backends import interpreted
+from flashtrail.policies.pi0.dims import DraftDims, Pi0Dims
+from flashtrail.policies.pi0.settings import FlashSettings
 
 ALIGNED = 512  # bytes: where PyTorch's CUDA allocator begins a block
 
@@ -206,9 +206,9 @@ def on_paper(
     with driver_of(card):
         from triton.runtime.jit import JITFunction
 
-        from flashtrail.flash.kernels import launch
-        from flashtrail.flash.kernels.runtime import TritonRuntime
-        from flashtrail.flash.kernels.tiles import Chip
+        from flashtrail.policies.pi0.kernels import launch
+        from flashtrail.policies.pi0.kernels.runtime import TritonRuntime
+        from flashtrail.policies.pi0.kernels.tiles import Chip
 
         def start(function: Any, *arguments: Any, grid: tuple[int, ...], warmup: bool, **constants: Any) -> None:
             stand_ins = tuple(StandIn(a) if isinstance(a, Tensor) else a for a in arguments)

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flashtrail.base.errors import UserError
 from flashtrail.benchmark.presets import PI0_LIBERO
 from flashtrail.benchmark.workload import POOL, ROUTES, Workload
-from flashtrail.errors import UserError
-from flashtrail.flash import weights
-from flashtrail.flash.dims import DraftDims
-from flashtrail.flash.settings import FlashSettings
+from flashtrail.policies.pi0 import weights
+from flashtrail.policies.pi0.dims import DraftDims
+from flashtrail.policies.pi0.settings import FlashSettings
 
 RUNTIME = "scripts.spec.triton.triton_pi0_runtime"
 _STAGES = {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from flashtrail.errors import UserError, nearest
-from flashtrail.flash.dims import DraftDims, GemmaDims, Pi0Dims, VisionDims
+from flashtrail.base.errors import UserError, nearest
+from flashtrail.policies.pi0.dims import DraftDims, GemmaDims, Pi0Dims, VisionDims
 from flashtrail.training.policy import nano_dims
 
 PI0_LIBERO = Pi0Dims(

@@ -10,8 +10,8 @@ from typing import Any
 
 from flashtrail.benchmark.costs import ROUTE_STAGES, Ceiling, Cost, route_costs
 from flashtrail.benchmark.turns import Samples
-from flashtrail.evidence import statistics
-from flashtrail.evidence.statistics import LEVEL, P99_MIN_ROUNDS, Quantile
+from flashtrail.statistics import intervals
+from flashtrail.statistics.intervals import LEVEL, P99_MIN_ROUNDS, Quantile
 
 PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 HALF_ERROR = 1 - (1 - LEVEL) / 2  # of each of two quantiles, so that their quotient holds at LEVEL
@@ -39,7 +39,7 @@ def summary(times: Sequence[float]) -> dict[str, Any]:
     """
     out: dict[str, Any] = {"n": len(times), "mean": sum(times) / len(times), "max": max(times)}
     for name, q in PERCENTILES.items():
-        found = statistics.quantile(times, q)
+        found = intervals.quantile(times, q)
         known = name == "p50" or (found.interval is not None and (name != "p99" or len(times) >= P99_MIN_ROUNDS))
         out[name] = _plain(found) if known else None
     return out
@@ -98,14 +98,14 @@ def comparisons(samples: Samples, floor_ms: Mapping[str, float]) -> dict[str, di
 
 def _ratio(a: Sequence[float], b: Sequence[float]) -> dict[str, Any]:
     """Medians' ratio; without an interval where there are too few rounds for one."""
-    found = statistics.median_ratio(a, b)
+    found = intervals.median_ratio(a, b)
     if found is not None:
         return {"value": found.ratio, "interval": [found.interval.low, found.interval.high]}
-    return {"value": statistics.quantile(a, 0.5).value / statistics.quantile(b, 0.5).value, "interval": None}
+    return {"value": intervals.quantile(a, 0.5).value / intervals.quantile(b, 0.5).value, "interval": None}
 
 
 def _steadiness(times: Sequence[float]) -> dict[str, Any]:
-    top, middle = statistics.quantile(times, 0.99, HALF_ERROR), statistics.quantile(times, 0.5, HALF_ERROR)
+    top, middle = intervals.quantile(times, 0.99, HALF_ERROR), intervals.quantile(times, 0.5, HALF_ERROR)
     interval = None
     if top.interval is not None and middle.interval is not None:
         interval = [top.interval.low / middle.interval.high, top.interval.high / middle.interval.low]
@@ -113,7 +113,7 @@ def _steadiness(times: Sequence[float]) -> dict[str, Any]:
 
 
 def _share(times: Sequence[float], floor_ms: float) -> dict[str, Any]:
-    found = statistics.quantile(times, 0.5)
+    found = intervals.quantile(times, 0.5)
     interval = None if found.interval is None else [floor_ms / found.interval.high, floor_ms / found.interval.low]
     return {"value": floor_ms / found.value, "interval": interval}
 

@@ -11,11 +11,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from flashtrail import commands
+from flashtrail.base import commands
+from flashtrail.base.errors import UserError
 from flashtrail.benchmark.costs import PUBLISHED, Ceiling, Cost, route_costs, stage_costs
 from flashtrail.benchmark.presets import preset
-from flashtrail.errors import UserError
-from flashtrail.flash.dims import DraftDims, Pi0Dims
+from flashtrail.policies.pi0.dims import DraftDims, Pi0Dims
 
 
 def main(words: Sequence[str] | None = None) -> int:

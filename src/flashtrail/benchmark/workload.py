@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flashtrail.errors import UserError
-from flashtrail.flash import backends, weights
-from flashtrail.flash.dims import DraftDims, Pi0Dims
-from flashtrail.flash.engine import Engine
-from flashtrail.flash.runtime import ModelInputs, TorchRuntime
-from flashtrail.flash.settings import FlashSettings
-from flashtrail.flash.verify import Floats
+from flashtrail.base.errors import UserError
+from flashtrail.policies.pi0 import backends, weights
+from flashtrail.policies.pi0.dims import DraftDims, Pi0Dims
+from flashtrail.policies.pi0.engine import Engine
+from flashtrail.policies.pi0.runtime import ModelInputs, TorchRuntime
+from flashtrail.policies.pi0.settings import FlashSettings
+from flashtrail.policies.pi0.verify import Floats
 
 ROUTES = ("full", "draft")
 POOL = 4  # different observations and noises, taken in turn

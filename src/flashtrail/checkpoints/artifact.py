@@ -19,9 +19,9 @@ import ml_dtypes
 import numpy as np
 
 import flashtrail
-from flashtrail import provenance
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError, nearest
 from flashtrail.checkpoints import convert, facts, layouts, orbax
-from flashtrail.errors import UserError, nearest
 
 FORMAT, VERSION = "flashtrail-artifact", 1
 MODEL, NORM_STATS, TOKENIZER, MANIFEST = "model.safetensors", "norm_stats.json", "tokenizer.model", "manifest.json"

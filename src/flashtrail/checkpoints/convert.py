@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from flashtrail.base.errors import UserError
 from flashtrail.checkpoints import facts, lora
 from flashtrail.checkpoints.layouts import ATTN, BLOCK, IMG, LLM, base_shapes, draft_shapes
-from flashtrail.errors import UserError
 
 IMAGE_SIZE = 224
 _SPREAD = 6  # names listed in one error line

@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from flashtrail.errors import UserError, nearest
-from flashtrail.policy_facts import NAMES, PolicyFacts
+from flashtrail.base.errors import UserError, nearest
+from flashtrail.policies.facts import NAMES, PolicyFacts
 
 MODEL_JSON = "assets/flashtrail/model.json"
 FACTS = "facts.json"

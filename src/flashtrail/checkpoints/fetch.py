@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flashtrail import provenance
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
 from flashtrail.checkpoints import facts, identity
 from flashtrail.checkpoints.stores import AccessDenied, Entry, Location, StoreUnreachable, open_location
-from flashtrail.errors import UserError
 
 TOKENIZER, DRAFT = "tokenizer.model", "draft.pt"
 WANTED_TOPS = ("params", "assets")

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from flashtrail.base.errors import UserError
 from flashtrail.checkpoints import orbax
-from flashtrail.errors import UserError
 
 PI0, PI05, FAST, SMOLVLA, ACT, UNKNOWN = "pi0", "pi0.5", "pi0-FAST", "SmolVLA", "ACT", "unknown"
 OCDBT, ZARR = "Orbax (OCDBT)", "Orbax (a directory a leaf)"

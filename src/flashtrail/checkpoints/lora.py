@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 
 _EINSUM, _MLP = ("q_einsum", "kv_einsum", "attn_vec_einsum"), ("gating_einsum", "linear")
 SCALING: dict[str, float] = {"prefix": 1.0, "expert": 1.0}  # alpha == rank in openpi's gemma_2b_lora, gemma_300m_lora

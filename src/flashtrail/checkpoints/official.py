@@ -17,8 +17,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from flashtrail.base.errors import UserError
 from flashtrail.checkpoints import artifact, convert, layouts, pickles
-from flashtrail.errors import UserError
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 PROMPT_KEY = "language_embeds"

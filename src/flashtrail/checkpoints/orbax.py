@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 
 AGAIN = "the source is damaged or incomplete: complete it and fetch it again"
 _ROOT = "params"

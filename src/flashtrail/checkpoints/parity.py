@@ -22,13 +22,13 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from flashtrail import provenance
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
 from flashtrail.checkpoints import artifact, facts, layouts, reference
-from flashtrail.errors import UserError
-from flashtrail.flash import expert, prefix, verify, vision, weights
-from flashtrail.flash.dims import DraftDims
-from flashtrail.flash.settings import FlashSettings
-from flashtrail.flash.stages import Stages, choose
+from flashtrail.policies.pi0 import expert, prefix, verify, vision, weights
+from flashtrail.policies.pi0.dims import DraftDims
+from flashtrail.policies.pi0.settings import FlashSettings
+from flashtrail.policies.pi0.stages import Stages, choose
 
 SEED = 20_240_229
 PROMPT_TOKENS = 11

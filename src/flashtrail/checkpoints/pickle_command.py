@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flashtrail import provenance
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
 from flashtrail.benchmark.presets import PI0_LIBERO
 from flashtrail.checkpoints import artifact, convert, official, pickles
-from flashtrail.errors import UserError
 
 BASE, DRAFT, SIDECAR = "base/base_weights.pkl", "draft/draft_triton.pkl", "flashtrail.json"
 STATS = Path("assets/physical-intelligence/libero/norm_stats.json")

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import ml_dtypes
 import numpy as np
 
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of torch's storages inside a plain pickle
 _HEADER_BYTES = 16 * 1024

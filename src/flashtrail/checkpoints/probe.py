@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+from flashtrail.base.errors import UserError
 from flashtrail.checkpoints import artifact, facts, identity
 from flashtrail.checkpoints.identity import Identity
 from flashtrail.checkpoints.stores import Entry, Location, StoreUnreachable, open_location
-from flashtrail.errors import UserError
 
 PI05_MISMATCH = "PUBLIC_PI05_LIBERO_MISMATCH"
 PI0_BASE = "BASE_PI0_PRETRAIN_ONLY"

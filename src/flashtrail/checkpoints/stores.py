@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 
 BLOCK_BYTES = 32 * 2**20
 MAX_FILES = 20_000

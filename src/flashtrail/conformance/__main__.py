@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from flashtrail import commands
+from flashtrail.base import commands
 from flashtrail.conformance import draft_head, pi0, rules, sessions, verification, wire
 from flashtrail.conformance.golden import SETS, Golden
 from flashtrail.conformance.rows import Report, Row

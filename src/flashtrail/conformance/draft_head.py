@@ -7,7 +7,7 @@ import torch
 
 from flashtrail.conformance.golden import Arrays, Golden, prefix_rows, read_json, read_npz
 from flashtrail.conformance.rows import Report
-from flashtrail.flash import draft as head
+from flashtrail.policies.pi0 import draft as head
 
 OUTPUT = 1e-5
 

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flashtrail.checkpoints import convert, orbax
-from flashtrail.flash.dims import DraftDims, Pi0Dims
-from flashtrail.flash.errors import ArtifactError
-from flashtrail.flash.prefix import PrefixCache
-from flashtrail.flash.runtime import ModelInputs, TorchRuntime
-from flashtrail.flash.transforms import Stats, read_norm_stats
-from flashtrail.flash.weights import Shapes, base_shapes, draft_shapes
+from flashtrail.policies.pi0.dims import DraftDims, Pi0Dims
+from flashtrail.policies.pi0.errors import ArtifactError
+from flashtrail.policies.pi0.prefix import PrefixCache
+from flashtrail.policies.pi0.runtime import ModelInputs, TorchRuntime
+from flashtrail.policies.pi0.transforms import Stats, read_norm_stats
+from flashtrail.policies.pi0.weights import Shapes, base_shapes, draft_shapes
 
 SETS = ("G1_pi0_jax", "G2_verify_semantics", "G3_wire", "G4_draft_head", "G5_verify")
 VIEWS = ("base_0_rgb", "left_wrist_0_rgb")

@@ -10,9 +10,9 @@ import torch
 
 from flashtrail.conformance.golden import VIEWS, Arrays, Golden, load_base, model_inputs, prefix_rows, read_npz
 from flashtrail.conformance.rows import Report
-from flashtrail.flash import expert, prefix, transforms, vision
-from flashtrail.flash.gemma import positions_of
-from flashtrail.flash.prefix import PrefixCache
+from flashtrail.policies.pi0 import expert, prefix, transforms, vision
+from flashtrail.policies.pi0.gemma import positions_of
+from flashtrail.policies.pi0.prefix import PrefixCache
 
 EMBEDDING, KEYS, VALUES, V_TIGHT, V_JAX = 1e-5, 2e-4, 1e-5, 1.5e-5, 5e-4
 ACTIONS_TIGHT, ACTIONS_JAX, ENV_ACTIONS, TIME_JAX = 5e-5, 5e-4, 5e-4, 3e-4

@@ -6,10 +6,10 @@ import numpy as np
 
 from flashtrail.conformance.golden import Arrays, Golden, read_json, read_npz
 from flashtrail.conformance.rows import Report
-from flashtrail.flash import schedule, verify
-from flashtrail.flash.schedule import SessionState
-from flashtrail.flash.settings import FlashSettings
-from flashtrail.flash.verify import Verdict
+from flashtrail.policies.pi0 import schedule, verify
+from flashtrail.policies.pi0.schedule import SessionState
+from flashtrail.policies.pi0.settings import FlashSettings
+from flashtrail.policies.pi0.verify import Verdict
 
 DISTANCE = STITCHED = 1e-6
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from flashtrail.conformance.golden import Arrays, Golden, read_json, read_npz
 from flashtrail.conformance.rows import Report
-from flashtrail.flash.engine import Engine, RoundResult, Session
-from flashtrail.flash.policy import EXTRA_KEYS, policy_timing
-from flashtrail.flash.settings import FlashSettings
-from flashtrail.flash.verify import Floats
+from flashtrail.policies.pi0.engine import Engine, RoundResult, Session
+from flashtrail.policies.pi0.policy import EXTRA_KEYS, policy_timing
+from flashtrail.policies.pi0.settings import FlashSettings
+from flashtrail.policies.pi0.verify import Floats
 
 ACTIONS = RADIUS = 1e-6
 STAGE_SECONDS = {"encoder": 1e-3, "draft": 2e-3, "verify": 3e-3, "prefill": 4e-3, "denoise": 5e-3}

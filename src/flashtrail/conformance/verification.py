@@ -10,10 +10,10 @@ import torch
 from flashtrail.conformance.golden import Arrays, Golden, golden_cache, model_inputs, read_json, read_npz
 from flashtrail.conformance.rows import Report
 from flashtrail.conformance.sessions import equal
-from flashtrail.flash import expert, verify
-from flashtrail.flash.engine import Engine
-from flashtrail.flash.policy import policy_timing
-from flashtrail.flash.settings import FlashSettings
+from flashtrail.policies.pi0 import expert, verify
+from flashtrail.policies.pi0.engine import Engine
+from flashtrail.policies.pi0.policy import policy_timing
+from flashtrail.policies.pi0.settings import FlashSettings
 
 X0_HAT, DISTANCE, V_JAX, DRAFT, ACTIONS = 1e-4, 1e-5, 5e-4, 1e-5, 5e-5
 # Values of a whole session pass through the model, so they carry its float32 error; everything else is exact.

@@ -12,9 +12,9 @@ import torch
 from flashtrail.conformance.golden import Arrays, Golden, read_json, read_npz
 from flashtrail.conformance.rows import Report
 from flashtrail.conformance.sessions import equal
-from flashtrail.flash import transforms as tf
-from flashtrail.flash.engine import Engine
-from flashtrail.flash.policy import EXTRA_KEYS, FlashPolicy
+from flashtrail.policies.pi0 import transforms as tf
+from flashtrail.policies.pi0.engine import Engine
+from flashtrail.policies.pi0.policy import EXTRA_KEYS, FlashPolicy
 from flashtrail.serving import protocol
 
 ACTIONS, RADIUS = 2e-5, 1e-5

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from flashtrail import provenance
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
 from flashtrail.drills.predicates import FEATURES, SLACK, Bound, Episode, features
-from flashtrail.errors import UserError
 
 VERSION = 1
 CONFIDENCE = 0.95

@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from flashtrail.base.errors import UserError
 from flashtrail.drills import power, verdicts
 from flashtrail.drills.bounds import Reference
 from flashtrail.drills.logs import Logged, Run
 from flashtrail.drills.predicates import FEATURES, LEFT_OVER, NAMES, PREDICATES, features
-from flashtrail.errors import UserError
-from flashtrail.evidence import statistics
-from flashtrail.evidence.wording import listed
+from flashtrail.statistics import intervals
+from flashtrail.statistics.wording import listed
 
-PREFIX, CLEAN = "drill_", "clean"  # as the workflow calls the arms (flashtrail.drill_arms)
+PREFIX, CLEAN = "drill_", "clean"  # as the workflow calls the arms (flashtrail.experiment.drill_arms)
 ALPHA = 0.05
 SLACKS = (0.0, 0.25, 0.5, 1.0)  # beside the one that bounds have, to show what hangs on it
 
@@ -86,12 +86,12 @@ def _episode(logged: Logged, reference: Reference) -> dict[str, Any]:
     }
 
 
-def _rates(rows: Sequence[Mapping[str, Any]]) -> dict[str, statistics.Rate]:
+def _rates(rows: Sequence[Mapping[str, Any]]) -> dict[str, intervals.Rate]:
     counts = verdicts.counts(row["flags"] for row in rows)
-    return {name: statistics.rate(count.k, count.n) for name, count in counts.items()}
+    return {name: intervals.rate(count.k, count.n) for name, count in counts.items()}
 
 
-def _plain(rate: statistics.Rate) -> dict[str, Any]:
+def _plain(rate: intervals.Rate) -> dict[str, Any]:
     return rate.as_dict()
 
 
@@ -109,7 +109,7 @@ def _run(rows: Sequence[Mapping[str, Any]], reference: Reference) -> dict[str, A
 
 
 def _false_alarms(
-    rows: Sequence[Mapping[str, Any]], rates: Mapping[str, statistics.Rate], reference: Reference
+    rows: Sequence[Mapping[str, Any]], rates: Mapping[str, intervals.Rate], reference: Reference
 ) -> dict[str, Any]:
     """Return how often clean episodes are flagged, by predicate and by any of them, beside what is promised."""
     flagged = sum(row["cause"] is not None for row in rows)
@@ -122,8 +122,8 @@ def _false_alarms(
     }
     return {
         "by_predicate": {name: _plain(rate) | {"promised_at_most": promised.get(name)} for name, rate in rates.items()},
-        "any": _plain(statistics.rate(flagged, len(rows))),
-        "any_bound": _plain(statistics.rate(sum(bounded), len(rows))),
+        "any": _plain(intervals.rate(flagged, len(rows))),
+        "any_bound": _plain(intervals.rate(sum(bounded), len(rows))),
         "run": _run(rows, reference),
     }
 
@@ -133,10 +133,10 @@ def _success(rows: Sequence[Mapping[str, Any]], clean: Sequence[Mapping[str, Any
     own = {(row["task"], row["start"]): row["rewarded"] for row in rows}
     other = {(row["task"], row["start"]): row["rewarded"] for row in clean}
     both = sorted(set(own) & set(other))
-    found = _plain(statistics.rate(sum(own.values()), len(own)))
+    found = _plain(intervals.rate(sum(own.values()), len(own)))
     if not both or rows is clean:
         return found | {"paired": None}
-    paired = statistics.paired([own[key] for key in both], [other[key] for key in both])
+    paired = intervals.paired([own[key] for key in both], [other[key] for key in both])
     return found | {"paired": asdict(paired) | {"k": paired.k_a, "k_clean": paired.k_b}}
 
 
@@ -159,7 +159,7 @@ def slack_of(slack: float, reference: Reference, kinds: Mapping[str, Sequence[Lo
 # --- what cannot be told apart ---
 
 
-def separations(matrix: Mapping[str, Mapping[str, statistics.Rate]]) -> list[dict[str, Any]]:
+def separations(matrix: Mapping[str, Mapping[str, intervals.Rate]]) -> list[dict[str, Any]]:
     """Return, for each two arms, the predicate whose rates differ most surely, with Boschloo's exact p.
 
     p values are Holm's, over all pairs and predicates: two arms are told apart if the least of theirs is below ALPHA.
@@ -170,7 +170,7 @@ def separations(matrix: Mapping[str, Mapping[str, statistics.Rate]]) -> list[dic
             x, y = matrix[a][name], matrix[b][name]
             if x.n and y.n:
                 tests.append((a, b, name, _p(x.k, x.n, y.k, y.n)))
-    adjusted = statistics.holm([p for *_, p in tests])
+    adjusted = intervals.holm([p for *_, p in tests])
     found: list[dict[str, Any]] = []
     for a, b in combinations(matrix, 2):
         own = [(p, name) for (x, y, name, _), p in zip(tests, adjusted, strict=True) if (x, y) == (a, b)]
@@ -183,7 +183,7 @@ def separations(matrix: Mapping[str, Mapping[str, statistics.Rate]]) -> list[dic
 def _p(k_a: int, n_a: int, k_b: int, n_b: int) -> float:
     if k_a * n_b == k_b * n_a:
         return 1.0
-    return statistics.unpaired(k_a, n_a, k_b, n_b).p
+    return intervals.unpaired(k_a, n_a, k_b, n_b).p
 
 
 def verdict(name: str, runs: Mapping[str, Mapping[str, Any]], apart: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

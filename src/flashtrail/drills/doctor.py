@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flashtrail.base.errors import UserError
 from flashtrail.drills import bounds as clean
 from flashtrail.drills import logs, verdicts
 from flashtrail.drills.bounds import Reference
 from flashtrail.drills.logs import Logged, Run
 from flashtrail.drills.predicates import NAMES, PREDICATES
-from flashtrail.errors import UserError
-from flashtrail.evidence import statistics
-from flashtrail.evidence.wording import listed, percent, plural, rate_with_interval
+from flashtrail.statistics import intervals
+from flashtrail.statistics.wording import listed, percent, plural, rate_with_interval
 
 _STORED = Path("drills") / "bounds.json"
 _CAUSE = {predicate.name: predicate for predicate in PREDICATES}
@@ -134,7 +134,7 @@ def _alarm(name: str, m: int, reference: Reference) -> float | None:
 def _words(arms: dict[str, dict[str, Any]], reference: Reference) -> list[str]:
     lines = []
     for arm, entry in arms.items():
-        rate = statistics.rate(entry["rewarded"], entry["episodes"])
+        rate = intervals.rate(entry["rewarded"], entry["episodes"])
         lines.append(f"{arm}: {plural(entry['episodes'], 'episode')}, rewarded {rate_with_interval(rate)}")
         lines += [f"  {line}" for line in _of_arm(entry)]
     clean_run = f"{plural(reference.episodes, 'clean episode')}, {reference.rewarded} rewarded"

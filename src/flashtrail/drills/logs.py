@@ -16,14 +16,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flashtrail import provenance
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
 from flashtrail.drills import step_lines
 from flashtrail.drills.predicates import Episode
-from flashtrail.errors import UserError
-from flashtrail.evidence import tables
 from flashtrail.imports.official import read_run
+from flashtrail.tables import schemas
 
-KEY = list(tables.EPISODE_KEY)
+KEY = list(schemas.EPISODE_KEY)
 SENT = "img_mean_sent"  # of the picture that was sent; `img_mean` is of the one before any condition
 _LOGS = "*.jsonl"
 
@@ -118,7 +118,7 @@ def origin(found: Run) -> dict[str, Any]:
     """Return where bounds come from: arms, policy, tasks, files with their digests, and what the tables say of both."""
     said: dict[str, set[str]] = {}
     for path in found.files:
-        for key, value in tables.read_metadata(path).items() if path.suffix == ".parquet" else ():
+        for key, value in schemas.read_metadata(path).items() if path.suffix == ".parquet" else ():
             said.setdefault(key, set()).add(value)
     return {
         "arms": list(found.arms),
@@ -141,7 +141,7 @@ def of_tables(directory: str | Path) -> Run:
     left_out, files = 0, [steps]
     policies: dict[str, str] = {}
     if episodes.is_file():
-        ends = tables.read_table(episodes, tables.EPISODES, [*KEY, "policy", "outcome"]).to_pandas()
+        ends = schemas.read_table(episodes, schemas.EPISODES, [*KEY, "policy", "outcome"]).to_pandas()
         failed = ends[ends["outcome"] == "error"]
         left_out, policies = len(failed), dict(zip(ends["arm"], ends["policy"], strict=True))
         names = pd.MultiIndex.from_frame(failed[KEY])
@@ -152,9 +152,9 @@ def of_tables(directory: str | Path) -> Run:
 
 def _steps(path: Path) -> pd.DataFrame:
     """Return key, step, action, picture and reward; tables of before there was `img_mean_sent` are read, too."""
-    schema = tables.STEPS if _has(path, SENT) else pa.schema([f for f in tables.STEPS if f.name != SENT])
+    schema = schemas.STEPS if _has(path, SENT) else pa.schema([f for f in schemas.STEPS if f.name != SENT])
     pictures = [name for name in (SENT, "img_mean") if name in schema.names]
-    found = tables.read_table(path, schema, [*KEY, "step", "action", "reward", *pictures])
+    found = schemas.read_table(path, schema, [*KEY, "step", "action", "reward", *pictures])
     frame = found.drop_columns(["action"]).to_pandas()
     actions = found["action"].combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(float)
     frame["row"] = np.arange(len(frame))
@@ -177,7 +177,7 @@ def _episodes(frame: pd.DataFrame) -> Iterator[Logged]:
     for names, part in frame.sort_values([*KEY, "step"], kind="stable").groupby(KEY, sort=True):
         key = dict(zip(KEY, names, strict=True))
         found = _episode(
-            tables.episode_id(key),
+            schemas.episode_id(key),
             actions[part["row"].to_numpy()],
             part["picture"].to_numpy(float),
             part["reward"].to_numpy(float),
@@ -212,7 +212,7 @@ def of_official(root: str | Path) -> Run:
             pictures = [np.nan] * len(rows)
             columns = [row["action"] for row in rows], pictures, [row["reward"] for row in rows]
             task, start = f"{key['suite']}/task {key['task_id']}", f"init {key['init_state']}/repeat 0"
-            episodes.append(Logged(key["arm"], task, start, _episode(tables.episode_id(key), *columns), key))
+            episodes.append(Logged(key["arm"], task, start, _episode(schemas.episode_id(key), *columns), key))
     return Run(episodes, len(errors), {}, tuple(found.files))
 
 

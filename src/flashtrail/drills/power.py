@@ -15,8 +15,8 @@ import numpy as np
 from flashtrail.drills.bounds import Reference
 from flashtrail.drills.predicates import NAMES
 from flashtrail.drills.verdicts import Flags, needed
-from flashtrail.evidence import resampling
-from flashtrail.evidence.statistics import Interval
+from flashtrail.statistics import resampling
+from flashtrail.statistics.intervals import Interval
 
 LENGTHS = (1, 3, 5, 7, 9, 15)  # odd: of an even run's episodes half is no majority
 ENOUGH = 0.8

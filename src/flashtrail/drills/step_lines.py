@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 
 _LONGEST_LINE = 1 << 20  # bytes
 _LONGEST = 1000  # steps; LIBERO's longest limit is 520

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from flashtrail.errors import UserError, nearest
+from flashtrail.base.errors import UserError, nearest
 
 # ours: the official client's name (docs/reference/FLASH.md, D and G)
 OFFICIAL = {

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flashtrail.errors import UserError, nearest
-from flashtrail.evidence import published
+from flashtrail.base.errors import UserError, nearest
+from flashtrail.claims import published
 from flashtrail.imports import csv_run, official, writing
 from flashtrail.imports.cells import INT64
 from flashtrail.imports.columns import Columns

@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flashtrail.errors import UserError
-from flashtrail.evidence import tables
+from flashtrail.base.errors import UserError
 from flashtrail.imports import columns
 from flashtrail.imports.cells import INT64, BadRow, Row, called, empty, number, text, told, whole, whole_or_none
 from flashtrail.imports.columns import Columns
@@ -29,6 +28,7 @@ from flashtrail.imports.record import (
     short_of_limit,
     times,
 )
+from flashtrail.tables import schemas
 
 _NAMES = ("run_name", "condition", "task_suite_name")  # may tell episodes apart beside task and number
 _ROUND = ("task_id", "episode_idx", "infer_id", "route_type")
@@ -191,7 +191,7 @@ class CsvRun:
         found = {name: value for name, value in times(row, route).items() if name != "serve_ms"}
         found |= {"policy": self.policy, "route": route, "sample": len(self.result.rows["profile"])}
         found |= {"warmup": bool(self.said.rules_met(row, file.path)), "prompt": self._task(row), "device": self.device}
-        stages = {name: found.get(name) for name in tables.PROFILE.names}
+        stages = {name: found.get(name) for name in schemas.PROFILE.names}
         self.result.rows["profile"].append(stages)
 
     def _episode(self, file: Delimited, line: int, row: Row) -> None:
@@ -238,7 +238,7 @@ class CsvRun:
         if names in self.repeats:
             raise BadRow(f"another episode of {'/'.join(map(str, names))}; give each its own --arm")
         self.repeats |= {names: 1, state: self.repeats.get(state, 0) + 1}
-        return dict(zip(tables.EPISODE_KEY, names, strict=True))
+        return dict(zip(schemas.EPISODE_KEY, names, strict=True))
 
     def _agree(self, file: Delimited, line: int, row: Row, episode: Mapping[str, Any]) -> None:
         """Name an episode whose rounds are not those that it counts; the rounds are what is kept."""

@@ -11,7 +11,7 @@ import io
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)

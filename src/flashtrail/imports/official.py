@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flashtrail.errors import UserError
-from flashtrail.evidence import tables
+from flashtrail.base.errors import UserError
 from flashtrail.imports.cells import INT64, BadRow, empty, needed, number, text, told, whole, whole_or_none
 from flashtrail.imports.record import Imported, Problem, check_whole, episode_row, round_row, short_of_limit
+from flashtrail.tables import schemas
 
 # --- files ---
 
@@ -110,7 +110,7 @@ class RunDirectory:
                 key = self._key(entry)
                 names = tuple(key.values())
                 if names in seen:
-                    raise BadRow(f"the episode of line {seen[names]} again: {tables.episode_id(key)}")
+                    raise BadRow(f"the episode of line {seen[names]} again: {schemas.episode_id(key)}")
                 seen[names] = line
                 self._episode(line, entry, key)
             except BadRow as error:
@@ -197,7 +197,7 @@ class RunDirectory:
     def _same(self, record: Mapping[str, Any], entry: Mapping[str, Any], key: Mapping[str, Any]) -> None:
         for name in ("task_id", "episode_idx"):
             if name in record and number(record, name) != number(entry, name):
-                raise BadRow(f"{name} is {record[name]!r} in the file of {tables.episode_id(key)}")
+                raise BadRow(f"{name} is {record[name]!r} in the file of {schemas.episode_id(key)}")
 
     def _agree(self, line: int, entry: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> None:
         """Hold the log's own counts against the records; the records are what is kept."""

@@ -10,26 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flashtrail.errors import UserError
-from flashtrail.evidence import tables
-from flashtrail.imports.cells import (
-    INT64,
-    BadRow,
-    called,
-    duration,
-    flag,
-    number,
-    text,
-    whole,
-    whole_or_none,
-)
+from flashtrail.base.errors import UserError
+from flashtrail.imports.cells import INT64, BadRow, called, duration, flag, number, text, whole, whole_or_none
+from flashtrail.tables import schemas
 
 _STAGES = {
     "full": {"encoder_ms": "encoder_ms", "prefill_ms": "vlm_prefill_ms", "denoise_ms": "full_fallback_ms"},
     "draft": {"encoder_ms": "encoder_ms", "draft_ms": "draft_ms", "verify_ms": "action_verify_ms"},
 }
-_UNTOLD = {f.name: None for f in tables.ROUNDS if f.nullable}  # a column that no official record has stays empty
-_KINDS = (*tables.SCHEMAS, "profile")
+_UNTOLD = {f.name: None for f in schemas.ROUNDS if f.nullable}  # a column that no official record has stays empty
+_KINDS = (*schemas.SCHEMAS, "profile")
 
 
 @dataclass(frozen=True)
@@ -214,7 +204,7 @@ def round_row(row: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> di
 def route_of(row: Mapping[str, Any]) -> str:
     """Return the route of a round; BadRow for a word that is none."""
     route = text(row, "route_type")
-    if route not in tables.ROUTES:
+    if route not in schemas.ROUTES:
         raise BadRow(f"{called(row, 'route_type')} is {route!r}, neither full nor draft")
     return route
 
@@ -254,7 +244,7 @@ def episode_row(
         **common,
         **key,
         "success": end[0] == "success",
-        **tables.UNVERIFIED,
+        **schemas.UNVERIFIED,
         "outcome": end[0],
         "error": end[1],
         "rounds": len(rounds),

@@ -10,11 +10,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from flashtrail import provenance
-from flashtrail.errors import UserError
-from flashtrail.evidence import published, tables
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
+from flashtrail.base.names import file_name
+from flashtrail.claims import published
 from flashtrail.imports import writing
-from flashtrail.names import file_name
+from flashtrail.tables import schemas
 
 _PROJECT = provenance.PACKAGE_ROOT.parents[1]
 
@@ -35,7 +36,8 @@ class Report:
     @staticmethod
     def run(arguments: argparse.Namespace) -> int:
         """Summarise each arm, judge the claims on them, and render the page."""
-        from flashtrail.evidence import claims, report
+        from flashtrail.claims import claims
+        from flashtrail.report import rendering
 
         out = arguments.out or arguments.runs[0]
         if arguments.out:
@@ -46,7 +48,7 @@ class Report:
         inputs["claims"] = str((out / "claims.json").resolve())
         inputs |= write_pages(inputs, out)
         provenance.json_dump(inputs, out / "inputs.json")
-        report.render(arguments.notebook, out / "report.ipynb", out / "report.html", inputs)
+        rendering.render(arguments.notebook, out / "report.ipynb", out / "report.html", inputs)
         return 0
 
 
@@ -55,12 +57,13 @@ def write_pages(inputs: dict[str, Any], out: Path) -> dict[str, Any]:
 
     Without episodes there is no page and no list: an earlier report's are removed.
     """
-    from flashtrail.evidence import episode_pages, links
+    from flashtrail.report import episode_pages
+    from flashtrail.tables import links
 
     directory = out.resolve() / links.DIRECTORY
     pages = []
     for place in range(len(inputs["arms"])):
-        files = {name: inputs[name][place] for name in tables.SCHEMAS}
+        files = {name: inputs[name][place] for name in schemas.SCHEMAS}
         arm = inputs["arms"][place]
         episode_pages.write_arm(directory / links.directory(arm), files, report="../../report.html")
         pages.append(str(directory / links.directory(arm) / links.INDEX))
@@ -76,7 +79,7 @@ def write_pages(inputs: dict[str, Any], out: Path) -> dict[str, Any]:
 
 def _remove_earlier(directory: Path, kept: set[str]) -> None:
     """Remove the pages of arms that are not in this report any more; only what an earlier report wrote."""
-    from flashtrail.evidence import links
+    from flashtrail.tables import links
 
     for index in sorted(directory.glob(f"*/{links.INDEX}")):
         if _made(index) and index.parent.name not in kept and not index.parent.is_symlink():
@@ -85,7 +88,7 @@ def _remove_earlier(directory: Path, kept: set[str]) -> None:
 
 def _made(index: Path) -> bool:
     """Return whether a list of episodes was written by a report, not by its reader."""
-    from flashtrail.evidence import episode_pages
+    from flashtrail.report import episode_pages
 
     return episode_pages.FOOTER in index.read_text(encoding="utf-8", errors="replace")
 
@@ -95,9 +98,9 @@ def prepare(runs: list[Path], out: Path) -> dict[str, Any]:
 
     UserError for a directory that is no import, for an arm that two runs have, and for two profiles: a page judges one.
     """
-    from flashtrail.evidence import summaries
+    from flashtrail.claims import summaries
 
-    inputs: dict[str, Any] = {name: [] for name in (*tables.SCHEMAS, "summaries", "arms", "profile")}
+    inputs: dict[str, Any] = {name: [] for name in (*schemas.SCHEMAS, "summaries", "arms", "profile")}
     for root in runs:
         writing.check_finished(root)
         directories = sorted(path.parent for path in (root / "tables").glob("*/episodes.parquet"))
@@ -108,7 +111,7 @@ def prepare(runs: list[Path], out: Path) -> dict[str, Any]:
             )
         inputs["profile"] += [str(path.resolve()) for path in profiles]
         for directory in directories:
-            files = {name: str((directory / f"{name}.parquet").resolve()) for name in tables.SCHEMAS}
+            files = {name: str((directory / f"{name}.parquet").resolve()) for name in schemas.SCHEMAS}
             arm = _arm(files["episodes"])
             if arm in inputs["arms"]:
                 raise UserError(f"arm {arm!r} is in two runs: import one of them with another --arm")
@@ -125,7 +128,7 @@ def prepare(runs: list[Path], out: Path) -> dict[str, Any]:
 
 
 def _arm(episodes: str) -> str:
-    arms = tables.read_table(episodes, tables.EPISODES, ["arm"])["arm"].unique().to_pylist()
+    arms = schemas.read_table(episodes, schemas.EPISODES, ["arm"])["arm"].unique().to_pylist()
     if len(arms) != 1:
         raise UserError(f"{episodes} holds {len(arms)} arms, one was expected: import it again")
     return str(arms[0])

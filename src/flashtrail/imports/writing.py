@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from flashtrail import provenance
-from flashtrail.errors import UserError
-from flashtrail.evidence import tables
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
+from flashtrail.base.names import file_name
 from flashtrail.imports.record import Imported
-from flashtrail.names import file_name
+from flashtrail.tables import schemas
 
 RECORD = "import.json"  # beside each arm's tables: origin, sources, counts, problems, and the arms it came with
 _PLACE = re.compile(r"(tables|profile)/[A-Za-z0-9_+=][A-Za-z0-9_.+=-]*")  # what file_name can give
@@ -97,11 +97,11 @@ def _stage(found: Imported, fresh: Path, places: dict[str, str], device: str, so
     record |= {"columns_not_read": found.unread, "problems": [str(problem) for problem in found.problems]}
     for place, name in places.items():
         if place.startswith("profile/"):
-            tables.write_table(fresh / place / "rounds.parquet", found.rows["profile"], tables.PROFILE, metadata)
+            schemas.write_table(fresh / place / "rounds.parquet", found.rows["profile"], schemas.PROFILE, metadata)
         else:
-            for table, schema in tables.SCHEMAS.items():
+            for table, schema in schemas.SCHEMAS.items():
                 rows = [row for row in found.rows[table] if row["arm"] == name]
-                tables.write_table(fresh / place / f"{table}.parquet", rows, schema, metadata)
+                schemas.write_table(fresh / place / f"{table}.parquet", rows, schema, metadata)
         provenance.json_dump(record, fresh / place / RECORD)
 
 

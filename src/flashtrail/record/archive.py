@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 
 _BLOCK = 1 << 16
 _END, _END64, _LOCATOR64 = b"PK\5\6", b"PK\6\6", b"PK\6\7"

@@ -12,8 +12,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from flashtrail import provenance
-from flashtrail.errors import UserError
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
 from flashtrail.record import archive, conclusions, manifest
 from flashtrail.record import checks as questions
 from flashtrail.record.checks import Check

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flashtrail import __version__, documents, provenance
-from flashtrail.errors import UserError
-from flashtrail.names import file_name
+from flashtrail import __version__
+from flashtrail.base import documents, provenance
+from flashtrail.base.errors import UserError
+from flashtrail.base.names import file_name
 from flashtrail.record import audit, crate, engine, manifest, private, rows
 from flashtrail.record.checks import ABOUT
 from flashtrail.record.run import PARTS, REPORT, SHARD_FILES, Run

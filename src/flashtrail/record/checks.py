@@ -15,12 +15,14 @@ from typing import Any
 
 import pandas as pd
 
-from flashtrail import config, provenance
-from flashtrail.errors import UserError
-from flashtrail.evidence import claims, merge, summaries, tables
-from flashtrail.evidence.tables import EPISODE_KEY, SCHEMAS
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
+from flashtrail.claims import claims, summaries
+from flashtrail.experiment import config
 from flashtrail.record import crate, engine, manifest, rows
 from flashtrail.record.run import SHARD_FILES, Run
+from flashtrail.tables import merge, schemas
+from flashtrail.tables.schemas import EPISODE_KEY, SCHEMAS
 
 ABOUT = "record/bundle.json"
 RELATIVE = 1e-9  # numbers of two machines may differ in the last digits of a sum; counts and words may not
@@ -132,11 +134,11 @@ def merged(run: Run) -> Iterator[Check]:
         try:
             again = merge.merge_shards([run.path(s.directory) for s in shards], run.expected(arm))
             for name, path in run.tables(arm).items():
-                own = tables.read_table(path, SCHEMAS[name])
+                own = schemas.read_table(path, SCHEMAS[name])
                 count += len(own)
                 odd_rows = rows.differences(own, getattr(again, name))
                 problems += [f"{name}: {odd} (merged against shard)" for odd in odd_rows]
-            stored = tables.read_metadata(run.tables(arm)["episodes"])
+            stored = schemas.read_metadata(run.tables(arm)["episodes"])
             odd = difference(stored, again.metadata)
             problems += [f"metadata: {odd}"] if odd else []
         except UserError as error:
@@ -173,7 +175,7 @@ def integrality(run: Run) -> Check:
         files = run.tables(arm)
         episodes, rounds, steps = (rows.read(files[name]).to_pandas() for name in ("episodes", "rounds", "steps"))
         count += len(episodes)
-        simulated = tables.read_metadata(files["episodes"]).get("simulated")
+        simulated = schemas.read_metadata(files["episodes"]).get("simulated")
         problems += _at_odds(episodes, rounds, steps, ends=not simulated)
     return Check("integrality", f"{count} episodes against their rounds and steps", problems)
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from flashtrail import provenance
+from flashtrail.base import provenance
+from flashtrail.claims import checkup as checkups
 from flashtrail.drills import bounds, diagnosis, logs
-from flashtrail.evidence import checkup as checkups
 from flashtrail.record.checks import Check, difference, plain
 from flashtrail.record.run import Run
 

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from flashtrail import __version__, documents, provenance
+from flashtrail import __version__
+from flashtrail.base import documents, provenance
 from flashtrail.record import engine
 
 NAME = "ro-crate-metadata.json"

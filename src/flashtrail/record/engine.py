@@ -19,8 +19,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from flashtrail import provenance
-from flashtrail.errors import UserError
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
 
 METADATA = ".snakemake/metadata"
 REPORT, GRAPH, PICTURE = "record/snakemake-report.html", "record/rulegraph.dot", "record/rulegraph.svg"

@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flashtrail import provenance
-from flashtrail.errors import UserError
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
 from flashtrail.record import replay
 from flashtrail.record.run import Run
 

@@ -26,8 +26,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from flashtrail import provenance
-from flashtrail.errors import UserError
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
 
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|API_?KEY", re.I)
 _SECRET = re.compile(r"\bhf_[A-Za-z0-9]{16,}|(?<=://)[^\s/@:]+:[^\s/@]+(?=@)")

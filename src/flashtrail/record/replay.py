@@ -22,9 +22,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from flashtrail import provenance, sections
-from flashtrail.errors import UserError
-from flashtrail.evidence import tables
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
+from flashtrail.experiment import sections
 from flashtrail.record import rows
 from flashtrail.record.run import TABLES, Run, Shard, below
 from flashtrail.rollouts import clock as clocks
@@ -32,6 +32,7 @@ from flashtrail.rollouts import plan, seeds
 from flashtrail.rollouts.plan import EpisodeKey
 from flashtrail.rollouts.shard import roll_out_shard
 from flashtrail.rollouts.spec import shard_spec
+from flashtrail.tables import schemas
 
 FORMAT = "flashtrail-episode"
 # Of a shard's inputs, what its spec is made of, but for the interpreter, which no record may name.
@@ -123,7 +124,7 @@ def explain(run: Run, name: Name) -> dict[str, Any]:
     shard = next(s for s in run.shards(name.arm) if s.task_id == name.key.task_id)
     arm = shard.job["params"]["arm"]
     recorded = rows_of(run, shard, name)
-    about = tables.read_metadata(run.path(f"{shard.directory}/episodes.parquet"))
+    about = schemas.read_metadata(run.path(f"{shard.directory}/episodes.parquet"))
     episode = recorded["episodes"][0]
     streams = {s: seeds.of_episode(arm["seed"], name.key, s) for s in ("sim", "noise", "perturbation", "latency")}  # type: ignore[arg-type]
     return {
@@ -183,7 +184,7 @@ def rows_of(run: Run, shard: Shard, name: Name) -> dict[str, list[dict[str, Any]
     """Return the episode's rows in the shard's tables; UserError where the episode itself is not there."""
     found = {}
     for table in TABLES:
-        own = tables.read_table(run.path(f"{shard.directory}/{table}.parquet"), tables.SCHEMAS[table]).to_pylist()
+        own = schemas.read_table(run.path(f"{shard.directory}/{table}.parquet"), schemas.SCHEMAS[table]).to_pylist()
         found[table] = [r for r in own if (r["init_state"], r["repeat"]) == (name.key.init_state, name.key.repeat)]
     if len(found["episodes"]) != 1:
         raise UserError(f"{name}: {len(found['episodes'])} rows in {run.path(shard.directory)}, there must be one")
@@ -213,7 +214,7 @@ def replay(explained: Mapping[str, Any], here: Here) -> Outcome:
             roll_out_shard(spec, out / "shard", log=log).check()
         found = {}
         for table in TABLES:
-            read = tables.read_table(out / "shard" / f"{table}.parquet", tables.SCHEMAS[table]).to_pylist()
+            read = schemas.read_table(out / "shard" / f"{table}.parquet", schemas.SCHEMAS[table]).to_pylist()
             found[table] = [row for row in read if row["repeat"] == key.repeat]
     return compare(episode, explained["rows"], found)
 

@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import csv
 
-from flashtrail import provenance
-from flashtrail.errors import UserError
-from flashtrail.evidence.tables import EPISODE_KEY, METADATA_PREFIX
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
 from flashtrail.record.run import below
+from flashtrail.tables.schemas import EPISODE_KEY, METADATA_PREFIX
 
 DIGESTS = "record/row-digests.parquet"
 _CHARS = 16

@@ -13,9 +13,9 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from flashtrail import provenance
-from flashtrail.errors import UserError
-from flashtrail.names import file_name
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
+from flashtrail.base.names import file_name
 
 LOGS = "results/logs"
 TABLES = ("episodes", "rounds", "steps")

@@ -10,7 +10,7 @@ import math
 import random
 from collections.abc import Iterator
 
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 from flashtrail.record import replay
 from flashtrail.record.checks import Check
 from flashtrail.record.replay import Here, Name

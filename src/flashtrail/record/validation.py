@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from flashtrail import commands
-from flashtrail.errors import UserError
+from flashtrail.base import commands
+from flashtrail.base.errors import UserError
 from flashtrail.record import crate
 
 PROFILE = "workflow-run-crate"

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from flashtrail.errors import UserError, nearest
+from flashtrail.base.errors import UserError, nearest
 
 PAUSED = "paused"
 WHILE_WAITING = ("chunk", "hold", "repeat")

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 from flashtrail.rollouts import clock as clocks
 from flashtrail.rollouts import seeds
 from flashtrail.rollouts.conditions import Condition

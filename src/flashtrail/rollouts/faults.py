@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flashtrail.errors import UserError, nearest
+from flashtrail.base.errors import UserError, nearest
 
 INSTRUCTION = "{instruction}"
 VIEWS = {"wrist": ("wrist",), "agent": ("agent",), "both": ("agent", "wrist")}

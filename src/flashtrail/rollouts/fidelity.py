@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from flashtrail import commands, provenance
+from flashtrail.base import commands, provenance
 from flashtrail.rollouts import conditions, guards, seeds
 from flashtrail.rollouts.episode import run_episode
 from flashtrail.rollouts.observation import Observation, resize_with_pad, state_vector, upright

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 
-from flashtrail import parquet, provenance
-from flashtrail.errors import UserError
+from flashtrail.base import parquet, provenance
+from flashtrail.base.errors import UserError
 from flashtrail.rollouts.clock import Source
 
 ROUTES = ("full", "draft")

@@ -16,7 +16,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 
 APT_LINE = "apt-get install -y libosmesa6 libgl1 libegl1 libgl1-mesa-dri libglib2.0-0"
 # cv2 (imported by robosuite) links the last two whatever the backend is.

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flashtrail.errors import UserError, nearest
+from flashtrail.base.errors import UserError, nearest
 
 WAIT_STEPS = 10
 INIT_STATES = 50

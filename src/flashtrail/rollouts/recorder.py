@@ -17,11 +17,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flashtrail import provenance
-from flashtrail.errors import UserError
-from flashtrail.evidence import tables
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
 from flashtrail.rollouts.episode import EpisodeRecord
 from flashtrail.rollouts.plan import EpisodeKey
+from flashtrail.tables import schemas
 
 VIDEO, SHEET = "video.mp4", "sheet.jpg"
 LEDGER = "ledger.json"
@@ -75,7 +75,7 @@ class Recorder:
         found: dict[str, str] = {}
         for part in sorted(p for p in self.directory.glob("init_*") if p.is_dir()):
             try:
-                read = {name: tables.read_table(part / f"{name}.parquet", s) for name, s in tables.SCHEMAS.items()}
+                read = {name: schemas.read_table(part / f"{name}.parquet", s) for name, s in schemas.SCHEMAS.items()}
                 (row,) = read["episodes"].to_pylist()
                 if row["video"] is None or (part / VIDEO).is_file():
                     found[part.name] = row["outcome"]
@@ -97,7 +97,7 @@ class Recorder:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
             for name, rows in self._rows(key, episode, video).items():
-                tables.write_table(aside / f"{name}.parquet", rows, tables.SCHEMAS[name], self.metadata)
+                schemas.write_table(aside / f"{name}.parquet", rows, schemas.SCHEMAS[name], self.metadata)
             if video is not None:
                 Path(video).replace(aside / VIDEO)
                 _sync(aside / VIDEO)
@@ -141,18 +141,18 @@ class Recorder:
         with _disk(out):
             out.mkdir(parents=True, exist_ok=True)
             _remove_partial(out)
-            stored = [tables.read_metadata(self.directory / key.name / "episodes.parquet") for key in expected]
-            metadata = stored[0] | tables.machine_of(stored)
+            stored = [schemas.read_metadata(self.directory / key.name / "episodes.parquet") for key in expected]
+            metadata = stored[0] | schemas.machine_of(stored)
             filmed = self._filmed(expected, outcomes, films)
-            for name, schema in tables.SCHEMAS.items():
+            for name, schema in schemas.SCHEMAS.items():
                 files = [self.directory / key.name / f"{name}.parquet" for key in expected]
-                rows: Any = tables.read_tables(files, schema)
+                rows: Any = schemas.read_tables(files, schema)
                 if name == "episodes":
                     chosen = [key in filmed for key in expected]
                     pairs = zip(rows.to_pylist(), chosen, strict=True)
                     rows = [row | {"video": row["video"] if kept else None} for row, kept in pairs]
-                tables.write_table(out / f"{name}.parquet", rows, schema, metadata)
-            tables.write_table(out / "sheets.parquet", self._sheets(filmed, outcomes), tables.SHEETS, metadata)
+                schemas.write_table(out / f"{name}.parquet", rows, schema, metadata)
+            schemas.write_table(out / "sheets.parquet", self._sheets(filmed, outcomes), schemas.SHEETS, metadata)
             self._collect_videos(filmed, out / "videos")
             provenance.json_dump(self._ledger(expected, outcomes), out / LEDGER)  # last: where it is, all of it is
             _sync(out)
@@ -163,7 +163,7 @@ class Recorder:
         for key in expected:
             if outcomes[key.name] == "error":
                 file = self.directory / key.name / "episodes.parquet"
-                errors[key.name] = tables.read_table(file, tables.EPISODES)["error"].to_pylist()[0]
+                errors[key.name] = schemas.read_table(file, schemas.EPISODES)["error"].to_pylist()[0]
         return {
             "format": "flashtrail-ledger",
             "version": 1,
@@ -195,7 +195,9 @@ class Recorder:
     def _apart(self, key: EpisodeKey) -> bool:
         """Whether an episode's success was looked at and not verified."""
         file = self.directory / key.name / "episodes.parquet"
-        return tables.read_table(file, tables.EPISODES, ["verified_success"])["verified_success"].to_pylist() == [False]
+        return schemas.read_table(file, schemas.EPISODES, ["verified_success"])["verified_success"].to_pylist() == [
+            False
+        ]
 
     def _sheets(self, filmed: Sequence[EpisodeKey], outcomes: Mapping[str, str]) -> list[dict[str, Any]]:
         rows = []

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from flashtrail import provenance
-from flashtrail.errors import UserError
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
 from flashtrail.rollouts import conditions, guards, seeds
 from flashtrail.rollouts.episode import Asked, PolicySession, run_episode
 from flashtrail.rollouts.observation import Observation

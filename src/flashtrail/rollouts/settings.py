@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flashtrail import provenance
-from flashtrail.errors import UserError, nearest
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError, nearest
 from flashtrail.rollouts import clock, faults
 from flashtrail.rollouts.plan import check_init_state, check_task
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-from flashtrail import machine
-from flashtrail.errors import UserError
+from flashtrail.base import machine
+from flashtrail.base.errors import UserError
 from flashtrail.rollouts import guards, plan, settings
 from flashtrail.rollouts.episode import EpisodeRecord, error_record
 from flashtrail.rollouts.plan import EpisodeKey

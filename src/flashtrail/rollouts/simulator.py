@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 from flashtrail.rollouts import opengl, seeds
 from flashtrail.rollouts.observation import Observation, resize_with_pad, state_vector, upright
 from flashtrail.rollouts.plan import WAIT_STEPS, EpisodeKey, check_init_state, check_task, suite_of

@@ -11,12 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flashtrail import provenance
-from flashtrail.errors import UserError
-from flashtrail.evidence.tables import artifact_digest
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
 from flashtrail.rollouts import clock as clocks
 from flashtrail.rollouts.latency import table_digest
 from flashtrail.serving.handles import server_command
+from flashtrail.tables.schemas import artifact_digest
 
 _OF_ARM = ("arm", "policy", "suite", "seed", "scene_seed", "init_states", "repeats", "video")
 

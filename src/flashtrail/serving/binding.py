@@ -16,7 +16,7 @@ from collections.abc import Collection
 
 from websockets.datastructures import Headers
 
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 
 TLS_HINT = "such as caddy reverse-proxy --from NAME --to 127.0.0.1:PORT"
 

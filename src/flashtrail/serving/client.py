@@ -25,7 +25,7 @@ from websockets.proxy import get_proxy
 from websockets.sync.client import ClientConnection, connect
 from websockets.uri import parse_uri
 
-from flashtrail.errors import UserError, cause
+from flashtrail.base.errors import UserError, cause
 from flashtrail.serving.protocol import (
     EXECUTED_STEPS_KEY,
     NOISE_SEED_KEY,

@@ -29,8 +29,8 @@ import numpy as np
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from flashtrail import commands
-from flashtrail.errors import UserError
+from flashtrail.base import commands
+from flashtrail.base.errors import UserError
 from flashtrail.serving.client import healthy
 from flashtrail.serving.protocol import (
     EXECUTED_STEPS_KEY,

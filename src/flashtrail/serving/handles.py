@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flashtrail import provenance
-from flashtrail.errors import UserError
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
 from flashtrail.serving.launch import serve_command
 
 

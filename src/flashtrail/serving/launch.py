@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 from flashtrail.serving.client import healthy
 
 INSTANCE_VARIABLE = "FLASHTRAIL_INSTANCE"

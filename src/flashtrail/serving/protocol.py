@@ -16,7 +16,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from flashtrail.errors import UserError, nearest
+from flashtrail.base.errors import UserError, nearest
 
 IMAGE_KEYS = ("observation/image", "observation/wrist_image")
 STATE_KEY = "observation/state"

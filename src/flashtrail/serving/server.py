@@ -32,7 +32,7 @@ from websockets.frames import CloseCode
 from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 
-from flashtrail.provenance import write_atomic
+from flashtrail.base.provenance import write_atomic
 from flashtrail.serving.binding import (
     TLS_HINT,
     ServerStartError,

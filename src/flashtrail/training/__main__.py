@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from flashtrail import commands
-from flashtrail.errors import UserError
+from flashtrail.base import commands
+from flashtrail.base.errors import UserError
 
 STEPS = ("demonstrations", "train", "draft", "export", "evaluate", "compare-vision", "try-patches", "card", "all")
 

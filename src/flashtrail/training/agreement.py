@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flashtrail import commands, provenance
+from flashtrail.base import commands, provenance
 from flashtrail.rollouts import verify
 from flashtrail.rollouts.plan import EpisodeKey
 from flashtrail.rollouts.simulator import LiberoSimulator

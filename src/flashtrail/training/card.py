@@ -15,8 +15,8 @@ import numpy as np
 import torch
 import yaml
 
-from flashtrail.errors import UserError
-from flashtrail.provenance import json_load, write_atomic
+from flashtrail.base.errors import UserError
+from flashtrail.base.provenance import json_load, write_atomic
 from flashtrail.training import evaluate, pipeline
 
 _LIMITS = """\

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flashtrail.base.provenance import json_dump
 from flashtrail.checkpoints.artifact import convert_base
-from flashtrail.flash.dims import Pi0Dims
-from flashtrail.provenance import json_dump
+from flashtrail.policies.pi0.dims import Pi0Dims
 from flashtrail.training import evaluate, export, pipeline
 from flashtrail.training.policy import Recipe, Trainer
 

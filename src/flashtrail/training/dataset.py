@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 
 DELTA_DIMS = 6
 

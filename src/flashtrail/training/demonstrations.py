@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flashtrail.provenance import write_atomic
+from flashtrail.base.provenance import write_atomic
 from flashtrail.rollouts.observation import resize_with_pad, state_vector, upright
 from flashtrail.rollouts.opengl import choose_backend
 from flashtrail.training import expert

@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flashtrail.flash.dims import DraftDims, Pi0Dims
-from flashtrail.flash.draft import draft as propose
-from flashtrail.flash.expert import denoise
-from flashtrail.flash.prefix import embed_prompt, prefill
-from flashtrail.flash.vision import encode_images
-from flashtrail.flash.weights import init_draft, unbind
+from flashtrail.policies.pi0.dims import DraftDims, Pi0Dims
+from flashtrail.policies.pi0.draft import draft as propose
+from flashtrail.policies.pi0.expert import denoise
+from flashtrail.policies.pi0.prefix import embed_prompt, prefill
+from flashtrail.policies.pi0.vision import encode_images
+from flashtrail.policies.pi0.weights import init_draft, unbind
 
 PREFIX_CAP, GAMMA, TAIL_WEIGHT = 16, 0.9, 0.1
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flashtrail.provenance import json_dump, json_load
+from flashtrail.base.provenance import json_dump, json_load
 
 SUITE, SEED = "libero_goal", 7
 TASKS, INIT_STATES, SCENES = (0, 1, 2), range(10), (0, 1)
@@ -60,8 +60,8 @@ def play(block: Block) -> list[dict[str, Any]]:
     choose_backend()
     import torch
 
-    from flashtrail.flash.policy import FlashPolicy
-    from flashtrail.flash.settings import FlashSettings
+    from flashtrail.policies.pi0.policy import FlashPolicy
+    from flashtrail.policies.pi0.settings import FlashSettings
     from flashtrail.rollouts import conditions, guards
     from flashtrail.rollouts.episode import run_episode
     from flashtrail.rollouts.plan import EpisodeKey

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flashtrail.errors import UserError
+from flashtrail.base.errors import UserError
 
 Vector = NDArray[np.float64]
 OPEN, CLOSED = -1.0, 1.0

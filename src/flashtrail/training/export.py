@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from flashtrail.flash.dims import DraftDims, Pi0Dims
-from flashtrail.provenance import json_dump, write_atomic
+from flashtrail.base.provenance import json_dump, write_atomic
+from flashtrail.policies.pi0.dims import DraftDims, Pi0Dims
 
 Tree = dict[str, Any]
 ASSETS = Path("assets/physical-intelligence/libero")

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flashtrail.base.errors import UserError, nearest
+from flashtrail.base.provenance import json_dump, json_load, write_atomic
 from flashtrail.checkpoints.artifact import convert_base, convert_draft
-from flashtrail.errors import UserError, nearest
-from flashtrail.flash.dims import Pi0Dims
-from flashtrail.provenance import json_dump, json_load, write_atomic
+from flashtrail.policies.pi0.dims import Pi0Dims
 from flashtrail.training import dataset, demonstrations, draft, evaluate, export, tokenizer
 from flashtrail.training.policy import DELTA_ACTIONS, Recipe, Trainer, nano_dims
 
@@ -195,7 +195,7 @@ COMPARISON_SECONDS = 240.0  # conv stem against patch encoder, each
 
 def run_all(place: Workplace) -> None:
     """Everything, in order; finished parts are not done again."""
-    from flashtrail.training import card, comparison  # they read this module
+    from flashtrail.training import card, comparison
 
     record_demonstrations(place)
     for name in RECIPES:

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flashtrail.flash.dims import GemmaDims, Pi0Dims, Stem, StemLayer, VisionDims
-from flashtrail.flash.expert import velocity
-from flashtrail.flash.prefix import embed_prompt, prefill
-from flashtrail.flash.vision import encode_images
-from flashtrail.flash.weights import init_base, unbind
-from flashtrail.provenance import write_atomic
+from flashtrail.base.provenance import write_atomic
+from flashtrail.policies.pi0.dims import GemmaDims, Pi0Dims, Stem, StemLayer, VisionDims
+from flashtrail.policies.pi0.expert import velocity
+from flashtrail.policies.pi0.prefix import embed_prompt, prefill
+from flashtrail.policies.pi0.vision import encode_images
+from flashtrail.policies.pi0.weights import init_base, unbind
 from flashtrail.training import dataset
 
 ACTION_DIMS, STATE_DIMS = 7, 8

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from flashtrail.provenance import write_atomic
+from flashtrail.base.provenance import write_atomic
 
 VOCAB_SIZE = 384
 

@@ -1,0 +1,1 @@
+"""What every room may use: errors, provenance, jobs, names of files."""

@@ -1,0 +1,176 @@
+"""YAML files, ours and those of users, as plain data: read in one way, and refused in one line.
+
+A key given twice is refused by name and line (PyYAML lets the last one win), as is what would take hours to read:
+aliases that multiply, a value that holds itself, a file that is no text. Knows no key.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from flashtrail.base.errors import UserError
+
+_MAX_BYTES = 1 << 20
+_MAX_VALUES = 100_000  # once aliases are written out; the shipped config has some 300
+_KINDS = {str: "text", int: "a number", float: "a number", bool: "a truth value"}
+_UNBUILT = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")  # << and =, which have no constructor
+
+
+class Section(BaseModel):
+    """A part of a document, typed: an unknown key is an error, `true` is no number, and nothing changes once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_value(cls, data: Any) -> Any:
+        """Refuse `true` where a number is meant, at any depth of a key's value: pydantic would read 1."""
+        for name, field in cls.model_fields.items():
+            key = field.alias or name
+            if isinstance(data, Mapping) and _has_truth_value(data.get(key)):
+                kinds = _kinds(field.annotation)
+                if (int in kinds or float in kinds) and bool not in kinds and Any not in kinds:
+                    raise ValueError(f"{key}: true or false stands where a number is wanted")
+        return data
+
+
+def _has_truth_value(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        value = [*value.keys(), *value.values()]
+    return any(map(_has_truth_value, value)) if isinstance(value, list | tuple) else isinstance(value, bool)
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """Return the types that an annotation is made of."""
+    inner = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return [type(value) for value in inner]
+    return [kind for part in inner for kind in _kinds(part)] if inner else [annotation]
+
+
+def read(path: str | Path) -> Any:
+    """Return the data of a YAML file (None: it is empty); UserError names the file, the line and what is wrong."""
+    return parsed(_text(Path(path)), str(path))
+
+
+def mapping(path: str | Path, example: str = "seed: 7") -> dict[Any, Any]:
+    """Return the data of a YAML file with keys at its top, {} of an empty one; UserError for anything else.
+
+    `example`: what the error shows as a key of such a file.
+    """
+    data = read(path)
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        kind = _KINDS.get(type(data), f"a {type(data).__name__}")
+        raise UserError(f"{path} holds {kind} at its top, not keys such as `{example}`")
+    return data
+
+
+def parsed(text: str, name: str) -> Any:
+    """Return the data of YAML text; `name` is how errors call it."""
+    loader = None
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _values(loader, node, {}) > _MAX_VALUES:
+            raise UserError(f"{name}: its aliases (*name) multiply to over {_MAX_VALUES} values: write them out")
+        return loader.construct_document(node)
+    except yaml.YAMLError as error:
+        raise UserError(f"{name} is not valid YAML{_line(error)}: {_reason(error)}") from None
+    except RecursionError:
+        raise UserError(f"{name} is not valid YAML: it is nested too deeply") from None
+    except (ValueError, LookupError, AttributeError, TypeError, OverflowError) as error:
+        # A value whose form promises what it is not: the date 2026-99-99, a tag such as !!bool maybe.
+        raise UserError(f"{name} is not valid YAML: a value cannot be read ({error}); quote it") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def reason(problem: Mapping[str, Any]) -> str:
+    """Return what is wrong with a value, of an entry of pydantic's ``ValidationError.errors()``."""
+    value = problem.get("input")
+    if problem["type"] in ("int_parsing", "int_from_float"):
+        try:
+            meant = float(value)  # type: ignore[arg-type]
+        except ValueError:
+            meant = math.nan
+        if isinstance(value, str) and meant.is_integer() and abs(meant) < 1 << 63:
+            return f"{value} is text to YAML, not a whole number: write {int(meant)}"
+        return f"{value!r} is not a whole number"
+    return str(problem["msg"]).removeprefix("Value error, ")
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(_MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    if len(content) > _MAX_BYTES:
+        raise UserError(f"{path} is larger than {_MAX_BYTES >> 20} MiB: this is no file of settings")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}:{line}: byte 0x{content[error.start]:02x} is not UTF-8: save it as UTF-8") from None
+
+
+def _values(loader: yaml.SafeLoader, node: yaml.Node, known: dict[int, int]) -> int:
+    """Return how many values a node stands for, aliases written out; YAMLError for a key twice, or an alias in itself.
+
+    `known`: the numbers by node, 0 for one that is under way.
+    """
+    if id(node) in known:
+        if not known[id(node)]:
+            raise _error(node, "an alias (*name) holds itself")
+        return known[id(node)]
+    if node.tag not in loader.yaml_constructors and node.tag not in _UNBUILT:
+        tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+        raise _error(node, f"the tag {tag} is not allowed: delete it and write a plain value")
+    known[id(node)] = 0
+    inner: list[yaml.Node] = []
+    if isinstance(node, yaml.SequenceNode):
+        inner = node.value
+    elif isinstance(node, yaml.MappingNode):
+        inner = [part for pair in node.value for part in pair]
+    known[id(node)] = 1 + sum(_values(loader, part, known) for part in inner)
+    if isinstance(node, yaml.MappingNode):
+        _keys_once(loader, [key for key, _ in node.value])
+    return known[id(node)]
+
+
+def _keys_once(loader: yaml.SafeLoader, nodes: Sequence[yaml.Node]) -> None:
+    lines: dict[Any, int] = {}
+    for node in nodes:
+        if isinstance(node, yaml.ScalarNode) and node.tag != "tag:yaml.org,2002:merge":
+            key, line = loader.construct_object(node), node.start_mark.line + 1
+            if key in lines:
+                raise _error(node, f"the key {key!r} is there twice, first in line {lines[key]}; delete one")
+            lines[key] = line
+
+
+def _error(node: yaml.Node, problem: str) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+def _line(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    return f" (line {mark.line + 1})" if mark is not None else ""
+
+
+def _reason(error: yaml.YAMLError) -> str:
+    parts = [getattr(error, name, None) for name in ("context", "problem", "reason")]
+    reason = ", ".join(str(part) for part in parts if part) or str(error)
+    return "indent with spaces, not with tabs" if "'\\t'" in reason else reason

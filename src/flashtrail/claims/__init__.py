@@ -1,0 +1,1 @@
+"""Summaries, claims and verdicts."""

@@ -1,0 +1,234 @@
+"""Everything that one run of the workflow left behind, by name: tables per arm, profile, records, verdicts.
+
+The workflow hands over lists of files; this is where they become frames and dictionaries, each read once and only
+when asked for. Knows the names of the files' kinds; computes nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError, nearest
+from flashtrail.claims import published
+from flashtrail.tables import endings, keys, links, schemas
+
+# kind: where the name (a policy's, an environment's) stands in the path
+_NAME_OF = {
+    "records": "directory",
+    "boots": "directory",
+    "smokes": "directory",
+    "parity": "stem",
+    "environments": "stem",
+}
+KINDS = (
+    *("episodes", "rounds", "steps", "summaries", "profile", "records", "parity", "boots", "smokes"),
+    *("claims", "environments", "published", "control", "arms", "grids", "chapters", "sheets"),
+    *("pages", "page_index", "checkup", "bounds", "diagnosis", "logs"),
+)
+
+
+class Campaign:
+    """The files of a run. `inputs` maps a kind (see KINDS) to one path or a list of paths; `arms` is a list of names
+    and `grids` maps arms to their cells (`flashtrail.experiment.grids.plain`).
+
+    Kinds that are absent read as empty, so that a chapter can be given its part only.
+    """
+
+    def __init__(self, inputs: Mapping[str, Any] | str | Path) -> None:
+        given: Mapping[str, Any] = provenance.json_load(inputs) if isinstance(inputs, str | Path) else inputs
+        for kind in given:
+            if kind not in KINDS:
+                raise UserError(f"report inputs: unknown kind {kind!r}{nearest(kind, KINDS)}")
+        self._files = {kind: _paths(value) for kind, value in given.items() if kind not in ("arms", "grids")}
+        self._judged: dict[str, pd.DataFrame] = {}
+        self._order = [str(arm) for arm in given.get("arms", [])]
+        self.grids: dict[str, dict[str, Any]] = {str(arm): dict(cell) for arm, cell in given.get("grids", {}).items()}
+
+    @classmethod
+    def of_frames(cls, **frames: Any) -> Campaign:
+        """Return a campaign of frames that are in memory: `episodes`, `rounds`, `profile`; the others are empty."""
+        campaign = cls({})
+        for name, frame in frames.items():
+            campaign.__dict__[name] = frame  # where cached_property keeps what was read
+        return campaign
+
+    def files(self, kind: str) -> list[Path]:
+        """Return the files of a kind; none given is an empty list."""
+        return self._files.get(kind, [])
+
+    @cached_property
+    def episodes(self) -> pd.DataFrame:
+        """Return all episodes of all arms; a task number with two texts is refused."""
+        return keys.one_text(schemas.read_tables(self.files("episodes"), schemas.EPISODES).to_pandas())
+
+    @cached_property
+    def rounds(self) -> pd.DataFrame:
+        """Return all rounds of all arms."""
+        return schemas.read_tables(self.files("rounds"), schemas.ROUNDS).to_pandas()
+
+    @cached_property
+    def sheets(self) -> pd.DataFrame:
+        """Return the contact sheets of all arms: key, outcome, jpeg."""
+        return schemas.read_tables(self.files("sheets"), schemas.SHEETS).to_pandas()
+
+    @cached_property
+    def profile(self) -> pd.DataFrame:
+        """Return the profile's timed rounds, warm-up left out."""
+        profile = schemas.read_tables(self.files("profile"), schemas.PROFILE).to_pandas()
+        return profile[~profile["warmup"].astype(bool)]
+
+    @cached_property
+    def machine(self) -> dict[str, Any] | None:
+        """Return how busy the machine was while the profile was measured; None where that was not recorded."""
+        said = [schemas.read_metadata(path).get("machine") for path in self.files("profile")]
+        return json.loads(said[0]) if said and said[0] else None
+
+    @cached_property
+    def arms(self) -> list[str]:
+        """Return the arms that have episodes, in the experiment's order where it is known."""
+        found = list(dict.fromkeys(self.episodes["arm"]))
+        return [arm for arm in self._order if arm in found] + [arm for arm in found if arm not in self._order]
+
+    def judged(self, arm: str) -> pd.DataFrame:
+        """Return one arm's episodes that ended in success or at the horizon, in the order of their keys."""
+        if arm not in self._judged:
+            episodes = endings.judged(self.of_arm("episodes", arm))
+            self._judged[arm] = episodes.sort_values(list(schemas.PAIR_KEY), kind="stable", ignore_index=True)
+        return self._judged[arm]
+
+    def by_verification(self) -> Campaign:
+        """Return this campaign with verified success in the place of the simulator's; not looked at counts as none."""
+        other = copy.copy(self)
+        won = self.episodes["verified_success"].eq(True)
+        other._judged, other.__dict__["episodes"] = {}, self.episodes.assign(success=won)
+        return other
+
+    def of_arm(self, table: str, arm: str) -> pd.DataFrame:
+        """Return one arm's rows of `episodes` or `rounds`."""
+        frame = getattr(self, table)
+        return frame[frame["arm"] == arm]
+
+    @cached_property
+    def summaries(self) -> dict[str, dict[str, Any]]:
+        """Return the summaries by arm, in the order of `arms`."""
+        found = {s["arm"]: s for s in map(provenance.json_load, self.files("summaries"))}
+        order = self.arms or list(found)
+        return {arm: found[arm] for arm in order if arm in found}
+
+    @property
+    def plain_summaries(self) -> dict[str, dict[str, Any]]:
+        """Return the summaries of the arms that are in no grid and whose clock is paused (all, where there is none)."""
+        apart = {*self.grids, *self.running}
+        return {arm: found for arm, found in self.summaries.items() if arm not in apart} or self.summaries
+
+    @property
+    def running(self) -> dict[str, dict[str, Any]]:
+        """Return the summaries of the arms under a running clock."""
+        return {arm: found for arm, found in self.summaries.items() if found.get("clock")}
+
+    @cached_property
+    def claims(self) -> dict[str, Any] | None:
+        """Return the evaluated claims, or None."""
+        files = self.files("claims")
+        return provenance.json_load(files[0]) if files else None
+
+    @cached_property
+    def checkup(self) -> dict[str, Any] | None:
+        """Return what was found of the checkup, or None."""
+        files = self.files("checkup")
+        return provenance.json_load(files[0]) if files else None
+
+    def records(self, kind: str) -> dict[str, dict[str, Any]]:
+        """Return JSON records of a kind by policy: records, parity, boots or smokes; environments by their own name."""
+        by_stem = _NAME_OF[kind] == "stem"
+        return {path.stem if by_stem else path.parent.name: provenance.json_load(path) for path in self.files(kind)}
+
+    def smoke_episodes(self) -> dict[str, pd.DataFrame]:
+        """Return the smoke test's episodes by policy; they lie beside its ledger."""
+        return {
+            path.parent.name: schemas.read_table(path.with_name("episodes.parquet"), schemas.EPISODES).to_pandas()
+            for path in self.files("smokes")
+        }
+
+    @cached_property
+    def control(self) -> dict[str, Any] | None:
+        """Return the full-against-full control of the accepted prefix, or None where it was not measured."""
+        files = self.files("control")
+        return provenance.json_load(files[0]) if files else None
+
+    @cached_property
+    def published(self) -> published.Published | None:
+        """Return other people's figures, or None where none were given."""
+        files = self.files("published")
+        return published.load(files[0]) if files else None
+
+    @cached_property
+    def metadata(self) -> dict[str, dict[str, str]]:
+        """Return each arm's file metadata: digests of config, artifact and code, and the device."""
+        result = {}
+        for path in self.files("episodes"):
+            arms = schemas.read_table(path, schemas.EPISODES, ["arm"])["arm"].unique().to_pylist()
+            result.update(dict.fromkeys(arms, schemas.read_metadata(path)))
+        return {arm: result[arm] for arm in self.arms if arm in result}
+
+    @cached_property
+    def simulated(self) -> bool:
+        """Return True if any table is marked as simulated: every page must say so."""
+        files = [*self.files("episodes"), *self.files("profile")]
+        if any(schemas.read_metadata(path).get("simulated") for path in files):
+            return True
+        return any(s.get("metadata", {}).get("simulated") for s in self.summaries.values())
+
+    @cached_property
+    def imported(self) -> list[str]:
+        """Return what the imported tables say of their origin, without repetition; empty for runs of our own."""
+        said = [entry.get("imported", "") for entry in (*self.metadata.values(), self.profile_metadata)]
+        return list(dict.fromkeys(text for text in said if text))
+
+    @cached_property
+    def profile_metadata(self) -> dict[str, str]:
+        """Return the metadata of the profile's first file; empty where there is none."""
+        files = self.files("profile")
+        return schemas.read_metadata(files[0]) if files else {}
+
+    def source(self, arm: str | None) -> str:
+        """Return whose run an imported arm is (None: the profile), as its import named it; empty where it did not."""
+        return (self.profile_metadata if arm is None else self.metadata.get(arm, {})).get("source", "")
+
+    def whose(self, arm: str | None) -> str:
+        """Return whose rows an arm has (None: the profile): ``ours``, or that they are imported, and from where."""
+        entry = self.profile_metadata if arm is None else self.metadata.get(arm, {})
+        if not entry.get("imported"):
+            return "ours"
+        return f"imported: {entry.get('source') or entry['imported']}"
+
+    @cached_property
+    def pages(self) -> dict[str, str]:
+        """Return, by arm that has pages, where the list of its episodes lies, seen from the reports' directory.
+
+        The pages lie in episodes/ below that directory (`links`), so that it can be moved as a whole.
+        """
+        lists = {path.parent.name: "/".join(path.parts[-3:]) for path in self.files("pages")}
+        arms = self.arms or list(self.summaries)
+        return {arm: lists[links.directory(arm)] for arm in arms if links.directory(arm) in lists}
+
+    def devices(self) -> list[str]:
+        """Return the devices that the tables name, without repetition."""
+        names = [entry.get("device", "") for entry in self.metadata.values()] + list(self.profile["device"].unique())
+        return list(dict.fromkeys(name for name in names if name))
+
+
+def _paths(value: Any) -> list[Path]:
+    if isinstance(value, str | Path):
+        return [Path(value)]
+    if isinstance(value, Sequence):
+        return [Path(v) for v in value]
+    raise UserError(f"report inputs: {value!r} is neither a path nor a list of paths")

@@ -1,0 +1,296 @@
+"""Claims as data: what claims.yaml may say, typed, and the words in which verdicts are given.
+
+A claim states what would refute it before it is judged; `evaluate` gives every claim its computed verdict
+(verdicts.py does the judging). Knows no table.
+
+The reproduction that this project grew from (the seed) used other words. SEED_WORDS is the one place that maps ours
+onto them:
+
+| ours | theirs | meaning |
+|---|---|---|
+| supported | supported, or supported_limited where the scope is a few tasks of one policy | the test found it |
+| inconclusive | partially_supported_limited | neither found nor excluded: too few episodes |
+| refuted | negative_limited | an effect as claimed is excluded |
+| not_tested | not_claimed | nothing in this run speaks to it |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from flashtrail.base import documents, provenance
+from flashtrail.base.documents import Section
+from flashtrail.base.errors import UserError
+from flashtrail.claims.campaign import Campaign
+
+Verdict = Literal["supported", "refuted", "inconclusive", "not_tested"]
+VERDICTS: tuple[Verdict, ...] = ("supported", "refuted", "inconclusive", "not_tested")
+SEED_WORDS: dict[str, str] = {
+    "supported": "supported",
+    "supported/limited": "supported_limited",
+    "inconclusive": "partially_supported_limited",
+    "refuted": "negative_limited",
+    "not_tested": "not_claimed",
+}
+
+
+class Seed(Section):
+    """What the reproduction said of the same claim, in its own words and figures: nothing where it said nothing."""
+
+    word: str | None = Field(None, description="its status word, exactly")
+    caveat: str = ""
+    figures: str = ""
+
+
+class _Claim(Section):
+    id: str = Field(pattern=r"^[A-Z]\d+$")
+    title: str
+    statement: str
+    scope: str
+    refuted_if: str = Field(description="what would refute it; the test below computes just that")
+    estimand: str = Field(min_length=1, description="the number that the claim is about")
+    seed: Seed = Seed()
+
+    @property
+    def limited(self) -> bool:
+        """True where the verdict is about episodes or rounds of a few tasks, so that `supported` has limits."""
+        return True
+
+
+class Check(Section):
+    """One requirement on a JSON record. `path` is dotted; ``stages[vision]`` is the entry whose `stage` is vision."""
+
+    path: str
+    presence: Literal["present", "absent"] | None = Field(None, alias="is")
+    equals: bool | int | float | str | None = None
+    at_most: float | str | None = Field(None, description="a number, or the path of one in the same record")
+    where: str | None = Field(None, description="asked only of records that have this path; the others are named")
+
+    @model_validator(mode="after")
+    def _one_requirement(self) -> Check:
+        if sum(x is not None for x in (self.presence, self.equals, self.at_most)) != 1:
+            raise ValueError(f"check of {self.path!r}: give exactly one of is, equals, at_most")
+        return self
+
+
+class RecordsClaim(_Claim):
+    """Every record of a kind meets every check."""
+
+    test: Literal["records"]
+    of: Literal["records", "parity", "boots", "environments"]
+    checks: list[Check] = Field(min_length=1)
+
+    @property
+    def limited(self) -> bool:
+        """A record is what it is."""
+        return False
+
+
+class EpisodesCompleteClaim(_Claim):
+    """The smoke episodes of every policy ended in success or at the horizon, not in an error."""
+
+    test: Literal["episodes_complete"]
+    at_least: int = Field(2, ge=1)
+
+    @property
+    def limited(self) -> bool:
+        """A finished chain is finished."""
+        return False
+
+
+class _SuccessClaim(_Claim):
+    """A claim about success: the simulator's own, or the verified one (rollouts/verify.py)."""
+
+    success: Literal["simulator", "verified"] = "simulator"
+
+
+class RateClaim(_SuccessClaim):
+    """Success of one arm is at least `bar`: Clopper-Pearson's interval against it."""
+
+    test: Literal["rate_at_least"]
+    arm: str
+    bar: float = Field(gt=0, lt=1)
+
+
+class PairedClaim(_SuccessClaim):
+    """One arm differs from its control in the stated direction: exact McNemar on the same episodes."""
+
+    test: Literal["paired_difference"]
+    arm: str
+    control: str
+    direction: Literal["less", "greater"]
+    margin: float = Field(gt=0, lt=1, description="the smallest difference that matters; its exclusion refutes")
+    family: str | None = Field(None, description="claims of one family share their error rate, by Holm's method")
+
+
+class UnpairedClaim(_SuccessClaim):
+    """One arm differs from another in the stated direction, not on the same episodes: Boschloo's test."""
+
+    test: Literal["unpaired_difference"]
+    arm: str
+    control: str
+    direction: Literal["less", "greater"]
+    margin: float = Field(gt=0, lt=1, description="the smallest difference that matters; its exclusion refutes")
+    family: str | None = Field(None, description="claims of one family share their error rate, by Holm's method")
+
+
+class NonInferiorityClaim(_SuccessClaim):
+    """One arm is not worse than its control by `margin`: paired score interval."""
+
+    test: Literal["non_inferiority"]
+    arm: str
+    control: str
+    margin: float = Field(gt=0, lt=1)
+
+
+class LatencyClaim(_Claim):
+    """The profile's draft rounds take less than `below` times the full rounds, by their medians."""
+
+    test: Literal["latency_ratio"]
+    below: float = Field(1.0, gt=0)
+    # An idle system's own housekeeping stays under a few percent; at a tenth somebody else is computing.
+    load_at_most: float = Field(0.1, gt=0, le=1, description="share of the cores that other programs may take")
+
+
+class RoutesClaim(_Claim):
+    """Route and accepted prefix of one arm's rounds are recorded and agree with its episodes' counters."""
+
+    test: Literal["routes"]
+    arm: str
+
+
+class PublishedCounts(Section):
+    """Two methods whose published counts are compared, pooled over suites or over the conveyor's cells."""
+
+    methods: tuple[str, str]
+    of: Literal["success", "conveyor"]
+
+
+class PublishedClaim(_Claim):
+    """A claim of somebody else's, quoted; it is not judged, but its counts are given their interval."""
+
+    test: Literal["published"]
+    policy: str
+    suites: list[str]
+    reference: str
+    counts: PublishedCounts | None = None
+
+
+class PublishedChecksClaim(_Claim):
+    """Published figures hold together: rates are counts, ratios are quotients."""
+
+    test: Literal["published_checks"]
+    check: Literal["rate is a count", "rates are counts", "ratio is a quotient"]
+
+    @property
+    def limited(self) -> bool:
+        """Arithmetic has no scope."""
+        return False
+
+
+class PublishedMixtureClaim(_Claim):
+    """One draft latency explains a method's printed means in all suites, to their printed digits."""
+
+    test: Literal["published_mixture"]
+    method: str
+
+
+class BookkeepingClaim(_Claim):
+    """In every arm counters agree with rounds, k/n with rows, and mean latency with the mixture of its routes."""
+
+    test: Literal["bookkeeping"]
+    tolerance: float = Field(1e-6, gt=0, description="of the mean, relative")
+
+    @property
+    def limited(self) -> bool:
+        """A count is what it is."""
+        return False
+
+
+class NotTestedClaim(_Claim):
+    """A claim that this project does not make."""
+
+    test: Literal["none"]
+    reason: str
+
+
+AnyClaim = Annotated[
+    RecordsClaim
+    | EpisodesCompleteClaim
+    | RateClaim
+    | PairedClaim
+    | UnpairedClaim
+    | NonInferiorityClaim
+    | LatencyClaim
+    | RoutesClaim
+    | PublishedClaim
+    | PublishedChecksClaim
+    | PublishedMixtureClaim
+    | BookkeepingClaim
+    | NotTestedClaim,
+    Field(discriminator="test"),
+]
+
+
+class ClaimsFile(Section):
+    """claims.yaml."""
+
+    version: Literal[1]
+    alpha: float = Field(0.05, gt=0, lt=0.5)
+    claims: list[AnyClaim] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _ids_once(self) -> ClaimsFile:
+        ids = [claim.id for claim in self.claims]
+        twice = {i for i in ids if ids.count(i) > 1}
+        if twice:
+            raise ValueError(f"claim {min(twice)} is there twice")
+        return self
+
+
+def load(path: str | Path) -> ClaimsFile:
+    """Read claims.yaml; UserError names the file, the claim and what is wrong with it."""
+    try:
+        data = documents.mapping(path, "claims:")
+        return ClaimsFile.model_validate(data)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = _place(data, problem["loc"])
+        raise UserError(f"{path}: {place}{documents.reason(problem)}") from None
+
+
+def _place(data: Any, location: tuple[Any, ...]) -> str:
+    """Return ``C7, margin: `` for pydantic's ('claims', 7, 'paired_difference', 'margin')."""
+    parts = [str(p) for p in location]
+    if len(location) > 1 and location[0] == "claims" and isinstance(location[1], int):
+        entry = data["claims"][location[1]]
+        name = str(entry.get("id", location[1])) if isinstance(entry, Mapping) else str(location[1])
+        parts = [f"claim {name}", *(str(p) for p in location[3:])]
+    return ", ".join(parts) + ": " if parts else ""
+
+
+def seed_word(verdict: Verdict, limited: bool) -> str:
+    """Return the reproduction's status word for one of our verdicts."""
+    return SEED_WORDS["supported/limited" if verdict == "supported" and limited else verdict]
+
+
+def evaluate(claims: str | Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Judge every claim of claims.yaml on a campaign's files and return what goes into claims.json.
+
+    `inputs` is what `campaign.Campaign` takes. No verdict depends on anything but these files: not on the order of
+    arms, not on prose.
+    """
+    from flashtrail.claims import verdicts
+
+    file, campaign = load(claims), Campaign(inputs)
+    return {
+        "version": 1,
+        "alpha": file.alpha,
+        "claims_digest": provenance.sha256_file(claims)[:16],
+        "simulated": campaign.simulated,
+        "claims": verdicts.judge_all(file, campaign),
+    }

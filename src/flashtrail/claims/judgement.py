@@ -1,0 +1,167 @@
+"""What a verdict is made of: the judgement itself, the rows of an arm, the pairs of two, the scope in words.
+
+Shared by the modules that judge (verdicts.py, success_verdicts.py). Knows claims' words, campaign and tables; decides
+nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import pandas as pd
+import pyarrow as pa
+from pyarrow import csv
+
+from flashtrail.claims import claims as types
+from flashtrail.claims.campaign import Campaign
+from flashtrail.statistics.power import Plan
+from flashtrail.statistics.stratified import Stratum
+from flashtrail.statistics.wording import integers, listed
+from flashtrail.tables import keys
+from flashtrail.tables.schemas import PAIR_KEY
+
+_NAMED_EPISODES = 60  # discordant episodes listed by name; the digest covers all rows in any case
+_DIGEST_CHARS = 16
+
+
+@dataclass
+class Judgement:
+    """A verdict, why, and what it stands on."""
+
+    verdict: types.Verdict
+    sentence: str
+    numbers: dict[str, Any] = field(default_factory=dict)
+    short: str = ""  # for the claim matrix: counts and interval, no words
+    tested_on: dict[str, Any] = field(default_factory=dict)
+    rows: dict[str, Any] = field(default_factory=dict)
+    p: float | None = None
+    plan: Callable[[float], Plan] | None = None  # by alpha; asked only where the verdict is inconclusive
+
+
+def not_tested(reason: str) -> Judgement:
+    """Return a judgement that there is none, and why."""
+    return Judgement("not_tested", f"Not tested: {reason}.")
+
+
+def arm_episodes(campaign: Campaign, arm: str) -> pd.DataFrame | None:
+    """Return an arm's judged episodes in the order of their keys, or None.
+
+    Infrastructure errors never get this far: `endings.judged` leaves them out, and of our own runs the merge stops.
+    """
+    episodes = campaign.judged(arm)
+    return episodes if len(episodes) else None
+
+
+def pairs_of(campaign: Campaign, arm: str, control: str) -> pd.DataFrame | str:
+    """Return the episodes that both arms have, with `success_arm` and `success_control`; or why there are none.
+
+    They are in the order of their keys, as the arms' own episodes are.
+    """
+    frames = {name: arm_episodes(campaign, name) for name in (arm, control)}
+    absent = [name for name, frame in frames.items() if frame is None]
+    if absent:
+        return f"arm {absent[0]} was not run"
+    found = keys.pairs(frames[arm], frames[control])  # type: ignore[arg-type]
+    found = found.rename(columns={"success_a": "success_arm", "success_b": "success_control"})
+    return found if len(found) else f"{arm} and {control} have no episode in common"
+
+
+class Common(NamedTuple):
+    """Two arms on the tasks that both have: counts and names by task, the arms' episodes there, what was left out."""
+
+    strata: list[Stratum]
+    tasks: list[str]
+    frames: dict[str, pd.DataFrame]
+    left_out: str
+
+
+def common_tasks(campaign: Campaign, arm: str, control: str) -> Common | str:
+    """Return two arms on their common tasks (by suite and text), or why they cannot be compared."""
+    frames = {name: arm_episodes(campaign, name) for name in (arm, control)}
+    absent = [name for name, frame in frames.items() if frame is None]
+    if absent:
+        return f"arm {absent[0]} was not run"
+    table = keys.by_task(*frames.values())  # type: ignore[arg-type]
+    shared = table[(table["n_a"] > 0) & (table["n_b"] > 0)]
+    if not len(shared):
+        sides = (f"{name} has {_tasks(table[table[n] > 0])}" for name, n in ((arm, "n_a"), (control, "n_b")))
+        return f"the arms have no task in common: {'; '.join(sides)}"
+    apart = [
+        f"{_tasks(rows)} (only {name})"
+        for name, rows in ((arm, table[table["n_b"] == 0]), (control, table[table["n_a"] == 0]))
+        if len(rows)
+    ]
+    kept = {name: keys.of_tasks(frame, shared) for name, frame in frames.items()}  # type: ignore[arg-type]
+    return Common(
+        [Stratum(*row) for row in shared[["k_a", "n_a", "k_b", "n_b"]].itertuples(index=False)],
+        [
+            f"{row.suite} task {row.task_id}: {row.k_a}/{row.n_a} against {row.k_b}/{row.n_b}"
+            for row in shared.itertuples()
+        ],
+        kept,
+        f" Left out, since only one arm has them: {'; '.join(apart)}." if apart else "",
+    )
+
+
+def _tasks(rows: pd.DataFrame) -> str:
+    """``libero_goal tasks 0-2``, by suite."""
+    return listed(
+        [
+            f"{suite} task{'s' * (len(part) != 1)} {integers(int(t) for t in part['task_id'])}"
+            for suite, part in rows.groupby("suite", observed=True)
+        ]
+    )
+
+
+def rows_of(frame: pd.DataFrame, column: str = "success") -> dict[str, Any]:
+    """Return how many rows a number stands on and a digest of their keys and outcomes; `frame` is in order."""
+    ordered = frame[[*PAIR_KEY, column]]
+    buffer = io.BytesIO()
+    csv.write_csv(pa.Table.from_pandas(ordered, preserve_index=False), buffer, csv.WriteOptions(include_header=False))
+    return {"n": len(ordered), "digest": hashlib.sha256(buffer.getvalue()).hexdigest()[:_DIGEST_CHARS]}
+
+
+def pair_rows(pairs: pd.DataFrame) -> dict[str, Any]:
+    """Return both sides' rows, and the discordant episodes by name."""
+    won = pairs[pairs["success_arm"] & ~pairs["success_control"]]
+    lost = pairs[~pairs["success_arm"] & pairs["success_control"]]
+    sides = {side: rows_of(pairs, f"success_{side}") for side in ("arm", "control")}
+    return {**sides, "only_arm": names_of(won), "only_control": names_of(lost)}
+
+
+def names_of(frame: pd.DataFrame) -> list[str]:
+    """Return the first episodes of a frame, which is in order, by name: suite/task/init state/repeat."""
+    first = frame.head(_NAMED_EPISODES)
+    return [f"{row.suite}/{row.task_id}/{row.init_state}/{row.repeat}" for row in first.itertuples()]
+
+
+def scope_of(
+    campaign: Campaign, frames: Mapping[str, pd.DataFrame | None], pairs: pd.DataFrame | None = None
+) -> dict[str, Any]:
+    """Return what the episodes were run on: policies, suites, tasks, init states, devices."""
+    present = [frame for frame in frames.values() if frame is not None]
+    rows = pairs if pairs is not None else pd.concat(present)
+    devices = {campaign.metadata.get(arm, {}).get("device", "") for arm in frames}
+    return tested_on(
+        policies=list(dict.fromkeys(p for frame in present for p in frame["policy"].unique())),
+        suites=sorted(rows["suite"].unique()),
+        tasks=sorted(int(t) for t in rows["task_id"].unique()),
+        init_states=sorted(int(i) for i in rows["init_state"].unique()),
+        devices=sorted(d for d in devices if d),
+        episodes=len(rows),
+    )
+
+
+def tested_on(**scope: Any) -> dict[str, Any]:
+    """Return the scope with the words that end every sentence."""
+    words = [f"Holds for {listed(scope['policies'])}"]
+    if scope.get("suites"):
+        words.append(f"on {listed(scope['suites'])} task{'s' * (len(scope['tasks']) != 1)} {integers(scope['tasks'])}")
+        words.append(f"(init states {integers(scope['init_states'])})")
+    if scope.get("devices"):
+        words.append(f"on {listed(scope['devices'])}")
+    return {**scope, "words": " ".join(words) + "."}

@@ -1,0 +1,286 @@
+"""Figures that others published, typed, and what can be checked of them from outside.
+
+Knows the files of resources/published; knows no table of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from flashtrail.base import documents
+from flashtrail.base.documents import Section
+from flashtrail.base.errors import UserError, nearest
+from flashtrail.statistics import intervals
+
+DEFAULT = Path(__file__).resolve().parents[3] / "resources" / "published" / "published.yaml"
+TRITON_FULL_MS = 39.7  # Table 1: the full round that the paper's mixtures are made with
+
+
+class Source(Section):
+    """Where figures come from and what they are about."""
+
+    title: str
+    where: str
+    policy: str
+    hardware: str
+    setting: str
+    success_scope: str
+    latency_scope: str
+
+
+class Starts(Section):
+    """Which episodes a figure counts, where that is known: seed, init states, and repeats 0 to repeats - 1 of each."""
+
+    seed: int
+    init_states: list[int]
+    repeats: int = 1
+
+
+class Success(Section):
+    """A success rate: a count, or a percentage as printed; of one task, or (none) of the suite as its source says."""
+
+    source: str
+    method: str
+    suite: str
+    task: int | None = None
+    arm: str | None = None
+    percent: float | None = None
+    k: int | None = None
+    n: int | None = None
+    starts: Starts | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Success:
+        if (self.percent is None) == (self.k is None):
+            raise ValueError(f"{self.method} on {self.suite}: give either percent or k")
+        if self.k is not None and self.n is None:
+            raise ValueError(f"{self.method} on {self.suite}: k needs n")
+        return self
+
+    @property
+    def count(self) -> int | None:
+        """k, or the whole count that the printed percentage can only be; None if there is none."""
+        if self.percent is None or self.n is None:
+            return self.k
+        return intervals.whole_count(self.percent, self.n)
+
+
+class Latency(Section):
+    """A latency per round in ms."""
+
+    source: str
+    method: str
+    suite: str
+    route: Literal["full", "draft", "all"]
+    statistic: Literal["mean", "p50", "p95", "p99", "fastest"]
+    ms: float
+    n: int | None = None
+    per_action_ms: float | None = None
+    draft_share: float | None = None
+    note: str = ""
+
+
+class Acceptance(Section):
+    """Accepted prefix: percent of 12 in draft rounds, or the mean number of actions that the source prints."""
+
+    source: str
+    method: str
+    suite: str
+    percent: float | None = None
+    mean: float | None = None
+    note: str = ""
+
+
+class Conveyor(Section):
+    """Success on a moving belt in percent, by speed in m/min."""
+
+    source: str
+    method: str
+    toy_dog: dict[int, float]
+    hairbrush: dict[int, float]
+    n: int
+
+
+class Quotient(Section):
+    """A printed ratio and the two printed numbers it is made of."""
+
+    source: str
+    what: str
+    printed: float
+    of: tuple[float, float]
+
+
+class Rows(Section):
+    """Where a printed figure is found again in imported rows: in an arm's summary, or in the profile of a route."""
+
+    of: str = Field(description="a number of the summary by its dotted path, or the quotient of two")
+    arm: str | None = None
+    profile: Literal["all", "draft", "full"] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Rows:
+        if (self.arm is None) == (self.profile is None):
+            raise ValueError(f"{self.of}: give either arm or profile")
+        return self
+
+
+class Said(Section):
+    """A figure as its source printed it: where, what of ours quotes it, and what the source's own rows give."""
+
+    source: str
+    figure: str
+    value: str
+    where: list[str] = Field(min_length=1, description="sections of the write-up, or a file of its repository")
+    used_by: list[str] = Field(default_factory=list, description="ids of claims; files that quote it")
+    follows_from_rows: Literal["yes", "no", "unknown"]
+    rows_give: str = ""
+    rows: list[Rows] = Field(default_factory=list, description="what an import of the source's rows must give")
+
+    @model_validator(mode="after")
+    def _says_what_instead(self) -> Said:
+        if self.follows_from_rows == "no" and not self.rows_give:
+            raise ValueError(f"{self.figure}: it does not follow from the rows: say what they give (rows_give)")
+        return self
+
+
+class Published(Section):
+    """The whole file."""
+
+    version: Literal[1]
+    sources: dict[str, Source]
+    success: list[Success] = Field(default_factory=list)
+    latency: list[Latency] = Field(default_factory=list)
+    acceptance: list[Acceptance] = Field(default_factory=list)
+    conveyor: list[Conveyor] = Field(default_factory=list)
+    ratios: list[Quotient] = Field(default_factory=list)
+    said: list[Said] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _sources_known(self) -> Published:
+        rows: list[Any] = [*self.success, *self.latency, *self.acceptance, *self.conveyor, *self.ratios, *self.said]
+        for row in rows:
+            if row.source not in self.sources:
+                raise ValueError(f"source {row.source!r} is not described under sources")
+        return self
+
+
+def load(path: str | Path | None = None) -> Published:
+    """Read the published figures; UserError names what is wrong with the file."""
+    path = DEFAULT if path is None else Path(path)
+    try:
+        return Published.model_validate(documents.mapping(path, "sources:"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {documents.reason(first)}") from None
+
+
+def load_all(paths: Sequence[str | Path]) -> Published:
+    """Read several files as one; UserError for a source that two of them describe."""
+    files = [load(path) for path in paths]
+    sources: dict[str, Source] = {}
+    for path, file in zip(paths, files, strict=True):
+        for name in set(sources) & set(file.sources):
+            raise UserError(f"{path}: source {name!r} is described in another file, too: rename it")
+        sources |= file.sources
+    kinds = ("success", "latency", "acceptance", "conveyor", "ratios", "said")
+    rows = {kind: [row for file in files for row in getattr(file, kind)] for kind in kinds}
+    return Published(version=1, sources=sources, **rows)
+
+
+def success_of(published: Published, key: str, suite: str, task: int) -> Success:
+    """Return the success without a fault under `key` (source/method): the task's own, else the suite's.
+
+    UserError with the nearest key, or with what the key has, where there is none for this suite and task.
+    """
+    rows = [row for row in published.success if row.arm in (None, "clean")]
+    own = [row for row in rows if f"{row.source}/{row.method}" == key]
+    if not own:
+        known = {f"{row.source}/{row.method}" for row in rows}
+        raise UserError(f"published figures: no success of {key!r}{nearest(key, known)}")
+    found = [row for row in own if row.suite == suite and row.task in (None, task)]
+    if not found:
+        others = sorted({row.suite if row.task is None else f"{row.suite} task {row.task}" for row in own})
+        raise UserError(f"published figures: {key!r} has no success on {suite} task {task}; it has {', '.join(others)}")
+    return max(found, key=lambda row: row.task is not None)
+
+
+def pooled(published: Published, source: str, method: str, of: Literal["success", "conveyor"]) -> tuple[int, int]:
+    """Return k and n of a method, summed over the suites or over the conveyor's cells; UserError if there is none."""
+    found: list[tuple[int | None, int]]
+    if of == "success":
+        found = [(s.count, s.n or 0) for s in published.success if (s.source, s.method) == (source, method)]
+    else:
+        cells = [c for c in published.conveyor if (c.source, c.method) == (source, method)]
+        percents = [(value, c.n) for c in cells for value in (*c.toy_dog.values(), *c.hairbrush.values())]
+        found = [(intervals.whole_count(value, n), n) for value, n in percents]
+    counts = [k for k, _ in found if k is not None]
+    if not found or len(counts) < len(found):
+        raise UserError(f"published figures: {source} has no {of} of {method!r} that are whole counts")
+    return sum(counts), sum(n for _, n in found)
+
+
+def implied_drafts(published: Published, method: str) -> dict[str, tuple[float, float, float]]:
+    """Return, by suite, the draft round (ms) that a printed mean and share imply, and its range over the rounding.
+
+    Means and shares are printed to one digit: half a unit either way.
+    """
+    result = {}
+    for row in published.latency:
+        if (row.method, row.route, row.statistic) == (method, "all", "mean") and row.draft_share:
+            if row.suite.startswith("all"):
+                continue  # a mean of the suites, not another one
+            values = [
+                intervals.implied_draft_ms(row.ms + ms, (row.draft_share + share) / 100, TRITON_FULL_MS + full)
+                for ms in (-0.05, 0, 0.05)
+                for share in (-0.05, 0, 0.05)
+                for full in (-0.05, 0, 0.05)
+            ]
+            middle = intervals.implied_draft_ms(row.ms, row.draft_share / 100, TRITON_FULL_MS)
+            result[row.suite] = (middle, min(values), max(values))
+    return result
+
+
+def checks(published: Published) -> list[dict[str, Any]]:
+    """Return what can be checked of the figures from outside: rows of what, printed, found, agrees.
+
+    Every rate must be a whole count of its episodes (and every conveyor cell of its trials); every ratio the quotient
+    of its numbers to the printed digits; every mean of a mixture must imply one and the same draft round, which it
+    can only be compared by eye: `agrees` is None there.
+    """
+    rows: list[dict[str, Any]] = []
+    for success in published.success:
+        if success.percent is not None and success.n is not None:
+            k = success.count
+            found = "no whole count" if k is None else f"{k}/{success.n}"
+            rows.append(_row("rate is a count", success, f"{success.percent} % of {success.n}", found, k is not None))
+    for cell in published.conveyor:
+        values = [*cell.toy_dog.values(), *cell.hairbrush.values()]
+        whole = all(intervals.whole_count(v, cell.n) is not None for v in values)
+        rows.append(
+            _row("rates are counts", cell, f"{len(values)} cells of {cell.n}", "all" if whole else "not all", whole)
+        )
+    for ratio in published.ratios:
+        quotient = ratio.of[0] / ratio.of[1]
+        same = abs(quotient - ratio.printed) <= 0.005 + 1e-9
+        rows.append(_row("ratio is a quotient", ratio, f"{ratio.printed}", f"{quotient:.3f}", same))
+    for row in published.latency:
+        if row.route == "all" and row.statistic == "mean" and row.draft_share and row.method == "FLASH+Triton":
+            implied = intervals.implied_draft_ms(row.ms, row.draft_share / 100, TRITON_FULL_MS)
+            rows.append(_row("implied draft round", row, f"mean {row.ms} ms", f"{implied:.2f} ms", None))
+    return rows
+
+
+def _row(check: str, entry: Any, printed: str, found: str, agrees: bool | None) -> dict[str, Any]:
+    words = [getattr(entry, "what", None) or entry.method, getattr(entry, "suite", None)]
+    return {
+        "check": check,
+        "source": entry.source,
+        "what": ", ".join(w for w in words if w),
+        "printed": printed,
+        "found": found,
+        "agrees": agrees,
+    }

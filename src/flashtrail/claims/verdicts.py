@@ -1,0 +1,479 @@
+"""From tables to a verdict: every claim judged, families of claims adjusted, open claims told what would settle them.
+
+One function per kind of test, each with its numbers, its rows and its sentence; those about success are in
+success_verdicts.py. How each test decides is written above it; nothing else enters. Knows claims, campaign and
+statistics; draws nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from flashtrail.base import machine
+from flashtrail.claims import claims as types
+from flashtrail.claims import published, success_verdicts
+from flashtrail.claims.campaign import Campaign
+from flashtrail.claims.judgement import Judgement, not_tested, rows_of, scope_of, tested_on
+from flashtrail.statistics import intervals, power
+from flashtrail.statistics.power import Plan
+from flashtrail.statistics.wording import (
+    listed,
+    milliseconds,
+    p_value,
+    percent,
+    plural,
+    points,
+    points_range,
+    rate_with_interval,
+    three_digits,
+)
+from flashtrail.tables import endings
+from flashtrail.tables.schemas import PAIR_KEY
+
+_PREFIX_TOLERANCE = 1e-6  # actions of 12
+
+
+def judge_all(file: types.ClaimsFile, campaign: Campaign, plan: bool = True) -> list[dict[str, Any]]:
+    """Return every claim with its verdict as plain data.
+
+    `supported` in a family of claims needs Holm's adjusted p at or under alpha, the family being its claims that were
+    tested. An inconclusive claim gets its plan, the number of episodes that would settle it, unless `plan` is False.
+    """
+    judged = [_judge(claim, campaign, file.alpha) for claim in file.claims]
+    families = _families(file.claims, judged)
+    result = []
+    for claim, judgement in zip(file.claims, judged, strict=True):
+        family = families.get(claim.id)
+        if family:
+            _adjust(judgement, family, file.alpha)
+        size = family["size"] if family else 1
+        # A member of a family is planned at its first Holm step, which is the strictest.
+        planned = judgement.plan if plan and judgement.verdict == "inconclusive" else None
+        result.append(_plain(claim, judgement, family, planned(file.alpha / size) if planned else None))
+    return result
+
+
+_SUCCESS_WORDS = {
+    "simulator": "Success is the simulator's own.",
+    "verified": "Success is the verified one: the behaviour was seen, too.",
+}
+
+
+def _judge(claim: types.AnyClaim, campaign: Campaign, alpha: float) -> Judgement:
+    """Judge one claim; one about success by the success that it names."""
+    if getattr(claim, "success", None) == "verified":
+        for arm in _arms(claim):
+            blind = int(campaign.judged(arm)["verified_success"].isna().sum())
+            if blind:
+                return not_tested(f"{plural(blind, 'episode')} of {arm} had nobody looking (no verified_success)")
+        campaign = campaign.by_verification()
+    judgement: Judgement = _JUDGES[claim.test](claim, campaign, alpha)
+    return judgement
+
+
+def _arms(claim: types.AnyClaim) -> list[str]:
+    return [arm for arm in (getattr(claim, "arm", None), getattr(claim, "control", None)) if arm]
+
+
+def _families(claims: Sequence[types.AnyClaim], judged: Sequence[Judgement]) -> dict[str, dict[str, Any]]:
+    """Return, for each tested claim of a family, the family's name and size and the claim's adjusted p."""
+    members: dict[str, list[tuple[str, float]]] = {}
+    for claim, judgement in zip(claims, judged, strict=True):
+        name = getattr(claim, "family", None)
+        if name and judgement.p is not None:
+            members.setdefault(name, []).append((claim.id, judgement.p))
+    return {
+        claim_id: {"name": name, "size": len(entries), "p_adjusted": adjusted}
+        for name, entries in members.items()
+        for (claim_id, _), adjusted in zip(entries, intervals.holm([p for _, p in entries]), strict=True)
+    }
+
+
+def _adjust(judgement: Judgement, family: Mapping[str, Any], alpha: float) -> None:
+    """Hold a supported claim to its family's adjusted p."""
+    if judgement.verdict != "supported" or family["size"] < 2:
+        return
+    words = f" After Holm's adjustment for {family['size']} tests ({family['name']}): {p_value(family['p_adjusted'])}"
+    if family["p_adjusted"] > alpha:
+        judgement.verdict = "inconclusive"
+        words += f", not established at {alpha:g}"
+    judgement.sentence += words + "."
+
+
+def _plain(
+    claim: types.AnyClaim, judgement: Judgement, family: Mapping[str, Any] | None, plan: Plan | None
+) -> dict[str, Any]:
+    where = judgement.tested_on.get("words", "")
+    settle = {**plan.as_dict(), "words": plan_words(plan)} if plan else None
+    tested = judgement.verdict != "not_tested"
+    which = _SUCCESS_WORDS.get(getattr(claim, "success", ""), "") if tested else ""
+    return {
+        "id": claim.id,
+        "title": claim.title,
+        "statement": claim.statement,
+        "scope": claim.scope,
+        "arms": _arms(claim),
+        "success": getattr(claim, "success", None),
+        "estimand": claim.estimand,
+        "test": claim.test,
+        "margin": getattr(claim, "margin", getattr(claim, "bar", getattr(claim, "below", None))),
+        "refuted_if": claim.refuted_if,
+        "verdict": judgement.verdict,
+        "seed_word": types.seed_word(judgement.verdict, claim.limited),
+        "sentence": " ".join(
+            part for part in (judgement.sentence, which, settle and f"To settle it: {settle['words']}.", where) if part
+        ),
+        "short": judgement.short,
+        "p": judgement.p,
+        "family": dict(family) if family else None,
+        "settle": settle,
+        "numbers": judgement.numbers,
+        "tested_on": judgement.tested_on,
+        "rows": judgement.rows,
+        "seed": claim.seed.model_dump(),
+    }
+
+
+_TO = {"supported": "support", "refuted": "refute"}
+
+
+def plan_words(plan: Plan) -> str:
+    """Return a plan with all that its number rests on; page, headline and ledger print these words."""
+    size = plural(plan.n, plan.unit) if plan.n else f"more than {plural(power.MOST, plan.unit)}"
+    return (
+        f"{size} {_TO[plan.verdict]} it with {percent(plan.power)} power at alpha {plan.alpha:.3g} if {plan.assumption}"
+    )
+
+
+# --- records: supported if every record meets every check, refuted otherwise ---
+
+
+def _judge_records(claim: types.RecordsClaim, campaign: Campaign, alpha: float) -> Judgement:
+    records = campaign.records(claim.of)
+    if not records:
+        return not_tested("there is no such record")
+    asked = [(p, r, c) for p, r in records.items() for c in claim.checks if c.where is None or _at(r, c.where)]
+    failed = [f"{policy}: {reason}" for policy, record, check in asked if (reason := _unmet(check, record))]
+    # A check that no record has the means for leaves the claim open, however well the others went.
+    open_ = [c.where for c in claim.checks if c.where and not any(check is c for _, _, check in asked)]
+    verdict: types.Verdict = "refuted" if failed else "not_tested" if open_ else "supported"
+    passed = len(records) - len({f.split(":")[0] for f in failed})
+    sentence = f"{passed} of {plural(len(records), 'record')} {'meets' if passed == 1 else 'meet'} every check"
+    sentence += f" ({'; '.join(failed)})." if failed else "."
+    for name in dict.fromkeys(c.where for c in claim.checks if c.where):
+        if without := [policy for policy, record in records.items() if not _at(record, name)]:
+            sentence += f" Without a {name}, which is therefore not tested: {listed(without)}."
+    return Judgement(
+        verdict,
+        sentence,
+        {"records": len(records), "passed": passed, "failed": failed, "values": _values(claim, records)},
+        f"{passed}/{len(records)}",
+        tested_on(policies=list(records)) if claim.of != "environments" else {},
+        {"records": sorted(records)},
+    )
+
+
+def _values(claim: types.RecordsClaim, records: Mapping[str, Any]) -> dict[str, Any]:
+    return {policy: {c.path: _at(record, c.path) for c in claim.checks} for policy, record in records.items()}
+
+
+def _unmet(check: types.Check, record: Any) -> str | None:
+    value = _at(record, check.path)
+    if check.presence == "absent":
+        return None if value is None else f"{check.path} is {value!r}"
+    if value is None:
+        return f"{check.path} is missing"
+    if check.equals is not None and value != check.equals:
+        return f"{check.path} is {value!r}, not {check.equals!r}"
+    if check.at_most is not None:
+        limit = _at(record, check.at_most) if isinstance(check.at_most, str) else check.at_most
+        if limit is None or value > limit:
+            return f"{check.path} is {value}, more than {limit}"
+    return None
+
+
+def _at(record: Any, path: str) -> Any:
+    for part in path.split("."):
+        match = re.fullmatch(r"(\w+)(?:\[(.+)\])?", part)
+        if match is None or not isinstance(record, Mapping):
+            return None
+        record = record.get(match[1])
+        if match[2]:
+            record = next((r for r in record or [] if isinstance(r, Mapping) and r.get("stage") == match[2]), None)
+    return record
+
+
+# --- episodes_complete: supported if every policy has that many and none ended in an error, refuted otherwise ---
+
+
+def _judge_episodes_complete(claim: types.EpisodesCompleteClaim, campaign: Campaign, alpha: float) -> Judgement:
+    smokes = campaign.smoke_episodes()
+    if not smokes:
+        return not_tested("there is no smoke test")
+    complete = {policy: int((frame["outcome"] != "error").sum()) for policy, frame in smokes.items()}
+    broken = {policy: int((frame["outcome"] == "error").sum()) for policy, frame in smokes.items()}
+    good = all(complete[p] >= claim.at_least and not broken[p] for p in smokes)
+    counts = "; ".join(f"{p}: {complete[p]} complete, {plural(broken[p], 'error')}" for p in smokes)
+    return Judgement(
+        "supported" if good else "refuted",
+        f"{counts} (at least {claim.at_least} asked for).",
+        {"complete": complete, "errors": broken},
+        ", ".join(f"{complete[p]}/{complete[p] + broken[p]}" for p in smokes),
+        tested_on(policies=list(smokes)),
+        {p: rows_of(frame.sort_values(list(PAIR_KEY))) for p, frame in smokes.items()},
+    )
+
+
+# --- latency_ratio: supported if the interval of the ratio of medians lies below, refuted if above ---
+
+
+def _judge_latency(claim: types.LatencyClaim, campaign: Campaign, alpha: float) -> Judgement:
+    profile = campaign.profile
+    if not len(profile):
+        return not_tested("there is no profile")
+    if not profile["synchronized"].eq(True).all():
+        return not_tested("the profile's device was not synchronised at the edges of a round")
+    times = {route: profile.loc[profile["route"] == route, "policy_ms"] for route in ("draft", "full")}
+    found = intervals.median_ratio(times["draft"], times["full"], 1 - alpha)
+    if found is None:
+        return not_tested(f"{len(times['draft'])} draft and {len(times['full'])} full rounds give no interval")
+    verdict: types.Verdict = "inconclusive"
+    if found.interval.high < claim.below:
+        verdict = "supported"
+    elif found.interval.low > claim.below:
+        verdict = "refuted"
+    load = campaign.machine
+    loaded = bool(load and load["others"] is not None and load["others"] > claim.load_at_most)
+    if loaded:
+        verdict = "inconclusive"
+    medians = {route: intervals.latency(times[route]) for route in times}
+    p50 = {route: milliseconds(float(times[route].median())) for route in times}
+    sentence = (
+        f"Draft rounds took {p50['draft']} (median, n = {len(times['draft'])}), full rounds {p50['full']} "
+        f"(n = {len(times['full'])}): ratio {found.ratio:.3f}, {percent(1 - alpha)} interval "
+        f"[{found.interval.low:.3f}, {found.interval.high:.3f}], against {claim.below:g}; {machine.words(load)}."
+    )
+    if loaded:
+        limit = percent(claim.load_at_most)
+        sentence = f"Measured under load (other programs may take {limit} of the cores), so not decided. {sentence}"
+    return Judgement(
+        verdict,
+        sentence,
+        {"ratio": asdict(found), **{route: value.as_dict() for route, value in medians.items()}, "below": claim.below}
+        | {"machine": load, "load_at_most": claim.load_at_most},
+        f"{p50['draft']} vs {p50['full']}; \u00d7{found.ratio:.2f} "
+        f"[{found.interval.low:.2f}, {found.interval.high:.2f}]",
+        tested_on(policies=sorted(set(profile["policy"])), devices=sorted(set(profile["device"]) - {""})),
+        {"profile": {route: len(values) for route, values in times.items()}},
+        None if loaded else found.p,
+        None
+        if loaded
+        else lambda alpha: power.ratio_plan(
+            found.interval.low, found.interval.high, found.ratio, claim.below, min(map(len, times.values())), alpha
+        ),
+    )
+
+
+# --- routes: supported if every round names its route, every draft its prefix, and the episodes' own counters agree;
+# --- refuted otherwise. The counts are of the arm's summary, which is made of the rounds. ---
+
+
+def _judge_routes(claim: types.RoutesClaim, campaign: Campaign, alpha: float) -> Judgement:
+    summary, episodes = campaign.summaries.get(claim.arm), campaign.of_arm("episodes", claim.arm)
+    if summary is None or not len(episodes):
+        return not_tested(f"arm {claim.arm} was not run")
+    routes, prefix = summary["routes"], summary["accepted_prefix"]
+    if not routes["draft"]:
+        return not_tested(f"{claim.arm} has no draft round, so no accepted prefix")
+    problems = _route_problems(summary, episodes)
+    rounds = f"{routes['full']:,} full and {plural(routes['draft'], 'draft round')}"
+    sentence = (
+        f"{claim.arm} took {rounds} ({percent(routes['draft_share'], 1)} drafts); accepted on average "
+        f"{prefix['mean_draft']:.3f} of 12 in draft rounds, {prefix['mean_all']:.3f} where full rounds count as 12. "
+    )
+    sentence += f"{'; '.join(problems)}." if problems else "Rows and counters agree."
+    kept = {key: prefix[key] for key in ("histogram", "mean_draft", "mean_all", "zero", "whole")}
+    return Judgement(
+        "refuted" if problems else "supported",
+        sentence,
+        {**{key: routes[key] for key in ("full", "draft", "n", "draft_share")}, **kept, "problems": problems},
+        f"{routes['full']:,} full, {routes['draft']:,} draft; {prefix['mean_draft']:.3f} of 12",
+        scope_of(campaign, {claim.arm: episodes}),
+        {claim.arm: rows_of(campaign.judged(claim.arm))},
+    )
+
+
+def _route_problems(summary: Mapping[str, Any], episodes: pd.DataFrame) -> list[str]:
+    routes, prefix = summary["routes"], summary["accepted_prefix"]
+    problems = []
+    if (nameless := routes["n"] - routes["full"] - routes["draft"]) != 0:
+        problems.append(f"{plural(nameless, 'round')} without a route")
+    if (missing := routes["draft"] - sum(prefix["histogram"])) != 0:
+        problems.append(f"{plural(missing, 'draft round')} without an accepted prefix of 0 to 12")
+    for route in ("full", "draft"):
+        if (counted := int(episodes[f"{route}_rounds"].sum())) != routes[route]:
+            problems.append(f"the episodes count {counted:,} {route} rounds, the rows are {routes[route]:,}")
+    drafting = episodes[episodes["draft_rounds"] > 0]
+    if drafting["accepted_prefix_mean"].notna().all() and len(drafting):
+        mean = float(
+            (drafting["accepted_prefix_mean"] * drafting["draft_rounds"]).sum() / drafting["draft_rounds"].sum()
+        )
+        if abs(mean - prefix["mean_draft"]) > _PREFIX_TOLERANCE:
+            problems.append(f"the episodes' accepted prefixes average {mean:.3f}, the rows {prefix['mean_draft']:.3f}")
+    return problems
+
+
+# --- published: quoted, not judged: a verdict would need the paper's policy, suites and hardware. Where the published
+# --- figures are counts, the sentence gives the comparison that they allow, with the interval nobody printed. ---
+
+
+def _judge_published(claim: types.PublishedClaim, campaign: Campaign, alpha: float) -> Judgement:
+    policies = sorted(campaign.episodes["policy"].unique())
+    suites = sorted(campaign.episodes["suite"].unique())
+    words = f"Quoted, not tested: it is about {claim.policy} (here: {listed(policies)}) on {listed(claim.suites)} "
+    figures = campaign.published
+    words += f"(here: {listed(suites)}); {_hardware(claim, campaign)}."
+    if claim.counts is None or figures is None:
+        return Judgement("not_tested", words, {"reference": claim.reference})
+    sides = [published.pooled(figures, claim.reference, method, claim.counts.of) for method in claim.counts.methods]
+    (k_a, n_a), (k_b, n_b) = sides
+    found = intervals.unpaired(k_a, n_a, k_b, n_b, 1 - alpha)
+    first, second = claim.counts.methods
+    words += (
+        f" By its own counts, {first} {rate_with_interval(found.a)} against {second} "
+        f"{rate_with_interval(found.b)}: {points(found.difference, 1)}, {percent(1 - alpha)} interval "
+        f"{points_range(found.interval, 1)}, {p_value(found.p)} ({found.test})."
+    )
+    rows = {"published": {method: f"{k}/{n}" for method, (k, n) in zip(claim.counts.methods, sides, strict=True)}}
+    short = f"{k_a}/{n_a} vs {k_b}/{n_b}; {points(found.difference, 1)} {points_range(found.interval, 1)}"
+    short = short.replace("\u00a0points [", " [")
+    return Judgement("not_tested", words, {"reference": claim.reference, **asdict(found)}, short, rows=rows)
+
+
+def _hardware(claim: types.PublishedClaim, campaign: Campaign) -> str:
+    """Whose hardware is known: only where both are could one say that it is another."""
+    source = campaign.published.sources.get(claim.reference) if campaign.published else None
+    named = source is not None and not source.hardware.startswith("not named")
+    theirs = (
+        f"measured on {source.hardware}" if source and named else f"the {claim.reference} does not name its hardware"
+    )
+    here = campaign.devices()
+    return f"{theirs}; " + (f"here: {listed(here)}" if here else "the device of these rows is not recorded")
+
+
+# --- published_checks: supported if every published figure passes the check, refuted if one does not ---
+
+
+def _judge_published_checks(claim: types.PublishedChecksClaim, campaign: Campaign, alpha: float) -> Judgement:
+    figures = campaign.published
+    if figures is None:
+        return not_tested("no published figures were given")
+    rows = [row for row in published.checks(figures) if row["check"] == claim.check]
+    if not rows:
+        return not_tested(f"no published figure can be checked for {claim.check!r}")
+    failed = [
+        f"{row['source']}, {row['what']}: {row['printed']}, found {row['found']}" for row in rows if not row["agrees"]
+    ]
+    passed = len(rows) - len(failed)
+    sentence = f"{passed} of {plural(len(rows), 'figure')} agree{'s' * (passed == 1)}"
+    return Judgement(
+        "refuted" if failed else "supported",
+        sentence + (f" ({'; '.join(failed)})." if failed else "."),
+        {"figures": len(rows), "passed": passed, "failed": failed},
+        f"{passed}/{len(rows)}",
+        rows={"published": [f"{row['source']}, {row['what']}: {row['printed']}" for row in rows]},
+    )
+
+
+# --- published_mixture: supported if one draft latency explains the printed means of all suites to their digits ---
+
+
+def _judge_published_mixture(claim: types.PublishedMixtureClaim, campaign: Campaign, alpha: float) -> Judgement:
+    figures = campaign.published
+    if figures is None:
+        return not_tested("no published figures were given")
+    implied = published.implied_drafts(figures, claim.method)
+    if len(implied) < 2:
+        return not_tested(f"{claim.method} has fewer than two suites with mean and draft share")
+    lowest, highest = max(low for _, low, _ in implied.values()), min(high for _, _, high in implied.values())
+    values = [value for value, _, _ in implied.values()]
+    words = "; ".join(
+        f"{suite} {three_digits(value)} [{three_digits(low)}, {three_digits(high)}]"
+        for suite, (value, low, high) in implied.items()
+    )
+    return Judgement(
+        "supported" if lowest <= highest else "refuted",
+        f"Draft rounds implied by mean, share and a full round of {published.TRITON_FULL_MS} ms, with what rounding "
+        f"leaves open (ms): {words}.",
+        {"implied_ms": implied, "spread_ms": max(values) - min(values)},
+        f"{three_digits(min(values))} to {three_digits(max(values))} ms",
+        rows={"published": list(implied)},
+    )
+
+
+# --- bookkeeping: supported if in every arm the counters, k/n and the mixture identity agree, refuted otherwise ---
+
+
+def _judge_bookkeeping(claim: types.BookkeepingClaim, campaign: Campaign, alpha: float) -> Judgement:
+    summaries = campaign.summaries
+    if not summaries:
+        return not_tested("there is no summary")
+    failed: list[str] = []
+    for arm, summary in summaries.items():
+        episodes = campaign.of_arm("episodes", arm)
+        counted = (int(episodes["success"].sum()), len(endings.judged(episodes)))
+        if (summary["success"]["k"], summary["success"]["n"]) != counted:
+            found = f"{summary['success']['k']}/{summary['success']['n']}"
+            failed.append(f"{arm}: the summary says {found}, the rows {counted[0]}/{counted[1]}")
+        errors = len(episodes) - counted[1]
+        if summary["outcomes"]["error"] != errors:
+            said = plural(summary["outcomes"]["error"], "infrastructure error")
+            failed.append(f"{arm}: the summary says {said}, the rows {errors}")
+        odd = summary["bookkeeping"]["episodes_at_odds"]
+        if odd:
+            failed.append(f"{arm}: {plural(odd, 'episode')} whose counters differ from their rounds")
+        mean, implied = summary["mixture"]["mean_ms"], summary["mixture"]["implied_ms"]
+        if mean is not None and abs(mean - implied) > claim.tolerance * mean:
+            failed.append(f"{arm}: mean {mean:.4f} ms, its routes imply {implied:.4f} ms")
+    bare = [arm for arm, summary in summaries.items() if not summary["condition"]["rounds"]]
+    if len(bare) == len(summaries) and not failed:
+        return not_tested("there are no rounds: only k/n could be held against the rows, and it agrees")
+    broken = {line.split(":")[0] for line in failed}
+    passed = len(summaries) - len(broken)
+    sentence = f"{passed} of {plural(len(summaries), 'arm')} {'agrees' if passed == 1 else 'agree'} with itself"
+    return Judgement(
+        "refuted" if failed else "supported",
+        sentence.replace("agree with itself", "agree with themselves")
+        + (f" ({'; '.join(failed)})." if failed else ".")
+        + (f" Without rounds only k/n was checked: {listed(bare)}." if bare else ""),
+        {"arms": len(summaries), "failed": failed},
+        f"{passed}/{len(summaries)}",
+        tested_on(policies=sorted({s["policy"] for s in summaries.values()})),
+        {arm: rows_of(campaign.judged(arm)) for arm in summaries},
+    )
+
+
+def _judge_none(claim: types.NotTestedClaim, campaign: Campaign, alpha: float) -> Judgement:
+    return not_tested(claim.reason)
+
+
+_JUDGES: dict[str, Callable[[Any, Campaign, float], Judgement]] = {
+    "records": _judge_records,
+    "episodes_complete": _judge_episodes_complete,
+    "rate_at_least": success_verdicts.judge_rate,
+    "paired_difference": success_verdicts.judge_paired,
+    "unpaired_difference": success_verdicts.judge_unpaired,
+    "non_inferiority": success_verdicts.judge_non_inferiority,
+    "latency_ratio": _judge_latency,
+    "routes": _judge_routes,
+    "published": _judge_published,
+    "published_checks": _judge_published_checks,
+    "published_mixture": _judge_published_mixture,
+    "bookkeeping": _judge_bookkeeping,
+    "none": _judge_none,
+}

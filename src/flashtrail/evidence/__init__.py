@@ -1,1 +1,0 @@
-"""Tables, statistics, claims and figures; reads Parquet only."""

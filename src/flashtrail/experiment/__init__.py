@@ -1,0 +1,1 @@
+"""The experiment as its user types it, checked."""

@@ -1,0 +1,174 @@
+"""The five stages over real weights: PyTorch on one device.
+
+Knows tensors, devices and artifacts; not when a stage runs (the engine decides) nor what is done with a chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flashtrail.policies.pi0 import prefix, weights
+from flashtrail.policies.pi0.batch import MAX_BATCH, OFFICIAL_TIME_FLOOR, BatchedStages
+from flashtrail.policies.pi0.dims import DraftDims, Pi0Dims
+from flashtrail.policies.pi0.settings import FlashSettings
+from flashtrail.policies.pi0.stages import choose
+from flashtrail.policies.pi0.verify import Floats
+
+# Of a small policy on a CPU: passes at once, which share Python's lock between their operations (measured with two),
+# and rounds in a pass, where more no longer fit a core's cache (docs/serving.md).
+SMALL_LANES, SMALL_BATCH = 4, 8
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """One observation as the model takes it: only valid views and tokens, so there is nothing to mask."""
+
+    images: NDArray[np.float32]  # [V, H, W, 3] in [-1, 1]; masked views left out
+    token_ids: NDArray[np.int64]  # [P]
+    state: NDArray[np.float32]  # [action_dim], normalised and zero-padded
+
+
+@dataclass(frozen=True)
+class Placed:
+    """ModelInputs on the device, with a batch axis."""
+
+    images: Tensor
+    token_ids: Tensor
+    state: Tensor
+
+
+class TorchRuntime(BatchedStages):
+    """Weights on a device, and the stages over them, one observation or (BatchedStages) several at a time.
+
+    `draft` None: there is no draft route.
+    """
+
+    backend = "torch"
+    backend_why = ""  # why this one was taken, where there was a choice
+
+    def __init__(
+        self,
+        base: Mapping[str, Tensor],
+        dims: Pi0Dims,
+        draft: Mapping[str, Tensor] | None = None,
+        draft_dims: DraftDims | None = None,
+        manifests: Mapping[str, Any] | None = None,
+        directory: Path | None = None,
+    ) -> None:
+        if draft_dims is not None:
+            draft_dims.check_fits(dims)
+        self.dims, self.draft_dims = dims, draft_dims
+        self.has_draft = draft is not None
+        self._w = weights.prepare(base)
+        self._wd = dict(draft or {})
+        embed = base["embed.weight"]
+        self.device, self.dtype = embed.device, embed.dtype
+        if self.device.type == "cuda" and self.dtype == torch.float32:
+            torch.backends.cudnn.allow_tf32 = False  # a stem's convolutions; products are exact by PyTorch's default
+        self._stages = choose(base, self._w, dims, self._wd, draft_dims)
+        self.manifests = dict(manifests or {})
+        self.directory = directory  # of the base artifact: its norm statistics and tokenizer lie there
+
+    @classmethod
+    def load(
+        cls, base_dir: str | Path, draft_dir: str | Path | None, device: str = "cpu", dtype: str = "float32"
+    ) -> TorchRuntime:
+        """From artifact directories. Raises ArtifactError (also for a draft of other dims) or DeviceError."""
+        if draft_dir is None:
+            base, dims, manifest = weights.load_base(base_dir, device, dtype)
+            return cls(base, dims, manifests={"base": manifest}, directory=Path(base_dir))
+        # The small one first: a draft for other dims is then refused before gigabytes are read.
+        draft, draft_dims, draft_manifest = weights.load_draft(draft_dir, device, dtype)
+        draft_dims.check_fits(weights.read_dims(base_dir))
+        base, dims, manifest = weights.load_base(base_dir, device, dtype)
+        manifests = {"base": manifest, "draft": draft_manifest}
+        return cls(base, dims, draft, draft_dims, manifests, Path(base_dir))
+
+    def describe(self) -> dict[str, Any]:
+        """Artifact digests, device, number format, which backend and arrangement of the stages compute, and why."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+        digests = {f"{kind}_digest": m.get("digest") for kind, m in self.manifests.items()}
+        facts = {"device": str(self.device), "device_name": name, "dtype": str(self.dtype).split(".")[-1]}
+        return digests | facts | {"backend": self.backend, "backend_why": self.backend_why, "stages": self._stages.name}
+
+    @property
+    def reentrant(self) -> bool:
+        """Whether several threads may compute at once: on a CPU, where every call has buffers of its own."""
+        return self.backend == "torch" and self.device.type == "cpu"
+
+    @property
+    def lanes(self) -> int:
+        """How many passes at once are worth while, one core each: a small policy's do not fill more than one."""
+        return SMALL_LANES if self._small else 1
+
+    @property
+    def max_batch(self) -> int:
+        """How many rounds in one pass are worth while."""
+        return SMALL_BATCH if self._small else MAX_BATCH
+
+    @property
+    def _small(self) -> bool:
+        return self.reentrant and self._stages.name == "lean"
+
+    def synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _to_device(self, array: NDArray[Any], dtype: torch.dtype) -> Tensor:
+        return torch.as_tensor(array).to(device=self.device, dtype=dtype)[None]
+
+    @torch.inference_mode()
+    def place(self, inputs: ModelInputs) -> Placed:
+        return Placed(
+            self._to_device(inputs.images, self.dtype),
+            self._to_device(inputs.token_ids, torch.int64),
+            self._to_device(inputs.state, self.dtype),
+        )
+
+    @torch.inference_mode()
+    def encode(self, placed: Placed) -> Tensor:
+        """-> prefix embeddings [1, S, W]: views in order, then the prompt."""
+        language = self._stages.embed_prompt(placed.token_ids)
+        if placed.images.shape[1] == 0:
+            return language
+        return torch.cat((self._stages.encode_images(placed.images), language), dim=1)
+
+    @torch.inference_mode()
+    def prefill(self, embeddings: Tensor) -> prefix.PrefixCache:
+        return self._stages.prefill(embeddings, None)
+
+    @torch.inference_mode()
+    def denoise(self, snapshot: prefix.PrefixCache, placed: Placed, noise: Floats) -> Floats:
+        start = self._to_device(noise, torch.promote_types(self.dtype, torch.float32))
+        chunk = self._stages.denoise(snapshot, placed.state, start)
+        return chunk[0].float().cpu().numpy()
+
+    @torch.inference_mode()
+    def draft(self, embeddings: Tensor, placed: Placed) -> Floats:
+        """-> [H, action_dim], zero beyond the head's dims."""
+        assert self.draft_dims is not None, "no draft was loaded"
+        head = self._stages.draft(embeddings, None, placed.state)[0].float()
+        out = np.zeros((self.draft_dims.chunk, self.dims.action_dim), np.float32)
+        out[:, : self.draft_dims.out_dim] = head.cpu().numpy()
+        return out
+
+    @torch.inference_mode()
+    def verify(
+        self, snapshot: prefix.PrefixCache, placed: Placed, draft: Floats, noise: Floats, settings: FlashSettings
+    ) -> Floats:
+        """All times in one batched pass over the snapshot, with the current state -> x0_hat [K, H, D]."""
+        wide = torch.promote_types(self.dtype, torch.float32)
+        t = torch.tensor(settings.t_list, dtype=torch.float32, device=self.device)
+        mix = t.to(wide)[:, None, None]
+        x_t = mix * self._to_device(noise, wide) + (1.0 - mix) * self._to_device(draft, wide)
+        condition = t.clamp(min=OFFICIAL_TIME_FLOOR) if settings.official_time_bias else t
+        v = self._stages.velocity(snapshot, placed.state, x_t, condition)
+        return (x_t - mix * v).float().cpu().numpy()

@@ -1,0 +1,1 @@
+"""Pages, chapters and figures: the only room that knows HTML."""

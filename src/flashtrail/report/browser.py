@@ -1,0 +1,178 @@
+"""A report opened in a real browser: whatever is wrong with the page as a reader gets it, and a picture of it.
+
+    python -m flashtrail.report.browser reports        # `make screenshot`
+
+Drives a Chromium that the machine has, through playwright; axe-core judges contrast and the rest of WCAG 2.1 AA. Knows
+pages by their files only: no table, no notebook. Nothing of it is needed to make a report.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flashtrail.base import commands
+from flashtrail.base.errors import UserError
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+DESK, PHONE = (1280, 800), (390, 844)
+WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
+_SHOWN = 4  # elements named per violation
+_PAGES = 3  # episodes opened per report, beside the lists
+
+# Images that did not load, by name.
+_MISSING = """() => [...document.images].filter(i => !i.complete || i.naturalWidth === 0)
+  .map(i => (i.alt || i.src).slice(0, 80))"""
+# What makes the page wider than the window: the first elements that stick out and do not lie in a box that scrolls.
+_OVERFLOW = """() => {
+  const wide = document.documentElement.clientWidth;
+  if (document.documentElement.scrollWidth <= wide) return [];
+  const scrolls = e => e &&
+    (["auto", "scroll", "hidden"].includes(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
+  const out = [...document.body.querySelectorAll("*")]
+    .filter(e => e.getBoundingClientRect().right > wide + 1 && !scrolls(e.parentElement));
+  return [`${document.documentElement.scrollWidth} px on ${wide} px`].concat(out.slice(0, 3).map(
+    e => `${e.tagName.toLowerCase()}.${e.getAttribute("class") || ""} ${(e.textContent || "").trim().slice(0, 40)}`));
+}"""
+
+
+def executable() -> str | None:
+    """Return the path of the machine's Chromium or Chrome, or None."""
+    return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+@contextmanager
+def launched() -> Iterator[Browser]:
+    """Yield a headless browser; UserError where the machine has none."""
+    path = executable()
+    if path is None:
+        raise UserError(f"no browser found ({', '.join(NAMES)}): apt-get install -y chromium")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ModuleNotFoundError:
+        raise UserError("playwright is missing: run `make setup` (envs/dev.yaml pins it)") from None
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A page, and what happened while it was read."""
+
+    page: Page
+    messages: list[str]  # errors of the console and of scripts
+    requests: list[str]  # whatever was asked for beside the page itself and what is embedded in it
+
+
+@contextmanager
+def opened(browser: Browser, path: str | Path, size: tuple[int, int] = DESK) -> Iterator[Opened]:
+    """Yield a page of this file in a window of `size` pixels, and close it afterwards."""
+    url = Path(path).resolve().as_uri()
+    context = browser.new_context(viewport={"width": size[0], "height": size[1]})
+    found = Opened(context.new_page(), [], [])
+    found.page.on("console", lambda m: found.messages.append(m.text) if m.type == "error" else None)
+    found.page.on("pageerror", lambda error: found.messages.append(str(error)))
+    found.page.on("request", lambda r: None if _own(r.url, url) else found.requests.append(r.url))
+    try:
+        found.page.goto(url)
+        yield found
+    finally:
+        context.close()
+
+
+def _own(asked: str, url: str) -> bool:
+    return asked.startswith(("data:", "blob:", "about:")) or asked.split("#")[0] == url
+
+
+def problems(browser: Browser, path: str | Path, size: tuple[int, int] = PHONE) -> list[str]:
+    """Return what is wrong with a page in a window of this size, one line each; an empty list if nothing is.
+
+    Errors on the console, requests, images that are missing, a page wider than its window, violations of WCAG 2.1 AA
+    (contrast among them).
+    """
+    with opened(browser, path, size) as found:
+        page = found.page
+        page.evaluate("() => document.querySelectorAll('details').forEach(d => { d.open = true; })")
+        page.evaluate("() => Promise.all([...document.images].map(i => i.decode().catch(() => null)))")
+        said = [f"image missing: {name}" for name in page.evaluate(_MISSING)]
+        said += [f"wider than the window: {'; '.join(wide)}" for wide in [page.evaluate(_OVERFLOW)] if wide]
+        said += violations(page)
+        said += [f"console: {text}" for text in found.messages]
+        return said + [f"asks for {url}" for url in found.requests]
+
+
+def violations(page: Page) -> list[str]:
+    """Return violations of WCAG 2.1 AA, each with the first elements it is about."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page, options={"runOnly": {"type": "tag", "values": WCAG}})
+    lines = []
+    for violation in found.response["violations"]:
+        nodes = violation["nodes"]
+        named = "; ".join(_node(node) for node in nodes[:_SHOWN])
+        lines.append(f"{violation['id']} ({len(nodes)}): {named}")
+    return lines
+
+
+def _node(node: dict[str, Any]) -> str:
+    ratio = next((c["data"].get("contrastRatio") for c in node["any"] if isinstance(c.get("data"), dict)), None)
+    return " ".join(node["html"].split())[:80] + (f" [{ratio}:1]" if ratio else "")
+
+
+def shoot(browser: Browser, path: str | Path, out: str | Path, size: tuple[int, int] = DESK) -> None:
+    """Write a PNG of the first screen."""
+    with opened(browser, path, size) as found:
+        found.page.screenshot(path=out)
+
+
+def pages_of(reports: Path) -> list[Path]:
+    """Return the pages to open: every report, the lists of episodes, and a few episodes of each arm."""
+    lists = sorted(reports.glob("episodes/*/index.html"))
+    episodes = [page for one in lists for page in sorted(p for p in one.parent.glob("*.html") if p != one)[:_PAGES]]
+    return [*sorted(reports.glob("*.html")), *sorted(reports.glob("episodes/index.html")), *lists, *episodes]
+
+
+def check(browser: Browser, reports: str | Path) -> tuple[list[Path], list[str]]:
+    """Open a reports directory's pages at both widths and leave final.png and final-phone.png in it.
+
+    Returns the pages that were opened and what is wrong with them, one line each.
+    """
+    final = Path(reports) / "final.html"
+    if not final.is_file():
+        raise UserError(f"{final} does not exist: run `make report` first")
+    shoot(browser, final, final.with_name("final.png"))
+    shoot(browser, final, final.with_name("final-phone.png"), PHONE)
+    paths = pages_of(Path(reports))
+    said = [
+        f"{path} at {size[0]} px: {line}"
+        for path in paths
+        for size in (DESK, PHONE)
+        for line in problems(browser, path, size)
+    ]
+    return paths, said
+
+
+def main(arguments: list[str]) -> int:
+    """Check the reports directory that is named (default: reports) and print what was found; 1 with any problem."""
+    reports = arguments[0] if arguments else "reports"
+    with launched() as browser:
+        paths, said = check(browser, reports)
+    print(*said, sep="\n", end="\n" if said else "")
+    print(f"{reports}: {len(paths)} pages opened at {DESK[0]} and {PHONE[0]} px, {len(said)} problems; see final.png")
+    return int(bool(said))
+
+
+if __name__ == "__main__":
+    sys.exit(commands.run(lambda: main(sys.argv[1:]), "browser"))

@@ -1,0 +1,432 @@
+"""The parts of a report that speak about one topic: success, routes, accepted prefix, latency, guard, failures.
+
+Each returns a figure, a table or both, with a caption that says what is shown, on how many, with which interval.
+Knows campaign, figures and page; decides nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from flashtrail.base import machine
+from flashtrail.claims.campaign import Campaign
+from flashtrail.report import figures, page, pairs, verified_chapter
+from flashtrail.report.counts import apart, behind
+from flashtrail.report.overview import VERIFY_TIMES, arm_name, has_fault, has_guard, paired, rate_of
+from flashtrail.report.page import Html
+from flashtrail.statistics import intervals
+from flashtrail.statistics.intervals import Interval, Latency, Quantile
+from flashtrail.statistics.wording import (
+    DASH,
+    counted,
+    listed,
+    p_value,
+    percent,
+    percent_range,
+    points,
+    points_range,
+    quantile,
+    three_digits,
+)
+from flashtrail.tables import endings, links, schemas
+
+GUARD_STD_MIN = 1.0  # the guard's default threshold (config: guards.*.std_min)
+_SCOPES = {"all_episodes": "all", "successful_episodes": "successful"}
+_ANCHORS = {"all_episodes": "", "successful_episodes": "success"}
+
+
+def success(run: Campaign) -> Html:
+    """Success by arm and task, drawn and as a table."""
+    summaries = run.summaries
+    if not summaries:
+        return page.paragraph("No arm was run.", "note")
+    drawing = page.figure(
+        figures.success(run.plain_summaries),
+        "Success of each arm, over all tasks and per task, with Wilson intervals and counts",
+        "Success of each arm and task: the simulator\u2019s own test at the end of the episode. Blue: no fault; "
+        "vermillion: fault; green: fault and guard; purple: fault and a policy trained with dropout. Bars: "
+        "Wilson 95 %.",
+    )
+    return page.join(
+        page.side_by_side(drawing, success_table(run)), success_by_task(run), verified_chapter.section(run)
+    )
+
+
+def success_table(run: Campaign) -> Html:
+    """k/n, rate and both intervals per arm."""
+    rows = []
+    for arm, summary in run.summaries.items():
+        rate = rate_of(summary["success"])
+        rows.append(
+            {
+                "arm": arm_name(arm, summary),
+                "count": behind(run, arm, counted(rate)),
+                "rate": percent(rate.rate),
+                "wilson": percent_range(rate.wilson) if rate.wilson else DASH,
+                "exact": percent_range(rate.exact) if rate.exact else DASH,
+            }
+        )
+    heads = {"arm": "Arm", "count": "k/n", "rate": "Rate", "wilson": "Wilson 95 %", "exact": "Exact 95 %"}
+    numeric = ("count", "rate", "wilson", "exact")
+    return page.table(rows, heads, numeric, caption="Success, all tasks", anchor=links.ARMS)
+
+
+def success_by_task(run: Campaign) -> Html | None:
+    """k/n of each arm and task; None where there is one task."""
+    tasks = _task_heads(run)
+    if len(tasks) < 2:
+        return None
+    rows = []
+    for arm, summary in run.summaries.items():
+        cells = {
+            f"{summary['suite']} {task['task_id']}": behind(
+                run, arm, f"{task['k']}/{task['n']}", links.task_anchor(task["task_id"])
+            )
+            for task in summary["tasks"]
+        }
+        rows.append({"arm": arm_name(arm, summary), **cells})
+    heads = {"arm": "Arm", **{f"{suite} {number}": head for (suite, number), head in tasks.items()}}
+    caption = "Success by task, k/n (intervals: in the figure)"
+    return page.table(rows, heads, tuple(heads)[1:], caption, stacked=True)
+
+
+def task_names(run: Campaign) -> Html:
+    """What the tasks ask for."""
+    heads = _task_heads(run)
+    tasks = {(s["suite"], t["task_id"]): t["task"] for s in run.summaries.values() for t in s["tasks"]}
+    words = (f"{heads[task][0].lower()}{heads[task][1:]}: {name}" for task, name in sorted(tasks.items()))
+    return page.paragraph("; ".join(words), "note")
+
+
+def _task_heads(run: Campaign) -> dict[tuple[str, int], str]:
+    """Return ``Task 3``, of several suites ``Task 3 of libero_goal``, by suite and number."""
+    tasks = sorted({(s["suite"], task["task_id"]) for s in run.summaries.values() for task in s["tasks"]})
+    several = len({suite for suite, _ in tasks}) > 1
+    return {(suite, number): f"Task {number}{f' of {suite}' * several}" for suite, number in tasks}
+
+
+def comparisons(run: Campaign, reference: str | None = None) -> Html:
+    """Every arm against one reference on the episodes that both have: paired difference, interval, exact McNemar."""
+    arms = list(run.summaries)
+    if reference is None:
+        reference = next((arm for arm in arms if not has_fault(run.summaries[arm])), arms[0] if arms else None)
+    rows = []
+    for arm in arms:
+        found = paired(run, arm, str(reference)) if arm != reference else None
+        if found is None:
+            continue
+        rows.append(
+            {
+                "arm": page.code(arm),
+                "a": behind(run, arm, f"{found.k_a}/{found.n}"),
+                "b": behind(run, str(reference), f"{found.k_b}/{found.n}"),
+                "difference": f"{points(found.difference)} {points_range(found.interval)}".replace(
+                    "\u00a0points [", " ["
+                ),
+                "discordant": f"{found.only_a} / {found.only_b}",
+                "p": p_value(found.p),
+            }
+        )
+    heads = {"arm": "Arm", "a": "k/n", "b": f"{reference}, same episodes", "difference": "Difference [95 %]"}
+    heads |= {"discordant": "Only arm / only it", "p": "Exact McNemar"}
+    numeric = ("a", "b", "difference", "discordant", "p")
+    table = page.table(rows, heads, numeric, f"Paired with {reference}", stacked=True)
+    return page.join(table, pairs.differing(run, [(arm, str(reference)) for arm in arms if arm != reference]))
+
+
+# --- routes ---
+
+
+def routes(run: Campaign) -> Html:
+    """Route mix of every arm, and the table behind it."""
+    mix = page.figure(
+        figures.route_mix(run.summaries),
+        "Share of draft rounds and of full rounds by cause, per arm",
+        "Which route the rounds took, and why a round was full. Intervals resample episodes, since rounds of one "
+        "episode are alike.",
+    )
+    rows = []
+    for arm, summary in run.summaries.items():
+        mixed, prefix = summary["routes"], summary["accepted_prefix"]
+        rows.append(
+            {
+                "arm": page.code(arm),
+                "draft": behind(run, arm, f"{mixed['draft']}/{mixed['n']}"),
+                "share": _share(mixed["draft_share"], mixed.get("draft_share_interval")),
+                "actions": percent(mixed["draft_share_of_actions"]),
+                "prefix": _mean(prefix["mean_draft"], prefix.get("mean_draft_interval")),
+                "prefix_all": _mean(prefix["mean_all"], None),
+                "zero": behind(run, arm, f"{prefix['zero']}/{prefix['draft_rounds']}"),
+            }
+        )
+    rows += _control_row(run)
+    heads = {"arm": "Arm", "draft": "Draft rounds", "share": "Share [95 %]", "actions": "Of actions"}
+    heads |= {"prefix": "Accepted, drafts [95 %]", "prefix_all": "Accepted, full = 12", "zero": "Rejected whole"}
+    table = page.table(rows, heads, tuple(heads)[1:], "Routes and accepted prefix (of 12)", stacked=True)
+    return page.join(page.side_by_side(mix, accepted_prefix(run)), table)
+
+
+def _control_row(run: Campaign) -> list[dict[str, Any]]:
+    """The row that stands below every acceptance: the full route judged as if its answer were a draft."""
+    control = run.control
+    if not control or not sum(control.get("histogram") or []):
+        return []
+    histogram = control["histogram"]
+    mean = sum(accepted * count for accepted, count in enumerate(histogram)) / sum(histogram)
+    rejected = apart(f"{histogram[0]}/{sum(histogram)}", "profile")
+    name = f"control: full route against itself under other noise, {control['policy']}"
+    return [{"arm": name, "draft": f"{sum(histogram)} queries", "prefix": f"{mean:.2f}", "zero": rejected}]
+
+
+def accepted_prefix(run: Campaign) -> Html:
+    """Accepted prefix of the first arm that drafts, beside its control where that was measured."""
+    arm = next((a for a, s in run.summaries.items() if s["routes"]["draft"]), None)
+    if arm is None:
+        return page.paragraph("No arm drafted.", "note")
+    control = run.control if run.control and run.control.get("histogram") else None
+    caption = f"How many leading actions of each draft were verified (arm {arm})."
+    if control:
+        caption += (
+            f" Grey, the control: the full route judged against itself under other noise, by the same radius "
+            f"({control['queries']} queries, {percent(control['share_within_tau'])} within {control['tau']:g})."
+        )
+    else:
+        caption += " The control (the full route against itself under other noise) was not measured for this page."
+    drawing = figures.accepted_prefix(run.summaries[arm], control)
+    return page.figure(drawing, "Histogram of accepted prefixes of draft rounds", caption)
+
+
+def _share(value: float | None, interval: Mapping[str, float] | None) -> str:
+    between = f" [{percent_range(Interval(interval['low'], interval['high']))}]" if interval else ""
+    return f"{percent(value)}{between}"
+
+
+def _mean(value: float | None, interval: Mapping[str, float] | None) -> str:
+    if value is None:
+        return DASH
+    between = f" [{interval['low']:.2f}, {interval['high']:.2f}]" if interval else ""
+    return f"{value:.2f}{between}"
+
+
+# --- latency ---
+
+
+def latency_profile(run: Campaign) -> Html:
+    """Both routes timed alone on the device: box, distribution, stages."""
+    profile = run.profile
+    if not len(profile):
+        return page.paragraph("No profile was measured.", "note")
+    synchronised = "synchronised at the edges" if profile["synchronized"].eq(True).all() else "NOT synchronised"
+    said = {schemas.read_metadata(path).get("official_time_bias", "") for path in run.files("profile")}
+    if times := sorted(VERIFY_TIMES[value] for value in said & set(VERIFY_TIMES)):
+        synchronised += f", verification times {listed(times)}"
+    devices = listed(sorted(set(profile["device"]) - {""}) or ["a device that is not recorded"])
+    # What another's record does not say (warm per prompt and route, alone on the device) is not said for it.
+    how = "batch 1, warmed per prompt and route, alone on" if run.whose(None) == "ours" else f"{run.whose(None)}, on"
+    where = f"{listed(sorted(set(profile['policy'])))}, {how} {devices}, {synchronised}; {machine.words(run.machine)}"
+    box = page.figure(
+        figures.latency_box(profile),
+        "Box plot of policy time per round, draft and full",
+        f"Policy time of a round by route ({where}).",
+    )
+    cdf = page.figure(
+        figures.latency_cdf(profile),
+        "Cumulative distribution of policy time per round, draft and full",
+        "The same rounds as cumulative distributions.",
+    )
+    return page.join(page.side_by_side(box, cdf), latency_table(run))
+
+
+def latency_table(run: Campaign) -> Html:
+    """Percentiles of the profile per route with distribution-free intervals."""
+    rows = []
+    imported = run.whose(None) != "ours"
+    for (policy, route), part in run.profile.groupby(["policy", "route"], sort=True):
+        rows.append({"policy": policy, "route": route, **_percentiles(intervals.latency(part["policy_ms"]))})
+    for policy, part in run.profile.groupby("policy", sort=True) if imported else ():
+        # A mixture as it came, not one that was forced: its percentiles say something of the run.
+        for route, time in (("both", "policy_ms"), ("both, round trip", "roundtrip_ms")):
+            if part[time].notna().any():
+                rows.append({"policy": policy, "route": route, **_percentiles(intervals.latency(part[time]))})
+    caption = f"Profile, policy time (ms){f'; {run.whose(None)}' if imported else ''}"
+    return page.table(rows, {"policy": "Policy", "route": "Route", **_PERCENTILES}, _NUMERIC, caption)
+
+
+def stages(run: Campaign) -> Html:
+    """What a round of each route is made of."""
+    if not len(run.profile):
+        return page.paragraph("No profile was measured.", "note")
+    caption = "Medians of the stages, 95 % intervals. Transforms, transport and waiting are not in them."
+    return page.figure(figures.stages(run.profile), "Stacked median stage times per route", caption)
+
+
+def latency_in_rollouts(run: Campaign) -> Html:
+    """Latency during the rollouts, both scopes side by side, intervals over episodes; routes and rounds below."""
+    beside: list[dict[str, Any]] = []
+    full: list[dict[str, Any]] = []
+    for arm, summary in run.summaries.items():
+        row: dict[str, Any] = {"arm": page.code(arm)}
+        for scope, label in _SCOPES.items():
+            for route in ("all", "draft", "full"):
+                entry = summary["latency"][scope][route]
+                found = _latency(entry["policy_ms"])
+                if route == "all":
+                    cells = _over_episodes(entry, found)
+                    cells["n"] = behind(run, arm, cells["n"], _ANCHORS[scope])
+                    row |= {f"{scope}_{name}": cell for name, cell in cells.items()}
+                if found.n:
+                    full.append({"arm": page.code(arm), "scope": label, "route": route, **_percentiles(found)})
+        stored = run.metadata.get(arm, {}).get("machine")
+        beside.append(row | {"machine": machine.brief(json.loads(stored) if stored else None)})
+    heads = {"arm": "Arm"}
+    for scope, label in _SCOPES.items():
+        heads |= {f"{scope}_n": f"{label.capitalize()}: rounds (episodes)"}
+        heads |= {f"{scope}_{name}": f"{label.capitalize()}: {name} [95 %]" for name in ("p50", "p95", "p99")}
+    heads |= {"machine": "Load at most"}
+    note = (
+        "Rollouts share the machine with the simulator, so these times are not the profile\u2019s; beside them the "
+        "highest load average, the cores and the largest share that other programs took. Both scopes stand "
+        "side by side because published latencies are often over successful episodes only. Intervals resample whole "
+        "episodes, since rounds of one episode are alike; no 99th percentile is given under 500 rounds."
+    )
+    shared = [arm for arm, s in run.summaries.items() if s["latency"]["all_episodes"]["all"].get("in_company")]
+    if shared:
+        note += f" Rounds that shared a pass with others are among them ({listed(shared)}); the profile runs alone."
+    by_route = page.table(full, {"arm": "Arm", "scope": "Episodes", "route": "Route", **_PERCENTILES}, _NUMERIC)
+    by_rounds = "Here intervals are distribution-free order statistics and take rounds as independent."
+    caption = "Policy time of a round in the rollouts, both routes (ms): all episodes beside successful ones"
+    return page.join(
+        page.paragraph(note, "note"),
+        page.table(beside, heads, tuple(heads)[1:], caption, stacked=True),
+        page.details("The same by route", page.join(page.paragraph(by_rounds, "note"), by_route)),
+    )
+
+
+def _over_episodes(entry: Mapping[str, Any], found: Latency) -> dict[str, Any]:
+    """Return a scope's n and percentiles, intervals over episodes."""
+    cells: dict[str, Any] = {"n": f"{found.n:,} ({entry['episodes']:,})"}
+    for name in ("p50", "p95", "p99"):
+        value, ends = getattr(found, name), entry["over_episodes"].get(name)
+        interval = Interval(ends["low"], ends["high"]) if ends else None
+        cells[name] = DASH if value is None else quantile(Quantile(value.value, interval))
+    return cells
+
+
+def mixture(run: Campaign) -> Html:
+    """Mean latency against the mixture of its routes: they must agree in any run."""
+    rows = []
+    for arm, summary in run.summaries.items():
+        found, action = summary["mixture"], summary["latency_per_action"]
+        times = {
+            "mean": found["mean_ms"],
+            "implied": found["implied_ms"],
+            "all": action["all_episodes"],
+            "won": action["successful_episodes"],
+        }
+        rows.append({"arm": page.code(arm), **{k: three_digits(v) if v else DASH for k, v in times.items()}})
+    heads = {"arm": "Arm", "mean": "Mean per round", "implied": "Implied by routes"}
+    heads |= {"all": "Per action, all episodes", "won": "Per action, successful"}
+    return page.table(rows, heads, ("mean", "implied", "all", "won"), _MIXTURE_CAPTION, stacked=True)
+
+
+_MIXTURE_CAPTION = "Mean policy time (ms): measured, and as route shares and route means imply it; they must agree"
+_PERCENTILES = {"n": "n", "mean": "Mean", "p50": "p50 [95 %]", "p95": "p95 [95 %]", "p99": "p99 [95 %]", "max": "Max"}
+_NUMERIC = tuple(_PERCENTILES)
+
+
+def _percentiles(found: Latency) -> dict[str, Any]:
+    number = {"mean": found.mean, "max": found.maximum}
+    return {
+        "n": found.n,
+        **{name: DASH if value is None else three_digits(value) for name, value in number.items()},
+        **{name: quantile(getattr(found, name)) for name in ("p50", "p95", "p99")},
+    }
+
+
+def _latency(entry: Mapping[str, Any]) -> Latency:
+    """Return a summary's latency entry as the dataclass that it came from."""
+    quantiles = {}
+    for name in ("p50", "p95", "p99"):
+        found = entry[name]
+        interval = found and found["interval"]
+        quantiles[name] = found and Quantile(found["value"], Interval(**interval) if interval else None)
+    return Latency(entry["n"], entry["mean"], **quantiles, maximum=entry["maximum"], note=entry["note"])
+
+
+# --- guard ---
+
+
+def guard(run: Campaign) -> Html:
+    """What the guard saw and did, arm by arm."""
+    guarded = {arm: s for arm, s in run.summaries.items() if has_guard(s)}
+    if not guarded:
+        return page.paragraph("No arm had a guard.", "note")
+    drawings, rows = [], []
+    for arm, summary in guarded.items():
+        count = summary["guard"]
+        found = intervals.rate(count["hits"], count["unhealthy"])
+        share = f"{percent(found.rate)} [{percent_range(found.wilson)}]" if found.wilson else DASH
+        caption = page.inline(
+            page.code(arm),
+            f": the wrist image\u2019s pixel standard deviation in every round of "
+            f"{summary['success']['n']} episodes, and what the guard made of it. Replaced of the unhealthy: ",
+            behind(run, arm, counted(found)),
+            f", {share} (Wilson 95 %). Points are jittered sideways.",
+        )
+        if arm in run.plain_summaries:
+            drawing = figures.guard(run.of_arm("rounds", arm), GUARD_STD_MIN)
+            drawings.append(page.figure(drawing, f"Wrist image health over rounds, {arm}", caption))
+        rounds, healthy = behind(run, arm, count["rounds"]), percent(count["updates"] / count["rounds"], 1)
+        rows.append({"arm": page.code(arm), **count, "rounds": rounds, "healthy": healthy, "repaired": share})
+    heads = {
+        "arm": "Arm",
+        "rounds": "Rounds seen",
+        "healthy": "Healthy",
+        "updates": "Cache updates",
+        "unhealthy": "Unhealthy",
+        "hits": "Hits",
+    }
+    heads |= {"masked": "Declared missing", "misses": "Misses", "repaired": "Hits of unhealthy [Wilson 95 %]"}
+    table = page.table(rows, heads, tuple(heads)[1:], "Guard counters, in rounds", stacked=True)
+    return page.join(page.side_by_side(*drawings), table)
+
+
+# --- failures ---
+
+
+def taxonomy(run: Campaign) -> pd.DataFrame:
+    """Return how the episodes of each arm ended, one column per kind (`endings`)."""
+    return endings.taxonomy(run.episodes, run.rounds, run.arms)
+
+
+def failures(run: Campaign) -> Html:
+    """How episodes ended, drawn and as a table with the share that failed."""
+    found = taxonomy(run)
+    if not len(found):
+        return page.paragraph("No arm was run.", "note")
+    drawing = page.figure(
+        figures.failures(found),
+        "How episodes ended, per arm",
+        "How episodes ended. \u201cUnder a fault\u201d says that the condition touched at least one round, not that it "
+        "was the cause. Infrastructure errors never count as policy failures: of our own runs they stop the merge, of "
+        "imported ones they are shown here and are in no k/n.",
+    )
+    rows = []
+    for entry in found.to_dict("records"):
+        n = entry["n"] - entry["infrastructure"]
+        failed = intervals.rate(n - entry["success"], n)
+        linked, between = behind(run, entry["arm"], counted(failed)), failed.wilson
+        share = page.inline(linked, f" [{percent_range(between)}]") if between else DASH
+        counts = {kind: behind(run, entry["arm"], entry[kind], kind) for kind in endings.KINDS if entry[kind]}
+        counts |= {"n": behind(run, entry["arm"], entry["n"]), "arm": page.code(entry["arm"]), "failed": share}
+        rows.append({**entry, **counts})
+    heads = {"arm": "Arm", "horizon": "No fault", "perturbation": "Fault"}
+    heads |= ({"untold": "Not recorded"} if found["untold"].any() else {}) | {"infrastructure": "Infra."}
+    table = page.table(
+        rows, heads | {"failed": "Failed [Wilson 95 %]"}, (*tuple(heads)[1:], "failed"), "Failed episodes"
+    )
+    return page.side_by_side(drawing, table)

@@ -1,0 +1,381 @@
+"""The checkup's page: verdict, first gripper closing by outcome, what so many episodes can tell, every episode.
+
+Its verdict, counts and intervals are those of `checkup.judge`. Knows campaign, page and matplotlib; decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from flashtrail.claims import checkup
+from flashtrail.claims.campaign import Campaign
+from flashtrail.report import figures, page
+from flashtrail.report.counts import apart, behind, in_text
+from flashtrail.report.page import Html
+from flashtrail.statistics import intervals, power
+from flashtrail.statistics.intervals import Interval
+from flashtrail.statistics.wording import MINUS, integers, percent, percent_range, plural, points, points_range
+from flashtrail.tables import links
+
+CONTROL_HZ = 20
+# outcome: label, colour, hatching
+LOOKS = {
+    "verified": ("success, verified", figures.BLUE, ""),
+    "success": ("success", figures.BLUE, ""),
+    "unverified": ("success, not verified", figures.PURPLE, "\\\\\\"),
+    "horizon": ("time ran out", figures.ORANGE, "///"),
+}
+_MARKS = {"healthy": "supported", "suspicious": "inconclusive", "broken": "refuted", checkup.OPEN: "not_tested"}
+_SIGNS = {"healthy": "\u25cf", "suspicious": "\u25d0", "broken": "\u2715", checkup.OPEN: "\u25cb"}
+_MOST_BINS = 30
+
+
+def found_of(run: Campaign) -> dict[str, Any]:
+    """Return what was judged; a page without it has nothing to show."""
+    assert run.checkup is not None, "the checkup's page needs results/checkup/checkup.json"
+    return run.checkup
+
+
+# --- first screen ---
+
+
+def first(run: Campaign) -> Html:
+    """Verdict, both rates, their difference, and what the eye would have said."""
+    found = found_of(run)
+    ours, arm = found["success"], found["arm"]
+    rows: dict[str, Any] = {
+        "What was run": f"{found['policy']} on {found['suite']}, task {found['task_id']} ({found['task']}), initial "
+        f"states {integers(found['init_states'])}, seed {found['seed']}: {plural(ours['n'], 'episode')}"
+    }
+    if found["published"] is None:
+        rows["Verdict"] = "none: the config names no published figure (checkup.published, policies.*.published)"
+    else:
+        rows["Verdict"] = page.inline(badge(found["verdict"]), f"; {checkup.said(found)}")
+    rows["Ours"] = in_text(checkup.counted(ours), [partial(behind, run, arm)])
+    if found["published"] is not None:
+        ends = Interval(**found["interval"])
+        theirs = in_text(checkup.theirs(found["published"]), [partial(apart, what="published")])
+        rows["Published"] = page.inline(theirs, f"; {found['published']['key']}")
+        rows["Difference"] = f"{points(found['difference'], 1)}, 95 % interval {points_range(ends, 1)}"
+        if found["verdict"] == checkup.OPEN:
+            rows["Settled by"] = "; ".join(_plan_words(plan) for plan in found["settle"])
+        rows["By eye (not the verdict)"] = _by_eye(found)
+    rows |= {
+        "Verified success": in_text(_verified(found), [partial(behind, run, arm)]),
+        "First closing": _closing(found),
+    }
+    note = "Healthy: at most 3 points below what was published; suspicious: 3 to 5; broken: more than 5. "
+    note += _interval_words(found)
+    facts = page.facts(rows)
+    drawing = difference(found) if found["published"] is not None else None
+    return page.join(Html(f'<div class="first">{facts.text}{page.paragraph(note, "note").text}</div>'), drawing)
+
+
+def badge(verdict: str) -> Html:
+    """The checkup's verdict as a word with its mark."""
+    return Html(f'<span class="verdict {_MARKS[verdict]}">{_SIGNS[verdict]}\u00a0{page.html(verdict)}</span>')
+
+
+def _interval_words(found: Mapping[str, Any]) -> str:
+    if found["published"] is None:
+        return ""
+    if found["published"]["count"] is None:
+        return "The interval is Clopper-Pearson\u2019s of our rate; the published one is taken as exact."
+    return "The interval is Newcombe\u2019s, of two rates that both have their sampling error."
+
+
+def _by_eye(found: Mapping[str, Any]) -> str:
+    same, worse = found["chances"][0], next((c for c in found["chances"] if c["below"] == 0.10), None)
+    text = (
+        f"{found['by_eye']}, were the point estimate all. By eye {percent(same['by_eye_broken'])} of such checkups "
+        "would call a policy broken that is exactly as published"
+    )
+    return text + (
+        f", and {percent(1 - worse['by_eye_broken'])} would not call one broken that is 10 points worse."
+        if worse
+        else "."
+    )
+
+
+def _plan_words(plan: Mapping[str, Any]) -> str:
+    if plan["n"] is None:
+        return f"nothing within reach, if {plan['assumption']}"
+    return f"about {plural(plan['n'], plan['unit'])}, if {plan['assumption']}"
+
+
+def _verified(found: Mapping[str, Any]) -> str:
+    entry = found["verified"]
+    if entry is None:
+        return "not every episode was looked at"
+    apart = plural(len(found["disagreements"]), "episode")
+    return (
+        f"{checkup.counted(entry)}; it differs from the simulator\u2019s own in {apart}. The verdict is of the latter."
+    )
+
+
+def _closing(found: Mapping[str, Any]) -> str:
+    closing, n = found["closing"], found["success"]["n"]
+    never = f"never in {closing['never']} of {plural(n, 'episode')}"
+    if closing["never"]:
+        never += f", {closing['never_and_success'] or 'none'} of them counted as success"
+    return never if closing["median_step"] is None else f"step {closing['median_step']:g} in the median; {never}"
+
+
+# --- figures ---
+
+
+def difference(found: Mapping[str, Any]) -> Html:
+    """Our rate less the published one, with its interval, over the three zones."""
+    caption = (
+        "Our rate less the published one with its 95 % interval. Left of the grey band: broken; in it: suspicious; "
+        "right of it: healthy. A verdict is one word only where the whole bar lies in one of the three."
+    )
+    return page.figure(difference_figure(found), "Difference from the published rate over the three zones", caption)
+
+
+def difference_figure(found: Mapping[str, Any]) -> Figure:
+    """Draw the interval of the difference, in points, over the zones."""
+    low, high, middle = (
+        100 * value for value in (found["interval"]["low"], found["interval"]["high"], found["difference"])
+    )
+    suspicious = (-100 * checkup.BROKEN, -100 * checkup.HEALTHY)
+    drawing, axes = figures._axes(1.15)
+    axes.axvspan(*suspicious, color=figures.PALE, lw=0)
+    axes.plot([low, high], [0, 0], color=figures.BLUE, lw=2.2, solid_capstyle="butt")
+    axes.plot(middle, 0, "o", ms=6, color=figures.BLUE)
+    axes.set_xlim(min(low, -12) - 2, max(high, 8) + 2)
+    axes.set_ylim(-1, 1)
+    axes.text(suspicious[0] - 0.6, 0.75, "broken", ha="right", va="center", fontsize=8.5)
+    axes.text(suspicious[1] + 0.6, 0.75, "healthy", ha="left", va="center", fontsize=8.5)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}".replace("-", MINUS)))
+    n = found["success"]["n"]
+    axes.set_xlabel(f"ours \u2212 published (points; bar: 95 % interval; n = {n})")
+    return drawing
+
+
+def first_closing(run: Campaign) -> Html:
+    """Histogram of the step of the first gripper closing, coloured by outcome, \u201cnever\u201d apart."""
+    found = found_of(run)
+    episodes = run.judged(found["arm"])
+    caption = (
+        "Step at which the gripper closed first; every block is an episode, stacked by outcome. "
+        "\u201cNever\u201d is a bar of its own, also where it is empty: success without a closing would stand there. "
+        "Failures that close late, or at the successes\u2019 time, point to different causes."
+    )
+    drawing = closing_figure(episodes)
+    return page.figure(drawing, "Histogram of the step of the first gripper closing, by outcome", caption)
+
+
+def outcomes(episodes: pd.DataFrame) -> pd.Series:
+    """Return each episode's key of LOOKS."""
+    won, verified = episodes["success"].astype(bool), episodes["verified_success"]
+    found = pd.Series("horizon", index=episodes.index, dtype=object)
+    found[won] = "success"
+    found[won & verified.eq(True)] = "verified"
+    found[won & verified.eq(False)] = "unverified"
+    return found
+
+
+def bin_width(last: float) -> int:
+    """Return the smallest handy width, in steps, that gives at most 30 bins up to the step `last`."""
+    return next(width for width in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if last / width < _MOST_BINS)
+
+
+def closing_figure(episodes: pd.DataFrame) -> Figure:
+    """Draw the histogram: one block an episode, in bins of equal width, and a bar for those that never closed."""
+    kind, step = outcomes(episodes), episodes["first_close_step"]
+    width = bin_width(float(step.max()) if step.notna().any() else 0.0)
+    bins = (step // width).astype("Float64")
+    last = int(bins.max()) if step.notna().any() else 0
+    never = last + 3  # two bins' room
+    place = bins.fillna(never).to_numpy(int)
+    shown = [name for name in LOOKS if (kind == name).any() or name in _always(kind)]
+    drawing, axes = figures._axes(2.9)
+    height = np.zeros(never + 1, int)
+    for name in shown:
+        label, colour, hatch = LOOKS[name]
+        look: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "white", "lw": 0.6}
+        for column in place[(kind == name).to_numpy()]:
+            centre = (column + 0.5) * width
+            axes.bar(centre, 1, width, bottom=height[column], **look)
+            height[column] += 1
+        axes.bar(0, 0, 0, label=f"{label}, n = {int((kind == name).sum())}", **look)
+    axes.set_xlim(-0.5 * width, (never + 1.5) * width)
+    axes.set_ylim(0, max(int(height.max()), 1) * 1.05)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    ends = [
+        tick for tick in MaxNLocator(5, integer=True).tick_values(0, (last + 1) * width) if tick <= (last + 1) * width
+    ]
+    centre = (never + 0.5) * width
+    axes.set_xticks([*ends, centre], [*(f"{tick:g}" for tick in ends), "never"])
+    if not height[never]:
+        axes.text(centre, 0, "0", ha="center", va="bottom", fontsize=8.5, color=figures.GREY)
+    axes.set_ylabel("episodes")
+    seconds = f"{CONTROL_HZ} steps = 1 s"
+    axes.set_xlabel(f"step of the first gripper closing ({seconds}; bins of {width}; n = {len(episodes)})")
+    drawing.legend(loc="outside upper left", ncols=2, handlelength=1.2, columnspacing=1.2)
+    return drawing
+
+
+def _always(kind: pd.Series) -> set[str]:
+    """Outcomes that the legend has even where there is none: their absence says something."""
+    return {"horizon"} if (kind == "success").any() else {"horizon", "unverified", "verified"}
+
+
+# --- what so many episodes can tell ---
+
+
+def power_of_this(run: Campaign) -> Html:
+    """How often such a checkup says what under several truths, and how many episodes would settle this one."""
+    found = found_of(run)
+    if found["published"] is None:
+        return page.paragraph("Nothing published to compare with.", "note")
+    n = plural(found["success"]["n"], "episode")
+    rows = [
+        {
+            "truth": "as published" if not row["below"] else f"{100 * row['below']:g} points below",
+            "rate": percent(row["rate"], 1),
+            **{name: percent(row[name]) for name in (*checkup.ZONES, checkup.OPEN, "by_eye_broken")},
+        }
+        for row in found["chances"]
+    ]
+    heads = {"truth": "If the policy is", "rate": "True rate", **{zone: zone.capitalize() for zone in checkup.ZONES}}
+    heads |= {checkup.OPEN: "Open", "by_eye_broken": "By eye: broken"}
+    caption = f"How often a checkup of {n} says what (exact binomial; the published rate taken as the true one)"
+    return page.join(page.table(rows, heads, tuple(heads)[1:], caption, stacked=True), _settle(found))
+
+
+def _settle(found: Mapping[str, Any]) -> Html:
+    rows = [
+        {
+            "truth": plan["assumption"],
+            "verdict": badge(plan["verdict"]),
+            "n": f"about {plural(plan['n'], plan['unit'])}" if plan["n"] else f"not by {power.MOST:,} episodes",
+        }
+        for plan in found["settle"]
+    ]
+    note = (
+        f"Episodes of ours that give the verdict in {percent(power.POWER)} of the checkups, the published count as it "
+        "is. \u201cA side\u201d: whatever we run, the published episodes are too few, so as many published ones "
+        "would be needed too (normal approximation). A true difference on the edge of two words is never settled. More "
+        "than a task\u2019s 50 initial states need checkup.repeats; episodes of one initial state are alike, so that "
+        "repeats are worth less than new ones."
+    )
+    heads = {"truth": "If", "verdict": "Then", "n": "With"}
+    table = page.table(rows, heads, (), "Episodes that would settle it", stacked=True)
+    return page.join(table, page.paragraph(note, "note"))
+
+
+# --- what is compared ---
+
+
+def compared(run: Campaign) -> Html:
+    """Whose figure the published one is, and how our starts and theirs lie to each other."""
+    found = found_of(run)
+    theirs = found["published"]
+    if theirs is None:
+        return page.paragraph("Nothing published to compare with.", "note")
+    facts = {
+        "Published figure": page.inline(page.code(theirs["key"]), f": {theirs['title']}"),
+        "Where": theirs["where"],
+        "Policy": f"published: {theirs['policy']}; here: {found['policy']}",
+        "Setting": theirs["setting"],
+        "Hardware": theirs["hardware"],
+        "Scope": _scope(found),
+        "Starts": _starts(found),
+    }
+    return page.join(page.facts(facts), _split(run))
+
+
+def _scope(found: Mapping[str, Any]) -> str:
+    text = str(found["published"]["success_scope"])
+    if found["published"]["scope"] == "suite":
+        text += (
+            ". It is of several tasks together: this one may be easier or harder than their mean, so that a difference "
+            "need not be the policy\u2019s"
+        )
+    return text
+
+
+def _starts(found: Mapping[str, Any]) -> str:
+    starts = found["starts"]
+    if starts is None:
+        return "which episodes were published is not known here beyond the scope"
+    theirs = found["published"]["starts"]
+    text = (
+        f"published: initial states {integers(theirs['init_states'])}, {theirs['repeats']} each, seed "
+        f"{theirs['seed']}; here: {integers(found['init_states'])}, seed {found['seed']}. "
+    )
+    if starts["same"]:
+        return text + (
+            f"{plural(starts['same'], 'episode')} of ours and theirs have one start, scene and noise: the same "
+            "episodes counted twice. The interval takes them as independent and is wider than it need be; another "
+            "checkup.seed plays none twice"
+        )
+    return text + "No start is played twice: the scenes and the noise are others"
+
+
+def _split(run: Campaign) -> Html | None:
+    found = found_of(run)
+    starts = found["starts"]
+    if starts is None or not starts["shared"] or not starts["others"]:
+        return None
+    rows = []
+    for name, words in (("shared", "of the published evaluation"), ("others", "others")):
+        rate = intervals.rate(starts[name]["k"], starts[name]["n"])
+        assert rate.wilson is not None
+        rows.append(
+            {
+                "states": f"{words}: {integers(starts[name]['init_states'])}",
+                "count": behind(run, found["arm"], f"{rate.k}/{rate.n}"),
+                "rate": percent(rate.rate),
+                "wilson": percent_range(rate.wilson),
+            }
+        )
+    heads = {"states": "Initial states", "count": "k/n", "rate": "Rate", "wilson": "Wilson 95 %"}
+    return page.table(rows, heads, tuple(heads)[1:], "Our success by initial state: the published ones, and the others")
+
+
+# --- every episode ---
+
+
+def episodes(run: Campaign) -> Html:
+    """Every episode in a row, linked to its page."""
+    found = found_of(run)
+    listed = run.pages.get(found["arm"])
+    heads = {"state": "Initial state", "end": "End", "verified": "Verified", "closing": "First closing (step)"}
+    heads |= {"closures": "Closures", "grasps": "Grasps", "lifts": "Lifts", "steps": "Steps", "film": "Film"}
+    rows = []
+    for row in run.judged(found["arm"]).to_dict("records"):
+        state = f"initial state {row['init_state']}"
+        counts = {"closures": row["gripper_closures"], "grasps": row["grasps"], "lifts": row["lifts"]}
+        rows.append(
+            {
+                "state": page.link(state, links.episode(listed, row)) if listed else state,
+                "end": "\u25cf success" if row["success"] else "\u25cb time ran out",
+                "verified": _verified_cell(row),
+                "closing": "never" if pd.isna(row["first_close_step"]) else f"{row['first_close_step']:.0f}",
+                **{name: None if pd.isna(count) else f"{count:.0f}" for name, count in counts.items()},
+                "steps": str(row["steps"]),
+                "film": "yes" if isinstance(row["video"], str) else None,
+            }
+        )
+    numeric = ("closing", "closures", "grasps", "lifts", "steps")
+    return page.table(rows, heads, numeric, plural(len(rows), "episode"), stacked=True)
+
+
+def _verified_cell(row: Mapping[str, Any]) -> str | None:
+    if row["verified_success"] is None or pd.isna(row["verified_success"]):
+        return None
+    if row["verified_success"]:
+        return "yes"
+    return f"no: {row['verified_reason']}" if row["success"] else "no"

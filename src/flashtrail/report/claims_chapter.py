@@ -1,0 +1,206 @@
+"""The part of a report about claims: matrix, details with the rows behind them, what would settle the open ones.
+
+Verdicts and sentences are those of claims.json; nothing is judged here. Knows campaign, counts, page and wording.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flashtrail.claims import claims, published
+from flashtrail.claims.campaign import Campaign
+from flashtrail.report import counts, overview, page, pairs
+from flashtrail.report.page import Html
+from flashtrail.statistics import power
+from flashtrail.statistics.wording import NBSP, p_value, percent, plural
+from flashtrail.tables import links
+
+
+def matrix(run: Campaign, details_here: bool = False) -> Html:
+    """Every claim in one row: statement, verdict, counts and interval, the reproduction's words.
+
+    `details_here`: the page has the claims' details, too; else links go to the chapter that has them, if there is one.
+    """
+    if not run.claims:
+        return page.paragraph("The claims were not evaluated.", "note")
+    place = "" if details_here else chapter(run)
+    rows = [
+        {
+            "id": _id(claim["id"], place),
+            "claim": claim["statement"],
+            "verdict": page.badge(claim["verdict"]),
+            "numbers": counts.of_claim(run, claim, claim["short"], place) if claim["short"] else None,
+            "p": _p(claim["p"], claim["family"]),
+            "seed": _seed(claim["seed"]),
+        }
+        for claim in run.claims["claims"]
+    ]
+    columns = {"id": "Id", "claim": "Claim", "verdict": "Verdict", "numbers": "k/n; difference [95 %]", "p": "p"}
+    return page.table(
+        rows, columns | {"seed": "The reproduction said"}, caption="Verdicts, computed from the tables", stacked=True
+    )
+
+
+def _id(name: str, place: str | None) -> Any:
+    return name if place is None else page.link(name, f"{place}#{name}")
+
+
+def _seed(seed: Mapping[str, Any]) -> Html:
+    """The reproduction's status word, figures and caveat, as it printed them; empty where it said nothing."""
+    figures = _quoted(seed["figures"].replace("->", "\u2192")).text
+    parts = [page.code(seed["word"]).text if seed["word"] else "", figures, page.html(seed["caveat"])]
+    return Html("<br>".join(part for part in parts if part))
+
+
+def _said(claim: Mapping[str, Any], figures: published.Published, source: str) -> Html | None:
+    """What a source printed of a claim, with the sections of the write-up and what its own rows do not give.
+
+    Before it stand the reproduction's own words, where it made the claim.
+    """
+    words = _seed(claim["seed"]) if source == "reproduction" else Html("")
+    told = [said for said in figures.said if claim["id"] in said.used_by and said.source == source]
+    lines = [f"{said.figure}: {said.value} ({', '.join(said.where)})" + _from_rows(said) for said in told]
+    found = [words] if words.text else []
+    found += [page.paragraph(_quoted(line), "note") for line in lines]
+    return page.join(*found) if found else None
+
+
+def _from_rows(said: published.Said) -> str:
+    words = {"yes": "", "no": "; does not follow from its own rows", "unknown": "; its rows are not at hand"}
+    give = f"; its rows give {said.rows_give}" if said.rows_give else ""
+    return words[said.follows_from_rows] + give
+
+
+def _p(value: float | None, family: Mapping[str, Any] | None) -> str | None:
+    if value is None:
+        return None
+    adjusted = f" (Holm {_p(family['p_adjusted'], None)})" if family else ""
+    return (f"<{NBSP}0.0001" if value < 1e-4 else f"{value:.2g}") + adjusted
+
+
+def details(run: Campaign) -> Html:
+    """Every claim with its sentence, scope, test, what would refute it and the rows behind it."""
+    if not run.claims:
+        return page.paragraph("The claims were not evaluated.", "note")
+    parts, figures = [], published.load(next(iter(run.files("published")), None))
+    for claim in run.claims["claims"]:
+        margin = "" if claim["margin"] is None else f", margin {claim['margin']:g}"
+        facts = {
+            "Verdict": page.inline(
+                page.badge(claim["verdict"]), "; in the reproduction\u2019s words ", page.code(claim["seed_word"])
+            ),
+            "Found": counts.of_claim(run, claim, claim["sentence"], ""),
+            "Scope": claim["scope"],
+            "Estimand": claim["estimand"] or None,
+            "Arms": page.inline(*_arms(run, claim["arms"])) if claim["arms"] else None,
+            "Test": page.inline(page.code(claim["test"]), margin, _family(claim["family"])),
+            "Refuted if": claim["refuted_if"],
+            **{f"The {source} said": _said(claim, figures, source) for source in figures.sources},
+            "Rows": _rows(run, claim),
+        }
+        head = f'<h3 id="{page.html(claim["id"])}">{page.html(claim["id"])}: {page.html(claim["title"])}</h3>'
+        told = page.facts({term: value for term, value in facts.items() if value is not None})
+        parts.append(Html(f"<section>{head}{page.paragraph(claim['statement']).text}{told.text}</section>"))
+    return page.join(*parts)
+
+
+def _arms(run: Campaign, names: Sequence[str]) -> list[Any]:
+    return [part for name in names for part in (" against ", counts.behind(run, name, page.code(name)))][1:]
+
+
+def _family(family: Mapping[str, Any] | None) -> str:
+    if not family:
+        return ""
+    return (
+        f", one of {plural(family['size'], 'test')} ({family['name']}), Holm-adjusted {p_value(family['p_adjusted'])}"
+    )
+
+
+def unsettled(run: Campaign, details_here: bool = False) -> Html:
+    """What would settle the inconclusive claims: one number of episodes each, with what it rests on."""
+    rows, place = [], "" if details_here else chapter(run)
+    for claim in (run.claims or {"claims": []})["claims"]:
+        if plan := claim["settle"]:
+            rows.append(
+                {
+                    "id": _id(claim["id"], place),
+                    "claim": claim["title"],
+                    "n": f"{plan['n']:,}" if plan["n"] else f"> {power.MOST:,}",
+                    "unit": plural(plan["n"] or power.MOST, plan["unit"]).split("\u00a0", 1)[1],
+                    "verdict": page.badge(plan["verdict"]),
+                    "truth": plan["assumption"],
+                    "alpha": f"{plan['alpha']:.3g}",
+                }
+            )
+    if not rows:
+        return page.paragraph("No claim is inconclusive.", "note")
+    heads = {"id": "Id", "claim": "Claim", "n": "With", "unit": "of", "verdict": "Then", "truth": "If"}
+    note = (
+        f"All episodes, those at hand included, from which on the claim\u2019s own test gives the verdict with "
+        f"{percent(power.POWER)} power or more. The effect assumed is the observed one where it exceeds the "
+        "claim\u2019s margin, else the margin. Rates, and the share of discordant pairs, are those of the episodes at "
+        "hand, which are few. Alpha is two-sided; in a family of claims it is that of the strictest Holm step."
+    )
+    table = page.table(
+        rows, heads | {"alpha": "Alpha"}, ("n", "alpha"), "Episodes that would settle the open claims", stacked=True
+    )
+    return page.join(page.paragraph(note, "note"), table)
+
+
+def _rows(run: Campaign, claim: Mapping[str, Any]) -> Html | None:
+    """What a verdict stands on: rows with their digest, and episodes by name, as links where they have pages."""
+    lines: list[str | Html | None] = []
+    arms = dict(zip(("arm", "control"), claim["arms"], strict=False))
+    for side, entry in claim["rows"].items():
+        if side == "published":
+            named = (f"{a} {b}" for a, b in entry.items()) if isinstance(entry, Mapping) else entry
+            lines.append(page.inline("published: ", _quoted("; ".join(named))))
+        elif isinstance(entry, Mapping) and "digest" in entry:
+            rows = counts.behind(run, arms.get(side, side), plural(entry["n"], "row"))
+            lines.append(page.inline(f"{side}: ", rows, ", digest ", page.code(entry["digest"])))
+        elif isinstance(entry, list) and entry and side in _EPISODES:
+            found = pairs.starts(run, claim["arms"], [links.pair(name) for name in entry])
+            lines.append(page.inline(f"{_EPISODES[side]}: ", found))
+        elif isinstance(entry, list) and entry:
+            lines.append(page.inline(f"{side.replace('_', ' ')}: ", page.code(", ".join(map(str, entry)))))
+    return page.join(*(page.paragraph(line) for line in lines)) if lines else None
+
+
+_EPISODES = {"only_arm": "success only in the arm", "only_control": "success only in the control", "failed": "failed"}
+
+
+def _quoted(text: str) -> Html:
+    return counts.in_text(text, [lambda count: counts.apart(count, "published")])
+
+
+def chapter(run: Campaign) -> str | None:
+    """Return the name of the page with the claims' details, or None where it is not written."""
+    return next((path.name for path in run.files("chapters") if path.stem == "claims"), None)
+
+
+def words_table() -> Html:
+    """How our verdicts and the reproduction's status words correspond."""
+    rows = [
+        {
+            "ours": page.badge(ours.split("/")[0]),
+            "scope": "few tasks, one policy" if "/" in ours else "",
+            "seed": page.code(seed),
+        }
+        for ours, seed in claims.SEED_WORDS.items()
+    ]
+    return page.table(rows, {"ours": "Verdict here", "scope": "Scope", "seed": "The reproduction\u2019s word"})
+
+
+def not_claimed(run: Campaign) -> Html:
+    """What this report does not say, from the claims that were not tested and the limits that always hold."""
+    items: list[Any] = [
+        overview.HEURISTIC,
+        "The simulator\u2019s own success test decides, unless a claim names the verified one; no person watched.",
+        "Episodes of one initial state are alike; intervals treat them as independent within an arm.",
+    ]
+    for claim in (run.claims or {"claims": []})["claims"]:
+        if claim["verdict"] == "not_tested":
+            words = counts.of_claim(run, claim, claim["sentence"], chapter(run))
+            items.append(page.inline(f"{claim['id']}: {claim['statement']} ", words))
+    return Html("<ul>" + "".join(f"<li>{page.html(item)}</li>" for item in items) + "</ul>")

@@ -1,0 +1,184 @@
+"""Published figures beside ours, each with hardware and scope, and what can be checked of theirs from outside.
+
+Knows campaign, published and page; judges nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flashtrail.claims import published
+from flashtrail.claims.campaign import Campaign
+from flashtrail.report import page, printed_figures
+from flashtrail.report.counts import apart, behind, in_text
+from flashtrail.report.overview import rate_of
+from flashtrail.report.page import Html
+from flashtrail.statistics import intervals
+from flashtrail.statistics.intervals import Rate
+from flashtrail.statistics.wording import counted, listed, milliseconds, percent, percent_range
+
+_SUCCESS_HEADS = {
+    "who": "Who",
+    "policy": "Policy, method",
+    "arm": "Suite, arm",
+    "count": "k/n",
+    "rate": "Rate [Wilson 95 %]",
+}
+_LATENCY_HEADS = {
+    "who": "Who",
+    "policy": "Policy, method",
+    "what": "Route, statistic",
+    "ms": "ms",
+    "n": "n",
+    "where": "Hardware",
+}
+
+
+def published_beside_ours(run: Campaign) -> Html:
+    """Others' success and latency beside ours, with hardware and scope; then what can be checked of theirs."""
+    figures = published.load(next(iter(run.files("published")), None))
+    sources = [
+        {
+            "name": name,
+            "what": page.inline(source.title, ". ", source.where, "."),
+            "hardware": source.hardware,
+            "setting": source.setting,
+            "scope": f"Success: {source.success_scope}. Latency: {source.latency_scope}.",
+        }
+        for name, source in figures.sources.items()
+    ]
+    heads = {"name": "Name", "what": "Source", "hardware": "Hardware", "setting": "Setting", "scope": "Scope"}
+    note = (
+        "Policies, hardware and scopes differ, so these rows are for orientation, not for a test: a difference between "
+        "a run and a published figure has many causes. Intervals of published counts are computed here."
+    )
+    return page.join(
+        printed_figures.section(run),
+        page.paragraph(note, "note"),
+        page.table(_success_rows(run, figures), _SUCCESS_HEADS, ("count",), "Success", stacked=True),
+        page.table(_latency_rows(run, figures), _LATENCY_HEADS, ("ms", "n"), "Latency per round", stacked=True),
+        page.table(sources, heads, caption="Where the published figures come from", stacked=True),
+        page.details("What can be checked of the published figures", _checks(figures)),
+        _at_odds(figures),
+        page.details("What was printed, where, and whether it follows from their rows", _said(figures)),
+    )
+
+
+def _at_odds(figures: published.Published) -> Html | None:
+    """One line per printed figure that its source's own rows do not give."""
+    lines = [
+        page.paragraph(
+            page.inline(
+                f"Does not follow from its own rows: {entry.source}, {entry.figure}, printed {entry.value}; they give ",
+                _theirs(entry.rows_give),
+                ".",
+            )
+        )
+        for entry in figures.said
+        if entry.follows_from_rows == "no"
+    ]
+    return page.join(*lines) if lines else None
+
+
+def _said(figures: published.Published) -> Html:
+    rows = [
+        {
+            "source": entry.source,
+            "figure": entry.figure,
+            "value": _theirs(entry.value),
+            "where": ", ".join(entry.where),
+            "follows": entry.follows_from_rows,
+            "give": _theirs(entry.rows_give) if entry.rows_give else None,
+        }
+        for entry in figures.said
+    ]
+    heads = {"source": "Source", "figure": "Figure", "value": "Printed", "where": "Where"}
+    heads |= {"follows": "Follows from its rows", "give": "They give"}
+    note = "Where: section or appendix of the reproduction\u2019s write-up, or a file of its repository."
+    return page.join(page.paragraph(note, "note"), page.table(rows, heads, ("value",), stacked=True))
+
+
+def _theirs(text: str) -> Html:
+    return in_text(text, [lambda count: apart(count, "published")])
+
+
+def _success_rows(run: Campaign, figures: published.Published) -> list[dict[str, Any]]:
+    rows = [
+        {
+            "who": page.bold(run.whose(arm)),
+            "policy": summary["policy"],
+            "arm": f"{summary['suite']}, {arm}",
+            "count": behind(run, arm, counted(rate_of(summary["success"]))),
+            "rate": _rate_cell(rate_of(summary["success"])),
+        }
+        for arm, summary in run.summaries.items()
+    ]
+    suites = {summary["suite"] for summary in run.summaries.values()}
+    for entry in figures.success:
+        if entry.suite in suites and entry.count is not None and entry.n is not None:
+            found = intervals.rate(entry.count, entry.n)
+            rows.append(
+                {
+                    "who": entry.source,
+                    "policy": f"{figures.sources[entry.source].policy}, {entry.method}",
+                    "arm": f"{entry.suite}, {entry.arm or 'no fault'}",
+                    "count": apart(counted(found), "published"),
+                    "rate": _rate_cell(found),
+                }
+            )
+    return rows
+
+
+def _rate_cell(rate: Rate) -> str:
+    return "\u2013" if rate.wilson is None else f"{percent(rate.rate)} [{percent_range(rate.wilson)}]"
+
+
+def _latency_rows(run: Campaign, figures: published.Published) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for policy, route in run.profile[["policy", "route"]].drop_duplicates().itertuples(index=False):
+        part = run.profile[(run.profile["policy"] == policy) & (run.profile["route"] == route)]
+        found = intervals.latency(part["policy_ms"])
+        rows.append(
+            {
+                "who": page.bold(run.whose(None)),
+                "policy": policy,
+                "what": f"{route}, p50",
+                "ms": milliseconds(found.p50.value if found.p50 else None),
+                "n": found.n,
+                "where": listed(sorted(set(part["device"]))),
+            }
+        )
+    for entry in figures.latency:
+        source = figures.sources[entry.source]
+        rows.append(
+            {
+                "who": entry.source,
+                "policy": f"{source.policy}, {entry.method}",
+                "what": f"{entry.route}, {entry.statistic}, {entry.suite}" + (f" ({entry.note})" if entry.note else ""),
+                "ms": milliseconds(entry.ms),
+                "n": entry.n,
+                "where": source.hardware.split(";")[0],
+            }
+        )
+    return rows
+
+
+def _checks(figures: published.Published) -> Html:
+    words = {True: "agrees", False: "does not agree", None: "to compare"}
+    rows = [
+        entry | {"agrees": words[entry["agrees"]], "found": apart(entry["found"], "published")}
+        for entry in published.checks(figures)
+    ]
+    heads = {
+        "check": "Check",
+        "source": "Source",
+        "what": "Figure",
+        "printed": "Printed",
+        "found": "Found",
+        "agrees": "Verdict",
+    }
+    note = (
+        "A rate must be a whole count of episodes. The mean of a mixture of routes implies one draft latency: "
+        "share \u00d7 draft + (1 \u2212 share) \u00d7 full, with Table 1\u2019s 39.7 ms for the full round."
+    )
+    return page.join(page.paragraph(note, "note"), page.table(rows, heads))

@@ -1,0 +1,264 @@
+"""reports/drills.html, first part: what is named, by which predicate, in which words; findings.py has the rest.
+
+Every sentence follows from the diagnosis and the bounds as they were stored; none is written in advance but what each
+predicate means. Knows campaign, page and wording; computes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from flashtrail.claims.campaign import Campaign
+from flashtrail.drills.diagnosis import CLEAN, PREFIX
+from flashtrail.drills.predicates import LEFT_OVER, NAMES, PREDICATES
+from flashtrail.report import drills_figures, page, sheets
+from flashtrail.report.counts import pooled
+from flashtrail.report.drills_stored import bounds, count, diagnosis, rate_of, with_intervals
+from flashtrail.report.page import Html
+from flashtrail.statistics.wording import DASH, counted, integers, listed, percent_range, plural
+from flashtrail.tables import links
+
+_WORDS = {p.name: p for p in PREDICATES}
+
+
+# --- the first screen ---
+
+
+def header(run: Campaign, title: str) -> Html:
+    """Title, what was run, and a warning if anything is simulated."""
+    episodes = run.episodes
+    policies, tasks = listed(sorted(set(episodes["policy"]))), integers(set(episodes["task_id"]))
+    line = f"{policies} on {listed(sorted(set(episodes['suite'])))}, tasks {tasks}"
+    parts = [f"<h1>{page.html(title)}</h1>", f'<p class="line note">{page.html(line)}</p>']
+    if run.simulated:
+        text = "Simulated data: these numbers test the report. They are not evidence about any policy."
+        parts.append(f'<p class="warning">{text}</p>')
+    index = links.index(run.files("page_index"))
+    if index:
+        parts.append(f'<nav aria-label="pages">Further: {page.link("every episode", index).text}</nav>')
+    return Html(f"<header>{''.join(parts)}</header>")
+
+
+def section(run: Campaign) -> Html:
+    """The first screen: what was done on purpose, what is named, what is not, false alarms, how many episodes."""
+    found = diagnosis(run)
+    by_word = {word: [n for n, e in found["verdicts"].items() if e["verdict"] == word] for word in _VERDICTS}
+    rows = {
+        "What was run": _what_was_run(run, found),
+        "Named": _each(_named(run, found, name) for name in by_word["named"]),
+        "Noticed, but not named": _each(_noticed(run, found, name) for name in by_word["noticed"]),
+        "Not told from a clean run": _each(_unseen(run, found, name) for name in by_word["unseen"]),
+        "False alarms": _alarms_in_short(run, found),
+        "How many episodes": _episodes_needed(found),
+        "On a run of your own": page.inline(
+            page.code("flashtrail doctor RUN"), " asks the same predicates; the bounds must be of the same policy."
+        ),
+    }
+    note = "Named: a run of this failure is given its name by most of its episodes, no other run is, and its episodes "
+    note += "are told from clean ones. "
+    note += "k/n: episodes in which its own predicate holds. Brackets: 95\u00a0% intervals (Wilson)."
+    facts = page.facts({term: value for term, value in rows.items() if value is not None})
+    return Html(f'<div class="first">{facts.text}{page.paragraph(note, "note").text}</div>')
+
+
+_VERDICTS = ("named", "noticed", "unseen")
+
+
+def _each(texts: Iterable[Html]) -> Html | None:
+    items = list(texts)
+    return page.join(*(page.paragraph(text) for text in items)) if items else None
+
+
+def _what_was_run(run: Campaign, found: Mapping[str, Any]) -> str:
+    drills = [name for name in found["episodes"] if name != CLEAN]
+    n = sum(len(rows) for rows in found["episodes"].values())
+    reference = bounds(run)
+    return (
+        f"{plural(len(drills), 'failure')}, each one toggle from the clean run, on the same initial states and seeds: "
+        f"{plural(n, 'episode')}. Predicates see actions, the mean of the pictures sent and rewards. Their bounds come "
+        f"from {plural(reference['episodes'], 'clean episode')} of other initial states."
+    )
+
+
+def _own(run: Campaign, found: Mapping[str, Any], name: str) -> Html:
+    """``no_flip: 15/15 [80-100 %]``: episodes of the drill in which its own predicate holds."""
+    if name not in NAMES:
+        return page.inline(page.code(name), ": no predicate of its own")
+    rate = rate_of(found["matrix"][name][name])
+    ends = f" [{percent_range(rate.wilson)}]" if rate.wilson else ""
+    return page.inline(page.code(name), ": ", count(run, name, counted(rate)), ends)
+
+
+def _named(run: Campaign, found: Mapping[str, Any], name: str) -> Html:
+    return page.inline(_own(run, found, name), ", ", _cost(run, found, name))
+
+
+def _noticed(run: Campaign, found: Mapping[str, Any], name: str) -> Html:
+    entry = found["verdicts"][name]
+    called = f"its run is called {entry['run_cause']}" if entry["run_cause"] else "its run is called nothing"
+    shared = f", as that of {listed(entry['same_name'])}" if entry["same_name"] else ""
+    return page.inline(_own(run, found, name), f"; {called}{shared}, ", _cost(run, found, name))
+
+
+def _unseen(run: Campaign, found: Mapping[str, Any], name: str) -> Html:
+    entry = found["verdicts"][name]
+    called = f"; its run is called {entry['run_cause']}, but" if entry["run_cause"] else ";"
+    words = f"{called} no predicate tells its episodes from clean ones once all comparisons are allowed for (Holm), "
+    return page.inline(_own(run, found, name), words, _cost(run, found, name))
+
+
+def _cost(run: Campaign, found: Mapping[str, Any], name: str) -> Html:
+    """What the failure did to success, against the same starts of the clean run."""
+    entry, base = found["success"][name], found["success"][CLEAN]
+    own, clean_run = (f"{e['k']}/{e['n']}" for e in (entry, base))
+    return page.inline("rewarded ", count(run, name, own), " (clean ", count(run, CLEAN, clean_run), ")")
+
+
+def _alarms_in_short(run: Campaign, found: Mapping[str, Any]) -> Html:
+    alarms = found["false_alarms"]
+    bounded, run_cause = alarms["any_bound"], alarms["run"]["cause"]
+    rest = alarms["by_predicate"][LEFT_OVER]
+    return page.join(
+        page.paragraph(
+            page.inline(
+                "Any bound exceeded in ",
+                count(run, CLEAN, f"{bounded['k']}/{bounded['n']}"),
+                f" clean episodes: {with_intervals(bounded)}; {LEFT_OVER}, by elimination, in ",
+                count(run, CLEAN, f"{rest['k']}/{rest['n']}"),
+                ", clean episodes that failed.",
+            )
+        ),
+        page.paragraph(f"The clean run as a whole is called {run_cause or 'nothing'}."),
+    )
+
+
+def _episodes_needed(found: Mapping[str, Any]) -> str:
+    """The shortest run that is named in 80 % of the draws, failures of one length together."""
+    by_length: dict[int, list[str]] = {}
+    never = []
+    for name, m in found["enough"].items():
+        if name == CLEAN:
+            continue
+        if m is None:
+            never.append(name)
+        else:
+            by_length.setdefault(m, []).append(name)
+    parts = [f"{plural(m, 'episode')} for {listed(by_length[m])}" for m in sorted(by_length)]
+    longest = max((e["m"] for rows in found["power"].values() for e in rows), default=0)
+    if never:
+        parts.append(f"not with {longest} for {listed(never)}")
+    return f"Until 80\u00a0% of runs are given the right name: {'; '.join(parts)}."
+
+
+# --- sections ---
+
+
+def confusion(run: Campaign) -> Html:
+    """Predicate x drill: figure, table with intervals and links, and what single episodes are called."""
+    found = diagnosis(run)
+    drawing = page.figure(
+        drills_figures.confusion(found["matrix"]),
+        "Episodes of each arm in which each predicate holds",
+        "Episodes of each arm (rows) in which each predicate (columns) holds, k/n; darker: more. Framed: the "
+        "failure\u2019s own predicate. Several may hold in one episode.",
+    )
+    return page.join(page.side_by_side(drawing, _runs(run, found)), _by_episode(run, found), _rates(run, found))
+
+
+def _runs(run: Campaign, found: Mapping[str, Any]) -> Html:
+    rows = []
+    for name, entry in found["runs"].items():
+        also = [n for n in entry["firing"] if n != entry["cause"]]
+        verdict = found["verdicts"].get(name, {}).get("verdict", DASH)
+        rows.append(
+            {
+                "arm": page.code(name),
+                "cause": page.code(entry["cause"]) if entry["cause"] else "nothing",
+                "also": listed(also) if also else None,
+                "verdict": verdict,
+            }
+        )
+    heads = {"arm": "Run of", "cause": "Is called", "also": "Holds in most, too", "verdict": "So it is"}
+    return page.table(rows, heads, (), "What the doctor says of each whole run", stacked=True)
+
+
+def _by_episode(run: Campaign, found: Mapping[str, Any]) -> Html:
+    rows = []
+    for name, counts in found["diagnoses"].items():
+        n = sum(counts.values())
+        told = [f"{cause} {k}" for cause, k in sorted(counts.items(), key=lambda e: -e[1]) if k]
+        right = counts.get(name, 0) if name != CLEAN else counts["none"]
+        rows.append({"arm": page.code(name), "right": count(run, name, f"{right}/{n}"), "told": ", ".join(told)})
+    heads = {"arm": "Episodes of", "right": "Called rightly", "told": "Called"}
+    return page.table(
+        rows, heads, ("right",), "A single episode, by itself (the first predicate that holds)", stacked=True
+    )
+
+
+def _rates(run: Campaign, found: Mapping[str, Any]) -> Html:
+    rows = []
+    for name, rates in found["matrix"].items():
+        for predicate, entry in rates.items():
+            if entry["k"]:
+                rows.append(
+                    {
+                        "arm": page.code(name),
+                        "predicate": page.code(predicate),
+                        "count": count(run, name, f"{entry['k']}/{entry['n']}"),
+                        "rate": with_intervals(entry),
+                        "episodes": _episodes(run, name, found["episodes"][name], predicate),
+                    }
+                )
+    heads = {"arm": "Arm", "predicate": "Predicate", "count": "k/n", "rate": "Rate [95 %]", "episodes": "Episodes"}
+    table = page.table(
+        rows, heads, ("count",), "Every cell that is not zero, with the episodes behind it", stacked=True
+    )
+    return page.details("Rates with intervals, and the episodes behind them", table)
+
+
+def _episodes(run: Campaign, drill: str, rows: Sequence[Mapping[str, Any]], predicate: str) -> Html:
+    """The episodes in which a predicate holds, each a link where it has a page."""
+    place = run.pages.get(PREFIX + drill)
+    parts = []
+    for row in rows:
+        if row["flags"][predicate]:
+            key = row["key"]
+            text = f"{key['task_id']}/{key['init_state']}" if key else row["start"]
+            parts.append(page.link(text, links.episode(place, key)).text if place and key else page.html(text))
+    return Html(", ".join(parts))
+
+
+def sentences(run: Campaign) -> Html:
+    """One sentence for each failure, with how often it was right and wrong."""
+    found = diagnosis(run)
+    rows = []
+    for name in NAMES:
+        predicate = _WORDS[name]
+        matrix = found["matrix"]
+        own = matrix[name][name] if name in matrix else None
+        others = [rates[name] for arm, rates in matrix.items() if arm not in (name, CLEAN)]
+        wrong = {"k": sum(e["k"] for e in others), "n": sum(e["n"] for e in others)}
+        rows.append(
+            {
+                "name": page.code(name),
+                "sentence": page.inline(
+                    f"If {predicate.sign}, the likely cause is ",
+                    page.bold(predicate.cause),
+                    f": check {predicate.check}.",
+                ),
+                "own": count(run, name, f"{own['k']}/{own['n']}") if own else DASH,
+                "clean": count(run, CLEAN, f"{matrix[CLEAN][name]['k']}/{matrix[CLEAN][name]['n']}"),
+                "wrong": pooled(run, f"{wrong['k']}/{wrong['n']}"),
+            }
+        )
+    heads = {"name": "Predicate", "sentence": "Diagnosis", "own": "Of its own failure", "clean": "Of clean episodes"}
+    heads |= {"wrong": "Of other failures"}
+    return page.table(rows, heads, ("own", "clean", "wrong"), "In the order in which they are asked", stacked=True)
+
+
+def films(run: Campaign) -> Html:
+    """Contact sheets of the episodes that were filmed, under a heading of their own; nothing where none was."""
+    if not len(run.sheets):
+        return Html("")
+    return page.join(Html("<h2>What it looks like</h2>"), sheets.section(run))

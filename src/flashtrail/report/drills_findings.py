@@ -1,0 +1,203 @@
+"""reports/drills.html, second part: power, false alarms, what cannot be told apart, costs, features, bounds.
+
+Every sentence follows from the diagnosis and the bounds as they were stored. Knows campaign, page and wording; computes
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flashtrail.claims.campaign import Campaign
+from flashtrail.drills import bounds as clean
+from flashtrail.drills.diagnosis import CLEAN
+from flashtrail.drills.predicates import FEATURES, LEFT_OVER
+from flashtrail.report import drills_figures, page
+from flashtrail.report.drills_stored import bounds, count, diagnosis, ordered, rate_of
+from flashtrail.report.page import Html
+from flashtrail.statistics.intervals import Interval
+from flashtrail.statistics.wording import (
+    DASH,
+    counted,
+    listed,
+    p_value,
+    percent,
+    percent_range,
+    plural,
+    points,
+    points_range,
+)
+
+# What a reader learns most from seeing, first; the rest of FEATURES is in the table of bounds.
+_DRAWN = ("picture_step", "longest_hold", "reach", "effort", "alternation", "travel")
+
+
+def power(run: Campaign) -> Html:
+    """How many episodes a run needs: a panel per failure, and the table behind it."""
+    found = diagnosis(run)
+    drawing = page.figure(
+        drills_figures.power(found["power"]),
+        "Share of runs diagnosed rightly against the number of episodes, a panel for each arm",
+        "Runs that are given the right name (of the clean arm: none) by the number of their episodes; bars: 95 %; "
+        "dashed: 80 %.",
+    )
+    note = (
+        "Method: a run of m episodes is drawn by drawing a task, each as likely, and then one of its initial states, m "
+        "times with replacement from the episodes played; it is called what most of its episodes show, "
+        f"{LEFT_OVER} only where it fails more often than the clean reference explains (5 %). Intervals draw each "
+        "task\u2019s initial states again first, and are left out where all episodes agree: then a bootstrap sees no "
+        "spread. Odd m, since half of an even run is no majority. No draw knows of more initial states than were "
+        "played."
+    )
+    rows = []
+    for name, entries in found["power"].items():
+        rows.append({"arm": page.code(name), **{f"m{e['m']}": _power_cell(e) for e in entries}})
+    lengths = [e["m"] for e in next(iter(found["power"].values()), [])]
+    heads = {"arm": "Arm", **{f"m{m}": plural(m, "episode") for m in lengths}}
+    table = page.table(rows, heads, tuple(heads)[1:], "Runs given the right name [95 %]", stacked=True)
+    return page.join(drawing, table, page.paragraph(note, "note"))
+
+
+def _power_cell(entry: Mapping[str, Any]) -> str:
+    ends = entry["named_interval"]
+    between = f" [{percent_range(Interval(ends['low'], ends['high']))}]" if ends else ""
+    return f"{percent(entry['named'])}{between}"
+
+
+def false_alarms(run: Campaign) -> Html:
+    """Each predicate on clean episodes that its bounds do not come from, beside what is promised."""
+    found = diagnosis(run)["false_alarms"]
+    rows = []
+    for name, entry in found["by_predicate"].items():
+        rate = rate_of(entry)
+        promised = entry["promised_at_most"]
+        rows.append(
+            {
+                "name": page.code(name),
+                "count": count(run, CLEAN, counted(rate)),
+                "rate": percent(rate.rate),
+                "wilson": percent_range(rate.wilson) if rate.wilson else DASH,
+                "exact": percent_range(rate.exact) if rate.exact else DASH,
+                "promised": "no bound of one feature" if promised is None else f"at most {percent(promised, 1)}",
+            }
+        )
+    for name, words in (("any_bound", "any bound"), ("any", "any predicate")):
+        rate = rate_of(found[name])
+        ends = {"wilson": rate.wilson, "exact": rate.exact}
+        cells: dict[str, Any] = {key: percent_range(value) if value else DASH for key, value in ends.items()}
+        cells |= {"count": count(run, CLEAN, counted(rate)), "promised": None}
+        rows.append({"name": words, "rate": percent(rate.rate), **cells})
+    heads = {"name": "Predicate", "count": "k/n", "rate": "Rate", "wilson": "Wilson 95 %", "exact": "Exact 95 %"}
+    heads |= {"promised": "Promised"}
+    numeric = ("count", "rate", "wilson", "exact", "promised")
+    return page.table(rows, heads, numeric, "False alarms: clean episodes, not those of the bounds", stacked=True)
+
+
+def slack(run: Campaign) -> Html:
+    """What another slack of the bounds would have made of the same episodes."""
+    found, chosen = diagnosis(run)["slack"], bounds(run)["guarantee"]["slack"]
+    rows = []
+    for entry in found:
+        named = [name for name, drill in entry["drills"].items() if drill["cause"] == name]
+        drills = ordered(entry["drills"])
+        cells = {name: count(run, name, f"{drill['k']}/{drill['n']}") for name, drill in drills.items()}
+        mark = " (this page)" if entry["slack"] == chosen else ""
+        clean_run = count(run, CLEAN, f"{entry['clean']['k']}/{entry['clean']['n']}")
+        row = {"slack": f"{entry['slack']:g}{mark}", "clean": clean_run, **cells}
+        rows.append(row | {"named": f"{len(named)} of {len(cells)}"})
+    heads = {"slack": "Slack", "clean": "Clean, any bound", **{name: name for name in ordered(found[0]["drills"])}}
+    heads |= {"named": "Runs named"}
+    note = (
+        "How far a bound lies beyond the clean extremes, as a share of their distance, was chosen before any drill was "
+        "run. The same episodes under other choices: what is gained in one column is paid for in another."
+    )
+    table = page.table(
+        rows, heads, tuple(heads)[1:], "Episodes in which a drill\u2019s own predicate holds", stacked=True
+    )
+    return page.join(page.paragraph(note), table)
+
+
+def apart(run: Campaign) -> Html:
+    """Which arms no predicate tells apart, by computation, and the evidence for those that one does."""
+    found = diagnosis(run)
+    blurred = [e for e in found["apart"] if not e["apart"]]
+    told = len(found["apart"]) - len(blurred)
+    words = f"{told} of {plural(len(found['apart']), 'pair')} of arms are told apart by some predicate."
+    if blurred:
+        words += f" Not told apart: {'; '.join(' from '.join((e['a'], e['b'])) for e in blurred)}."
+    rows = [
+        {"a": page.code(e["a"]), "b": page.code(e["b"]), "by": page.code(e["predicate"]), "p": p_value(e["p"])}
+        for e in found["apart"]
+        if e["apart"]
+    ]
+    note = (
+        "Two arms are told apart where some predicate holds at different rates in them: Boschloo\u2019s exact test, p "
+        f"values Holm\u2019s over all pairs and predicates, below {found['alpha']:g}. Episodes are taken as "
+        "independent; those of one task are alike, so that p values near the limit say less than they seem to."
+    )
+    heads = {"a": "Arm", "b": "Other arm", "by": "By", "p": "Holm\u2019s p"}
+    table = page.table(rows, heads, ("p",), "Pairs that are told apart, by which predicate most surely")
+    return page.join(page.paragraph(words), page.paragraph(note, "note"), page.details("The pairs", table))
+
+
+def cost(run: Campaign) -> Html:
+    """What each failure does to success, paired with the clean run."""
+    found = diagnosis(run)["success"]
+    rows = []
+    for name, entry in found.items():
+        rate, paired = rate_of(entry), entry["paired"]
+        row: dict[str, Any] = {"arm": page.code(name), "count": count(run, name, counted(rate))}
+        row |= {"rate": percent(rate.rate), "wilson": percent_range(rate.wilson) if rate.wilson else DASH}
+        if paired:
+            ends = Interval(paired["interval"]["low"], paired["interval"]["high"])
+            between = points_range(ends).removesuffix("\u00a0points")
+            row |= {"difference": f"{points(paired['difference'])} {between}", "p": p_value(paired["p"])}
+        rows.append(row)
+    heads = {"arm": "Arm", "count": "Rewarded", "rate": "Rate", "wilson": "Wilson 95 %"}
+    heads |= {"difference": "Against clean [95 %]", "p": "Exact McNemar"}
+    return page.table(rows, heads, tuple(heads)[1:], "Success under each failure", stacked=True)
+
+
+def features(run: Campaign) -> Html:
+    """The features themselves, every episode a point."""
+    found, stored = diagnosis(run), bounds(run)["bounds"]
+    parts = [
+        page.figure(
+            drills_figures.feature(name, found["episodes"], stored.get(name)),
+            f"{FEATURES[name]}, each episode of each arm a point",
+            page.inline(page.code(name), ": filled, rewarded; hollow, not. Shaded: within the clean bounds."),
+        )
+        for name in _DRAWN
+    ]
+    return page.join(*(page.side_by_side(*parts[i : i + 2]) for i in range(0, len(parts), 2)))
+
+
+def bounds_table(run: Campaign) -> Html:
+    """The clean bounds, what they guarantee and where they come from."""
+    stored = bounds(run)
+    rows = [
+        {
+            "name": page.code(name),
+            "what": entry["what"],
+            **{key: f"{entry[key]:.4g}" for key in ("least", "largest", "low", "high")},
+            "n": entry["n"],
+        }
+        for name, entry in stored["bounds"].items()
+    ]
+    heads = {"name": "Feature", "what": "What it is", "least": "Least", "largest": "Largest"}
+    heads |= {"low": "Bound below", "high": "Bound above", "n": "Episodes"}
+    n, guarantee, origin = stored["episodes"], stored["guarantee"], stored["origin"]
+    words = (
+        f"Of {plural(n, 'clean episode')} ({stored['rewarded']} rewarded) the least and the largest value, widened by "
+        f"{percent(guarantee['slack'])} of their distance on each side. Whatever the distribution, another clean "
+        f"episode of the same tasks lies above the largest (or below the least) in one case of {n + 1} at "
+        f"most ({percent(clean.beyond(n), 1)}), and beyond the widened bound at most so often; with "
+        f"{percent(guarantee['confidence'])} confidence at least {percent(guarantee['content_of_one_side'])} of all "
+        "clean episodes lie on the clean side. A run is judged by majority, so that its alarms are rarer still."
+    )
+    tasks = listed(origin.get("tasks", [])) if origin.get("tasks") else "tasks not recorded"
+    where = f"From {listed(origin.get('arms', []))}, {tasks}; digests of its tables are in results/drills/bounds.json."
+    numeric = ("least", "largest", "low", "high", "n")
+    table = page.table(rows, heads, numeric, "Clean bounds of each feature", stacked=True)
+    return page.join(page.paragraph(words), table, page.paragraph(where, "note"))

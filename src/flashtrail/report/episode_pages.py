@@ -1,0 +1,443 @@
+"""A page for every episode, a list of an arm's episodes, and an index of all starts: what stands behind each k/n.
+
+Written from the tables as plain HTML, without a notebook: a hundred pages take a second. Films and contact sheets lie
+in or beside them where they were kept. Links are relative, so that the reports' directory can be moved as a whole.
+Knows tables, timeline and page; computes nothing but counts.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from flashtrail.base import provenance
+from flashtrail.report import layout, page, timeline
+from flashtrail.report.page import Html
+from flashtrail.statistics import intervals
+from flashtrail.statistics.wording import DASH, plural, rate_with_interval, three_digits, whole, without_places
+from flashtrail.tables import endings, links, schemas
+from flashtrail.tables.schemas import EPISODE_KEY, PAIR_KEY
+
+FOOTER = "Made by FLASHTrail from the tables of the run."
+_END_MARKS = {
+    "success": "\u25cf",
+    "horizon": "\u25cb",
+    "perturbation": "\u2715",
+    "untold": "\u25cc",
+    "infrastructure": "!",
+}
+_SHORT = {"success": "success", "error": "error", "horizon": "out of time"}
+
+
+def write_arm(
+    out: str | Path,
+    files: Mapping[str, str | Path],
+    sheets: Iterable[str | Path] = (),
+    report: str = "../../final.html",
+    index: str | None = f"../{links.INDEX}",
+) -> int:
+    """Write an arm's pages, list and films as the directory `out`, whole or not at all; return how many episodes.
+
+    `files` are its merged tables by name; `sheets` its contact sheets, beside which films lie as its episodes say.
+    `report` is where the link to the report goes, seen from `out`, `index` that to the index of all arms (None: it
+    does not have this one).
+    """
+    frames = {name: schemas.read_table(files[name], schema).to_pandas() for name, schema in schemas.SCHEMAS.items()}
+    episodes = frames["episodes"].sort_values(list(EPISODE_KEY), kind="stable", ignore_index=True)
+    episodes["kind"] = endings.kinds(episodes, frames["rounds"])
+    shards = [Path(path) for path in sheets]
+    pictures = _by_episode(schemas.read_tables(shards, schemas.SHEETS).to_pandas())
+    rounds = {key: _records(part) for key, part in _by_episode(_ordered(frames["rounds"], "round")).items()}
+    steps = _by_episode(_ordered(frames["steps"], "step"))
+    said = schemas.read_metadata(files["episodes"])
+    up = Upwards(report, bool(said.get("simulated")), index, said.get("imported", ""))
+    rows = episodes.to_dict("records")
+    with provenance.write_atomic(out) as directory:
+        directory.mkdir()
+        for before, row, after in zip([None, *rows[:-1]], rows, [*rows[1:], None], strict=True):
+            row["film"] = _film(row, shards, directory)
+            parts = (rounds.get(_key(row), []), steps.get(_key(row)), pictures.get(_key(row)))
+            text = episode(row, *parts, up, before, after).text
+            title = f"FLASHTrail: {schemas.episode_id(row)}"
+            _write(directory / links.file_name(row), layout.document(title, text, FOOTER, media=True))
+        text = arm_list(rows, frames["rounds"], up).text
+        title = f"FLASHTrail: episodes of {rows[0]['arm']}" if rows else "FLASHTrail: no episode"
+        _write(directory / links.INDEX, layout.document(title, text, FOOTER))
+    return len(rows)
+
+
+@dataclass(frozen=True)
+class Upwards:
+    """Where links upwards go, seen from an arm's directory; whether the pages must warn of simulated rows; and of what
+    the rows are an import (empty: they are this run's own)."""
+
+    report: str
+    simulated: bool = False
+    index: str | None = f"../{links.INDEX}"
+    imported: str = ""
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+_Key = tuple[Any, ...]
+
+
+def _key(row: Mapping[str, Any]) -> _Key:
+    return tuple(row[name] for name in EPISODE_KEY)
+
+
+def _by_episode(frame: pd.DataFrame) -> dict[_Key, pd.DataFrame]:
+    return {key: part for key, part in frame.groupby(list(EPISODE_KEY), sort=False)}
+
+
+def _ordered(frame: pd.DataFrame, by: str) -> pd.DataFrame:
+    return frame.sort_values([*EPISODE_KEY, by], kind="stable")
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return rows with None in empty cells, whole numbers as such."""
+    return pa.Table.from_pandas(frame, schemas.imported(schemas.ROUNDS), preserve_index=False).to_pylist()
+
+
+def _film(row: Mapping[str, Any], sheets: Sequence[Path], directory: Path) -> str | None:
+    """Copy an episode's film below `directory` and return its place there; None where none was kept."""
+    if not isinstance(row["video"], str):
+        return None
+    for sheet in sheets:
+        source = sheet.parent / row["video"]
+        if sheet.parent.name == f"task_{row['task_id']}" and source.is_file():
+            target = directory / "videos" / f"{links.stem(row)}{source.suffix}"
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(source, target)
+            return f"videos/{target.name}"
+    return None
+
+
+# --- one episode ---
+
+
+def episode(
+    row: Mapping[str, Any],
+    rounds: Sequence[Mapping[str, Any]],
+    steps: pd.DataFrame | None,
+    sheet: pd.DataFrame | None,
+    up: Upwards,
+    before: Mapping[str, Any] | None = None,
+    after: Mapping[str, Any] | None = None,
+) -> Html:
+    """Return the page of one episode: how it ended, its rounds over its steps, film, contact sheet, rounds as rows."""
+    ways = {"Report": up.report, "All episodes of this arm": f"{links.INDEX}#{links.task_anchor(row['task_id'])}"}
+    ways |= {"This start in every arm": f"{up.index}#{links.start_anchor(row)}"} if up.index else {}
+    ways |= {name: links.file_name(near) for name, near in (("Previous", before), ("Next", after)) if near}
+    name = f"{row['arm']}: task {row['task_id']}, initial state {row['init_state']}, repeat {row['repeat']}"
+    parts = [
+        _header(name, f"{row['task']}; {row['policy']} on {row['suite']}", ways, up.simulated, up.imported),
+        _facts(row, rounds, _untold(row, rounds, _frame(steps)) if up.imported else ""),
+    ]
+    if rounds:
+        drawn = timeline.draw(rounds, _frame(steps), _length(row, rounds), _SHORT[row["outcome"]])
+        parts += [Html("<h2>Rounds and steps</h2>"), drawn]
+    parts += _seen(row, sheet)
+    if rounds:
+        parts += [Html("<h2>Every round</h2>"), _rounds_table(rounds)]
+    return page.join(*parts)
+
+
+def _header(title: str, line: str | Html, ways: Mapping[str, str], simulated: bool, imported: str = "") -> Html:
+    linked = " ".join(page.link(text, target).text for text, target in ways.items())
+    warning = '<p class="warning">Simulated data: not evidence about any policy.</p>' if simulated else ""
+    if imported:
+        words = f"Imported, not run here: {imported}. What that record does not say is left empty."
+        warning += page.paragraph(words, "note").text
+    head = f'<h1>{page.html(title)}</h1><p class="line note">{page.html(line)}</p>{warning}'
+    return Html(f'<header>{head}<nav aria-label="pages">{linked}</nav></header>')
+
+
+def _frame(rows: pd.DataFrame | None) -> pd.DataFrame:
+    return schemas.STEPS.empty_table().to_pandas() if rows is None else rows
+
+
+def _length(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> int:
+    """Return an episode's steps; where its record does not say them, the actions that its rounds executed."""
+    said = _given(row["steps"])
+    return sum(entry["executed"] for entry in rounds) if said is None else int(said)
+
+
+# what an episode's page would show, and where it stands: in its row, its rounds or its steps
+_HOLES = {
+    "row": {"started_at": "start", "wall_s": "wall time", "video": "film", "verified_success": "verified success"}
+    | {"steps": "steps", "rounds": "rounds"},
+    "rounds": {
+        "env_step": "steps at which rounds began",
+        "condition_applied": "whether a condition was applied",
+        "radius": "radius of drafts",
+        "policy_ms": "policy time",
+        "synchronized": "whether the device was synchronised",
+        "batch_size": "whether rounds shared a pass",
+        "noise_seed": "noise seeds",
+    },
+    "steps": {"eef_pos": "height of the gripper"},
+}
+
+
+def _untold(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], steps: pd.DataFrame) -> str:
+    """Return what the record of an imported episode does not say, in words."""
+    words = [name for key, name in _HOLES["row"].items() if _given(row.get(key)) is None]
+    words += [name for key, name in _HOLES["rounds"].items() if rounds and all(entry[key] is None for entry in rounds)]
+    words += [name for key, name in _HOLES["steps"].items() if steps[key].isna().all()]
+    return ", ".join(words)
+
+
+def _facts(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], untold: str = "") -> Html:
+    end = f"{_END_MARKS[row['kind']]} {endings.KINDS[row['kind']]}{_after(row)}"
+    verified = _given(row.get("verified_success"))
+    facts: dict[str, Any] = {
+        "End": page.inline(page.bold(end), f"; {without_places(row['error'])}" if _given(row["error"]) else ""),
+        "Verified": None if verified is None else _verified_words(verified, row),
+        "Rounds": _rounds_words(row),
+        "Fault": _fault_words(rounds),
+        "Guard": _guard_words(rounds),
+        "Seed": str(row["seed"]),
+        "Run": _run_words(row),
+        "Name": page.code(schemas.episode_id(row)),
+        "Not recorded": untold or None,
+    }
+    return page.facts({term: value for term, value in facts.items() if value is not None})
+
+
+def _after(row: Mapping[str, Any]) -> str:
+    return "" if _given(row["steps"]) is None else f", after {plural(int(row['steps']), 'step')}"
+
+
+def _verified_words(verified: bool, row: Mapping[str, Any]) -> str:
+    missing = _given(row.get("verified_reason"))
+    seen = "the behaviour that the task implies was seen" if verified else "not"
+    return f"{seen}: {missing}" if missing else seen
+
+
+def _given(value: Any) -> Any:
+    return None if value is None or (isinstance(value, float) and pd.isna(value)) else value
+
+
+def _rounds_words(row: Mapping[str, Any]) -> str | None:
+    if _given(row["rounds"]) is None:
+        return None
+    text = f"{whole(row['rounds'])}: {whole(row['full_rounds'])} full, {whole(row['draft_rounds'])} draft"
+    mean = _given(row["accepted_prefix_mean"])
+    return text if mean is None else f"{text}; {mean:.1f} of 12 actions of a draft accepted in the mean"
+
+
+def _fault_words(rounds: Sequence[Mapping[str, Any]]) -> str | None:
+    if all(row["condition_applied"] is None for row in rounds):  # nor where there is no round
+        return None
+    hit = sum(bool(row["condition_applied"]) for row in rounds)
+    return f"the condition touched {hit} of {plural(len(rounds), 'round')}" if hit else "none applied"
+
+
+def _guard_words(rounds: Sequence[Mapping[str, Any]]) -> str | None:
+    said = [timeline.guard_word(row) for row in rounds]
+    counts = {word: said.count(word) for word in timeline.GUARD_WORDS if word in said}
+    return ", ".join(f"{word} {count}" for word, count in counts.items()) + f" of {len(said)}" if counts else None
+
+
+def _run_words(row: Mapping[str, Any]) -> Html:
+    started = f"; started {str(row['started_at'])[:19].replace('T', ' ')} UTC" if _given(row["started_at"]) else ""
+    wall = f"; {three_digits(row['wall_s'])} s by the wall clock" if _given(row["wall_s"]) is not None else ""
+    return page.inline(page.code(row["run_id"]), f"{started}{wall}")
+
+
+def _seen(row: Mapping[str, Any], sheet: pd.DataFrame | None) -> list[Html]:
+    parts = [Html("<h2>What the policy saw</h2>")]
+    if row.get("film"):
+        target = page.html(row["film"])
+        parts.append(Html(f'<video controls preload="none" src="{target}" aria-label="film of the episode"></video>'))
+        note = page.inline("One frame a round, four a second. ", page.link("Open the film by itself", row["film"]), ".")
+        parts.append(Html(f'<p class="note film">{note}</p>'))
+    if sheet is not None:
+        caption = (
+            "Agent view and wrist view of up to twelve rounds, first and last among them, after condition and guard. "
+            "Orange: hit by the condition, or missed by the guard; green: replaced or declared missing."
+        )
+        parts.append(page.picture(bytes(sheet.iloc[0]["jpeg"]), "Contact sheet of the episode", caption))
+    if not row.get("film") and sheet is None:
+        parts.append(page.paragraph("No film of this episode was kept.", "note"))
+    return parts
+
+
+_ROUND_HEADS = {
+    "round": "Round",
+    "env_step": "Step",
+    "route": "Route",
+    "fallback_cause": "Why full",
+    "accepted_prefix": "Accepted",
+    "executed": "Executed",
+    "radius": "Radius",
+    "policy_ms": "Policy (ms)",
+    "roundtrip_ms": "Round trip (ms)",
+    "fault": "Condition",
+    "guard": "Guard",
+    "cache_age": "Cache age",
+    "waited_steps": "Waited (steps)",
+    "stale_dropped": "Dropped",
+}
+_DIGITS = {"radius": "{:.3f}", "policy_ms": "{:.1f}", "roundtrip_ms": "{:.1f}"}
+_WORDS = ("route", "fallback_cause", "fault", "guard")
+
+
+def _rounds_table(rounds: Sequence[Mapping[str, Any]]) -> Html:
+    """Every round in one row; columns that are empty throughout are left out."""
+    shown = [
+        {**row, "fault": "applied" if row["condition_applied"] else None, "guard": timeline.guard_word(row)}
+        for row in rounds
+    ]
+    heads = {name: head for name, head in _ROUND_HEADS.items() if any(row[name] is not None for row in shown)}
+    rows = [{name: _cell(name, row[name]) for name in heads} for row in shown]
+    return page.table(rows, heads, [name for name in heads if name not in _WORDS], plural(len(rows), "round"))
+
+
+def _cell(name: str, value: Any) -> str | None:
+    if value is None:
+        return None
+    if name in _WORDS:
+        return str(value).replace("_", " ")
+    return _DIGITS.get(name, "{:.0f}").format(value)
+
+
+# --- an arm's list ---
+
+
+_ACCEPTED = (
+    "Accepted: actions of a draft within a radius of the full model\u2019s estimate. How often the full route is that "
+    "near to itself under other noise, the control, stands beside acceptance in the report."
+)
+
+
+def arm_list(rows: Sequence[Mapping[str, Any]], rounds: pd.DataFrame, up: Upwards) -> Html:
+    """Return the list of an arm's episodes: by how they ended, then task by task."""
+    if not rows:
+        return page.paragraph("This arm has no episode.", "note")
+    first = rows[0]
+    ways = {"Report": up.report} | ({"Every start in every arm": up.index} if up.index else {})
+    judged = [row for row in rows if row["kind"] != "infrastructure"]  # endings.judged
+    won = intervals.rate(sum(row["kind"] == "success" for row in judged), len(judged))
+    count, _, rest = rate_with_interval(won).partition(" ")
+    place = "success" if won.k else links.task_anchor(first["task_id"])
+    line = page.inline(f"{first['policy']} on {first['suite']}: success in ", page.link(count, f"#{place}"), f" {rest}")
+    by_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in endings.KINDS}
+    ends = "".join(_of_kind(kind, found) for kind, found in by_kind.items() if found)
+    medians = _medians(rounds)
+    tasks = {(row["suite"], row["task_id"]): row["task"] for row in rows}
+    parts = [
+        _header(f"Episodes of {first['arm']}", line, ways, up.simulated, up.imported),
+        Html(f'<dl class="facts">{ends}</dl>'),
+        page.paragraph(_ACCEPTED, "note"),
+    ]
+    for (suite, task), words in tasks.items():
+        part = [row for row in rows if (row["suite"], row["task_id"]) == (suite, task)]
+        parts.append(Html(f'<h2 id="{links.task_anchor(task)}">Task {task}: {page.html(words)}</h2>'))
+        parts.append(_task_table(part, medians))
+    return page.join(*parts)
+
+
+def _of_kind(kind: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """One way to end: an anchor, a count, and a link to each episode."""
+    groups: dict[int, list[str]] = {}
+    for row in rows:
+        label = f"{row['init_state']}" + (f" (repeat {row['repeat']})" if row["repeat"] else "")
+        groups.setdefault(row["task_id"], []).append(page.link(label, links.file_name(row)).text)
+    words = [f"task {task}, initial state {', '.join(found)}" for task, found in groups.items()]
+    term = f"{_END_MARKS[kind]} {endings.KINDS[kind]}"
+    return f'<dt id="{kind}">{page.html(term)}: {len(rows)}</dt><dd>{"; ".join(words)}</dd>'
+
+
+def _medians(rounds: pd.DataFrame) -> dict[_Key, float]:
+    return dict(rounds.groupby(list(EPISODE_KEY))["policy_ms"].median())
+
+
+def _task_table(rows: Sequence[Mapping[str, Any]], medians: Mapping[_Key, float]) -> Html:
+    heads = {"state": "Initial state", "repeat": "Repeat", "end": "End", "steps": "Steps", "rounds": "Rounds"}
+    heads |= {"draft": "Drafts", "prefix": "Accepted, drafts", "ms": "Median policy time (ms)", "film": "Film"}
+    cells = []
+    for row in rows:
+        mean, median = _given(row["accepted_prefix_mean"]), _given(medians.get(_key(row)))
+        cells.append(
+            {
+                "state": page.link(f"initial state {row['init_state']}", links.file_name(row)),
+                "repeat": row["repeat"],
+                "end": f"{_END_MARKS[row['kind']]} {endings.KINDS[row['kind']]}",
+                "steps": whole(row["steps"]),
+                "rounds": whole(row["rounds"]),
+                "draft": whole(row["draft_rounds"]),
+                "prefix": DASH if mean is None else f"{mean:.1f}",
+                "ms": DASH if median is None else three_digits(median),
+                "film": page.link("film", row["film"]) if row["film"] else None,
+            }
+        )
+    if all(row["repeat"] == 0 for row in rows):
+        heads.pop("repeat")
+    numeric = ("repeat", "steps", "rounds", "draft", "prefix", "ms")
+    return page.table(cells, heads, numeric, plural(len(cells), "episode"), stacked=True)
+
+
+# --- all starts, all arms ---
+
+
+def write_index(
+    out: str | Path, files: Mapping[str, Sequence[str | Path]], arms: Sequence[str], report: str = "../final.html"
+) -> None:
+    """Write the index of all arms: one table a task, a row per start, its end in every arm as a link.
+
+    `report` is where the link upwards goes, seen from the index.
+    """
+    columns = ["task", "outcome", "steps", *EPISODE_KEY]
+    episodes = schemas.read_tables(files["episodes"], schemas.EPISODES, columns).to_pandas()
+    rounds = schemas.read_tables(files["rounds"], schemas.ROUNDS, [*EPISODE_KEY, "condition_applied"]).to_pandas()
+    episodes["kind"] = endings.kinds(episodes, rounds)
+    said = [schemas.read_metadata(path) for path in files["episodes"]]
+    imported = "; ".join(dict.fromkeys(entry["imported"] for entry in said if entry.get("imported")))
+    present = [arm for arm in arms if (episodes["arm"] == arm).any()]
+    body = index(episodes, present, report, any(entry.get("simulated") for entry in said), imported)
+    with provenance.write_atomic(out) as path:
+        path.write_text(layout.document("FLASHTrail: every episode", body.text, FOOTER), encoding="utf-8")
+
+
+def index(
+    episodes: pd.DataFrame, arms: Sequence[str], report: str, simulated: bool = False, imported: str = ""
+) -> Html:
+    """Return every start with its end in every arm."""
+    seen = set(episodes["kind"])
+    ends = "; ".join(f"{_END_MARKS[kind]} {words}" for kind, words in endings.KINDS.items() if kind in seen)
+    line = f"{plural(len(episodes), 'episode')} in {plural(len(arms), 'arm')}. A row is one start, paired across arms."
+    parts = [_header("Every episode", line, {"Report": report}, simulated, imported)]
+    parts.append(page.paragraph(f"{ends}. The number is the steps until the end.", "note"))
+    for (_, task), part in episodes.groupby(["suite", "task_id"], sort=True):
+        parts.append(Html(f'<h2 id="{links.task_anchor(task)}">Task {task}: {page.html(part["task"].iloc[0])}</h2>'))
+        parts.append(_starts(part, arms))
+    return page.join(*parts)
+
+
+def _starts(episodes: pd.DataFrame, arms: Sequence[str]) -> Html:
+    rows = []
+    for _, part in episodes.groupby(list(PAIR_KEY), sort=True):
+        found = {row["arm"]: row for row in part.to_dict("records")}
+        first = next(iter(found.values()))
+        label = f"{first['init_state']}" + (f", repeat {first['repeat']}" if first["repeat"] else "")
+        cells = {arm: _end_link(found[arm]) if arm in found else None for arm in arms}
+        rows.append({"start": Html(f'<span id="{links.start_anchor(first)}">{label}</span>'), **cells})
+    heads = {"start": "Initial state", **{arm: arm for arm in arms}}
+    return page.table(rows, heads, caption=plural(len(rows), "start"), stacked=True)
+
+
+def _end_link(row: Mapping[str, Any]) -> Html:
+    text = f"{_END_MARKS[row['kind']]} {whole(row['steps'])}"
+    words = f"{row['arm']}: {endings.KINDS[row['kind']]} after {whole(row['steps'])} steps"
+    target = f"{links.directory(row['arm'])}/{links.file_name(row)}"
+    return Html(f'<a class="{row["kind"]}" href="{target}" title="{page.html(words)}">{text}</a>')

@@ -1,0 +1,432 @@
+"""Figures: one function each, from frames and summaries to a matplotlib figure a phone can show.
+
+Every figure names its units, its n and its interval; none has a title, the caption beside it says what it shows and
+nothing more. Colours are mostly Okabe and Ito's, told apart by colour-blind readers (tested), and always doubled by a
+label or a shape.
+Knows frames and summaries; computes no statistic that a table does not also print.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from scipy import stats
+
+from flashtrail.statistics import intervals
+from flashtrail.statistics.wording import NBSP, three_digits
+
+WIDTH = 4.7  # inches: about 450 px, so that 9 pt text stays readable on a phone
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#882277"
+INK, GREY, PALE, NAVY = "#1a1a1a", "#666666", "#d9d9d9", "#003f66"
+ROUTE_COLOURS = {"full": BLUE, "draft": ORANGE}
+ROUTE_MARKS = {"full": "s", "draft": "o"}
+_STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "font.family": "DejaVu Sans",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "figure.facecolor": "white",
+    "svg.fonttype": "path",
+    "text.parse_math": False,  # a name with a dollar sign is a name
+    "svg.hashsalt": "flashtrail",
+}
+_CAUSES = {
+    "first": ("first round", NAVY, ""),
+    "forced": ("forced", BLUE, ""),
+    "periodic": ("periodic", GREY, ""),
+    "zero_accept": ("draft rejected", PURPLE, "///"),
+    "gripper": ("gripper event", GREEN, "\\\\\\"),
+}
+STAGES = {
+    "encoder_ms": ("vision", GREY, ""),
+    "prefill_ms": ("prefill", BLUE, ""),
+    "denoise_ms": ("denoise", NAVY, ""),
+    "draft_ms": ("draft", ORANGE, "///"),
+    "verify_ms": ("verify", PURPLE, "\\\\\\"),
+}
+ENDS = {
+    "success": ("success", PALE, ""),
+    "horizon": ("horizon, no fault", BLUE, ""),
+    "perturbation": ("horizon under a fault", ORANGE, ""),
+    "untold": ("horizon, fault not recorded", NAVY, "..."),
+    "infrastructure": ("infrastructure", INK, ""),
+}
+
+
+def _axes(height: float, layout: Any = "constrained") -> tuple[Figure, Axes]:
+    plt.rcParams.update(_STYLE)
+    return plt.subplots(figsize=(WIDTH, height), layout=layout)
+
+
+def arm_colour(summary: Mapping[str, Any]) -> str:
+    """Blue without a fault, vermillion with one, green with a guard, purple for a policy of another training."""
+    if summary.get("guard"):
+        return GREEN
+    if summary["condition"]["rounds_hit"]:
+        return PURPLE if "dropout" in summary["policy"] else ORANGE
+    return BLUE
+
+
+# --- success ---
+
+
+def success(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Success of every arm, over all tasks and per task: rate, Wilson's 95 % interval, k/n."""
+    lines: list[tuple[str, Mapping[str, Any], Mapping[str, Any], bool]] = []
+    for summary in summaries.values():
+        lines.append(("all tasks", summary["success"], summary, True))
+        if len(summary["tasks"]) > 1:
+            lines += [(f"task {task['task_id']}", task, summary, False) for task in summary["tasks"]]
+    heights: list[float] = []
+    y = 0.0
+    for _, _, _, total in lines:
+        y += 1.75 if total and heights else 1.0 if total else 0.8
+        heights.append(y)
+    figure, axes = _axes(0.165 * (y + 2.2) + 0.45, layout=None)
+    # Names stand left of the axes and counts right of it: fixed margins, which no layout engine would leave.
+    inches = figure.get_figheight()
+    figure.subplots_adjust(left=0.235, right=0.89, top=1 - 0.02 / inches, bottom=0.45 / inches)
+    for (label, rate, summary, total), y in zip(lines, heights, strict=True):
+        if rate["rate"] is None:
+            continue
+        colour = arm_colour(summary)
+        low, high = rate["wilson"]["low"], rate["wilson"]["high"]
+        axes.plot([low, high], [y, y], color=colour, lw=2.0 if total else 0.9, solid_capstyle="butt", zorder=2)
+        axes.plot(
+            rate["rate"],
+            y,
+            "o",
+            ms=6 if total else 4,
+            mfc=colour if total else "white",
+            mec=colour,
+            zorder=3,
+            clip_on=False,
+        )
+        axes.text(
+            1.04, y, f"{rate['k']}/{rate['n']}", va="center", fontsize=9 if total else 8, color=INK if total else GREY
+        )
+        axes.text(-0.03, y, label, va="center", ha="right", fontsize=8.5 if total else 8, color=INK if total else GREY)
+        if total:
+            axes.text(-0.345, y - 0.92, summary["arm"], va="center", ha="left", fontsize=8.5, fontweight="bold")
+    axes.set_ylim(y + 0.8, heights[0] - 1.7)
+    axes.set_xlim(0, 1)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.set_xticks(np.linspace(0, 1, 5))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.grid(axis="x", color=PALE, lw=0.6, zorder=0)
+    axes.set_xlabel("success (bars: Wilson 95 % interval; right: k/n)")
+    return figure
+
+
+# --- routes ---
+
+
+def route_mix(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Share of rounds by route, full rounds by their cause; whisker: 95 % interval of the draft share."""
+    figure, axes = _axes(0.50 * len(summaries) + 1.15)
+    used: dict[str, Any] = {}
+    for row, summary in enumerate(summaries.values()):
+        routes, left = summary["routes"], 0.0
+        n = max(routes["n"], 1)
+        share = routes["draft"] / n
+        used.setdefault("draft", axes.barh(row, share, 0.52, color=ORANGE, label="draft"))
+        left = share
+        for cause, (label, colour, hatch) in _CAUSES.items():
+            width = routes["fallback_causes"].get(cause, 0) / n
+            if width:
+                bar = axes.barh(
+                    row,
+                    width,
+                    0.52,
+                    left=left,
+                    color=colour,
+                    hatch=hatch,
+                    edgecolor="white",
+                    lw=0.5,
+                    label=f"full: {label}",
+                )
+                used.setdefault(cause, bar)
+                left += width
+        if routes.get("draft_share_interval"):
+            interval = routes["draft_share_interval"]
+            axes.plot([interval["low"], interval["high"]], [row, row], color=INK, lw=1.3, solid_capstyle="butt")
+        axes.text(0, row - 0.40, summary["arm"], fontsize=8.5, va="center", fontweight="bold")
+        axes.text(1.0, row - 0.40, f"n = {routes['n']} rounds", fontsize=8, va="center", ha="right", color=GREY)
+    axes.set_ylim(len(summaries) - 0.5, -0.7)
+    axes.set_xlim(0, 1)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_xlabel("share of rounds (line: 95 % interval of the draft share)")
+    figure.legend(handles=list(used.values()), loc="outside upper left", ncols=3, columnspacing=1.2, handlelength=1.2)
+    return figure
+
+
+def accepted_prefix(summary: Mapping[str, Any], control: Mapping[str, Any] | None = None) -> Figure:
+    """Accepted prefix of draft rounds, 0-12; `control` (a histogram of full against full) stands beside it."""
+    parts = [("draft against full", summary["accepted_prefix"]["histogram"], ORANGE, "")]
+    if control:
+        parts.append(("control: full against full", control["histogram"], GREY, "///"))
+    figure, axes = _axes(2.6)
+    width = 0.82 / len(parts)
+    for index, (label, histogram, colour, hatch) in enumerate(parts):
+        n = max(sum(histogram), 1)
+        rates = [intervals.rate(k, n) for k in histogram]
+        x = np.arange(len(histogram)) + (index - (len(parts) - 1) / 2) * width
+        axes.bar(x, [r.rate or 0 for r in rates], width, color=colour, hatch=hatch, edgecolor="white", lw=0.5)
+        lows = [r.rate - r.wilson.low if r.wilson else 0 for r in rates]  # type: ignore[operator]
+        highs = [r.wilson.high - r.rate if r.wilson else 0 for r in rates]  # type: ignore[operator]
+        axes.errorbar(
+            x, [r.rate or 0 for r in rates], np.clip([lows, highs], 0, 1), fmt="none", ecolor=INK, elinewidth=0.9
+        )
+        mean = float(np.dot(histogram, np.arange(len(histogram))) / n)
+        axes.plot([], [], "s", color=colour, label=f"{label}: mean {mean:.1f} of 12, n = {sum(histogram)}")
+    axes.set_xticks(range(0, 13, 2))
+    axes.set_xlim(-0.7, 12.7)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_ylabel("share of draft rounds")
+    axes.set_xlabel("accepted prefix (actions; whiskers: Wilson 95 %)")
+    figure.legend(loc="outside upper left", handlelength=1.0)
+    return figure
+
+
+# --- latency ---
+
+
+def latency_box(rounds: pd.DataFrame, time: str = "policy_ms", what: str = "policy time") -> Figure:
+    """Latency per route: box of quartiles, whiskers 5-95 %, every round a dot, median with its interval."""
+    routes = [route for route in ("draft", "full") if (rounds["route"] == route).any()]
+    figure, axes = _axes(0.72 * len(routes) + 0.75)
+    generator = np.random.default_rng(0)
+    for row, route in enumerate(routes):
+        values = rounds.loc[rounds["route"] == route, time].to_numpy(float)
+        shown = values if len(values) <= 400 else generator.choice(values, 400, replace=False)
+        jitter = row + generator.uniform(-0.16, 0.16, len(shown))
+        axes.plot(shown, jitter, ".", ms=2.5, color=ROUTE_COLOURS[route], alpha=0.35, rasterized=False)
+        axes.boxplot(
+            values,
+            positions=[row],
+            orientation="horizontal",
+            whis=(5, 95),
+            widths=0.42,
+            showfliers=False,
+            medianprops={"color": INK, "lw": 1.6},
+            boxprops={"color": ROUTE_COLOURS[route]},
+            whiskerprops={"color": ROUTE_COLOURS[route]},
+            capprops={"color": ROUTE_COLOURS[route]},
+        )
+        axes.text(
+            0,
+            row - 0.40,
+            f" {route}",
+            fontsize=8.5,
+            fontweight="bold",
+            va="center",
+            transform=axes.get_yaxis_transform(),
+        )
+        axes.text(
+            1,
+            row - 0.40,
+            _median_words(values),
+            fontsize=8,
+            va="center",
+            ha="right",
+            transform=axes.get_yaxis_transform(),
+        )
+    axes.set_ylim(len(routes) - 0.6, -0.65)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.set_xlim(left=0)
+    axes.set_xlabel(f"{what} per round (ms; box: quartiles, whiskers: 5{NBSP}to{NBSP}95 %)")
+    return figure
+
+
+def _median_words(values: np.ndarray) -> str:
+    median = intervals.quantile(values, 0.5)
+    between = ""
+    if median.interval:
+        between = f" [{three_digits(median.interval.low)}, {three_digits(median.interval.high)}]"
+    return f"median {three_digits(median.value)}{between} ms, n = {len(values)}"
+
+
+def latency_cdf(rounds: pd.DataFrame, time: str = "policy_ms", what: str = "policy time") -> Figure:
+    """Cumulative latency per route with a 95 % band (scipy's ecdf)."""
+    figure, axes = _axes(2.6)
+    for route, style in (("draft", "-"), ("full", "--")):
+        values = rounds.loc[rounds["route"] == route, time].dropna().to_numpy(float)
+        if len(values) < 2:
+            continue
+        found = stats.ecdf(values)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # the band has no width at the last observation
+            band = found.cdf.confidence_interval(0.95)
+        x = found.cdf.quantiles
+        axes.step(x, found.cdf.probabilities, style, where="post", color=ROUTE_COLOURS[route], lw=1.6)
+        low, high = np.nan_to_num(band.low.probabilities), np.nan_to_num(band.high.probabilities, nan=1.0)
+        axes.fill_between(x, low, high, step="post", color=ROUTE_COLOURS[route], alpha=0.18, lw=0)
+        axes.plot([], [], style, color=ROUTE_COLOURS[route], label=f"{route} (n = {len(values)})")
+    axes.set_ylim(0, 1.02)
+    axes.set_xlim(left=0)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.grid(color=PALE, lw=0.6)
+    axes.set_ylabel("rounds at most this long")
+    axes.set_xlabel(f"{what} per round (ms; band: 95 %)")
+    figure.legend(loc="outside upper left", ncols=2)
+    return figure
+
+
+def stages(profile: pd.DataFrame) -> Figure:
+    """Median time of each stage, stacked, per route."""
+    routes = [route for route in ("draft", "full") if (profile["route"] == route).any()]
+    figure, axes = _axes(0.62 * len(routes) + 1.15)
+    used: dict[str, Any] = {}
+    for row, route in enumerate(routes):
+        part, left = profile[profile["route"] == route], 0.0
+        for column, (label, colour, hatch) in STAGES.items():
+            width = part[column].median()
+            if not np.isfinite(width):
+                continue
+            bar = axes.barh(
+                row, width, 0.42, left=left, color=colour, hatch=hatch, edgecolor="white", lw=0.5, label=label
+            )
+            used.setdefault(column, bar)
+            median = intervals.quantile(part[column].dropna().to_numpy(float), 0.5)
+            if median.interval:
+                ends = [left + median.interval.low, left + median.interval.high]
+                axes.plot(ends, [row + 0.14] * 2, color=INK, lw=1.3, solid_capstyle="butt")
+            left += width
+        axes.text(0, row - 0.36, f"{route} (n = {len(part)}, sum {three_digits(left)} ms)", fontsize=8.5, va="center")
+    axes.set_ylim(len(routes) - 0.55, -0.6)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel("median per round (ms; lines: 95 % interval of each median)")
+    figure.legend(handles=list(used.values()), loc="outside upper left", ncols=5, columnspacing=1.0, handlelength=1.0)
+    return figure
+
+
+# --- guard and failures ---
+
+
+def guard(rounds: pd.DataFrame, std_min: float | None = None) -> Figure:
+    """Standard deviation of the wrist image over an episode's rounds, and what the guard made of it."""
+    watched = rounds[rounds["healthy"].notna()]
+    healthy = watched["healthy"].astype(bool)
+    replaced = watched["replaced"].fillna(False).astype(bool)
+    masked = watched["masked"].fillna(False).astype(bool)
+    groups: Sequence[tuple[str, pd.Series, str, str]] = (
+        ("healthy: passed, cached", healthy, BLUE, "."),
+        ("unhealthy: replaced (hit)", ~healthy & replaced, GREEN, "^"),
+        ("unhealthy: declared missing", masked, PURPLE, "v"),
+        ("unhealthy: nothing cached (miss)", ~healthy & ~replaced & ~masked, ORANGE, "x"),
+    )
+    figure, axes = _axes(2.9)
+    generator = np.random.default_rng(0)
+    for label, chosen, colour, mark in groups:
+        part = watched[chosen]
+        if mark == "v" and not len(part):
+            continue  # only one kind of guard does this
+        x = part["round"] + generator.uniform(-0.25, 0.25, len(part))
+        axes.plot(x, part["health_std"], mark, ms=4, alpha=0.6, color=colour, label=f"{label}, n = {len(part)}")
+    if std_min is not None:
+        axes.axhline(std_min, color=INK, lw=0.8, ls=":")
+        axes.text(
+            1,
+            std_min,
+            f"threshold {std_min:g}",
+            fontsize=8,
+            ha="right",
+            va="bottom",
+            transform=axes.get_yaxis_transform(),
+        )
+    axes.set_yscale("symlog", linthresh=1.0)
+    axes.set_yticks([0, 1, 10, 100], ["0", "1", "10", "100"])
+    axes.set_ylim(-0.25, 150)
+    axes.set_ylabel("standard deviation of\nwrist pixels (0\u2013255)")
+    axes.set_xlabel("round of the episode")
+    figure.legend(loc="outside upper left", handlelength=1.0)
+    return figure
+
+
+def failures(table: pd.DataFrame) -> Figure:
+    """Episodes by how they ended; `table` has arm, n and one column per kind (see endings.taxonomy)."""
+    figure, axes = _axes(0.46 * len(table) + 1.0)
+    for row, entry in enumerate(table.itertuples()):
+        left = 0
+        for kind, (_, colour, hatch) in ENDS.items():
+            count = int(getattr(entry, kind))
+            if count:
+                axes.barh(
+                    row, count / entry.n, 0.5, left=left / entry.n, color=colour, hatch=hatch, edgecolor="white", lw=0.5
+                )
+                _inside(axes, (left + count / 2) / entry.n, row, str(count), kind)
+                left += count
+        won = intervals.rate(int(entry.success), int(entry.n)).wilson
+        if won:
+            axes.plot([won.low, won.high], [row + 0.19] * 2, color=INK, lw=1.3, solid_capstyle="butt")
+        axes.text(0, row - 0.40, str(entry.arm), fontsize=8.5, va="center", fontweight="bold")
+        axes.text(1, row - 0.40, f"n = {entry.n}", fontsize=8, va="center", ha="right", color=GREY)
+    axes.set_ylim(len(table) - 0.5, -0.7)
+    axes.set_xlim(0, 1)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_xlabel("share of episodes (line: Wilson 95 % of success)")
+    shown = [look for kind, look in ENDS.items() if kind != "untold" or table[kind].any()]
+    handles = [plt.Rectangle((0, 0), 1, 1, fc=c, hatch=h, ec="white", label=name) for name, c, h in shown]
+    figure.legend(handles=handles, loc="outside upper left", ncols=2, handlelength=1.2)
+    return figure
+
+
+def counts(rates: Sequence[Mapping[str, Any]]) -> str:
+    """Return how many episodes a line's points have: ``n = 15 each``, ``n = 9 to 15``."""
+    found = sorted({rate["n"] for rate in rates})
+    return f"n = {found[0]} each" if len(found) == 1 else f"n = {found[0]} to {found[-1]}"
+
+
+def _inside(axes: Axes, x: float, y: float, text: str, kind: str) -> None:
+    colour = INK if kind in ("success", "perturbation") else "white"
+    axes.text(x, y, text, ha="center", va="center", fontsize=8.5, color=colour)
+
+
+# --- signal ---
+
+
+def auroc(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """AUROC of each row of `words`, `value`, `interval` and counts, with its interval; chance is the dashed line."""
+    shown = [row for row in rows if row["value"] is not None]
+    figure, axes = _axes(0.42 * len(shown) + 0.75)
+    for y, row in enumerate(shown):
+        colour = {"above": ORANGE, "below": BLUE}.get(row["says"], GREY)
+        if row["interval"]:
+            axes.plot([row["interval"]["low"], row["interval"]["high"]], [y, y], color=colour, lw=2, zorder=2)
+        axes.plot(row["value"], y, "o", ms=6, mfc=colour, mec=colour, zorder=3, clip_on=False)
+        counts = f"{row['positive']}/{row['rows']}"
+        axes.text(1.03, y, counts, va="center", fontsize=8, transform=axes.get_yaxis_transform())
+    axes.axvline(0.5, color=INK, lw=0.9, ls="--", zorder=1)
+    axes.set_yticks(range(len(shown)), [row["words"] for row in shown])
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("AUROC (0.5: chance; bars: 95 % over episodes)")
+    axes.grid(axis="x", color=PALE, lw=0.6, zorder=0)
+    axes.tick_params(axis="y", length=0)
+    return figure

@@ -1,0 +1,268 @@
+"""The first screen: what was run, on what, how well, how fast, what broke, what helped, what may be claimed.
+
+Every sentence is made of numbers from the summaries and verdicts; no number is written here. Knows campaign, overview,
+page and wording.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from flashtrail.base import machine
+from flashtrail.claims import claims
+from flashtrail.claims.campaign import Campaign
+from flashtrail.report import claims_chapter, page
+from flashtrail.report.counts import behind, pooled
+from flashtrail.report.overview import arm_name, has_fault, has_guard, paired, rate_of
+from flashtrail.report.page import Html
+from flashtrail.statistics import intervals
+from flashtrail.statistics.wording import (
+    NBSP,
+    counted,
+    integers,
+    listed,
+    milliseconds,
+    percent,
+    percent_range,
+    plural,
+    points,
+    points_range,
+)
+from flashtrail.tables import schemas
+
+_Choice = Callable[[Mapping[str, Any]], bool]
+
+
+def section(run: Campaign) -> Html:
+    """The first screen: what was run, on what, how well, how fast, what broke, what helped, what may be claimed."""
+    rows: dict[str, Any] = {
+        "What was run": _what_was_run(run),
+        "On what": _on_what(run),
+        "How well": _lines(_of_arm(run, arm, s) for arm, s in run.plain_summaries.items() if not has_fault(s)),
+        "How fast": _how_fast(run),
+        "What broke": _lines(
+            _against_clean(run, lambda s: has_fault(s) and not has_guard(s) and not _is_remedy(run, s))
+        ),
+        "What the guard did": _lines(_against_fault(run, has_guard)),
+        "Other remedies": _lines(_against_fault(run, lambda s: not has_guard(s) and _is_remedy(run, s))),
+        "Clock running": _lines(_at_each_rate(run)),
+        "What may be claimed": _may_be_claimed(run),
+    }
+    found = page.facts({term: value for term, value in rows.items() if value is not None})
+    return Html(f'<div class="first">{found.text}{_note(run).text}</div>')
+
+
+def _note(run: Campaign) -> Html:
+    """How rates and counts are to be read; empty where the first screen has none."""
+    if not run.summaries:
+        return Html("")
+    note = "Brackets: 95\u00a0% intervals, Wilson\u2019s of a rate, Tango\u2019s of a paired difference."
+    if run.pages:
+        note += " A count links to its episodes; a paired one takes those of them whose start both arms have."
+    return page.paragraph(note, "note")
+
+
+def _of_arm(run: Campaign, arm: str, summary: Mapping[str, Any], *rest: Any) -> Html:
+    return page.inline(
+        arm_name(arm, summary), ": ", _rate(run, arm, summary["success"]), *rest, _errors(run, arm, summary)
+    )
+
+
+def _errors(run: Campaign, arm: str, summary: Mapping[str, Any]) -> str | Html:
+    """What k/n leaves out: episodes that infrastructure ended, which are counted here and linked."""
+    errors = summary["outcomes"]["error"]
+    if not errors:
+        return ""
+    linked = behind(run, arm, plural(errors, "episode"), "infrastructure")
+    words = "an infrastructure error and is" if errors == 1 else "infrastructure errors and are"
+    return page.inline("; ", linked, f" ended in {words} not counted")
+
+
+def _rate(run: Campaign, arm: str, entry: Mapping[str, Any]) -> Html:
+    """``27/30 = 90 % [74-97 %]``, the count as a link to its episodes."""
+    found = rate_of(entry)
+    count = behind(run, arm, counted(found))
+    if found.wilson is None:
+        return page.inline(count)
+    return page.inline(count, f" = {percent(found.rate)} [{percent_range(found.wilson)}]")
+
+
+def _at_each_rate(run: Campaign) -> list[Html]:
+    """One line per control frequency under a running clock: each arm's count and the latency it was run with."""
+    lines: dict[str, list[str]] = {}
+    for arm, summary in run.running.items():
+        clock = summary["clock"]
+        how = f"{clock['hz']:g} Hz, {'drafting' if summary['routes']['draft'] else 'every round full'}: "
+        words = page.inline(_rate(run, arm, summary["success"]), f" at {milliseconds(clock['mean_ms'])} a round")
+        lines.setdefault(how, []).append(words.text)
+    return [page.inline(how, Html("; ".join(found))) for how, found in lines.items()]
+
+
+def _lines(texts: Iterable[Any]) -> Html | None:
+    items = list(texts)
+    return page.join(*(page.paragraph(text) for text in items)) if items else None
+
+
+def _what_was_run(run: Campaign) -> Html:
+    if not run.summaries:
+        return page.inline(_timed(run))
+    episodes = sum(sum(s["outcomes"].values()) for s in run.summaries.values())
+    rounds = sum(s["routes"]["n"] for s in run.summaries.values())
+    seeds = sorted({s["seed"] for s in run.summaries.values()})
+    paired_by = "; arms paired by task, initial state and repeat" if len(run.summaries) > 1 else ""
+    return page.inline(
+        f"{plural(len(run.summaries), 'arm')}, ",
+        pooled(run, plural(episodes, "episode")),
+        f", {plural(rounds, 'round') if rounds else 'rounds not recorded'}; seed {integers(seeds)}{_days(run)}"
+        f"{paired_by}. {_clock(run)}",
+    )
+
+
+def _timed(run: Campaign) -> str:
+    """What a profile holds where no arm was run; nothing that only episodes have."""
+    if not len(run.profile):
+        return "No episode was run and no round was timed."
+    counts = run.profile["route"].value_counts()
+    routes = listed([f"{counts[route]:,} {route}" for route in schemas.ROUTES if route in counts])
+    policies = listed(list(dict.fromkeys(run.profile["policy"])))
+    return (
+        f"{plural(len(run.profile), 'round')} of {policies} timed ({routes}; {run.whose(None)}), without episodes: "
+        "nothing here says how often a task succeeds."
+    )
+
+
+def _clock(run: Campaign) -> str:
+    if not run.running:
+        return "The simulator waits for the policy (clock: paused)."
+    return (
+        f"The simulator waits for the policy (clock: paused), but not in {plural(len(run.running), 'arm')}, where it "
+        "goes on while a round is under way (clock: running)."
+    )
+
+
+def _days(run: Campaign) -> str:
+    days = sorted({str(start)[:10] for start in run.episodes["started_at"].dropna()})
+    return "" if not days else f"; run on {days[0]}" if len(days) == 1 else f"; run {days[0]} to {days[-1]}"
+
+
+def _on_what(run: Campaign) -> str:
+    devices = run.devices()
+    return "; ".join(devices) if devices else "device not recorded"
+
+
+def _how_fast(run: Campaign) -> Html | None:
+    if not len(run.profile):
+        return None
+    times = {route: run.profile.loc[run.profile["route"] == route, "policy_ms"] for route in ("draft", "full")}
+    found = {route: intervals.latency(values) for route, values in times.items()}
+    lines: list[str | Html] = []
+    synchronised = "synchronised" if run.profile["synchronized"].eq(True).all() else "not synchronised"
+    # Another's record does not say that rounds were alone on the device.
+    how = f"{synchronised}, {'batch 1' if run.whose(None) == 'ours' else run.whose(None)}"
+    if found["draft"].p50 and found["full"].p50:
+        ratio = found["full"].p50.value / found["draft"].p50.value
+        lines.append(
+            f"A draft round takes {milliseconds(found['draft'].p50.value)}, a full round "
+            f"{milliseconds(found['full'].p50.value)} (medians of policy time, n = {found['draft'].n} and "
+            f"{found['full'].n}, {how}; {machine.words(run.machine)}): {ratio:.1f} times as long."
+        )
+    else:
+        for route, of_route in found.items():
+            if of_route.p50:
+                beside = f"median, n = {of_route.n}, {how}; {machine.words(run.machine)}"
+                lines.append(f"A {route} round takes {milliseconds(of_route.p50.value)} ({beside}).")
+    for arm, summary in run.plain_summaries.items():
+        if summary["routes"]["draft"] and not has_fault(summary):
+            routes = summary["routes"]
+            text = (
+                f": {percent(routes['draft_share'])} of {plural(routes['n'], 'round')} were drafts; "
+                f"{summary['accepted_prefix']['mean_draft']:.1f} of 12 actions accepted per draft"
+                f"{_control(run, summary)}."
+            )
+            lines.append(page.inline(page.code(arm), text))
+    return _lines(lines)
+
+
+def _control(run: Campaign, summary: Mapping[str, Any]) -> str:
+    """Return what stands beside every acceptance: how often the full route agrees with itself."""
+    control = run.control
+    if not control or control.get("policy") != summary["policy"] or not sum(control["histogram"]):
+        return " (control not measured)"
+    mean = sum(h * count for h, count in enumerate(control["histogram"])) / sum(control["histogram"])
+    return f" (control, full route against itself under other noise: {mean:.1f} of 12, n = {control['queries']})"
+
+
+def _is_remedy(run: Campaign, summary: Mapping[str, Any]) -> bool:
+    """True for a policy of another training than the one most arms use."""
+    policies = [s["policy"] for s in run.summaries.values()]
+    return bool(summary["policy"] != max(set(policies), key=policies.count))
+
+
+def _against_clean(run: Campaign, choose: _Choice) -> list[Html]:
+    reference = next((arm for arm, s in run.plain_summaries.items() if not has_fault(s)), None)
+    lines = []
+    for arm, summary in run.plain_summaries.items():
+        if choose(summary):
+            lines.append(_of_arm(run, arm, summary, _difference(run, arm, reference, "without the fault")))
+    return lines
+
+
+def _against_fault(run: Campaign, choose: _Choice) -> list[Html]:
+    """One line per remedy: a guard, or a policy of another training, against the same fault without it."""
+    lines = []
+    for arm, summary in run.plain_summaries.items():
+        if has_fault(summary) and choose(summary):
+            control = next((name for name in run.summaries if name != arm and arm.endswith(name)), None)
+            rest = _difference(run, arm, control, "without it")
+            lines.append(_of_arm(run, arm, summary, rest, _counters(summary)))
+    return lines
+
+
+def _counters(summary: Mapping[str, Any]) -> str:
+    """What the guard did to the frames that it found broken."""
+    count = summary["guard"]
+    if not count or not count["unhealthy"]:
+        return ""
+    masked = f", {count['masked']} declared missing" if count["masked"] else ""
+    return f"; {count['hits']} of {count['unhealthy']} broken frames replaced{masked}"
+
+
+def _difference(run: Campaign, arm: str, control: str | None, words: str) -> str | Html:
+    found = paired(run, arm, control) if control and control != arm else None
+    if found is None or control is None:
+        return ""
+    count = behind(run, control, f"{found.k_b}/{found.n}")
+    return page.inline("; ", count, f" {words}, {points(found.difference)} {_ends(found.interval)}")
+
+
+def _ends(interval: intervals.Interval) -> str:
+    return points_range(interval).removesuffix(f"{NBSP}points")
+
+
+def _may_be_claimed(run: Campaign) -> Html | None:
+    if not run.claims:
+        return None
+    chapter = claims_chapter.chapter(run)
+    by_verdict: dict[str, list[str]] = {verdict: [] for verdict in claims.VERDICTS}
+    for claim in run.claims["claims"]:
+        title = claim["title"]
+        if not any(letter.isupper() for letter in title.split()[0][1:]):  # WristHealthGuard is a name
+            title = title[0].lower() + title[1:]
+        name = page.link(claim["id"], f"{chapter}#{claim['id']}") if chapter else claim["id"]
+        by_verdict[claim["verdict"]].append(page.inline(f"{title}\u00a0(", name, _settled_by(claim), ")").text)
+    return _lines(
+        page.inline(page.badge(verdict), " ", Html(", ".join(titles)))
+        for verdict, titles in by_verdict.items()
+        if titles
+    )
+
+
+def _settled_by(claim: Mapping[str, Any]) -> str:
+    """The number of episodes that would settle an open claim; what it rests on stands with the claims."""
+    plan = claim["settle"]
+    if not plan:
+        return ""
+    return (
+        f": {plural(plan['n'], plan['unit'])} would settle it" if plan["n"] else ": more episodes would not settle it"
+    )

@@ -1,0 +1,163 @@
+"""The parts of a report that speak about the whole run: head, remedies, provenance, environments.
+
+Every sentence is made of numbers from the summaries; no number is written here. Knows campaign, page and wording; the
+parts about one topic are in chapters.py, claims in claims_chapter.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from flashtrail.base import provenance
+from flashtrail.claims import published
+from flashtrail.claims.campaign import Campaign
+from flashtrail.report import page, pairs
+from flashtrail.report.counts import behind
+from flashtrail.report.page import Html
+from flashtrail.statistics import intervals
+from flashtrail.statistics.intervals import Rate
+from flashtrail.statistics.wording import integers, listed, p_value, points, points_range
+from flashtrail.tables import keys, links
+
+HEURISTIC = (
+    "FLASH\u2019s verification is a radius heuristic, not lossless speculative sampling: an accepted action is near "
+    "the full model\u2019s estimate, not equal to its sample."
+)
+
+
+def rate_of(entry: Mapping[str, Any]) -> Rate:
+    """Return the Rate of a summary's k/n entry."""
+    return intervals.rate(entry["k"], entry["n"])
+
+
+def has_fault(summary: Mapping[str, Any]) -> bool:
+    """True if a condition touched at least one round of the arm."""
+    return bool(summary["condition"]["rounds_hit"])
+
+
+def has_guard(summary: Mapping[str, Any]) -> bool:
+    """True if a guard looked at the arm's rounds."""
+    return summary["guard"] is not None
+
+
+def is_oracle(summary: Mapping[str, Any]) -> bool:
+    """True if the arm's policy was shown undamaged frames: an upper bound, to be named as such wherever it stands."""
+    guard = json.loads(summary.get("metadata", {}).get("guard") or "{}")
+    return bool(guard.get("kind") == "oracle")
+
+
+def arm_name(arm: str, summary: Mapping[str, Any]) -> Html:
+    """The name of an arm, with the words that an oracle's must never be without."""
+    return page.inline(page.code(arm), " (oracle: upper bound)" if is_oracle(summary) else "")
+
+
+def header(run: Campaign, title: str) -> Html:
+    """Title, one line of what the page is about, links to the other pages, and a warning if anything is simulated."""
+    parts = [f"<h1>{page.html(title)}</h1>", f'<p class="line note">{page.html(subject(run))}</p>']
+    if run.simulated:
+        text = "Simulated data: these numbers test the report. They are not evidence about any policy."
+        parts.append(f'<p class="warning">{text}</p>')
+    if run.imported:
+        text = f"Imported, not run here: {'; '.join(run.imported)}. What that record does not say is left empty."
+        parts.append(f'<p class="note">{page.html(text)}</p>')
+    ways = [page.link(path.stem, path.name) for path in run.files("chapters")]
+    index = links.index(run.files("page_index"))
+    ways += [page.link("every episode", index)] if index else []
+    if ways:
+        parts.append(f'<nav aria-label="pages">Further: {" ".join(way.text for way in ways)}</nav>')
+    return Html(f"<header>{''.join(parts)}</header>")
+
+
+def subject(run: Campaign) -> str:
+    policies = list(dict.fromkeys(s["policy"] for s in run.summaries.values()))
+    suites = list(dict.fromkeys(s["suite"] for s in run.summaries.values()))
+    tasks = {t["task_id"] for s in run.summaries.values() for t in s["tasks"]}
+    if not policies:
+        timed = list(dict.fromkeys(run.profile["policy"]))
+        return f"{listed(timed)}: rounds timed, no episodes" if timed else "FLASHTrail"
+    return f"{listed(policies)} on {listed(suites)}, task{'s' * (len(tasks) != 1)} {integers(tasks)}"
+
+
+def paired(run: Campaign, arm: str, control: str) -> intervals.Paired | None:
+    both = keys.pairs(run.judged(arm), run.judged(control))
+    return intervals.paired(both["success_a"].tolist(), both["success_b"].tolist()) if len(both) else None
+
+
+def remedies(run: Campaign) -> Html:
+    """Every remedy beside the same fault without it, paired; the fault's arm is the one that the name ends with."""
+    rows, against = [], []
+    for arm, summary in run.summaries.items():
+        control = next((name for name in run.summaries if name != arm and arm.endswith(name)), None)
+        found = paired(run, arm, control) if control else None
+        if found is None or not has_fault(summary):
+            continue
+        against.append((arm, str(control)))
+        rows.append(
+            {
+                "arm": arm_name(arm, summary),
+                "a": behind(run, arm, f"{found.k_a}/{found.n}"),
+                "control": page.code(control),
+                "b": behind(run, str(control), f"{found.k_b}/{found.n}"),
+                "difference": f"{points(found.difference)} {points_range(found.interval)}".replace(
+                    "\u00a0points [", " ["
+                ),
+                "discordant": f"{found.only_a} / {found.only_b}",
+                "p": p_value(found.p),
+            }
+        )
+    heads = {"arm": "Remedy", "a": "k/n", "control": "Without it", "b": "k/n, same episodes"}
+    heads |= {"difference": "Difference [95 %]", "discordant": "Only with / only without", "p": "Exact McNemar"}
+    table = page.table(rows, heads, ("a", "b", "difference", "discordant", "p"), "Remedies, paired", stacked=True)
+    return page.join(table, pairs.differing(run, against))
+
+
+# --- provenance ---
+
+# The official Triton verifier conditions every time below 0.10 on the embedding of 0.10 (official_time_bias).
+VERIFY_TIMES = {"false": "true", "true": "clamped at 0.10, as official"}
+
+
+def provenance_table(run: Campaign) -> Html:
+    """Initial states, digests of config, artifact and code, and the device, per arm."""
+    digests = {"config_digest": "Config", "artifact_digest": "Artifact", "code_digest": "Code"}
+    rows = []
+    for arm, entry in run.metadata.items():
+        summary = run.summaries.get(arm)
+        rows.append(
+            {
+                "arm": page.code(arm),
+                "states": integers(summary["init_states"]) if summary else None,
+                **{key: page.code((entry.get(key) or "\u2013")[:16]) for key in digests},
+                "device": entry.get("device") or None,
+                "from": entry.get("imported") or "run here",
+                "time": VERIFY_TIMES.get(entry.get("official_time_bias", "")),
+            }
+        )
+    heads = {"arm": "Arm", "states": "Init states", **digests, "device": "Device", "time": "Verification times"}
+    heads |= {"from": "Imported from"} if run.imported else {}
+    return page.table(rows, heads, caption="What each arm ran with (digests, first 16 characters)", stacked=True)
+
+
+def environments(run: Campaign) -> Html:
+    """Versions and devices of both environments, and the commit that this page was rendered at."""
+    commit = provenance.git_commit(published.DEFAULT.parents[2]) or "not a git checkout"
+    parts = [page.paragraph(page.inline("Rendered at commit ", page.code(commit), "."))]
+    for name, record in run.records("environments").items():
+        facts = {
+            "Device": _plain(record.get("device")),
+            "Checks": _plain(record.get("checks")),
+            "Versions": _plain(record.get("versions")),
+        }
+        parts += [Html(f"<h3>{page.html(name)} environment</h3>"), page.facts({k: v for k, v in facts.items() if v})]
+    return page.join(*parts)
+
+
+def _plain(value: Any) -> str | None:
+    """Return nested plain data as one readable line."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key}: {_plain(item)}" for key, item in value.items() if item not in (None, "", {}, []))
+    if isinstance(value, list):
+        return ", ".join(str(_plain(item)) for item in value)
+    return None if value is None else "yes" if value is True else "no" if value is False else str(value)

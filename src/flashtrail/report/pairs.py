@@ -1,0 +1,59 @@
+"""The pairs behind a paired test: which starts ended differently in two arms, each as a link to both episodes.
+
+Knows campaign and page; tests nothing, the numbers are those that statistics.paired counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flashtrail.claims.campaign import Campaign
+from flashtrail.report import page
+from flashtrail.report.page import Html
+from flashtrail.tables import keys, links
+
+MOST = 40  # starts named per cell; the index of all episodes has every one
+
+
+def differing(run: Campaign, against: Sequence[tuple[str, str]]) -> Html | None:
+    """Return, folded, the starts at which exactly one of an arm and its reference succeeded; None if there is none.
+
+    `against` are the pairs (arm, reference).
+    """
+    rows = []
+    for arm, reference in against:
+        both = keys.pairs(run.judged(arm), run.judged(reference))
+        both = both[both["success_a"] != both["success_b"]]
+        if len(both):
+            records = both.to_dict("records")
+            only = [[row for row in records if row[f"success_{side}"]] for side in ("a", "b")]
+            cells = [starts(run, [arm, reference], found) for found in only]
+            rows.append({"arm": page.code(arm), "reference": page.code(reference), "a": cells[0], "b": cells[1]})
+    if not rows:
+        return None
+    heads = {"arm": "Arm", "reference": "Reference", "a": "Only in this arm", "b": "Only in the reference"}
+    caption = "Starts at which one of the two succeeded; each is followed by links to its episode in both"
+    return page.details("The discordant pairs", page.table(rows, heads, caption=caption, stacked=True))
+
+
+def starts(run: Campaign, arms: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Html | None:
+    """Return starts by task, each as links to its episode in one arm or in two; the first `MOST`."""
+    tasks: dict[int, list[str]] = {}
+    for row in rows[:MOST]:
+        tasks.setdefault(row["task_id"], []).append(_start(run, arms, row).text)
+    parts = [f"task {task}, initial state {', '.join(found)}" for task, found in tasks.items()]
+    more = [f"and {len(rows) - MOST} more"] if len(rows) > MOST else []
+    return Html("; ".join([*parts, *more])) if parts else None
+
+
+def _start(run: Campaign, arms: Sequence[str], row: Mapping[str, Any]) -> Html:
+    name = f"{row['init_state']}" + (f", repeat {row['repeat']}" if row["repeat"] else "")
+    if len(arms) == 1 and arms[0] in run.pages:
+        return page.link(name, links.episode(run.pages[arms[0]], row))
+    words = ("arm", "reference")
+    ways = zip(arms, words, strict=False)
+    linked = [page.link(word, links.episode(run.pages[arm], row)) for arm, word in ways if arm in run.pages]
+    if not linked:
+        return Html(name)
+    return Html(f'{name}<span class="ways">\u00a0({", ".join(way.text for way in linked)})</span>')

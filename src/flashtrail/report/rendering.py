@@ -1,0 +1,167 @@
+"""A notebook executed with a run's files as its parameter, and one HTML file that asks nothing of any network.
+
+papermill executes, nbconvert exports with the template of layout.py; the result is refused if it would load a script, a
+style or an image from elsewhere. Knows notebooks and HTML; knows no table.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from jinja2 import DictLoader
+from nbconvert import HTMLExporter
+from papermill.exceptions import PapermillExecutionError
+
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
+from flashtrail.report import layout
+
+_SOURCE = Path(__file__).resolve().parents[2]
+_FOOTER = (
+    "Made by FLASHTrail. Every number comes from the tables that the page names; the executed notebook lies beside it."
+)
+
+
+def render(
+    notebook: str | Path, out_ipynb: str | Path, out_html: str | Path, inputs: Mapping[str, Any] | str | Path
+) -> None:
+    """Execute `notebook` with parameter `inputs` and export it without code to one HTML file.
+
+    `inputs` is what `campaign.Campaign` takes: a mapping of kinds to files, or the path of a JSON file with one.
+    Neither output appears unless all went well. A UserError raised in the notebook comes out as such.
+    """
+    value = dict(inputs) if isinstance(inputs, Mapping) else str(inputs)
+    with provenance.write_atomic(out_ipynb) as executed, provenance.write_atomic(out_html) as exported:
+        _execute(Path(notebook), executed, value)
+        exported.write_text(export(executed), encoding="utf-8")
+    print(f"{out_html}: {Path(out_html).stat().st_size / 1e6:.1f} MB", flush=True)
+
+
+def _execute(notebook: Path, target: Path, inputs: Any) -> None:
+    # papermill tells an .ipynb by its name, and `target` is a temporary one.
+    result = target.with_name(f"{target.name}.ipynb")
+    try:
+        with _importable():
+            papermill.execute_notebook(
+                str(notebook),
+                str(result),
+                parameters={"inputs": inputs},
+                kernel_name="python3",
+                progress_bar=False,
+                log_output=False,
+                autosave_cell_every=0,
+                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
+            )
+        _forget_places(result)
+        result.replace(target)
+    except PapermillExecutionError as error:
+        if error.ename == "UserError":
+            raise UserError(f"{notebook.name}: {error.evalue}") from None
+        raise
+    finally:
+        result.unlink(missing_ok=True)
+
+
+@contextmanager
+def _importable() -> Iterator[None]:
+    """Let the kernel import this package, installed or not, on one thread and without a display."""
+    changed = {
+        "PYTHONPATH": os.pathsep.join(p for p in (str(_SOURCE), os.environ.get("PYTHONPATH", "")) if p),
+        "MPLBACKEND": "Agg",
+        "OMP_NUM_THREADS": "1",
+        # The kernel needs no debugger, and its warning about frozen modules helps nobody.
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
+    before = {key: os.environ.get(key) for key in changed}
+    os.environ.update(changed)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+
+def _forget_places(path: Path) -> None:
+    """Remove what papermill notes about this machine's directories."""
+    notebook = nbformat.read(path, as_version=4)
+    for key in ("input_path", "output_path", "environment_variables"):
+        notebook.metadata.get("papermill", {}).pop(key, None)
+    nbformat.write(notebook, path)
+
+
+def export(notebook: str | Path) -> str:
+    """Return an executed notebook as one HTML page without code; UserError if it would load anything from outside."""
+    content = nbformat.read(str(notebook), as_version=4)
+    exporter = HTMLExporter(
+        template_file="flashtrail.html.j2",
+        extra_loaders=[DictLoader({"flashtrail.html.j2": layout.TEMPLATE})],
+        exclude_anchor_links=True,
+    )
+    body, _ = exporter.from_notebook_node(content)
+    text = layout.document(_title(content), body, _FOOTER)
+    outside = external_references(text)
+    if outside:
+        raise UserError(f"{notebook}: the page would load {outside[0]} from elsewhere; embed it")
+    return text
+
+
+def _title(notebook: Any) -> str:
+    for cell in notebook.cells:
+        match = re.search(r"^# (.+)$|<h1[^>]*>(.+?)</h1>", _text_of(cell), re.MULTILINE)
+        if match:
+            return f"FLASHTrail: {unescape(match[1] or match[2])}"
+    return "FLASHTrail"
+
+
+def _text_of(cell: Any) -> str:
+    if cell.cell_type == "markdown":
+        return str(cell.source)
+    return "\n".join(str(o.get("data", {}).get("text/html", "")) for o in cell.get("outputs", []))
+
+
+class _References(HTMLParser):
+    """Collects whatever a browser would fetch by itself: not links that a reader may follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self._in_style = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Look at one tag's attributes."""
+        self._in_style = tag == "style"
+        for name, value in attrs:
+            loads = name in ("src", "srcset", "poster", "data") or (name == "href" and tag in ("link", "image", "use"))
+            if loads and value and not value.startswith(("data:", "#")):
+                self.found.append(f"<{tag} {name}={value[:80]}>")
+            if name == "style" and value:
+                self.handle_data(value, style=True)
+
+    def handle_data(self, data: str, style: bool = False) -> None:
+        """Look at style sheets."""
+        if style or self._in_style:
+            urls = re.findall(r"url\(\s*['\"]?(?!data:|#)[^)]*\)|@import[^;]*", data)
+            self.found += [url[:80] for url in urls]
+
+    def handle_endtag(self, tag: str) -> None:
+        """Leave a style sheet."""
+        self._in_style = False
+
+
+def external_references(text: str) -> list[str]:
+    """Return everything that a browser would load for this page from anywhere but the page itself."""
+    parser = _References()
+    parser.feed(text)
+    return parser.found

@@ -1,0 +1,203 @@
+"""Success against latency: the part of a report that shows the arms under a running clock, or says that none was run.
+
+Its numbers are those of the summaries (`running.summary`). Knows campaign, page and matplotlib; decides nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from flashtrail.claims.campaign import Campaign
+from flashtrail.claims.running import KINDS_OF_STEP
+from flashtrail.report import figures, page
+from flashtrail.report.counts import behind
+from flashtrail.report.overview import arm_name, rate_of
+from flashtrail.report.page import Html
+from flashtrail.statistics import intervals
+from flashtrail.statistics.wording import DASH, counted, percent, percent_range, three_digits
+from flashtrail.tables.schemas import ROUTES
+
+_LOOKS = {"fresh": (figures.BLUE, ""), "stale": (figures.PURPLE, "///"), "held": (figures.PALE, "")}
+_COLOURS = (figures.BLUE, figures.ORANGE, figures.GREEN, figures.PURPLE, figures.GREY, figures.INK)
+_MARKS = "os^vDX"
+
+
+def section(run: Campaign) -> Html:
+    """What latency does to success: figure and table of every arm under a running clock, or that there is none."""
+    if not run.running:
+        text = (
+            "Not run: in every arm the simulator waits for the policy (clock: paused), as LIBERO does, so that a slow "
+            "policy loses nothing but time. docs/rollouts.md says how to let the clock run."
+        )
+        return page.paragraph(text, "note")
+    note = (
+        "The simulator goes on while a round is under way: a round of L ms costs ceil(L x f / 1000) control steps at f "
+        "steps a second, and the first as many actions of its answer are dropped. A control step is always 50 ms of "
+        "simulated time, as in training; above 20 Hz the world runs faster than it was demonstrated. An action of a "
+        "draft beyond its accepted prefix is never executed: the robot holds instead."
+    )
+    parts = page.side_by_side(_success(run), _table(run))
+    return page.join(page.paragraph(note, "note"), parts, page.side_by_side(_steps(run), _rates(run)))
+
+
+def _success(run: Campaign) -> Html:
+    caption = (
+        "Success by mean latency of a round; bars: Wilson 95 %. Each point is an arm of its own, on the same episodes."
+    )
+    return page.figure(success_figure(run.running), "Success by latency of a round", caption)
+
+
+def success_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Success over the mean latency that the clock applied, one line per way of running."""
+    lines: dict[str, list[tuple[float, Mapping[str, Any]]]] = {}
+    names = labels(summaries)
+    for arm, found in summaries.items():
+        lines.setdefault(names[arm], []).append((found["clock"]["mean_ms"], found["success"]))
+    drawing, axes = figures._axes(3.0)
+    apart = 0.012 * max((ms for points in lines.values() for ms, _ in points), default=0.0)
+    for index, (label, points) in enumerate(lines.items()):
+        shift = (index - (len(lines) - 1) / 2) * apart  # lines that coincide stay visible
+        known = sorted(
+            ((ms + shift, rate) for ms, rate in points if rate["rate"] is not None), key=lambda found: found[0]
+        )
+        colour, mark = _COLOURS[index % len(_COLOURS)], _MARKS[index % len(_MARKS)]
+        for ms, rate in known:
+            axes.plot([ms, ms], [rate["wilson"]["low"], rate["wilson"]["high"]], color=colour, lw=1.2)
+        xs, ys = [ms for ms, _ in known], [rate["rate"] for _, rate in known]
+        words = f"{label}, {figures.counts([rate for _, rate in points])}"
+        axes.plot(xs, ys, f"{mark}-", color=colour, ms=5, lw=0.8, label=words, clip_on=False)
+    axes.set_ylim(0, 1)
+    axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.grid(axis="y", color=figures.PALE, lw=0.6)
+    axes.set_ylabel("success (bars: Wilson 95 %)")
+    axes.set_xlabel("latency of a round, ms (mean over rounds)")
+    drawing.legend(loc="outside upper left", ncols=2, handlelength=1.8)
+    return drawing
+
+
+def labels(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return by arm the words for how it ran: its control frequency, and whatever else the arms differ in."""
+    told = {arm: _ways(found) for arm, found in summaries.items()}
+    shared = [len({ways[place] for ways in told.values()}) == 1 for place in range(len(next(iter(told.values()), ())))]
+    return {
+        arm: ", ".join(word for place, word in enumerate(ways) if word and (place == 0 or not shared[place]))
+        for arm, ways in told.items()
+    }
+
+
+def _ways(found: Mapping[str, Any]) -> tuple[str, ...]:
+    clock, metadata = found["clock"]["settings"], found.get("metadata", {})
+    named = [json.loads(metadata.get(what) or "{}") for what in ("condition", "guard")]
+    return (
+        f"{found['clock']['hz']:g} Hz",
+        str(found["policy"]),
+        "drafting" if found["routes"]["draft"] else "every round full",
+        f"while waiting: {clock.get('while_waiting', '')}",
+        f"asking {clock.get('ask_ahead', 0)} ahead",
+        *(str(spec.get("name") or spec.get("kind", "none")) for spec in named),
+    )
+
+
+def source_words(settings: Mapping[str, Any]) -> str:
+    """Return where an arm's latencies come from, in words."""
+    source = settings.get("source", "?")
+    if not isinstance(source, Mapping):
+        return f"{source} here"
+    if source.get("published"):
+        return f"published, {source['published']}"
+    if source.get("replay"):
+        return f"replayed from {source['replay']} ({source['time']})"
+    return "given"
+
+
+def _table(run: Campaign) -> Html:
+    rows = []
+    for arm, found in run.running.items():
+        rate, clock = rate_of(found["success"]), found["clock"]
+        medians = [clock["latency_ms"][route]["p50"] for route in ROUTES]
+        rows.append(
+            {
+                "arm": arm_name(arm, found),
+                "hz": f"{clock['hz']:g}",
+                "latency": " / ".join(three_digits(entry["value"]) if entry else DASH for entry in medians),
+                "source": source_words(clock["settings"]),
+                "waited": f"{clock['waited_steps_mean']:.1f}",
+                "count": behind(run, arm, counted(rate)),
+                "rate": percent(rate.rate),
+                "wilson": percent_range(rate.wilson) if rate.wilson else DASH,
+            }
+        )
+    heads = {"arm": "Arm", "hz": "Hz", "latency": "Median, full / draft (ms)", "source": "Latency"}
+    heads |= {"waited": "Steps a round", "count": "k/n", "rate": "Rate", "wilson": "Wilson 95 %"}
+    numeric = ("hz", "latency", "waited", "count", "rate", "wilson")
+    return page.table(rows, heads, numeric, "Success with the clock running", stacked=True)
+
+
+def _steps(run: Campaign) -> Html:
+    caption = (
+        "Control steps by what they executed: an action of the newest answer (fresh), one of an older chunk while a "
+        "round was under way (stale), or none (held)."
+    )
+    return page.figure(steps_figure(run.running), "Fresh, stale and held control steps by arm", caption)
+
+
+def steps_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Shares of fresh, stale and held control steps, one bar per arm."""
+    drawing, axes = figures._axes(0.34 * len(summaries) + 0.95)
+    for row, found in enumerate(summaries.values()):
+        left = 0.0
+        for kind in KINDS_OF_STEP:
+            share = found["clock"]["shares"][kind]["share"] or 0.0
+            colour, hatch = _LOOKS[kind]
+            label = kind if row == 0 else None
+            axes.barh(row, share, left=left, height=0.62, color=colour, hatch=hatch, edgecolor="white", label=label)
+            left += share
+        fresh = found["clock"]["shares"][KINDS_OF_STEP[0]]
+        if fresh["interval"]:
+            ends = [fresh["interval"]["low"], fresh["interval"]["high"]]
+            axes.plot(ends, [row, row], color=figures.INK, lw=1.3, solid_capstyle="butt")
+        axes.text(1.02, row, f"n = {found['clock']['steps']:,}", va="center", fontsize=8)
+    axes.set_yticks(range(len(summaries)), list(summaries))
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_xlabel(f"share of control steps (line: 95 % of {KINDS_OF_STEP[0]})")
+    drawing.legend(loc="outside upper left", ncols=3, handlelength=1.6)
+    return drawing
+
+
+def _rates(run: Campaign) -> Html:
+    rows = []
+    for arm, found in run.running.items():
+        clock, shares = found["clock"], found["clock"]["shares"]
+        late = behind(run, arm, f"{clock['rounds_too_late']}/{clock['rounds']}")
+        rows.append(
+            {
+                "arm": arm_name(arm, found),
+                "fresh": _number(clock["fresh_hz"]),
+                "rounds": _number(clock["rounds_per_s"]),
+                **{kind: _with_interval(shares[kind]) for kind in ("stale", "held")},
+                "dropped": f"{clock['stale_dropped_mean']:.1f}",
+                "late": late,
+            }
+        )
+    heads = {"arm": "Arm", "fresh": "Fresh actions /s", "rounds": "Rounds /s", "stale": "Stale [95 %]"}
+    heads |= {"held": "Held [95 %]", "dropped": "Dropped a round", "late": "Rounds all too late"}
+    numeric = ("fresh", "rounds", "stale", "held", "dropped", "late")
+    return page.table(rows, heads, numeric, "Control rate, seconds by the clock", stacked=True)
+
+
+def _number(value: float | None) -> str:
+    return DASH if value is None else three_digits(value)
+
+
+def _with_interval(entry: Mapping[str, Any]) -> str:
+    interval = entry["interval"]
+    ends = "" if interval is None else f" {percent_range(intervals.Interval(**interval))}"
+    return f"{percent(entry['share'])}{ends}"

@@ -1,0 +1,1 @@
+"""Tests, intervals, power, resampling, numbers in words."""

@@ -1,0 +1,1 @@
+"""Schemas, merge, keys, links of the tables."""

@@ -1,0 +1,292 @@
+"""The tables of the project: their columns, and reading and writing them whole or not at all.
+
+Parquet, zstd; each file carries a checksum and, in its metadata, the digests of config, artifact and code and the
+device. This is the one place where columns are named; the recorder writes with these schemas, everything in evidence/
+reads with them.
+Knows no simulator, no policy and no statistic.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flashtrail.base import machine, parquet, provenance
+from flashtrail.base.errors import UserError
+
+# An episode across tables; across arms an episode is paired by the same key without `arm`.
+EPISODE_KEY = ("arm", "suite", "task_id", "init_state", "repeat")
+PAIR_KEY = EPISODE_KEY[1:]
+OUTCOMES = ("success", "horizon", "error")
+ROUTES = ("full", "draft")
+FALLBACK_CAUSES = ("zero_accept", "gripper", "first", "periodic", "forced")
+METADATA_PREFIX = "flashtrail."
+METADATA_KEYS = ("config_digest", "artifact_digest", "code_digest", "device")
+
+_STR, _BOOL, _I32, _I64 = pa.string(), pa.bool_(), pa.int32(), pa.int64()
+_F32, _F64 = pa.float32(), pa.float64()
+
+
+def _schema(*columns: tuple[str, pa.DataType] | tuple[str, pa.DataType, str]) -> pa.Schema:
+    """Return a schema; a column marked "null" may be empty, every other must not."""
+    return pa.schema([pa.field(c[0], c[1], nullable=len(c) == 3) for c in columns])
+
+
+_KEY = (("arm", _STR), ("suite", _STR), ("task_id", _I32), ("init_state", _I32), ("repeat", _I32))
+
+EPISODES = _schema(
+    ("run_id", _STR),
+    ("policy", _STR),
+    ("arm", _STR),
+    ("suite", _STR),
+    ("task_id", _I32),
+    ("task", _STR),
+    ("init_state", _I32),
+    ("repeat", _I32),
+    ("seed", _I64),
+    ("success", _BOOL),
+    ("verified_success", _BOOL, "null"),  # null: not looked at, as all of these
+    ("verified_reason", _STR, "null"),  # which behaviour is missing; null where verified
+    ("gripper_closures", _I32, "null"),
+    ("grasps", _I32, "null"),  # both fingers on what the task is about, while told to close
+    ("lifts", _I32, "null"),
+    ("first_close_step", _I32, "null"),  # null: never, or not looked at (then gripper_closures is null, too)
+    ("outcome", _STR),  # success | horizon | error
+    ("error", _STR, "null"),
+    ("steps", _I32),
+    ("rounds", _I32),
+    ("full_rounds", _I32),
+    ("draft_rounds", _I32),
+    ("executed_actions", _I32),
+    ("accepted_prefix_mean", _F64, "null"),  # draft rounds only
+    ("wall_s", _F64),
+    ("video", _STR, "null"),
+    ("started_at", _STR),  # ISO 8601, UTC
+)
+
+ROUNDS = _schema(
+    *_KEY,
+    ("round", _I32),
+    ("env_step", _I32),
+    ("route", _STR),  # full | draft
+    ("accepted_prefix", _I32),
+    ("executed", _I32),
+    ("radius", _F64, "null"),
+    ("fallback_cause", _STR, "null"),  # zero_accept | gripper | first | periodic | forced
+    ("encoder_ms", _F64, "null"),
+    ("prefill_ms", _F64, "null"),
+    ("denoise_ms", _F64, "null"),
+    ("draft_ms", _F64, "null"),
+    ("verify_ms", _F64, "null"),
+    ("policy_ms", _F64, "null"),  # null: the server does not say (an official one says no `synchronized`)
+    ("serve_ms", _F64, "null"),
+    ("roundtrip_ms", _F64),
+    ("synchronized", _BOOL, "null"),
+    ("batch_size", _I32, "null"),  # rounds that shared the pass whose times these are
+    ("condition_applied", _BOOL),
+    ("health_std", _F64, "null"),  # of the wrist image, 0-255
+    ("health_range", _F64, "null"),
+    ("healthy", _BOOL, "null"),
+    ("cache_hit", _BOOL, "null"),
+    ("cache_age", _I32, "null"),  # queries
+    ("replaced", _BOOL, "null"),
+    ("masked", _BOOL, "null"),  # the wrist view was declared missing
+    ("noise_seed", _STR),
+    # Of a running clock; null where the simulator waited.
+    ("latency_ms", _F64, "null"),  # what the clock took the round to last
+    ("waited_steps", _I32, "null"),  # control steps that passed meanwhile
+    ("stale_dropped", _I32, "null"),  # actions of its prefix whose moment passed meanwhile
+)
+
+STEPS = _schema(
+    *_KEY,
+    ("step", _I32),
+    ("action", pa.list_(_F32, 7)),
+    ("reward", _F32),
+    ("done", _BOOL),
+    ("gripper_closed", _BOOL),
+    ("eef_pos", pa.list_(_F32, 3)),  # metres
+    ("img_mean", _F32, "null"),  # of the agent view at a query, undamaged
+    ("img_mean_sent", _F32, "null"),  # of the same view as the policy was given it
+    ("round", _I32),  # whose chunk the action is from; of a step that held, the round under way
+    ("offset_in_chunk", _I32, "null"),  # null: no action of a chunk, the robot held
+    ("stale", _BOOL, "null"),  # a newer round was under way; null where the simulator waited
+)
+
+# What an episode looked like to the policy: a contact sheet of its film (rollouts/film.py).
+SHEETS = _schema(*_KEY, ("outcome", _STR), ("jpeg", pa.binary()))
+
+PROFILE = _schema(
+    ("policy", _STR),
+    ("route", _STR),
+    ("sample", _I32),
+    ("encoder_ms", _F64, "null"),
+    ("prefill_ms", _F64, "null"),
+    ("denoise_ms", _F64, "null"),
+    ("draft_ms", _F64, "null"),
+    ("verify_ms", _F64, "null"),
+    ("policy_ms", _F64),
+    ("roundtrip_ms", _F64, "null"),  # at the client; null: timed without one
+    ("synchronized", _BOOL),
+    ("warmup", _BOOL),
+    ("prompt", _STR),
+    ("device", _STR),
+)
+
+# Of an episode nobody looked at: an imported or a simulated one.
+UNVERIFIED: dict[str, Any] = dict.fromkeys(
+    ("verified_success", "verified_reason", "gripper_closures", "grasps", "lifts", "first_close_step")
+)
+
+SCHEMAS = {"episodes": EPISODES, "rounds": ROUNDS, "steps": STEPS}
+
+# What another client's record may not say: empty in imported tables (metadata `imported`), never in our own.
+UNKNOWN_IF_IMPORTED = frozenset(
+    (
+        *("wall_s", "started_at", "env_step", "synchronized", "condition_applied", "noise_seed", "steps"),
+        *("rounds", "full_rounds", "draft_rounds", "executed_actions"),  # of an episode whose rounds are not on record
+    )
+)
+
+
+def to_table(rows: Sequence[Mapping[str, Any]] | pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return rows as a table of exactly this schema.
+
+    NaN becomes null where a column may be empty. Raises ValueError (a bug in the caller) for a missing or unknown
+    column, a wrong type, or an empty value where there must be one.
+    """
+    if isinstance(rows, pa.Table):
+        problem = _names_differ(rows.column_names, schema)
+        if problem:
+            raise ValueError(problem)
+        table = rows.select(schema.names)
+        table = pa.table([table[f.name].cast(f.type) for f in schema], schema=schema)
+    else:
+        for row in rows:
+            problem = _names_differ(row, schema)
+            if problem:
+                raise ValueError(problem)
+        columns = [pa.array([_plain(row[f.name]) for row in rows], f.type) for f in schema]
+        table = pa.table(columns, schema=schema)
+    problem = _empty_cells(table, schema)
+    if problem:
+        raise ValueError(problem)
+    return table
+
+
+def imported(schema: pa.Schema) -> pa.Schema:
+    """Return the schema as imported tables have it: the columns of UNKNOWN_IF_IMPORTED may be empty."""
+    return pa.schema([f.with_nullable(f.nullable or f.name in UNKNOWN_IF_IMPORTED) for f in schema])
+
+
+def write_table(
+    path: str | Path,
+    rows: Sequence[Mapping[str, Any]] | pa.Table,
+    schema: pa.Schema,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Write one table, zstd-compressed and sealed with a checksum, aside and then renamed.
+
+    `metadata` keys get the prefix ``flashtrail.`` unless they have it; the four of METADATA_KEYS are always
+    there, empty when not given.
+    """
+    table = to_table(rows, imported(schema) if (metadata or {}).get("imported") else schema)
+    entries = {**dict.fromkeys(METADATA_KEYS, ""), **{_bare(k): v for k, v in (metadata or {}).items()}}
+    table = table.replace_schema_metadata(
+        {f"{METADATA_PREFIX}{k}".encode(): str("" if v is None else v).encode() for k, v in sorted(entries.items())}
+    )
+    with provenance.write_atomic(path) as temporary:
+        parquet.write(table, temporary)
+
+
+def read_table(path: str | Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a table and hold it to its schema; `columns` reads only these.
+
+    Raises UserError naming the file where its bytes are not those of its checksum (`parquet`), and the first column
+    that is missing, unknown, of another type or empty.
+    """
+    stored = parquet.opened(path).schema_arrow
+    problem = _names_differ(stored.names, schema)
+    if problem:
+        raise UserError(f"{path}: {problem}")
+    if (stored.metadata or {}).get(f"{METADATA_PREFIX}imported".encode()):
+        schema = imported(schema)
+    for field in schema:
+        if stored.field(field.name).type != field.type:
+            found = stored.field(field.name).type
+            raise UserError(f"{path}: column {field.name!r} is {found}, expected {field.type}")
+    chosen = schema if columns is None else pa.schema([schema.field(c) for c in columns])
+    table = parquet.read(path, chosen.names)
+    problem = _empty_cells(table, chosen)
+    if problem:
+        raise UserError(f"{path}: {problem}")
+    return table
+
+
+def read_tables(
+    paths: str | Path | Iterable[str | Path], schema: pa.Schema, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Read one file or several and put their rows one after another; no file gives an empty table."""
+    files = [paths] if isinstance(paths, str | Path) else list(paths)
+    parts = [read_table(path, schema, columns).replace_schema_metadata(None) for path in files]
+    return pa.concat_tables(parts, promote_options="default") if parts else schema.empty_table()
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Return the file's own entries (config_digest, artifact_digest, code_digest, device, ...) without prefix."""
+    stored = parquet.opened(path).schema_arrow.metadata or {}
+    prefix = METADATA_PREFIX.encode()
+    return {_bare(k.decode()): v.decode() for k, v in stored.items() if k.startswith(prefix)}
+
+
+def machine_of(stored: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Return the entry `machine` of a table made of tables with these entries; none where none of them has one."""
+    records = [json.loads(entry["machine"]) for entry in stored if entry.get("machine")]
+    return {"machine": json.dumps(machine.together(records))} if records else {}
+
+
+def artifact_digest(handles: Mapping[str, Any]) -> str:
+    """Return an artifact's digest as tables carry it, base's and draft's joined, from the manifests among `handles`."""
+    manifests = [handles[kind] for kind in ("base", "draft") if handles.get(kind)]
+    return "+".join(str(provenance.json_load(manifest)["digest"]) for manifest in manifests)
+
+
+def episode_id(row: Mapping[str, Any]) -> str:
+    """Return the name of an episode as reports and errors print it: arm/suite/task/init state/repeat."""
+    return f"{row['arm']}/{row['suite']}/task {row['task_id']}/init {row['init_state']}/repeat {row['repeat']}"
+
+
+def _bare(key: str) -> str:
+    return key.removeprefix(METADATA_PREFIX)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # numpy scalar or array
+        value = value.tolist()
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _names_differ(names: Iterable[str], schema: pa.Schema) -> str | None:
+    have, want = set(names), set(schema.names)
+    if want - have:
+        return f"column {sorted(want - have)[0]!r} is missing"
+    if have - want:
+        return f"unknown column {sorted(have - want)[0]!r}"
+    return None
+
+
+def _empty_cells(table: pa.Table, schema: pa.Schema) -> str | None:
+    for field in schema:
+        if field.nullable:
+            continue
+        column = table[field.name]
+        if column.null_count:
+            row = pc.index(pc.is_null(column), True).as_py()
+            return f"column {field.name!r} is empty in row {row}"
+    return None

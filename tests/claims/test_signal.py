@@ -1,0 +1,128 @@
+"""The signal analysis on campaigns whose answer is planted: a signal, none, a verifier that sees and a blind one."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from flashtrail.claims import signal
+from flashtrail.report import signal_chapter
+from flashtrail.statistics import discrimination
+
+ROUNDS = 12
+
+
+def campaign(prefix, *, episodes=60, hit=None, seed=0):
+    """Return frames of one arm and two tasks; `prefix(failed, hit, generator)` draws a round's accepted prefix."""
+    generator = np.random.default_rng(seed)
+    ends, rounds = [], []
+    for number in range(episodes):
+        key = {"arm": "clean", "suite": "s", "task_id": number % 2, "init_state": number // 2, "repeat": 0}
+        failed = bool(generator.random() < 0.5)
+        steps = 300 if failed else int(generator.integers(140, 160))
+        ends.append(
+            {**key, "policy": "p", "success": not failed, "outcome": "horizon" if failed else "success"}
+            | {"steps": steps, "draft_rounds": ROUNDS}
+        )
+        for index in range(steps // 12):
+            broken = bool(hit and index % hit == 0)
+            accepted = float(prefix(failed, broken, generator)) if index else 12.0
+            rounds.append(
+                {**key, "round": index, "env_step": 12 * index, "route": "draft" if index else "full"}
+                | {"accepted_prefix": accepted, "radius": 0.5 - accepted / 40 if index else None}
+                | {"fallback_cause": None if index else "first", "condition_applied": broken}
+                | {"replaced": None, "health_std": None}
+            )
+    return pd.DataFrame(ends), pd.DataFrame(rounds)
+
+
+def whole_window(found, name="accepted_prefix"):
+    rows = [r for r in found["outcome"] if (r["signal"], r["unit"]) == (name, "episode")]
+    return next(r for r in rows if r["before_step"] == found["window"])
+
+
+def test_auroc_is_mann_whitney_and_counts_ties_half():
+    generator = np.random.default_rng(0)
+    score, positive = generator.integers(0, 5, 80), generator.random(80) < 0.4
+    found = discrimination.auroc(score, positive, np.arange(80), np.zeros(80))
+    pairs = positive.sum() * (~positive).sum()
+    assert found.value == pytest.approx(stats.mannwhitneyu(score[positive], score[~positive]).statistic / pairs)
+    by_hand = np.mean([(a > b) + 0.5 * (a == b) for a in score[positive] for b in score[~positive]])
+    assert found.value == pytest.approx(by_hand)
+    assert found.interval.low < found.value < found.interval.high
+
+
+def test_a_hard_task_is_no_warning():
+    """Score and failure both follow the task and nothing else: pooled it would look like a signal."""
+    generator = np.random.default_rng(1)
+    task = np.repeat([0, 1], 100)
+    failed = generator.random(200) < np.where(task, 0.8, 0.2)
+    score = task * 3 + generator.normal(0, 1, 200)
+    within = discrimination.auroc(score, failed, np.arange(200), task)
+    pooled = discrimination.auroc(score, failed, np.arange(200), np.zeros(200))
+    assert within.says == "open" and pooled.says == "above"
+
+
+def test_alike_rounds_do_not_narrow_the_interval():
+    generator = np.random.default_rng(2)
+    score, failed = generator.normal(0, 1, 30), generator.random(30) < 0.5
+    once = discrimination.auroc(score, failed, np.arange(30), np.zeros(30))
+    often = discrimination.auroc(
+        np.repeat(score, 20), np.repeat(failed, 20), np.repeat(np.arange(30), 20), np.zeros(600)
+    )
+    assert often.value == pytest.approx(once.value)
+    assert (often.interval.low, often.interval.high) == pytest.approx((once.interval.low, once.interval.high))
+
+
+def test_a_planted_signal_is_found_and_warns_early():
+    ends, rounds = campaign(lambda failed, hit, g: g.choice([0, 12], p=[0.7, 0.3] if failed else [0.1, 0.9]))
+    found = signal.analyse(ends, rounds)
+    assert whole_window(found)["says"] == "above" and whole_window(found)["value"] > 0.9
+    assert found["alarm"]["failed"]["wilson"]["low"] > found["alarm"]["successful"]["wilson"]["high"]
+    assert found["alarm"]["lead_steps"][1] > 300 - found["window"]
+    assert found["reliability"]["brier"]["signal"] < found["reliability"]["brier"]["arm_and_task"]
+    assert "point to failure" in signal_chapter.outcome_words(found)
+
+
+def test_no_signal_is_found_where_there_is_none():
+    """A failed episode shows three times the rounds of a successful one; that alone must not look like a signal."""
+    ends, rounds = campaign(lambda failed, hit, g: g.choice([0, 12], p=[0.3, 0.7]))
+    found = signal.analyse(ends, rounds)
+    assert whole_window(found)["says"] == "open" and "do not tell" in signal_chapter.outcome_words(found)
+    assert "not established" in signal_chapter.alarm_words(found["alarm"], found["window"])
+    assert found["reliability"]["brier"]["signal"] > found["reliability"]["brier"]["share_alone"] - 0.01
+
+
+def test_a_verifier_that_sees_the_dead_camera_and_one_that_does_not():
+    seeing = campaign(lambda failed, hit, g: g.choice([0, 12], p=[0.8, 0.2] if hit else [0.2, 0.8]), hit=4)
+    blind = campaign(lambda failed, hit, g: g.choice([0, 12], p=[0.3, 0.7]), hit=4, seed=1)
+    sees, misses = (signal.analyse(*frames)["camera"] for frames in (seeing, blind))
+    assert sees[0]["signal"] == "accepted_prefix" and sees[0]["says"] == "above" and misses[0]["says"] == "open"
+    assert sees[0]["means"]["broken"] < sees[0]["means"]["whole"]
+    assert "point to the broken view" in signal_chapter.camera_words(sees)
+    assert "do not tell" in signal_chapter.camera_words(misses)
+
+
+def test_acceptance_stands_beside_its_control():
+    ends, rounds = campaign(lambda failed, hit, g: 12)
+    control = {"policy": "p", "tau": 0.3, "queries": 50, "share_within_tau": 0.62, "median_distance": 0.25}
+    row = signal.analyse(ends, rounds, control)["acceptance"][0]
+    assert (row["control"]["k"], row["control"]["n"]) == (31, 50) and row["within"] == row["draft_rounds"]
+    assert "more often than the full route would accept itself" in signal_chapter.acceptance_words([row])
+    other = signal.analyse(ends, rounds, {**control, "policy": "q"})["acceptance"][0]
+    assert other["control"] is None and "was not measured" in signal_chapter.acceptance_words([other])
+
+
+def test_cross_fitting_learns_on_the_others_only():
+    """An event that only one fold has is never predicted from that fold itself."""
+    fold = np.repeat([0, 1], 30)
+    found = discrimination.cross_fitted(np.tile(np.arange(30), 2), fold == 1, fold)
+    assert (found[fold == 1] < 0.2).all() and (found[fold == 0] > 0.8).all()
+
+
+def test_rounds_without_a_step_still_have_their_acceptance():
+    ends, rounds = campaign(lambda failed, hit, g: 12)
+    found = signal.analyse(ends, rounds.assign(env_step=np.nan))
+    assert found["window"] is None and len(found["acceptance"]) == 1 and "outcome" not in found
+    unknown = signal.analyse(ends, rounds.assign(condition_applied=None))
+    assert unknown["camera"] == [] and unknown["outcome"]

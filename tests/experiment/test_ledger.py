@@ -1,0 +1,148 @@
+"""The ledger: what the experiment asks for against what lies on disk."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from rollouts.scripted import DRAFT, FULL, Simulator, run
+
+from flashtrail import cli
+from flashtrail.experiment import config, ledger
+from flashtrail.rollouts.episode import error_record
+from flashtrail.rollouts.plan import EpisodeKey
+from flashtrail.rollouts.recorder import Recorder
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """A small experiment of one arm and two tasks, in a directory of its own."""
+    data = yaml.safe_load((ROOT / "config.yaml").read_text())
+    data |= {"tasks": "0,2", "arms": {"clean": data["arms"]["clean"] | {"episodes": 3}}}
+    data |= {"grids": {}, "sweeps": {}, "drills": None, "checkup": None}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(data))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def play(results: Path, task: int, init_state: int, outcome: str, digest: str = "d", arm: str = "clean") -> Recorder:
+    recorder = Recorder(
+        results / f"rollouts/{arm}/task_{task}/parts",
+        digest,
+        {"arm": arm, "policy": "pi0_nano", "seed": 7, "run_id": "r"},
+        {},
+    )
+    if outcome == "error":
+        record = error_record("a task", "server: gone", "2026-01-01T00:00:00+00:00", 1.0)
+    else:
+        record, *_ = run([(12, FULL), (9, DRAFT)], Simulator(20 if outcome == "success" else None))
+    recorder.record(EpisodeKey("libero_goal", task, init_state, 0), record)
+    return recorder
+
+
+def counted(results: Path) -> list[tuple[int, ...]]:
+    entries = ledger.read(config.load("config.yaml"), results)
+    return [(e.task_id, e.expected, e.success, e.horizon, e.error, len(e.missing)) for e in entries]
+
+
+def test_nothing_is_there(written):
+    assert counted(written) == [(0, 3, 0, 0, 0, 3), (2, 3, 0, 0, 0, 3)]
+
+
+def test_a_shard_that_runs_a_shard_that_is_done_and_an_episode_nobody_asked_for(written):
+    play(written, 0, 1, "success")
+    play(written, 0, 9, "success")
+    for init_state, outcome in enumerate(("success", "horizon", "error")):
+        recorder = play(written, 2, init_state, outcome)
+    keys = [EpisodeKey("libero_goal", 2, init_state, 0) for init_state in range(3)]
+    recorder.assemble(keys, written / "rollouts/clean/task_2")
+    shutil.rmtree(recorder.directory)
+    assert counted(written) == [(0, 3, 1, 0, 0, 2), (2, 3, 1, 1, 1, 0)]
+    assert ledger.read(config.load("config.yaml"), written)[0].missing == ["init_000_repeat_0", "init_002_repeat_0"]
+
+
+def test_parts_of_a_spec_that_was_given_up_do_not_count(written):
+    play(written, 0, 0, "success", "old")
+    play(written, 0, 1, "horizon", "new")
+    assert counted(written)[0] == (0, 3, 0, 1, 0, 2)
+
+
+def test_a_part_that_cannot_be_read_is_missing_and_left_alone(written):
+    part = play(written, 0, 0, "success").directory / "init_000_repeat_0"
+    (part / "episodes.parquet").write_bytes(b"PAR1")
+    assert counted(written)[0] == (0, 3, 0, 0, 0, 3)
+    assert part.is_dir()
+
+
+def test_the_command(written, capsys):
+    for init_state in range(3):
+        play(written / "results", 0, init_state, "success")
+    assert cli.main(["ledger"]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "arm    task  expected  present  success  horizon  error  missing",
+        "clean     0         3        3        3        0      0        0",
+        "clean     2         3        0        0        0      0        3",
+        "all                 6        3        3        0      0        3",
+    ]
+    for init_state, outcome in enumerate(("success", "error", "horizon")):
+        play(written / "results", 2, init_state, outcome)
+    assert cli.main(["ledger", "--json"]) == 1, "an infrastructure error is no result"
+    counts = json.loads(capsys.readouterr().out)[1]
+    assert [counts[k] for k in ("expected", "present", "success", "horizon", "error", "missing")] == [3, 2, 1, 1, 1, []]
+    play(written / "results", 2, 1, "horizon")
+    assert cli.main(["ledger"]) == 0
+
+
+@pytest.fixture
+def with_others(written):
+    """The small experiment with one drill and a checkup of two episodes each."""
+    data = yaml.safe_load((written / "config.yaml").read_text()) | {
+        "drills": {
+            **{"policy": "pi0_nano", "names": ["no_flip"], "episodes": 1},
+            "reference": {"first_init_state": 10, "episodes": 1},
+        },
+        "checkup": {"policy": "pi0_nano", "task": 2, "episodes": 2},
+    }
+    (written / "config.yaml").write_text(yaml.safe_dump(data))
+    for task in (0, 2):
+        for init_state in range(3):
+            play(written / "results", task, init_state, "success")
+    return written
+
+
+def test_drills_and_checkup_are_tables_of_their_own(with_others, capsys):
+    play(with_others / "results", 0, 10, "success", arm="drill_reference")
+    play(with_others / "results", 2, 0, "horizon", arm="drill_no_flip")
+    assert cli.main(["ledger"]) == 1, "drills were begun"
+    report, drills, checkup = capsys.readouterr().out.strip().split("\n\n")
+    assert report.splitlines()[-1].split() == ["all", "6", "6", "6", "0", "0", "0"]
+    assert [line.split() for line in drills.splitlines()] == [
+        ["drills"],
+        ["arm", "task", "expected", "present", "success", "horizon", "error", "missing"],
+        ["drill_reference", "0", "1", "1", "1", "0", "0", "0"],
+        ["drill_reference", "2", "1", "0", "0", "0", "0", "1"],
+        ["drill_clean", "0", "1", "0", "0", "0", "0", "1"],
+        ["drill_clean", "2", "1", "0", "0", "0", "0", "1"],
+        ["drill_no_flip", "0", "1", "0", "0", "0", "0", "1"],
+        ["drill_no_flip", "2", "1", "1", "0", "1", "0", "0"],
+        ["all", "6", "2", "1", "1", "0", "4"],
+    ]
+    assert checkup == "checkup: none of 2 episodes (make checkup)"
+
+
+def test_nobody_has_to_run_drills_or_a_checkup(with_others, capsys):
+    assert cli.main(["ledger"]) == 0
+    assert "drills: none of 6 episodes (make drills)" in capsys.readouterr().out
+    play(with_others / "results", 2, 0, "error", arm="checkup")
+    assert cli.main(["ledger"]) == 1, "a checkup was begun"
+    play(with_others / "results", 2, 0, "success", arm="checkup")
+    play(with_others / "results", 2, 1, "horizon", arm="checkup")
+    capsys.readouterr()
+    assert cli.main(["ledger", "--json"]) == 0
+    (own,) = [one for one in json.loads(capsys.readouterr().out) if one["part"] == "checkup"]
+    assert (own["arm"], own["task_id"], own["expected"], own["present"]) == ("checkup", 2, 2, 2)

@@ -1,0 +1,227 @@
+"""Reports as a browser shows them: opened, measured, sorted. A page with each fault shows that it is noticed."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from claims.simulated import METADATA, SUITE, write_reports
+from PIL import Image
+from pypdf import PdfReader
+
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
+from flashtrail.report import browser, layout, page, rendering
+from flashtrail.tables import schemas
+
+LONG = "dropout_trained_wrist_zero_every4"  # a name that does not fit on a phone
+ARMS = ["clean", "wrist_zero_every4", "guard_wrist_zero_every4", LONG]
+SIZES = [browser.DESK, browser.PHONE]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(browser.executable() is None, reason=f"no browser on this machine: {', '.join(browser.NAMES)}"),
+]
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser.launched() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory) -> Path:
+    """final.html through its real notebook on simulated tables, with the pages of all episodes beside it."""
+    root = tmp_path_factory.mktemp("campaign")
+    for arm in ARMS:
+        write_sheet(root, arm)
+    return write_reports(root, ARMS, ["claims", "final"])
+
+
+def write_sheet(root: Path, arm: str) -> None:
+    picture = io.BytesIO()
+    Image.new("RGB", (448, 256), (90, 90, 90)).save(picture, "JPEG")
+    key = {"arm": arm, "suite": SUITE, "task_id": 0, "init_state": 0, "repeat": 0}
+    path = root / "rollouts" / arm / "task_0" / "sheets.parquet"
+    row = {**key, "outcome": "success", "jpeg": picture.getvalue()}
+    schemas.write_table(path, [row], schemas.SHEETS, METADATA)
+
+
+def test_the_final_report_is_one_small_file_of_its_own(reports):
+    text = (reports / "final.html").read_text()
+    assert len(text.encode()) < 5_000_000 and rendering.external_references(text) == []
+    assert text.count("<script") == 1 and layout.content_policy() in text
+
+
+@pytest.mark.parametrize("size", SIZES, ids=["desk", "phone"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "final.html",
+        "episodes/index.html",
+        f"episodes/{LONG}/index.html",
+        f"episodes/guard_wrist_zero_every4/{SUITE}_task_0_init_000_repeat_0.html",
+    ],
+)
+def test_a_page_has_no_problem(chromium, reports, name, size):
+    assert browser.problems(chromium, reports / name, size) == []
+
+
+def test_every_link_of_the_report_opens(chromium, reports):
+    """Counts lead to their episodes and claims to their details, an episode to its arm, the index to both."""
+    with browser.opened(chromium, reports / "final.html") as found:
+        links = found.page.eval_on_selector_all("a[href]", "all => all.map(a => a.href)")
+    inside = {link for link in links if link.startswith("file:")}
+    assert len(inside) > 20
+    for link in sorted(inside):
+        place, _, anchor = link.removeprefix("file://").partition("#")
+        assert Path(place).is_file(), link
+        assert not anchor or f'id="{anchor}"' in Path(place).read_text(), link
+
+
+@pytest.mark.parametrize("size", SIZES, ids=["desk", "phone"])
+def test_a_table_sorts_by_mouse_and_by_keyboard_and_says_so(chromium, reports, size):
+    with browser.opened(chromium, reports / "final.html", size) as found:
+        table = found.page.get_by_role("region", name="Success, all tasks")
+        counts = lambda: table.locator("tbody tr td:nth-child(2)").all_inner_texts()  # noqa: E731
+        given, head = counts(), table.get_by_role("columnheader", name="k/n")
+        shares = lambda: [int(k) / int(n) for k, n in (cell.split("/") for cell in counts())]  # noqa: E731
+        head.get_by_role("button").click()
+        assert head.get_attribute("aria-sort") == "ascending" and shares() == sorted(shares())
+        head.get_by_role("button").focus()
+        found.page.keyboard.press("Enter")
+        assert head.get_attribute("aria-sort") == "descending" and shares() == sorted(shares(), reverse=True)
+        other = table.get_by_role("columnheader", name="Arm")
+        other.get_by_role("button").click()
+        assert head.get_attribute("aria-sort") is None and other.get_attribute("aria-sort") == "ascending"
+        names = table.locator("tbody tr td:first-child").all_inner_texts()
+        assert names == sorted(names)
+        other.get_by_role("button").click()
+        found.page.keyboard.press("Space")
+        assert other.get_attribute("aria-sort") is None and counts() == given
+        assert found.messages == []
+
+
+def test_empty_cells_stay_last_and_numbers_are_not_words(chromium, tmp_path):
+    rows = [{"n": text} for text in ("10", "9", "\u2013", "\u22123", "1,000")]
+    path = written(tmp_path, page.table(rows, {"n": "N"}).text)
+    with browser.opened(chromium, path) as found:
+        cells = lambda: found.page.locator("tbody td").all_inner_texts()  # noqa: E731
+        found.page.get_by_role("button").click()
+        assert cells() == ["\u22123", "9", "10", "1,000", "\u2013"]
+        found.page.get_by_role("button").click()
+        assert cells() == ["1,000", "10", "9", "\u22123", "\u2013"]
+
+
+def test_without_scripts_a_table_is_as_it_was_given(chromium, reports):
+    context = chromium.new_context(java_script_enabled=False)
+    tab = context.new_page()
+    tab.goto((reports / "final.html").as_uri())
+    assert tab.locator("th button").count() == 0 and tab.locator("table").count() > 5
+    context.close()
+
+
+def test_the_first_screen_has_every_answer(chromium, reports):
+    """From what was run to what may be claimed, on a desk's screen, without scrolling."""
+    with browser.opened(chromium, reports / "final.html") as found:
+        for term in ("What was run", "On what", "How well", "How fast", "What broke", "What the guard did"):
+            box = found.page.locator(".first dt", has_text=term).bounding_box()
+            assert box is not None and box["y"] + box["height"] < browser.DESK[1], term
+        claimed = found.page.locator(".first dd").last.bounding_box()
+        assert claimed is not None and claimed["y"] + claimed["height"] < browser.DESK[1]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "final.html",
+        "claims.html",
+        f"episodes/{LONG}/index.html",
+        f"episodes/clean/{SUITE}_task_0_init_000_repeat_0.html",
+    ],
+)
+def test_on_paper_nothing_is_cut_and_what_is_folded_is_open(chromium, reports, name):
+    """A4 less its margins is 680 px wide. Links are not told from text, and nothing dark is printed but figures."""
+    with browser.opened(chromium, reports / name, (680, 960)) as found:
+        found.page.emulate_media(media="print")
+        found.page.evaluate("() => dispatchEvent(new Event('beforeprint'))")
+        assert found.page.locator("details:not([open])").count() == 0
+        wide = "[...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > innerWidth)"
+        assert found.page.evaluate(f"{wide}.map(e => e.tagName + ' ' + e.textContent.slice(0, 60))") == []
+        assert found.page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        dark = """() => [...document.querySelectorAll("body, body *:not(svg):not(svg *):not(video)")].filter(e => {
+          const rgb = getComputedStyle(e).backgroundColor.match(/[\\d.]+/g).map(Number);
+          return rgb[3] !== 0 && Math.min(...rgb.slice(0, 3)) < 230; }).map(e => e.outerHTML.slice(0, 80))"""
+        assert found.page.evaluate(dark) == []
+        looks = "[...document.querySelectorAll('a')].map(a => getComputedStyle(a).textDecorationLine)"
+        assert set(found.page.evaluate(looks)) <= {"none"}
+
+
+def test_a_tables_head_is_on_each_of_its_pages(chromium, tmp_path):
+    """Chromium leaves buttons out of a head that it repeats; a table that goes on would have an empty one."""
+    rows = [{"n": number} for number in range(200)]
+    said = printed(chromium, written(tmp_path, page.table(rows, {"n": "Uncommon"}).text))
+    assert len(said) >= 4 and [text.count("Uncommon") for text in said] == [1] * len(said)
+
+
+def test_on_paper_no_heading_is_left_behind_and_pages_are_numbered(chromium, reports):
+    """What ends a page is never a heading or a claim's statement: they go with what they are about."""
+    said = printed(chromium, reports / "claims.html")
+    verdicts = provenance.json_load(reports.parent / "claims.json")["claims"]
+    last = [[line for line in text.splitlines() if line.strip()][-2:] for text in said]
+    heads = [f"{claim['id']}: {claim['title']}" for claim in verdicts] + [claim["statement"] for claim in verdicts]
+    heads += ["Matrix", "One by one", "Words", "What is not claimed"]
+    assert len(said) >= 8 and not {line for lines in last for line in lines} & set(heads)
+    assert all(f"{number} of {len(said)}" in text for number, text in enumerate(said, 1))
+
+
+def printed(chromium, path: Path) -> list[str]:
+    """The text of each page of a report as it is printed on A4."""
+    with browser.opened(chromium, path) as found:
+        return [sheet.extract_text() for sheet in PdfReader(io.BytesIO(found.page.pdf(format="A4"))).pages]
+
+
+def test_every_kind_of_page_is_checked_and_a_screenshot_left(chromium, reports):
+    paths, said = browser.check(chromium, reports)
+    names = {str(path.relative_to(reports)) for path in paths}
+    assert {"final.html", "episodes/index.html", "episodes/clean/index.html"} <= names
+    assert len(paths) == 3 + len(ARMS) * (1 + 3) and said == []
+    assert Image.open(reports / "final.png").size == browser.DESK
+    assert Image.open(reports / "final-phone.png").size == browser.PHONE
+
+
+def test_a_directory_without_a_report_is_refused_in_one_line(chromium, tmp_path):
+    with pytest.raises(UserError, match=r"final\.html does not exist: run `make report` first"):
+        browser.check(chromium, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ("<script>throw new Error('broken')</script>", "console: "),
+        ('<img alt="from afar" src="https://example.org/a.png">', "image missing: from afar"),
+        ('<img alt="not there" src="nowhere.png">', "image missing: not there"),
+        ('<div style="width: 900px">wide</div>', "wider than the window: 9"),
+        ('<p style="color: #999">faint</p>', "color-contrast (1): "),
+        ('<img src="data:image/gif;base64,R0lGODlhAQABAAAAACw=">', "image-alt (1): "),
+    ],
+    ids=["script", "request", "image", "overflow", "contrast", "alt"],
+)
+def test_what_is_wrong_is_noticed(chromium, tmp_path, body, problem):
+    found = browser.problems(chromium, written(tmp_path, body))
+    assert any(line.startswith(problem) for line in found), found
+
+
+def test_a_request_that_a_policy_would_have_stopped_is_noticed(chromium, tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text('<!DOCTYPE html><html lang="en"><title>t</title><main><img alt="x" src="other.png"></main>')
+    found = browser.problems(chromium, path)
+    assert any(line.startswith("asks for file:") and line.endswith("other.png") for line in found)
+
+
+def written(directory: Path, body: str) -> Path:
+    path = directory / "page.html"
+    path.write_text(layout.document("a page", f"<h1>A page</h1>{body}", "end"))
+    return path

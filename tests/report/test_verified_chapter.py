@@ -1,0 +1,54 @@
+"""Verified success in the reports: both rates, every disagreement, and nothing where nobody looked."""
+
+from __future__ import annotations
+
+import pytest
+from claims.simulated import METADATA, write_campaign
+
+from flashtrail.claims.campaign import Campaign
+from flashtrail.report import chapters, verified_chapter
+from flashtrail.tables import schemas
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return write_campaign(tmp_path_factory.mktemp("campaign"), ["clean"], episodes=3)
+
+
+def campaign(inputs, change):
+    """The campaign with its successes' verdicts given by `change(number)`; returns it and the successes' rows."""
+    (path,) = inputs["episodes"] if isinstance(inputs["episodes"], list) else [inputs["episodes"]]
+    rows = schemas.read_table(path, schemas.EPISODES).to_pylist()
+    won = [row for row in rows if row["success"]]
+    for row in rows:
+        row |= {"verified_success": False, "verified_reason": "no success", "grasps": 0, "lifts": 0}
+    for number, row in enumerate(won):
+        row |= {"verified_success": change(number), "verified_reason": None if change(number) else "never grasped"}
+    run = Campaign(inputs)
+    run.__dict__["episodes"] = schemas.to_table(rows, schemas.EPISODES).to_pandas()
+    return run, won
+
+
+def test_disagreements_are_listed_by_name_and_reason(inputs):
+    run, won = campaign(inputs, lambda number: number != 1)
+    text = verified_chapter.section(run).text
+    assert f">{len(won)}/9<" in text and f">{len(won) - 1}/9<" in text
+    assert text.count("never grasped") == 1 and schemas.episode_id(won[1]) in text.replace("<wbr>", "")
+    assert text in chapters.success(run).text
+
+
+def test_agreement_is_said(inputs):
+    run, _ = campaign(inputs, lambda number: True)
+    assert "The two agree in all 9\u00a0episodes" in verified_chapter.section(run).text
+
+
+def test_nothing_is_said_where_nobody_looked(inputs):
+    assert verified_chapter.section(Campaign(inputs)).text == ""
+
+
+def test_a_row_of_another_schema_is_named(tmp_path):
+    """Tables from before these columns are refused by name, not read as if nobody had looked."""
+    row = dict.fromkeys(schemas.EPISODES.names)
+    del row["grasps"]
+    with pytest.raises(ValueError, match="'grasps' is missing"):
+        schemas.write_table(tmp_path / "episodes.parquet", [row], schemas.EPISODES, METADATA)

@@ -1,0 +1,106 @@
+"""Tables are written whole, carry their origin, and refuse what is not theirs by name."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from flashtrail.base import parquet
+from flashtrail.base.errors import UserError
+from flashtrail.tables import schemas
+
+STEP = {
+    "arm": "clean",
+    "suite": "libero_goal",
+    "task_id": 0,
+    "init_state": 3,
+    "repeat": 0,
+    "step": 5,
+    "action": [0.0, 0.5, -0.25, 0.0, 0.0, 0.0, -1.0],
+    "reward": 0.0,
+    "done": False,
+    "gripper_closed": False,
+    "eef_pos": [0.5, 0.0, 1.0],
+    "img_mean": float("nan"),
+    "img_mean_sent": 91.5,
+    "round": 0,
+    "offset_in_chunk": 5,
+    "stale": None,
+}
+
+
+def test_a_table_comes_back_as_written_with_its_origin(tmp_path):
+    path = tmp_path / "arm=x" / "steps.parquet"
+    path.parent.mkdir()
+    schemas.write_table(path, [STEP], schemas.STEPS, {"config_digest": "abc", "flashtrail.device": "cpu"})
+    table = schemas.read_table(path, schemas.STEPS)
+    assert table.to_pylist() == [{**STEP, "img_mean": None}]
+    assert table.schema.equals(schemas.STEPS, check_metadata=False)
+    assert schemas.read_metadata(path) == {
+        "config_digest": "abc",
+        "artifact_digest": "",
+        "code_digest": "",
+        "device": "cpu",
+    }
+    assert pq.ParquetFile(path).metadata.row_group(0).column(0).compression == "ZSTD"
+    assert [p.name for p in path.parent.iterdir()] == ["steps.parquet"]
+
+
+def test_no_rows_are_a_table_too(tmp_path):
+    schemas.write_table(tmp_path / "t.parquet", [], schemas.ROUNDS, {})
+    assert schemas.read_table(tmp_path / "t.parquet", schemas.ROUNDS).num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"extra": 1}, "unknown column 'extra'"),
+        ({"reward": None}, "column 'reward' is empty in row 0"),
+        ({"action": [0.0] * 6}, "7"),
+    ],
+)
+def test_a_wrong_row_is_refused_before_anything_is_written(tmp_path, change, message):
+    with pytest.raises((ValueError, pa.ArrowInvalid), match=message):
+        schemas.write_table(tmp_path / "t.parquet", [{**STEP, **change}], schemas.STEPS, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_file_is_named(tmp_path):
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"arm": ["clean"]}), path)
+    with pytest.raises(UserError, match=r"t\.parquet: column 'action' is missing"):
+        schemas.read_table(path, schemas.STEPS)
+    path.write_bytes(b"PAR1 not really")
+    with pytest.raises(UserError, match="not a readable Parquet file"):
+        schemas.read_table(path, schemas.STEPS)
+    with pytest.raises(UserError, match="does not exist"):
+        schemas.read_table(tmp_path / "none.parquet", schemas.STEPS)
+
+
+def test_every_flipped_byte_is_refused_or_changes_nothing(tmp_path):
+    """Pages, headers, statistics, footer, origin: whatever a disk flips, no other value and no other origin is read."""
+    path, schema = tmp_path / "t.parquet", schemas.SHEETS
+    key = {name: STEP[name] for name in schemas.EPISODE_KEY}
+    rows = [{**key, "task_id": task, "outcome": "success", "jpeg": bytes([task] * 9)} for task in range(6)]
+    schemas.write_table(path, rows, schema, {"config_digest": "abc", "device": "cpu"})
+    whole, right, origin, refused = path.read_bytes(), schemas.read_table(path, schema), schemas.read_metadata(path), 0
+    for place in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << (place % 8)
+        path.write_bytes(flipped)
+        try:
+            assert schemas.read_table(path, schema) == right, f"byte {place} of {len(whole)}"
+            assert schemas.read_metadata(path) == origin, f"byte {place} of {len(whole)}"
+        except UserError as error:
+            assert str(path) in str(error) and str(error).endswith("remove it and run again")
+            refused += 1
+    assert refused >= len(whole) - len(parquet.KEY), "only the name of the checksum may be flipped unseen"
+
+
+def test_a_table_without_a_checksum_is_read_as_before(tmp_path):
+    path = tmp_path / "t.parquet"
+    schemas.write_table(path, [STEP], schemas.STEPS, {"device": "cpu"})
+    table = parquet.read(path)
+    pq.write_table(table, tmp_path / "old.parquet", compression="zstd")
+    assert parquet.KEY not in (tmp_path / "old.parquet").read_bytes()
+    assert schemas.read_table(tmp_path / "old.parquet", schemas.STEPS) == schemas.read_table(path, schemas.STEPS)
+    assert schemas.read_metadata(tmp_path / "old.parquet")["device"] == "cpu"
