@@ -104,14 +104,14 @@ def one_arm(root: Path, arm: str, episodes: int) -> tuple[float, float]:
 
 def judge(root: Path) -> None:
     """Judge claims.yaml on the campaign; RuntimeError where the answer is known and was not found."""
-    from flashtrail.claims import claims
+    from flashtrail.claims import verdicts
 
     inputs = {
         "episodes": [str(root / "tables" / arm / "episodes.parquet") for arm in ARMS],
         "summaries": [str(root / "summaries" / f"{arm}.json") for arm in ARMS],
         "published": str(CLAIMS.parent / "resources" / "published" / "published.yaml"),
     }
-    judged = {claim["id"]: claim["verdict"] for claim in claims.evaluate(CLAIMS, inputs)["claims"]}
+    judged = {claim["id"]: claim["verdict"] for claim in verdicts.evaluate(CLAIMS, inputs)["claims"]}
     if (judged["F1"], judged["K1"]) != ("supported", "supported"):
         raise RuntimeError(f"the synthetic campaign was misjudged: {judged}")
 

@@ -17,7 +17,7 @@ try:
     from flashtrail import caches
     from flashtrail.base import documents, provenance
     from flashtrail.experiment import plans
-    from flashtrail.policies import facts
+    from flashtrail.policies import facts as policy_facts
     from flashtrail.experiment import config as experiments
     from flashtrail.checkpoints import stores
     from flashtrail.base.errors import UserError

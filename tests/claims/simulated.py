@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from flashtrail.base import provenance
-from flashtrail.claims import claims, published, summaries
+from flashtrail.claims import published, summaries
 from flashtrail.report import episode_pages, rendering
 from flashtrail.tables import merge, schemas
 
@@ -245,7 +245,7 @@ def write_reports(root: Path, arms: list[str], chapters: list[str], episodes: in
     found = write_campaign(root, arms, episodes)
     directory = root / "reports"
     verdicts = root / "claims.json"
-    provenance.json_dump(claims.evaluate(REPOSITORY / "claims.yaml", found), verdicts)
+    provenance.json_dump(verdicts.evaluate(REPOSITORY / "claims.yaml", found), verdicts)
     for arm in arms:
         files = {name: root / "tables" / arm / f"{name}.parquet" for name in schemas.SCHEMAS}
         sheets = sorted((root / "rollouts" / arm).glob("task_*/sheets.parquet"))

@@ -11,7 +11,7 @@ from claims.simulated import METADATA, SUITE, expected, profile, shard
 
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
-from flashtrail.claims import claims, summaries
+from flashtrail.claims import claims, summaries, verdicts
 from flashtrail.tables import schemas
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -50,7 +50,7 @@ def write_claims(root: Path, **claim: object) -> Path:
 
 
 def verdict(root: Path, inputs: dict, **claim: object) -> dict:
-    return claims.evaluate(write_claims(root, **claim), inputs)["claims"][0]
+    return verdicts.evaluate(write_claims(root, **claim), inputs)["claims"][0]
 
 
 HURTS = {"test": "paired_difference", "arm": "fault", "control": "clean", "direction": "less", "margin": 0.1}
@@ -170,7 +170,7 @@ def test_the_conversion_is_that_of_base_and_draft(tmp_path):
             files.append(str(tmp_path / f"policy_{i}.json"))
             record = {"base": "b", "draft": None if passed is None else "d", "stages": stages}
             provenance.json_dump(record, files[-1])
-        judged = claims.evaluate(REPOSITORY / "claims.yaml", {"parity": files})["claims"]
+        judged = verdicts.evaluate(REPOSITORY / "claims.yaml", {"parity": files})["claims"]
         return next(claim for claim in judged if claim["id"] == "C2")
 
     assert judge(True)["verdict"] == "supported" and "draft" not in judge(True)["sentence"]
@@ -188,7 +188,7 @@ def test_a_quoted_claim_does_not_say_more_of_hardware_than_is_known(tmp_path, de
     path = tmp_path / "tables/clean/episodes.parquet"
     schemas.write_table(path, episodes("clean", "pi0_nano", [True]), schemas.EPISODES, METADATA | {"device": device})
     inputs = {"published": str(REPOSITORY / "resources/published/published.yaml"), "episodes": str(path)}
-    found = {c["id"]: c["sentence"] for c in claims.evaluate(REPOSITORY / "claims.yaml", inputs)["claims"]}
+    found = {c["id"]: c["sentence"] for c in verdicts.evaluate(REPOSITORY / "claims.yaml", inputs)["claims"]}
     here = "here: NVIDIA L40S" if device else "the device of these rows is not recorded"
     for claim in ("P1", "P3"):
         assert f"; the paper does not name its hardware; {here}." in found[claim]
@@ -267,7 +267,7 @@ def judged(root: Path, inputs: dict, **entries: dict) -> dict[str, dict]:
     base = {"title": "t", "statement": "s", "scope": "x", "refuted_if": "r", "estimand": "e"}
     path = root / "several.yaml"
     path.write_text(yaml.safe_dump({"version": 1, "claims": [{"id": i, **base, **e} for i, e in entries.items()]}))
-    return {claim["id"]: claim for claim in claims.evaluate(path, inputs)["claims"]}
+    return {claim["id"]: claim for claim in verdicts.evaluate(path, inputs)["claims"]}
 
 
 def test_a_family_shares_its_error_rate(tmp_path):
@@ -379,7 +379,7 @@ def test_a_text_under_several_numbers_needs_the_number_too(tmp_path):
 
 def test_figures_of_others_are_checked_and_given_their_interval(tmp_path):
     inputs = {"published": str(REPOSITORY / "resources" / "published" / "published.yaml")}
-    found = {c["id"]: c for c in claims.evaluate(REPOSITORY / "claims.yaml", inputs)["claims"]}
+    found = {c["id"]: c for c in verdicts.evaluate(REPOSITORY / "claims.yaml", inputs)["claims"]}
     assert found["K2"]["verdict"] == found["K3"]["verdict"] == found["K4"]["verdict"] == "supported"
     assert found["K2"]["short"] == "16/16" and len(found["K2"]["rows"]["published"]) == 16
     # The implied draft rounds, 8.25 to 9.95 ms, differ by more than rounding leaves open.
@@ -418,7 +418,7 @@ def test_the_shipped_claims_are_those_of_the_reproduction_and_more():
 
 
 def test_nothing_run_means_nothing_tested(tmp_path):
-    result = claims.evaluate(REPOSITORY / "claims.yaml", {})
+    result = verdicts.evaluate(REPOSITORY / "claims.yaml", {})
     assert {claim["verdict"] for claim in result["claims"]} == {"not_tested"}
     assert {claim["seed_word"] for claim in result["claims"]} == {"not_claimed"}
 

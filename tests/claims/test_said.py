@@ -13,7 +13,7 @@ import yaml
 
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
-from flashtrail.claims import claims, published
+from flashtrail.claims import claims, published, verdicts
 from flashtrail.claims.campaign import Campaign
 from flashtrail.report import claims_chapter, comparison, page
 
@@ -272,7 +272,7 @@ def test_what_follows_from_the_papers_tables():
 
 
 def test_the_page_says_what_they_said_and_what_does_not_follow(tmp_path):
-    provenance.json_dump(claims.evaluate(REPOSITORY / "claims.yaml", {}), tmp_path / "claims.json")
+    provenance.json_dump(verdicts.evaluate(REPOSITORY / "claims.yaml", {}), tmp_path / "claims.json")
     run = Campaign({"claims": str(tmp_path / "claims.json")})
     details = claims_chapter.details(run).text
     for claim in CLAIMS:

@@ -7,13 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from report.rendered import unlinked
 from imports import official, stages
+from report.rendered import unlinked
 
 from flashtrail import cli
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
-from flashtrail.claims import claims
+from flashtrail.claims import verdicts
 from flashtrail.claims.campaign import Campaign
 from flashtrail.imports.csv_run import CsvRun
 from flashtrail.imports.official import read_run
@@ -80,7 +80,7 @@ def test_an_error_is_in_no_count_wherever_it_is_counted(tmp_path: Path) -> None:
     assert count in first and "ended in an infrastructure error and is not counted" in first.replace("\u00a0", " ")
     assert count in chapters.success_table(run).text and f"{n - won}/{n}" in chapters.failures(run).text
     assert count in (tmp_path / "out/episodes/clean/index.html").read_text()
-    judged = claims.evaluate(_claims(tmp_path), inputs)["claims"]
+    judged = verdicts.evaluate(_claims(tmp_path), inputs)["claims"]
     assert [claim["short"] for claim in judged][:1] == ["1/1"] and count in judged[1]["sentence"]
 
 
@@ -92,7 +92,7 @@ def test_k1_finds_a_summary_that_counts_errors(tmp_path: Path, change: dict) -> 
     for part, values in change.items():
         summary[part] |= values
     provenance.json_dump(summary, Path(inputs["summaries"][0]))
-    found = claims.evaluate(_claims(tmp_path), inputs)["claims"][0]
+    found = verdicts.evaluate(_claims(tmp_path), inputs)["claims"][0]
     assert found["verdict"] == "refuted" and "clean: the summary says" in found["sentence"]
 
 
@@ -100,7 +100,7 @@ def test_k1_is_not_tested_where_episodes_came_alone(tmp_path: Path) -> None:
     stages.write(tmp_path / "csv")
     found = CsvRun([stages.path(tmp_path / "csv", "stage4_episode")], "pi0", 7, "clean").read()
     write(found, tmp_path / "out")
-    (first, _) = claims.evaluate(_claims(tmp_path), prepare([tmp_path / "out"], tmp_path / "out"))["claims"]
+    (first, _) = verdicts.evaluate(_claims(tmp_path), prepare([tmp_path / "out"], tmp_path / "out"))["claims"]
     assert first["verdict"] == "not_tested" and "only k/n could be held against the rows" in first["sentence"]
 
 

@@ -10,12 +10,12 @@ import shlex
 from pathlib import Path
 
 import pytest
-from report.rendered import texts, unlinked
 from imports import stages
+from report.rendered import texts, unlinked
 
 from flashtrail import cli
 from flashtrail.base import provenance
-from flashtrail.claims import claims, published
+from flashtrail.claims import published, verdicts
 from flashtrail.claims.campaign import Campaign
 from flashtrail.imports.report_command import prepare
 from flashtrail.report import printed_figures
@@ -64,7 +64,7 @@ def test_every_printed_figure_follows_from_the_rows(theirs: Path) -> None:
 
 @needs_files
 def test_its_claim_about_the_guard_is_inconclusive_and_its_rows_add_up(theirs: Path) -> None:
-    judged = claims.evaluate(PROJECT / "claims.yaml", prepare([theirs], theirs))["claims"]
+    judged = verdicts.evaluate(PROJECT / "claims.yaml", prepare([theirs], theirs))["claims"]
     arms = ["guard_wrist_zero_every4", "wrist_zero_every4"]
     guard = [claim for claim in judged if claim["arms"] == arms]  # by what is tested: numbers may change
     assert [claim["verdict"] for claim in guard] == ["inconclusive"]

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report.rendered import linked, marked, unlinked
 from claims.simulated import METADATA, shard
+from report.rendered import linked, marked, unlinked
 
 from flashtrail.base import provenance
 from flashtrail.claims import checkup, summaries

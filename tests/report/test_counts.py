@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from bs4 import BeautifulSoup
-from report.rendered import linked, marked, unlinked
 from claims.simulated import CONTROL, TASKS, write_campaign, write_reports
+from report.rendered import linked, marked, unlinked
 
 from flashtrail.base import provenance
 from flashtrail.claims import published

@@ -10,7 +10,7 @@ from claims.simulated import TASKS, shard, write_campaign
 
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
-from flashtrail.claims import claims, published, summaries
+from flashtrail.claims import published, summaries, verdicts
 from flashtrail.claims.campaign import Campaign
 from flashtrail.report import chapters, claims_chapter, headline, layout, overview, page, rendering
 from flashtrail.tables import merge, schemas
@@ -23,7 +23,7 @@ def campaign(tmp_path_factory) -> dict:
     """A simulated campaign of three arms with two episodes a task, and its verdicts."""
     root = tmp_path_factory.mktemp("campaign")
     inputs = write_campaign(root, ["clean", "wrist_zero_every4", "guard_wrist_zero_every4"], episodes=2)
-    provenance.json_dump(claims.evaluate(REPOSITORY / "claims.yaml", inputs), root / "claims.json")
+    provenance.json_dump(verdicts.evaluate(REPOSITORY / "claims.yaml", inputs), root / "claims.json")
     return {**inputs, "claims": str(root / "claims.json")}
 
 

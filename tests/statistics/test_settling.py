@@ -11,7 +11,7 @@ from claims.test_claims import write
 
 from flashtrail import cli
 from flashtrail.base import provenance
-from flashtrail.claims import claims
+from flashtrail.claims import verdicts
 from flashtrail.claims.campaign import Campaign
 from flashtrail.report import claims_chapter, headline
 from flashtrail.statistics import power
@@ -26,7 +26,7 @@ def judge(root: Path) -> Path:
     chosen = [c for c in shipped["claims"] if (c.get("arm"), c.get("control")) == (GUARD, FAULT)]
     assert len(chosen) == 1
     (root / "claims.yaml").write_text(yaml.safe_dump(shipped | {"claims": chosen}))
-    found = claims.evaluate(root / "claims.yaml", write(root, {FAULT: [False] * 9, GUARD: [False] * 9}))
+    found = verdicts.evaluate(root / "claims.yaml", write(root, {FAULT: [False] * 9, GUARD: [False] * 9}))
     path = root / "results/claims/claims.json"
     provenance.json_dump(found, path)
     return path

@@ -144,7 +144,7 @@ MODULES = {
         {"render_chapter", "render_final", "write_episode_pages", "index_episodes"},
         {"evaluate_claims", "summarize_arm"},
     ),
-    "provenance.py": (set(RULES), set()),
+    "base/provenance.py": (set(RULES), set()),
 }
 
 

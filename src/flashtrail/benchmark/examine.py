@@ -27,9 +27,8 @@ import torch
 
 from flashtrail.base import commands, provenance
 from flashtrail.policies.pi0 import backends, weights
-from flashtrail.policies.pi0.batch import Call
 from flashtrail.policies.pi0.dims import Pi0Dims
-from flashtrail.policies.pi0.engine import Engine, RoundResult
+from flashtrail.policies.pi0.engine import Call, Engine, RoundResult
 from flashtrail.policies.pi0.errors import ArtifactError, DeviceError, FlashError
 from flashtrail.policies.pi0.runtime import ModelInputs, TorchRuntime
 from flashtrail.policies.pi0.settings import FlashSettings

@@ -22,10 +22,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from flashtrail.base import documents, provenance
+from flashtrail.base import documents
 from flashtrail.base.documents import Section
 from flashtrail.base.errors import UserError
-from flashtrail.claims.campaign import Campaign
 
 Verdict = Literal["supported", "refuted", "inconclusive", "not_tested"]
 VERDICTS: tuple[Verdict, ...] = ("supported", "refuted", "inconclusive", "not_tested")
@@ -276,21 +275,3 @@ def _place(data: Any, location: tuple[Any, ...]) -> str:
 def seed_word(verdict: Verdict, limited: bool) -> str:
     """Return the reproduction's status word for one of our verdicts."""
     return SEED_WORDS["supported/limited" if verdict == "supported" and limited else verdict]
-
-
-def evaluate(claims: str | Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Judge every claim of claims.yaml on a campaign's files and return what goes into claims.json.
-
-    `inputs` is what `campaign.Campaign` takes. No verdict depends on anything but these files: not on the order of
-    arms, not on prose.
-    """
-    from flashtrail.claims import verdicts
-
-    file, campaign = load(claims), Campaign(inputs)
-    return {
-        "version": 1,
-        "alpha": file.alpha,
-        "claims_digest": provenance.sha256_file(claims)[:16],
-        "simulated": campaign.simulated,
-        "claims": verdicts.judge_all(file, campaign),
-    }

@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from flashtrail.base import machine
+from flashtrail.base import machine, provenance
 from flashtrail.claims import claims as types
 from flashtrail.claims import published, success_verdicts
 from flashtrail.claims.campaign import Campaign
@@ -477,3 +478,19 @@ _JUDGES: dict[str, Callable[[Any, Campaign, float], Judgement]] = {
     "bookkeeping": _judge_bookkeeping,
     "none": _judge_none,
 }
+
+
+def evaluate(claims: str | Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Judge every claim of claims.yaml on a campaign's files and return what goes into claims.json.
+
+    `inputs` is what `campaign.Campaign` takes. No verdict depends on anything but these files: not on the order of
+    arms, not on prose.
+    """
+    file, campaign = types.load(claims), Campaign(inputs)
+    return {
+        "version": 1,
+        "alpha": file.alpha,
+        "claims_digest": provenance.sha256_file(claims)[:16],
+        "simulated": campaign.simulated,
+        "claims": judge_all(file, campaign),
+    }

@@ -36,7 +36,7 @@ class Report:
     @staticmethod
     def run(arguments: argparse.Namespace) -> int:
         """Summarise each arm, judge the claims on them, and render the page."""
-        from flashtrail.claims import claims
+        from flashtrail.claims import verdicts
         from flashtrail.report import rendering
 
         out = arguments.out or arguments.runs[0]
@@ -44,7 +44,7 @@ class Report:
             writing.check_out(out)
             writing.make_directory(out)
         inputs = prepare(arguments.runs, out)
-        provenance.json_dump(claims.evaluate(arguments.claims, inputs), out / "claims.json")
+        provenance.json_dump(verdicts.evaluate(arguments.claims, inputs), out / "claims.json")
         inputs["claims"] = str((out / "claims.json").resolve())
         inputs |= write_pages(inputs, out)
         provenance.json_dump(inputs, out / "inputs.json")

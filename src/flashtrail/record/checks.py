@@ -17,7 +17,8 @@ import pandas as pd
 
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
-from flashtrail.claims import claims, summaries
+from flashtrail.claims import summaries
+from flashtrail.claims.verdicts import evaluate
 from flashtrail.experiment import config
 from flashtrail.record import crate, engine, manifest, rows
 from flashtrail.record.run import SHARD_FILES, Run
@@ -239,7 +240,7 @@ def summarised(run: Run) -> Iterator[Check]:
 def verdicts(run: Run) -> Iterator[Check]:
     """Each claim, judged again on the bundle's tables, has the verdict, numbers, rows and sentence on record."""
     recorded = provenance.json_load(run.path(run.evaluation["output"]["claims"]))
-    again = plain(claims.evaluate(run.claims_file(), run.evidence()))
+    again = plain(evaluate(run.claims_file(), run.evidence()))
     ours, theirs = ({c["id"]: c for c in side["claims"]} for side in (recorded, again))
     before, after = ({k: v for k, v in side.items() if k != "claims"} for side in (recorded, again))
     head = difference(before, after)

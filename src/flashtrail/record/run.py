@@ -126,7 +126,7 @@ class Run:
         return [arm for part, arms in self.parts.items() for arm in arms if part != "drills"]
 
     def evidence(self) -> dict[str, Any]:
-        """Return the inputs of `claims.evaluate`, as paths below the root."""
+        """Return the inputs of `verdicts.evaluate`, as paths below the root."""
         kinds = {kind: files for kind, files in self.evaluation["input"].items() if kind != "claims"}
         placed = {
             kind: [str(self.path(f)) for f in files] if isinstance(files, list) else str(self.path(files))

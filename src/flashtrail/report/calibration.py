@@ -23,7 +23,7 @@ import pyarrow as pa
 import yaml
 
 from flashtrail.base import commands, provenance
-from flashtrail.claims import claims, summaries, verdicts
+from flashtrail.claims import summaries, verdicts
 from flashtrail.claims.campaign import Campaign
 from flashtrail.claims.claims import ClaimsFile
 from flashtrail.statistics import discrimination, intervals, power, resampling, stratified, unpaired_power
@@ -143,7 +143,7 @@ def through_files(root: Path, outcomes: Mapping[str, np.ndarray], path: Path) ->
         "episodes": [str(root / "tables" / arm / "episodes.parquet") for arm in outcomes],
         "summaries": [str(root / "summaries" / f"{arm}.json") for arm in outcomes],
     }
-    return {entry["id"]: entry["verdict"] for entry in claims.evaluate(path, inputs)["claims"]}
+    return {entry["id"]: entry["verdict"] for entry in verdicts.evaluate(path, inputs)["claims"]}
 
 
 def judge(file: ClaimsFile, outcomes: Mapping[str, np.ndarray]) -> dict[str, str]:

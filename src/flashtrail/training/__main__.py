@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flashtrail.base import commands
 from flashtrail.base.errors import UserError
+
+if TYPE_CHECKING:
+    from flashtrail.training.pipeline import Workplace
 
 STEPS = ("demonstrations", "train", "draft", "export", "evaluate", "compare-vision", "try-patches", "card", "all")
 
@@ -82,7 +86,30 @@ def _run(options: argparse.Namespace) -> None:
 
         card.write(place, options.variant)
     else:
-        pipeline.run_all(place)
+        _run_all(place)
+
+
+COMPARISON_SECONDS = 240.0  # conv stem against patch encoder, each
+
+
+def _run_all(place: Workplace) -> None:
+    """Everything, in order; finished parts are not done again."""
+    from flashtrail.training import card, comparison, pipeline
+
+    pipeline.record_demonstrations(place)
+    for name in pipeline.RECIPES:
+        pipeline.train(place, name)
+        if not (place.variant(name) / "draft_tensors.pt").is_file():
+            pipeline.train_draft(place, name)
+        pipeline.write_policy(place, name)
+        for flash in (False, True):
+            if not (place.variant(name) / f"evaluation_{'flash' if flash else 'full'}.json").is_file():
+                pipeline.evaluate_policy(place, name, flash=flash)
+        card.write(place, name)
+    if not (place.root / "comparison" / "comparison.json").is_file():
+        comparison.compare(place, COMPARISON_SECONDS, 2)
+    for name in pipeline.RECIPES:
+        card.write(place, name)
 
 
 if __name__ == "__main__":

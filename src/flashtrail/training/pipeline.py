@@ -188,26 +188,3 @@ def evaluate_policy(place: Workplace, name: str, *, flash: bool = False, **choic
     rows = evaluate.evaluate(artifact / "base", artifact / "draft" if flash else None, **choices)
     suffix = f"_wrist_zero_every{choices['view_every']}" if choices.get("view_every") else ""
     return evaluate.report(rows, place.variant(name) / f"evaluation_{'flash' if flash else 'full'}{suffix}.json")
-
-
-COMPARISON_SECONDS = 240.0  # conv stem against patch encoder, each
-
-
-def run_all(place: Workplace) -> None:
-    """Everything, in order; finished parts are not done again."""
-    from flashtrail.training import card, comparison
-
-    record_demonstrations(place)
-    for name in RECIPES:
-        train(place, name)
-        if not (place.variant(name) / "draft_tensors.pt").is_file():
-            train_draft(place, name)
-        write_policy(place, name)
-        for flash in (False, True):
-            if not (place.variant(name) / f"evaluation_{'flash' if flash else 'full'}.json").is_file():
-                evaluate_policy(place, name, flash=flash)
-        card.write(place, name)
-    if not (place.root / "comparison" / "comparison.json").is_file():
-        comparison.compare(place, COMPARISON_SECONDS, 2)
-    for name in RECIPES:
-        card.write(place, name)

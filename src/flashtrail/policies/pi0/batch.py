@@ -1,4 +1,4 @@
-"""Rounds of several sessions in one pass of the device: the stages over a batch, and how rounds are grouped by route.
+"""The stages over observations of several sessions in one pass of the device.
 
 A session sees nothing of its company: prompts of other lengths and masked views are padded behind the valid slots and
 masked, where they take no position and no weight. What differs from a round alone is the order of float sums in wider
@@ -7,29 +7,33 @@ products (docs/precision.md). Knows neither units nor sockets nor why rounds cam
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from flashtrail.policies.pi0 import prefix, schedule
+from flashtrail.policies.pi0 import prefix
 from flashtrail.policies.pi0.dims import DraftDims, Pi0Dims
-from flashtrail.policies.pi0.schedule import Cause, SessionState
 from flashtrail.policies.pi0.settings import FlashSettings
 from flashtrail.policies.pi0.stages import Stages
 from flashtrail.policies.pi0.verify import Floats, Verdict, judge
 
-if TYPE_CHECKING:
-    from flashtrail.policies.pi0.engine import Engine, RoundResult, Session
-    from flashtrail.policies.pi0.runtime import ModelInputs
-
 MAX_BATCH = 16  # rounds in a pass
 OFFICIAL_TIME_FLOOR = 0.10  # the official Triton verifier has no time bias below its last Euler time
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """One observation as the model takes it: only valid views and tokens, so there is nothing to mask."""
+
+    images: NDArray[np.float32]  # [V, H, W, 3] in [-1, 1]; masked views left out
+    token_ids: NDArray[np.int64]  # [P]
+    state: NDArray[np.float32]  # [action_dim], normalised and zero-padded
 
 
 @dataclass(frozen=True)
@@ -164,105 +168,3 @@ class BatchedStages:
         x0_hats = self.verify_many(cache, placed, drafts, noise, settings)
         rows = zip(drafts, x0_hats, last_grippers, strict=True)
         return drafts, x0_hats, [judge(draft, x0_hat, last, settings) for draft, x0_hat, last in rows]
-
-
-# --- rounds ---
-
-
-@dataclass(frozen=True)
-class Call:
-    """What `Engine.infer` is asked, as data. The sessions of the calls of one batch are all different."""
-
-    session: Session
-    inputs: ModelInputs
-    noise: Floats  # [H, D]
-    executed_steps: int | None = None
-    reset: bool = False
-
-
-def infer_many(
-    engine: Engine, calls: Sequence[Call], max_batch: int = MAX_BATCH
-) -> Iterator[tuple[int, RoundResult | Exception]]:
-    """Yield (index of the call, its result or what it raised), the draft route's first, as each pass ends.
-
-    Calls of one route go through the device together, at most `max_batch` of them. A call by itself, and each call of
-    a pass that failed, goes the way of `Engine.infer`: one bad call spoils no other.
-    """
-    begun = [engine.begin(call.session, call.executed_steps, call.reset) for call in calls]
-    routes = ([i for i, (_, c) in enumerate(begun) if c is None], [i for i, (_, c) in enumerate(begun) if c])
-    for members in routes:
-        for at in range(0, len(members), max_batch):
-            group = members[at : at + max_batch]
-            yield from zip(group, _together(engine, [calls[i] for i in group], [begun[i] for i in group]), strict=True)
-
-
-def _together(
-    engine: Engine, calls: Sequence[Call], begun: Sequence[tuple[SessionState, Cause | None]]
-) -> Sequence[RoundResult | Exception]:
-    if len(calls) > 1 and isinstance(engine.runtime, BatchedStages):
-        try:
-            return _pass(engine, engine.runtime, calls, begun)
-        except Exception:
-            pass  # nothing was committed; each alone says what is wrong with it
-    return [_alone(engine, call) for call in calls]
-
-
-def _alone(engine: Engine, call: Call) -> RoundResult | Exception:
-    try:
-        return engine.infer(call.session, call.inputs, call.noise, executed_steps=call.executed_steps, reset=call.reset)
-    except Exception as error:
-        return error
-
-
-def _pass(
-    engine: Engine,
-    run: BatchedStages,
-    calls: Sequence[Call],
-    begun: Sequence[tuple[SessionState, Cause | None]],
-) -> Sequence[RoundResult]:
-    """One route for all of `calls`: states are committed only when every stage has ended."""
-    placed = run.place_many([call.inputs for call in calls])
-    noise = np.stack([call.noise for call in calls])
-    route = _draft_pass if begun[0][1] is None else _full_pass
-    start = engine.edge()
-    ended = route(engine, run, placed, noise, begun)
-    wall_ms = (engine.edge() - start) * 1e3
-    for call, (state, _) in zip(calls, ended, strict=True):
-        call.session.state, call.session.rounds = state, call.session.rounds + 1
-    return [dataclasses.replace(result, wall_ms=wall_ms, batch=len(calls)) for _, result in ended]
-
-
-_Ended = list[tuple[SessionState, "RoundResult"]]
-
-
-def _full_pass(
-    engine: Engine, run: BatchedStages, placed: PlacedBatch, noise: Floats, begun: Sequence[tuple[SessionState, Any]]
-) -> _Ended:
-    ms: dict[str, float] = {}
-    embeddings = engine.timed("encoder", ms, lambda: run.encode_many(placed))
-    cache = engine.timed("prefill", ms, lambda: run.prefill_many(embeddings))
-    chunks = engine.timed("denoise", ms, lambda: run.denoise_many(cache, placed, noise))
-    snapshots = run.split_snapshot(cache, embeddings)
-    return [
-        (schedule.after_full(state, chunk, snapshot), engine.full_result(state, cause, chunk, ms))
-        for (state, cause), chunk, snapshot in zip(begun, chunks, snapshots, strict=True)
-    ]
-
-
-def _draft_pass(
-    engine: Engine, run: BatchedStages, placed: PlacedBatch, noise: Floats, begun: Sequence[tuple[SessionState, Any]]
-) -> _Ended:
-    ms: dict[str, float] = {}
-    s, states = engine.settings, [state for state, _ in begun]
-    cache = run.join_snapshots([state.snapshot for state in states])
-    embeddings = engine.timed("encoder", ms, lambda: run.encode_many(placed))
-    drafts = engine.timed("draft", ms, lambda: run.draft_many(embeddings, placed))
-
-    last = [state.last_gripper for state in states]
-    drafts, x0_hats, verdicts = engine.timed(
-        "verify", ms, lambda: run.settle_many(cache, placed, drafts, noise, s, last)
-    )
-    return [
-        (schedule.after_draft(state, verdict, s), engine.draft_result(state, verdict, ms, draft, x0_hat))
-        for state, verdict, draft, x0_hat in zip(states, verdicts, drafts, x0_hats, strict=True)
-    ]

@@ -16,9 +16,10 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from flashtrail.policies.pi0 import backends, batch, schedule
+from flashtrail.policies.pi0 import backends, schedule
+from flashtrail.policies.pi0.batch import MAX_BATCH, BatchedStages, ModelInputs, PlacedBatch
 from flashtrail.policies.pi0.errors import ArtifactError
-from flashtrail.policies.pi0.runtime import ModelInputs, TorchRuntime
+from flashtrail.policies.pi0.runtime import TorchRuntime
 from flashtrail.policies.pi0.schedule import Cause, SessionState
 from flashtrail.policies.pi0.settings import FlashSettings
 from flashtrail.policies.pi0.verify import Floats, Verdict, judge, window
@@ -90,6 +91,17 @@ class RoundResult:
     batch: int = 1  # rounds that shared this pass; the times are the whole pass's
 
 
+@dataclass(frozen=True)
+class Call:
+    """What `Engine.infer` is asked, as data. The sessions of the calls of one batch are all different."""
+
+    session: Session
+    inputs: ModelInputs
+    noise: Floats  # [H, D]
+    executed_steps: int | None = None
+    reset: bool = False
+
+
 class Engine:
     """Rounds over a runtime. `clock` gives seconds; with `synchronize` the device is waited for at stage edges."""
 
@@ -154,10 +166,21 @@ class Engine:
         return dataclasses.replace(result, wall_ms=(self.edge() - start) * 1e3)
 
     def infer_many(
-        self, calls: Sequence[batch.Call], max_batch: int = batch.MAX_BATCH
+        self, calls: Sequence[Call], max_batch: int = MAX_BATCH
     ) -> Iterator[tuple[int, RoundResult | Exception]]:
-        """Take several sessions one round further, rounds of one route in one pass; see `batch.infer_many`."""
-        return batch.infer_many(self, calls, max_batch)
+        """Yield (index of the call, its result or what it raised), the draft route's first, as each pass ends.
+
+        Calls of one route go through the device together, at most `max_batch` of them. A call by itself, and each
+        call of a pass that failed, goes the way of `infer`: one bad call spoils no other.
+        """
+        begun = [self.begin(call.session, call.executed_steps, call.reset) for call in calls]
+        routes = ([i for i, (_, c) in enumerate(begun) if c is None], [i for i, (_, c) in enumerate(begun) if c])
+        for members in routes:
+            for at in range(0, len(members), max_batch):
+                group = members[at : at + max_batch]
+                yield from zip(
+                    group, _together(self, [calls[i] for i in group], [begun[i] for i in group]), strict=True
+                )
 
     def begin(self, session: Session, executed_steps: int | None, reset: bool) -> tuple[SessionState, Cause | None]:
         """Return the state a round starts from and why it must be full (None: a draft round); changes nothing."""
@@ -241,3 +264,78 @@ def describe(engine: Engine) -> dict[str, Any]:
     if not isinstance(run, TorchRuntime):
         raise ArtifactError("only an engine loaded from an artifact can be described")
     return run.describe() | {"settings": engine.settings.to_dict(), "synchronized": engine.synchronize}
+
+
+# --- several sessions in one pass ---
+
+
+def _together(
+    engine: Engine, calls: Sequence[Call], begun: Sequence[tuple[SessionState, Cause | None]]
+) -> Sequence[RoundResult | Exception]:
+    if len(calls) > 1 and isinstance(engine.runtime, BatchedStages):
+        try:
+            return _pass(engine, engine.runtime, calls, begun)
+        except Exception:
+            pass  # nothing was committed; each alone says what is wrong with it
+    return [_alone(engine, call) for call in calls]
+
+
+def _alone(engine: Engine, call: Call) -> RoundResult | Exception:
+    try:
+        return engine.infer(call.session, call.inputs, call.noise, executed_steps=call.executed_steps, reset=call.reset)
+    except Exception as error:
+        return error
+
+
+def _pass(
+    engine: Engine,
+    run: BatchedStages,
+    calls: Sequence[Call],
+    begun: Sequence[tuple[SessionState, Cause | None]],
+) -> Sequence[RoundResult]:
+    """One route for all of `calls`: states are committed only when every stage has ended."""
+    placed = run.place_many([call.inputs for call in calls])
+    noise = np.stack([call.noise for call in calls])
+    route = _draft_pass if begun[0][1] is None else _full_pass
+    start = engine.edge()
+    ended = route(engine, run, placed, noise, begun)
+    wall_ms = (engine.edge() - start) * 1e3
+    for call, (state, _) in zip(calls, ended, strict=True):
+        call.session.state, call.session.rounds = state, call.session.rounds + 1
+    return [dataclasses.replace(result, wall_ms=wall_ms, batch=len(calls)) for _, result in ended]
+
+
+_Ended = list[tuple[SessionState, RoundResult]]
+
+
+def _full_pass(
+    engine: Engine, run: BatchedStages, placed: PlacedBatch, noise: Floats, begun: Sequence[tuple[SessionState, Any]]
+) -> _Ended:
+    ms: dict[str, float] = {}
+    embeddings = engine.timed("encoder", ms, lambda: run.encode_many(placed))
+    cache = engine.timed("prefill", ms, lambda: run.prefill_many(embeddings))
+    chunks = engine.timed("denoise", ms, lambda: run.denoise_many(cache, placed, noise))
+    snapshots = run.split_snapshot(cache, embeddings)
+    return [
+        (schedule.after_full(state, chunk, snapshot), engine.full_result(state, cause, chunk, ms))
+        for (state, cause), chunk, snapshot in zip(begun, chunks, snapshots, strict=True)
+    ]
+
+
+def _draft_pass(
+    engine: Engine, run: BatchedStages, placed: PlacedBatch, noise: Floats, begun: Sequence[tuple[SessionState, Any]]
+) -> _Ended:
+    ms: dict[str, float] = {}
+    s, states = engine.settings, [state for state, _ in begun]
+    cache = run.join_snapshots([state.snapshot for state in states])
+    embeddings = engine.timed("encoder", ms, lambda: run.encode_many(placed))
+    drafts = engine.timed("draft", ms, lambda: run.draft_many(embeddings, placed))
+
+    last = [state.last_gripper for state in states]
+    drafts, x0_hats, verdicts = engine.timed(
+        "verify", ms, lambda: run.settle_many(cache, placed, drafts, noise, s, last)
+    )
+    return [
+        (schedule.after_draft(state, verdict, s), engine.draft_result(state, verdict, ms, draft, x0_hat))
+        for state, verdict, draft, x0_hat in zip(states, verdicts, drafts, x0_hats, strict=True)
+    ]

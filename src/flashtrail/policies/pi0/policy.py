@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashtrail.policies.pi0 import transforms as tf
-from flashtrail.policies.pi0.batch import MAX_BATCH, Call
-from flashtrail.policies.pi0.engine import Engine, RoundResult, Session, describe
+from flashtrail.policies.pi0.batch import MAX_BATCH
+from flashtrail.policies.pi0.engine import Call, Engine, RoundResult, Session, describe
 from flashtrail.policies.pi0.errors import ArtifactError
 from flashtrail.policies.pi0.runtime import TorchRuntime
 from flashtrail.policies.pi0.settings import FlashSettings

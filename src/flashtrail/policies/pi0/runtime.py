@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flashtrail.policies.pi0 import prefix, weights
-from flashtrail.policies.pi0.batch import MAX_BATCH, OFFICIAL_TIME_FLOOR, BatchedStages
+from flashtrail.policies.pi0.batch import MAX_BATCH, OFFICIAL_TIME_FLOOR, BatchedStages, ModelInputs
 from flashtrail.policies.pi0.dims import DraftDims, Pi0Dims
 from flashtrail.policies.pi0.settings import FlashSettings
 from flashtrail.policies.pi0.stages import choose
@@ -25,15 +25,6 @@ from flashtrail.policies.pi0.verify import Floats
 # Of a small policy on a CPU: passes at once, which share Python's lock between their operations (measured with two),
 # and rounds in a pass, where more no longer fit a core's cache (docs/serving.md).
 SMALL_LANES, SMALL_BATCH = 4, 8
-
-
-@dataclass(frozen=True)
-class ModelInputs:
-    """One observation as the model takes it: only valid views and tokens, so there is nothing to mask."""
-
-    images: NDArray[np.float32]  # [V, H, W, 3] in [-1, 1]; masked views left out
-    token_ids: NDArray[np.int64]  # [P]
-    state: NDArray[np.float32]  # [action_dim], normalised and zero-padded
 
 
 @dataclass(frozen=True)

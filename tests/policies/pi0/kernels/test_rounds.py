@@ -9,8 +9,7 @@ import pytest
 import torch
 from policies.pi0.kernels.small import DEVICE, SMALL, SMALL_DRAFT, base_weights, draft_weights
 
-from flashtrail.policies.pi0.batch import Call
-from flashtrail.policies.pi0.engine import Engine
+from flashtrail.policies.pi0.engine import Call, Engine
 from flashtrail.policies.pi0.errors import ObservationError
 from flashtrail.policies.pi0.kernels import graphs
 from flashtrail.policies.pi0.kernels.buffers import Kind
