@@ -180,7 +180,7 @@ REPORTS: dict[str, tuple[str, list[Section]]] = {
 def notebook(title: str, sections: list[Section], imports: str = IMPORTS) -> nbformat.NotebookNode:
     """Return one notebook; cell ids count up, so that the same cells give the same file."""
     cells = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), new_code_cell(imports)]
-    header = "chapter" if imports == OWN_IMPORTS["drills"] else "overview"
+    header = "drills_chapter" if imports == OWN_IMPORTS["drills"] else "overview"
     cells.append(new_code_cell(f"{header}.header(run, {title!r})".replace("'", '"')))
     for heading, text, calls in sections:
         words = "\n\n".join(part for part in (f"## {heading}" if heading else "", text) if part)

@@ -104,7 +104,7 @@ onstart:
 
 # --- digests: what a job depends on beside its input files ---
 
-SERVER = ["__main__.py"]  # `python -m flashtrail serve`
+SERVER = ["__main__.py", "serving/command.py", "policies/pi0/family.py"]  # `python -m flashtrail serve`
 
 
 def code_digest(script, *modules, notebook=None):

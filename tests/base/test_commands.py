@@ -138,7 +138,7 @@ def test_every_stage_reads_its_words_the_same_way():
 
 
 UMLAUT = (
-    "from flashtrail import commands; "
+    "from flashtrail.base import commands; "
     "raise SystemExit(commands.run(lambda: print('Z\\xfcrich \\u2265\\u2013\\xa07'), 'x'))"
 )
 
@@ -178,7 +178,7 @@ def test_doctor_in_the_c_locale_says_what_it_says_elsewhere(tmp_path):
 
 
 PROGRAM = (
-    "import sys, time; from flashtrail import commands; print('ready', flush=True); sys.exit(commands.run({}, 'x'))"
+    "import sys, time; from flashtrail.base import commands; print('ready', flush=True); sys.exit(commands.run({}, 'x'))"
 )
 
 

@@ -114,7 +114,7 @@ def test_a_job_does_not_run_other_code_than_was_planned(tmp_path):
     shutil.copytree(SRC / "flashtrail", tmp_path / "src/flashtrail", ignore=shutil.ignore_patterns("__pycache__"))
     script, module = tmp_path / "scripts/convert.py", tmp_path / "src/flashtrail/base/errors.py"
     script.parent.mkdir()
-    digest = "from flashtrail import provenance; print(provenance.code_digest('src/flashtrail/base/jobs.py'))"
+    digest = "from flashtrail.base import provenance; print(provenance.code_digest('src/flashtrail/base/jobs.py'))"
 
     def python(*arguments: str) -> str:
         run = subprocess.run(

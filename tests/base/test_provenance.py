@@ -13,17 +13,18 @@ from flashtrail.base.errors import UserError
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A small package laid out like ours: script -> rollouts.shard -> (lazily) serving.client; flash apart."""
+    """A small package laid out like ours: script -> rollouts.shard -> (lazily) serving.client; policies apart."""
     root = tmp_path / "flashtrail"
     files = {
         "__init__.py": "",
-        "errors.py": "",
+        "base/__init__.py": "",
+        "base/errors.py": "",
         "rollouts/__init__.py": "",
         "rollouts/shard.py": "from flashtrail.base.errors import UserError\nfrom . import loop\n",
         "rollouts/loop.py": "def run():\n    from flashtrail.serving import client\n",
         "serving/__init__.py": "",
         "serving/client.py": "",
-        "flash/__init__.py": "",
+        "policies/pi0/__init__.py": "",
         "policies/pi0/engine.py": "import flashtrail.base.errors\n",
     }
     for name, text in files.items():
@@ -40,8 +41,8 @@ def package(tmp_path, monkeypatch):
 def test_closure_follows_relative_and_lazy_imports_and_stops_there(package):
     root, script = package
     names = {str(p.relative_to(root)) for p in provenance.module_closure([script])}
-    assert {"rollouts/shard.py", "rollouts/loop.py", "serving/client.py", "errors.py"} <= names
-    assert not any(name.startswith("flash/") for name in names)
+    assert {"rollouts/shard.py", "rollouts/loop.py", "serving/client.py", "base/errors.py"} <= names
+    assert not any(name.startswith("policies/") for name in names)
 
 
 def test_code_digest_changes_with_an_imported_module_only(package):

@@ -17,8 +17,8 @@ from flashtrail import cli
 from flashtrail.base import provenance
 from flashtrail.claims import published, verdicts
 from flashtrail.claims.campaign import Campaign
-from flashtrail.imports.report_command import prepare
 from flashtrail.report import printed_figures
+from flashtrail.report.command import prepare
 
 PROJECT = Path(__file__).resolve().parents[2]
 _PLACES = [place / "shared" / "cases" / "reproduction" for place in PROJECT.parents]

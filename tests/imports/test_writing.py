@@ -17,7 +17,7 @@ from flashtrail.imports.columns import Columns
 from flashtrail.imports.csv_run import CsvRun
 from flashtrail.imports.official import read_run
 from flashtrail.imports.record import Imported
-from flashtrail.imports.report_command import prepare, write_pages
+from flashtrail.report.command import prepare, write_pages
 
 SUITE = Columns.said(constants=["suite=libero_goal"])
 HOSTILE = ["../../evil", "/etc/evil", "a/b\\c:d", "..", "-rf", "<script>alert(1)</script>", "\u00fc", "x" * 300, "a\n"]

@@ -15,6 +15,7 @@ from flashtrail.base.errors import UserError
 from flashtrail.experiment import config
 from flashtrail.rollouts import plan, settings
 from flashtrail.rollouts.spec import shard_spec
+from flashtrail.serving import command as serving_command
 from flashtrail.serving.handles import server_command
 
 ROOT = Path(__file__).parents[2]
@@ -83,7 +84,7 @@ def test_the_server_understands_its_command(handles):
     arguments = understood(words, port=8001, simulators=5)
     assert (arguments.port, arguments.max_batch) == (8001, 5)
     assert str(arguments.artifact) == str(Path(handles["base"]).parent)
-    flash = cli._settings(arguments)
+    flash = serving_command._settings(arguments)
     assert json.loads(json.dumps(flash.to_dict())) == EXPERIMENT.arm("full_only")["flash"]
 
 

@@ -15,9 +15,8 @@ from serving.test_server import get
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from flashtrail import cli
 from flashtrail.base.errors import UserError
-from flashtrail.serving import TOKEN_VARIABLE
+from flashtrail.serving import TOKEN_VARIABLE, command
 from flashtrail.serving.binding import ServerStartError, check_bind, is_loopback, reserve_port
 from flashtrail.serving.client import PolicyClient, ServerUnavailable
 from flashtrail.serving.server import PolicyServer, running
@@ -65,15 +64,15 @@ def test_a_web_page_may_not_connect(policy, server) -> None:
 def test_a_token_file_that_holds_no_token_is_one_line(tmp_path, content) -> None:
     (tmp_path / "token").write_bytes(content)
     with pytest.raises(UserError, match=r"token(-file .*| )"):
-        cli._token(tmp_path / "token")
+        command._token(tmp_path / "token")
 
 
 def test_the_line_end_is_no_part_of_a_token(tmp_path, monkeypatch) -> None:
     (tmp_path / "token").write_text("s3cret\r\n")
     monkeypatch.setenv(TOKEN_VARIABLE, " s3cret\n")
-    assert cli._token(tmp_path / "token") == cli._token(None) == "s3cret"
+    assert command._token(tmp_path / "token") == command._token(None) == "s3cret"
     monkeypatch.setenv(TOKEN_VARIABLE, "")
-    assert cli._token(None) is None
+    assert command._token(None) is None
 
 
 # --- TLS ---

@@ -16,6 +16,9 @@ import pytest
 
 from flashtrail import cli
 from flashtrail.base.errors import UserError
+from flashtrail.policies.pi0.settings import FlashSettings
+from flashtrail.serving import TOKEN_VARIABLE
+from flashtrail.serving import command as serving_command
 from flashtrail.serving.client import PolicyClient
 from flashtrail.serving.launch import PolicyServerProcess, free_port, serve_command
 from flashtrail.serving.server import reserve_port
@@ -89,7 +92,7 @@ def test_serving_and_its_command_line_import_no_torch() -> None:
     ],
 )
 def test_mistake_is_one_line_and_exit_2(capsys, monkeypatch, words, message) -> None:
-    monkeypatch.delenv(cli.TOKEN_VARIABLE, raising=False)
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
     assert cli.main(["serve", *words]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
@@ -135,7 +138,7 @@ def test_cores_are_shared_among_lanes(monkeypatch, words, worth_while, lanes, th
     words, before = ["serve", "--artifact", "a", *words], torch.get_num_threads()
     try:
         torch.set_num_threads(6)
-        assert cli._share_cores(cli._parser(words).parse_args(words), worth_while) == lanes
+        assert serving_command._share_cores(cli._parser(words).parse_args(words), worth_while) == lanes
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
@@ -144,12 +147,12 @@ def test_cores_are_shared_among_lanes(monkeypatch, words, worth_while, lanes, th
 def test_every_setting_of_the_engine_has_a_flag() -> None:
     words = ["serve", "--artifact", "a", "--tau", "0.15", "--t-list", "0.2", "0.1", "--no-full-fallback"]
     words += ["--force-full-each-round", "--periodic-full-every-n-draft-rounds", "4", "--gripper-switch-threshold=-0.5"]
-    settings = cli._settings(cli._parser(words).parse_args(words))
+    settings = serving_command._settings(cli._parser(words).parse_args(words))
     assert (settings.tau_radius, settings.t_list, settings.full_fallback) == (0.15, (0.2, 0.1), False)
     assert settings.force_full_each_round and settings.periodic_full_every_n_draft_rounds == 4
     assert settings.gripper_switch_threshold == -0.5
-    plain = cli._settings(cli._parser(words[:3]).parse_args(words[:3]))
-    assert plain == cli._settings_class()()
+    plain = serving_command._settings(cli._parser(words[:3]).parse_args(words[:3]))
+    assert plain == FlashSettings()
 
 
 def write_artifact(directory: Path, kind: str, dims: dict, tensors: dict, files: dict[str, bytes]) -> Path:

@@ -16,8 +16,9 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
+from flashtrail.policies.protocol import Policy
 from flashtrail.serving.protocol import Request
 
 COMPANY_S = 0.001  # a round waits this long for whichever session may ask
@@ -25,33 +26,6 @@ COMPANY_S = 0.001  # a round waits this long for whichever session may ask
 # fall out of step would each pay for a pass of their own. A simulator that is in mid-chunk is not waited for.
 DUE_SHARE = 0.25
 MAX_BATCH = 16
-
-
-class Policy(Protocol):
-    """What the server asks of a policy; `FlashPolicy` is one, a test's script is another.
-
-    A policy may also have ``infer_many(asked, max_batch)``: rounds of different sessions, each a tuple of session,
-    observation, executed_steps, reset and noise_seed; it yields (index, result or exception) as they end. One without
-    it is asked for one round after another. Only one whose ``reentrant`` is true is asked by several threads at a time.
-    """
-
-    @property
-    def metadata(self) -> Mapping[str, Any]:
-        """What the policy says of itself; JSON-serialisable, without paths."""
-
-    def new_session(self) -> Any:
-        """Return fresh per-episode state; opaque to the server."""
-
-    def infer(
-        self,
-        session: Any,
-        obs: dict[str, Any],
-        *,
-        executed_steps: int | None,
-        reset: bool,
-        noise_seed: list[int] | int | None,
-    ) -> Mapping[str, Any]:
-        """Run one round: ``actions`` (H, D) float, ``accepted_prefix_len`` int, ``policy_timing`` map."""
 
 
 @dataclass(eq=False)

@@ -213,6 +213,7 @@ def test_an_engine_says_what_computes(artifact):
 def test_a_server_prepares_for_as_many_as_may_share_a_pass(artifact, monkeypatch, words, together):
     """What a server's flags allow reaches the runtime's warm-up before a client is let in."""
     from flashtrail import cli
+    from flashtrail.serving import command
 
     asked = []
 
@@ -224,5 +225,5 @@ def test_a_server_prepares_for_as_many_as_may_share_a_pass(artifact, monkeypatch
 
     monkeypatch.setattr(backends, "runtime_class", lambda name: Recording)
     words = ["serve", "--artifact", str(artifact[0]), "--draft", str(artifact[1]), "--tau", "0.25", *words]
-    cli._load_policy(cli._parser(words).parse_args(words))
+    command._load_policy(cli._parser(words).parse_args(words))
     assert asked == [(0.25, together)]

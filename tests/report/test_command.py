@@ -17,9 +17,9 @@ from flashtrail.claims import verdicts
 from flashtrail.claims.campaign import Campaign
 from flashtrail.imports.csv_run import CsvRun
 from flashtrail.imports.official import read_run
-from flashtrail.imports.report_command import prepare, write_pages
 from flashtrail.imports.writing import write
 from flashtrail.report import chapters, comparison, headline, overview
+from flashtrail.report.command import prepare, write_pages
 from flashtrail.tables import schemas
 
 

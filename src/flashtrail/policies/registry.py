@@ -1,0 +1,38 @@
+"""The families of policies, by the name that an artifact's manifest gives: a new one is one folder and one line here.
+
+Modules are named as text and imported when asked for, so that the code digest of one family's runs does not reach
+another's. Knows manifests' `family` and nothing else of an artifact.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import cast
+
+from flashtrail.base.errors import UserError, nearest
+from flashtrail.policies.protocol import Family
+
+PI0 = "pi0"  # what a manifest without the word is: until the second family none had it
+FAMILIES = {
+    PI0: "flashtrail.policies.pi0.family",
+    "nothing": "flashtrail.policies.nothing.family",
+}
+
+
+def family_of(artifact: Path) -> str:
+    """Return the family that an artifact's manifest names; a manifest that cannot be read is left to the loader."""
+    try:
+        manifest = json.loads((artifact / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return PI0
+    named = manifest.get("family", PI0) if isinstance(manifest, dict) else PI0
+    if not isinstance(named, str) or named not in FAMILIES:
+        raise UserError(f"{artifact}: its manifest names the family {named!r}{nearest(str(named), FAMILIES)}")
+    return named
+
+
+def load(name: str) -> Family:
+    """Return a family's module."""
+    return cast(Family, importlib.import_module(FAMILIES[name]))
