@@ -178,7 +178,8 @@ def test_doctor_in_the_c_locale_says_what_it_says_elsewhere(tmp_path):
 
 
 PROGRAM = (
-    "import sys, time; from flashtrail.base import commands; print('ready', flush=True); sys.exit(commands.run({}, 'x'))"
+    "import sys, time; from flashtrail.base import commands; "
+    "print('ready', flush=True); sys.exit(commands.run({}, 'x'))"
 )
 
 

@@ -1,4 +1,4 @@
-"""docs/evidence.md against the code: columns of tables, tests of claims and their keys, names of an import, modules."""
+"""docs/evidence.md against the code: columns of tables, tests of claims and their keys, names of an import."""
 
 from __future__ import annotations
 
@@ -56,13 +56,3 @@ def test_the_names_of_an_import_are_those_that_it_reads() -> None:
     (said,) = [line for line in PAGE.splitlines() if line.startswith("OURS is one of these names")]
     found = re.findall(r"`(\w+)`(?: \(`(\w+)`\))?", said)
     assert {ours: official or ours for ours, official in found} == columns.OFFICIAL
-
-
-def test_every_module_is_named_and_every_name_is_one() -> None:
-    named = {*re.findall(r"`(\w+)\.py`", PAGE.split("\n## Tables\n")[0])}
-    there = {
-        p.stem
-        for part in ("statistics", "tables", "claims", "report", "imports")
-        for p in (ROOT / "src/flashtrail" / part).glob("[a-z]*.py")
-    }
-    assert named == there
