@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flashtrail.base import commands
 from flashtrail.base.errors import UserError
 from flashtrail.policies import registry
 from flashtrail.policies.protocol import Family, Policy
@@ -49,11 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _family_named(argv: Sequence[str]) -> str:
     """Return the family of the artifact on the command line: which flags there are depends on it."""
-    first = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    first = commands.Parser(add_help=False)
     first.add_argument("--artifact", type=Path)
     try:
         artifact = first.parse_known_args(argv)[0].artifact
-    except argparse.ArgumentError:
+    except UserError:  # the whole command line will say it
         artifact = None
     return registry.PI0 if artifact is None else registry.family_of(artifact)
 
