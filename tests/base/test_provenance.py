@@ -61,6 +61,18 @@ def test_code_digest_changes_with_an_imported_module_only(package):
     assert digest() != before
 
 
+def test_code_digest_sees_the_data_beside_a_module(package):
+    root, script = package
+    digests = [provenance.code_digest(script)]
+    for place in ("rollouts/static/page.css", "policies/static/page.css", "rollouts/__pycache__/loop.pyc"):
+        (root / place).parent.mkdir(exist_ok=True)
+        (root / place).write_text("a { color: red }")
+        digests.append(provenance.code_digest(script))
+    (root / "rollouts/static/page.css").write_text("a { color: blue }")
+    digests.append(provenance.code_digest(script))
+    assert digests[1] == digests[2] == digests[3] and len({digests[0], digests[1], digests[4]}) == 3
+
+
 def test_failed_write_leaves_the_old_file_and_no_leftover(tmp_path):
     target = tmp_path / "a.json"
     target.write_text("old")

@@ -45,6 +45,11 @@ def digest_tree(paths: Iterable[str | Path], base: str | Path) -> str:
     return digest.hexdigest()[:_DIGEST_CHARS]
 
 
+def source_files(root: Path) -> list[Path]:
+    """Return the files of a source tree, data (style sheets, templates) included, compiled ones left out; sorted."""
+    return sorted(p for p in root.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+
+
 @contextlib.contextmanager
 def write_atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success fsync and rename it there, on error remove it.
@@ -117,7 +122,8 @@ def _plain(value: Any) -> Any:
 
 
 def code_digest(*files: str | Path) -> str:
-    """Return a digest over `files` (modules, scripts, notebooks) and every module of this package that they import.
+    """Return a digest over `files` (modules, scripts, notebooks), every module of this package that they import, and
+    the data (style sheets, templates) beside those modules.
 
     The walk is transitive and static (import statements anywhere in a file, also inside functions), so a lazily
     imported module counts. Third-party code does not: its versions are in the environment records. Touching a file
@@ -127,8 +133,9 @@ def code_digest(*files: str | Path) -> str:
     digest = hashlib.sha256()
     for path in own:
         digest.update(path.name.encode() + b"\0" + sha256_file(path).encode())
-    for module in module_closure(own):
-        digest.update(str(module.relative_to(PACKAGE_ROOT)).encode() + b"\0" + sha256_file(module).encode())
+    modules = module_closure(own)
+    for file in [*modules, *sorted({data for room in {m.parent for m in modules} for data in _data_of(room)})]:
+        digest.update(str(file.relative_to(PACKAGE_ROOT)).encode() + b"\0" + sha256_file(file).encode())
     return digest.hexdigest()[:_DIGEST_CHARS]
 
 
@@ -141,6 +148,12 @@ def module_closure(files: Iterable[str | Path]) -> list[Path]:
                 seen.add(found)
                 todo.append(found)
     return sorted(seen)
+
+
+def _data_of(room: Path) -> list[Path]:
+    """Return the files in a package's folders that are no packages, such as static/ and templates/."""
+    folders = (f for f in room.iterdir() if f.is_dir() and f.name != "__pycache__")
+    return [file for folder in folders if not any(folder.rglob("*.py")) for file in folder.rglob("*") if file.is_file()]
 
 
 @functools.cache

@@ -91,10 +91,10 @@ def report(found: Check) -> bool:
 def other_code(run: Run) -> str:
     """Return a note where the bundle holds other code than that which audits it; empty where it is the same."""
     sources, own = run.root / "src", provenance.PACKAGE_ROOT
-    theirs = [p for p in sorted((sources / "flashtrail").rglob("*.py")) if "__pycache__" not in p.parts]
+    theirs = provenance.source_files(sources / "flashtrail")
     if not theirs:
         return ""
-    same = provenance.digest_tree(theirs, sources) == provenance.digest_tree(own.rglob("*.py"), own.parent)
+    same = provenance.digest_tree(theirs, sources) == provenance.digest_tree(provenance.source_files(own), own.parent)
     return "" if same else "note: this bundle was made by other code than what audits it; its own is in src/"
 
 

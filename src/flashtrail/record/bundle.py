@@ -163,7 +163,7 @@ def _about(run: Run, settings: Settings, place: Path) -> dict[str, Any]:
             "profile": settings.profile,
             "up_to_date": engine.describe(run.root, place, settings.profile, REPORT),
         }
-    sources = sorted((run.root / "src").rglob("*.py"))
+    sources = provenance.source_files(run.root / "src/flashtrail")
     return {
         "format": "flashtrail-bundle",
         "version": 1,

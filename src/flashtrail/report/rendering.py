@@ -1,6 +1,6 @@
 """A notebook executed with a run's files as its parameter, and one HTML file that asks nothing of any network.
 
-papermill executes, nbconvert exports with the template of layout.py; the result is refused if it would load a script, a
+papermill executes, nbconvert exports with our template; the result is refused if it would load a script, a
 style or an image from elsewhere. Knows notebooks and HTML; knows no table.
 """
 
@@ -17,7 +17,6 @@ from typing import Any
 
 import nbformat
 import papermill
-from jinja2 import DictLoader
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
@@ -105,8 +104,8 @@ def export(notebook: str | Path) -> str:
     """Return an executed notebook as one HTML page without code; UserError if it would load anything from outside."""
     content = nbformat.read(str(notebook), as_version=4)
     exporter = HTMLExporter(
-        template_file="flashtrail.html.j2",
-        extra_loaders=[DictLoader({"flashtrail.html.j2": layout.TEMPLATE})],
+        template_file=layout.NOTEBOOK,
+        extra_loaders=[layout.TEMPLATES],
         exclude_anchor_links=True,
     )
     body, _ = exporter.from_notebook_node(content)
