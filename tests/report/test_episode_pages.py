@@ -14,7 +14,7 @@ from claims.simulated import METADATA, SUITE, TASKS, write_campaign
 
 from flashtrail.base.errors import UserError
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import counts, episode_pages, page, timeline
+from flashtrail.report import count_links, episode_pages, page, timeline
 from flashtrail.tables import endings, links, schemas
 
 ARMS = ["clean", "guard_wrist_zero_every4"]
@@ -185,11 +185,11 @@ def test_a_damaged_table_leaves_no_directory(campaign, tmp_path):
 
 def test_counts_link_only_where_there_are_pages(campaign):
     without = Campaign(campaign)
-    assert counts.behind(without, "clean", "5/6") == "5/6"
+    assert count_links.behind(without, "clean", "5/6") == "5/6"
     run = Campaign({**campaign, "pages": ["reports/episodes/clean/index.html"]})
-    linked = counts.behind(run, "clean", "5/6", links.task_anchor(1))
+    linked = count_links.behind(run, "clean", "5/6", links.task_anchor(1))
     assert str(linked) == '<a href="episodes/clean/index.html#task-1">5/6</a>'
-    assert counts.behind(run, "guard_wrist_zero_every4", "5/6") == "5/6"
+    assert count_links.behind(run, "guard_wrist_zero_every4", "5/6") == "5/6"
 
 
 @pytest.mark.parametrize(

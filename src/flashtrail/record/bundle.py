@@ -20,7 +20,7 @@ from flashtrail import __version__
 from flashtrail.base import documents, provenance
 from flashtrail.base.errors import UserError
 from flashtrail.base.names import file_name
-from flashtrail.record import audit, crate, engine, manifest, private, rows
+from flashtrail.record import audit, crate, manifest, private, rows, snakemake_record
 from flashtrail.record.checks import ABOUT
 from flashtrail.record.run import PARTS, REPORT, SHARD_FILES, Run
 
@@ -48,7 +48,7 @@ _RECORDS = (
     "results/logs/**/*",
     "reports/**/*.html",
     "reports/*.ipynb",
-    f"{engine.METADATA}/**/*",
+    f"{snakemake_record.METADATA}/**/*",
 )
 _LEFT_OUT = ("__pycache__", ".egg-info", ".ipynb_checkpoints", ".partial")
 _FIRST_DAY = (1980, 1, 1, 0, 0, 0)
@@ -161,7 +161,7 @@ def _about(run: Run, settings: Settings, place: Path) -> dict[str, Any]:
         configs += _overlays(run.root, settings.profile)
         described = {
             "profile": settings.profile,
-            "up_to_date": engine.describe(run.root, place, settings.profile, REPORT),
+            "up_to_date": snakemake_record.describe(run.root, place, settings.profile, REPORT),
         }
     sources = provenance.source_files(run.root / "src/flashtrail")
     return {

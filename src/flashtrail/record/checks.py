@@ -20,7 +20,7 @@ from flashtrail.base.errors import UserError
 from flashtrail.claims import summaries
 from flashtrail.claims.verdicts import evaluate
 from flashtrail.experiment import config
-from flashtrail.record import crate, engine, manifest, rows
+from flashtrail.record import crate, manifest, rows, snakemake_record
 from flashtrail.record.run import SHARD_FILES, Run
 from flashtrail.tables import merge, schemas
 from flashtrail.tables.schemas import EPISODE_KEY, SCHEMAS
@@ -80,7 +80,7 @@ def about(run: Run) -> dict[str, Any]:
 
 def engine_record(run: Run) -> Check:
     """Files are those whose checksums Snakemake noted when jobs read them."""
-    noted = engine.input_checksums(engine.records(run.root))
+    noted = snakemake_record.input_checksums(snakemake_record.records(run.root))
     cleaned = about(run).get("cleaned", {})
     problems, compared = [], 0
     for file, digests in sorted(noted.items()):

@@ -14,7 +14,7 @@ from typing import Any
 
 from flashtrail import __version__
 from flashtrail.base import documents, provenance
-from flashtrail.record import engine
+from flashtrail.record import snakemake_record
 
 NAME = "ro-crate-metadata.json"
 WORKFLOW = "Snakefile"
@@ -29,7 +29,7 @@ _TERMS = {"sha256": "https://w3id.org/ro/terms/workflow-run#sha256"}
 _SNAKEMAKE = {"name": "Snakemake", "url": {"@id": "https://snakemake.readthedocs.io"}}
 # Whole directories: every file in them has its checksum in the manifest, and none a meaning of its own here.
 FOLDERS = {
-    engine.METADATA: "Snakemake's record of each output: inputs with checksums, parameters, code, environment, times",
+    snakemake_record.METADATA: "Snakemake's record of each output: checksums of inputs, parameters, code, environment, times",
     "results/logs": "What each job was told (JSON) and what it printed",
     "results/benchmarks": "Time and memory of each job, as Snakemake measured them",
     "reports/episodes": "A page for each episode",
@@ -53,9 +53,8 @@ _DESCRIBED = {
     "reports/drills.html": "The drills",
     "results/checkup/checkup.json": "The checkup's verdict, with counts and interval",
     "reports/checkup.html": "The checkup",
-    engine.REPORT: "Snakemake's own report",
-    engine.GRAPH: "Graph of the rules (DOT)",
-    engine.PICTURE: "Graph of the rules",
+    snakemake_record.REPORT: "Snakemake's own report",
+    snakemake_record.GRAPH: "Graph of the rules (DOT)",
     "record/bundle.json": "What was bundled, from which code",
     "record/row-digests.parquet": "A digest of every row of every table",
 }
@@ -70,7 +69,7 @@ def write(root: Path, files: Sequence[str], title: str, inputs: Sequence[str], r
     from rocrate.model.contextentity import ContextEntity
     from rocrate.rocrate import ROCrate
 
-    times = engine.span(engine.records(root))
+    times = snakemake_record.span(snakemake_record.records(root))
     crate = ROCrate(version="1.1")
 
     def add(identifier: str, kind: str, /, **values: Any) -> ContextEntity:

@@ -10,7 +10,7 @@ from typing import Any
 
 from flashtrail.claims import claims, published
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import counts, overview, page, pairs
+from flashtrail.report import count_links, overview, page, pairs
 from flashtrail.report.page import Html
 from flashtrail.statistics import power
 from flashtrail.statistics.wording import NBSP, p_value, percent, plural
@@ -30,7 +30,7 @@ def matrix(run: Campaign, details_here: bool = False) -> Html:
             "id": _id(claim["id"], place),
             "claim": claim["statement"],
             "verdict": page.badge(claim["verdict"]),
-            "numbers": counts.of_claim(run, claim, claim["short"], place) if claim["short"] else None,
+            "numbers": count_links.of_claim(run, claim, claim["short"], place) if claim["short"] else None,
             "p": _p(claim["p"], claim["family"]),
             "seed": _seed(claim["seed"]),
         }
@@ -90,7 +90,7 @@ def details(run: Campaign) -> Html:
             "Verdict": page.inline(
                 page.badge(claim["verdict"]), "; in the reproduction\u2019s words ", page.code(claim["seed_word"])
             ),
-            "Found": counts.of_claim(run, claim, claim["sentence"], ""),
+            "Found": count_links.of_claim(run, claim, claim["sentence"], ""),
             "Scope": claim["scope"],
             "Estimand": claim["estimand"] or None,
             "Arms": page.inline(*_arms(run, claim["arms"])) if claim["arms"] else None,
@@ -106,7 +106,7 @@ def details(run: Campaign) -> Html:
 
 
 def _arms(run: Campaign, names: Sequence[str]) -> list[Any]:
-    return [part for name in names for part in (" against ", counts.behind(run, name, page.code(name)))][1:]
+    return [part for name in names for part in (" against ", count_links.behind(run, name, page.code(name)))][1:]
 
 
 def _family(family: Mapping[str, Any] | None) -> str:
@@ -157,7 +157,7 @@ def _rows(run: Campaign, claim: Mapping[str, Any]) -> Html | None:
             named = (f"{a} {b}" for a, b in entry.items()) if isinstance(entry, Mapping) else entry
             lines.append(page.inline("published: ", _quoted("; ".join(named))))
         elif isinstance(entry, Mapping) and "digest" in entry:
-            rows = counts.behind(run, arms.get(side, side), plural(entry["n"], "row"))
+            rows = count_links.behind(run, arms.get(side, side), plural(entry["n"], "row"))
             lines.append(page.inline(f"{side}: ", rows, ", digest ", page.code(entry["digest"])))
         elif isinstance(entry, list) and entry and side in _EPISODES:
             found = pairs.starts(run, claim["arms"], [links.pair(name) for name in entry])
@@ -171,7 +171,7 @@ _EPISODES = {"only_arm": "success only in the arm", "only_control": "success onl
 
 
 def _quoted(text: str) -> Html:
-    return counts.in_text(text, [lambda count: counts.apart(count, "published")])
+    return count_links.in_text(text, [lambda count: count_links.apart(count, "published")])
 
 
 def chapter(run: Campaign) -> str | None:
@@ -201,6 +201,6 @@ def not_claimed(run: Campaign) -> Html:
     ]
     for claim in (run.claims or {"claims": []})["claims"]:
         if claim["verdict"] == "not_tested":
-            words = counts.of_claim(run, claim, claim["sentence"], chapter(run))
+            words = count_links.of_claim(run, claim, claim["sentence"], chapter(run))
             items.append(page.inline(f"{claim['id']}: {claim['statement']} ", words))
     return Html("<ul>" + "".join(f"<li>{page.html(item)}</li>" for item in items) + "</ul>")
