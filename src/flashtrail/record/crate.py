@@ -29,7 +29,7 @@ _TERMS = {"sha256": "https://w3id.org/ro/terms/workflow-run#sha256"}
 _SNAKEMAKE = {"name": "Snakemake", "url": {"@id": "https://snakemake.readthedocs.io"}}
 # Whole directories: every file in them has its checksum in the manifest, and none a meaning of its own here.
 FOLDERS = {
-    snakemake_record.METADATA: "Snakemake's record of each output: checksums of inputs, parameters, code, environment, times",
+    snakemake_record.METADATA: "Snakemake's record of each output: inputs with checksums, parameters, code, times",
     "results/logs": "What each job was told (JSON) and what it printed",
     "results/benchmarks": "Time and memory of each job, as Snakemake measured them",
     "reports/episodes": "A page for each episode",

@@ -15,7 +15,7 @@ import pandas as pd
 from flashtrail.base import machine
 from flashtrail.claims.campaign import Campaign
 from flashtrail.report import figures, page, pairs, verified_chapter
-from flashtrail.report.counts import apart, behind
+from flashtrail.report.count_links import apart, behind
 from flashtrail.report.overview import VERIFY_TIMES, arm_name, has_fault, has_guard, paired, rate_of
 from flashtrail.report.page import Html
 from flashtrail.statistics import intervals

@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from flashtrail.claims import checkup
 from flashtrail.claims.campaign import Campaign
 from flashtrail.report import figures, page
-from flashtrail.report.counts import apart, behind, in_text
+from flashtrail.report.count_links import apart, behind, in_text
 from flashtrail.report.page import Html
 from flashtrail.statistics import intervals, power
 from flashtrail.statistics.intervals import Interval

@@ -10,7 +10,7 @@ from typing import Any
 from flashtrail.claims import published
 from flashtrail.claims.campaign import Campaign
 from flashtrail.report import page, printed_figures
-from flashtrail.report.counts import apart, behind, in_text
+from flashtrail.report.count_links import apart, behind, in_text
 from flashtrail.report.overview import rate_of
 from flashtrail.report.page import Html
 from flashtrail.statistics import intervals

@@ -13,7 +13,7 @@ from flashtrail.claims.campaign import Campaign
 from flashtrail.drills.diagnosis import CLEAN, PREFIX
 from flashtrail.drills.predicates import LEFT_OVER, NAMES, PREDICATES
 from flashtrail.report import drills_figures, page, sheets
-from flashtrail.report.counts import pooled
+from flashtrail.report.count_links import pooled
 from flashtrail.report.drills_stored import bounds, count, diagnosis, rate_of, with_intervals
 from flashtrail.report.page import Html
 from flashtrail.statistics.wording import DASH, counted, integers, listed, percent_range, plural

@@ -14,7 +14,7 @@ from flashtrail.base.errors import UserError
 from flashtrail.claims.campaign import Campaign
 from flashtrail.drills.diagnosis import CLEAN, PREFIX
 from flashtrail.drills.predicates import NAMES
-from flashtrail.report.counts import behind
+from flashtrail.report.count_links import behind
 from flashtrail.statistics import intervals
 from flashtrail.statistics.intervals import Rate
 from flashtrail.statistics.wording import DASH, percent, percent_range

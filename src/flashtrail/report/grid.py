@@ -14,7 +14,7 @@ from matplotlib.ticker import PercentFormatter
 
 from flashtrail.claims.campaign import Campaign
 from flashtrail.report import figures, page
-from flashtrail.report.counts import behind
+from flashtrail.report.count_links import behind
 from flashtrail.report.overview import paired, rate_of
 from flashtrail.report.page import Html
 from flashtrail.statistics.wording import DASH, counted, p_value, percent, percent_range, points, points_range

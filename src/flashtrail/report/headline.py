@@ -13,7 +13,7 @@ from flashtrail.base import machine
 from flashtrail.claims import claims
 from flashtrail.claims.campaign import Campaign
 from flashtrail.report import claims_chapter, page
-from flashtrail.report.counts import behind, pooled
+from flashtrail.report.count_links import behind, pooled
 from flashtrail.report.overview import arm_name, has_fault, has_guard, paired, rate_of
 from flashtrail.report.page import Html
 from flashtrail.statistics import intervals

@@ -14,7 +14,7 @@ from flashtrail.base import provenance
 from flashtrail.claims import published
 from flashtrail.claims.campaign import Campaign
 from flashtrail.report import page, pairs
-from flashtrail.report.counts import behind
+from flashtrail.report.count_links import behind
 from flashtrail.report.page import Html
 from flashtrail.statistics import intervals
 from flashtrail.statistics.intervals import Rate

@@ -15,7 +15,7 @@ import numpy as np
 from flashtrail.claims import published
 from flashtrail.claims.campaign import Campaign
 from flashtrail.report import page
-from flashtrail.report.counts import apart, behind
+from flashtrail.report.count_links import apart, behind
 from flashtrail.report.page import Html
 from flashtrail.statistics.wording import plural
 

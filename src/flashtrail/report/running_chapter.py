@@ -15,7 +15,7 @@ from matplotlib.ticker import PercentFormatter
 from flashtrail.claims.campaign import Campaign
 from flashtrail.claims.running import KINDS_OF_STEP
 from flashtrail.report import figures, page
-from flashtrail.report.counts import behind
+from flashtrail.report.count_links import behind
 from flashtrail.report.overview import arm_name, rate_of
 from flashtrail.report.page import Html
 from flashtrail.statistics import intervals

@@ -12,7 +12,7 @@ from typing import Any
 from flashtrail.claims import signal
 from flashtrail.claims.campaign import Campaign
 from flashtrail.report import figures, page
-from flashtrail.report.counts import apart, behind, in_text, pooled
+from flashtrail.report.count_links import apart, behind, in_text, pooled
 from flashtrail.report.page import Html
 from flashtrail.statistics.intervals import Interval
 from flashtrail.statistics.wording import DASH, integers, listed, percent, percent_range, plural

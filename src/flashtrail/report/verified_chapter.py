@@ -13,7 +13,7 @@ import pandas as pd
 
 from flashtrail.claims.campaign import Campaign
 from flashtrail.report import page
-from flashtrail.report.counts import behind
+from flashtrail.report.count_links import behind
 from flashtrail.report.overview import arm_name
 from flashtrail.report.page import Html
 from flashtrail.statistics import intervals
