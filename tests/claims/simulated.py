@@ -244,15 +244,15 @@ def write_reports(root: Path, arms: list[str], chapters: list[str], episodes: in
     """
     found = write_campaign(root, arms, episodes)
     directory = root / "reports"
-    verdicts = root / "claims.json"
-    provenance.json_dump(verdicts.evaluate(REPOSITORY / "claims.yaml", found), verdicts)
+    judged = root / "claims.json"
+    provenance.json_dump(verdicts.evaluate(REPOSITORY / "claims.yaml", found), judged)
     for arm in arms:
         files = {name: root / "tables" / arm / f"{name}.parquet" for name in schemas.SCHEMAS}
         sheets = sorted((root / "rollouts" / arm).glob("task_*/sheets.parquet"))
         episode_pages.write_arm(directory / "episodes" / arm, files, sheets)
     episode_pages.write_index(directory / "episodes" / "index.html", found, arms)
     provenance.json_dump(CONTROL, root / "control.json")
-    found |= {"claims": str(verdicts), "control": str(root / "control.json"), "published": str(published.DEFAULT)}
+    found |= {"claims": str(judged), "control": str(root / "control.json"), "published": str(published.DEFAULT)}
     found |= {"page_index": "reports/episodes/index.html"}
     found |= {"pages": [f"reports/episodes/{arm}/index.html" for arm in arms]}
     for chapter in chapters:
