@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from flashtrail.base import provenance
-from flashtrail.claims import published, summaries
+from flashtrail.claims import published, summaries, verdicts
 from flashtrail.report import episode_pages, rendering
 from flashtrail.tables import merge, schemas
 
