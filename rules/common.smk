@@ -47,7 +47,8 @@ def checked_experiment():
         layers = [documents.mapping(path) for path in ("config.yaml", *settings.configfiles)]
         return experiments.parse(experiments.merge(*layers, settings.config))
     except UserError as error:
-        sys.exit(f"error: {error}")
+        elsewhere = "" if Path("config.yaml").exists() else f": say -d {shlex.quote(str(ROOT))}"
+        sys.exit(f"error: {error}{elsewhere}")
 
 
 def planned_experiment():

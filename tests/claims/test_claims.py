@@ -479,3 +479,18 @@ def test_a_claim_without_success_names_none(tmp_path):
     assert found["success"] is None
     with pytest.raises(UserError, match="success"):
         verdict(tmp_path, {"profile": []}, test="latency_ratio", below=1.0, success="verified")
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"id": True}, "claim True: it has no 'test'"),
+        ({"id": "C1", "test": "guess"}, "claim C1: test is none of 'records', "),
+        ({"id": True, "test": "bookkeeping"}, "claim True, id: a truth value stands where text is wanted: quote it"),
+    ],
+)
+def test_a_claim_that_is_none_is_named_in_our_words(tmp_path, entry, said):
+    provenance.json_dump({"version": 1, "claims": [entry]}, tmp_path / "claims.yaml")
+    with pytest.raises(UserError) as caught:
+        claims.load(tmp_path / "claims.yaml")
+    assert said in str(caught.value) and "pydantic" not in str(caught.value)

@@ -377,8 +377,10 @@ def test_a_sweep_does_not_take_the_name_of_an_arm(data):
         ("profile/episodes", 10**9, "profile.episodes"),
         ("smoke", {"episodes": 10**9}, "smoke.episodes"),
         ("profile/samples", 10**12, "profile.samples"),
-        ("arms", {1: {}}, "arms.1 is a int, not a key: quote it"),
-        ("arms", ["clean"], "arms: Input should be a valid dictionary"),
+        ("arms", {1: {}}, "arms.1 is a number, not a key: quote it"),
+        ("arms", ["clean"], "arms: a list stands where a mapping is wanted"),
+        ("flash/t_list", [], "flash.t_list: "),
+        ("claims", ["a"], "claims: a list stands where text is wanted"),
         ("claims", "a\0b", r"claims: the character '\x00' is no part of a setting"),
         ("claims", "\ud800", r"claims: the character '\ud800' is no part of a setting"),
         ("suite", datetime.date(2026, 1, 1), "is read as a date: quote it"),
@@ -388,6 +390,12 @@ def test_a_value_that_no_run_can_use_is_refused_before_anything_runs(data, path,
     with pytest.raises(UserError) as caught:
         config.parse(changed(data, path, value))
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_overlay_alone_is_told_from_a_whole_config(tmp_path):
+    (tmp_path / "overlay.yaml").write_text("seed: 8\n")
+    with pytest.raises(UserError, match=r"policies: missing; an overlay .* config\.yaml OVERLAY\.yaml"):
+        config.load(tmp_path / "overlay.yaml")
 
 
 def test_one_task_may_be_a_number(data):

@@ -140,6 +140,46 @@ def test_a_truth_value_in_any_spelling(word: str) -> None:
     assert flag({"x": word}, "x") is True
 
 
+_WORDS = {True: ["true", "t", "yes", "y", "on", "1", "1.0"], False: ["false", "f", "no", "n", "off", "0", "0.0"]}
+_case = st.sampled_from([str.lower, str.upper, str.title])
+_blank = st.sampled_from(["", " ", "\t"])
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(value=st.booleans(), place=st.integers(0, 6), case=_case, blank=_blank)
+def test_success_is_read_as_documented_in_every_spelling(made, tmp_path: Path, value, place, case, blank) -> None:
+    rows = list(csv.DictReader(io.StringIO(episodes(made))))
+    rows[0] |= {"completed": "yes", "success": blank + case(_WORDS[value][place]) + blank}
+    stages.write_rows(tmp_path / "made.csv", list(rows[0]), rows)
+    found = CsvRun([tmp_path / "made.csv"], "pi0", 7).read()
+    assert found.problems == [] and found.rows["episodes"][0]["success"] is value
+
+
+def numbers(name: str) -> list[str]:
+    """The columns of a stage's file that hold numbers, as its rows are written; truth values of 1 and 0 are none."""
+    ours = {"steps", "infer_calls", "task_id", "episode_idx", "infer_id", "accepted_prefix_len", "chunk_exec_len"}
+    ours |= {"policy_time_ms", "serve_time_ms", "client_roundtrip_ms", "stage7_wrist_health_std"}
+    ours |= {"stage7_wrist_health_range", "stage7_cache_age_queries"}
+    return [column for column in stages.HEADERS[name].split(",") if column in ours]
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), word=st.sampled_from(["true", "false"]), case=_case, blank=_blank)
+def test_a_truth_value_in_a_column_of_numbers_is_one_line(made: Path, tmp_path: Path, data, word, case, blank) -> None:
+    name = data.draw(st.sampled_from(sorted(stages.HEADERS)))
+    column = data.draw(st.sampled_from(numbers(name)))
+    rows = list(csv.DictReader(io.StringIO(stages.path(made, name).read_text())))
+    place = data.draw(st.integers(0, len(rows) - 1))
+    rows[place][column] = cell = blank + case(word) + blank
+    stages.write_rows(tmp_path / "made.csv", list(rows[0]), rows)
+    files = [tmp_path / "made.csv"]
+    if name.endswith("infer") and not name.startswith("stage6"):
+        files.append(stages.path(made, name.replace("infer", "episode")))
+    constants = {"suite": "libero_goal"} if name[:6] in ("stage5", "stage7") else {}
+    problems = [str(p) for p in CsvRun(files, "pi0", 7, said=Columns(constants=constants)).read().problems]
+    assert problems[0].startswith(f"made.csv:{place + 2}: {column} is {cell!r}, not a number")
+
+
 @pytest.mark.parametrize("value", [10**400, True, [1], {}, "1e999", float("inf")])
 def test_a_json_value_that_is_no_number_is_a_bad_row(value: object) -> None:
     with pytest.raises(BadRow):

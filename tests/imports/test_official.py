@@ -104,7 +104,7 @@ def test_a_round_that_executed_less_than_was_accepted_is_named_also_as_the_first
     line = place % len(lines) + 1
     said = "chunk_exec_len is 5 of accepted_prefix_len 12, but the episode executed 12 of another chunk"
     problems = [str(problem) for problem in read_run(tmp_path / "run", "pi0").problems]
-    assert problems[0] == f"episodes/{path.parent.name}/infer.jsonl:{line}: {said}"
+    assert problems == [f"episodes/{path.parent.name}/infer.jsonl:{line}: {said}"]  # one fault, one line
 
 
 def test_a_cut_line_a_lost_line_and_a_stray_file_are_named(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_an_entry_that_no_table_holds_is_named(tmp_path: Path, column: str, valu
     entries[0][column] = value
     log.write_text(json.dumps(entries))
     problems = [str(problem) for problem in read_run(tmp_path / "run", "pi0").problems]
-    assert any(p.startswith("episode_log.json:1: ") and said in p for p in problems)
+    assert len(problems) == 1 and problems[0].startswith("episode_log.json:1: ") and said in problems[0]
 
 
 def test_the_last_chunk_of_a_success_executed_what_the_log_counts(tmp_path: Path) -> None:

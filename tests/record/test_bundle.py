@@ -325,6 +325,12 @@ def test_an_audit_with_a_rerun_ends_with_its_summary(copy: Path, capsys: pytest.
     assert "FAIL  rerun" in said.out and re.search(r"\d+ of \d+ checks passed", said.out + said.err)
 
 
+def test_a_manifest_that_is_not_text_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / manifest.NAME).write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"manifest-sha256\.txt is not UTF-8 text \(byte 0\)"):
+        manifest.read(tmp_path)
+
+
 def test_a_manifest_cannot_point_outside(copy: Path) -> None:
     path = copy / manifest.NAME
     path.write_text(path.read_text() + f"{'0' * 64}  ../../outside\n")

@@ -18,7 +18,7 @@ from flashtrail.claims.campaign import Campaign
 from flashtrail.imports.csv_run import CsvRun
 from flashtrail.imports.official import read_run
 from flashtrail.imports.writing import write
-from flashtrail.report import chapters, comparison, headline, overview
+from flashtrail.report import chapters, comparison, headline, overview, running_chapter
 from flashtrail.report.command import prepare, write_pages
 from flashtrail.tables import schemas
 
@@ -46,6 +46,8 @@ def test_the_same_report_is_made_of_imported_runs(tmp_path: Path) -> None:
         assert "<h2>Every round</h2>" in text and ">nan<" not in text and ">None<" not in text
     for path in [tmp_path / "out" / "report.html", *pages]:
         assert unlinked(path) == []
+    for path in (tmp_path / "out").rglob("*"):  # what is given away with the page says nothing of this machine
+        assert not path.is_file() or str(tmp_path).encode() not in path.read_bytes(), path
     failed = len(official.episodes()) - k
     lists = {arm: (tmp_path / "out" / "episodes" / arm / "index.html").read_text() for arm in ("clean", "guarded")}
     assert f"time ran out, fault not recorded: {failed}</dt>" in lists["clean"]
@@ -96,6 +98,13 @@ def test_k1_finds_a_summary_that_counts_errors(tmp_path: Path, change: dict) -> 
     assert found["verdict"] == "refuted" and "clean: the summary says" in found["sentence"]
 
 
+def test_nothing_is_said_of_a_clock_that_no_record_names(tmp_path: Path) -> None:
+    with_errors(tmp_path)
+    run = Campaign(prepare([tmp_path / "out"], tmp_path / "out"))
+    assert "waits for the policy" not in headline.section(run).text + running_chapter.section(run).text
+    assert "do not say whether the simulator waited" in running_chapter.section(run).text
+
+
 def test_k1_is_not_tested_where_episodes_came_alone(tmp_path: Path) -> None:
     stages.write(tmp_path / "csv")
     found = CsvRun([stages.path(tmp_path / "csv", "stage4_episode")], "pi0", 7, "clean").read()
@@ -109,6 +118,32 @@ def _claims(root: Path) -> Path:
     found = [{"id": "K1", "test": "bookkeeping"}, {"id": "C1", "test": "rate_at_least", "arm": "clean", "bar": 0.5}]
     provenance.json_dump({"version": 1, "claims": [{**common, **claim} for claim in found]}, root / "claims.yaml")
     return root / "claims.yaml"
+
+
+@pytest.mark.parametrize(
+    ("run", "shown"),
+    [
+        ("../../x", "x"),
+        ("/home/somebody/runs/x/", "x"),
+        ("~/x", "x"),
+        ("C:\\runs\\x", "x"),
+        ("..", ".."),
+        ("/", "/"),
+        ("pi0/seed 7", "pi0/seed 7"),
+        ("a<b", "a&lt;b"),
+    ],
+)
+def test_a_run_that_is_called_by_a_path_is_named_by_its_last_part(tmp_path: Path, run: str, shown: str) -> None:
+    rows = stages.write(tmp_path / "csv", trials=1)
+    files = [stages.path(tmp_path / "csv", f"stage4_{kind}") for kind in ("infer", "episode")]
+    for file, kind in zip(files, ("infer", "episode"), strict=True):
+        found = [row | {"run_name": run} for row in rows[f"stage4_{kind}"]]
+        stages.write_rows(file, stages.HEADERS[f"stage4_{kind}"].split(","), found)
+    write(CsvRun(files, "pi0", 7, "clean").read(), tmp_path / "out")
+    write_pages(prepare([tmp_path / "out"], tmp_path / "out"), tmp_path / "out")
+    pages = sorted((tmp_path / "out/episodes/clean").glob("libero_*.html"))
+    said = [re.sub("<wbr>|&nbsp;", "", path.read_text()) for path in pages]
+    assert said and all(f"<dt>Run</dt><dd><code>{shown}</code>" in text for text in said)
 
 
 def test_rows_are_labelled_as_imported_and_what_was_left_out_is_counted(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 from claims.simulated import TASKS, shard, write_campaign
 
@@ -121,6 +122,30 @@ def test_a_page_without_any_arm_still_says_so():
     parts = [overview.header(run, "t"), headline.section(run), chapters.success(run), chapters.guard(run)]
     parts += [chapters.failures(run), chapters.latency_profile(run), chapters.routes(run), claims_chapter.matrix(run)]
     assert "No arm was run." in page.join(*parts).text
+
+
+def test_an_executed_notebook_names_no_place_of_this_machine(tmp_path):
+    """Files below the notebook are named as seen from there, others by their last part; what it does is unchanged."""
+    out, other = tmp_path / "out", tmp_path / "elsewhere"
+    for folder in (out, other):
+        folder.mkdir()
+        (folder / 'a "b" \u00e9.json').write_text("1")
+    cells = [nbformat.v4.new_code_cell("inputs = {}", metadata={"tags": ["parameters"]})]
+    cells += [nbformat.v4.new_code_cell("print(sum(len(open(p).read()) for p in inputs['chapters']))")]
+    language = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    made = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": language})
+    nbformat.write(made, tmp_path / "n.ipynb")
+    found = [str(folder / 'a "b" \u00e9.json') for folder in (out, other)]
+    rendering.render(
+        tmp_path / "n.ipynb", out / "n.ipynb", out / "n.html", {"chapters": found, "arms": ["/x/y", "clean"]}
+    )
+    executed = nbformat.read(out / "n.ipynb", 4)
+    assert executed.cells[-1].outputs[0]["text"] == "2\n"
+    assert str(tmp_path) not in (out / "n.ipynb").read_text()
+    names = {}
+    exec(executed.cells[1].source, names)
+    assert names["inputs"] == {"chapters": ['a "b" \u00e9.json', '.../a "b" \u00e9.json'], "arms": ["/x/y", "clean"]}
+    assert executed.metadata.papermill.parameters["inputs"] == names["inputs"]
 
 
 @pytest.mark.slow

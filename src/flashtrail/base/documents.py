@@ -18,7 +18,9 @@ from flashtrail.base.errors import UserError
 
 _MAX_BYTES = 1 << 20
 _MAX_VALUES = 100_000  # once aliases are written out; the shipped config has some 300
-_KINDS = {str: "text", int: "a number", float: "a number", bool: "a truth value"}
+_KINDS = {str: "text", int: "a number", float: "a number", bool: "a truth value", list: "a list", dict: "a mapping"}
+_KINDS |= {type(None): "nothing"}
+_WANTED = {"string_type": "text", "dict_type": "a mapping", "list_type": "a list", "bool_type": "true or false"}
 _UNBUILT = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")  # << and =, which have no constructor
 
 
@@ -68,8 +70,7 @@ def mapping(path: str | Path, example: str = "seed: 7") -> dict[Any, Any]:
     if data is None:
         return {}
     if not isinstance(data, dict):
-        kind = _KINDS.get(type(data), f"a {type(data).__name__}")
-        raise UserError(f"{path} holds {kind} at its top, not keys such as `{example}`")
+        raise UserError(f"{path} holds {kind(data)} at its top, not keys such as `{example}`")
     return data
 
 
@@ -107,7 +108,19 @@ def reason(problem: Mapping[str, Any]) -> str:
         if isinstance(value, str) and meant.is_integer() and abs(meant) < 1 << 63:
             return f"{value} is text to YAML, not a whole number: write {int(meant)}"
         return f"{value!r} is not a whole number"
+    if problem["type"] in _WANTED:
+        quote = ": quote it" if problem["type"] == "string_type" and not isinstance(value, list | dict) else ""
+        return f"{kind(value)} stands where {_WANTED[problem['type']]} is wanted{quote}"
+    if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        name = problem["ctx"]["discriminator"].strip("'")
+        known = problem["ctx"].get("expected_tags")
+        return f"{name} is none of {known}" if known else f"it has no {name!r}"
     return str(problem["msg"]).removeprefix("Value error, ")
+
+
+def kind(value: Any) -> str:
+    """Return what a value is to YAML, in words."""
+    return _KINDS.get(type(value), f"a {type(value).__name__}")
 
 
 def _text(path: Path) -> str:

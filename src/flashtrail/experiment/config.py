@@ -356,7 +356,7 @@ def _plain(value: Any, place: str) -> None:
     if isinstance(value, Mapping):
         for key, part in value.items():
             if not isinstance(key, str):
-                raise UserError(f"config: {place}{key!r} is a {type(key).__name__}, not a key: quote it")
+                raise UserError(f"config: {place}{key!r} is {documents.kind(key)}, not a key: quote it")
             _plain(key, f"{place}{key} ")
             _plain(part, f"{place}{key}.")
     elif isinstance(value, list | tuple):
@@ -382,6 +382,8 @@ def _first_problem(error: ValidationError) -> str:
         key = str(problem["loc"][-1])
         return f"unknown key {place!r}{nearest(key, _keys_at(problem['loc'][:-1]))}"
     message = documents.reason(problem)
+    if problem["type"] == "missing" and len(problem["loc"]) == 1:
+        message = "missing; an overlay such as this goes after the whole: config.yaml OVERLAY.yaml"
     return f"{place}: {message}" if place else message
 
 

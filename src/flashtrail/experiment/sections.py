@@ -37,7 +37,7 @@ class Flash(Section):
     """Settings of speculative inference; names and defaults are those of the official server's flags."""
 
     tau_radius: float = Field(0.3, ge=0, description="acceptance radius, RMS in normalised action space")
-    t_list: tuple[float, ...] = Field((0.10, 0.05), description="flow times at which a draft is verified")
+    t_list: tuple[float, ...] = Field((0.10, 0.05), min_length=1, description="flow times at which a draft is verified")
     max_exec_steps: int = Field(12, ge=1, le=50, description="actions verified and executed per round")
     dist_dims: int = Field(7, ge=1, le=50, description="leading action dims of the radius; 7 means 6, without gripper")
     gripper_switch_threshold: float = Field(0.0, description="gripper crossing level, normalised space")

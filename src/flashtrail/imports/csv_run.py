@@ -8,6 +8,7 @@ names; what a round becomes is in record.py.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,13 @@ from flashtrail.imports.cells import INT64, BadRow, Row, called, empty, number, 
 from flashtrail.imports.columns import Columns
 from flashtrail.imports.delimited import Delimited
 from flashtrail.imports.record import (
+    CHUNK,
     Imported,
     Problem,
     check_cell,
+    check_steps,
     check_whole,
+    chunk_of,
     episode_row,
     round_row,
     route_of,
@@ -77,6 +81,7 @@ class CsvRun:
         self.shared = [name for name in _NAMES if all(name in self._places(file) for file in self.files)]
         self.rounds: dict[Place, list[tuple[Row, dict[str, Any]]]] = {}
         self.lines: dict[Place, list[tuple[str, int]]] = {}  # of these rounds
+        self.bad: Counter[Place] = Counter()  # rounds that are named as problems already
         self.where: dict[Place, tuple[str, int]] = {}  # of rounds that no episode has claimed
         self.seen: dict[Place, tuple[str, int, Row]] = {}  # of episodes
         self.repeats: dict[tuple[Any, ...], int] = {}
@@ -87,10 +92,13 @@ class CsvRun:
         if self.of["profile"]:
             self.result.profile = self.arm or self.of["profile"][0].path.stem
             self._each("profile", self._profile)
+            self._leave_out_short()
+            self._keep_profile()
         self._each("rounds", self._round)
         self._leave_out_short()
         self._each("episodes", self._episode)
         self.said.check_met(self.met)
+        check_steps(self.result)
         for place, (name, line) in self.where.items():
             words = f"{len(self.rounds[place])} rounds of an episode that no (good) row of the episodes has"
             self.result.problems.append(Problem(name, line, f"{words}: {_words(self.shared, place)}"))
@@ -153,10 +161,12 @@ class CsvRun:
         return (*names, whole(row, "task_id"), whole(row, "episode_idx"))
 
     def _excuse(self, kind: str, row: Row) -> None:
-        """Let the rounds of an episode whose row is bad go with it: one problem, one line."""
+        """A bad episode takes its rounds along, a bad round is one that its episode lacks: one problem, one line."""
         try:
             if kind == "episodes":
                 self.where.pop(self._place(row), None)
+            elif kind == "rounds":
+                self.bad[self._place(row)] += 1
         except BadRow:
             pass  # the row does not say which episode it is of, so its rounds are named by themselves
 
@@ -179,6 +189,7 @@ class CsvRun:
         for place, found in self.rounds.items():
             bad = dict(short_of_limit(found))
             self.result.problems += [Problem(*self.lines[place][at], words) for at, words in bad.items()]
+            self.bad[place] += len(bad)
             self.rounds[place] = [of_round for at, of_round in enumerate(found) if at not in bad]
 
     def _profile(self, file: Delimited, line: int, row: Row) -> None:
@@ -188,11 +199,23 @@ class CsvRun:
         if place in self.seen:
             raise BadRow(f"the round of line {self.seen[place][1]} again; delete one")
         self.seen[place] = (file.path.name, line, row)
-        found = {name: value for name, value in times(row, route).items() if name != "serve_ms"}
-        found |= {"policy": self.policy, "route": route, "sample": len(self.result.rows["profile"])}
+        untold = empty(row, "accepted_prefix_len") or empty(row, "chunk_exec_len")
+        chunk = dict.fromkeys(CHUNK, 0) if untold else chunk_of(row, route)
+        found = chunk | {name: value for name, value in times(row, route).items() if name != "serve_ms"}
+        found |= {"policy": self.policy, "route": route}
         found |= {"warmup": bool(self.said.rules_met(row, file.path)), "prompt": self._task(row), "device": self.device}
-        stages = {name: found.get(name) for name in schemas.PROFILE.names}
-        self.result.rows["profile"].append(stages)
+        self.result.rows["profile"].append(found)
+        self.rounds.setdefault(place[:-1], []).append((row, found))
+        self.lines.setdefault(place[:-1], []).append((file.path.name, line))
+
+    def _keep_profile(self) -> None:
+        """Number the profile's rounds that are no problem, in the order of the files, as rows of its table."""
+        good = {id(of_round) for found in self.rounds.values() for _, of_round in found}
+        kept = [row for row in self.result.rows["profile"] if id(row) in good]
+        self.result.rows["profile"] = [
+            {name: row.get(name) for name in schemas.PROFILE.names} | {"sample": sample}
+            for sample, row in enumerate(kept)
+        ]
 
     def _episode(self, file: Delimited, line: int, row: Row) -> None:
         place = self._place(row)
@@ -213,8 +236,9 @@ class CsvRun:
         counts = {"steps": steps, "executed_actions": sum(r["executed"] for r in rounds)}
         episode = episode_row(common, key, end, rounds) | counts | {"video": text(row, "video_path")}
         if "rounds" in self.kinds:
-            self._agree(file, line, row, episode)
+            self._agree(file, line, row, episode, self.bad[place])
         else:
+            number(row, "infer_calls")  # held against nothing, but still a number
             episode |= dict.fromkeys(_COUNTED)
         self.where.pop(place, None)
         self.result.rows["episodes"].append(episode)
@@ -240,9 +264,13 @@ class CsvRun:
         self.repeats |= {names: 1, state: self.repeats.get(state, 0) + 1}
         return dict(zip(schemas.EPISODE_KEY, names, strict=True))
 
-    def _agree(self, file: Delimited, line: int, row: Row, episode: Mapping[str, Any]) -> None:
-        """Name an episode whose rounds are not those that it counts; the rounds are what is kept."""
+    def _agree(self, file: Delimited, line: int, row: Row, episode: Mapping[str, Any], bad: int) -> None:
+        """Name an episode whose rounds, with the `bad` ones, are not those that it counts; the rounds are kept."""
         said, n = number(row, "infer_calls"), episode["rounds"]
+        if bad and said in (None, n + bad):
+            return
+        if said in (None, n):
+            self.result.complete[tuple(episode[name] for name in schemas.EPISODE_KEY)] = (file.path.name, line)
         if said is not None and said != n:
             words = f"{called(row, 'infer_calls')} is {said:g}, but {n} rounds of the episode could be read"
             self.result.problems.append(Problem(file.path.name, line, words))

@@ -7,6 +7,7 @@ names; what a round becomes is in record.py.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,16 @@ from typing import Any
 
 from flashtrail.base.errors import UserError
 from flashtrail.imports.cells import INT64, BadRow, empty, needed, number, text, told, whole, whole_or_none
-from flashtrail.imports.record import Imported, Problem, check_whole, episode_row, round_row, short_of_limit
+from flashtrail.imports.record import (
+    Imported,
+    Problem,
+    check_steps,
+    check_whole,
+    episode_row,
+    round_row,
+    short_of_limit,
+)
+from flashtrail.statistics.wording import run_label
 from flashtrail.tables import schemas
 
 # --- files ---
@@ -96,8 +106,9 @@ class RunDirectory:
         self.log = log
         self.arm = arm or self.run
         self.policy = policy
+        self.excused: set[Path] = set()
         self.result.files += [manifest, log]
-        self.result.origin = f"official client, run {self.run}"
+        self.result.origin = f"official client, run {run_label(self.run)}"
 
     def read(self) -> Imported:
         """Return the rows of the whole run."""
@@ -115,7 +126,9 @@ class RunDirectory:
                 self._episode(line, entry, key)
             except BadRow as error:
                 self.result.problems.append(Problem(self.log.name, line, str(error)))
+                self._excuse(entry)
         self._strays()
+        check_steps(self.result)
         check_whole(self.result)
         return self.result
 
@@ -137,8 +150,11 @@ class RunDirectory:
         common = {"run_id": self.run, "policy": self.policy, "task": task, "seed": seed}
         end = _end(entry)
         counts = {"steps": whole(entry, "env_steps_taken"), "executed_actions": whole(entry, "executed_action_count")}
+        before = len(self.result.problems)
         rounds = self._rounds(entry, key)
-        self._agree(line, entry, rounds)
+        bad = len(self.result.problems) - before
+        if self._agree(line, entry, rounds, bad):
+            self.result.complete[tuple(key.values())] = (self.log.name, line)
         _cut_short(rounds, counts["executed_actions"])
         row = episode_row(common, key, end, rounds) | counts | {"video": text(entry, "video_path")}
         self.result.rows["episodes"].append(row)
@@ -199,8 +215,14 @@ class RunDirectory:
             if name in record and number(record, name) != number(entry, name):
                 raise BadRow(f"{name} is {record[name]!r} in the file of {schemas.episode_id(key)}")
 
-    def _agree(self, line: int, entry: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> None:
-        """Hold the log's own counts against the records; the records are what is kept."""
+    def _agree(self, line: int, entry: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], bad: int) -> bool:
+        """Hold the log's own counts against the records, which are kept; return whether they agree.
+
+        Records that are named as bad lack in every count: one problem, one line.
+        """
+        if bad and number(entry, "infer_calls") in (None, len(rounds) + bad):
+            return False
+        before = len(self.result.problems)
         found = {
             "infer_calls": len(rounds),
             "executed_action_count": sum(row["executed"] for row in rounds),
@@ -212,11 +234,18 @@ class RunDirectory:
             if said is not None and (said > value if name == "executed_action_count" else said != value):
                 problem = f"{name} is {said:g}, but the readable records of the episode make {value}"
                 self.result.problems.append(Problem(self.log.name, line, problem))
+        return not bad and len(self.result.problems) == before
+
+    def _excuse(self, entry: Any) -> None:
+        """Let the inference records of an entry that is bad go with it: one problem, one line."""
+        with contextlib.suppress(BadRow):  # an entry that does not say where they are: they are named by themselves
+            path = self._file(entry, "infer_path", "infer.jsonl") if isinstance(entry, dict) else None
+            self.excused |= {path} if path else set()
 
     def _strays(self) -> None:
         """Name the inference records of episodes that the log does not have."""
         for path in sorted((self.root / "episodes").glob("*/infer.jsonl")):
-            if path not in self.result.files:
+            if path not in self.excused and path not in self.result.files:
                 self.result.problems.append(Problem(self._name(path), 0, "no (good) entry of episode_log.json has it"))
 
     def _name(self, path: Path) -> str:

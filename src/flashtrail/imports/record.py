@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median_low
 from typing import Any
 
 from flashtrail.base.errors import UserError
@@ -20,6 +21,7 @@ _STAGES = {
 }
 _UNTOLD = {f.name: None for f in schemas.ROUNDS if f.nullable}  # a column that no official record has stays empty
 _KINDS = (*schemas.SCHEMAS, "profile")
+Key = tuple[Any, ...]  # as schemas.EPISODE_KEY
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Imported:
     origin: str = ""
     profile: str = ""  # name of the profile, where there is one
     unread: dict[str, list[str]] = field(default_factory=dict)  # columns of a CSV file that nothing reads, by file
+    complete: dict[Key, tuple[str, int]] = field(default_factory=dict)  # where episodes stand of which no round is bad
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return rows read, kept, left out as warm-up and left out because they are bad, by table."""
@@ -94,6 +97,43 @@ def check_whole(found: Imported) -> None:
         if first != row["task"]:
             words = f"task {row['task_id']} of {row['suite']} has two texts ({first!r} and {row['task']!r})"
             raise UserError(f"{found.origin}: {words}; they are two tasks: give each its own number")
+
+
+WAITING = 10  # steps before the first query, of the official client (num_steps_wait) and of the reproduction
+
+
+def check_steps(found: Imported) -> None:
+    """Leave out, by name, an episode whose rounds did not execute the actions that its steps say.
+
+    A client's steps are its waiting before the first query and the actions; success may cut the last chunk short, and
+    its own step may be uncounted. No record says the waiting, so it is what half of the arm's episodes can have.
+    Episodes that an error ended, or that lack a round by another problem, are not held to it.
+    """
+    spans: dict[str, dict[Key, tuple[int, int, int]]] = {}  # least and most waiting, actions; by arm
+    executed: dict[Key, list[int]] = {}
+    for row in found.rows["rounds"]:
+        executed.setdefault(_key(row), []).append(row["executed"])
+    ended = {_key(row): row for row in found.rows["episodes"] if row["outcome"] != "error"}
+    for key, row in ended.items():
+        if key in found.complete and key in executed and row["steps"] is not None:
+            done = sum(executed[key])
+            last = next((n for n in reversed(executed[key]) if n), 0)
+            spans.setdefault(row["arm"], {})[key] = (row["steps"] - done, row["steps"] - done + last, done)
+    bad: set[Key] = set()
+    for of_arm in spans.values():
+        usual = median_low(most for _, most, _ in of_arm.values()) if len(of_arm) > 1 else 0
+        for key, (least, most, done) in of_arm.items():
+            if most < 0 or least > max(WAITING, usual):
+                bad.add(key)
+                words = f"{ended[key]['steps']} steps, but its rounds executed {done} actions"
+                named = schemas.episode_id(dict(zip(schemas.EPISODE_KEY, key, strict=True)))
+                found.problems.append(Problem(*found.complete[key], f"{named} has {words}"))
+    for rows in (found.rows[name] for name in schemas.SCHEMAS) if bad else ():
+        rows[:] = [row for row in rows if _key(row) not in bad]
+
+
+def _key(row: Mapping[str, Any]) -> Key:
+    return tuple(row[name] for name in schemas.EPISODE_KEY)
 
 
 # --- what a column holds ---
@@ -145,13 +185,18 @@ def check_cell(row: Mapping[str, Any], name: str) -> None:
 VERIFIED = 12  # actions that verification looks at (docs/reference/FLASH.md, B)
 
 
-def _check_chunk(row: Mapping[str, Any], route: str, accepted: int, executed: int) -> None:
-    """Hold a chunk to what the client does: it executes nothing that was not accepted."""
+CHUNK = ("accepted_prefix", "executed")
+
+
+def chunk_of(row: Mapping[str, Any], route: str) -> dict[str, int]:
+    """Return CHUNK of a round, held to what the client does: it executes nothing that was not accepted."""
+    accepted, executed = whole(row, "accepted_prefix_len"), whole(row, "chunk_exec_len")
     said = called(row, "accepted_prefix_len")
     if executed > accepted:
         raise BadRow(f"{called(row, 'chunk_exec_len')} {executed} exceeds {said} {accepted}")
     if route == "draft" and accepted > max(VERIFIED, executed):
         raise BadRow(f"{said} is {accepted}: verification looks at {VERIFIED} actions")
+    return dict(zip(CHUNK, (accepted, executed), strict=True))
 
 
 def short_of_limit(episode: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Iterator[tuple[int, str]]:
@@ -175,18 +220,17 @@ def round_row(row: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> di
     the official record writes. Guard columns are there in the reproduction's stage-7 CSV only.
     """
     route = route_of(row)
-    index, accepted, executed = whole(row, "infer_id"), whole(row, "accepted_prefix_len"), whole(row, "chunk_exec_len")
+    index = whole(row, "infer_id")
     if before and index <= whole(before[-1], "infer_id"):
         raise BadRow(f"infer_id {index} after {before[-1]['infer_id']}: doubled or out of order")
-    _check_chunk(row, route, accepted, executed)
+    chunk = chunk_of(row, route)
     seen = number(row, "stage7_cache_age_queries")
     return {
         **_UNTOLD,
         "round": index,
         "env_step": whole_or_none(row, "env_step"),
         "route": route,
-        "accepted_prefix": accepted,
-        "executed": executed,
+        **chunk,
         "radius": number(row, "radius_dist_mean") if route == "draft" else None,
         "fallback_cause": fallback_cause(route, index, before),
         **times(row, route),

@@ -39,10 +39,14 @@ class Check:
     problems: list[str] = field(default_factory=list)
 
 
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}{'s' * (n != 1)}"
+
+
 def checksums(run: Run) -> Check:
     """Every file is as the manifest says, and there is no other."""
     found = manifest.verify(run.root, run.files())
-    return Check("checksums", f"{found.files} files", found.problems)
+    return Check("checksums", _counted(found.files, "file"), found.problems)
 
 
 def as_published(run: Run, digest: str) -> Check:
@@ -56,7 +60,7 @@ def row_digests(run: Run) -> Check:
     recorded = set(rows.read(run.root / rows.DIGESTS)["file"].to_pylist())
     present = {f for f in run.files() if f.endswith(".parquet") and f != rows.DIGESTS}
     problems = [f"{file}: its rows were never recorded" for file in sorted(present - recorded)]
-    return Check("row digests", f"{len(recorded)} tables", problems + rows.changed_rows(run.root))
+    return Check("row digests", _counted(len(recorded), "table"), problems + rows.changed_rows(run.root))
 
 
 def described(run: Run) -> Check:
@@ -67,7 +71,7 @@ def described(run: Run) -> Check:
     problems += [f"{f}: not described" for f in crate.uncovered(files, named, folders)]
     there = [(f, d) for f, d in digests.items() if run.path(f).is_file()]
     problems += [f"{f}: not the file described" for f, d in there if provenance.sha256_file(run.path(f)) != d]
-    return Check("RO-Crate", f"{len(named)} files, {len(folders)} folders", problems)
+    return Check("RO-Crate", f"{_counted(len(named), 'file')}, {_counted(len(folders), 'folder')}", problems)
 
 
 def about(run: Run) -> dict[str, Any]:

@@ -51,8 +51,12 @@ def read(root: Path) -> dict[str, str]:
     path = root / NAME
     if not path.is_file():
         raise UserError(f"{path} is missing: {root} is not a bundle; make one with flashtrail bundle")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start}): get the bundle again") from None
     entries = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         match = _LINE.fullmatch(line)
         if not match or PurePosixPath(match[2]).is_absolute() or ".." in PurePosixPath(match[2]).parts:
             raise UserError(f"{path}:{number}: not '<sha256> <path>': {line[:80]!r}")

@@ -47,7 +47,6 @@ class Report:
         provenance.json_dump(verdicts.evaluate(arguments.claims, inputs), out / "claims.json")
         inputs["claims"] = str((out / "claims.json").resolve())
         inputs |= write_pages(inputs, out)
-        provenance.json_dump(inputs, out / "inputs.json")
         rendering.render(arguments.notebook, out / "report.ipynb", out / "report.html", inputs)
         return 0
 

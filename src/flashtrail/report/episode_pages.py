@@ -20,7 +20,15 @@ from flashtrail.base import provenance
 from flashtrail.report import layout, page, timeline
 from flashtrail.report.page import Html
 from flashtrail.statistics import intervals
-from flashtrail.statistics.wording import DASH, plural, rate_with_interval, three_digits, whole, without_places
+from flashtrail.statistics.wording import (
+    DASH,
+    plural,
+    rate_with_interval,
+    run_label,
+    three_digits,
+    whole,
+    without_places,
+)
 from flashtrail.tables import endings, links, schemas
 from flashtrail.tables.schemas import EPISODE_KEY, PAIR_KEY
 
@@ -251,7 +259,7 @@ def _guard_words(rounds: Sequence[Mapping[str, Any]]) -> str | None:
 def _run_words(row: Mapping[str, Any]) -> Html:
     started = f"; started {str(row['started_at'])[:19].replace('T', ' ')} UTC" if _given(row["started_at"]) else ""
     wall = f"; {three_digits(row['wall_s'])} s by the wall clock" if _given(row["wall_s"]) is not None else ""
-    return page.inline(page.code(row["run_id"]), f"{started}{wall}")
+    return page.inline(page.code(run_label(row["run_id"])), f"{started}{wall}")
 
 
 def _seen(row: Mapping[str, Any], sheet: pd.DataFrame | None) -> list[Html]:

@@ -115,7 +115,7 @@ def _what_was_run(run: Campaign) -> Html:
         f"{plural(len(run.summaries), 'arm')}, ",
         pooled(run, plural(episodes, "episode")),
         f", {plural(rounds, 'round') if rounds else 'rounds not recorded'}; seed {integers(seeds)}{_days(run)}"
-        f"{paired_by}. {_clock(run)}",
+        f"{paired_by}.{_clock(run)}",
     )
 
 
@@ -133,10 +133,12 @@ def _timed(run: Campaign) -> str:
 
 
 def _clock(run: Campaign) -> str:
+    if all(run.whose(arm) != "ours" for arm in run.summaries):  # no foreign record says it
+        return ""
     if not run.running:
-        return "The simulator waits for the policy (clock: paused)."
+        return " The simulator waits for the policy (clock: paused)."
     return (
-        f"The simulator waits for the policy (clock: paused), but not in {plural(len(run.running), 'arm')}, where it "
+        f" The simulator waits for the policy (clock: paused), but not in {plural(len(run.running), 'arm')}, where it "
         "goes on while a round is under way (clock: running)."
     )
 

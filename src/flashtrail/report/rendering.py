@@ -19,6 +19,7 @@ import nbformat
 import papermill
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
+from papermill.translators import PythonTranslator
 
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
@@ -41,6 +42,7 @@ def render(
     value = dict(inputs) if isinstance(inputs, Mapping) else str(inputs)
     with provenance.write_atomic(out_ipynb) as executed, provenance.write_atomic(out_html) as exported:
         _execute(Path(notebook), executed, value)
+        _forget_places(executed, Path(out_ipynb).parent.resolve())
         exported.write_text(export(executed), encoding="utf-8")
     print(f"{out_html}: {Path(out_html).stat().st_size / 1e6:.1f} MB", flush=True)
 
@@ -60,7 +62,6 @@ def _execute(notebook: Path, target: Path, inputs: Any) -> None:
                 autosave_cell_every=0,
                 extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
             )
-        _forget_places(result)
         result.replace(target)
     except PapermillExecutionError as error:
         if error.ename == "UserError":
@@ -92,12 +93,29 @@ def _importable() -> Iterator[None]:
                 os.environ[key] = value
 
 
-def _forget_places(path: Path) -> None:
-    """Remove what papermill notes about this machine's directories."""
+def _forget_places(path: Path, home: Path) -> None:
+    """Remove what papermill notes about this machine's directories; parameters name files as seen from `home`."""
     notebook = nbformat.read(path, as_version=4)
+    noted = notebook.metadata.get("papermill", {})
     for key in ("input_path", "output_path", "environment_variables"):
-        notebook.metadata.get("papermill", {}).pop(key, None)
+        noted.pop(key, None)
+    noted["parameters"] = _seen_from(home, noted.get("parameters", {}))
+    for cell in notebook.cells:
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.source = PythonTranslator.codify(noted["parameters"])
     nbformat.write(notebook, path)
+
+
+def _seen_from(home: Path, value: Any) -> Any:
+    """Return parameters in which a file below `home` has its path from there, another one its last part."""
+    if isinstance(value, Mapping):
+        return {key: _seen_from(home, item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_seen_from(home, item) for item in value]
+    place = Path(value) if isinstance(value, str) else Path()
+    if not place.is_absolute() or not place.exists():
+        return value
+    return str(place.relative_to(home)) if place.is_relative_to(home) else f".../{place.name}"
 
 
 def export(notebook: str | Path) -> str:

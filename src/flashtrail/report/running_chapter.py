@@ -29,6 +29,8 @@ _MARKS = "os^vDX"
 
 def section(run: Campaign) -> Html:
     """What latency does to success: figure and table of every arm under a running clock, or that there is none."""
+    if run.summaries and all(run.whose(arm) != "ours" for arm in run.summaries):
+        return page.paragraph("The imported records do not say whether the simulator waited for the policy.", "note")
     if not run.running:
         text = (
             "Not run: in every arm the simulator waits for the policy (clock: paused), as LIBERO does, so that a slow "

@@ -126,3 +126,16 @@ def without_places(text: str) -> str:
     ``not found: /home/me/models/x.pt`` -> ``not found: .../x.pt``. An address (``gs://a/b``) is no such path.
     """
     return _PLACE.sub(lambda found: f".../{found[1]}", text)
+
+
+_WAY = re.compile(r"(?:[A-Za-z]:|file:/|~[\w.-]*|\.{1,2})?[/\\]")  # how a path begins that leads somewhere
+
+
+def run_label(run: str) -> str:
+    """Return a run as a page names it: one that is called by a path, absolute or ``../``, by the path's last part.
+
+    ``../../x`` -> ``x``, ``C:\\runs\\x`` -> ``x``; ``pi0/seed 7`` is a name and stays.
+    """
+    if not _WAY.match(run):
+        return run
+    return next((part for part in reversed(re.split(r"[/\\]", run)) if part.strip(". ")), run)
