@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup report drills checkup screenshot test lint conformance fidelity verify-success fuzz bench-server bench-rollouts bench-evidence bench-engine bench-gpu kernels-compile roofline bench-convert bundle audit-crate check check-envs nano unlock lock clean-results clean-env
+.PHONY: help setup report drills checkup screenshot test lint conformance fidelity verify-success fuzz bench-server bench-rollouts bench-evidence bench-engine bench-gpu kernels-compile bench-convert bundle audit-crate check check-envs nano unlock lock clean-results clean-env
 PROFILE ?= profiles/local
 PYTHON ?= $(shell for p in python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11, 2) <= sys.version_info < (3, 12))' 2>/dev/null && { echo $$p; break; }; \
@@ -31,14 +31,14 @@ checkup: setup ## one task at its 50 init states against the policy's published 
 	@$(BIN)/python -m flashtrail.claims.checkup results/checkup/checkup.json
 
 screenshot: setup ## open the report and its episodes in Chromium, say what is wrong, leave reports/final.png (2 min)
-	@$(BIN)/python -m flashtrail.report.browser reports
+	@$(BIN)/python tools/browser.py reports
 
 test: setup ## run the test suite
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup ## ruff, mypy, snakefmt, snakemake --lint
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check src scripts tests
+	$(BIN)/ruff format --check src scripts tests tools benchmarks
 	$(BIN)/mypy
 	$(BIN)/snakefmt --no-sort --line-length 120 --check Snakefile rules
 	$(BIN)/snakemake --lint
@@ -63,16 +63,13 @@ bundle: setup ## the finished run as one directory, bundle/, and bundle.zip, tha
 	@$(BIN)/python -m flashtrail bundle --profile $(PROFILE)
 
 audit-crate: setup ## hold bundle/'s RO-Crate to the Workflow Run RO-Crate profile, with its community's validator, offline
-	@$(BIN)/python -m flashtrail.record.validation bundle
+	@$(BIN)/python tools/validation.py bundle
 
 bench-engine: setup ## the engine's routes on this CPU, pi0_nano's dims, beside torch.compile (3 min; wants a quiet machine)
 	@$(BIN)/python -m flashtrail.benchmark --device cpu --random pi0_nano --json results/benchmarks/engine_cpu.json
 
-kernels-compile: setup ## every Triton kernel compiled for an L40S and an H200, neither of which need be there (10 min)
-	@$(BIN)/python -m flashtrail.benchmark.kernels --json results/benchmarks/kernels.json
-
-roofline: setup ## what pi0_libero's rounds cost at best on an L40S and an H200, alone and in a batch, from its dims
-	@$(BIN)/python -m flashtrail.benchmark.roofline
+kernels-compile: setup ## every Triton kernel compiled for an L40S and an H200, neither of which needs to be there (10 min)
+	@$(BIN)/python -m flashtrail.benchmark compile --json results/benchmarks/kernels.json
 
 bench-gpu: setup ## the same on a GPU with pi0_libero's dims and random weights; OFFICIAL=checkout, BACKEND=torch or triton
 	@$(BIN)/python -m flashtrail.benchmark --device cuda --random pi0_libero --backend $(or $(BACKEND),triton) \
@@ -85,10 +82,10 @@ check-envs: setup ## ask pip to resolve each env file by itself (network)
 	@$(BIN)/python scripts/setup_env.py --check
 
 fidelity: setup ## rollouts against the official client's loop, step by step: 3 tasks, 24 checks (15 min on 2 cores)
-	@$(BIN)/python -m flashtrail.rollouts.fidelity
+	@$(BIN)/python tools/fidelity.py
 
 verify-success: setup ## verified success against the scripted expert's honest episodes: 10 tasks x 10 init states
-	@$(BIN)/python -m flashtrail.training.agreement
+	@$(BIN)/python tools/agreement.py
 
 bench-rollouts: setup ## rollouts against the naive loop: episodes/min, steps/s (15 min; wants a quiet machine)
 	@$(BIN)/python benchmarks/rollouts.py

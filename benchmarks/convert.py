@@ -26,10 +26,10 @@ from typing import Any
 
 import numpy as np
 
+from flashtrail.base import commands
 from flashtrail.base.errors import UserError
-from flashtrail.benchmark.presets import PI0_LIBERO
 from flashtrail.checkpoints import artifact, facts, layouts
-from flashtrail.policies.pi0.dims import Pi0Dims
+from flashtrail.policies.pi0.dims import PI0_LIBERO, Pi0Dims
 
 LIMIT_GB, LIMIT_S = 4.0, 600.0
 BLOCK_VALUES = 16 * 2**20
@@ -83,7 +83,7 @@ def write_tree(params: Path, shapes: layouts.Shapes, cut: str, suffix: str) -> i
         for at in np.ndindex(*(-(-n // c) for n, c in zip(shape, grid, strict=True))):
             store.write(f"{place}/{'.'.join(map(str, at))}", _compressed(seed, math.prod(grid))).result()
             seed += 1
-    (params / "_METADATA").write_text(json.dumps(described(shapes, suffix)))
+    (params / "_METADATA").write_text(json.dumps(described(shapes, suffix)), encoding="utf-8")
     return sum(math.prod(shape) for shape in shapes.values())
 
 
@@ -164,14 +164,14 @@ def write_rest(source: Path) -> None:
     stats = {key: {"mean": [0.0] * n, "std": [1.0] * n} for key, n in (("state", 8), ("actions", 7))}
     place = source / "assets/physical-intelligence/libero/norm_stats.json"
     place.parent.mkdir(parents=True)
-    place.write_text(json.dumps({"norm_stats": stats}))
+    place.write_text(json.dumps({"norm_stats": stats}), encoding="utf-8")
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(PROMPTS * 5), model_writer=model, vocab_size=60, model_type="bpe", minloglevel=2
     )
     (source / artifact.TOKENIZER).write_bytes(model.getvalue())
     described = {"action_horizon": 50, "delta_actions": True, "num_views": 2, "num_steps": 10, "max_token_len": 48}
-    (source / facts.FACTS).write_text(json.dumps(described))
+    (source / facts.FACTS).write_text(json.dumps(described), encoding="utf-8")
 
 
 # --- converting it ---
@@ -184,7 +184,9 @@ def convert(kind: str, source: Path, target: Path, dtype: str) -> dict[str, Any]
         manifest = artifact.convert_base(source, target, dtype)
     else:
         manifest = artifact.convert_draft(source / "draft.pt", target, dtype)
-    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    peak = next(
+        line for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM")
+    )
     return {
         "seconds": time.perf_counter() - started,
         "cpu_seconds": time.process_time() - worked,
@@ -225,7 +227,7 @@ def measure(kind: str, source: Path, scratch: Path, dtype: str) -> list[str]:
 
 def main() -> int:
     """Write, convert twice, remove; 1 if bytes, memory or time are not as they must be."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = commands.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--directory", type=Path, default=Path("results/bench_convert"), help="where 20 GB fit; removed afterwards")
     add("--scale", type=int, default=1, metavar="N", help="one N-th of the layers and of the vocabulary")
@@ -269,7 +271,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(commands.run(main, "convert"))

@@ -26,6 +26,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from flashtrail.base import commands
+
 ARMS = ("clean", "full_only", "wrist_zero_every4", "wrist_zero_all", "guard_wrist_zero_every4", "guard_wrist_zero_all")
 ARMS += ("dropout_trained_wrist_zero_every4", "other_1", "other_2", "other_3")
 TASKS, STATES, ROUNDS = 10, 50, 20
@@ -166,7 +168,7 @@ def measure(episodes: int) -> dict[str, float]:
 
 def main() -> int:
     """Measure a tenth and the whole; 1 if the whole is beyond a limit."""
-    parser = argparse.ArgumentParser(description="Merge, summaries and claims at scale.")
+    parser = commands.Parser(description="Merge, summaries and claims at scale.")
     parser.add_argument("--episodes", type=int, default=FULL)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -184,4 +186,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(commands.run(main, "evidence"))

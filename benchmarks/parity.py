@@ -17,10 +17,10 @@ from typing import Any
 
 import convert  # the synthetic checkpoint of benchmarks/convert.py, beside this file
 
-from flashtrail.base import provenance
+from flashtrail.base import commands, provenance
 from flashtrail.base.errors import UserError
-from flashtrail.benchmark.presets import PI0_LIBERO
 from flashtrail.checkpoints import artifact, layouts, parity
+from flashtrail.policies.pi0.dims import PI0_LIBERO
 
 
 def write_source(source: Path, scale: int) -> int:
@@ -63,7 +63,7 @@ def table(record: dict[str, Any]) -> str:
 
 def main() -> int:
     """Write, convert, compare, remove; 1 where a stage is over its bound."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = commands.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--directory", type=Path, default=Path("results/bench_parity"), help="removed afterwards")
     parser.add_argument(
         "--scale", type=int, default=6, metavar="N", help="one N-th of the layers and of the vocabulary"
@@ -84,7 +84,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(commands.run(main, "parity"))

@@ -26,8 +26,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from flashtrail.base import provenance
-from flashtrail.rollouts import worker
+from flashtrail.base import commands, provenance
+from flashtrail.rollouts import simulators, worker
 from flashtrail.rollouts.plan import EpisodeKey
 from flashtrail.rollouts.shard import roll_out_shard
 from flashtrail.rollouts.simulator import LiberoSimulator
@@ -67,7 +67,7 @@ def be_a_naive_worker(descriptor: int) -> None:
 
 def block(way: str, url: str, task: int, init_states: Sequence[int], out: Path) -> dict[str, Any]:
     """Play the episodes in one way and return its times."""
-    command = [sys.executable, __file__, "--worker"] if way == "naive" else list(worker_command())
+    command = [sys.executable, __file__, "--worker"] if way == "naive" else list(simulators.COMMAND)
     spec = {
         "arm": way,
         "policy": "pi0_nano",
@@ -79,7 +79,7 @@ def block(way: str, url: str, task: int, init_states: Sequence[int], out: Path) 
         "simulators": 2 if way == "two" else 1,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    with (out.parent / f"{out.name}.log").open("w") as log:
+    with (out.parent / f"{out.name}.log").open("w", encoding="utf-8") as log:
         roll_out_shard(spec, out, log=log, worker_command=command).check()
     rows = schemas.read_table(out / "episodes.parquet", schemas.EPISODES).to_pylist()
     starts = [datetime.datetime.fromisoformat(row["started_at"]).timestamp() for row in rows]
@@ -92,13 +92,6 @@ def block(way: str, url: str, task: int, init_states: Sequence[int], out: Path) 
         "successes": sum(row["success"] for row in rows),
         "policy_s": sum(rounds["roundtrip_ms"].to_pylist()) / 1000,
     }
-
-
-def worker_command() -> Sequence[str]:
-    """The shard's default worker."""
-    from flashtrail.rollouts.simulators import COMMAND
-
-    return COMMAND
 
 
 def bound(played: Path) -> dict[str, Any]:
@@ -202,7 +195,7 @@ def table(found: dict[str, Any]) -> str:
 
 def main() -> int:
     """Convert pi0_nano aside, serve it, measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = commands.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--episodes", type=int, default=4)
     parser.add_argument("--repetitions", type=int, default=3)
@@ -236,4 +229,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(commands.run(main, "rollouts"))

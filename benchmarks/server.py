@@ -17,9 +17,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from flashtrail.base.errors import UserError
-from flashtrail.serving import load
+from flashtrail.base import commands
 from flashtrail.serving.launch import PolicyServerProcess, free_port, serve_command
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))
+import load
 
 PROMPTS = [
     "open the middle drawer of the cabinet",
@@ -70,7 +72,7 @@ def leaks(what: str, before: load.Held, after: load.Held) -> list[str]:
 
 def main() -> int:
     """Exit code 1 where there was an error or a leak; the ratio is printed, not judged: machines differ."""
-    parser = argparse.ArgumentParser(prog="benchmarks/server.py")
+    parser = commands.Parser(prog="benchmarks/server.py")
     parser.add_argument("--artifact", type=Path, required=True)
     parser.add_argument("--draft", type=Path)
     parser.add_argument("--device", default="cpu")
@@ -94,18 +96,16 @@ def main() -> int:
         threads=words.threads,
         lanes=words.lanes,
     )
-    with tempfile.TemporaryDirectory() as directory:
-        try:
-            with PolicyServerProcess(command, Path(directory) / "server.log", port) as server:
-                troubles = asyncio.run(measure(server, words))
-                server.check()
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        PolicyServerProcess(command, Path(directory) / "server.log", port) as server,
+    ):
+        troubles = asyncio.run(measure(server, words))
+        server.check()
     for trouble in troubles:
         print(f"error: {trouble}", file=sys.stderr)
     return 1 if troubles else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(commands.run(main, "server"))

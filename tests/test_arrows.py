@@ -29,6 +29,7 @@ def imported(file: Path) -> set[str]:
         ("evidence", lambda name: name.startswith(("rollouts", "imports"))),
         ("imports", lambda name: name.startswith(("rollouts", "flash.", "serving", "drills"))),
         ("serving", lambda name: name.startswith("flash.")),
+        ("checkpoints", lambda name: name.startswith("benchmark")),  # dims of known policies lie in flash
     ],
 )
 def test_arrows_point_one_way(stage, forbidden) -> None:
@@ -36,3 +37,13 @@ def test_arrows_point_one_way(stage, forbidden) -> None:
     assert len(files) > 5
     wrong = {f"{file.relative_to(PACKAGE)}: {name}" for file in files for name in imported(file) if forbidden(name)}
     assert not wrong
+
+
+def test_the_product_imports_no_tool() -> None:
+    tools = {file.stem for file in (PACKAGE.parents[1] / "tools").glob("*.py")}
+    assert len(tools) > 5
+    for file in PACKAGE.rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(file.read_text())))
+        names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+        assert not {name.split(".")[0] for name in names} & tools, file

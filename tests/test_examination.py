@@ -39,8 +39,8 @@ def test_the_record_of_an_examination_is_returned(examination, tmp_path) -> None
     examination(f"{save}\n{answer}")
     assert examine() == RECORD
     asked = json.loads(target.read_text())
-    assert asked[:2] == ["-m", "flashtrail.benchmark.examine"]
-    options = dict(zip(asked[2::2], asked[3::2], strict=True))
+    assert asked[:3] == ["-m", "flashtrail.benchmark", "examine"]
+    options = dict(zip(asked[3::2], asked[4::2], strict=True))
     del options["--json"]
     assert options == {
         "--artifact": "artifact/base",

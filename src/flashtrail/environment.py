@@ -118,7 +118,7 @@ def examine_kernels(base: Path, draft: Path | None, engine: Mapping[str, Any], t
         words = ["--artifact", str(base), "--device", engine["device"], "--dtype", engine["dtype"]]
         words += ["--together", str(together), "--json", str(target)]
         words += [] if draft is None else ["--draft", str(draft)]
-        command = [sys.executable, "-m", "flashtrail.benchmark.examine", *words]
+        command = [sys.executable, "-m", "flashtrail.benchmark", "examine", *words]
         try:
             done = subprocess.run(
                 command, stderr=subprocess.PIPE, encoding="utf-8", errors="replace", timeout=EXAMINATION_S

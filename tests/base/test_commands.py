@@ -22,6 +22,7 @@ from flashtrail.base.errors import UserError
 from flashtrail.drills import bounds
 
 ROOT = Path(__file__).parents[2]
+PROGRAMS = [file for place in ("src/flashtrail", "tools", "benchmarks") for file in (ROOT / place).rglob("*.py")]
 
 
 def fails(error: BaseException):
@@ -128,10 +129,10 @@ def test_a_word_that_a_command_does_not_take_is_one_line(capsys, words, said):
 
 
 def test_every_stage_reads_its_words_the_same_way():
-    for file in (ROOT / "src/flashtrail").rglob("*.py"):
+    for file in PROGRAMS:
         if file.name != "commands.py":
             assert "argparse.ArgumentParser(" not in file.read_text(encoding="utf-8"), file
-    command = [sys.executable, "-m", "flashtrail.benchmark.roofline", "--nonsense"]
+    command = [sys.executable, "-m", "flashtrail.benchmark", "compile", "--nonsense"]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True)
     (line,) = done.stderr.splitlines()
     assert done.returncode == 2 and line.startswith("error: ") and "--nonsense" in line and not done.stdout
@@ -155,7 +156,7 @@ def test_an_ascii_terminal_is_no_error(tmp_path):
 
 def test_text_files_are_utf_8_whatever_the_locale_is():
     """No call leaves the encoding to the locale: `write_text(x)`, `read_text()`, `open("w")`."""
-    for file in (ROOT / "src/flashtrail").rglob("*.py"):
+    for file in PROGRAMS:
         for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(call, ast.Call) and not any(word.arg == "encoding" for word in call.keywords):
                 name = getattr(call.func, "attr", getattr(call.func, "id", ""))
@@ -222,8 +223,8 @@ def test_ctrl_c_is_one_line():
 
 def test_every_program_of_the_package_ends_this_way():
     """A file that can be started by itself starts through `commands.run`, or is a worker of ours with its own frame."""
-    own = {"rollouts/worker.py"}
-    for file in (ROOT / "src/flashtrail").rglob("*.py"):
+    own = {ROOT / "src/flashtrail/rollouts/worker.py"}
+    for file in PROGRAMS:
         text = file.read_text()
-        if 'if __name__ == "__main__":' in text and str(file.relative_to(ROOT / "src/flashtrail")) not in own:
+        if 'if __name__ == "__main__":' in text and file not in own:
             assert "commands.run(" in text.split('if __name__ == "__main__":')[1], file

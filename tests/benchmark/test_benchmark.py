@@ -8,29 +8,30 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.benchmark import __main__ as command
-from flashtrail.benchmark import compiled, device, official, record, table
+from flashtrail.benchmark import compiled, device, official, record
 from flashtrail.benchmark.costs import Ceiling, Cost
-from flashtrail.benchmark.presets import preset
-from flashtrail.benchmark.turns import take_turns
-from flashtrail.benchmark.workload import EngineRounds, Workload, random_runtime, random_weights
+from flashtrail.benchmark.workload import EngineRounds, Workload, random_runtime, take_turns
 from flashtrail.policies.pi0 import weights
+from flashtrail.policies.pi0.dims import PRESETS, DraftDims
 from flashtrail.policies.pi0.settings import FlashSettings
 
 STAND_IN = Path(__file__).parent / "stand_in"
+NANO = PRESETS["pi0_nano"]
 
 
 @pytest.fixture(scope="module")
 def workload():
-    return Workload(*preset("pi0_nano"), views=2, prompt=7)
+    return Workload(NANO, DraftDims.like(NANO), views=2, prompt=7)
 
 
 @pytest.fixture(scope="module")
 def runtime(workload):
-    return random_runtime(workload.dims, workload.draft, "cpu", "float32", "auto", FlashSettings())
+    return random_runtime(workload, "cpu", "float32", "auto", FlashSettings())
 
 
 @pytest.fixture
@@ -67,12 +68,10 @@ def test_contenders_take_turns_and_warm_up_is_not_kept():
 
 
 def test_random_weights_have_the_shapes_of_the_policy_and_a_sane_scale():
-    dims, _ = preset("pi0_nano")
-    shapes = weights.base_shapes(dims)
-    found = random_weights(shapes, "cpu", "bfloat16", 0)
-    assert {k: tuple(v.shape) for k, v in found.items()} == {k: tuple(s) for k, s in shapes.items()}
-    wide = found["prefix.layers.o.weight"].float()
-    assert wide.std().item() == pytest.approx(wide.shape[-2] ** -0.5, rel=0.05)
+    found = weights.init_base(NANO, 0, "cpu", "bfloat16")
+    assert {k: tuple(v.shape) for k, v in found.items()} == {k: tuple(s) for k, s in weights.base_shapes(NANO).items()}
+    wide = found["prefix.layers.o.weight"]
+    assert wide.dtype == torch.bfloat16 and wide.float().std().item() == pytest.approx(wide.shape[-2] ** -0.5, rel=0.05)
 
 
 def test_both_routes_of_the_engine_are_forced_and_stages_add_up(runtime, workload):
@@ -108,9 +107,8 @@ def test_no_compiler_is_said(monkeypatch):
         return fail
 
     with pytest.raises(UserError, match=r"torch.compile failed \(CppCompileError: exit status 1\); use --no-compiled"):
-        dims, draft = preset("pi0_nano")
-        work = Workload(dims, draft, 1, 3)
-        engine = random_runtime(dims, draft, "cpu", "float32", "torch", FlashSettings())
+        work = Workload(NANO, DraftDims.like(NANO), 1, 3)
+        engine = random_runtime(work, "cpu", "float32", "torch", FlashSettings())
         compiled.CompiledRounds(engine, work, compiler=broken)
 
 
@@ -154,9 +152,10 @@ def test_shares_are_of_the_sum_of_floors():
     ceiling = Ceiling("x", bytes_per_s=1e9, flops_per_s=1e12)
     stages = {"encoder": Cost(1e9, 1e6), "prefill": Cost(1e9, 2e6), "denoise": Cost(1e9, 4e6)}
     assert record.floors(stages, ceiling) == {"full": pytest.approx(1.0 + 2.0 + 4.0)}
-    assert record.demands(stages, ceiling)["denoise"]["bound"] == "memory"
-    assert record.demands(stages, None)["denoise"] == {"flops": 1e9, "bytes": 4e6}
-    found = record.comparisons({("engine", "full"): {"round": [14.0] * 40}}, {"full": 7.0})
+    samples = {("engine", "full"): {"round": [14.0] * 40}}
+    assert record.judged(samples, stages, ceiling, "cpu")["demands"]["denoise"]["bound"] == "memory"
+    assert record.judged(samples, stages, None, "cpu")["demands"]["denoise"] == {"flops": 1e9, "bytes": 4e6}
+    found = record.comparisons(samples, {"full": 7.0})
     assert found["full round, share of the roofline"] == {"value": pytest.approx(0.5), "interval": [0.5, 0.5]}
 
 
@@ -221,12 +220,6 @@ def test_clocks_and_power_are_read_and_never_set(tmp_path, monkeypatch):
     assert device.smi(None) == {}
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
     assert device.smi(None) == {}
-
-
-def test_a_busy_machine_is_said():
-    calm, busy = {"load_1min": 1.0, "processors": 2}, {"load_1min": 5.0, "processors": 2}
-    assert device.busy(calm, calm, 1) is None
-    assert "the machine was busy (load 5.0 on 2 processors)" in device.busy(calm, busy, 1)
 
 
 # --- the official checkout ---
@@ -305,13 +298,13 @@ def test_the_command_prints_a_table_and_writes_a_record(tmp_path, capsys, checko
     found = provenance.json_load(tmp_path / "out" / "b.json")
     assert found["rounds"]["engine"]["draft"]["verify"]["n"] == 12
     assert found["rounds"]["engine"]["full"]["round"]["p90"] is None and "round, 95 % intervals" not in shown
-    found["rounds"] = record.rounds({("engine", "full"): {"round": [float(i) for i in range(40)]}})
-    assert "round, 95 % intervals: p90 [31.000, 39.000]" in table.text(found)
+    found["rounds"]["engine"] = {"full": {"round": record.summary([float(i) for i in range(40)])}}
+    assert "round, 95 % intervals: p90 [31.000, 39.000]" in record.text(found)
     found = provenance.json_load(tmp_path / "out" / "b.json")
     assert found["settings"]["official_time_bias"] is True and found["late"] == {}
     assert found["demands"]["denoise"]["flops"] > found["demands"]["verify"]["flops"] > 0
     assert found["comparisons"]["full round, share of the roofline"]["value"] > 0
-    words = [sorted(shown_.replace(",", "").split()) for shown_ in (table.text(found), shown)]
+    words = [sorted(shown_.replace(",", "").split()) for shown_ in (record.text(found), shown)]
     assert words[0] == words[1]  # JSON sorts its keys
 
 
@@ -325,13 +318,18 @@ def test_the_command_prints_a_table_and_writes_a_record(tmp_path, capsys, checko
     (["--backend", "triton"], "backend triton cannot be used"),
     (["--device", "cuda:9"], "has no CUDA device|does not exist"),
 ])  # fmt: skip
-def test_mistakes_are_one_line(words, message, capsys, monkeypatch):
-    import re
-
+def test_mistakes_are_one_line(words, message, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    assert command.main(["--device", "cpu", "--no-ceiling", "--no-compiled", *words]) == 1
-    shown = capsys.readouterr().err
-    assert shown.startswith("error: ") and shown.count("\n") == 1 and re.search(message, shown)
+    with pytest.raises(UserError, match=message) as caught:
+        command.main(["--device", "cpu", "--no-ceiling", "--no-compiled", *words])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_busy_machine_is_said(capsys, monkeypatch):
+    monkeypatch.setattr(command, "BUSY", -1.0)
+    words = ["--device", "cpu", "--rounds", "8", "--warmup", "0", "--no-ceiling", "--no-compiled"]
+    assert command.main(words) == 0
+    assert "note: the machine was busy (" in capsys.readouterr().out
 
 
 def test_what_is_captured_after_warm_up_fails_the_benchmark(capsys, monkeypatch):

@@ -3,7 +3,7 @@
 import pytest
 
 from flashtrail.benchmark import costs
-from flashtrail.benchmark.presets import preset
+from flashtrail.policies.pi0.dims import PI0_LIBERO, PRESETS, DraftDims
 
 # S = 524: two views and 12 prompt tokens. GFLOP and MB of weights and cache.
 BY_HAND = {
@@ -17,7 +17,7 @@ BY_HAND = {
 
 @pytest.fixture(scope="module")
 def stages():
-    return costs.stage_costs(*preset("pi0_libero"), views=2, prompt=12)
+    return costs.stage_costs(PI0_LIBERO, DraftDims.like(PI0_LIBERO), views=2, prompt=12)
 
 
 @pytest.mark.parametrize("stage", BY_HAND)
@@ -35,7 +35,7 @@ def test_the_floor_is_the_larger_of_memory_and_arithmetic():
 
 
 def test_more_views_and_tokens_cost_more_and_routes_are_sums(stages):
-    more = costs.stage_costs(*preset("pi0_libero"), views=3, prompt=48)
+    more = costs.stage_costs(PI0_LIBERO, DraftDims.like(PI0_LIBERO), views=3, prompt=48)
     assert all(more[s].flops > stages[s].flops for s in stages)
     assert costs.route_costs(stages)["full"] == [stages[s] for s in ("encoder", "prefill", "denoise")]
     assert set(costs.route_costs({k: v for k, v in stages.items() if k in ("encoder", "prefill", "denoise")})) == {
@@ -44,6 +44,7 @@ def test_more_views_and_tokens_cost_more_and_routes_are_sums(stages):
 
 
 def test_a_stem_is_counted_by_its_convolutions():
-    dims, draft = preset("pi0_nano")
+    dims = PRESETS["pi0_nano"]
+    draft = DraftDims.like(dims)
     one = costs.stage_costs(dims, draft, views=1, prompt=10)["encoder"].flops
     assert costs.stage_costs(dims, draft, views=2, prompt=10)["encoder"].flops == pytest.approx(2 * one)

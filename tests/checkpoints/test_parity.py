@@ -14,9 +14,9 @@ from checkpoints.conftest import FACTS, ORIGIN, save_tree
 
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
-from flashtrail.benchmark.presets import PI0_LIBERO
 from flashtrail.checkpoints import artifact, facts, official, orbax, parity
 from flashtrail.policies.pi0 import expert, gemma, lean, lean_weights, verify, vision
+from flashtrail.policies.pi0.dims import PI0_LIBERO
 from flashtrail.policies.pi0.lean_weights import time_biases
 
 Tensors = dict[str, np.ndarray]

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import calibration
 import numpy as np
 import pytest
 import yaml
@@ -15,7 +16,7 @@ from scipy import stats
 from flashtrail.base.errors import UserError
 from flashtrail.claims import checkup, published
 from flashtrail.claims.checkup import Reference
-from flashtrail.report import calibration, checkup_chapter
+from flashtrail.report import checkup_chapter
 from flashtrail.statistics import intervals
 from flashtrail.tables import schemas
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import browser
 import pytest
 from drills import written
 from report.rendered import unlinked
@@ -13,7 +14,7 @@ from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.claims.campaign import Campaign
 from flashtrail.drills import diagnosis
-from flashtrail.report import browser, drills_chapter, drills_findings, episode_pages, layout, rendering
+from flashtrail.report import drills_chapter, drills_findings, episode_pages, layout, rendering
 from flashtrail.tables import schemas
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -10,12 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import validation
 from record import campaign
 
 from flashtrail import cli
 from flashtrail.base import parquet, provenance
 from flashtrail.base.errors import UserError
-from flashtrail.record import audit, bundle, crate, manifest, replay, rows, validation
+from flashtrail.record import audit, bundle, crate, manifest, replay, rows
 from flashtrail.record.run import Run
 
 ARM = "wrist_zero_every4"

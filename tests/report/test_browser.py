@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import browser
 import pytest
 from claims.simulated import METADATA, SUITE, write_reports
 from PIL import Image
@@ -12,7 +13,7 @@ from pypdf import PdfReader
 
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
-from flashtrail.report import browser, layout, page, rendering
+from flashtrail.report import layout, page, rendering
 from flashtrail.tables import schemas
 
 LONG = "dropout_trained_wrist_zero_every4"  # a name that does not fit on a phone

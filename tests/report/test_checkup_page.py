@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import browser
 import pytest
 from claims.simulated import METADATA, shard
 from report.rendered import linked, marked, unlinked
@@ -12,7 +13,7 @@ from report.rendered import linked, marked, unlinked
 from flashtrail.base import provenance
 from flashtrail.claims import checkup, summaries
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import browser, checkup_chapter, episode_pages, rendering
+from flashtrail.report import checkup_chapter, episode_pages, rendering
 from flashtrail.tables import schemas
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 
+import fidelity
 import pytest
-
-from flashtrail.rollouts import fidelity
 
 TASK = 3  # a drawer and a bowl: hard resets add samplers here, and an episode could depend on those before it
 

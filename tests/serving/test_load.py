@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 
+import load
 import pytest
 from serving.test_limits import metrics, until
 from serving.test_rounds import Batching
 
-from flashtrail.serving import load
 from flashtrail.serving.launch import PolicyServerProcess, free_port
 from flashtrail.serving.server import running
 

@@ -1,10 +1,10 @@
-"""The chain on campaigns with planted effects, in small; in large: python -m flashtrail.report.calibration."""
+"""The chain on campaigns with planted effects, in small; in large: python tools/calibration.py."""
 
+import calibration
 import numpy as np
 import pytest
+from calibration import Row, Scenario
 
-from flashtrail.report import calibration
-from flashtrail.report.calibration import Row, Scenario
 from flashtrail.statistics import intervals
 
 

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from flashtrail.policies.pi0.dims import Stem, StemLayer
-from flashtrail.training import dataset, policy
+from flashtrail.policies.pi0.dims import Stem, StemLayer, nano_dims
+from flashtrail.training import dataset
 
 
 def episode(length: int, seed: int) -> dict[str, np.ndarray]:
@@ -46,7 +46,7 @@ def demos(demo_dir):
 @pytest.fixture(scope="session")
 def dims():
     """pi0_nano's structure with hardly any width, and one depth less."""
-    d = policy.nano_dims(64)
+    d = nano_dims(64)
     layers = (StemLayer(5, 4, 4), StemLayer(3, 4, 8), StemLayer(3, 2, 16))
     small = {"width": 16, "mlp_dim": 24, "num_heads": 2, "head_dim": 8}
     return dataclasses.replace(

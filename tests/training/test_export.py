@@ -8,6 +8,7 @@ import torch
 
 from flashtrail.checkpoints.artifact import convert_base, convert_draft
 from flashtrail.policies.pi0 import weights
+from flashtrail.policies.pi0.dims import DraftDims
 from flashtrail.policies.pi0.transforms import Tokenizer
 from flashtrail.training import comparison, dataset, draft, evaluate, export, pipeline, tokenizer
 from flashtrail.training.policy import Recipe
@@ -31,7 +32,7 @@ def test_training_and_serving_agree_on_tokens(words):
 def test_a_source_tree_converts_back_to_the_same_tensors(tmp_path, demos, dims, words):
     dims = dataclasses.replace(dims, vocab_size=tokenizer.size(words))
     base = weights.init_base(dims, 3)
-    ddims = draft.draft_dims(dims)
+    ddims = DraftDims.like(dims)
     head = draft.initial(dims, base, 4)
     packed = export.draft_file(head, ddims, {"note": "test"})
     stats = dataset.norm_stats(demos, delta_actions=False)

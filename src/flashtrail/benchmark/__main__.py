@@ -3,6 +3,8 @@
     python -m flashtrail.benchmark --random pi0_nano                          # a CPU
     python -m flashtrail.benchmark --random pi0_libero --device cuda --rounds 2000
     python -m flashtrail.benchmark --random pi0_libero --device cuda --official ../realtime-vla-flash
+    python -m flashtrail.benchmark examine --artifact DIR --draft DIR         # are the kernels right here, and faster?
+    python -m flashtrail.benchmark compile                                    # every kernel, for cards not at hand
 
 Prints a table and writes JSON. The exit status is 1 where anything was captured or compiled after warm-up.
 """
@@ -13,21 +15,19 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from flashtrail.base import commands, provenance
-from flashtrail.base.errors import UserError
-from flashtrail.benchmark import compiled, device, record, table
-from flashtrail.benchmark.costs import Ceiling, stage_costs
+from flashtrail.base import commands, machine, provenance
+from flashtrail.base.errors import UserError, nearest
+from flashtrail.benchmark import compiled, device, record
+from flashtrail.benchmark.costs import stage_costs
 from flashtrail.benchmark.official import OfficialRounds
-from flashtrail.benchmark.presets import preset
-from flashtrail.benchmark.turns import Samples, take_turns
-from flashtrail.benchmark.workload import Contender, EngineRounds, Workload, loaded_runtime, random_runtime
+from flashtrail.benchmark.workload import Contender, EngineRounds, Workload, random_runtime, take_turns
 from flashtrail.policies.pi0 import backends, weights
+from flashtrail.policies.pi0.dims import PRESETS, DraftDims
 from flashtrail.policies.pi0.errors import FlashError
 from flashtrail.policies.pi0.runtime import TorchRuntime
 from flashtrail.policies.pi0.settings import FlashSettings
@@ -35,13 +35,14 @@ from flashtrail.policies.pi0.settings import FlashSettings
 POLICIES = {"cpu": "pi0_nano", "cuda": "pi0_libero"}
 DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
 ROUNDS = {"cpu": 500, "cuda": 2000}
+BUSY = 0.25  # share of the cores that other programs took
 
 
 def parser() -> argparse.ArgumentParser:
     """The flags; what depends on the device is filled in later."""
     found = commands.Parser(prog="python -m flashtrail.benchmark", description=(__doc__ or "").split("\n")[0])
     add = found.add_argument
-    add("--random", metavar="NAME", help="random weights with the dims of pi0_nano or pi0_libero (by device)")
+    add("--random", metavar="NAME", help=f"random weights with the dims of {' or '.join(PRESETS)} (by device)")
     add("--artifact", type=Path, metavar="DIR", help="the base artifact, in place of random weights")
     add("--draft", type=Path, metavar="DIR", help="its draft artifact")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda (default: cuda if any)")
@@ -61,22 +62,41 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run; errors that a user can mend are one line."""
+    """Run what is asked for; an error that a user can mend is a UserError."""
+    words = list(sys.argv[1:] if words is None else words)
     try:
-        found = run(parser().parse_args(words))
-    except (UserError, FlashError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        if words[:1] == ["examine"]:
+            from flashtrail.benchmark import examine
+
+            return examine.main(words[1:])
+        if words[:1] == ["compile"]:
+            from flashtrail.benchmark import compilation
+
+            return compilation.main(words[1:])
+        return time_rounds(parser().parse_args(words))
+    except FlashError as error:
+        raise UserError(str(error)) from error
+
+
+def time_rounds(words: argparse.Namespace) -> int:
+    """Measure, print the table, write the record; 1 where anything was late."""
+    try:
+        found = measure(words)
     except (MemoryError, RuntimeError) as error:
         if not backends.out_of_memory(error):
             raise
-        print(f"error: out of memory ({str(error).splitlines()[0]}); bfloat16 needs half of it", file=sys.stderr)
-        return 1
-    return 1 if any(found["late"].values()) else 0
+        raise UserError(f"out of memory ({str(error).splitlines()[0]}); bfloat16 needs half of it") from error
+    print(record.text(found))
+    if words.json is not None:
+        words.json.parent.mkdir(parents=True, exist_ok=True)
+        provenance.json_dump(found, words.json)
+    if late := any(found["late"].values()):
+        print(f"error: after warm-up there were {found['late']}; such rounds cost a robot seconds", file=sys.stderr)
+    return int(late)
 
 
-def run(words: argparse.Namespace) -> dict[str, Any]:
-    """Measure, print the table, write and return the record."""
+def measure(words: argparse.Namespace) -> dict[str, Any]:
+    """Time the contenders in turns and return the record."""
     kind = words.device.split(":")[0]
     words.dtype = words.dtype or DTYPES.get(kind, "float32")
     words.rounds = ROUNDS.get(kind, 500) if words.rounds is None else words.rounds
@@ -97,53 +117,35 @@ def run(words: argparse.Namespace) -> dict[str, Any]:
         else:
             others.append(compiled.CompiledRounds(engine.runtime, workload))
     ceiling = None if words.no_ceiling else device.measured_ceiling(words.device, words.dtype)
-    before, started = device.state(words.device), time.time()
-    samples = take_turns([engine, *others], words.rounds, words.warmup, lambda line: print(line, file=sys.stderr))
-    after, seconds = device.state(words.device), time.time() - started
-    if warning := device.busy(before, after, words.threads):
-        notes.append(warning)
-    found: dict[str, Any] = {
+    before, watch, started = device.clocks(words.device), machine.Watch(), time.perf_counter()
+
+    def report(line: str) -> None:
+        watch.look()
+        print(line, file=sys.stderr)
+
+    samples = take_turns([engine, *others], words.rounds, words.warmup, report)
+    after, host, seconds = device.clocks(words.device), watch.record(), time.perf_counter() - started
+    if (host["others"] or 0.0) > BUSY:
+        notes.append(f"the machine was busy ({machine.words(host)}): these times are upper bounds")
+    shape = {"views": workload.views, "prompt": workload.prompt, "times": len(settings.t_list)}
+    demands = stage_costs(workload.dims, workload.draft, **shape, width=engine.runtime.dtype.itemsize)
+    return {
         "workload": _shape(workload, name, words.rounds),
         "settings": settings.to_dict(),
-        "engine": engine.about(),
+        "engine": engine.runtime.describe(),
         "device": device.about(words.device),
-        "state": {"before": before, "after": after, "seconds": seconds},
+        "state": {"before": before, "after": after, "host": host, "seconds": seconds},
         "notes": notes,
-        **_judged(samples, workload, settings, ceiling, engine.runtime.dtype.itemsize, kind),
+        **record.judged(samples, demands, ceiling, kind),
         "official": next((c.checkout for c in others if isinstance(c, OfficialRounds)), None),
         "late": _late(engine.runtime),
     }
-    print(table.text(found))
-    if any(found["late"].values()):
-        print(f"error: after warm-up there were {found['late']}; such rounds cost a robot seconds", file=sys.stderr)
-    if words.json is not None:
-        words.json.parent.mkdir(parents=True, exist_ok=True)
-        provenance.json_dump(found, words.json)
-    return found
 
 
 def _shape(workload: Workload, name: str, rounds: int) -> dict[str, Any]:
     dims = workload.dims
     sizes = {"views": workload.views, "prompt": workload.prompt, "chunk": dims.action_horizon, "steps": dims.num_steps}
     return {"policy": name, **sizes, "seed": workload.seed, "rounds": rounds, "dims": dims.to_dict()}
-
-
-def _judged(
-    samples: Samples, workload: Workload, settings: FlashSettings, ceiling: Ceiling | None, width: int, kind: str
-) -> dict[str, Any]:
-    """What is made of the rounds: percentiles, demands of the dims, comparisons and targets."""
-    shape = {"views": workload.views, "prompt": workload.prompt, "times": len(settings.t_list), "width": width}
-    demands = stage_costs(workload.dims, workload.draft, **shape)
-    floors = {} if ceiling is None else record.floors(demands, ceiling)
-    compared = record.comparisons(samples, floors)
-    return {
-        "ceiling": None if ceiling is None else asdict(ceiling),
-        "rounds": record.rounds(samples),
-        "demands": record.demands(demands, ceiling),
-        "floors_ms": floors,
-        "comparisons": compared,
-        "targets": record.verdicts(compared, record.ON_CUDA if kind == "cuda" else record.ON_CPU),
-    }
 
 
 def _workload(words: argparse.Namespace, kind: str) -> tuple[Workload, str]:
@@ -157,14 +159,16 @@ def _workload(words: argparse.Namespace, kind: str) -> tuple[Workload, str]:
     if words.draft is not None:
         raise UserError("--draft needs --artifact")
     name = words.random or POLICIES.get(kind, "pi0_nano")
-    return Workload(*preset(name), words.views, words.prompt), name
+    if name not in PRESETS:
+        raise UserError(f"--random {name}: no such policy{nearest(name, PRESETS)}")
+    return Workload(PRESETS[name], DraftDims.like(PRESETS[name]), words.views, words.prompt), name
 
 
 def _runtime(words: argparse.Namespace, workload: Workload, settings: FlashSettings) -> TorchRuntime:
+    asked = words.device, words.dtype, words.backend, settings
     if words.artifact is not None:
-        return loaded_runtime(words.artifact, words.draft, words.device, words.dtype, words.backend, settings)
-    assert workload.draft is not None
-    return random_runtime(workload.dims, workload.draft, words.device, words.dtype, words.backend, settings)
+        return backends.load_runtime(words.artifact, words.draft, *asked)
+    return random_runtime(workload, *asked)
 
 
 def _late(runtime: Any) -> dict[str, int]:

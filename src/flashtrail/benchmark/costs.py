@@ -1,8 +1,7 @@
 """What a round must move and compute, from the dims alone: bytes, FLOPs and the time no device can beat.
 
 Counts weights and each observation's prefix K/V once per pass, and multiply-adds as two FLOPs; activations are left
-out (they stay in cache). Knows no device but two published ceilings, and no measurement. Source:
-docs/reference/FLASH.md A.
+out (they stay in cache). Knows no device and no measurement. Source: docs/reference/FLASH.md A.
 """
 
 from __future__ import annotations
@@ -46,12 +45,6 @@ class Ceiling:
     flops_per_s: float
 
 
-# Published bandwidth; dense bf16 with float32 accumulation, as in docs/reference/FLASH.md A.
-L40S = Ceiling("L40S, published", 864e9, 362e12)
-H200 = Ceiling("H200, published", 4.8e12, 989e12)
-PUBLISHED = {"L40S": L40S, "H200": H200}
-
-
 def _dense(rows: float, inner: int, outer: int, width: int) -> Cost:
     """rows x inner by inner x outer, the weight read once (`width` bytes a number)."""
     return Cost(2.0 * rows * inner * outer, float(inner) * outer * width)
@@ -85,41 +78,39 @@ def _encoder(dims: Pi0Dims, views: int, width: int) -> Cost:
     return total + layer_cost.times(d.depth) + _dense(rows, d.width, dims.prefix.width, width)
 
 
-def _expert(dims: Pi0Dims, length: int, suffixes: int, prefixes: int, width: int) -> Cost:
-    """One expert pass of `suffixes` suffixes, shared out over `prefixes` prefixes of `length` rows."""
+def _expert(dims: Pi0Dims, length: int, suffixes: int, width: int) -> Cost:
+    """One expert pass of `suffixes` suffixes over one prefix of `length` rows."""
     d, rows = dims.expert, dims.action_horizon + 1
     layer = _block(suffixes * rows, length + rows, d, width).times(d.depth)
     actions = suffixes * dims.action_horizon
     ends = _dense(actions, dims.action_dim, d.width, width) + _dense(actions, 2 * d.width, d.width, width)
     ends += _dense(actions, d.width, d.width, width) + _dense(actions, d.width, dims.action_dim, width)
-    cache = Cost(0.0, 2.0 * prefixes * d.depth * length * dims.kv_width * width)
-    return layer + ends + cache
+    return layer + ends + Cost(0.0, 2.0 * d.depth * length * dims.kv_width * width)
 
 
 def stage_costs(
-    dims: Pi0Dims, draft: DraftDims | None, *, views: int, prompt: int, times: int = 2, width: int = 2, batch: int = 1
+    dims: Pi0Dims, draft: DraftDims | None, *, views: int, prompt: int, times: int = 2, width: int = 2
 ) -> dict[str, Cost]:
-    """Stage name -> cost of one pass over `batch` observations with `views` views and `prompt` tokens each.
+    """Stage name -> cost of one pass over an observation with `views` views and `prompt` tokens.
 
     Numbers have `width` bytes; verification takes `times` times. The last prefix layer computes keys and values only;
     the draft block computes nothing else for its prefix rows.
     """
     d, length = dims.prefix, views * dims.vision.tokens + prompt
-    last = _dense(batch * length, d.width, 2 * dims.kv_width, width)
     out = {
-        "encoder": _encoder(dims, batch * views, width),
-        "prefill": _block(batch * length, length, d, width).times(d.depth - 1) + last,
-        "denoise": _expert(dims, length, batch, batch, width).times(dims.num_steps),
+        "encoder": _encoder(dims, views, width),
+        "prefill": _block(length, length, d, width).times(d.depth - 1)
+        + _dense(length, d.width, 2 * dims.kv_width, width),
+        "denoise": _expert(dims, length, 1, width).times(dims.num_steps),
     }
     if draft is not None:
         block = GemmaDims(draft.width, 1, draft.mlp_dim, draft.num_heads, draft.num_kv_heads, draft.head_dim)
-        kv = Cost(2.0 * batch * (length + 1) * draft.width * 2 * draft.num_kv_heads * draft.head_dim, 0.0)
-        actions = batch * draft.chunk
-        rows = _block(actions, length + 1 + draft.chunk, block, width)
-        ends = _dense(batch, draft.state_dim, draft.width, width) + _dense(actions, draft.width, draft.out_dim, width)
+        kv = Cost(2.0 * (length + 1) * draft.width * 2 * draft.num_kv_heads * draft.head_dim, 0.0)
+        rows = _block(draft.chunk, length + 1 + draft.chunk, block, width)
+        ends = _dense(1, draft.state_dim, draft.width, width) + _dense(draft.chunk, draft.width, draft.out_dim, width)
         queries = Cost(0.0, float(draft.chunk) * draft.width * width)
         out["draft"] = rows + kv + ends + queries
-        out["verify"] = _expert(dims, length, batch * times, batch, width)
+        out["verify"] = _expert(dims, length, times, width)
     return out
 
 

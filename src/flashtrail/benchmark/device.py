@@ -1,12 +1,13 @@
 """The device itself: what it can do at most, measured, and its clocks and power, read and never set.
 
-Knows no model. The ceilings are one large copy and one large matrix product of this machine, now; a shared or
-throttled device shows a lower ceiling, and shares of it then flatter.
+Knows no model; how busy the host is, machine.py says. The ceilings are one large copy and one large matrix product of
+this machine, now; a shared or throttled device shows a lower ceiling, and shares of it then flatter.
 """
 
 from __future__ import annotations
 
-import os
+import contextlib
+import importlib.metadata
 import platform
 import shutil
 import subprocess
@@ -68,13 +69,10 @@ def _wait(where: torch.device) -> None:
         torch.cuda.synchronize(where)
 
 
-def state(device: str) -> dict[str, Any]:
-    """Clocks, power and temperature as nvidia-smi reads them, and the load of the host's processors; {} if unknown."""
+def clocks(device: str) -> dict[str, Any]:
+    """Clocks, power and temperature of a GPU as nvidia-smi reads them; {} for a CPU."""
     where = weights.resolve_device(device)
-    found: dict[str, Any] = {"load_1min": round(os.getloadavg()[0], 2), "processors": os.cpu_count()}
-    if where.type == "cuda":
-        found |= smi(_uuid(where))
-    return found
+    return smi(_uuid(where)) if where.type == "cuda" else {}
 
 
 def _uuid(where: torch.device) -> str | None:
@@ -103,24 +101,11 @@ def about(device: str) -> dict[str, Any]:
     """Name of the device and versions of what computes on it."""
     where = weights.resolve_device(device)
     versions = {"torch": torch.__version__, "python": platform.python_version()}
-    try:
-        import triton
-
-        versions["triton"] = triton.__version__
-    except ImportError:
-        pass
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        versions["triton"] = importlib.metadata.version("triton")
     if where.type == "cuda":
         name = torch.cuda.get_device_name(where)
         versions |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
     else:
         name = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
     return {"device": str(where), "name": name, "versions": versions}
-
-
-def busy(before: dict[str, Any], after: dict[str, Any], threads: int) -> str | None:
-    """A warning where the host had more to do than this benchmark; None where it had not, or nobody knows."""
-    load, processors = max(s.get("load_1min", 0.0) for s in (before, after)), before.get("processors") or 1
-    others = load - threads
-    if others > 0.25 * processors:
-        return f"the machine was busy (load {load:.1f} on {processors} processors): these times are upper bounds"
-    return None

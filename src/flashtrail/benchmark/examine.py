@@ -1,6 +1,6 @@
 """Are the kernels right on this device, and worth while? Asked once for each policy and device, before it is served.
 
-    python -m flashtrail.benchmark.examine --artifact DIR --draft DIR --device cuda --dtype bfloat16 --json FILE
+    python -m flashtrail.benchmark examine --artifact DIR --draft DIR --device cuda --dtype bfloat16 --json FILE
 
 The same rounds go through the PyTorch stages in a wider number format, in the one that is to serve, and through the
 kernels: every number of views, short and long prompts, one session and several in a pass. The kernels may be as far
@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import gc
 import importlib.metadata
+import importlib.util
 import statistics
-import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -29,7 +29,7 @@ from flashtrail.base import commands, provenance
 from flashtrail.policies.pi0 import backends, weights
 from flashtrail.policies.pi0.dims import Pi0Dims
 from flashtrail.policies.pi0.engine import Call, Engine, RoundResult
-from flashtrail.policies.pi0.errors import ArtifactError, DeviceError, FlashError
+from flashtrail.policies.pi0.errors import DeviceError
 from flashtrail.policies.pi0.runtime import ModelInputs, TorchRuntime
 from flashtrail.policies.pi0.settings import FlashSettings
 from flashtrail.policies.pi0.verify import Floats, distances, judge
@@ -284,10 +284,7 @@ def _record(
     device: str, dtype: str, backend: str, why: str, worst: dict[str, float], ms: dict[str, Any]
 ) -> dict[str, Any]:
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") and torch.cuda.is_available() else device
-    try:
-        triton = importlib.metadata.version("triton")
-    except importlib.metadata.PackageNotFoundError:
-        triton = None
+    triton = importlib.metadata.version("triton") if importlib.util.find_spec("triton") else None
     versions = {"torch": torch.__version__, "triton": triton}
     return {"version": 1, "backend": backend, "why": why, "device": device, "device_name": name, "dtype": dtype} | {
         "versions": versions,
@@ -296,10 +293,10 @@ def _record(
     }
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Print the verdict and write the record; 2 and one line where not even PyTorch can run."""
+def main(words: Sequence[str]) -> int:
+    """Print the verdict and write the record; FlashError where not even PyTorch can run."""
     parser = commands.Parser(
-        prog="python -m flashtrail.benchmark.examine", description="Are the kernels right on this device, and faster?"
+        prog="python -m flashtrail.benchmark examine", description="Are the kernels right on this device, and faster?"
     )
     add = parser.add_argument
     add("--artifact", type=Path, required=True, metavar="DIR")
@@ -309,16 +306,8 @@ def main(words: Sequence[str] | None = None) -> int:
     add("--together", type=int, default=1, metavar="N", help="sessions that may share a pass (default: 1)")
     add("--json", type=Path, metavar="FILE")
     found = parser.parse_args(words)
-    try:
-        record = check(found.artifact, found.draft, found.device, found.dtype, found.together)
-    except (ArtifactError, DeviceError, FlashError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    record = check(found.artifact, found.draft, found.device, found.dtype, found.together)
     print(f"backend {record['backend']}: {record['why']}")
     if found.json is not None:
         provenance.json_dump(record, found.json)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(commands.run(main, "examine"))

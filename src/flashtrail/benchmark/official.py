@@ -20,10 +20,9 @@ import torch
 from torch import Tensor
 
 from flashtrail.base.errors import UserError
-from flashtrail.benchmark.presets import PI0_LIBERO
 from flashtrail.benchmark.workload import POOL, ROUTES, Workload
 from flashtrail.policies.pi0 import weights
-from flashtrail.policies.pi0.dims import DraftDims
+from flashtrail.policies.pi0.dims import PI0_LIBERO, DraftDims
 from flashtrail.policies.pi0.settings import FlashSettings
 
 RUNTIME = "scripts.spec.triton.triton_pi0_runtime"

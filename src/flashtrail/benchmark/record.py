@@ -1,15 +1,16 @@
-"""From rounds to a record: percentiles with intervals, shares of the roofline, ratios, and targets with verdicts.
+"""From rounds to a record, and the record as text: percentiles with intervals, shares of the roofline, targets.
 
 Plain data in and out, ready for JSON. Knows statistics and costs; no device and no clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from flashtrail.benchmark.costs import ROUTE_STAGES, Ceiling, Cost, route_costs
-from flashtrail.benchmark.turns import Samples
+from flashtrail.benchmark.workload import Samples
 from flashtrail.statistics import intervals
 from flashtrail.statistics.intervals import LEVEL, P99_MIN_ROUNDS, Quantile
 
@@ -50,22 +51,27 @@ def _plain(found: Quantile) -> dict[str, Any]:
     return {"value": found.value, "interval": interval}
 
 
-def rounds(samples: Samples) -> dict[str, dict[str, dict[str, Any]]]:
-    """Contender -> route -> stage -> summary."""
-    out: dict[str, dict[str, dict[str, Any]]] = {}
+def judged(samples: Samples, demands: Mapping[str, Cost], ceiling: Ceiling | None, kind: str) -> dict[str, Any]:
+    """What is made of the rounds on a device of this kind: summaries, demands and floors, comparisons, targets."""
+    rounds: dict[str, dict[str, dict[str, Any]]] = {}  # contender -> route -> stage -> summary
     for (name, route), stages in samples.items():
-        out.setdefault(name, {})[route] = {stage: summary(times) for stage, times in stages.items()}
-    return out
+        rounds.setdefault(name, {})[route] = {stage: summary(times) for stage, times in stages.items()}
+    floor_ms = {} if ceiling is None else floors(demands, ceiling)
+    compared = comparisons(samples, floor_ms)
+    return {
+        "ceiling": None if ceiling is None else asdict(ceiling),
+        "rounds": rounds,
+        "demands": {name: _demand(cost, ceiling) for name, cost in demands.items()},
+        "floors_ms": floor_ms,
+        "comparisons": compared,
+        "targets": verdicts(compared, ON_CUDA if kind == "cuda" else ON_CPU),
+    }
 
 
-def demands(stages: Mapping[str, Cost], ceiling: Ceiling | None) -> dict[str, Any]:
-    """Stage -> FLOPs and bytes from the dims and, with a ceiling, the time it allows at least and what sets it."""
-    out: dict[str, Any] = {}
-    for name, cost in stages.items():
-        out[name] = {"flops": cost.flops, "bytes": cost.bytes}
-        if ceiling is not None:
-            out[name] |= {"floor_ms": cost.floor_ms(ceiling), "bound": cost.bound(ceiling)}
-    return out
+def _demand(cost: Cost, ceiling: Ceiling | None) -> dict[str, Any]:
+    """FLOPs and bytes from the dims and, with a ceiling, the time in ms that it allows at least and what sets it."""
+    limits = {} if ceiling is None else {"floor_ms": cost.floor_ms(ceiling), "bound": cost.bound(ceiling)}
+    return {**asdict(cost), **limits}
 
 
 def floors(stages: Mapping[str, Cost], ceiling: Ceiling) -> dict[str, float]:
@@ -75,41 +81,30 @@ def floors(stages: Mapping[str, Cost], ceiling: Ceiling) -> dict[str, float]:
 
 def comparisons(samples: Samples, floor_ms: Mapping[str, float]) -> dict[str, dict[str, Any]]:
     """What is compared -> value and interval: other contenders, the two routes, p99 to p50, share of the roofline."""
-    out: dict[str, dict[str, Any]] = {}
-
-    def of(name: str, route: str) -> list[float]:
-        return samples.get((name, route), {}).get("round", [])
-
-    for name, route in samples:
-        if name != "engine":
-            out[f"{route} round, engine / {name}"] = _ratio(of("engine", route), of(name, route))
-    if of("engine", "draft"):
-        out["draft round / full round"] = _ratio(of("engine", "draft"), of("engine", "full"))
-    for route in ROUTE_STAGES:
-        times = of("engine", route)
-        if not times:
-            continue
-        if len(times) >= P99_MIN_ROUNDS:
-            out[f"{route} round, p99 / p50"] = _steadiness(times)
+    times = {key: stages.get("round", []) for key, stages in samples.items()}
+    out = {
+        f"{route} round, engine / {name}": _quotient(times["engine", route], other)
+        for (name, route), other in times.items()
+        if name != "engine"
+    }
+    if ("engine", "draft") in times:
+        out["draft round / full round"] = _quotient(times["engine", "draft"], times["engine", "full"])
+    for route in (route for route in ROUTE_STAGES if ("engine", route) in times):
+        own = times["engine", route]
+        if len(own) >= P99_MIN_ROUNDS:
+            out[f"{route} round, p99 / p50"] = _quotient(own, own, 0.99)
         if route in floor_ms:
-            out[f"{route} round, share of the roofline"] = _share(times, floor_ms[route])
+            out[f"{route} round, share of the roofline"] = _share(own, floor_ms[route])
     return out
 
 
-def _ratio(a: Sequence[float], b: Sequence[float]) -> dict[str, Any]:
-    """Medians' ratio; without an interval where there are too few rounds for one."""
-    found = intervals.median_ratio(a, b)
-    if found is not None:
-        return {"value": found.ratio, "interval": [found.interval.low, found.interval.high]}
-    return {"value": intervals.quantile(a, 0.5).value / intervals.quantile(b, 0.5).value, "interval": None}
-
-
-def _steadiness(times: Sequence[float]) -> dict[str, Any]:
-    top, middle = intervals.quantile(times, 0.99, HALF_ERROR), intervals.quantile(times, 0.5, HALF_ERROR)
+def _quotient(above: Sequence[float], below: Sequence[float], q: float = 0.5) -> dict[str, Any]:
+    """A quantile over a median; without an interval where there are too few rounds for one (Bonferroni of two)."""
+    top, bottom = intervals.quantile(above, q, HALF_ERROR), intervals.quantile(below, 0.5, HALF_ERROR)
     interval = None
-    if top.interval is not None and middle.interval is not None:
-        interval = [top.interval.low / middle.interval.high, top.interval.high / middle.interval.low]
-    return {"value": top.value / middle.value, "interval": interval}
+    if top.interval is not None and bottom.interval is not None:
+        interval = [top.interval.low / bottom.interval.high, top.interval.high / bottom.interval.low]
+    return {"value": top.value / bottom.value, "interval": interval}
 
 
 def _share(times: Sequence[float], floor_ms: float) -> dict[str, Any]:
@@ -138,3 +133,98 @@ def _verdict(found: Mapping[str, Any], bound: float, below: bool) -> str:
     if below:
         return "met" if high <= bound else "not met" if low > bound else "open"
     return "met" if low >= bound else "not met" if high < bound else "open"
+
+
+# --- as text ---
+
+_ORDER = ("encoder", "prefill", "denoise", "draft", "verify", "round", "call")
+
+
+def text(record: Mapping[str, Any]) -> str:
+    """The whole record, ready to print."""
+    return "\n".join(_lines(record))
+
+
+def _lines(record: Mapping[str, Any]) -> Iterator[str]:
+    work, engine, device = record["workload"], record["engine"], record["device"]
+    yield (
+        f"{work['policy']}: {work['views']} views, {work['prompt']} prompt tokens, chunk {work['chunk']}, "
+        f"{work['steps']} steps, {engine['dtype']}, batch 1"
+    )
+    yield f"engine: backend {engine['backend']} ({engine['backend_why']}), {_times(record)}"
+    versions = ", ".join(f"{name} {version}" for name, version in device["versions"].items())
+    yield f"device: {device['device']}, {device['name']}; {versions}"
+    if ceiling := record["ceiling"]:
+        yield (
+            f"ceilings, {ceiling['name']}: {ceiling['bytes_per_s'] / 1e9:,.1f} GB/s (one large copy), "
+            f"{ceiling['flops_per_s'] / 1e12:,.2f} TFLOP/s (one large product)"
+        )
+    for when in ("before", "after"):
+        if clocks := {k: v for k, v in record["state"][when].items() if k.startswith(("clocks.", "power", "temp"))}:
+            yield f"read {when}: " + ", ".join(f"{name} {value}" for name, value in clocks.items())
+    if official := record.get("official"):
+        said = f"a stand-in: {official['stand_in']}" if official["stand_in"] else f"commit {official['commit']}"
+        yield f"official checkout: {said}"
+    for note in record["notes"]:
+        yield f"note: {note}"
+    for name, routes in record["rounds"].items():
+        for route, stages in routes.items():
+            yield ""
+            yield from _block(name, route, stages, record["demands"] if name == "engine" else {}, record["floors_ms"])
+    yield ""
+    for what, found in record["comparisons"].items():
+        yield f"{what}: {_with_interval(found, '.3f')}"
+    yield ""
+    for target in record["targets"]:
+        sign = "<=" if target["at_most"] else ">="
+        seen = _with_interval(target, ".3f") if "value" in target else "-"
+        yield f"target {target['target']} {sign} {target['bound']:g}: {seen}, {target['verdict']}"
+
+
+def _times(record: Mapping[str, Any]) -> str:
+    if record["settings"]["official_time_bias"]:
+        return "verification times clamped as the official verifier does (official_time_bias)"
+    return "verification at the true times"
+
+
+def _with_interval(found: Mapping[str, Any], form: str) -> str:
+    if found["interval"] is None:
+        return f"{found['value']:{form}} (too few rounds for an interval)"
+    low, high = found["interval"]
+    return f"{found['value']:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def _block(
+    name: str,
+    route: str,
+    stages: Mapping[str, Any],
+    demands: Mapping[str, Any],
+    floors: Mapping[str, float],
+) -> Iterator[str]:
+    count = stages["round"]["n"]
+    yield f"{name}, {route} round, n = {count}, ms"
+    yield (
+        f"{'stage':<9} {'p50':>9} {'95 % interval':>21} {'p90':>9} {'p95':>9} {'p99':>9} {'max':>9}"
+        f" {'GFLOP':>9} {'MB':>9} {'floor':>8} {'share':>6}"
+    )
+    for stage in (s for s in _ORDER if s in stages):
+        found = stages[stage]
+        cells = [_number(found[p]) for p in ("p90", "p95", "p99")]
+        line = f"{stage:<9} {_number(found['p50'])} {_interval(found['p50']):>21} {' '.join(cells)} {found['max']:9.3f}"
+        demand = demands.get(stage)
+        floor = demand.get("floor_ms") if demand else floors.get(route) if stage == "round" and demands else None
+        line += f" {demand['flops'] / 1e9:9.3f} {demand['bytes'] / 1e6:9.2f}" if demand else f" {'':9} {'':9}"
+        if floor is not None:
+            line += f" {floor:8.3f} {100 * floor / found['p50']['value']:5.1f}%"
+        yield line.rstrip()
+    tails = {p: stages["round"][p] for p in ("p90", "p95", "p99") if stages["round"][p] is not None}
+    if tails:
+        yield "round, 95 % intervals: " + ", ".join(f"{p} {_interval(found)}" for p, found in tails.items())
+
+
+def _number(found: Mapping[str, Any] | None) -> str:
+    return f"{'-':>9}" if found is None else f"{found['value']:9.3f}"
+
+
+def _interval(found: Mapping[str, Any]) -> str:
+    return "-" if found["interval"] is None else f"[{found['interval'][0]:.3f}, {found['interval'][1]:.3f}]"

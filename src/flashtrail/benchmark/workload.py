@@ -1,20 +1,16 @@
 """What is timed: random inputs of one shape, random or loaded weights, and rounds of the engine on them.
 
-A contender gives one round's times at a time, so that several can take turns (turns.py). Knows no clock but the
-engine's and no statistics.
+A contender gives one round's times at a time, so that several can take turns and a drifting device is all's drift.
+Knows no clock but the engine's and no statistics.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from flashtrail.base.errors import UserError
 from flashtrail.policies.pi0 import backends, weights
@@ -26,6 +22,7 @@ from flashtrail.policies.pi0.verify import Floats
 
 ROUTES = ("full", "draft")
 POOL = 4  # different observations and noises, taken in turn
+Samples = dict[tuple[str, str], dict[str, list[float]]]  # (contender, route) -> stage -> ms of each round
 
 
 class Contender(Protocol):
@@ -75,41 +72,16 @@ class Workload:
         return [rng.standard_normal(shape).astype(np.float32) for _ in range(POOL)]
 
 
-def random_weights(shapes: Mapping[str, tuple[int, ...]], device: str, dtype: str, seed: int) -> dict[str, Tensor]:
-    """Weights of these shapes, made on the device: norms as at initialisation, the rest normal / sqrt(fan in)."""
-    where, number = weights.resolve_device(device), weights.resolve_dtype(dtype)
-    generator = torch.Generator(where).manual_seed(seed)
-    out = {}
-    for name, shape in shapes.items():
-        tensor = torch.zeros(shape, device=where, dtype=number)
-        if name.endswith(".scale") and name.startswith("vision."):
-            tensor.fill_(1.0)
-        elif not name.endswith((".bias", ".scale")):
-            fan_in = shape[-1] if name in ("embed.weight", "vision.pos_embed", "action_queries") else shape[-2]
-            tensor.normal_(0.0, 1.0 / math.sqrt(fan_in), generator=generator)
-        out[name] = tensor
-    return out
-
-
-def random_runtime(
-    dims: Pi0Dims, draft: DraftDims, device: str, dtype: str, backend: str, settings: FlashSettings
-) -> TorchRuntime:
-    """A runtime of these dims with random weights, warmed up where it records. Raises DeviceError, SettingsError."""
-    choice = backends.choose(backend, device, dtype)
+def random_runtime(workload: Workload, device: str, dtype: str, backend: str, settings: FlashSettings) -> TorchRuntime:
+    """A runtime with random weights, warmed up where it records. Raises DeviceError, SettingsError."""
+    choice, dims, draft = backends.choose(backend, device, dtype), workload.dims, workload.draft
+    assert draft is not None
     backends.check_device(device, dtype, dims)
-    base = random_weights(weights.base_shapes(dims), device, dtype, 0)
-    head = random_weights(weights.draft_shapes(draft), device, dtype, 1)
+    base, head = weights.init_base(dims, 0, device, dtype), weights.init_draft(draft, 1, device, dtype)
     runtime = backends.runtime_class(choice.name)(base, dims, head, draft)
     runtime.backend_why = choice.why
     backends.warm_up(runtime, settings)
     return runtime
-
-
-def loaded_runtime(
-    base: Path, draft: Path | None, device: str, dtype: str, backend: str, settings: FlashSettings
-) -> TorchRuntime:
-    """A runtime from artifact directories. Raises ArtifactError, DeviceError."""
-    return backends.load_runtime(base, draft, device, dtype, backend, settings)
 
 
 class EngineRounds:
@@ -140,6 +112,27 @@ class EngineRounds:
             raise RuntimeError(f"a {result.route} round came where a {route} round was forced")
         return {**result.stage_ms, "round": result.wall_ms, "call": call_ms}
 
-    def about(self) -> dict[str, Any]:
-        """What the runtime says of itself, with captures and compilations after its warm-up, if it counts them."""
-        return self.runtime.describe()
+
+def take_turns(
+    contenders: Sequence[Contender], rounds: int, warmup: int, report: Callable[[str], None] = lambda line: None
+) -> Samples:
+    """Time `rounds` rounds of each contender's each route after `warmup` of them that are not kept.
+
+    Who goes first changes from turn to turn. The routes of a contender keep their order, full first, because a draft
+    round needs a full one before it.
+    """
+    found: Samples = {(c.name, route): {} for c in contenders for route in c.routes}
+    count = len(contenders)
+    for turn in range(-warmup, rounds):
+        for offset in range(count):
+            contender = contenders[(turn + offset) % count]
+            for route in contender.routes:
+                times = contender.round(route, turn % (1 << 30))
+                if turn < 0:
+                    continue
+                for stage, ms in times.items():
+                    found[contender.name, route].setdefault(stage, []).append(ms)
+        done = turn + 1
+        if done > 0 and (done % max(1, rounds // 4) == 0 or done == rounds):
+            report(f"{done} of {rounds} turns")
+    return found

@@ -16,8 +16,8 @@ from typing import Any
 
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
-from flashtrail.benchmark.presets import PI0_LIBERO
 from flashtrail.checkpoints import artifact, convert, official, pickles
+from flashtrail.policies.pi0.dims import PI0_LIBERO
 
 BASE, DRAFT, SIDECAR = "base/base_weights.pkl", "draft/draft_triton.pkl", "flashtrail.json"
 STATS = Path("assets/physical-intelligence/libero/norm_stats.json")

@@ -36,15 +36,9 @@ class DraftRecipe:
     seed: int = 0
 
 
-def draft_dims(dims: Pi0Dims) -> DraftDims:
-    """The draft block has the prefix transformer's sizes, so that it can start from its layer 0."""
-    g = dims.prefix
-    return DraftDims(g.width, g.mlp_dim, g.num_heads, g.num_kv_heads, g.head_dim, state_dim=dims.action_dim)
-
-
 def initial(dims: Pi0Dims, weights: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
     """Random state token, queries and head; the block copied from layer 0 of the prefix transformer."""
-    tensors = init_draft(draft_dims(dims), seed)
+    tensors = init_draft(DraftDims.like(dims), seed)
     for name in ("input_norm.scale", "post_norm.scale", *(f"{n}.weight" for n in ("q", "k", "v", "o"))):
         tensors[name] = weights[f"prefix.layers.{name}"][0].clone()
     for name in ("gate.weight", "up.weight", "down.weight"):
@@ -91,7 +85,7 @@ def train(
     tensors: dict[str, Tensor], dims: Pi0Dims, lesson: dict[str, Tensor], recipe: DraftRecipe
 ) -> tuple[dict[str, Tensor], list[float]]:
     """Fit the draft tensors to the lesson's chunks; return them and the loss at every 100th step."""
-    ddims, curve, recent = draft_dims(dims), [], []
+    ddims, curve, recent = DraftDims.like(dims), [], []
     tensors = {k: v.clone().requires_grad_(True) for k, v in tensors.items()}
     optimizer = torch.optim.AdamW(list(tensors.values()), lr=recipe.rate, weight_decay=1e-4)
     for step in range(recipe.steps):
@@ -122,7 +116,7 @@ def agreement(tensors: dict[str, Tensor], dims: Pi0Dims, lesson: dict[str, Tenso
     median over (frame, step), and k of n frames whose largest step distance stays within `tau`.
     """
     parts = [
-        propose(tensors, draft_dims(dims), *(lesson[k][i : i + 64] for k in ("emb", "valid", "state")))
+        propose(tensors, DraftDims.like(dims), *(lesson[k][i : i + 64] for k in ("emb", "valid", "state")))
         for i in range(0, len(lesson["emb"]), 64)
     ]
     result: dict[str, Any] = {"tau": tau, "n": len(lesson["emb"])}

@@ -21,9 +21,9 @@ from torch import Tensor
 from flashtrail.base.errors import UserError, nearest
 from flashtrail.base.provenance import json_dump, json_load, write_atomic
 from flashtrail.checkpoints.artifact import convert_base, convert_draft
-from flashtrail.policies.pi0.dims import Pi0Dims
+from flashtrail.policies.pi0.dims import DraftDims, Pi0Dims, nano_dims
 from flashtrail.training import dataset, demonstrations, draft, evaluate, export, tokenizer
-from flashtrail.training.policy import DELTA_ACTIONS, Recipe, Trainer, nano_dims
+from flashtrail.training.policy import DELTA_ACTIONS, Recipe, Trainer
 
 BASE, DROPOUT = "pi0_nano", "pi0_nano_dropout"
 RECIPES = {
@@ -168,7 +168,7 @@ def write_policy(place: Workplace, name: str) -> Path:
     packed = None
     if head.is_file():
         saved = torch.load(head, weights_only=True)
-        packed = export.draft_file(saved["tensors"], draft.draft_dims(dims), saved["meta"])
+        packed = export.draft_file(saved["tensors"], DraftDims.like(dims), saved["meta"])
     stats = json_load(place.root / "norm_stats.json")
     export.write_source(target, averaged(place, name), dims, stats, words, packed, delta_actions=DELTA_ACTIONS)
     artifact = place.variant(name) / "artifact"

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from flashtrail.base.provenance import write_atomic
-from flashtrail.policies.pi0.dims import GemmaDims, Pi0Dims, Stem, StemLayer, VisionDims
+from flashtrail.policies.pi0.dims import Pi0Dims
 from flashtrail.policies.pi0.expert import velocity
 from flashtrail.policies.pi0.prefix import embed_prompt, prefill
 from flashtrail.policies.pi0.vision import encode_images
@@ -31,23 +31,6 @@ ACTION_DIMS, STATE_DIMS = 7, 8
 # radian apart between tasks) into the target: at this size its error then turns the hand a little further at every
 # query (docs/training.md).
 DELTA_ACTIONS = False
-
-
-def nano_dims(vocab_size: int, stem: bool = True) -> Pi0Dims:
-    """The dims of pi0_nano: pi0's structure, smaller; `stem=False` is the patch encoder (patch 32)."""
-    layers = (StemLayer(5, 2, 16), StemLayer(3, 2, 32), StemLayer(3, 2, 64), StemLayer(3, 2, 128))
-    vision = VisionDims(
-        width=128,
-        depth=1 if stem else 3,
-        mlp_dim=256,
-        num_heads=4,
-        head_dim=32,
-        patch=None if stem else 32,
-        stem=Stem(layers, pool=2) if stem else None,
-    )
-    prefix = GemmaDims(width=128, depth=3, mlp_dim=256, num_heads=4, num_kv_heads=1, head_dim=32)
-    expert = GemmaDims(width=96, depth=3, mlp_dim=256, num_heads=4, num_kv_heads=1, head_dim=32)
-    return Pi0Dims(vision=vision, prefix=prefix, expert=expert, vocab_size=vocab_size)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from flashtrail.policies.pi0.settings import FlashSettings
 BACKENDS = ("auto", "torch", "triton")
 MEMORY = Path("/proc/meminfo")
 _SUPPORTED = "float32", "bfloat16"
-EXAMINE = "python -m flashtrail.benchmark.examine"
+EXAMINE = "python -m flashtrail.benchmark examine"
 ROOM = 1.5  # fused products are built beside their parts (weights.prepare); buffers, activations, libraries
 
 

@@ -177,6 +177,12 @@ class DraftDims:
     out_dim: int = 7
 
     @classmethod
+    def like(cls, base: Pi0Dims) -> DraftDims:
+        """A block of the prefix transformer's sizes, so that a head can start from its layer 0."""
+        g = base.prefix
+        return cls(g.width, g.mlp_dim, g.num_heads, g.num_kv_heads, g.head_dim, state_dim=base.action_dim)
+
+    @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DraftDims:
         """From a draft manifest's `dims`."""
         return _build(cls, values, "dims (draft)")
@@ -199,3 +205,33 @@ class DraftDims:
                     f"the draft head was made for other dims: its {name} is {ours}, the base policy needs {theirs}; "
                     "use the draft trained for this policy, or serve without --draft"
                 )
+
+
+# --- known policies ---
+
+PI0_LIBERO = Pi0Dims(
+    vision=VisionDims(width=1152, depth=27, mlp_dim=4304, num_heads=16, head_dim=72, patch=14),
+    prefix=GemmaDims(width=2048, depth=18, mlp_dim=16384, num_heads=8, num_kv_heads=1, head_dim=256),
+    expert=GemmaDims(width=1024, depth=18, mlp_dim=4096, num_heads=8, num_kv_heads=1, head_dim=256),
+    vocab_size=257152,
+)
+
+
+def nano_dims(vocab_size: int, stem: bool = True) -> Pi0Dims:
+    """The dims of pi0_nano: pi0's structure, smaller; `stem=False` is the patch encoder (patch 32)."""
+    layers = (StemLayer(5, 2, 16), StemLayer(3, 2, 32), StemLayer(3, 2, 64), StemLayer(3, 2, 128))
+    vision = VisionDims(
+        width=128,
+        depth=1 if stem else 3,
+        mlp_dim=256,
+        num_heads=4,
+        head_dim=32,
+        patch=None if stem else 32,
+        stem=Stem(layers, pool=2) if stem else None,
+    )
+    prefix = GemmaDims(width=128, depth=3, mlp_dim=256, num_heads=4, num_kv_heads=1, head_dim=32)
+    expert = GemmaDims(width=96, depth=3, mlp_dim=256, num_heads=4, num_kv_heads=1, head_dim=32)
+    return Pi0Dims(vision=vision, prefix=prefix, expert=expert, vocab_size=vocab_size)
+
+
+PRESETS = {"pi0_libero": PI0_LIBERO, "pi0_nano": nano_dims(vocab_size=64)}

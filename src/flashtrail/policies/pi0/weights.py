@@ -97,34 +97,33 @@ def draft_shapes(d: DraftDims) -> Shapes:
     }
 
 
-def _init(shapes: Shapes, seed: int) -> dict[str, Tensor]:
-    """Float32 tensors: LayerNorm one, RMSNorm (1 + scale) zero, biases zero, weights normal / sqrt(fan in)."""
-    generator = torch.Generator().manual_seed(seed)
+def _init(shapes: Shapes, seed: int, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Tensors made on the device: LayerNorm one, RMSNorm (1 + scale) and biases zero, else normal / sqrt(fan in)."""
+    generator = torch.Generator(device).manual_seed(seed)
     out = {}
     for name, shape in shapes.items():
-        if name.endswith(".bias"):
-            out[name] = torch.zeros(shape)
-        elif name.endswith(".scale"):
-            out[name] = torch.ones(shape) if name.startswith("vision.") else torch.zeros(shape)
+        if name.endswith((".bias", ".scale")):
+            one = name.endswith(".scale") and name.startswith("vision.")
+            out[name] = torch.full(shape, float(one), device=device, dtype=dtype)
+            continue
+        if name in ("embed.weight", "vision.pos_embed", "action_queries"):
+            fan_in = shape[-1]  # rows of a table: unit norm
+        elif ".stem." in name:
+            fan_in = shape[0] * shape[1] * shape[2] // 2  # a ReLU follows: keep the variance
         else:
-            if name in ("embed.weight", "vision.pos_embed", "action_queries"):
-                fan_in = shape[-1]  # rows of a table: unit norm
-            elif ".stem." in name:
-                fan_in = shape[0] * shape[1] * shape[2] // 2  # a ReLU follows: keep the variance
-            else:
-                fan_in = shape[-2]
-            out[name] = torch.randn(shape, generator=generator) / math.sqrt(fan_in)
+            fan_in = shape[-2]
+        out[name] = torch.randn(shape, generator=generator, device=device, dtype=dtype).div_(math.sqrt(fan_in))
     return out
 
 
-def init_base(dims: Pi0Dims, seed: int) -> dict[str, Tensor]:
-    """Random float32 weights of a policy, reproducible from `seed`."""
-    return _init(base_shapes(dims), seed)
+def init_base(dims: Pi0Dims, seed: int, device: str = "cpu", dtype: str = "float32") -> dict[str, Tensor]:
+    """Random weights of a policy, reproducible from `seed` on a device."""
+    return _init(base_shapes(dims), seed, resolve_device(device), resolve_dtype(dtype))
 
 
-def init_draft(ddims: DraftDims, seed: int) -> dict[str, Tensor]:
-    """Random float32 weights of a draft head, reproducible from `seed`."""
-    return _init(draft_shapes(ddims), seed)
+def init_draft(ddims: DraftDims, seed: int, device: str = "cpu", dtype: str = "float32") -> dict[str, Tensor]:
+    """Random weights of a draft head, reproducible from `seed` on a device."""
+    return _init(draft_shapes(ddims), seed, resolve_device(device), resolve_dtype(dtype))
 
 
 def unbind(w: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -7,21 +7,17 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
 
 from flashtrail.base.errors import UserError
-from flashtrail.benchmark import launches
-from flashtrail.benchmark.launches import CARDS, Launch, StandIn, Watched, on_paper
-from flashtrail.benchmark.presets import preset
-from flashtrail.benchmark.resources import Resources, _dots, _widths
-from flashtrail.benchmark.streaming import Stream, stream
+from flashtrail.benchmark import compilation
+from flashtrail.benchmark.compilation import CARDS, Resources, StandIn, Watched, launches_of
+from flashtrail.policies.pi0.dims import PRESETS
 from flashtrail.policies.pi0.kernels import attention, decide, products, rows
 
 L40S, H200 = CARDS["L40S"], CARDS["H200"]
-linear_residual, judge = products.linear_residual_kernel, decide.judge_kernel
 
 
 def command(tmp_path, *words):
@@ -30,7 +26,7 @@ def command(tmp_path, *words):
     clean = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}
     words = [*words, "--policy", "pi0_libero", "--views", "1", "--together", "1", "--json", str(record)]
     ran = subprocess.run(
-        [sys.executable, "-m", "flashtrail.benchmark.kernels", *words], env=clean, capture_output=True, text=True
+        [sys.executable, "-m", "flashtrail.benchmark", "compile", *words], env=clean, capture_output=True, text=True
     )
     assert record.exists(), ran.stderr
     return ran.returncode, json.loads(record.read_text())["compiled"][0]["kernels"], ran.stdout
@@ -46,10 +42,11 @@ def test_the_hot_kernels_compile_for_an_h200_in_bfloat16(tmp_path):
     assert {one["kernel"] for one in kernels} == set(names)
     for one in kernels:
         found = one["resources"]
-        assert found["spilled"] == 0 and found["shared"] <= H200.shared_block
-        assert any(name.startswith("HGMMA") for name in found["matrix"]), one
+        assert found["spilled"] == 0 and found["shared"] <= H200.shared
+        assert any(name.startswith("HGMMA") for name in found["instructions"]), one
         # Weights and rows go to shared memory 16 bytes a thread, and nothing narrower is copied.
-        assert set(found["copies"]) == {"16"} and found["copies"]["16"] >= 16, one
+        copies = {name: n for name, n in found["instructions"].items() if name.startswith("LDGSTS")}
+        assert sum(copies.values()) >= 16 and all(".128" in name for name in copies), one
 
 
 @pytest.mark.slow
@@ -62,7 +59,8 @@ def test_float32_compiles_for_an_l40s_without_tf32(tmp_path):
     assert code == 0 and "0 faults" in printed, printed
     for one in kernels:
         found = one["resources"]
-        assert found["spilled"] == 0 and found["shared"] <= L40S.shared_block and not found["matrix"], one
+        assert found["spilled"] == 0 and found["shared"] <= L40S.shared, one
+        assert not any(name.startswith(compilation.MATRIX) for name in found["instructions"]), one
         assert found["dots"] and set(found["dots"]) == {"f32 ieee"}
 
 
@@ -70,16 +68,14 @@ def test_float32_compiles_for_an_l40s_without_tf32(tmp_path):
 def test_no_program_does_what_a_capture_refuses(name):
     """Every body of warm-up, over meta tensors: no host memory, no wait for a number, no random draw."""
     script = f"""
-from flashtrail.benchmark.kernels import thin
-from flashtrail.benchmark.launches import CARDS, on_paper
-from flashtrail.benchmark.presets import preset
-dims, draft = preset({name!r})
-paper = on_paper(CARDS["H200"], thin(dims), draft, "bfloat16", 2)
-assert not paper.forbidden, paper.forbidden
-print(*sorted({{one.kernel for one in paper.launches}}))
+from flashtrail.benchmark.compilation import CARDS, launches_of, thin
+from flashtrail.policies.pi0.dims import PRESETS
+dims = PRESETS[{name!r}]
+launches, forbidden = launches_of(CARDS["H200"], thin(dims), "bfloat16", 2)
+assert not forbidden, forbidden
+print(*sorted({{one.kernel for one in launches.values()}}))
 if {name!r} == "pi0_nano":  # two layers and two steps stand for all
-    whole = on_paper(CARDS["H200"], dims, draft, "bfloat16", 2)
-    assert {{one.key for one in whole.launches}} == {{one.key for one in paper.launches}}
+    assert set(launches_of(CARDS["H200"], dims, "bfloat16", 2)[0]) == set(launches)
 """
     clean = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     ran = subprocess.run([sys.executable, "-c", script], env=clean, capture_output=True, text=True)
@@ -117,18 +113,18 @@ def test_what_a_capture_takes_is_not_found():
 def test_the_interpreter_has_nothing_to_compile(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     with pytest.raises(UserError, match="TRITON_INTERPRET=1 is set"):
-        on_paper(L40S, *preset("pi0_nano"), "float32")
+        launches_of(L40S, PRESETS["pi0_nano"], "float32")
 
 
 def test_a_stand_in_lies_where_its_view_lies():
     whole = torch.empty(4, 10, dtype=torch.bfloat16, device="meta")
     assert [StandIn(whole[i]).data_ptr() % 16 for i in range(3)] == [0, 4, 8]
-    assert launches.ALIGNED % 16 == 0
+    assert compilation.ALIGNED % 16 == 0
 
 
 def resources(**changed):
-    plain = {"registers": 96, "spilled": 0, "shared": 64 << 10, "warps": 4, "matrix": {"HMMA.16816.F32.BF16": 8}}
-    return Resources(**plain | {"loads": {}, "copies": {16: 8}, "dots": ("bf16 ieee",)} | changed)
+    plain = {"registers": 96, "spilled": 0, "shared": 64 << 10, "scratch": 0, "dots": ["bf16 ieee"]}
+    return Resources(**plain | {"instructions": {"HMMA.16816.F32.BF16": 8, "LDGSTS.E.128": 8}} | changed)
 
 
 def test_faults_are_named():
@@ -136,46 +132,17 @@ def test_faults_are_named():
     assert "120 KiB of shared memory, L40S has 99" in resources(shared=120 << 10).faults(L40S)[0]
     assert resources(shared=120 << 10).faults(H200) == []
     assert resources(spilled=16).faults(L40S) == ["spills 16 bytes"]
-    assert "without matrix instructions" in resources(matrix={}).faults(L40S)[0]
-    assert resources(matrix={}, dots=("f32 ieee",)).faults(L40S) == []
-    assert "tf32" in resources(matrix={}, dots=("f32 tf32",)).faults(L40S)[0]
-    assert "types could not be read" in resources(dots=("bf16 ieee", "? ieee")).faults(L40S)[0]
+    assert "without matrix instructions" in resources(instructions={"LDGSTS.E.128": 8}).faults(L40S)[0]
+    assert resources(instructions={"LDGSTS.E.128": 8}, dots=["f32 ieee"]).faults(L40S) == []
+    assert "tf32" in resources(instructions={"LDGSTS.E.128": 8}, dots=["f32 tf32"]).faults(L40S)[0]
+    assert "types could not be read" in resources(dots=["bf16 ieee", "? ieee"]).faults(L40S)[0]
     assert "scratch memory" in resources(scratch=128).faults(L40S)[0]
 
 
-def test_occupancy_follows_the_scarcest_resource():
-    assert resources().blocks(L40S) == 1  # 65 of 100 KiB each
-    assert resources().blocks(H200) == 3
-    assert resources(shared=0, registers=168).blocks(H200) == 3
-    assert (
-        resources(shared=0, registers=16).blocks(L40S) == 12 and resources(shared=0, registers=16).occupancy(L40S) == 1
-    )
-    assert resources(registers=255, shared=0, warps=16).blocks(L40S) == 0
-
-
-def test_a_prediction_is_set_by_the_scarcest_of_three():
-    stream = Stream("x", 51, weight=4_800_000, cached=5_500_000, programs=128, in_flight=3_840_000)
-    assert stream.predicted(H200) == (pytest.approx(1.8e-6), "memory")  # 1 us of each, and a latency
-    assert replace(stream, in_flight=384_000).predicted(H200) == (pytest.approx(10.8e-6), "in flight")
-    assert replace(stream, cached=55_000_000).predicted(H200) == (pytest.approx(10.8e-6), "cache")
-
-
-def test_a_products_bytes_follow_from_its_tile():
-    x, w = (StandIn(torch.empty(s, dtype=torch.bfloat16, device="meta")) for s in ((51, 4096), (4096, 1024)))
-    constants = {"BM": 64, "BN": 64, "BK": 64, "num_stages": 5}
-    found = stream(Launch(linear_residual, (x, w), constants, {(16, 2, 4): 1, (16, 1, 8): 9}), H200, 1)
-    assert (found.rows, found.weight, found.programs) == (51, 8 << 20, 128)
-    assert found.in_flight == 128 * 4 * 64 * 64 * 2
-    assert found.cached == (8 << 20) + 16 * 51 * 4096 * 2 + 2 * 4 * 8 * 51 * 1024
-    assert stream(Launch(judge, (x, w), constants, {(1,): 1}), H200, 1) is None
-
-
 def test_the_compilers_text_is_read_rightly():
-    names = {"LDG.E.128": 2, "LDG.E.LTC128B.64": 1, "LDG.E": 3, "LDGSTS.E.BYPASS.LTC128B.128": 4, "LDG.E.U16": 5}
-    assert _widths(names, "LDG") == {16: 2, 8: 1, 4: 3, 2: 5} and _widths(names, "LDGSTS") == {16: 4}
     dots = """
       %a = tt.dot %b, %c, %d, inputPrecision = tf32 : tensor<64x32xf32, #x> * tensor<32x16xf32, #y> -> tensor<64x16xf32>
       %e = ttng.warp_group_dot %f, %g, %h : !ttg.memdesc<64x128xbf16, #s, #smem> * !ttg.memdesc<128x16xbf16, #s>
       %i = ttng.warp_group_dot_wait %e {pendings = 0 : i32} : tensor<64x16xf32, #mma>
     """
-    assert _dots(dots) == ["f32 tf32", "bf16 ieee"]
+    assert compilation.products(dots) == ["f32 tf32", "bf16 ieee"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from flashtrail.benchmark.launches import CARDS
+from flashtrail.benchmark.compilation import CARDS
 from flashtrail.policies.pi0.kernels import tiles
 from flashtrail.policies.pi0.kernels.tiles import Chip, blocks
 
-CHIPS = [Chip(c.processors, c.shared_block, wgmma=c.capability == 90) for c in CARDS.values()] + [Chip(4, 99 << 10)]
+CHIPS = [Chip(c.processors, c.shared, wgmma=c.capability == 90) for c in CARDS.values()] + [Chip(4, 99 << 10)]
 # (inner, columns) of pi0_libero's expert and draft head, of pi0_nano, and odd ones.
 SIZES = [(1024, 1280), (1024, 4096), (2048, 1024), (4096, 1024), (16384, 2048), (64, 256), (96, 33), (33, 17)]
 
@@ -44,17 +44,14 @@ def test_every_tile_fits_and_fills(chip, width, rows):
 
 
 def test_one_session_of_pi0_libero_streams_its_weights_with_few_readings_of_x():
-    """What docs/kernels.md says of the expert's products: most processors busy, wide blocks, enough on its way."""
+    """What docs/kernels.md says of the expert's products: most processors busy, wide blocks."""
     for card in CARDS.values():
-        chip = Chip(card.processors, card.shared_block, wgmma=card.capability == 90)
+        chip = Chip(card.processors, card.shared, wgmma=card.capability == 90)
         for inner in (2048, 4096):
             tile = tiles.split_product(51, inner, 1024, chip)
             assert (tile.columns, tile.split) == (64, 8)
-            on_its_way = 128 * (tile.stages - 1) * tile.columns * tile.inner * 2
-            assert on_its_way >= card.in_flight, (card.name, tile)
         gated = tiles.product(51, 1024, 4096, chip, outputs=2)
         assert gated.columns == 32
-        assert 128 * (gated.stages - 1) * 2 * gated.columns * gated.inner * 2 >= card.in_flight
 
 
 @pytest.mark.parametrize(("rows", "width"), [(1, 16), (408, 256), (52224, 1), (7, 4096)])

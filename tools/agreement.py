@@ -1,6 +1,6 @@
 """Honest episodes against verified success: the scripted expert plays, and the two verdicts should agree.
 
-``python -m flashtrail.training.agreement`` plays ten libero_goal tasks x ten init states, one process a task, without
+``python tools/agreement.py`` plays ten libero_goal tasks x ten init states, one process a task, without
 pictures, and prints per task: successes, how many of them are verified, with interval, and every disagreement. The
 expert does what the task says, so a success of its own that is not verified is a fault of the rules (or a success by
 accident: the list says which behaviour is missing). Knows the expert, the simulator and the verdict; no policy.
@@ -102,13 +102,13 @@ def play_all(tasks: Sequence[int], init_states: Sequence[int], processes: int) -
 
 
 def _in_process(task_id: int, init_states: Sequence[int]) -> list[Played]:
-    source = str(Path(__file__).resolve().parents[2])
+    source = str(Path(__file__).resolve().parents[1] / "src")
     path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH", "")]))
     with tempfile.TemporaryDirectory() as directory:
         answer = Path(directory) / "played.json"
         words = [str(task_id), json.dumps(list(init_states)), str(answer)]
         done = subprocess.run(
-            [sys.executable, "-m", "flashtrail.training.agreement", "--play", *words],
+            [sys.executable, __file__, "--play", *words],
             env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
             capture_output=True,
             encoding="utf-8",
@@ -153,7 +153,7 @@ def _extremes(won: Sequence[Played]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Play, print, write results/benchmarks/verified_success.json; exit code 1 under 95 % agreement."""
-    parser = commands.Parser(prog="python -m flashtrail.training.agreement", description=main.__doc__)
+    parser = commands.Parser(prog="python tools/agreement.py", description=main.__doc__)
     parser.add_argument("--tasks", type=int, nargs="+", default=sorted(goal_tasks.TASKS))
     parser.add_argument("--init-states", type=int, nargs="+", default=list(range(10)))
     parser.add_argument("--processes", type=int, default=1)

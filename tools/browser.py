@@ -1,6 +1,6 @@
 """A report opened in a real browser: whatever is wrong with the page as a reader gets it, and a picture of it.
 
-    python -m flashtrail.report.browser reports        # `make screenshot`
+    python tools/browser.py reports        # `make screenshot`
 
 Drives a Chromium that the machine has, through playwright; axe-core judges contrast and the rest of WCAG 2.1 AA. Knows
 pages by their files only: no table, no notebook. Nothing of it is needed to make a report.

@@ -1,4 +1,4 @@
-"""The whole chain on campaigns whose truth is known: ``python -m flashtrail.report.calibration --campaigns 10000``.
+"""The whole chain on campaigns whose truth is known: ``python tools/calibration.py --campaigns 10000``.
 
 Outcomes are drawn with a planted effect and judged by the functions that judge real ones. A verdict about success
 depends on a campaign's counts only, so that each count is judged once and looked up afterwards; a sample of the
@@ -414,7 +414,7 @@ def text(rows: Sequence[Row]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; 1 if a row does not hold."""
     parser = commands.Parser(
-        prog="python -m flashtrail.report.calibration", description="Judge simulated campaigns with planted effects."
+        prog="python tools/calibration.py", description="Judge simulated campaigns with planted effects."
     )
     parser.add_argument("--campaigns", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)

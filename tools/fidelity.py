@@ -3,7 +3,7 @@
 The client's loop is written out here on LIBERO's own environment (hard reset, model rebuilt, both cameras rendered at
 every step) and shares with ours only the conversion of a picture. Every run is a process of its own. Compared are the
 hash of the flat physics state with the poses of all fixtures after every step, and the hashes of both pictures and of
-the state vector at every query. ``python -m flashtrail.rollouts.fidelity`` (make fidelity) checks 3 tasks x 2 init
+the state vector at every query. ``python tools/fidelity.py`` (make fidelity) checks 3 tasks x 2 init
 states x 120 steps; knows no server and no table of the workflow.
 """
 
@@ -234,12 +234,12 @@ def _row(run: Run, init_state: int, after: int | None, found: Any, expected: Any
 
 
 def _in_process(run: Run) -> dict[int, Any]:
-    source = str(Path(__file__).resolve().parents[2])
+    source = str(Path(__file__).resolve().parents[1] / "src")
     path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH", "")]))
     with tempfile.TemporaryDirectory() as directory:
         answer = Path(directory) / "trace.json"
         done = subprocess.run(
-            [sys.executable, "-m", "flashtrail.rollouts.fidelity", "--play", json.dumps(asdict(run)), str(answer)],
+            [sys.executable, __file__, "--play", json.dumps(asdict(run)), str(answer)],
             env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
             capture_output=True,
             encoding="utf-8",
@@ -263,7 +263,7 @@ def table(rows: Iterable[Row]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Check, print the table, write results/benchmarks/fidelity.json; exit code 1 where anything differs."""
-    parser = commands.Parser(prog="python -m flashtrail.rollouts.fidelity", description=main.__doc__)
+    parser = commands.Parser(prog="python tools/fidelity.py", description=main.__doc__)
     parser.add_argument("--tasks", type=int, nargs="+", default=TASKS)
     parser.add_argument("--init-states", type=int, nargs=2, default=INIT_STATES)
     parser.add_argument("--steps", type=int, default=STEPS)

@@ -17,7 +17,7 @@ from flashtrail.record import crate
 
 PROFILE = "workflow-run-crate"
 CONTEXT = "https://w3id.org/ro/crate/1.1/context"
-CONTEXT_FILE = Path(__file__).resolve().parents[3] / "resources" / "ro-crate" / "context-1.1.json"
+CONTEXT_FILE = Path(__file__).resolve().parents[1] / "resources" / "ro-crate" / "context-1.1.json"
 
 
 def problems(bundle: str | Path, severity: str = "REQUIRED") -> list[str]:
@@ -67,7 +67,7 @@ def _fill(cache: Path) -> None:
 def main(words: list[str]) -> int:
     """Print what a bundle's crate lacks; 1 where the profile requires it."""
     if len(words) != 1:
-        raise UserError("usage: python -m flashtrail.record.validation BUNDLE")
+        raise UserError("usage: python tools/validation.py BUNDLE")
     required = problems(words[0])
     for line in required or ["the RO-Crate meets every requirement of the Workflow Run RO-Crate profile 0.5"]:
         print(line)
