@@ -2,21 +2,23 @@
 
 The real shard and recorder with a scripted simulator in the process itself, so that each life takes a fraction of a
 second. Every Python-level operation that changes a file below DIRECTORY is counted, writes of Parquet included (the
-writer is handed a file of ours). A life is a fork: it ends by SIGKILL before operation n, or in the middle of it where
-it is a write, or meets a full disk there. Prints one JSON object per life. Does not see: what a C library opens itself.
+writer is handed a file of ours). A life is a fork: it meets a full disk at operation n, or ends by SIGKILL before it,
+or in the middle of it where it is a write. For the kills one life forks at each operation: the fork is killed there,
+and what it leaves is kept and gone on from. Prints one JSON object per end. Does not see: what a C library opens.
 """
 
 from __future__ import annotations
 
 import builtins
 import errno
+import gc
 import io
 import json
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +50,18 @@ SPEC = spec(init_states=(0, 1, 2), server=["no", "{port}"], video="failures")
 
 
 class Faults:
-    """Counts file operations below `root`; at number `at` (and `torn`, in its middle) does what `fault` says."""
+    """Counts file operations below `root`; a disk is full at number `at` (and `torn`, in its middle).
 
-    def __init__(self, root: Path, fault: str = "kill", at: int | None = None, torn: bool = False) -> None:
-        self.root, self.fault, self.at, self.torn = str(root), fault, at, torn
+    With `kept`, a fork is killed at each of them, and before and in the middle of each that can be torn; what it leaves
+    below `root` is copied to ``kept/<number>``, torn ``kept/<number>-torn``, and the life goes on.
+    """
+
+    def __init__(self, root: Path, at: int | None = None, torn: bool = False, kept: Path | None = None) -> None:
+        self.root, self.at, self.torn, self.kept = str(root), at, torn, kept
         self.points: list[str] = []
+        self.ends: list[dict[str, Any]] = []
+        self.recorded: list[str] = []
+        self.keeping = False
         self.audited, self.auditing = 0, True
         self._original = {name: getattr(os, name) for name in CHANGES}
         self._open, self._os_open, self._write_table = io.open, os.open, pq.write_table
@@ -65,18 +74,44 @@ class Faults:
         os.open = self._open_descriptor
         pq.write_table = lambda table, where, **more: self._write_parquet(table, where, more)
 
-    def point(self, name: str, what: Any, tear: Callable[[], Any] | None = None) -> None:
-        """One operation is about to happen; `tear` does half of it."""
+    def point(self, name: str, what: Any, tear: Callable[[], Any] | None = None, descriptor: int = -1) -> None:
+        """One operation is about to happen; `tear` does half of it, to the file of `descriptor`."""
+        if self.keeping:
+            return
         self.points.append(f"{name} {what}")
+        if self.kept is not None:
+            self._kill(None, descriptor)
+            if tear is not None:
+                self._kill(tear, descriptor)
         if len(self.points) != self.at:
             return
         if self.torn:
             if tear is None:
                 os._exit(3)  # nothing to tear
             tear()
-        if self.fault == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _kill(self, tear: Callable[[], Any] | None, descriptor: int) -> None:
+        """Kill a fork here, keep what it leaves, and take back what it wrote."""
+        assert self.kept is not None
+        self.keeping, self.auditing = True, False
+        file = f"/proc/self/fd/{descriptor}"
+        if tear is not None:
+            place, content = os.lseek(descriptor, 0, os.SEEK_CUR), Path(file).read_bytes()
+        child = os.fork()
+        if child == 0:
+            if tear is not None:
+                tear()
+            os.kill(os.getpid(), signal.SIGKILL)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        at, torn = len(self.points), tear is not None
+        shutil.copytree(self.root, self.kept / (f"{at}-torn" if torn else str(at)))
+        hurt = {"end": "killed", "status": status, "recorded": list(self.recorded)}
+        self.ends.append({"at": at, "torn": torn, "point": self.points[-1], "hurt": hurt})
+        if torn:
+            Path(file).write_bytes(content)
+            os.lseek(descriptor, place, os.SEEK_SET)
+        self.keeping, self.auditing = False, True
 
     def _counted(self, name: str, original: Any) -> Any:
         def call(*args: Any, **named: Any) -> Any:
@@ -84,7 +119,7 @@ class Faults:
             if name == "sendfile":
                 tear = lambda: original(*args[:3], os.fstat(args[1]).st_size // 2)  # noqa: E731
             if name in ("fsync", "sendfile"):
-                self.point(name, Path(f"/proc/self/fd/{args[0]}").readlink(), tear)
+                self.point(name, Path(f"/proc/self/fd/{args[0]}").readlink(), tear, args[0])
             elif self._inside(args[0], named):
                 self.point(name, args[0])
             # A kill does not need the disk to be waited for, and there are thousands of these.
@@ -135,7 +170,7 @@ class _File(io.FileIO):
 
     def write(self, data: Any) -> int:
         half = bytes(data)[: len(data) // 2]
-        self._faults.point("write", self._path, lambda: io.FileIO.write(self, half))
+        self._faults.point("write", self._path, lambda: io.FileIO.write(self, half), self.fileno())
         return super().write(data)
 
 
@@ -232,6 +267,8 @@ def _live(out: Path, faults: Faults | None, broken: bool, pipe: int) -> None:
         record(self, key, episode, video)
         if episode.episode["outcome"] != "error":
             print(json.dumps({"recorded": key.name}), file=say)
+            if faults:
+                faults.recorded.append(key.name)
 
     shard.Recorder.record = recorded
     end = {"end": "finished"}
@@ -246,7 +283,7 @@ def _live(out: Path, faults: Faults | None, broken: bool, pipe: int) -> None:
     except BaseException as error:
         end = {"end": "crashed", "line": f"{type(error).__name__}: {error}"}
     if faults:
-        end |= {"points": faults.points, "audited": faults.audited}  # type: ignore[dict-item]
+        end |= {"points": faults.points, "audited": faults.audited, "ends": faults.ends}  # type: ignore[dict-item]
     print(json.dumps(end), file=say)
     say.flush()
     os._exit(0)
@@ -284,28 +321,47 @@ def prepare(directory: Path, scenario: str) -> Path:
 
 def lives(directory: Path, scenario: str, fault: str) -> None:
     """Print the undisturbed life, then one line for each operation and each way to be disturbed in it."""
-    start = prepare(directory, scenario)
-    place = directory / "place"
+    start, place, kept = prepare(directory, scenario), directory / "place", directory / "kept"
     shutil.copytree(start, place)
-    whole = life(place, Faults(place))
+    whole = life(place, Faults(place, kept=kept if fault == "kill" else None))
+    ends = whole.pop("ends")
     print(json.dumps({"whole": whole}))
     expected = _forked(place)
-    count = len(whole["points"])
-    for at in range(1, count + 1):
-        for torn in (False, True):
-            if torn and whole["points"][at - 1].split()[0] not in ("write", "sendfile"):
-                continue
+    for end in killed(place, kept, ends) if fault == "kill" else filled(start, place, whole["points"]):
+        print(json.dumps(end | {"same": end.pop("tables") == expected}), flush=True)
+
+
+def killed(place: Path, kept: Path, ends: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Go on from what each kill left; once where two left the same, byte for byte."""
+    done: dict[Any, dict[str, Any]] = {}
+    for end in ends:
+        left = kept / (f"{end['at']}-torn" if end["torn"] else str(end["at"]))
+        removed = end["at"] % 2 == 0
+        shutil.rmtree(place)
+        shutil.copytree(left, place)
+        if removed:  # as Snakemake does with the outputs of a job that was killed
+            for name in ("episodes.parquet", "rounds.parquet", "steps.parquet", "ledger.json"):
+                (place / name).unlink(missing_ok=True)
+        found = {str(p.relative_to(place)): p.read_bytes() if p.is_file() else b"/" for p in place.rglob("*")}
+        state = frozenset(found.items())
+        if state not in done:
+            done[state] = went_on(place)
+        yield end | {"outputs_removed": removed} | done[state]
+
+
+def filled(start: Path, place: Path, points: list[str]) -> Iterator[dict[str, Any]]:
+    """Meet a full disk at each operation, then go on with room again."""
+    for at, point in enumerate(points, 1):
+        for torn in (False, True) if point.split()[0] in ("write", "sendfile") else (False,):
             shutil.rmtree(place)
             shutil.copytree(start, place)
-            hurt = life(place, Faults(place, fault, at, torn))
-            removed = at % 2 == 0 and fault == "kill"
-            if removed:  # as Snakemake does with the outputs of a job that was killed
-                for name in ("episodes.parquet", "rounds.parquet", "steps.parquet", "ledger.json"):
-                    (place / name).unlink(missing_ok=True)
-            after = life(place)
-            report = {"at": at, "torn": torn, "point": whole["points"][at - 1], "hurt": hurt, "after": after}
-            report |= {"outputs_removed": removed, "same": _forked(place) == expected, "leftovers": leftovers(place)}
-            print(json.dumps(report), flush=True)
+            hurt = life(place, Faults(place, at, torn))
+            yield {"at": at, "torn": torn, "point": point, "hurt": hurt, "outputs_removed": False} | went_on(place)
+
+
+def went_on(place: Path) -> dict[str, Any]:
+    after = life(place)
+    return {"after": after, "tables": _forked(place), "leftovers": leftovers(place)}
 
 
 def _forked(place: Path) -> Any:
@@ -328,4 +384,5 @@ def _forked(place: Path) -> Any:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # or the collector of each fork touches, and so copies, all that was imported
     lives(Path(sys.argv[1]).resolve(), sys.argv[2], sys.argv[3])

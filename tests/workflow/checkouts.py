@@ -6,12 +6,16 @@ digests and `.snakemake/metadata` are the real ones, while the scripts keep thei
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import re
+import select
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,15 +63,18 @@ class Checkout:
         variables = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "SNAKEMAKE_PROFILE")}
         variables |= environment or {}
         variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), variables["PATH"]])
-        result = subprocess.run(
-            ["nice", "-n", "10", *command],
-            cwd=self.path,
-            env=variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=600,
-        )
+        if command[0] == "snakemake":
+            result = start_snakemake(self.path, command, variables)
+        else:
+            result = subprocess.run(
+                ["nice", "-n", "10", *command],
+                cwd=self.path,
+                env=variables,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=600,
+            )
         if check and result.returncode:
             pytest.fail(f"{' '.join(command)} ended with {result.returncode}:\n{result.stdout[-4000:]}")
         return result
@@ -85,6 +92,34 @@ class Checkout:
         text = path.read_text()
         assert old in text, f"{name} has no {old!r}"
         path.write_text(text.replace(old, new))
+
+
+@functools.cache
+def starter() -> subprocess.Popen[str]:
+    """The process whose forks are the starts of Snakemake (starts.py); it ends with this one."""
+    launcher = Path(sys.executable).parent / "snakemake"
+    variables = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "SNAKEMAKE_PROFILE")}
+    return subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("starts.py"), launcher],
+        env=variables,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def start_snakemake(
+    place: Path, command: Sequence[str], environment: Mapping[str, str], timeout_s: float = 600
+) -> subprocess.CompletedProcess[str]:
+    """Start Snakemake in `place` by a fork of `starter` and wait until it ends; output is one text."""
+    forks = starter()
+    assert forks.stdin is not None and forks.stdout is not None
+    with tempfile.NamedTemporaryFile("r", encoding="utf-8") as output:
+        start = {"arguments": command[1:], "cwd": str(place), "env": dict(environment), "output": output.name}
+        print(json.dumps(start), file=forks.stdin, flush=True)
+        if not select.select([forks.stdout], [], [], timeout_s)[0]:
+            raise subprocess.TimeoutExpired(list(command), timeout_s)
+        return subprocess.CompletedProcess(list(command), int(forks.stdout.readline()), output.read())
 
 
 def planned(output: str) -> set[str]:

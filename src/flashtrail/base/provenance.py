@@ -9,6 +9,7 @@ import ast
 import contextlib
 import errno
 import functools
+import gc
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from flashtrail.base.errors import UserError
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 _DIGEST_CHARS = 16
+_BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")  # where statements lie: most nodes are expressions
 
 
 def sha256_file(path: str | Path) -> str:
@@ -159,7 +161,17 @@ def _data_of(room: Path) -> list[Path]:
 @functools.cache
 def _package_imports(path: Path) -> tuple[Path, ...]:
     names: set[str] = set()
-    for node in ast.walk(ast.parse(_python_of(path), filename=str(path))):
+    collects = gc.isenabled()
+    gc.disable()  # its walks over a growing tree, in which nothing is to be freed, are most of the time
+    try:
+        todo: list[ast.AST] = [ast.parse(_python_of(path), filename=str(path))]
+    finally:
+        if collects:
+            gc.enable()
+    while todo:
+        node = todo.pop()
+        for block in _BLOCKS:
+            todo += getattr(node, block, ())
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -1,0 +1,43 @@
+"""Snakemake, started often: forks of one process that has imported it, since half of a start is that.
+
+Run by file, with Snakemake's launcher. Each line of standard input is one start: its arguments, directory, environment
+and the file for its output; each line of standard output is the exit status of one. A fork has read no Snakefile and
+imported no module of the package before it is told its arguments. Knows nothing of checkouts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import sys
+from typing import Any
+
+import smart_open  # noqa: F401  (with all its transports; Snakemake imports it with the first source file)
+from snakemake import cli  # noqa: F401
+
+
+def become(launcher: str, start: dict[str, Any]) -> None:
+    os.nice(10)
+    os.chdir(start["cwd"])
+    os.environ.clear()
+    os.environ.update(start["env"])
+    output = os.open(start["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    silent = os.open(os.devnull, os.O_RDONLY)
+    for ours, theirs in ((silent, 0), (output, 1), (output, 2)):
+        os.dup2(ours, theirs)
+    sys.argv = [launcher, *start["arguments"]]
+    runpy.run_path(launcher, run_name="__main__")
+
+
+def main(launcher: str) -> None:
+    assert not [name for name in sys.modules if name.split(".")[0] == "flashtrail"]
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            return become(launcher, json.loads(line))  # it ends as any program does
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
