@@ -21,10 +21,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bundle": ("put a finished run into one directory that a stranger can check", "flashtrail.record.bundle"),
     "doctor": ("name the likely cause of a run that fails in silence", "flashtrail.drills.doctor"),
     "explain": ("what one episode depended on, and its replay against the record", "flashtrail.record.explain"),
-    "export-pickle": (
-        "write an artifact as the official runtime's base_weights.pkl and draft_triton.pkl",
-        "flashtrail.checkpoints.pickle_command:Export",
-    ),
     "import-pickle": (
         "make artifacts of the official runtime's pickles",
         "flashtrail.checkpoints.pickle_command:Import",

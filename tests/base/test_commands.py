@@ -97,7 +97,6 @@ def test_out_that_is_a_file_is_one_line_and_the_file_stays_as_it_is(tmp_path, ca
         ["doctor", tmp_path / "run", "--write-bounds", tmp_path / "file/bounds.json"],
         ["doctor", tmp_path / "run", "--write-bounds", tmp_path],
         ["import-pickle", "--base", tmp_path / "file", "--output", tmp_path / "file"],
-        ["export-pickle", tmp_path / "file", "--output", tmp_path / "file"],
         ["bundle", "--out", tmp_path / "file"],
     ):
         capsys.readouterr()

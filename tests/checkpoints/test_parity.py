@@ -14,7 +14,7 @@ from checkpoints.conftest import FACTS, ORIGIN, save_tree
 
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
-from flashtrail.checkpoints import artifact, facts, official, orbax, parity
+from flashtrail.checkpoints import artifact, facts, orbax, parity
 from flashtrail.policies.pi0 import expert, gemma, lean, lean_weights, verify, vision
 from flashtrail.policies.pi0.dims import PI0_LIBERO
 from flashtrail.policies.pi0.lean_weights import time_biases
@@ -131,7 +131,8 @@ def interleaved(name: str, layer: int) -> Callable[[Tensors], None]:
     """Columns as the official Triton weights have them: the two rotary halves in turns."""
 
     def change(t: Tensors) -> None:
-        t[name][layer] = official.interleave(t[name][layer], 16)
+        x = t[name][layer]
+        t[name][layer] = x.reshape(*x.shape[:-1], -1, 2, 8).swapaxes(-1, -2).reshape(x.shape)
 
     return change
 

@@ -372,14 +372,6 @@ def draft_arranged(
     return tensors, dims
 
 
-def draft_upstream(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return a draft artifact's tensors under upstream's names and in its layout (out x in)."""
-    return {
-        key: np.ascontiguousarray(tensors[name].T if turn else tensors[name])
-        for name, (key, turn) in _DRAFT_RULES.items()
-    }
-
-
 def _draft_dims(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any], path: str | Path) -> dict[str, int]:
     def told(name: str, otherwise: int) -> int:
         value = meta.get(name, otherwise)

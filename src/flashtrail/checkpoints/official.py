@@ -1,4 +1,4 @@
-"""The official runtime's `base_weights.pkl` and `draft_triton.pkl`, from our artifacts and back.
+"""The official runtime's `base_weights.pkl` and `draft_triton.pkl` as our artifacts.
 
 The base pickle folds what ours keeps apart: RMSNorm scales into the products behind them, the final norm and the
 Euler step into the output projection; and its rotary halves are interleaved. The import therefore has norms of zero
@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from flashtrail.base.errors import UserError
-from flashtrail.checkpoints import artifact, convert, layouts, pickles
+from flashtrail.checkpoints import artifact, layouts, pickles
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 PROMPT_KEY = "language_embeds"
@@ -61,7 +60,7 @@ def base_keys(dims: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Return key -> shape of `base_weights.pkl` for these dims. Raises UserError for a model with a stem."""
     vision = dims["vision"]
     if vision["stem"] is not None:
-        raise UserError("the official layout has a patch embedding and no stem: this policy cannot be written in it")
+        raise UserError("the official layout has no stem before its patch embedding: give the dims that the file has")
     ours = layouts.base_shapes(dims)
     shapes = {key: ours[name] for key, name in _DIRECT.items()}
     patch, width, heads = vision["patch"], vision["width"], vision["num_heads"] * vision["head_dim"]
@@ -84,13 +83,8 @@ def base_keys(dims: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 # --- rotary halves ---
 
 
-def interleave(x: np.ndarray, head_dim: int) -> np.ndarray:
-    """Columns of each head from half-split (first half, second half) to pairs; x[..., heads * head_dim]."""
-    return x.reshape(*x.shape[:-1], -1, 2, head_dim // 2).swapaxes(-1, -2).reshape(x.shape)
-
-
 def half_split(x: np.ndarray, head_dim: int) -> np.ndarray:
-    """The inverse of `interleave`."""
+    """Columns of each head from pairs to half-split (first half, second half); x[..., heads * head_dim]."""
     return x.reshape(*x.shape[:-1], -1, head_dim // 2, 2).swapaxes(-1, -2).reshape(x.shape)
 
 
@@ -118,110 +112,6 @@ def euler_fold(steps: int) -> tuple[np.float32, np.float32]:
     """
     power = 2.0 ** math.ceil(math.log2(steps))
     return np.float32(steps / power - 1), np.float32(-power)
-
-
-# --- export ---
-
-
-@dataclass(frozen=True)
-class _Artifact:
-    """An artifact's tensors as float32, whole or a layer at a time."""
-
-    file: Any
-
-    def whole(self, name: str) -> np.ndarray:
-        return np.asarray(self.file.get_tensor(name).float().numpy())
-
-    def layer(self, name: str, index: int) -> np.ndarray:
-        return np.asarray(self.file.get_slice(name)[index].float().numpy())
-
-
-def export_base(base: str | Path, target: Path) -> None:
-    """Write the base artifact `base` as the pickle `target` (bfloat16, one layer in memory at a time)."""
-    from safetensors import safe_open
-
-    dims = artifact.read_manifest(base, "base")["dims"]
-    shapes = base_keys(dims)
-    with safe_open(Path(base) / artifact.MODEL, framework="pt") as file:
-        blocks = _base_blocks(_Artifact(file), dims)
-        pickles.dump({key: pickles.Values(shape, BF16, blocks[key]) for key, shape in shapes.items()}, target)
-
-
-_Blocks = Callable[[], Iterator[np.ndarray]]
-
-
-def _base_blocks(t: _Artifact, dims: Mapping[str, Any]) -> dict[str, _Blocks]:
-    def layers(depth: int, make: Callable[[int], np.ndarray]) -> _Blocks:
-        return lambda: (make(i)[None] for i in range(depth))
-
-    def once(make: Callable[[], np.ndarray]) -> _Blocks:
-        return lambda: iter([make()])
-
-    ours, out = layouts.base_shapes(dims), {}
-    for key, name in _DIRECT.items():
-        stacked = ".layers." in name or name == "embed.weight"
-        rows = _row_blocks(t, name, ours[name][0], stacked)
-        out[key] = rows
-    vision = dims["vision"]
-    shape = (vision["patch"], vision["patch"], 3, vision["width"])
-    out["vision_patch_embedding_w"] = once(lambda: t.whole("vision.patch_embed.weight").reshape(shape))
-    for key, part in (("w", "weight"), ("b", "bias")):
-
-        def qkv(i: int, part: str = part) -> np.ndarray:
-            return np.concatenate([t.layer(f"vision.layers.{n}.{part}", i) for n in "qkv"], axis=-1)
-
-        out[f"vision_attn_qkv_{key}"] = layers(vision["depth"], qkv)
-    for theirs, stack in _STACKS:
-        depth, size = dims[stack]["depth"], dims[stack]["head_dim"]
-
-        def folded(i: int, name: str, norm: str, stack: str = stack) -> np.ndarray:
-            scale = t.layer(f"{stack}.layers.{norm}.scale", i)
-            return t.layer(f"{stack}.layers.{name}.weight", i) * (1 + scale)[:, None]
-
-        def heads(i: int, folded: Any = folded, size: int = size) -> np.ndarray:
-            q, k, v = (folded(i, name, "input_norm") for name in "qkv")
-            return np.concatenate([interleave(q, size), interleave(k, size), v], axis=-1)
-
-        out[f"{theirs}_attn_qkv_w"] = layers(depth, heads)
-        out[f"{theirs}_ffn_gate_w"] = layers(depth, lambda i, f=folded: f(i, "gate", "post_norm"))  # type: ignore[misc]
-        out[f"{theirs}_ffn_up_w"] = layers(depth, lambda i, f=folded: f(i, "up", "post_norm"))  # type: ignore[misc]
-    steps = dims["num_steps"]
-    out["decoder_action_fused_in_proj_w"] = once(
-        lambda: fused_in_proj(_rounded(t.whole("action_in_proj.weight")), _rounded(t.whole("time_mlp_in.weight")))
-    )
-    in_b, mlp_w, mlp_b = (functools.partial(t.whole, name) for name in _TIME_PARTS)
-    out["decoder_action_fused_time_biases"] = once(
-        lambda: time_biases(_rounded(in_b()), _rounded(mlp_w()), _rounded(mlp_b()), steps)
-    )
-    step = np.float32(-1 / steps)
-    out["decoder_action_fused_out_proj_w"] = once(
-        lambda: t.whole("action_out_proj.weight") * (1 + t.whole("expert.norm.scale"))[:, None] * step
-    )
-    out["decoder_action_fused_out_proj_b"] = once(lambda: t.whole("action_out_proj.bias") * step)
-    return out
-
-
-_TIME_PARTS = ("action_in_proj.bias", "time_mlp_in.weight", "time_mlp_in.bias")
-
-
-def _row_blocks(t: _Artifact, name: str, count: int, stacked: bool) -> _Blocks:
-    step = 16_384 if name == "embed.weight" else 1
-
-    def blocks() -> Iterator[np.ndarray]:
-        if not stacked:
-            yield t.whole(name)
-            return
-        for start in range(0, count, step):
-            yield np.asarray(t.file.get_slice(name)[start : start + step].float().numpy())
-
-    return blocks
-
-
-def _rounded(x: np.ndarray) -> np.ndarray:
-    return x.astype(BF16).astype(np.float32)
-
-
-# --- import ---
 
 
 def base_streams(content: Any, dims: Mapping[str, Any], path: Path) -> dict[str, artifact.Stream]:
@@ -358,31 +248,3 @@ def draft_source(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any
     for name, rows in zip("qkv", np.split(qkv, [queries, queries + keys]), strict=True):
         head[f"_gemma_block.self_attn.{name}_proj.weight"] = rows
     return head, meta
-
-
-def export_draft(draft: str | Path, target: Path) -> None:
-    """Write the draft artifact `draft` as the pickle `target`: float32, norms bfloat16 where that is exact."""
-    from safetensors import safe_open
-
-    dims = artifact.read_manifest(draft, "draft")["dims"]
-    with safe_open(Path(draft) / artifact.MODEL, framework="pt") as file:
-        head = convert.draft_upstream({name: file.get_tensor(name).float().numpy() for name in file.keys()})  # noqa: SIM118
-    content: dict[str, Any] = {"meta": _draft_meta(dims)}
-    tensors = {key: head[name] for key, name in _DRAFT.items()}
-    tensors[_DRAFT_QKV] = np.concatenate([head[f"_gemma_block.self_attn.{n}_proj.weight"] for n in "qkv"])
-    for key, x in tensors.items():
-        short = "layernorm" in key and np.array_equal(x.astype(BF16).astype(np.float32), x)
-        content[key] = pickles.Values(x.shape, BF16 if short else np.dtype(np.float32), lambda x=x: iter([x]))  # type: ignore[misc]
-    pickles.dump(content, target)
-
-
-def _draft_meta(dims: Mapping[str, int]) -> dict[str, Any]:
-    return {
-        "chunk_m": dims["chunk"],
-        "out_dim": dims["out_dim"],
-        "img_dim": dims["width"],
-        "draft_arch": "vlm_block",
-        "draft_num_heads": dims["num_heads"],
-        "draft_num_kv_heads": dims["num_kv_heads"],
-        "draft_head_dim": dims["head_dim"],
-    }

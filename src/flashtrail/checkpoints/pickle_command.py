@@ -1,15 +1,14 @@
-"""`flashtrail import-pickle` and `export-pickle`: the official runtime's directories, from and to our artifacts.
+"""`flashtrail import-pickle`: artifacts made of the official runtime's directories.
 
     base/base_weights.pkl  base/assets/physical-intelligence/libero/norm_stats.json  draft/draft_triton.pkl
 
-An export adds base/flashtrail.json (dims and transforms, which the pickle does not hold) and base/tokenizer.model; an
-import takes them where they are, else pi0_libero's dims and the tokenizer that it is given.
+The pickle holds neither dims nor transforms: they are pi0_libero's, or those of base/flashtrail.json where it is there.
+The tokenizer is base/tokenizer.model or the file that the command names.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,25 +18,7 @@ from flashtrail.base.errors import UserError
 from flashtrail.checkpoints import artifact, convert, official, pickles
 from flashtrail.policies.pi0.dims import PI0_LIBERO
 
-BASE, DRAFT, SIDECAR = "base/base_weights.pkl", "draft/draft_triton.pkl", "flashtrail.json"
-STATS = Path("assets/physical-intelligence/libero/norm_stats.json")
-
-
-def export_pickles(base: str | Path, draft: str | Path | None, target: str | Path) -> None:
-    """Write the official directories below `target`, which appears when it is whole. Raises UserError."""
-    manifest = artifact.verify_artifact(base)
-    if draft is not None:
-        artifact.verify_artifact(draft)
-    with provenance.write_atomic(Path(target)) as root:
-        (root / "base" / STATS).parent.mkdir(parents=True)
-        official.export_base(base, root / BASE)
-        shutil.copyfile(Path(base) / artifact.NORM_STATS, root / "base" / STATS)
-        shutil.copyfile(Path(base) / artifact.TOKENIZER, root / "base" / artifact.TOKENIZER)
-        described = {key: manifest[key] for key in ("dims", "transforms")}
-        provenance.json_dump({**described, "artifact": manifest["digest"]}, root / "base" / SIDECAR)
-        if draft is not None:
-            (root / "draft").mkdir()
-            official.export_draft(draft, root / DRAFT)
+SIDECAR = "flashtrail.json"
 
 
 def import_base(
@@ -75,23 +56,8 @@ def _described(directory: Path) -> Mapping[str, Any]:
         return {"dims": PI0_LIBERO.to_dict(), "transforms": {"delta_actions": True}}
     described = provenance.json_load(sidecar)
     if not isinstance(described, dict) or not {"dims", "transforms"} <= set(described):
-        raise UserError(f"{sidecar} needs dims and transforms: export the artifact again, or remove the file")
+        raise UserError(f"{sidecar} needs dims and transforms, as manifest.json has them, or remove the file")
     return described
-
-
-class Export:
-    """``flashtrail export-pickle``."""
-
-    @staticmethod
-    def add_arguments(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--artifact", type=Path, required=True, metavar="DIR", help="the base artifact")
-        parser.add_argument("--draft", type=Path, metavar="DIR", help="the draft artifact")
-        parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="where base/ and draft/ go")
-
-    @staticmethod
-    def run(words: argparse.Namespace) -> None:
-        export_pickles(words.artifact, words.draft, words.output)
-        print(f"wrote {words.output / BASE}" + (f" and {words.output / DRAFT}" if words.draft else ""))
 
 
 class Import:

@@ -1,8 +1,7 @@
-"""Reads and writes pickles of PyTorch tensors without running them and without holding them.
+"""Reads pickles of PyTorch tensors without running them and without holding them.
 
-Reading: a tensor is a place in the file, read when asked for; nothing that the file names is called. Only tensors and
-plain containers are accepted, anything else is refused by its name. Writing: tensors stream into a file that
-`pickle.load` gives back as torch tensors, the same bytes each time. Knows no model.
+A tensor is a place in the file, read when asked for; nothing that the file names is called. Only tensors and plain
+containers are accepted, anything else is refused by its name. Knows no model.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import os
 import pickle
 import struct
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -39,9 +38,6 @@ _PLAIN = (str, int, float, bool, type(None))
 
 class _Refused(Exception):
     """The file names something that is no tensor and no plain container."""
-
-
-# --- reading ---
 
 
 @dataclass(frozen=True)
@@ -117,7 +113,7 @@ def load(path: str | Path) -> Any:
         raise UserError(f"{path} holds {refused}, not only tensors and plain containers: it is not loaded") from None
     except Exception as error:  # opcodes in a wrong order raise nearly anything
         line = " ".join(f"{type(error).__name__}: {error}".split())[:120]
-        raise UserError(f"{path} is truncated or no pickle of tensors ({line}): fetch or export it again") from None
+        raise UserError(f"{path} is truncated or no pickle of tensors ({line}): fetch it again") from None
     return content
 
 
@@ -245,84 +241,3 @@ def _tensor(storage: Any, offset: int, shape: Any, strides: Any, *_: Any) -> Ten
     if min((offset, *shape, *strides)) < 0 or (0 not in shape and last >= storage.count):
         raise EOFError("a tensor reaches beyond its storage")
     return Tensor(shape, storage.number, storage, offset, strides)
-
-
-# --- writing ---
-
-
-@dataclass(frozen=True)
-class Values:
-    """A tensor to be written: shape, dtype, and blocks that follow one another along its leading axis."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    blocks: Callable[[], Iterator[np.ndarray]]
-
-
-def dump(content: Mapping[str, Any], path: Path) -> None:
-    """Write a mapping of plain values and `Values` as a pickle that `pickle.load` reads as torch tensors."""
-    with path.open("wb") as file:
-        _Writer(file, protocol=4).dump(dict(content))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-@dataclass(frozen=True)
-class _Stored:
-    values: Values
-
-
-@dataclass(frozen=True)
-class _Payload:
-    values: Values
-
-
-class _Writer(pickle._Pickler):
-    """The pure-Python pickler, taught to write a tensor as torch does, its values block by block."""
-
-    dispatch: ClassVar[dict[type, Any]] = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
-
-    def reducer_override(self, obj: Any) -> Any:
-        import torch
-
-        if isinstance(obj, Values):
-            strides = _contiguous(obj.shape)
-            return torch._utils._rebuild_tensor_v2, (_Stored(obj), 0, obj.shape, strides, False, OrderedDict())
-        if isinstance(obj, _Stored):
-            return torch.storage._load_from_bytes, (_Payload(obj.values),)
-        return NotImplemented
-
-    def save_payload(self, obj: _Payload) -> None:
-        values = obj.values
-        head, count = _storage_header(values), math.prod(values.shape)
-        size = len(head) + count * values.dtype.itemsize
-        self._write_large_bytes(pickle.BINBYTES8 + struct.pack("<Q", size), head)  # type: ignore[attr-defined]
-        for block in values.blocks():
-            count -= block.size
-            self.framer.file_write(np.ascontiguousarray(block.astype(values.dtype)).tobytes())  # type: ignore[attr-defined]
-        if count:
-            raise ValueError(f"a tensor of shape {values.shape} gave {count} values too few")
-        self.memoize(obj)  # type: ignore[attr-defined]
-
-    dispatch[_Payload] = save_payload
-
-
-def _storage_header(values: Values) -> bytes:
-    import torch
-
-    name = next(name for name, number in _STORAGES.items() if number == values.dtype)
-    count = math.prod(values.shape)
-    described = ("storage", getattr(torch, name), "0", "cpu", count, None)
-
-    class Described(pickle.Pickler):
-        def persistent_id(self, obj: Any) -> Any:
-            return described if obj is self else None
-
-    stream = io.BytesIO()
-    machine = {"protocol_version": _PROTOCOL, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
-    for part in (_MAGIC, _PROTOCOL, machine):
-        pickle.dump(part, stream, protocol=2)
-    pickler = Described(stream, protocol=2)
-    pickler.dump(pickler)
-    pickle.dump(["0"], stream, protocol=2)
-    return stream.getvalue() + struct.pack("<q", count)
