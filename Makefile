@@ -2,19 +2,25 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup report drills checkup screenshot test lint conformance fidelity verify-success fuzz bench-server bench-rollouts bench-evidence bench-engine bench-gpu kernels-compile bench-convert bundle audit-crate check check-envs nano unlock lock clean-results clean-env
+.PHONY: help setup report drills checkup screenshot bundle audit-crate unlock clean-results clean-env \
+	test lint check conformance fuzz check-envs lock nano \
+	fidelity verify-success bench-engine bench-gpu kernels-compile bench-server bench-rollouts bench-evidence bench-convert
 PROFILE ?= profiles/local
 PYTHON ?= $(shell for p in python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11, 2) <= sys.version_info < (3, 12))' 2>/dev/null && { echo $$p; break; }; \
 	done; true)
 BIN := .venv/bin
+T :=
+PYTEST :=
 export PYTHONPATH := $(CURDIR)/src
 export MUJOCO_GL ?= osmesa
 export PYOPENGL_PLATFORM ?= $(MUJOCO_GL)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
+##@ Use
+
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
+	@awk -F ':.*## ' '/^##@ / {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## make .venv from the pins of envs/*.yaml; install OSMesa when root
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 (3.11.2 or later) was not found; apt-get install -y python3.11 python3.11-venv, or make PYTHON=/path/to/python3.11" >&2; exit 1; }
@@ -33,15 +39,36 @@ checkup: setup ## one task at its 50 init states against the policy's published 
 screenshot: setup ## open the report and its episodes in Chromium, say what is wrong, leave reports/final.png (2 min)
 	@$(BIN)/python tools/browser.py reports
 
-test: setup ## run the test suite
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+bundle: setup ## the finished run as one directory, bundle/, and bundle.zip, that a stranger can check (PROFILE as in the run)
+	@$(BIN)/python -m flashtrail bundle --profile $(PROFILE)
 
-lint: setup ## ruff, mypy, snakefmt, snakemake --lint
+audit-crate: setup ## hold bundle/'s RO-Crate to the Workflow Run RO-Crate profile, with its community's validator, offline
+	@$(BIN)/python tools/validation.py bundle
+
+unlock: setup ## after a power cut or kill -9: let the workflow start again (finished episodes are kept)
+	@$(BIN)/snakemake --profile $(PROFILE) --unlock
+
+clean-results: ## remove results/, reports/ and what Snakemake knows of them
+	rm -rf results reports .snakemake
+
+clean-env: ## remove .venv
+	rm -rf .venv
+
+##@ Develop
+
+test: setup ## run the test suite, or one part: T=tests/statistics/test_power.py, PYTEST="-x -k words"
+	@$(BIN)/python -m pytest $(or $(T),-n 2 --dist loadfile) $(PYTEST)
+
+lint: setup ## ruff, mypy, imports between rooms, snakefmt, snakemake --lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check src scripts tests tools benchmarks
 	$(BIN)/mypy
+	@said=$$($(BIN)/lint-imports --no-cache) || { printf '%s\n' "$$said"; exit 1; }
 	$(BIN)/snakefmt --no-sort --line-length 120 --check Snakefile rules
 	$(BIN)/snakemake --lint
+
+check: lint conformance ## lint, conformance, and the unit tests that run neither simulator nor snakemake
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/workflow -m "not slow and not simulator"
 
 conformance: setup ## our engine against reference data of the official code
 	$(BIN)/python -m flashtrail.conformance tests/golden
@@ -49,37 +76,18 @@ conformance: setup ## our engine against reference data of the official code
 fuzz: setup ## 100,000 malformed messages for the server's decoder, 2,000 of them over a socket (4 min)
 	$(BIN)/python -m flashtrail.serving.fuzz --messages 100000 --wire 2000
 
-bench-server: setup ## the policy server under load: 8 sessions against 1, 32 for a minute, 1,000 connections (2 min)
-	@$(BIN)/snakemake --profile $(PROFILE) --quiet all -- results/artifacts/pi0_nano/draft/manifest.json
-	@$(BIN)/python benchmarks/server.py --artifact results/artifacts/pi0_nano/base --draft results/artifacts/pi0_nano/draft
-
-bench-evidence: setup ## merge, summaries and claims of 1,000,000 synthetic episodes, 20,000,000 rounds (5 min, 6 GB of disk)
-	@$(BIN)/python benchmarks/evidence.py
-
-bench-convert: setup ## conversion at pi0_libero's size, 3.24 B random values: seconds, peak memory, same bytes (20 GB of disk)
-	@$(BIN)/python benchmarks/convert.py
-
-bundle: setup ## the finished run as one directory, bundle/, and bundle.zip, that a stranger can check (PROFILE as in the run)
-	@$(BIN)/python -m flashtrail bundle --profile $(PROFILE)
-
-audit-crate: setup ## hold bundle/'s RO-Crate to the Workflow Run RO-Crate profile, with its community's validator, offline
-	@$(BIN)/python tools/validation.py bundle
-
-bench-engine: setup ## the engine's routes on this CPU, pi0_nano's dims, beside torch.compile (3 min; wants a quiet machine)
-	@$(BIN)/python -m flashtrail.benchmark --device cpu --random pi0_nano --json results/benchmarks/engine_cpu.json
-
-kernels-compile: setup ## every Triton kernel compiled for an L40S and an H200, neither of which needs to be there (10 min)
-	@$(BIN)/python -m flashtrail.benchmark compile --json results/benchmarks/kernels.json
-
-bench-gpu: setup ## the same on a GPU with pi0_libero's dims and random weights; OFFICIAL=checkout, BACKEND=torch or triton
-	@$(BIN)/python -m flashtrail.benchmark --device cuda --random pi0_libero --backend $(or $(BACKEND),triton) \
-		$(if $(OFFICIAL),--official $(OFFICIAL)) --json results/benchmarks/engine_gpu_$(or $(BACKEND),triton).json
-
-check: lint conformance ## lint, conformance, and the unit tests that run neither simulator nor snakemake
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/workflow -m "not slow and not simulator"
-
 check-envs: setup ## ask pip to resolve each env file by itself (network)
 	@$(BIN)/python scripts/setup_env.py --check
+
+lock: setup ## renew envs/constraints.txt from what .venv holds
+	@head -2 envs/constraints.txt > .venv/lock
+	@$(BIN)/python -m pip freeze | sed 's/+cpu$$//' | grep -viE '^flashtrail=' >> .venv/lock
+	@mv .venv/lock envs/constraints.txt
+
+nano: setup ## train pi0_nano and its variants from nothing (3 h on 2 cores, resumable)
+	@$(BIN)/python -m flashtrail.training all
+
+##@ Measure
 
 fidelity: setup ## rollouts against the official client's loop, step by step: 3 tasks, 24 checks (15 min on 2 cores)
 	@$(BIN)/python tools/fidelity.py
@@ -87,22 +95,25 @@ fidelity: setup ## rollouts against the official client's loop, step by step: 3 
 verify-success: setup ## verified success against the scripted expert's honest episodes: 10 tasks x 10 init states
 	@$(BIN)/python tools/agreement.py
 
+bench-engine: setup ## the engine's routes on this CPU, pi0_nano's dims, beside torch.compile (3 min; wants a quiet machine)
+	@$(BIN)/python -m flashtrail.benchmark --device cpu --random pi0_nano --json results/benchmarks/engine_cpu.json
+
+bench-gpu: setup ## the same on a GPU with pi0_libero's dims and random weights; OFFICIAL=checkout, BACKEND=torch or triton
+	@$(BIN)/python -m flashtrail.benchmark --device cuda --random pi0_libero --backend $(or $(BACKEND),triton) \
+		$(if $(OFFICIAL),--official $(OFFICIAL)) --json results/benchmarks/engine_gpu_$(or $(BACKEND),triton).json
+
+kernels-compile: setup ## every Triton kernel compiled for an L40S and an H200, neither of which needs to be there (10 min)
+	@$(BIN)/python -m flashtrail.benchmark compile --json results/benchmarks/kernels.json
+
+bench-server: setup ## the policy server under load: 8 sessions against 1, 32 for a minute, 1,000 connections (2 min)
+	@$(BIN)/snakemake --profile $(PROFILE) --quiet all -- results/artifacts/pi0_nano/draft/manifest.json
+	@$(BIN)/python benchmarks/server.py --artifact results/artifacts/pi0_nano/base --draft results/artifacts/pi0_nano/draft
+
 bench-rollouts: setup ## rollouts against the naive loop: episodes/min, steps/s (15 min; wants a quiet machine)
 	@$(BIN)/python benchmarks/rollouts.py
 
-nano: setup ## train pi0_nano and its variants from nothing (3 h on 2 cores, resumable)
-	@$(BIN)/python -m flashtrail.training all
+bench-evidence: setup ## merge, summaries and claims of 1,000,000 synthetic episodes, 20,000,000 rounds (5 min, 6 GB of disk)
+	@$(BIN)/python benchmarks/evidence.py
 
-unlock: setup ## after a power cut or kill -9: let the workflow start again (finished episodes are kept)
-	@$(BIN)/snakemake --profile $(PROFILE) --unlock
-
-lock: setup ## renew envs/constraints.txt from what .venv holds
-	@head -2 envs/constraints.txt > .venv/lock
-	@$(BIN)/python -m pip freeze | sed 's/+cpu$$//' | grep -viE '^flashtrail=' >> .venv/lock
-	@mv .venv/lock envs/constraints.txt
-
-clean-results: ## remove results/, reports/ and what Snakemake knows of them
-	rm -rf results reports .snakemake
-
-clean-env: ## remove .venv
-	rm -rf .venv
+bench-convert: setup ## conversion at pi0_libero's size, 3.24 B random values: seconds, peak memory, same bytes (20 GB of disk)
+	@$(BIN)/python benchmarks/convert.py

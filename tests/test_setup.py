@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,11 @@ def test_every_pin_holds_on_the_oldest_python_that_is_promised(setup_env):
     promised = f">={oldest},<3.12"
     assert f'requires-python = "{promised}"' in (ROOT / "pyproject.toml").read_text()
     assert f"Python {oldest}" in (ROOT / "README.md").read_text()
+
+
+def test_the_evidence_extra_is_the_list_of_its_env_file(setup_env):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["optional-dependencies"]["evidence"] == setup_env.pins(ROOT / "envs/report.yaml")
 
 
 @pytest.mark.parametrize("place", PLACES)

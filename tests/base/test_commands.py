@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from flashtrail.drills import bounds
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = [file for place in ("src/flashtrail", "tools", "benchmarks") for file in (ROOT / place).rglob("*.py")]
+needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="commands of stages that compute with torch")
 
 
 def fails(error: BaseException):
@@ -86,6 +88,7 @@ def test_what_a_user_can_mend_is_one_line(capsys, error, code, words):
     assert line.startswith(words)
 
 
+@needs_torch
 def test_out_that_is_a_file_is_one_line_and_the_file_stays_as_it_is(tmp_path, capsys):
     official.write_run(tmp_path / "run")
     (tmp_path / "file").write_text("mine")
@@ -127,6 +130,7 @@ def test_a_word_that_a_command_does_not_take_is_one_line(capsys, words, said):
     assert line.startswith(f"error: {said}") and not out
 
 
+@needs_torch
 def test_every_stage_reads_its_words_the_same_way():
     for file in PROGRAMS:
         if file.name != "commands.py":

@@ -27,10 +27,11 @@ import torch
 
 from flashtrail.base import commands, provenance
 from flashtrail.policies.pi0 import backends, weights
+from flashtrail.policies.pi0.batch import ModelInputs
 from flashtrail.policies.pi0.dims import Pi0Dims
 from flashtrail.policies.pi0.engine import Call, Engine, RoundResult
 from flashtrail.policies.pi0.errors import DeviceError
-from flashtrail.policies.pi0.runtime import ModelInputs, TorchRuntime
+from flashtrail.policies.pi0.runtime import TorchRuntime
 from flashtrail.policies.pi0.settings import FlashSettings
 from flashtrail.policies.pi0.verify import Floats, distances, judge
 

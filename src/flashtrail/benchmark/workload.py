@@ -14,9 +14,10 @@ import numpy as np
 
 from flashtrail.base.errors import UserError
 from flashtrail.policies.pi0 import backends, weights
+from flashtrail.policies.pi0.batch import ModelInputs
 from flashtrail.policies.pi0.dims import DraftDims, Pi0Dims
 from flashtrail.policies.pi0.engine import Engine
-from flashtrail.policies.pi0.runtime import ModelInputs, TorchRuntime
+from flashtrail.policies.pi0.runtime import TorchRuntime
 from flashtrail.policies.pi0.settings import FlashSettings
 from flashtrail.policies.pi0.verify import Floats
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import stats
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
@@ -60,7 +61,7 @@ class Reference:
 # --- the rule ---
 
 
-def interval(k: Any, n: int, reference: Reference, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
+def interval(k: Any, n: int, reference: Reference, level: float = LEVEL) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return both ends of the interval of k/n - published, for one k or many.
 
     Newcombe's of two independent rates; Clopper-Pearson's of k/n where the published rate is taken as exact.

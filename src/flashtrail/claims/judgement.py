@@ -65,7 +65,7 @@ def pairs_of(campaign: Campaign, arm: str, control: str) -> pd.DataFrame | str:
     absent = [name for name, frame in frames.items() if frame is None]
     if absent:
         return f"arm {absent[0]} was not run"
-    found = keys.pairs(frames[arm], frames[control])  # type: ignore[arg-type]
+    found = keys.pairs(frames[arm], frames[control])
     found = found.rename(columns={"success_a": "success_arm", "success_b": "success_control"})
     return found if len(found) else f"{arm} and {control} have no episode in common"
 
@@ -85,7 +85,7 @@ def common_tasks(campaign: Campaign, arm: str, control: str) -> Common | str:
     absent = [name for name, frame in frames.items() if frame is None]
     if absent:
         return f"arm {absent[0]} was not run"
-    table = keys.by_task(*frames.values())  # type: ignore[arg-type]
+    table = keys.by_task(*frames.values())
     shared = table[(table["n_a"] > 0) & (table["n_b"] > 0)]
     if not len(shared):
         sides = (f"{name} has {_tasks(table[table[n] > 0])}" for name, n in ((arm, "n_a"), (control, "n_b")))
@@ -95,7 +95,7 @@ def common_tasks(campaign: Campaign, arm: str, control: str) -> Common | str:
         for name, rows in ((arm, table[table["n_b"] == 0]), (control, table[table["n_a"] == 0]))
         if len(rows)
     ]
-    kept = {name: keys.of_tasks(frame, shared) for name, frame in frames.items()}  # type: ignore[arg-type]
+    kept = {name: keys.of_tasks(frame, shared) for name, frame in frames.items()}
     return Common(
         [Stratum(*row) for row in shared[["k_a", "n_a", "k_b", "n_b"]].itertuples(index=False)],
         [

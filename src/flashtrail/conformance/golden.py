@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flashtrail.checkpoints import convert, orbax
+from flashtrail.policies.pi0.batch import ModelInputs
 from flashtrail.policies.pi0.dims import DraftDims, Pi0Dims
 from flashtrail.policies.pi0.errors import ArtifactError
 from flashtrail.policies.pi0.prefix import PrefixCache
-from flashtrail.policies.pi0.runtime import ModelInputs, TorchRuntime
+from flashtrail.policies.pi0.runtime import TorchRuntime
 from flashtrail.policies.pi0.transforms import Stats, read_norm_stats
 from flashtrail.policies.pi0.weights import Shapes, base_shapes, draft_shapes
 

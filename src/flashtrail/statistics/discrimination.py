@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import stats
 
 from flashtrail.statistics import intervals, resampling
@@ -95,7 +96,7 @@ def _interval(parts: list[pd.DataFrame], level: float) -> Interval | None:
     return resampling.percentile_interval(share, level)
 
 
-def _resampled(part: pd.DataFrame, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _resampled(part: pd.DataFrame, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the wins and pairs of one stratum in every resample of its episodes."""
     part = part.sort_values("score", kind="stable")
     episode = pd.factorize(part["episode"])[0]
@@ -117,7 +118,7 @@ def _resampled(part: pd.DataFrame, seed: int) -> tuple[np.ndarray, np.ndarray]:
 # --- reliability ---
 
 
-def cross_fitted(score: Any, event: Any, fold: Any, bins: int = 3) -> np.ndarray:
+def cross_fitted(score: Any, event: Any, fold: Any, bins: int = 3) -> NDArray[Any]:
     """Return, for each row, the event's share in its bin of `score`, learned on the other folds.
 
     Bins are quantiles of the other folds' scores; one added success and failure keep a share off 0 and 1.

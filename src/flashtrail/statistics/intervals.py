@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import optimize, stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
@@ -135,10 +136,10 @@ def paired_interval(only_a: int, only_b: int, n: int, level: float = LEVEL) -> I
     estimate = (only_a - only_b) / n
 
     def low_side(difference: float) -> float:
-        return paired_score(only_a, only_b, n, difference) - z
+        return float(paired_score(only_a, only_b, n, difference)) - z
 
     def high_side(difference: float) -> float:
-        return paired_score(only_a, only_b, n, difference) + z
+        return float(paired_score(only_a, only_b, n, difference)) + z
 
     edge = 1 - 1e-9
     low = -1.0 if low_side(-edge) <= 0 else optimize.brentq(low_side, -edge, estimate, xtol=1e-10)
@@ -282,9 +283,10 @@ def median_ratio(a: Iterable[float], b: Iterable[float], level: float = LEVEL) -
     return Ratio(top.value / bottom.value, interval, float(stats.mannwhitneyu(x, y, alternative="less").pvalue))
 
 
-def _numbers(values: Iterable[float]) -> np.ndarray:
+def _numbers(values: Iterable[float]) -> NDArray[Any]:
     x = np.asarray(list(values) if not isinstance(values, np.ndarray) else values, float)
-    return x[np.isfinite(x)]
+    finite: NDArray[Any] = x[np.isfinite(x)]
+    return finite
 
 
 # --- checks that any run, also a published one, must pass ---

@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import gammaln, xlogy
 from statsmodels.stats.proportion import proportion_confint
@@ -67,19 +68,19 @@ def mcnemar_power(n: int, only_a: float, only_b: float, alpha: float = 0.05) -> 
     return float(np.sum(stats.binom.pmf(counts, n, discordant) * found))
 
 
-def _likely(n: int, p: float) -> np.ndarray:
+def _likely(n: int, p: float) -> NDArray[Any]:
     """Return the counts of n that are not too unlikely to matter."""
     if p >= 1:
         return np.array([n])
     return np.arange(int(stats.binom.ppf(_UNLIKELY, n, p)), int(stats.binom.isf(_UNLIKELY, n, p)) + 1)
 
 
-def critical(discordant: np.ndarray, alpha: float) -> np.ndarray:
+def critical(discordant: NDArray[Any], alpha: float) -> NDArray[Any]:
     """Return, for each number of discordant pairs, the smallest one-sided count that exact McNemar calls significant.
 
     It is one more than the number of pairs where no count is.
     """
-    k = stats.binom.isf(alpha / 2, discordant, 0.5).astype(int)
+    k: NDArray[Any] = stats.binom.isf(alpha / 2, discordant, 0.5).astype(int)
     # isf gives the smallest k with P(X > k) <= alpha / 2, so k + 1 is the critical count.
     return k + 1
 

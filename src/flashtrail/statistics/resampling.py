@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from flashtrail.statistics.intervals import LEVEL, Interval, Quantile
@@ -22,7 +24,7 @@ MIN_CLUSTERS = 5  # fewer, and there is no interval: the spread of so few says n
 
 
 @lru_cache(maxsize=4)  # at most 32 MB each; a summary asks for the same draws again and again
-def draws(clusters: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+def draws(clusters: int, resamples: int = RESAMPLES, seed: int = 0) -> NDArray[Any]:
     """Return how often each cluster is drawn in each resample: (resamples, clusters), rows sum to `clusters`.
 
     Whole numbers, as float64 for the products to come; not to be written to.
@@ -33,7 +35,7 @@ def draws(clusters: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarra
     return found
 
 
-def resampled_sums(columns: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+def resampled_sums(columns: NDArray[Any], resamples: int = RESAMPLES, seed: int = 0) -> NDArray[Any]:
     """Return the columns' sums over resampled clusters; `columns` is (clusters, c), the answer (resamples, c)."""
     x = np.asarray(columns, float)
     clusters = len(x)
@@ -42,10 +44,11 @@ def resampled_sums(columns: np.ndarray, resamples: int = RESAMPLES, seed: int = 
         spread = np.atleast_2d(np.cov(x, rowvar=False, bias=True)) * clusters
         generator = np.random.default_rng(seed)
         return generator.multivariate_normal(x.sum(axis=0), spread, resamples, method="svd")
-    return draws(clusters, resamples, seed) @ x
+    sums: NDArray[Any] = draws(clusters, resamples, seed) @ x
+    return sums
 
 
-def percentile_interval(values: np.ndarray, level: float = LEVEL) -> Interval | None:
+def percentile_interval(values: NDArray[Any], level: float = LEVEL) -> Interval | None:
     """Return the middle `level` of resampled values; None where they are all one value.
 
     Where all clusters are alike a bootstrap sees no spread, which is not to say that there is none.
@@ -55,7 +58,7 @@ def percentile_interval(values: np.ndarray, level: float = LEVEL) -> Interval | 
 
 
 def ratio_over_episodes(
-    part: Sequence[float] | np.ndarray, whole: Sequence[float] | np.ndarray, level: float = LEVEL
+    part: Sequence[float] | NDArray[Any], whole: Sequence[float] | NDArray[Any], level: float = LEVEL
 ) -> Interval | None:
     """Return the interval of sum(part) / sum(whole), resampling episodes; None with fewer than 5 of them.
 
@@ -70,9 +73,9 @@ def ratio_over_episodes(
 
 
 def paired_difference(
-    tasks: Sequence[int] | np.ndarray,
-    states: Sequence[int] | np.ndarray,
-    differences: Sequence[float] | np.ndarray,
+    tasks: Sequence[int] | NDArray[Any],
+    states: Sequence[int] | NDArray[Any],
+    differences: Sequence[float] | NDArray[Any],
     level: float = LEVEL,
 ) -> Interval | None:
     """Return the interval of a mean paired difference: init states are resampled within each task.
@@ -96,11 +99,11 @@ def paired_difference(
 
 
 def quantile_over_episodes(
-    values: Sequence[float] | np.ndarray,
-    episodes: Sequence[int] | np.ndarray,
+    values: Sequence[float] | NDArray[Any],
+    episodes: Sequence[int] | NDArray[Any],
     q: float,
     level: float = LEVEL,
-    order: np.ndarray | None = None,
+    order: NDArray[Any] | None = None,
 ) -> Interval | None:
     """Return the interval of the q-quantile of `values` with whole episodes resampled; None with fewer than 5.
 
@@ -117,7 +120,7 @@ def quantile_over_episodes(
         return None
     x, episode = x[order], renumber[episode[order]]
 
-    def excess(rank: int) -> np.ndarray:
+    def excess(rank: int) -> NDArray[Any]:
         """Return each episode's rounds among the first rank + 1, less the share q of its rounds."""
         return np.bincount(episode[: rank + 1], minlength=len(size)) - q * size
 
@@ -142,7 +145,7 @@ def quantile_over_episodes(
 
 
 def latency_quantiles(
-    values: Sequence[float] | np.ndarray, episodes: Sequence[int] | np.ndarray, quantiles: Sequence[float]
+    values: Sequence[float] | NDArray[Any], episodes: Sequence[int] | NDArray[Any], quantiles: Sequence[float]
 ) -> dict[float, Quantile | None]:
     """Return quantiles of latencies (ms) with intervals over episodes; empty values are left out."""
     x, episode = np.asarray(values, float), np.asarray(episodes)

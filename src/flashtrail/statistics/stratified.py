@@ -12,9 +12,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
@@ -68,7 +69,7 @@ def difference_interval(strata: Sequence[Stratum], level: float = LEVEL) -> tupl
     return difference, Interval(max(difference - down, -1.0), min(difference + up, 1.0), level)
 
 
-def _wilson(k: np.ndarray, n: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+def _wilson(k: NDArray[Any], n: NDArray[Any], level: float) -> tuple[NDArray[Any], NDArray[Any]]:
     low, high = proportion_confint(k, n, alpha=1 - level, method="wilson")
     return np.clip(low, 0, 1), np.clip(high, 0, 1)
 

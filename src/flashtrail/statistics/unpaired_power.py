@@ -12,8 +12,10 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import gammaln
 
@@ -36,12 +38,12 @@ def unpaired_power(n: int, a: float, b: float, alpha: float = 0.05) -> float:
 
 
 @lru_cache(maxsize=512)
-def critical(n: int, alpha: float) -> np.ndarray:
+def critical(n: int, alpha: float) -> NDArray[Any]:
     """Return, by the control's successes (0 to n), the fewest of the arm that are significantly more; n + 1: none."""
     return _boschloo(n, alpha) if n * n <= EXACT_CELLS else _score(n, alpha)
 
 
-def _score(n: int, alpha: float) -> np.ndarray:
+def _score(n: int, alpha: float) -> NDArray[Any]:
     """The score test of statsmodels (Miettinen and Nurminen's factor), solved for the arm's successes.
 
     Between the bounds 0 and n the statistic grows with the arm's successes, so that bisection finds where it crosses.
@@ -58,7 +60,7 @@ def _score(n: int, alpha: float) -> np.ndarray:
     return high
 
 
-def _boschloo(n: int, alpha: float) -> np.ndarray:
+def _boschloo(n: int, alpha: float) -> NDArray[Any]:
     """The region of Boschloo's test: the largest set {Fisher's p <= t} whose probability stays at or under alpha / 2
     whatever the common rate.
     """
@@ -70,8 +72,9 @@ def _boschloo(n: int, alpha: float) -> np.ndarray:
     tails[:, -1] = 0.0
     weights = stats.binom.pmf(np.arange(n + 1), n, _GRID[:, None])
 
-    def fewest(level: float) -> np.ndarray:
-        return (n + 1) - np.sum((fisher <= level * _TIE) & above, axis=0)
+    def fewest(level: float) -> NDArray[Any]:
+        count: NDArray[Any] = (n + 1) - np.sum((fisher <= level * _TIE) & above, axis=0)
+        return count
 
     def size(level: float) -> float:
         at = fewest(level)
@@ -84,14 +87,15 @@ def _boschloo(n: int, alpha: float) -> np.ndarray:
     return fewest(levels[low]) if low >= 0 else np.full(n + 1, n + 1)
 
 
-def _mirror(weights: np.ndarray, tails: np.ndarray, at: np.ndarray) -> np.ndarray:
+def _mirror(weights: NDArray[Any], tails: NDArray[Any], at: NDArray[Any]) -> NDArray[Any]:
     """The same probability at the rates above one half: there both arms' failures are what is rare."""
     n = len(at) - 1
     # P(X >= k) at rate 1 - r is P(X <= n - k) at rate r, and the control's weights are turned round.
-    return weights[:, ::-1] * (1 - tails[:, n + 1 - at])
+    mirrored: NDArray[Any] = weights[:, ::-1] * (1 - tails[:, n + 1 - at])
+    return mirrored
 
 
-def _fisher_tails(n: int) -> np.ndarray:
+def _fisher_tails(n: int) -> NDArray[Any]:
     """Fisher's one-sided p of every table: rows are the arm's successes, columns the control's, n episodes each."""
     counts = np.arange(n + 1)
     ways = gammaln(n + 1) - gammaln(counts + 1) - gammaln(n - counts + 1)
@@ -135,7 +139,7 @@ def stratified_power(n: int, a: Sequence[float], b: Sequence[float], alpha: floa
     return min(max(found, 0.0), 1.0)
 
 
-def _by_margin(n: int, arm: np.ndarray, control: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def _by_margin(n: int, arm: NDArray[Any], control: NDArray[Any] | None) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return P(arm's successes | successes of both) as (2n + 1, n + 1), and P(successes of both).
 
     `arm` and `control` are the binomial probabilities 0 to n; without `control` the rates are equal (any rate).
@@ -151,7 +155,7 @@ def _by_margin(n: int, arm: np.ndarray, control: np.ndarray | None) -> tuple[np.
     return np.divide(joint, weight[:, None], out=np.zeros_like(joint), where=weight[:, None] > 0), weight
 
 
-def _margins(n: int, weights: Sequence[np.ndarray], most: int) -> tuple[np.ndarray, np.ndarray]:
+def _margins(n: int, weights: Sequence[NDArray[Any]], most: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return vectors of margins (one column a task) and their probabilities: all of them, or `most` of them."""
     possible = [np.flatnonzero(w > 1e-12) for w in weights]
     if math.prod(map(len, possible)) <= MARGINS:

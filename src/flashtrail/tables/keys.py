@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from flashtrail.base.errors import UserError
 from flashtrail.tables.schemas import EPISODE_KEY
@@ -70,7 +71,7 @@ class Packing:
         if math.prod(self._sizes) >= 2**62:
             raise ValueError("these keys do not fit into 64 bits")
 
-    def codes(self, table: pa.Table) -> np.ndarray:
+    def codes(self, table: pa.Table) -> NDArray[Any]:
         """Return one int64 per row."""
         code = np.zeros(len(table), np.int64)
         for name, size in zip(EPISODE_KEY, self._sizes, strict=True):
@@ -82,7 +83,7 @@ class Packing:
             code += digit
         return code
 
-    def keys(self, codes: np.ndarray) -> list[Key]:
+    def keys(self, codes: NDArray[Any]) -> list[Key]:
         """Return the keys of a few codes, for a message."""
         return [self._key(int(code)) for code in codes]
 
@@ -100,7 +101,7 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(pa.string())
 
 
-def positions(episodes: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def positions(episodes: NDArray[Any], rows: NDArray[Any]) -> NDArray[Any]:
     """Return, for each row's code, where its episode stands in `episodes` (distinct codes); -1 where it does not."""
     order = np.argsort(episodes, kind="stable")
     ordered = episodes[order]
@@ -174,7 +175,7 @@ def of_tasks(frame: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:
     return frame[np.isin(own, chosen)]
 
 
-def _by_text(a: pd.DataFrame, b: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+def _by_text(a: pd.DataFrame, b: pd.DataFrame) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return a number for each row's task; rows of one number are of one task."""
     names = ["suite", "task_id", "task"]
     places = [frame.groupby(names, observed=True, sort=False).ngroup().to_numpy() for frame in (a, b)]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
@@ -97,7 +98,7 @@ def _check_plan(arm: str, directories: Sequence[Path], planned: Mapping[str, str
                     raise UserError(f"{arm}: {what}; remove that directory and run again")
 
 
-def _check_episodes(arm: str, episodes: pa.Table, codes: np.ndarray, wanted: np.ndarray, packing: Packing) -> None:
+def _check_episodes(arm: str, episodes: pa.Table, codes: NDArray[Any], wanted: NDArray[Any], packing: Packing) -> None:
     missing = wanted[~np.isin(wanted, codes)]
     if len(missing):
         found = _some(missing, packing, "missing")
@@ -131,8 +132,8 @@ def _check_values(arm: str, episodes: pa.Table, wanted: Mapping[str, Any]) -> No
 
 
 def _check_part(
-    arm: str, name: str, read: Mapping[str, pa.Table], codes: Mapping[str, np.ndarray], packing: Packing
-) -> np.ndarray:
+    arm: str, name: str, read: Mapping[str, pa.Table], codes: Mapping[str, NDArray[Any]], packing: Packing
+) -> NDArray[Any]:
     """Hold rounds or steps to their episodes; return the number by which each row sorts: episode, then counter."""
     episodes, rows = codes["episodes"], codes[name]
     place = keys.positions(episodes, rows)
@@ -145,7 +146,7 @@ def _check_part(
     rank = np.empty(len(episodes), np.int64)
     rank[np.argsort(episodes, kind="stable")] = np.arange(len(episodes))
     low, high = (int(counter.min()), int(counter.max())) if len(counter) else (0, 0)
-    order = rank[place] * (high - low + 1) + (counter - low)
+    order: NDArray[Any] = rank[place] * (high - low + 1) + (counter - low)
     ordered = np.sort(order)
     twice = ordered[1:][np.diff(ordered) == 0]
     if len(twice):
@@ -180,14 +181,14 @@ def _common_metadata(arm: str, directories: Sequence[Path]) -> dict[str, str]:
     return joined
 
 
-def _sorted(table: pa.Table, order: np.ndarray) -> pa.Table:
+def _sorted(table: pa.Table, order: NDArray[Any]) -> pa.Table:
     """Return the rows in the order of their numbers; rows that have it already are not touched."""
     if np.all(order[1:] >= order[:-1]):
         return table
     return table.combine_chunks().take(pa.array(np.argsort(order, kind="stable")))
 
 
-def _some(codes: np.ndarray, packing: Packing, what: str) -> str:
+def _some(codes: NDArray[Any], packing: Packing, what: str) -> str:
     named = ", ".join(str(key) for key in packing.keys(codes[:_NAMED])) + (", ..." if len(codes) > _NAMED else "")
     plural = "episode is" if len(codes) == 1 else "episodes are"
     if what.startswith(("with", "in ")):

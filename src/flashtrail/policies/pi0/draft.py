@@ -7,7 +7,6 @@ Differentiable and batch-first. Source: FLASH's DraftChunkHead.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +15,9 @@ from flashtrail.policies.pi0.dims import DraftDims
 from flashtrail.policies.pi0.gemma import additive_mask, apply_rope, attend, gelu, positions_of, rms_norm, rope_tables
 
 
-def draft(wd: Mapping[str, Any], ddims: DraftDims, prefix_emb: Tensor, valid: Tensor | None, state: Tensor) -> Tensor:
+def draft(
+    wd: Mapping[str, Tensor], ddims: DraftDims, prefix_emb: Tensor, valid: Tensor | None, state: Tensor
+) -> Tensor:
     """Prefix embeddings [B, S, W], valid [B, S] (None: all), normalised state [B, 32] -> chunk [B, 50, 7].
 
     Sequence = prefix, one state token, learned queries. Prefix and state never see the queries, and with a single

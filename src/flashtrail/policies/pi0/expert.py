@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from flashtrail.policies.pi0.dims import Pi0Dims
@@ -55,7 +56,7 @@ def suffix_mask(valid: Tensor | None, length: int, rows: int, device: torch.devi
     return torch.cat((prefix[:, None, :].expand(batch, rows, length), own.expand(batch, rows, rows)), dim=-1)
 
 
-def prepare_suffix(w: Mapping[str, Any], dims: Pi0Dims, cache: PrefixCache, state: Tensor, batch: int) -> Suffix:
+def prepare_suffix(w: Mapping[str, Tensor], dims: Pi0Dims, cache: PrefixCache, state: Tensor, batch: int) -> Suffix:
     """Gather what a pass of `batch` rows over `cache` needs; cache and state rows repeat to fill the batch."""
     if batch % cache.batch or batch % state.shape[0]:
         raise ValueError(f"batch {batch} is no multiple of the cache's {cache.batch} or the state's {state.shape[0]}")
@@ -72,14 +73,14 @@ def prepare_suffix(w: Mapping[str, Any], dims: Pi0Dims, cache: PrefixCache, stat
     return Suffix(token, tables, mask, cache.k.unbind(0), cache.v.unbind(0))
 
 
-def time_bias(w: Mapping[str, Any], t: Tensor) -> Tensor:
+def time_bias(w: Mapping[str, Tensor], t: Tensor) -> Tensor:
     """t[B] -> [B, We]: the time half of the action-time MLP's first layer, with its bias."""
     width = w["time_mlp_in.bias"].shape[0]
     emb = time_embedding(t, width).to(w["time_mlp_in.weight"].dtype)
     return emb @ w["time_mlp_in.weight"][width:] + w["time_mlp_in.bias"]
 
 
-def embed_actions(w: Mapping[str, Any], x_t: Tensor, bias: Tensor) -> Tensor:
+def embed_actions(w: Mapping[str, Tensor], x_t: Tensor, bias: Tensor) -> Tensor:
     """Noisy actions [B, 50, 32] and a time bias [B, We] -> action tokens [B, 50, We].
 
     W_in [a; e(t)] is split into W_in[:We] a + (W_in[We:] e(t) + b), so that ten steps share one time product.
@@ -90,7 +91,7 @@ def embed_actions(w: Mapping[str, Any], x_t: Tensor, bias: Tensor) -> Tensor:
     return hidden @ w["time_mlp_out.weight"] + w["time_mlp_out.bias"]
 
 
-def suffix_velocity(w: Mapping[str, Any], dims: Pi0Dims, suffix: Suffix, x_t: Tensor, bias: Tensor) -> Tensor:
+def suffix_velocity(w: Mapping[str, Tensor], dims: Pi0Dims, suffix: Suffix, x_t: Tensor, bias: Tensor) -> Tensor:
     """One expert pass: x_t[B, 50, 32], time bias [B, We] -> v[B, 50, 32] in x_t's dtype."""
     d = dims.expert
     x = torch.cat((suffix.state_token, embed_actions(w, x_t, bias)), dim=1)
@@ -105,7 +106,9 @@ def suffix_velocity(w: Mapping[str, Any], dims: Pi0Dims, suffix: Suffix, x_t: Te
     return (x @ w["action_out_proj.weight"] + w["action_out_proj.bias"]).to(x_t.dtype)
 
 
-def velocity(w: Mapping[str, Any], dims: Pi0Dims, cache: PrefixCache, state: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+def velocity(
+    w: Mapping[str, Tensor], dims: Pi0Dims, cache: PrefixCache, state: Tensor, x_t: Tensor, t: Tensor
+) -> Tensor:
     """state[B, 32], x_t[B, 50, 32], t[B] -> v[B, 50, 32].
 
     The batches of cache and state may be divisors of x_t's (several draws per prefix): rows then repeat in place.
@@ -114,7 +117,7 @@ def velocity(w: Mapping[str, Any], dims: Pi0Dims, cache: PrefixCache, state: Ten
     return suffix_velocity(w, dims, suffix, x_t, time_bias(w, t))
 
 
-def euler_times(num_steps: int) -> np.ndarray:
+def euler_times(num_steps: int) -> NDArray[Any]:
     """The float32 times [num_steps] of the Euler steps: 1 - i / n, each rounded once.
 
     The JAX reference accumulates -1/n in float32 instead and ends 7e-8 off, which the fastest time frequency
@@ -124,7 +127,7 @@ def euler_times(num_steps: int) -> np.ndarray:
 
 
 def denoise(
-    w: Mapping[str, Any], dims: Pi0Dims, cache: PrefixCache, state: Tensor, noise: Tensor, num_steps: int
+    w: Mapping[str, Tensor], dims: Pi0Dims, cache: PrefixCache, state: Tensor, noise: Tensor, num_steps: int
 ) -> Tensor:
     """Euler from noise[B, 50, 32] at t = 1 to actions[B, 50, 32] at t = 0 in num_steps equal steps."""
     suffix = prepare_suffix(w, dims, cache, state, noise.shape[0])

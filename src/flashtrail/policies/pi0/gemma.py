@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +78,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def project_qkv(
-    w: Mapping[str, Any], stack: str, layer: int, y: Tensor, d: GemmaDims, tables: tuple[Tensor, Tensor]
+    w: Mapping[str, Tensor], stack: str, layer: int, y: Tensor, d: GemmaDims, tables: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Normed rows y[B, T, W] -> rotated q[B, T, Hq, hd], rotated k and plain v[B, T, Hkv, hd] of one layer.
 
@@ -107,7 +106,7 @@ def gelu(x: Tensor) -> Tensor:
     return inner.sigmoid_().mul_(x)
 
 
-def mlp(w: Mapping[str, Any], stack: str, layer: int, x: Tensor) -> Tensor:
+def mlp(w: Mapping[str, Tensor], stack: str, layer: int, x: Tensor) -> Tensor:
     """x + the gated MLP of one layer over the normed x[B, T, W]."""
     y = rms_norm(x, w[f"{stack}.layers.post_norm.scale"][layer])
     fused = w.get(f"{stack}.layers.gate_up.weight")

@@ -176,7 +176,7 @@ def pooled(pixels: Tensor, side: int) -> Tensor:
     total = cut[:, :, 0] + cut[:, :, 1]
     for i in range(2, side):
         total += cut[:, :, i]
-    across = total.view(n, rows, width, channels)[:, :, : columns * side].unflatten(2, (columns, side))
+    across: Tensor = total.view(n, rows, width, channels)[:, :, : columns * side].unflatten(2, (columns, side))
     total = across[:, :, :, 0] + across[:, :, :, 1]
     for i in range(2, side):
         total += across[:, :, :, i]

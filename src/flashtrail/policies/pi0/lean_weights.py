@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -97,7 +96,7 @@ def numbers(shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 def pairs(columns: Tensor, heads: int, head_dim: int) -> Tensor:
     """Columns [.., heads * hd] of heads in two rotary halves -> the same with the halves' partners side by side."""
-    halves = columns.unflatten(-1, (heads, 2, head_dim // 2))
+    halves: Tensor = columns.unflatten(-1, (heads, 2, head_dim // 2))
     return halves.transpose(-1, -2).flatten(-3)
 
 
@@ -112,7 +111,7 @@ def _scaled(weight: Tensor, scale: Tensor) -> Tensor:
     return (math.sqrt(len(scale)) * (1.0 + scale.double()))[:, None] * weight.double()
 
 
-def _layer(w: Mapping[str, Any], d: GemmaDims) -> Layer:
+def _layer(w: Mapping[str, Tensor], d: GemmaDims) -> Layer:
     """From one layer's plain tensors (q, k, v, o, gate, up, down, both norms)."""
     dtype = w["o.weight"].dtype
     turning = [pairs(w["q.weight"], d.num_heads, d.head_dim), pairs(w["k.weight"], d.num_kv_heads, d.head_dim)]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,13 +52,13 @@ class PrefixCache:
         return PrefixCache(self.k.repeat_interleave(n, dim=1), self.v.repeat_interleave(n, dim=1), valid)
 
 
-def embed_prompt(w: Mapping[str, Any], token_ids: Tensor) -> Tensor:
+def embed_prompt(w: Mapping[str, Tensor], token_ids: Tensor) -> Tensor:
     """Token ids [B, P] -> language embeddings [B, P, W], scaled by sqrt(W) as Gemma does."""
     table = w["embed.weight"]
     return table[token_ids] * math.sqrt(table.shape[1])
 
 
-def prefill(w: Mapping[str, Any], dims: Pi0Dims, emb: Tensor, valid: Tensor | None) -> PrefixCache:
+def prefill(w: Mapping[str, Tensor], dims: Pi0Dims, emb: Tensor, valid: Tensor | None) -> PrefixCache:
     """Prefix embeddings [B, S, W] and valid [B, S] (None: all) -> PrefixCache.
 
     Valid slots see each other both ways. The last layer stops after its keys and values: nobody reads more.

@@ -50,7 +50,7 @@ class Plain:
     name = "plain"
 
     def __init__(
-        self, w: Mapping[str, Any], dims: Pi0Dims, wd: Mapping[str, Tensor], draft_dims: DraftDims | None
+        self, w: Mapping[str, Tensor], dims: Pi0Dims, wd: Mapping[str, Tensor], draft_dims: DraftDims | None
     ) -> None:
         self._w, self._dims, self._wd, self._draft_dims = w, dims, wd, draft_dims
 

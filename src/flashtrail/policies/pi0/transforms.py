@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from flashtrail.policies.pi0.batch import ModelInputs
 from flashtrail.policies.pi0.errors import ArtifactError, ObservationError
-from flashtrail.policies.pi0.runtime import ModelInputs
 
 _log = logging.getLogger(__name__)
 
@@ -44,12 +44,14 @@ class Stats:
     def normalize(self, x: NDArray[Any]) -> NDArray[np.float64]:
         """(x - mean) / (std + 1e-6) over the last axis."""
         n = x.shape[-1]
-        return (x - self.mean[:n]) / (self.std[:n] + STD_EPS)
+        normal: NDArray[np.float64] = (x - self.mean[:n]) / (self.std[:n] + STD_EPS)
+        return normal
 
     def unnormalize(self, x: NDArray[Any]) -> NDArray[np.float64]:
         """x * (std + 1e-6) + mean over the last axis; dims without statistics are left out."""
         n = min(x.shape[-1], self.mean.shape[0])
-        return x[..., :n].astype(np.float64) * (self.std[:n] + STD_EPS) + self.mean[:n]
+        values: NDArray[np.float64] = x[..., :n].astype(np.float64) * (self.std[:n] + STD_EPS) + self.mean[:n]
+        return values
 
 
 def read_norm_stats(path: Path, state_dim: int, action_dim: int, padded_dim: int) -> tuple[Stats, Stats]:

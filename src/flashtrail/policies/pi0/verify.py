@@ -34,7 +34,8 @@ def distances(draft: Floats, x0_hat: Floats, dist_dims: int, steps: int) -> Floa
     if draft.shape[-1] >= 7:
         dims = min(dims, GRIPPER)
     gap = (x0_hat[:, :steps, :dims] - draft[None, :steps, :dims]).astype(np.float32)
-    return np.sqrt((gap * gap).sum(axis=-1, dtype=np.float32)) / np.sqrt(np.float32(dims))
+    rms: Floats = np.sqrt((gap * gap).sum(axis=-1, dtype=np.float32)) / np.sqrt(np.float32(dims))
+    return rms
 
 
 def radius_prefix(distance: Floats, tau: float) -> int:
@@ -51,7 +52,8 @@ def switches(gripper: Floats, previous: float, threshold: float) -> NDArray[np.b
     """Where gripper[..., n] crosses the threshold against the value before it (`previous` before the first)."""
     closed = gripper >= np.float32(threshold)
     before = np.concatenate((np.full_like(closed[..., :1], np.float32(previous) >= np.float32(threshold)), closed), -1)
-    return closed != before[..., :-1]
+    crossed: NDArray[np.bool_] = closed != before[..., :-1]
+    return crossed
 
 
 def gripper_stops(x0_hat: Floats, previous: float | None, threshold: float, steps: int) -> bool:

@@ -6,7 +6,6 @@ Knows pixels in [-1, 1] and nothing of cameras, masks or prompts. Differentiable
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,7 +16,7 @@ from flashtrail.policies.pi0.gemma import gelu
 LAYER_NORM_EPS = 1e-6  # the JAX reference; upstream's Triton kernels use 1e-5, which float32 tolerances catch
 
 
-def embed_patches(w: Mapping[str, Any], patch: int, images: Tensor) -> Tensor:
+def embed_patches(w: Mapping[str, Tensor], patch: int, images: Tensor) -> Tensor:
     """Images [N, H, W, 3] -> patch tokens [N, (H/P)*(W/P), Wv], row-major."""
     n, height, width, channels = images.shape
     grid = images.reshape(n, height // patch, patch, width // patch, patch, channels).transpose(2, 3)
@@ -25,7 +24,7 @@ def embed_patches(w: Mapping[str, Any], patch: int, images: Tensor) -> Tensor:
     return flat @ w["vision.patch_embed.weight"] + w["vision.patch_embed.bias"]
 
 
-def embed_stem(w: Mapping[str, Any], stem: Stem, image_size: int, images: Tensor) -> Tensor:
+def embed_stem(w: Mapping[str, Tensor], stem: Stem, image_size: int, images: Tensor) -> Tensor:
     """Images [N, H, W, 3] -> stem tokens [N, tokens, Wv], row-major.
 
     Images of side image_size are average-pooled first; images of side image_size // pool were pooled before.
@@ -41,7 +40,7 @@ def embed_stem(w: Mapping[str, Any], stem: Stem, image_size: int, images: Tensor
     return x.flatten(2).transpose(1, 2)
 
 
-def encode_images(w: Mapping[str, Any], dims: Pi0Dims, images: Tensor) -> Tensor:
+def encode_images(w: Mapping[str, Tensor], dims: Pi0Dims, images: Tensor) -> Tensor:
     """Views [B, V, H, W, 3], float in [-1, 1] -> prefix embeddings [B, V * tokens, W], unscaled."""
     d = dims.vision
     batch, views = images.shape[:2]

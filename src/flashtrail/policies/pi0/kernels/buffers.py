@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flashtrail.policies.pi0.batch import ModelInputs
 from flashtrail.policies.pi0.dims import Pi0Dims
 from flashtrail.policies.pi0.kernels import graphs, stages
 from flashtrail.policies.pi0.prefix import PrefixCache
-from flashtrail.policies.pi0.runtime import ModelInputs
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from flashtrail.policies.pi0 import expert
-from flashtrail.policies.pi0.batch import OFFICIAL_TIME_FLOOR
+from flashtrail.policies.pi0.batch import OFFICIAL_TIME_FLOOR, ModelInputs
 from flashtrail.policies.pi0.kernels import graphs, launch, stages
 from flashtrail.policies.pi0.kernels.buffers import Back, Front, Kind, Snapshot, Verification
 from flashtrail.policies.pi0.kernels.tiles import power_of_two
 from flashtrail.policies.pi0.prefix import PrefixCache
-from flashtrail.policies.pi0.runtime import ModelInputs, TorchRuntime
+from flashtrail.policies.pi0.runtime import TorchRuntime
 from flashtrail.policies.pi0.settings import FlashSettings
 from flashtrail.policies.pi0.verify import Floats, Verdict
 
