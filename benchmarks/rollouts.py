@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from flashtrail.base import commands, provenance
+from flashtrail.experiment import shard as specs
 from flashtrail.rollouts import simulators, worker
 from flashtrail.rollouts.plan import EpisodeKey
 from flashtrail.rollouts.shard import roll_out_shard
@@ -59,7 +60,7 @@ class Naive(LiberoSimulator):
 
 def be_a_naive_worker(descriptor: int) -> None:
     """The shard's own worker around the naive simulator."""
-    worker.make_simulator = lambda settings: Naive(settings["suite"], settings["task_id"], seed=settings["seed"])
+    worker.make_simulator = lambda spec: Naive(spec.suite, spec.task_id, seed=spec.seed)
     worker.leave_with_parent(os.getppid())
     os.dup2(2, 1)
     worker.serve(Connection(descriptor))
@@ -80,7 +81,7 @@ def block(way: str, url: str, task: int, init_states: Sequence[int], out: Path) 
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     with (out.parent / f"{out.name}.log").open("w", encoding="utf-8") as log:
-        roll_out_shard(spec, out, log=log, worker_command=command).check()
+        roll_out_shard(specs.read(spec), out, log=log, worker_command=command).check()
     rows = schemas.read_table(out / "episodes.parquet", schemas.EPISODES).to_pylist()
     starts = [datetime.datetime.fromisoformat(row["started_at"]).timestamp() for row in rows]
     ends = [start + row["wall_s"] for start, row in zip(starts, rows, strict=True)]
@@ -217,7 +218,7 @@ def main() -> int:
         artifact.convert_draft(source / "draft.pt", work / "draft", base=work / "base")
         port, records = free_port(), []
         command = serve_command(work / "base", port=port, draft=work / "draft", threads=1)
-        with PolicyServerProcess(command, work / "server.log", port) as server:
+        with PolicyServerProcess(command, work / "server.log", port, 300) as server:
             for task in given.tasks:
                 place = work / f"task_{task}"
                 records += measure(server.url, place, task, range(given.episodes), given.repetitions)

@@ -98,7 +98,7 @@ def main() -> int:
     )
     with (
         tempfile.TemporaryDirectory() as directory,
-        PolicyServerProcess(command, Path(directory) / "server.log", port) as server,
+        PolicyServerProcess(command, Path(directory) / "server.log", port, 300) as server,
     ):
         troubles = asyncio.run(measure(server, words))
         server.check()

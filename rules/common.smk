@@ -67,7 +67,7 @@ def planned_experiment():
 PLANS = Path(".snakemake/flashtrail")  # where every node sees it, beside Snakemake's own record of the run
 EXPERIMENT = planned_experiment()
 CHAPTERS = ["baseline", "profiling", "robustness", "guard", "clock", "claims"]
-CHECKUP = experiments.checkup_arm.NAME
+CHECKUP = experiments.CHECKUP
 ARMS = {file_name(arm): arm for arm in EXPERIMENT.all_arms}  # the wildcard {arm} is a name of files
 
 
@@ -159,10 +159,8 @@ def source_of(wildcards):
 
 def engine_of(wildcards):
     """How a policy's server is started: device, dtype, backend, threads, FLASH settings, time limit."""
-    spec = policy_of(wildcards)
-    engine = {key: spec[key] for key in ("device", "dtype", "backend", "threads")}
     return {
-        **engine,
+        **EXPERIMENT.engine(wildcards.policy),
         "flash": EXPERIMENT.flash.model_dump(mode="json"),
         "ready_timeout_s": EXPERIMENT.rollout.server_ready_timeout_s,
     }
@@ -202,7 +200,7 @@ def served(policy):
 def arms_where(test):
     """Names of the arms whose (condition kind, guard kind) passes `test`."""
     kinds = {
-        name: (EXPERIMENT.conditions[arm.condition]["kind"], EXPERIMENT.guards[arm.guard]["kind"])
+        name: (EXPERIMENT.conditions[arm.condition].kind, EXPERIMENT.guards[arm.guard].kind)
         for name, arm in EXPERIMENT.arms.items()
     }
     return [name for name, (condition, guard) in kinds.items() if test(condition, guard)]
@@ -257,33 +255,12 @@ def gpus_of_arm(wildcards):
     return 0 if EXPERIMENT.all_arms[ARMS[wildcards.arm]].server else gpus(policy_of_arm(wildcards))
 
 
-def plain_arm(name, policy, episodes):
-    """An arm of nothing but a policy: no condition, no guard, the experiment's own FLASH settings."""
-    engine = EXPERIMENT.policy(policy)
-    return {
-        "arm": name,
-        "policy": policy,
-        "suite": EXPERIMENT.suite,
-        "seed": EXPERIMENT.seed,
-        "scene_seed": EXPERIMENT.scene_seed,
-        "condition": {"name": "clean", "kind": "none"},
-        "guard": {"name": "none", "kind": "none"},
-        "clock": "paused",
-        "init_states": list(range(episodes)),
-        "repeats": 1,
-        "flash": EXPERIMENT.flash.model_dump(mode="json"),
-        "engine": {key: engine[key] for key in ("device", "dtype", "backend", "threads")},
-        "video": "none",
-        "rollout": EXPERIMENT.rollout.model_dump() | {"simulators": 1},
-    }
-
-
 def smoke_of(wildcards):
-    return plain_arm("smoke", wildcards.policy, EXPERIMENT.smoke.episodes)
+    return EXPERIMENT.plain_arm("smoke", wildcards.policy, EXPERIMENT.smoke.episodes)
 
 
 def profiled_arm(wildcards):
-    return plain_arm("profile", wildcards.policy, EXPERIMENT.profile.episodes)
+    return EXPERIMENT.plain_arm("profile", wildcards.policy, EXPERIMENT.profile.episodes)
 
 
 def expected_of(wildcards):

@@ -9,8 +9,7 @@ from pydantic import ValidationError
 
 from flashtrail.claims import claims, published
 from flashtrail.experiment import sections
-from flashtrail.experiment.checkup_arm import Checkup
-from flashtrail.experiment.sections import Grid
+from flashtrail.experiment.arms import Checkup, Grid
 
 
 @pytest.mark.parametrize("field", [{"max_exec_steps": True}, {"tau_radius": True}, {"t_list": [True, 0.05]}])

@@ -6,6 +6,7 @@ For tests and for looking at the report before real tables are there. Nothing of
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -203,15 +204,20 @@ def profile(samples: int = 40) -> list[dict[str, Any]]:
     return rows
 
 
-def write_campaign(root: Path, arms: list[str] | None = None, episodes: int | None = None) -> dict[str, Any]:
-    """Write a whole campaign below `root`, laid out as results/, and return the inputs of the final report."""
+def write_campaign(
+    root: Path, arms: list[str] | None = None, episodes: int | None = None, told: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Write a whole campaign below `root`, laid out as results/, and return the inputs of the final report.
+
+    `told`: by arm, what its tables' metadata say beyond METADATA.
+    """
     chosen = list(ARMS) if arms is None else arms
     for arm in chosen:
-        directories = []
+        directories, about = [], METADATA | (told or {}).get(arm, {})
         for task in TASKS:
             directory = root / "rollouts" / arm / f"task_{task}"
             for name, rows in shard(arm, task, episodes).items():
-                schemas.write_table(directory / f"{name}.parquet", rows, schemas.SCHEMAS[name], METADATA)
+                schemas.write_table(directory / f"{name}.parquet", rows, schemas.SCHEMAS[name], about)
             directories.append(directory)
         merge.write_merged(merge.merge_shards(directories, expected(arm, episodes)), root / "tables" / arm)
         files = {name: root / "tables" / arm / f"{name}.parquet" for name in ("episodes", "rounds", "steps")}

@@ -12,8 +12,9 @@ from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.claims import running, summaries
 from flashtrail.claims.campaign import Campaign
+from flashtrail.experiment import clocks
 from flashtrail.report import headline, running_chapter
-from flashtrail.rollouts import clock, latency
+from flashtrail.rollouts import latency
 from flashtrail.rollouts.episode import Running
 from flashtrail.tables import schemas
 
@@ -24,7 +25,7 @@ FILES = ("episodes", "rounds", "steps")
 def arm(root, name, ms, episodes=6, script=SCRIPT, metadata=True, **more):
     """Write an arm of identical scripted episodes, as a merge would leave it; return its files."""
     spec = {"kind": "running", "source": {"constant_ms": ms}, **more}
-    made = clock.read(spec)
+    made = clocks.read(spec)
     record, *_ = run(script, running=Running(made, latency.load(made.source)))
     rows = {name: [] for name in FILES}
     for init_state in range(episodes):
@@ -34,7 +35,7 @@ def arm(root, name, ms, episodes=6, script=SCRIPT, metadata=True, **more):
         rows["episodes"].append(key | own)
         rows["rounds"] += [key | row for row in record.rounds]
         rows["steps"] += [key | row for row in record.steps]
-    origin = METADATA | ({"clock": json.dumps(clock.spelled_out(made))} if metadata else {})
+    origin = METADATA | ({"clock": json.dumps(made.model_dump())} if metadata else {})
     files = {table: root / "tables" / name / f"{table}.parquet" for table in FILES}
     for table, path in files.items():
         schemas.write_table(path, rows[table], schemas.SCHEMAS[table], origin)

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from flashtrail.base.errors import UserError
-from flashtrail.experiment import config, drill_arms
+from flashtrail.experiment import config
+from flashtrail.experiment.arms import DRILLS
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = yaml.safe_load((ROOT / "config.yaml").read_text())
@@ -33,7 +34,7 @@ def with_drills(**more: Any) -> config.Experiment:
 def test_the_shipped_section_is_eight_drills_a_clean_run_and_a_reference():
     experiment = config.parse(SHIPPED)
     assert list(experiment.drill_arms) == ["drill_reference", "drill_clean", *(f"drill_{name}" for name in EIGHT)]
-    assert list(drill_arms.DRILLS) == EIGHT
+    assert list(DRILLS) == EIGHT
     assert experiment.arm("drill_reference")["init_states"] == [10, 11, 12, 13, 14]
     assert {tuple(experiment.arm(f"drill_{name}")["init_states"]) for name in ["clean", *EIGHT]} == {(5, 6, 7, 8, 9)}
     assert all(experiment.arm(name)["flash"]["force_full_each_round"] for name in experiment.drill_arms)
@@ -111,7 +112,7 @@ def test_any_arm_may_differ_in_how_it_executes():
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({"execution": {"replan_steps": 50}}, "replan_steps: the policy lets 12: raise flash.max_exec_steps"),
+        ({"execution": {"replan_steps": 50}}, "replan_steps: the policy allows at most 12: raise flash.max_exec_steps"),
         ({"execution": {"replan_steps": 51}}, "replan_steps"),
         ({"execution": {"horizon": 0}}, "horizon"),
         ({"execution": {"action_stat": "x"}}, "arms.mine.execution"),

@@ -17,7 +17,8 @@ from rollouts.shards import WORKER
 from flashtrail import cli
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
-from flashtrail.experiment import config, drill_arms
+from flashtrail.experiment import config
+from flashtrail.experiment.arms import DRILL_CLEAN, DRILL_REFERENCE
 from flashtrail.record import replay
 from flashtrail.record.run import Run
 from flashtrail.rollouts.shard import roll_out_shard
@@ -26,7 +27,7 @@ from flashtrail.rollouts.spec import shard_spec
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENT = config.load(ROOT / "config.yaml")
 STATISTICS = "resources/drills/bridge_like.json"
-DRILLED = [arm for arm in EXPERIMENT.drill_arms if arm != drill_arms.REFERENCE]
+DRILLED = [arm for arm in EXPERIMENT.drill_arms if arm != DRILL_REFERENCE]
 STATE = 5
 SIMULATED = functools.partial(roll_out_shard, worker_command=[*WORKER, "long", "-"])
 
@@ -42,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, tokenizer_model: bytes) -> Pat
     provenance.json_dump({"python": sys.executable}, handles["model"])
     for arm in DRILLED:
         _rolled_out(root, EXPERIMENT.arm(arm) | {"init_states": [STATE], "video": "none"}, handles)
-    reference = f"results/tables/{drill_arms.REFERENCE}/steps.parquet"
+    reference = f"results/tables/{DRILL_REFERENCE}/steps.parquet"
     _job(root, "derive_bounds", {"steps": [reference]}, {}, {})
     _job(root, "diagnose_drills", {}, {}, {"arms": DRILLED})
     provenance.json_dump({}, root / "results/drills/diagnosis.json")
@@ -86,7 +87,7 @@ def test_a_replay_gives_the_recorded_rows(run: Path, arm: str, capsys: pytest.Ca
 def test_a_replay_without_the_mistake_contradicts_the_record(run: Path, arm: str) -> None:
     """The three that no condition names: their settings are of execution, and a replay must not forget them."""
     explained = explain(run, arm)
-    clean = explain(run, drill_arms.CLEAN)
+    clean = explain(run, DRILL_CLEAN)
     clean |= {"episode": explained["episode"], "rows": explained["rows"]}
     assert replay.replay(clean, replay.Here(run)).differences
 

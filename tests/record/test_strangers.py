@@ -26,14 +26,15 @@ from flashtrail import cli
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.checkpoints.artifact import verify_artifact
-from flashtrail.experiment import config, drill_arms
+from flashtrail.experiment import config
+from flashtrail.experiment.arms import DRILL_CLEAN
 from flashtrail.record import bundle, manifest, replay, rows
 from flashtrail.record.run import Run
 from flashtrail.rollouts.shard import roll_out_shard
 from flashtrail.rollouts.spec import shard_spec
 
 ROOT = Path(__file__).resolve().parents[2]
-ARM, STATE = drill_arms.CLEAN, 5
+ARM, STATE = DRILL_CLEAN, 5
 EPISODE, SHARD = f"{ARM}/0/{STATE}", f"results/logs/roll_out_shard/{ARM}/task_0.json"
 HANDLE = "results/environments/handle.json"
 SIMULATED = functools.partial(roll_out_shard, worker_command=[*WORKER, "long", "-"])

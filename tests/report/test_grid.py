@@ -8,7 +8,7 @@ import pytest
 from claims.simulated import ARMS, shard, write_campaign
 
 from flashtrail.claims.campaign import Campaign
-from flashtrail.experiment import grids
+from flashtrail.experiment.arms import Cell
 from flashtrail.report import chapters, grid, headline
 
 BARE, GUARDED = "wrist_zero_every4", "guard_wrist_zero_every4"
@@ -61,5 +61,5 @@ def test_the_headline_and_the_success_figure_leave_the_grid_to_its_own_section(i
 
 
 def test_names_are_readable_and_say_the_severity():
-    cell = grids.Cell("patch", "occlusion", "both", "size", 0.25, "wrist_mask")
+    cell = Cell("patch", "occlusion", "both", "size", 0.25, "wrist_mask")
     assert (cell.condition, cell.arm) == ("patch_size0p25", "patch_size0p25_wrist_mask")

@@ -194,8 +194,8 @@ class InProcess:
             Simulator(20 if key.init_state == 0 else None),
             Policy([(12, FULL), (0, DRAFT), (12, FULL), (9, DRAFT)]),
             key,
-            condition=conditions.build(SPEC["condition"]),
-            guard=guards.build(SPEC["guard"]),
+            condition=conditions.build(SPEC.condition),
+            guard=guards.build(SPEC.guard),
             seed=7,
         )
         film = None if record.episode["success"] else request["film"]

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from flashtrail.experiment.shard import ShardSpec
 from flashtrail.rollouts.shard import default_parts_dir
 from flashtrail.tables import schemas
 
@@ -18,8 +19,8 @@ WORKER = [sys.executable, str(HERE / "stub_worker.py")]
 TIMING = {"encoder_ms", "policy_ms", "serve_ms", "roundtrip_ms", "wall_s", "started_at", "run_id"}
 
 
-def spec(init_states=(0, 1, 2), server=SERVER, **more):
-    return {
+def spec(init_states=(0, 1, 2), server=SERVER, **more) -> ShardSpec:
+    told = {
         "arm": "clean",
         "policy": "scripted",
         "suite": "libero_goal",
@@ -28,9 +29,10 @@ def spec(init_states=(0, 1, 2), server=SERVER, **more):
         "seed": 7,
         "condition": {"kind": "zero", "every": 4},
         "guard": {"kind": "wrist_health"},
-        "server": {"command": [*server], "ready_timeout_s": 60},
-        **more,
+        "server": {"command": [*server]},
+        "server_ready_timeout_s": 60,
     }
+    return ShardSpec.model_validate(told | more)
 
 
 def rows(directory: Path, timing: bool = False) -> dict[str, list[dict]]:
@@ -44,13 +46,15 @@ def rows(directory: Path, timing: bool = False) -> dict[str, list[dict]]:
     }
 
 
-def start(out: Path, told: dict, worker=WORKER) -> subprocess.Popen:
+def start(out: Path, told: ShardSpec, worker=WORKER) -> subprocess.Popen:
     """Start a shard in a process of its own."""
     code = (
         "import json, sys; from flashtrail.rollouts.shard import roll_out_shard; "
-        "roll_out_shard(json.loads(sys.argv[1]), sys.argv[2], worker_command=json.loads(sys.argv[3]))"
+        "from flashtrail.experiment.shard import ShardSpec; "
+        "spec = ShardSpec.model_validate_json(sys.argv[1]); "
+        "roll_out_shard(spec, sys.argv[2], worker_command=json.loads(sys.argv[3]))"
     )
-    command = [sys.executable, "-c", code, json.dumps(told), str(out), json.dumps(list(worker))]
+    command = [sys.executable, "-c", code, told.model_dump_json(), str(out), json.dumps(list(worker))]
     return subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
 

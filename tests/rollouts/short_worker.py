@@ -10,8 +10,8 @@ from flashtrail.rollouts import worker
 from flashtrail.rollouts.simulator import LiberoSimulator
 
 
-def short(settings) -> LiberoSimulator:
-    simulator = LiberoSimulator(settings["suite"], settings["task_id"], seed=settings["seed"])
+def short(spec) -> LiberoSimulator:
+    simulator = LiberoSimulator(spec.suite, spec.task_id, seed=spec.seed)
     simulator.horizon = 20
     return simulator
 

@@ -83,6 +83,6 @@ if __name__ == "__main__":
         opengl._loads = lambda name, soname: False
         worker.make_simulator = blind
     else:
-        worker.make_simulator = lambda settings: StubSimulator(mode, Path(file), settings["horizon"])
+        worker.make_simulator = lambda spec: StubSimulator(mode, Path(file), spec.horizon)
     worker.leave_with_parent(os.getppid())
     worker.serve(Connection(descriptor))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,8 +14,10 @@ from rollouts import scripted
 from rollouts.scripted import DRAFT, FULL, KEY, Simulator, run
 
 from flashtrail.base.errors import UserError
+from flashtrail.experiment import clocks
+from flashtrail.experiment.clocks import Replay
 from flashtrail.rollouts import clock, latency, seeds
-from flashtrail.rollouts.clock import Chunk, Clock, Source
+from flashtrail.rollouts.clock import Chunk
 from flashtrail.rollouts.episode import EpisodeError, Running
 from flashtrail.tables import schemas
 
@@ -21,7 +25,7 @@ STILL = (0.0,) * 6
 
 
 def running(constant_ms=0.0, **more) -> Running:
-    made = clock.read({"kind": "running", "source": {"constant_ms": constant_ms}, **more})
+    made = clocks.read({"kind": "running", "source": {"constant_ms": constant_ms}, **more})
     return Running(made, latency.load(made.source))
 
 
@@ -77,12 +81,12 @@ def test_what_a_round_vouches_for():
     route=st.sampled_from(["full", "draft"]),
     replan=st.integers(1, 50),
     ahead=st.integers(0, 60) | st.just("auto"),
-    waiting=st.sampled_from(clock.WHILE_WAITING),
+    waiting=st.sampled_from(get_args(clocks.Waiting)),
 )
 def test_no_step_is_without_exactly_one_action_and_none_is_for_another_moment(
     in_hand, now, waited, accepted, route, replan, ahead, waiting
 ):
-    made = Clock(Source("measured"), 20.0, waiting, ahead)
+    made = clocks.read({"kind": "running", "source": "measured", "while_waiting": waiting, "ask_ahead": ahead})
     old = None if in_hand is None else Chunk(3, *in_hand)
     new = Chunk(4, now, clock.usable(route, accepted, 50))
     prefix = min(replan, accepted)
@@ -228,7 +232,7 @@ def test_each_route_takes_its_own_time():
 
 
 def test_the_measured_time_is_the_round_trip_at_the_client():
-    made = clock.read({"kind": "running", "hz": 500, "source": "measured"})
+    made = clocks.read({"kind": "running", "hz": 500, "source": "measured"})
     record, *_ = run([(12, FULL)], running=Running(made, latency.load(made.source)))
     assert {row["latency_ms"] for row in record.rounds} == {6.0} and record.rounds[0]["waited_steps"] == 3
 
@@ -241,7 +245,7 @@ COLUMNS = {"latency_ms": 0.0, "waited_steps": 0, "stale_dropped": 0}
 @given(
     script=st.lists(ROUND, min_size=1, max_size=8),
     replan=st.integers(1, 50),
-    waiting=st.sampled_from(clock.WHILE_WAITING),
+    waiting=st.sampled_from(get_args(clocks.Waiting)),
     hz=st.sampled_from([20, 33.3, 100]),
     success=st.none() | st.integers(1, 40),
 )
@@ -317,7 +321,7 @@ def rounds_table(tmp_path):
 
 
 def test_a_replay_draws_from_the_rounds_of_the_same_route_and_always_the_same(rounds_table):
-    replayed = latency.load(Source("replay", replay=str(rounds_table)))
+    replayed = latency.load(Replay(replay=str(rounds_table)))
     words = [seeds.derive(7, "libero_goal", 2, 5, 1, r, stream="latency") for r in range(200)]
     drafts = [replayed.of("draft", 99.0, w) for w in words]
     assert set(drafts) == {8.0, 9.0, 10.0} and {replayed.of("full", 99.0, w) for w in words} == {30.0, 40.0}
@@ -326,7 +330,7 @@ def test_a_replay_draws_from_the_rounds_of_the_same_route_and_always_the_same(ro
 
 
 def test_a_replayed_episode_is_reproducible(rounds_table):
-    made = clock.read({"kind": "running", "hz": 200, "source": {"replay": str(rounds_table)}})
+    made = clocks.read({"kind": "running", "hz": 200, "source": {"replay": str(rounds_table)}})
     records = [run([(12, FULL), (12, DRAFT)], running=Running(made, latency.load(made.source)))[0] for _ in range(2)]
     assert records[0].rounds == records[1].rounds and records[0].steps == records[1].steps
     assert len({row["latency_ms"] for row in records[0].rounds}) > 1
@@ -341,15 +345,15 @@ def test_a_profile_can_be_replayed_without_its_warm_up(tmp_path):
 
 def test_a_table_that_cannot_be_replayed_is_named(tmp_path, rounds_table):
     with pytest.raises(UserError, match=r"absent.parquet does not exist"):
-        latency.load(Source("replay", replay=str(tmp_path / "absent.parquet")))
+        latency.load(Replay(replay=str(tmp_path / "absent.parquet")))
     (tmp_path / "text.parquet").write_text("no table")
     with pytest.raises(UserError, match="not a readable Parquet file"):
-        latency.load(Source("replay", replay=str(tmp_path / "text.parquet")))
+        latency.load(Replay(replay=str(tmp_path / "text.parquet")))
     with pytest.raises(UserError, match="has changed since"):
-        latency.load(Source("replay", replay=str(rounds_table), digest="0" * 64))
+        latency.load(Replay(replay=str(rounds_table), digest="0" * 64))
     pq.write_table(pa.table({"route": ["full"]}), tmp_path / "other.parquet")
     with pytest.raises(UserError, match="no column 'roundtrip_ms'"):
-        latency.load(Source("replay", replay=str(tmp_path / "other.parquet")))
+        latency.load(Replay(replay=str(tmp_path / "other.parquet")))
 
 
 def test_the_draw_does_not_touch_the_noise_and_hangs_on_the_round_alone():
@@ -367,25 +371,25 @@ def test_the_draw_does_not_touch_the_noise_and_hangs_on_the_round_alone():
         ("runing", "unknown value 'runing'"),
         ("pausd", "did you mean 'paused'"),
         ({"kind": "runing", "source": "measured"}, "did you mean 'running'"),
-        ({"kind": "running"}, "source is missing"),
+        ({"kind": "running"}, "clock: source: is missing"),
         ({"kind": "running", "source": "mesured"}, "did you mean 'measured'"),
         ({"kind": "running", "source": "measured", "herz": 20}, "unknown key 'herz'; did you mean 'hz'"),
-        ({"kind": "running", "source": "measured", "hz": 0}, "above 0"),
-        ({"kind": "running", "source": "measured", "hz": True}, "must be a number"),
+        ({"kind": "running", "source": "measured", "hz": 0}, "hz: must be above 0"),
+        ({"kind": "running", "source": "measured", "hz": True}, "hz: true or false stands where a number is wanted"),
         ({"kind": "running", "source": "measured", "while_waiting": "holt"}, "did you mean 'hold'"),
         ({"kind": "running", "source": "measured", "ask_ahead": -1}, "ask_ahead"),
         ({"kind": "running", "source": {"constant": 58}}, "did you mean 'constant_ms'"),
-        ({"kind": "running", "source": {"constant_ms": -1}}, "at least 0 ms"),
+        ({"kind": "running", "source": {"constant_ms": -1}}, "source.constant_ms: must be at least 0"),
         ({"kind": "running", "source": {"constant_ms": {"fll": 1}}}, "did you mean 'full'"),
-        ({"kind": "running", "source": {"constant_ms": {"draft": 1}}}, "so give full"),
+        ({"kind": "running", "source": {"constant_ms": {"draft": 1}}}, "source.constant_ms.full: is missing"),
         ({"kind": "running", "source": {"replay": "a", "time": "policy_m"}}, "did you mean 'policy_ms'"),
-        ({"kind": "running", "source": {"replay": "a", "constant_ms": 2}}, "give one of"),
-        ({"kind": "running", "source": {"constant_ms": 2, "time": "serve_ms"}}, "belong to a replay"),
+        ({"kind": "running", "source": {"replay": "a", "constant_ms": 2}}, "unknown key 'source.constant_ms'"),
+        ({"kind": "running", "source": {"constant_ms": 2, "time": "serve_ms"}}, "unknown key 'source.time'"),
     ],
 )
 def test_a_wrong_clock_gets_one_line(spec, complaint):
     with pytest.raises(UserError, match=complaint) as caught:
-        clock.read(spec)
+        clocks.read(spec)
     assert "\n" not in str(caught.value)
 
 
@@ -401,8 +405,8 @@ def test_a_wrong_clock_gets_one_line(spec, complaint):
     ],
 )
 def test_a_clock_spelled_out_is_the_same_clock(spec):
-    made = clock.read(spec)
-    assert clock.read(clock.spelled_out(made)) == made
+    made = clocks.read(spec)
+    assert clocks.read("paused" if made is None else made.model_dump()) == made
 
 
 def test_published_figures_are_looked_up_by_route():
@@ -417,15 +421,16 @@ def test_published_figures_are_looked_up_by_route():
     }
 
     def looked_up(name):
-        made = clock.resolved(clock.read({"kind": "running", "source": {"published": name}}), figures)
-        assert clock.read(clock.spelled_out(made)) == made
-        return made.source.full_ms, made.source.draft_ms
+        made = clocks.resolved(clocks.read({"kind": "running", "source": {"published": name}}), lambda: figures)
+        assert clocks.read(made.model_dump()) == made
+        return made.source.constant_ms.full, made.source.draft_ms
 
     assert looked_up("ours/FLASH") == (33.156, 8.067) and looked_up("paper/Torch-pi0") == (58.0, None)
     for wrong in ("paper/FLASH", "paper/Torch-pi"):
         with pytest.raises(UserError, match="no published time of a full round"):
             looked_up(wrong)
-    assert clock.resolved(None, figures) is None
+    given = clocks.read({"kind": "running", "source": {"constant_ms": 5}})
+    assert clocks.resolved(given, dict) is given
 
 
 def test_scripts_answer_with_chunks_of_fifty():

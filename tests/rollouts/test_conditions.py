@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from rollouts.scripted import KEY
 
 from flashtrail.base.errors import UserError
-from flashtrail.rollouts import conditions, faults, seeds
+from flashtrail.experiment import conditions as kinds
+from flashtrail.rollouts import conditions, seeds
 from flashtrail.rollouts.conditions import noisy, occluded
 from flashtrail.rollouts.observation import Observation
 
@@ -192,8 +193,12 @@ specs = st.recursive(
 @settings(max_examples=60, deadline=None)
 @given(specs)
 def test_any_condition_leaves_its_input_alone_keeps_shapes_and_can_be_spelled_out(spec):
-    parameters = faults.condition(spec)
-    assert faults.condition(faults.spelled_out(parameters)) == parameters
+    parameters = kinds.read(spec)
+    assert (
+        kinds.read(parameters.model_dump())
+        == kinds.read(parameters.called("x")).model_copy(update={"name": None})
+        == parameters
+    )
     condition = conditions.build(spec, WORDS)
     for query in range(6):
         before = observation(query)
@@ -208,22 +213,25 @@ def test_any_condition_leaves_its_input_alone_keeps_shapes_and_can_be_spelled_ou
     ("spec", "words"),
     [
         ({"kind": "frozen"}, "unknown kind 'frozen'; did you mean 'freeze'?"),
-        ({"kind": "stale"}, "condition stale: queries is missing"),
-        ({"kind": "stale", "queries": 0}, "queries must be at least 1, not 0"),
-        ({"kind": "stale", "queries": 1.5}, "queries must be a whole number, not 1.5"),
-        ({"kind": "noise", "sigma": 0}, "sigma must be above 0, not 0"),
-        ({"kind": "noise", "sigma": float("nan")}, "sigma must be above 0"),
-        ({"kind": "noise", "sigma": 3, "view": "wirst"}, "unknown view 'wirst'; did you mean 'wrist'?"),
-        ({"kind": "noise", "sigmas": 3}, "unknown parameter 'sigmas'; did you mean 'sigma'?"),
-        ({"kind": "occlusion", "size": 1.5}, "size must be above 0 and at most 1, not 1.5"),
+        ({"kind": "stale"}, "condition: queries: is missing"),
+        ({"kind": "stale", "queries": 0}, "queries: must be at least 1, not 0"),
+        ({"kind": "stale", "queries": 1.5}, "queries: 1.5 is not a whole number"),
+        ({"kind": "noise", "sigma": 0}, "sigma: must be above 0, not 0"),
+        ({"kind": "noise", "sigma": float("nan")}, "sigma: must be a finite number, not nan"),
+        ({"kind": "noise", "sigma": 3, "view": "wirst"}, "view: unknown value 'wirst'; did you mean 'wrist'?"),
+        ({"kind": "noise", "sigmas": 3}, "unknown key 'sigmas'; did you mean 'sigma'?"),
+        ({"kind": "occlusion", "size": 1.5}, "size: must be at most 1, not 1.5"),
         ({"kind": "occlusion", "size": 0.5, "row": 0.5}, "give both row and column"),
-        ({"kind": "bursts", "probability": 2}, "probability must be above 0 and at most 1"),
-        ({"kind": "bursts", "probability": 0.5, "fault": {"kind": "swap", "view": "wrist"}}, "condition swap: unknown"),
+        ({"kind": "bursts", "probability": 2}, "probability: must be at most 1, not 2"),
+        (
+            {"kind": "bursts", "probability": 0.5, "fault": {"kind": "swap", "view": "wrist"}},
+            "unknown key 'fault.view'",
+        ),
         ({"kind": "zero", "every": 2, "length": 3}, "length 3 is longer than the period"),
-        ({"kind": "zero", "every": True}, "every must be a whole number"),
-        ({"kind": "swap", "view": "wrist"}, "condition swap: unknown parameter 'view'"),
-        ([], "parts must be a list of at least one fault"),
-        ("zero", "'zero' is no mapping"),
+        ({"kind": "zero", "every": True}, "every: true or false stands where a number is wanted"),
+        ({"kind": "swap", "view": "wrist"}, "unknown key 'view'"),
+        ([], "List should have at least 1 item"),
+        ("zero", "expected a mapping, e.g. {kind: none}, not 'zero'"),
     ],
 )
 def test_a_mistake_is_named(spec, words):

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from rollouts.scripted import FULL, KEY, Simulator, run
 
 from flashtrail.base.errors import UserError
-from flashtrail.experiment import config, drill_arms
+from flashtrail.experiment import config
+from flashtrail.experiment.arms import DRILLS
 from flashtrail.rollouts import conditions, seeds
 from flashtrail.rollouts.observation import Observation, axis_angle, resize_with_pad, state_vector
 
@@ -132,11 +133,11 @@ def test_short_horizon_ends_the_episode_at_its_limit():
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ({"kind": "prompt"}, "condition prompt: template is missing"),
+        ({"kind": "prompt"}, "condition: template: is missing"),
         ({"kind": "prompt", "template": "Do {instructions}"}, "template must hold {instruction}"),
-        ({"kind": "prompt", "template": 3}, "template must be text, not 3"),
-        ({"kind": "antipode", "canonical": 1}, "canonical must be true or false, not 1"),
-        ({"kind": "upside_down", "view": "bth"}, "unknown view 'bth'; did you mean 'both'?"),
+        ({"kind": "prompt", "template": 3}, "template: must be text, not 3"),
+        ({"kind": "antipode", "canonical": 1}, "canonical: must be true or false, not 1"),
+        ({"kind": "upside_down", "view": "bth"}, "view: unknown value 'bth'; did you mean 'both'?"),
     ],
 )
 def test_a_mistake_is_named(spec, words):
@@ -149,11 +150,11 @@ def test_every_drill_differs_from_the_clean_arm_in_its_own_settings_only():
     clean = EXPERIMENT.arm("drill_clean")
     differing = {
         name: {key for key in {*arm, *clean} if arm.get(key) != clean.get(key)} - {"arm"}
-        for name in drill_arms.DRILLS
+        for name in DRILLS
         if (arm := EXPERIMENT.arm(f"drill_{name}"))
     }
     own = {"bad_unnorm": {"execution"}, "long_chunk": {"execution", "flash"}, "short_horizon": {"execution"}}
-    assert differing == {name: own.get(name, {"condition"}) for name in drill_arms.DRILLS}
+    assert differing == {name: own.get(name, {"condition"}) for name in DRILLS}
 
 
 # --- the real simulator ---

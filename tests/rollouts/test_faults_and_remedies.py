@@ -119,5 +119,5 @@ def test_no_guard_looks_at_nothing():
 
 
 def test_a_negative_threshold_is_refused():
-    with pytest.raises(UserError, match="guard wrist_health: max_age must be at least 0, not -1"):
+    with pytest.raises(UserError, match="guard: max_age: must be at least 0, not -1"):
         guards.build({"kind": "wrist_health", "max_age": -1})

@@ -15,6 +15,7 @@ from rollouts.shards import HERE, WORKER, parts, rows, spec, start, wait_until
 from serving.conftest import ScriptedPolicy
 
 from flashtrail.base.errors import UserError
+from flashtrail.experiment.shard import Server, ShardSpec
 from flashtrail.rollouts import shard, worker
 from flashtrail.rollouts.observation import Observation
 from flashtrail.rollouts.shard import roll_out_shard
@@ -41,8 +42,9 @@ def official(mode: str = "", number: float = 0, port: int | None = None):
             process.kill()
 
 
-def told(url: str, **more) -> dict:
-    return spec(**more) | {"server": {"url": url, **more.get("server", {})}}
+def told(url: str, **more) -> ShardSpec:
+    server = Server.model_validate({"url": url, **more.pop("server", {})})
+    return spec(**more).model_copy(update={"server": server})
 
 
 def rolled_out(url: str, out, **more) -> str:
@@ -67,7 +69,7 @@ def test_its_one_state_is_not_shared_by_simulators_or_shards(tmp_path):
     lock = str(tmp_path / "lock")
     with official("slow", 0.5) as url:
         server = {"url": url, "lock": lock}
-        first = start(tmp_path / "a", spec(simulators=2) | {"server": server})
+        first = start(tmp_path / "a", told(url, simulators=2, server=server))
         wait_until(lambda: parts(tmp_path / "a"))
         log = rolled_out(url, tmp_path / "b", simulators=2, server={"lock": lock})
         assert first.wait(60) == 0
@@ -102,8 +104,7 @@ def test_a_simulator_has_that_patience_with_a_server_elsewhere(monkeypatch, else
 
     monkeypatch.setattr(worker, "PolicyClient", no_client)
     monkeypatch.setattr(worker, "make_simulator", lambda _: types.SimpleNamespace(prompt="", horizon=1))
-    settings = {name: spec().get(name) for name in shard._WORKER_SETTINGS} | {"clock": "paused", "stall_timeout_s": 1.0}
-    simulator = worker.Worker(settings, worker.Heartbeat(lambda _: None))
+    simulator = worker.Worker(spec(stall_timeout_s=1.0), worker.Heartbeat(lambda _: None))
     request = {"key": ["libero_goal", 2, 0, 0], "url": "ws://127.0.0.1:1", "elsewhere": elsewhere}
     assert simulator.answer(request) == {"failed": "server", "error": "none"}
     assert given == [worker._REPLY_S if elsewhere else 60.0]

@@ -1,7 +1,9 @@
 import pytest
 
 from flashtrail.base.errors import UserError
-from flashtrail.rollouts import plan, seeds, settings
+from flashtrail.experiment import shard, suites
+from flashtrail.rollouts import seeds
+from flashtrail.rollouts.shard import episodes_of
 
 SPEC = {
     "arm": "clean",
@@ -25,7 +27,7 @@ SPEC = {
     ],
 )
 def test_task_specs(text, suite, ids):
-    assert plan.parse_tasks(text, suite) == ids
+    assert suites.parse_tasks(text, suite) == ids
 
 
 @pytest.mark.parametrize(
@@ -41,44 +43,44 @@ def test_task_specs(text, suite, ids):
 )
 def test_wrong_task_specs(text, complaint):
     with pytest.raises(UserError, match=complaint):
-        plan.parse_tasks(text, "libero_goal")
+        suites.parse_tasks(text, "libero_goal")
 
 
 def test_an_unknown_suite_is_answered_with_the_nearest():
     with pytest.raises(UserError, match="did you mean 'libero_goal'"):
-        plan.parse_tasks("0", "libero_gaol")
+        suites.parse_tasks("0", "libero_gaol")
 
 
 def test_horizons_are_those_of_the_official_client():
-    horizons = {name.removeprefix("libero_"): suite.horizon for name, suite in plan.SUITES.items()}
+    horizons = {name.removeprefix("libero_"): suite.horizon for name, suite in suites.SUITES.items()}
     assert horizons == {"spatial": 220, "object": 280, "goal": 300, "10": 520, "90": 400}
 
 
 def test_expected_episodes_run_repeat_by_repeat():
-    keys = [(key.init_state, key.repeat) for key in plan.expected_episodes(SPEC)]
+    keys = [(key.init_state, key.repeat) for key in episodes_of(shard.read(SPEC))]
     assert keys == [(4, 0), (2, 0), (4, 1), (2, 1)]
-    assert len({key.name for key in plan.expected_episodes(SPEC)}) == 4
+    assert len({key.name for key in episodes_of(shard.read(SPEC))}) == 4
 
 
 def test_defaults_are_filled_in():
-    full = settings.checked(SPEC)
-    assert (full["scene_seed"], full["replan_steps"], full["hard_reset"]) == ("episode", 12, True)
-    assert full["server"]["url"] is None
+    full = shard.read(SPEC)
+    assert (full.scene_seed, full.replan_steps, full.hard_reset) == ("episode", 12, True)
+    assert full.server.url is None
 
 
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
         ({"init_state": [0]}, "unknown key 'init_state'; did you mean 'init_states'"),
-        ({"init_states": [0, 50]}, "init_states: 50 is out of range 0-49 of libero_goal task 3"),
+        ({"init_states": [0, 50]}, "init state 50 is out of range 0-49 of libero_goal task 3"),
         ({"init_states": [1, 1]}, "each init state once"),
         ({"init_states": []}, "at least one"),
         ({"task_id": 10}, "task 10 is out of range 0-9"),
         ({"clock": "runing"}, "clock: unknown value 'runing'"),
         ({"scene_seed": "offical"}, "did you mean 'official'"),
-        ({"simulators": 0}, "simulators: 0 must be at least 1"),
+        ({"simulators": 0}, "simulators: must be at least 1, not 0"),
         ({"condition": {"kind": "zeros"}}, "did you mean 'zero'"),
-        ({"condition": {"kind": "zero", "evry": 4}}, "unknown parameter 'evry'; did you mean 'every'"),
+        ({"condition": {"kind": "zero", "evry": 4}}, "unknown key 'condition.evry'; did you mean 'every'"),
         ({"condition": {"kind": "zero", "view": "wirst"}}, "did you mean 'wrist'"),
         ({"condition": {"kind": "zero", "every": 4, "phase": 4}}, "phase 4 is never reached"),
         ({"guard": {"kind": "wrist_helth"}}, "did you mean 'wrist_health'"),
@@ -90,13 +92,13 @@ def test_defaults_are_filled_in():
 )
 def test_a_wrong_spec_gets_one_line(change, complaint):
     with pytest.raises(UserError, match=complaint) as caught:
-        settings.checked({**SPEC, **change})
+        shard.read({**SPEC, **change})
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_key_is_named():
-    with pytest.raises(UserError, match="'arm' is missing"):
-        settings.checked({key: value for key, value in SPEC.items() if key != "arm"})
+    with pytest.raises(UserError, match="arm: is missing"):
+        shard.read({key: value for key, value in SPEC.items() if key != "arm"})
 
 
 @pytest.mark.parametrize(
@@ -104,13 +106,13 @@ def test_a_missing_key_is_named():
     [("condition", {"kind": "none", "every": 4}, "every"), ("guard", {"max_age": 8}, "max_age")],
 )
 def test_a_kind_takes_no_parameter_of_another(what, given, key):
-    with pytest.raises(UserError, match=f"{what} none: unknown parameter '{key}'"):
-        settings.checked({**SPEC, what: given})
+    with pytest.raises(UserError, match=f"unknown key '{what}.{key}'"):
+        shard.read({**SPEC, what: given})
 
 
 def test_the_digest_follows_what_an_episode_depends_on():
     def digest(**change):
-        return settings.spec_digest(settings.checked({**SPEC, **change}))
+        return shard.read({**SPEC, **change}).digest
 
     assert digest() == digest(init_states=[1, 2, 3]) == digest(simulators=4) == digest(video="all")
     changes = [

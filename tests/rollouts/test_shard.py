@@ -18,6 +18,7 @@ from rollouts.shards import HERE, SERVER, WORKER, parts, rows, servers_of, spec,
 
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
+from flashtrail.experiment.shard import Server
 from flashtrail.rollouts import recorder, shard
 from flashtrail.rollouts.shard import default_parts_dir, roll_out_shard
 from flashtrail.serving.launch import PolicyServerProcess, ServerError, free_port
@@ -123,7 +124,7 @@ def test_a_shard_against_a_server_that_runs_already(undisturbed, tmp_path):
     port = free_port()
     command = [word.replace("{port}", str(port)) for word in SERVER]
     with PolicyServerProcess(command, tmp_path / "server.log", port, 60) as server:
-        told = spec() | {"server": {"url": server.url}}
+        told = spec().model_copy(update={"server": Server(url=server.url)})
         roll_out_shard(told, tmp_path / "out", log=io.StringIO(), worker_command=WORKER)
         assert server.alive
     assert rows(tmp_path / "out") == undisturbed[1]
@@ -161,7 +162,7 @@ def test_a_changed_spec_starts_afresh(tmp_path):
     process.kill()
     process.wait()
     log = io.StringIO()
-    roll_out_shard(slow | {"seed": 8}, tmp_path, log=log, worker_command=WORKER)
+    roll_out_shard(slow.model_copy(update={"seed": 8}), tmp_path, log=log, worker_command=WORKER)
     assert "there already" not in log.getvalue()
     assert {row["seed"] for row in rows(tmp_path)["episodes"]} == {8}
 
@@ -215,8 +216,7 @@ def test_each_restart_waits_longer_and_they_end(monkeypatch, tmp_path):
     pauses = []
     monkeypatch.setattr(shard, "PolicyServerProcess", lambda *_: Gone())
     monkeypatch.setattr(shard.time, "sleep", pauses.append)
-    settings = {"url": None, "command": ["serve", "{port}"], "ready_timeout_s": 1.0}
-    with shard._Server(settings, tmp_path / "log", 1) as server:
+    with shard._Server(spec(server=["serve", "{port}"]), tmp_path / "log", 1) as server:
         for number in (1, 2, 3):
             assert f"({number} of 3)" in server.revive()
         with pytest.raises(UserError, match="signal 9"):
@@ -295,7 +295,9 @@ def test_examples_keep_to_their_bytes_and_the_success_comes_first(tmp_path, monk
     assert len(sizes) == 3
     limit = sizes["init_000_repeat_0"] + sizes["init_001_repeat_0"]
     monkeypatch.setattr(recorder, "EXAMPLES_BYTES", limit)
-    roll_out_shard(told | {"video": "examples"}, tmp_path / "some", log=io.StringIO(), worker_command=WORKER)
+    roll_out_shard(
+        told.model_copy(update={"video": "examples"}), tmp_path / "some", log=io.StringIO(), worker_command=WORKER
+    )
     kept = {path.stem: path.stat().st_size for path in (tmp_path / "some/videos").iterdir()}
     assert set(kept) == {"init_000_repeat_0", "init_001_repeat_0"} and sum(kept.values()) <= limit
 

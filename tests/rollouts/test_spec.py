@@ -13,7 +13,8 @@ from flashtrail import cli
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.experiment import config
-from flashtrail.rollouts import plan, settings
+from flashtrail.experiment import shard as specs
+from flashtrail.rollouts.shard import episodes_of
 from flashtrail.rollouts.spec import shard_spec
 from flashtrail.serving import command as serving_command
 from flashtrail.serving.handles import server_command
@@ -38,14 +39,15 @@ def handles(tmp_path) -> dict[str, str]:
 @pytest.mark.parametrize("name", EXPERIMENT.arms)
 def test_every_arm_is_accepted_by_the_shard(name, handles):
     arm = EXPERIMENT.arm(name)
-    spec = settings.checked(shard_spec(arm, 2, handles, code="c0de"))
-    assert len(plan.expected_episodes(spec)) == EXPERIMENT.arms[name].episodes
+    spec = shard_spec(arm, 2, handles, code="c0de")
+    assert len(episodes_of(spec)) == EXPERIMENT.arms[name].episodes
     clock = {} if arm["clock"] == "paused" else {"clock": json.dumps(arm["clock"], sort_keys=True)}
-    assert spec["metadata"] == clock | {
+    assert spec.metadata == clock | {
         "config_digest": provenance.digest_json(arm),
         "artifact_digest": "b" * 64 + "+" + "d" * 64,
         "code_digest": "c0de",
         "device": "a processor",
+        "max_exec_steps": "12",
         "official_time_bias": "false",
         "condition": json.dumps(arm["condition"], sort_keys=True),
         "guard": json.dumps(arm["guard"], sort_keys=True),
@@ -54,7 +56,7 @@ def test_every_arm_is_accepted_by_the_shard(name, handles):
 
 def test_an_arm_differs_from_its_control_where_it_says(handles):
     specs = {name: shard_spec(EXPERIMENT.arm(name), 0, handles, code="c0de") for name in ("clean", "full_only")}
-    words = {name: set(spec["server"]["command"]) for name, spec in specs.items()}
+    words = {name: set(spec.server.command) for name, spec in specs.items()}
     assert words["full_only"] - words["clean"] == {"--force-full-each-round"}
     assert words["clean"] - words["full_only"] == {"--no-force-full-each-round"}
 
@@ -66,11 +68,11 @@ def understood(command, **values):
 
 def test_how_many_simulators_there_are_is_no_part_of_a_result(handles):
     """The command says it by a word, so that the digest under which finished episodes lie does not hold it."""
-    server = shard_spec(EXPERIMENT.arm("clean"), 0, handles, code="c0de")["server"]
+    server = shard_spec(EXPERIMENT.arm("clean"), 0, handles, code="c0de").server
     arm = {"arm": "clean", "policy": "p", "suite": "libero_goal", "task_id": 0, "init_states": [0], "seed": 7}
-    told = [settings.checked({**arm, "server": server, "simulators": count}) for count in (1, 5)]
-    assert len({settings.spec_digest(spec) for spec in told}) == 1
-    assert "{simulators}" in server["command"]
+    told = [specs.read({**arm, "server": server, "simulators": count}) for count in (1, 5)]
+    assert len({spec.digest for spec in told}) == 1
+    assert "{simulators}" in server.command
 
 
 def test_a_job_with_one_client_prepares_for_no_more(handles):
@@ -79,7 +81,7 @@ def test_a_job_with_one_client_prepares_for_no_more(handles):
 
 
 def test_the_server_understands_its_command(handles):
-    words = shard_spec(EXPERIMENT.arm("full_only"), 0, handles, code="c0de")["server"]["command"]
+    words = shard_spec(EXPERIMENT.arm("full_only"), 0, handles, code="c0de").server.command
     assert words[:4] == [sys.executable, "-P", "-m", "flashtrail"] and "{port}" in words
     arguments = understood(words, port=8001, simulators=5)
     assert (arguments.port, arguments.max_batch) == (8001, 5)
@@ -95,9 +97,9 @@ def arm_with(**more):
 
 def test_an_arm_with_a_server_of_its_own_starts_none():
     experiment = arm_with(server="ws://192.0.2.7:8000")
-    spec = settings.checked(shard_spec(experiment.arm("clean"), 2, {}, code="c0de"))
-    assert spec["server"]["url"] == "ws://192.0.2.7:8000" and spec["server"]["command"] is None
-    assert (spec["metadata"]["artifact_digest"], spec["metadata"]["device"]) == ("", "")
+    spec = shard_spec(experiment.arm("clean"), 2, {}, code="c0de")
+    assert spec.server.url == "ws://192.0.2.7:8000" and spec.server.command is None
+    assert (spec.metadata["artifact_digest"], spec.metadata["device"]) == ("", "")
     assert "server" not in experiment.arm("full_only")
 
 
@@ -136,26 +138,26 @@ def test_an_arm_that_says_nothing_of_its_execution_keeps_its_digest(name):
     arm = {"arm": name, "policy": "pi0_nano", "suite": "libero_goal", "task_id": 1, "init_states": [0], "seed": 7}
     shipped = EXPERIMENT.arm(name)
     arm |= {key: shipped[key] for key in ("condition", "guard", "clock")}
-    assert settings.spec_digest(settings.checked({**arm, "server": server})) == KNOWN[name]
-    with_limit = settings.checked({**arm, "server": server, "horizon": 60})
-    assert settings.spec_digest(with_limit) != KNOWN[name]
-    with pytest.raises(UserError, match="horizon: 0 must be at least 1"):
-        settings.checked({**arm, "server": server, "horizon": 0})
+    assert specs.read({**arm, "server": server}).digest == KNOWN[name]
+    with_limit = specs.read({**arm, "server": server, "horizon": 60})
+    assert with_limit.digest != KNOWN[name]
+    with pytest.raises(UserError, match="horizon: must be at least 1, not 0"):
+        specs.read({**arm, "server": server, "horizon": 0})
 
 
 @pytest.mark.parametrize("name", EXPERIMENT.drill_arms)
 def test_every_drill_is_a_spec_of_its_own(name, handles):
     handles["action_stats"] = str(ROOT / "resources/drills/bridge_like.json")
     given = handles if name == "drill_bad_unnorm" else {k: v for k, v in handles.items() if k != "action_stats"}
-    spec = settings.checked(shard_spec(EXPERIMENT.arm(name), 0, given, code="c0de"))
+    spec = shard_spec(EXPERIMENT.arm(name), 0, given, code="c0de")
     own = {"drill_long_chunk": (50, None), "drill_short_horizon": (12, 60)}
-    assert (spec["replan_steps"], spec["horizon"]) == own.get(name, (12, None))
-    words = spec["server"]["command"]
+    assert (spec.replan_steps, spec.horizon) == own.get(name, (12, None))
+    words = spec.server.command
     assert ("--action-stats" in words) is (name == "drill_bad_unnorm")
     assert ("--max-exec-steps=50" in words) is (name == "drill_long_chunk")
     told = understood(words, port=1, simulators=1)
     assert told.action_stats is None or told.action_stats.is_file()
-    said = json.loads(spec["metadata"].get("execution", "{}"))
+    said = json.loads(spec.metadata.get("execution", "{}"))
     assert set(said) == {
         "drill_bad_unnorm": {"action_stats", "action_stats_digest"},
         "drill_long_chunk": {"replan_steps"},
@@ -170,7 +172,7 @@ def test_foreign_statistics_are_held_to_by_their_content(handles, tmp_path):
     for text in ("one", "another"):
         file.write_text(text)
         spec = shard_spec(EXPERIMENT.arm("drill_bad_unnorm"), 0, handles, code="c0de")
-        digests.add(settings.spec_digest(settings.checked(spec)))
+        digests.add(spec.digest)
     assert len(digests) == 2
     del handles["action_stats"]
     with pytest.raises(UserError, match=r"the file resources/drills/bridge_like\.json of its execution is not at hand"):
@@ -188,7 +190,7 @@ def clocked(clock, handles, code="c0de"):
         **yaml.safe_load((ROOT / "config.yaml").read_text()),
         "arms": {"late": {"policy": "pi0_nano", "clock": clock}},
     }
-    return settings.checked(shard_spec(config.parse(arms).arm("late"), 0, handles, code=code))
+    return shard_spec(config.parse(arms).arm("late"), 0, handles, code=code)
 
 
 def test_the_digest_covers_the_clock(handles, tmp_path):
@@ -203,9 +205,9 @@ def test_the_digest_covers_the_clock(handles, tmp_path):
         {**running, "source": {"published": "reproduction/FLASH+Triton"}},
     ]
     specs = [clocked(clock, handles) for clock in variants]
-    assert len({settings.spec_digest(spec) for spec in specs}) == len(variants)
-    assert "clock" not in specs[0]["metadata"]
-    assert json.loads(specs[2]["metadata"]["clock"]) == specs[2]["clock"] and specs[2]["clock"]["hz"] == 50.0
+    assert len({spec.digest for spec in specs}) == len(variants)
+    assert "clock" not in specs[0].metadata
+    assert json.loads(specs[2].metadata["clock"]) == specs[2].clock.model_dump() and specs[2].clock.hz == 50.0
 
 
 def test_a_replayed_table_is_held_to_by_its_content(handles, tmp_path):
@@ -213,9 +215,9 @@ def test_a_replayed_table_is_held_to_by_its_content(handles, tmp_path):
     table.write_bytes(b"one")
     clock = {"kind": "running", "source": {"replay": str(table)}}
     one = clocked(clock, handles)
-    assert one["clock"]["source"]["digest"] == provenance.sha256_file(table)
+    assert one.clock.source.digest == provenance.sha256_file(table)
     table.write_bytes(b"another")
-    assert settings.spec_digest(clocked(clock, handles)) != settings.spec_digest(one)
+    assert clocked(clock, handles).digest != one.digest
     table.unlink()
     with pytest.raises(UserError, match="does not exist; replay a table of rounds that is there"):
         clocked(clock, handles)

@@ -7,20 +7,38 @@ aliases that multiply, a value that holds itself, a file that is no text. Knows 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
-from flashtrail.base.errors import UserError
+from flashtrail.base.errors import UserError, nearest
+
+T = TypeVar("T")
 
 _MAX_BYTES = 1 << 20
 _MAX_VALUES = 100_000  # once aliases are written out; the shipped config has some 300
 _KINDS = {str: "text", int: "a number", float: "a number", bool: "a truth value", list: "a list", dict: "a mapping"}
 _KINDS |= {type(None): "nothing"}
-_WANTED = {"string_type": "text", "dict_type": "a mapping", "list_type": "a list", "bool_type": "true or false"}
+_WANTED = {"string_type": "text", "dict_type": "a mapping", "list_type": "a list"}
+_UNKNOWN = "unknown_key"
+_BOUNDS = {
+    "greater_than": ("gt", "above"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "below"),
+    "less_than_equal": ("le", "at most"),
+}
+_WHOLE = ("int_parsing", "int_from_float", "int_type")
+_EXPECTED = {
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    "finite_number": "a finite number",
+    "string_type": "text",
+}
 _UNBUILT = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")  # << and =, which have no constructor
 
 
@@ -31,11 +49,16 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _no_truth_value(cls, data: Any) -> Any:
-        """Refuse `true` where a number is meant, at any depth of a key's value: pydantic would read 1."""
-        for name, field in cls.model_fields.items():
-            key = field.alias or name
-            if isinstance(data, Mapping) and _has_truth_value(data.get(key)):
+    def _known_keys_and_no_truth_value(cls, data: Any) -> Any:
+        """Refuse an unknown key, naming the nearest; and `true` for a number, at any depth: pydantic would read 1."""
+        fields = {field.alias or name: field for name, field in cls.model_fields.items()}
+        if not isinstance(data, Mapping):
+            return data
+        for key in data:
+            if key not in fields:
+                raise PydanticCustomError(_UNKNOWN, "unknown key", {"key": str(key), "hint": nearest(str(key), fields)})
+        for key, field in fields.items():
+            if _has_truth_value(data.get(key)):
                 kinds = _kinds(field.annotation)
                 if (int in kinds or float in kinds) and bool not in kinds and Any not in kinds:
                     raise ValueError(f"{key}: true or false stands where a number is wanted")
@@ -97,25 +120,64 @@ def parsed(text: str, name: str) -> Any:
             loader.dispose()
 
 
+def typed(kind: TypeAdapter[T], data: Any, where: str) -> T:
+    """Return plain data as an object of its type; UserError, after `where`, names the first problem and its place."""
+    try:
+        return kind.validate_python(data)
+    except ValidationError as error:
+        raise UserError(f"{where}: {first_problem(error, data)}") from None
+    except RecursionError:
+        raise UserError(f"{where}: it is nested too deeply") from None
+
+
+def first_problem(error: ValidationError, data: Any) -> str:
+    """Return what is wrong first, at its place in the data as they were written; an unknown key with the nearest."""
+    problem = error.errors()[0]
+    place, inner = [], data
+    for part in problem["loc"]:
+        try:
+            inner = inner[part]
+        except (LookupError, TypeError):
+            continue  # the name of a union's member, or a part that is not there
+        place.append(str(part))
+    if problem["type"] == "missing":
+        place.append(str(problem["loc"][-1]))
+    if problem["type"] == _UNKNOWN:
+        return f"unknown key {'.'.join([*place, problem['ctx']['key']])!r}{problem['ctx']['hint']}"
+    return ": ".join(filter(None, [".".join(place), reason(problem)]))
+
+
 def reason(problem: Mapping[str, Any]) -> str:
     """Return what is wrong with a value, of an entry of pydantic's ``ValidationError.errors()``."""
-    value = problem.get("input")
-    if problem["type"] in ("int_parsing", "int_from_float"):
+    value, name, context = problem.get("input"), problem["type"], problem.get("ctx", {})
+    if name == "missing":
+        return "is missing"
+    if name == _UNKNOWN:
+        return f"unknown key {context['key']!r}{context['hint']}"
+    if name in ("literal_error", "union_tag_invalid"):
+        what = context.get("discriminator", "value").strip("'")
+        value = value[what] if isinstance(value, Mapping) else value
+        known = re.findall(r"'([^']*)'", context.get("expected", context.get("expected_tags", "")))
+        return f"unknown {what} {value!r}{nearest(str(value), known)}"
+    if name == "union_tag_not_found":
+        return f"it has no {context['discriminator']}"
+    if name in _BOUNDS:
+        limit, words = _BOUNDS[name]
+        bound = context[limit]
+        return f"must be {words} {f'{bound:g}' if isinstance(bound, float) else bound}, not {value!r}"
+    if name in _WANTED and (name != "string_type" or isinstance(value, list | dict)):
+        return f"{kind(value)} stands where {_WANTED[name]} is wanted"
+    if name in _EXPECTED:
+        return f"must be {_EXPECTED[name]}, not {value!r}{': quote it' if name == 'string_type' else ''}"
+    if name in _WHOLE:
         try:
             meant = float(value)  # type: ignore[arg-type]
-        except ValueError:
+        except (TypeError, ValueError):
             meant = math.nan
         if isinstance(value, str) and meant.is_integer() and abs(meant) < 1 << 63:
             return f"{value} is text to YAML, not a whole number: write {int(meant)}"
         return f"{value!r} is not a whole number"
-    if problem["type"] in _WANTED:
-        quote = ": quote it" if problem["type"] == "string_type" and not isinstance(value, list | dict) else ""
-        return f"{kind(value)} stands where {_WANTED[problem['type']]} is wanted{quote}"
-    if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        name = problem["ctx"]["discriminator"].strip("'")
-        known = problem["ctx"].get("expected_tags")
-        return f"{name} is none of {known}" if known else f"it has no {name!r}"
-    return str(problem["msg"]).removeprefix("Value error, ")
+    return "it is nested too deeply" if name == "recursion_loop" else str(problem["msg"]).removeprefix("Value error, ")
 
 
 def kind(value: Any) -> str:

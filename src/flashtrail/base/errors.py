@@ -28,6 +28,10 @@ class UserError(Exception):
         super().__init__(line)
 
 
+class SettingError(UserError, ValueError):
+    """A setting that cannot be: pydantic gives it the place in the config, elsewhere it is a user's error as it is."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest of `known`, or the list of what is known."""
     names = sorted(str(k) for k in known)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from flashtrail.base import stages
 from flashtrail.base.errors import UserError
 from flashtrail.policies.pi0 import transforms as tf
 from flashtrail.policies.pi0 import verify
@@ -21,15 +22,7 @@ from flashtrail.policies.pi0.policy import FlashPolicy, draw_noise
 from flashtrail.rollouts.recordings import Recorded
 
 ROUTES = ("full", "draft")
-_STAGES = {
-    "encoder_ms": "encoder_ms",
-    "prefill_ms": "vlm_prefill_ms",
-    "denoise_ms": "full_fallback_ms",
-    "draft_ms": "draft_ms",
-    "verify_ms": "action_verify_ms",
-    "policy_ms": "sample_actions_ms",
-}
-_ONLY = {"full": ("prefill_ms", "denoise_ms"), "draft": ("draft_ms", "verify_ms")}
+_TIMED = {route: {**columns, "policy_ms": "sample_actions_ms"} for route, columns in stages.COLUMNS_OF_ROUTE.items()}
 
 
 def profile_routes(
@@ -64,7 +57,8 @@ def profile_routes(
                         "policy": name,
                         "route": route,
                         "sample": index,
-                        **{key: _stage(key, route, timing) for key in _STAGES},
+                        **dict.fromkeys(stages.COLUMNS),
+                        **{key: float(timing[name]) for key, name in _TIMED[route].items()},
                         "roundtrip_ms": None,  # no client was asked
                         "synchronized": bool(timing["synchronized"]),
                         "warmup": index < warmup,
@@ -161,8 +155,3 @@ def _rounds(policy: FlashPolicy, route: str, seen: Sequence[Recorded], seed: int
             raise RuntimeError(f"a {timing['route_type']} round came where a {route} round was forced")
         yield timing
         index += 1
-
-
-def _stage(key: str, route: str, timing: dict[str, Any]) -> float | None:
-    other = ROUTES[1 - ROUTES.index(route)]
-    return None if key in _ONLY[other] else float(timing[_STAGES[key]])

@@ -17,7 +17,7 @@ import pandas as pd
 
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError, nearest
-from flashtrail.claims import published
+from flashtrail.claims import published, summaries
 from flashtrail.tables import endings, keys, links, schemas
 
 # kind: where the name (a policy's, an environment's) stands in the path
@@ -37,7 +37,7 @@ KINDS = (
 
 class Campaign:
     """The files of a run. `inputs` maps a kind (see KINDS) to one path or a list of paths; `arms` is a list of names
-    and `grids` maps arms to their cells (`flashtrail.experiment.grids.plain`).
+    and `grids` maps arms to their cells (`experiment.arms.Cell`).
 
     Kinds that are absent read as empty, so that a chapter can be given its part only.
     """
@@ -128,6 +128,28 @@ class Campaign:
         """Return the summaries of the arms that are in no grid and whose clock is paused (all, where there is none)."""
         apart = {*self.grids, *self.running}
         return {arm: found for arm, found in self.summaries.items() if arm not in apart} or self.summaries
+
+    @cached_property
+    def usual_policy(self) -> str:
+        """Return the policy that most arms use, the first of several; a remedy is another one, or a guard."""
+        policies = [summary["policy"] for summary in self.summaries.values()]
+        return max(policies, key=policies.count, default="")
+
+    def control_of(self, arm: str) -> str | None:
+        """Return the arm of the same condition without this one's remedy, or None where it has none.
+
+        Without its guard, or with the usual policy. Where the record does not say the condition (imported runs), it is
+        the arm that this one's name ends with.
+        """
+        own = self.summaries[arm]
+        policy = own["policy"] if own.get("guard") else self.usual_policy
+        condition = summaries.setting(own, "condition")
+        for name, other in self.plain_summaries.items():
+            plain = not other.get("guard") and other["policy"] == policy
+            alike = arm.endswith(name) if condition is None else summaries.setting(other, "condition") == condition
+            if name != arm and plain and alike and (own.get("guard") or own["policy"] != policy):
+                return name
+        return None
 
     @property
     def running(self) -> dict[str, dict[str, Any]]:

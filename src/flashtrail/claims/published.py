@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
 from flashtrail.base import documents
 from flashtrail.base.documents import Section
@@ -171,11 +171,7 @@ class Published(Section):
 def load(path: str | Path | None = None) -> Published:
     """Read the published figures; UserError names what is wrong with the file."""
     path = DEFAULT if path is None else Path(path)
-    try:
-        return Published.model_validate(documents.mapping(path, "sources:"))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {documents.reason(first)}") from None
+    return documents.typed(TypeAdapter(Published), documents.mapping(path, "sources:"), str(path))
 
 
 def load_all(paths: Sequence[str | Path]) -> Published:

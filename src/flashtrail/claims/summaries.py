@@ -5,7 +5,8 @@ Knows the tables and the statistics; knows no other arm, no claim and no figure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,16 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from flashtrail.base import stages
 from flashtrail.base.errors import UserError
 from flashtrail.claims import running
 from flashtrail.statistics import intervals, resampling
 from flashtrail.tables import endings, keys, schemas
 from flashtrail.tables.schemas import EPISODE_KEY, FALLBACK_CAUSES, OUTCOMES, ROUTES
 
-EXEC_STEPS = 12  # the longest accepted prefix, and what a full round reports
+EXEC_STEPS = 12  # the longest accepted prefix where the tables do not say max_exec_steps: the official default
 TIMES = ("policy_ms", "serve_ms", "roundtrip_ms")
-STAGES = ("encoder_ms", "prefill_ms", "denoise_ms", "draft_ms", "verify_ms")
+STAGES = tuple(stages.COLUMNS)
 SCOPES = ("all_episodes", "successful_episodes")
 _UNREAD = ("noise_seed", "env_step", "radius", "health_std", "health_range", "cache_hit", "cache_age")
 _READ = [column for column in schemas.ROUNDS.names if column not in _UNREAD]
@@ -46,11 +48,27 @@ def summarize_arm(
     del e, r
     metadata = schemas.read_metadata(first)
     clock = None if steps is None else running.summary(frames[1], steps, metadata)
-    return {**summary(*frames), "clock": clock, "metadata": metadata}
+    return {**summary(frames[0], frames[1], longest_prefix(metadata)), "clock": clock, "metadata": metadata}
 
 
-def summary(episodes: pd.DataFrame, rounds: pd.DataFrame) -> dict[str, Any]:
-    """Return the summary of one arm from its frames."""
+def longest_prefix(metadata: Mapping[str, str]) -> int:
+    """Return the most actions of a round that a policy accepted in these tables could have: its max_exec_steps."""
+    return int(metadata.get("max_exec_steps") or EXEC_STEPS)
+
+
+def of_how_many(prefix: Mapping[str, Any]) -> int:
+    """Return the longest prefix that a histogram of accepted prefixes, a summary's or the control's, has room for."""
+    return len(prefix["histogram"]) - 1
+
+
+def setting(summary: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    """Return an arm's ``condition`` or ``guard`` as the shard was told it, without its name; None: not on record."""
+    told = summary.get("metadata", {}).get(name)
+    return None if not told else {key: value for key, value in json.loads(told).items() if key != "name"}
+
+
+def summary(episodes: pd.DataFrame, rounds: pd.DataFrame, longest: int = EXEC_STEPS) -> dict[str, Any]:
+    """Return the summary of one arm from its frames; `longest` is the longest accepted prefix that it could have."""
     arms = sorted(episodes["arm"].unique())
     if len(arms) != 1:
         raise UserError(f"a summary is of one arm; the tables hold {arms or 'none'}")
@@ -72,7 +90,7 @@ def summary(episodes: pd.DataFrame, rounds: pd.DataFrame) -> dict[str, Any]:
         "steps": _mean_by_success(endings.judged(episodes), "steps"),
         "rounds": _mean_by_success(endings.judged(episodes), "rounds"),
         "routes": route_mix(rounds),
-        "accepted_prefix": accepted_prefix(rounds),
+        "accepted_prefix": accepted_prefix(rounds, longest),
         "latency": {
             "all_episodes": latency_by_route(rounds),
             "successful_episodes": latency_by_route(rounds.loc[rounds["success"], _TIMED]),
@@ -134,22 +152,22 @@ def route_mix(rounds: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def accepted_prefix(rounds: pd.DataFrame) -> dict[str, Any]:
-    """Return the histogram (draft rounds, 0-12) and both means that are in use.
+def accepted_prefix(rounds: pd.DataFrame, longest: int) -> dict[str, Any]:
+    """Return the histogram (draft rounds, 0 to `longest`) and both means that are in use.
 
-    `mean_draft` is over draft rounds; `mean_all` counts a full round as 12, as the reproduction's 10.074 does.
+    `mean_draft` is over draft rounds; `mean_all` counts a full round as `longest`, as the reproduction's 10.074 does.
     """
     is_draft = (rounds["route"] == "draft").astype(float)
     drafts = rounds.loc[rounds["route"] == "draft", "accepted_prefix"]
-    counts = np.bincount(drafts.to_numpy(int), minlength=EXEC_STEPS + 1).tolist()
+    counts = np.bincount(drafts.to_numpy(int), minlength=longest + 1).tolist()
     return {
-        "histogram": counts[: EXEC_STEPS + 1],
+        "histogram": counts[: longest + 1],
         "draft_rounds": len(drafts),
         "mean_draft": float(drafts.mean()) if len(drafts) else None,
         "mean_draft_interval": _over_episodes(rounds, rounds["accepted_prefix"] * is_draft, is_draft),
-        "mean_all": float(rounds["accepted_prefix"].clip(upper=EXEC_STEPS).mean()) if len(rounds) else None,
+        "mean_all": float(rounds["accepted_prefix"].clip(upper=longest).mean()) if len(rounds) else None,
         "zero": counts[0],
-        "whole": counts[EXEC_STEPS],
+        "whole": counts[longest],
     }
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 
 from flashtrail.base import machine, provenance
 from flashtrail.claims import claims as types
-from flashtrail.claims import published, success_verdicts
+from flashtrail.claims import published, success_verdicts, summaries
 from flashtrail.claims.campaign import Campaign
 from flashtrail.claims.judgement import Judgement, not_tested, rows_of, scope_of, tested_on
 from flashtrail.statistics import intervals, power
@@ -293,9 +293,11 @@ def _judge_routes(claim: types.RoutesClaim, campaign: Campaign, alpha: float) ->
         return not_tested(f"{claim.arm} has no draft round, so no accepted prefix")
     problems = _route_problems(summary, episodes)
     rounds = f"{routes['full']:,} full and {plural(routes['draft'], 'draft round')}"
+    most = summaries.of_how_many(prefix)
     sentence = (
         f"{claim.arm} took {rounds} ({percent(routes['draft_share'], 1)} drafts); accepted on average "
-        f"{prefix['mean_draft']:.3f} of 12 in draft rounds, {prefix['mean_all']:.3f} where full rounds count as 12. "
+        f"{prefix['mean_draft']:.3f} of {most} in draft rounds, {prefix['mean_all']:.3f} where full rounds count as "
+        f"{most}. "
     )
     sentence += f"{'; '.join(problems)}." if problems else "Rows and counters agree."
     kept = {key: prefix[key] for key in ("histogram", "mean_draft", "mean_all", "zero", "whole")}
@@ -303,7 +305,7 @@ def _judge_routes(claim: types.RoutesClaim, campaign: Campaign, alpha: float) ->
         "refuted" if problems else "supported",
         sentence,
         {**{key: routes[key] for key in ("full", "draft", "n", "draft_share")}, **kept, "problems": problems},
-        f"{routes['full']:,} full, {routes['draft']:,} draft; {prefix['mean_draft']:.3f} of 12",
+        f"{routes['full']:,} full, {routes['draft']:,} draft; {prefix['mean_draft']:.3f} of {most}",
         scope_of(campaign, {claim.arm: episodes}),
         {claim.arm: rows_of(campaign.judged(claim.arm))},
     )
@@ -315,7 +317,8 @@ def _route_problems(summary: Mapping[str, Any], episodes: pd.DataFrame) -> list[
     if (nameless := routes["n"] - routes["full"] - routes["draft"]) != 0:
         problems.append(f"{plural(nameless, 'round')} without a route")
     if (missing := routes["draft"] - sum(prefix["histogram"])) != 0:
-        problems.append(f"{plural(missing, 'draft round')} without an accepted prefix of 0 to 12")
+        most = summaries.of_how_many(prefix)
+        problems.append(f"{plural(missing, 'draft round')} without an accepted prefix of 0 to {most}")
     for route in ("full", "draft"):
         if (counted := int(episodes[f"{route}_rounds"].sum())) != routes[route]:
             problems.append(f"the episodes count {counted:,} {route} rounds, the rows are {routes[route]:,}")

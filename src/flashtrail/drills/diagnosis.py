@@ -23,7 +23,7 @@ from flashtrail.drills.predicates import FEATURES, LEFT_OVER, NAMES, PREDICATES,
 from flashtrail.statistics import intervals
 from flashtrail.statistics.wording import listed
 
-PREFIX, CLEAN = "drill_", "clean"  # as the workflow calls the arms (flashtrail.experiment.drill_arms)
+PREFIX, CLEAN = "drill_", "clean"  # as the workflow calls the arms (experiment/arms.py)
 ALPHA = 0.05
 SLACKS = (0.0, 0.25, 0.5, 1.0)  # beside the one that bounds have, to show what hangs on it
 

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flashtrail.base.errors import UserError
+from flashtrail.experiment.suites import SUITES
 
 _LONGEST_LINE = 1 << 20  # bytes
-_LONGEST = 1000  # steps; LIBERO's longest limit is 520
+_LIMIT = max(suite.horizon for suite in SUITES.values())  # LIBERO's longest, steps
+_LONGEST = 1000  # steps of what may be one episode
 _LARGEST = 10**6  # of any number in a row: counts, commands and brightness are far smaller
 _REMEDY = "count `step` from 0 in each episode, or give each line its `episode`"
 
@@ -97,8 +99,8 @@ class _Reader:
         for rows in self.episodes:
             if len(rows) > _LONGEST:
                 raise UserError(
-                    f"{self.path}: {len(rows)} steps in a row, and no episode of LIBERO takes more than 520: `step` "
-                    f"seems to be counted over the whole run; {_REMEDY}"
+                    f"{self.path}: {len(rows)} steps in a row, and no episode of LIBERO takes more than {_LIMIT}: "
+                    f"`step` seems to be counted over the whole run; {_REMEDY}"
                 )
             for before, row in itertools.pairwise(rows):
                 if before.reward > 0 >= row.reward:

@@ -8,79 +8,27 @@ nothing else, so that a change elsewhere reruns nothing of it. Knows no file of 
 from __future__ import annotations
 
 import functools
+import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from flashtrail.base import documents, names
 from flashtrail.base.errors import UserError, nearest
-from flashtrail.experiment import checkup_arm, drill_arms, grids, sweeps
-from flashtrail.experiment.sections import (
-    INIT_STATES,
-    MAX_SEED,
-    Arm,
-    Clock,
-    Condition,
-    Drills,
-    Execution,
-    Flash,
-    Grid,
-    Guard,
-    Policy,
-    Profile,
-    Reference,
-    Rollout,
-    Section,
-    Smoke,
-    Sweep,
-    Video,
-)
-from flashtrail.rollouts import clock as clocks
-from flashtrail.rollouts import faults
+from flashtrail.experiment import clocks, suites
+from flashtrail.experiment.arms import CHECKUP, Arm, Checkup, Drills, Expanded, Grid, Sweep, written_out
+from flashtrail.experiment.conditions import KINDS, Clean, Condition, Kind
+from flashtrail.experiment.conditions import read as read_condition
+from flashtrail.experiment.guards import Guard, NoGuard
+from flashtrail.experiment.sections import ENGINE, Flash, Policy, Profile, Section, Smoke
+from flashtrail.experiment.shard import MAX_SEED, Rollout, SceneSeed
 
-__all__ = [
-    "INIT_STATES_PER_TASK",
-    "PUBLISHED",
-    "TASKS_PER_SUITE",
-    "Arm",
-    "Clock",
-    "Condition",
-    "Drills",
-    "Execution",
-    "Experiment",
-    "Flash",
-    "Grid",
-    "Guard",
-    "Policy",
-    "Profile",
-    "Reference",
-    "Rollout",
-    "Smoke",
-    "Suite",
-    "Sweep",
-    "Video",
-    "checkup_arm",
-    "load",
-    "merge",
-    "parse",
-    "parse_tasks",
-    "schema",
-]
-
-Suite = Literal["libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90"]
-TASKS_PER_SUITE: dict[str, int] = {
-    "libero_spatial": 10,
-    "libero_object": 10,
-    "libero_goal": 10,
-    "libero_10": 10,
-    "libero_90": 90,
-}
-INIT_STATES_PER_TASK = INIT_STATES
+T = TypeVar("T")
 _LONGEST_NAME = 200
 PUBLISHED = Path(__file__).resolve().parents[3] / "resources" / "published" / "published.yaml"
 
@@ -111,10 +59,12 @@ def _spelled(value: Any) -> Any:
 class Experiment(Section):
     """The whole config.yaml."""
 
-    suite: Suite = "libero_goal"
-    tasks: Annotated[str, BeforeValidator(_spelled)] = Field("0-2", description="task ids such as 0,2,5-7")
+    suite: suites.SuiteName = "libero_goal"
+    tasks: Annotated[str, BeforeValidator(_spelled, json_schema_input_type=str | int)] = Field(
+        "0-2", description="task ids such as 0,2,5-7"
+    )
     seed: int = Field(7, ge=0, le=MAX_SEED)
-    scene_seed: Literal["episode", "official"] = "episode"
+    scene_seed: SceneSeed = "episode"
     policies: dict[FolderName, Policy] = Field(min_length=1)
     flash: Flash = Field(default_factory=Flash)
     conditions: dict[Name, Condition]
@@ -126,126 +76,89 @@ class Experiment(Section):
     rollout: Rollout = Field(default_factory=Rollout)
     profile: Profile
     smoke: Smoke = Field(default_factory=Smoke)
-    checkup: checkup_arm.Checkup | None = None
+    checkup: Checkup | None = None
     claims: str = Field("claims.yaml", description="the claims that the report judges")
 
     @model_validator(mode="after")
     def _references(self) -> Experiment:
-        task_ids = parse_tasks(self.tasks, self.suite)
-        if self.smoke.task not in task_ids:
+        if self.smoke.task not in self.task_ids:
             raise ValueError(f"smoke.task: {self.smoke.task} is not among tasks {self.tasks!r}")
         if not self.arms and not self.grids and not self.sweeps:
             raise ValueError("arms: give at least one arm, grid or sweep")
-        _known("profile.policy", self.profile.policy, self.policies)
+        for section in ("grids", "sweeps"):
+            for name, line in getattr(self, section).items():
+                _known(f"{section}.{name}.policy", line.policy, self.policies)
+        for place in ("profile", "drills", "checkup"):
+            if (section := getattr(self, place)) is not None:
+                _known(f"{place}.policy", section.policy, self.policies)
         for name, grid in self.grids.items():
-            _known(f"grids.{name}.policy", grid.policy, self.policies)
-            _known(f"grids.{name}.fault", grid.fault, faults.CONDITIONS)
+            _known(f"grids.{name}.fault", grid.fault, KINDS)
             for guard in grid.guards:
                 _known(f"grids.{name}.guards", guard, self.guards)
-        for name, sweep in self.sweeps.items():
-            _known(f"sweeps.{name}.policy", sweep.policy, self.policies)
-        self._check_drills()
-        self._check_checkup()
+        for own in [*self._drills.arms, *self._drills.conditions]:
+            if own in self.arms or own in self.conditions:
+                raise ValueError(f"drills: {own!r} is the name of another arm or condition: rename that one")
+        if self.checkup is not None:
+            _at("checkup.task", suites.check_task, self.suite, self.checkup.task)
+            if CHECKUP in self.arms:
+                raise ValueError(f"arms.{CHECKUP}: this is the name of the checkup's arm: rename yours")
         for name, arm in self.all_arms.items():
-            if name.endswith(".html"):
-                raise ValueError(f"arms.{name}: a name that ends in .html is a page's: leave the ending out")
-            _known(f"arms.{name}.policy", arm.policy, self.policies)
-            _known(f"arms.{name}.condition", arm.condition, self.all_conditions)
-            _known(f"arms.{name}.guard", arm.guard, self.guards)
-            if arm.first_init_state + arm.episodes > INIT_STATES_PER_TASK:
-                last = arm.first_init_state + arm.episodes - 1
-                limit = INIT_STATES_PER_TASK - 1
-                raise ValueError(f"arms.{name}.episodes: init state {last} is out of range 0-{limit}")
-            self._clock_of(name)
-            if arm.server and arm.flash:
-                raise ValueError(f"arms.{name}.flash: the server at {arm.server} has its own settings; leave them out")
-            self._check_execution(name, arm)
+            self._check_arm(f"arms.{name}", name, arm)
         return self
 
-    def _check_drills(self) -> None:
-        if self.drills is None:
-            return
-        drills, reference = self.drills, self.drills.reference
-        _known("drills.policy", drills.policy, self.policies)
-        for name in drills.names:
-            _known("drills.names", name, drill_arms.DRILLS)
-        if len(set(drills.names)) != len(drills.names):
-            raise ValueError("drills.names: give each once")
-        for name in [*self.drill_arms, *drill_arms.conditions(drills.model_dump())]:
-            if name in self.arms or name in self.conditions:
-                raise ValueError(f"drills: {name!r} is the name of another arm or condition: rename that one")
-        apart = reference.first_init_state - drills.first_init_state
-        if -reference.episodes < apart < drills.episodes:
-            raise ValueError("drills.reference: its init states meet the drills': bounds must come from other episodes")
-
-    def _check_execution(self, name: str, arm: Arm) -> None:
+    def _check_arm(self, where: str, name: str, arm: Arm) -> None:
+        if name.endswith(".html"):
+            raise ValueError(f"{where}: a name that ends in .html is a page's: leave the ending out")
+        _known(f"{where}.policy", arm.policy, self.policies)
+        _known(f"{where}.condition", arm.condition, self.all_conditions)
+        _known(f"{where}.guard", arm.guard, self.guards)
+        flash, clock = self._flash_of(arm), _at(f"{where}.clock", self._clock_of, arm)
+        fixed = clock.source if isinstance(clock, clocks.Running) and isinstance(clock.source, clocks.Fixed) else None
+        if fixed and fixed.draft_ms is None and not (flash.force_full_each_round or arm.server):
+            source = fixed.published or "constant_ms"
+            raise ValueError(f"{where}.clock: {source} has no draft round: add flash: {{force_full_each_round: true}}")
+        if arm.server and arm.flash.model_fields_set:
+            raise ValueError(f"{where}.flash: the server at {arm.server} has its own settings; leave them out")
         if arm.server and arm.execution.action_stats:
-            raise ValueError(f"arms.{name}.execution: the server at {arm.server} has its own statistics")
-        most = self._flash_of(name).max_exec_steps
+            raise ValueError(f"{where}.execution: the server at {arm.server} has its own statistics")
+        most = flash.max_exec_steps
         if not arm.server and (arm.execution.replan_steps or 0) > most:
-            raise ValueError(f"arms.{name}.execution.replan_steps: the policy lets {most}: raise flash.max_exec_steps")
+            raise ValueError(
+                f"{where}.execution.replan_steps: the policy allows at most {most}: raise flash.max_exec_steps"
+            )
+
+    @functools.cached_property
+    def _drills(self) -> Expanded:
+        return Expanded({}, {}) if self.drills is None else self.drills.expanded()
 
     @functools.cached_property
     def drill_arms(self) -> dict[str, Arm]:
         """The arms of the drills by name; no part of reports/final.html."""
-        if self.drills is None:
-            return {}
-        made = drill_arms.arms(self.drills.model_dump())
-        return {name: Arm.model_validate(arm) for name, arm in made.items()}
+        return {name: Arm.model_validate(arm) for name, arm in self._drills.arms.items()}
 
     @functools.cached_property
     def all_arms(self) -> dict[str, Arm]:
         """The arms of the final report, those of the drills, and the checkup's."""
-        own = {} if self.checkup is None else {checkup_arm.NAME: Arm.model_validate(self.checkup.arm())}
+        own = {} if self.checkup is None else {CHECKUP: Arm.model_validate(self.checkup.arm())}
         return {**self.arms, **self.drill_arms, **own}
 
     @functools.cached_property
-    def all_conditions(self) -> dict[str, dict[str, Any]]:
+    def all_conditions(self) -> dict[str, Kind]:
         """The conditions of the config and those of the drills."""
-        if self.drills is None:
-            return self.conditions
-        own = drill_arms.conditions(self.drills.model_dump())
-        return {**self.conditions, **{name: faults.spelled_out(faults.condition(spec)) for name, spec in own.items()}}
-
-    def _check_checkup(self) -> None:
-        if self.checkup is None:
-            return
-        _known("checkup.policy", self.checkup.policy, self.policies)
-        for key in self.checkup.flash:
-            _known("checkup.flash", key, Flash.model_fields)
-        self.checkup.check(TASKS_PER_SUITE[self.suite], INIT_STATES_PER_TASK)
-        if checkup_arm.NAME in self.arms:
-            raise ValueError(f"arms.{checkup_arm.NAME}: this is the name of the checkup's arm: rename yours")
+        return {**self.conditions, **{name: read_condition(spec) for name, spec in self._drills.conditions.items()}}
 
     def tasks_of(self, arm: str) -> list[int]:
         """The task ids of an arm: the experiment's, or the checkup's one."""
-        return [self.checkup.task] if self.checkup and arm == checkup_arm.NAME else self.task_ids
+        return [self.checkup.task] if self.checkup and arm == CHECKUP else self.task_ids
 
-    def _seed_of(self, arm: str) -> int:
-        own = self.checkup.seed if self.checkup and arm == checkup_arm.NAME else None
-        return self.seed if own is None else own
+    def _flash_of(self, arm: Arm) -> Flash:
+        return self.flash.model_copy(update={name: getattr(arm.flash, name) for name in arm.flash.model_fields_set})
 
-    def _flash_of(self, arm: str) -> Flash:
-        changed = self.all_arms[arm].flash
-        for key in changed:
-            _known(f"arms.{arm}.flash", key, Flash.model_fields)
-        return Flash.model_validate({**self.flash.model_dump(), **changed})
-
-    def _clock_of(self, arm: str) -> clocks.Clock | None:
-        """Return an arm's clock with published figures looked up; ValueError where it cannot time all its rounds."""
-        where, flash = f"arms.{arm}.clock", self._flash_of(arm)
-        try:
-            clock = clocks.read(self.all_arms[arm].clock)
-            if clock is not None and clock.source.published:
-                clock = clocks.resolved(clock, documents.mapping(PUBLISHED, "sources:"))
-        except UserError as error:
-            raise ValueError(f"{where}: {str(error).removeprefix('clock: ')}") from None
-        if clock is None or clock.source.kind in ("measured", "replay"):
-            return clock
-        if clock.source.draft_ms is None and not (flash.force_full_each_round or self.all_arms[arm].server):
-            name = clock.source.published or "constant_ms"
-            raise ValueError(f"{where}: {name} has no draft round: add flash: {{force_full_each_round: true}}")
-        return clock
+    def _clock_of(self, arm: Arm) -> clocks.Running | str:
+        """Return an arm's clock with published figures looked up; SettingError where there are none."""
+        if not isinstance(arm.clock, clocks.Running):
+            return clocks.PAUSED
+        return clocks.resolved(arm.clock, lambda: documents.mapping(PUBLISHED, "sources:"))
 
     @property
     def running_arms(self) -> list[str]:
@@ -254,13 +167,12 @@ class Experiment(Section):
 
     def replayed(self, arm: str) -> str | None:
         """The table of rounds whose latencies an arm replays, or None."""
-        clock = clocks.read(self.all_arms[arm].clock)
-        return None if clock is None else clock.source.replay
+        return clocks.replayed(self.all_arms[arm].clock)
 
     @property
     def task_ids(self) -> list[int]:
         """The chosen task ids, ascending."""
-        return parse_tasks(self.tasks, self.suite)
+        return _at("tasks", suites.parse_tasks, self.tasks, self.suite)
 
     @property
     def used_policies(self) -> list[str]:
@@ -271,10 +183,10 @@ class Experiment(Section):
     def grid_cells(self, arms: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
         """Return the cells of all grids as plain data by arm, of `arms` only where given."""
         chosen = set(self.arms if arms is None else arms)
-        found = [cell for name, grid in self.grids.items() for cell in grids.cells(name, grid.model_dump())]
         return {
-            cell.arm: grids.plain(cell) | {"guard_kind": self.guards[cell.guard]["kind"]}
-            for cell in found
+            cell.arm: cell.plain() | {"guard_kind": self.guards[cell.guard].kind}
+            for name, grid in self.grids.items()
+            for cell in grid.cells(name)
             if cell.arm in chosen
         }
 
@@ -282,26 +194,45 @@ class Experiment(Section):
         """Return all that a shard of this arm depends on (its task apart), as plain JSON-able data."""
         _known("arm", name, self.all_arms)
         arm = self.all_arms[name]
+        own_seed = self.checkup.seed if self.checkup and name == CHECKUP else None
         execution = arm.execution.model_dump(exclude_none=True)
-        policy = self.policies[arm.policy]
+        clock = self._clock_of(arm)
+        return {
+            **self._slice(name, arm),
+            "seed": self.seed if own_seed is None else own_seed,
+            "condition": self.all_conditions[arm.condition].called(arm.condition),
+            "guard": self.guards[arm.guard].called(arm.guard),
+            "clock": clock.model_dump(mode="json") if isinstance(clock, clocks.Running) else clock,
+            **({"server": arm.server} if arm.server else {}),
+            **({"execution": execution} if execution else {}),
+        }
+
+    def plain_arm(self, name: str, policy: str, episodes: int) -> dict[str, Any]:
+        """Return, as `arm` does, an arm of nothing but a policy: no condition, no guard, one simulator, no video."""
+        slice_ = self._slice(name, Arm(policy=policy, episodes=episodes, video="none"))
+        return slice_ | {"rollout": slice_["rollout"] | {"simulators": 1}}
+
+    def _slice(self, name: str, arm: Arm) -> dict[str, Any]:
         return {
             "arm": name,
             "policy": arm.policy,
             "suite": self.suite,
-            "seed": self._seed_of(name),
+            "seed": self.seed,
             "scene_seed": self.scene_seed,
-            "condition": {"name": arm.condition, **self.all_conditions[arm.condition]},
-            "guard": {"name": arm.guard, **self.guards[arm.guard]},
-            "clock": clocks.spelled_out(self._clock_of(name)),
-            "init_states": list(range(arm.first_init_state, arm.first_init_state + arm.episodes)),
+            "condition": Clean().called("clean"),
+            "guard": NoGuard().called("none"),
+            "clock": clocks.PAUSED,
+            "init_states": arm.init_states,
             "repeats": arm.repeats,
-            "flash": self._flash_of(name).model_dump(mode="json"),
-            "engine": policy.model_dump(include={"device", "dtype", "backend", "threads"}),
+            "flash": self._flash_of(arm).model_dump(mode="json"),
+            "engine": self.engine(arm.policy),
             "video": arm.video,
             "rollout": self.rollout.model_dump(),
-            **({"server": arm.server} if arm.server else {}),
-            **({"execution": execution} if execution else {}),
         }
+
+    def engine(self, policy: str) -> dict[str, Any]:
+        """Return how a policy's server is started: device, dtype, backend, threads."""
+        return self.policies[policy].model_dump(include=set(ENGINE))
 
     def policy(self, name: str) -> dict[str, Any]:
         """Return one policy's own settings as plain data."""
@@ -309,26 +240,17 @@ class Experiment(Section):
         return {"policy": name, **self.policies[name].model_dump()}
 
 
-def _known(where: str, name: str, known: Mapping[str, Any]) -> None:
+def _at(where: str, check: Callable[..., T], *given: Any) -> T:
+    """Return what a check returns; its error is given the place in the config."""
+    try:
+        return check(*given)
+    except UserError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _known(where: str, name: str, known: Iterable[str]) -> None:
     if name not in known:
         raise ValueError(f"{where}: unknown name {name!r}{nearest(name, known)}")
-
-
-def parse_tasks(spec: str, suite: str) -> list[int]:
-    """Return the ascending task ids of a spec such as ``0,2,5-7``; ValueError if malformed or out of range."""
-    ids: set[int] = set()
-    limit = TASKS_PER_SUITE[suite] - 1
-    for part in str(spec).split(","):
-        match = re.fullmatch(r"\s*([0-9]{1,18})\s*(?:-\s*([0-9]{1,18})\s*)?", part)
-        if not match:
-            raise ValueError(f"tasks: {part.strip()!r} in {spec!r} is neither a task id nor a range such as 5-7")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            raise ValueError(f"tasks: the range {part.strip()!r} runs backwards")
-        if last > limit:
-            raise ValueError(f"tasks: task {last} is out of range 0-{limit} of {suite}")
-        ids.update(range(first, last + 1))
-    return sorted(ids)
 
 
 def parse(data: Mapping[str, Any]) -> Experiment:
@@ -341,11 +263,15 @@ def parse(data: Mapping[str, Any]) -> Experiment:
         written = Experiment.model_validate(data)
         if not written.grids and not written.sweeps:
             return written
-        full = grids.written_out(data, {name: grid.model_dump() for name, grid in written.grids.items()})
-        full = sweeps.written_out(full, {name: sweep.model_dump() for name, sweep in written.sweeps.items()})
-        return Experiment.model_validate(full)
+        lines = [(section, *entry) for section in ("grids", "sweeps") for entry in getattr(written, section).items()]
+        data = written_out(data, lines)
+        return Experiment.model_validate(data)
     except ValidationError as error:
-        raise UserError(f"config: {_first_problem(error)}") from None
+        problem, said = error.errors()[0], documents.first_problem(error, data)
+        if problem["type"] == "missing" and len(problem["loc"]) == 1:
+            remedy = "an overlay such as this goes after the whole: config.yaml OVERLAY.yaml"
+            said = f"{problem['loc'][0]}: missing; {remedy}"
+        raise UserError(f"config: {said}") from None
     except RecursionError:
         raise UserError("config: it is nested too deeply") from None
 
@@ -375,29 +301,6 @@ def _plain(value: Any, place: str) -> None:
         raise UserError(f"config: {place.rstrip('. ')}: {problem}")
 
 
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    place = ".".join(str(p) for p in problem["loc"] if p != "[key]")
-    if problem["type"] == "extra_forbidden":
-        key = str(problem["loc"][-1])
-        return f"unknown key {place!r}{nearest(key, _keys_at(problem['loc'][:-1]))}"
-    message = documents.reason(problem)
-    if problem["type"] == "missing" and len(problem["loc"]) == 1:
-        message = "missing; an overlay such as this goes after the whole: config.yaml OVERLAY.yaml"
-    return f"{place}: {message}" if place else message
-
-
-def _keys_at(location: tuple[Any, ...]) -> list[str]:
-    """Return the valid keys of the model at a pydantic error location."""
-    model: Any = Experiment
-    entries = {"policies": Policy, "arms": Arm, "grids": Grid, "sweeps": Sweep}
-    if location:
-        single = {"drills": Drills, "flash": Flash, "rollout": Rollout, "profile": Profile, "smoke": Smoke}
-        single |= {"checkup": checkup_arm.Checkup}
-        model = (entries | single).get(str(location[0]), Experiment)
-    return list(model.model_fields)
-
-
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """Merge mappings key by key, later ones over earlier ones.
 
@@ -422,5 +325,9 @@ def load(*paths: str | Path) -> Experiment:
 
 
 def schema() -> dict[str, Any]:
-    """Return the JSON schema of config.yaml."""
-    return Experiment.model_json_schema()
+    """Return the JSON schema of config.yaml, for editors; resources/config.schema.json holds it."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Experiment.model_json_schema()
+
+
+if __name__ == "__main__":  # python -m flashtrail.experiment.config > resources/config.schema.json
+    print(json.dumps(schema(), indent=1))

@@ -56,7 +56,8 @@ def read(experiment: config.Experiment, results: str | Path) -> list[Entry]:
         spec = experiment.arm(arm)
         part = REPORT if arm in experiment.arms else "drills" if arm in experiment.drill_arms else "checkup"
         for task in experiment.tasks_of(arm):
-            expected = [key.name for key in plan.expected_episodes(spec | {"task_id": task})]
+            keys = plan.expected_episodes(spec["suite"], task, spec["init_states"], spec["repeats"])
+            expected = [key.name for key in keys]
             entries.append(
                 entry(arm, task, expected, Path(results) / "rollouts" / names.file_name(arm) / f"task_{task}", part)
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from flashtrail.base import stages
 from flashtrail.base.errors import UserError, nearest
 
 # ours: the official client's name (docs/reference/FLASH.md, D and G)
@@ -37,11 +38,7 @@ OFFICIAL = {
     "accepted_prefix": "accepted_prefix_len",
     "executed": "chunk_exec_len",
     "radius": "radius_dist_mean",
-    "encoder_ms": "encoder_ms",
-    "prefill_ms": "vlm_prefill_ms",
-    "denoise_ms": "full_fallback_ms",
-    "draft_ms": "draft_ms",
-    "verify_ms": "action_verify_ms",
+    **stages.COLUMNS,
     "policy_ms": "policy_time_ms",
     "serve_ms": "serve_time_ms",
     "roundtrip_ms": "client_roundtrip_ms",

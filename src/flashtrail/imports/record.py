@@ -11,14 +11,11 @@ from pathlib import Path
 from statistics import median_low
 from typing import Any
 
+from flashtrail.base import stages
 from flashtrail.base.errors import UserError
 from flashtrail.imports.cells import INT64, BadRow, called, duration, flag, number, text, whole, whole_or_none
 from flashtrail.tables import schemas
 
-_STAGES = {
-    "full": {"encoder_ms": "encoder_ms", "prefill_ms": "vlm_prefill_ms", "denoise_ms": "full_fallback_ms"},
-    "draft": {"encoder_ms": "encoder_ms", "draft_ms": "draft_ms", "verify_ms": "action_verify_ms"},
-}
 _UNTOLD = {f.name: None for f in schemas.ROUNDS if f.nullable}  # a column that no official record has stays empty
 _KINDS = (*schemas.SCHEMAS, "profile")
 Key = tuple[Any, ...]  # as schemas.EPISODE_KEY
@@ -158,7 +155,7 @@ _NUMBERS: tuple[str, ...] = (
     "stage7_wrist_health_range",
     "stage7_cache_age_queries",
 )
-_NUMBERS += tuple({name for names in _STAGES.values() for name in names.values()})
+_NUMBERS += tuple(stages.WIRE.values())
 
 
 def check_cell(row: Mapping[str, Any], name: str) -> None:
@@ -256,7 +253,7 @@ def route_of(row: Mapping[str, Any]) -> str:
 def times(row: Mapping[str, Any], route: str) -> dict[str, Any]:
     """Return what a round took (ms): stages, policy, serving and round trip; and whether the device was waited for."""
     return {
-        **{column: number(row, name) for column, name in _STAGES[route].items()},
+        **{column: number(row, name) for column, name in stages.COLUMNS_OF_ROUTE[route].items()},
         "policy_ms": duration(row, "policy_time_ms"),
         "serve_ms": duration(row, "serve_time_ms"),
         "roundtrip_ms": duration(row, "client_roundtrip_ms"),

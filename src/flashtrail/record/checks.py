@@ -105,7 +105,7 @@ def config_agrees(run: Run) -> Check:
         raise UserError(f"{ABOUT} names no configs: it is not what flashtrail bundle writes; get the bundle again")
     experiment = config.load(*(run.path(file) for file in configs))
     problems = []
-    checked = [] if experiment.checkup is None else [config.checkup_arm.NAME]
+    checked = [] if experiment.checkup is None else [config.CHECKUP]
     asked_for = {"report": list(experiment.arms), "drills": list(experiment.drill_arms), "checkup": checked}
     for part, arms in run.parts.items():
         if asked_for[part] != arms:

@@ -20,14 +20,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter
 
-from flashtrail.base import provenance
+from flashtrail.base import documents, provenance, stages
 from flashtrail.base.errors import UserError
-from flashtrail.experiment import sections
+from flashtrail.experiment import clocks, sections
+from flashtrail.experiment.shard import Rollout, ShardSpec
 from flashtrail.record import rows
 from flashtrail.record.run import TABLES, Run, Shard, below
-from flashtrail.rollouts import clock as clocks
 from flashtrail.rollouts import plan, seeds
 from flashtrail.rollouts.plan import EpisodeKey
 from flashtrail.rollouts.shard import roll_out_shard
@@ -40,20 +40,20 @@ _NUMBER = re.compile(r"(?:task |init |repeat )?(\d+)")
 _HANDLES = ("base", "draft", "latencies", "action_stats", "kernels")
 _CHECKOUT = provenance.PACKAGE_ROOT.parents[1]
 # Of an arm on record, the parts that become a server's command line or a shard's settings, and what each may hold.
-_SECTIONS: dict[str, type[sections.Section]] = {
+_SECTIONS: dict[str, type[documents.Section]] = {
     "flash": sections.Flash,
-    "rollout": sections.Rollout,
+    "rollout": Rollout,
     "execution": sections.Execution,
+    "engine": sections.Policy,
 }
-_ENGINE = ("device", "dtype", "backend", "threads")
 # The largest first difference of an action that a shared pass explains, environment units (docs/precision.md).
 COMPANY = 5e-4
 # What a clock on the wall measured, and what names the run rather than the episode.
 TIMING = {
     "episodes": ("wall_s", "started_at", "video", "run_id"),
     "rounds": (
-        *("encoder_ms", "prefill_ms", "denoise_ms", "draft_ms", "verify_ms", "policy_ms", "serve_ms", "roundtrip_ms"),
-        "batch_size",
+        *stages.COLUMNS,
+        *("policy_ms", "serve_ms", "roundtrip_ms", "batch_size"),
     ),
     "steps": (),
 }
@@ -169,8 +169,8 @@ def unrepeatable(arm: Mapping[str, Any]) -> str:
     """Return why an arm's episodes cannot be repeated; empty where they can."""
     if arm.get("server"):
         return f"the policy was served by {arm['server']}, whose weights are not on record"
-    read = clocks.read(arm["clock"])
-    if read is not None and read.source.kind == "measured":
+    clock = clocks.read(arm["clock"])
+    if clock is not None and clock.source == clocks.MEASURED:
         return "its clock was running on measured latencies"
     return ""
 
@@ -221,17 +221,15 @@ def replay(explained: Mapping[str, Any], here: Here) -> Outcome:
 
 def _as_told(arm: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recorded arm with its settings checked as those of a config are; UserError for one that is none."""
-    engine = arm["engine"]
-    try:
-        checked = {name: kind.model_validate(arm.get(name, {})) for name, kind in _SECTIONS.items()}
-        policy = sections.Policy.model_validate({**engine, "candidates": ["-"], "tokenizer": "-"})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"the record's setting {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    given = {**arm, "engine": {**arm["engine"], "candidates": ["-"], "tokenizer": "-"}}
+    checked = {
+        name: documents.typed(TypeAdapter(kind), given.get(name, {}), f"the record's setting {name}")
+        for name, kind in _SECTIONS.items()
+    }
     plain = {
         name: section.model_dump(mode="json", exclude_none=name == "execution") for name, section in checked.items()
     }
-    return {**arm, **plain, "engine": policy.model_dump(include=set(_ENGINE))}
+    return {**arm, **plain, "engine": {key: plain["engine"][key] for key in sections.ENGINE}}
 
 
 def _handles(explained: Mapping[str, Any], here: Here, out: Path) -> dict[str, Any]:
@@ -280,23 +278,23 @@ def _model_environment(here: Here) -> dict[str, Any]:
 
 def _at_hand(clock: Any, here: Here) -> Any:
     """Return the clock with the table that it replays, if it does, where that lies here."""
-    read = clocks.read(clock)
-    if read is None or read.source.replay is None:
+    table = clocks.replayed(clocks.read(clock))
+    if table is None:
         return clock
-    place = below(here.root, read.source.replay)
+    place = below(here.root, table)
     return {**clock, "source": {**clock["source"], "replay": str(place)}}
 
 
-def _same_artifact(explained: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
-    ours, theirs = spec["metadata"]["artifact_digest"], explained["artifact_digest"]
+def _same_artifact(explained: Mapping[str, Any], spec: ShardSpec) -> None:
+    ours, theirs = spec.metadata["artifact_digest"], explained["artifact_digest"]
     if ours != theirs:
         raise UserError(f"the artifact here has the digest {ours}, the episode ran on {theirs}: give --artifacts")
 
 
-def _same_execution(explained: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
+def _same_execution(explained: Mapping[str, Any], spec: ShardSpec) -> None:
     """UserError where actions would be unnormalised by other statistics than those of the record."""
     digest = "action_stats_digest"
-    ours, theirs = json.loads(spec["metadata"].get("execution", "{}")), explained.get("execution", {})
+    ours, theirs = json.loads(spec.metadata.get("execution", "{}")), explained.get("execution", {})
     if digest in theirs and ours.get(digest) != theirs[digest]:
         file = theirs.get("action_stats", "its file of statistics")
         raise UserError(f"{file} here is not the file of the record: give --from, a run or bundle that has it")
@@ -351,6 +349,6 @@ def expected_names(run: Run) -> list[Name]:
         for shard in run.shards(arm):
             told = shard.job["params"]["arm"]
             if not unrepeatable(told):
-                spec = {**told, "task_id": shard.task_id}
-                found += [Name(arm, key) for key in plan.expected_episodes(spec)]
+                keys = plan.expected_episodes(told["suite"], shard.task_id, told["init_states"], told["repeats"])
+                found += [Name(arm, key) for key in keys]
     return found

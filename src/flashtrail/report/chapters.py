@@ -14,6 +14,7 @@ import pandas as pd
 
 from flashtrail.base import machine
 from flashtrail.claims.campaign import Campaign
+from flashtrail.claims.summaries import of_how_many, setting
 from flashtrail.report import figures, page, pairs, verified_chapter
 from flashtrail.report.count_links import apart, behind
 from flashtrail.report.overview import VERIFY_TIMES, arm_name, has_fault, has_guard, paired, rate_of
@@ -34,7 +35,6 @@ from flashtrail.statistics.wording import (
 )
 from flashtrail.tables import endings, links, schemas
 
-GUARD_STD_MIN = 1.0  # the guard's default threshold (config: guards.*.std_min)
 _SCOPES = {"all_episodes": "all", "successful_episodes": "successful"}
 _ANCHORS = {"all_episodes": "", "successful_episodes": "success"}
 
@@ -45,10 +45,10 @@ def success(run: Campaign) -> Html:
     if not summaries:
         return page.paragraph("No arm was run.", "note")
     drawing = page.figure(
-        figures.success(run.plain_summaries),
+        figures.success(run.plain_summaries, run.usual_policy),
         "Success of each arm, over all tasks and per task, with Wilson intervals and counts",
         "Success of each arm and task: the simulator\u2019s own test at the end of the episode. Blue: no fault; "
-        "vermillion: fault; green: fault and guard; purple: fault and a policy trained with dropout. Bars: "
+        "vermillion: fault; green: fault and guard; purple: fault and a policy of another training. Bars: "
         "Wilson 95 %.",
     )
     return page.join(
@@ -164,9 +164,10 @@ def routes(run: Campaign) -> Html:
             }
         )
     rows += _control_row(run)
+    most = " or ".join(str(n) for n in sorted({of_how_many(s["accepted_prefix"]) for s in run.summaries.values()}))
     heads = {"arm": "Arm", "draft": "Draft rounds", "share": "Share [95 %]", "actions": "Of actions"}
-    heads |= {"prefix": "Accepted, drafts [95 %]", "prefix_all": "Accepted, full = 12", "zero": "Rejected whole"}
-    table = page.table(rows, heads, tuple(heads)[1:], "Routes and accepted prefix (of 12)", stacked=True)
+    heads |= {"prefix": "Accepted, drafts [95 %]", "prefix_all": f"Accepted, full = {most}", "zero": "Rejected whole"}
+    table = page.table(rows, heads, tuple(heads)[1:], f"Routes and accepted prefix (of {most})", stacked=True)
     return page.join(page.side_by_side(mix, accepted_prefix(run)), table)
 
 
@@ -378,7 +379,7 @@ def guard(run: Campaign) -> Html:
             f", {share} (Wilson 95 %). Points are jittered sideways.",
         )
         if arm in run.plain_summaries:
-            drawing = figures.guard(run.of_arm("rounds", arm), GUARD_STD_MIN)
+            drawing = figures.guard(run.of_arm("rounds", arm), (setting(summary, "guard") or {}).get("std_min"))
             drawings.append(page.figure(drawing, f"Wrist image health over rounds, {arm}", caption))
         rounds, healthy = behind(run, arm, count["rounds"]), percent(count["updates"] / count["rounds"], 1)
         rows.append({"arm": page.code(arm), **count, "rounds": rounds, "healthy": healthy, "repaired": share})

@@ -17,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 
 from flashtrail.base import provenance
+from flashtrail.claims import summaries
 from flashtrail.report import layout, page, timeline
 from flashtrail.report.page import Html
 from flashtrail.statistics import intervals
@@ -64,7 +65,7 @@ def write_arm(
     rounds = {key: _records(part) for key, part in _by_episode(_ordered(frames["rounds"], "round")).items()}
     steps = _by_episode(_ordered(frames["steps"], "step"))
     said = schemas.read_metadata(files["episodes"])
-    up = Upwards(report, bool(said.get("simulated")), index, said.get("imported", ""))
+    up = Upwards(report, bool(said.get("simulated")), index, said.get("imported", ""), summaries.longest_prefix(said))
     rows = episodes.to_dict("records")
     with provenance.write_atomic(out) as directory:
         directory.mkdir()
@@ -82,13 +83,14 @@ def write_arm(
 
 @dataclass(frozen=True)
 class Upwards:
-    """Where links upwards go, seen from an arm's directory; whether the pages must warn of simulated rows; and of what
-    the rows are an import (empty: they are this run's own)."""
+    """Where links upwards go, seen from an arm's directory; whether the pages must warn of simulated rows; of what the
+    rows are an import (empty: they are this run's own); and the longest prefix that the policy could accept."""
 
     report: str
     simulated: bool = False
     index: str | None = f"../{links.INDEX}"
     imported: str = ""
+    longest: int = summaries.EXEC_STEPS
 
 
 def _write(path: Path, text: str) -> None:
@@ -148,10 +150,10 @@ def episode(
     name = f"{row['arm']}: task {row['task_id']}, initial state {row['init_state']}, repeat {row['repeat']}"
     parts = [
         _header(name, f"{row['task']}; {row['policy']} on {row['suite']}", ways, up.simulated, up.imported),
-        _facts(row, rounds, _untold(row, rounds, _frame(steps)) if up.imported else ""),
+        _facts(row, rounds, up.longest, _untold(row, rounds, _frame(steps)) if up.imported else ""),
     ]
     if rounds:
-        drawn = timeline.draw(rounds, _frame(steps), _length(row, rounds), _SHORT[row["outcome"]])
+        drawn = timeline.draw(rounds, _frame(steps), _length(row, rounds), _SHORT[row["outcome"]], up.longest)
         parts += [Html("<h2>Rounds and steps</h2>"), drawn]
     parts += _seen(row, sheet)
     if rounds:
@@ -204,13 +206,13 @@ def _untold(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], steps: 
     return ", ".join(words)
 
 
-def _facts(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], untold: str = "") -> Html:
+def _facts(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], longest: int, untold: str = "") -> Html:
     end = f"{_END_MARKS[row['kind']]} {endings.KINDS[row['kind']]}{_after(row)}"
     verified = _given(row.get("verified_success"))
     facts: dict[str, Any] = {
         "End": page.inline(page.bold(end), f"; {without_places(row['error'])}" if _given(row["error"]) else ""),
         "Verified": None if verified is None else _verified_words(verified, row),
-        "Rounds": _rounds_words(row),
+        "Rounds": _rounds_words(row, longest),
         "Fault": _fault_words(rounds),
         "Guard": _guard_words(rounds),
         "Seed": str(row["seed"]),
@@ -235,12 +237,12 @@ def _given(value: Any) -> Any:
     return None if value is None or (isinstance(value, float) and pd.isna(value)) else value
 
 
-def _rounds_words(row: Mapping[str, Any]) -> str | None:
+def _rounds_words(row: Mapping[str, Any], longest: int) -> str | None:
     if _given(row["rounds"]) is None:
         return None
     text = f"{whole(row['rounds'])}: {whole(row['full_rounds'])} full, {whole(row['draft_rounds'])} draft"
     mean = _given(row["accepted_prefix_mean"])
-    return text if mean is None else f"{text}; {mean:.1f} of 12 actions of a draft accepted in the mean"
+    return text if mean is None else f"{text}; {mean:.1f} of {longest} actions of a draft accepted on average"
 
 
 def _fault_words(rounds: Sequence[Mapping[str, Any]]) -> str | None:

@@ -77,19 +77,19 @@ def _axes(height: float, layout: Any = "constrained") -> tuple[Figure, Axes]:
     return plt.subplots(figsize=(WIDTH, height), layout=layout)
 
 
-def arm_colour(summary: Mapping[str, Any]) -> str:
+def arm_colour(summary: Mapping[str, Any], usual_policy: str) -> str:
     """Blue without a fault, vermillion with one, green with a guard, purple for a policy of another training."""
     if summary.get("guard"):
         return GREEN
     if summary["condition"]["rounds_hit"]:
-        return PURPLE if "dropout" in summary["policy"] else ORANGE
+        return ORANGE if summary["policy"] == usual_policy else PURPLE
     return BLUE
 
 
 # --- success ---
 
 
-def success(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
+def success(summaries: Mapping[str, Mapping[str, Any]], usual_policy: str) -> Figure:
     """Success of every arm, over all tasks and per task: rate, Wilson's 95 % interval, k/n."""
     lines: list[tuple[str, Mapping[str, Any], Mapping[str, Any], bool]] = []
     for summary in summaries.values():
@@ -108,7 +108,7 @@ def success(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
     for (label, rate, summary, total), y in zip(lines, heights, strict=True):
         if rate["rate"] is None:
             continue
-        colour = arm_colour(summary)
+        colour = arm_colour(summary, usual_policy)
         low, high = rate["wilson"]["low"], rate["wilson"]["high"]
         axes.plot([low, high], [y, y], color=colour, lw=2.0 if total else 0.9, solid_capstyle="butt", zorder=2)
         axes.plot(
@@ -183,7 +183,7 @@ def route_mix(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
 
 
 def accepted_prefix(summary: Mapping[str, Any], control: Mapping[str, Any] | None = None) -> Figure:
-    """Accepted prefix of draft rounds, 0-12; `control` (a histogram of full against full) stands beside it."""
+    """Accepted prefix of draft rounds; `control` (a histogram of full against full) stands beside it."""
     parts = [("draft against full", summary["accepted_prefix"]["histogram"], ORANGE, "")]
     if control:
         parts.append(("control: full against full", control["histogram"], GREY, "///"))
@@ -200,9 +200,12 @@ def accepted_prefix(summary: Mapping[str, Any], control: Mapping[str, Any] | Non
             x, [r.rate or 0 for r in rates], np.clip([lows, highs], 0, 1), fmt="none", ecolor=INK, elinewidth=0.9
         )
         mean = float(np.dot(histogram, np.arange(len(histogram))) / n)
-        axes.plot([], [], "s", color=colour, label=f"{label}: mean {mean:.1f} of 12, n = {sum(histogram)}")
-    axes.set_xticks(range(0, 13, 2))
-    axes.set_xlim(-0.7, 12.7)
+        axes.plot(
+            [], [], "s", color=colour, label=f"{label}: mean {mean:.1f} of {len(histogram) - 1}, n = {sum(histogram)}"
+        )
+    most = max(len(histogram) for _, histogram, *_ in parts) - 1
+    axes.set_xticks(range(0, most + 1, max(1, round(most / 6))))
+    axes.set_xlim(-0.7, most + 0.7)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_ylabel("share of draft rounds")
     axes.set_xlabel("accepted prefix (actions; whiskers: Wilson 95 %)")

@@ -12,6 +12,7 @@ from typing import Any
 from flashtrail.base import machine
 from flashtrail.claims import claims
 from flashtrail.claims.campaign import Campaign
+from flashtrail.claims.summaries import of_how_many
 from flashtrail.report import claims_chapter, page
 from flashtrail.report.count_links import behind, pooled
 from flashtrail.report.overview import arm_name, has_fault, has_guard, paired, rate_of
@@ -176,10 +177,10 @@ def _how_fast(run: Campaign) -> Html | None:
                 lines.append(f"A {route} round takes {milliseconds(of_route.p50.value)} ({beside}).")
     for arm, summary in run.plain_summaries.items():
         if summary["routes"]["draft"] and not has_fault(summary):
-            routes = summary["routes"]
+            routes, prefix = summary["routes"], summary["accepted_prefix"]
             text = (
                 f": {percent(routes['draft_share'])} of {plural(routes['n'], 'round')} were drafts; "
-                f"{summary['accepted_prefix']['mean_draft']:.1f} of 12 actions accepted per draft"
+                f"{prefix['mean_draft']:.1f} of {of_how_many(prefix)} actions accepted per draft"
                 f"{_control(run, summary)}."
             )
             lines.append(page.inline(page.code(arm), text))
@@ -192,13 +193,13 @@ def _control(run: Campaign, summary: Mapping[str, Any]) -> str:
     if not control or control.get("policy") != summary["policy"] or not sum(control["histogram"]):
         return " (control not measured)"
     mean = sum(h * count for h, count in enumerate(control["histogram"])) / sum(control["histogram"])
-    return f" (control, full route against itself under other noise: {mean:.1f} of 12, n = {control['queries']})"
+    of = f"{mean:.1f} of {of_how_many(control)}, n = {control['queries']}"
+    return f" (control, full route against itself under other noise: {of})"
 
 
 def _is_remedy(run: Campaign, summary: Mapping[str, Any]) -> bool:
     """True for a policy of another training than the one most arms use."""
-    policies = [s["policy"] for s in run.summaries.values()]
-    return bool(summary["policy"] != max(set(policies), key=policies.count))
+    return bool(summary["policy"] != run.usual_policy)
 
 
 def _against_clean(run: Campaign, choose: _Choice) -> list[Html]:
@@ -215,7 +216,7 @@ def _against_fault(run: Campaign, choose: _Choice) -> list[Html]:
     lines = []
     for arm, summary in run.plain_summaries.items():
         if has_fault(summary) and choose(summary):
-            control = next((name for name in run.summaries if name != arm and arm.endswith(name)), None)
+            control = run.control_of(arm)
             rest = _difference(run, arm, control, "without it")
             lines.append(_of_arm(run, arm, summary, rest, _counters(summary)))
     return lines

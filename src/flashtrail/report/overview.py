@@ -86,10 +86,10 @@ def paired(run: Campaign, arm: str, control: str) -> intervals.Paired | None:
 
 
 def remedies(run: Campaign) -> Html:
-    """Every remedy beside the same fault without it, paired; the fault's arm is the one that the name ends with."""
+    """Every remedy beside the same fault without it, paired."""
     rows, against = [], []
-    for arm, summary in run.summaries.items():
-        control = next((name for name in run.summaries if name != arm and arm.endswith(name)), None)
+    for arm, summary in run.plain_summaries.items():
+        control = run.control_of(arm)
         found = paired(run, arm, control) if control else None
         if found is None or not has_fault(summary):
             continue

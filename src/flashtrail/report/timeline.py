@@ -28,14 +28,15 @@ Span = tuple[float, float, float, float, str]  # start, end, bottom and top (sha
 Mark = tuple[float, str]  # step, what it says
 
 
-def draw(rounds: Sequence[Row], steps: pd.DataFrame, length: int, end: str) -> Html:
-    """Return the lanes of one episode. `rounds` and `steps` are its rows in order, `length` its steps.
+def draw(rounds: Sequence[Row], steps: pd.DataFrame, length: int, end: str, longest: int) -> Html:
+    """Return the lanes of one episode. `rounds` and `steps` are its rows in order, `length` its steps,
+    `longest` the longest prefix that could be accepted.
 
     An empty cell of a round is None.
     """
     found = placed(rounds, length)
     total = max(length, 1)
-    lanes = [*_routes(found, total), *_faults(found, total), *_guard(found, total)]
+    lanes = [*_routes(found, total, longest), *_faults(found, total), *_guard(found, total)]
     lanes += [*_steps(steps, total), *_times(found, total), _axis(total, end)]
     return Html(f'<div class="lanes">{"".join(lanes)}</div>')
 
@@ -58,7 +59,7 @@ def runs(marked: Sequence[bool]) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 
 
-def _routes(rounds: Sequence[Row], total: int) -> list[str]:
+def _routes(rounds: Sequence[Row], total: int, longest: int) -> list[str]:
     full, draft = ([row for row in rounds if row["route"] == route] for route in ("full", "draft"))
     causes = Counter(str(row["fallback_cause"] or "not said").replace("_", " ") for row in full)
     why = ", ".join(f"{count} {cause}" for cause, count in causes.most_common())
@@ -66,9 +67,9 @@ def _routes(rounds: Sequence[Row], total: int) -> list[str]:
     parts = [_lane(words, [_span(row, 1, _said(row)) for row in full], [], BLUE, total)]
     if draft:
         rejected = [(row["start"], _said(row)) for row in draft if not row["accepted_prefix"]]
-        words = f"Draft rounds: {len(draft)}; height: accepted prefix, 0 to 12"
+        words = f"Draft rounds: {len(draft)}; height: accepted prefix, 0 to {longest}"
         words += f"; black: {plural(len(rejected), 'draft')} rejected whole" if rejected else ""
-        spans = [_span(row, row["accepted_prefix"] / 12, _said(row)) for row in draft]
+        spans = [_span(row, row["accepted_prefix"] / longest, _said(row)) for row in draft]
         parts.append(_lane(words, spans, rejected, ORANGE, total))
     return parts
 

@@ -1,9 +1,9 @@
 """Faults of the observation: what the policy sees instead of what there was.
 
-What each kind does to pictures; their parameters are in `faults`. A condition is made anew for each episode, so that
-one with memory cannot leak into the next. What is random is a function of the episode's words and the query, so that
-an episode meets the same fault in every arm. The robot's own state is touched by one kind only (`antipode`). Knows
-observations and query indices; knows no guard, no policy and no simulator.
+What each kind does to pictures; their parameters are in `experiment.conditions`. A condition is made anew for each
+episode, so that one with memory cannot leak into the next. What is random is a function of the episode's words and the
+query, so that an episode meets the same fault in every arm. The robot's own state is touched by one kind only
+(`antipode`). Knows observations and query indices; knows no guard, no policy and no simulator.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from flashtrail.rollouts import faults
-from flashtrail.rollouts.faults import VIEWS
+from flashtrail.experiment import conditions as kinds
+from flashtrail.experiment.conditions import VIEWS
 from flashtrail.rollouts.observation import Observation, upright
 
 Image = NDArray[np.uint8]
@@ -91,7 +91,7 @@ class _Draw:
 
 
 class _Clean:
-    def __init__(self, given: faults.Clean, draw: _Draw) -> None:
+    def __init__(self, given: kinds.Clean, draw: _Draw) -> None:
         pass
 
     def apply(self, observation: Observation, query: int, allowed: bool = True) -> tuple[Observation, bool]:
@@ -125,7 +125,7 @@ class _Zero(_Views):
 
 
 class _Freeze(_Views):
-    def __init__(self, given: faults.Freeze, draw: _Draw) -> None:
+    def __init__(self, given: kinds.Freeze, draw: _Draw) -> None:
         super().__init__(given, draw)
         self._last: dict[str, Image] = {}
 
@@ -137,7 +137,7 @@ class _Freeze(_Views):
 
 
 class _Stale(_Views):
-    def __init__(self, given: faults.Stale, draw: _Draw) -> None:
+    def __init__(self, given: kinds.Stale, draw: _Draw) -> None:
         super().__init__(given, draw)
         self._past: dict[str, deque[Image]] = {view: deque(maxlen=given.queries + 1) for view in VIEWS[given.view]}
 
@@ -148,7 +148,7 @@ class _Stale(_Views):
 
 
 class _Occlusion(_Views):
-    def __init__(self, given: faults.Occlusion, draw: _Draw) -> None:
+    def __init__(self, given: kinds.Occlusion, draw: _Draw) -> None:
         super().__init__(given, draw)
         self._centres = {view: self._centre(view) for view in VIEWS[given.view]}
 
@@ -170,7 +170,7 @@ class _Noise(_Views):
 
 
 class _Swap:
-    def __init__(self, given: faults.Swap, draw: _Draw) -> None:
+    def __init__(self, given: kinds.Swap, draw: _Draw) -> None:
         self._given = given
 
     def apply(self, observation: Observation, query: int, allowed: bool = True) -> tuple[Observation, bool]:
@@ -185,17 +185,17 @@ class _UpsideDown(_Views):
 
 
 class _Prompt:
-    def __init__(self, given: faults.Prompt, draw: _Draw) -> None:
+    def __init__(self, given: kinds.Prompt, draw: _Draw) -> None:
         self._template = given.template
 
     def apply(self, observation: Observation, query: int, allowed: bool = True) -> tuple[Observation, bool]:
         if not allowed:
             return observation, False
-        return replace(observation, prompt=self._template.replace(faults.INSTRUCTION, observation.prompt)), True
+        return replace(observation, prompt=self._template.replace(kinds.INSTRUCTION, observation.prompt)), True
 
 
 class _Antipode:
-    def __init__(self, given: faults.Antipode, draw: _Draw) -> None:
+    def __init__(self, given: kinds.Antipode, draw: _Draw) -> None:
         self._given = given
 
     def apply(self, observation: Observation, query: int, allowed: bool = True) -> tuple[Observation, bool]:
@@ -208,7 +208,7 @@ class _Antipode:
 
 
 class _Bursts:
-    def __init__(self, given: faults.Bursts, draw: _Draw) -> None:
+    def __init__(self, given: kinds.Bursts, draw: _Draw) -> None:
         self._given, self._draw = given, draw
         self._fault = _made(given.fault, draw.part(0))
         self._left = 0
@@ -220,7 +220,7 @@ class _Bursts:
 
 
 class _AllOf:
-    def __init__(self, given: faults.AllOf, draw: _Draw) -> None:
+    def __init__(self, given: kinds.AllOf, draw: _Draw) -> None:
         self._parts = [_made(part, draw.part(index)) for index, part in enumerate(given.parts)]
 
     def apply(self, observation: Observation, query: int, allowed: bool = True) -> tuple[Observation, bool]:
@@ -231,30 +231,30 @@ class _AllOf:
         return observation, any(hits)
 
 
-_MADE: dict[type[faults.Parameters], Callable[[Any, _Draw], Condition]] = {
-    faults.Clean: _Clean,
-    faults.Zero: _Zero,
-    faults.Freeze: _Freeze,
-    faults.Stale: _Stale,
-    faults.Swap: _Swap,
-    faults.UpsideDown: _UpsideDown,
-    faults.Prompt: _Prompt,
-    faults.Antipode: _Antipode,
-    faults.Occlusion: _Occlusion,
-    faults.Noise: _Noise,
-    faults.Bursts: _Bursts,
-    faults.AllOf: _AllOf,
+_MADE: dict[type[kinds.Kind], Callable[[Any, _Draw], Condition]] = {
+    kinds.Clean: _Clean,
+    kinds.Zero: _Zero,
+    kinds.Freeze: _Freeze,
+    kinds.Stale: _Stale,
+    kinds.Swap: _Swap,
+    kinds.UpsideDown: _UpsideDown,
+    kinds.Prompt: _Prompt,
+    kinds.Antipode: _Antipode,
+    kinds.Occlusion: _Occlusion,
+    kinds.Noise: _Noise,
+    kinds.Bursts: _Bursts,
+    kinds.AllOf: _AllOf,
 }
 
 
-def _made(given: faults.Parameters, draw: _Draw) -> Condition:
+def _made(given: kinds.Kind, draw: _Draw) -> Condition:
     return _MADE[type(given)](given, draw)
 
 
-def build(spec: Mapping[str, Any] | Sequence[Any], words: Sequence[int] | None = None) -> Condition:
-    """Return a fresh condition for one episode from ``{kind: zero, view: wrist, every: 4, phase: 0}``.
+def build(spec: kinds.Kind | Mapping[str, Any] | Sequence[Any], words: Sequence[int] | None = None) -> Condition:
+    """Return a fresh condition for one episode, of a kind or of its JSON: ``{kind: zero, view: wrist, every: 4}``.
 
     `words`: entropy of the episode (`seeds.derive`, stream ``perturbation``), which noise, bursts and a drawn place
-    need; ValueError where they lack it. UserError for an unknown kind or parameter names the nearest one.
+    need; ValueError where they lack it.
     """
-    return _made(faults.condition(spec), _Draw(words))
+    return _made(kinds.read(spec), _Draw(words))

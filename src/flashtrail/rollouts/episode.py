@@ -17,7 +17,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from flashtrail.base import stages
 from flashtrail.base.errors import UserError
+from flashtrail.experiment.clocks import Running as RunningClock
 from flashtrail.rollouts import clock as clocks
 from flashtrail.rollouts import seeds
 from flashtrail.rollouts.conditions import Condition
@@ -98,7 +100,7 @@ class EpisodeRecord:
 class Running:
     """A running clock and where its latencies come from."""
 
-    clock: clocks.Clock
+    clock: RunningClock
     latencies: Latencies
 
 
@@ -251,23 +253,17 @@ class _Moving:
         return list(last) if repeat else [*_STILL, last[6]]
 
 
-_FULL_STAGES = {"prefill_ms": "vlm_prefill_ms", "denoise_ms": "full_fallback_ms"}
-_DRAFT_STAGES = {"draft_ms": "draft_ms", "verify_ms": "action_verify_ms"}
-
-
 def _round_row(reply: Reply, before: list[dict[str, Any]], scheduled: str | None) -> dict[str, Any]:
     policy, server = reply.policy_timing, reply.server_timing
     route = str(policy.get("route_type", "full"))
-    own, other = (_FULL_STAGES, _DRAFT_STAGES) if route == "full" else (_DRAFT_STAGES, _FULL_STAGES)
-    stages = {"encoder_ms": "encoder_ms", **own}
+    own = stages.COLUMNS_OF_ROUTE["full" if route == "full" else "draft"]
     synchronized, batch_size = policy.get("synchronized"), policy.get("batch_size")
     return {
         "route": route,
         "accepted_prefix": reply.accepted_prefix_len,
         "radius": _number(policy.get("radius_dist")) if route == "draft" else None,
         "fallback_cause": _fallback_cause(policy, route, before, scheduled),
-        **{column: _number(policy.get(name)) for column, name in stages.items()},
-        **dict.fromkeys(other),
+        **{column: _number(policy.get(name)) if column in own else None for column, name in stages.COLUMNS.items()},
         "policy_ms": _number(server.get("policy_time_ms")),
         "serve_ms": _number(server.get("serve_time_ms")),
         "roundtrip_ms": float(reply.roundtrip_ms),

@@ -2,8 +2,8 @@
 
 A guard has memory (a cache, ages), so each episode gets its own. It is given the damaged observation and nothing
 else: the undamaged frame is out of its reach. The one exception is `Oracle`, which is no `Guard` and is asked by
-another method, so that nothing else can be handed the undamaged frame by accident. Parameters are in `faults`. Knows
-no condition, no policy and no simulator.
+another method, so that nothing else can be handed the undamaged frame by accident. Parameters are in
+`experiment.guards`. Knows no condition, no policy and no simulator.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from flashtrail.rollouts import faults
+from flashtrail.experiment import guards as kinds
 from flashtrail.rollouts.observation import Observation
 
 
@@ -56,7 +56,7 @@ class WristHealthGuard:
     `healthy` and `cache_hit` both False. `cache_age` (queries) is given whenever an unhealthy frame met a cache.
     """
 
-    def __init__(self, given: faults.WristHealth) -> None:
+    def __init__(self, given: kinds.WristHealth) -> None:
         self._given = given
         self._cached: np.ndarray | None = None
         self._cached_at = 0
@@ -98,16 +98,11 @@ class Oracle:
         return undamaged, GuardRecord(std, spread, same, False, None, not same, False)
 
 
-def build(spec: Mapping[str, Any]) -> Guard | Oracle:
-    """Return a fresh guard for one episode from ``{kind: wrist_health, std_min: 1.0, ...}``; errors as conditions."""
-    given = faults.guard(spec)
-    if isinstance(given, faults.Oracle):
+def build(spec: kinds.Kind | Mapping[str, Any]) -> Guard | Oracle:
+    """Return a fresh guard for one episode, of a kind or of its JSON: ``{kind: wrist_health, std_min: 1.0, ...}``."""
+    given = kinds.read(spec)
+    if isinstance(given, kinds.Oracle):
         return Oracle()
-    if isinstance(given, faults.WristMask):
+    if isinstance(given, kinds.WristMask):
         return WristMaskGuard(given)
-    return WristHealthGuard(given) if isinstance(given, faults.WristHealth) else NoGuard()
-
-
-def needs_image_mask(spec: Mapping[str, Any]) -> bool:
-    """Return whether this guard may send a request that only a server with image masks understands."""
-    return isinstance(faults.guard(spec), faults.WristMask)
+    return WristHealthGuard(given) if isinstance(given, kinds.WristHealth) else NoGuard()

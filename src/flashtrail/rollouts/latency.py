@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow.compute as pc
 
 from flashtrail.base import parquet, provenance
 from flashtrail.base.errors import UserError
-from flashtrail.rollouts.clock import Source
+from flashtrail.experiment.clocks import Fixed, Replay
 
 ROUTES = ("full", "draft")
 
@@ -24,7 +25,7 @@ ROUTES = ("full", "draft")
 class Latencies:
     """A source of latencies, ready to be asked; `samples` are a replay's, by route (ms)."""
 
-    source: Source
+    source: Literal["measured"] | Fixed | Replay
     samples: dict[str, np.ndarray] = field(default_factory=dict)
 
     def of(self, route: str, roundtrip_ms: float, words: Sequence[int]) -> float:
@@ -33,14 +34,14 @@ class Latencies:
         Raises UserError where the source has no figure for this route.
         """
         source = self.source
-        if source.kind == "measured":
+        if isinstance(source, str):
             return float(roundtrip_ms)
-        if source.kind == "replay":
+        if isinstance(source, Replay):
             found = self.samples.get(route, np.empty(0))
             if not len(found):
                 raise UserError(f"clock: {source.replay} has no {route} round with a {source.time} to replay")
             return float(found[np.random.default_rng(list(words)).integers(len(found))])
-        fixed = source.full_ms if route == "full" else source.draft_ms
+        fixed = None if source.constant_ms is None else getattr(source.constant_ms, route, None)
         if fixed is None:
             raise UserError(
                 f"clock: {source.published or 'constant_ms'} has no latency of a {route} round; "
@@ -49,14 +50,14 @@ class Latencies:
         return fixed
 
 
-def load(source: Source) -> Latencies:
-    """Return a source ready to be asked; reads the table of a replay.
+def load(source: Literal["measured"] | Fixed | Replay) -> Latencies:
+    """Return a clock's source ready to be asked; reads the table of a replay.
 
     Raises UserError for a table that is missing, unreadable, not of rounds, or not the one that was planned with.
     """
-    if source.kind != "replay":
+    if not isinstance(source, Replay):
         return Latencies(source)
-    path = Path(str(source.replay))
+    path = Path(source.replay)
     if source.digest is not None and table_digest(path) != source.digest:
         raise UserError(f"clock: {path} has changed since this shard was planned; run the workflow again")
     return Latencies(source, read_samples(path, source.time))

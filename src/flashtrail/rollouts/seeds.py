@@ -11,11 +11,12 @@ from typing import Literal
 
 import numpy as np
 
+from flashtrail.experiment.suites import SUITES
 from flashtrail.rollouts.plan import EpisodeKey
 
 Stream = Literal["sim", "noise", "perturbation", "latency"]
 _STREAMS: dict[str, int] = {"sim": 1, "noise": 2, "perturbation": 3, "latency": 4}
-_SUITES = {"libero_spatial": 0, "libero_object": 1, "libero_goal": 2, "libero_10": 3, "libero_90": 4}
+_SUITES = {name: code for code, name in enumerate(SUITES)}
 
 
 def derive(

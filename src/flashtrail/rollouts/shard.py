@@ -23,9 +23,10 @@ from typing import Any, Self, TextIO
 
 from flashtrail.base import machine
 from flashtrail.base.errors import UserError
-from flashtrail.rollouts import guards, plan, settings
+from flashtrail.experiment import guards
+from flashtrail.experiment.shard import ShardSpec
 from flashtrail.rollouts.episode import EpisodeRecord, error_record
-from flashtrail.rollouts.plan import EpisodeKey
+from flashtrail.rollouts.plan import EpisodeKey, expected_episodes
 from flashtrail.rollouts.recorder import Recorder
 from flashtrail.rollouts.simulators import COMMAND, SimulatorProcess, wait_any
 from flashtrail.serving import TOKEN_VARIABLE
@@ -39,20 +40,6 @@ _BACKOFF_S = (0.5, 2.0, 8.0)  # before each restart: what killed it may need tim
 _CONNECT_S = 20.0
 _DEAF_S = 10.0
 _AWAY_S = 180.0  # a server that is not ours may be started again by its own keeper, or be deaf while it compiles
-_WORKER_SETTINGS = (
-    "suite",
-    "task_id",
-    "seed",
-    "scene_seed",
-    "hard_reset",
-    "horizon",
-    "condition",
-    "guard",
-    "clock",
-    "replan_steps",
-    "video",
-    "stall_timeout_s",
-)
 
 
 @dataclass(frozen=True)
@@ -73,7 +60,7 @@ class ShardSummary:
 
 
 def roll_out_shard(
-    spec: Mapping[str, Any],
+    spec: ShardSpec,
     out_dir: str | Path,
     parts_dir: str | Path | None = None,
     *,
@@ -83,27 +70,31 @@ def roll_out_shard(
 ) -> ShardSummary:
     """Run the shard's missing episodes and write its tables to `out_dir`.
 
-    `spec` as docs/rollouts.md lists it. Finished episodes lie under `parts_dir` (default: ``out_dir/parts``) until all
+    Finished episodes lie under `parts_dir` (default: ``out_dir/parts``) until all
     are there. An episode that failed for reasons of infrastructure is tried RETRIES more times; if it still fails, its
     row has outcome ``error``, the others are run all the same, and its part is kept for a later attempt. `gpu`:
     whether the server has one, whose clock is then recorded beside the machine's load. Raises
-    UserError for a wrong spec, a server that does not start or does not stay up, a full disk, no OpenGL library.
+    UserError for a server that does not start or does not stay up, a full disk, no OpenGL library.
     """
-    full = settings.checked(spec)
-    digest = settings.spec_digest(full)
-    common = {key: full[key] for key in ("arm", "policy", "seed")}
-    common["run_id"] = str(full["metadata"].get("run_id", digest))
-    recorder = Recorder(parts_dir or default_parts_dir(out_dir), digest, common, full["metadata"])
+    digest, expected = spec.digest, episodes_of(spec)
+    common = {"arm": spec.arm, "policy": spec.policy, "seed": spec.seed}
+    common["run_id"] = str(spec.metadata.get("run_id", digest))
+    recorder = Recorder(parts_dir or default_parts_dir(out_dir), digest, common, dict(spec.metadata))
     with recorder.exclusive():
-        finished = recorder.interrupted_discard(plan.expected_episodes(full), out_dir)
+        finished = recorder.interrupted_discard(expected, out_dir)
         if finished is not None:
             return ShardSummary(finished, {})
-        shard = _Shard(full, recorder, log or sys.stderr, worker_command, machine.Watch(gpu))
+        shard = _Shard(spec, recorder, log or sys.stderr, worker_command, machine.Watch(gpu))
         shard.run(Path(out_dir))
-        outcomes = recorder.assemble(plan.expected_episodes(full), out_dir, full["video"])
+        outcomes = recorder.assemble(expected, out_dir, spec.video)
         if not shard.errors:
             recorder.discard()
     return ShardSummary(outcomes, shard.errors)
+
+
+def episodes_of(spec: ShardSpec) -> list[EpisodeKey]:
+    """Return the episodes of a spec in the order in which they are run."""
+    return expected_episodes(spec.suite, spec.task_id, spec.init_states, spec.repeats)
 
 
 class _Shard:
@@ -111,7 +102,7 @@ class _Shard:
 
     def __init__(
         self,
-        spec: Mapping[str, Any],
+        spec: ShardSpec,
         recorder: Recorder,
         log: TextIO,
         worker_command: Sequence[str],
@@ -120,12 +111,11 @@ class _Shard:
         self._spec, self._recorder, self._log, self._command = spec, recorder, log, worker_command
         self._watch = watch
         self.errors: dict[str, str] = {}
-        self._expected = plan.expected_episodes(spec)
+        self._expected = episodes_of(spec)
         self._attempts: Counter[EpisodeKey] = Counter()
         self._outcomes = {name: outcome for name, outcome in recorder.outcomes().items() if outcome != "error"}
         self._todo = deque(key for key in self._expected if key.name not in self._outcomes)
         self._seconds: list[float] = []
-        self._settings = {name: spec[name] for name in _WORKER_SETTINGS}
 
     def run(self, out_dir: Path) -> None:
         """Run what is missing; starts neither server nor simulator where nothing is."""
@@ -134,26 +124,26 @@ class _Shard:
             self._say(f"{kept} of {len(self._expected)} episodes are there already")
         if not self._todo:
             return
-        server = self._spec["server"]
+        server = self._spec.server
         with contextlib.ExitStack() as stack:
-            log = Path(server["log"] or out_dir / "server.log")
-            self._server = stack.enter_context(_Server(server, log, self._simulators()))
+            log = Path(server.log or out_dir / "server.log")
+            self._server = stack.enter_context(_Server(self._spec, log, self._simulators()))
             said = self._server.metadata()
             check_understood(self._spec, said, self._server.url)
             self._recorder.metadata |= completed(self._recorder.metadata, said)
             simulators = self._simulators()
-            if not keeps_sessions_apart(said) and server["url"]:
+            if not keeps_sessions_apart(said) and server.url:
                 stack.enter_context(self._turn())
                 simulators = 1
             self._run_all(simulators)
 
     def _simulators(self) -> int:
-        return min(int(self._spec["simulators"]), len(self._todo))
+        return min(self._spec.simulators, len(self._todo))
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
         """Have the server to ourselves: two clients of an official one would play with one state between them."""
-        url, lock = self._server.url, self._spec["server"]["lock"]
+        url, lock = self._server.url, self._spec.server.lock
         self._say(f"{url} does not say that it keeps sessions apart, as official servers do not: one simulator for it")
         with contextlib.ExitStack() as stack:
             if lock is not None:
@@ -166,8 +156,8 @@ class _Shard:
             yield
 
     def _run_all(self, count: int) -> None:
-        timeout_s = float(self._spec["episode_timeout_s"])
-        idle = [SimulatorProcess(self._settings, timeout_s, self._command) for _ in range(count)]
+        told, timeout_s = self._spec.model_dump(mode="json"), self._spec.episode_timeout_s
+        idle = [SimulatorProcess(told, timeout_s, self._command) for _ in range(count)]
         busy: dict[SimulatorProcess, tuple[EpisodeKey, float]] = {}
         try:
             while self._todo or busy:
@@ -188,7 +178,7 @@ class _Shard:
 
     def _ask(self, process: SimulatorProcess, key: EpisodeKey) -> None:
         self._attempts[key] += 1
-        film = None if self._spec["video"] == "none" else str(self._recorder.films() / f"{key.name}.mp4")
+        film = None if self._spec.video == "none" else str(self._recorder.films() / f"{key.name}.mp4")
         words = [key.suite, key.task_id, key.init_state, key.repeat]
         process.ask({"key": words, "url": self._server.url, "elsewhere": self._server.elsewhere, "film": film})
 
@@ -225,19 +215,19 @@ class _Shard:
         )
 
     def _say(self, text: str) -> None:
-        print(f"{self._spec['arm']} task {self._spec['task_id']}: {text}", file=self._log, flush=True)
+        print(f"{self._spec.arm} task {self._spec.task_id}: {text}", file=self._log, flush=True)
 
 
 class _Server:
     """A policy server that runs: ours, started again if it dies (a bounded number of times), or somebody else's."""
 
-    def __init__(self, settings: Mapping[str, Any], log_path: Path, simulators: int) -> None:
-        self._settings, self._log_path, self._simulators = settings, log_path, simulators
+    def __init__(self, spec: ShardSpec, log_path: Path, simulators: int) -> None:
+        self._spec, self._log_path, self._simulators = spec, log_path, simulators
         self._restarts = 0
         self._process: PolicyServerProcess | None = None
 
     def __enter__(self) -> Self:
-        if not self._settings["url"]:
+        if not self._spec.server.url:
             self._start()
         return self
 
@@ -250,12 +240,12 @@ class _Server:
     @property
     def url(self) -> str:
         """Where a client connects."""
-        return self._process.url if self._process is not None else str(self._settings["url"])
+        return self._process.url if self._process is not None else str(self._spec.server.url)
 
     @property
     def elsewhere(self) -> bool:
         """Whether it is somebody else's."""
-        return bool(self._settings["url"])
+        return bool(self._spec.server.url)
 
     def metadata(self) -> dict[str, Any]:
         """Return what the server says of itself."""
@@ -294,11 +284,9 @@ class _Server:
 
     def _start(self) -> None:
         port = free_port()
-        values = {"{port}": port, "{simulators}": self._simulators}
-        command = [str(word) for word in self._settings["command"]]
-        for name, value in values.items():
-            command = [word.replace(name, str(value)) for word in command]
-        process = PolicyServerProcess(command, self._log_path, port, float(self._settings["ready_timeout_s"]))
+        words = [word.replace("{port}", str(port)) for word in self._spec.server.command or ()]
+        command = [word.replace("{simulators}", str(self._simulators)) for word in words]
+        process = PolicyServerProcess(command, self._log_path, port, self._spec.server_ready_timeout_s)
         self._process = None  # if it does not get ready, there is nothing to take down
         self._process = process.__enter__()
 
@@ -314,15 +302,15 @@ def keeps_sessions_apart(said: Mapping[str, Any]) -> bool:
     return "request_keys" in said
 
 
-def check_understood(spec: Mapping[str, Any], said: Mapping[str, Any], url: str) -> None:
+def check_understood(spec: ShardSpec, said: Mapping[str, Any], url: str) -> None:
     """Raise UserError if the guard needs a request key that the server does not say it understands.
 
     An official server ignores keys that it does not know: the masked view would be looked at, and the arm's name
     would be wrong.
     """
-    if guards.needs_image_mask(spec["guard"]) and IMAGE_MASK_KEY not in said.get("request_keys", ()):
+    if isinstance(spec.guard, guards.WristMask) and IMAGE_MASK_KEY not in said.get("request_keys", ()):
         raise UserError(
-            f"guard {spec['guard']['kind']}: the policy server at {url} does not say that it understands "
+            f"guard {spec.guard.kind}: the policy server at {url} does not say that it understands "
             f"{IMAGE_MASK_KEY}, as official servers do not: use guard wrist_health, or serve with flashtrail serve"
         )
 

@@ -15,9 +15,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from flashtrail.base.errors import UserError
+from flashtrail.experiment.suites import check_init_state, check_task, suite_of
 from flashtrail.rollouts import opengl, seeds
 from flashtrail.rollouts.observation import Observation, resize_with_pad, state_vector, upright
-from flashtrail.rollouts.plan import WAIT_STEPS, EpisodeKey, check_init_state, check_task, suite_of
+from flashtrail.rollouts.plan import WAIT_STEPS, EpisodeKey
 from flashtrail.rollouts.rebuild import CompiledModels, KeptRendering
 from flashtrail.rollouts.verify import Goal, Verdict
 from flashtrail.rollouts.witness import Witness
@@ -122,7 +123,7 @@ class LiberoSimulator:
         self._witness = None
         if (key.suite, key.task_id) != (self.suite, self.task_id):
             raise ValueError(f"this simulator runs {self.suite} task {self.task_id}, not {key}")
-        check_init_state(self.suite, self.task_id, key.init_state, self.init_state_count)
+        check_init_state(key.init_state, f" of {self.suite} task {self.task_id}", self.init_state_count)
         if self._official:
             self._reset_in_sequence(key)
         else:

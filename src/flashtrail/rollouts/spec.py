@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
-from flashtrail.rollouts import clock as clocks
+from flashtrail.experiment import clocks
+from flashtrail.experiment import shard as specs
+from flashtrail.experiment.shard import ShardSpec
 from flashtrail.rollouts.latency import table_digest
 from flashtrail.serving.handles import server_command
 from flashtrail.tables.schemas import artifact_digest
 
-_OF_ARM = ("arm", "policy", "suite", "seed", "scene_seed", "init_states", "repeats", "video")
+_OF_ARM = ("arm", "policy", "suite", "seed", "scene_seed", "init_states", "repeats", "video", "condition", "guard")
 
 
 def shard_spec(
@@ -28,7 +29,7 @@ def shard_spec(
     code: str,
     log: str | Path | None = None,
     locks: str | Path | None = None,
-) -> dict[str, Any]:
+) -> ShardSpec:
     """Return the spec of one arm and task, for `shard.roll_out_shard`.
 
     `arm`: as `config.Experiment.arm` gives it. `handles`: paths ``model``, ``base`` and perhaps ``draft`` and
@@ -45,28 +46,21 @@ def shard_spec(
         about = {"artifact_digest": "", "device": ""}
     else:
         # The number of simulators stays a word: finished episodes are reused whatever it is.
-        server = {"command": server_command(handles, arm["engine"], arm["flash"], port=None, clients=None)}
+        server = {"command": server_command(handles, arm["engine"], arm["flash"], clients="{simulators}")}
         model = provenance.json_load(handles["model"])
         about = {
             "artifact_digest": artifact_digest(handles),
             "device": device_of(model, arm["engine"]["device"]),
+            "max_exec_steps": str(arm["flash"]["max_exec_steps"]),
             "official_time_bias": str(bool(arm["flash"].get("official_time_bias"))).lower(),
         }
-    return {
+    spec = {
         **{key: arm[key] for key in _OF_ARM},
+        **rollout,
+        **{key: execution[key] for key in ("replan_steps", "horizon") if key in execution},
         "task_id": task,
-        "condition": arm["condition"],
-        "guard": arm["guard"],
         "clock": clock,
-        "server": {
-            **server,
-            "ready_timeout_s": rollout["server_ready_timeout_s"],
-            "log": None if log is None else str(log),
-        },
-        "simulators": rollout["simulators"],
-        "replan_steps": execution.get("replan_steps", rollout["replan_steps"]),
-        "hard_reset": rollout["hard_reset"],
-        "horizon": execution.get("horizon"),
+        "server": {**server, "log": None if log is None else str(log)},
         "metadata": {
             "config_digest": provenance.digest_json(arm),
             "code_digest": code,
@@ -77,6 +71,7 @@ def shard_spec(
             **({"execution": json.dumps(execution, sort_keys=True)} if execution else {}),
         },
     }
+    return specs.read(spec)
 
 
 def execution_of(arm: Mapping[str, Any], handles: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,10 +86,10 @@ def execution_of(arm: Mapping[str, Any], handles: Mapping[str, Any]) -> dict[str
 
 def clock_of(arm: Mapping[str, Any]) -> Any:
     """Return the arm's clock; a table that it replays is held to by its digest, so that another one is another spec."""
-    clock = clocks.read(arm["clock"])
-    if clock is not None and clock.source.replay is not None:
-        clock = replace(clock, source=replace(clock.source, digest=table_digest(clock.source.replay)))
-    return clocks.spelled_out(clock)
+    table = clocks.replayed(clocks.read(arm["clock"]))
+    if table is None:
+        return arm["clock"]
+    return {**arm["clock"], "source": {**arm["clock"]["source"], "digest": table_digest(table)}}
 
 
 def device_of(model: Mapping[str, Any], kind: str) -> str:

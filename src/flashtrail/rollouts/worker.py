@@ -22,7 +22,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from flashtrail.base.errors import UserError
-from flashtrail.rollouts import clock, conditions, guards, latency, seeds
+from flashtrail.experiment.clocks import Running as RunningClock
+from flashtrail.experiment.shard import ShardSpec
+from flashtrail.rollouts import conditions, guards, latency, seeds
 from flashtrail.rollouts.episode import EpisodeError, Reply, Running, run_episode
 from flashtrail.rollouts.film import Film
 from flashtrail.rollouts.observation import Observation
@@ -101,11 +103,10 @@ class _WatchedPolicy:
 class Worker:
     """Runs episodes of one shard, one after another, with one simulator and one policy session at a time."""
 
-    def __init__(self, settings: dict[str, Any], heartbeat: Heartbeat) -> None:
-        self._settings, self._heartbeat, self._built = settings, heartbeat, False
+    def __init__(self, spec: ShardSpec, heartbeat: Heartbeat) -> None:
+        self._spec, self._heartbeat, self._built = spec, heartbeat, False
         self._simulator: Simulator | None = None
         self._client: PolicyClient | None = None
-        self._clock = clock.read(settings["clock"])
         self._running: Running | None = None
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -132,32 +133,32 @@ class Worker:
             return self._failed(SIMULATOR, error)
 
     def _run(self, key: EpisodeKey, url: str, patience_s: float, film_path: str | None) -> dict[str, Any]:
-        settings = self._settings
+        spec = self._spec
         if self._simulator is None:
             if self._built:
                 raise RuntimeError("this process has had its simulator: a second one renders other pictures")
             self._built = True
             self._heartbeat.within(_LONG_S)
-            self._simulator = make_simulator(settings)
-        if self._clock is not None and self._running is None:
-            self._running = Running(self._clock, latency.load(self._clock.source))
-        film = Film(film_path, *(_name(settings[which]) for which in ("condition", "guard"))) if film_path else None
+            self._simulator = make_simulator(spec)
+        if isinstance(spec.clock, RunningClock) and self._running is None:
+            self._running = Running(spec.clock, latency.load(spec.clock.source))
+        film = Film(film_path, spec.condition.title, spec.guard.title) if film_path else None
         self._heartbeat.within(_LONG_S)
-        stall_s = settings["stall_timeout_s"]
+        stall_s = spec.stall_timeout_s
         record = run_episode(
             _WatchedSimulator(self._simulator, self._heartbeat, stall_s),
             _WatchedPolicy(self._session(url, patience_s), self._heartbeat, stall_s),
             key,
-            condition=conditions.build(settings["condition"], seeds.of_episode(settings["seed"], key, "perturbation")),
-            guard=guards.build(settings["guard"]),
-            seed=settings["seed"],
-            replan_steps=settings["replan_steps"],
+            condition=conditions.build(spec.condition, seeds.of_episode(spec.seed, key, "perturbation")),
+            guard=guards.build(spec.guard),
+            seed=spec.seed,
+            replan_steps=spec.replan_steps,
             running=self._running,
             on_query=film.add if film else None,
         )
         self._heartbeat.within(_LONG_S)
         earned = record.episode["success"] and record.episode["verified_success"] is not False
-        keep = film is not None and (settings["video"] != "failures" or not earned)
+        keep = film is not None and (spec.video != "failures" or not earned)
         video = film.write() if film is not None and keep else None
         return {"episode": record.episode, "rounds": record.rounds, "steps": record.steps, "video": video}
 
@@ -176,30 +177,25 @@ class Worker:
         return {"failed": kind, "error": " ".join(message.split())}
 
 
-def _name(spec: Any) -> str:
-    """Return what a condition or guard is called: its name in the config, or its kind."""
-    return str(spec.get("name") or spec.get("kind", "none")) if isinstance(spec, dict) else "all_of"
-
-
-def make_simulator(settings: dict[str, Any]) -> Simulator:
+def make_simulator(spec: ShardSpec) -> Simulator:
     """Return the shard's simulator; the one place that names its class."""
     return LiberoSimulator(
-        settings["suite"],
-        settings["task_id"],
-        seed=settings["seed"],
-        scene_seed=settings["scene_seed"],
-        hard_reset=settings["hard_reset"],
-        horizon=settings["horizon"],
+        spec.suite,
+        spec.task_id,
+        seed=spec.seed,
+        scene_seed=spec.scene_seed,
+        hard_reset=spec.hard_reset,
+        horizon=spec.horizon,
     )
 
 
 def serve(connection: Connection) -> None:
-    """Answer requests until the other end is closed; the first message holds the settings."""
+    """Answer requests until the other end is closed; the first message is the shard's spec."""
 
     def send(message: dict[str, Any]) -> None:
         connection.send_bytes(json.dumps(message).encode())
 
-    worker = Worker(json.loads(connection.recv_bytes()), Heartbeat(send))
+    worker = Worker(ShardSpec.model_validate_json(connection.recv_bytes()), Heartbeat(send))
     while True:
         try:
             request = json.loads(connection.recv_bytes())

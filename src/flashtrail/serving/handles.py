@@ -20,8 +20,8 @@ def server_command(
     handles: Mapping[str, Any],
     engine: Mapping[str, Any],
     flash: Mapping[str, Any],
-    port: int | None,
-    clients: int | None = 1,
+    port: int | str = "{port}",
+    clients: int | str = 1,
 ) -> list[str]:
     """Return the command of a policy server that runs in the model environment.
 
@@ -29,16 +29,16 @@ def server_command(
     (both manifests); ``action_stats`` where the server is to unnormalise by foreign statistics; ``kernels`` where
     they were examined.
     `engine`: device, dtype, threads and perhaps backend. `flash`: FLASH settings by name. `clients`: how many will
-    ask at a time; the server prepares for passes of so many rounds. With `port` or `clients` None the command holds
-    the word ``{port}`` or ``{simulators}`` for the one who starts it to fill in.
+    ask at a time; the server prepares for passes of so many rounds. Either may be a word such as
+    ``{port}`` for the one who starts it to fill in.
     """
     python = provenance.json_load(handles["model"]).get("python")
     if not python or not Path(python).exists():
         raise UserError(f"{handles['model']}: its interpreter {python} is gone; remove that file and run again")
     draft = handles.get("draft")
-    command = serve_command(
+    return serve_command(
         Path(handles["base"]).parent,
-        port=port or 0,
+        port=port,
         draft=Path(draft).parent if draft else None,
         python=str(Path(python).absolute()),
         device=engine["device"],
@@ -48,12 +48,8 @@ def server_command(
         lanes=1,  # a shard's other cores are for its simulators
         settings=flash,
         action_stats=handles.get("action_stats"),
-        max_batch=clients or 0,
+        max_batch=clients,
     )
-    for flag, value, word in (("--port", port, "{port}"), ("--max-batch", clients, "{simulators}")):
-        if value is None:
-            command[command.index(flag) + 1] = word
-    return command
 
 
 def backend_of(handles: Mapping[str, Any], engine: Mapping[str, Any]) -> str:

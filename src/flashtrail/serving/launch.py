@@ -52,7 +52,7 @@ def free_port(host: str = "127.0.0.1") -> int:
 def serve_command(
     artifact: str | Path,
     *,
-    port: int,
+    port: int | str = "{port}",
     draft: str | Path | None = None,
     python: str = sys.executable,
     device: str = "cpu",
@@ -62,12 +62,13 @@ def serve_command(
     lanes: int | None = None,
     settings: Mapping[str, Any] | None = None,
     action_stats: str | Path | None = None,
-    max_batch: int | None = None,
+    max_batch: int | str | None = None,
 ) -> list[str]:
     """Return the command line of a policy server that leaves with its parent.
 
     `python` is the interpreter of the environment that can run the model; `settings` are FlashSettings by field
-    name, from which the flags are spelt. The interpreter must find this package (PYTHONPATH, or installed).
+    name, from which the flags are spelt. `port` and `max_batch` may be words such as ``{port}``, for whoever starts
+    the server to fill in. The interpreter must find this package (PYTHONPATH, or installed).
     """
     # -P: the directory that somebody happens to stand in, such as an unpacked bundle, is no place for modules.
     command = [python, "-P", "-m", "flashtrail", "serve", "--exit-with-parent"]
@@ -108,7 +109,7 @@ class PolicyServerProcess:
         command: Sequence[str],
         log_path: str | Path,
         port: int,
-        ready_timeout_s: float = 300.0,
+        ready_timeout_s: float,
         *,
         env: Mapping[str, str] | None = None,
     ) -> None:

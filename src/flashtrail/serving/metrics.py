@@ -12,17 +12,11 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from flashtrail.base import stages
+
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _ROUTES = ("full", "draft")
-# Stage of a round -> its key in the policy's timing, in ms.
-_STAGES = {
-    "encoder": "encoder_ms",
-    "prefill": "vlm_prefill_ms",
-    "denoise": "full_fallback_ms",
-    "draft": "draft_ms",
-    "verify": "action_verify_ms",
-}
 ERRORS = ("protocol", "size", "policy", "idle", "full", "unauthorized", "flood", "lost")
 
 
@@ -74,7 +68,7 @@ class ServerMetrics:
         self._infer.observe(infer_ms / 1000)
         batch = timing.get("batch_size", 1)
         self._batch.observe(batch if isinstance(batch, int) else 1)
-        for stage, key in _STAGES.items():
+        for stage, key in stages.WIRE.items():
             value = timing.get(key)
             if isinstance(value, float) and value > 0:
                 self._stage.labels(stage).observe(value / 1000)

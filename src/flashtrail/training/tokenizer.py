@@ -12,6 +12,7 @@ from pathlib import Path
 import sentencepiece
 
 from flashtrail.base.provenance import write_atomic
+from flashtrail.experiment.suites import SUITES
 
 VOCAB_SIZE = 384
 
@@ -21,8 +22,7 @@ def instructions() -> list[str]:
     from libero.libero import benchmark
 
     suites = benchmark.get_benchmark_dict()
-    names = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
-    return [task.language for name in names for task in suites[name]().tasks]
+    return [task.language for name in SUITES for task in suites[name]().tasks]
 
 
 def train(path: Path, lines: list[str]) -> None:

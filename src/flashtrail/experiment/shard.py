@@ -1,0 +1,107 @@
+"""What a shard is told: how episodes are run, by the config, and all the rest that one arm and task are.
+
+Checked where it is made; whoever is given one trusts it. Knows no simulator and no policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import ConfigDict, Field, TypeAdapter, model_validator
+
+from flashtrail.base import documents, provenance
+from flashtrail.experiment import suites
+from flashtrail.experiment.clocks import PAUSED, Clock
+from flashtrail.experiment.conditions import Condition
+from flashtrail.experiment.guards import Guard
+
+MAX_SEED = 2**63 - 1  # the tables hold 64 bits
+SceneSeed = Literal["episode", "official"]
+# examples: failures and one success per task, within 1.4 MB an arm and task.
+Video = Literal["none", "failures", "examples", "all"]
+# What an episode does not depend on: how many run side by side, which others there are, what is filmed.
+_BESIDE_THE_POINT = {
+    *("init_states", "repeats", "simulators", "video"),
+    *("server_ready_timeout_s", "episode_timeout_s", "stall_timeout_s"),
+}
+
+
+class Rollout(documents.Section):
+    """How episodes are run; the defaults are those of the official LIBERO client."""
+
+    model_config = ConfigDict(validate_default=True, allow_inf_nan=False)
+
+    replan_steps: int = Field(12, ge=1, le=50, description="actions executed a round")
+    hard_reset: bool = Field(True, description="rebuild the simulator's model at every reset, as LIBERO does")
+    simulators: int = Field(1, ge=1, le=1024, description="simulator processes per shard, against one server")
+    server_ready_timeout_s: float = Field(180, gt=0, le=604_800, description="a server may take so long to start")
+
+
+class Server(documents.Section):
+    """The policy server: `command`, with ``{port}`` in it, of one to start, or the `url` of one that runs.
+
+    `log`: where the one that is started writes. `lock`: the file on which shards settle whose turn it is with a
+    server that has one state for all.
+    """
+
+    command: list[str] | None = None
+    url: str | None = None
+    log: str | None = None
+    lock: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if bool(self.command) == bool(self.url):
+            raise ValueError("give either a command (with {port} in it) or the url of one that runs")
+        if self.command and not any("{port}" in word for word in self.command):
+            raise ValueError("the command has no {port} in it, so it cannot be told where to listen")
+        return self
+
+
+class ShardSpec(Rollout):
+    """The episodes of one arm and task, and everything that they depend on."""
+
+    arm: str
+    policy: str
+    suite: str
+    task_id: int
+    init_states: list[int]
+    repeats: int = Field(1, ge=1)
+    seed: int = Field(ge=0, le=MAX_SEED)
+    scene_seed: SceneSeed = "episode"
+    condition: Condition = Field({"kind": "none"}, validate_default=True)
+    guard: Guard = Field({"kind": "none"}, validate_default=True)
+    clock: Clock = PAUSED
+    server: Server
+    video: Video = "none"
+    horizon: int | None = Field(None, ge=1, description="control steps of an episode; none: the suite's")
+    episode_timeout_s: float = Field(1800, gt=0)
+    stall_timeout_s: float = Field(120, gt=0)
+    metadata: dict[str, Any] = Field(default_factory=dict, description="of every table, as it is")
+
+    @model_validator(mode="after")
+    def _episodes(self) -> Self:
+        suites.check_task(self.suite, self.task_id)
+        for init_state in self.init_states:
+            suites.check_init_state(init_state, f" of {self.suite} task {self.task_id}")
+        if len(set(self.init_states)) != len(self.init_states) or not self.init_states:
+            raise ValueError("init_states: give each init state once, and at least one")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """Digest of all that an episode's rows depend on: finished episodes are reused only under the same one."""
+        parts = self.model_dump(exclude=_BESIDE_THE_POINT)
+        if parts["horizon"] is None:  # the suite's own: a spec that says nothing of it keeps its digest
+            del parts["horizon"]
+        parts["server"] = {key: parts["server"][key] for key in ("command", "url")}
+        return provenance.digest_json(parts)
+
+
+_SPEC = TypeAdapter(ShardSpec)
+
+
+def read(spec: Mapping[str, Any] | ShardSpec) -> ShardSpec:
+    """Return a spec, or plain data as one; UserError for the first thing wrong in it."""
+    return documents.typed(_SPEC, spec, "shard")

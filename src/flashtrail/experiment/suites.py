@@ -1,0 +1,68 @@
+"""LIBERO's suites: how many tasks each has, how long an episode may be, and which tasks a text such as 0,2,5-7 names.
+
+Pure; the counts are written down here, and `rollouts.simulator` compares them with the package.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from flashtrail.base.errors import SettingError, nearest
+
+SuiteName = Literal["libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90"]
+INIT_STATES = 50  # of each task
+
+
+@dataclass(frozen=True)
+class Suite:
+    """`tasks`: how many; `horizon`: control steps of an episode after the wait steps (openpi's limits)."""
+
+    tasks: int
+    horizon: int
+
+
+# In the order of their codes in a seed (`rollouts.seeds`): append, never insert.
+SUITES = {
+    "libero_spatial": Suite(tasks=10, horizon=220),
+    "libero_object": Suite(tasks=10, horizon=280),
+    "libero_goal": Suite(tasks=10, horizon=300),
+    "libero_10": Suite(tasks=10, horizon=520),
+    "libero_90": Suite(tasks=90, horizon=400),
+}
+
+
+def suite_of(name: str) -> Suite:
+    """Return one of the suites; SettingError with the nearest name otherwise."""
+    if name not in SUITES:
+        raise SettingError(f"unknown suite {name!r}{nearest(name, SUITES)}")
+    return SUITES[name]
+
+
+def parse_tasks(spec: str, suite: str) -> list[int]:
+    """Return the ascending task ids of a spec such as ``0,2,5-7``; SettingError if malformed or out of range."""
+    ids: set[int] = set()
+    for part in str(spec).split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,18})\s*(?:-\s*([0-9]{1,18})\s*)?", part)
+        if not match:
+            raise SettingError(f"{part.strip()!r} in {spec!r} is neither a task id nor a range such as 5-7")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise SettingError(f"the range {part.strip()!r} runs backwards")
+        check_task(suite, last)
+        ids.update(range(first, last + 1))
+    return sorted(ids)
+
+
+def check_task(suite: str, task_id: int) -> None:
+    """Raise SettingError with the valid range unless the suite has this task."""
+    count = suite_of(suite).tasks
+    if not 0 <= task_id < count:
+        raise SettingError(f"task {task_id} is out of range 0-{count - 1} of {suite}")
+
+
+def check_init_state(init_state: int, of: str = "", count: int = INIT_STATES) -> None:
+    """Raise SettingError with the valid range unless a task has this init state; `of` says which task."""
+    if not 0 <= init_state < count:
+        raise SettingError(f"init state {init_state} is out of range 0-{count - 1}{of}")
