@@ -28,11 +28,11 @@ from typing import Any
 
 from flashtrail.base import commands, provenance
 from flashtrail.experiment import shard as specs
-from flashtrail.rollouts import simulators, worker
-from flashtrail.rollouts.plan import EpisodeKey
+from flashtrail.experiment.episodes import EpisodeKey
+from flashtrail.rollouts import processes, worker
 from flashtrail.rollouts.shard import roll_out_shard
-from flashtrail.rollouts.simulator import LiberoSimulator
 from flashtrail.serving.launch import PolicyServerProcess, free_port, serve_command
+from flashtrail.simulators.libero.simulator import LiberoSimulator
 from flashtrail.tables import schemas
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,7 +68,7 @@ def be_a_naive_worker(descriptor: int) -> None:
 
 def block(way: str, url: str, task: int, init_states: Sequence[int], out: Path) -> dict[str, Any]:
     """Play the episodes in one way and return its times."""
-    command = [sys.executable, __file__, "--worker"] if way == "naive" else list(simulators.COMMAND)
+    command = [sys.executable, __file__, "--worker"] if way == "naive" else list(processes.COMMAND)
     spec = {
         "arm": way,
         "policy": "pi0_nano",

@@ -22,6 +22,7 @@ try:
     from flashtrail.checkpoints import stores
     from flashtrail.base.errors import UserError
     from flashtrail.base.names import file_name
+    from flashtrail.simulators import registry as simulators
 except ModuleNotFoundError as missing:
     sys.exit(
         f"error: {missing.name} is missing beside snakemake: run `make setup` and use .venv/bin/snakemake, "
@@ -106,6 +107,7 @@ onstart:
 # --- digests: what a job depends on beside its input files ---
 
 SERVER = ["__main__.py", "serving/command.py", "policies/pi0/family.py"]  # `python -m flashtrail serve`
+SHARD = [*SERVER, simulators.source_of(EXPERIMENT.suite)]  # and what it is rolled out in
 
 
 def code_digest(script, *modules, notebook=None):
@@ -269,7 +271,7 @@ def expected_of(wildcards):
     keys = ("arm", "policy", "suite", "seed", "init_states", "repeats")
     planned = {
         "config_digest": provenance.digest_json(arm),
-        "code_digest": code_digest("roll_out_shard.py", *SERVER)["digest"],
+        "code_digest": code_digest("roll_out_shard.py", *SHARD)["digest"],
     }
     return {key: arm[key] for key in keys} | {"tasks": EXPERIMENT.tasks_of(arm["arm"]), "planned": planned}
 

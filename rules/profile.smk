@@ -25,7 +25,7 @@ rule record_observations:
     params:
         arm=profiled_arm,
         tasks=EXPERIMENT.task_ids,
-        code=code_digest("record_observations.py", *SERVER),
+        code=code_digest("record_observations.py", *SHARD),
     threads: 1
     resources:
         gpu=lambda w: gpus(w.policy),

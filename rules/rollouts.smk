@@ -25,7 +25,7 @@ rule roll_out_shard:
     params:
         arm=arm_of,
         task=lambda w: int(w.task),
-        code=code_digest("roll_out_shard.py", *SERVER),
+        code=code_digest("roll_out_shard.py", *SHARD),
     threads: lambda w: EXPERIMENT.rollout.simulators
     resources:
         gpu=gpus_of_arm,

@@ -77,7 +77,7 @@ rule smoke:
     params:
         arm=smoke_of,
         task=EXPERIMENT.smoke.task,
-        code=code_digest("roll_out_shard.py", *SERVER),
+        code=code_digest("roll_out_shard.py", *SHARD),
     threads: 1
     priority: 80
     resources:

@@ -10,7 +10,7 @@ import pytest
 
 from flashtrail import environment
 from flashtrail.base.errors import UserError
-from flashtrail.rollouts import opengl
+from flashtrail.simulators.libero import opengl
 
 
 def test_the_model_side_multiplies_matrices():
@@ -76,7 +76,7 @@ import sys
 opened = []
 writing = lambda mode, flags: any(c in str(mode) for c in "wax+") or flags & 3
 sys.addaudithook(lambda event, words: event == "open" and writing(words[1], words[2]) and opened.append(str(words[0])))
-from flashtrail.rollouts.simulator import LiberoSimulator
+from flashtrail.simulators.libero.simulator import LiberoSimulator
 LiberoSimulator("libero_goal", 0).close()
 shared = [name for name in opened if name.startswith(("/tmp", "/var/tmp", "/dev/shm"))]
 print([name for name in shared if not name.startswith(sys.prefix)])  # this checkout may itself lie there

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from flashtrail.base import commands, provenance
-from flashtrail.rollouts import verify
-from flashtrail.rollouts.plan import EpisodeKey
-from flashtrail.rollouts.simulator import LiberoSimulator
+from flashtrail.experiment.episodes import EpisodeKey
+from flashtrail.simulators import verify
+from flashtrail.simulators.libero.simulator import LiberoSimulator
 from flashtrail.training import expert, goal_tasks
 from flashtrail.training.evaluate import wilson
 

@@ -26,10 +26,12 @@ from typing import Any
 import numpy as np
 
 from flashtrail.base import commands, provenance
-from flashtrail.rollouts import conditions, guards, seeds
+from flashtrail.experiment.episodes import EpisodeKey
+from flashtrail.rollouts import conditions, guards
 from flashtrail.rollouts.episode import run_episode
-from flashtrail.rollouts.observation import Observation, resize_with_pad, state_vector, upright
-from flashtrail.rollouts.plan import WAIT_STEPS, EpisodeKey
+from flashtrail.simulators import seeds
+from flashtrail.simulators.libero.simulator import WAIT_STEPS
+from flashtrail.simulators.observation import Observation, resize_with_pad, state_vector, upright
 
 SUITE, SEED, REPLAN_STEPS = "libero_goal", 7, 12
 TASKS, INIT_STATES, STEPS = (1, 3, 7), (0, 1), 120  # stove; drawer and bowl; knob
@@ -104,7 +106,7 @@ def _world(sim: Any) -> str:
 
 def play_as_client(run: Run) -> dict[int, dict[str, list[str]]]:
     """Return the traces of the official client, seeding once (official) or before each reset (episode)."""
-    from flashtrail.rollouts import opengl
+    from flashtrail.simulators.libero import opengl
 
     opengl.choose_backend()
     from libero.libero.benchmark import get_benchmark
@@ -155,7 +157,8 @@ def _client_episode(env: Any, start: np.ndarray, init_state: int, steps: int) ->
 
 def play_as_we_do(run: Run) -> dict[int, dict[str, list[str]]]:
     """Return the traces of `run_episode` on `LiberoSimulator` with every shortcut."""
-    from flashtrail.rollouts.simulator import LiberoSimulator, Step
+    from flashtrail.simulators.libero.simulator import LiberoSimulator
+    from flashtrail.simulators.protocol import Step
 
     class Traced(LiberoSimulator):
         states: list[str]

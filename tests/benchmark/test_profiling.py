@@ -15,8 +15,8 @@ from flashtrail.policies.pi0.kernels.graphs import Counters
 from flashtrail.policies.pi0.policy import FlashPolicy
 from flashtrail.policies.pi0.runtime import TorchRuntime
 from flashtrail.rollouts import recordings
-from flashtrail.rollouts.observation import Observation
 from flashtrail.rollouts.recordings import Recorded
+from flashtrail.simulators.observation import Observation
 
 GEMMA = {"width": 16, "depth": 1, "mlp_dim": 16, "num_heads": 2, "num_kv_heads": 1, "head_dim": 8}
 DIMS = {

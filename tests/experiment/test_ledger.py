@@ -12,8 +12,8 @@ from rollouts.scripted import DRAFT, FULL, Simulator, run
 
 from flashtrail import cli
 from flashtrail.experiment import config, ledger
+from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.rollouts.episode import error_record
-from flashtrail.rollouts.plan import EpisodeKey
 from flashtrail.rollouts.recorder import Recorder
 
 ROOT = Path(__file__).parents[2]

@@ -28,9 +28,9 @@ from rollouts.scripted import DRAFT, FULL, Policy, Simulator
 from rollouts.shards import rows, spec
 
 from flashtrail.base.errors import UserError
+from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.rollouts import conditions, guards, shard
 from flashtrail.rollouts.episode import run_episode
-from flashtrail.rollouts.plan import EpisodeKey
 
 CHANGES = (
     "mkdir",

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.rollouts import conditions, guards
 from flashtrail.rollouts.episode import run_episode
-from flashtrail.rollouts.observation import Observation
-from flashtrail.rollouts.plan import EpisodeKey
-from flashtrail.rollouts.simulator import Step
+from flashtrail.simulators.observation import Observation
+from flashtrail.simulators.protocol import Step
 
 KEY = EpisodeKey("libero_goal", 2, 5, 1)
 

@@ -7,7 +7,7 @@ import sys
 from multiprocessing.connection import Connection
 
 from flashtrail.rollouts import worker
-from flashtrail.rollouts.simulator import LiberoSimulator
+from flashtrail.simulators.libero.simulator import LiberoSimulator
 
 
 def short(spec) -> LiberoSimulator:

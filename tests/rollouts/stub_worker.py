@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from flashtrail.rollouts import opengl, worker
-from flashtrail.rollouts.observation import Observation
-from flashtrail.rollouts.simulator import Step
+from flashtrail.rollouts import worker
+from flashtrail.simulators.libero import opengl
+from flashtrail.simulators.observation import Observation
+from flashtrail.simulators.protocol import Step
 
 
 class StubSimulator:

@@ -16,9 +16,10 @@ from rollouts.scripted import DRAFT, FULL, KEY, Simulator, run
 from flashtrail.base.errors import UserError
 from flashtrail.experiment import clocks
 from flashtrail.experiment.clocks import Replay
-from flashtrail.rollouts import clock, latency, seeds
+from flashtrail.rollouts import clock, latency
 from flashtrail.rollouts.clock import Chunk
 from flashtrail.rollouts.episode import EpisodeError, Running
+from flashtrail.simulators import seeds
 from flashtrail.tables import schemas
 
 STILL = (0.0,) * 6

@@ -10,9 +10,10 @@ from rollouts.scripted import KEY
 
 from flashtrail.base.errors import UserError
 from flashtrail.experiment import conditions as kinds
-from flashtrail.rollouts import conditions, seeds
+from flashtrail.rollouts import conditions
 from flashtrail.rollouts.conditions import noisy, occluded
-from flashtrail.rollouts.observation import Observation
+from flashtrail.simulators import seeds
+from flashtrail.simulators.observation import Observation
 
 WORDS = seeds.of_episode(7, KEY, "perturbation")
 SIDE = 32  # the rules hold for any size of picture; a small one is quick

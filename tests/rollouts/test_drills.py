@@ -14,8 +14,9 @@ from rollouts.scripted import FULL, KEY, Simulator, run
 from flashtrail.base.errors import UserError
 from flashtrail.experiment import config
 from flashtrail.experiment.arms import DRILLS
-from flashtrail.rollouts import conditions, seeds
-from flashtrail.rollouts.observation import Observation, axis_angle, resize_with_pad, state_vector
+from flashtrail.rollouts import conditions
+from flashtrail.simulators import seeds
+from flashtrail.simulators.observation import Observation, axis_angle, resize_with_pad, state_vector
 
 EXPERIMENT = config.load(Path(__file__).parents[2] / "config.yaml")
 SEEN = Observation(
@@ -164,8 +165,8 @@ def test_every_drill_differs_from_the_clean_arm_in_its_own_settings_only():
 @pytest.mark.slow
 def test_the_drills_meet_the_simulators_own_conventions():
     """Pictures as they are rendered, a quaternion as robosuite gives it, an episode that ends early."""
-    from flashtrail.rollouts.plan import EpisodeKey
-    from flashtrail.rollouts.simulator import CAMERAS, LiberoSimulator
+    from flashtrail.experiment.episodes import EpisodeKey
+    from flashtrail.simulators.libero.simulator import CAMERAS, LiberoSimulator
 
     simulator = LiberoSimulator("libero_goal", 2, horizon=60)
     assert simulator.horizon == 60

@@ -10,8 +10,8 @@ from rollouts import scripted
 from rollouts.scripted import DRAFT, FULL, KEY, Simulator, run
 
 from flashtrail.rollouts.episode import MAX_EMPTY_ROUNDS, EpisodeError
-from flashtrail.rollouts.observation import axis_angle, resize_with_pad, upright
-from flashtrail.rollouts.verify import Verdict
+from flashtrail.simulators.observation import axis_angle, resize_with_pad, upright
+from flashtrail.simulators.verify import Verdict
 from flashtrail.tables import schemas
 
 

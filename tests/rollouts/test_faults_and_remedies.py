@@ -5,7 +5,7 @@ import pytest
 
 from flashtrail.base.errors import UserError
 from flashtrail.rollouts import conditions, guards
-from flashtrail.rollouts.observation import Observation
+from flashtrail.simulators.observation import Observation
 
 LIVELY = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
 BLACK = np.zeros((224, 224, 3), np.uint8)

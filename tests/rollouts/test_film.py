@@ -13,7 +13,7 @@ from rollouts.scripted import DRAFT, Reply
 from flashtrail.rollouts.episode import Asked
 from flashtrail.rollouts.film import SHEET_FRAMES, STRIP, Film
 from flashtrail.rollouts.guards import GuardRecord
-from flashtrail.rollouts.observation import Observation
+from flashtrail.simulators.observation import Observation
 
 GREY = np.full((224, 224, 3), 90, np.uint8)
 SEEN = Observation(GREY, GREY, np.zeros(8), "do it")

@@ -16,8 +16,8 @@ from rollouts.test_conditions import WORDS, specs
 from flashtrail.base.errors import UserError
 from flashtrail.rollouts import conditions, guards
 from flashtrail.rollouts.episode import run_episode
-from flashtrail.rollouts.observation import Observation
 from flashtrail.rollouts.shard import check_understood, roll_out_shard
+from flashtrail.simulators.observation import Observation
 
 LIVELY = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
 BLACK = np.zeros_like(LIVELY)

@@ -17,12 +17,12 @@ from serving.conftest import ScriptedPolicy
 from flashtrail.base.errors import UserError
 from flashtrail.experiment.shard import Server, ShardSpec
 from flashtrail.rollouts import shard, worker
-from flashtrail.rollouts.observation import Observation
 from flashtrail.rollouts.shard import roll_out_shard
 from flashtrail.serving import client
 from flashtrail.serving.client import PolicyClient, ServerUnavailable, healthy
 from flashtrail.serving.launch import free_port
 from flashtrail.serving.server import running
+from flashtrail.simulators.observation import Observation
 
 pytest.importorskip("openpi_client", reason="openpi-client is not installed in this environment")
 VIEW = np.zeros((224, 224, 3), np.uint8)

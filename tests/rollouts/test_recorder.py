@@ -10,8 +10,8 @@ from rollouts.scripted import DRAFT, FULL, Simulator, run
 
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
+from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.rollouts.episode import EpisodeRecord, error_record
-from flashtrail.rollouts.plan import EpisodeKey
 from flashtrail.rollouts.recorder import Recorder
 from flashtrail.tables import schemas
 

@@ -30,7 +30,7 @@ def test_episodes_use_training_inits_only_and_a_share_begins_after_a_miss():
 
 
 def test_the_stored_view_is_the_policys_view_halved():
-    from flashtrail.rollouts.observation import resize_with_pad, upright
+    from flashtrail.simulators.observation import resize_with_pad, upright
 
     image = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     seen = resize_with_pad(upright(image)).astype(np.float64)

@@ -102,7 +102,7 @@ class EpisodesCompleteClaim(_Claim):
 
 
 class _SuccessClaim(_Claim):
-    """A claim about success: the simulator's own, or the verified one (rollouts/verify.py)."""
+    """A claim about success: the simulator's own, or the verified one (simulators/verify.py)."""
 
     success: Literal["simulator", "verified"] = "simulator"
 

@@ -19,8 +19,7 @@ from typing import Any
 
 from flashtrail.base import names, provenance
 from flashtrail.base.errors import UserError
-from flashtrail.experiment import config
-from flashtrail.rollouts import plan
+from flashtrail.experiment import config, episodes
 from flashtrail.tables import schemas
 
 PARTS = "parts"
@@ -56,7 +55,7 @@ def read(experiment: config.Experiment, results: str | Path) -> list[Entry]:
         spec = experiment.arm(arm)
         part = REPORT if arm in experiment.arms else "drills" if arm in experiment.drill_arms else "checkup"
         for task in experiment.tasks_of(arm):
-            keys = plan.expected_episodes(spec["suite"], task, spec["init_states"], spec["repeats"])
+            keys = episodes.expected_episodes(spec["suite"], task, spec["init_states"], spec["repeats"])
             expected = [key.name for key in keys]
             entries.append(
                 entry(arm, task, expected, Path(results) / "rollouts" / names.file_name(arm) / f"task_{task}", part)

@@ -1,35 +1,41 @@
-"""LIBERO's suites: how many tasks each has, how long an episode may be, and which tasks a text such as 0,2,5-7 names.
+"""The suites: how many tasks each has, how long an episode may be, and which tasks a text such as 0,2,5-7 names.
 
-Pure; the counts are written down here, and `rollouts.simulator` compares them with the package.
+Pure; LIBERO's counts are written down here, and a test compares them with the package.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 
 from flashtrail.base.errors import SettingError, nearest
 
-SuiteName = Literal["libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90"]
 INIT_STATES = 50  # of each task
 
 
 @dataclass(frozen=True)
 class Suite:
-    """`tasks`: how many; `horizon`: control steps of an episode after the wait steps (openpi's limits)."""
+    """`tasks`: how many; `horizon`: control steps of an episode after the wait steps (LIBERO's are openpi's limits).
+
+    `simulator`: its name in simulators/registry.py.
+    """
 
     tasks: int
     horizon: int
+    simulator: str = "libero"
 
 
-# In the order of their codes in a seed (`rollouts.seeds`): append, never insert.
+# In the order of their codes in a seed (`simulators.seeds`): append, never insert.
 SUITES = {
     "libero_spatial": Suite(tasks=10, horizon=220),
     "libero_object": Suite(tasks=10, horizon=280),
     "libero_goal": Suite(tasks=10, horizon=300),
     "libero_10": Suite(tasks=10, horizon=520),
     "libero_90": Suite(tasks=90, horizon=400),
+    "reach": Suite(tasks=2, horizon=60, simulator="reach"),
 }
 
 
@@ -38,6 +44,14 @@ def suite_of(name: str) -> Suite:
     if name not in SUITES:
         raise SettingError(f"unknown suite {name!r}{nearest(name, SUITES)}")
     return SUITES[name]
+
+
+def _known(name: str) -> str:
+    suite_of(name)
+    return name
+
+
+SuiteName = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum": list(SUITES)})]
 
 
 def parse_tasks(spec: str, suite: str) -> list[int]:

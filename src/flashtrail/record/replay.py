@@ -24,14 +24,14 @@ from pydantic import TypeAdapter
 
 from flashtrail.base import documents, provenance, stages
 from flashtrail.base.errors import UserError
-from flashtrail.experiment import clocks, sections
+from flashtrail.experiment import clocks, episodes, sections
+from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.experiment.shard import Rollout, ShardSpec
 from flashtrail.record import rows
 from flashtrail.record.run import TABLES, Run, Shard, below
-from flashtrail.rollouts import plan, seeds
-from flashtrail.rollouts.plan import EpisodeKey
 from flashtrail.rollouts.shard import roll_out_shard
 from flashtrail.rollouts.spec import shard_spec
+from flashtrail.simulators import seeds
 from flashtrail.tables import schemas
 
 FORMAT = "flashtrail-episode"
@@ -349,6 +349,6 @@ def expected_names(run: Run) -> list[Name]:
         for shard in run.shards(arm):
             told = shard.job["params"]["arm"]
             if not unrepeatable(told):
-                keys = plan.expected_episodes(told["suite"], shard.task_id, told["init_states"], told["repeats"])
+                keys = episodes.expected_episodes(told["suite"], shard.task_id, told["init_states"], told["repeats"])
                 found += [Name(arm, key) for key in keys]
     return found

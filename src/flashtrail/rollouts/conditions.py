@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from flashtrail.experiment import conditions as kinds
 from flashtrail.experiment.conditions import VIEWS
-from flashtrail.rollouts.observation import Observation, upright
+from flashtrail.simulators.observation import Observation, upright
 
 Image = NDArray[np.uint8]
 _VIEW_WORD = {"agent": 0, "wrist": 1}

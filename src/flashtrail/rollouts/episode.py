@@ -20,15 +20,15 @@ import numpy as np
 from flashtrail.base import stages
 from flashtrail.base.errors import UserError
 from flashtrail.experiment.clocks import Running as RunningClock
+from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.rollouts import clock as clocks
-from flashtrail.rollouts import seeds
 from flashtrail.rollouts.conditions import Condition
 from flashtrail.rollouts.guards import Guard, GuardRecord, Oracle
 from flashtrail.rollouts.latency import Latencies
-from flashtrail.rollouts.observation import Observation
-from flashtrail.rollouts.plan import EpisodeKey
-from flashtrail.rollouts.simulator import Simulator, Step
-from flashtrail.rollouts.verify import Verdict
+from flashtrail.simulators import seeds
+from flashtrail.simulators.observation import Observation
+from flashtrail.simulators.protocol import Simulator, Step
+from flashtrail.simulators.verify import Verdict
 
 # The official client has no bound. There a full round, which accepts everything, follows an empty one; with
 # full_fallback off the two could wait for each other for ever.

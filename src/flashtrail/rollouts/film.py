@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from flashtrail.rollouts.episode import Asked
 from flashtrail.rollouts.guards import GuardRecord
-from flashtrail.rollouts.observation import POLICY_PIXELS
+from flashtrail.simulators.observation import POLICY_PIXELS
 
 STRIP = 32  # rows of text; with 224 x 448 pixels the frame stays a multiple of the encoder's 16 x 16 blocks
 SHEET_FRAMES, _COLUMNS, _SHEET_WIDTH, _QUALITY = 12, 4, 224, 70

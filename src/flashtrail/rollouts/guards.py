@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from flashtrail.experiment import guards as kinds
-from flashtrail.rollouts.observation import Observation
+from flashtrail.simulators.observation import Observation
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from typing import Any
 
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
+from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.rollouts.episode import EpisodeRecord
-from flashtrail.rollouts.plan import EpisodeKey
 from flashtrail.tables import schemas
 
 VIDEO, SHEET = "video.mp4", "sheet.jpg"

@@ -15,11 +15,12 @@ import numpy as np
 
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
-from flashtrail.rollouts import conditions, guards, seeds
+from flashtrail.experiment.episodes import EpisodeKey
+from flashtrail.rollouts import conditions, guards
 from flashtrail.rollouts.episode import Asked, PolicySession, run_episode
-from flashtrail.rollouts.observation import Observation
-from flashtrail.rollouts.plan import EpisodeKey
-from flashtrail.rollouts.simulator import Simulator
+from flashtrail.simulators import seeds
+from flashtrail.simulators.observation import Observation
+from flashtrail.simulators.protocol import Simulator
 
 _VIEWS_AND_STATE = ("agent", "wrist", "state")
 

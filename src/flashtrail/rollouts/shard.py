@@ -24,11 +24,11 @@ from typing import Any, Self, TextIO
 from flashtrail.base import machine
 from flashtrail.base.errors import UserError
 from flashtrail.experiment import guards
+from flashtrail.experiment.episodes import EpisodeKey, expected_episodes
 from flashtrail.experiment.shard import ShardSpec
 from flashtrail.rollouts.episode import EpisodeRecord, error_record
-from flashtrail.rollouts.plan import EpisodeKey, expected_episodes
+from flashtrail.rollouts.processes import COMMAND, SimulatorProcess, wait_any
 from flashtrail.rollouts.recorder import Recorder
-from flashtrail.rollouts.simulators import COMMAND, SimulatorProcess, wait_any
 from flashtrail.serving import TOKEN_VARIABLE
 from flashtrail.serving.client import PolicyClient, healthy
 from flashtrail.serving.launch import PolicyServerProcess, free_port

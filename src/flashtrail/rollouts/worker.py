@@ -1,6 +1,6 @@
 """One simulator in a process of its own: told an episode, answers with its record.
 
-Started by `simulators.SimulatorProcess` as ``python -m flashtrail.rollouts.worker FD``; talks JSON over that socket:
+Started by `processes.SimulatorProcess` as ``python -m flashtrail.rollouts.worker FD``; talks JSON over that socket:
 one request, signs of life, one answer. A process per simulator because MuJoCo may crash or hang natively, robosuite
 uses global random state, and cores are there to be used. Knows no arm, no table and no other simulator.
 """
@@ -23,16 +23,17 @@ from typing import Any
 
 from flashtrail.base.errors import UserError
 from flashtrail.experiment.clocks import Running as RunningClock
+from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.experiment.shard import ShardSpec
-from flashtrail.rollouts import conditions, guards, latency, seeds
+from flashtrail.rollouts import conditions, guards, latency
 from flashtrail.rollouts.episode import EpisodeError, Reply, Running, run_episode
 from flashtrail.rollouts.film import Film
-from flashtrail.rollouts.observation import Observation
-from flashtrail.rollouts.plan import EpisodeKey
-from flashtrail.rollouts.simulator import LiberoSimulator, Simulator, Step
-from flashtrail.rollouts.verify import Verdict
 from flashtrail.serving import TOKEN_VARIABLE
 from flashtrail.serving.client import PolicyClient, PolicyError, ServerUnavailable
+from flashtrail.simulators import registry, seeds
+from flashtrail.simulators.observation import Observation
+from flashtrail.simulators.protocol import Simulator, Step
+from flashtrail.simulators.verify import Verdict
 
 _CONNECT_S = 20.0
 _REPLY_S = 600.0  # a first round may compile kernels
@@ -178,15 +179,9 @@ class Worker:
 
 
 def make_simulator(spec: ShardSpec) -> Simulator:
-    """Return the shard's simulator; the one place that names its class."""
-    return LiberoSimulator(
-        spec.suite,
-        spec.task_id,
-        seed=spec.seed,
-        scene_seed=spec.scene_seed,
-        hard_reset=spec.hard_reset,
-        horizon=spec.horizon,
-    )
+    """Return the shard's simulator."""
+    settings = {name: getattr(spec, name) for name in ("seed", "scene_seed", "hard_reset", "horizon")}
+    return registry.make(spec.suite, spec.task_id, **settings)
 
 
 def serve(connection: Connection) -> None:

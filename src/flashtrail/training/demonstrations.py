@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashtrail.base.provenance import write_atomic
-from flashtrail.rollouts.observation import resize_with_pad, state_vector, upright
-from flashtrail.rollouts.opengl import choose_backend
+from flashtrail.simulators.libero.opengl import choose_backend
+from flashtrail.simulators.observation import resize_with_pad, state_vector, upright
 from flashtrail.training import expert
 
 SEED = 2026

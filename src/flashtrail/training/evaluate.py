@@ -55,17 +55,17 @@ def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, flo
 def play(block: Block) -> list[dict[str, Any]]:
     """Play a block; one row an episode."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from flashtrail.rollouts.opengl import choose_backend
+    from flashtrail.simulators.libero.opengl import choose_backend
 
     choose_backend()
     import torch
 
+    from flashtrail.experiment.episodes import EpisodeKey
     from flashtrail.policies.pi0.policy import FlashPolicy
     from flashtrail.policies.pi0.settings import FlashSettings
     from flashtrail.rollouts import conditions, guards
     from flashtrail.rollouts.episode import run_episode
-    from flashtrail.rollouts.plan import EpisodeKey
-    from flashtrail.rollouts.simulator import LiberoSimulator
+    from flashtrail.simulators.libero.simulator import LiberoSimulator
 
     torch.set_num_threads(1)
     settings = FlashSettings(force_full_each_round=block.draft is None)

@@ -13,9 +13,9 @@ from flashtrail.policies.pi0.errors import ArtifactError, ObservationError
 from flashtrail.policies.pi0.policy import EXTRA_KEYS, FlashPolicy, draw_noise
 from flashtrail.policies.pi0.settings import FlashSettings
 from flashtrail.policies.pi0.transforms import ResizeWithPad, Tokenizer, read_action_stats
-from flashtrail.rollouts.observation import Observation
 from flashtrail.serving.client import PolicyClient
 from flashtrail.serving.server import running
+from flashtrail.simulators.observation import Observation
 
 ROOT = Path(__file__).parents[3]
 ACCEPT_ALL = FlashSettings(tau_radius=1e6, enable_gripper_verify=False, enable_gripper_post_verify=False)

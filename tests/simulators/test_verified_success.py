@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flashtrail.rollouts import verify
+from flashtrail.simulators import verify
 
 WHY = {
     "teleported": {1: verify.NEVER_GRASPED, 5: verify.NEVER_TOUCHED},

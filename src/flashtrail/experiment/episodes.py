@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WAIT_STEPS = 10
-
 
 @dataclass(frozen=True, order=True)
 class EpisodeKey:

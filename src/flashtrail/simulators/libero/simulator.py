@@ -9,60 +9,26 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from flashtrail.base.errors import UserError
+from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.experiment.suites import check_init_state, check_task, suite_of
-from flashtrail.rollouts import opengl, seeds
-from flashtrail.rollouts.observation import Observation, resize_with_pad, state_vector, upright
-from flashtrail.rollouts.plan import WAIT_STEPS, EpisodeKey
-from flashtrail.rollouts.rebuild import CompiledModels, KeptRendering
-from flashtrail.rollouts.verify import Goal, Verdict
-from flashtrail.rollouts.witness import Witness
+from flashtrail.simulators import seeds
+from flashtrail.simulators.libero import opengl
+from flashtrail.simulators.libero.rebuild import CompiledModels, KeptRendering
+from flashtrail.simulators.libero.witness import Witness
+from flashtrail.simulators.observation import Observation, resize_with_pad, state_vector, upright
+from flashtrail.simulators.protocol import Step
+from flashtrail.simulators.verify import Goal, Verdict
 
+WAIT_STEPS = 10
 RENDER_PIXELS = 256
 CAMERAS = ("agentview", "robot0_eye_in_hand")
 _DUMMY_ACTION = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
 _PLACEMENT_TRIES = 100
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one control step returned; `eef_pos` (3,) m, as the policy would read it after the step."""
-
-    reward: float
-    done: bool
-    eef_pos: np.ndarray
-
-
-class Simulator(Protocol):
-    """What the episode loop asks of a simulator."""
-
-    @property
-    def prompt(self) -> str:
-        """The task in words."""
-
-    @property
-    def horizon(self) -> int:
-        """Control steps of an episode, wait steps not counted."""
-
-    def reset(self, key: EpisodeKey) -> None:
-        """Set up the scene and the init state of an episode and let the objects settle."""
-
-    def observe(self) -> Observation:
-        """Return what the policy sees now; only after a reset or a step with ``render=True``."""
-
-    def step(self, action: Sequence[float], *, render: bool) -> Step:
-        """Advance by one control step (50 ms); render both views only if an observation is wanted after it."""
-
-    def verdict(self, success: bool) -> Verdict | None:
-        """Return what was seen of the task's behaviour since the reset; None where nobody looks."""
-
-    def close(self) -> None:
-        """Free the simulator."""
 
 
 class LiberoSimulator:

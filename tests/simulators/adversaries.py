@@ -14,8 +14,8 @@ from dataclasses import asdict
 
 import numpy as np
 
-from flashtrail.rollouts.plan import EpisodeKey
-from flashtrail.rollouts.simulator import LiberoSimulator
+from flashtrail.experiment.episodes import EpisodeKey
+from flashtrail.simulators.libero.simulator import LiberoSimulator
 from flashtrail.training import expert, goal_tasks
 
 STILL_OPEN = [0.0] * 6 + [expert.OPEN]

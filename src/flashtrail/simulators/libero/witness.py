@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from flashtrail.rollouts import verify
+from flashtrail.simulators import verify
 
 _LEFT, _RIGHT, _ELSEWHERE = 1, 2, 3
 _FAMILIES = {

@@ -11,8 +11,8 @@ from typing import Literal
 
 import numpy as np
 
+from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.experiment.suites import SUITES
-from flashtrail.rollouts.plan import EpisodeKey
 
 Stream = Literal["sim", "noise", "perturbation", "latency"]
 _STREAMS: dict[str, int] = {"sim": 1, "noise": 2, "perturbation": 3, "latency": 4}

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from flashtrail.rollouts import verify
-from flashtrail.rollouts.verify import Goal, Instant
+from flashtrail.simulators import verify
+from flashtrail.simulators.verify import Goal, Instant
 
 HERE, GOAL = (0.0, 0.0, 0.9), (0.3, 0.0, 0.9)
 

@@ -1,0 +1,1 @@
+"""What is acted in: a simulator's protocol, the registry by suite, one folder per simulator."""

@@ -1,0 +1,1 @@
+"""LIBERO, through robosuite and MuJoCo."""

@@ -1,0 +1,49 @@
+"""What the episode loop asks of a simulator, and what it gets back. Knows no simulator, policy or table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from flashtrail.experiment.episodes import EpisodeKey
+from flashtrail.simulators.observation import Observation
+from flashtrail.simulators.verify import Verdict
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one control step returned; `eef_pos` (3,) m, as the policy would read it after the step."""
+
+    reward: float
+    done: bool
+    eef_pos: np.ndarray
+
+
+class Simulator(Protocol):
+    """What the episode loop asks of a simulator."""
+
+    @property
+    def prompt(self) -> str:
+        """The task in words."""
+
+    @property
+    def horizon(self) -> int:
+        """Control steps of an episode, wait steps not counted."""
+
+    def reset(self, key: EpisodeKey) -> None:
+        """Set up the scene and the init state of an episode and let the objects settle."""
+
+    def observe(self) -> Observation:
+        """Return what the policy sees now; only after a reset or a step with ``render=True``."""
+
+    def step(self, action: Sequence[float], *, render: bool) -> Step:
+        """Advance by one control step (50 ms); render both views only if an observation is wanted after it."""
+
+    def verdict(self, success: bool) -> Verdict | None:
+        """Return what was seen of the task's behaviour since the reset; None where nobody looks."""
+
+    def close(self) -> None:
+        """Free the simulator."""

@@ -1,0 +1,38 @@
+"""The simulators by the name that a suite gives (experiment/suites.py): a new one is one folder and one line here.
+
+Classes are named as text and imported when asked for, so that the code digest of one suite's runs does not reach
+another's simulator, and only what is simulated has to be installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import cast
+
+from flashtrail.experiment.suites import suite_of
+from flashtrail.simulators.protocol import Simulator
+
+SIMULATORS = {
+    "libero": "flashtrail.simulators.libero.simulator:LiberoSimulator",
+    "reach": "flashtrail.simulators.reach.simulator:ReachSimulator",
+}
+
+
+def source_of(suite: str) -> str:
+    """Return the module file of a suite's simulator, below the package: what a shard's code digest has to reach."""
+    return _named(suite)[0].removeprefix("flashtrail.").replace(".", "/") + ".py"
+
+
+def make(
+    suite: str, task_id: int, *, seed: int, scene_seed: str, hard_reset: bool, horizon: int | None = None
+) -> Simulator:
+    """Return the simulator of a suite's task."""
+    module, name = _named(suite)
+    simulator = getattr(importlib.import_module(module), name)
+    settings = {"seed": seed, "scene_seed": scene_seed, "hard_reset": hard_reset, "horizon": horizon}
+    return cast(Simulator, simulator(suite, task_id, **settings))
+
+
+def _named(suite: str) -> tuple[str, str]:
+    module, _, name = SIMULATORS[suite_of(suite).simulator].partition(":")
+    return module, name
