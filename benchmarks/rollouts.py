@@ -31,7 +31,8 @@ from flashtrail.experiment import shard as specs
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.rollouts import processes, worker
 from flashtrail.rollouts.shard import roll_out_shard
-from flashtrail.serving.launch import PolicyServerProcess, free_port, serve_command
+from flashtrail.serving.handles import serve_command
+from flashtrail.serving.launch import PolicyServerProcess, free_port
 from flashtrail.simulators.libero.simulator import LiberoSimulator
 from flashtrail.tables import schemas
 

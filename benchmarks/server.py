@@ -2,7 +2,7 @@
 
     make bench-server          # or: python benchmarks/server.py --artifact DIR --draft DIR
 
-Starts the server with its own defaults, a lane for each core; `--lanes 1` is what a shard gets. Prints rounds per
+Starts the server with its own defaults, a worker for each core; `--workers 1` is what a shard gets. Prints rounds per
 second of eight sessions against one (taken in turns in the same run, medians), a load of 32 sessions with percentiles,
 errors and memory, and 1,000 connections that come and go. Client and server share the cores.
 Latency of a single round is not measured here: `profile_routes` does that, alone on the device.
@@ -18,7 +18,8 @@ import tempfile
 from pathlib import Path
 
 from flashtrail.base import commands
-from flashtrail.serving.launch import PolicyServerProcess, free_port, serve_command
+from flashtrail.serving.handles import serve_command
+from flashtrail.serving.launch import PolicyServerProcess, free_port
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))
 import load
@@ -78,7 +79,7 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--threads", type=int, default=1, help="of one pass")
-    parser.add_argument("--lanes", type=int, help="passes at once (default: the server's own)")
+    parser.add_argument("--workers", type=int, help="passes at once (default: the server's own)")
     parser.add_argument("--sessions", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--cycles", type=int, default=1000)
@@ -94,7 +95,7 @@ def main() -> int:
         device=words.device,
         dtype=words.dtype,
         threads=words.threads,
-        lanes=words.lanes,
+        workers=words.workers,
     )
     with (
         tempfile.TemporaryDirectory() as directory,

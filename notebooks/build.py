@@ -63,7 +63,7 @@ REPORTS: dict[str, tuple[str, list[Section]]] = {
                 "",
                 ["chapters.latency_in_rollouts(run)", "chapters.mixture(run)"],
             ),
-            ("Alone and in company", "", ["batching.section(run)"]),
+            ("Alone and batched", "", ["batching.section(run)"]),
             ("Published latencies", "", ["comparison.published_beside_ours(run)"]),
         ],
     ),

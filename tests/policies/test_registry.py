@@ -13,7 +13,8 @@ from flashtrail import cli
 from flashtrail.base.errors import UserError
 from flashtrail.policies import registry
 from flashtrail.serving.client import PolicyClient
-from flashtrail.serving.launch import PolicyServerProcess, free_port, serve_command
+from flashtrail.serving.handles import serve_command
+from flashtrail.serving.launch import PolicyServerProcess, free_port
 
 MANIFEST = {
     "format": "flashtrail-artifact",

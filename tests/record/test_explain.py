@@ -109,12 +109,12 @@ def test_a_replay_that_ends_earlier_is_a_difference(explained: dict[str, Any]) -
     assert "in the replay" in replay.compare("e", recorded, found).differences[0]
 
 
-@pytest.mark.parametrize(("size", "company", "excused"), [(2e-5, 2, True), (2e-5, 1, False), (1e-2, 2, False)])
+@pytest.mark.parametrize(("size", "batch", "excused"), [(2e-5, 2, True), (2e-5, 1, False), (1e-2, 2, False)])
 def test_only_a_shared_pass_excuses_and_only_last_digits(
-    explained: dict[str, Any], size: float, company: int, excused: bool
+    explained: dict[str, Any], size: float, batch: int, excused: bool
 ) -> None:
     recorded, found = again(explained)
-    recorded["rounds"][1]["batch_size"] = company
+    recorded["rounds"][1]["batch_size"] = batch
     found["steps"][20]["action"][0] += size
     found["steps"][30]["action"][0] += 1  # what follows from it may be large
     outcome = replay.compare("e", recorded, found)

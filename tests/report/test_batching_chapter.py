@@ -1,4 +1,4 @@
-"""Rounds alone and in company stand apart, counted and timed from their own rows; the profile is said to run alone."""
+"""Rounds alone and batched stand apart, counted and timed from their own rows; the profile is said to run alone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def inputs(tmp_path_factory) -> dict:
     return found
 
 
-def test_rounds_in_company_are_shown_beside_those_alone(inputs):
+def test_batched_rounds_are_shown_beside_those_alone(inputs):
     run = Campaign(inputs)
     rounds = run.of_arm("rounds", "clean")
     soup = BeautifulSoup(batching.section(run).text, "html.parser")
@@ -42,10 +42,10 @@ def test_rounds_in_company_are_shown_beside_those_alone(inputs):
     for line in soup.find("tbody").find_all("tr"):
         cells = {cell["data-head"]: cell.get_text() for cell in line.find_all("td")}
         rows[cells["Arm"], cells["Route"]] = cells
-    assert sorted(rows) == [("clean", "draft"), ("clean", "full")]  # the other arm had no company
+    assert sorted(rows) == [("clean", "draft"), ("clean", "full")]  # the other arm had none
     for (_, route), cells in rows.items():
         part = rounds[rounds["route"] == route]
-        for label, chosen in (("Rollouts, alone", part["batch_size"] == 1), ("In company", part["batch_size"] == 3)):
+        for label, chosen in (("Rollouts, alone", part["batch_size"] == 1), ("Batched", part["batch_size"] == 3)):
             times = part.loc[chosen, "policy_ms"]
             assert cells[f"{label}: rounds (episodes)"].startswith(f"{len(times):,} (")
             assert float(cells[f"{label}: p50 [95 %]"].split(" ")[0]) == pytest.approx(np.median(times), rel=0.01)
@@ -55,11 +55,11 @@ def test_rounds_in_company_are_shown_beside_those_alone(inputs):
         assert cells["Profile, alone: p50 [95 %] (n)"].endswith(f"({len(profiled)})")
 
 
-def test_the_rollouts_percentiles_say_that_company_is_among_them(inputs):
+def test_the_rollouts_percentiles_say_that_batched_ones_are_among_them(inputs):
     assert "shared a pass with others are among them (clean)" in chapters.latency_in_rollouts(Campaign(inputs)).text
 
 
-def test_without_company_the_chapter_says_so(tmp_path: Path):
+def test_without_batched_rounds_the_chapter_says_so(tmp_path: Path):
     run = Campaign(write_campaign(tmp_path, ["clean"], episodes=1))
     text = batching.section(run).text.replace("\u00a0", " ")
     assert f"So did all {len(run.rounds)} rounds of the rollouts" in text and "<table" not in text

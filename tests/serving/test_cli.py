@@ -20,7 +20,8 @@ from flashtrail.policies.pi0.settings import FlashSettings
 from flashtrail.serving import TOKEN_VARIABLE
 from flashtrail.serving import command as serving_command
 from flashtrail.serving.client import PolicyClient
-from flashtrail.serving.launch import PolicyServerProcess, free_port, serve_command
+from flashtrail.serving.handles import serve_command
+from flashtrail.serving.launch import PolicyServerProcess, free_port
 from flashtrail.serving.server import reserve_port
 
 ROOT = Path(__file__).parents[2]
@@ -87,8 +88,8 @@ def test_serving_and_its_command_line_import_no_torch() -> None:
         (["--artifact", "nowhere", "--port", "0"], "no artifact directory nowhere"),
         (["--artifact", "nowhere", "--host", "0.0.0.0"], "needs a token"),
         (["--artifact", "nowhere", "--port", "0", "--token-file", "nowhere"], "--token-file nowhere"),
-        (["--artifact", "nowhere", "--lanes", "2", "--device", "cuda"], "--lanes 2: only PyTorch on a CPU"),
-        (["--artifact", "nowhere", "--lanes", "2", "--backend", "triton"], "--lanes 2: only PyTorch on a CPU"),
+        (["--artifact", "nowhere", "--workers", "2", "--device", "cuda"], "--workers 2: only PyTorch on a CPU"),
+        (["--artifact", "nowhere", "--workers", "2", "--backend", "triton"], "--workers 2: only PyTorch on a CPU"),
     ],
 )
 def test_mistake_is_one_line_and_exit_2(capsys, monkeypatch, words, message) -> None:
@@ -120,25 +121,25 @@ def test_taken_port_is_told_before_the_model_is_loaded(capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "worth_while", "lanes", "threads"),
+    ("words", "worth_while", "workers", "threads"),
     [
-        ([], 4, 4, 1),  # a small policy: a lane for each of 8 cores, up to what is worth while
+        ([], 4, 4, 1),  # a small policy: a worker for each of 8 cores, up to what is worth while
         (["--threads", "4"], 4, 2, 6),
         (["--max-sessions", "1"], 4, 1, 1),
-        (["--lanes", "1"], 4, 1, 1),
+        (["--workers", "1"], 4, 1, 1),
         ([], 1, 1, 6),  # a large one: as it was, and --threads was set before it was loaded
-        (["--lanes", "2"], 1, 2, 4),
-        (["--lanes", "16"], 1, 16, 1),
+        (["--workers", "2"], 1, 2, 4),
+        (["--workers", "16"], 1, 16, 1),
     ],
 )
-def test_cores_are_shared_among_lanes(monkeypatch, words, worth_while, lanes, threads) -> None:
+def test_cores_are_shared_among_workers(monkeypatch, words, worth_while, workers, threads) -> None:
     import torch
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     words, before = ["serve", "--artifact", "a", *words], torch.get_num_threads()
     try:
         torch.set_num_threads(6)
-        assert serving_command._share_cores(cli._parser(words).parse_args(words), worth_while) == lanes
+        assert serving_command._share_cores(cli._parser(words).parse_args(words), worth_while) == workers
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from flashtrail.serving.client import PolicyClient, ServerUnavailable
-from flashtrail.serving.launch import PolicyServerProcess, ServerError, free_port, serve_command
+from flashtrail.serving.handles import serve_command
+from flashtrail.serving.launch import PolicyServerProcess, ServerError, free_port
 from flashtrail.serving.server import running
 
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from flashtrail.serving.protocol import Request
-from flashtrail.serving.rounds import COMPANY_S, PolicySession, RoundWorker
+from flashtrail.serving.rounds import BATCH_WAIT_S, PolicySession, RoundWorker
 
 ASK = Request({}, 0, False, None)
 
@@ -53,10 +53,10 @@ async def held_back(policy: Batching, worker: RoundWorker, count: int) -> list:
     return await asyncio.gather(*others, return_exceptions=True)
 
 
-@pytest.mark.parametrize(("company", "max_batch", "passes"), [(9, 8, [1, 5]), (9, 2, [1, 2, 2, 1]), (1, 8, [1] * 6)])
-def test_rounds_that_wait_go_together(company, max_batch, passes) -> None:
+@pytest.mark.parametrize(("sessions", "max_batch", "passes"), [(9, 8, [1, 5]), (9, 2, [1, 2, 2, 1]), (1, 8, [1] * 6)])
+def test_rounds_that_wait_go_together(sessions, max_batch, passes) -> None:
     policy = Batching()
-    worker = RoundWorker(policy, lambda: company, max_batch)
+    worker = RoundWorker(policy, lambda: sessions, max_batch)
     answers = asyncio.run(held_back(policy, worker, 5))
     assert [len(p) for p in policy.passes] == passes
     assert [a.result["session"] for a in answers] == [2, 3, 4, 5, 6]
@@ -71,8 +71,8 @@ def test_a_policy_without_infer_many_is_asked_one_by_one(policy) -> None:
     assert [a.result["accepted_prefix_len"] for a in answers] == [1, 1, 1]
 
 
-@pytest.mark.parametrize("company", [1, 8])
-def test_a_lone_round_waits_no_longer_than_a_millisecond(company) -> None:
+@pytest.mark.parametrize("sessions", [1, 8])
+def test_a_lone_round_waits_no_longer_than_a_millisecond(sessions) -> None:
     """The median, with 2 ms for the thread to wake up: this machine may be busy."""
 
     async def wait_once(worker: RoundWorker) -> float:
@@ -83,20 +83,20 @@ def test_a_lone_round_waits_no_longer_than_a_millisecond(company) -> None:
     async def waits(worker: RoundWorker) -> list[float]:
         return [await wait_once(worker) for _ in range(41)]
 
-    assert COMPANY_S == 0.001
-    worker = RoundWorker(Batching(), lambda: company)
-    assert sorted(asyncio.run(waits(worker)))[20] < COMPANY_S + 0.002
+    assert BATCH_WAIT_S == 0.001
+    worker = RoundWorker(Batching(), lambda: sessions)
+    assert sorted(asyncio.run(waits(worker)))[20] < BATCH_WAIT_S + 0.002
 
 
-@pytest.mark.parametrize("company", [1, 8])
-def test_no_round_is_let_wait_longer_than_a_millisecond_for_whoever_may_come(company) -> None:
+@pytest.mark.parametrize("sessions", [1, 8])
+def test_no_round_is_let_wait_longer_than_a_millisecond_for_whoever_may_come(sessions) -> None:
     """By the time limits that the queue is asked with, whatever the clock of a busy machine says."""
 
     async def ask(worker: RoundWorker) -> None:
         for _ in range(5):
             await worker.submit(PolicySession(), ASK)
 
-    worker = RoundWorker(Batching(), lambda: company)
+    worker = RoundWorker(Batching(), lambda: sessions)
     limits, get = [], worker._jobs.get
 
     class Watched:
@@ -113,7 +113,7 @@ def test_no_round_is_let_wait_longer_than_a_millisecond_for_whoever_may_come(com
     # Without a limit: for a round to come at all. The first of these was asked before anybody watched.
     waits = [timeout for block, timeout in limits if timeout is not None]
     assert all(0 < timeout <= 0.001 for timeout in waits)
-    assert len(waits) >= 5 if company > 1 else not waits
+    assert len(waits) >= 5 if sessions > 1 else not waits
     assert [block for block, timeout in limits if timeout is None].count(True) >= 4
 
 
@@ -205,13 +205,13 @@ def test_a_session_in_a_long_pause_is_not_waited_for() -> None:
 
 
 class Reentrant(Batching):
-    """Says that threads may come at once, and notes whether they did: the first passes meet at a barrier of `lanes`."""
+    """Says that threads may come at once, and notes whether they did: the first passes meet at a barrier."""
 
     reentrant = True
 
-    def __init__(self, lanes: int) -> None:
+    def __init__(self, workers: int) -> None:
         super().__init__()
-        self.meeting, self.met = threading.Barrier(lanes), 0
+        self.meeting, self.met = threading.Barrier(workers), 0
 
     def infer_many(self, asked, max_batch):
         answers = list(super().infer_many(asked, max_batch))
@@ -221,19 +221,19 @@ class Reentrant(Batching):
         yield from answers
 
 
-@pytest.mark.parametrize("lanes", [2, 3])
-def test_passes_run_side_by_side_and_share_the_sessions(lanes) -> None:
-    policy = Reentrant(lanes)
-    worker = RoundWorker(policy, lambda: 8, lanes=lanes)
+@pytest.mark.parametrize("workers", [2, 3])
+def test_passes_run_side_by_side_and_share_the_sessions(workers) -> None:
+    policy = Reentrant(workers)
+    worker = RoundWorker(policy, lambda: 8, workers=workers)
     answers = asyncio.run(held_back(policy, worker, 7))
-    assert policy.met == lanes
+    assert policy.met == workers
     assert [a.result["session"] for a in answers] and len({a.result["session"] for a in answers}) == 7
-    assert max(len(p) for p in policy.passes) <= -(-8 // lanes)
+    assert max(len(p) for p in policy.passes) <= -(-8 // workers)
     assert worker.stop(5)
 
 
 def test_a_policy_that_is_not_reentrant_is_asked_by_one_thread(policy) -> None:
-    worker = RoundWorker(policy, lambda: 8, lanes=4)
+    worker = RoundWorker(policy, lambda: 8, workers=4)
     asyncio.run(held_back(policy, worker, 7))
     assert policy.most_at_once == 1 and len(policy.calls) == 8
     assert worker.stop(5)
@@ -247,7 +247,7 @@ def test_a_lane_that_does_not_end_is_told() -> None:
 
     policy = Batching()
     policy.reentrant = True
-    worker = RoundWorker(policy, lambda: 2, lanes=2)
+    worker = RoundWorker(policy, lambda: 2, workers=2)
     policy.gate.clear()
     asyncio.run(ask())
     assert not worker.stop(0.05)

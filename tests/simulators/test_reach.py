@@ -1,4 +1,4 @@
-"""The smallest simulator, with the smallest family of policies, through the same shard, server and wire as any other."""
+"""The smallest simulator, with the smallest family of policies, through the same shard, server and wire as others."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ class Policy(Protocol):
     A policy may also have ``infer_many(asked, max_batch)``: rounds of different sessions, each a tuple of session,
     observation, executed_steps, reset and noise_seed; it yields (index, result or exception) as they end. One without
     it is asked for one round after another. Only one whose ``reentrant`` is true is asked by several threads at a time.
-    ``max_batch`` (rounds in one pass) and ``lanes`` (passes at a time) say what is worth while; 1 where absent.
+    ``max_batch`` (rounds in one pass) and ``workers`` (passes at a time) say what is worth while; 1 where absent.
     """
 
     @property

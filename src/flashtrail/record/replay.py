@@ -47,7 +47,7 @@ _SECTIONS: dict[str, type[documents.Section]] = {
     "engine": sections.Policy,
 }
 # The largest first difference of an action that a shared pass explains, environment units (docs/precision.md).
-COMPANY = 5e-4
+BATCHED = 5e-4
 # What a clock on the wall measured, and what names the run rather than the episode.
 TIMING = {
     "episodes": ("wall_s", "started_at", "video", "run_id"),
@@ -157,10 +157,10 @@ def promise(arm: Mapping[str, Any], recorded: Mapping[str, Any]) -> str:
     """Return in words what a replay of this episode must reproduce."""
     if reason := unrepeatable(arm):
         return f"none: {reason}"
-    if in_company(recorded):
+    if batched(recorded):
         return (
             f"all columns but those of timing, unless a pass that rounds shared changed an action first (by at most "
-            f"{COMPANY:g}); after that nothing is promised"
+            f"{BATCHED:g}); after that nothing is promised"
         )
     return "all columns but those of timing, bit for bit, on the same device with the same versions"
 
@@ -175,7 +175,7 @@ def unrepeatable(arm: Mapping[str, Any]) -> str:
     return ""
 
 
-def in_company(recorded: Mapping[str, Any]) -> bool:
+def batched(recorded: Mapping[str, Any]) -> bool:
     """Return True if a round of the episode shared its pass of the device with another session."""
     return any((row["batch_size"] or 1) > 1 for row in recorded["rounds"])
 
@@ -311,7 +311,7 @@ def compare(episode: str, recorded: Mapping[str, Any], found: Mapping[str, Any])
         for table in ("steps", "rounds", "episodes")
         if (odd := _first_difference(recorded[table], found[table], TIMING[table]))
     ]
-    if not differences or not in_company(recorded):
+    if not differences or not batched(recorded):
         return Outcome(episode, differences)
     return Outcome(episode, differences, _excuse(recorded["steps"], found["steps"]) if parted else "")
 
@@ -334,8 +334,8 @@ def _excuse(ours: list[Any], theirs: list[Any]) -> str:
     for a, b in zip(ours, theirs, strict=False):
         if a["action"] != b["action"]:
             largest = max(abs(x - y) for x, y in zip(a["action"], b["action"], strict=True))
-            if largest <= COMPANY:
-                return f"ran in company; equal up to step {a['step']}, where the action differs by {largest:.1g}"
+            if largest <= BATCHED:
+                return f"ran batched; equal up to step {a['step']}, where the action differs by {largest:.1g}"
             return ""
         if a != b:
             return ""

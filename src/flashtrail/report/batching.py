@@ -23,7 +23,7 @@ _QUANTILES = {"p50": 0.50, "p95": 0.95}
 
 
 def section(run: Campaign) -> Html:
-    """Say that the profile runs alone, and show rounds in company beside those alone where the rollouts have any."""
+    """Say that the profile runs alone, and show batched rounds beside those alone where the rollouts have any."""
     rounds = run.rounds[run.rounds["arm"].isin(run.arms)]
     said = rounds[rounds["batch_size"].notna()]
     words = "The profile runs alone: one session, one round in each pass of the device. "
@@ -41,18 +41,18 @@ def section(run: Campaign) -> Html:
     )
     rows = [row for arm in run.arms for row in _rows(run, arm, said[said["arm"] == arm])]
     heads = {"arm": "Arm", "route": "Route", "profile": "Profile, alone: p50 [95 %] (n)"}
-    for kind, label in (("alone", "Rollouts, alone"), ("company", "In company")):
+    for kind, label in (("alone", "Rollouts, alone"), ("batched", "Batched")):
         heads |= {f"{kind}_n": f"{label}: rounds (episodes)"}
         heads |= {f"{kind}_{name}": f"{label}: {name} [95 %]" for name in _QUANTILES}
     heads |= {"size": "Rounds a pass, mean"}
     note = "Intervals of the rollouts resample whole episodes; those of the profile are of order statistics."
-    caption = "Policy time of a pass (ms), alone and in company"
+    caption = "Policy time of a pass (ms), alone and batched"
     table = page.table(rows, heads, tuple(heads)[2:], caption, stacked=True)
     return page.join(page.paragraph(words), page.paragraph(note, "note"), table)
 
 
 def _rows(run: Campaign, arm: str, rounds: pd.DataFrame) -> list[dict[str, Any]]:
-    """One row per route of an arm that had company."""
+    """One row per route of an arm that had batched rounds."""
     if not (rounds["batch_size"] > 1).any():
         return []
     policy = run.summaries[arm]["policy"] if arm in run.summaries else None
@@ -61,12 +61,12 @@ def _rows(run: Campaign, arm: str, rounds: pd.DataFrame) -> list[dict[str, Any]]
         part = rounds[rounds["route"] == route]
         if not len(part):
             continue
-        company = part[part["batch_size"] > 1]
+        batched = part[part["batch_size"] > 1]
         row: dict[str, Any] = {"arm": page.code(arm), "route": route, "profile": _profiled(run, policy, route)}
-        for kind, chosen in (("alone", part[part["batch_size"] == 1]), ("company", company)):
+        for kind, chosen in (("alone", part[part["batch_size"] == 1]), ("batched", batched)):
             row |= {f"{kind}_{name}": cell for name, cell in _cells(chosen).items()}
             row[f"{kind}_n"] = behind(run, arm, row[f"{kind}_n"])
-        rows.append(row | {"size": f"{company['batch_size'].mean():.1f}" if len(company) else DASH})
+        rows.append(row | {"size": f"{batched['batch_size'].mean():.1f}" if len(batched) else DASH})
     return rows
 
 

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what computes (default: auto; docs/flash.md)",
     )
     add("--threads", type=_positive, metavar="N", help="CPU threads of one pass")
-    add("--lanes", type=_positive, metavar="N", help="passes at once, on a CPU (default: docs/serving.md)")
+    add("--workers", type=_positive, metavar="N", help="passes at once, on a CPU (default: docs/serving.md)")
     add("--token-file", type=Path, metavar="FILE", help=f"file with the token (or set {TOKEN_VARIABLE})")
     add("--allow-host", action="append", default=[], metavar="NAME", help="a name that clients call this machine by")
     add("--ready-file", type=Path, metavar="FILE", help="written with 'host port' once clients can connect")
@@ -69,13 +69,13 @@ def run(arguments: argparse.Namespace) -> int:
         leave_with_parent()
     token = _token(arguments.token_file)
     check_bind(arguments.host, token)
-    if (arguments.lanes or 1) > 1 and (arguments.device != "cpu" or arguments.backend == "triton"):
-        raise UserError(f"--lanes {arguments.lanes}: only PyTorch on a CPU runs passes at once; leave --lanes out")
+    if (arguments.workers or 1) > 1 and (arguments.device != "cpu" or arguments.backend == "triton"):
+        raise UserError(f"--workers {arguments.workers}: only PyTorch on a CPU runs passes at once; leave it out")
     limits = Limits(arguments.max_sessions, arguments.idle_timeout)
     sock = reserve_port(arguments.host, arguments.port)
     policy = _load_policy(arguments)
     together = arguments.max_batch or getattr(policy, "max_batch", 1)
-    lanes = _share_cores(arguments, getattr(policy, "lanes", 1))
+    workers = _share_cores(arguments, getattr(policy, "workers", 1))
     drained = serve(
         policy,
         arguments.host,
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         sock=sock,
         ready_file=arguments.ready_file,
         instance=os.environ.get(INSTANCE_VARIABLE),
-        limits=dataclasses.replace(limits, max_batch=together, lanes=lanes),
+        limits=dataclasses.replace(limits, max_batch=together, workers=workers),
         names=arguments.allow_host,
     )
     if not drained:
@@ -117,10 +117,10 @@ def _load_policy(arguments: argparse.Namespace) -> Policy:
 def _share_cores(arguments: argparse.Namespace, worth_while: int) -> int:
     """Return how many passes run at once, `worth_while` of them where cores allow, and give each its threads."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    lanes = arguments.lanes or max(1, min(worth_while, arguments.max_sessions, cores // (arguments.threads or 1)))
-    if arguments.threads is None and max(lanes, worth_while) > 1:
-        registry.load(arguments.family).set_threads(1 if worth_while > 1 else max(1, cores // lanes))
-    return int(lanes)
+    workers = arguments.workers or max(1, min(worth_while, arguments.max_sessions, cores // (arguments.threads or 1)))
+    if arguments.threads is None and max(workers, worth_while) > 1:
+        registry.load(arguments.family).set_threads(1 if worth_while > 1 else max(1, cores // workers))
+    return int(workers)
 
 
 def _add_settings(group: argparse._ArgumentGroup, family: Family) -> None:

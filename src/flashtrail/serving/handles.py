@@ -7,13 +7,13 @@ showed on the device. Knows no process and no socket.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
-from flashtrail.serving.launch import serve_command
 
 
 def server_command(
@@ -45,7 +45,7 @@ def server_command(
         dtype=engine["dtype"],
         backend=backend_of(handles, engine),
         threads=engine["threads"],
-        lanes=1,  # a shard's other cores are for its simulators
+        workers=1,  # a shard's other cores are for its simulators
         settings=flash,
         action_stats=handles.get("action_stats"),
         max_batch=clients,
@@ -64,3 +64,50 @@ def digests(handles: Mapping[str, Any]) -> dict[str, str]:
     """Return the artifact's digest by kind, for the tables that come from it."""
     kinds = [kind for kind in ("base", "draft") if handles.get(kind)]
     return {kind: str(provenance.json_load(handles[kind])["digest"]) for kind in kinds}
+
+
+def serve_command(
+    artifact: str | Path,
+    *,
+    port: int | str = "{port}",
+    draft: str | Path | None = None,
+    python: str = sys.executable,
+    device: str = "cpu",
+    dtype: str = "float32",
+    backend: str = "auto",
+    threads: int | None = None,
+    workers: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    action_stats: str | Path | None = None,
+    max_batch: int | str | None = None,
+) -> list[str]:
+    """Return the command line of a policy server that leaves with its parent.
+
+    `python` is the interpreter of the environment that can run the model; `settings` are FlashSettings by field
+    name, from which the flags are spelt. `port` and `max_batch` may be words such as ``{port}``, for whoever starts
+    the server to fill in. The interpreter must find this package (PYTHONPATH, or installed).
+    """
+    # -P: the directory that somebody happens to stand in, such as an unpacked bundle, is no place for modules.
+    command = [python, "-P", "-m", "flashtrail", "serve", "--exit-with-parent"]
+    command += ["--artifact", str(artifact), "--port", str(port), "--device", device, "--dtype", dtype]
+    if backend != "auto":
+        command += ["--backend", backend]
+    if draft is not None:
+        command += ["--draft", str(draft)]
+    if action_stats is not None:
+        command += ["--action-stats", str(action_stats)]
+    if threads is not None:
+        command += ["--threads", str(threads)]
+    if workers is not None:
+        command += ["--workers", str(workers)]
+    if max_batch is not None:
+        command += ["--max-batch", str(max_batch)]
+    for name, value in (settings or {}).items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            command.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, list | tuple):
+            command += [f"--{flag}", *(str(item) for item in value)]
+        else:
+            command += [f"--{flag}={value}"]  # one word, so that a negative number is no flag
+    return command

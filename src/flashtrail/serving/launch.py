@@ -14,7 +14,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -47,53 +46,6 @@ def free_port(host: str = "127.0.0.1") -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
         sock.bind((host, 0))
         return int(sock.getsockname()[1])
-
-
-def serve_command(
-    artifact: str | Path,
-    *,
-    port: int | str = "{port}",
-    draft: str | Path | None = None,
-    python: str = sys.executable,
-    device: str = "cpu",
-    dtype: str = "float32",
-    backend: str = "auto",
-    threads: int | None = None,
-    lanes: int | None = None,
-    settings: Mapping[str, Any] | None = None,
-    action_stats: str | Path | None = None,
-    max_batch: int | str | None = None,
-) -> list[str]:
-    """Return the command line of a policy server that leaves with its parent.
-
-    `python` is the interpreter of the environment that can run the model; `settings` are FlashSettings by field
-    name, from which the flags are spelt. `port` and `max_batch` may be words such as ``{port}``, for whoever starts
-    the server to fill in. The interpreter must find this package (PYTHONPATH, or installed).
-    """
-    # -P: the directory that somebody happens to stand in, such as an unpacked bundle, is no place for modules.
-    command = [python, "-P", "-m", "flashtrail", "serve", "--exit-with-parent"]
-    command += ["--artifact", str(artifact), "--port", str(port), "--device", device, "--dtype", dtype]
-    if backend != "auto":
-        command += ["--backend", backend]
-    if draft is not None:
-        command += ["--draft", str(draft)]
-    if action_stats is not None:
-        command += ["--action-stats", str(action_stats)]
-    if threads is not None:
-        command += ["--threads", str(threads)]
-    if lanes is not None:
-        command += ["--lanes", str(lanes)]
-    if max_batch is not None:
-        command += ["--max-batch", str(max_batch)]
-    for name, value in (settings or {}).items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            command.append(f"--{flag}" if value else f"--no-{flag}")
-        elif isinstance(value, list | tuple):
-            command += [f"--{flag}", *(str(item) for item in value)]
-        else:
-            command += [f"--{flag}={value}"]  # one word, so that a negative number is no flag
-    return command
 
 
 class PolicyServerProcess:

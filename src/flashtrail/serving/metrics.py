@@ -36,9 +36,9 @@ class ServerMetrics:
         )
         seconds: dict[str, Any] = {"buckets": _SECONDS, "registry": registry}
         self._wait = Histogram("flashtrail_queue_wait_seconds", "From request to the start of its round", **seconds)
-        self._infer = Histogram("flashtrail_infer_seconds", "A round in the policy, with its company", **seconds)
+        self._infer = Histogram("flashtrail_infer_seconds", "A round in the policy, with its batch", **seconds)
         self._stage = Histogram(
-            "flashtrail_stage_seconds", "A stage of a round's pass, with its company", ["stage"], **seconds
+            "flashtrail_stage_seconds", "A stage of a round's pass, with its batch", ["stage"], **seconds
         )
         self._errors = Counter("flashtrail_errors", "Sessions refused or ended, by cause", ["kind"], registry=registry)
         for route in _ROUTES:

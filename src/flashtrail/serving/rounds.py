@@ -1,9 +1,9 @@
 """Threads that run rounds away from the event loop, together where several sessions ask at once.
 
 Knows a policy only as an object with ``new_session()``, ``infer(...)`` and perhaps ``infer_many(...)``; knows no socket
-and no message. The event loop stays free for pings and health probes while a round computes. A round waits for company
-only while other sessions are open: COMPANY_S, or a little longer for a session that is about to ask. A thread is a
-lane; with more than one, open sessions are shared out among them, and passes run side by side.
+and no message. The event loop stays free for pings and health probes while a round computes. A round waits for others
+only while other sessions are open: BATCH_WAIT_S, or a little longer for a session that is about to ask. A thread is a
+worker; with more than one, open sessions are shared out among them, and passes run side by side.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from flashtrail.policies.protocol import Policy
 from flashtrail.serving.protocol import Request
 
-COMPANY_S = 0.001  # a round waits this long for whichever session may ask
+BATCH_WAIT_S = 0.001  # a round waits this long for whichever session may ask
 # And this part of a pass for the sessions that, going by how long they took so far, will ask within it: sessions that
 # fall out of step would each pay for a pass of their own. A simulator that is in mid-chunk is not waited for.
 DUE_SHARE = 0.25
@@ -54,7 +54,7 @@ class PolicySession:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """The policy's result, the wall time of its `infer` (with its company) and of the wait before, in ms."""
+    """The policy's result, the wall time of its `infer` (with those batched with it) and of the wait before, in ms."""
 
     result: Mapping[str, Any]
     infer_ms: float
@@ -71,31 +71,31 @@ class _Job:
 
 
 class RoundWorker:
-    """Runs submitted rounds in `lanes` daemon threads until `stop`; in one where the policy is not reentrant.
+    """Runs submitted rounds in `workers` daemon threads until `stop`; in one where the policy is not reentrant.
 
-    `company` tells how many sessions could ask; `max_batch` bounds how many rounds are taken at once (1: no batching).
+    `open_sessions` tells how many could ask; `max_batch` bounds how many rounds are taken at once (1: no batching).
     """
 
     def __init__(
         self,
         policy: Policy,
-        company: Callable[[], int] = lambda: 1,
+        open_sessions: Callable[[], int] = lambda: 1,
         max_batch: int = MAX_BATCH,
-        lanes: int = 1,
+        workers: int = 1,
     ) -> None:
-        self._policy, self._company = policy, company
+        self._policy, self._open_sessions = policy, open_sessions
         self._infer_many = getattr(policy, "infer_many", None)
         self._max_batch = max_batch if self._infer_many is not None else 1
         self._leaving = False
         self._sessions: weakref.WeakSet[PolicySession] = weakref.WeakSet()
         self._pass_s = 0.0  # how long the last pass took
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._taking = threading.Lock()  # one lane at a time gathers company: two would take it from each other
-        self._lanes = lanes if getattr(policy, "reentrant", False) else 1
+        self._taking = threading.Lock()  # one worker at a time gathers a batch: two would take it from each other
+        self._workers = workers if getattr(policy, "reentrant", False) else 1
         # Daemons, so that a round that never ends cannot keep the process from leaving.
         self._threads = [
-            threading.Thread(target=self._work, name=f"policy-rounds-{lane}", daemon=True)
-            for lane in range(self._lanes)
+            threading.Thread(target=self._work, name=f"policy-rounds-{worker}", daemon=True)
+            for worker in range(self._workers)
         ]
         for thread in self._threads:
             thread.start()
@@ -133,26 +133,28 @@ class RoundWorker:
             self._pass_s = time.perf_counter() - start
 
     def _take(self) -> list[_Job]:
-        """Return the next round and its company: what has come by now, or comes while it may wait.
+        """Return the next round and what is batched with it: what has come by now, or comes while it may wait.
 
-        At most a lane's share of the open sessions: the others are for the lane that takes next.
+        At most a worker's share of the open sessions: the others are for the worker that takes next.
         """
         jobs: list[_Job] = []
         self._add(jobs, None)
         start = time.perf_counter()
-        while jobs and not self._leaving and len(jobs) < min(self._max_batch, -(-self._company() // self._lanes)):
+        while (
+            jobs and not self._leaving and len(jobs) < min(self._max_batch, -(-self._open_sessions() // self._workers))
+        ):
             if not self._add(jobs, max(0.0, self._wait_until(jobs, start) - time.perf_counter())):
                 break
         return jobs
 
     def _wait_until(self, jobs: Sequence[_Job], start: float) -> float:
-        """Until when rounds taken at `start` wait: longer than COMPANY_S only while a session is due."""
+        """Until when rounds taken at `start` wait: longer than BATCH_WAIT_S only while a session is due."""
         self._sessions.update(job.session for job in jobs)
         while_due = DUE_SHARE * self._pass_s
         due = any(
             (when := session.due()) is not None and abs(when - start) <= while_due for session in list(self._sessions)
         )
-        return start + max(COMPANY_S, while_due if due else 0.0)
+        return start + max(BATCH_WAIT_S, while_due if due else 0.0)
 
     def _add(self, jobs: list[_Job], timeout_s: float | None) -> bool:
         try:

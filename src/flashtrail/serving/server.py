@@ -78,7 +78,7 @@ class Limits:
     max_sessions: int = 64
     idle_s: float = 900.0
     max_batch: int = MAX_BATCH
-    lanes: int = 1
+    workers: int = 1
     ping_interval_s: float = 20.0
     ping_timeout_s: float = 60.0
 
@@ -169,7 +169,7 @@ class PolicyServer:
         except OSError as error:
             sock.close()
             raise bind_error(self._host, self._port, error) from None
-        self._worker = RoundWorker(self._policy, lambda: self._sessions, self._limits.max_batch, self._limits.lanes)
+        self._worker = RoundWorker(self._policy, lambda: self._sessions, self._limits.max_batch, self._limits.workers)
 
     async def stop(self) -> bool:
         """Refuse new connections, let rounds in flight answer, close the sessions with 1001.

@@ -1,6 +1,6 @@
 """The stages over observations of several sessions in one pass of the device.
 
-A session sees nothing of its company: prompts of other lengths and masked views are padded behind the valid slots and
+A session sees nothing of the others: prompts of other lengths and masked views are padded behind the valid slots and
 masked, where they take no position and no weight. What differs from a round alone is the order of float sums in wider
 products (docs/precision.md). Knows neither units nor sockets nor why rounds came together.
 """

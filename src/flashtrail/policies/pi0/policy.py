@@ -188,9 +188,9 @@ class FlashPolicy:
         return bool(getattr(self.engine.runtime, "reentrant", False))
 
     @property
-    def lanes(self) -> int:
+    def workers(self) -> int:
         """How many passes at once are worth while, one core each."""
-        return int(getattr(self.engine.runtime, "lanes", 1))
+        return int(getattr(self.engine.runtime, "workers", 1))
 
     @property
     def max_batch(self) -> int:

@@ -24,7 +24,7 @@ from flashtrail.policies.pi0.verify import Floats
 
 # Of a small policy on a CPU: passes at once, which share Python's lock between their operations (measured with two),
 # and rounds in a pass, where more no longer fit a core's cache (docs/serving.md).
-SMALL_LANES, SMALL_BATCH = 4, 8
+SMALL_WORKERS, SMALL_BATCH = 4, 8
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,9 @@ class TorchRuntime(BatchedStages):
         return self.backend == "torch" and self.device.type == "cpu"
 
     @property
-    def lanes(self) -> int:
+    def workers(self) -> int:
         """How many passes at once are worth while, one core each: a small policy's do not fill more than one."""
-        return SMALL_LANES if self._small else 1
+        return SMALL_WORKERS if self._small else 1
 
     @property
     def max_batch(self) -> int:

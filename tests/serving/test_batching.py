@@ -130,7 +130,7 @@ def test_sessions_in_two_lanes_get_what_each_gets_alone(artifact, count) -> None
     crossing = Crossing(policy)
     replies: dict[int, list] = {number: [] for number in range(count)}
     failures: list[BaseException] = []
-    with running(crossing, limits=Limits(lanes=2)) as server:
+    with running(crossing, limits=Limits(workers=2)) as server:
         threads = [threading.Thread(target=play, args=(server.url, n, replies, failures)) for n in replies]
         for thread in threads:
             thread.start()
