@@ -2,9 +2,9 @@
 
     python benchmarks/parity.py --scale 6        # a sixth of the layers: 3 of 18, 540 M values, 7 GB of disk, 2 min
 
-Writes the synthetic checkpoint of convert.py, converts it in both dtypes and runs `check_parity` on each, source in
-JAX against artifact in PyTorch. The golden model that the tests use is 64 numbers wide; sums grow with the width.
-Memory is some 9 GB for each 1 B values, so that a whole model (`--scale 1`) needs 28 GB. Knows no trained weights.
+Writes the synthetic checkpoint of convert.py, converts it in both dtypes and runs `check_parity` on each, source in JAX
+against artifact in PyTorch. The golden model that the tests use is 64 numbers wide; sums grow with the width. Memory is
+some 9 GB for each 1 B values, so that a whole model (`--scale 1`) needs 28 GB.
 """
 
 from __future__ import annotations

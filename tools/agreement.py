@@ -1,9 +1,9 @@
 """Honest episodes against verified success: the scripted expert plays, and the two verdicts should agree.
 
-``python tools/agreement.py`` plays ten libero_goal tasks x ten init states, one process a task, without
-pictures, and prints per task: successes, how many of them are verified, with interval, and every disagreement. The
-expert does what the task says, so a success of its own that is not verified is a fault of the rules (or a success by
-accident: the list says which behaviour is missing). Knows the expert, the simulator and the verdict; no policy.
+``python tools/agreement.py`` plays ten libero_goal tasks x ten init states, one process a task, without pictures, and
+prints per task: successes, how many of them are verified, with interval, and every disagreement. The expert does what
+the task says, so a success of its own that is not verified is a fault of the rules (or a success by accident: the list
+says which behaviour is missing).
 """
 
 from __future__ import annotations

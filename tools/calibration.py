@@ -4,7 +4,7 @@ Outcomes are drawn with a planted effect and judged by the functions that judge 
 depends on a campaign's counts only, so that each count is judged once and looked up afterwards; a sample of the
 campaigns goes through files instead (shards, merge, summaries, claims) and must come to the same verdicts. Every row
 says how often a verdict was given, with Clopper-Pearson's interval, and what it should be: at most alpha where the
-claim is false, the predicted power where it is true. Knows claims and tables; knows no real run.
+claim is false, the predicted power where it is true.
 """
 
 from __future__ import annotations

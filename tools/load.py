@@ -1,7 +1,7 @@
 """Load on a policy server from the outside: sessions that ask without pause, sessions that come and go.
 
-Knows the wire and a server's address and process id; knows no policy. Each session plays episodes as a simulator would:
-it executes what was accepted, asks again at once, and begins anew after `EPISODE_ROUNDS` rounds.
+Each session plays episodes as a simulator would: it executes what was accepted, asks again at once, and begins anew
+after `EPISODE_ROUNDS` rounds.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Where libraries keep their caches when the user's home cannot be written: below the project, else a private folder.
 
 Set-up has every interpreter of .venv call `settle` as it starts, before any library looks (flashtrail.pth); the
-workflow does so for conda's environments. Credentials stay where they are: only what is written moves. Knows the
-variables that libraries read and nothing else; standard library only, since each start pays for it.
+workflow does so for conda's environments. Credentials stay where they are: only what is written moves. Standard
+library only, since each start pays for it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The `flashtrail` command: each subcommand is a call into a stage, imported only when it is asked for.
 
-Knows names, flags and exit codes; knows no stage's inside. A stage joins by one line in `COMMANDS`: the target is
-``module`` or ``module:object``, and has ``add_arguments(parser)`` and ``run(arguments) -> int | None``. Targets are
-text, so that the code digest of one command does not reach the modules of another.
+A stage joins by one line in `COMMANDS`: the target is ``module`` or ``module:object``, and has
+``add_arguments(parser)`` and ``run(arguments) -> int | None``. Targets are text, so that the code digest of one command
+does not reach the modules of another.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Can this environment do its stage's work? Asked before anything long is started, and kept as provenance.
 
 Each check imports what its stage imports, exercises it (a matmul on the device; a rendered frame) and returns a record
-of versions, device and results; where the interpreter is, says the handle of rule locate_model_env. Knows no config and
-no workflow; imports the heavy packages only inside the checks, since no environment has all of them.
+of versions, device and results; where the interpreter is, says the handle of rule locate_model_env. Heavy packages are
+imported only inside the checks, since no environment has all of them.
 """
 
 from __future__ import annotations

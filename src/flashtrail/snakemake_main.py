@@ -3,7 +3,7 @@
 Snakemake reads them before the Snakefile, and tells of a file that is no plain YAML by a traceback of its own; here it
 is the line that `flashtrail ledger` prints. The command line and the profiles are parsed by Snakemake. Jobs start as
 ``python -m snakemake`` and do not pass here. Run by file: it imports no package before it knows whose Snakefile it is,
-since a checkout's Snakefile and jobs use that checkout's package. Knows no key of a config.
+since a checkout's Snakefile and jobs use that checkout's package.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How a command of ours ends, whatever happens in it: with one line and an exit code, never with a traceback.
 
-Serves `flashtrail` and each ``python -m flashtrail.STAGE``. Knows streams, signals and exit codes; knows no stage.
+Serves `flashtrail` and each ``python -m flashtrail.STAGE``.
 """
 
 from __future__ import annotations

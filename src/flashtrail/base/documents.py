@@ -1,7 +1,7 @@
 """YAML files, ours and those of users, as plain data: read in one way, and refused in one line.
 
 A key given twice is refused by name and line (PyYAML lets the last one win), as is what would take hours to read:
-aliases that multiply, a value that holds itself, a file that is no text. Knows no key.
+aliases that multiply, a value that holds itself, a file that is no text.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The one exception that a user is meant to read: a single line that names the thing and the remedy.
 
-Knows nothing of stages. Scripts and commands (`commands`) print it as ``error: <line>`` and exit non-zero;
-anything else that is raised is a bug and keeps its traceback.
+Scripts and commands (`commands`) print it as ``error: <line>`` and exit non-zero; anything else that is raised is a bug
+and keeps its traceback.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """One job of the workflow as plain data, and the frame in which every script in scripts/ runs.
 
-A script is a function of a `Job`; `run` builds the job from the object that Snakemake injects or, for debugging,
-from the JSON file that each job leaves beside its log: ``python scripts/NAME.py results/logs/.../x.json``. It sends
-everything the process prints both to the terminal and to the log, and turns a UserError into one line and exit code
-2. Knows no stage, no table and no config key.
+A script is a function of a `Job`; `run` builds the job from the object that Snakemake injects or, for debugging, from
+the JSON file that each job leaves beside its log: ``python scripts/NAME.py results/logs/.../x.json``. It sends
+everything the process prints both to the terminal and to the log, and turns a UserError into one line and exit code 2.
 """
 
 from __future__ import annotations

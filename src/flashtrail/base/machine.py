@@ -2,7 +2,7 @@
 
 The load average counts our own threads too and lags by a minute; so the CPU time that other programs took from our
 cores is measured: what the kernel counts as busy there (/proc/stat, a neighbour's steal included), less what this
-process and its descendants used. Linux only: elsewhere the entries are None. Knows no latency and no verdict.
+process and its descendants used. Linux only: elsewhere the entries are None.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Parquet files that carry a SHA-256 of themselves: a flipped byte anywhere in one is an error, never another number.
 
 Parquet's own page checksums leave headers, statistics and the footer out: a flip there can move values or change the
-origin in silence. So the digest of the whole file, with its own 64 digits blanked, stands in the footer's metadata.
-A file without one (written by an earlier version or another program) is read as it is, unverified. Knows bytes and
-Arrow tables; knows no column.
+origin in silence. So the digest of the whole file, with its own 64 digits blanked, stands in the footer's metadata. A
+file without one (written by an earlier version or another program) is read as it is, unverified.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Digests and whole-or-nothing writing: what makes a result traceable and never half there.
-
-Knows files, bytes and Python's import statements; knows no stage, no table and no config key.
-"""
+"""Digests and whole-or-nothing writing: what makes a result traceable and never half there."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What a round must move and compute, from the dims alone: bytes, FLOPs and the time no device can beat.
 
-Counts weights and each observation's prefix K/V once per pass, and multiply-adds as two FLOPs; activations are left
-out (they stay in cache). Knows no device and no measurement. Source: docs/reference/FLASH.md A.
+Counts weights and each observation's prefix K/V once per pass, and multiply-adds as two FLOPs; activations are left out
+(they stay in cache). Source: docs/reference/FLASH.md A.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The device itself: what it can do at most, measured, and its clocks and power, read and never set.
 
-Knows no model; how busy the host is, machine.py says. The ceilings are one large copy and one large matrix product of
-this machine, now; a shared or throttled device shows a lower ceiling, and shares of it then flatter.
+The ceilings are one large copy and one large matrix product of this machine, now; a shared or throttled device shows a
+lower ceiling, and shares of it then flatter.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """What a round takes by itself: both routes timed on recorded observations, batch 1, nothing else on the device.
 
-Full rounds and draft rounds are forced by engine settings, so that a rejected draft does not turn the next sample
-into a full round; their stages are the engine's own. Knows a policy, recorded observations and rows; knows no
-simulator, no socket and no statistics.
+Full rounds and draft rounds are forced by engine settings, so that a rejected draft does not turn the next sample into
+a full round; their stages are the engine's own.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """From rounds to a record, and the record as text: percentiles with intervals, shares of the roofline, targets.
 
-Plain data in and out, ready for JSON. Knows statistics and costs; no device and no clock.
+Plain data in and out, ready for JSON.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """What is timed: random inputs of one shape, random or loaded weights, and rounds of the engine on them.
 
 A contender gives one round's times at a time, so that several can take turns and a drifting device is all's drift.
-Knows no clock but the engine's and no statistics.
 """
 
 from __future__ import annotations

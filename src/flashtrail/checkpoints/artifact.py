@@ -1,7 +1,7 @@
 """Writes and verifies artifacts: the directory of safetensors, statistics, tokenizer and manifest that is served.
 
-Tensors stream from source to file a few rows at a time, so peak memory is a few blocks whatever the model's size,
-and a second conversion gives the same bytes. Knows the artifact's format; the mapping is `convert`'s.
+Tensors stream from source to file a few rows at a time, so peak memory is a few blocks whatever the model's size, and a
+second conversion gives the same bytes.
 """
 
 from __future__ import annotations

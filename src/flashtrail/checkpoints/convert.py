@@ -1,8 +1,7 @@
 """The mapping: which artifact tensor comes from which source leaf, and how it is laid out.
 
 Source layouts are openpi's JAX tree and the upstream draft `.pt`; the target is x-in/y-out (`y = x @ w`), layers
-stacked on a leading axis, norms unfolded. Knows names and shapes; deliberately not where leaves are stored or how
-an artifact is written. Shapes and names: docs/checkpoints.md.
+stacked on a leading axis, norms unfolded. Shapes and names: docs/checkpoints.md.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """What a checkpoint's tree does not hold: gathered from the tree's own model.json, the config and the known table.
 
 Nothing is assumed: a fact that nobody states is asked for, by the key to write. What was used, and who said it, goes
-into the probe's record and, as facts.json, into the fetched source, where converter and parity read it. Knows JSON and
-YAML; no leaves, no weights.
+into the probe's record and, as facts.json, into the fetched source, where converter and parity read it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Downloads the one matching checkpoint, its tokenizer and its draft head: resumable, checked, whole or not at all.
 
 Files arrive in `source.partial`, each as `NAME.part` until its size and hashes are right; the directory becomes
-`source` when all are there. A run that was cut off continues at the byte where it stopped. Knows URIs and files;
-deliberately not what is in them.
+`source` when all are there. A run that was cut off continues at the byte where it stopped.
 """
 
 from __future__ import annotations

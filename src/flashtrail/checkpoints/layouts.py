@@ -1,7 +1,7 @@
 """The shapes that a policy's dims imply: of the artifact's tensors, and of the leaves of openpi's tree.
 
-The contract between converter, engine and the synthetic checkpoints of benchmarks and tests. Knows dims and names;
-no values, no files. Tables: docs/checkpoints.md.
+The contract between converter, engine and the synthetic checkpoints of benchmarks and tests. Tables:
+docs/checkpoints.md.
 """
 
 from __future__ import annotations

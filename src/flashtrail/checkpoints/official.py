@@ -1,8 +1,8 @@
 """The official runtime's `base_weights.pkl` and `draft_triton.pkl` as our artifacts.
 
-The base pickle folds what ours keeps apart: RMSNorm scales into the products behind them, the final norm and the
-Euler step into the output projection; and its rotary halves are interleaved. The import therefore has norms of zero
-(that is, of one) and the folded products. Knows both layouts (docs/checkpoints.md); the pickling is `pickles`'.
+The base pickle folds what ours keeps apart: RMSNorm scales into the products behind them, the final norm and the Euler
+step into the output projection; and its rotary halves are interleaved. The import therefore has norms of zero (that is,
+of one) and the folded products.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Reads an openpi Orbax parameter tree leaf by leaf, in pieces, without restoring it whole.
 
 Goes through tensorstore, OCDBT's key-value store or a directory a leaf (as Orbax saved before it), so neither
-`_CHECKPOINT_METADATA` (absent from the released checkpoint) nor a device mesh is needed. Knows leaf paths and arrays;
-deliberately not what any leaf means.
+`_CHECKPOINT_METADATA` (absent from the released checkpoint) nor a device mesh is needed.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ The source runs in `reference` (JAX, its own layout, padded and masked), the art
 (PyTorch), and what a round answers with in the arrangement of them that serves. Both chain their own values from stage
 to stage, so the first stage over its tolerance is where they part; only the velocity of each denoising step is taken at
 the source's own points, since a trained flow drives close points apart. Tolerances and reasons: docs/precision.md.
-Knows no simulator and no server.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reads pickles of PyTorch tensors without running them and without holding them.
 
 A tensor is a place in the file, read when asked for; nothing that the file names is called. Only tensors and plain
-containers are accepted, anything else is refused by its name. Knows no model.
+containers are accepted, anything else is refused by its name.
 """
 
 from __future__ import annotations

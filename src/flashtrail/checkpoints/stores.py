@@ -3,8 +3,8 @@
 Access is anonymous unless the environment holds credentials: ``HF_TOKEN`` (or the hub's own login) for hf://,
 ``GOOGLE_APPLICATION_CREDENTIALS`` for gs://; proxies are those of ``HTTP(S)_PROXY`` and ``NO_PROXY``.
 ``STORAGE_EMULATOR_HOST`` and ``HF_ENDPOINT`` move the two services elsewhere (tests do). Links of local trees are
-followed. Knows nothing of checkpoints. Tells apart "it is not there" (`FileNotFoundError`), "it could not be asked"
-(`StoreUnreachable`) and "it is there and closed to us" (`AccessDenied`): none of them reads as another.
+followed. Tells apart "it is not there" (`FileNotFoundError`), "it could not be asked" (`StoreUnreachable`) and "it is
+there and closed to us" (`AccessDenied`): none of them reads as another.
 """
 
 from __future__ import annotations

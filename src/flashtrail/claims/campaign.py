@@ -1,7 +1,7 @@
 """Everything that one run of the workflow left behind, by name: tables per arm, profile, records, verdicts.
 
-The workflow hands over lists of files; this is where they become frames and dictionaries, each read once and only
-when asked for. Knows the names of the files' kinds; computes nothing.
+The workflow hands over lists of files; this is where they become frames and dictionaries, each read once and only when
+asked for.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
 `healthy`: at most 3 points below what was published; `suspicious`: 3 to 5; `broken`: more than 5. A verdict is one of
 these words only where the whole 95 % interval of the difference lies within it; otherwise it is `open`, and the words
 that the interval leaves are named, with the episodes that would settle it. A published count has its own sampling
-error; a published percentage without its number of episodes is taken as exact. Knows tables and published figures;
-draws nothing.
+error; a published percentage without its number of episodes is taken as exact.
 """
 
 from __future__ import annotations

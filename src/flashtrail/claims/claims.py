@@ -1,7 +1,7 @@
 """Claims as data: what claims.yaml may say, typed, and the words in which verdicts are given.
 
-A claim states what would refute it before it is judged; `evaluate` gives every claim its computed verdict
-(verdicts.py does the judging). Knows no table.
+A claim states what would refute it before it is judged; `evaluate` gives every claim its computed verdict (verdicts.py
+does the judging).
 
 The reproduction that this project grew from (the seed) used other words. SEED_WORDS is the one place that maps ours
 onto them:

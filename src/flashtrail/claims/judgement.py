@@ -1,7 +1,6 @@
 """What a verdict is made of: the judgement itself, the rows of an arm, the pairs of two, the scope in words.
 
-Shared by the modules that judge (verdicts.py, success_verdicts.py). Knows claims' words, campaign and tables; decides
-nothing.
+Shared by the modules that judge (verdicts.py, success_verdicts.py).
 """
 
 from __future__ import annotations

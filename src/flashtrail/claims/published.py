@@ -1,7 +1,4 @@
-"""Figures that others published, typed, and what can be checked of them from outside.
-
-Knows the files of resources/published; knows no table of ours.
-"""
+"""Figures that others published, typed, and what can be checked of them from outside."""
 
 from __future__ import annotations
 

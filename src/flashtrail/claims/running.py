@@ -1,7 +1,6 @@
 """What a running clock did to an arm: what its rounds cost in control steps, and what was executed meanwhile.
 
-An arm whose rounds say a `latency_ms` ran under a running clock (docs/rollouts.md). Knows tables and statistics; how
-it is shown is in `running_chapter`.
+An arm whose rounds say a `latency_ms` ran under a running clock (docs/rollouts.md).
 """
 
 from __future__ import annotations

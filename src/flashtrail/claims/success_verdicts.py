@@ -1,7 +1,6 @@
 """Verdicts about success: a rate against a bar, two arms paired or not, one arm not worse than another.
 
-How each test decides is written above it; nothing else enters. Knows claims, campaign, statistics and power; knows no
-record, no latency and no published figure.
+How each test decides is written above it; nothing else enters.
 """
 
 from __future__ import annotations

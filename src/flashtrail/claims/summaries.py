@@ -1,7 +1,4 @@
-"""One arm's tables as one summary: what happened, how often, by which route and how fast.
-
-Knows the tables and the statistics; knows no other arm, no claim and no figure.
-"""
+"""One arm's tables as one summary: what happened, how often, by which route and how fast."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """From tables to a verdict: every claim judged, families of claims adjusted, open claims told what would settle them.
 
 One function per kind of test, each with its numbers, its rows and its sentence; those about success are in
-success_verdicts.py. How each test decides is written above it; nothing else enters. Knows claims, campaign and
-statistics; draws nothing.
+success_verdicts.py. How each test decides is written above it; nothing else enters.
 """
 
 from __future__ import annotations

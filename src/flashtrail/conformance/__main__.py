@@ -1,7 +1,4 @@
-"""`python -m flashtrail.conformance DIR`: prints one row a check; exit status 0 if all hold, 1 if any fails.
-
-Knows the order of the sets and nothing of what they check.
-"""
+"""`python -m flashtrail.conformance DIR`: prints one row a check; exit status 0 if all hold, 1 if any fails."""
 
 from __future__ import annotations
 

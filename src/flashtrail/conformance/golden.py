@@ -1,7 +1,4 @@
-"""Reads golden data: the sets, the JAX checkpoint and the draft as engine weights, observations as model inputs.
-
-Knows the layout of a golden directory and the converters; computes nothing that is checked.
-"""
+"""Reads golden data: the sets, the JAX checkpoint and the draft as engine weights, observations as model inputs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""One row a check: its name, the worst error, the tolerance, and whether it held.
-
-Knows numbers only, not what they mean.
-"""
+"""One row a check: its name, the worst error, the tolerance, and whether it held."""
 
 from __future__ import annotations
 

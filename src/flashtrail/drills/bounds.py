@@ -2,8 +2,7 @@
 
 A bound is the least or the largest value of a feature over the reference episodes, and some slack. Nothing is assumed
 of its distribution: of n + 1 episodes of one kind each is as likely as any other to be the largest, so that a new clean
-episode lies above the largest of n with probability 1/(n + 1), above a bound with slack at most so. Knows features and
-JSON; knows no drill and no rule.
+episode lies above the largest of n with probability 1/(n + 1), above a bound with slack at most so.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Every word about a drill follows from counts; none is written in advance. A drill counts as named if a run of it is
 given its own name and no other arm is, and as told from another arm if some predicate holds in the two at different
-rates. Knows judged episodes and statistics; knows no file and no page.
+rates.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """``flashtrail doctor RUN``: what most episodes of a run show, the likely cause, and what to check.
 
 Any run will do: our tables, imported ones, an official client's directory, JSON lines. Exit code 0: nothing found; 1: a
-likely cause; 2: the run or the bounds cannot be read. Knows flags, files and wording; which rule holds is said in
-predicates.py.
+likely cause; 2: the run or the bounds cannot be read.
 """
 
 from __future__ import annotations

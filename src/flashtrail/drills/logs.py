@@ -1,7 +1,7 @@
 """Step logs as predicates see them, from wherever they lie: our tables, imported ones, JSON lines, an official run.
 
 What a predicate must not see (arm, task, initial state, tag) stays beside the episode, for whoever counts. Episodes
-that infrastructure ended are left out: they say nothing of the policy. Knows files and columns; knows no rule.
+that infrastructure ended are left out: they say nothing of the policy.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How many episodes a run needs until its failure is named: runs of m episodes drawn from those that were played.
 
 A drawn run of m episodes draws m times a task, each as likely, and then one of that task's episodes, with replacement;
-it is judged as any run. The interval says how far the answer rests on these episodes: each task's episodes
-are drawn again first (tasks stay as they are: the answer is for these tasks). Knows flags; knows no file, no feature.
+it is judged as any run. The interval says how far the answer rests on these episodes: each task's episodes are drawn
+again first (tasks stay as they are: the answer is for these tasks).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A step log as JSON lines, one object a control step, read into episodes, or refused where they cannot be told apart.
 
 Fields: `step`, `action`, `reward`, `img_mean` (may be null) and, where there are any, `episode` and `done`; others are
-passed over. Knows lines and counters; knows no feature and no rule.
+passed over.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 An episode is judged by itself; a run is judged by majority, so that a rare clean outlier names nothing, and failures
 count as unexplained only where they are more than the clean reference has.
-Knows predicates and bounds; knows no file and no table.
 """
 
 from __future__ import annotations

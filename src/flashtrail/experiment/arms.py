@@ -1,7 +1,7 @@
 """Arms, and what a line of the config expands into arms: a grid, a sweep, the drills, the checkup.
 
 Names of expanded arms are made of their line's name and their values, so that they stay what they are when a value is
-added. Knows the config's text only: no result, and nothing of what is concluded of an arm.
+added.
 """
 
 from __future__ import annotations

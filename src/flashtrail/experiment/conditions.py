@@ -1,7 +1,4 @@
-"""What is done to the observation before the policy sees it: each kind with its parameters, bounds and defaults.
-
-Knows no picture: what a kind does is in `rollouts.conditions`.
-"""
+"""What is done to the observation before the policy sees it: each kind with its parameters, bounds and defaults."""
 
 from __future__ import annotations
 

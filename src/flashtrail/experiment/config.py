@@ -2,7 +2,7 @@
 
 Every key of a section is explained in `sections`; what they mean together is here. An unknown key is an error that
 names the nearest valid one. `Experiment.arm(name)` and `Experiment.policy(name)` give the slice that a job needs and
-nothing else, so that a change elsewhere reruns nothing of it. Knows no file of results, no simulator and no model.
+nothing else, so that a change elsewhere reruns nothing of it.
 """
 
 from __future__ import annotations

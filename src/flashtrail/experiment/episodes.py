@@ -1,7 +1,4 @@
-"""Which episodes a shard must have, by key.
-
-Pure; knows no simulator and no file.
-"""
+"""Which episodes a shard must have, by key."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Remedies at the client, between the condition and the policy: each kind with its parameters, bounds and defaults.
-
-Knows no picture: what a guard does is in `rollouts.guards`.
-"""
+"""Remedies at the client, between the condition and the policy: each kind with its parameters, bounds and defaults."""
 
 from __future__ import annotations
 

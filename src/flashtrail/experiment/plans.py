@@ -2,7 +2,7 @@
 
 On a cluster every job parses the workflow again, hours later perhaps. So the process that plans writes the experiment
 to a file named by its digest, and that name travels on the command line of each job. Code cannot travel; what a job
-runs is held to the digest of its files instead. Knows the experiment as plain data; knows no rule and no executor.
+runs is held to the digest of its files instead.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The sections of config.yaml, typed: every key with its unit, default and meaning.
 
 Each section is checked by itself here; what they mean together, and what a name in one of them refers to, is `config`'s
-business. Knows no file, no result, no simulator and no model.
+business.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a shard is told: how episodes are run, by the config, and all the rest that one arm and task are.
 
-Checked where it is made; whoever is given one trusts it. Knows no simulator and no policy.
+Checked where it is made; whoever is given one trusts it.
 """
 
 from __future__ import annotations

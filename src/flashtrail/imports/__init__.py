@@ -1,1 +1,1 @@
-"""Other people's runs as our tables: one file a format, one rule for a cell. Knows the tables; judges nothing."""
+"""Other people's runs as our tables: one file a format, one rule for a cell."""

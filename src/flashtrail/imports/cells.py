@@ -1,7 +1,6 @@
 """One cell of a foreign record as a value: a number, a count, a truth value, a text, or BadRow that says why not.
 
-A cell holds what it says: nothing is guessed, cut or rounded. Knows a row as a mapping of names to text or JSON values;
-knows no format and no table.
+A cell holds what it says: nothing is guessed, cut or rounded.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which column of a CSV file is which of ours: the official names, and what the user says beside them.
 
 ``--map ours=theirs`` for a column of another name, ``--constant ours=value`` for one that a file lacks, ``--warmup
-ours=value,...`` for rows that are no measurement. Knows names; reads no cell's meaning.
+ours=value,...`` for rows that are no measurement.
 """
 
 from __future__ import annotations

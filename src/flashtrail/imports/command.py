@@ -1,7 +1,4 @@
-"""``flashtrail import-run``: other people's runs into our tables, by one command a run or a stage.
-
-Knows flags and exit codes; reading is in official.py and csv_run.py, putting on disk in writing.py.
-"""
+"""``flashtrail import-run``: other people's runs into our tables, by one command a run or a stage."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 A file with the column of rounds (``infer_id``) holds rounds, another one episodes. Either kind suffices: episodes alone
 give success, rounds alone a profile, since no rate can be had from rounds. A round belongs to the episode that has its
-task, its number and every further name (run, condition, suite) that all files have. Knows the columns by their official
-names; what a round becomes is in record.py.
+task, its number and every further name (run, condition, suite) that all files have.
 """
 
 from __future__ import annotations

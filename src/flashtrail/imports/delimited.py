@@ -1,6 +1,6 @@
 """A CSV file as rows with their line numbers, whatever wrote it: delimiter, encoding, line ends, quoted newlines.
 
-What it cannot read it names, by file and line. Knows text and delimiters; knows no column's meaning.
+What it cannot read it names, by file and line.
 """
 
 from __future__ import annotations

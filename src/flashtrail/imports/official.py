@@ -1,8 +1,7 @@
 """The run directory of the official LIBERO client as our tables.
 
 manifest.json, episode_log.json and each episode's infer.jsonl and trace.jsonl (docs/reference/FLASH.md, D). A row that
-cannot be read is named by file and line; nothing is guessed: what the record does not say is empty. Knows the official
-names; what a round becomes is in record.py.
+cannot be read is named by file and line; nothing is guessed: what the record does not say is empty.
 """
 
 from __future__ import annotations

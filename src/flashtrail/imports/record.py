@@ -1,6 +1,6 @@
 """What an import brings in: rows of our tables, what was left out and why, and what a round and an episode become.
 
-The same for every format. Knows the official column names and our tables; opens no file.
+The same for every format.
 """
 
 from __future__ import annotations

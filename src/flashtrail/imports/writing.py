@@ -1,7 +1,7 @@
 """An import on disk: one directory an arm (and one a profile) with its tables and the record of where they come from.
 
 An import is there whole or not at all, and an arm that is there already is never mixed with a new one. Names from the
-record become directories through `names.file_name` only. Knows what an import brings; reads no foreign format.
+record become directories through `names.file_name` only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a checkpoint's tree does not hold and its training did: the keys of ``policies.X`` that declare it.
 
 One model for config.yaml, for ``assets/flashtrail/model.json`` and for the table of public checkpoints, so that a fact
-has one type and one range wherever it comes from. Knows no file and no checkpoint; who wins is `checkpoints.facts`'.
+has one type and one range wherever it comes from.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a policy is to a server, and what a family of policies is to the registry. Knows no family, socket or tensor."""
+"""What a policy is to a server, and what a family of policies is to the registry."""
 
 from __future__ import annotations
 

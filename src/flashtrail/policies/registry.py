@@ -1,7 +1,7 @@
 """The families of policies, by the name that an artifact's manifest gives: a new one is one folder and one line here.
 
 Modules are named as text and imported when asked for, so that the code digest of one family's runs does not reach
-another's. Knows manifests' `family` and nothing else of an artifact.
+another's.
 """
 
 from __future__ import annotations

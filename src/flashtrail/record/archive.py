@@ -1,7 +1,7 @@
 """A stranger's zip, unpacked within bounds: how many files, how large, how much of it made of how little.
 
 What a zip says of itself may be wrong, so bytes are counted as they come out. Only plain files and folders with names
-below the target are taken. Knows zip files; knows no bundle.
+below the target are taken.
 """
 
 from __future__ import annotations

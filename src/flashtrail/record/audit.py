@@ -1,8 +1,4 @@
-"""``flashtrail audit``: is this bundle what it says? One line a check; the exit code is 1 if any of them fails.
-
-Knows which questions are asked in which order and how the answers are printed; the questions are in `checks` and
-`conclusions`, the rerun of episodes in `sample`.
-"""
+"""``flashtrail audit``: is this bundle what it says? One line a check; the exit code is 1 if any of them fails."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """What an audit looks at, one function a question; each returns what it found, nothing is repaired.
 
-Every answer is recomputed with the functions that made it, or read from a second place that says the same. Knows the
-evidence's own functions and the run's files; reruns no episode (`replay` does).
+Every answer is recomputed with the functions that made it, or read from a second place that says the same.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What drills and checkup concluded, computed again from the tables: an audit's questions about these parts of a run.
 
-Each is asked only where the run has that part. Knows the functions that concluded; reruns no episode.
+Each is asked only where the run has that part.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The bundle's RO-Crate: who made which file from what, in the Workflow Run RO-Crate profile 0.5.
 
 The profiles of that family are for RO-Crate 1.1; `make audit-crate` and the tests hold the crate to them with the
-validator of the RO-Crate community. Knows paths and times; knows no table and no verdict.
+validator of the RO-Crate community.
 """
 
 from __future__ import annotations

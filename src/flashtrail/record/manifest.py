@@ -1,7 +1,7 @@
 """Checksums of a directory in BagIt's form: one line a file, ``<sha256>  <path>``, in manifest-sha256.txt.
 
 A manifest shows that nothing changed since it was written, not who wrote it: whoever changes a file can write another
-one. Its own digest, kept elsewhere, closes that gap. Knows files only.
+one. Its own digest, kept elsewhere, closes that gap.
 """
 
 from __future__ import annotations

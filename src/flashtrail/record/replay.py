@@ -1,9 +1,9 @@
 """One episode again: what is needed to replay it, the replay through the real shard, and what differs.
 
 A replay is a shard of one episode: one policy server, one simulator in a fresh process. Where no round of the episode
-shared a pass of the device with another session, its rows must be the recorded ones except for what a clock on the
-wall measured (TIMING). A shared pass may change an action's last digits (docs/precision.md), after which two episodes
-may go separate ways; `Outcome` says where. Knows the shard's spec; reads a run through `run`.
+shared a pass of the device with another session, its rows must be the recorded ones except for what a clock on the wall
+measured (TIMING). A shared pass may change an action's last digits (docs/precision.md), after which two episodes may go
+separate ways; `Outcome` says where.
 
 A record is data: it names no program and no file outside its own folder. What runs is this installation, with the
 settings of `sections` and nothing else that the record may hold.

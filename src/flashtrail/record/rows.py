@@ -1,7 +1,6 @@
 """Rows as text: the form in which two tables are compared and a single row is given a digest.
 
 A row's text is its CSV line, numbers in their shortest exact form, list columns spread out, pictures as their digest.
-Knows Arrow and the key of an episode; knows no rule about what rows should say.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """A finished run, or a bundle of one, as its own jobs described it: which files, which arms, which shards.
 
 Every job leaves its inputs, outputs and parameters beside its log (`jobs`), and a bundle keeps the run's relative
-paths, so one reader serves both. Nothing is asked of a config that may have changed since. Knows paths and job files;
-reads no table.
+paths, so one reader serves both. Nothing is asked of a config that may have changed since.
 """
 
 from __future__ import annotations

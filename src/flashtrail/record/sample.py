@@ -1,7 +1,6 @@
 """A random sample of a bundle's episodes, run again and compared with the record (``flashtrail audit --rerun``).
 
-The sample depends on the seed and the bundle's episodes only, so that two people can ask for the same one. Knows how
-many are asked for; what a replay is knows `replay`.
+The sample depends on the seed and the bundle's episodes only, so that two people can ask for the same one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Latency of rounds that had a pass of the device to themselves, beside that of rounds that shared one.
 
 The profile runs alone; rollouts with several simulators share passes (`batch_size` above 1), and then a round's time is
-the whole pass's. The two are never pooled here. Knows campaign, page and statistics; decides nothing.
+the whole pass's. The two are never pooled here.
 """
 
 from __future__ import annotations

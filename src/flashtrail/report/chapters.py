@@ -1,7 +1,6 @@
 """The parts of a report that speak about one topic: success, routes, accepted prefix, latency, guard, failures.
 
 Each returns a figure, a table or both, with a caption that says what is shown, on how many, with which interval.
-Knows campaign, figures and page; decides nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The checkup's page: verdict, first gripper closing by outcome, what so many episodes can tell, every episode.
 
-Its verdict, counts and intervals are those of `checkup.judge`. Knows campaign, page and matplotlib; decides nothing.
+Its verdict, counts and intervals are those of `checkup.judge`.
 """
 
 from __future__ import annotations

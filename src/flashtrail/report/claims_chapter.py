@@ -1,6 +1,6 @@
 """The part of a report about claims: matrix, details with the rows behind them, what would settle the open ones.
 
-Verdicts and sentences are those of claims.json; nothing is judged here. Knows campaign, counts, page and wording.
+Verdicts and sentences are those of claims.json; nothing is judged here.
 """
 
 from __future__ import annotations

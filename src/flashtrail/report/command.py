@@ -1,7 +1,4 @@
-"""``flashtrail report-run``: the report on runs that were imported, through the same summaries, claims and notebook.
-
-Knows flags and files; judging and drawing are where they always are.
-"""
+"""``flashtrail report-run``: the report on runs that were imported, through the same summaries, claims and notebook."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Published figures beside ours, each with hardware and scope, and what can be checked of theirs from outside.
-
-Knows campaign, published and page; judges nothing.
-"""
+"""Published figures beside ours, each with hardware and scope, and what can be checked of theirs from outside."""
 
 from __future__ import annotations
 

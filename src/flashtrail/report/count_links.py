@@ -1,8 +1,7 @@
 """Counts as links to what they count: an arm's episodes, every episode, a claim's rows.
 
 A count k/n of ours stands in a link wherever its episodes have pages. Counts that are of no episode carry a mark that
-says of what they are (`apart`), so that a reader, and a test, can tell the two. Knows campaign, links and page; counts
-nothing.
+says of what they are (`apart`), so that a reader, and a test, can tell the two.
 """
 
 from __future__ import annotations

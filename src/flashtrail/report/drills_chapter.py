@@ -1,7 +1,7 @@
 """reports/drills.html, first part: what is named, by which predicate, in which words; findings.py has the rest.
 
 Every sentence follows from the diagnosis and the bounds as they were stored; none is written in advance but what each
-predicate means. Knows campaign, page and wording; computes nothing.
+predicate means.
 """
 
 from __future__ import annotations

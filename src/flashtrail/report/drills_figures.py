@@ -1,7 +1,6 @@
 """Figures of the drills: who speaks of which failure, how many episodes that takes, and the features themselves.
 
-Numbers stand in or beside every mark, so that no colour is needed to read one. Knows the diagnosis as data and
-matplotlib; computes no statistic.
+Numbers stand in or beside every mark, so that no colour is needed to read one.
 """
 
 from __future__ import annotations

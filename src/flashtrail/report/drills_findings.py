@@ -1,7 +1,6 @@
 """reports/drills.html, second part: power, false alarms, what cannot be told apart, costs, features, bounds.
 
-Every sentence follows from the diagnosis and the bounds as they were stored. Knows campaign, page and wording; computes
-nothing.
+Every sentence follows from the diagnosis and the bounds as they were stored.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The stored diagnosis and bounds as the page of the drills reads them, and how it prints their counts.
-
-Knows campaign and page; computes nothing.
-"""
+"""The stored diagnosis and bounds as the page of the drills reads them, and how it prints their counts."""
 
 from __future__ import annotations
 

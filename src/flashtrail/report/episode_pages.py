@@ -2,7 +2,6 @@
 
 Written from the tables as plain HTML, without a notebook: a hundred pages take a second. Films and contact sheets lie
 in or beside them where they were kept. Links are relative, so that the reports' directory can be moved as a whole.
-Knows tables, timeline and page; computes nothing but counts.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 Every figure names its units, its n and its interval; none has a title, the caption beside it says what it shows and
 nothing more. Colours are mostly Okabe and Ito's, told apart by colour-blind readers (tested), and always doubled by a
 label or a shape.
-Knows frames and summaries; computes no statistic that a table does not also print.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The first screen: what was run, on what, how well, how fast, what broke, what helped, what may be claimed.
 
-Every sentence is made of numbers from the summaries and verdicts; no number is written here. Knows campaign, overview,
-page and wording.
+Every sentence is made of numbers from the summaries and verdicts; no number is written here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The parts of a report that speak about the whole run: head, remedies, provenance, environments.
 
-Every sentence is made of numbers from the summaries; no number is written here. Knows campaign, page and wording; the
-parts about one topic are in chapters.py, claims in claims_chapter.py.
+Every sentence is made of numbers from the summaries; no number is written here.
 """
 
 from __future__ import annotations

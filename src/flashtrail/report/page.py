@@ -1,7 +1,6 @@
 """HTML fragments of the reports: tables that can be sorted, figures, badges, links.
 
-No fragment asks for anything from anywhere. Knows HTML and matplotlib's SVG; knows no table of ours. How they are set
-is in layout.py.
+No fragment asks for anything from anywhere. How they are set is in layout.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The pairs behind a paired test: which starts ended differently in two arms, each as a link to both episodes.
-
-Knows campaign and page; tests nothing, the numbers are those that statistics.paired counts.
-"""
+"""The pairs behind a paired test: which starts ended differently in two arms, each as a link to both episodes."""
 
 from __future__ import annotations
 

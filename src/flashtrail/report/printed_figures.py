@@ -1,7 +1,7 @@
 """Figures that somebody printed, held against the rows that they come from: does each follow, to the printed digit?
 
 The figures are data (`said` in resources/published/published.yaml); they are looked up for the imported arms whose
-import names the same source. Knows campaign and summaries; draws no conclusion beyond equality.
+import names the same source.
 """
 
 from __future__ import annotations

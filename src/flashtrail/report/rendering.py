@@ -1,7 +1,7 @@
 """A notebook executed with a run's files as its parameter, and one HTML file that asks nothing of any network.
 
-papermill executes, nbconvert exports with our template; the result is refused if it would load a script, a
-style or an image from elsewhere. Knows notebooks and HTML; knows no table.
+papermill executes, nbconvert exports with our template; the result is refused if it would load a script, a style or an
+image from elsewhere.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Success against latency: the part of a report that shows the arms under a running clock, or says that none was run.
 
-Its numbers are those of the summaries (`running.summary`). Knows campaign, page and matplotlib; decides nothing.
+Its numbers are those of the summaries (`running.summary`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Contact sheets in a report: what the policy saw in episodes that failed, and in one that did not.
 
 Within a number of bytes, so that a page stays small; what is left out is counted, and the films lie beside the shard's
-tables. Knows campaign and page; judges no picture.
+tables.
 """
 
 from __future__ import annotations

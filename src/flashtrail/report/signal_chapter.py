@@ -1,6 +1,6 @@
 """The report's section on speculation as a signal: sentences, figure and tables made of what signal.py found.
 
-Every sentence follows from where an interval lies; none is written in advance. Knows campaign, page and wording.
+Every sentence follows from where an interval lies; none is written in advance.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """An episode drawn over its steps: routes and accepted prefixes, condition, guard, gripper, times.
 
 Each lane is an SVG as wide as the page allows, with its words beside it as text, so that it reads the same on a phone
-and on paper. A lane's place and words say what a mark is; colour only repeats it. Knows the columns of `rounds` and
-`steps`; reads no file.
+and on paper. A lane's place and words say what a mark is; colour only repeats it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Verified success beside the simulator's own: both rates by arm, and every episode where they part.
-
-Knows campaign and page; decides nothing (the rules are the rollouts', docs/rollouts.md).
-"""
+"""Verified success beside the simulator's own: both rates by arm, and every episode where they part."""
 
 from __future__ import annotations
 

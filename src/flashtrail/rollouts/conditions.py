@@ -3,7 +3,7 @@
 What each kind does to pictures; their parameters are in `experiment.conditions`. A condition is made anew for each
 episode, so that one with memory cannot leak into the next. What is random is a function of the episode's words and the
 query, so that an episode meets the same fault in every arm. The robot's own state is touched by one kind only
-(`antipode`). Knows observations and query indices; knows no guard, no policy and no simulator.
+(`antipode`).
 """
 
 from __future__ import annotations

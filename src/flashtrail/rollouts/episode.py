@@ -1,9 +1,8 @@
 """One episode: ask, execute the accepted prefix, ask again; and what there is to record of it.
 
 The loop of the official client, to the step: the first query resets the policy's state; a round's accepted prefix is
-executed, at most `replan_steps` of it; an empty one costs no simulator step and is followed by the next query at
-once. With a running clock the simulator goes on while a round is under way, by the rules of `clock`. Knows a
-simulator and a policy only by what they are asked; knows no process, no file and no arm.
+executed, at most `replan_steps` of it; an empty one costs no simulator step and is followed by the next query at once.
+With a running clock the simulator goes on while a round is under way, by the rules of `clock`.
 """
 
 from __future__ import annotations

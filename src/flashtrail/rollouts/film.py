@@ -1,7 +1,6 @@
 """A short film of an episode, and its contact sheet: what the policy saw at each query, and what it answered.
 
-Agent and wrist view side by side, after condition and guard, with route, accepted prefix, condition and guard drawn
-on. Knows pictures and an encoder (H.264 through imageio-ffmpeg); knows no table and no simulator.
+Agent and wrist view side by side, after condition and guard, with route, accepted prefix, condition and guard drawn on.
 """
 
 from __future__ import annotations

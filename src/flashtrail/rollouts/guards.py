@@ -1,9 +1,8 @@
 """Remedies at the client: after the condition, before the policy.
 
-A guard has memory (a cache, ages), so each episode gets its own. It is given the damaged observation and nothing
-else: the undamaged frame is out of its reach. The one exception is `Oracle`, which is no `Guard` and is asked by
-another method, so that nothing else can be handed the undamaged frame by accident. Parameters are in
-`experiment.guards`. Knows no condition, no policy and no simulator.
+A guard has memory (a cache, ages), so each episode gets its own. It is given the damaged observation and nothing else:
+the undamaged frame is out of its reach. The one exception is `Oracle`, which is no `Guard` and is asked by another
+method, so that nothing else can be handed the undamaged frame by accident. Parameters are in `experiment.guards`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How long a round took, for the running clock: as measured, as given, or drawn from a table of rounds.
 
-A draw depends on the episode's key and the round alone (`seeds`), so that an episode is reproducible and arms meet
-the same draws. Knows tables of rounds; knows no simulator and no control step.
+A draw depends on the episode's key and the round alone (`seeds`), so that an episode is reproducible and arms meet the
+same draws.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """One task's observations recorded in the simulator: the whole work of a process of its own.
 
 A simulator that is built after another one in the same process was seen to render other pictures (docs/rollouts.md).
-Knows no server but its address, and no timing.
 """
 
 from __future__ import annotations

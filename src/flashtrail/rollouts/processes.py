@@ -1,7 +1,7 @@
 """Simulator processes from the outside: start, ask, wait for whichever answers first, end.
 
-Knows processes and messages; knows no episode's content. A process that dies or does not answer in time is an answer
-too (`failed: simulator`): native code crashes and hangs, and neither may stop a shard.
+A process that dies or does not answer in time is an answer too (`failed: simulator`): native code crashes and hangs,
+and neither may stop a shard.
 """
 
 from __future__ import annotations

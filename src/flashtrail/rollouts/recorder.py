@@ -1,9 +1,8 @@
 """Finished episodes on disk: each one durable by itself, all of them put together when the shard is complete.
 
-A part is a directory with the episode's rows in three tables (and its video), made aside, synced and renamed, so it
-is there whole or not at all. Parts lie under a digest of the shard's spec: a changed spec finds none and starts
-afresh. tests/rollouts/test_crash_points.py kills at every file operation of this module. Knows tables and files;
-knows no simulator, no policy and no process.
+A part is a directory with the episode's rows in three tables (and its video), made aside, synced and renamed, so it is
+there whole or not at all. Parts lie under a digest of the shard's spec: a changed spec finds none and starts afresh.
+tests/rollouts/test_crash_points.py kills at every file operation of this module.
 """
 
 from __future__ import annotations

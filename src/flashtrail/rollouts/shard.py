@@ -1,8 +1,7 @@
 """A shard: all episodes of one arm and task, against one policy server, with K simulators; nothing lost on a kill.
 
-Starts the server (or uses one that runs), hands out episodes, records each as it ends, retries what failed for
-reasons of infrastructure, and puts the tables together. Knows the policy only by its server's address; knows no
-config file and no workflow.
+Starts the server (or uses one that runs), hands out episodes, records each as it ends, retries what failed for reasons
+of infrastructure, and puts the tables together.
 """
 
 from __future__ import annotations

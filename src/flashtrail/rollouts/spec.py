@@ -1,7 +1,4 @@
-"""From a job's parameters and handles to the spec of one shard: the only place where the two meet.
-
-Knows the arm as the config resolves it and the handles as the workflow names them; runs nothing.
-"""
+"""From a job's parameters and handles to the spec of one shard: the only place where the two meet."""
 
 from __future__ import annotations
 

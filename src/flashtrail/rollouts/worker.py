@@ -1,8 +1,8 @@
 """One simulator in a process of its own: told an episode, answers with its record.
 
-Started by `processes.SimulatorProcess` as ``python -m flashtrail.rollouts.worker FD``; talks JSON over that socket:
-one request, signs of life, one answer. A process per simulator because MuJoCo may crash or hang natively, robosuite
-uses global random state, and cores are there to be used. Knows no arm, no table and no other simulator.
+Started by `processes.SimulatorProcess` as ``python -m flashtrail.rollouts.worker FD``; talks JSON over that socket: one
+request, signs of life, one answer. A process per simulator because MuJoCo may crash or hang natively, robosuite uses
+global random state, and cores are there to be used.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Where the server listens, by which names, and who may come in: loopback, or a token.
-
-Knows addresses, sockets and the headers Host, Origin and Authorization; knows no message and no policy.
-"""
+"""Where the server listens, by which names, and who may come in: loopback, or a token."""
 
 from __future__ import annotations
 

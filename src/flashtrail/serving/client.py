@@ -1,8 +1,7 @@
 """A synchronous client of the official protocol, for rollouts, profiling and tools.
 
-Knows messages and one connection; knows no simulator and no policy. It keeps two kinds of trouble apart, because
-the tables must: `PolicyError` is an answer of the server to this request, `ServerUnavailable` is infrastructure
-and never a policy's failure.
+It keeps two kinds of trouble apart, because the tables must: `PolicyError` is an answer of the server to this request,
+`ServerUnavailable` is infrastructure and never a policy's failure.
 """
 
 from __future__ import annotations

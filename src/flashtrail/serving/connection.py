@@ -1,8 +1,7 @@
 """A server's connections, less patient than the library's: with peers that do not read, flood, or are too many.
 
 The library waits for a peer that does not read without end: a reply, a ping and even a close frame stay behind what is
-unread. It answers every ping, however many come, and while it does nobody else is served. Knows bytes and frames;
-knows no message and no session.
+unread. It answers every ping, however many come, and while it does nobody else is served.
 """
 
 from __future__ import annotations

@@ -3,9 +3,7 @@
     python -m flashtrail.serving.fuzz --messages 100000 --wire 2000
 
 Mutates recorded requests byte by byte and field by field (`Mutator`), gives them to the decoder in this process and, a
-smaller share, to a real server over its socket, with broken websocket frames among them. Knows the wire and a directory
-of recorded messages; what a policy computes is no part of it: the server fuzzed here stands before one that answers
-zeros.
+smaller share, to a real server over its socket, with broken websocket frames among them.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A handle is a small file that stands for something big or distant: results/environments/handle.json for the model
 environment's interpreter, manifest.json for an artifact directory, results/kernels/*/backend.json for what the kernels
-showed on the device. Knows no process and no socket.
+showed on the device.
 """
 
 from __future__ import annotations

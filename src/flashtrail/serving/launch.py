@@ -1,8 +1,8 @@
 """Start a policy server as a process of its own, know when it is ready, and always take it down.
 
-Knows processes, logs and ``GET /healthz``; knows no message and no policy. Both ends of the lifeline are here: the
-parent holds the write end of the server's stdin, and a server started with ``--exit-with-parent`` leaves when that
-pipe closes or its parent is gone, so that not even a parent killed with SIGKILL leaves an orphan.
+Both ends of the lifeline are here: the parent holds the write end of the server's stdin, and a server started with
+``--exit-with-parent`` leaves when that pipe closes or its parent is gone, so that not even a parent killed with SIGKILL
+leaves an orphan.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """What the server counts, as ``GET /metrics`` shows it in Prometheus text.
 
-Knows names, counts and seconds; knows no message and no policy. Label values come from short lists of our own, never
-from a client, so that nobody can make the page grow.
+Label values come from short lists of our own, never from a client, so that nobody can make the page grow.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The wire: msgpack with numpy arrays, what a request may hold, what a reply holds (the official FLASH protocol).
 
-Pure functions over bytes. Knows no socket, no session and no policy; what an observation means is the policy's
-business, here only its names, dtypes, shapes and sizes are checked. Every refusal is a `ProtocolError`: one line
-that begins with the name of the field and is safe to send to a stranger.
+Pure functions over bytes. Every refusal is a `ProtocolError`: one line that begins with the name of the field and is
+safe to send to a stranger.
 """
 
 from __future__ import annotations

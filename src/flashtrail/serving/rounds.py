@@ -1,9 +1,8 @@
 """Threads that run rounds away from the event loop, together where several sessions ask at once.
 
-Knows a policy only as an object with ``new_session()``, ``infer(...)`` and perhaps ``infer_many(...)``; knows no socket
-and no message. The event loop stays free for pings and health probes while a round computes. A round waits for others
-only while other sessions are open: BATCH_WAIT_S, or a little longer for a session that is about to ask. A thread is a
-worker; with more than one, open sessions are shared out among them, and passes run side by side.
+The event loop stays free for pings and health probes while a round computes. A round waits for others only while other
+sessions are open: BATCH_WAIT_S, or a little longer for a session that is about to ask. A thread is a worker; with more
+than one, open sessions are shared out among them, and passes run side by side.
 """
 
 from __future__ import annotations

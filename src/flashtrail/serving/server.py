@@ -1,7 +1,6 @@
 """The policy server: the official websocket protocol, with state per connection and a live event loop.
 
-Knows messages, connections and signals; knows nothing of what the policy computes and imports no torch. One
-connection is one session. A bad message or a failing policy ends its own session with a one-line text frame and
+One connection is one session. A bad message or a failing policy ends its own session with a one-line text frame and
 close code 1011; the others go on. A client that leaves, stalls or says nothing frees its session.
 """
 

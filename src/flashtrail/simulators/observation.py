@@ -1,7 +1,6 @@
 """One observation as the policy gets it: two views, the state vector and the prompt.
 
-Also the official client's picture and state conventions (rotation, resizing, axis-angle). Pure; knows no simulator,
-no wire and no condition.
+Also the official client's picture and state conventions (rotation, resizing, axis-angle).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the episode loop asks of a simulator, and what it gets back. Knows no simulator, policy or table."""
+"""What the episode loop asks of a simulator, and what it gets back."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Where every random number of a rollout comes from: a counter, not a sequence.
 
 A seed is a list of words made of the episode's own key, so that shards run anywhere in any order, arms are paired and
-an episode replayed is the same episode. The arm is not in the key on purpose. Knows no generator but numpy's.
+an episode replayed is the same episode. The arm is not in the key on purpose.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The AUROC is the probability that a row of the one kind has the higher score than a row of the other, ties half: the
 Mann-Whitney statistic over the number of pairs. Pairs are formed within a stratum only (an arm and a task), so that a
 hard task is not mistaken for a warning. Rows of one episode are alike: whole episodes are resampled within their
-stratum. Knows arrays; knows no table.
+stratum.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The statistics of the reports: counts, paired and unpaired comparisons, latency, and checks of published figures.
 
-Everything that scipy or statsmodels have is theirs. The one exception is the score interval of a paired risk
-difference (Tango 1998), which neither has. Knows numbers; knows no table, no arm and no claim.
+Everything that scipy or statsmodels have is theirs. The one exception is the score interval of a paired risk difference
+(Tango 1998), which neither has.
 """
 
 from __future__ import annotations

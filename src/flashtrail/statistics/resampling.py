@@ -2,8 +2,8 @@
 
 scipy's bootstrap draws rows; here what is drawn are clusters, so that only each cluster's sums are needed: B resampled
 campaigns are one matrix of draws (B x clusters) times the clusters' sums. Above `EXACT_CLUSTERS` clusters the sums of a
-bootstrap are drawn from their normal limit instead (same mean, same covariance), which makes a million episodes
-cheap. Seeds are fixed: the same rows give the same interval. Knows numbers; knows no table, no arm and no claim.
+bootstrap are drawn from their normal limit instead (same mean, same covariance), which makes a million episodes cheap.
+Seeds are fixed: the same rows give the same interval.
 """
 
 from __future__ import annotations

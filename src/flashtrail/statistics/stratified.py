@@ -3,8 +3,8 @@
 The difference is Mantel-Haenszel's (strata weighted by n_a n_b / (n_a + n_b)); its interval combines each stratum's
 Wilson limits (MOVER: Zou, Huang and Zhang, Comput. Stat. Data Anal. 53:1080, 2009), which with one stratum is
 Newcombe's. The p value is exact given each stratum's margins (Mehta, Patel and Gray, JASA 80:969, 1985), twice the
-smaller tail: the exact form of the Cochran-Mantel-Haenszel test, valid in small cells. statsmodels' StratifiedTable
-has the asymptotic form only. Knows counts; knows no table and no claim.
+smaller tail: the exact form of the Cochran-Mantel-Haenszel test, valid in small cells. statsmodels' StratifiedTable has
+the asymptotic form only.
 """
 
 from __future__ import annotations

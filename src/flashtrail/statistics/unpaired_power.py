@@ -2,8 +2,8 @@
 
 Exact: every pair of counts is weighted by its binomial probability and put to the test of the verdict itself:
 Boschloo's (scipy) in small samples, the score test (statsmodels) in large ones, the exact stratified test where there
-are several tasks. Only where the tasks' margins are too many to enumerate are they drawn, with a fixed seed; given
-the margins the power is exact there, too. Knows numbers; knows no table and no claim.
+are several tasks. Only where the tasks' margins are too many to enumerate are they drawn, with a fixed seed; given the
+margins the power is exact there, too.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How numbers are printed, everywhere the same: counts, rates with intervals, differences, p values, milliseconds.
 
-Knows numbers and statistics' dataclasses; knows no table and no claim. NBSP keeps a number and its unit on one line.
+NBSP keeps a number and its unit on one line.
 """
 
 from __future__ import annotations

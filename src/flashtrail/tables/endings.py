@@ -1,7 +1,6 @@
 """How episodes ended, by kind: success, time ran out without, under or with an unrecorded fault, infrastructure.
 
-The one place where an episode's kind is decided; counts and pages both come from here. Knows the tables' columns;
-draws nothing.
+The one place where an episode's kind is decided; counts and pages both come from here.
 """
 
 from __future__ import annotations

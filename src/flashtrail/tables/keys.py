@@ -1,8 +1,7 @@
 """Which episode is which: the five columns of EPISODE_KEY packed into one number, and the pairs of two arms.
 
 Numbers, so that a million rows compare at once: columns stay columns, nothing here loops over rows. Across arms a task
-is its text, since numbers are only an order, and other people's may differ. Knows the key, Arrow and pandas; knows no
-rule about how episodes end.
+is its text, since numbers are only an order, and other people's may differ.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
     episodes/ARM/SUITE_task_0_init_003_repeat_0.html
     episodes/ARM/videos/                    films, where they were kept
 
-All links are relative. Knows the key of an episode; reads no file, writes no HTML.
+All links are relative.
 """
 
 from __future__ import annotations

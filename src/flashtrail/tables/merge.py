@@ -1,7 +1,6 @@
 """Shards put together into one set of tables per arm, with no hole, no double and no failed infrastructure.
 
-What an arm must have comes from the experiment, never from the rows themselves. Knows the tables and the key of an
-episode; knows no simulator and no way to mend a shard.
+What an arm must have comes from the experiment, never from the rows themselves.
 """
 
 from __future__ import annotations

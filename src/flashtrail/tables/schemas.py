@@ -3,7 +3,6 @@
 Parquet, zstd; each file carries a checksum and, in its metadata, the digests of config, artifact and code and the
 device. This is the one place where columns are named; the recorder writes with these schemas, everything in evidence/
 reads with them.
-Knows no simulator, no policy and no statistic.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The step log: a shard's steps as JSON lines of five fields, for whoever reads logs and no Parquet.
 
 A line per control step: ``step``, ``img_mean``, ``action``, ``reward``, ``tag``. Episodes follow one another in the
-order of the episodes table; one begins where ``step`` is 0. Knows tables; knows no simulator and no predicate.
+order of the episodes table; one begins where ``step`` is 0.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The model card of a shipped policy, written from the figures that the other steps left on disk.
 
 Its success is written a second time for machines, as resources/published/NAME.yaml, for the checkup to compare with.
-Says nothing that no file holds. Knows the working directory's JSON files; computes nothing.
+Says nothing that no file holds.
 """
 
 from __future__ import annotations

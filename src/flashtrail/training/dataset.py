@@ -1,9 +1,9 @@
 """Demonstrations on disk -> training samples: frames, prompts, noisy-state pairs and masked action chunks.
 
-A sample is one recorded frame: both views (112 x 112 uint8, the 2 x 2 area average of what the policy sees at
-224), the state at that step, and the expert's next `horizon` clean actions, with a mask where the episode ended.
-Targets are the recorded actions, or openpi's delta actions (action - state on the first six dims): see
-docs/training.md for why the former. Knows no simulator and no model.
+A sample is one recorded frame: both views (112 x 112 uint8, the 2 x 2 area average of what the policy sees at 224), the
+state at that step, and the expert's next `horizon` clean actions, with a mask where the episode ended. Targets are the
+recorded actions, or openpi's delta actions (action - state on the first six dims): see docs/training.md for why the
+former.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Trains the draft head on the policy's own full-route chunks, as FLASH does.
 
-Targets are the teacher's ten-step actions from zero noise (normalised, 7 dims). Loss: Huber, a random prefix of
-1-16 steps with weight 0.9^i, the rest 0.1, normalised. Starts from layer 0 of the prefix transformer. Knows the
-training arrays and flash's stage functions; verification is not trained for.
+Targets are the teacher's ten-step actions from zero noise (normalised, 7 dims). Loss: Huber, a random prefix of 1-16
+steps with weight 0.9^i, the rest 0.1, normalised. Starts from layer 0 of the prefix transformer.
 """
 
 from __future__ import annotations

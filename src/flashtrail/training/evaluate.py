@@ -1,7 +1,7 @@
 """Success on held-out init states: the workflow's own simulator and episode loop around a policy in this process.
 
-Full route, two scenes per init state, hard resets, the simulator's own success. Knows sources, artifacts and
-rollouts; knows no training. The workflow's arms ask the same of a served policy.
+Full route, two scenes per init state, hard resets, the simulator's own success. The workflow's arms ask the same of a
+served policy.
 """
 
 from __future__ import annotations

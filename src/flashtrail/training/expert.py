@@ -1,9 +1,8 @@
 """The scripted expert: reads the simulator's true state and answers with the next clean action.
 
-A closed-loop phase machine per task. It can start from any state of the arm, closes only when it has arrived,
-notices a grasp that missed (fingers met, or the object stayed behind) and tries again. Knows the geometry of three
-libero_goal tasks (docs/reference/LIBERO.md); knows no images, no noise and no recording. Lengths are metres, world
-frame; one control unit is 0.05 m or 0.5 rad.
+A closed-loop phase machine per task. It can start from any state of the arm, closes only when it has arrived, notices a
+grasp that missed (fingers met, or the object stayed behind) and tries again. Lengths are metres, world frame; one
+control unit is 0.05 m or 0.5 rad.
 """
 
 from __future__ import annotations

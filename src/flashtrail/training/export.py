@@ -1,7 +1,7 @@
 """Writes a trained policy in the source layouts that everything downstream reads: openpi's Orbax tree and a draft .pt.
 
 The inverse of checkpoints/convert.py, written from the tree's side, so that the round trip tests both. The shipped
-policy thus takes the same road as a downloaded one. Knows tensors and paths; knows no training.
+policy thus takes the same road as a downloaded one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A policy that holds still, gripper open, whatever it sees: the control below which no success rate means anything.
 
-Its artifact is a manifest alone: format, version, kind, ``family: nothing``, `dims` (action_horizon, action_dim) and
-a digest. Served, rolled out and judged like any other. Knows no tensor library.
+Its artifact is a manifest alone: format, version, kind, ``family: nothing``, `dims` (action_horizon, action_dim) and a
+digest. Served, rolled out and judged like any other.
 """
 
 from __future__ import annotations

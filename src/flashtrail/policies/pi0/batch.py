@@ -2,7 +2,7 @@
 
 A session sees nothing of the others: prompts of other lengths and masked views are padded behind the valid slots and
 masked, where they take no position and no weight. What differs from a round alone is the order of float sums in wider
-products (docs/precision.md). Knows neither units nor sockets nor why rounds came together.
+products (docs/precision.md).
 """
 
 from __future__ import annotations

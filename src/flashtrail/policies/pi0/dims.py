@@ -1,6 +1,6 @@
 """The sizes of a pi0 policy and of its draft head: the only thing that tells pi0_nano from pi0_libero.
 
-Frozen dataclasses that read and write the `dims` part of an artifact's manifest. Knows no tensors and no files.
+Frozen dataclasses that read and write the `dims` part of an artifact's manifest.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Stage `draft`: one Gemma block proposes a whole chunk from the prefix embeddings, without prefill or denoising.
 
-Reads the pre-transformer embeddings of the current observation. Knows nothing of verification.
-Differentiable and batch-first. Source: FLASH's DraftChunkHead.
+Reads the pre-transformer embeddings of the current observation. Differentiable and batch-first. Source: FLASH's
+DraftChunkHead.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The FLASH engine: takes a session one round further, full or draft, and times its stages.
 
-Knows stages by name and the session machine; not how a stage computes (a `Runtime` does), nor units, prompts or
-sockets. Inputs and outputs are normalised.
+Inputs and outputs are normalised.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """What the engine refuses, each as one line a user can act on.
 
-Knows nothing of the command line that prints them; flash imports nothing else of this package, so these
-errors stand on their own. `str(error)` is a single line that names the thing and the remedy.
+`str(error)` is a single line that names the thing and the remedy.
 """
 
 from __future__ import annotations

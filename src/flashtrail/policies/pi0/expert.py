@@ -1,7 +1,6 @@
 """Stages `denoise` and the pass behind `verify`: the action expert over a prefix cache.
 
 Flow matching as pi0 has it: x_t = t * noise + (1 - t) * x0, v close to noise - x0, t from 1 (noise) to 0.
-Knows nothing of drafts, sessions or units: state and actions are normalised and padded to action_dim.
 Differentiable and batch-first; nothing is written in place.
 """
 

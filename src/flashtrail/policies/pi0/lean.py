@@ -4,7 +4,7 @@ The same functions as vision.py, prefix.py, expert.py and draft.py, which stay t
 weights from lean_weights.py, buffers and their views made once a call and written in place, keys and values in place
 where attention reads them. Two facts about pi0 save work besides. The state token sees the prefix and itself only, so
 it gives the same keys and values at every step and time: it is computed once, and no mask is left. The draft's queries
-are learned, so their projections are constants. Knows neither sessions nor devices; nothing is differentiable.
+are learned, so their projections are constants.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Weights arranged for the stages of lean.py: what is constant is multiplied out once, in float64, and rounded once.
 
 Norm scales go into the product that reads the normed rows; products over the same rows lie side by side; rotary halves
-become pairs; tanh-GELU's constants go into the products around it. Knows the names in weights.py and no activations.
+become pairs; tanh-GELU's constants go into the products around it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Stage `prefill`: prefix embeddings in, per-layer keys and values out.
 
-Knows the prefix transformer only; who attends the cache is the expert's matter. Differentiable and batch-first.
+Differentiable and batch-first.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The five stages over real weights: PyTorch on one device.
-
-Knows tensors, devices and artifacts; not when a stage runs (the engine decides) nor what is done with a chunk.
-"""
+"""The five stages over real weights: PyTorch on one device."""
 
 from __future__ import annotations
 

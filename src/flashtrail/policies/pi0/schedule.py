@@ -1,7 +1,6 @@
 """FLASH's session machine: which route the next round takes and what a round leaves behind.
 
-Pure: a frozen state in, a frozen state out. Knows neither the model nor what a snapshot holds.
-Source: Realtime-VLA FLASH, docs/flash.md.
+Pure: a frozen state in, a frozen state out. Source: Realtime-VLA FLASH, docs/flash.md.
 """
 
 from __future__ import annotations

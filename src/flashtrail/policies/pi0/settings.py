@@ -1,7 +1,4 @@
-"""The flags of the FLASH algorithm, with the official server's defaults.
-
-Knows the algorithm's names only; the command line and the config build one of these.
-"""
+"""The flags of the FLASH algorithm, with the official server's defaults."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """From an observation to the model's inputs and from a chunk to robot actions: lists of small dataclasses.
 
-Each transform takes a dict and returns a new one; a condition or a drill can be another element of the list.
-Knows units, prompts and norm statistics; knows no model. Turning the images is the client's job.
-Source: openpi's transforms for pi0_libero.
+Each transform takes a dict and returns a new one; a condition or a drill can be another element of the list. Turning
+the images is the client's job. Source: openpi's transforms for pi0_libero.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Stage `encoder`: views in, prefix tokens out (SigLIP and its projection, or a convolutional stem before it).
 
-Knows pixels in [-1, 1] and nothing of cameras, masks or prompts. Differentiable and batch-first.
+Differentiable and batch-first.
 """
 
 from __future__ import annotations

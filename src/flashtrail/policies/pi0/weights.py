@@ -1,7 +1,6 @@
 """Weights of a policy and of its draft head: their names and shapes, random initialisation, loading an artifact.
 
-Knows the artifact directory (model.safetensors, manifest.json) and nothing of source checkpoints. Every weight is
-in x out (y = x @ w), per-layer tensors are stacked on a leading axis L, norm scales are unfolded.
+Every weight is in x out (y = x @ w), per-layer tensors are stacked on a leading axis L, norm scales are unfolded.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """What the simulator needs from the system, and the one line to say when it is not there.
 
-Knows library names and packages; imports neither LIBERO nor robosuite nor an OpenGL binding. Off-screen rendering
-fails in as many ways as there are layers (an ImportError in cv2, an AttributeError in PyOpenGL, a crash in MuJoCo), so
-the cause is looked for where it is: in the shared libraries.
+Off-screen rendering fails in as many ways as there are layers (an ImportError in cv2, an AttributeError in PyOpenGL, a
+crash in MuJoCo), so the cause is looked for where it is: in the shared libraries.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 A hard reset of robosuite writes the scene's XML, compiles it (2 s) and uploads meshes and textures to a new rendering
 context (1.5 s). The XML of a task is the same every time, since placements are written into the compiled model
 afterwards; so a copy of the model as compiled, with fresh data, is the same simulation bit for bit, and the context of
-the last one shows it. Should the XML differ, everything is built anew. Knows robosuite's reset; knows no LIBERO task.
-tests/rollouts/test_fidelity.py compares states and pictures with resets that do it all.
+the last one shows it. Should the XML differ, everything is built anew. tests/rollouts/test_fidelity.py compares states
+and pictures with resets that do it all.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """LIBERO's simulator as an episode needs it: a seeded scene, steps, and a picture when one is asked for.
 
-Renders with OSMesa from installed packages alone; nothing is fetched. Knows no policy, condition or table. One
-simulator per process: robosuite draws scenes from numpy's global generator.
+Renders with OSMesa from installed packages alone; nothing is fetched. One simulator per process: robosuite draws scenes
+from numpy's global generator.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Reads from LIBERO's simulator what `verify` judges: contacts of the gripper with each goal's subject, and motion.
 
 Looks at the state after each control step and writes nothing, so the physics is the same whether someone looks or not.
-Contacts and poses are of one moment, the last physics step's. Knows MuJoCo, robosuite's gripper and LIBERO's goals;
-knows no rule.
+Contacts and poses are of one moment, the last physics step's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Stages recorded once and replayed: CUDA graphs over static buffers, and what a benchmark needs to know of them.
 
 A program is a body that reads static input buffers and writes static output buffers; a recorder makes of it something
-that replays. Knows neither stages nor sessions. Importing this needs no CUDA: `Eager` runs the body anew each time,
-which is the same program without a graph, and what the tests run.
+that replays. Importing this needs no CUDA: `Eager` runs the body anew each time, which is the same program without a
+graph, and what the tests run.
 """
 
 from __future__ import annotations

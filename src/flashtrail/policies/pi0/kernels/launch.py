@@ -1,7 +1,7 @@
 """Launchers: shapes checked, output allocated, tile chosen, kernel started. Tensors in, tensors out.
 
-Knows devices, strides and tiles; not what a product is for (stages.py). Under TRITON_INTERPRET=1 everything runs on
-CPU tensors. Every function takes `out` to write into a buffer of the caller's.
+Under TRITON_INTERPRET=1 everything runs on CPU tensors. Every function takes `out` to write into a buffer of the
+caller's.
 """
 
 from __future__ import annotations

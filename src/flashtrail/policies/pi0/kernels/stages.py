@@ -1,8 +1,8 @@
 """The five stages over the kernels, B observations at a time, on padded prefixes with their valid lengths as data.
 
 The same functions of weights and tensors as vision, prefix, expert and draft compute, for inference only. Lengths lie
-on the device, so that one captured graph serves every prompt of its bucket. Knows nothing of graphs or sessions.
-cuBLAS does the products of encoder and prefill, SDPA their attention; the kernels do the rest (docs/kernels.md).
+on the device, so that one captured graph serves every prompt of its bucket. cuBLAS does the products of encoder and
+prefill, SDPA their attention; the kernels do the rest (docs/kernels.md).
 """
 
 from __future__ import annotations
