@@ -127,7 +127,7 @@ def test_a_config_file_that_snakemake_cannot_read_is_one_line(snakemake):
     given = {
         "latin.yaml": ("# été\n".encode("latin-1"), "latin.yaml:1: byte 0xe9 is not UTF-8: save it as UTF-8"),
         "top.yaml": (b"- a\n", "top.yaml holds a list at its top, not keys such as `seed: 7`"),
-        "twice.yaml": (b"seed: 7\nseed: 8\n", "twice.yaml is not valid YAML (line 2): the key 'seed' is there twice"),
+        "twice.yaml": (b"seed: 7\nseed: 8\n", "twice.yaml is not valid YAML (line 2): duplicate key 'seed'"),
         "empty.yaml": (b"# none\n", "empty.yaml holds no keys"),
         "profiles": (None, "profiles cannot be read: Is a directory"),
         "nowhere.yaml": (None, "nowhere.yaml does not exist"),

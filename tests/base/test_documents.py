@@ -22,9 +22,9 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"seed: 7\nseed: 8\n", " is not valid YAML (line 2): the key 'seed' is there twice, first in line 1"),
-        (b"arms:\n  clean: {a: 1}\n\n  clean: {a: 2}\n", " is not valid YAML (line 4): the key 'clean' is there twice"),
-        (b"arms: {clean: {a: 1, a: 2}}\n", "the key 'a' is there twice"),
+        (b"seed: 7\nseed: 8\n", " is not valid YAML (line 2): duplicate key 'seed', first in line 1"),
+        (b"arms:\n  clean: {a: 1}\n\n  clean: {a: 2}\n", " is not valid YAML (line 4): duplicate key 'clean'"),
+        (b"arms: {clean: {a: 1, a: 2}}\n", "duplicate key 'a'"),
         ("seed: 7\n# été\n".encode("latin-1"), ":2: byte 0xe9 is not UTF-8: save it as UTF-8"),
         ("seed: 7\n".encode("utf-16"), ":1: byte 0xff is not UTF-8"),
         (bytes(range(256)), "is not UTF-8"),
@@ -113,7 +113,7 @@ def test_what_cannot_be_opened_is_one_line(tmp_path):
 def test_claims_and_published_figures_are_read_the_same_way(tmp_path, load):
     path = tmp_path / "x.yaml"
     path.write_text("version: 1\nversion: 2\n")
-    with pytest.raises(UserError, match="the key 'version' is there twice"):
+    with pytest.raises(UserError, match="duplicate key 'version'"):
         load(path)
     path.write_text("- a\n")
     with pytest.raises(UserError, match=r"x\.yaml"):

@@ -471,7 +471,7 @@ def test_verified_success_is_not_guessed(tmp_path):
     schemas.write_table(path, verified("clean", [(True, True), (True, None)] * 10), schemas.EPISODES, METADATA)
     claim = {"test": "rate_at_least", "arm": "clean", "bar": 0.5, "success": "verified"}
     found = verdict(tmp_path, {"episodes": str(path)}, **claim)
-    assert found["verdict"] == "not_tested" and "of clean had nobody looking" in found["sentence"]
+    assert found["verdict"] == "not_tested" and "of clean were not verified" in found["sentence"]
 
 
 def test_a_claim_without_success_names_none(tmp_path):

@@ -80,7 +80,7 @@ def test_it_is_split_where_the_log_tells_the_episodes_apart(tmp_path, mark):
 def test_episodes_that_are_mixed_are_put_together_by_their_name(tmp_path):
     mixed = sorted(({**row, "episode": row["number"]} for row in rows()), key=lambda row: row["step"])
     assert sorted(lengths(written(tmp_path / "a.jsonl", mixed))) == sorted(LENGTHS)
-    with pytest.raises(UserError, match=r":2: step 0 is there twice \(line 1\): .* give each line its `episode`"):
+    with pytest.raises(UserError, match=r":2: duplicate step 0 \(line 1\): .* give each line its `episode`"):
         step_lines.read(written(tmp_path / "a.jsonl", [{**row, "episode": None} for row in mixed]))
 
 
@@ -93,7 +93,7 @@ def test_a_client_that_goes_on_after_its_success_is_read(tmp_path):
 
 def test_rows_that_are_doubled_or_out_of_order_are_refused_by_row(tmp_path):
     lines = rows()
-    with pytest.raises(UserError, match=r"a\.jsonl:2: step 0 is there twice \(line 1\)"):
+    with pytest.raises(UserError, match=r"a\.jsonl:2: duplicate step 0 \(line 1\)"):
         step_lines.read(written(tmp_path / "a.jsonl", [line for row in lines for line in (row, row)]))
     lines[30], lines[31] = lines[31], lines[30]
     with pytest.raises(UserError, match=r"a\.jsonl:32: step 30 comes after step 31: rows are out of order"):
@@ -132,7 +132,7 @@ ROW = '{"step": 0, "action": [0, 0, 0, 0, 0, 0, 0], "reward": 0, "img_mean": nul
         (ROW.replace("null", "1e300"), ":1: img_mean is 1e+300, over 1,000,000"),
         (ROW.replace('"action"', '"actions"'), ":1: a line with `step` has no `action`"),
         (ROW + '\n{"img_mean": 3, "reward": 0}', ":2: a line with `reward` has no `action`"),
-        (ROW.replace('"step"', '"reward"'), ":1: not a control step ('reward' is there twice)"),
+        (ROW.replace('"step"', '"reward"'), ":1: not a control step (duplicate 'reward')"),
         (ROW + "\n" + ROW[:20], ":2: not JSON"),
         (ROW + "\n[1]", ":2: a list, not an object"),
         (ROW + "\n" + "[" * 100_000, ":2: it is nested too deeply"),

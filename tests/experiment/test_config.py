@@ -439,7 +439,7 @@ def test_a_fault_within_a_fault_within_a_fault_is_one_line(data):
 def test_a_key_given_twice_in_the_config_or_an_overlay_is_named(tmp_path):
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text("arms:\n  clean: {episodes: 10}\n  clean: {episodes: 2}\n")
-    with pytest.raises(UserError, match=r"overlay\.yaml is not valid YAML \(line 3\): the key 'clean' is there twice"):
+    with pytest.raises(UserError, match=r"overlay\.yaml is not valid YAML \(line 3\): duplicate key 'clean'"):
         config.load(ROOT / "config.yaml", overlay)
 
 

@@ -179,7 +179,7 @@ def test_a_warm_up_rule_that_no_row_meets_is_refused(tmp_path: Path, name: str, 
         ({"constants": ["success=false"]}, "episode_summary.csv has a column 'success': --constant is for columns"),
         ({"constants": ["healthy=perhaps"]}, "--constant healthy=perhaps: .* is 'perhaps', neither true nor false"),
         ({"constants": ["seed=1.5"]}, "--constant seed=1.5: seed is '1.5', not a count"),
-        ({"constants": ["suite=a", "suite=b"]}, "is there twice"),
+        ({"constants": ["suite=a", "suite=b"]}, "duplicate suite"),
         ({"warmup": ["seed=7"]}, "has no column for seed"),
     ],
 )

@@ -128,4 +128,4 @@ def test_no_file_left_for_another_connection_is_said_now_and_then_and_passes(
         process.terminate()
         assert process.wait(10) == 0
     lines = (tmp_path / "log").read_text().splitlines()
-    assert 1 <= len(lines) < 10 and all("no file is left for another connection" in line for line in lines)
+    assert 1 <= len(lines) < 10 and all("file-descriptor limit reached" in line for line in lines)

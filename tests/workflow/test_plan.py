@@ -138,7 +138,7 @@ def test_arms_of_any_name_are_planned_in_every_stage_as_names_of_files(checkout)
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"seed: 7\nseed: 8\n", "error: config.yaml is not valid YAML (line 2): the key 'seed' is there twice"),
+        (b"seed: 7\nseed: 8\n", "error: config.yaml is not valid YAML (line 2): duplicate key 'seed'"),
         ("# \u00e9t\u00e9\n".encode("latin-1"), "error: config.yaml:1: byte 0xe9 is not UTF-8"),
         (b"- a\n", "error: config.yaml holds a list at its top"),
     ],

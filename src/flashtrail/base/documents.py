@@ -232,7 +232,7 @@ def _keys_once(loader: yaml.SafeLoader, nodes: Sequence[yaml.Node]) -> None:
         if isinstance(node, yaml.ScalarNode) and node.tag != "tag:yaml.org,2002:merge":
             key, line = loader.construct_object(node), node.start_mark.line + 1
             if key in lines:
-                raise _error(node, f"the key {key!r} is there twice, first in line {lines[key]}; delete one")
+                raise _error(node, f"duplicate key {key!r}, first in line {lines[key]}; delete one")
             lines[key] = line
 
 

@@ -14,7 +14,7 @@ _LONGEST = 2000
 
 
 class UserError(Exception):
-    """A mistake or a shortage that the user can mend; ``str()`` is one actionable line.
+    """An error that the user can fix; ``str()`` is one actionable line.
 
     What a foreign file or server put into it is data: control characters are written out, and what is longer than a
     screen is cut in the middle.

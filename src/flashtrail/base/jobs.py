@@ -119,7 +119,7 @@ def _with_code_of_now(job: Job) -> Job:
 def _own_paths_only() -> None:
     """Take back what Snakemake appends to sys.path: the packages of its own environment.
 
-    They would hide that this environment lacks one, and a directory that is there twice breaks namespace packages
+    They would hide that this environment lacks one, and a duplicate directory breaks namespace packages
     (LIBERO's assets among them).
     """
     prefixes = tuple(str(Path(prefix).resolve()) for prefix in {sys.prefix, sys.base_prefix})

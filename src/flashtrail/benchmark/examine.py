@@ -6,8 +6,8 @@ The same rounds go through the PyTorch stages in a wider number format, in the o
 kernels: every number of views, short and long prompts, one session and several in a pass. The kernels may be as far
 from the wider format as PyTorch itself is, times a leeway; decisions must follow from the device's own estimates,
 nothing may be recorded or compiled late, and the rounds must be shorter. Whatever is wrong, the answer is PyTorch, with
-the reason: the kernels have to earn their place on each device. Run it in a process of its own, which a wrong kernel can
-take with it.
+the reason: the kernels have to earn their place on each device. Run it in a process of its own, which a wrong kernel
+can take with it.
 """
 
 from __future__ import annotations

@@ -244,7 +244,9 @@ def draft_source(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any
     qkv, queries = tensors[_DRAFT_QKV].read().astype(np.float32), shapes["draft_attn_o_w"][1]
     keys, rest = divmod(len(qkv) - queries, 2)
     if keys <= 0 or rest:
-        raise UserError(f"{path}: {_DRAFT_QKV} has {len(qkv)} rows, which {queries} of queries do not leave even")
+        raise UserError(
+            f"{path}: {_DRAFT_QKV} has {len(qkv)} rows, not {queries} of queries plus equal keys and values"
+        )
     for name, rows in zip("qkv", np.split(qkv, [queries, queries + keys]), strict=True):
         head[f"_gemma_block.self_attn.{name}_proj.weight"] = rows
     return head, meta

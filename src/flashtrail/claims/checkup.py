@@ -232,7 +232,7 @@ def _published(key: str, figure: Success, source: published.Source, reference: R
 
 
 def _starts(rows: pd.DataFrame, starts: Starts | None, scene_seed: str) -> dict[str, Any] | None:
-    """Return how our starts and the published ones lie to each other; None where theirs are not known.
+    """Return how our initial states and the published ones overlap; None where theirs are not known.
 
     `same`: episodes with init state, repeat and seed of a published one, so its scene and noise, too; `shared` and
     `others`: our success at the published init states, and at the others.

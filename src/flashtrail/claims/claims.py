@@ -247,7 +247,7 @@ class ClaimsFile(Section):
         ids = [claim.id for claim in self.claims]
         twice = {i for i in ids if ids.count(i) > 1}
         if twice:
-            raise ValueError(f"claim {min(twice)} is there twice")
+            raise ValueError(f"duplicate claim {min(twice)}")
         return self
 
 

@@ -70,7 +70,7 @@ def _judge(claim: types.AnyClaim, campaign: Campaign, alpha: float) -> Judgement
         for arm in _arms(claim):
             blind = int(campaign.judged(arm)["verified_success"].isna().sum())
             if blind:
-                return not_tested(f"{plural(blind, 'episode')} of {arm} had nobody looking (no verified_success)")
+                return not_tested(f"{plural(blind, 'episode')} of {arm} were not verified (no verified_success)")
         campaign = campaign.by_verification()
     judgement: Judgement = _JUDGES[claim.test](claim, campaign, alpha)
     return judgement

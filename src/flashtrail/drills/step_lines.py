@@ -75,7 +75,7 @@ class _Reader:
         before = known[-1]
         if row.step == before.step:
             raise UserError(
-                f"{self.path}:{row.line}: step {row.step} is there twice (line {before.line}): the row is doubled, or "
+                f"{self.path}:{row.line}: duplicate step {row.step} (line {before.line}): the row is doubled, or "
                 "two episodes are mixed; give each line its `episode`"
             )
         if row.step > max(1, self.episodes[0][0].step):
@@ -207,5 +207,5 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) != len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
+        raise ValueError(f"duplicate {next(name for name in names if names.count(name) > 1)!r}")
     return row

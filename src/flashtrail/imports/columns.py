@@ -142,7 +142,7 @@ def _pairs(words: Iterable[str], flag: str) -> dict[str, str]:
         if name not in OFFICIAL:
             raise UserError(f"{flag} {word}: {name!r} is not one of our columns{nearest(name, OFFICIAL)}")
         if name in found:
-            raise UserError(f"{flag} {word}: {name} is there twice")
+            raise UserError(f"{flag} {word}: duplicate {name}")
         found[name] = value
     return found
 

@@ -279,7 +279,7 @@ def _settle(found: Mapping[str, Any]) -> Html:
 
 
 def compared(run: Campaign) -> Html:
-    """Whose figure the published one is, and how our starts and theirs lie to each other."""
+    """Whose figure the published one is, and how the initial states overlap."""
     found = found_of(run)
     theirs = found["published"]
     if theirs is None:

@@ -121,7 +121,7 @@ class PatientConnection(ServerConnection):
 
 
 class FullHouse:
-    """An event loop's exception handler: says now and then that no file is left for more connections.
+    """An event loop's exception handler: says now and then that the file-descriptor limit is reached.
 
     asyncio logs a traceback for each that waits, thousands a second. The open sessions go on, and those that wait are
     taken in when files are free again.
@@ -136,4 +136,4 @@ class FullHouse:
             loop.default_exception_handler(context)
         elif loop.time() - self._said_at >= _SAY_AGAIN_S:
             self._said_at = loop.time()
-            log.warning("no file is left for another connection (ulimit -n): those that ask have to wait")
+            log.warning("file-descriptor limit reached (ulimit -n): new connections are queued")

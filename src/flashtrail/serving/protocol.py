@@ -396,7 +396,7 @@ def reply_message(result: Mapping[str, Any], server_timing: Mapping[str, float] 
 def pack_result(result: Mapping[str, Any]) -> bytes:
     """Return a policy's result packed as a reply without `server_timing`, which has yet to be known.
 
-    Raises ResultError where it is no reply, or holds actions that are not finite: no robot shall be told to go there.
+    Raises ResultError where it is no reply, or holds actions that are not finite: they are never sent.
     """
     try:
         reply = reply_message(result, None)

@@ -51,7 +51,7 @@ def merge_shards(shard_dirs: Iterable[str | Path], expected: Mapping[str, Any] |
 
     `expected` is the arm's spec (see `expected_episodes`) or the keys themselves. Raises UserError, one line that
     names the first few episodes and says how many, for: an episode that is missing, there twice, not asked for or
-    ended by infrastructure; a round or step that is there twice or belongs to no episode; rounds that do not add
+    ended by infrastructure; a duplicate round or step, or one that belongs to no episode; rounds that do not add
     up to the episode's own count; another policy or seed; shards that ran on different artifacts; a shard whose
     config, artifact or code (`spec`'s ``planned``: metadata keys and the digests planned) is not the planned one.
     """

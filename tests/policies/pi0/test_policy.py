@@ -224,7 +224,7 @@ def test_padded_norm_stats_are_legal(artifact):
 def test_a_tokenizer_that_is_none_or_missing(artifact):
     path = artifact[0] / "tokenizer.model"
     path.write_bytes(b"not a model")
-    with pytest.raises(ArtifactError, match="no SentencePiece model"):
+    with pytest.raises(ArtifactError, match="not a SentencePiece model"):
         FlashPolicy.load(*artifact)
     path.unlink()
     with pytest.raises(ArtifactError, match="is missing"):

@@ -116,7 +116,7 @@ class Tokenizer:
         try:
             processor.LoadFromSerializedProto(path.read_bytes())
         except (RuntimeError, OSError):
-            raise ArtifactError(f"{path} is no SentencePiece model; fetch the tokenizer again") from None
+            raise ArtifactError(f"{path} is not a SentencePiece model; fetch the tokenizer again") from None
         if processor.vocab_size() > vocab_size:
             raise ArtifactError(
                 f"{path} has {processor.vocab_size()} pieces, the policy's vocabulary {vocab_size}: another model's"
