@@ -34,7 +34,7 @@ screenshot: setup ## open the report and its episodes in Chromium, say what is w
 	@$(BIN)/python tools/browser.py reports
 
 test: setup ## run the test suite
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup ## ruff, mypy, snakefmt, snakemake --lint
 	$(BIN)/ruff check .
@@ -76,7 +76,7 @@ bench-gpu: setup ## the same on a GPU with pi0_libero's dims and random weights;
 		$(if $(OFFICIAL),--official $(OFFICIAL)) --json results/benchmarks/engine_gpu_$(or $(BACKEND),triton).json
 
 check: lint conformance ## lint, conformance, and the unit tests that run neither simulator nor snakemake
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/workflow -m "not slow and not simulator"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/workflow -m "not slow and not simulator"
 
 check-envs: setup ## ask pip to resolve each env file by itself (network)
 	@$(BIN)/python scripts/setup_env.py --check
