@@ -57,7 +57,7 @@ clean-env: ## remove .venv
 ##@ Develop
 
 test: setup ## run the test suite, or one part: T=tests/statistics/test_power.py, PYTEST="-x -k words"
-	@$(BIN)/python -m pytest $(or $(T),-n 2 --dist loadfile) $(PYTEST)
+	@$(BIN)/python -m pytest $(or $(T),-n 2 --dist loadfile --no-loadscope-reorder) $(PYTEST)
 
 lint: setup ## ruff, mypy, imports between rooms, snakefmt, snakemake --lint
 	$(BIN)/ruff check .
@@ -68,7 +68,7 @@ lint: setup ## ruff, mypy, imports between rooms, snakefmt, snakemake --lint
 	$(BIN)/snakemake --lint
 
 check: lint conformance ## lint, conformance, and the unit tests that run neither simulator nor snakemake
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/workflow -m "not slow and not simulator"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/workflow -m "not slow and not simulator"
 
 conformance: setup ## our engine against reference data of the official code
 	$(BIN)/python -m flashtrail.conformance tests/golden

@@ -25,11 +25,23 @@ SHARD = f"results/rollouts/{ARM}/task_1"
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a bundle that no test changes."""
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a finished run that no test changes."""
     root = tmp_path_factory.mktemp("run") / "here"
     root.mkdir()
-    return campaign.build(campaign.write(root))
+    return campaign.write(root)
+
+
+@pytest.fixture(scope="module")
+def original(written: Path) -> Path:
+    """Return its bundle, which no test changes."""
+    return campaign.build(written)
+
+
+@pytest.fixture
+def root(written: Path, tmp_path: Path) -> Path:
+    """Return a finished run to spoil, alone in its directory."""
+    return Path(shutil.copytree(written, tmp_path / "here"))
 
 
 @pytest.fixture
@@ -90,12 +102,10 @@ def test_the_validator_notices_a_run_without_its_workflow(copy: Path) -> None:
     assert any("instrument" in line for line in validation.problems(copy))
 
 
-def test_the_same_run_gives_the_same_bundle(tmp_path: Path) -> None:
-    first, second = tmp_path / "a", tmp_path / "b"
-    for place in (first, second):
-        (place / "here").mkdir(parents=True)
-        campaign.build(campaign.write(place / "here"))
-    assert (first / "bundle.zip").read_bytes() == (second / "bundle.zip").read_bytes()
+def test_the_same_run_gives_the_same_bundle(original: Path, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    again = campaign.build(campaign.write(tmp_path / "here"))
+    assert original.with_name("bundle.zip").read_bytes() == again.with_name("bundle.zip").read_bytes()
 
 
 def test_the_zip_is_audited_as_the_directory_is(original: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,30 +118,21 @@ def test_the_zip_is_audited_as_the_directory_is(original: Path, capsys: pytest.C
     assert "FAIL  digest" in capsys.readouterr().out
 
 
-def test_an_unfinished_run_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
-    root = tmp_path / "here"
-    root.mkdir()
-    campaign.write(root)
+def test_an_unfinished_run_is_refused_and_leaves_nothing(root: Path) -> None:
     (root / SHARD / "steps.parquet").unlink()
     with pytest.raises(UserError, match=rf"{SHARD}/steps.parquet missing"):
         campaign.build(root)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["here"]
+    assert sorted(p.name for p in root.parent.iterdir()) == ["here"]
 
 
-def test_a_run_that_contradicts_itself_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
-    root = tmp_path / "here"
-    root.mkdir()
-    campaign.write(root)
+def test_a_run_that_contradicts_itself_is_refused_and_leaves_nothing(root: Path) -> None:
     change(root / TABLES / "rounds.parquet", 4, "accepted_prefix", lambda n: n + 1)
     with pytest.raises(UserError, match="does not pass its own audit"):
         campaign.build(root)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["here"]
+    assert sorted(p.name for p in root.parent.iterdir()) == ["here"]
 
 
-def test_a_directory_that_is_no_bundle_is_never_replaced(tmp_path: Path) -> None:
-    root = tmp_path / "here"
-    root.mkdir()
-    campaign.write(root)
+def test_a_directory_that_is_no_bundle_is_never_replaced(root: Path) -> None:
     with pytest.raises(UserError, match="is no bundle"):
         bundle.build(root, root, bundle.Settings(profile=None))
     assert (root / "config.yaml").is_file()

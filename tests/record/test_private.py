@@ -154,3 +154,14 @@ def test_a_run_is_bundled_though_its_results_lie_behind_a_link(machine: Path, tm
     made = campaign.build(machine)
     assert failed(made) == {} and not any(p.is_symlink() for p in made.rglob("*"))
     assert set(Run(made).files())
+
+
+def test_this_checkouts_own_files_can_be_bundled(tmp_path: Path) -> None:
+    """A run's bundle holds them as they are: a path of any machine in one of them would stop every bundle."""
+    root = bundle.CHECKOUT
+    places = [p for place in bundle._CODE for p in (root / place).rglob("*")] + [root / name for name in bundle._FILES]
+    files = [p for p in places if p.is_file() and "__pycache__" not in p.parts]
+    own = private.Private(tmp_path, "\n".join(p.read_text("utf-8", "replace") for p in files))
+    assert len(files) > 300
+    for path in files:
+        private.check(path, str(path.relative_to(root)), own)

@@ -37,7 +37,7 @@ def choose_backend() -> str:
 
 
 def _silence_robosuite() -> None:
-    """Keep robosuite from logging to /tmp/robosuite.log, one file for all users, by its own private macros."""
+    """Keep robosuite from logging to one file for all users in the system's temporary folder, by its private macros."""
     macros = types.ModuleType("robosuite.macros_private")
     macros.__dict__.update(FILE_LOGGING_LEVEL=None, CONSOLE_LOGGING_LEVEL="ERROR")
     sys.modules.setdefault(macros.__name__, macros)
