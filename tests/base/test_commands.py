@@ -120,7 +120,7 @@ def test_out_that_is_a_file_is_one_line_and_the_file_stays_as_it_is(tmp_path, ca
             ["serve", "--artifact", "a", "--port", "x"],
             "argument --port: 'x' is not a whole number; see flashtrail serve",
         ),
-        (["serve", "--artifact", "a", "--lanes", "0"], "argument --lanes: 0 is not a positive number"),
+        (["serve", "--artifact", "a", "--workers", "0"], "argument --workers: 0 is not a positive number"),
     ],
 )
 def test_a_word_that_a_command_does_not_take_is_one_line(capsys, words, said):

@@ -14,7 +14,7 @@ from flashtrail.imports import official
 from flashtrail.imports.record import Imported
 from flashtrail.policies.pi0 import transforms, weights
 from flashtrail.policies.pi0.errors import ArtifactError
-from flashtrail.record import engine, private
+from flashtrail.record import private, snakemake_record
 
 DEEP = "[" * 100_000
 
@@ -58,8 +58,8 @@ def test_files_of_an_artifact_and_of_a_bundle_are_one_line(tmp_path):
     with pytest.raises(UserError, match="no safetensors file"):
         artifact.read_header(model)
     assert list(private.places_in([path])) == []
-    record = tmp_path / engine.METADATA / base64.b64encode(b"results/x").decode()
+    record = tmp_path / snakemake_record.METADATA / base64.b64encode(b"results/x").decode()
     record.parent.mkdir(parents=True)
     record.write_text(DEEP)
     with pytest.raises(UserError, match="no record of Snakemake's"):
-        engine.records(tmp_path)
+        snakemake_record.records(tmp_path)

@@ -422,7 +422,7 @@ def test_parts_whose_results_were_removed_are_left_out_and_named(
     finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(finished / "results/drills")
-    monkeypatch.setattr(bundle.engine, "describe", lambda *_: None)
+    monkeypatch.setattr(bundle.snakemake_record, "describe", lambda *_: None)
     monkeypatch.setattr(bundle, "_same_workflow", lambda *_: None)  # no workflow lies in this run, and none is asked
     words = ["bundle", "--root", str(finished), "--out", str(finished.parent / "b")]
     (finished / "profiles/local").mkdir(parents=True)

@@ -138,6 +138,7 @@ RULES = {
 }
 SCRIPTS = {"smoke": "roll_out_shard", "render_chapter": "render_report", "render_final": "render_report"}
 SERVER = [f"src/flashtrail/{name}" for name in ("__main__.py", "serving/command.py", "policies/pi0/family.py")]
+SHARD = [*SERVER, "src/flashtrail/simulators/libero/simulator.py"]  # and what an episode is played in
 STARTS_A_SERVER = {"boot_server", "smoke", "roll_out_shard", "record_observations"}
 MODULES = {
     # module: some rules that must use it, some that must not
@@ -145,6 +146,8 @@ MODULES = {
     "checkpoints/parity.py": ({"check_parity"}, {"convert_base", "roll_out_shard"}),
     "checkpoints/probe.py": ({"probe_checkpoints", "fetch_checkpoint"}, {"convert_base", "roll_out_shard"}),
     "serving/server.py": (STARTS_A_SERVER, {"convert_base", "merge_shards", "check_parity"}),
+    "simulators/libero/simulator.py": ({"smoke", "roll_out_shard", "check_libero_env"}, {"boot_server"}),
+    "simulators/reach/simulator.py": (set(), set(RULES)),  # no suite of this experiment
     "rollouts/guards.py": ({"smoke", "roll_out_shard"}, {"boot_server", "merge_shards"}),
     "tables/merge.py": ({"merge_shards"}, {"roll_out_shard", "evaluate_claims"}),
     "claims/claims.py": ({"evaluate_claims"}, {"merge_shards", "summarize_arm"}),
@@ -177,9 +180,10 @@ def users_of(checkout: Checkout, module: str) -> set[str]:
     users = set()
     for rule in RULES:
         files = [root / "scripts" / f"{SCRIPTS.get(rule, rule)}.py"]
-        files += [root / file for file in SERVER] if rule in STARTS_A_SERVER else []
+        started = SERVER if rule == "boot_server" else SHARD if rule in STARTS_A_SERVER else []
+        files += [root / file for file in started]
         files += [checkout.path / "notebooks/final.ipynb"] if rule.startswith("render_") else []
-        users |= {rule} if wanted in provenance.module_closure(files) else set()
+        users |= {rule} if wanted in [*files, *provenance.module_closure(files)] else set()
     return users
 
 
@@ -226,7 +230,7 @@ import json
 from flashtrail.base import provenance
 from flashtrail.experiment import config
 arm = config.load("config.yaml", "{SMALL}").arm("clean")
-code = provenance.code_digest("scripts/roll_out_shard.py", *{SERVER})
+code = provenance.code_digest("scripts/roll_out_shard.py", *{SHARD})
 print(json.dumps({{"config_digest": provenance.digest_json(arm), "code_digest": code, "artifact_digest": "b+d"}}))
 """
 

@@ -11,6 +11,7 @@ import functools
 import json
 import math
 import re
+import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
-from flashtrail.base import documents, names
+from flashtrail.base import commands, documents, names
 from flashtrail.base.errors import UserError, nearest
 from flashtrail.experiment import clocks, suites
 from flashtrail.experiment.arms import CHECKUP, Arm, Checkup, Drills, Expanded, Grid, Sweep, written_out
@@ -324,10 +325,15 @@ def load(*paths: str | Path) -> Experiment:
     return parse(merge(*(documents.mapping(path) for path in paths)))
 
 
+def main() -> None:
+    """Print the schema."""
+    print(json.dumps(schema(), indent=1))
+
+
 def schema() -> dict[str, Any]:
     """Return the JSON schema of config.yaml, for editors; resources/config.schema.json holds it."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Experiment.model_json_schema()
 
 
 if __name__ == "__main__":  # python -m flashtrail.experiment.config > resources/config.schema.json
-    print(json.dumps(schema(), indent=1))
+    sys.exit(commands.run(main, "config"))
