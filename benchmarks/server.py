@@ -17,12 +17,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+import load
+
 from flashtrail.base import commands
 from flashtrail.serving.handles import serve_command
 from flashtrail.serving.launch import PolicyServerProcess, free_port
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))
-import load
 
 PROMPTS = [
     "open the middle drawer of the cabinet",

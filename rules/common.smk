@@ -18,6 +18,7 @@ try:
     from flashtrail.base import documents, provenance
     from flashtrail.experiment import plans
     from flashtrail.policies import facts as policy_facts
+    from flashtrail.policies import registry as families
     from flashtrail.experiment import config as experiments
     from flashtrail.checkpoints import stores
     from flashtrail.base.errors import UserError
@@ -106,7 +107,7 @@ onstart:
 
 # --- digests: what a job depends on beside its input files ---
 
-SERVER = ["__main__.py", "serving/command.py", "policies/pi0/family.py"]  # `python -m flashtrail serve`
+SERVER = ["__main__.py", "serving/command.py", families.source_of(families.PI0)]  # `python -m flashtrail serve`
 SHARD = [*SERVER, simulators.source_of(EXPERIMENT.suite)]  # and what it is rolled out in
 
 

@@ -24,7 +24,7 @@ rule check_kernels:
     params:
         engine=lambda w: {key: policy_of(w)[key] for key in ("device", "dtype")},
         together=EXPERIMENT.rollout.simulators,
-        code=code_digest("check_kernels.py", "benchmark/examine.py"),
+        code=code_digest("check_kernels.py", "benchmark/__main__.py"),
     threads: 1
     priority: 90
     resources:

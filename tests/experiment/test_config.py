@@ -410,6 +410,7 @@ def test_a_sweep_does_not_take_the_name_of_an_arm(data):
         ("claims", "a\0b", r"claims: the character '\x00' is no part of a setting"),
         ("claims", "\ud800", r"claims: the character '\ud800' is no part of a setting"),
         ("suite", datetime.date(2026, 1, 1), "is read as a date: quote it"),
+        ("suite", "reach", "suite: reach says nothing about a policy; give one of libero_spatial, "),
     ],
 )
 def test_a_value_that_no_run_can_use_is_refused_before_anything_runs(data, path, value, words):

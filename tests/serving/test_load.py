@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
+import sys
+from pathlib import Path
 
-import load
 import pytest
 from serving.test_limits import metrics, until
 from serving.test_rounds import Batching
@@ -13,6 +15,9 @@ from serving.test_rounds import Batching
 from flashtrail.serving.launch import PolicyServerProcess, free_port
 from flashtrail.serving.server import running
 
+_spec = importlib.util.spec_from_file_location("load", Path(__file__).parents[2] / "benchmarks/load.py")
+load = sys.modules["load"] = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(load)
 OBSERVATIONS = load.synthetic_observations(4, ["open it", "put the bowl on the plate"])
 
 

@@ -2,8 +2,7 @@
 
 Counts by arm and task, while a shard runs too (its parts) and after (its ledger.json): of the final report, and of the
 drills and the checkup, which nobody has to run. Below, for each claim that is open, the episodes that would settle it,
-as claims.json has them. Reads only; what is written and what is refused as a hole is the business of `recorder` and of
-evidence's merge; planned is in evidence's power.
+as claims.json has them. Reads only; `rollouts.recorder` writes, `tables.merge` refuses holes.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Flash(Section):
 
 
 class Policy(PolicyFacts, Section):
-    """Where a policy comes from, what its checkpoint does not hold (policy_facts.py), and how it is run."""
+    """Where a policy comes from, what its checkpoint does not hold (policies/facts.py), and how it is run."""
 
     candidates: list[str] = Field(min_length=1, description="checkpoint locations to probe: gs://, hf:// or a path")
     draft: str | None = Field(None, description="draft head .pt: hf://repo/file, gs:// or a path; none = full only")

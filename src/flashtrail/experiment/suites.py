@@ -20,12 +20,14 @@ INIT_STATES = 50  # of each task
 class Suite:
     """`tasks`: how many; `horizon`: control steps of an episode after the wait steps (LIBERO's are openpi's limits).
 
-    `simulator`: its name in simulators/registry.py.
+    `simulator`: its name in simulators/registry.py. `evidence`: whether it says anything about a policy, so that
+    a config may name it.
     """
 
     tasks: int
     horizon: int
     simulator: str = "libero"
+    evidence: bool = True
 
 
 # In the order of their codes in a seed (`simulators.seeds`): append, never insert.
@@ -35,7 +37,7 @@ SUITES = {
     "libero_goal": Suite(tasks=10, horizon=300),
     "libero_10": Suite(tasks=10, horizon=520),
     "libero_90": Suite(tasks=90, horizon=400),
-    "reach": Suite(tasks=2, horizon=60, simulator="reach"),
+    "reach": Suite(tasks=2, horizon=60, simulator="reach", evidence=False),
 }
 
 
@@ -46,12 +48,16 @@ def suite_of(name: str) -> Suite:
     return SUITES[name]
 
 
-def _known(name: str) -> str:
-    suite_of(name)
+EVIDENCE = [name for name, suite in SUITES.items() if suite.evidence]
+
+
+def _evidence(name: str) -> str:
+    if not suite_of(name).evidence:
+        raise SettingError(f"{name} says nothing about a policy; give one of {', '.join(EVIDENCE)}")
     return name
 
 
-SuiteName = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum": list(SUITES)})]
+SuiteName = Annotated[str, AfterValidator(_evidence), Field(json_schema_extra={"enum": EVIDENCE})]
 
 
 def parse_tasks(spec: str, suite: str) -> list[int]:

@@ -33,6 +33,11 @@ def family_of(artifact: Path) -> str:
     return named
 
 
+def source_of(name: str) -> str:
+    """Return a family's module file, below the package: what the code digest of a server of it has to reach."""
+    return FAMILIES[name].removeprefix("flashtrail.").replace(".", "/") + ".py"
+
+
 def load(name: str) -> Family:
     """Return a family's module."""
     return cast(Family, importlib.import_module(FAMILIES[name]))

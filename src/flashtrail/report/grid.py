@@ -1,6 +1,6 @@
 """Success by fault, severity and guard: the part of a report that shows the experiment's grids.
 
-A cell's fault, severity and guard come from the plan (`grids.Cell`), its counts from the tables.
+A cell's fault, severity and guard come from the plan (`experiment.arms.Cell`), its counts from the tables.
 """
 
 from __future__ import annotations

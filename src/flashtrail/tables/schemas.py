@@ -1,7 +1,7 @@
 """The tables of the project: their columns, and reading and writing them whole or not at all.
 
 Parquet, zstd; each file carries a checksum and, in its metadata, the digests of config, artifact and code and the
-device. This is the one place where columns are named; the recorder writes with these schemas, everything in evidence/
+device. This is the one place where columns are named; the recorder writes with these schemas, everybody
 reads with them.
 """
 

@@ -1,8 +1,7 @@
 """Trains the small policy through the engine's own stage functions: flow matching with pi0's conventions.
 
 x_t = t * noise + (1 - t) * x0, target noise - x0, t ~ Beta(1.5, 1). Several noise draws share one prefix pass. An
-auxiliary head reads object positions relative to the hand off the image tokens; it is dropped at export. Knows
-the arrays of dataset.py and the tensors of flash/; knows no simulator and no checkpoint layout.
+auxiliary head reads object positions relative to the hand off the image tokens; it is dropped at export.
 """
 
 from __future__ import annotations
