@@ -79,6 +79,8 @@ def test_what_trainers_save_beside_or_around_the_tensors_does_not_matter(tmp_pat
     [
         ({"meta": [1, 2]}, "its meta is a list, not names with numbers"),
         ({"meta": "x"}, "its meta is a str"),
+        ({"meta": torch.zeros(3)}, "its meta is a Tensor, not names with numbers"),
+        ({"meta": []}, "its meta is a list"),
         *(({"meta": {"draft_num_heads": x}}, "draft_num_heads is ") for x in ("4x", "", -4, 0, True, 4.5, [4], 10**9)),
         ({"meta": {"draft_num_heads": float("nan")}}, "draft_num_heads is nan, not a number of at least 1"),
         ({"meta": {"draft_num_kv_heads": 100}}, "draft_head_dim is 0"),

@@ -156,7 +156,7 @@ def reason(problem: Mapping[str, Any]) -> str:
         return f"unknown key {context['key']!r}{context['hint']}"
     if name in ("literal_error", "union_tag_invalid"):
         what = context.get("discriminator", "value").strip("'")
-        value = value[what] if isinstance(value, Mapping) else value
+        value = value[what] if name == "union_tag_invalid" and isinstance(value, Mapping) else value
         known = re.findall(r"'([^']*)'", context.get("expected", context.get("expected_tags", "")))
         return f"unknown {what} {value!r}{nearest(str(value), known)}"
     if name == "union_tag_not_found":

@@ -328,7 +328,7 @@ def read_draft_pt(pt_path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
                 f"draft {path}: {len(marked)} of its {len(head)} tensors have the prefix {prefix} ({_some(marked)}), "
                 f"the others have not ({plain}): save draft_head from one state_dict"
             )
-    meta = saved.get("meta") or {}
+    meta = {} if saved.get("meta") is None else saved["meta"]
     if not isinstance(meta, dict):
         raise UserError(f"draft {path}: its meta is a {type(meta).__name__}, not names with numbers: save a dict")
     return {str(name): _values(path, str(name), value) for name, value in head.items()}, dict(meta)

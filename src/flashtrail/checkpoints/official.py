@@ -235,7 +235,7 @@ def draft_source(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
     tensors = {key: value for key, value in content.items() if key != "meta"}
-    meta = content.get("meta") or {}
+    meta = {} if content.get("meta") is None else content["meta"]
     shapes: layouts.Shapes = {key: getattr(tensors.get(key), "shape", ()) for key in (*_DRAFT, _DRAFT_QKV)}
     check_tensors(tensors, shapes, path)
     if not isinstance(meta, dict) or len(shapes[_DRAFT_QKV]) != 2 or len(shapes["draft_attn_o_w"]) != 2:
