@@ -61,7 +61,11 @@ def changed(data: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("tasks", "3-1", "runs backwards"),
         ("tasks", "a", "neither a task id nor a range"),
         ("arms/clean/episodes", 60, "init state 59 is out of range 0-49"),
-        ("conditions/wrist_zero_every4/view", {}, "conditions.wrist_zero_every4.view: unknown value {}; known: agent, "),
+        (
+            "conditions/wrist_zero_every4/view",
+            {},
+            "conditions.wrist_zero_every4.view: unknown value {}; known: agent, ",
+        ),
         ("conditions/wrist_zero_every4/phase", 4, "phase 4 is never reached with every 4"),
         ("conditions/wrist_zero_every4", {"kind": "zeroes"}, "unknown kind 'zeroes'; did you mean 'zero'?"),
         (
