@@ -125,7 +125,7 @@ def play_as_client(run: Run) -> dict[int, dict[str, list[str]]]:
     traces = {}
     for init_state in run.init_states:
         if run.scene_seed == "episode":
-            words = seeds.derive(SEED, SUITE, run.task_id, init_state, 0, stream="sim")
+            words = seeds.derive(SEED, EpisodeKey(SUITE, run.task_id, init_state, 0), "sim")
             np.random.seed(seeds.legacy_seed(words))
             env.seed(seeds.legacy_seed(words))
         traces[init_state] = _client_episode(env, init_states[init_state], init_state, run.steps)

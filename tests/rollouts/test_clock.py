@@ -323,7 +323,7 @@ def rounds_table(tmp_path):
 
 def test_a_replay_draws_from_the_rounds_of_the_same_route_and_always_the_same(rounds_table):
     replayed = latency.load(Replay(replay=str(rounds_table)))
-    words = [seeds.derive(7, "libero_goal", 2, 5, 1, r, stream="latency") for r in range(200)]
+    words = [seeds.derive(7, KEY, "latency", r) for r in range(200)]
     drafts = [replayed.of("draft", 99.0, w) for w in words]
     assert set(drafts) == {8.0, 9.0, 10.0} and {replayed.of("full", 99.0, w) for w in words} == {30.0, 40.0}
     assert drafts == [replayed.of("draft", 1.0, w) for w in words]
@@ -358,7 +358,7 @@ def test_a_table_that_cannot_be_replayed_is_named(tmp_path, rounds_table):
 
 
 def test_the_draw_does_not_touch_the_noise_and_hangs_on_the_round_alone():
-    words = seeds.derive(7, KEY.suite, KEY.task_id, KEY.init_state, KEY.repeat, 3, stream="latency")
+    words = seeds.derive(7, KEY, "latency", 3)
     assert words == [7, 2, 2, 5, 1, 4, 3]
     assert np.random.default_rng(words).integers(1000) == np.random.default_rng(list(words)).integers(1000)
 

@@ -15,7 +15,7 @@ from flashtrail.rollouts.conditions import noisy, occluded
 from flashtrail.simulators import seeds
 from flashtrail.simulators.observation import Observation
 
-WORDS = seeds.of_episode(7, KEY, "perturbation")
+WORDS = seeds.derive(7, KEY, "perturbation")
 SIDE = 32  # the rules hold for any size of picture; a small one is quick
 
 
@@ -162,7 +162,7 @@ def test_the_same_episode_meets_the_same_fault_and_another_one_does_not(spec):
 
     assert bits(WORDS) == bits(list(WORDS))
     assert bits(WORDS) != bits([*WORDS[:3], WORDS[3] + 1, *WORDS[4:]])
-    with pytest.raises(ValueError, match="needs the episode's words"):
+    with pytest.raises(ValueError, match="needs the episode's seed"):
         played(spec, words=None)
 
 

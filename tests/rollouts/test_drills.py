@@ -30,7 +30,7 @@ SEEN = Observation(
 def drilled(name: str, queries: int = 4) -> list[Observation]:
     """What the policy is given at each query of an episode in which nothing moves."""
     spec = EXPERIMENT.arm(f"drill_{name}")["condition"]
-    condition = conditions.build(spec, seeds.of_episode(7, KEY, "perturbation"))
+    condition = conditions.build(spec, seeds.derive(7, KEY, "perturbation"))
     return [condition.apply(SEEN, query)[0] for query in range(queries)]
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from rollouts.scripted import DRAFT, Reply
 
-from flashtrail.rollouts.episode import Asked
+from flashtrail.rollouts.episode import Query
 from flashtrail.rollouts.film import SHEET_FRAMES, STRIP, Film
 from flashtrail.rollouts.guards import GuardRecord
 from flashtrail.simulators.observation import Observation
@@ -19,8 +19,8 @@ GREY = np.full((224, 224, 3), 90, np.uint8)
 SEEN = Observation(GREY, GREY, np.zeros(8), "do it")
 
 
-def asked(query=0, hit=False, found=None, given=SEEN) -> Asked:
-    return Asked(query, given, Reply(np.zeros((50, 7)), 9, DRAFT), hit, found or GuardRecord())
+def asked(query=0, hit=False, found=None, given=SEEN) -> Query:
+    return Query(query, given, Reply(np.zeros((50, 7)), 9, DRAFT), hit, found or GuardRecord())
 
 
 @pytest.mark.parametrize(
@@ -33,12 +33,12 @@ def asked(query=0, hit=False, found=None, given=SEEN) -> Asked:
     ],
 )
 def test_route_prefix_condition_and_guard_are_written_on(hit, found, texts):
-    words = Film("x.mp4", "noisy", "mask").words(asked(3, hit, found))
+    words = Film("x.mp4", "noisy", "mask").labels(asked(3, hit, found))
     assert all(text in (..., word[2]) for text, word in zip(texts, words, strict=True))
 
 
 def test_a_clean_arm_without_a_guard_says_only_what_was_answered():
-    assert len(Film("x.mp4", "clean", "none").words(asked())) == 1
+    assert len(Film("x.mp4", "clean", "none").labels(asked())) == 1
 
 
 def test_the_pictures_are_those_that_the_policy_saw_and_a_missing_view_is_crossed_out():

@@ -27,7 +27,7 @@ def test_a_real_shard_killed_and_resumed_equals_an_undisturbed_one(tmp_path, mon
     wait_until(lambda: not servers_of(killed))
     log = io.StringIO()
     roll_out_shard(told, killed, log=log, worker_command=WORKER)
-    assert "1 of 2 episodes are there already" in log.getvalue()
+    assert "1 of 2 episodes are kept from before" in log.getvalue()
     roll_out_shard(told, whole, log=io.StringIO(), worker_command=WORKER)
     assert rows(killed) == rows(whole)
     assert [row["steps"] for row in rows(whole)["episodes"]] == [20, 20]

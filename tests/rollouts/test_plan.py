@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from flashtrail.base.errors import UserError
 from flashtrail.experiment import shard, suites
+from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.rollouts.shard import episodes_of
 from flashtrail.simulators import seeds
 
@@ -131,23 +134,28 @@ def test_the_digest_follows_what_an_episode_depends_on():
 
 
 def test_seeds_differ_wherever_the_key_differs():
-    base = {"seed": 7, "suite": "libero_goal", "task_id": 1, "init_state": 2, "repeat": 0, "round": 3}
-    variants = [{**base, name: value} for name, value in base.items()]
-    for index, name in enumerate(base):
-        variants[index][name] = "libero_10" if name == "suite" else base[name] + 1
-    lists = [tuple(seeds.derive(**variant, stream="noise")) for variant in [base, *variants]]
-    lists += [tuple(seeds.derive(**base, stream=stream)) for stream in ("sim", "perturbation")]
+    key = EpisodeKey("libero_goal", 1, 2, 0)
+    other_keys = [
+        replace(key, suite="libero_10"),
+        replace(key, task_id=2),
+        replace(key, init_state=3),
+        replace(key, repeat=1),
+    ]
+    lists = [tuple(seeds.derive(7, k, "noise", 3)) for k in (key, *other_keys)]
+    lists += [tuple(seeds.derive(8, key, "noise", 3)), tuple(seeds.derive(7, key, "noise", 4))]
+    lists += [tuple(seeds.derive(7, key, stream, 3)) for stream in ("sim", "perturbation", "latency")]
     drawn = {seeds.legacy_seed(list(words)) for words in lists}
-    assert len(drawn) == len(set(lists)) == len(base) + 3
+    assert len(drawn) == len(set(lists)) == 10
 
 
 def test_seeds_do_not_move():
-    words = seeds.derive(7, "libero_goal", 0, 3, 1, stream="sim")
+    key = EpisodeKey("libero_goal", 0, 3, 1)
+    words = seeds.derive(7, key, "sim")
     assert words == [7, 2, 0, 3, 1, 1]
     assert seeds.legacy_seed(words) == 793383007
-    assert seeds.spelled(seeds.derive(7, "libero_goal", 0, 3, 1, 5, stream="noise")) == "7-2-0-3-1-2-5"
+    assert seeds.spelled(seeds.derive(7, key, "noise", 5)) == "7-2-0-3-1-2-5"
 
 
 def test_a_negative_seed_is_refused():
     with pytest.raises(ValueError, match="negative"):
-        seeds.derive(-1, "libero_goal", 0, 0, 0, stream="sim")
+        seeds.derive(-1, EpisodeKey("libero_goal", 0, 0, 0), "sim")

@@ -257,7 +257,7 @@ def test_an_episode_that_cannot_be_run_is_an_error_and_no_failure(undisturbed, t
     assert parts(tmp_path) == [f"init_00{i}_repeat_0" for i in range(3)], "kept, so that only the error is tried again"
     again = io.StringIO()
     roll_out_shard(told, tmp_path, log=again, worker_command=WORKER)
-    assert "2 of 3 episodes are there already" in again.getvalue()
+    assert "2 of 3 episodes are kept from before" in again.getvalue()
 
 
 def test_no_opengl_library_ends_the_shard_at_once_with_the_apt_line(tmp_path):

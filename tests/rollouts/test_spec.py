@@ -219,5 +219,5 @@ def test_a_replayed_table_is_held_to_by_its_content(handles, tmp_path):
     table.write_bytes(b"another")
     assert clocked(clock, handles).digest != one.digest
     table.unlink()
-    with pytest.raises(UserError, match="does not exist; replay a table of rounds that is there"):
+    with pytest.raises(UserError, match="does not exist; give the path of a table of rounds"):
         clocked(clock, handles)

@@ -34,7 +34,9 @@ def alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("mode, said", [("wedge", "stood still for 3 s and was ended"), ("crash", "signal SIGSEGV")])
+@pytest.mark.parametrize(
+    "mode, said", [("wedge", "no sign of life for 3 s and was ended"), ("crash", "signal SIGSEGV")]
+)
 def test_a_simulator_that_fails_every_time_is_retried_twice_and_is_no_failure(tmp_path, mode, said):
     file, log = tmp_path / "file", io.StringIO()
     told = spec(init_states=[0, 1], stall_timeout_s=3)
@@ -127,7 +129,7 @@ def _again(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE.parents[1] / "src"), str(HERE.parent)]))
     log = io.StringIO()
     roll_out_shard(spec(), out, log=log, worker_command=WORKER)
-    assert "1 of 3 episodes are there already" in log.getvalue()
+    assert "1 of 3 episodes are kept from before" in log.getvalue()
     assert [row["outcome"] for row in rows(out)["episodes"]] == ["success", "horizon", "horizon"]
 
 

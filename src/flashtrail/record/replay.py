@@ -126,7 +126,7 @@ def explain(run: Run, name: Name) -> dict[str, Any]:
     recorded = rows_of(run, shard, name)
     about = schemas.read_metadata(run.path(f"{shard.directory}/episodes.parquet"))
     episode = recorded["episodes"][0]
-    streams = {s: seeds.of_episode(arm["seed"], name.key, s) for s in ("sim", "noise", "perturbation", "latency")}  # type: ignore[arg-type]
+    streams = {s: seeds.derive(arm["seed"], name.key, s) for s in ("sim", "noise", "perturbation", "latency")}  # type: ignore[arg-type]
     return {
         "format": FORMAT,
         "version": 1,

@@ -1,7 +1,7 @@
-"""Faults of the observation: what the policy sees instead of what there was.
+"""Faults of the observation: what the policy sees instead of the true pictures.
 
 What each kind does to pictures; their parameters are in `experiment.conditions`. A condition is made anew for each
-episode, so that one with memory cannot leak into the next. What is random is a function of the episode's words and the
+episode, so that one with memory cannot leak into the next. What is random is a function of the episode's seed and the
 query, so that an episode meets the same fault in every arm. The robot's own state is touched by one kind only
 (`antipode`).
 """
@@ -22,8 +22,8 @@ from flashtrail.experiment.conditions import VIEWS
 from flashtrail.simulators.observation import Observation, upright
 
 Image = NDArray[np.uint8]
-_VIEW_WORD = {"agent": 0, "wrist": 1}
-_PLACE_WORD, _BURST_WORD = 2, 3
+_VIEW_USE = {"agent": 0, "wrist": 1}
+_CENTRE_USE, _BURST_USE = 2, 3
 
 
 class Condition(Protocol):
@@ -33,8 +33,8 @@ class Condition(Protocol):
         """Return what is left of the observation at this query (0, 1, ... per episode) and whether it was hit.
 
         To be called at every query in turn: every request counts as one, the one that repeats a zero-accept round
-        too. Where not `allowed`, nothing is done, but what is to be remembered is. A hit that has nothing to show
-        instead, such as a freeze at the first query, is none.
+        too. Where not `allowed`, nothing is changed, but memory is kept up to date. A hit with nothing to show
+        instead, such as a freeze at the first query, does not count.
         """
 
 
@@ -75,18 +75,18 @@ def antipode(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class _Draw:
-    """Generators by counter: the episode's words, the place in the composition, a word of use and the query."""
+    """Generators by counter: the episode's seed, the position in the composition, the use and the query."""
 
-    def __init__(self, words: Sequence[int] | None, path: tuple[int, ...] = ()) -> None:
-        self._words, self._path = None if words is None else list(words), path
+    def __init__(self, seed: Sequence[int] | None, path: tuple[int, ...] = ()) -> None:
+        self._seed, self._path = None if seed is None else list(seed), path
 
     def part(self, index: int) -> _Draw:
-        return _Draw(self._words, (*self._path, index))
+        return _Draw(self._seed, (*self._path, index))
 
     def generator(self, use: int, query: int = 0) -> np.random.Generator:
-        if self._words is None:
-            raise ValueError("a random condition needs the episode's words (seeds.derive, stream 'perturbation')")
-        sequence = np.random.SeedSequence(self._words, spawn_key=(*self._path, use, query))
+        if self._seed is None:
+            raise ValueError("a random condition needs the episode's seed (seeds.derive, stream 'perturbation')")
+        sequence = np.random.SeedSequence(self._seed, spawn_key=(*self._path, use, query))
         return np.random.Generator(np.random.Philox(sequence))
 
 
@@ -153,11 +153,11 @@ class _Occlusion(_Views):
         self._centres = {view: self._centre(view) for view in VIEWS[given.view]}
 
     def _centre(self, view: str) -> tuple[float, float]:
-        """Return the place given, or one at which the whole patch lies within the picture."""
+        """Return the centre given, or a drawn one with the whole patch inside the picture."""
         given = self._given
         if given.row is not None:
             return given.row, given.column
-        row, column = self._draw.generator(_PLACE_WORD, _VIEW_WORD[view]).uniform(given.size / 2, 1 - given.size / 2, 2)
+        row, column = self._draw.generator(_CENTRE_USE, _VIEW_USE[view]).uniform(given.size / 2, 1 - given.size / 2, 2)
         return float(row), float(column)
 
     def _seen(self, view: str, image: Image, query: int, hit: bool) -> Image | None:
@@ -166,7 +166,7 @@ class _Occlusion(_Views):
 
 class _Noise(_Views):
     def _seen(self, view: str, image: Image, query: int, hit: bool) -> Image | None:
-        return noisy(image, self._given.sigma, self._draw.generator(_VIEW_WORD[view], query)) if hit else None
+        return noisy(image, self._given.sigma, self._draw.generator(_VIEW_USE[view], query)) if hit else None
 
 
 class _Swap:
@@ -214,7 +214,7 @@ class _Bursts:
         self._left = 0
 
     def apply(self, observation: Observation, query: int, allowed: bool = True) -> tuple[Observation, bool]:
-        begins = self._draw.generator(_BURST_WORD, query).random() < self._given.probability
+        begins = self._draw.generator(_BURST_USE, query).random() < self._given.probability
         self._left = self._given.length if begins else max(0, self._left - 1)
         return self._fault.apply(observation, query, allowed and self._left > 0)
 
@@ -251,10 +251,10 @@ def _made(given: kinds.Kind, draw: _Draw) -> Condition:
     return _MADE[type(given)](given, draw)
 
 
-def build(spec: kinds.Kind | Mapping[str, Any] | Sequence[Any], words: Sequence[int] | None = None) -> Condition:
+def build(spec: kinds.Kind | Mapping[str, Any] | Sequence[Any], seed: Sequence[int] | None = None) -> Condition:
     """Return a fresh condition for one episode, of a kind or of its JSON: ``{kind: zero, view: wrist, every: 4}``.
 
-    `words`: entropy of the episode (`seeds.derive`, stream ``perturbation``), which noise, bursts and a drawn place
-    need; ValueError where they lack it.
+    `seed`: the episode's (`seeds.derive`, stream ``perturbation``); noise, bursts and a drawn position need it
+    (ValueError without).
     """
-    return _made(kinds.read(spec), _Draw(words))
+    return _made(kinds.read(spec), _Draw(seed))

@@ -1,4 +1,4 @@
-"""One episode: ask, execute the accepted prefix, ask again; and what there is to record of it.
+"""One episode: query the policy, execute the accepted prefix, query again; and the rows that record it.
 
 The loop of the official client, to the step: the first query resets the policy's state; a round's accepted prefix is
 executed, at most `replan_steps` of it; an empty one costs no simulator step and is followed by the next query at once.
@@ -29,16 +29,16 @@ from flashtrail.simulators.observation import Observation
 from flashtrail.simulators.protocol import Simulator, Step
 from flashtrail.simulators.verify import Verdict
 
-# The official client has no bound. There a full round, which accepts everything, follows an empty one; with
-# full_fallback off the two could wait for each other for ever.
+# The official client has no bound: there a full round, which accepts everything, follows an empty one. With
+# full_fallback off the loop would never end.
 MAX_EMPTY_ROUNDS = 50
-_STILL = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)  # no motion; the gripper is told what it was told last
+_STILL = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)  # no motion; the gripper keeps its last command
 _OPEN = -1.0
 _ACTION_DIM = 7
 
 
 class EpisodeError(UserError):
-    """The episode could not be carried through for a reason that is not the policy's skill."""
+    """The episode could not be finished, for a reason other than the policy's skill."""
 
 
 class Reply(Protocol):
@@ -66,24 +66,24 @@ class Reply(Protocol):
 
 
 class PolicySession(Protocol):
-    """Whoever answers; `flashtrail.serving.client.PolicyClient` is one."""
+    """What answers; `flashtrail.serving.client.PolicyClient` is one."""
 
     def infer(self, obs: Mapping[str, Any], executed_steps: int | None, reset: bool, noise_seed: list[int]) -> Reply:
         """Run one round."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One query: what the policy saw and answered, whether the condition hit it, what the guard found."""
+class Query:
+    """One query: what the policy saw and answered, whether the condition hit it, what the guard did."""
 
-    query: int
+    index: int  # 0, 1, ... per episode
     given: Observation
     reply: Reply
     hit: bool
-    found: GuardRecord
+    guard: GuardRecord
 
 
-OnQuery = Callable[[Asked], None]  # called at each query: for films and recordings
+OnQuery = Callable[[Query], None]  # called at each query: for films and recordings
 
 
 @dataclass
@@ -132,16 +132,16 @@ def run_episode(
         query = len(record.rounds)
         seen = simulator.observe()
         damaged, hit = condition.apply(seen, query)
-        given, found = guard.restore(damaged, seen) if isinstance(guard, Oracle) else guard.apply(damaged, query)
-        words = seeds.derive(seed, *_words(key), query, stream="noise")
-        reply = policy.infer(given.request(), executed_steps=executed, reset=query == 0, noise_seed=words)
+        given, guarded = guard.restore(damaged, seen) if isinstance(guard, Oracle) else guard.apply(damaged, query)
+        noise_seed = seeds.derive(seed, key, "noise", query)
+        reply = policy.infer(given.request(), executed_steps=executed, reset=query == 0, noise_seed=noise_seed)
         _check_fit(reply.actions)
         if on_query is not None:
-            on_query(Asked(query, given, reply, hit, found))
+            on_query(Query(query, given, reply, hit, guarded))
         row = _round_row(reply, record.rounds, scheduled) | {"round": query, "env_step": len(record.steps)}
-        row |= {"condition_applied": hit, "noise_seed": seeds.spelled(words), **asdict(found)}
-        chance = seeds.derive(seed, *_words(key), query, stream="latency")
-        timing, executed = moving.round(reply, row["route"], replan_steps, chance, _means(seen, given))
+        row |= {"condition_applied": hit, "noise_seed": seeds.spelled(noise_seed), **asdict(guarded)}
+        latency_seed = seeds.derive(seed, key, "latency", query)
+        timing, executed = moving.round(reply, row["route"], replan_steps, latency_seed, _means(seen, given))
         record.rounds.append(row | timing)
         scheduled = _scheduled(reply.policy_timing)
         success = bool(record.steps) and record.steps[-1]["done"]
@@ -165,7 +165,7 @@ def error_record(task: str, reason: str, started_at: str, wall_s: float) -> Epis
 
 
 def _check_fit(actions: Any) -> None:
-    """Refuse what no later attempt would mend: the actions of another robot."""
+    """Refuse the actions of another robot: a retry would not help."""
     if np.shape(actions)[1:] != (_ACTION_DIM,):
         raise UserError(
             f"the policy answers with actions of shape {np.shape(actions)}, LIBERO takes (any, {_ACTION_DIM}): "
@@ -179,10 +179,6 @@ def _means(seen: Observation, given: Observation) -> tuple[float, float]:
     return mean, mean if given.agent is seen.agent else float(given.agent.mean())
 
 
-def _words(key: EpisodeKey) -> tuple[str, int, int, int]:
-    return key.suite, key.task_id, key.init_state, key.repeat
-
-
 class _Moving:
     """Takes control steps: those that pass while a round is under way, and those that it answered."""
 
@@ -192,7 +188,7 @@ class _Moving:
         self._in_hand: clocks.Chunk | None = None
 
     def round(
-        self, reply: Reply, route: str, replan_steps: int, words: list[int], means: tuple[float, float]
+        self, reply: Reply, route: str, replan_steps: int, latency_seed: list[int], means: tuple[float, float]
     ) -> tuple[dict[str, Any], int]:
         """Take the steps of one round; return its columns about time, and how far into its chunk the robot got."""
         number, now = len(self._record.rounds), len(self._record.steps)
@@ -201,7 +197,7 @@ class _Moving:
         clock, latency, waited = None, None, 0
         if self._running is not None:
             clock = self._running.clock
-            latency = self._running.latencies.of(route, reply.roundtrip_ms, words)
+            latency = self._running.latencies.of(route, reply.roundtrip_ms, latency_seed)
             waited = min(clocks.control_steps(latency, clock.hz), self._simulator.horizon - now)
         self._actions[number] = reply.actions
         waiting, fresh = clocks.moves(clock, now, waited, prefix, new, self._in_hand)
@@ -288,8 +284,8 @@ def _fallback_cause(
     """
     if route != "full":
         return None
-    if said := policy.get("fallback_cause"):
-        return str(said)
+    if cause := policy.get("fallback_cause"):
+        return str(cause)
     if not before:
         return "first"
     if scheduled:

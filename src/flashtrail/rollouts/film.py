@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from flashtrail.rollouts.episode import Asked
+from flashtrail.rollouts.episode import Query
 from flashtrail.rollouts.guards import GuardRecord
 from flashtrail.simulators.observation import POLICY_PIXELS
 
@@ -25,7 +25,7 @@ _PLAIN, _HIT, _HELPED = (255, 255, 255), (255, 170, 60), (90, 220, 150)
 class Film:
     """Collects frames; `write` encodes them, `sheet` shows some of them in one picture.
 
-    `condition` and `guard` are the names to be drawn on; ``none`` or ``clean`` is not worth a word.
+    `condition` and `guard` are the names to be drawn on; ``none`` or ``clean`` is not drawn.
     """
 
     def __init__(self, path: str | Path, condition: str = "clean", guard: str = "none") -> None:
@@ -33,31 +33,31 @@ class Film:
         self._condition, self._guard = condition, guard
         self._frames: list[np.ndarray] = []
 
-    def add(self, asked: Asked) -> None:
+    def add(self, query: Query) -> None:
         """Add one query (an `episode.OnQuery`)."""
         frame = Image.new("RGB", (2 * POLICY_PIXELS, POLICY_PIXELS + STRIP))
-        frame.paste(Image.fromarray(np.hstack([asked.given.agent, asked.given.wrist])), (0, STRIP))
+        frame.paste(Image.fromarray(np.hstack([query.given.agent, query.given.wrist])), (0, STRIP))
         draw = ImageDraw.Draw(frame)
-        for x, y, text, colour in self.words(asked):
+        for x, y, text, colour in self.labels(query):
             draw.text((x, y), text, fill=colour)
-        if asked.given.wrist_missing:
+        if query.given.wrist_missing:
             _cross(draw)
         self._frames.append(np.asarray(frame))
 
-    def words(self, asked: Asked) -> list[tuple[int, int, str, tuple[int, int, int]]]:
-        """Return what is written on the frame of one query: x, y, text, colour."""
-        route = asked.reply.policy_timing.get("route_type", "?")
-        lines = [(4, 2, f"query {asked.query}  {route}  accepted {asked.reply.accepted_prefix_len}", _PLAIN)]
-        if asked.hit:
+    def labels(self, query: Query) -> list[tuple[int, int, str, tuple[int, int, int]]]:
+        """Return the text drawn on the frame of one query: x, y, text, colour."""
+        route = query.reply.policy_timing.get("route_type", "?")
+        lines = [(4, 2, f"query {query.index}  {route}  accepted {query.reply.accepted_prefix_len}", _PLAIN)]
+        if query.hit:
             lines.append((4, 16, f"hit: {self._condition}"[:36], _HIT))
         elif self._condition not in ("clean", "none"):
             lines.append((4, 16, f"spared: {self._condition}"[:36], _PLAIN))
         if self._guard != "none":
-            lines.append((POLICY_PIXELS + 4, 16, f"{self._guard}: {done(asked.found)}"[:36], _colour(asked.found)))
+            lines.append((POLICY_PIXELS + 4, 16, f"{self._guard}: {done(query.guard)}"[:36], _colour(query.guard)))
         return lines
 
     def write(self) -> str:
-        """Encode to the path given and return it; the contact sheet lies beside it, as .jpg."""
+        """Encode to the path given and return it; the contact sheet is written beside it, as .jpg."""
         import imageio_ffmpeg
 
         self._path.with_suffix(".jpg").write_bytes(self.sheet())
@@ -86,25 +86,25 @@ class Film:
         size = (_SHEET_WIDTH, round(_SHEET_WIDTH * height / width))
         columns = min(_COLUMNS, len(chosen))
         canvas = Image.new("RGB", (columns * size[0], math.ceil(len(chosen) / columns) * size[1]), (255, 255, 255))
-        for place, index in enumerate(chosen):
+        for position, index in enumerate(chosen):
             small = Image.fromarray(self._frames[index]).resize(size, Image.Resampling.LANCZOS)
-            canvas.paste(small, (place % columns * size[0], place // columns * size[1]))
+            canvas.paste(small, (position % columns * size[0], position // columns * size[1]))
         buffer = io.BytesIO()
         canvas.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
         return buffer.getvalue()
 
 
-def done(found: GuardRecord) -> str:
-    """Return what a guard did at a query, in a word or two."""
-    if found.masked:
+def done(record: GuardRecord) -> str:
+    """Return a short text for what a guard did at a query."""
+    if record.masked:
         return "declared missing"
-    if found.replaced:
-        return "replaced" if found.cache_age is None else f"replaced, age {found.cache_age}"
-    return "passed" if found.healthy else "missed"
+    if record.replaced:
+        return "replaced" if record.cache_age is None else f"replaced, age {record.cache_age}"
+    return "passed" if record.healthy else "missed"
 
 
-def _colour(found: GuardRecord) -> tuple[int, int, int]:
-    return _HELPED if found.replaced or found.masked else _PLAIN if found.healthy else _HIT
+def _colour(record: GuardRecord) -> tuple[int, int, int]:
+    return _HELPED if record.replaced or record.masked else _PLAIN if record.healthy else _HIT
 
 
 def _cross(draw: ImageDraw.ImageDraw) -> None:

@@ -1,8 +1,8 @@
 """Remedies at the client: after the condition, before the policy.
 
 A guard has memory (a cache, ages), so each episode gets its own. It is given the damaged observation and nothing else:
-the undamaged frame is out of its reach. The one exception is `Oracle`, which is no `Guard` and is asked by another
-method, so that nothing else can be handed the undamaged frame by accident. Parameters are in `experiment.guards`.
+the undamaged frame is out of its reach. The one exception is `Oracle`, which is not a `Guard` and has another
+method, so that nothing else can be given the undamaged frame by accident. Parameters are in `experiment.guards`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Guard(Protocol):
     """A remedy during one episode."""
 
     def apply(self, observation: Observation, query: int) -> tuple[Observation, GuardRecord]:
-        """Return what the policy is to see at this query (0, 1, ... per episode) and what was found."""
+        """Return what the policy is to see at this query (0, 1, ... per episode) and the guard's record."""
 
 
 @dataclass(frozen=True)
@@ -73,22 +73,22 @@ class WristHealthGuard:
             return self._missed(observation, GuardRecord(std, spread, False, False, age, False, False))
         return replace(observation, wrist=self._cached), GuardRecord(std, spread, False, True, age, True, False)
 
-    def _missed(self, observation: Observation, found: GuardRecord) -> tuple[Observation, GuardRecord]:
-        return observation, found
+    def _missed(self, observation: Observation, record: GuardRecord) -> tuple[Observation, GuardRecord]:
+        return observation, record
 
 
 class WristMaskGuard(WristHealthGuard):
     """As `WristHealthGuard`, but a frame that it cannot replace is declared missing (`masked`) instead of sent."""
 
-    def _missed(self, observation: Observation, found: GuardRecord) -> tuple[Observation, GuardRecord]:
-        return replace(observation, wrist_missing=True), replace(found, masked=True)
+    def _missed(self, observation: Observation, record: GuardRecord) -> tuple[Observation, GuardRecord]:
+        return replace(observation, wrist_missing=True), replace(record, masked=True)
 
 
 class Oracle:
-    """Restores what the condition took: an upper bound for every guard, and no guard that a robot could have."""
+    """Restores what the condition took: an upper bound for every guard, and not a guard that a robot could have."""
 
     def restore(self, damaged: Observation, undamaged: Observation) -> tuple[Observation, GuardRecord]:
-        """Return the undamaged observation; `healthy` says here that the condition had left the pictures alone."""
+        """Return the undamaged observation; `healthy` means here that the condition left the pictures unchanged."""
         wrist = damaged.wrist
         same = damaged is undamaged or all(
             np.array_equal(getattr(damaged, view), getattr(undamaged, view)) for view in ("agent", "wrist")

@@ -23,13 +23,13 @@ ROUTES = ("full", "draft")
 
 @dataclass(frozen=True)
 class Latencies:
-    """A source of latencies, ready to be asked; `samples` are a replay's, by route (ms)."""
+    """A source of latencies, ready to draw from; `samples`: a replay's, by route (ms)."""
 
     source: Literal["measured"] | Fixed | Replay
     samples: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def of(self, route: str, roundtrip_ms: float, words: Sequence[int]) -> float:
-        """Return the latency of one round in ms; `words` are its seed (stream ``latency``).
+    def of(self, route: str, roundtrip_ms: float, seed: Sequence[int]) -> float:
+        """Return the latency of one round in ms; `seed`: the round's (stream ``latency``).
 
         Raises UserError where the source has no figure for this route.
         """
@@ -37,10 +37,10 @@ class Latencies:
         if isinstance(source, str):
             return float(roundtrip_ms)
         if isinstance(source, Replay):
-            found = self.samples.get(route, np.empty(0))
-            if not len(found):
+            samples = self.samples.get(route, np.empty(0))
+            if not len(samples):
                 raise UserError(f"clock: {source.replay} has no {route} round with a {source.time} to replay")
-            return float(found[np.random.default_rng(list(words)).integers(len(found))])
+            return float(samples[np.random.default_rng(list(seed)).integers(len(samples))])
         fixed = None if source.constant_ms is None else getattr(source.constant_ms, route, None)
         if fixed is None:
             raise UserError(
@@ -51,7 +51,7 @@ class Latencies:
 
 
 def load(source: Literal["measured"] | Fixed | Replay) -> Latencies:
-    """Return a clock's source ready to be asked; reads the table of a replay.
+    """Return a clock's source, with the table of a replay read.
 
     Raises UserError for a table that is missing, unreadable, not of rounds, or not the one that was planned with.
     """
@@ -68,7 +68,7 @@ def table_digest(path: str | Path) -> str:
     try:
         return provenance.sha256_file(Path(path))
     except FileNotFoundError:
-        raise UserError(f"clock: {path} does not exist; replay a table of rounds that is there") from None
+        raise UserError(f"clock: {path} does not exist; give the path of a table of rounds") from None
 
 
 def read_samples(path: str | Path, time: str) -> dict[str, np.ndarray]:
@@ -79,7 +79,7 @@ def read_samples(path: str | Path, time: str) -> dict[str, np.ndarray]:
         raise UserError(f"clock: {error}") from None
     for column in ("route", time):
         if column not in table.column_names:
-            raise UserError(f"clock: {path} has no column {column!r}: no table of rounds, or choose another time")
+            raise UserError(f"clock: {path} has no column {column!r}: give a table of rounds, or choose another time")
     if "warmup" in table.column_names:
         table = table.filter(pc.invert(table["warmup"]))
     table = table.filter(pc.is_valid(table[time]))

@@ -21,14 +21,14 @@ from typing import Any
 
 import flashtrail
 
-COMMAND = (sys.executable, "-P", "-m", "flashtrail.rollouts.worker")  # -P: no modules from where one stands
+COMMAND = (sys.executable, "-P", "-m", "flashtrail.rollouts.worker")  # -P: no modules from the working directory
 
 
 class SimulatorProcess:
     """One worker process; started on the first request, and again after it was lost.
 
-    It is lost when it ends, when an answer takes longer than `timeout_s`, or when it is silent for longer than it said
-    it would be (`worker.Heartbeat`).
+    It is lost when it ends, when an answer takes longer than `timeout_s`, or when it is silent for longer than it
+    announced (`worker.Heartbeat`).
     """
 
     def __init__(self, settings: Mapping[str, Any], timeout_s: float, command: Sequence[str] = COMMAND) -> None:
@@ -45,7 +45,7 @@ class SimulatorProcess:
         if self._connection is None:
             self._start()
         assert self._connection is not None
-        with contextlib.suppress(OSError):  # it is gone: `answer` finds out how
+        with contextlib.suppress(OSError):  # it has ended: `answer` reports how
             self._connection.send_bytes(json.dumps(request).encode())
 
     def answer(self) -> dict[str, Any] | None:
@@ -66,7 +66,7 @@ class SimulatorProcess:
         if now > self._deadline:
             return self._lost(f"the simulator gave no answer within {self._timeout_s:g} s and was ended")
         if now > self._due:
-            return self._lost(f"the simulator stood still for {self._within_s:g} s and was ended")
+            return self._lost(f"the simulator gave no sign of life for {self._within_s:g} s and was ended")
         return None
 
     def close(self) -> None:
@@ -111,7 +111,7 @@ class SimulatorProcess:
 
 
 def wait_any(processes: Sequence[SimulatorProcess], timeout_s: float = 1.0) -> None:
-    """Return as soon as one of the processes has something to say, or after `timeout_s`."""
+    """Return as soon as one of the processes has an answer, or after `timeout_s`."""
     wait([process.connection for process in processes], timeout_s)
 
 

@@ -1,7 +1,7 @@
 """Finished episodes on disk: each one durable by itself, all of them put together when the shard is complete.
 
 A part is a directory with the episode's rows in three tables (and its video), made aside, synced and renamed, so it is
-there whole or not at all. Parts lie under a digest of the shard's spec: a changed spec finds none and starts afresh.
+there whole or not at all. Parts are kept under a digest of the shard's spec, so a changed spec starts afresh.
 tests/rollouts/test_crash_points.py kills at every file operation of this module.
 """
 
@@ -13,6 +13,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class Recorder:
     """The parts of one shard under `parts_dir`/`digest`.
 
     `common` are the columns that all rows of the shard share (run_id, policy, arm, seed); `metadata` goes into every
-    file. UserError, one line, for a full disk or a place that cannot be written; earlier parts stay readable.
+    file. UserError, one line, for a full disk or a directory that cannot be written; earlier parts stay readable.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Recorder:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(
-                    f"another process is rolling out the shard in {self.root}: wait for it or end it"
+                    f"another process is rolling out the shard in {self.root}: wait for it or stop it"
                 ) from None
             with _disk(self.directory):
                 _remove_partial(self.directory)
@@ -64,26 +65,26 @@ class Recorder:
 
     def films(self) -> Path:
         """Return a directory for films of unfinished episodes, on the disk of the parts; `exclusive` removes it."""
-        place = self.directory / f".films{_PARTIAL}"
-        with _disk(place):
-            place.mkdir(parents=True, exist_ok=True)
-        return place
+        directory = self.directory / f".films{_PARTIAL}"
+        with _disk(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+        return directory
 
     def outcomes(self) -> dict[str, str]:
         """Return the outcome of each recorded episode by name; a part that is not whole is removed."""
-        found: dict[str, str] = {}
+        outcomes: dict[str, str] = {}
         for part in sorted(p for p in self.directory.glob("init_*") if p.is_dir()):
             try:
                 read = {name: schemas.read_table(part / f"{name}.parquet", s) for name, s in schemas.SCHEMAS.items()}
                 (row,) = read["episodes"].to_pylist()
                 if row["video"] is None or (part / VIDEO).is_file():
-                    found[part.name] = row["outcome"]
+                    outcomes[part.name] = row["outcome"]
                     continue
             except (UserError, ValueError):
                 pass
             with _disk(part):
                 shutil.rmtree(part)
-        return found
+        return outcomes
 
     def record(self, key: EpisodeKey, episode: EpisodeRecord, video: str | Path | None = None) -> None:
         """Make an episode durable; when this returns, a kill or a power cut does not lose it.
@@ -113,14 +114,14 @@ class Recorder:
     def _rows(
         self, key: EpisodeKey, episode: EpisodeRecord, video: str | Path | None
     ) -> dict[str, list[dict[str, Any]]]:
-        words = {"suite": key.suite, "task_id": key.task_id, "init_state": key.init_state, "repeat": key.repeat}
-        row = {**self._common, **words, **episode.episode}
+        columns = asdict(key)
+        row = {**self._common, **columns, **episode.episode}
         row["video"] = None if video is None else f"videos/{key.name}.mp4"
-        words = {"arm": self._common["arm"], **words}
+        columns = {"arm": self._common["arm"], **columns}
         return {
             "episodes": [row],
-            "rounds": [{**words, **row} for row in episode.rounds],
-            "steps": [{**words, **row} for row in episode.steps],
+            "rounds": [{**columns, **row} for row in episode.rounds],
+            "steps": [{**columns, **row} for row in episode.steps],
         }
 
     def assemble(self, expected: Sequence[EpisodeKey], out_dir: str | Path, films: str = "all") -> dict[str, str]:
@@ -203,9 +204,8 @@ class Recorder:
         for key in filmed:
             sheet = self.directory / key.name / SHEET
             if sheet.is_file():
-                words = {"suite": key.suite, "task_id": key.task_id, "init_state": key.init_state, "repeat": key.repeat}
                 own = {"outcome": outcomes[key.name], "jpeg": sheet.read_bytes()}
-                rows.append({"arm": self._common["arm"], **words, **own})
+                rows.append({"arm": self._common["arm"], **asdict(key), **own})
         return rows
 
     def _collect_videos(self, filmed: Sequence[EpisodeKey], target: Path) -> None:
@@ -219,9 +219,9 @@ class Recorder:
             _sync(target)
 
     def discard(self) -> None:
-        """Remove all parts, those of earlier specs too: the assembled tables stand in their place.
+        """Remove all parts, those of earlier specs too: the assembled tables replace them.
 
-        A run that is asked for again then runs again, instead of finding its old episodes.
+        A later run of the same spec then rolls out again instead of reusing old episodes.
         """
         with _disk(self.root):
             if not self._assembled.is_dir():
@@ -255,15 +255,15 @@ class Recorder:
 
 
 @contextlib.contextmanager
-def _disk(place: Path) -> Iterator[None]:
+def _disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"disk full while writing {place}: free some space and run again") from error
+            raise UserError(f"disk full while writing {path}: free some space and run again") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
-            raise UserError(f"cannot write {place} ({error.strerror}): mend its permissions and run again") from error
-        raise UserError(f"cannot write {place} ({error.strerror or error}): mend the disk and run again") from error
+            raise UserError(f"cannot write {path} ({error.strerror}): change its permissions and run again") from error
+        raise UserError(f"cannot write {path} ({error.strerror or error}): check the disk and run again") from error
 
 
 def _remove_partial(directory: Path) -> None:
@@ -275,8 +275,8 @@ def _remove_partial(directory: Path) -> None:
             leftover.unlink()
 
 
-def _sync(place: Path) -> None:
-    descriptor = os.open(place, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -1,6 +1,6 @@
-"""Observations kept from real episodes, to be asked about again: what profiling replays.
+"""Observations kept from real episodes, that profiling replays.
 
-Runs plain episodes against a server and writes one .npz; knows no model and no timing.
+Runs plain episodes against a server and writes one .npz.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.rollouts import conditions, guards
-from flashtrail.rollouts.episode import Asked, PolicySession, run_episode
+from flashtrail.rollouts.episode import PolicySession, Query, run_episode
 from flashtrail.simulators import seeds
 from flashtrail.simulators.observation import Observation
 from flashtrail.simulators.protocol import Simulator
@@ -40,19 +40,19 @@ def record_task(
     policy: PolicySession,
     report: Callable[[str], None] = print,
 ) -> list[Recorded]:
-    """Run the arm's init states of one task and return every observation that the policy was asked about."""
+    """Run the arm's init states of one task and return every observation given to the policy."""
     kept: list[Recorded] = []
     for init_state in arm["init_states"]:
 
-        def keep(asked: Asked, episode: tuple[int, int] = (task, init_state)) -> None:
-            kept.append(Recorded(episode, asked.given))
+        def keep(query: Query, episode: tuple[int, int] = (task, init_state)) -> None:
+            kept.append(Recorded(episode, query.given))
 
         key = EpisodeKey(arm["suite"], task, init_state, 0)
         record = run_episode(
             simulator,
             policy,
             key,
-            condition=conditions.build(arm["condition"], seeds.of_episode(arm["seed"], key, "perturbation")),
+            condition=conditions.build(arm["condition"], seeds.derive(arm["seed"], key, "perturbation")),
             guard=guards.build(arm["guard"]),
             seed=arm["seed"],
             replan_steps=arm["rollout"]["replan_steps"],

@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -49,7 +49,7 @@ class ShardSummary:
     errors: dict[str, str]
 
     def check(self) -> None:
-        """Raise UserError naming the episodes that could not be run; asked again, the shard tries only those."""
+        """Raise UserError naming the episodes that could not be run; run again, the shard tries only those."""
         if self.errors:
             name, reason = next(iter(self.errors.items()))
             raise UserError(
@@ -69,11 +69,11 @@ def roll_out_shard(
 ) -> ShardSummary:
     """Run the shard's missing episodes and write its tables to `out_dir`.
 
-    Finished episodes lie under `parts_dir` (default: ``out_dir/parts``) until all
-    are there. An episode that failed for reasons of infrastructure is tried RETRIES more times; if it still fails, its
-    row has outcome ``error``, the others are run all the same, and its part is kept for a later attempt. `gpu`:
-    whether the server has one, whose clock is then recorded beside the machine's load. Raises
-    UserError for a server that does not start or does not stay up, a full disk, no OpenGL library.
+    Finished episodes are kept under `parts_dir` (default: ``out_dir/parts``) until the shard is complete. An episode
+    that failed for reasons of infrastructure is tried RETRIES more times; if it still fails, its row has outcome
+    ``error``, the others are run all the same, and a later call tries it again. `gpu`: whether the server has one,
+    whose clock is then recorded beside the machine's load. Raises UserError for a server that does not start or does
+    not stay up, a full disk, no OpenGL library.
     """
     digest, expected = spec.digest, episodes_of(spec)
     common = {"arm": spec.arm, "policy": spec.policy, "seed": spec.seed}
@@ -120,18 +120,18 @@ class _Shard:
         """Run what is missing; starts neither server nor simulator where nothing is."""
         kept = len(self._expected) - len(self._todo)
         if kept:
-            self._say(f"{kept} of {len(self._expected)} episodes are there already")
+            self._say(f"{kept} of {len(self._expected)} episodes are kept from before")
         if not self._todo:
             return
         server = self._spec.server
         with contextlib.ExitStack() as stack:
             log = Path(server.log or out_dir / "server.log")
             self._server = stack.enter_context(_Server(self._spec, log, self._simulators()))
-            said = self._server.metadata()
-            check_understood(self._spec, said, self._server.url)
-            self._recorder.metadata |= completed(self._recorder.metadata, said)
+            reported = self._server.metadata()
+            check_understood(self._spec, reported, self._server.url)
+            self._recorder.metadata |= completed(self._recorder.metadata, reported)
             simulators = self._simulators()
-            if not keeps_sessions_apart(said) and server.url:
+            if not keeps_sessions_apart(reported) and server.url:
                 stack.enter_context(self._turn())
                 simulators = 1
             self._run_all(simulators)
@@ -141,7 +141,7 @@ class _Shard:
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
-        """Have the server to ourselves: two clients of an official one would play with one state between them."""
+        """Use the server alone: an official one has one state, which two clients would share."""
         url, lock = self._server.url, self._spec.server.lock
         self._say(f"{url} does not say that it keeps sessions apart, as official servers do not: one simulator for it")
         with contextlib.ExitStack() as stack:
@@ -155,8 +155,8 @@ class _Shard:
             yield
 
     def _run_all(self, count: int) -> None:
-        told, timeout_s = self._spec.model_dump(mode="json"), self._spec.episode_timeout_s
-        idle = [SimulatorProcess(told, timeout_s, self._command) for _ in range(count)]
+        settings, timeout_s = self._spec.model_dump(mode="json"), self._spec.episode_timeout_s
+        idle = [SimulatorProcess(settings, timeout_s, self._command) for _ in range(count)]
         busy: dict[SimulatorProcess, tuple[EpisodeKey, float]] = {}
         try:
             while self._todo or busy:
@@ -178,8 +178,8 @@ class _Shard:
     def _ask(self, process: SimulatorProcess, key: EpisodeKey) -> None:
         self._attempts[key] += 1
         film = None if self._spec.video == "none" else str(self._recorder.films() / f"{key.name}.mp4")
-        words = [key.suite, key.task_id, key.init_state, key.repeat]
-        process.ask({"key": words, "url": self._server.url, "elsewhere": self._server.elsewhere, "film": film})
+        request = {"key": astuple(key), "url": self._server.url, "elsewhere": self._server.elsewhere, "film": film}
+        process.ask(request)
 
     def _take(self, key: EpisodeKey, answer: Mapping[str, Any], wall_s: float) -> None:
         """Record an episode, or put it back to be tried again."""
@@ -218,7 +218,7 @@ class _Shard:
 
 
 class _Server:
-    """A policy server that runs: ours, started again if it dies (a bounded number of times), or somebody else's."""
+    """A policy server that runs: ours, started again if it dies (a bounded number of times), or an external one."""
 
     def __init__(self, spec: ShardSpec, log_path: Path, simulators: int) -> None:
         self._spec, self._log_path, self._simulators = spec, log_path, simulators
@@ -243,18 +243,18 @@ class _Server:
 
     @property
     def elsewhere(self) -> bool:
-        """Whether it is somebody else's."""
+        """Whether the server is external."""
         return bool(self._spec.server.url)
 
     def metadata(self) -> dict[str, Any]:
-        """Return what the server says of itself."""
+        """Return the server's metadata."""
         with PolicyClient(self.url, _CONNECT_S, token=os.environ.get(TOKEN_VARIABLE)) as client:
             return client.metadata
 
     def revive(self) -> str | None:
-        """Start our server again, after a pause, if it is gone or deaf, and say so; None where it is well.
+        """Start our server again, after a pause, if it died or does not answer, and say so; None where it answers.
 
-        UserError when that has happened too often, or somebody else's server does not come back.
+        UserError when that has happened too often, or an external server does not come back.
         """
         if self._process is None:
             self._wait_for_it()
@@ -279,35 +279,35 @@ class _Server:
         try:
             PolicyClient(self.url, _AWAY_S, token=os.environ.get(TOKEN_VARIABLE)).close()
         except UserError as error:
-            raise UserError(f"{error}; finished episodes are kept: see to that server, and run again") from None
+            raise UserError(f"{error}; finished episodes are kept: start that server, and run again") from None
 
     def _start(self) -> None:
         port = free_port()
-        words = [word.replace("{port}", str(port)) for word in self._spec.server.command or ()]
-        command = [word.replace("{simulators}", str(self._simulators)) for word in words]
+        words = self._spec.server.command or ()
+        command = [w.replace("{port}", str(port)).replace("{simulators}", str(self._simulators)) for w in words]
         process = PolicyServerProcess(command, self._log_path, port, self._spec.server_ready_timeout_s)
         self._process = None  # if it does not get ready, there is nothing to take down
         self._process = process.__enter__()
 
 
-def completed(metadata: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+def completed(metadata: Mapping[str, Any], reported: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a server says of artifact and device where `metadata` does not say it."""
     names = {"artifact_digest": "base_digest", "device": "device_name"}
-    return {key: said[name] for key, name in names.items() if not metadata.get(key) and said.get(name)}
+    return {key: reported[name] for key, name in names.items() if not metadata.get(key) and reported.get(name)}
 
 
-def keeps_sessions_apart(said: Mapping[str, Any]) -> bool:
+def keeps_sessions_apart(reported: Mapping[str, Any]) -> bool:
     """Whether a server says what ours do of themselves; the state of an official one is its own, not a session's."""
-    return "request_keys" in said
+    return "request_keys" in reported
 
 
-def check_understood(spec: ShardSpec, said: Mapping[str, Any], url: str) -> None:
+def check_understood(spec: ShardSpec, reported: Mapping[str, Any], url: str) -> None:
     """Raise UserError if the guard needs a request key that the server does not say it understands.
 
     An official server ignores keys that it does not know: the masked view would be looked at, and the arm's name
     would be wrong.
     """
-    if isinstance(spec.guard, guards.WristMask) and IMAGE_MASK_KEY not in said.get("request_keys", ()):
+    if isinstance(spec.guard, guards.WristMask) and IMAGE_MASK_KEY not in reported.get("request_keys", ()):
         raise UserError(
             f"guard {spec.guard.kind}: the policy server at {url} does not say that it understands "
             f"{IMAGE_MASK_KEY}, as official servers do not: use guard wrist_health, or serve with flashtrail serve"
@@ -315,5 +315,5 @@ def check_understood(spec: ShardSpec, said: Mapping[str, Any], url: str) -> None
 
 
 def default_parts_dir(shard_dir: str | Path) -> Path:
-    """Where a shard's finished episodes wait: beside its outputs, but no output itself, so Snakemake leaves it be."""
+    """Return where finished episodes are kept: beside the outputs, but not an output, so Snakemake keeps it."""
     return Path(shard_dir) / "parts"

@@ -1,4 +1,4 @@
-"""One simulator in a process of its own: told an episode, answers with its record.
+"""One simulator in a process of its own: receives an episode, answers with its record.
 
 Started by `processes.SimulatorProcess` as ``python -m flashtrail.rollouts.worker FD``; talks JSON over that socket: one
 request, signs of life, one answer. A process per simulator because MuJoCo may crash or hang natively, robosuite uses
@@ -150,7 +150,7 @@ class Worker:
             _WatchedSimulator(self._simulator, self._heartbeat, stall_s),
             _WatchedPolicy(self._session(url, patience_s), self._heartbeat, stall_s),
             key,
-            condition=conditions.build(spec.condition, seeds.of_episode(spec.seed, key, "perturbation")),
+            condition=conditions.build(spec.condition, seeds.derive(spec.seed, key, "perturbation")),
             guard=guards.build(spec.guard),
             seed=spec.seed,
             replan_steps=spec.replan_steps,
@@ -200,7 +200,7 @@ def serve(connection: Connection) -> None:
 
 
 def leave_with_parent(parent: int, every_s: float = 1.0) -> None:
-    """End this process once `parent` is gone: a shard killed with SIGKILL leaves no simulator behind.
+    """End this process once `parent` is gone: a shard killed with SIGKILL leaves no simulator running.
 
     Linux is asked to do it (a simulator stuck in native code may hold the interpreter); elsewhere a thread watches.
     """

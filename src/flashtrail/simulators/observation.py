@@ -42,7 +42,7 @@ class Observation:
 
 
 def upright(image: np.ndarray) -> np.ndarray:
-    """Rotate a (H, W, 3) render by 180 degrees: LIBERO's cameras stand on their heads in pi0's training data."""
+    """Rotate a (H, W, 3) render by 180 degrees: LIBERO's camera pictures are upside down in pi0's training data."""
     return np.ascontiguousarray(image[::-1, ::-1])
 
 

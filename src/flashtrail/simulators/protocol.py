@@ -27,7 +27,7 @@ class Simulator(Protocol):
 
     @property
     def prompt(self) -> str:
-        """The task in words."""
+        """The task's instruction."""
 
     @property
     def horizon(self) -> int:
@@ -43,7 +43,7 @@ class Simulator(Protocol):
         """Advance by one control step (50 ms); render both views only if an observation is wanted after it."""
 
     def verdict(self, success: bool) -> Verdict | None:
-        """Return what was seen of the task's behaviour since the reset; None where nobody looks."""
+        """Return what was seen of the task's behaviour since the reset; None where the suite has no verdict."""
 
     def close(self) -> None:
         """Free the simulator."""

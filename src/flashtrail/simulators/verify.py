@@ -1,7 +1,7 @@
 """Verified success: was the behaviour that the task implies seen, or does the world merely look as if?
 
 The simulator's own success is a predicate on the last state; an object that was kicked, teleported or set there
-passes it. Here the whole episode is looked at, goal by goal: contacts of the fingers, and whether what moved went with
+passes it. Here the whole episode is judged, goal by goal: contacts of the fingers, and whether what moved went with
 the hand that touched it. Pure rules over numbers; knows no simulator (`witness` reads one), no policy and no table.
 Sampled once a control step (50 ms), so what begins and ends within one is not seen. docs/rollouts.md has the rules in
 words.
@@ -92,12 +92,12 @@ def judge(success: bool, held_before: bool, goals: Sequence[Goal]) -> Verdict:
 
     A goal that held from the start asks for no behaviour, as long as another one did not.
     """
-    found = [grasp for goal in goals for track in goal.tracks for grasp in grasps(track)]
+    grasped = [grasp for goal in goals for track in goal.tracks for grasp in grasps(track)]
     missing = NO_SUCCESS if not success else HELD_BEFORE if held_before else None
     if missing is None:
         open_goals = [goal for goal in goals if not goal.held_before]
         missing = next((reason for reason in map(missing_behaviour, open_goals) if reason), None)
-    return Verdict(missing is None, missing, len(found), sum(grasp.lifted >= LIFTED_M for grasp in found))
+    return Verdict(missing is None, missing, len(grasped), sum(grasp.lifted >= LIFTED_M for grasp in grasped))
 
 
 def missing_behaviour(goal: Goal) -> str | None:
@@ -115,15 +115,15 @@ def grasps(track: Sequence[Instant]) -> list[Grasp]:
     One begins when the gripper is told to close and both fingers touch; it lasts, told to open or not, until they no
     longer do for more than BRIDGED_STEPS steps.
     """
-    found: list[Grasp] = []
+    grasped: list[Grasp] = []
     first = last = -1
     for index, now in enumerate(track):
         if now.left and now.right and (first >= 0 or now.closed):
             first, last = (index if first < 0 else first), index
         elif first >= 0 and index - last > BRIDGED_STEPS:
-            found.append(Grasp(first, last, _lifted(track, first, last)))
+            grasped.append(Grasp(first, last, _lifted(track, first, last)))
             first = last = -1
-    return [*found, Grasp(first, last, _lifted(track, first, last))] if first >= 0 else found
+    return [*grasped, Grasp(first, last, _lifted(track, first, last))] if first >= 0 else grasped
 
 
 def with_hand_share(track: Sequence[Instant]) -> float:
@@ -157,12 +157,12 @@ def release_distance(track: Sequence[Instant], last: int) -> float:
 
 
 def _pick_place(track: Sequence[Instant]) -> str | None:
-    found = grasps(track)
-    if not found:
+    grasped = grasps(track)
+    if not grasped:
         return NEVER_GRASPED
-    if max(grasp.lifted for grasp in found) < LIFTED_M:
+    if max(grasp.lifted for grasp in grasped) < LIFTED_M:
         return NEVER_LIFTED
-    return NOT_RELEASED if release_distance(track, found[-1].last) > RELEASE_M else None
+    return NOT_RELEASED if release_distance(track, grasped[-1].last) > RELEASE_M else None
 
 
 def _push(track: Sequence[Instant]) -> str | None:

@@ -1,4 +1,4 @@
-"""LIBERO's simulator as an episode needs it: a seeded scene, steps, and a picture when one is asked for.
+"""LIBERO's simulator as an episode needs it: a seeded scene, steps, and a picture on request.
 
 Renders with OSMesa from installed packages alone; nothing is fetched. One simulator per process: robosuite draws scenes
 from numpy's global generator.
@@ -93,11 +93,7 @@ class LiberoSimulator:
         if self._official:
             self._reset_in_sequence(key)
         else:
-            self._seed_scene(
-                seeds.legacy_seed(
-                    seeds.derive(self._seed, key.suite, key.task_id, key.init_state, key.repeat, stream="sim")
-                )
-            )
+            self._seed_scene(seeds.legacy_seed(seeds.derive(self._seed, key, "sim")))
             self._reset_once()
         with self._rendering(WAIT_STEPS == 0):
             self._observation = self._env.set_init_state(self._init_states[key.init_state])
@@ -221,7 +217,7 @@ class _RenderGate:
 
 
 def _task_files(suite: str, task_id: int) -> tuple[str, str, np.ndarray]:
-    """Return a task's BDDL file, its words and its init states (N, D) from the installed package."""
+    """Return a task's BDDL file, its instruction and its init states (N, D) from the installed package."""
     from libero.libero.benchmark import get_benchmark
 
     benchmark = get_benchmark(suite)()

@@ -1,6 +1,6 @@
 """A hand that is a point in a box, and a mark on one side of it: success is to be at the mark.
 
-Exact and instant, drawn with numpy. It stands for the path of a rollout where no physics is to be had or wanted; no
+Exact and instant, drawn with numpy. It exercises the path of a rollout without physics; no
 result on it says anything about a robot.
 """
 
@@ -48,11 +48,11 @@ class ReachSimulator:
     def reset(self, key: EpisodeKey) -> None:
         """Put the hand where the episode's key says."""
         check_init_state(key.init_state, f" of {key.suite} task {key.task_id}")
-        words = seeds.derive(self._seed, key.suite, key.task_id, key.init_state, key.repeat, stream="sim")
-        self._hand = np.random.default_rng(words).uniform(-0.05, 0.05, 3)
+        seed = seeds.derive(self._seed, key, "sim")
+        self._hand = np.random.default_rng(seed).uniform(-0.05, 0.05, 3)
 
     def observe(self) -> Observation:
-        """Return both views: the box from above, and what lies around the hand."""
+        """Return both views: the box from above, and what surrounds the hand."""
         above = _picture([(self._mark[:2], (200, 60, 40)), (self._hand[:2], (40, 80, 200))])
         near = _picture([((self._mark - self._hand)[:2], (200, 60, 40))])
         state = np.concatenate([self._hand, np.zeros(3), np.full(2, 0.02 * (1 - self._gripper))])
