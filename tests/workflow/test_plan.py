@@ -33,6 +33,9 @@ def test_the_literal_command_plans_pi0_libero_without_conda_and_network(checkout
     output = checkout.run(*offline, "snakemake", "--profile", "runpod-l40s", "-n", REPORT).stdout
     assert counts(output) == expected_jobs(policies=1, arms=6, tasks=3) | {"check_kernels": 1}
     assert "Rolling out clean, task 2" in output and "pi0_nano" not in output
+    assert "Reason:" not in output  # each lists every file of the job's input: 200 lines' worth on a full report
+    reasons = checkout.run(*offline, "snakemake", "--profile", "runpod-l40s", "--quiet", "host", "-n", REPORT).stdout
+    assert reasons.count("Reason:") == sum(counts(output).values())
 
 
 def test_kernels_are_examined_only_on_a_gpu_that_leaves_the_backend_open(checkout):
