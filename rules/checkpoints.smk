@@ -2,6 +2,7 @@
 #
 # REQUIRED INPUTS
 #   config: policies.{policy}.candidates, .draft, .tokenizer    gs://, hf:// or local paths
+#           or policies.{policy}.artifact                       a finished artifact, of any family
 #           policies.{policy}.horizon and other facts           what the tree does not hold (docs/checkpoints.md)
 #   resources/checkpoints/known.yaml                            the facts of public checkpoints
 # OUTPUTS
@@ -65,6 +66,8 @@ rule convert_base:
         weights="results/artifacts/{policy}/base/model.safetensors",
         norm_stats="results/artifacts/{policy}/base/norm_stats.json",
         tokenizer="results/artifacts/{policy}/base/tokenizer.model",
+    wildcard_constraints:
+        policy=one_of(CONVERTED),
     log:
         "results/logs/convert_base/{policy}.log",
     benchmark:
@@ -79,6 +82,29 @@ rule convert_base:
         "Converting the base model of {wildcards.policy}"
     script:
         "../scripts/convert_base.py"
+
+
+rule take_artifact:
+    """Check a finished artifact against its own manifest and copy it: a policy that is not converted here."""
+    output:
+        manifest="results/artifacts/{policy}/base/manifest.json",
+    wildcard_constraints:
+        policy=one_of(TAKEN),
+    log:
+        "results/logs/take_artifact/{policy}.log",
+    benchmark:
+        "results/benchmarks/take_artifact/{policy}.tsv"
+    params:
+        artifact=lambda w: policy_of(w)["artifact"],
+        content=lambda w: source_digest(w.policy),
+        code=code_digest("take_artifact.py"),
+    threads: 1
+    conda:
+        "../envs/model.yaml"
+    message:
+        "Taking the artifact of {wildcards.policy}"
+    script:
+        "../scripts/take_artifact.py"
 
 
 rule convert_draft:

@@ -71,13 +71,20 @@ EXPERIMENT = planned_experiment()
 CHAPTERS = ["baseline", "profiling", "robustness", "guard", "clock", "claims"]
 CHECKUP = experiments.CHECKUP
 ARMS = {file_name(arm): arm for arm in EXPERIMENT.all_arms}  # the wildcard {arm} is a name of files
+CONVERTED = [name for name, policy in EXPERIMENT.policies.items() if policy.artifact is None]
+TAKEN = [name for name in EXPERIMENT.policies if name not in CONVERTED]  # a finished artifact, as it is
+
+
+def one_of(names):
+    """A wildcard's constraint: one of these names; no name at all where there is none."""
+    return "|".join(map(re.escape, names)) or "(?!)"
 
 
 wildcard_constraints:
-    policy="|".join(map(re.escape, EXPERIMENT.policies)),
-    arm="|".join(map(re.escape, ARMS)),
+    policy=one_of(EXPERIMENT.policies),
+    arm=one_of(ARMS),
     task=r"\d+",
-    chapter="|".join(CHAPTERS),
+    chapter=one_of(CHAPTERS),
 
 
 def plan_without_conda():
@@ -107,8 +114,24 @@ onstart:
 
 # --- digests: what a job depends on beside its input files ---
 
-SERVER = ["__main__.py", "serving/command.py", families.source_of(families.PI0)]  # `python -m flashtrail serve`
-SHARD = [*SERVER, simulators.source_of(EXPERIMENT.suite)]  # and what it is rolled out in
+
+def family_of(policy):
+    """A policy's family: an artifact's manifest names it, a checkpoint is one of pi0."""
+    artifact = EXPERIMENT.policies[policy].artifact
+    try:
+        return families.PI0 if artifact is None else families.family_of(Path(artifact))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def server_modules(policy):
+    """The modules of `python -m flashtrail serve` for a policy."""
+    return ["__main__.py", "serving/command.py", families.source_of(family_of(policy))]
+
+
+def shard_modules(policy):
+    """The modules of a shard: its policy's server and its suite's simulator."""
+    return [*server_modules(policy), simulators.source_of(EXPERIMENT.suite)]
 
 
 def code_digest(script, *modules, notebook=None):
@@ -125,7 +148,7 @@ def code_digest(script, *modules, notebook=None):
 def source_digest(policy):
     """Digest of a policy's local source files, so that a retrained policy is noticed; remote ones by name."""
     spec = EXPERIMENT.policies[policy]
-    places = [p for p in (*spec.candidates, spec.draft, spec.tokenizer) if p and "://" not in p]
+    places = [p for p in (*spec.candidates, spec.draft, spec.tokenizer, spec.artifact) if p and "://" not in p]
     return provenance.digest_json({place: _listing(Path(place)) for place in places})
 
 
@@ -196,7 +219,7 @@ def artifact_of(policy):
 def served(policy):
     """What a policy is served from: its artifact and, where the backend is left open on a GPU, the kernels' verdict."""
     spec = EXPERIMENT.policies[policy]
-    examined = spec.device == "cuda" and spec.backend == "auto"
+    examined = spec.device == "cuda" and spec.backend == "auto" and family_of(policy) == families.PI0
     return artifact_of(policy) | ({"kernels": f"results/kernels/{policy}/backend.json"} if examined else {})
 
 
@@ -272,7 +295,7 @@ def expected_of(wildcards):
     keys = ("arm", "policy", "suite", "seed", "init_states", "repeats")
     planned = {
         "config_digest": provenance.digest_json(arm),
-        "code_digest": code_digest("roll_out_shard.py", *SHARD)["digest"],
+        "code_digest": code_digest("roll_out_shard.py", *shard_modules(arm["policy"]))["digest"],
     }
     return {key: arm[key] for key in keys} | {"tasks": EXPERIMENT.tasks_of(arm["arm"]), "planned": planned}
 
@@ -287,14 +310,15 @@ def evidence_files(arms=None):
     """Everything that claims and the final report are computed from, as lists of files by kind."""
     arms = list(EXPERIMENT.arms) if arms is None else arms
     policies = EXPERIMENT.used_policies
+    converted = [policy for policy in policies if policy in CONVERTED]
     return {
         **{table: [f"results/tables/{file_name(arm)}/{table}.parquet" for arm in arms] for table in TABLES},
         "summaries": [f"results/summaries/{file_name(arm)}.json" for arm in arms],
         "profile": f"results/profile/{EXPERIMENT.profile.policy}/rounds.parquet",
         "control": f"results/profile/{EXPERIMENT.profile.policy}/control.json",
         "published": "resources/published/published.yaml",
-        "records": [f"results/checkpoints/{policy}/record.json" for policy in policies],
-        "parity": [f"results/parity/{policy}.json" for policy in policies],
+        "records": [f"results/checkpoints/{policy}/record.json" for policy in converted],
+        "parity": [f"results/parity/{policy}.json" for policy in converted],
         "boots": [f"results/smoke/{policy}/boot.json" for policy in policies],
         "smokes": [f"results/smoke/{policy}/ledger.json" for policy in policies],
         "environments": [f"results/environments/{name}.json" for name in ("model", "libero")],

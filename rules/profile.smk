@@ -25,7 +25,7 @@ rule record_observations:
     params:
         arm=profiled_arm,
         tasks=EXPERIMENT.task_ids,
-        code=code_digest("record_observations.py", *SHARD),
+        code=lambda w: code_digest("record_observations.py", *shard_modules(w.policy)),
     threads: 1
     resources:
         gpu=lambda w: gpus(w.policy),

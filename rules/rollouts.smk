@@ -25,7 +25,7 @@ rule roll_out_shard:
     params:
         arm=arm_of,
         task=lambda w: int(w.task),
-        code=code_digest("roll_out_shard.py", *SHARD),
+        code=lambda w: code_digest("roll_out_shard.py", *shard_modules(policy_of_arm(w))),
     threads: lambda w: EXPERIMENT.rollout.simulators
     resources:
         gpu=gpus_of_arm,

@@ -50,7 +50,7 @@ rule boot_server:
         "results/benchmarks/boot_server/{policy}.tsv"
     params:
         engine=engine_of,
-        code=code_digest("boot_server.py", *SERVER),
+        code=lambda w: code_digest("boot_server.py", *server_modules(w.policy)),
     threads: 1
     priority: 90
     resources:
@@ -77,7 +77,7 @@ rule smoke:
     params:
         arm=smoke_of,
         task=EXPERIMENT.smoke.task,
-        code=code_digest("roll_out_shard.py", *SHARD),
+        code=lambda w: code_digest("roll_out_shard.py", *shard_modules(w.policy)),
     threads: 1
     priority: 80
     resources:

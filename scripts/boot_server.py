@@ -32,8 +32,8 @@ def main(job: Job) -> None:
         with PolicyClient(server.url) as client:
             reply = client.infer(REQUEST, reset=True, noise_seed=[0])
             metadata, load = dict(client.metadata), watch.record()
-    if reply.actions.shape != (50, 7) or not np.isfinite(reply.actions).all():
-        raise UserError(f"the server's first round gave actions of shape {reply.actions.shape}, not finite (50, 7)")
+    if reply.actions.shape[1:] != (7,) or not np.isfinite(reply.actions).all():
+        raise UserError(f"the server's first round gave actions of shape {reply.actions.shape}, not finite (any, 7)")
     record = {
         "ready_s": round(ready_s, 3),
         "ready_timeout_s": engine["ready_timeout_s"],

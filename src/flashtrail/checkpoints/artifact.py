@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ import flashtrail
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError, nearest
 from flashtrail.checkpoints import convert, facts, layouts, orbax
+from flashtrail.policies import registry
 
 FORMAT, VERSION = "flashtrail-artifact", 1
 MODEL, NORM_STATS, TOKENIZER, MANIFEST = "model.safetensors", "norm_stats.json", "tokenizer.model", "manifest.json"
@@ -207,8 +209,6 @@ def artifact_digest(files: Mapping[str, Mapping[str, Any]], dims: Mapping[str, A
 
 
 def _check_space(directory: Path, streams: Mapping[str, Stream], dtype: str) -> None:
-    import shutil
-
     need = sum(math.prod(s.shape) for s in streams.values()) * DTYPES[dtype][1].itemsize
     if need > (free := shutil.disk_usage(directory).free):
         raise UserError(f"{directory.parent} has {free / 1e9:.1f} GB free, the artifact needs {need / 1e9:.1f} GB")
@@ -309,6 +309,24 @@ def read_manifest(directory: str | Path, kind: str | None = None) -> dict[str, A
     return manifest
 
 
+def take_artifact(source: str | Path, target: Path) -> dict[str, Any]:
+    """Copy a finished base artifact, of any family, to the directory `target`, which appears when it is whole.
+
+    Returns the manifest. UserError for a family that is not known, or files that are not those of the manifest.
+    """
+    source = Path(source)
+    manifest = read_manifest(source, "base")
+    if registry.family_of(source) == registry.PI0:
+        verify_artifact(source)
+    else:
+        _verify_files(source, manifest)
+    with provenance.write_atomic(target) as directory:
+        directory.mkdir(parents=True)
+        for name in (*manifest["files"], MANIFEST):
+            shutil.copyfile(source / name, directory / name)
+    return manifest
+
+
 def verify_artifact(directory: str | Path) -> dict[str, Any]:
     """Check sizes, digests and the tensors' names, shapes and dtype against the manifest; return it.
 
@@ -316,6 +334,12 @@ def verify_artifact(directory: str | Path) -> dict[str, Any]:
     """
     directory = Path(directory)
     manifest = read_manifest(directory)
+    _verify_files(directory, manifest)
+    _check_header(directory / MODEL, manifest)
+    return manifest
+
+
+def _verify_files(directory: Path, manifest: Mapping[str, Any]) -> None:
     files = manifest["files"]
     for name in sorted(files):
         path = directory / name
@@ -334,8 +358,6 @@ def verify_artifact(directory: str | Path) -> dict[str, Any]:
         raise UserError(
             f"{directory / MANIFEST} was edited (its digest does not follow from its content): convert again"
         )
-    _check_header(directory / MODEL, manifest)
-    return manifest
 
 
 def read_header(path: Path) -> dict[str, Any]:

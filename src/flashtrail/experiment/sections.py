@@ -6,12 +6,13 @@ business.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from flashtrail.base import documents
 from flashtrail.experiment.suites import INIT_STATES
+from flashtrail.policies.facts import NAMES as FACTS
 from flashtrail.policies.facts import PolicyFacts
 from flashtrail.policies.pi0.settings import FlashSettings
 
@@ -58,16 +59,31 @@ class Flash(Section):
 
 
 class Policy(PolicyFacts, Section):
-    """Where a policy comes from, what its checkpoint does not hold (policies/facts.py), and how it is run."""
+    """Where a policy comes from, what its checkpoint does not hold (policies/facts.py), and how it is run.
 
-    candidates: list[str] = Field(min_length=1, description="checkpoint locations to probe: gs://, hf:// or a path")
+    From a checkpoint of pi0 (`candidates`, `tokenizer`), or from a finished artifact of any family (`artifact`).
+    """
+
+    candidates: list[str] = Field([], description="checkpoint locations to probe: gs://, hf:// or a path")
     draft: str | None = Field(None, description="draft head .pt: hf://repo/file, gs:// or a path; none = full only")
-    tokenizer: str = Field(description="SentencePiece model: gs:// or a path")
+    tokenizer: str | None = Field(None, description="SentencePiece model: gs:// or a path; with candidates")
+    artifact: str | None = Field(
+        None, min_length=1, description="directory of a finished artifact, in place of candidates"
+    )
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
     backend: Literal["auto", "torch", "triton"] = Field("auto", description="what computes; auto: see docs/flash.md")
     threads: int = Field(1, ge=1, le=1024, description="torch threads of one server (CPU)")
     published: str | None = Field(None, description="source/method of resources/published, for the checkup")
+
+    @model_validator(mode="after")
+    def _from_one_source(self) -> Self:
+        if self.artifact is None and not (self.candidates and self.tokenizer):
+            raise ValueError("give candidates and tokenizer (a checkpoint of pi0), or artifact")
+        own = [name for name in ("candidates", "draft", "tokenizer", *FACTS) if getattr(self, name)]
+        if self.artifact is not None and own:
+            raise ValueError(f"artifact and {', '.join(own)} exclude each other: a finished artifact holds them already")
+        return self
 
 
 class Execution(Section):

@@ -7,6 +7,7 @@ showed on the device.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
+from flashtrail.policies import registry
 
 
 def server_command(
@@ -28,16 +30,17 @@ def server_command(
     `handles`: paths ``model`` (where the model environment is), ``base`` and, where the policy has one, ``draft``
     (both manifests); ``action_stats`` where the server is to unnormalise by foreign statistics; ``kernels`` where
     they were examined.
-    `engine`: device, dtype, threads and perhaps backend. `flash`: FLASH settings by name. `clients`: how many will
-    ask at a time; the server prepares for passes of so many rounds. Either may be a word such as
-    ``{port}`` for the one who starts it to fill in.
+    `engine`: device, dtype, threads and perhaps backend. `flash`: settings by name; a family is given those that it
+    has. `clients`: how many will ask at a time; the server prepares for passes of so many rounds. Port and clients may
+    be a field such as ``{port}``, which the starter fills in.
     """
     python = provenance.json_load(handles["model"]).get("python")
     if not python or not Path(python).exists():
         raise UserError(f"{handles['model']}: its interpreter {python} is gone; remove that file and run again")
-    draft = handles.get("draft")
+    draft, artifact = handles.get("draft"), Path(handles["base"]).parent
+    own = {field.name for field in dataclasses.fields(registry.load(registry.family_of(artifact)).Settings)}
     return serve_command(
-        Path(handles["base"]).parent,
+        artifact,
         port=port,
         draft=Path(draft).parent if draft else None,
         python=str(Path(python).absolute()),
@@ -46,7 +49,7 @@ def server_command(
         backend=backend_of(handles, engine),
         threads=engine["threads"],
         workers=1,  # a shard's other cores are for its simulators
-        settings=flash,
+        settings={name: value for name, value in flash.items() if name in own},
         action_stats=handles.get("action_stats"),
         max_batch=clients,
     )
