@@ -82,7 +82,7 @@ class Policy(PolicyFacts, Section):
             raise ValueError("give candidates and tokenizer (a checkpoint of pi0), or artifact")
         own = [name for name in ("candidates", "draft", "tokenizer", *FACTS) if getattr(self, name)]
         if self.artifact is not None and own:
-            raise ValueError(f"artifact and {', '.join(own)} exclude each other: a finished artifact holds them already")
+            raise ValueError(f"artifact and {', '.join(own)} exclude each other: an artifact holds them already")
         return self
 
 
