@@ -74,8 +74,8 @@ check: lint conformance ## lint, conformance, and the unit tests that run neithe
 conformance: setup ## our engine against reference data of the official code: GOLDEN=directory, laid out as tests/golden
 	@$(BIN)/python -m pytest tests/conformance/test_golden.py --golden "$(GOLDEN)" -qq -rN --tb no
 
-fuzz: setup ## 100,000 malformed messages for the server's decoder, 2,000 of them over a socket (4 min)
-	$(BIN)/python -m flashtrail.serving.fuzz --messages 100000 --wire 2000
+fuzz: setup ## 100,000 malformed messages for the server's decoder, 2,000 of them over a socket (1 min)
+	@$(BIN)/python -m pytest tests/serving/test_fuzz.py -k mutants --fuzz-messages 100000 --fuzz-wire 2000 -qq -s
 
 check-envs: setup ## ask pip to resolve each env file by itself (network)
 	@$(BIN)/python scripts/setup_env.py --check
