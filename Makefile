@@ -12,6 +12,7 @@ PYTHON ?= $(shell for p in python3.11 python3; do \
 BIN := .venv/bin
 T :=
 PYTEST :=
+GOLDEN := tests/golden
 export PYTHONPATH := $(CURDIR)/src
 export MUJOCO_GL ?= osmesa
 export PYOPENGL_PLATFORM ?= $(MUJOCO_GL)
@@ -68,13 +69,13 @@ lint: setup ## ruff, mypy, imports between rooms, snakefmt, snakemake --lint
 	$(BIN)/snakemake --lint
 
 check: lint conformance ## lint, conformance, and the unit tests that run neither simulator nor snakemake
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/workflow -m "not slow and not simulator"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/workflow -m "not slow and not simulator and not conformance"
 
-conformance: setup ## our engine against reference data of the official code
-	$(BIN)/python -m flashtrail.conformance tests/golden
+conformance: setup ## our engine against reference data of the official code: GOLDEN=directory, laid out as tests/golden
+	@$(BIN)/python -m pytest tests/conformance/test_golden.py --golden "$(GOLDEN)" -qq -rN --tb no
 
-fuzz: setup ## 100,000 malformed messages for the server's decoder, 2,000 of them over a socket (4 min)
-	$(BIN)/python -m flashtrail.serving.fuzz --messages 100000 --wire 2000
+fuzz: setup ## 100,000 malformed messages for the server's decoder, 2,000 of them over a socket (1 min)
+	@$(BIN)/python -m pytest tests/serving/test_fuzz.py -k mutants --fuzz-messages 100000 --fuzz-wire 2000 -qq -s
 
 check-envs: setup ## ask pip to resolve each env file by itself (network)
 	@$(BIN)/python scripts/setup_env.py --check

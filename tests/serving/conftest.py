@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import sys
 import threading
 from pathlib import Path
@@ -19,6 +20,20 @@ from flashtrail.serving.server import running
 
 G3 = Path(__file__).parents[1] / "golden" / "G3_wire"
 ROOT = Path(__file__).parents[2]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz-messages", type=int, default=3000, help="malformed messages for the decoder (make fuzz)")
+    parser.addoption("--fuzz-wire", type=int, default=120, help="malformed messages over a socket (make fuzz)")
+
+
+def resident_mb() -> float:
+    """Resident memory of this process, MB; the peak so far where there is no /proc."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    return pages * resource.getpagesize() / 1e6
 
 
 class ScriptedPolicy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -41,6 +42,8 @@ def main() -> None:
         sys.exit(3)
     if mode == "never":
         time.sleep(600)
+    if mode == "few files":
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
     if mode == "family":
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         Path(sys.argv[3]).write_text(f"{os.getpid()} {child.pid}")

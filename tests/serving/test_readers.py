@@ -6,17 +6,16 @@ import collections
 import contextlib
 import socket
 import subprocess
-import sys
 import time
 import types
 
 import numpy as np
+from serving.conftest import resident_mb
 from serving.test_limits import handshaken, until
 from serving.test_server import ask
 
 from flashtrail.serving.client import PolicyClient, healthy
 from flashtrail.serving.connection import MAX_UNREAD_BYTES, PatientConnection
-from flashtrail.serving.fuzz import resident_mb
 from flashtrail.serving.launch import free_port
 from flashtrail.serving.protocol import packb
 from flashtrail.serving.server import Limits, running
@@ -103,21 +102,16 @@ def test_a_reader_that_does_not_read_does_not_keep_the_server_from_leaving(polic
     deaf.close()
 
 
-CROWD = """
-import resource, socket, sys, time
-resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
-from flashtrail.serving.fuzz import Zeros
-from flashtrail.serving.server import reserve_port, serve
-serve(Zeros(), sock=reserve_port("127.0.0.1", int(sys.argv[1])))
-"""
-
-
 def test_no_file_left_for_another_connection_is_said_now_and_then_and_passes(
     scripted_server, observation, tmp_path
 ) -> None:
-    port, (_, environment) = free_port(), scripted_server
-    words = [sys.executable, "-c", CROWD, str(port)]
-    with (tmp_path / "log").open("w") as log, subprocess.Popen(words, env=environment, stderr=log) as process:
+    port, (command, environment) = free_port(), scripted_server
+    argv = command(port, "few files")
+    pipe = subprocess.PIPE  # the lifeline
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(argv, env=environment, stdin=pipe, stderr=log) as process,
+    ):
         with PolicyClient(f"ws://127.0.0.1:{port}") as client, contextlib.ExitStack() as crowd:
             client.infer(observation)
             for _ in range(150):

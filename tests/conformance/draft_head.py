@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
+from conformance.golden import Arrays, Golden, prefix_rows, read_json, read_npz
+from conformance.rows import Parts, Rows, close, count
 
-from flashtrail.conformance.golden import Arrays, Golden, prefix_rows, read_json, read_npz
-from flashtrail.conformance.rows import Report
 from flashtrail.policies.pi0 import draft as head
 
 OUTPUT = 1e-5
 
 
-def check(golden: Golden, report: Report) -> None:
+def parts(golden: Golden) -> Parts:
     folder = golden.root / "G4_draft_head"
     arrays = read_npz(folder / "cases.npz")
     for case in read_json(folder / "cases.json"):
-        with report.section(f"G4 {case}"), torch.inference_mode():
-            w, dims = golden.draft
-            embeddings = torch.from_numpy(prefix_embeddings(golden, case, arrays))
-            valid = torch.from_numpy(arrays[f"{case}/prefix_pad_masks"].astype(bool))
-            state = torch.from_numpy(arrays[f"{case}/robot_state"])
-            ours = head.draft(w, dims, embeddings, valid, state)
-            report.close(f"G4 {case} out_actions", ours, arrays[f"{case}/out_actions"], OUTPUT)
-            if valid.all():
-                unmasked = head.draft(w, dims, embeddings, None, state)
-                report.close(f"G4 {case} out_actions, no mask", unmasked, arrays[f"{case}/out_actions"], OUTPUT)
-    with report.section("G4 draft_triton"):
-        triton = from_triton(read_npz(folder / "draft_triton.npz"), golden)
-        weights = golden.draft[0]
-        differ = [k for k in weights if not np.array_equal(weights[k].numpy(), triton[k])]
-        report.count("G4 draft.pt and draft_triton identical", differ, len(weights))
+        yield f"G4 {case}", outputs(golden, case, arrays)
+    yield "G4 draft_triton", same_layouts(golden, folder)
+
+
+def outputs(golden: Golden, case: str, arrays: Arrays) -> Rows:
+    """Actions with the mask of the prefix, and without where nothing is masked."""
+    w, dims = golden.draft
+    embeddings = torch.from_numpy(prefix_embeddings(golden, case, arrays))
+    valid = torch.from_numpy(arrays[f"{case}/prefix_pad_masks"].astype(bool))
+    state = torch.from_numpy(arrays[f"{case}/robot_state"])
+    ours = head.draft(w, dims, embeddings, valid, state)
+    yield close(f"G4 {case} out_actions", ours, arrays[f"{case}/out_actions"], OUTPUT)
+    if valid.all():
+        unmasked = head.draft(w, dims, embeddings, None, state)
+        yield close(f"G4 {case} out_actions, no mask", unmasked, arrays[f"{case}/out_actions"], OUTPUT)
+
+
+def same_layouts(golden: Golden, folder: Path) -> Rows:
+    """Both files of the draft head give the same weights."""
+    triton = from_triton(read_npz(folder / "draft_triton.npz"), golden)
+    weights = golden.draft[0]
+    differ = [k for k in weights if not np.array_equal(weights[k].numpy(), triton[k])]
+    yield count("G4 draft.pt and draft_triton identical", differ, len(weights))
 
 
 def prefix_embeddings(golden: Golden, case: str, arrays: Arrays) -> np.ndarray:

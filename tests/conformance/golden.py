@@ -22,6 +22,7 @@ from flashtrail.policies.pi0.runtime import TorchRuntime
 from flashtrail.policies.pi0.transforms import Stats, read_norm_stats
 from flashtrail.policies.pi0.weights import Shapes, base_shapes, draft_shapes
 
+DIRECTORY = Path(__file__).parents[1] / "golden"
 SETS = ("G1_pi0_jax", "G2_verify_semantics", "G3_wire", "G4_draft_head", "G5_verify")
 VIEWS = ("base_0_rgb", "left_wrist_0_rgb")
 FACTS = {"action_horizon": 50, "delta_actions": True, "num_views": 2, "num_steps": 10, "max_token_len": 48}  # of G1
@@ -33,6 +34,11 @@ def read_npz(path: Path) -> Arrays:
     """All arrays of an .npz; object arrays (pickles) are refused."""
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
+
+
+def arrays_of(arrays: Arrays, prefix: str) -> Arrays:
+    """The arrays whose names begin with `prefix`, under the rest of their names."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def read_json(path: Path) -> Any:
@@ -68,10 +74,6 @@ class Golden:
     """A golden directory; what several sets share is read once."""
 
     root: Path
-
-    @property
-    def missing(self) -> list[str]:
-        return [name for name in SETS if not (self.root / name).is_dir()]
 
     @cached_property
     def base(self) -> tuple[dict[str, Tensor], Pi0Dims]:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from conformance.golden import Arrays, Golden, read_json, read_npz
+from conformance.rows import Parts, Rows, close, count, same
+from conformance.sessions import equal
 
-from flashtrail.conformance.golden import Arrays, Golden, read_json, read_npz
-from flashtrail.conformance.rows import Report
-from flashtrail.conformance.sessions import equal
 from flashtrail.policies.pi0 import transforms as tf
 from flashtrail.policies.pi0.engine import Engine
 from flashtrail.policies.pi0.policy import EXTRA_KEYS, FlashPolicy
@@ -37,20 +37,18 @@ class RoundToBfloat16:
         return data | rounded
 
 
-def check(golden: Golden, report: Report) -> None:
+def parts(golden: Golden) -> Parts:
     folder = golden.root / "G3_wire"
-    with report.section("G3 pack"):
-        packing(folder, report)
+    yield "G3 pack", packing(folder)
     for connection in read_json(folder / "index.json")["connections"]:
         name = f"G3 {connection['name']}"
-        with report.section(name):
-            if connection["name"] == "episode":
-                episode(golden, folder, connection, report)
-            else:
-                refusal(folder, connection, name, report)
+        if connection["name"] == "episode":
+            yield name, episode(golden, folder, connection)
+        else:
+            yield name, refusal(folder, connection, name)
 
 
-def packing(folder: Path, report: Report) -> None:
+def packing(folder: Path) -> Rows:
     """Unpack, compare with the index, pack again: the bytes must be upstream's."""
     index = read_json(folder / "pack_index.json")
     wrong_values, wrong_bytes = [], []
@@ -61,10 +59,10 @@ def packing(folder: Path, report: Report) -> None:
             wrong_values.append(name)
         if raw.hex() != case["hex"] or protocol.packb(value) != raw:
             wrong_bytes.append(name)
-    report.count("G3 pack_* decoded", wrong_values, len(index["cases"]))
-    report.count("G3 pack_* byte-exact", wrong_bytes, len(index["cases"]))
+    yield count("G3 pack_* decoded", wrong_values, len(index["cases"]))
+    yield count("G3 pack_* byte-exact", wrong_bytes, len(index["cases"]))
     accepted = [name for name in index["rejected"] if not _rejects(REJECTED[name])]
-    report.count("G3 pack rejected types", accepted, len(index["rejected"]))
+    yield count("G3 pack rejected types", accepted, len(index["rejected"]))
 
 
 def _rejects(value: Any) -> bool:
@@ -101,17 +99,17 @@ def _normal(value: Any) -> Any:
     return [_normal(v) for v in value] if isinstance(value, list) else value
 
 
-def episode(golden: Golden, folder: Path, connection: dict, report: Report) -> None:
+def episode(golden: Golden, folder: Path, connection: dict) -> Rows:
     """Metadata, then each request answered by our policy: actions, routes, keys."""
     messages = connection["messages"]
     metadata = (folder / messages[0]["file"]).read_bytes()
-    report.same("G3 episode metadata frame", protocol.packb({}), metadata)
+    yield same("G3 episode metadata frame", protocol.packb({}), metadata)
     side = read_npz(folder / "episode_side_inputs.npz")
     policy, session = replay_policy(golden, side), None
     seen: set[str] = set()
-    for number, (asked, answered) in enumerate(zip(messages[1::2], messages[2::2], strict=True)):
+    for number, (sent, answered) in enumerate(zip(messages[1::2], messages[2::2], strict=True)):
         name = f"G3 episode round{number}"
-        request = protocol.parse_request((folder / asked["file"]).read_bytes())
+        request = protocol.parse_request((folder / sent["file"]).read_bytes())
         session = session or policy.new_session()
         ours = policy.replay(
             session,
@@ -121,27 +119,27 @@ def episode(golden: Golden, folder: Path, connection: dict, report: Report) -> N
             reset=request.reset,
         )
         theirs = protocol.unpackb((folder / answered["file"]).read_bytes())
-        report.same(f"{name} decoded actions", theirs["actions"].tolist(), side[f"actions_{number}"].tolist())
-        report.close(f"{name} actions", ours["actions"], theirs["actions"], ACTIONS)
-        report.same(f"{name} actions dtype", ours["actions"].dtype.str, theirs["actions"].dtype.str)
-        report.same(f"{name} accepted_prefix_len", ours["accepted_prefix_len"], theirs["accepted_prefix_len"])
+        yield same(f"{name} decoded actions", theirs["actions"].tolist(), side[f"actions_{number}"].tolist())
+        yield close(f"{name} actions", ours["actions"], theirs["actions"], ACTIONS)
+        yield same(f"{name} actions dtype", ours["actions"].dtype.str, theirs["actions"].dtype.str)
+        yield same(f"{name} accepted_prefix_len", ours["accepted_prefix_len"], theirs["accepted_prefix_len"])
         reply = protocol.unpackb(protocol.packb(protocol.reply_message(ours, theirs["server_timing"])))
-        report.same(f"{name} reply keys", list(reply), answered["top_level_key_order"])
-        compare_timing(reply["policy_timing"], theirs["policy_timing"], name, report)
+        yield same(f"{name} reply keys", list(reply), answered["top_level_key_order"])
+        yield from timing_rows(reply["policy_timing"], theirs["policy_timing"], name)
         seen |= set(theirs["server_timing"])
-    report.same("G3 server_timing keys", sorted(protocol.SERVER_TIMING_KEYS), sorted(seen))
+    yield same("G3 server_timing keys", sorted(protocol.SERVER_TIMING_KEYS), sorted(seen))
 
 
-def compare_timing(ours: dict, theirs: dict, name: str, report: Report) -> None:
+def timing_rows(ours: dict, theirs: dict, name: str) -> Rows:
     """The key set, and every value that is not a time of some machine."""
-    report.same(f"{name} policy_timing keys", sorted(set(ours) - set(EXTRA_KEYS)), sorted(theirs))
+    yield same(f"{name} policy_timing keys", sorted(set(ours) - set(EXTRA_KEYS)), sorted(theirs))
     wrong = []
     for key in set(theirs) - {k for k in theirs if k.endswith("_ms")}:
         a, b = ours.get(key), theirs[key]
         near = key.startswith("radius_dist") and isinstance(a, float) and abs(a - b) <= RADIUS
         if not near and not equal(a, None if isinstance(b, float) and np.isnan(b) else b):
             wrong.append(f"{key}: ours {a}, golden {b}")
-    report.count(f"{name} policy_timing values", wrong, len(theirs))
+    yield count(f"{name} policy_timing values", wrong, len(theirs))
 
 
 def replay_policy(golden: Golden, side: Arrays) -> FlashPolicy:
@@ -162,12 +160,12 @@ def replay_policy(golden: Golden, side: Arrays) -> FlashPolicy:
     return FlashPolicy(Engine(golden.runtime), inputs, outputs)
 
 
-def refusal(folder: Path, connection: dict, name: str, report: Report) -> None:
+def refusal(folder: Path, connection: dict, name: str) -> Rows:
     """A request that upstream answers with an error is refused here too, by one line without a traceback."""
-    asked = next(m for m in connection["messages"] if m["sender"] == "client")
+    sent = next(m for m in connection["messages"] if m["sender"] == "client")
     text = ""
     try:
-        protocol.parse_request((folder / asked["file"]).read_bytes())
+        protocol.parse_request((folder / sent["file"]).read_bytes())
     except protocol.ProtocolError as error:
         text = str(error)
-    report.same(f"{name} refused in one line", bool(text) and "\n" not in text and "Traceback" not in text, True)
+    yield same(f"{name} refused in one line", bool(text) and "\n" not in text and "Traceback" not in text, True)

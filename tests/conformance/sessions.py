@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from conformance.golden import Arrays, Golden, arrays_of, read_json, read_npz
+from conformance.rows import Parts, Rows, close, count
 
-from flashtrail.conformance.golden import Arrays, Golden, read_json, read_npz
-from flashtrail.conformance.rows import Report
 from flashtrail.policies.pi0.engine import Engine, RoundResult, Session
 from flashtrail.policies.pi0.policy import EXTRA_KEYS, policy_timing
 from flashtrail.policies.pi0.settings import FlashSettings
@@ -65,17 +65,16 @@ class ScriptedRuntime:
         return self.x0_hat[placed]
 
 
-def check(golden: Golden, report: Report) -> None:
+def parts(golden: Golden) -> Parts:
     traces = read_json(golden.root / "G2_verify_semantics/traces.json")
     arrays = read_npz(golden.root / "G2_verify_semantics/traces.npz")
     for trace in traces:
-        name = f"G2 trace{trace['id']:03d} {trace['name']}"
-        with report.section(name):
-            prefix = f"trace{trace['id']:03d}/"
-            replay(trace, {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}, name, report)
+        key = f"trace{trace['id']:03d}"
+        name = f"G2 {key} {trace['name']}"
+        yield name, replay(trace, arrays_of(arrays, f"{key}/"), name)
 
 
-def replay(trace: dict, arrays: Arrays, name: str, report: Report) -> None:
+def replay(trace: dict, arrays: Arrays, name: str) -> Rows:
     """One session: an exact row for everything discrete, one for the returned actions."""
     options = {k: v for k, v in trace["settings"].items() if k not in ("action_horizon", "action_dim")}
     settings = FlashSettings.from_dict(options)
@@ -92,8 +91,8 @@ def replay(trace: dict, arrays: Arrays, name: str, report: Report) -> None:
             differ["calls"] = runtime.calls, row["calls"]
         wrong += [f"round {number} {key}: ours {a}, golden {b}" for key, (a, b) in differ.items()]
         worst = max(worst, float(np.abs(result.chunk - arrays["out_actions"][number]).max()))
-    report.count(f"{name}: state machine", wrong, len(trace["rounds"]))
-    report.close(f"{name}: out_actions", worst, 0.0, ACTIONS)
+    yield count(f"{name}: state machine", wrong, len(trace["rounds"]))
+    yield close(f"{name}: out_actions", worst, 0.0, ACTIONS)
 
 
 def state_after(session: Session, result: RoundResult) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from conformance.golden import Arrays, Golden, arrays_of, golden_cache, model_inputs, read_json, read_npz
+from conformance.rows import Parts, Rows, close, count
+from conformance.sessions import equal
 
-from flashtrail.conformance.golden import Arrays, Golden, golden_cache, model_inputs, read_json, read_npz
-from flashtrail.conformance.rows import Report
-from flashtrail.conformance.sessions import equal
 from flashtrail.policies.pi0 import expert, verify
 from flashtrail.policies.pi0.engine import Engine
 from flashtrail.policies.pi0.policy import policy_timing
@@ -21,44 +21,41 @@ FROM_MODEL = {"radius_dist": 1e-5, "last_gripper": 5e-5}
 NOT_OURS = ("verify_mode", "random_accept_prob", "random_seed", "draft_history_len", "full_num_steps", "chunk_m")
 
 
-def check(golden: Golden, report: Report) -> None:
+def parts(golden: Golden) -> Parts:
     folder = golden.root / "G5_verify"
     cases, arrays = read_json(folder / "cases.json"), read_npz(folder / "cases.npz")
-    for name, case in cases.items():
-        own = {k.removeprefix(f"{name}/"): v for k, v in arrays.items() if k.startswith(f"{name}/")}
-        with report.section(f"G5 {name}"), torch.inference_mode():
-            one_pass(golden, case, own, f"G5 {name}", report)
-        with report.section(f"G5 {name} semantics"):
-            semantics(case, own, f"G5 {name} semantics", report)
+    for key, case in cases.items():
+        name, own = f"G5 {key}", arrays_of(arrays, f"{key}/")
+        yield name, one_pass(golden, case, own, name)
+        yield f"{name} semantics", semantics(case, own, f"{name} semantics")
     rounds, arrays = read_json(folder / "e2e.json"), read_npz(folder / "e2e.npz")
     for number, trace in enumerate(rounds):
-        with report.section(f"G5 e2e{number}"):
-            whole_session(golden, trace, arrays, number, report)
+        yield f"G5 e2e{number}", whole_session(golden, trace, arrays_of(arrays, f"trace{number}/"), number)
 
 
-def one_pass(golden: Golden, case: dict, arrays: Arrays, name: str, report: Report) -> None:
+def one_pass(golden: Golden, case: dict, arrays: Arrays, name: str) -> Rows:
     """x_t, v and x0_hat from the reference's own cache of an earlier observation and the current state."""
     run, noise, draft = golden.runtime, arrays["noise"], arrays["x0_draft"]
     cache = golden_cache(golden.observations[case["prev_obs"]])
     placed = run.place(model_inputs(golden.observations[case["cur_obs"]]))
     settings = FlashSettings(t_list=tuple(case["t_list"]))
     x0_hat = run.verify(cache, placed, draft, noise, settings)
-    report.close(f"{name} out_x0_hat, JAX", x0_hat, arrays["out_x0_hat"], X0_HAT)
-    report.close(f"{name} out_x0_hat, torch", x0_hat, arrays["out_x0_hat_upstream_torch"], X0_HAT)
+    yield close(f"{name} out_x0_hat, JAX", x0_hat, arrays["out_x0_hat"], X0_HAT)
+    yield close(f"{name} out_x0_hat, torch", x0_hat, arrays["out_x0_hat_upstream_torch"], X0_HAT)
     w, dims = golden.base
     x_t, t = torch.from_numpy(arrays["x_t"]), torch.from_numpy(arrays["t_list"])
-    report.close(f"{name} out_v, JAX", expert.velocity(w, dims, cache, placed.state, x_t, t), arrays["out_v"], V_JAX)
+    yield close(f"{name} out_v, JAX", expert.velocity(w, dims, cache, placed.state, x_t, t), arrays["out_v"], V_JAX)
     dist = verify.distances(draft, x0_hat, 7, 12)
-    report.close(f"{name} out_dist_upstream_torch", dist, arrays["out_dist_upstream_torch"], DISTANCE)
+    yield close(f"{name} out_dist_upstream_torch", dist, arrays["out_dist_upstream_torch"], DISTANCE)
     proposed = run.draft(run.encode(placed), placed)
-    report.close(f"{name} x0_draft", proposed, draft, DRAFT)
+    yield close(f"{name} x0_draft", proposed, draft, DRAFT)
     if (clamped := arrays.get("out_x0_hat_timecond_0p10_for_both")) is not None:
         official = FlashSettings(t_list=settings.t_list, official_time_bias=True)
         ours = run.verify(cache, placed, draft, noise, official)
-        report.close(f"{name} out_x0_hat_timecond_0p10_for_both", ours, clamped, X0_HAT)
+        yield close(f"{name} out_x0_hat_timecond_0p10_for_both", ours, clamped, X0_HAT)
 
 
-def semantics(case: dict, arrays: Arrays, name: str, report: Report) -> None:
+def semantics(case: dict, arrays: Arrays, name: str) -> Rows:
     """The whole rule on the reference's x0_hat, for several tau and last grippers."""
     draft, x0_hat = arrays["x0_draft"], arrays["out_x0_hat_upstream_torch"]
     wrong = []
@@ -81,10 +78,10 @@ def semantics(case: dict, arrays: Arrays, name: str, report: Report) -> None:
         wrong += [
             f"tau {row['tau_radius']} {k}: {ours[k]}, golden {row[k]}" for k in ours if not equal(ours[k], row[k])
         ]
-    report.count(name, wrong, len(case["semantics"]))
+    yield count(name, wrong, len(case["semantics"]))
 
 
-def whole_session(golden: Golden, trace: dict, arrays: Arrays, number: int, report: Report) -> None:
+def whole_session(golden: Golden, trace: dict, arrays: Arrays, number: int) -> Rows:
     """Nine rounds on real weights: routes, flags and counters exactly, arrays to the float32 tolerances."""
     settings = FlashSettings.from_dict({k: v for k, v in trace["settings"].items() if k not in NOT_OURS})
     engine = Engine(golden.runtime, settings)
@@ -92,7 +89,7 @@ def whole_session(golden: Golden, trace: dict, arrays: Arrays, number: int, repo
     wrong: list[str] = []
     worst = dict.fromkeys(("out_actions", "out_x0_draft", "out_x0_hat", "out_dist"), 0.0)
     for index, row in enumerate(trace["rounds"]):
-        key = f"trace{number}/round{index}"
+        key = f"round{index}"
         inputs = model_inputs(golden.observations[row["obs"]])
         result = engine.infer(session, inputs, arrays[f"{key}/noise"], executed_steps=row["executed_steps"])
         timing = policy_timing(result, settings.enable_gripper_verify)
@@ -119,9 +116,9 @@ def whole_session(golden: Golden, trace: dict, arrays: Arrays, number: int, repo
             values["out_dist"] = verify.distances(result.draft, result.x0_hat, settings.dist_dims, steps)
         for what, value in values.items():
             worst[what] = max(worst[what], float(np.abs(value - arrays[f"{key}/{what}"]).max()))
-    report.count(f"G5 e2e{number}: state machine", wrong, len(trace["rounds"]))
+    yield count(f"G5 e2e{number}: state machine", wrong, len(trace["rounds"]))
     for (what, error), atol in zip(worst.items(), (ACTIONS, DRAFT, X0_HAT, DISTANCE), strict=True):
-        report.close(f"G5 e2e{number}: {what}", error, 0.0, atol)
+        yield close(f"G5 e2e{number}: {what}", error, 0.0, atol)
 
 
 def _matches(key: str, ours: Any, golden: Any) -> bool:

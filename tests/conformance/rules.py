@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from conformance.golden import Arrays, Golden, read_json, read_npz
+from conformance.rows import Parts, Rows, close, count
 
-from flashtrail.conformance.golden import Arrays, Golden, read_json, read_npz
-from flashtrail.conformance.rows import Report
 from flashtrail.policies.pi0 import schedule, verify
 from flashtrail.policies.pi0.schedule import SessionState
 from flashtrail.policies.pi0.settings import FlashSettings
@@ -14,17 +14,15 @@ from flashtrail.policies.pi0.verify import Verdict
 DISTANCE = STITCHED = 1e-6
 
 
-def check(golden: Golden, report: Report) -> None:
+def parts(golden: Golden) -> Parts:
     cases = read_json(golden.root / "G2_verify_semantics/functions.json")
     arrays = read_npz(golden.root / "G2_verify_semantics/functions.npz")
     for part in (radius, truncate, detect):
-        with report.section(f"G2 {part.__name__}"):
-            part(cases[part.__name__], arrays, report)
-    with report.section("G2 predicates"):
-        predicates(cases, report)
+        yield f"G2 {part.__name__}", part(cases[part.__name__], arrays)
+    yield "G2 predicates", predicates(cases)
 
 
-def radius(cases: list[dict], arrays: Arrays, report: Report) -> None:
+def radius(cases: list[dict], arrays: Arrays) -> Rows:
     """Distances, accepted prefix (inclusive, min over times) and stitched output."""
     dist_error = stitch_error = 0.0
     wrong = []
@@ -40,9 +38,9 @@ def radius(cases: list[dict], arrays: Arrays, report: Report) -> None:
                 wrong.append(f"{key} ({case['kind']}): {accepted}")
             dist_error = max(dist_error, _gap(distance, arrays[f"{key}/out_dist"][b]))
             stitch_error = max(stitch_error, _gap(stitched, arrays[f"{key}/out_stitched"][b]))
-    report.count("G2 radius out_accepted", wrong, len(cases))
-    report.close("G2 radius out_dist", dist_error, 0.0, DISTANCE)
-    report.close("G2 radius out_stitched", stitch_error, 0.0, STITCHED)
+    yield count("G2 radius out_accepted", wrong, len(cases))
+    yield close("G2 radius out_dist", dist_error, 0.0, DISTANCE)
+    yield close("G2 radius out_stitched", stitch_error, 0.0, STITCHED)
 
 
 def _gap(a: np.ndarray, b: np.ndarray) -> float:
@@ -51,7 +49,7 @@ def _gap(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a - b).max()) if a.size else 0.0
 
 
-def truncate(cases: list[dict], arrays: Arrays, report: Report) -> None:
+def truncate(cases: list[dict], arrays: Arrays) -> Rows:
     """Gripper post-verify: where it cuts, and whether it did."""
     wrong = []
     for case in cases:
@@ -64,10 +62,10 @@ def truncate(cases: list[dict], arrays: Arrays, report: Report) -> None:
             want = int(arrays[f"{key}/out_accepted"][b]), bool(arrays[f"{key}/out_cut_mask"][b])
             if (kept, kept < before) != want:
                 wrong.append(f"{key}[{b}]: {kept}, golden {want[0]}")
-    report.count("G2 truncate out_accepted, out_cut_mask", wrong, len(cases))
+    yield count("G2 truncate out_accepted, out_cut_mask", wrong, len(cases))
 
 
-def detect(cases: list[dict], arrays: Arrays, report: Report) -> None:
+def detect(cases: list[dict], arrays: Arrays) -> Rows:
     """Gripper verify: whether any estimate switches within the window."""
     wrong = []
     for case in cases:
@@ -78,27 +76,27 @@ def detect(cases: list[dict], arrays: Arrays, report: Report) -> None:
             steps = verify.window(case["eval_h"], x0_hat.shape[1])
             if verify.gripper_stops(x0_hat, last, case["threshold"], steps) != arrays[f"{key}/out_trigger"][b]:
                 wrong.append(f"{key}[{b}]")
-    report.count("G2 detect out_trigger", wrong, len(cases))
+    yield count("G2 detect out_trigger", wrong, len(cases))
 
 
-def predicates(cases: dict[str, list[dict]], report: Report) -> None:
+def predicates(cases: dict[str, list[dict]]) -> Rows:
     """Truth tables of the scheduling rules."""
     masks = cases["prefix_len_from_mask"]
     ours = [[verify.leading_run(np.asarray(row, bool)) for row in case["mask"]] for case in masks]
     wrong = [str(case) for case, lengths in zip(masks, ours, strict=True) if lengths != case["out"]]
-    report.count("G2 prefix_len_from_mask", wrong, len(masks))
+    yield count("G2 prefix_len_from_mask", wrong, len(masks))
 
     table = cases["should_schedule_full_fallback"]
     wrong = [str(case) for case in table if _schedules(case) != case["out"]]
-    report.count("G2 should_schedule_full_fallback", wrong, len(table))
+    yield count("G2 should_schedule_full_fallback", wrong, len(table))
 
     table = cases["should_run_full_pipeline_round"]
     wrong = [str(case) for case in table if _runs_full(case) != case["out"]]
-    report.count("G2 should_run_full_pipeline_round", wrong, len(table))
+    yield count("G2 should_run_full_pipeline_round", wrong, len(table))
 
     table = cases["full_round_accepted_prefix_len"]
     wrong = [str(c) for c in table if verify.window(c["max_exec_steps"], c["action_horizon"]) != c["out"]]
-    report.count("G2 full_round_accepted_prefix_len", wrong, len(table))
+    yield count("G2 full_round_accepted_prefix_len", wrong, len(table))
 
 
 def _schedules(case: dict) -> bool:
