@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.tables import keys, schemas
-from flashtrail.tables.keys import Key, Packing
+from flashtrail.tables.keys import Packing
 from flashtrail.tables.schemas import METADATA_KEYS, SCHEMAS
 
 _NAMED = 5  # episodes that an error names before it only counts
@@ -33,31 +33,23 @@ class Merged(NamedTuple):
     metadata: dict[str, str]
 
 
-def expected_episodes(spec: Mapping[str, Any]) -> list[Key]:
-    """Return the episodes that an arm must have.
-
-    `spec` has arm, suite, tasks, init_states and repeats (also policy, seed and planned, which the merge compares).
-    """
-    return [Key(*row.values()) for row in _wanted(spec).to_pylist()]
-
-
 def with_artifact(spec: Mapping[str, Any], handles: Mapping[str, Any]) -> dict[str, Any]:
     """Return an arm's spec whose plan names the artifact too, from its manifests among `handles`."""
     return {**spec, "planned": {**spec["planned"], "artifact_digest": schemas.artifact_digest(handles)}}
 
 
-def merge_shards(shard_dirs: Iterable[str | Path], expected: Mapping[str, Any] | Iterable[Sequence[Any]]) -> Merged:
+def merge_shards(shard_dirs: Iterable[str | Path], spec: Mapping[str, Any]) -> Merged:
     """Read the shards of one arm and return its tables.
 
-    `expected` is the arm's spec (see `expected_episodes`) or the keys themselves. Raises UserError, one line that
-    names the first few episodes and says how many, for: an episode that is missing, there twice, not asked for or
-    ended by infrastructure; a duplicate round or step, or one that belongs to no episode; rounds that do not add
-    up to the episode's own count; another policy or seed; shards that ran on different artifacts; a shard whose
-    config, artifact or code (`spec`'s ``planned``: metadata keys and the digests planned) is not the planned one.
+    `spec` names the episodes that the arm must have: arm, suite, tasks, init_states and repeats; and what the shards
+    are compared with: policy, seed and `planned` (metadata keys and their planned digests). Raises UserError, one line
+    that names the first few episodes and their number, for: an episode that is missing, duplicate, not part of the
+    experiment or ended by infrastructure; a duplicate round or step, or one that belongs to no episode; rounds that do
+    not add up to the episode's own count; another policy or seed; shards that ran on different artifacts; a shard whose
+    config, artifact or code is not the planned one.
     """
-    spec = expected if isinstance(expected, Mapping) else {}
-    wanted = _wanted(spec) if spec else keys.table_of(list(expected))
-    arm = wanted["arm"][0].as_py() if len(wanted) else "arm"
+    arm, repeats = spec["arm"], int(spec.get("repeats", 1))
+    wanted = keys.product(arm, spec["suite"], spec["tasks"], spec["init_states"], repeats)
     directories = [Path(d) for d in shard_dirs]
     _check_plan(arm, directories, spec.get("planned", {}))
     read = {
@@ -73,10 +65,6 @@ def merge_shards(shard_dirs: Iterable[str | Path], expected: Mapping[str, Any] |
     order |= {name: _check_part(arm, name, read, codes, packing) for name in _COUNTER}
     merged = {name: _sorted(read.pop(name), order[name]) for name in SCHEMAS}
     return Merged(merged["episodes"], merged["rounds"], merged["steps"], metadata)
-
-
-def _wanted(spec: Mapping[str, Any]) -> pa.Table:
-    return keys.product(spec["arm"], spec["suite"], spec["tasks"], spec["init_states"], int(spec.get("repeats", 1)))
 
 
 def write_merged(merged: Merged, directory: str | Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flashtrail.base import machine, parquet, provenance
+from flashtrail.base import machine, parquet, provenance, stages
 from flashtrail.base.errors import UserError
 
 # An episode across tables; across arms an episode is paired by the same key without `arm`.
@@ -38,6 +38,7 @@ def _schema(*columns: tuple[str, pa.DataType] | tuple[str, pa.DataType, str]) ->
 
 
 _KEY = (("arm", _STR), ("suite", _STR), ("task_id", _I32), ("init_state", _I32), ("repeat", _I32))
+_STAGES = tuple((column, _F64, "null") for column in stages.COLUMNS)
 
 EPISODES = _schema(
     ("run_id", _STR),
@@ -78,11 +79,7 @@ ROUNDS = _schema(
     ("executed", _I32),
     ("radius", _F64, "null"),
     ("fallback_cause", _STR, "null"),  # zero_accept | gripper | first | periodic | forced
-    ("encoder_ms", _F64, "null"),
-    ("prefill_ms", _F64, "null"),
-    ("denoise_ms", _F64, "null"),
-    ("draft_ms", _F64, "null"),
-    ("verify_ms", _F64, "null"),
+    *_STAGES,
     ("policy_ms", _F64, "null"),  # null: the server does not say (an official one says no `synchronized`)
     ("serve_ms", _F64, "null"),
     ("roundtrip_ms", _F64),
@@ -125,11 +122,7 @@ PROFILE = _schema(
     ("policy", _STR),
     ("route", _STR),
     ("sample", _I32),
-    ("encoder_ms", _F64, "null"),
-    ("prefill_ms", _F64, "null"),
-    ("denoise_ms", _F64, "null"),
-    ("draft_ms", _F64, "null"),
-    ("verify_ms", _F64, "null"),
+    *_STAGES,
     ("policy_ms", _F64),
     ("roundtrip_ms", _F64, "null"),  # at the client; null: timed without one
     ("synchronized", _BOOL),
@@ -160,21 +153,15 @@ def to_table(rows: Sequence[Mapping[str, Any]] | pa.Table, schema: pa.Schema) ->
     NaN becomes null where a column may be empty. Raises ValueError (a bug in the caller) for a missing or unknown
     column, a wrong type, or an empty value where there must be one.
     """
-    if isinstance(rows, pa.Table):
-        problem = _names_differ(rows.column_names, schema)
-        if problem:
+    for names in [rows.column_names] if isinstance(rows, pa.Table) else rows:
+        if problem := _names_differ(names, schema):
             raise ValueError(problem)
-        table = rows.select(schema.names)
-        table = pa.table([table[f.name].cast(f.type) for f in schema], schema=schema)
+    if isinstance(rows, pa.Table):
+        columns = [rows[f.name].cast(f.type) for f in schema]
     else:
-        for row in rows:
-            problem = _names_differ(row, schema)
-            if problem:
-                raise ValueError(problem)
         columns = [pa.array([_plain(row[f.name]) for row in rows], f.type) for f in schema]
-        table = pa.table(columns, schema=schema)
-    problem = _empty_cells(table, schema)
-    if problem:
+    table = pa.table(columns, schema=schema)
+    if problem := _empty_cells(table, schema):
         raise ValueError(problem)
     return table
 
@@ -211,19 +198,16 @@ def read_table(path: str | Path, schema: pa.Schema, columns: Sequence[str] | Non
     that is missing, unknown, of another type or empty.
     """
     stored = parquet.opened(path).schema_arrow
-    problem = _names_differ(stored.names, schema)
-    if problem:
+    if problem := _names_differ(stored.names, schema):
         raise UserError(f"{path}: {problem}")
     if (stored.metadata or {}).get(f"{METADATA_PREFIX}imported".encode()):
         schema = imported(schema)
     for field in schema:
-        if stored.field(field.name).type != field.type:
-            found = stored.field(field.name).type
+        if (found := stored.field(field.name).type) != field.type:
             raise UserError(f"{path}: column {field.name!r} is {found}, expected {field.type}")
     chosen = schema if columns is None else pa.schema([schema.field(c) for c in columns])
     table = parquet.read(path, chosen.names)
-    problem = _empty_cells(table, chosen)
-    if problem:
+    if problem := _empty_cells(table, chosen):
         raise UserError(f"{path}: {problem}")
     return table
 
@@ -282,10 +266,8 @@ def _names_differ(names: Iterable[str], schema: pa.Schema) -> str | None:
 
 def _empty_cells(table: pa.Table, schema: pa.Schema) -> str | None:
     for field in schema:
-        if field.nullable:
-            continue
         column = table[field.name]
-        if column.null_count:
+        if column.null_count and not field.nullable:
             row = pc.index(pc.is_null(column), True).as_py()
             return f"column {field.name!r} is empty in row {row}"
     return None
