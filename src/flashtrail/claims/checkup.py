@@ -60,18 +60,18 @@ class Reference:
 # --- the rule ---
 
 
-def interval(k: Any, n: int, reference: Reference, level: float = LEVEL) -> tuple[NDArray[Any], NDArray[Any]]:
+def interval(k: Any, n: int, reference: Reference) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return both ends of the interval of k/n - published, for one k or many.
 
     Newcombe's of two independent rates; Clopper-Pearson's of k/n where the published rate is taken as exact.
     """
     counts = np.asarray(k)
     if reference.n is None:
-        low, high = proportion_confint(counts, n, alpha=1 - level, method="beta")
+        low, high = proportion_confint(counts, n, alpha=1 - LEVEL, method="beta")
         low, high = np.where(counts == 0, 0.0, low), np.where(counts == n, 1.0, high)
         return low - reference.rate, high - reference.rate
     low, high = confint_proportions_2indep(
-        counts, n, reference.k, reference.n, method="newcomb", compare="diff", alpha=1 - level
+        counts, n, reference.k, reference.n, method="newcomb", compare="diff", alpha=1 - LEVEL
     )
     return np.asarray(low), np.asarray(high)
 
