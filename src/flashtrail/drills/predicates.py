@@ -195,16 +195,8 @@ def _stale_frame(found: Features, bounds: Bounds) -> bool:
     return found["longest_hold"] > bounds["longest_hold"].high and not _long_chunk(found, bounds)
 
 
-def _bad_unnorm(found: Features, bounds: Bounds) -> bool:
-    return found["reach"] > bounds["reach"].high
-
-
-def _state_antipode(found: Features, bounds: Bounds) -> bool:
-    return found["alternation"] > bounds["alternation"].high
-
-
-def _bad_prompt(found: Features, bounds: Bounds) -> bool:
-    return found["effort"] < bounds["effort"].low
+def _above(name: str) -> Rule:
+    return lambda found, bounds: found[name] > bounds[name].high
 
 
 def _short_horizon(found: Features, bounds: Bounds) -> bool:
@@ -274,7 +266,7 @@ PREDICATES: tuple[Predicate, ...] = (
         "bad_unnorm",
         ("reach",),
         ("reach",),
-        _bad_unnorm,
+        _above("reach"),
         "max |action[:3]| exceeds the clean bound on a tenth of the steps",
         "actions scaled back by the statistics of another embodiment",
         "which norm_stats the policy was served with, and their q01 and q99 of the first three actions",
@@ -283,7 +275,7 @@ PREDICATES: tuple[Predicate, ...] = (
         "state_antipode",
         ("alternation",),
         ("alternation",),
-        _state_antipode,
+        _above("alternation"),
         "the answers to one query and the next differ more than every second ones do, beyond any clean episode",
         "a state that jumps between queries, as an axis-angle does when the quaternion's sign flips",
         "the sign convention of the quaternion before it becomes an axis-angle",
@@ -292,7 +284,7 @@ PREDICATES: tuple[Predicate, ...] = (
         "bad_prompt",
         ("effort",),
         ("effort",),
-        _bad_prompt,
+        lambda found, bounds: found["effort"] < bounds["effort"].low,
         f"mean |action[:6]| stays below the clean bound in every window of {WINDOW} steps",
         "an instruction that the policy does not understand",
         "the prompt's template against the one of training, to the character",

@@ -21,11 +21,11 @@ from flashtrail.imports.record import (
     CHUNK,
     Imported,
     Problem,
-    check_cell,
     check_steps,
     check_whole,
     chunk_of,
     episode_row,
+    read_cell,
     round_row,
     route_of,
     short_of_limit,
@@ -290,7 +290,7 @@ class CsvRun:
 def _check_constants(said: Columns) -> None:
     for ours, value in said.constants.items():
         try:
-            check_cell({columns.OFFICIAL[ours]: value}, columns.OFFICIAL[ours])
+            read_cell({columns.OFFICIAL[ours]: value}, columns.OFFICIAL[ours])
         except BadRow as error:
             raise UserError(f"--constant {ours}={value}: {error}") from None
 
