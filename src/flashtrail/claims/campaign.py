@@ -110,7 +110,7 @@ class Campaign:
         return self._judged[arm]
 
     def by_verification(self) -> Campaign:
-        """Return this campaign with verified success in the place of the simulator's; not looked at counts as none."""
+        """Return this campaign with verified success in the place of the simulator's; not verified is a failure."""
         other = copy.copy(self)
         won = self.episodes["verified_success"].eq(True)
         other._judged, other.__dict__["episodes"] = {}, self.episodes.assign(success=won)

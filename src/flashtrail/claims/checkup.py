@@ -47,7 +47,7 @@ class Reference:
 
     @classmethod
     def of(cls, figure: Success) -> Reference:
-        """Return a figure's rate; of a percentage that is no whole count of its n, the nearest count."""
+        """Return a figure's rate; a percentage that is not a whole count of its n gives the nearest count."""
         if figure.n is None:
             assert figure.percent is not None
             return cls(figure.percent / 100)
@@ -200,7 +200,7 @@ def _rate(won: pd.Series) -> dict[str, Any]:
 
 
 def _verified(rows: pd.DataFrame) -> dict[str, Any]:
-    """Return verified success over all episodes; None where one of them was not looked at."""
+    """Return verified success over all episodes; None where one of them was not verified."""
     if rows["verified_success"].isna().any():
         return {"verified": None, "disagreements": None}
     apart = rows["verified_success"].astype(bool) != rows["success"].astype(bool)

@@ -141,7 +141,7 @@ class LatencyClaim(_Claim):
 
     test: Literal["latency_ratio"]
     below: float = Field(1.0, gt=0)
-    # An idle system's own housekeeping stays under a few percent; at a tenth somebody else is computing.
+    # An idle system's own housekeeping stays under a few percent; at a tenth another program is computing.
     load_at_most: float = Field(0.1, gt=0, le=1, description="share of the cores that other programs may take")
 
 
@@ -160,7 +160,7 @@ class PublishedCounts(Section):
 
 
 class PublishedClaim(_Claim):
-    """A claim of somebody else's, quoted; it is not judged, but its counts are given their interval."""
+    """A claim that others published, quoted and not judged; its counts get their interval."""
 
     test: Literal["published"]
     policy: str

@@ -1,4 +1,4 @@
-"""From tables to a verdict: every claim judged, families of claims adjusted, open claims told what would settle them.
+"""From tables to a verdict: every claim judged, families of claims adjusted, open claims with a plan to settle them.
 
 One function per kind of test, each with its numbers, its rows and its sentence; those about success are in
 success_verdicts.py. How each test decides is written above it; nothing else enters.
@@ -164,10 +164,10 @@ def _judge_records(claim: types.RecordsClaim, campaign: Campaign, alpha: float) 
     records = campaign.records(claim.of)
     if not records:
         raise NotTested("there is no such record")
-    asked = [(p, r, c) for p, r in records.items() for c in claim.checks if c.where is None or _at(r, c.where)]
-    failed = [f"{policy}: {reason}" for policy, record, check in asked if (reason := _unmet(check, record))]
+    checked = [(p, r, c) for p, r in records.items() for c in claim.checks if c.where is None or _at(r, c.where)]
+    failed = [f"{policy}: {reason}" for policy, record, check in checked if (reason := _unmet(check, record))]
     # A check that no record has the means for leaves the claim open, however well the others went.
-    open_ = [c.where for c in claim.checks if c.where and not any(check is c for _, _, check in asked)]
+    open_ = [c.where for c in claim.checks if c.where and not any(check is c for _, _, check in checked)]
     verdict: types.Verdict = "refuted" if failed else "not_tested" if open_ else "supported"
     passed = len(records) - len({f.split(":")[0] for f in failed})
     sentence = _tally(passed, len(records), "record", "meet every check", failed)
@@ -340,7 +340,7 @@ def _route_problems(summary: Mapping[str, Any], episodes: pd.DataFrame) -> list[
 
 
 # --- published: quoted, not judged: a verdict would need the paper's policy, suites and hardware. Where the published
-# --- figures are counts, the sentence gives the comparison that they allow, with the interval nobody printed. ---
+# --- figures are counts, the sentence compares them, with the interval that the source does not print. ---
 
 
 def _judge_published(claim: types.PublishedClaim, campaign: Campaign, alpha: float) -> Judgement:

@@ -29,7 +29,7 @@ SLACKS = (0.0, 0.25, 0.5, 1.0)  # beside the one that bounds have, to show what 
 
 
 def of_runs(reference: Reference, runs: Iterable[Run]) -> dict[str, Any]:
-    """Diagnose whole runs: arms are told by name, ``drill_clean`` and ``drill_NAME``; UserError without the first."""
+    """Diagnose whole runs: arms are known by name, ``drill_clean`` and ``drill_NAME``; UserError without the first."""
     arms = {arm.removeprefix(PREFIX): episodes for run in runs for arm, episodes in run.arms.items()}
     if CLEAN not in arms:
         raise UserError(f"no clean run among {listed(sorted(arms))}: its arm is called {PREFIX}{CLEAN}")

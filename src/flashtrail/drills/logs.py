@@ -1,7 +1,7 @@
 """Step logs as predicates see them, from wherever they lie: our tables, imported ones, JSON lines, an official run.
 
-What a predicate must not see (arm, task, initial state, tag) stays beside the episode, for whoever counts. Episodes
-that infrastructure ended are left out: they say nothing of the policy.
+What a predicate must not see (arm, task, initial state, tag) stays beside the episode, for the counts. Episodes
+that infrastructure ended are left out: they say nothing about the policy.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Run:
 
 
 def read(place: str | Path) -> Run:
-    """Read whatever run lies at `place`; UserError, naming what would be one, where there is none.
+    """Read whatever run lies at `place`; UserError where there is none, with the forms that a run may have.
 
     A steps.parquet (with its episodes.parquet), tables/ARM/, results/tables/ARM/, the official client's run
     directory, a JSON-lines file or a directory of them.
@@ -76,7 +76,7 @@ def read(place: str | Path) -> Run:
             return _of_logs([root], root.parent)
         if root.suffix != ".parquet":
             raise UserError(
-                f"{root} is no step log: give a steps.parquet or {_LOGS} file (unpacked), or the run's directory"
+                f"{root} is not a step log: give a steps.parquet or {_LOGS} file (unpacked), or the run's directory"
             )
         root = root.parent
     directories = _table_directories(root)
@@ -88,8 +88,8 @@ def read(place: str | Path) -> Run:
     if logs:
         return _of_logs(logs, root)
     raise UserError(
-        f"{root} is no run: give a directory with steps.parquet, tables/ARM/steps.parquet or {_LOGS} in it, or a run "
-        "directory of the official client (manifest.json)"
+        f"{root} is not a run: give a directory with steps.parquet, tables/ARM/steps.parquet or {_LOGS} in it, or a "
+        "run directory of the official client (manifest.json)"
     )
 
 

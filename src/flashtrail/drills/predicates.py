@@ -1,8 +1,8 @@
-"""What an episode's step log gives away: numbers of one episode, and the rule by which each silent failure is named.
+"""What an episode's step log shows: features of one episode, and the rule by which each silent failure is named.
 
-A predicate sees actions, the means of the pictures that were sent, and rewards. It knows no arm, no tag, no
-condition, no task and no round, so that it says the same of a drill and of a stranger's run. Which bounds are clean is
-not written here: they come from clean runs (bounds.py).
+A predicate sees actions, the means of the pictures that were sent, and rewards. It does not see arm, tag,
+condition, task or round, so that it says the same of a drill and of any other run. Clean bounds come from clean runs
+(bounds.py).
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class Predicate:
     sign: str  # what the robot does
     cause: str
     check: str
-    sides: int = 1  # of its bound that an alarm may lie beyond; 0: the rule is no bound of one feature
+    sides: int = 1  # of its bound that an alarm may lie beyond; 0: the rule is not a bound of one feature
 
     @property
     def sentence(self) -> str:

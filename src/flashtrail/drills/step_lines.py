@@ -153,7 +153,7 @@ def _number(where: str, name: str, value: Any) -> float:
     if not math.isfinite(number):
         raise UserError(f"{where}: {name} is not finite")
     if abs(number) > _LARGEST:
-        raise UserError(f"{where}: {name} is {number:.7g}, over {_LARGEST:,}: no control step has that")
+        raise UserError(f"{where}: {name} is {number:.7g}, over {_LARGEST:,}: too large for a control step")
     return number
 
 
@@ -174,7 +174,7 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             while content := stream.readline(_LONGEST_LINE + 1):
                 number += 1
                 if len(content) > _LONGEST_LINE:
-                    raise UserError(f"{path}:{number}: a line of over {_LONGEST_LINE >> 20} MiB is no control step")
+                    raise UserError(f"{path}:{number}: a line of over {_LONGEST_LINE >> 20} MiB is not a control step")
                 if content.strip():
                     yield number, _object(path, number, content)
     except OSError as error:

@@ -221,7 +221,7 @@ def round_row(row: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> di
 
 
 def route_of(row: Mapping[str, Any]) -> str:
-    """Return the route of a round; BadRow for a word that is none."""
+    """Return the route of a round; BadRow for any other word."""
     route = text(row, "route_type")
     if route not in schemas.ROUTES:
         raise BadRow(f"{called(row, 'route_type')} is {route!r}, neither full nor draft")

@@ -183,7 +183,7 @@ def unpaired(k_a: int, n_a: int, k_b: int, n_b: int, level: float = LEVEL) -> Un
     elif k_a + k_b in (0, n_a + n_b):
         p = 1.0  # nothing differs, and the score test has no variance to divide by
     else:
-        with np.errstate(divide="ignore"):  # statsmodels divides by the second rate, for a ratio that nobody asked for
+        with np.errstate(divide="ignore"):  # statsmodels divides by the second rate, for a ratio that is not used here
             p = float(test_proportions_2indep(k_a, n_a, k_b, n_b, method="score").pvalue)
     return Unpaired(
         rate(k_a, n_a, level),

@@ -3,8 +3,7 @@
 One claim, one number: `Plan`. The effect assumed is the observed one where it exceeds the claim's margin, else the
 margin, the smallest effect that matters; a claim without a margin is planned as observed. Power is exact: every
 outcome is weighted by its probability and put to the test of the verdict itself (McNemar, Tango, Clopper-Pearson here;
-tests of independent arms in unpaired_power.py). Only the ratio of latencies is planned by an approximation. Knows
-numbers; knows no table and no claim.
+tests of independent arms in unpaired_power.py). Only the ratio of latencies is planned by an approximation.
 """
 
 from __future__ import annotations

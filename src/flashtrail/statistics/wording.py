@@ -128,7 +128,7 @@ _PLACE = re.compile(
 def without_places(text: str) -> str:
     """Return an error's text with every absolute path cut to its last part: a page does not say whose machine it was.
 
-    ``not found: /home/me/models/x.pt`` -> ``not found: .../x.pt``. An address (``gs://a/b``) is no such path.
+    ``not found: /home/me/models/x.pt`` -> ``not found: .../x.pt``. An address (``gs://a/b``) is not such a path.
     """
     return _PLACE.sub(lambda found: f".../{found[1]}", text)
 

@@ -1,4 +1,4 @@
-"""Shards put together into one set of tables per arm, with no hole, no double and no failed infrastructure.
+"""Shards put together into one set of tables per arm, without missing, duplicate or failed episodes.
 
 What an arm must have comes from the experiment, never from the rows themselves.
 """
@@ -74,7 +74,7 @@ def write_merged(merged: Merged, directory: str | Path) -> None:
 
 
 def _check_plan(arm: str, directories: Sequence[Path], planned: Mapping[str, str]) -> None:
-    """Refuse a shard any of whose tables is of another plan, whoever computed it."""
+    """Refuse a shard if any of its tables belongs to another plan."""
     for directory in directories if planned else []:
         for name in SCHEMAS:
             stored = schemas.read_metadata(directory / f"{name}.parquet")
@@ -93,7 +93,7 @@ def _check_episodes(arm: str, episodes: pa.Table, codes: NDArray[Any], wanted: N
     distinct, counts = np.unique(codes, return_counts=True)
     twice = distinct[counts > 1]
     if len(twice):
-        found = _some(twice, packing, "there more than once")
+        found = _some(twice, packing, "duplicated")
         raise UserError(f"{arm}: {found}; remove that shard's directory and run again")
     strange = np.setdiff1d(distinct, wanted)
     if len(strange):
@@ -104,11 +104,11 @@ def _check_episodes(arm: str, episodes: pa.Table, codes: NDArray[Any], wanted: N
     if len(failed):
         first = failed[np.argmin(codes[failed])]
         found = _some(np.sort(codes[failed]), packing, "ended by infrastructure, not by the policy")
-        raise UserError(f"{arm}: {found} ({episodes['error'][first].as_py()}); mend the cause and run again")
+        raise UserError(f"{arm}: {found} ({episodes['error'][first].as_py()}); fix the cause and run again")
     won = pc.equal(episodes["outcome"], "success").to_numpy()
     odd = np.sort(codes[won != episodes["success"].to_numpy()])
     if len(odd):
-        raise UserError(f"{arm}: {_some(odd, packing, 'at odds with itself (success against outcome)')}")
+        raise UserError(f"{arm}: {_some(odd, packing, 'inconsistent (success and outcome disagree)')}")
 
 
 def _check_values(arm: str, episodes: pa.Table, wanted: Mapping[str, Any]) -> None:
@@ -139,7 +139,7 @@ def _check_part(
     if len(twice):
         owners = np.unique(np.sort(episodes)[twice // (high - low + 1)])
         raise UserError(
-            f"{arm}: {_some(owners, packing, f'with a {_COUNTER[name]} twice')}; remove that shard's directory"
+            f"{arm}: {_some(owners, packing, f'with a duplicate {_COUNTER[name]}')}; remove that shard's directory"
         )
     if name == "rounds":
         short = episodes[np.bincount(place, minlength=len(episodes)) != read["episodes"]["rounds"].to_numpy()]

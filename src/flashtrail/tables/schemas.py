@@ -1,8 +1,7 @@
 """The tables of the project: their columns, and reading and writing them whole or not at all.
 
 Parquet, zstd; each file carries a checksum and, in its metadata, the digests of config, artifact and code and the
-device. This is the one place where columns are named; the recorder writes with these schemas, everybody
-reads with them.
+device. Columns are named here only; every writer and reader uses these schemas.
 """
 
 from __future__ import annotations
@@ -51,12 +50,12 @@ EPISODES = _schema(
     ("repeat", _I32),
     ("seed", _I64),
     ("success", _BOOL),
-    ("verified_success", _BOOL, "null"),  # null: not looked at, as all of these
+    ("verified_success", _BOOL, "null"),  # null: not verified, as in the columns below
     ("verified_reason", _STR, "null"),  # which behaviour is missing; null where verified
     ("gripper_closures", _I32, "null"),
-    ("grasps", _I32, "null"),  # both fingers on what the task is about, while told to close
+    ("grasps", _I32, "null"),  # both fingers on what the task is about, while commanded to close
     ("lifts", _I32, "null"),
-    ("first_close_step", _I32, "null"),  # null: never, or not looked at (then gripper_closures is null, too)
+    ("first_close_step", _I32, "null"),  # null: never, or not verified (then gripper_closures is null, too)
     ("outcome", _STR),  # success | horizon | error
     ("error", _STR, "null"),
     ("steps", _I32),
@@ -95,7 +94,7 @@ ROUNDS = _schema(
     ("masked", _BOOL, "null"),  # the wrist view was declared missing
     ("noise_seed", _STR),
     # Of a running clock; null where the simulator waited.
-    ("latency_ms", _F64, "null"),  # what the clock took the round to last
+    ("latency_ms", _F64, "null"),  # what the round lasted by the clock
     ("waited_steps", _I32, "null"),  # control steps that passed meanwhile
     ("stale_dropped", _I32, "null"),  # actions of its prefix whose moment passed meanwhile
 )
@@ -109,7 +108,7 @@ STEPS = _schema(
     ("gripper_closed", _BOOL),
     ("eef_pos", pa.list_(_F32, 3)),  # metres
     ("img_mean", _F32, "null"),  # of the agent view at a query, undamaged
-    ("img_mean_sent", _F32, "null"),  # of the same view as the policy was given it
+    ("img_mean_sent", _F32, "null"),  # of the same view as sent to the policy
     ("round", _I32),  # whose chunk the action is from; of a step that held, the round under way
     ("offset_in_chunk", _I32, "null"),  # null: no action of a chunk, the robot held
     ("stale", _BOOL, "null"),  # a newer round was under way; null where the simulator waited
@@ -131,7 +130,7 @@ PROFILE = _schema(
     ("device", _STR),
 )
 
-# Of an episode nobody looked at: an imported or a simulated one.
+# Of an episode that was not verified, such as an imported or a simulated one.
 UNVERIFIED: dict[str, Any] = dict.fromkeys(
     ("verified_success", "verified_reason", "gripper_closures", "grasps", "lifts", "first_close_step")
 )
@@ -229,7 +228,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 
 def machine_of(stored: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """Return the entry `machine` of a table made of tables with these entries; none where none of them has one."""
+    """Return the entry `machine` of a table made of tables with these entries; empty where none of them has one."""
     records = [json.loads(entry["machine"]) for entry in stored if entry.get("machine")]
     return {"machine": json.dumps(machine.together(records))} if records else {}
 
