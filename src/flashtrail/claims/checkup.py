@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
-from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
+from statsmodels.stats.proportion import confint_proportions_2indep
 
 from flashtrail.base import commands, provenance
 from flashtrail.base.errors import UserError
@@ -67,8 +67,7 @@ def interval(k: Any, n: int, reference: Reference) -> tuple[NDArray[Any], NDArra
     """
     counts = np.asarray(k)
     if reference.n is None:
-        low, high = proportion_confint(counts, n, alpha=1 - LEVEL, method="beta")
-        low, high = np.where(counts == 0, 0.0, low), np.where(counts == n, 1.0, high)
+        low, high = intervals.clopper_pearson_limits(counts, n)
         return low - reference.rate, high - reference.rate
     low, high = confint_proportions_2indep(
         counts, n, reference.k, reference.n, method="newcomb", compare="diff", alpha=1 - LEVEL

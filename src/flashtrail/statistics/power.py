@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import gammaln, xlogy
-from statsmodels.stats.proportion import proportion_confint
 
 from flashtrail.statistics import intervals, stratified, unpaired_power
 
@@ -108,8 +107,7 @@ def score_power(n: int, only_a: float, only_b: float, bound: float, level: float
 def rate_power(n: int, p: float, bar: float, above: bool, level: float = 0.95) -> float:
     """Return the probability that Clopper-Pearson's interval of n episodes lies at or above (or below) `bar`."""
     k = np.arange(n + 1)
-    low, high = proportion_confint(k, n, alpha=1 - level, method="beta")
-    low, high = np.where(k == 0, 0.0, low), np.where(k == n, 1.0, high)
+    low, high = intervals.clopper_pearson_limits(k, n, level)
     return float(stats.binom.pmf(k, n, p)[(low >= bar) if above else (high < bar)].sum())
 
 
