@@ -39,7 +39,7 @@ rule write_step_log:
 
 
 rule derive_bounds:
-    """Derive the predicates' bounds from clean episodes that are none of the drills' own."""
+    """Derive the predicates' bounds from clean episodes that the drills do not use."""
     input:
         unpack(tables_of_reference),
     output:
@@ -60,7 +60,7 @@ rule derive_bounds:
 
 
 rule diagnose_drills:
-    """Ask the predicates what is wrong with each episode, and count what they say of each drill and of clean runs."""
+    """Evaluate the predicates on each episode; count what they say of each drill and of clean runs."""
     input:
         **drill_tables(DRILL_ARMS),
         bounds="results/drills/bounds.json",

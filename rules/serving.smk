@@ -1,4 +1,4 @@
-# Serving: the kernels show what they are worth, the server gets ready in time, then two episodes, before anything long.
+# Serving: kernels are compared, the server boots in time, then two episodes run, before anything long.
 #
 # REQUIRED INPUTS
 #   results/environments/handle.json    the server's interpreter

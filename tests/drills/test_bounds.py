@@ -70,7 +70,7 @@ def test_a_feature_that_no_clean_episode_has_gets_no_bound():
 
 
 def test_too_few_episodes_are_refused():
-    with pytest.raises(UserError, match="at least 2 clean episodes, here are 1"):
+    with pytest.raises(UserError, match="at least 2 clean episodes, got 1"):
         bounds.derive([made.episode(0)])
 
 
@@ -89,11 +89,11 @@ def test_stored_bounds_come_back_with_their_origin_and_guarantee(tmp_path):
     [
         (None, "no bounds at"),
         ("{", "not valid JSON"),
-        ("[]", "holds no bounds"),
-        ('{"version": 1, "bounds": {"effort": {"least": 1}}}', "is not whole"),
+        ("[]", "does not hold bounds"),
+        ('{"version": 1, "bounds": {"effort": {"least": 1}}}', "is incomplete"),
         (
             '{"version": 1, "guarantee": {"slack": 0}, "bounds": {"charm": {"least": 1, "largest": 2, "n": 5}}}',
-            "of no feature that is known",
+            "of an unknown feature",
         ),
     ],
 )

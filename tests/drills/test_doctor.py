@@ -162,7 +162,7 @@ def test_bounds_of_another_policy_are_named_as_such(capsys, root, tmp_path):
     ("make", "said"),
     [
         (lambda d: d / "nowhere", "does not exist"),
-        (lambda d: d, "is no run: give a directory with steps.parquet"),
+        (lambda d: d, "is not a run: give a directory with steps.parquet"),
         (lambda d: _text(d / "a.jsonl", "{"), "a.jsonl:1: not JSON"),
         (lambda d: _text(d / "a.jsonl", "[]"), "a.jsonl:1: a list, not an object"),
         (lambda d: _text(d / "a.jsonl", '{"action": [1], "step": 0, "reward": 0}'), "action is not a list of 7"),

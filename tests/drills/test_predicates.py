@@ -14,6 +14,7 @@ from scipy import stats
 
 from flashtrail.drills import bounds, predicates, verdicts
 from flashtrail.drills.predicates import FEATURES, NAMES, PREDICATES, Episode, features
+from flashtrail.statistics import intervals
 
 REFERENCE = made.reference()
 BOUNDS = REFERENCE.bounds
@@ -88,7 +89,7 @@ def test_most_means_more_than_half_of_those_that_could_be_judged():
     half = [base | {"bad_unnorm": True}] * 2 + [base] * 2
     assert verdicts.firing(verdicts.counts(half), REFERENCE) == []
     some = [base | {"bad_unnorm": True}] * 2 + [base] + [base | {"bad_unnorm": None}] * 9
-    assert verdicts.counts(some)["bad_unnorm"] == verdicts.Count(2, 3)
+    assert verdicts.counts(some)["bad_unnorm"] == intervals.rate(2, 3)
     assert verdicts.firing(verdicts.counts(some), REFERENCE) == ["bad_unnorm"]
     assert verdicts.firing(verdicts.counts([]), REFERENCE) == []
 

@@ -162,7 +162,7 @@ def test_a_byte_order_mark_crlf_and_empty_lines_are_no_matter_and_nan_is_no_pict
 def test_a_file_of_another_kind_is_one_line_and_its_neighbours_are_not_read(tmp_path, name):
     written(tmp_path / "other.jsonl", rows())
     (tmp_path / name).write_bytes(b"\x1f\x8b")
-    with pytest.raises(UserError, match="is no step log"):
+    with pytest.raises(UserError, match="is not a step log"):
         logs.read(tmp_path / name)
 
 

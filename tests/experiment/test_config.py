@@ -84,7 +84,7 @@ def changed(data: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("checkup/task", 10, "checkup.task: task 10 is out of range 0-9"),
         ("checkup/first_init_state", 1, "checkup.episodes: init state 50 is out of range 0-49"),
         ("checkup/flash", {"tau_radus": 1}, "unknown key 'checkup.flash.tau_radus'; did you mean 'tau_radius'?"),
-        ("arms/checkup", {"policy": "pi0_nano"}, "arms.checkup: this is the name of the checkup's arm"),
+        ("arms/checkup", {"policy": "pi0_nano"}, "arms.checkup: this name is reserved for the checkup's arm"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_remedy(data, path, value, words):
@@ -241,7 +241,7 @@ def test_a_grid_may_stand_alone_and_takes_other_faults(data):
             ["wrist_helth"],
             "grids.wrist_grid.guards: unknown name 'wrist_helth'; did you mean 'wrist_health'?",
         ),
-        ("guards", ["none", "none"], "grids.wrist_grid.guards: give each once"),
+        ("guards", ["none", "none"], "grids.wrist_grid.guards: give at least one, each once"),
         ("severity", {"every": [2], "phase": [0]}, "grids.wrist_grid.severity: give one parameter"),
         ("severity", {"evry": [2]}, "unknown key 'conditions.wrist_grid_evry2.evry'; did you mean 'every'?"),
         ("severity", {"every": [0]}, "conditions.wrist_grid_every0.every: must be at least 1, not 0"),
@@ -257,7 +257,7 @@ def test_a_mistake_in_a_grid_is_one_line(data, key, value, words):
 
 def test_a_grid_does_not_take_the_name_of_an_arm(data):
     arms = data["arms"] | {"wrist_grid_every4_none": data["arms"]["clean"]}
-    with pytest.raises(UserError, match="arm 'wrist_grid_every4_none' has the name of another arm"):
+    with pytest.raises(UserError, match="arm 'wrist_grid_every4_none' has the same name as another arm"):
         config.parse({**data, "arms": arms, "grids": {"wrist_grid": GRID}})
 
 
@@ -346,9 +346,9 @@ def test_a_sweep_and_a_grid_stand_side_by_side(data):
     ("key", "value", "words"),
     [
         ("policy", "pi0_nan", "sweeps.late.policy: unknown name 'pi0_nan'; did you mean 'pi0_nano'?"),
-        ("constant_ms", [5, 5], "sweeps.late.constant_ms: give each once"),
+        ("constant_ms", [5, 5], "sweeps.late.constant_ms: give at least one, each once"),
         ("constant_ms", [-5], "sweeps.late.constant_ms.0"),
-        ("hz", [], "sweeps.late.hz: give each once, and at least one"),
+        ("hz", [], "sweeps.late.hz: give at least one, each once"),
         ("herz", [20], "unknown key 'sweeps.late.herz'; did you mean 'hz'?"),
         ("while_waiting", "stop", "sweeps.late.while_waiting"),
     ],
@@ -361,7 +361,7 @@ def test_a_mistake_in_a_sweep_is_one_line(data, key, value, words):
 
 def test_a_sweep_does_not_take_the_name_of_an_arm(data):
     taken = changed(data, "arms/late_0ms_20hz", data["arms"]["clean"])
-    with pytest.raises(UserError, match=r"sweeps\.late: its arm 'late_0ms_20hz' has the name of another arm"):
+    with pytest.raises(UserError, match=r"sweeps\.late: its arm 'late_0ms_20hz' has the same name as another arm"):
         config.parse({**taken, "sweeps": {"late": SWEEP}})
 
 
@@ -374,14 +374,18 @@ def test_a_sweep_does_not_take_the_name_of_an_arm(data):
         ("seed", 1e20, "seed: "),
         ("tasks", "0-999999999", "tasks: task 999999999 is out of range 0-9 of libero_goal"),
         ("tasks", "9" * 5000, "is neither a task id nor a range"),
-        ("flash/tau_radius", float("nan"), "flash.tau_radius: nan is not a number to compute with"),
-        ("flash/t_list", [0.1, float("inf")], "flash.t_list.1: inf is not a number"),
+        ("flash/tau_radius", float("nan"), "flash.tau_radius: nan is not a finite number"),
+        ("flash/t_list", [0.1, float("inf")], "flash.t_list.1: inf is not a finite number"),
         (
             "rollout",
             {"server_ready_timeout_s": "inf"},
             "rollout.server_ready_timeout_s: must be a finite number, not 'inf'",
         ),
-        ("conditions/noisy", {"kind": "noise", "sigma": float("inf")}, "conditions.noisy.sigma: inf is not a number"),
+        (
+            "conditions/noisy",
+            {"kind": "noise", "sigma": float("inf")},
+            "conditions.noisy.sigma: inf is not a finite number",
+        ),
         (
             "conditions/noisy",
             {"kind": "noise", "sigma": 1e300},
@@ -411,11 +415,11 @@ def test_a_sweep_does_not_take_the_name_of_an_arm(data):
         ("smoke", {"episodes": 10**9}, "smoke.episodes"),
         ("profile/samples", 10**12, "profile.samples"),
         ("arms", {1: {}}, "arms.1 is a number, not a key: quote it"),
-        ("arms", ["clean"], "arms: a list stands where a mapping is wanted"),
+        ("arms", ["clean"], "arms: expected a mapping, not a list"),
         ("flash/t_list", [], "flash.t_list: "),
-        ("claims", ["a"], "claims: a list stands where text is wanted"),
-        ("claims", "a\0b", r"claims: the character '\x00' is no part of a setting"),
-        ("claims", "\ud800", r"claims: the character '\ud800' is no part of a setting"),
+        ("claims", ["a"], "claims: expected text, not a list"),
+        ("claims", "a\0b", r"claims: the character '\x00' is not allowed in a setting"),
+        ("claims", "\ud800", r"claims: the character '\ud800' is not allowed in a setting"),
         ("suite", datetime.date(2026, 1, 1), "is read as a date: quote it"),
         ("suite", "reach", "suite: reach says nothing about a policy; give one of libero_spatial, "),
     ],
@@ -477,7 +481,7 @@ def test_names_of_arms_conditions_and_guards_are_data(data):
         ("policies", "a/b c", "policies.a/b c: a policy is also a folder of results: call it 'a_b_c'"),
         ("policies", "..", "call it 'policy'"),
         ("policies", "Zürich", "call it 'Z_rich'"),
-        ("arms", "index.html", "arms.index.html: a name that ends in .html is a page's"),
+        ("arms", "index.html", "arms.index.html: names that end in .html are reserved"),
         ("arms", "", "a name has 1 to 200 printable characters"),
         ("conditions", " ", "a name has 1 to 200 printable characters"),
         ("guards", "a\nb", "a name has 1 to 200 printable characters"),

@@ -64,7 +64,7 @@ def test_a_smaller_section_has_what_it_names():
     ("more", "words"),
     [
         ({"names": ["no_flop"]}, "drills.names: unknown name 'no_flop'; did you mean 'no_flip'?"),
-        ({"names": ["no_flip", "no_flip"]}, "drills.names: give each once"),
+        ({"names": ["no_flip", "no_flip"]}, "drills.names: give at least one, each once"),
         ({"polcy": "x"}, "unknown key 'drills.polcy'; did you mean 'policy'?"),
         ({"policy": "pi0_nan"}, "drills.policy: unknown name 'pi0_nan'; did you mean 'pi0_nano'?"),
         ({"episodes": 6}, "bounds must come from other episodes"),
@@ -95,7 +95,7 @@ def test_neighbouring_init_states_do_not_meet():
     ],
 )
 def test_a_name_that_is_taken_is_refused(place, name, value):
-    with pytest.raises(UserError, match="drills: 'drill_no_flip' is the name of another arm or condition"):
+    with pytest.raises(UserError, match="drills: 'drill_no_flip' is also the name of another arm or condition"):
         config.parse({**SHIPPED, place: {**SHIPPED[place], name: value}})
 
 

@@ -132,12 +132,12 @@ def test_drills_and_checkup_are_tables_of_their_own(with_others, capsys):
         ["drill_no_flip", "2", "1", "1", "0", "1", "0", "0"],
         ["all", "6", "2", "1", "1", "0", "4"],
     ]
-    assert checkup == "checkup: none of 2 episodes (make checkup)"
+    assert checkup == "checkup: 0 of 2 episodes (make checkup)"
 
 
 def test_nobody_has_to_run_drills_or_a_checkup(with_others, capsys):
     assert cli.main(["ledger"]) == 0
-    assert "drills: none of 6 episodes (make drills)" in capsys.readouterr().out
+    assert "drills: 0 of 6 episodes (make drills)" in capsys.readouterr().out
     play(with_others / "results", 2, 0, "error", arm="checkup")
     assert cli.main(["ledger"]) == 1, "a checkup was begun"
     play(with_others / "results", 2, 0, "success", arm="checkup")

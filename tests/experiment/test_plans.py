@@ -27,7 +27,7 @@ def test_a_plan_that_is_gone_or_another_is_refused(tmp_path):
     experiment = config.load(ROOT / "config.yaml", ROOT / "profiles/ci/overlay.yaml")
     name = plans.name_of(experiment)
     for settings in ({}, {"plan": "../../etc/passwd"}, {"plan": "plan-../x"}):
-        with pytest.raises(UserError, match="names no plan"):
+        with pytest.raises(UserError, match="does not name a plan"):
             plans.planned(settings, tmp_path)
     with pytest.raises(UserError, match=f"{name}.json, what this job was planned as, is missing on this node"):
         plans.planned({"plan": name}, tmp_path)

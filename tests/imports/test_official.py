@@ -259,4 +259,4 @@ def test_any_value_in_any_field_is_imported_or_named(tmp_path: Path, data) -> No
 def test_a_csv_file_without_its_flag_is_told_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = official.write_csv(tmp_path)
     assert cli.main(["import-run", str(files[0]), "--out", str(tmp_path / "out")]) == 2
-    assert "is a file, not a run directory: for CSV files say --csv" in capsys.readouterr().err
+    assert "is a file, not a run directory: for CSV files give --csv" in capsys.readouterr().err

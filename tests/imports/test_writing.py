@@ -77,7 +77,7 @@ def test_several_stages_lie_side_by_side_and_a_repeated_arm_is_refused(tmp_path:
     arms = ["clean", *stages.CONDITIONS["stage5"], *stages.CONDITIONS["stage7"]]
     assert sorted(path.name for path in (out / "tables").iterdir()) == sorted(arms)
     before = {path: (out / path).read_bytes() for path in below(out)}
-    with pytest.raises(UserError, match="has tables/wrist_zero_all, tables/wrist_zero_every4 already: say --replace"):
+    with pytest.raises(UserError, match="has tables/wrist_zero_all, tables/wrist_zero_every4 already: give --replace"):
         writing.write(stage(tmp_path, "stage5"), out)
     assert {path: (out / path).read_bytes() for path in below(out)} == before
 

@@ -376,7 +376,7 @@ def test_the_draw_does_not_touch_the_noise_and_hangs_on_the_round_alone():
         ({"kind": "running", "source": "mesured"}, "did you mean 'measured'"),
         ({"kind": "running", "source": "measured", "herz": 20}, "unknown key 'herz'; did you mean 'hz'"),
         ({"kind": "running", "source": "measured", "hz": 0}, "hz: must be above 0"),
-        ({"kind": "running", "source": "measured", "hz": True}, "hz: true or false stands where a number is wanted"),
+        ({"kind": "running", "source": "measured", "hz": True}, "hz: expected a number, not true or false"),
         ({"kind": "running", "source": "measured", "while_waiting": "holt"}, "did you mean 'hold'"),
         ({"kind": "running", "source": "measured", "ask_ahead": -1}, "ask_ahead"),
         ({"kind": "running", "source": {"constant": 58}}, "did you mean 'constant_ms'"),

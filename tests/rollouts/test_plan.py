@@ -78,7 +78,7 @@ def test_defaults_are_filled_in():
     [
         ({"init_state": [0]}, "unknown key 'init_state'; did you mean 'init_states'"),
         ({"init_states": [0, 50]}, "init state 50 is out of range 0-49 of libero_goal task 3"),
-        ({"init_states": [1, 1]}, "each init state once"),
+        ({"init_states": [1, 1]}, "give at least one, each once"),
         ({"init_states": []}, "at least one"),
         ({"task_id": 10}, "task 10 is out of range 0-9"),
         ({"clock": "runing"}, "clock: unknown value 'runing'"),

@@ -105,13 +105,13 @@ def contradiction(rows: Rows) -> None:
     [
         (drop_episode, "1 episode is missing: task 1 init 2 repeat 0 of 9"),
         (drop_round, "without all their rounds: task 1 init 2"),
-        (double_episode, "there more than once: task 1 init 0"),
-        (double_step, "with a step twice: task 1 init 0"),
+        (double_episode, "duplicated: task 1 init 0"),
+        (double_step, "with a duplicate step: task 1 init 0"),
         (error_row, r"ended by infrastructure, not by the policy: task 1 init 0 repeat 0 \(connection lost\)"),
         (stray_episode, "not part of the experiment: task 1 init 40"),
         (orphan_round, "in rounds but not in episodes: task 1 init 41"),
         (other_policy, "episodes of policy 'pi0_other' among those of 'pi0_nano'"),
-        (contradiction, r"at odds with itself \(success against outcome\): task 1 init 0"),
+        (contradiction, r"inconsistent \(success and outcome disagree\): task 1 init 0"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, change, message):

@@ -287,7 +287,7 @@ def test_a_shard_of_another_plan_stops_the_merge_by_name(finished, digest):
     [
         (ALL[:2] + ALL[3:], "1 episode is missing: task 1 init 0 repeat 0 of 4"),
         (ALL[:3], "1 episode is missing: task 1 init 1 repeat 0 of 4"),
-        ([*ALL, ALL[0]], "there more than once: task 0 init 0 repeat 0"),
+        ([*ALL, ALL[0]], "duplicated: task 0 init 0 repeat 0"),
         (
             [*ALL[:3], episode(1, 1, outcome="error", success=False, error="server gone")],
             "ended by infrastructure, not by the policy: task 1 init 1 repeat 0 (server gone)",

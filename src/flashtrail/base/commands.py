@@ -48,7 +48,7 @@ def run(main: Callable[[], int | None], name: str) -> int:
     """Run a command and return its exit code; `name` is how its kept traceback is called.
 
     2 after a UserError or a place that cannot be written, 1 after anything unforeseen (its traceback is kept in a file
-    that the line names), 130 after Ctrl-C, 141 where the reader of a pipe has left, which is no error.
+    that the line names), 130 after Ctrl-C, 141 where the reader of a pipe has left, which is not an error.
     """
     codecs.register_error("plain", _plain)
     for stream in (sys.stdout, sys.stderr):
@@ -63,7 +63,7 @@ def run(main: Callable[[], int | None], name: str) -> int:
         return _said(f"error: {error}", 2)
     except KeyboardInterrupt:
         return _said("error: interrupted", 128 + signal.SIGINT)
-    except BrokenPipeError:  # the reader, such as `head`, has had enough: no error, and nothing left to flush
+    except BrokenPipeError:  # the reader, such as `head`, has closed: not an error, and nothing left to flush
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
@@ -106,7 +106,7 @@ def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 def _said(line: str, code: int) -> int:
-    with contextlib.suppress(OSError):  # nobody is left to hear it
+    with contextlib.suppress(OSError):  # nothing reads standard error
         print(line, file=sys.stderr)
     return code
 

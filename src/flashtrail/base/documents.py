@@ -1,7 +1,7 @@
 """YAML files, ours and those of users, as plain data: read in one way, and refused in one line.
 
 A key given twice is refused by name and line (PyYAML lets the last one win), as is what would take hours to read:
-aliases that multiply, a value that holds itself, a file that is no text.
+aliases that multiply, a value that holds itself, a file that is not text.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _UNBUILT = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")  # << and =, w
 
 
 class Section(BaseModel):
-    """A part of a document, typed: an unknown key is an error, `true` is no number, and nothing changes once read."""
+    """A part of a document, typed: unknown keys are errors, `true` is not a number, and nothing changes once read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -61,7 +61,7 @@ class Section(BaseModel):
             if _has_truth_value(data.get(key)):
                 kinds = _kinds(field.annotation)
                 if (int in kinds or float in kinds) and bool not in kinds and Any not in kinds:
-                    raise ValueError(f"{key}: true or false stands where a number is wanted")
+                    raise ValueError(f"{key}: expected a number, not true or false")
         return data
 
 
@@ -166,7 +166,7 @@ def reason(problem: Mapping[str, Any]) -> str:
         bound = context[limit]
         return f"must be {words} {f'{bound:g}' if isinstance(bound, float) else bound}, not {value!r}"
     if name in _WANTED and (name != "string_type" or isinstance(value, list | dict)):
-        return f"{kind(value)} stands where {_WANTED[name]} is wanted"
+        return f"expected {_WANTED[name]}, not {kind(value)}"
     if name in _EXPECTED:
         return f"must be {_EXPECTED[name]}, not {value!r}{': quote it' if name == 'string_type' else ''}"
     if name in _WHOLE:
@@ -194,7 +194,7 @@ def _text(path: Path) -> str:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     if len(content) > _MAX_BYTES:
-        raise UserError(f"{path} is larger than {_MAX_BYTES >> 20} MiB: this is no file of settings")
+        raise UserError(f"{path} is larger than {_MAX_BYTES >> 20} MiB: not a settings file")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -109,7 +109,7 @@ def _check_code(job: Job) -> None:
 
 
 def _with_code_of_now(job: Job) -> Job:
-    """Return a job that is run by hand, perhaps with code that is being mended: what it writes names that code."""
+    """Return a job that is run by hand, perhaps with changed code: what it writes names that code."""
     found = _code_of_now(job)
     return (
         job if found is None else replace(job, params={**job.params, "code": {**job.params["code"], "digest": found}})
@@ -192,5 +192,5 @@ def _plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
-    json.dumps(value)  # a parameter that is no plain data is a mistake in the rule: say so here
+    json.dumps(value)  # a parameter that is not plain data is a mistake in the rule: fail here
     return value

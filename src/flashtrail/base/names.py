@@ -1,4 +1,4 @@
-"""Names that come from outside as names of files: an arm of config.yaml, a run of somebody's CSV, a task's text.
+"""Names that come from outside as names of files: an arm of config.yaml, a run of an imported CSV, a task's text.
 
 A name is data: it may hold anything. What is made of it here is one path component, never a way to another folder.
 """

@@ -1,4 +1,4 @@
-"""Digests and whole-or-nothing writing: what makes a result traceable and never half there."""
+"""Digests and whole-or-nothing writing: what makes a result traceable and never incomplete."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def module_closure(files: Iterable[str | Path]) -> list[Path]:
 
 
 def _data_of(room: Path) -> list[Path]:
-    """Return the files in a package's folders that are no packages, such as static/ and templates/."""
+    """Return the files in a package's folders that are not packages, such as static/ and templates/."""
     folders = (f for f in room.iterdir() if f.is_dir() and f.name != "__pycache__")
     return [file for folder in folders if not any(folder.rglob("*.py")) for file in folder.rglob("*") if file.is_file()]
 

@@ -64,6 +64,11 @@ class Campaign:
         """Return the files of a kind; none given is an empty list."""
         return self._files.get(kind, [])
 
+    def _one(self, kind: str) -> dict[str, Any] | None:
+        """Return the JSON record of a kind that has one file at most."""
+        files = self.files(kind)
+        return provenance.json_load(files[0]) if files else None
+
     @cached_property
     def episodes(self) -> pd.DataFrame:
         """Return all episodes of all arms; a task number with two texts is refused."""
@@ -88,8 +93,8 @@ class Campaign:
     @cached_property
     def machine(self) -> dict[str, Any] | None:
         """Return how busy the machine was while the profile was measured; None where that was not recorded."""
-        said = [schemas.read_metadata(path).get("machine") for path in self.files("profile")]
-        return json.loads(said[0]) if said and said[0] else None
+        recorded = self.profile_metadata.get("machine")
+        return json.loads(recorded) if recorded else None
 
     @cached_property
     def arms(self) -> list[str]:
@@ -105,7 +110,7 @@ class Campaign:
         return self._judged[arm]
 
     def by_verification(self) -> Campaign:
-        """Return this campaign with verified success in the place of the simulator's; not looked at counts as none."""
+        """Return this campaign with verified success in the place of the simulator's; not verified is a failure."""
         other = copy.copy(self)
         won = self.episodes["verified_success"].eq(True)
         other._judged, other.__dict__["episodes"] = {}, self.episodes.assign(success=won)
@@ -159,14 +164,12 @@ class Campaign:
     @cached_property
     def claims(self) -> dict[str, Any] | None:
         """Return the evaluated claims, or None."""
-        files = self.files("claims")
-        return provenance.json_load(files[0]) if files else None
+        return self._one("claims")
 
     @cached_property
     def checkup(self) -> dict[str, Any] | None:
         """Return what was found of the checkup, or None."""
-        files = self.files("checkup")
-        return provenance.json_load(files[0]) if files else None
+        return self._one("checkup")
 
     def records(self, kind: str) -> dict[str, dict[str, Any]]:
         """Return JSON records of a kind by policy: records, parity, boots or smokes; environments by their own name."""
@@ -183,8 +186,7 @@ class Campaign:
     @cached_property
     def control(self) -> dict[str, Any] | None:
         """Return the full-against-full control of the accepted prefix, or None where it was not measured."""
-        files = self.files("control")
-        return provenance.json_load(files[0]) if files else None
+        return self._one("control")
 
     @cached_property
     def published(self) -> published.Published | None:
@@ -221,13 +223,16 @@ class Campaign:
         files = self.files("profile")
         return schemas.read_metadata(files[0]) if files else {}
 
+    def _origin(self, arm: str | None) -> dict[str, str]:
+        return self.profile_metadata if arm is None else self.metadata.get(arm, {})
+
     def source(self, arm: str | None) -> str:
         """Return whose run an imported arm is (None: the profile), as its import named it; empty where it did not."""
-        return (self.profile_metadata if arm is None else self.metadata.get(arm, {})).get("source", "")
+        return self._origin(arm).get("source", "")
 
     def whose(self, arm: str | None) -> str:
         """Return whose rows an arm has (None: the profile): ``ours``, or that they are imported, and from where."""
-        entry = self.profile_metadata if arm is None else self.metadata.get(arm, {})
+        entry = self._origin(arm)
         if not entry.get("imported"):
             return "ours"
         return f"imported: {entry.get('source') or entry['imported']}"

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
-from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
+from statsmodels.stats.proportion import confint_proportions_2indep
 
 from flashtrail.base import commands, provenance
 from flashtrail.base.errors import UserError
@@ -47,7 +47,7 @@ class Reference:
 
     @classmethod
     def of(cls, figure: Success) -> Reference:
-        """Return a figure's rate; of a percentage that is no whole count of its n, the nearest count."""
+        """Return a figure's rate; a percentage that is not a whole count of its n gives the nearest count."""
         if figure.n is None:
             assert figure.percent is not None
             return cls(figure.percent / 100)
@@ -60,18 +60,17 @@ class Reference:
 # --- the rule ---
 
 
-def interval(k: Any, n: int, reference: Reference, level: float = LEVEL) -> tuple[NDArray[Any], NDArray[Any]]:
+def interval(k: Any, n: int, reference: Reference) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return both ends of the interval of k/n - published, for one k or many.
 
     Newcombe's of two independent rates; Clopper-Pearson's of k/n where the published rate is taken as exact.
     """
     counts = np.asarray(k)
     if reference.n is None:
-        low, high = proportion_confint(counts, n, alpha=1 - level, method="beta")
-        low, high = np.where(counts == 0, 0.0, low), np.where(counts == n, 1.0, high)
+        low, high = intervals.clopper_pearson_limits(counts, n)
         return low - reference.rate, high - reference.rate
     low, high = confint_proportions_2indep(
-        counts, n, reference.k, reference.n, method="newcomb", compare="diff", alpha=1 - level
+        counts, n, reference.k, reference.n, method="newcomb", compare="diff", alpha=1 - LEVEL
     )
     return np.asarray(low), np.asarray(high)
 
@@ -200,7 +199,7 @@ def _rate(won: pd.Series) -> dict[str, Any]:
 
 
 def _verified(rows: pd.DataFrame) -> dict[str, Any]:
-    """Return verified success over all episodes; None where one of them was not looked at."""
+    """Return verified success over all episodes; None where one of them was not verified."""
     if rows["verified_success"].isna().any():
         return {"verified": None, "disagreements": None}
     apart = rows["verified_success"].astype(bool) != rows["success"].astype(bool)

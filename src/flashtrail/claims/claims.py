@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -54,10 +54,8 @@ class _Claim(Section):
     estimand: str = Field(min_length=1, description="the number that the claim is about")
     seed: Seed = Seed()
 
-    @property
-    def limited(self) -> bool:
-        """True where the verdict is about episodes or rounds of a few tasks, so that `supported` has limits."""
-        return True
+    # True where the verdict is about episodes or rounds of a few tasks, so that `supported` has limits.
+    limited: ClassVar[bool] = True
 
 
 class Check(Section):
@@ -82,11 +80,7 @@ class RecordsClaim(_Claim):
     test: Literal["records"]
     of: Literal["records", "parity", "boots", "environments"]
     checks: list[Check] = Field(min_length=1)
-
-    @property
-    def limited(self) -> bool:
-        """A record is what it is."""
-        return False
+    limited: ClassVar[bool] = False
 
 
 class EpisodesCompleteClaim(_Claim):
@@ -94,11 +88,7 @@ class EpisodesCompleteClaim(_Claim):
 
     test: Literal["episodes_complete"]
     at_least: int = Field(2, ge=1)
-
-    @property
-    def limited(self) -> bool:
-        """A finished chain is finished."""
-        return False
+    limited: ClassVar[bool] = False
 
 
 class _SuccessClaim(_Claim):
@@ -115,26 +105,26 @@ class RateClaim(_SuccessClaim):
     bar: float = Field(gt=0, lt=1)
 
 
-class PairedClaim(_SuccessClaim):
+class _DifferenceClaim(_SuccessClaim):
+    """One arm differs from another in the stated direction."""
+
+    arm: str
+    control: str
+    direction: Literal["less", "greater"]
+    margin: float = Field(gt=0, lt=1, description="the smallest difference that matters; its exclusion refutes")
+    family: str | None = Field(None, description="claims of one family share their error rate, by Holm's method")
+
+
+class PairedClaim(_DifferenceClaim):
     """One arm differs from its control in the stated direction: exact McNemar on the same episodes."""
 
     test: Literal["paired_difference"]
-    arm: str
-    control: str
-    direction: Literal["less", "greater"]
-    margin: float = Field(gt=0, lt=1, description="the smallest difference that matters; its exclusion refutes")
-    family: str | None = Field(None, description="claims of one family share their error rate, by Holm's method")
 
 
-class UnpairedClaim(_SuccessClaim):
+class UnpairedClaim(_DifferenceClaim):
     """One arm differs from another in the stated direction, not on the same episodes: Boschloo's test."""
 
     test: Literal["unpaired_difference"]
-    arm: str
-    control: str
-    direction: Literal["less", "greater"]
-    margin: float = Field(gt=0, lt=1, description="the smallest difference that matters; its exclusion refutes")
-    family: str | None = Field(None, description="claims of one family share their error rate, by Holm's method")
 
 
 class NonInferiorityClaim(_SuccessClaim):
@@ -151,7 +141,7 @@ class LatencyClaim(_Claim):
 
     test: Literal["latency_ratio"]
     below: float = Field(1.0, gt=0)
-    # An idle system's own housekeeping stays under a few percent; at a tenth somebody else is computing.
+    # An idle system's own housekeeping stays under a few percent; at a tenth another program is computing.
     load_at_most: float = Field(0.1, gt=0, le=1, description="share of the cores that other programs may take")
 
 
@@ -170,7 +160,7 @@ class PublishedCounts(Section):
 
 
 class PublishedClaim(_Claim):
-    """A claim of somebody else's, quoted; it is not judged, but its counts are given their interval."""
+    """A claim that others published, quoted and not judged; its counts get their interval."""
 
     test: Literal["published"]
     policy: str
@@ -184,11 +174,7 @@ class PublishedChecksClaim(_Claim):
 
     test: Literal["published_checks"]
     check: Literal["rate is a count", "rates are counts", "ratio is a quotient"]
-
-    @property
-    def limited(self) -> bool:
-        """Arithmetic has no scope."""
-        return False
+    limited: ClassVar[bool] = False
 
 
 class PublishedMixtureClaim(_Claim):
@@ -203,11 +189,7 @@ class BookkeepingClaim(_Claim):
 
     test: Literal["bookkeeping"]
     tolerance: float = Field(1e-6, gt=0, description="of the mean, relative")
-
-    @property
-    def limited(self) -> bool:
-        """A count is what it is."""
-        return False
+    limited: ClassVar[bool] = False
 
 
 class NotTestedClaim(_Claim):

@@ -41,32 +41,35 @@ class Judgement:
     plan: Callable[[float], Plan] | None = None  # by alpha; asked only where the verdict is inconclusive
 
 
-def not_tested(reason: str) -> Judgement:
-    """Return a judgement that there is none, and why."""
-    return Judgement("not_tested", f"Not tested: {reason}.")
+class NotTested(Exception):
+    """A claim that this campaign cannot test; the text says why."""
 
 
-def arm_episodes(campaign: Campaign, arm: str) -> pd.DataFrame | None:
-    """Return an arm's judged episodes in the order of their keys, or None.
+def decided(supported: bool, refuted: bool) -> types.Verdict:
+    """Return the verdict of a test that finds, excludes or does neither."""
+    return "supported" if supported else "refuted" if refuted else "inconclusive"
+
+
+def arm_episodes(campaign: Campaign, arm: str) -> pd.DataFrame:
+    """Return an arm's judged episodes in the order of their keys; NotTested where there are none.
 
     Infrastructure errors never get this far: `endings.judged` leaves them out, and of our own runs the merge stops.
     """
     episodes = campaign.judged(arm)
-    return episodes if len(episodes) else None
+    if not len(episodes):
+        raise NotTested(f"arm {arm} was not run")
+    return episodes
 
 
-def pairs_of(campaign: Campaign, arm: str, control: str) -> pd.DataFrame | str:
-    """Return the episodes that both arms have, with `success_arm` and `success_control`; or why there are none.
+def pairs_of(campaign: Campaign, arm: str, control: str) -> pd.DataFrame:
+    """Return the episodes that both arms have, with `success_arm` and `success_control`; NotTested without any.
 
     They are in the order of their keys, as the arms' own episodes are.
     """
-    frames = {name: arm_episodes(campaign, name) for name in (arm, control)}
-    absent = [name for name, frame in frames.items() if frame is None]
-    if absent:
-        return f"arm {absent[0]} was not run"
-    found = keys.pairs(frames[arm], frames[control])
-    found = found.rename(columns={"success_a": "success_arm", "success_b": "success_control"})
-    return found if len(found) else f"{arm} and {control} have no episode in common"
+    found = keys.pairs(arm_episodes(campaign, arm), arm_episodes(campaign, control))
+    if not len(found):
+        raise NotTested(f"{arm} and {control} have no episode in common")
+    return found.rename(columns={"success_a": "success_arm", "success_b": "success_control"})
 
 
 class Common(NamedTuple):
@@ -78,17 +81,14 @@ class Common(NamedTuple):
     left_out: str
 
 
-def common_tasks(campaign: Campaign, arm: str, control: str) -> Common | str:
-    """Return two arms on their common tasks (by suite and text), or why they cannot be compared."""
+def common_tasks(campaign: Campaign, arm: str, control: str) -> Common:
+    """Return two arms on their common tasks (by suite and text); NotTested where they cannot be compared."""
     frames = {name: arm_episodes(campaign, name) for name in (arm, control)}
-    absent = [name for name, frame in frames.items() if frame is None]
-    if absent:
-        return f"arm {absent[0]} was not run"
     table = keys.by_task(*frames.values())
     shared = table[(table["n_a"] > 0) & (table["n_b"] > 0)]
     if not len(shared):
         sides = (f"{name} has {_tasks(table[table[n] > 0])}" for name, n in ((arm, "n_a"), (control, "n_b")))
-        return f"the arms have no task in common: {'; '.join(sides)}"
+        raise NotTested(f"the arms have no task in common: {'; '.join(sides)}")
     apart = [
         f"{_tasks(rows)} (only {name})"
         for name, rows in ((arm, table[table["n_b"] == 0]), (control, table[table["n_a"] == 0]))
@@ -139,14 +139,13 @@ def names_of(frame: pd.DataFrame) -> list[str]:
 
 
 def scope_of(
-    campaign: Campaign, frames: Mapping[str, pd.DataFrame | None], pairs: pd.DataFrame | None = None
+    campaign: Campaign, frames: Mapping[str, pd.DataFrame], pairs: pd.DataFrame | None = None
 ) -> dict[str, Any]:
     """Return what the episodes were run on: policies, suites, tasks, init states, devices."""
-    present = [frame for frame in frames.values() if frame is not None]
-    rows = pairs if pairs is not None else pd.concat(present)
+    rows = pairs if pairs is not None else pd.concat(frames.values())
     devices = {campaign.metadata.get(arm, {}).get("device", "") for arm in frames}
     return tested_on(
-        policies=list(dict.fromkeys(p for frame in present for p in frame["policy"].unique())),
+        policies=list(dict.fromkeys(p for frame in frames.values() for p in frame["policy"].unique())),
         suites=sorted(rows["suite"].unique()),
         tasks=sorted(int(t) for t in rows["task_id"].unique()),
         init_states=sorted(int(i) for i in rows["init_state"].unique()),

@@ -1,9 +1,8 @@
 """Speculation as a signal: does the verifier's opinion of drafts tell how an episode will end, or that a view is dead?
 
 All drafting arms together, pairs within an arm and task. An episode that fails lasts longer and so shows more of
-everything: only rounds before a common step, the window, are looked at, and only episodes that lasted beyond it. The
-thresholds of the alarm and the predicted shares are learned on other init states than those they are tested on. Knows
-tables' frames and discrimination; draws nothing and decides no claim.
+everything: only rounds before a common step, the window, count, and only episodes that lasted beyond it. The
+thresholds of the alarm and the predicted shares are learned on other init states than those they are tested on.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ def _joined(episodes: pd.DataFrame, rounds: pd.DataFrame) -> pd.DataFrame:
 
 
 def window(episodes: pd.DataFrame) -> int:
-    """Return the step up to which rounds are looked at: the shortest tenth of the successful episodes ends before it.
+    """Return the step up to which rounds count: the shortest tenth of the successful episodes ends before it.
 
     Without a successful episode it is half the longest episode.
     """
@@ -157,7 +156,7 @@ def alarm(frame: pd.DataFrame, step: int) -> dict[str, Any]:
 def calibrated(frame: pd.DataFrame, step: int) -> dict[str, Any] | None:
     """Return predicted against observed failure, the prediction made of the accepted prefix on other init states.
 
-    Beside its Brier score stands that of somebody who knows only arm and task (learned on the same init states):
+    Beside its Brier score stands that of a prediction from arm and task alone (learned on the same init states):
     where the signal is not better, it adds nothing.
     """
     part = episode_means(_early(frame, step)).dropna(subset=["accepted_prefix"])

@@ -59,9 +59,9 @@ def of_how_many(prefix: Mapping[str, Any]) -> int:
 
 
 def setting(summary: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    """Return an arm's ``condition`` or ``guard`` as the shard was told it, without its name; None: not on record."""
-    told = summary.get("metadata", {}).get(name)
-    return None if not told else {key: value for key, value in json.loads(told).items() if key != "name"}
+    """Return an arm's ``condition`` or ``guard`` as the shard's spec has it, without its name; None: not on record."""
+    recorded = summary.get("metadata", {}).get(name)
+    return None if not recorded else {key: value for key, value in json.loads(recorded).items() if key != "name"}
 
 
 def summary(episodes: pd.DataFrame, rounds: pd.DataFrame, longest: int = EXEC_STEPS) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From tables to a verdict: every claim judged, families of claims adjusted, open claims told what would settle them.
+"""From tables to a verdict: every claim judged, families of claims adjusted, open claims with a plan to settle them.
 
 One function per kind of test, each with its numbers, its rows and its sentence; those about success are in
 success_verdicts.py. How each test decides is written above it; nothing else enters.
@@ -18,10 +18,11 @@ from flashtrail.base import machine, provenance
 from flashtrail.claims import claims as types
 from flashtrail.claims import published, success_verdicts, summaries
 from flashtrail.claims.campaign import Campaign
-from flashtrail.claims.judgement import Judgement, not_tested, rows_of, scope_of, tested_on
+from flashtrail.claims.judgement import Judgement, NotTested, decided, rows_of, scope_of, tested_on
 from flashtrail.statistics import intervals, power
 from flashtrail.statistics.power import Plan
 from flashtrail.statistics.wording import (
+    difference_with_range,
     listed,
     milliseconds,
     p_value,
@@ -66,14 +67,20 @@ _SUCCESS_WORDS = {
 
 def _judge(claim: types.AnyClaim, campaign: Campaign, alpha: float) -> Judgement:
     """Judge one claim; one about success by the success that it names."""
-    if getattr(claim, "success", None) == "verified":
-        for arm in _arms(claim):
-            blind = int(campaign.judged(arm)["verified_success"].isna().sum())
-            if blind:
-                return not_tested(f"{plural(blind, 'episode')} of {arm} were not verified (no verified_success)")
-        campaign = campaign.by_verification()
-    judgement: Judgement = _JUDGES[claim.test](claim, campaign, alpha)
-    return judgement
+    try:
+        if getattr(claim, "success", None) == "verified":
+            campaign = _verified(claim, campaign)
+        return _JUDGES[claim.test](claim, campaign, alpha)
+    except NotTested as reason:
+        return Judgement("not_tested", f"Not tested: {reason}.")
+
+
+def _verified(claim: types.AnyClaim, campaign: Campaign) -> Campaign:
+    """Return the campaign by verified success; NotTested where an episode of the claim was not verified."""
+    for arm in _arms(claim):
+        if blind := int(campaign.judged(arm)["verified_success"].isna().sum()):
+            raise NotTested(f"{plural(blind, 'episode')} of {arm} were not verified (no verified_success)")
+    return campaign.by_verification()
 
 
 def _arms(claim: types.AnyClaim) -> list[str]:
@@ -156,15 +163,14 @@ def plan_words(plan: Plan) -> str:
 def _judge_records(claim: types.RecordsClaim, campaign: Campaign, alpha: float) -> Judgement:
     records = campaign.records(claim.of)
     if not records:
-        return not_tested("there is no such record")
-    asked = [(p, r, c) for p, r in records.items() for c in claim.checks if c.where is None or _at(r, c.where)]
-    failed = [f"{policy}: {reason}" for policy, record, check in asked if (reason := _unmet(check, record))]
+        raise NotTested("there is no such record")
+    checked = [(p, r, c) for p, r in records.items() for c in claim.checks if c.where is None or _at(r, c.where)]
+    failed = [f"{policy}: {reason}" for policy, record, check in checked if (reason := _unmet(check, record))]
     # A check that no record has the means for leaves the claim open, however well the others went.
-    open_ = [c.where for c in claim.checks if c.where and not any(check is c for _, _, check in asked)]
+    open_ = [c.where for c in claim.checks if c.where and not any(check is c for _, _, check in checked)]
     verdict: types.Verdict = "refuted" if failed else "not_tested" if open_ else "supported"
     passed = len(records) - len({f.split(":")[0] for f in failed})
-    sentence = f"{passed} of {plural(len(records), 'record')} {'meets' if passed == 1 else 'meet'} every check"
-    sentence += f" ({'; '.join(failed)})." if failed else "."
+    sentence = _tally(passed, len(records), "record", "meet every check", failed)
     for name in dict.fromkeys(c.where for c in claim.checks if c.where):
         if without := [policy for policy, record in records.items() if not _at(record, name)]:
             sentence += f" Without a {name}, which is therefore not tested: {listed(without)}."
@@ -197,6 +203,12 @@ def _unmet(check: types.Check, record: Any) -> str | None:
     return None
 
 
+def _tally(passed: int, n: int, kind: str, verb: str, failed: Sequence[str]) -> str:
+    """``2 of 3 records meet every check (nano: ...).``; `verb` is the plural, such as ``meet every check``."""
+    agreeing = re.sub(r"^\w+", r"\g<0>s", verb) if passed == 1 else verb
+    return f"{passed} of {plural(n, kind)} {agreeing}" + (f" ({'; '.join(failed)})." if failed else ".")
+
+
 def _at(record: Any, path: str) -> Any:
     for part in path.split("."):
         match = re.fullmatch(r"(\w+)(?:\[(.+)\])?", part)
@@ -214,7 +226,7 @@ def _at(record: Any, path: str) -> Any:
 def _judge_episodes_complete(claim: types.EpisodesCompleteClaim, campaign: Campaign, alpha: float) -> Judgement:
     smokes = campaign.smoke_episodes()
     if not smokes:
-        return not_tested("there is no smoke test")
+        raise NotTested("there is no smoke test")
     complete = {policy: int((frame["outcome"] != "error").sum()) for policy, frame in smokes.items()}
     broken = {policy: int((frame["outcome"] == "error").sum()) for policy, frame in smokes.items()}
     good = all(complete[p] >= claim.at_least and not broken[p] for p in smokes)
@@ -235,18 +247,14 @@ def _judge_episodes_complete(claim: types.EpisodesCompleteClaim, campaign: Campa
 def _judge_latency(claim: types.LatencyClaim, campaign: Campaign, alpha: float) -> Judgement:
     profile = campaign.profile
     if not len(profile):
-        return not_tested("there is no profile")
+        raise NotTested("there is no profile")
     if not profile["synchronized"].eq(True).all():
-        return not_tested("the profile's device was not synchronised at the edges of a round")
+        raise NotTested("the profile's device was not synchronised at the edges of a round")
     times = {route: profile.loc[profile["route"] == route, "policy_ms"] for route in ("draft", "full")}
     found = intervals.median_ratio(times["draft"], times["full"], 1 - alpha)
     if found is None:
-        return not_tested(f"{len(times['draft'])} draft and {len(times['full'])} full rounds give no interval")
-    verdict: types.Verdict = "inconclusive"
-    if found.interval.high < claim.below:
-        verdict = "supported"
-    elif found.interval.low > claim.below:
-        verdict = "refuted"
+        raise NotTested(f"{len(times['draft'])} draft and {len(times['full'])} full rounds give no interval")
+    verdict = decided(found.interval.high < claim.below, found.interval.low > claim.below)
     load = campaign.machine
     loaded = bool(load and load["others"] is not None and load["others"] > claim.load_at_most)
     if loaded:
@@ -286,10 +294,10 @@ def _judge_latency(claim: types.LatencyClaim, campaign: Campaign, alpha: float) 
 def _judge_routes(claim: types.RoutesClaim, campaign: Campaign, alpha: float) -> Judgement:
     summary, episodes = campaign.summaries.get(claim.arm), campaign.of_arm("episodes", claim.arm)
     if summary is None or not len(episodes):
-        return not_tested(f"arm {claim.arm} was not run")
+        raise NotTested(f"arm {claim.arm} was not run")
     routes, prefix = summary["routes"], summary["accepted_prefix"]
     if not routes["draft"]:
-        return not_tested(f"{claim.arm} has no draft round, so no accepted prefix")
+        raise NotTested(f"{claim.arm} has no draft round, so no accepted prefix")
     problems = _route_problems(summary, episodes)
     rounds = f"{routes['full']:,} full and {plural(routes['draft'], 'draft round')}"
     most = summaries.of_how_many(prefix)
@@ -332,7 +340,7 @@ def _route_problems(summary: Mapping[str, Any], episodes: pd.DataFrame) -> list[
 
 
 # --- published: quoted, not judged: a verdict would need the paper's policy, suites and hardware. Where the published
-# --- figures are counts, the sentence gives the comparison that they allow, with the interval nobody printed. ---
+# --- figures are counts, the sentence compares them, with the interval that the source does not print. ---
 
 
 def _judge_published(claim: types.PublishedClaim, campaign: Campaign, alpha: float) -> Judgement:
@@ -353,8 +361,7 @@ def _judge_published(claim: types.PublishedClaim, campaign: Campaign, alpha: flo
         f"{points_range(found.interval, 1)}, {p_value(found.p)} ({found.test})."
     )
     rows = {"published": {method: f"{k}/{n}" for method, (k, n) in zip(claim.counts.methods, sides, strict=True)}}
-    short = f"{k_a}/{n_a} vs {k_b}/{n_b}; {points(found.difference, 1)} {points_range(found.interval, 1)}"
-    short = short.replace("\u00a0points [", " [")
+    short = f"{k_a}/{n_a} vs {k_b}/{n_b}; {difference_with_range(found.difference, found.interval, 1)}"
     return Judgement("not_tested", words, {"reference": claim.reference, **asdict(found)}, short, rows=rows)
 
 
@@ -375,18 +382,17 @@ def _hardware(claim: types.PublishedClaim, campaign: Campaign) -> str:
 def _judge_published_checks(claim: types.PublishedChecksClaim, campaign: Campaign, alpha: float) -> Judgement:
     figures = campaign.published
     if figures is None:
-        return not_tested("no published figures were given")
+        raise NotTested("no published figures were given")
     rows = [row for row in published.checks(figures) if row["check"] == claim.check]
     if not rows:
-        return not_tested(f"no published figure can be checked for {claim.check!r}")
+        raise NotTested(f"no published figure can be checked for {claim.check!r}")
     failed = [
         f"{row['source']}, {row['what']}: {row['printed']}, found {row['found']}" for row in rows if not row["agrees"]
     ]
     passed = len(rows) - len(failed)
-    sentence = f"{passed} of {plural(len(rows), 'figure')} agree{'s' * (passed == 1)}"
     return Judgement(
         "refuted" if failed else "supported",
-        sentence + (f" ({'; '.join(failed)})." if failed else "."),
+        _tally(passed, len(rows), "figure", "agree", failed),
         {"figures": len(rows), "passed": passed, "failed": failed},
         f"{passed}/{len(rows)}",
         rows={"published": [f"{row['source']}, {row['what']}: {row['printed']}" for row in rows]},
@@ -399,10 +405,10 @@ def _judge_published_checks(claim: types.PublishedChecksClaim, campaign: Campaig
 def _judge_published_mixture(claim: types.PublishedMixtureClaim, campaign: Campaign, alpha: float) -> Judgement:
     figures = campaign.published
     if figures is None:
-        return not_tested("no published figures were given")
+        raise NotTested("no published figures were given")
     implied = published.implied_drafts(figures, claim.method)
     if len(implied) < 2:
-        return not_tested(f"{claim.method} has fewer than two suites with mean and draft share")
+        raise NotTested(f"{claim.method} has fewer than two suites with mean and draft share")
     lowest, highest = max(low for _, low, _ in implied.values()), min(high for _, _, high in implied.values())
     values = [value for value, _, _ in implied.values()]
     words = "; ".join(
@@ -425,7 +431,7 @@ def _judge_published_mixture(claim: types.PublishedMixtureClaim, campaign: Campa
 def _judge_bookkeeping(claim: types.BookkeepingClaim, campaign: Campaign, alpha: float) -> Judgement:
     summaries = campaign.summaries
     if not summaries:
-        return not_tested("there is no summary")
+        raise NotTested("there is no summary")
     failed: list[str] = []
     for arm, summary in summaries.items():
         episodes = campaign.of_arm("episodes", arm)
@@ -445,15 +451,13 @@ def _judge_bookkeeping(claim: types.BookkeepingClaim, campaign: Campaign, alpha:
             failed.append(f"{arm}: mean {mean:.4f} ms, its routes imply {implied:.4f} ms")
     bare = [arm for arm, summary in summaries.items() if not summary["condition"]["rounds"]]
     if len(bare) == len(summaries) and not failed:
-        return not_tested("there are no rounds: only k/n could be held against the rows, and it agrees")
+        raise NotTested("there are no rounds: only k/n could be held against the rows, and it agrees")
     broken = {line.split(":")[0] for line in failed}
     passed = len(summaries) - len(broken)
-    sentence = f"{passed} of {plural(len(summaries), 'arm')} {'agrees' if passed == 1 else 'agree'} with itself"
+    sentence = _tally(passed, len(summaries), "arm", f"agree with {'itself' if passed == 1 else 'themselves'}", failed)
     return Judgement(
         "refuted" if failed else "supported",
-        sentence.replace("agree with itself", "agree with themselves")
-        + (f" ({'; '.join(failed)})." if failed else ".")
-        + (f" Without rounds only k/n was checked: {listed(bare)}." if bare else ""),
+        sentence + (f" Without rounds only k/n was checked: {listed(bare)}." if bare else ""),
         {"arms": len(summaries), "failed": failed},
         f"{passed}/{len(summaries)}",
         tested_on(policies=sorted({s["policy"] for s in summaries.values()})),
@@ -462,7 +466,7 @@ def _judge_bookkeeping(claim: types.BookkeepingClaim, campaign: Campaign, alpha:
 
 
 def _judge_none(claim: types.NotTestedClaim, campaign: Campaign, alpha: float) -> Judgement:
-    return not_tested(claim.reason)
+    raise NotTested(claim.reason)
 
 
 _JUDGES: dict[str, Callable[[Any, Campaign, float], Judgement]] = {

@@ -21,7 +21,7 @@ from flashtrail.drills.predicates import FEATURES, SLACK, Bound, Episode, featur
 
 VERSION = 1
 CONFIDENCE = 0.95
-MIN_EPISODES = 2  # of one episode there is no range
+MIN_EPISODES = 2  # one episode has no range
 REMEDY = "`make drills` derives them from clean episodes, or: flashtrail doctor CLEAN_RUN --write-bounds FILE"
 
 
@@ -36,9 +36,9 @@ class Reference:
 
 
 def derive(episodes: Sequence[Episode], origin: Mapping[str, Any] | None = None) -> Reference:
-    """Return the bounds of clean episodes; a feature that none of them has gets none. UserError below MIN_EPISODES."""
+    """Return the bounds of clean episodes; one that no episode has gets none. UserError below MIN_EPISODES."""
     if len(episodes) < MIN_EPISODES:
-        raise UserError(f"bounds need at least {MIN_EPISODES} clean episodes, here are {len(episodes)}")
+        raise UserError(f"bounds need at least {MIN_EPISODES} clean episodes, got {len(episodes)}")
     found = [features(episode) for episode in episodes]
     bounds = {}
     for name in FEATURES:
@@ -126,7 +126,7 @@ def load(path: str | Path) -> Reference:
         raise UserError(f"no bounds at {path}: {REMEDY}")
     data = provenance.json_load(path)
     if not isinstance(data, dict) or data.get("version") != VERSION or not isinstance(data.get("bounds"), dict):
-        raise UserError(f"{path} holds no bounds of version {VERSION}: {REMEDY}")
+        raise UserError(f"{path} does not hold bounds of version {VERSION}: {REMEDY}")
     try:
         slack = float(data["guarantee"]["slack"])
         bounds = {
@@ -135,7 +135,7 @@ def load(path: str | Path) -> Reference:
         }
         unknown = sorted(set(bounds) - set(FEATURES))
         if unknown:
-            raise UserError(f"{path}: bound {unknown[0]!r} is of no feature that is known: {REMEDY}")
+            raise UserError(f"{path}: bound {unknown[0]!r} is of an unknown feature: {REMEDY}")
         return Reference(bounds, int(data["episodes"]), int(data["rewarded"]), dict(data.get("origin", {})))
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not whole ({error!r}): {REMEDY}") from None
+        raise UserError(f"{path} is incomplete ({error!r}): {REMEDY}") from None

@@ -19,7 +19,7 @@ from flashtrail.base.errors import UserError
 from flashtrail.drills import power, verdicts
 from flashtrail.drills.bounds import Reference
 from flashtrail.drills.logs import Logged, Run
-from flashtrail.drills.predicates import FEATURES, LEFT_OVER, NAMES, PREDICATES, features
+from flashtrail.drills.predicates import FEATURES, NAMES, PREDICATES, features
 from flashtrail.statistics import intervals
 from flashtrail.statistics.wording import listed
 
@@ -29,7 +29,7 @@ SLACKS = (0.0, 0.25, 0.5, 1.0)  # beside the one that bounds have, to show what 
 
 
 def of_runs(reference: Reference, runs: Iterable[Run]) -> dict[str, Any]:
-    """Diagnose whole runs: arms are told by name, ``drill_clean`` and ``drill_NAME``; UserError without the first."""
+    """Diagnose whole runs: arms are known by name, ``drill_clean`` and ``drill_NAME``; UserError without the first."""
     arms = {arm.removeprefix(PREFIX): episodes for run in runs for arm, episodes in run.arms.items()}
     if CLEAN not in arms:
         raise UserError(f"no clean run among {listed(sorted(arms))}: its arm is called {PREFIX}{CLEAN}")
@@ -43,17 +43,19 @@ def diagnose(reference: Reference, drills: Mapping[str, Sequence[Logged]], clean
     """
     kinds = {CLEAN: list(clean), **{name: list(episodes) for name, episodes in drills.items()}}
     judged = {name: [_episode(logged, reference) for logged in episodes] for name, episodes in kinds.items()}
-    matrix = {name: _rates(rows) for name, rows in judged.items()}
+    matrix = {name: verdicts.counts(row["flags"] for row in rows) for name, rows in judged.items()}
     apart = separations(matrix)
-    runs = {name: _run(rows, reference) for name, rows in judged.items()}
+    runs = {name: _run(rates, reference) for name, rates in matrix.items()}
     powers = {
-        name: power.curve([row["flags"] for row in rows], [row["task"] for row in rows], _own(name), reference)
+        name: power.curve(
+            [row["flags"] for row in rows], [row["task"] for row in rows], name if name in NAMES else None, reference
+        )
         for name, rows in judged.items()
         if rows
     }
     return {
         "episodes": judged,
-        "matrix": {name: {p: _plain(rate) for p, rate in row.items()} for name, row in matrix.items()},
+        "matrix": {name: {p: rate.as_dict() for p, rate in row.items()} for name, row in matrix.items()},
         "diagnoses": {name: _diagnoses(rows) for name, rows in judged.items()},
         "runs": runs,
         "false_alarms": _false_alarms(judged[CLEAN], matrix[CLEAN], reference),
@@ -66,10 +68,6 @@ def diagnose(reference: Reference, drills: Mapping[str, Sequence[Logged]], clean
         "sentences": {predicate.name: predicate.sentence for predicate in PREDICATES},
         "alpha": ALPHA,
     }
-
-
-def _own(name: str) -> str | None:
-    return name if name in NAMES else None
 
 
 def _episode(logged: Logged, reference: Reference) -> dict[str, Any]:
@@ -86,26 +84,16 @@ def _episode(logged: Logged, reference: Reference) -> dict[str, Any]:
     }
 
 
-def _rates(rows: Sequence[Mapping[str, Any]]) -> dict[str, intervals.Rate]:
-    counts = verdicts.counts(row["flags"] for row in rows)
-    return {name: intervals.rate(count.k, count.n) for name, count in counts.items()}
-
-
-def _plain(rate: intervals.Rate) -> dict[str, Any]:
-    return rate.as_dict()
-
-
 def _diagnoses(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Return how many episodes by themselves are given which name; `none` where nothing speaks."""
     names = [row["cause"] or "none" for row in rows]
     return {name: names.count(name) for name in (*NAMES, "none")}
 
 
-def _run(rows: Sequence[Mapping[str, Any]], reference: Reference) -> dict[str, Any]:
+def _run(rates: Mapping[str, intervals.Rate], reference: Reference) -> dict[str, Any]:
     """Return what the whole run is diagnosed as, all its episodes together."""
-    found = verdicts.counts(row["flags"] for row in rows)
-    names = verdicts.firing(found, reference)
-    return {"cause": names[0] if names else None, "firing": names, "unjudged": [n for n in NAMES if not found[n].n]}
+    names = verdicts.firing(rates, reference)
+    return {"cause": names[0] if names else None, "firing": names, "unjudged": [n for n in NAMES if not rates[n].n]}
 
 
 def _false_alarms(
@@ -113,18 +101,19 @@ def _false_alarms(
 ) -> dict[str, Any]:
     """Return how often clean episodes are flagged, by predicate and by any of them, beside what is promised."""
     flagged = sum(row["cause"] is not None for row in rows)
-    # What is left by elimination speaks of every clean episode that fails: it is counted apart.
-    bounded = [any(row["flags"][n] for n in NAMES if n != LEFT_OVER) for row in rows]
+    bounded = [verdicts.by_bound(row["flags"]) for row in rows]
     promised = {
         p.name: verdicts.run_alarm(p, 1, reference.bounds)
         for p in PREDICATES
         if all(name in reference.bounds for name in p.bounded)
     }
     return {
-        "by_predicate": {name: _plain(rate) | {"promised_at_most": promised.get(name)} for name, rate in rates.items()},
-        "any": _plain(intervals.rate(flagged, len(rows))),
-        "any_bound": _plain(intervals.rate(sum(bounded), len(rows))),
-        "run": _run(rows, reference),
+        "by_predicate": {
+            name: rate.as_dict() | {"promised_at_most": promised.get(name)} for name, rate in rates.items()
+        },
+        "any": intervals.rate(flagged, len(rows)).as_dict(),
+        "any_bound": intervals.rate(sum(bounded), len(rows)).as_dict(),
+        "run": _run(rates, reference),
     }
 
 
@@ -133,7 +122,7 @@ def _success(rows: Sequence[Mapping[str, Any]], clean: Sequence[Mapping[str, Any
     own = {(row["task"], row["start"]): row["rewarded"] for row in rows}
     other = {(row["task"], row["start"]): row["rewarded"] for row in clean}
     both = sorted(set(own) & set(other))
-    found = _plain(intervals.rate(sum(own.values()), len(own)))
+    found = intervals.rate(sum(own.values()), len(own)).as_dict()
     if not both or rows is clean:
         return found | {"paired": None}
     paired = intervals.paired([own[key] for key in both], [other[key] for key in both])
@@ -147,12 +136,11 @@ def slack_of(slack: float, reference: Reference, kinds: Mapping[str, Sequence[Lo
     for name, episodes in kinds.items():
         flags = [verdicts.judge(logged.episode, other.bounds) for logged in episodes]
         found = verdicts.counts(flags)
-        names = verdicts.firing(found, other)
+        cause = next(iter(verdicts.firing(found, other)), None)
         if name == CLEAN:
-            spoke = sum(any(row[n] for n in NAMES if n != LEFT_OVER) for row in flags)
-            result["clean"] = {"k": spoke, "n": len(flags), "cause": names[0] if names else None}
+            result["clean"] = {"k": sum(map(verdicts.by_bound, flags)), "n": len(flags), "cause": cause}
         elif name in NAMES:
-            result["drills"][name] = {**asdict(found[name]), "cause": names[0] if names else None}
+            result["drills"][name] = {"k": found[name].k, "n": found[name].n, "cause": cause}
     return result
 
 

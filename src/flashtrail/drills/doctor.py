@@ -79,7 +79,7 @@ def stored(run_dir: str | Path) -> Path:
     for place in places:
         if place.is_file():
             return place
-    raise UserError(f"{run_dir} has no clean bounds: say --bounds FILE; {clean.REMEDY}")
+    raise UserError(f"{run_dir} has no clean bounds: give --bounds FILE; {clean.REMEDY}")
 
 
 def remarks(found: Run, reference: Reference) -> list[str]:

@@ -1,7 +1,7 @@
 """Step logs as predicates see them, from wherever they lie: our tables, imported ones, JSON lines, an official run.
 
-What a predicate must not see (arm, task, initial state, tag) stays beside the episode, for whoever counts. Episodes
-that infrastructure ended are left out: they say nothing of the policy.
+What a predicate must not see (arm, task, initial state, tag) stays beside the episode, for the counts. Episodes
+that infrastructure ended are left out: they say nothing about the policy.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Run:
 
 
 def read(place: str | Path) -> Run:
-    """Read whatever run lies at `place`; UserError, naming what would be one, where there is none.
+    """Read whatever run lies at `place`; UserError where there is none, with the forms that a run may have.
 
     A steps.parquet (with its episodes.parquet), tables/ARM/, results/tables/ARM/, the official client's run
     directory, a JSON-lines file or a directory of them.
@@ -76,7 +76,7 @@ def read(place: str | Path) -> Run:
             return _of_logs([root], root.parent)
         if root.suffix != ".parquet":
             raise UserError(
-                f"{root} is no step log: give a steps.parquet or {_LOGS} file (unpacked), or the run's directory"
+                f"{root} is not a step log: give a steps.parquet or {_LOGS} file (unpacked), or the run's directory"
             )
         root = root.parent
     directories = _table_directories(root)
@@ -88,8 +88,8 @@ def read(place: str | Path) -> Run:
     if logs:
         return _of_logs(logs, root)
     raise UserError(
-        f"{root} is no run: give a directory with steps.parquet, tables/ARM/steps.parquet or {_LOGS} in it, or a run "
-        "directory of the official client (manifest.json)"
+        f"{root} is not a run: give a directory with steps.parquet, tables/ARM/steps.parquet or {_LOGS} in it, or a "
+        "run directory of the official client (manifest.json)"
     )
 
 
@@ -156,13 +156,17 @@ def _steps(path: Path) -> pd.DataFrame:
     pictures = [name for name in (SENT, "img_mean") if name in schema.names]
     found = schemas.read_table(path, schema, [*KEY, "step", "action", "reward", *pictures])
     frame = found.drop_columns(["action"]).to_pandas()
-    actions = found["action"].combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(float)
-    frame["row"] = np.arange(len(frame))
-    frame.attrs["actions"] = actions.reshape(-1, 7)
+    _attach(frame, found["action"].combine_chunks().flatten().to_numpy(zero_copy_only=False))
     frame["picture"] = frame[pictures[0]]
     for name in pictures[1:]:
         frame["picture"] = frame["picture"].fillna(frame[name])
     return frame
+
+
+def _attach(frame: pd.DataFrame, actions: Any) -> None:
+    """Put the actions (n, 7) beside the steps as one array, to which `row` points: pandas has no such column."""
+    frame["row"] = np.arange(len(frame))
+    frame.attrs["actions"] = np.asarray(actions, float).reshape(-1, 7)
 
 
 def _has(path: Path, column: str) -> bool:
@@ -202,18 +206,10 @@ def of_official(root: str | Path) -> Run:
     if found.problems:
         raise UserError(f"{found.problems[0]} (flashtrail import-run names all of its {len(found.problems)} problems)")
     errors = {tuple(row[name] for name in KEY) for row in found.rows["episodes"] if row["outcome"] == "error"}
-    by_episode: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in found.rows["steps"]:
-        by_episode.setdefault(tuple(row[name] for name in KEY), []).append(row)
-    episodes = []
-    for names, rows in by_episode.items():
-        if names not in errors:
-            key = dict(zip(KEY, names, strict=True))
-            pictures = [np.nan] * len(rows)
-            columns = [row["action"] for row in rows], pictures, [row["reward"] for row in rows]
-            task, start = f"{key['suite']}/task {key['task_id']}", f"init {key['init_state']}/repeat 0"
-            episodes.append(Logged(key["arm"], task, start, _episode(schemas.episode_id(key), *columns), key))
-    return Run(episodes, len(errors), {}, tuple(found.files))
+    steps = [row for row in found.rows["steps"] if tuple(row[name] for name in KEY) not in errors]
+    frame = pd.DataFrame(steps, columns=[*KEY, "step", "reward"]).assign(picture=np.nan)
+    _attach(frame, [row["action"] for row in steps])
+    return Run(list(_episodes(frame)), len(errors), {}, tuple(found.files))
 
 
 # --- JSON lines: step, img_mean, action, reward, tag ---

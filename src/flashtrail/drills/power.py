@@ -18,7 +18,7 @@ from flashtrail.drills.verdicts import Flags, needed
 from flashtrail.statistics import resampling
 from flashtrail.statistics.intervals import Interval
 
-LENGTHS = (1, 3, 5, 7, 9, 15)  # odd: of an even run's episodes half is no majority
+LENGTHS = (1, 3, 5, 7, 9, 15)  # odd: half of an even number is not a majority
 ENOUGH = 0.8
 _RUNS, _OUTER, _INNER = 4000, 200, 200
 

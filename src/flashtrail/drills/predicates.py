@@ -1,8 +1,8 @@
-"""What an episode's step log gives away: numbers of one episode, and the rule by which each silent failure is named.
+"""What an episode's step log shows: features of one episode, and the rule by which each silent failure is named.
 
-A predicate sees actions, the means of the pictures that were sent, and rewards. It knows no arm, no tag, no
-condition, no task and no round, so that it says the same of a drill and of a stranger's run. Which bounds are clean is
-not written here: they come from clean runs (bounds.py).
+A predicate sees actions, the means of the pictures that were sent, and rewards. It does not see arm, tag,
+condition, task or round, so that it says the same of a drill and of any other run. Clean bounds come from clean runs
+(bounds.py).
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class Predicate:
     sign: str  # what the robot does
     cause: str
     check: str
-    sides: int = 1  # of its bound that an alarm may lie beyond; 0: the rule is no bound of one feature
+    sides: int = 1  # of its bound that an alarm may lie beyond; 0: the rule is not a bound of one feature
 
     @property
     def sentence(self) -> str:
@@ -195,16 +195,8 @@ def _stale_frame(found: Features, bounds: Bounds) -> bool:
     return found["longest_hold"] > bounds["longest_hold"].high and not _long_chunk(found, bounds)
 
 
-def _bad_unnorm(found: Features, bounds: Bounds) -> bool:
-    return found["reach"] > bounds["reach"].high
-
-
-def _state_antipode(found: Features, bounds: Bounds) -> bool:
-    return found["alternation"] > bounds["alternation"].high
-
-
-def _bad_prompt(found: Features, bounds: Bounds) -> bool:
-    return found["effort"] < bounds["effort"].low
+def _above(name: str) -> Rule:
+    return lambda found, bounds: found[name] > bounds[name].high
 
 
 def _short_horizon(found: Features, bounds: Bounds) -> bool:
@@ -274,7 +266,7 @@ PREDICATES: tuple[Predicate, ...] = (
         "bad_unnorm",
         ("reach",),
         ("reach",),
-        _bad_unnorm,
+        _above("reach"),
         "max |action[:3]| exceeds the clean bound on a tenth of the steps",
         "actions scaled back by the statistics of another embodiment",
         "which norm_stats the policy was served with, and their q01 and q99 of the first three actions",
@@ -283,7 +275,7 @@ PREDICATES: tuple[Predicate, ...] = (
         "state_antipode",
         ("alternation",),
         ("alternation",),
-        _state_antipode,
+        _above("alternation"),
         "the answers to one query and the next differ more than every second ones do, beyond any clean episode",
         "a state that jumps between queries, as an axis-angle does when the quaternion's sign flips",
         "the sign convention of the quaternion before it becomes an axis-angle",
@@ -292,7 +284,7 @@ PREDICATES: tuple[Predicate, ...] = (
         "bad_prompt",
         ("effort",),
         ("effort",),
-        _bad_prompt,
+        lambda found, bounds: found["effort"] < bounds["effort"].low,
         f"mean |action[:6]| stays below the clean bound in every window of {WINDOW} steps",
         "an instruction that the policy does not understand",
         "the prompt's template against the one of training, to the character",

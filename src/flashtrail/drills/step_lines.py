@@ -131,34 +131,30 @@ def read(path: Path) -> list[list[Row]]:
 
 
 def _row(path: Path, line: int, row: Mapping[str, Any]) -> Row:
-    action = row["action"]
+    where, action, picture = f"{path}:{line}", row["action"], row.get("img_mean")
     if not isinstance(action, list) or len(action) != 7 or any(_real(x) is None for x in action):
-        raise UserError(f"{path}:{line}: action is not a list of 7 numbers")
-    for place, value in enumerate(action):
-        if not math.isfinite(_real(value) or 0.0):
-            raise UserError(f"{path}:{line}: action[{place}] is not finite")
-        if abs(value) > _LARGEST:
-            raise UserError(f"{path}:{line}: action[{place}] is {value:g}, over {_LARGEST:,}: no control step has that")
-    picture = row.get("img_mean")
-    numbers = {"step": row.get("step"), "reward": row.get("reward"), "img_mean": 0.0 if _missing(picture) else picture}
-    for name, value in numbers.items():
-        if _real(value) is None:
-            raise UserError(f"{path}:{line}: {name} is {value!r}, not a number")
-        if not math.isfinite(_real(value) or 0.0):
-            raise UserError(f"{path}:{line}: {name} is not finite")
-        if abs(_real(value) or 0.0) > _LARGEST:
-            raise UserError(f"{path}:{line}: {name} is {value:.7g}, over {_LARGEST:,}: no control step has that")
-    step = float(numbers["step"])  # type: ignore[arg-type]
+        raise UserError(f"{where}: action is not a list of 7 numbers")
+    command = [_number(where, f"action[{place}]", value) for place, value in enumerate(action)]
+    step, reward = (_number(where, name, row.get(name)) for name in ("step", "reward"))
+    missing = picture is None or (isinstance(picture, float) and math.isnan(picture))
+    mean = math.nan if missing else _number(where, "img_mean", picture)
     if step != int(step):
-        raise UserError(f"{path}:{line}: step is {row['step']!r}, not a whole number")
+        raise UserError(f"{where}: step is {row['step']!r}, not a whole number")
     if step < 0:
-        raise UserError(f"{path}:{line}: step is {int(step)}: steps are counted from 0")
-    mean = math.nan if _missing(picture) else float(picture)  # type: ignore[arg-type]
-    return Row(line, int(step), [float(x) for x in action], mean, float(row["reward"]))
+        raise UserError(f"{where}: step is {int(step)}: steps are counted from 0")
+    return Row(line, int(step), command, mean, reward)
 
 
-def _missing(picture: Any) -> bool:
-    return picture is None or (isinstance(picture, float) and math.isnan(picture))
+def _number(where: str, name: str, value: Any) -> float:
+    """Return a number of a control step; UserError for what is not one, not finite or far too large."""
+    number = _real(value)
+    if number is None:
+        raise UserError(f"{where}: {name} is {value!r}, not a number")
+    if not math.isfinite(number):
+        raise UserError(f"{where}: {name} is not finite")
+    if abs(number) > _LARGEST:
+        raise UserError(f"{where}: {name} is {number:.7g}, over {_LARGEST:,}: too large for a control step")
+    return number
 
 
 def _real(value: Any) -> float | None:
@@ -178,7 +174,7 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             while content := stream.readline(_LONGEST_LINE + 1):
                 number += 1
                 if len(content) > _LONGEST_LINE:
-                    raise UserError(f"{path}:{number}: a line of over {_LONGEST_LINE >> 20} MiB is no control step")
+                    raise UserError(f"{path}:{number}: a line of over {_LONGEST_LINE >> 20} MiB is not a control step")
                 if content.strip():
                     yield number, _object(path, number, content)
     except OSError as error:

@@ -7,11 +7,12 @@ count as unexplained only where they are more than the clean reference has.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from flashtrail.drills import bounds as clean
 from flashtrail.drills.bounds import Reference
 from flashtrail.drills.predicates import LEFT_OVER, NAMES, PREDICATES, Bounds, Episode, Predicate, features
+from flashtrail.statistics import intervals
+from flashtrail.statistics.intervals import Rate
 
 Flags = Mapping[str, bool | None]  # by predicate; None: could not be judged
 
@@ -27,19 +28,16 @@ def cause(flags: Flags) -> str | None:
     return next((name for name in NAMES if flags[name]), None)
 
 
-@dataclass(frozen=True)
-class Count:
-    """How many of the `n` episodes in which a predicate could be judged it held in."""
-
-    k: int
-    n: int
-
-
-def counts(judged: Iterable[Flags]) -> dict[str, Count]:
-    """Return every predicate's count over the episodes of a run."""
+def counts(judged: Iterable[Flags]) -> dict[str, Rate]:
+    """Return, for every predicate, in how many of a run's episodes it held, of those in which it could be judged."""
     rows = list(judged)
-    said = {name: [row[name] for row in rows if row[name] is not None] for name in NAMES}
-    return {name: Count(sum(map(bool, values)), len(values)) for name, values in said.items()}
+    flags = {name: [bool(row[name]) for row in rows if row[name] is not None] for name in NAMES}
+    return {name: intervals.rate(sum(values), len(values)) for name, values in flags.items()}
+
+
+def by_bound(flags: Flags) -> bool:
+    """Return whether a predicate holds that is not left by elimination, which speaks of every failure."""
+    return any(flags[name] for name in NAMES if name != LEFT_OVER)
 
 
 def needed(name: str, n: int, reference: Reference) -> int:
@@ -53,7 +51,7 @@ def needed(name: str, n: int, reference: Reference) -> int:
     return max(most, clean.failures_needed(n, reference.episodes - reference.rewarded, reference.episodes))
 
 
-def firing(found: Mapping[str, Count], reference: Reference) -> list[str]:
+def firing(found: Mapping[str, Rate], reference: Reference) -> list[str]:
     """Return the predicates that speak of a run, in their order: the first is the likely cause."""
     return [name for name in NAMES if found[name].k >= needed(name, found[name].n, reference)]
 

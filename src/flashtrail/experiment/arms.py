@@ -28,7 +28,7 @@ CHUNK = 50  # actions of a round, of which a clean run executes 12
 
 def _once(values: list[Any]) -> list[Any]:
     if len(set(values)) != len(values) or not values:
-        raise ValueError("give each once, and at least one")
+        raise ValueError("give at least one, each once")
     return values
 
 
@@ -117,7 +117,7 @@ class Cell:
         return f"{self.condition}_{self.guard}"
 
     def plain(self) -> dict[str, Any]:
-        """Return it as JSON-able data, for whoever draws it."""
+        """Return it as JSON-able data, for the figure."""
         return asdict(self)
 
 
@@ -238,7 +238,7 @@ def _drills(names: list[str]) -> list[str]:
 
 
 class Reference(Starts):
-    """The clean episodes from which the drills' bounds are derived; none of the drills' own."""
+    """The clean episodes from which the drills' bounds are derived; none of them is one of the drills'."""
 
     first_init_state: int = Field(10, ge=0)
 
@@ -252,7 +252,7 @@ class Drills(Line):
     @model_validator(mode="after")
     def _apart(self) -> Self:
         if set(self.init_states) & set(self.reference.init_states):
-            raise ValueError("the reference's init states meet the drills': bounds must come from other episodes")
+            raise ValueError("the reference and the drills share init states: bounds must come from other episodes")
         return self
 
     def expanded(self) -> Expanded:
@@ -294,7 +294,7 @@ def written_out(data: Mapping[str, Any], lines: Iterable[tuple[str, str, Grid | 
             for own, entry in made.items():
                 if own in full[f"{what}s"]:
                     raise UserError(
-                        f"config: {section}.{name}: its {what} {own!r} has the name of another {what}: rename one"
+                        f"config: {section}.{name}: its {what} {own!r} has the same name as another {what}: rename one"
                     )
                 full[f"{what}s"][own] = entry
     return full

@@ -26,7 +26,7 @@ class _Strict(documents.Section):
 
 
 class ByRoute(_Strict):
-    """Latency of a full round, the first one always, and of a draft round; none: that route has no figure."""
+    """Latency of a full round, the first one always, and of a draft round; none: that route has no published time."""
 
     full: _Ms
     draft: _Ms | None = None

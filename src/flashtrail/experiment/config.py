@@ -98,18 +98,18 @@ class Experiment(Section):
                 _known(f"grids.{name}.guards", guard, self.guards)
         for own in [*self._drills.arms, *self._drills.conditions]:
             if own in self.arms or own in self.conditions:
-                raise ValueError(f"drills: {own!r} is the name of another arm or condition: rename that one")
+                raise ValueError(f"drills: {own!r} is also the name of another arm or condition: rename that one")
         if self.checkup is not None:
             _at("checkup.task", suites.check_task, self.suite, self.checkup.task)
             if CHECKUP in self.arms:
-                raise ValueError(f"arms.{CHECKUP}: this is the name of the checkup's arm: rename yours")
+                raise ValueError(f"arms.{CHECKUP}: this name is reserved for the checkup's arm: rename yours")
         for name, arm in self.all_arms.items():
             self._check_arm(f"arms.{name}", name, arm)
         return self
 
     def _check_arm(self, where: str, name: str, arm: Arm) -> None:
         if name.endswith(".html"):
-            raise ValueError(f"{where}: a name that ends in .html is a page's: leave the ending out")
+            raise ValueError(f"{where}: names that end in .html are reserved for pages: drop the ending")
         _known(f"{where}.policy", arm.policy, self.policies)
         _known(f"{where}.condition", arm.condition, self.all_conditions)
         _known(f"{where}.guard", arm.guard, self.guards)
@@ -134,7 +134,7 @@ class Experiment(Section):
 
     @functools.cached_property
     def drill_arms(self) -> dict[str, Arm]:
-        """The arms of the drills by name; no part of reports/final.html."""
+        """The arms of the drills by name; not part of reports/final.html."""
         return {name: Arm.model_validate(arm) for name, arm in self._drills.arms.items()}
 
     @functools.cached_property
@@ -278,7 +278,7 @@ def parse(data: Mapping[str, Any]) -> Experiment:
 
 
 def _plain(value: Any, place: str) -> None:
-    """Raise UserError for what is no setting whatever its key: a date, NaN, more than 64 bits, control characters."""
+    """Raise UserError for what no key can hold: a date, NaN, more than 64 bits, control characters."""
     problem = None
     if isinstance(value, Mapping):
         for key, part in value.items():
@@ -291,11 +291,11 @@ def _plain(value: Any, place: str) -> None:
             _plain(part, f"{place}{number}.")
     elif isinstance(value, str):
         odd = next((c for c in value if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t"), None)
-        problem = None if odd is None else f"the character {odd!r} is no part of a setting"
+        problem = None if odd is None else f"the character {odd!r} is not allowed in a setting"
     elif isinstance(value, int):
         problem = None if -(2**63) <= value < 2**63 else "the number does not fit in 64 bits"
     elif isinstance(value, float):
-        problem = None if math.isfinite(value) else f"{value} is not a number to compute with"
+        problem = None if math.isfinite(value) else f"{value} is not a finite number"
     elif value is not None:
         problem = f"{value!r} is read as a {type(value).__name__}: quote it"
     if problem:

@@ -34,7 +34,7 @@ class WristMask(WristHealth):
 
 
 class Oracle(Kind):
-    """The undamaged observation: an upper bound, which no robot has."""
+    """The undamaged observation: an upper bound that no robot can reach."""
 
     kind: Literal["oracle"] = "oracle"
 

@@ -1,7 +1,7 @@
 """``flashtrail ledger``: of the episodes that the experiment asks for, which are there, and how they ended.
 
 Counts by arm and task, while a shard runs too (its parts) and after (its ledger.json): of the final report, and of the
-drills and the checkup, which nobody has to run. Below, for each claim that is open, the episodes that would settle it,
+drills and the checkup, which are optional. Below, for each claim that is open, the episodes that would settle it,
 as claims.json has them. Reads only; `rollouts.recorder` writes, `tables.merge` refuses holes.
 """
 
@@ -63,7 +63,7 @@ def read(experiment: config.Experiment, results: str | Path) -> list[Entry]:
 
 
 def entry(arm: str, task_id: int, expected: Sequence[str], shard: Path, part: str = REPORT) -> Entry:
-    """Return what is there of a shard's expected episodes; those that nobody asked for are not counted."""
+    """Return what is there of a shard's expected episodes; others are not counted."""
     found = outcomes(shard)
     counts = Counter(found[name] for name in expected if name in found)
     missing = [name for name in expected if name not in found]
@@ -96,7 +96,7 @@ def text(entries: Iterable[Entry]) -> str:
         elif begun(rows):
             said.append(f"{part}\n{_table(rows)}")
         else:
-            said.append(f"{part}: none of {sum(row.expected for row in rows)} episodes (make {part})")
+            said.append(f"{part}: 0 of {sum(row.expected for row in rows)} episodes (make {part})")
     return "\n\n".join(said)
 
 

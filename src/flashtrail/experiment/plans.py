@@ -48,14 +48,14 @@ def planned(settings: Mapping[str, Any], directory: str | Path) -> Experiment:
     name = str(settings.get(KEY))
     path = Path(directory) / f"{name}.json"
     if not name.startswith(_PREFIX) or not name.removeprefix(_PREFIX).isalnum():
-        raise UserError(f"this job names no plan: only a run of the workflow starts its jobs; {_AGAIN}")
+        raise UserError(f"this job does not name a plan: only a run of the workflow starts its jobs; {_AGAIN}")
     if not path.is_file():
         raise UserError(f"{path}, what this job was planned as, is missing on this node; {_AGAIN}")
     try:
         experiment = Experiment.model_validate(provenance.json_load(path))
         found = name_of(experiment)
     except ValidationError:
-        found = "no experiment of this version"
+        found = "not an experiment of this version"
     if found != name:
         raise UserError(
             f"{path} is not what this job was planned as (it now reads as {found}: the file, the code that reads it or "

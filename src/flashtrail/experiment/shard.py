@@ -1,6 +1,6 @@
-"""What a shard is told: how episodes are run, by the config, and all the rest that one arm and task are.
+"""A shard's spec: how episodes are run, and everything else that defines one arm and task.
 
-Checked where it is made; whoever is given one trusts it.
+Checked where it is made, and trusted everywhere else.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Server(documents.Section):
         if bool(self.command) == bool(self.url):
             raise ValueError("give either a command (with {port} in it) or the url of one that runs")
         if self.command and not any("{port}" in word for word in self.command):
-            raise ValueError("the command has no {port} in it, so it cannot be told where to listen")
+            raise ValueError("the command has no {port} in it: the server needs to be given its port")
         return self
 
 
@@ -86,7 +86,7 @@ class ShardSpec(Rollout):
         for init_state in self.init_states:
             suites.check_init_state(init_state, f" of {self.suite} task {self.task_id}")
         if len(set(self.init_states)) != len(self.init_states) or not self.init_states:
-            raise ValueError("init_states: give each init state once, and at least one")
+            raise ValueError("init_states: give at least one, each once")
         return self
 
     @property

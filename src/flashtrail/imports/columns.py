@@ -1,7 +1,7 @@
 """Which column of a CSV file is which of ours: the official names, and what the user says beside them.
 
 ``--map ours=theirs`` for a column of another name, ``--constant ours=value`` for one that a file lacks, ``--warmup
-ours=value,...`` for rows that are no measurement.
+ours=value,...`` for rows that are not measurements.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Columns:
 
     @classmethod
     def said(cls, names: Iterable[str] = (), constants: Iterable[str] = (), warmup: Iterable[str] = ()) -> Columns:
-        """Read the words of the command line; UserError for one that has no ``=``, or no column of ours before it."""
+        """Parse the command line's options; UserError for one without ``=``, or without a column of ours before it."""
         rules = tuple(_pairs(rule.split(","), "--warmup") for rule in warmup)
         return cls(_pairs(names, "--map"), _pairs(constants, "--constant"), rules)
 
@@ -85,7 +85,7 @@ class Columns:
         return {OFFICIAL[ours]: theirs for ours, theirs in self.names.items() if theirs in header}
 
     def check(self, headers: Mapping[str, Sequence[str]]) -> None:
-        """Refuse a mapped column that no file has, and a constant for a column that a file has: which one counts?"""
+        """Refuse a mapped column that no file has, and a constant for a column that a file has."""
         for ours, theirs in self.names.items():
             if not any(theirs in header for header in headers.values()):
                 columns = {name for header in headers.values() for name in header if name}
@@ -108,7 +108,7 @@ class Columns:
         for rule in self.warmup:
             for ours in rule:
                 if OFFICIAL[ours] not in row:
-                    raise UserError(f"--warmup: {path} has no column for {ours}: say --map {ours}=THEIRS")
+                    raise UserError(f"--warmup: {path} has no column for {ours}: give --map {ours}=THEIRS")
         return [
             place
             for place, rule in enumerate(self.warmup)
@@ -116,7 +116,7 @@ class Columns:
         ]
 
     def check_met(self, met: Collection[int]) -> None:
-        """Refuse a warm-up rule that no row met: it was meant to leave something out."""
+        """Refuse a warm-up rule that no row meets: it would leave nothing out."""
         for place, rule in enumerate(self.warmup):
             if place not in met:
                 said = ",".join(f"{ours}={value}" for ours, value in rule.items())

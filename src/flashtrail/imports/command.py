@@ -63,14 +63,14 @@ class Import:
             print(f"rounds without episodes: a profile, {found.warm_rounds()} of them warm-up; success cannot be told")
         if found.problems and not arguments.skip_bad_rows:
             n = len(found.problems)
-            words = f"{n} problem{'s' * (n != 1)}, nothing written; fix the rows or say --skip-bad-rows"
+            words = f"{n} problem{'s' * (n != 1)}, nothing written; fix the rows or give --skip-bad-rows"
             print(f"error: {words}", file=sys.stderr)
             return 1
         new, gone = writing.write(
             found, arguments.out, arguments.device or "", arguments.whose or "", arguments.replace
         )
         if gone:
-            print(f"went with what was replaced: {', '.join(gone)}")
+            print(f"removed with the replaced import: {', '.join(gone)}")
         command = f"flashtrail report-run {shlex.quote(str(arguments.out))}"
         print(f"{arguments.out}: {', '.join(new)}; {command} makes the report")
         return 0
@@ -116,9 +116,9 @@ def _read(arguments: argparse.Namespace) -> Imported:
             arguments.source, arguments.policy, arguments.seed, arguments.arm, said, arguments.device or ""
         ).read()
     if arguments.map or arguments.constant or arguments.warmup:
-        raise UserError("--map, --constant and --warmup are for CSV files: say --csv")
+        raise UserError("--map, --constant and --warmup are for CSV files: give --csv")
     if arguments.source[0].is_file():
-        raise UserError(f"{arguments.source[0]} is a file, not a run directory: for CSV files say --csv")
+        raise UserError(f"{arguments.source[0]} is a file, not a run directory: for CSV files give --csv")
     if len(arguments.source) != 1:
         raise UserError("give one run directory at a time, or --csv with CSV files")
     return official.read_run(arguments.source[0], arguments.policy, arguments.arm)

@@ -21,11 +21,11 @@ from flashtrail.imports.record import (
     CHUNK,
     Imported,
     Problem,
-    check_cell,
     check_steps,
     check_whole,
     chunk_of,
     episode_row,
+    read_cell,
     round_row,
     route_of,
     short_of_limit,
@@ -115,7 +115,7 @@ class CsvRun:
             if name not in have:
                 ours = columns.ours(name)
                 words = f"{file.path} has no column {name!r}, which a CSV of {kind} needs"
-                raise UserError(f"{words}: say --map {ours}=THEIRS or --constant {ours}=VALUE")
+                raise UserError(f"{words}: give --map {ours}=THEIRS or --constant {ours}=VALUE")
         rules = [rule for rule in self.said.warmup if "round" in rule]
         if rules and kind != "profile":
             raise UserError(
@@ -208,7 +208,7 @@ class CsvRun:
         self.lines.setdefault(place[:-1], []).append((file.path.name, line))
 
     def _keep_profile(self) -> None:
-        """Number the profile's rounds that are no problem, in the order of the files, as rows of its table."""
+        """Number the profile's good rounds, in the order of the files, as rows of its table."""
         good = {id(of_round) for found in self.rounds.values() for _, of_round in found}
         kept = [row for row in self.result.rows["profile"] if id(row) in good]
         self.result.rows["profile"] = [
@@ -251,7 +251,7 @@ class CsvRun:
         said = self.arm or text(of_rounds, "condition") or text(row, "condition") or text(row, "run_name")
         arm = said or text(of_rounds, "run_name")
         if arm is None:
-            raise BadRow("neither condition nor run_name says which arm it is: say --arm")
+            raise BadRow("neither condition nor run_name names the arm: give --arm")
         start = "episode_idx" if empty(row, "init_state") else "init_state"
         state = (arm, suite, whole(row, "task_id"), whole(row, start))
         repeat = whole_or_none(row, "repeat")
@@ -283,14 +283,14 @@ class CsvRun:
         if not empty(row, "seed"):
             return whole(row, "seed", INT64)
         if self.seed is None:
-            raise UserError("these CSV files do not name the run's seed: say it with --seed")
+            raise UserError("these CSV files do not name the run's seed: give --seed")
         return self.seed
 
 
 def _check_constants(said: Columns) -> None:
     for ours, value in said.constants.items():
         try:
-            check_cell({columns.OFFICIAL[ours]: value}, columns.OFFICIAL[ours])
+            read_cell({columns.OFFICIAL[ours]: value}, columns.OFFICIAL[ours])
         except BadRow as error:
             raise UserError(f"--constant {ours}={value}: {error}") from None
 

@@ -31,12 +31,12 @@ class Delimited:
         named = [name for name in self.header if name]  # an index column has no name
         twice = sorted({name for name in named if named.count(name) > 1})
         if twice:
-            raise UserError(f"{path} has two columns {twice[0]!r}: which one counts? Remove or rename one")
+            raise UserError(f"{path} has two columns {twice[0]!r}: remove or rename one")
         if not set(named) & set(known):
             signs = ", ".join(_DELIMITERS.values())
             raise UserError(
                 f"{path}: the first line names no known column (read with {signs}): {', '.join(named)[:200]!r}; "
-                "say --map OURS=THEIRS"
+                "give --map OURS=THEIRS"
             )
 
     def _reader(self, delimiter: str) -> Iterator[tuple[int, list[str]]]:

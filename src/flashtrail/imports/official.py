@@ -1,7 +1,7 @@
 """The run directory of the official LIBERO client as our tables.
 
 manifest.json, episode_log.json and each episode's infer.jsonl and trace.jsonl (docs/reference/FLASH.md, D). A row that
-cannot be read is named by file and line; nothing is guessed: what the record does not say is empty.
+cannot be read is named by file and line. Nothing is guessed: what the record does not say is empty.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from flashtrail.tables import schemas
 
 
 def json_lines(path: Path, name: str, result: Imported) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the objects of a JSON-lines file with their line numbers; a line that is none becomes a problem."""
+    """Yield the objects of a JSON-lines file with their line numbers; any other line becomes a problem."""
     for line, content in enumerate(_content(path).split("\n"), 1):
         if not content.strip():
             continue
@@ -260,7 +260,7 @@ def _manifest(path: Path) -> dict[str, Any]:
         found = json.loads(_content(path))
         if isinstance(found, dict) and text(found, "run_id"):
             return found
-    except (ValueError, RecursionError) as error:  # BadRow, a run_id that is no text, is one of them
+    except (ValueError, RecursionError) as error:  # BadRow, a run_id that is not text, is one of them
         raise UserError(f"{path} cannot be read ({_why(error)})") from None
     raise UserError(f"{path} names no run_id: is this the official client's manifest?")
 

@@ -5,7 +5,7 @@ The same for every format.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median_low
@@ -14,6 +14,7 @@ from typing import Any
 from flashtrail.base import stages
 from flashtrail.base.errors import UserError
 from flashtrail.imports.cells import INT64, BadRow, called, duration, flag, number, text, whole, whole_or_none
+from flashtrail.imports.columns import OFFICIAL
 from flashtrail.tables import schemas
 
 _UNTOLD = {f.name: None for f in schemas.ROUNDS if f.nullable}  # a column that no official record has stays empty
@@ -135,53 +136,35 @@ def _key(row: Mapping[str, Any]) -> Key:
 
 # --- what a column holds ---
 
-_COUNTS: tuple[str, ...] = (
-    "task_id",
-    "episode_idx",
-    "init_state",
-    "repeat",
-    "steps",
-    "infer_calls",
-    "infer_id",
-    "env_step",
-)
-_COUNTS += ("accepted_prefix_len", "chunk_exec_len")
-_FLAGS: tuple[str, ...] = ("success", "completed", "gpu_sync_before_after_used", "scheduled_full_fallback_gripper")
-_FLAGS += ("stage5_perturb_applied", "stage7_wrist_healthy", "stage7_cache_hit", "stage7_image_replaced")
-_DURATIONS = ("policy_time_ms", "serve_time_ms", "client_roundtrip_ms")
-_NUMBERS: tuple[str, ...] = (
-    "radius_dist_mean",
-    "stage7_wrist_health_std",
-    "stage7_wrist_health_range",
-    "stage7_cache_age_queries",
-)
-_NUMBERS += tuple(stages.WIRE.values())
+# How each cell is read, by its official name; every other is text.
+_READERS: dict[str, Callable[[Mapping[str, Any], str], Any]] = {
+    "seed": lambda row, name: whole(row, name, INT64),
+    "route_type": lambda row, name: route_of(row),
+    **dict.fromkeys(("task_id", "episode_idx", "init_state", "repeat", "steps", "infer_calls"), whole),
+    **dict.fromkeys(("infer_id", "env_step", "accepted_prefix_len", "chunk_exec_len"), whole),
+    **dict.fromkeys(("success", "completed", "gpu_sync_before_after_used", "scheduled_full_fallback_gripper"), flag),
+    **dict.fromkeys(("stage5_perturb_applied", "stage7_wrist_healthy"), flag),
+    **dict.fromkeys(("stage7_cache_hit", "stage7_image_replaced"), flag),
+    **dict.fromkeys(("policy_time_ms", "serve_time_ms", "client_roundtrip_ms"), duration),
+    **dict.fromkeys(("radius_dist_mean", "stage7_wrist_health_std", "stage7_wrist_health_range"), number),
+    **dict.fromkeys(("stage7_cache_age_queries", *stages.WIRE.values()), number),
+}
+_CONDITION_AND_GUARD = ("condition_applied", "health_std", "health_range", "healthy", "cache_hit", "replaced")
+_TIMES = ("policy_ms", "serve_ms", "roundtrip_ms", "synchronized")
 
 
-def check_cell(row: Mapping[str, Any], name: str) -> None:
-    """Read one cell, by its official name, as the rows are read; BadRow if it cannot be."""
-    if name == "seed":
-        whole(row, name, INT64)
-    elif name == "route_type":
-        route_of(row)
-    elif name in _COUNTS:
-        whole(row, name)
-    elif name in _FLAGS:
-        flag(row, name)
-    elif name in _DURATIONS:
-        duration(row, name)
-    elif name in _NUMBERS:
-        number(row, name)
-    else:
-        text(row, name)
+def read_cell(row: Mapping[str, Any], official: str) -> Any:
+    """Return one cell, by its official name, as its column holds it; BadRow if it cannot be read."""
+    return _READERS.get(official, text)(row, official)
+
+
+def _cells(row: Mapping[str, Any], columns: Iterable[str]) -> dict[str, Any]:
+    return {column: read_cell(row, OFFICIAL[column]) for column in columns}
 
 
 # --- one round, whatever the container ---
 
-
 VERIFIED = 12  # actions that verification looks at (docs/reference/FLASH.md, B)
-
-
 CHUNK = ("accepted_prefix", "executed")
 
 
@@ -231,19 +214,14 @@ def round_row(row: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> di
         "radius": number(row, "radius_dist_mean") if route == "draft" else None,
         "fallback_cause": fallback_cause(route, index, before),
         **times(row, route),
-        "condition_applied": flag(row, "stage5_perturb_applied"),
-        "health_std": number(row, "stage7_wrist_health_std"),
-        "health_range": number(row, "stage7_wrist_health_range"),
-        "healthy": flag(row, "stage7_wrist_healthy"),
-        "cache_hit": flag(row, "stage7_cache_hit"),
+        **_cells(row, _CONDITION_AND_GUARD),
         "cache_age": None if seen is None or seen < 0 else whole(row, "stage7_cache_age_queries"),
-        "replaced": flag(row, "stage7_image_replaced"),
         "noise_seed": None,
     }
 
 
 def route_of(row: Mapping[str, Any]) -> str:
-    """Return the route of a round; BadRow for a word that is none."""
+    """Return the route of a round; BadRow for any other word."""
     route = text(row, "route_type")
     if route not in schemas.ROUTES:
         raise BadRow(f"{called(row, 'route_type')} is {route!r}, neither full nor draft")
@@ -252,13 +230,7 @@ def route_of(row: Mapping[str, Any]) -> str:
 
 def times(row: Mapping[str, Any], route: str) -> dict[str, Any]:
     """Return what a round took (ms): stages, policy, serving and round trip; and whether the device was waited for."""
-    return {
-        **{column: number(row, name) for column, name in stages.COLUMNS_OF_ROUTE[route].items()},
-        "policy_ms": duration(row, "policy_time_ms"),
-        "serve_ms": duration(row, "serve_time_ms"),
-        "roundtrip_ms": duration(row, "client_roundtrip_ms"),
-        "synchronized": flag(row, "gpu_sync_before_after_used"),
-    }
+    return _cells(row, (*stages.COLUMNS_OF_ROUTE[route], *_TIMES))
 
 
 def fallback_cause(route: str, index: int, before: Sequence[Mapping[str, Any]]) -> str | None:

@@ -74,7 +74,7 @@ def _in_the_way(root: Path, places: Iterable[str], replace: bool) -> list[str]:
     there = [place for place in places if (root / place).exists()]
     if there and not replace:
         names = ", ".join(sorted(there))
-        raise UserError(f"{root} has {names} already: say --replace, another --arm or another --out")
+        raise UserError(f"{root} has {names} already: give --replace, another --arm or another --out")
     records = [path for kind in ("tables", "profile") for path in sorted((root / kind).glob(f"*/{RECORD}"))]
     together = [{*_places_of(path), str(path.parent.relative_to(root))} for path in records]
     gone = {place for group in together if group & set(there) for place in group}

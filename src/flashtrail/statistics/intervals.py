@@ -55,15 +55,23 @@ def rate(k: int, n: int, level: float = LEVEL) -> Rate:
         raise ValueError(f"{k} of {n} is not a count")
     if n == 0:
         return Rate(0, 0, None, None, None)
-    wilson, exact = (_proportion_interval(k, n, level, method) for method in ("wilson", "beta"))
-    # Clopper-Pearson is open-ended where nothing, or everything, succeeded.
-    exact = Interval(0.0 if k == 0 else exact.low, 1.0 if k == n else exact.high, level)
+    wilson, exact = (
+        Interval(float(low), float(high), level)
+        for low, high in (wilson_limits(k, n, level), clopper_pearson_limits(k, n, level))
+    )
     return Rate(int(k), int(n), k / n, wilson, exact)
 
 
-def _proportion_interval(k: int, n: int, level: float, method: str) -> Interval:
-    low, high = (float(end) for end in proportion_confint(k, n, alpha=1 - level, method=method))
-    return Interval(min(max(low, 0.0), 1.0), min(max(high, 0.0), 1.0), level)
+def wilson_limits(k: Any, n: Any, level: float = LEVEL) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return both ends of Wilson's interval of k/n, for one count or many."""
+    low, high = proportion_confint(k, n, alpha=1 - level, method="wilson")
+    return np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
+
+
+def clopper_pearson_limits(k: Any, n: Any, level: float = LEVEL) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return both ends of Clopper-Pearson's interval of k/n, which are 0 at k = 0 and 1 at k = n."""
+    low, high = proportion_confint(k, n, alpha=1 - level, method="beta")
+    return np.where(np.equal(k, 0), 0.0, low), np.where(np.equal(k, n), 1.0, high)
 
 
 def binomial_p(k: int, n: int, bar: float, alternative: str = "greater") -> float:
@@ -183,7 +191,7 @@ def unpaired(k_a: int, n_a: int, k_b: int, n_b: int, level: float = LEVEL) -> Un
     elif k_a + k_b in (0, n_a + n_b):
         p = 1.0  # nothing differs, and the score test has no variance to divide by
     else:
-        with np.errstate(divide="ignore"):  # statsmodels divides by the second rate, for a ratio that nobody asked for
+        with np.errstate(divide="ignore"):  # statsmodels divides by the second rate, for a ratio that is not used here
             p = float(test_proportions_2indep(k_a, n_a, k_b, n_b, method="score").pvalue)
     return Unpaired(
         rate(k_a, n_a, level),

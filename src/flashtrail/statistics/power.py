@@ -3,8 +3,7 @@
 One claim, one number: `Plan`. The effect assumed is the observed one where it exceeds the claim's margin, else the
 margin, the smallest effect that matters; a claim without a margin is planned as observed. Power is exact: every
 outcome is weighted by its probability and put to the test of the verdict itself (McNemar, Tango, Clopper-Pearson here;
-tests of independent arms in unpaired_power.py). Only the ratio of latencies is planned by an approximation. Knows
-numbers; knows no table and no claim.
+tests of independent arms in unpaired_power.py). Only the ratio of latencies is planned by an approximation.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import gammaln, xlogy
-from statsmodels.stats.proportion import proportion_confint
 
 from flashtrail.statistics import intervals, stratified, unpaired_power
 
@@ -109,8 +107,7 @@ def score_power(n: int, only_a: float, only_b: float, bound: float, level: float
 def rate_power(n: int, p: float, bar: float, above: bool, level: float = 0.95) -> float:
     """Return the probability that Clopper-Pearson's interval of n episodes lies at or above (or below) `bar`."""
     k = np.arange(n + 1)
-    low, high = proportion_confint(k, n, alpha=1 - level, method="beta")
-    low, high = np.where(k == 0, 0.0, low), np.where(k == n, 1.0, high)
+    low, high = intervals.clopper_pearson_limits(k, n, level)
     return float(stats.binom.pmf(k, n, p)[(low >= bar) if above else (high < bar)].sum())
 
 

@@ -12,14 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
-from statsmodels.stats.proportion import proportion_confint
 
-from flashtrail.statistics.intervals import LEVEL, Interval, Rate, rate
+from flashtrail.statistics.intervals import LEVEL, Interval, Rate, rate, wilson_limits
 
 _NEGLIGIBLE = 1e-20  # probability of a count that is left out of a tail
 
@@ -61,17 +59,12 @@ def difference_interval(strata: Sequence[Stratum], level: float = LEVEL) -> tupl
     k_a, n_a, k_b, n_b = np.asarray(strata, float).T
     weight = n_a * n_b / (n_a + n_b)
     weight = weight / weight.sum()
-    (low_a, high_a), (low_b, high_b) = (_wilson(k, n, level) for k, n in ((k_a, n_a), (k_b, n_b)))
+    (low_a, high_a), (low_b, high_b) = (wilson_limits(k, n, level) for k, n in ((k_a, n_a), (k_b, n_b)))
     a, b = k_a / n_a, k_b / n_b
     difference = float(np.sum(weight * (a - b)))
     down = math.sqrt(np.sum(weight**2 * ((a - low_a) ** 2 + (high_b - b) ** 2)))
     up = math.sqrt(np.sum(weight**2 * ((high_a - a) ** 2 + (b - low_b) ** 2)))
     return difference, Interval(max(difference - down, -1.0), min(difference + up, 1.0), level)
-
-
-def _wilson(k: NDArray[Any], n: NDArray[Any], level: float) -> tuple[NDArray[Any], NDArray[Any]]:
-    low, high = proportion_confint(k, n, alpha=1 - level, method="wilson")
-    return np.clip(low, 0, 1), np.clip(high, 0, 1)
 
 
 def exact_p(strata: Sequence[Stratum]) -> float:

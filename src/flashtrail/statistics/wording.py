@@ -49,6 +49,11 @@ def points_range(interval: Interval, digits: int = 0) -> str:
     return f"[{signed(100 * interval.low, digits)}, {signed(100 * interval.high, digits)}]{NBSP}points"
 
 
+def difference_with_range(difference: float, interval: Interval, digits: int = 0) -> str:
+    """``-53 [-75, -22] points``."""
+    return f"{signed(100 * difference, digits)} {points_range(interval, digits)}"
+
+
 def signed(value: float, digits: int = 0) -> str:
     """A number with its sign; zero has none."""
     text = f"{abs(value):.{digits}f}"
@@ -123,7 +128,7 @@ _PLACE = re.compile(
 def without_places(text: str) -> str:
     """Return an error's text with every absolute path cut to its last part: a page does not say whose machine it was.
 
-    ``not found: /home/me/models/x.pt`` -> ``not found: .../x.pt``. An address (``gs://a/b``) is no such path.
+    ``not found: /home/me/models/x.pt`` -> ``not found: .../x.pt``. An address (``gs://a/b``) is not such a path.
     """
     return _PLACE.sub(lambda found: f".../{found[1]}", text)
 

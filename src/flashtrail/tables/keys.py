@@ -35,13 +35,6 @@ class Key(NamedTuple):
         return f"task {self.task_id} init {self.init_state} repeat {self.repeat}"
 
 
-def table_of(keys: Sequence[Sequence[object]]) -> pa.Table:
-    """Return keys as a table of the five columns."""
-    columns = [[key[i] for key in keys] for i in range(len(EPISODE_KEY))]
-    types = [pa.string()] * len(_TEXT) + [pa.int32()] * len(_NUMBER)
-    return pa.table([pa.array(c, t) for c, t in zip(columns, types, strict=True)], names=list(EPISODE_KEY))
-
-
 def product(arm: str, suite: str, tasks: Sequence[int], init_states: Sequence[int], repeats: int) -> pa.Table:
     """Return the keys of every combination, repeats running fastest."""
     axes = [np.asarray(list(axis), np.int32) for axis in (tasks, init_states, range(repeats))]

@@ -1,4 +1,4 @@
-"""Shards put together into one set of tables per arm, with no hole, no double and no failed infrastructure.
+"""Shards put together into one set of tables per arm, without missing, duplicate or failed episodes.
 
 What an arm must have comes from the experiment, never from the rows themselves.
 """
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.tables import keys, schemas
-from flashtrail.tables.keys import Key, Packing
+from flashtrail.tables.keys import Packing
 from flashtrail.tables.schemas import METADATA_KEYS, SCHEMAS
 
 _NAMED = 5  # episodes that an error names before it only counts
@@ -33,31 +33,23 @@ class Merged(NamedTuple):
     metadata: dict[str, str]
 
 
-def expected_episodes(spec: Mapping[str, Any]) -> list[Key]:
-    """Return the episodes that an arm must have.
-
-    `spec` has arm, suite, tasks, init_states and repeats (also policy, seed and planned, which the merge compares).
-    """
-    return [Key(*row.values()) for row in _wanted(spec).to_pylist()]
-
-
 def with_artifact(spec: Mapping[str, Any], handles: Mapping[str, Any]) -> dict[str, Any]:
     """Return an arm's spec whose plan names the artifact too, from its manifests among `handles`."""
     return {**spec, "planned": {**spec["planned"], "artifact_digest": schemas.artifact_digest(handles)}}
 
 
-def merge_shards(shard_dirs: Iterable[str | Path], expected: Mapping[str, Any] | Iterable[Sequence[Any]]) -> Merged:
+def merge_shards(shard_dirs: Iterable[str | Path], spec: Mapping[str, Any]) -> Merged:
     """Read the shards of one arm and return its tables.
 
-    `expected` is the arm's spec (see `expected_episodes`) or the keys themselves. Raises UserError, one line that
-    names the first few episodes and says how many, for: an episode that is missing, there twice, not asked for or
-    ended by infrastructure; a duplicate round or step, or one that belongs to no episode; rounds that do not add
-    up to the episode's own count; another policy or seed; shards that ran on different artifacts; a shard whose
-    config, artifact or code (`spec`'s ``planned``: metadata keys and the digests planned) is not the planned one.
+    `spec` names the episodes that the arm must have: arm, suite, tasks, init_states and repeats; and what the shards
+    are compared with: policy, seed and `planned` (metadata keys and their planned digests). Raises UserError, one line
+    that names the first few episodes and their number, for: an episode that is missing, duplicate, not part of the
+    experiment or ended by infrastructure; a duplicate round or step, or one that belongs to no episode; rounds that do
+    not add up to the episode's own count; another policy or seed; shards that ran on different artifacts; a shard whose
+    config, artifact or code is not the planned one.
     """
-    spec = expected if isinstance(expected, Mapping) else {}
-    wanted = _wanted(spec) if spec else keys.table_of(list(expected))
-    arm = wanted["arm"][0].as_py() if len(wanted) else "arm"
+    arm, repeats = spec["arm"], int(spec.get("repeats", 1))
+    wanted = keys.product(arm, spec["suite"], spec["tasks"], spec["init_states"], repeats)
     directories = [Path(d) for d in shard_dirs]
     _check_plan(arm, directories, spec.get("planned", {}))
     read = {
@@ -75,10 +67,6 @@ def merge_shards(shard_dirs: Iterable[str | Path], expected: Mapping[str, Any] |
     return Merged(merged["episodes"], merged["rounds"], merged["steps"], metadata)
 
 
-def _wanted(spec: Mapping[str, Any]) -> pa.Table:
-    return keys.product(spec["arm"], spec["suite"], spec["tasks"], spec["init_states"], int(spec.get("repeats", 1)))
-
-
 def write_merged(merged: Merged, directory: str | Path) -> None:
     """Write an arm's three tables into a directory."""
     for name, schema in SCHEMAS.items():
@@ -86,7 +74,7 @@ def write_merged(merged: Merged, directory: str | Path) -> None:
 
 
 def _check_plan(arm: str, directories: Sequence[Path], planned: Mapping[str, str]) -> None:
-    """Refuse a shard any of whose tables is of another plan, whoever computed it."""
+    """Refuse a shard if any of its tables belongs to another plan."""
     for directory in directories if planned else []:
         for name in SCHEMAS:
             stored = schemas.read_metadata(directory / f"{name}.parquet")
@@ -105,7 +93,7 @@ def _check_episodes(arm: str, episodes: pa.Table, codes: NDArray[Any], wanted: N
     distinct, counts = np.unique(codes, return_counts=True)
     twice = distinct[counts > 1]
     if len(twice):
-        found = _some(twice, packing, "there more than once")
+        found = _some(twice, packing, "duplicated")
         raise UserError(f"{arm}: {found}; remove that shard's directory and run again")
     strange = np.setdiff1d(distinct, wanted)
     if len(strange):
@@ -116,11 +104,11 @@ def _check_episodes(arm: str, episodes: pa.Table, codes: NDArray[Any], wanted: N
     if len(failed):
         first = failed[np.argmin(codes[failed])]
         found = _some(np.sort(codes[failed]), packing, "ended by infrastructure, not by the policy")
-        raise UserError(f"{arm}: {found} ({episodes['error'][first].as_py()}); mend the cause and run again")
+        raise UserError(f"{arm}: {found} ({episodes['error'][first].as_py()}); fix the cause and run again")
     won = pc.equal(episodes["outcome"], "success").to_numpy()
     odd = np.sort(codes[won != episodes["success"].to_numpy()])
     if len(odd):
-        raise UserError(f"{arm}: {_some(odd, packing, 'at odds with itself (success against outcome)')}")
+        raise UserError(f"{arm}: {_some(odd, packing, 'inconsistent (success and outcome disagree)')}")
 
 
 def _check_values(arm: str, episodes: pa.Table, wanted: Mapping[str, Any]) -> None:
@@ -151,7 +139,7 @@ def _check_part(
     if len(twice):
         owners = np.unique(np.sort(episodes)[twice // (high - low + 1)])
         raise UserError(
-            f"{arm}: {_some(owners, packing, f'with a {_COUNTER[name]} twice')}; remove that shard's directory"
+            f"{arm}: {_some(owners, packing, f'with a duplicate {_COUNTER[name]}')}; remove that shard's directory"
         )
     if name == "rounds":
         short = episodes[np.bincount(place, minlength=len(episodes)) != read["episodes"]["rounds"].to_numpy()]

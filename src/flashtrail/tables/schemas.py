@@ -1,8 +1,7 @@
 """The tables of the project: their columns, and reading and writing them whole or not at all.
 
 Parquet, zstd; each file carries a checksum and, in its metadata, the digests of config, artifact and code and the
-device. This is the one place where columns are named; the recorder writes with these schemas, everybody
-reads with them.
+device. Columns are named here only; every writer and reader uses these schemas.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flashtrail.base import machine, parquet, provenance
+from flashtrail.base import machine, parquet, provenance, stages
 from flashtrail.base.errors import UserError
 
 # An episode across tables; across arms an episode is paired by the same key without `arm`.
@@ -38,6 +37,7 @@ def _schema(*columns: tuple[str, pa.DataType] | tuple[str, pa.DataType, str]) ->
 
 
 _KEY = (("arm", _STR), ("suite", _STR), ("task_id", _I32), ("init_state", _I32), ("repeat", _I32))
+_STAGES = tuple((column, _F64, "null") for column in stages.COLUMNS)
 
 EPISODES = _schema(
     ("run_id", _STR),
@@ -50,12 +50,12 @@ EPISODES = _schema(
     ("repeat", _I32),
     ("seed", _I64),
     ("success", _BOOL),
-    ("verified_success", _BOOL, "null"),  # null: not looked at, as all of these
+    ("verified_success", _BOOL, "null"),  # null: not verified, as in the columns below
     ("verified_reason", _STR, "null"),  # which behaviour is missing; null where verified
     ("gripper_closures", _I32, "null"),
-    ("grasps", _I32, "null"),  # both fingers on what the task is about, while told to close
+    ("grasps", _I32, "null"),  # both fingers on what the task is about, while commanded to close
     ("lifts", _I32, "null"),
-    ("first_close_step", _I32, "null"),  # null: never, or not looked at (then gripper_closures is null, too)
+    ("first_close_step", _I32, "null"),  # null: never, or not verified (then gripper_closures is null, too)
     ("outcome", _STR),  # success | horizon | error
     ("error", _STR, "null"),
     ("steps", _I32),
@@ -78,11 +78,7 @@ ROUNDS = _schema(
     ("executed", _I32),
     ("radius", _F64, "null"),
     ("fallback_cause", _STR, "null"),  # zero_accept | gripper | first | periodic | forced
-    ("encoder_ms", _F64, "null"),
-    ("prefill_ms", _F64, "null"),
-    ("denoise_ms", _F64, "null"),
-    ("draft_ms", _F64, "null"),
-    ("verify_ms", _F64, "null"),
+    *_STAGES,
     ("policy_ms", _F64, "null"),  # null: the server does not say (an official one says no `synchronized`)
     ("serve_ms", _F64, "null"),
     ("roundtrip_ms", _F64),
@@ -98,7 +94,7 @@ ROUNDS = _schema(
     ("masked", _BOOL, "null"),  # the wrist view was declared missing
     ("noise_seed", _STR),
     # Of a running clock; null where the simulator waited.
-    ("latency_ms", _F64, "null"),  # what the clock took the round to last
+    ("latency_ms", _F64, "null"),  # what the round lasted by the clock
     ("waited_steps", _I32, "null"),  # control steps that passed meanwhile
     ("stale_dropped", _I32, "null"),  # actions of its prefix whose moment passed meanwhile
 )
@@ -112,7 +108,7 @@ STEPS = _schema(
     ("gripper_closed", _BOOL),
     ("eef_pos", pa.list_(_F32, 3)),  # metres
     ("img_mean", _F32, "null"),  # of the agent view at a query, undamaged
-    ("img_mean_sent", _F32, "null"),  # of the same view as the policy was given it
+    ("img_mean_sent", _F32, "null"),  # of the same view as sent to the policy
     ("round", _I32),  # whose chunk the action is from; of a step that held, the round under way
     ("offset_in_chunk", _I32, "null"),  # null: no action of a chunk, the robot held
     ("stale", _BOOL, "null"),  # a newer round was under way; null where the simulator waited
@@ -125,11 +121,7 @@ PROFILE = _schema(
     ("policy", _STR),
     ("route", _STR),
     ("sample", _I32),
-    ("encoder_ms", _F64, "null"),
-    ("prefill_ms", _F64, "null"),
-    ("denoise_ms", _F64, "null"),
-    ("draft_ms", _F64, "null"),
-    ("verify_ms", _F64, "null"),
+    *_STAGES,
     ("policy_ms", _F64),
     ("roundtrip_ms", _F64, "null"),  # at the client; null: timed without one
     ("synchronized", _BOOL),
@@ -138,7 +130,7 @@ PROFILE = _schema(
     ("device", _STR),
 )
 
-# Of an episode nobody looked at: an imported or a simulated one.
+# Of an episode that was not verified, such as an imported or a simulated one.
 UNVERIFIED: dict[str, Any] = dict.fromkeys(
     ("verified_success", "verified_reason", "gripper_closures", "grasps", "lifts", "first_close_step")
 )
@@ -160,21 +152,15 @@ def to_table(rows: Sequence[Mapping[str, Any]] | pa.Table, schema: pa.Schema) ->
     NaN becomes null where a column may be empty. Raises ValueError (a bug in the caller) for a missing or unknown
     column, a wrong type, or an empty value where there must be one.
     """
-    if isinstance(rows, pa.Table):
-        problem = _names_differ(rows.column_names, schema)
-        if problem:
+    for names in [rows.column_names] if isinstance(rows, pa.Table) else rows:
+        if problem := _names_differ(names, schema):
             raise ValueError(problem)
-        table = rows.select(schema.names)
-        table = pa.table([table[f.name].cast(f.type) for f in schema], schema=schema)
+    if isinstance(rows, pa.Table):
+        columns = [rows[f.name].cast(f.type) for f in schema]
     else:
-        for row in rows:
-            problem = _names_differ(row, schema)
-            if problem:
-                raise ValueError(problem)
         columns = [pa.array([_plain(row[f.name]) for row in rows], f.type) for f in schema]
-        table = pa.table(columns, schema=schema)
-    problem = _empty_cells(table, schema)
-    if problem:
+    table = pa.table(columns, schema=schema)
+    if problem := _empty_cells(table, schema):
         raise ValueError(problem)
     return table
 
@@ -211,19 +197,16 @@ def read_table(path: str | Path, schema: pa.Schema, columns: Sequence[str] | Non
     that is missing, unknown, of another type or empty.
     """
     stored = parquet.opened(path).schema_arrow
-    problem = _names_differ(stored.names, schema)
-    if problem:
+    if problem := _names_differ(stored.names, schema):
         raise UserError(f"{path}: {problem}")
     if (stored.metadata or {}).get(f"{METADATA_PREFIX}imported".encode()):
         schema = imported(schema)
     for field in schema:
-        if stored.field(field.name).type != field.type:
-            found = stored.field(field.name).type
+        if (found := stored.field(field.name).type) != field.type:
             raise UserError(f"{path}: column {field.name!r} is {found}, expected {field.type}")
     chosen = schema if columns is None else pa.schema([schema.field(c) for c in columns])
     table = parquet.read(path, chosen.names)
-    problem = _empty_cells(table, chosen)
-    if problem:
+    if problem := _empty_cells(table, chosen):
         raise UserError(f"{path}: {problem}")
     return table
 
@@ -245,7 +228,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 
 def machine_of(stored: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """Return the entry `machine` of a table made of tables with these entries; none where none of them has one."""
+    """Return the entry `machine` of a table made of tables with these entries; empty where none of them has one."""
     records = [json.loads(entry["machine"]) for entry in stored if entry.get("machine")]
     return {"machine": json.dumps(machine.together(records))} if records else {}
 
@@ -282,10 +265,8 @@ def _names_differ(names: Iterable[str], schema: pa.Schema) -> str | None:
 
 def _empty_cells(table: pa.Table, schema: pa.Schema) -> str | None:
     for field in schema:
-        if field.nullable:
-            continue
         column = table[field.name]
-        if column.null_count:
+        if column.null_count and not field.nullable:
             row = pc.index(pc.is_null(column), True).as_py()
             return f"column {field.name!r} is empty in row {row}"
     return None

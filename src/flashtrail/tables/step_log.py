@@ -1,4 +1,4 @@
-"""The step log: a shard's steps as JSON lines of five fields, for whoever reads logs and no Parquet.
+"""The step log: a shard's steps as JSON lines of five fields, for programs that read logs but not Parquet.
 
 A line per control step: ``step``, ``img_mean``, ``action``, ``reward``, ``tag``. Episodes follow one another in the
 order of the episodes table; one begins where ``step`` is 0.
