@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from rollouts.shards import HERE, WORKER, parts, rows, spec, start, wait_until
 from serving.conftest import ScriptedPolicy
+from serving.in_process import running
 
 from flashtrail.base.errors import UserError
 from flashtrail.experiment.shard import Server, ShardSpec
@@ -21,7 +22,6 @@ from flashtrail.rollouts.shard import roll_out_shard
 from flashtrail.serving import client
 from flashtrail.serving.client import PolicyClient, ServerUnavailable, healthy
 from flashtrail.serving.launch import free_port
-from flashtrail.serving.server import running
 from flashtrail.simulators.observation import Observation
 
 pytest.importorskip("openpi_client", reason="openpi-client is not installed in this environment")

@@ -8,6 +8,7 @@ import threading
 
 import numpy as np
 import pytest
+from serving.in_process import running
 from websockets.sync.server import serve as serve_sync
 
 from flashtrail.base.errors import UserError
@@ -15,7 +16,6 @@ from flashtrail.serving import client as client_module
 from flashtrail.serving.client import PolicyClient, PolicyError, ServerUnavailable, healthy
 from flashtrail.serving.launch import free_port
 from flashtrail.serving.protocol import packb
-from flashtrail.serving.server import running
 
 
 @contextlib.contextmanager

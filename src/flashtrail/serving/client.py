@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
-import ipaddress
 import json
 import time
 import urllib.parse
@@ -25,6 +24,7 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.uri import parse_uri
 
 from flashtrail.base.errors import UserError, cause
+from flashtrail.serving.binding import is_loopback
 from flashtrail.serving.protocol import (
     EXECUTED_STEPS_KEY,
     NOISE_SEED_KEY,
@@ -312,11 +312,4 @@ def proxy_of(url: str) -> str | None:
 
     As HTTP_PROXY, HTTPS_PROXY and NO_PROXY say, by websockets' order of preference; never to this machine itself.
     """
-    return None if _is_local(url) else get_proxy(parse_uri(url))
-
-
-def _is_local(url: str) -> bool:
-    host = urllib.parse.urlsplit(url).hostname or ""
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
+    return None if is_loopback(urllib.parse.urlsplit(url).hostname or "") else get_proxy(parse_uri(url))

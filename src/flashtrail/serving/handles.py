@@ -90,18 +90,17 @@ def serve_command(
     # -P: the directory that somebody happens to stand in, such as an unpacked bundle, is no place for modules.
     command = [python, "-P", "-m", "flashtrail", "serve", "--exit-with-parent"]
     command += ["--artifact", str(artifact), "--port", str(port), "--device", device, "--dtype", dtype]
-    if backend != "auto":
-        command += ["--backend", backend]
-    if draft is not None:
-        command += ["--draft", str(draft)]
-    if action_stats is not None:
-        command += ["--action-stats", str(action_stats)]
-    if threads is not None:
-        command += ["--threads", str(threads)]
-    if workers is not None:
-        command += ["--workers", str(workers)]
-    if max_batch is not None:
-        command += ["--max-batch", str(max_batch)]
+    options = {
+        "--backend": None if backend == "auto" else backend,
+        "--draft": draft,
+        "--action-stats": action_stats,
+        "--threads": threads,
+        "--workers": workers,
+        "--max-batch": max_batch,
+    }
+    for option, value in options.items():
+        if value is not None:
+            command += [option, str(value)]
     for name, value in (settings or {}).items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):

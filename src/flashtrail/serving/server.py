@@ -16,7 +16,6 @@ import logging
 import os
 import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -45,7 +44,6 @@ from flashtrail.serving.connection import FullHouse, PatientConnection
 from flashtrail.serving.metrics import CONTENT_TYPE, ServerMetrics
 from flashtrail.serving.protocol import (
     LIBERO_SCHEMA,
-    ObservationSchema,
     ProtocolError,
     Request,
     ResultError,
@@ -90,8 +88,8 @@ class Limits:
 class PolicyServer:
     """Serves one policy to many connections; rounds that come together may share a pass of the device.
 
-    `handshake_metadata` is the first frame of every connection; official clients expect the empty map. What the
-    policy says of itself is at ``GET /metadata``. `sock` is a socket from `reserve_port`; without it `host` and
+    The first frame of every connection is the empty map, as official clients expect. What the policy says of itself
+    is at ``GET /metadata``. `sock` is a socket from `reserve_port`; without it `host` and
     `port` are bound at `start`. `token`, if given, is demanded in the Authorization header (``Bearer`` or
     ``Api-Key``) of everything but ``/healthz``. `names`: those that clients may call this machine by, beside
     ``localhost``, `host` and the address they reach it at (``Host``).
@@ -105,8 +103,6 @@ class PolicyServer:
         token: str | None = None,
         *,
         sock: socket.socket | None = None,
-        schema: ObservationSchema = LIBERO_SCHEMA,
-        handshake_metadata: Mapping[str, Any] | None = None,
         instance: str | None = None,
         limits: Limits | None = None,
         names: Sequence[str] = (),
@@ -117,8 +113,7 @@ class PolicyServer:
         self.metrics = ServerMetrics()
         self._sessions = 0
         self._host, self._port, self._token, self._sock = host, port, token, sock
-        self._policy, self._schema, self._instance = policy, schema, instance
-        self._handshake = packb(dict(handshake_metadata or {}))
+        self._policy, self._instance = policy, instance
         self._serials = itertools.count(1)
         self._in_flight = 0
         self._draining = False
@@ -160,7 +155,7 @@ class PolicyServer:
                 ping_interval=self._limits.ping_interval_s,
                 ping_timeout=self._limits.ping_timeout_s,
                 close_timeout=_CLOSE_S,
-                max_size=self._schema.max_message_bytes,
+                max_size=LIBERO_SCHEMA.max_message_bytes,
                 max_queue=2,
                 create_connection=PatientConnection,
                 logger=_quiet_logger(),
@@ -236,7 +231,7 @@ class PolicyServer:
         log.debug("session %d opened", serial)
         gone = asyncio.ensure_future(connection.wait_closed())
         try:
-            await connection.send(self._handshake)
+            await connection.send(packb({}))
             await self._converse(connection, gone)
             await connection.close(1001, _LEAVING_REASON)
         except TimeoutError:
@@ -285,7 +280,7 @@ class PolicyServer:
             log.warning("session %d ended: %s", serial, sent.reason)
         elif sent is not None and sent.code == CloseCode.MESSAGE_TOO_BIG:
             self.metrics.error("size")
-            log.warning("session %d ended: a message over %d bytes", serial, self._schema.max_message_bytes)
+            log.warning("session %d ended: a message over %d bytes", serial, LIBERO_SCHEMA.max_message_bytes)
         elif error.rcvd is None or error.rcvd.code not in (1000, 1001):
             self.metrics.error("lost")
 
@@ -311,7 +306,7 @@ class PolicyServer:
     ) -> dict[str, float]:
         """Answer one request; return the `prev_*` timings for the next reply (definitions: FLASH wire facts)."""
         received, received_at = time.perf_counter(), time.time()
-        request = parse_request(raw, self._schema)
+        request = parse_request(raw)
         unpacked = time.perf_counter()
         outcome = await self._infer(session, request, gone)
         if outcome is None:
@@ -421,41 +416,3 @@ async def _serve_until_signalled(server: PolicyServer, ready_file: str | Path | 
     drained = await server.stop()
     log.info("left" if drained else "left while a round was still running")
     return drained
-
-
-@contextlib.contextmanager
-def running(policy: Policy, **options: Any) -> Iterator[PolicyServer]:
-    """Serve from a thread of this process, on a free loopback port, while the block runs; for tests and tools.
-
-    `options` are those of `PolicyServer`.
-    """
-    started, failures = threading.Event(), list[BaseException]()
-    handle: dict[str, Any] = {}
-
-    async def main() -> None:
-        server = PolicyServer(policy, **{"port": 0, **options})
-        leave = asyncio.Event()
-        handle.update(server=server, leave=leave, loop=asyncio.get_running_loop())
-        await server.start()
-        started.set()
-        await leave.wait()
-        await server.stop()
-
-    def work() -> None:
-        try:
-            asyncio.run(main())
-        except BaseException as error:
-            failures.append(error)
-        finally:
-            started.set()
-
-    thread = threading.Thread(target=work, name="policy-server", daemon=True)
-    thread.start()
-    started.wait()
-    if failures:
-        raise failures[0]
-    try:
-        yield handle["server"]
-    finally:
-        handle["loop"].call_soon_threadsafe(handle["leave"].set)
-        thread.join()
