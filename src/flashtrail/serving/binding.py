@@ -29,12 +29,18 @@ def is_loopback(host: str) -> bool:
     names = [host]
     if host.lower() == "localhost":
         with contextlib.suppress(OSError):
-            names = [str(found[4][0]) for found in socket.getaddrinfo(host, None)]
+            names = [str(info[4][0]) for info in socket.getaddrinfo(host, None)]
+    addresses = [_address(name) for name in names]
+    return all(address is not None and address.is_loopback for address in addresses)
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The IP address that `name` spells, an IPv4 address mapped into IPv6 as IPv4; None if it is not an address."""
     try:
-        addresses = [ipaddress.ip_address(name) for name in names]
+        address = ipaddress.ip_address(name)
     except ValueError:
-        return False
-    return all((getattr(address, "ipv4_mapped", None) or address).is_loopback for address in addresses)
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def check_bind(host: str, token: str | None) -> None:
@@ -97,26 +103,19 @@ def addressed(headers: Headers, own: Collection[str]) -> bool:
     An address that is not ours cannot lead here, a name can be made to (DNS rebinding).
     """
     values = headers.get_all("Host")
-    found = _HOST.fullmatch(values[0].strip()) if len(values) == 1 else None
-    if found is None:
+    match = _HOST.fullmatch(values[0].strip()) if len(values) == 1 else None
+    if match is None:
         return False
-    name = _plain(found[1] or found[2])
-    return name == "localhost" or name in map(_plain, own) or (_is_address(name) and is_loopback(name))
+    name = _plain(match[1] or match[2])
+    address = _address(name)
+    loopback = name == "localhost" if address is None else address.is_loopback
+    return loopback or name in map(_plain, own)
 
 
 def _plain(name: str) -> str:
-    """Return a name as names are compared; an address in its usual form."""
+    """Return a name as names are compared; an address in its usual form, without a zone."""
     name = name.lower().rstrip(".")
-    with contextlib.suppress(ValueError):
-        address = ipaddress.ip_address(name.partition("%")[0])
-        return str(getattr(address, "ipv4_mapped", None) or address)
-    return name
-
-
-def _is_address(name: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return bool(ipaddress.ip_address(name))
-    return False
+    return str(_address(name.partition("%")[0]) or name)
 
 
 def authorized(headers: Headers, token: str) -> bool:

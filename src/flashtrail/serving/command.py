@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import dataclasses
 import logging
 import os
@@ -62,7 +63,7 @@ def _family_named(argv: Sequence[str]) -> str:
 def run(arguments: argparse.Namespace) -> int:
     """Bind first, then load, then serve: a taken port is told before the time is spent on a model."""
     from flashtrail.serving.launch import INSTANCE_VARIABLE, leave_with_parent
-    from flashtrail.serving.server import Limits, check_bind, reserve_port, serve
+    from flashtrail.serving.server import Limits, PolicyServer, check_bind, reserve_port, serve
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if arguments.exit_with_parent:
@@ -76,18 +77,17 @@ def run(arguments: argparse.Namespace) -> int:
     policy = _load_policy(arguments)
     together = arguments.max_batch or getattr(policy, "max_batch", 1)
     workers = _share_cores(arguments, getattr(policy, "workers", 1))
-    drained = serve(
+    server = PolicyServer(
         policy,
         arguments.host,
         arguments.port,
-        token=token,
+        token,
         sock=sock,
-        ready_file=arguments.ready_file,
         instance=os.environ.get(INSTANCE_VARIABLE),
         limits=dataclasses.replace(limits, max_batch=together, workers=workers),
         names=arguments.allow_host,
     )
-    if not drained:
+    if not asyncio.run(serve(server, arguments.ready_file)):
         logging.shutdown()
         os._exit(1)  # a round that does not end must not hold the process
     return 0

@@ -92,7 +92,8 @@ class PolicyServer:
     is at ``GET /metadata``. `sock` is a socket from `reserve_port`; without it `host` and
     `port` are bound at `start`. `token`, if given, is demanded in the Authorization header (``Bearer`` or
     ``Api-Key``) of everything but ``/healthz``. `names`: those that clients may call this machine by, beside
-    ``localhost``, `host` and the address they reach it at (``Host``).
+    ``localhost``, `host` and the address they reach it at (``Host``). Once started, `port` is the port bound (with port
+    0 the system's choice); `sessions` counts the open ones.
     """
 
     def __init__(
@@ -111,8 +112,8 @@ class PolicyServer:
         self._names = (host, *names)
         self._limits = limits or Limits()
         self.metrics = ServerMetrics()
-        self._sessions = 0
-        self._host, self._port, self._token, self._sock = host, port, token, sock
+        self.sessions = 0
+        self.host, self.port, self._token, self._sock = host, port, token, sock
         self._policy, self._instance = policy, instance
         self._serials = itertools.count(1)
         self._in_flight = 0
@@ -123,25 +124,15 @@ class PolicyServer:
         self._server: Server | None = None
 
     @property
-    def port(self) -> int:
-        """The port that is really bound (interesting with port 0)."""
-        return self._port
-
-    @property
-    def sessions(self) -> int:
-        """How many sessions are open."""
-        return self._sessions
-
-    @property
     def url(self) -> str:
         """Where clients connect: ``ws://host:port``."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"ws://{host}:{self._port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"ws://{host}:{self.port}"
 
     async def start(self) -> None:
         """Listen; return when clients can connect. Raises ServerStartError where the port is taken."""
-        sock = self._sock or reserve_port(self._host, self._port)
-        self._port = sock.getsockname()[1]
+        sock = self._sock or reserve_port(self.host, self.port)
+        self.port = sock.getsockname()[1]
         asyncio.get_running_loop().set_exception_handler(FullHouse())
         try:
             self._server = await serve_websocket(
@@ -162,8 +153,8 @@ class PolicyServer:
             )
         except OSError as error:
             sock.close()
-            raise bind_error(self._host, self._port, error) from None
-        self._worker = RoundWorker(self._policy, lambda: self._sessions, self._limits.max_batch, self._limits.workers)
+            raise bind_error(self.host, self.port, error) from None
+        self._worker = RoundWorker(self._policy, lambda: self.sessions, self._limits.max_batch, self._limits.workers)
 
     async def stop(self) -> bool:
         """Refuse new connections, let rounds in flight answer, close the sessions with 1001.
@@ -207,7 +198,7 @@ class PolicyServer:
             )
         if path == "/metrics":
             return _page(CONTENT_TYPE, self.metrics.page())
-        if self._sessions >= self._limits.max_sessions:
+        if self.sessions >= self._limits.max_sessions:
             self.metrics.error("full")
             response = connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, f"{self._full}\n")
             response.headers["Retry-After"] = "5"
@@ -221,12 +212,12 @@ class PolicyServer:
     # --- sessions ---
 
     async def _handle(self, connection: ServerConnection) -> None:
-        if self._sessions >= self._limits.max_sessions:  # several came through the door at once
+        if self.sessions >= self._limits.max_sessions:  # several came through the door at once
             self.metrics.error("full")
             await connection.close(1013, self._full)
             return
         serial = next(self._serials)
-        self._sessions += 1
+        self.sessions += 1
         self.metrics.opened()
         log.debug("session %d opened", serial)
         gone = asyncio.ensure_future(connection.wait_closed())
@@ -256,7 +247,7 @@ class PolicyServer:
             )
         finally:
             gone.cancel()
-            self._sessions -= 1
+            self.sessions -= 1
             self.metrics.closed()
             log.debug("session %d closed", serial)
 
@@ -376,41 +367,22 @@ def _quiet_logger() -> logging.Logger:
     return logger
 
 
-# --- running ---
-
-
-def serve(
-    policy: Policy,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    *,
-    token: str | None = None,
-    sock: socket.socket | None = None,
-    ready_file: str | Path | None = None,
-    instance: str | None = None,
-    limits: Limits | None = None,
-    names: Sequence[str] = (),
-) -> bool:
+async def serve(server: PolicyServer, ready_file: str | Path | None = None) -> bool:
     """Serve until SIGTERM or SIGINT, then drain and return; the value is `PolicyServer.stop`'s.
 
     `ready_file` is written (``host port``) once clients can connect.
     """
-    server = PolicyServer(policy, host, port, token, sock=sock, instance=instance, limits=limits, names=names)
-    return asyncio.run(_serve_until_signalled(server, ready_file))
-
-
-async def _serve_until_signalled(server: PolicyServer, ready_file: str | Path | None) -> bool:
     leave = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leave.set)
     await server.start()
     log.info("serving on %s (process %d)", server.url, os.getpid())
-    if not is_loopback(server._host):
+    if not is_loopback(server.host):
         log.warning("the token crosses the network in plain text: put TLS before this port (%s)", TLS_HINT)
     if ready_file is not None:
         with write_atomic(ready_file) as path:
-            path.write_text(f"{server._host} {server.port}\n", encoding="utf-8")
+            path.write_text(f"{server.host} {server.port}\n", encoding="utf-8")
     await leave.wait()
     log.info("leaving: rounds in flight are answered first")
     drained = await server.stop()
