@@ -115,7 +115,7 @@ def test_a_simulator_has_that_patience_with_a_server_elsewhere(monkeypatch, else
     [
         ("dim", 32, r"actions of shape \(50, 32\), LIBERO takes \(any, 7\)"),
         ("dim", 6, r"actions of shape \(50, 6\), LIBERO takes \(any, 7\)"),
-        ("plain", 0, r"is no FLASH server: its replies have no accepted_prefix_len"),
+        ("plain", 0, r"is not a FLASH server: its replies lack accepted_prefix_len"),
     ],
 )
 def test_a_server_for_something_else_stops_the_shard_with_one_line(tmp_path, mode, number, line):

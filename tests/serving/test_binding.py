@@ -147,7 +147,7 @@ def test_our_client_behind_tls_learns_what_the_server_says_of_itself(behind_tls,
     with PolicyClient(behind_tls, token="s3cret\n") as client:
         assert client.infer(observation).accepted_prefix_len == 1
         assert client.metadata == policy.metadata
-    with pytest.raises(ServerUnavailable, match="demands a token"):
+    with pytest.raises(ServerUnavailable, match="requires a token"):
         PolicyClient(behind_tls)
 
 

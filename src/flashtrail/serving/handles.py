@@ -29,8 +29,8 @@ def server_command(
     (both manifests); ``action_stats`` where the server is to unnormalise by foreign statistics; ``kernels`` where
     they were examined.
     `engine`: device, dtype, threads and perhaps backend. `flash`: FLASH settings by name. `clients`: how many will
-    ask at a time; the server prepares for passes of so many rounds. Either may be a word such as
-    ``{port}`` for the one who starts it to fill in.
+    query at a time; the server prepares for passes of that many rounds. `port` and `clients` may
+    be placeholders such as ``{port}``, filled in when the server starts.
     """
     python = provenance.json_load(handles["model"]).get("python")
     if not python or not Path(python).exists():
@@ -53,7 +53,7 @@ def server_command(
 
 
 def backend_of(handles: Mapping[str, Any], engine: Mapping[str, Any]) -> str:
-    """The backend that an engine's settings name; for ``auto``, what the kernels' examination came to, if any."""
+    """The backend that an engine's settings name; for ``auto``, the result of the kernels' examination, if any."""
     named = str(engine.get("backend", "auto"))
     if named == "auto" and handles.get("kernels"):
         return str(provenance.json_load(handles["kernels"])["backend"])
@@ -84,10 +84,10 @@ def serve_command(
     """Return the command line of a policy server that leaves with its parent.
 
     `python` is the interpreter of the environment that can run the model; `settings` are FlashSettings by field
-    name, from which the flags are spelt. `port` and `max_batch` may be words such as ``{port}``, for whoever starts
-    the server to fill in. The interpreter must find this package (PYTHONPATH, or installed).
+    name, from which the flags are derived. `port` and `max_batch` may be placeholders such as ``{port}``, filled in
+    when the server starts. The interpreter must find this package (PYTHONPATH, or installed).
     """
-    # -P: the directory that somebody happens to stand in, such as an unpacked bundle, is no place for modules.
+    # -P: modules are never imported from the current directory, which may be an unpacked bundle.
     command = [python, "-P", "-m", "flashtrail", "serve", "--exit-with-parent"]
     command += ["--artifact", str(artifact), "--port", str(port), "--device", device, "--dtype", dtype]
     options = {
@@ -108,5 +108,5 @@ def serve_command(
         elif isinstance(value, list | tuple):
             command += [f"--{flag}", *(str(item) for item in value)]
         else:
-            command += [f"--{flag}={value}"]  # one word, so that a negative number is no flag
+            command += [f"--{flag}={value}"]  # one word, so that a negative number is not read as a flag
     return command

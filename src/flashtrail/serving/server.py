@@ -1,7 +1,7 @@
-"""The policy server: the official websocket protocol, with state per connection and a live event loop.
+"""The policy server: the official websocket protocol, with state per connection and a responsive event loop.
 
 One connection is one session. A bad message or a failing policy ends its own session with a one-line text frame and
-close code 1011; the others go on. A client that leaves, stalls or says nothing frees its session.
+close code 1011; the others go on. The session of a client that disconnects, stalls or stays silent is freed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from flashtrail.serving.binding import (
     refusal,
     reserve_port,
 )
-from flashtrail.serving.connection import FullHouse, PatientConnection
+from flashtrail.serving.connection import FileLimitHandler, PatientConnection
 from flashtrail.serving.metrics import CONTENT_TYPE, ServerMetrics
 from flashtrail.serving.protocol import (
     LIBERO_SCHEMA,
@@ -133,7 +133,7 @@ class PolicyServer:
         """Listen; return when clients can connect. Raises ServerStartError where the port is taken."""
         sock = self._sock or reserve_port(self.host, self.port)
         self.port = sock.getsockname()[1]
-        asyncio.get_running_loop().set_exception_handler(FullHouse())
+        asyncio.get_running_loop().set_exception_handler(FileLimitHandler())
         try:
             self._server = await serve_websocket(
                 self._handle,
@@ -170,7 +170,7 @@ class PolicyServer:
         closing = [asyncio.ensure_future(connection.close(1001, _LEAVING_REASON)) for connection in open_still]
         if closing:
             await asyncio.wait(closing, timeout=_CLOSE_S)
-        for connection in open_still:  # whoever does not read cannot read that we leave
+        for connection in open_still:  # a peer that does not read cannot read the close frame
             connection.transport.abort()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._server.wait_closed(), _CLOSE_S)
@@ -212,7 +212,7 @@ class PolicyServer:
     # --- sessions ---
 
     async def _handle(self, connection: ServerConnection) -> None:
-        if self.sessions >= self._limits.max_sessions:  # several came through the door at once
+        if self.sessions >= self._limits.max_sessions:  # several connected at the same time
             self.metrics.error("full")
             await connection.close(1013, self._full)
             return
@@ -239,7 +239,7 @@ class PolicyServer:
             self.metrics.error("protocol")
             await self._refuse(connection, serial, str(error))
         except Exception as error:
-            # The cause stays here: its text may hold paths, and a traceback is nobody else's business.
+            # The cause stays in the log: its text may hold paths, and a traceback must not cross the wire.
             log.exception("session %d: the policy failed", serial)
             self.metrics.error("policy")
             await self._refuse(
@@ -384,7 +384,7 @@ async def serve(server: PolicyServer, ready_file: str | Path | None = None) -> b
         with write_atomic(ready_file) as path:
             path.write_text(f"{server.host} {server.port}\n", encoding="utf-8")
     await leave.wait()
-    log.info("leaving: rounds in flight are answered first")
+    log.info("stopping: rounds in flight are answered first")
     drained = await server.stop()
-    log.info("left" if drained else "left while a round was still running")
+    log.info("stopped" if drained else "stopped while a round was still running")
     return drained
