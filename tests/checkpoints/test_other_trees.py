@@ -10,13 +10,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from checkpoints.conftest import G1, save_tree
+from serving.in_process import running
 
 from flashtrail.base.errors import UserError
 from flashtrail.checkpoints import artifact, fetch, orbax, parity, probe
 from flashtrail.policies.pi0.policy import FlashPolicy
 from flashtrail.policies.pi0.settings import FlashSettings
 from flashtrail.serving.client import PolicyClient
-from flashtrail.serving.server import running
 
 SAID = {"horizon": 50, "delta_actions": True, "views": 2, "steps": 2, "max_token_len": 48}
 STATE = np.array([0.3, -0.2, 0.9, 1.0, -1.0, 0.5, 0.02, -0.02])

@@ -7,6 +7,7 @@ ends the process at the third round ever (the file remembers); ``refuse`` fails 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from flashtrail.serving.launch import INSTANCE_VARIABLE, leave_with_parent
-from flashtrail.serving.server import reserve_port, serve
+from flashtrail.serving.server import PolicyServer, reserve_port, serve
 
 
 class Policy:
@@ -60,7 +61,8 @@ def main() -> None:
     delay_s, mode = float(rest[0]) if rest else 0.0, rest[1] if len(rest) > 1 else ""
     leave_with_parent()
     policy = Policy(delay_s, mode, Path(rest[2]) if len(rest) > 2 else None)
-    serve(policy, sock=reserve_port("127.0.0.1", int(port)), instance=os.environ.get(INSTANCE_VARIABLE))
+    sock, instance = reserve_port("127.0.0.1", int(port)), os.environ.get(INSTANCE_VARIABLE)
+    asyncio.run(serve(PolicyServer(policy, sock=sock, instance=instance)))
 
 
 main()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from rollouts.shards import HERE, WORKER, parts, rows, spec, start, wait_until
 from serving.conftest import ScriptedPolicy
+from serving.in_process import running
 
 from flashtrail.base.errors import UserError
 from flashtrail.experiment.shard import Server, ShardSpec
@@ -21,7 +22,6 @@ from flashtrail.rollouts.shard import roll_out_shard
 from flashtrail.serving import client
 from flashtrail.serving.client import PolicyClient, ServerUnavailable, healthy
 from flashtrail.serving.launch import free_port
-from flashtrail.serving.server import running
 from flashtrail.simulators.observation import Observation
 
 pytest.importorskip("openpi_client", reason="openpi-client is not installed in this environment")
@@ -115,7 +115,7 @@ def test_a_simulator_has_that_patience_with_a_server_elsewhere(monkeypatch, else
     [
         ("dim", 32, r"actions of shape \(50, 32\), LIBERO takes \(any, 7\)"),
         ("dim", 6, r"actions of shape \(50, 6\), LIBERO takes \(any, 7\)"),
-        ("plain", 0, r"is no FLASH server: its replies have no accepted_prefix_len"),
+        ("plain", 0, r"is not a FLASH server: its replies lack accepted_prefix_len"),
     ],
 )
 def test_a_server_for_something_else_stops_the_shard_with_one_line(tmp_path, mode, number, line):

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from serving.in_process import running
 from websockets.sync.client import connect
 
 from flashtrail.serving.protocol import unpackb
-from flashtrail.serving.server import running
 
 G3 = Path(__file__).parents[1] / "golden" / "G3_wire"
 ROOT = Path(__file__).parents[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import subprocess
@@ -15,7 +16,7 @@ print({"exit": "no such checkpoint", "never": "loading for ever"}.get(sys.argv[2
 import numpy as np  # noqa: E402
 
 from flashtrail.serving.launch import INSTANCE_VARIABLE, leave_with_parent  # noqa: E402
-from flashtrail.serving.server import reserve_port, serve  # noqa: E402
+from flashtrail.serving.server import PolicyServer, reserve_port, serve  # noqa: E402
 
 
 class Policy:
@@ -48,7 +49,7 @@ def main() -> None:
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         Path(sys.argv[3]).write_text(f"{os.getpid()} {child.pid}")
     sock = reserve_port("127.0.0.1", port)
-    if not serve(Policy(mode), sock=sock, instance=os.environ.get(INSTANCE_VARIABLE)):
+    if not asyncio.run(serve(PolicyServer(Policy(mode), sock=sock, instance=os.environ.get(INSTANCE_VARIABLE)))):
         os._exit(1)  # as `flashtrail serve` does where a round does not end
 
 

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from policies.pi0.conftest import artifact, tokenizer_model  # noqa: F401  (fixtures)
 from policies.pi0.test_batch import MIXED, ROUNDS, rounds
+from serving.in_process import running
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from flashtrail.serving.client import PolicyClient
 from flashtrail.serving.launch import free_port
 from flashtrail.serving.protocol import packb, unpackb
-from flashtrail.serving.server import Limits, running
+from flashtrail.serving.server import Limits
 
 
 def play(url: str, number: int, replies: dict[int, list], failures: list[BaseException]) -> None:

@@ -11,6 +11,7 @@ import threading
 
 import numpy as np
 import pytest
+from serving.in_process import running
 from serving.test_server import get
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
@@ -19,7 +20,7 @@ from flashtrail.base.errors import UserError
 from flashtrail.serving import TOKEN_VARIABLE, command
 from flashtrail.serving.binding import ServerStartError, check_bind, is_loopback, reserve_port
 from flashtrail.serving.client import PolicyClient, ServerUnavailable
-from flashtrail.serving.server import PolicyServer, running
+from flashtrail.serving.server import PolicyServer
 
 OPEN = ["0.0.0.0", "::", "0", "", "192.0.2.1", "127.1", "::ffff:0.0.0.0", "::ffff:192.0.2.1", "example.org", "a" * 70]
 CLOSED = ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1", "localhost", "LOCALHOST"]
@@ -146,7 +147,7 @@ def test_our_client_behind_tls_learns_what_the_server_says_of_itself(behind_tls,
     with PolicyClient(behind_tls, token="s3cret\n") as client:
         assert client.infer(observation).accepted_prefix_len == 1
         assert client.metadata == policy.metadata
-    with pytest.raises(ServerUnavailable, match="demands a token"):
+    with pytest.raises(ServerUnavailable, match="requires a token"):
         PolicyClient(behind_tls)
 
 

@@ -227,7 +227,7 @@ def test_engine_is_served_from_end_to_end(tiny_artifact, tmp_path, observation, 
         np.testing.assert_array_equal(alone.actions, replies[0].actions)  # the noise is the seed's
         assert metadata["settings"]["tau_radius"] == 1e9 and str(tmp_path.parent) not in json.dumps(metadata)
     text = log.read_text()
-    assert "leaving" in text and "Traceback" not in text and "Warning" not in text
+    assert "stopping" in text and "Traceback" not in text and "Warning" not in text
 
 
 def test_artifact_that_is_no_artifact_stops_the_launch_with_its_line(tmp_path) -> None:

@@ -8,6 +8,7 @@ import threading
 
 import numpy as np
 import pytest
+from serving.in_process import running
 from websockets.sync.server import serve as serve_sync
 
 from flashtrail.base.errors import UserError
@@ -15,7 +16,6 @@ from flashtrail.serving import client as client_module
 from flashtrail.serving.client import PolicyClient, PolicyError, ServerUnavailable, healthy
 from flashtrail.serving.launch import free_port
 from flashtrail.serving.protocol import packb
-from flashtrail.serving.server import running
 
 
 @contextlib.contextmanager
@@ -213,7 +213,7 @@ def test_client_waits_for_a_server_that_comes_later(policy, observation) -> None
 
 def test_missing_token_is_told_at_once(policy) -> None:
     with running(policy, token="k") as server:
-        with pytest.raises(ServerUnavailable, match="demands a token"):
+        with pytest.raises(ServerUnavailable, match="requires a token"):
             PolicyClient(server.url)
         with PolicyClient(server.url, token="k") as client:
             assert client.metadata == policy.metadata
@@ -281,7 +281,7 @@ def page():
         ((401, b""), "HTTP 401"),
         ((200, b"<html>"), "failed"),
         ((200, b"[" * 100_000), "failed"),
-        ((200, b"[]"), "no JSON object"),
+        ((200, b"[]"), "without a JSON object"),
     ],
 )
 def test_metadata_that_cannot_be_had_is_said(page, answer, said) -> None:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from serving.in_process import running
 from serving.test_limits import handshaken, metrics, opened, until
 from serving.test_server import ask, get
 from websockets.asyncio import messages
@@ -19,7 +20,6 @@ from flashtrail.serving import connection
 from flashtrail.serving.client import PolicyClient, ServerUnavailable
 from flashtrail.serving.connection import FLOOD, SLICE, SMALL_FRAMES_AT_ONCE
 from flashtrail.serving.protocol import packb, unpackb
-from flashtrail.serving.server import running
 
 FLOODER = Path(__file__).with_name("flooder.py")
 PING, PONG, EMPTY_TEXT = b"\x89\x81\0\0\0\0x", b"\x8a\x80\0\0\0\0", b"\x01\x80\0\0\0\0"

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serving.conftest import resident_mb
+from serving.in_process import running
 from serving.malformed import CORPUS, broken_opening, mutants
 from serving.test_limits import until
 from websockets.exceptions import ConnectionClosed
@@ -38,7 +39,7 @@ from flashtrail.serving.protocol import (
     parse_request,
     unpackb,
 )
-from flashtrail.serving.server import Limits, PolicyServer, running
+from flashtrail.serving.server import Limits, PolicyServer
 
 PROPERTY = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 

@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
+from serving.in_process import running
 
 from flashtrail.serving.client import PolicyClient, ServerUnavailable
 from flashtrail.serving.handles import serve_command
 from flashtrail.serving.launch import PolicyServerProcess, ServerError, free_port
-from flashtrail.serving.server import running
 
 
 def is_gone(pid: int) -> bool:

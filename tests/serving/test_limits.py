@@ -7,13 +7,14 @@ import time
 
 import numpy as np
 import pytest
+from serving.in_process import running
 from serving.test_server import ask, get
 from websockets.exceptions import ConnectionClosedOK, InvalidStatus
 from websockets.sync.client import connect
 
 from flashtrail.serving.client import PolicyClient, ServerUnavailable
 from flashtrail.serving.protocol import packb, unpackb
-from flashtrail.serving.server import Limits, ServerStartError, running
+from flashtrail.serving.server import Limits, ServerStartError
 
 
 def opened(server):

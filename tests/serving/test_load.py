@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from serving.in_process import running
 from serving.test_limits import metrics, until
 from serving.test_rounds import Batching
 
 from flashtrail.serving.launch import PolicyServerProcess, free_port
-from flashtrail.serving.server import running
 
 _spec = importlib.util.spec_from_file_location("load", Path(__file__).parents[2] / "benchmarks/load.py")
 load = sys.modules["load"] = importlib.util.module_from_spec(_spec)

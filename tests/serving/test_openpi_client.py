@@ -42,7 +42,7 @@ def test_official_client_raises_its_own_error(server, observation) -> None:
 
 
 def test_official_client_is_let_in_with_its_api_key(policy, observation) -> None:
-    from flashtrail.serving.server import running
+    from serving.in_process import running
 
     with running(policy, token="k") as server:
         client = WebsocketClientPolicy("127.0.0.1", server.port, api_key="k")
@@ -51,7 +51,7 @@ def test_official_client_is_let_in_with_its_api_key(policy, observation) -> None
 
 
 def test_the_lines_for_a_robot_in_the_documentation_run(policy, observation) -> None:
-    from flashtrail.serving.server import running
+    from serving.in_process import running
 
     text = (ROOT / "docs" / "serving.md").read_text()
     lines = re.search(r"```python\n(from openpi_client.*?)```", text, re.DOTALL)

@@ -11,6 +11,7 @@ import types
 
 import numpy as np
 from serving.conftest import resident_mb
+from serving.in_process import running
 from serving.test_limits import handshaken, until
 from serving.test_server import ask
 
@@ -18,7 +19,7 @@ from flashtrail.serving.client import PolicyClient, healthy
 from flashtrail.serving.connection import MAX_UNREAD_BYTES, PatientConnection
 from flashtrail.serving.launch import free_port
 from flashtrail.serving.protocol import packb
-from flashtrail.serving.server import Limits, running
+from flashtrail.serving.server import Limits
 
 
 def frame(opcode: int, payload: bytes) -> bytes:

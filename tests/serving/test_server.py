@@ -8,12 +8,13 @@ import threading
 
 import numpy as np
 import pytest
+from serving.in_process import running
 from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK, InvalidStatus
 from websockets.sync.client import connect
 
 from flashtrail.serving.client import healthy
 from flashtrail.serving.protocol import packb, unpackb
-from flashtrail.serving.server import ServerStartError, reserve_port, running
+from flashtrail.serving.server import ServerStartError, reserve_port
 
 
 def get(server, path: str, **headers: str) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""Where the server listens, by which names, and who may come in: loopback, or a token."""
+"""Where the server listens, the host names it answers to, and who may connect: loopback, or whoever has the token."""
 
 from __future__ import annotations
 
@@ -25,16 +25,22 @@ class ServerStartError(UserError):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches `host`: a loopback address, or localhost where that means one."""
+    """Whether only this machine reaches `host`: a loopback address, or localhost if it resolves to one."""
     names = [host]
     if host.lower() == "localhost":
         with contextlib.suppress(OSError):
-            names = [str(found[4][0]) for found in socket.getaddrinfo(host, None)]
+            names = [str(info[4][0]) for info in socket.getaddrinfo(host, None)]
+    addresses = [_address(name) for name in names]
+    return all(address is not None and address.is_loopback for address in addresses)
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The IP address that `name` spells, an IPv4 address mapped into IPv6 as IPv4; None if it is not an address."""
     try:
-        addresses = [ipaddress.ip_address(name) for name in names]
+        address = ipaddress.ip_address(name)
     except ValueError:
-        return False
-    return all((getattr(address, "ipv4_mapped", None) or address).is_loopback for address in addresses)
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def check_bind(host: str, token: str | None) -> None:
@@ -54,7 +60,7 @@ def reserve_port(host: str, port: int) -> socket.socket:
     try:
         family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         sock = socket.socket(family, kind, number)
-    except (OSError, ValueError) as error:  # ValueError: no name that could be looked up
+    except (OSError, ValueError) as error:  # ValueError: a name that cannot be looked up
         raise ServerStartError(f"cannot bind {host!r}: {getattr(error, 'strerror', None) or error}") from None
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -66,23 +72,23 @@ def reserve_port(host: str, port: int) -> socket.socket:
 
 
 def bind_error(host: str, port: int, error: OSError) -> ServerStartError:
-    """Return what the user is told of a bind that failed."""
+    """Return the error for a bind that failed."""
     if error.errno == errno.EADDRINUSE:
         return ServerStartError(f"port {port} on {host} is taken: stop what listens there or give another --port")
     return ServerStartError(f"cannot bind {host}:{port}: {error.strerror or error}")
 
 
 def refusal(headers: Headers, token: str | None, own: Collection[str] = ()) -> tuple[http.HTTPStatus, str] | None:
-    """Return why whoever sends these headers may not come in, or None.
+    """Return the status and the reason that refuse a request with these headers, or None.
 
-    Only browsers send Origin: any page that is open in one on this machine could reach a server on loopback. A page
-    whose own name was made to lead here sends no Origin with a GET, but that name as Host: `own` are the names and
-    addresses that this server goes by, beside those of loopback.
+    Only browsers send Origin: any page open in a browser on this machine could reach a server on loopback. A page whose
+    domain was made to resolve to this machine (DNS rebinding) sends no Origin with a GET, but its domain as Host. `own`
+    are the names and addresses that this server answers to, besides those of loopback.
     """
     if not addressed(headers, own):
         return (
             http.HTTPStatus.MISDIRECTED_REQUEST,
-            "this server does not go by that name (Host): flashtrail serve --allow-host NAME",
+            "this server does not answer to that name (Host): flashtrail serve --allow-host NAME",
         )
     if headers.get_all("Origin"):
         return http.HTTPStatus.FORBIDDEN, "web pages may not connect (Origin)"
@@ -92,31 +98,24 @@ def refusal(headers: Headers, token: str | None, own: Collection[str] = ()) -> t
 
 
 def addressed(headers: Headers, own: Collection[str]) -> bool:
-    """Whether exactly one Host header gives a name or address of loopback, or one of `own`; its port is not looked at.
+    """Whether exactly one Host header gives a name or address of loopback, or one of `own`; its port is ignored.
 
-    An address that is not ours cannot lead here, a name can be made to (DNS rebinding).
+    A foreign address cannot reach this server; a foreign name can be made to resolve to it (DNS rebinding).
     """
     values = headers.get_all("Host")
-    found = _HOST.fullmatch(values[0].strip()) if len(values) == 1 else None
-    if found is None:
+    match = _HOST.fullmatch(values[0].strip()) if len(values) == 1 else None
+    if match is None:
         return False
-    name = _plain(found[1] or found[2])
-    return name == "localhost" or name in map(_plain, own) or (_is_address(name) and is_loopback(name))
+    name = _plain(match[1] or match[2])
+    address = _address(name)
+    loopback = name == "localhost" if address is None else address.is_loopback
+    return loopback or name in map(_plain, own)
 
 
 def _plain(name: str) -> str:
-    """Return a name as names are compared; an address in its usual form."""
+    """Return a name in the form that is compared: lower case; an address in its usual form, without a zone."""
     name = name.lower().rstrip(".")
-    with contextlib.suppress(ValueError):
-        address = ipaddress.ip_address(name.partition("%")[0])
-        return str(getattr(address, "ipv4_mapped", None) or address)
-    return name
-
-
-def _is_address(name: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return bool(ipaddress.ip_address(name))
-    return False
+    return str(_address(name.partition("%")[0]) or name)
 
 
 def authorized(headers: Headers, token: str) -> bool:

@@ -1,6 +1,6 @@
 """A synchronous client of the official protocol, for rollouts, profiling and tools.
 
-It keeps two kinds of trouble apart, because the tables must: `PolicyError` is an answer of the server to this request,
+Two kinds of failure, which the tables keep apart: `PolicyError` is the server's answer to this request,
 `ServerUnavailable` is infrastructure and never a policy's failure.
 """
 
@@ -9,13 +9,11 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
-import ipaddress
 import json
 import time
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -25,6 +23,8 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.uri import parse_uri
 
 from flashtrail.base.errors import UserError, cause
+from flashtrail.serving import TOKEN_VARIABLE
+from flashtrail.serving.binding import is_loopback
 from flashtrail.serving.protocol import (
     EXECUTED_STEPS_KEY,
     NOISE_SEED_KEY,
@@ -98,7 +98,7 @@ class PolicyClient:
     def metadata(self) -> dict[str, Any]:
         """What the server says of its policy: the handshake frame, and ``GET /metadata`` where there is one.
 
-        Raises ServerUnavailable where that request fails: a server that could not be asked is no official one.
+        Raises ServerUnavailable if that request fails: such a server is not taken for an official one.
         """
         return {**self._handshake, **_fetch_metadata(self.url, self._headers)}
 
@@ -137,12 +137,7 @@ class PolicyClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     def _connect(self, timeout_s: float) -> ClientConnection:
@@ -165,7 +160,7 @@ class PolicyClient:
             except InvalidStatus as error:
                 status = error.response.status_code
                 if status == 401:
-                    raise ServerUnavailable(f"{self.url} demands a token (HTTP 401): give one") from None
+                    raise ServerUnavailable(f"{self.url} requires a token (HTTP 401): set {TOKEN_VARIABLE}") from None
                 body = (error.response.body or b"").decode("utf-8", "replace").strip()
                 if status == 421:
                     raise ServerUnavailable(f"{self.url}: {body[:200]} (HTTP 421)") from None
@@ -188,7 +183,7 @@ class PolicyClient:
         except ProtocolError:
             pass
         self.close()
-        raise ServerUnavailable(f"{self.url} is not a policy server: its first frame is no metadata map")
+        raise ServerUnavailable(f"{self.url} is not a policy server: its first frame is not a metadata map")
 
     def _exchange(self, payload: bytes) -> bytes | str:
         if self._connection is None:
@@ -229,8 +224,7 @@ class PolicyClient:
         except NotFlashError:
             self.close()
             raise NotFlashError(
-                f"{self.url} is no FLASH server: its replies have no accepted_prefix_len, so nothing says how many "
-                "actions to execute"
+                f"{self.url} is not a FLASH server: its replies lack accepted_prefix_len (how many actions to execute)"
             ) from None
         except ProtocolError as error:
             self.close()
@@ -268,7 +262,7 @@ def _fetch_metadata(url: str, headers: Mapping[str, str]) -> dict[str, Any]:
         line = " ".join(f"{type(error).__name__}: {error}".split())[:160]
         raise ServerUnavailable(f"GET /metadata of {url} failed{through} ({line}): {_METADATA_REMEDY}") from None
     if not isinstance(metadata, dict):
-        raise ServerUnavailable(f"{url} answers GET /metadata with no JSON object{through}: {_METADATA_REMEDY}")
+        raise ServerUnavailable(f"{url} answers GET /metadata without a JSON object{through}: {_METADATA_REMEDY}")
     return metadata
 
 
@@ -281,14 +275,14 @@ def _http_get(
     tls: bool = False,
     proxy: str | None = None,
 ) -> tuple[int, dict[str, str], bytes]:
-    """GET a page, through a tunnel where there is a proxy: the way that the session itself takes."""
+    """GET a page; through a tunnel if there is a proxy, as the session itself does."""
     kind = http.client.HTTPSConnection if tls else http.client.HTTPConnection
     if proxy is None:
         connection = kind(host, port, timeout=timeout_s)
     else:
         at = urllib.parse.urlsplit(proxy)
         if at.scheme != "http" or at.hostname is None:
-            raise ValueError(f"a proxy of kind {at.scheme}:// is not supported for it")
+            raise ValueError(f"{at.scheme}:// proxies are not supported for this request")
         connection = kind(at.hostname, at.port or 80, timeout=timeout_s)
         connection.set_tunnel(host, port, headers=_proxy_headers(at))
     try:
@@ -303,20 +297,13 @@ def _http_get(
 def _proxy_headers(proxy: urllib.parse.SplitResult) -> dict[str, str]:
     if proxy.username is None:
         return {}
-    words = f"{urllib.parse.unquote(proxy.username)}:{urllib.parse.unquote(proxy.password or '')}"
-    return {"Proxy-Authorization": "Basic " + base64.b64encode(words.encode()).decode()}
+    credentials = f"{urllib.parse.unquote(proxy.username)}:{urllib.parse.unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": "Basic " + base64.b64encode(credentials.encode()).decode()}
 
 
 def proxy_of(url: str) -> str | None:
-    """Return the proxy on the way to a server, for the session and ``GET /metadata`` alike; None = straight.
+    """Return the proxy on the way to a server, for the session and ``GET /metadata`` alike; None: direct.
 
     As HTTP_PROXY, HTTPS_PROXY and NO_PROXY say, by websockets' order of preference; never to this machine itself.
     """
-    return None if _is_local(url) else get_proxy(parse_uri(url))
-
-
-def _is_local(url: str) -> bool:
-    host = urllib.parse.urlsplit(url).hostname or ""
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
+    return None if is_loopback(urllib.parse.urlsplit(url).hostname or "") else get_proxy(parse_uri(url))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import dataclasses
 import logging
 import os
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--artifact", type=Path, required=True, metavar="DIR", help="the base artifact")
     add("--draft", type=Path, metavar="DIR", help="the draft artifact; without it every round is full")
-    add("--action-stats", type=Path, metavar="FILE", help="a drill: unnormalise by these, not the artifact's own")
+    add("--action-stats", type=Path, metavar="FILE", help="a drill: unnormalise with these, not the artifact's own")
     add("--host", default="127.0.0.1", help="address to bind; beyond loopback it needs a token")
     add("--port", type=_port, default=8000, help="TCP port, 0 for any (default: 8000)")
     add("--device", default="cpu", help="cpu or cuda (default: cpu)")
@@ -37,10 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=_positive, metavar="N", help="CPU threads of one pass")
     add("--workers", type=_positive, metavar="N", help="passes at once, on a CPU (default: docs/serving.md)")
     add("--token-file", type=Path, metavar="FILE", help=f"file with the token (or set {TOKEN_VARIABLE})")
-    add("--allow-host", action="append", default=[], metavar="NAME", help="a name that clients call this machine by")
+    add("--allow-host", action="append", default=[], metavar="NAME", help="another host name of this machine")
     add("--ready-file", type=Path, metavar="FILE", help="written with 'host port' once clients can connect")
-    add("--max-sessions", type=_positive, default=64, metavar="N", help="open sessions at a time (default: 64)")
-    add("--idle-timeout", type=float, default=900.0, metavar="S", help="drop a session after so long (default: 900)")
+    add("--max-sessions", type=_positive, default=64, metavar="N", help="maximum number of open sessions (default: 64)")
+    add("--idle-timeout", type=float, default=900.0, metavar="S", help="drop a session idle for so long (default: 900)")
     add("--max-batch", type=_positive, metavar="N", help="rounds in one pass (1: alone; default: docs/serving.md)")
     add("--exit-with-parent", action="store_true", help="leave when stdin closes or the parent is gone")
     name = _family_named(parser.get_default("argv") or [])
@@ -49,20 +50,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _family_named(argv: Sequence[str]) -> str:
-    """Return the family of the artifact on the command line: which flags there are depends on it."""
+    """Return the family of the artifact on the command line; the flags depend on it."""
     first = commands.Parser(add_help=False)
     first.add_argument("--artifact", type=Path)
     try:
         artifact = first.parse_known_args(argv)[0].artifact
-    except UserError:  # the whole command line will say it
+    except UserError:  # reported when the whole command line is parsed
         artifact = None
     return registry.PI0 if artifact is None else registry.family_of(artifact)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Bind first, then load, then serve: a taken port is told before the time is spent on a model."""
+    """Bind first, then load, then serve: a taken port is reported before a model is loaded."""
     from flashtrail.serving.launch import INSTANCE_VARIABLE, leave_with_parent
-    from flashtrail.serving.server import Limits, check_bind, reserve_port, serve
+    from flashtrail.serving.server import Limits, PolicyServer, check_bind, reserve_port, serve
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if arguments.exit_with_parent:
@@ -70,26 +71,25 @@ def run(arguments: argparse.Namespace) -> int:
     token = _token(arguments.token_file)
     check_bind(arguments.host, token)
     if (arguments.workers or 1) > 1 and (arguments.device != "cpu" or arguments.backend == "triton"):
-        raise UserError(f"--workers {arguments.workers}: only PyTorch on a CPU runs passes at once; leave it out")
+        raise UserError(f"--workers {arguments.workers}: only PyTorch on a CPU runs parallel passes; omit it")
     limits = Limits(arguments.max_sessions, arguments.idle_timeout)
     sock = reserve_port(arguments.host, arguments.port)
     policy = _load_policy(arguments)
     together = arguments.max_batch or getattr(policy, "max_batch", 1)
     workers = _share_cores(arguments, getattr(policy, "workers", 1))
-    drained = serve(
+    server = PolicyServer(
         policy,
         arguments.host,
         arguments.port,
-        token=token,
+        token,
         sock=sock,
-        ready_file=arguments.ready_file,
         instance=os.environ.get(INSTANCE_VARIABLE),
         limits=dataclasses.replace(limits, max_batch=together, workers=workers),
         names=arguments.allow_host,
     )
-    if not drained:
+    if not asyncio.run(serve(server, arguments.ready_file)):
         logging.shutdown()
-        os._exit(1)  # a round that does not end must not hold the process
+        os._exit(1)  # a round that does not end must not keep the process alive
     return 0
 
 
@@ -110,7 +110,7 @@ def _load_policy(arguments: argparse.Namespace) -> Policy:
             together=arguments.max_batch,
             sessions=arguments.max_sessions,
         )
-    except family.Error as error:  # a family knows no UserError; its own are one actionable line as well
+    except family.Error as error:  # a family cannot import UserError; its own errors are one actionable line as well
         raise UserError(str(error)) from error
 
 
@@ -147,11 +147,11 @@ def _token(path: Path | None) -> str | None:
     try:
         token = (os.environ.get(TOKEN_VARIABLE, "") if path is None else path.read_text(encoding="utf-8")).strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{source}: {getattr(error, 'strerror', None) or 'is no text'}") from None
+        raise UserError(f"{source}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
     if not token and path is not None:
-        raise UserError(f"{source} is empty: put one line with the token into it")
+        raise UserError(f"{source} is empty: write the token into it, on one line")
     if not (token.isascii() and token.isprintable()):
-        raise UserError(f"{source} holds what no HTTP header can: a token is one line of ASCII")
+        raise UserError(f"{source} does not fit an HTTP header: a token is one line of ASCII")
     return token or None
 
 

@@ -56,7 +56,7 @@ def server_command(
 
 
 def backend_of(handles: Mapping[str, Any], engine: Mapping[str, Any]) -> str:
-    """The backend that an engine's settings name; for ``auto``, what the kernels' examination came to, if any."""
+    """The backend that an engine's settings name; for ``auto``, the result of the kernels' examination, if any."""
     named = str(engine.get("backend", "auto"))
     if named == "auto" and handles.get("kernels"):
         return str(provenance.json_load(handles["kernels"])["backend"])
@@ -87,24 +87,23 @@ def serve_command(
     """Return the command line of a policy server that leaves with its parent.
 
     `python` is the interpreter of the environment that can run the model; `settings` are FlashSettings by field
-    name, from which the flags are spelt. `port` and `max_batch` may be words such as ``{port}``, for whoever starts
-    the server to fill in. The interpreter must find this package (PYTHONPATH, or installed).
+    name, from which the flags are derived. `port` and `max_batch` may be placeholders such as ``{port}``, filled in
+    when the server starts. The interpreter must find this package (PYTHONPATH, or installed).
     """
-    # -P: the directory that somebody happens to stand in, such as an unpacked bundle, is no place for modules.
+    # -P: modules are never imported from the current directory, which may be an unpacked bundle.
     command = [python, "-P", "-m", "flashtrail", "serve", "--exit-with-parent"]
     command += ["--artifact", str(artifact), "--port", str(port), "--device", device, "--dtype", dtype]
-    if backend != "auto":
-        command += ["--backend", backend]
-    if draft is not None:
-        command += ["--draft", str(draft)]
-    if action_stats is not None:
-        command += ["--action-stats", str(action_stats)]
-    if threads is not None:
-        command += ["--threads", str(threads)]
-    if workers is not None:
-        command += ["--workers", str(workers)]
-    if max_batch is not None:
-        command += ["--max-batch", str(max_batch)]
+    options = {
+        "--backend": None if backend == "auto" else backend,
+        "--draft": draft,
+        "--action-stats": action_stats,
+        "--threads": threads,
+        "--workers": workers,
+        "--max-batch": max_batch,
+    }
+    for option, value in options.items():
+        if value is not None:
+            command += [option, str(value)]
     for name, value in (settings or {}).items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
@@ -112,5 +111,5 @@ def serve_command(
         elif isinstance(value, list | tuple):
             command += [f"--{flag}", *(str(item) for item in value)]
         else:
-            command += [f"--{flag}={value}"]  # one word, so that a negative number is no flag
+            command += [f"--{flag}={value}"]  # one word, so that a negative number is not read as a flag
     return command

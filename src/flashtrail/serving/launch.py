@@ -12,16 +12,16 @@ import os
 import secrets
 import select
 import signal
-import socket
 import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 from flashtrail.base.errors import UserError
+from flashtrail.serving.binding import ServerStartError, reserve_port
 from flashtrail.serving.client import healthy
 
 INSTANCE_VARIABLE = "FLASHTRAIL_INSTANCE"
@@ -41,10 +41,9 @@ class ServerError(UserError):
         super().__init__(f"{message}; end of {log_path}: {tail}")
 
 
-def free_port(host: str = "127.0.0.1") -> int:
+def free_port() -> int:
     """Return a TCP port that was free a moment ago. Another process may take it: ServerError then says so."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
-        sock.bind((host, 0))
+    with reserve_port("127.0.0.1", 0) as sock:
         return int(sock.getsockname()[1])
 
 
@@ -86,7 +85,7 @@ class PolicyServerProcess:
     @property
     def alive(self) -> bool:
         """Whether the server process still runs."""
-        return self._process is not None and not self._has_exited()
+        return self._process is not None and self._exit_code() is None
 
     def check(self) -> None:
         """Raise ServerError if the server is gone; call it after a ServerUnavailable to learn the cause."""
@@ -103,25 +102,17 @@ class PolicyServerProcess:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._take_down()
 
     # --- life ---
 
     def _start(self) -> None:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", self.port))
-            except OSError:
-                # Otherwise the health probe would find the stranger and call our server ready.
-                raise self._error(f"port {self.port} on 127.0.0.1 is taken") from None
+        try:  # otherwise the health probe would find a stranger on the port and call our server ready
+            reserve_port("127.0.0.1", self.port).close()
+        except ServerStartError:
+            raise self._error(f"port {self.port} on 127.0.0.1 is taken") from None
         try:
             with self.log_path.open("ab") as log:
                 self._process = subprocess.Popen(
@@ -147,15 +138,21 @@ class PolicyServerProcess:
             time.sleep(_PROBE_S)
         raise self._error(f"the policy server was not ready within {self.ready_timeout_s:g} s")
 
-    def _has_exited(self) -> bool:
-        """Look without reaping: while the leader is a zombie its group id cannot go to somebody else."""
+    def _exit_code(self) -> int | None:
+        """How the process ended, negative for a signal; None while it runs.
+
+        Looks without reaping: while the leader is a zombie its group id cannot go to somebody else.
+        """
         assert self._process is not None
         if self._process.returncode is not None:
-            return True
+            return self._process.returncode
         try:
-            return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+            state = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
-            return True
+            return 0  # reaped elsewhere: its status is lost, and subprocess says 0 as well
+        if state is None:
+            return None
+        return -state.si_status if state.si_code in (os.CLD_KILLED, os.CLD_DUMPED) else state.si_status
 
     def _take_down(self) -> None:
         """TERM the group, give it a moment, KILL what is left of it, reap the leader."""
@@ -163,10 +160,10 @@ class PolicyServerProcess:
             process = self._process
             if process is None or process.returncode is not None:
                 return
-            if not self._has_exited():
+            if self._exit_code() is None:
                 _signal_group(process.pid, signal.SIGTERM)
                 deadline = time.monotonic() + _TERM_GRACE_S
-                while not self._has_exited() and time.monotonic() < deadline:
+                while self._exit_code() is None and time.monotonic() < deadline:
                     time.sleep(0.02)
             _signal_group(process.pid, signal.SIGKILL)
             process.wait()
@@ -179,13 +176,7 @@ class PolicyServerProcess:
         """How the process ended: ``signal 9`` or ``exit code 3``."""
         if self._process is None:
             return "not started"
-        code = self._process.returncode
-        if code is None:
-            with contextlib.suppress(ChildProcessError):
-                state = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-                if state is not None:
-                    killed = state.si_code in (os.CLD_KILLED, os.CLD_DUMPED)
-                    code = -state.si_status if killed else state.si_status
+        code = self._exit_code()
         return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 
     def _error(self, message: str) -> ServerError:

@@ -67,7 +67,7 @@ class ResultError(ProtocolError):
 
 
 class NotFlashError(ProtocolError):
-    """A reply without an accepted prefix: from an openpi server, but none with FLASH."""
+    """A reply without an accepted prefix: from an openpi server without FLASH."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _numpy_to_map(value: Any) -> dict[bytes, Any]:
 def unpackb(raw: bytes, max_bytes: int | None = None) -> Any:
     """Return the value in `raw`; arrays come back as read-only views of it.
 
-    Checks the size, the nesting, the number of values, that no key is twice in a map, every array's dtype against a
+    Checks the size, the nesting, the number of values, that the keys of a map are unique, every array's dtype against a
     whitelist, and its data against its shape. Raises ProtocolError that names the field, as a path of map keys.
     """
     if max_bytes is not None and len(raw) > max_bytes:
@@ -162,24 +162,24 @@ def unpackb(raw: bytes, max_bytes: int | None = None) -> Any:
 
 
 class _Census:
-    """Counts the values of a message while it is decoded, so that a short one cannot make many objects."""
+    """Counts the values of a message while it is decoded, so that a short one cannot create many objects."""
 
     def __init__(self) -> None:
         self._values = 0
 
     def list(self, items: list[Any]) -> list[Any]:
-        """Take note of a list."""
+        """Count a list."""
         self._count(len(items))
         return items
 
     def map(self, pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
-        """Take note of a map, and make it."""
+        """Count a map, and make it."""
         self._count(len(pairs))
         made = dict(pairs)
         if len(made) != len(pairs):
             seen = [key for key, _ in pairs]
-            twice = next(key for key in seen if seen.count(key) > 1)
-            raise ProtocolError(f"{_printable(twice)}: twice in one map")
+            duplicate = next(key for key in seen if seen.count(key) > 1)
+            raise ProtocolError(f"{_printable(duplicate)}: duplicate key in a map")
         return made
 
     def _count(self, more: int) -> None:

@@ -1,4 +1,4 @@
-"""Threads that run rounds away from the event loop, together where several sessions ask at once.
+"""Threads that run rounds away from the event loop, together where several sessions query at once.
 
 The event loop stays free for pings and health probes while a round computes. A round waits for others only while other
 sessions are open: BATCH_WAIT_S, or a little longer for a session that is about to ask. A thread is a worker; with more
@@ -111,7 +111,7 @@ class RoundWorker:
         return await answer
 
     def stop(self, timeout_s: float) -> bool:
-        """Ask the threads to leave after the rounds at hand; False where one is still busy at the time limit."""
+        """End the threads after the rounds at hand; False if one is still busy at the time limit."""
         until = time.perf_counter() + timeout_s
         for _ in self._threads:
             self._jobs.put(None)
@@ -169,7 +169,7 @@ class RoundWorker:
     def _run(self, job: _Job) -> None:
         start = time.perf_counter()
         try:
-            session, observation, executed_steps, reset, noise_seed = self._asked(job)
+            session, observation, executed_steps, reset, noise_seed = self._arguments(job)
             result = self._policy.infer(
                 session, observation, executed_steps=executed_steps, reset=reset, noise_seed=noise_seed
             )
@@ -179,12 +179,12 @@ class RoundWorker:
             self._answer(job, start, result)
 
     def _run_together(self, jobs: list[_Job]) -> None:
-        """Answer each round as it ends; if the policy itself breaks, those without an answer learn of it."""
+        """Answer each round as it ends; if the policy itself breaks, those without an answer get its error."""
         assert self._infer_many is not None
         start, waiting = time.perf_counter(), dict(enumerate(jobs))
         try:
-            asked = [self._asked(job) for job in jobs]
-            for index, result in self._infer_many(asked, self._max_batch):
+            rounds = [self._arguments(job) for job in jobs]
+            for index, result in self._infer_many(rounds, self._max_batch):
                 self._answer(waiting.pop(index), start, result)
             failure: Exception = RuntimeError("the policy left a round without an answer")
         except Exception as error:
@@ -192,7 +192,7 @@ class RoundWorker:
         for job in waiting.values():
             self._answer(job, start, failure)
 
-    def _asked(self, job: _Job) -> tuple[Any, dict[str, Any], int | None, bool, list[int] | int | None]:
+    def _arguments(self, job: _Job) -> tuple[Any, dict[str, Any], int | None, bool, list[int] | int | None]:
         session, request = job.session, job.request
         if not session.started:
             session.state = self._policy.new_session()
@@ -213,5 +213,5 @@ class RoundWorker:
             else:
                 job.answer.set_result(RoundResult(result, infer_ms, wait_ms))
 
-        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for the answer
             job.loop.call_soon_threadsafe(deliver)

@@ -1,7 +1,7 @@
-"""The policy server: the official websocket protocol, with state per connection and a live event loop.
+"""The policy server: the official websocket protocol, with state per connection and a responsive event loop.
 
 One connection is one session. A bad message or a failing policy ends its own session with a one-line text frame and
-close code 1011; the others go on. A client that leaves, stalls or says nothing frees its session.
+close code 1011; the others go on. The session of a client that disconnects, stalls or stays silent is freed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import logging
 import os
 import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -41,11 +40,10 @@ from flashtrail.serving.binding import (
     refusal,
     reserve_port,
 )
-from flashtrail.serving.connection import FullHouse, PatientConnection
+from flashtrail.serving.connection import FileLimitHandler, PatientConnection
 from flashtrail.serving.metrics import CONTENT_TYPE, ServerMetrics
 from flashtrail.serving.protocol import (
     LIBERO_SCHEMA,
-    ObservationSchema,
     ProtocolError,
     Request,
     ResultError,
@@ -90,11 +88,12 @@ class Limits:
 class PolicyServer:
     """Serves one policy to many connections; rounds that come together may share a pass of the device.
 
-    `handshake_metadata` is the first frame of every connection; official clients expect the empty map. What the
-    policy says of itself is at ``GET /metadata``. `sock` is a socket from `reserve_port`; without it `host` and
+    The first frame of every connection is the empty map, as official clients expect. What the policy says of itself
+    is at ``GET /metadata``. `sock` is a socket from `reserve_port`; without it `host` and
     `port` are bound at `start`. `token`, if given, is demanded in the Authorization header (``Bearer`` or
     ``Api-Key``) of everything but ``/healthz``. `names`: those that clients may call this machine by, beside
-    ``localhost``, `host` and the address they reach it at (``Host``).
+    ``localhost``, `host` and the address they reach it at (``Host``). Once started, `port` is the port bound (with port
+    0 the system's choice); `sessions` counts the open ones.
     """
 
     def __init__(
@@ -105,8 +104,6 @@ class PolicyServer:
         token: str | None = None,
         *,
         sock: socket.socket | None = None,
-        schema: ObservationSchema = LIBERO_SCHEMA,
-        handshake_metadata: Mapping[str, Any] | None = None,
         instance: str | None = None,
         limits: Limits | None = None,
         names: Sequence[str] = (),
@@ -115,10 +112,9 @@ class PolicyServer:
         self._names = (host, *names)
         self._limits = limits or Limits()
         self.metrics = ServerMetrics()
-        self._sessions = 0
-        self._host, self._port, self._token, self._sock = host, port, token, sock
-        self._policy, self._schema, self._instance = policy, schema, instance
-        self._handshake = packb(dict(handshake_metadata or {}))
+        self.sessions = 0
+        self.host, self.port, self._token, self._sock = host, port, token, sock
+        self._policy, self._instance = policy, instance
         self._serials = itertools.count(1)
         self._in_flight = 0
         self._draining = False
@@ -128,26 +124,16 @@ class PolicyServer:
         self._server: Server | None = None
 
     @property
-    def port(self) -> int:
-        """The port that is really bound (interesting with port 0)."""
-        return self._port
-
-    @property
-    def sessions(self) -> int:
-        """How many sessions are open."""
-        return self._sessions
-
-    @property
     def url(self) -> str:
         """Where clients connect: ``ws://host:port``."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"ws://{host}:{self._port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"ws://{host}:{self.port}"
 
     async def start(self) -> None:
         """Listen; return when clients can connect. Raises ServerStartError where the port is taken."""
-        sock = self._sock or reserve_port(self._host, self._port)
-        self._port = sock.getsockname()[1]
-        asyncio.get_running_loop().set_exception_handler(FullHouse())
+        sock = self._sock or reserve_port(self.host, self.port)
+        self.port = sock.getsockname()[1]
+        asyncio.get_running_loop().set_exception_handler(FileLimitHandler())
         try:
             self._server = await serve_websocket(
                 self._handle,
@@ -160,15 +146,15 @@ class PolicyServer:
                 ping_interval=self._limits.ping_interval_s,
                 ping_timeout=self._limits.ping_timeout_s,
                 close_timeout=_CLOSE_S,
-                max_size=self._schema.max_message_bytes,
+                max_size=LIBERO_SCHEMA.max_message_bytes,
                 max_queue=2,
                 create_connection=PatientConnection,
                 logger=_quiet_logger(),
             )
         except OSError as error:
             sock.close()
-            raise bind_error(self._host, self._port, error) from None
-        self._worker = RoundWorker(self._policy, lambda: self._sessions, self._limits.max_batch, self._limits.workers)
+            raise bind_error(self.host, self.port, error) from None
+        self._worker = RoundWorker(self._policy, lambda: self.sessions, self._limits.max_batch, self._limits.workers)
 
     async def stop(self) -> bool:
         """Refuse new connections, let rounds in flight answer, close the sessions with 1001.
@@ -184,7 +170,7 @@ class PolicyServer:
         closing = [asyncio.ensure_future(connection.close(1001, _LEAVING_REASON)) for connection in open_still]
         if closing:
             await asyncio.wait(closing, timeout=_CLOSE_S)
-        for connection in open_still:  # whoever does not read cannot read that we leave
+        for connection in open_still:  # a peer that does not read cannot read the close frame
             connection.transport.abort()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._server.wait_closed(), _CLOSE_S)
@@ -212,7 +198,7 @@ class PolicyServer:
             )
         if path == "/metrics":
             return _page(CONTENT_TYPE, self.metrics.page())
-        if self._sessions >= self._limits.max_sessions:
+        if self.sessions >= self._limits.max_sessions:
             self.metrics.error("full")
             response = connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, f"{self._full}\n")
             response.headers["Retry-After"] = "5"
@@ -226,17 +212,17 @@ class PolicyServer:
     # --- sessions ---
 
     async def _handle(self, connection: ServerConnection) -> None:
-        if self._sessions >= self._limits.max_sessions:  # several came through the door at once
+        if self.sessions >= self._limits.max_sessions:  # several connected at the same time
             self.metrics.error("full")
             await connection.close(1013, self._full)
             return
         serial = next(self._serials)
-        self._sessions += 1
+        self.sessions += 1
         self.metrics.opened()
         log.debug("session %d opened", serial)
         gone = asyncio.ensure_future(connection.wait_closed())
         try:
-            await connection.send(self._handshake)
+            await connection.send(packb({}))
             await self._converse(connection, gone)
             await connection.close(1001, _LEAVING_REASON)
         except TimeoutError:
@@ -253,7 +239,7 @@ class PolicyServer:
             self.metrics.error("protocol")
             await self._refuse(connection, serial, str(error))
         except Exception as error:
-            # The cause stays here: its text may hold paths, and a traceback is nobody else's business.
+            # The cause stays in the log: its text may hold paths, and a traceback must not cross the wire.
             log.exception("session %d: the policy failed", serial)
             self.metrics.error("policy")
             await self._refuse(
@@ -261,7 +247,7 @@ class PolicyServer:
             )
         finally:
             gone.cancel()
-            self._sessions -= 1
+            self.sessions -= 1
             self.metrics.closed()
             log.debug("session %d closed", serial)
 
@@ -285,7 +271,7 @@ class PolicyServer:
             log.warning("session %d ended: %s", serial, sent.reason)
         elif sent is not None and sent.code == CloseCode.MESSAGE_TOO_BIG:
             self.metrics.error("size")
-            log.warning("session %d ended: a message over %d bytes", serial, self._schema.max_message_bytes)
+            log.warning("session %d ended: a message over %d bytes", serial, LIBERO_SCHEMA.max_message_bytes)
         elif error.rcvd is None or error.rcvd.code not in (1000, 1001):
             self.metrics.error("lost")
 
@@ -311,7 +297,7 @@ class PolicyServer:
     ) -> dict[str, float]:
         """Answer one request; return the `prev_*` timings for the next reply (definitions: FLASH wire facts)."""
         received, received_at = time.perf_counter(), time.time()
-        request = parse_request(raw, self._schema)
+        request = parse_request(raw)
         unpacked = time.perf_counter()
         outcome = await self._infer(session, request, gone)
         if outcome is None:
@@ -381,81 +367,24 @@ def _quiet_logger() -> logging.Logger:
     return logger
 
 
-# --- running ---
-
-
-def serve(
-    policy: Policy,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    *,
-    token: str | None = None,
-    sock: socket.socket | None = None,
-    ready_file: str | Path | None = None,
-    instance: str | None = None,
-    limits: Limits | None = None,
-    names: Sequence[str] = (),
-) -> bool:
+async def serve(server: PolicyServer, ready_file: str | Path | None = None) -> bool:
     """Serve until SIGTERM or SIGINT, then drain and return; the value is `PolicyServer.stop`'s.
 
     `ready_file` is written (``host port``) once clients can connect.
     """
-    server = PolicyServer(policy, host, port, token, sock=sock, instance=instance, limits=limits, names=names)
-    return asyncio.run(_serve_until_signalled(server, ready_file))
-
-
-async def _serve_until_signalled(server: PolicyServer, ready_file: str | Path | None) -> bool:
     leave = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leave.set)
     await server.start()
     log.info("serving on %s (process %d)", server.url, os.getpid())
-    if not is_loopback(server._host):
+    if not is_loopback(server.host):
         log.warning("the token crosses the network in plain text: put TLS before this port (%s)", TLS_HINT)
     if ready_file is not None:
         with write_atomic(ready_file) as path:
-            path.write_text(f"{server._host} {server.port}\n", encoding="utf-8")
+            path.write_text(f"{server.host} {server.port}\n", encoding="utf-8")
     await leave.wait()
-    log.info("leaving: rounds in flight are answered first")
+    log.info("stopping: rounds in flight are answered first")
     drained = await server.stop()
-    log.info("left" if drained else "left while a round was still running")
+    log.info("stopped" if drained else "stopped while a round was still running")
     return drained
-
-
-@contextlib.contextmanager
-def running(policy: Policy, **options: Any) -> Iterator[PolicyServer]:
-    """Serve from a thread of this process, on a free loopback port, while the block runs; for tests and tools.
-
-    `options` are those of `PolicyServer`.
-    """
-    started, failures = threading.Event(), list[BaseException]()
-    handle: dict[str, Any] = {}
-
-    async def main() -> None:
-        server = PolicyServer(policy, **{"port": 0, **options})
-        leave = asyncio.Event()
-        handle.update(server=server, leave=leave, loop=asyncio.get_running_loop())
-        await server.start()
-        started.set()
-        await leave.wait()
-        await server.stop()
-
-    def work() -> None:
-        try:
-            asyncio.run(main())
-        except BaseException as error:
-            failures.append(error)
-        finally:
-            started.set()
-
-    thread = threading.Thread(target=work, name="policy-server", daemon=True)
-    thread.start()
-    started.wait()
-    if failures:
-        raise failures[0]
-    try:
-        yield handle["server"]
-    finally:
-        handle["loop"].call_soon_threadsafe(handle["leave"].set)
-        thread.join()

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from policies.pi0.tiny import DIMS, PROMPTS, write_stats
+from serving.in_process import running
 
 from flashtrail.policies.pi0.errors import ArtifactError, ObservationError
 from flashtrail.policies.pi0.policy import EXTRA_KEYS, FlashPolicy, draw_noise
 from flashtrail.policies.pi0.settings import FlashSettings
 from flashtrail.policies.pi0.transforms import ResizeWithPad, Tokenizer, read_action_stats
 from flashtrail.serving.client import PolicyClient
-from flashtrail.serving.server import running
 from flashtrail.simulators.observation import Observation
 
 ROOT = Path(__file__).parents[3]
