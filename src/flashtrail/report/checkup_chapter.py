@@ -16,12 +16,12 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from flashtrail.claims import checkup
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import figures, page
+from flashtrail.report import cells, figures, page
 from flashtrail.report.count_links import apart, behind, in_text
 from flashtrail.report.page import Html
-from flashtrail.statistics import intervals, power
+from flashtrail.statistics import power
 from flashtrail.statistics.intervals import Interval
-from flashtrail.statistics.wording import MINUS, integers, percent, percent_range, plural, points, points_range
+from flashtrail.statistics.wording import MINUS, counted, integers, percent, plural, points, points_range
 from flashtrail.tables import links
 
 CONTROL_HZ = 20
@@ -32,8 +32,7 @@ LOOKS = {
     "unverified": ("success, not verified", figures.PURPLE, "\\\\\\"),
     "horizon": ("time ran out", figures.ORANGE, "///"),
 }
-_MARKS = {"healthy": "supported", "suspicious": "inconclusive", "broken": "refuted", checkup.OPEN: "not_tested"}
-_SIGNS = {"healthy": "\u25cf", "suspicious": "\u25d0", "broken": "\u2715", checkup.OPEN: "\u25cb"}
+_VERDICTS = {"healthy": "supported", "suspicious": "inconclusive", "broken": "refuted", checkup.OPEN: "not_tested"}
 _MOST_BINS = 30
 
 
@@ -73,14 +72,13 @@ def first(run: Campaign) -> Html:
     }
     note = "Healthy: at most 3 points below what was published; suspicious: 3 to 5; broken: more than 5. "
     note += _interval_words(found)
-    facts = page.facts(rows)
     drawing = difference(found) if found["published"] is not None else None
-    return page.join(Html(f'<div class="first">{facts.text}{page.paragraph(note, "note").text}</div>'), drawing)
+    return page.join(page.first_screen(rows, page.paragraph(note, "note")), drawing)
 
 
 def badge(verdict: str) -> Html:
-    """The checkup's verdict as a word with its mark."""
-    return Html(f'<span class="verdict {_MARKS[verdict]}">{_SIGNS[verdict]}\u00a0{page.html(verdict)}</span>')
+    """The checkup's verdict as a word, with the mark of a claim's verdict."""
+    return page.badge(_VERDICTS[verdict], verdict)
 
 
 def _interval_words(found: Mapping[str, Any]) -> str:
@@ -331,17 +329,10 @@ def _split(run: Campaign) -> Html | None:
         return None
     rows = []
     for name, words in (("shared", "of the published evaluation"), ("others", "others")):
-        rate = intervals.rate(starts[name]["k"], starts[name]["n"])
-        assert rate.wilson is not None
-        rows.append(
-            {
-                "states": f"{words}: {integers(starts[name]['init_states'])}",
-                "count": behind(run, found["arm"], f"{rate.k}/{rate.n}"),
-                "rate": percent(rate.rate),
-                "wilson": percent_range(rate.wilson),
-            }
-        )
-    heads = {"states": "Initial states", "count": "k/n", "rate": "Rate", "wilson": "Wilson 95 %"}
+        rate = cells.rate_of(starts[name])
+        states, count = integers(starts[name]["init_states"]), behind(run, found["arm"], counted(rate))
+        rows.append({"states": f"{words}: {states}", "count": count, **cells.rate(rate)})
+    heads = {"states": "Initial states", "count": "k/n", **cells.RATE}
     return page.table(rows, heads, tuple(heads)[1:], "Our success by initial state: the published ones, and the others")
 
 

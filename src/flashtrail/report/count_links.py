@@ -46,7 +46,8 @@ def pooled(run: Campaign, number: Any) -> Any:
 
 def apart(number: Any, what: str) -> Html:
     """Return a count that is of no episode, marked with what it is of (a key of APART)."""
-    return Html(f'<span class="apart" data-behind="{what}" title="{APART[what]}">{page.html(number)}</span>')
+    mark = Html('<span class="apart" data-behind="{}" title="{}">{}</span>')
+    return mark.format(what, APART[what], page.html(number))
 
 
 def in_text(text: str, ways: Sequence[Callable[[str], Any]]) -> Html:

@@ -11,9 +11,8 @@ from flashtrail.base.errors import UserError
 from flashtrail.claims.campaign import Campaign
 from flashtrail.drills.diagnosis import CLEAN, PREFIX
 from flashtrail.drills.predicates import NAMES
+from flashtrail.report.cells import rate_of
 from flashtrail.report.count_links import behind
-from flashtrail.statistics import intervals
-from flashtrail.statistics.intervals import Rate
 from flashtrail.statistics.wording import DASH, percent, percent_range
 
 
@@ -45,11 +44,6 @@ def _file(run: Campaign, kind: str) -> dict[str, Any]:
     if not files:
         raise UserError(f"the page of drills was given no {kind}: run `make drills`")
     return _load(str(files[0]))
-
-
-def rate_of(entry: Mapping[str, Any]) -> Rate:
-    """Return the Rate of a stored k/n."""
-    return intervals.rate(entry["k"], entry["n"])
 
 
 def count(run: Campaign, drill: str, text: Any, anchor: str = "") -> Any:

@@ -12,11 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import figures, page
+from flashtrail.report import cells, figures, page
 from flashtrail.report.count_links import behind
-from flashtrail.report.overview import paired, rate_of
 from flashtrail.report.page import Html
-from flashtrail.statistics.wording import DASH, counted, p_value, percent, percent_range, points, points_range
+from flashtrail.statistics.wording import counted
 
 UPPER_BOUND = "oracle"  # the guard that no robot has
 _COLOURS = (figures.ORANGE, figures.GREEN, figures.BLUE, figures.PURPLE, figures.GREY)
@@ -34,7 +33,7 @@ def section(run: Campaign) -> Html:
         "against no guard at the same severity, paired. An oracle shows the policy the undamaged frame: an upper "
         "bound for any guard, which no robot has."
     )
-    parts = [Html("<h2>Success by fault, severity and guard</h2>"), page.paragraph(note, "note")]
+    parts = [page.heading("Success by fault, severity and guard"), page.paragraph(note, "note")]
     return page.join(*parts, *(page.side_by_side(_drawing(run, name), table(run, name)) for name in names))
 
 
@@ -53,12 +52,12 @@ def _cells(run: Campaign, name: str) -> dict[str, dict[str, Any]]:
 
 
 def _drawing(run: Campaign, name: str) -> Html:
-    cells = _cells(run, name)
-    first = next(iter(cells.values()))
+    found = _cells(run, name)
+    first = next(iter(found.values()))
     caption = page.inline(page.code(name), f": {fault_label(first)}. Success by severity and guard; bars: Wilson 95 %.")
-    severities = list(dict.fromkeys(cell["severity"] for cell in cells.values()))
+    severities = list(dict.fromkeys(cell["severity"] for cell in found.values()))
     lines: _Lines = {}
-    for arm, cell in cells.items():
+    for arm, cell in found.items():
         label = guard_label(cell["guard"], cell.get("guard_kind"))
         lines.setdefault(label, []).append((severities.index(cell["severity"]), run.summaries[arm]["success"]))
     drawing = figure(lines, severities, first["parameter"])
@@ -91,33 +90,22 @@ def figure(lines: _Lines, severities: Sequence[float], parameter: str) -> Figure
 
 def table(run: Campaign, name: str) -> Html:
     """One row per cell: k/n, rate, Wilson's interval, and the paired difference to no guard at that severity."""
-    cells = _cells(run, name)
+    found = _cells(run, name)
     rows = []
-    for arm, cell in cells.items():
-        rate = rate_of(run.summaries[arm]["success"])
-        bare = next((a for a, c in cells.items() if c["severity"] == cell["severity"] and c["guard"] == "none"), None)
+    for arm, cell in found.items():
+        rate = cells.rate_of(run.summaries[arm]["success"])
+        bare = next((a for a, c in found.items() if c["severity"] == cell["severity"] and c["guard"] == "none"), arm)
+        against = cells.paired(run, arm, bare) if bare != arm else None
         rows.append(
             {
                 "severity": f"{cell['parameter']} {cell['severity']:g}",
                 "guard": guard_label(cell["guard"], cell.get("guard_kind")),
                 "count": behind(run, arm, counted(rate)),
-                "rate": percent(rate.rate),
-                "wilson": percent_range(rate.wilson) if rate.wilson else DASH,
-                **_against(run, arm, bare),
+                **cells.rate(rate),
+                **(cells.compared(against) if against else {}),
             }
         )
-    heads = {"severity": "Severity", "guard": "Guard", "count": "k/n", "rate": "Rate", "wilson": "Wilson 95 %"}
+    heads = {"severity": "Severity", "guard": "Guard", "count": "k/n", **cells.RATE}
     heads |= {"difference": "Against no guard [95 %]", "p": "Exact McNemar"}
-    caption = f"{name}: {fault_label(next(iter(cells.values())))}"
-    return page.table(rows, heads, ("count", "rate", "wilson", "difference", "p"), caption, stacked=True)
-
-
-def _against(run: Campaign, arm: str, bare: str | None) -> dict[str, Any]:
-    """Return the paired difference between two cells, empty for the cell without a guard itself."""
-    if bare is None or bare == arm:
-        return {"difference": None, "p": None}
-    found = paired(run, arm, bare)
-    if found is None:
-        return {"difference": None, "p": None}
-    difference = f"{points(found.difference)} {points_range(found.interval)}".replace("\u00a0points [", " [")
-    return {"difference": difference, "p": p_value(found.p)}
+    caption = f"{name}: {fault_label(next(iter(found.values())))}"
+    return page.table(rows, heads, tuple(heads)[2:], caption, stacked=True)

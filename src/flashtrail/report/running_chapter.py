@@ -14,12 +14,12 @@ from matplotlib.ticker import PercentFormatter
 
 from flashtrail.claims.campaign import Campaign
 from flashtrail.claims.running import KINDS_OF_STEP
-from flashtrail.report import figures, page
+from flashtrail.report import cells, figures, page
+from flashtrail.report.cells import rate_of
 from flashtrail.report.count_links import behind
-from flashtrail.report.overview import arm_name, rate_of
+from flashtrail.report.overview import arm_name
 from flashtrail.report.page import Html
-from flashtrail.statistics import intervals
-from flashtrail.statistics.wording import DASH, counted, percent, percent_range, three_digits
+from flashtrail.statistics.wording import DASH, counted, three_digits
 from flashtrail.tables.schemas import ROUTES
 
 _LOOKS = {"fresh": (figures.BLUE, ""), "stale": (figures.PURPLE, "///"), "held": (figures.PALE, "")}
@@ -131,12 +131,11 @@ def _table(run: Campaign) -> Html:
                 "source": source_words(clock["settings"]),
                 "waited": f"{clock['waited_steps_mean']:.1f}",
                 "count": behind(run, arm, counted(rate)),
-                "rate": percent(rate.rate),
-                "wilson": percent_range(rate.wilson) if rate.wilson else DASH,
+                **cells.rate(rate),
             }
         )
     heads = {"arm": "Arm", "hz": "Hz", "latency": "Median, full / draft (ms)", "source": "Latency"}
-    heads |= {"waited": "Steps a round", "count": "k/n", "rate": "Rate", "wilson": "Wilson 95 %"}
+    heads |= {"waited": "Steps a round", "count": "k/n", **cells.RATE}
     numeric = ("hz", "latency", "waited", "count", "rate", "wilson")
     return page.table(rows, heads, numeric, "Success with the clock running", stacked=True)
 
@@ -184,22 +183,15 @@ def _rates(run: Campaign) -> Html:
                 "arm": arm_name(arm, found),
                 "fresh": _number(clock["fresh_hz"]),
                 "rounds": _number(clock["rounds_per_s"]),
-                **{kind: _with_interval(shares[kind]) for kind in ("stale", "held")},
+                **{kind: cells.share(shares[kind]["share"], shares[kind]["interval"]) for kind in ("stale", "held")},
                 "dropped": f"{clock['stale_dropped_mean']:.1f}",
                 "late": late,
             }
         )
     heads = {"arm": "Arm", "fresh": "Fresh actions /s", "rounds": "Rounds /s", "stale": "Stale [95 %]"}
     heads |= {"held": "Held [95 %]", "dropped": "Dropped a round", "late": "Rounds all too late"}
-    numeric = ("fresh", "rounds", "stale", "held", "dropped", "late")
-    return page.table(rows, heads, numeric, "Control rate, seconds by the clock", stacked=True)
+    return page.table(rows, heads, tuple(heads)[1:], "Control rate, seconds by the clock", stacked=True)
 
 
 def _number(value: float | None) -> str:
     return DASH if value is None else three_digits(value)
-
-
-def _with_interval(entry: Mapping[str, Any]) -> str:
-    interval = entry["interval"]
-    ends = "" if interval is None else f" {percent_range(intervals.Interval(**interval))}"
-    return f"{percent(entry['share'])}{ends}"

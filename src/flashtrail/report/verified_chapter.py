@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 from typing import Any
 
 import pandas as pd
 
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import page
+from flashtrail.report import cells, page
 from flashtrail.report.count_links import behind
 from flashtrail.report.overview import arm_name
 from flashtrail.report.page import Html
 from flashtrail.statistics import intervals
-from flashtrail.statistics.wording import DASH, counted, percent, percent_range, plural
+from flashtrail.statistics.wording import DASH, counted, plural
 from flashtrail.tables import links, schemas
 
 LISTED = 40  # disagreements on a page
@@ -49,8 +48,7 @@ def _rates(run: Campaign, seen: pd.DataFrame) -> Html:
                 "arm": arm_name(str(arm), run.summaries[str(arm)]),
                 "own": behind(run, str(arm), counted(own)),
                 "verified": behind(run, str(arm), counted(verified)),
-                "rate": percent(verified.rate),
-                "wilson": percent_range(verified.wilson) if verified.wilson else DASH,
+                **cells.rate(verified),
                 "apart": str(len(disagreements(part))),
                 "closures": _median(part["gripper_closures"]),
                 "grasps": _median(part["grasps"]),
@@ -101,7 +99,7 @@ def _named(run: Campaign, row: Mapping[str, Any]) -> Html:
     """Return an episode's name, linked to its page (with its film, where one was kept) if it has one."""
     name = schemas.episode_id(row)
     listed = run.pages.get(row["arm"])
-    return page.link(name, f"{PurePosixPath(listed).parent}/{links.file_name(row)}") if listed else page.code(name)
+    return page.link(name, links.episode(listed, row)) if listed else page.code(name)
 
 
 def _rate(values: Any) -> intervals.Rate:
