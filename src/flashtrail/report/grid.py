@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from flashtrail.claims.campaign import Campaign
 from flashtrail.report import cells, figures, page
@@ -19,8 +18,8 @@ from flashtrail.statistics.wording import counted
 
 UPPER_BOUND = "oracle"  # the guard that no robot has
 _COLOURS = (figures.ORANGE, figures.GREEN, figures.BLUE, figures.PURPLE, figures.GREY)
-_MARKS = "so^vD"
-_Lines = dict[str, list[tuple[int, Mapping[str, Any]]]]
+_LOOKS = list(zip(_COLOURS, "so^vD", strict=True))
+_Lines = dict[str, list[tuple[float, Mapping[str, Any]]]]
 
 
 def section(run: Campaign) -> Html:
@@ -66,25 +65,10 @@ def _drawing(run: Campaign, name: str) -> Html:
 
 def figure(lines: _Lines, severities: Sequence[float], parameter: str) -> Figure:
     """One line per guard over the severities, as k/n with Wilson's interval."""
-    drawing, axes = figures._axes(3.0)
-    for index, (label, found) in enumerate(lines.items()):
-        shift = (index - (len(lines) - 1) / 2) * 0.13
-        colour, mark = _COLOURS[index % len(_COLOURS)], _MARKS[index % len(_MARKS)]
-        known = [(x + shift, rate) for x, rate in found if rate["rate"] is not None]
-        for x, rate in known:
-            axes.plot([x, x], [rate["wilson"]["low"], rate["wilson"]["high"]], color=colour, lw=1.4)
-        style = f"{mark}{'--' if 'upper bound' in label else '-'}"
-        xs, ys = [x for x, _ in known], [rate["rate"] for _, rate in known]
-        words = f"{label}, {figures.counts([rate for _, rate in found])}"
-        axes.plot(xs, ys, style, color=colour, ms=5, lw=0.8, label=words, clip_on=False)
+    drawing, axes = figures.success_lines(lines, _LOOKS, apart=0.13)
     axes.set_xticks(range(len(severities)), [f"{value:g}" for value in severities])
     axes.set_xlim(-0.5, len(severities) - 0.5)
-    axes.set_ylim(0, 1)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.grid(axis="y", color=figures.PALE, lw=0.6)
-    axes.set_ylabel("success (bars: Wilson 95 %)")
     axes.set_xlabel(f"severity: {parameter}")
-    drawing.legend(loc="outside upper left", ncols=2, handlelength=1.8)
     return drawing
 
 

@@ -81,16 +81,13 @@ def _importable() -> Iterator[None]:
         # The kernel needs no debugger, and its warning about frozen modules helps nobody.
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
-    before = {key: os.environ.get(key) for key in changed}
+    before = dict(os.environ)
     os.environ.update(changed)
     try:
         yield
     finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _forget_places(path: Path, home: Path) -> None:

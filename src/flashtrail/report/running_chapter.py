@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from flashtrail.claims.campaign import Campaign
 from flashtrail.claims.running import KINDS_OF_STEP
@@ -24,7 +23,7 @@ from flashtrail.tables.schemas import ROUTES
 
 _LOOKS = {"fresh": (figures.BLUE, ""), "stale": (figures.PURPLE, "///"), "held": (figures.PALE, "")}
 _COLOURS = (figures.BLUE, figures.ORANGE, figures.GREEN, figures.PURPLE, figures.GREY, figures.INK)
-_MARKS = "os^vDX"
+_LINES = list(zip(_COLOURS, "os^vDX", strict=True))
 
 
 def section(run: Campaign) -> Html:
@@ -60,26 +59,10 @@ def success_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
     names = labels(summaries)
     for arm, found in summaries.items():
         lines.setdefault(names[arm], []).append((found["clock"]["mean_ms"], found["success"]))
-    drawing, axes = figures._axes(3.0)
-    apart = 0.012 * max((ms for points in lines.values() for ms, _ in points), default=0.0)
-    for index, (label, points) in enumerate(lines.items()):
-        shift = (index - (len(lines) - 1) / 2) * apart  # lines that coincide stay visible
-        known = sorted(
-            ((ms + shift, rate) for ms, rate in points if rate["rate"] is not None), key=lambda found: found[0]
-        )
-        colour, mark = _COLOURS[index % len(_COLOURS)], _MARKS[index % len(_MARKS)]
-        for ms, rate in known:
-            axes.plot([ms, ms], [rate["wilson"]["low"], rate["wilson"]["high"]], color=colour, lw=1.2)
-        xs, ys = [ms for ms, _ in known], [rate["rate"] for _, rate in known]
-        words = f"{label}, {figures.counts([rate for _, rate in points])}"
-        axes.plot(xs, ys, f"{mark}-", color=colour, ms=5, lw=0.8, label=words, clip_on=False)
-    axes.set_ylim(0, 1)
+    slowest = max((ms for points in lines.values() for ms, _ in points), default=0.0)
+    drawing, axes = figures.success_lines(lines, _LINES, apart=0.012 * slowest)
     axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.grid(axis="y", color=figures.PALE, lw=0.6)
-    axes.set_ylabel("success (bars: Wilson 95 %)")
     axes.set_xlabel("latency of a round, ms (mean over rounds)")
-    drawing.legend(loc="outside upper left", ncols=2, handlelength=1.8)
     return drawing
 
 
@@ -159,15 +142,12 @@ def steps_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
             label = kind if row == 0 else None
             axes.barh(row, share, left=left, height=0.62, color=colour, hatch=hatch, edgecolor="white", label=label)
             left += share
-        fresh = found["clock"]["shares"][KINDS_OF_STEP[0]]
-        if fresh["interval"]:
-            ends = [fresh["interval"]["low"], fresh["interval"]["high"]]
-            axes.plot(ends, [row, row], color=figures.INK, lw=1.3, solid_capstyle="butt")
+        figures.interval_line(axes, found["clock"]["shares"][KINDS_OF_STEP[0]]["interval"], row)
         axes.text(1.02, row, f"n = {found['clock']['steps']:,}", va="center", fontsize=8)
     axes.set_yticks(range(len(summaries)), list(summaries))
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    figures.percent_axis(axes.xaxis)
     axes.set_xlabel(f"share of control steps (line: 95 % of {KINDS_OF_STEP[0]})")
     drawing.legend(loc="outside upper left", ncols=3, handlelength=1.6)
     return drawing
