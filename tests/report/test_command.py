@@ -171,7 +171,7 @@ def test_pages_of_an_arm_that_is_gone_go_and_others_stay(tmp_path: Path) -> None
 
 
 def test_a_place_without_an_import_and_two_profiles_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is this what flashtrail import-run wrote"):
+    with pytest.raises(UserError, match="give a directory that flashtrail import-run wrote"):
         prepare([tmp_path], tmp_path / "out")
     stages.write(tmp_path / "csv")
     for arm in ("a", "b"):

@@ -29,7 +29,7 @@ def rate(found: Rate) -> dict[str, str]:
 
 
 def share(value: float | None, interval: Interval | Mapping[str, Any] | None) -> str:
-    """``87 % [74-97 %]``; the interval as such or as JSON has it, left out where there is none."""
+    """``87 % [74-97 %]``; without an interval the share alone. The interval is an Interval or its JSON."""
     return f"{percent(value)} [{ends(interval)}]" if interval else percent(value)
 
 
@@ -39,7 +39,7 @@ def ends(interval: Interval | Mapping[str, Any]) -> str:
 
 
 def paired(run: Campaign, arm: str, control: str) -> Paired | None:
-    """Compare two arms on the episodes that both have; None where there is none."""
+    """Compare two arms on the episodes that both have; None without a common episode."""
     both = keys.pairs(run.judged(arm), run.judged(control))
     return intervals.paired(both["success_a"].tolist(), both["success_b"].tolist()) if len(both) else None
 

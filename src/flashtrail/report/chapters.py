@@ -134,7 +134,7 @@ def routes(run: Campaign) -> Html:
     mix = page.figure(
         figures.route_mix(run.summaries),
         "Share of draft rounds and of full rounds by cause, per arm",
-        "Which route the rounds took, and why a round was full. Intervals resample episodes, since rounds of one "
+        "Route of each round, and the cause of each full round. Intervals resample episodes, since rounds of one "
         "episode are alike.",
     )
     rows = []
@@ -160,7 +160,7 @@ def routes(run: Campaign) -> Html:
 
 
 def _control_row(run: Campaign) -> list[dict[str, Any]]:
-    """The row that stands below every acceptance: the full route judged as if its answer were a draft."""
+    """The control's row: answers of the full route judged as if they were drafts."""
     control = run.control
     if not control or not sum(control.get("histogram") or []):
         return []
@@ -205,11 +205,11 @@ def latency_profile(run: Campaign) -> Html:
     if not len(profile):
         return page.paragraph("No profile was measured.", "note")
     synchronised = "synchronised at the edges" if profile["synchronized"].eq(True).all() else "NOT synchronised"
-    said = {schemas.read_metadata(path).get("official_time_bias", "") for path in run.files("profile")}
-    if times := sorted(VERIFY_TIMES[value] for value in said & set(VERIFY_TIMES)):
+    biases = {schemas.read_metadata(path).get("official_time_bias", "") for path in run.files("profile")}
+    if times := sorted(VERIFY_TIMES[value] for value in biases & set(VERIFY_TIMES)):
         synchronised += f", verification times {listed(times)}"
     devices = listed(sorted(set(profile["device"]) - {""}) or ["a device that is not recorded"])
-    # What another's record does not say (warm per prompt and route, alone on the device) is not said for it.
+    # An imported record does not state whether rounds were warm and alone on the device.
     how = "batch 1, warmed per prompt and route, alone on" if run.whose(None) == "ours" else f"{run.whose(None)}, on"
     where = f"{listed(sorted(set(profile['policy'])))}, {how} {devices}, {synchronised}; {machine.words(run.machine)}"
     box = page.figure(
@@ -357,7 +357,7 @@ def guard(run: Campaign) -> Html:
         caption = page.inline(
             page.code(arm),
             f": the wrist image\u2019s pixel standard deviation in every round of "
-            f"{summary['success']['n']} episodes, and what the guard made of it. Replaced of the unhealthy: ",
+            f"{summary['success']['n']} episodes, and how the guard classified it. Unhealthy images replaced: ",
             behind(run, arm, counted(found)),
             f", {share} (Wilson 95 %). Points are jittered sideways.",
         )

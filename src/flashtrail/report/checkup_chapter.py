@@ -46,7 +46,7 @@ def found_of(run: Campaign) -> dict[str, Any]:
 
 
 def first(run: Campaign) -> Html:
-    """Verdict, both rates, their difference, and what the eye would have said."""
+    """Verdict, both rates, their difference, and the verdict that the point estimate alone would give."""
     found = found_of(run)
     ours, arm = found["success"], found["arm"]
     rows: dict[str, Any] = {
@@ -92,7 +92,7 @@ def _interval_words(found: Mapping[str, Any]) -> str:
 def _by_eye(found: Mapping[str, Any]) -> str:
     same, worse = found["chances"][0], next((c for c in found["chances"] if c["below"] == 0.10), None)
     text = (
-        f"{found['by_eye']}, were the point estimate all. By eye {percent(same['by_eye_broken'])} of such checkups "
+        f"{found['by_eye']}, by the point estimate alone. By eye {percent(same['by_eye_broken'])} of such checkups "
         "would call a policy broken that is exactly as published"
     )
     return text + (
@@ -104,18 +104,16 @@ def _by_eye(found: Mapping[str, Any]) -> str:
 
 def _plan_words(plan: Mapping[str, Any]) -> str:
     if plan["n"] is None:
-        return f"nothing within reach, if {plan['assumption']}"
+        return f"not settled by any feasible number, if {plan['assumption']}"
     return f"about {plural(plan['n'], plan['unit'])}, if {plan['assumption']}"
 
 
 def _verified(found: Mapping[str, Any]) -> str:
     entry = found["verified"]
     if entry is None:
-        return "not every episode was looked at"
+        return "not every episode was verified"
     apart = plural(len(found["disagreements"]), "episode")
-    return (
-        f"{checkup.counted(entry)}; it differs from the simulator\u2019s own in {apart}. The verdict is of the latter."
-    )
+    return f"{checkup.counted(entry)}; it differs from the simulator\u2019s, which the verdict uses, in {apart}"
 
 
 def _closing(found: Mapping[str, Any]) -> str:
@@ -123,7 +121,7 @@ def _closing(found: Mapping[str, Any]) -> str:
     never = f"never in {closing['never']} of {plural(n, 'episode')}"
     if closing["never"]:
         never += f", {closing['never_and_success'] or 'none'} of them counted as success"
-    return never if closing["median_step"] is None else f"step {closing['median_step']:g} in the median; {never}"
+    return never if closing["median_step"] is None else f"step {closing['median_step']:g} (median); {never}"
 
 
 # --- figures ---
@@ -133,7 +131,7 @@ def difference(found: Mapping[str, Any]) -> Html:
     """Our rate less the published one, with its interval, over the three zones."""
     caption = (
         "Our rate less the published one with its 95 % interval. Left of the grey band: broken; in it: suspicious; "
-        "right of it: healthy. A verdict is one word only where the whole bar lies in one of the three."
+        "right of it: healthy. A verdict needs the whole bar in one of the three zones."
     )
     return page.figure(difference_figure(found), "Difference from the published rate over the three zones", caption)
 
@@ -225,7 +223,7 @@ def closing_figure(episodes: pd.DataFrame) -> Figure:
 
 
 def _always(kind: pd.Series) -> set[str]:
-    """Outcomes that the legend has even where there is none: their absence says something."""
+    """Return the outcomes that the legend shows even without an episode: their absence is information."""
     return {"horizon"} if (kind == "success").any() else {"horizon", "unverified", "verified"}
 
 
@@ -307,7 +305,7 @@ def _scope(found: Mapping[str, Any]) -> str:
 def _starts(found: Mapping[str, Any]) -> str:
     starts = found["starts"]
     if starts is None:
-        return "which episodes were published is not known here beyond the scope"
+        return "the published episodes are known by their scope only"
     theirs = found["published"]["starts"]
     text = (
         f"published: initial states {integers(theirs['init_states'])}, {theirs['repeats']} each, seed "
@@ -316,10 +314,10 @@ def _starts(found: Mapping[str, Any]) -> str:
     if starts["same"]:
         return text + (
             f"{plural(starts['same'], 'episode')} of ours and theirs have one start, scene and noise: the same "
-            "episodes counted twice. The interval takes them as independent and is wider than it need be; another "
-            "checkup.seed plays none twice"
+            "episodes counted twice. The interval treats them as independent and is wider than necessary; another "
+            "checkup.seed repeats no episode"
         )
-    return text + "No start is played twice: the scenes and the noise are others"
+    return text + "No episode is shared: scenes and noise differ"
 
 
 def _split(run: Campaign) -> Html | None:

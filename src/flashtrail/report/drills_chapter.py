@@ -1,4 +1,4 @@
-"""reports/drills.html, first part: what is named, by which predicate, in which words; findings.py has the rest.
+"""reports/drills.html, first part: which failures are named, and by which predicate; drills_findings.py has the rest.
 
 Every sentence follows from the diagnosis and the bounds as they were stored; none is written in advance but what each
 predicate means.
@@ -37,7 +37,7 @@ def section(run: Campaign) -> Html:
         "False alarms": _alarms_in_short(run, found),
         "How many episodes": _episodes_needed(found),
         "On a run of your own": page.inline(
-            page.code("flashtrail doctor RUN"), " asks the same predicates; the bounds must be of the same policy."
+            page.code("flashtrail doctor RUN"), " applies the same predicates; the bounds must be of the same policy."
         ),
     }
     note = (
@@ -77,15 +77,17 @@ def _named(run: Campaign, found: Mapping[str, Any], name: str) -> Html:
 
 def _noticed(run: Campaign, found: Mapping[str, Any], name: str) -> Html:
     entry = found["verdicts"][name]
-    called = f"its run is called {entry['run_cause']}" if entry["run_cause"] else "its run is called nothing"
+    called = f"its run is diagnosed as {entry['run_cause']}" if entry["run_cause"] else "its run gets no diagnosis"
     shared = f", as that of {listed(entry['same_name'])}" if entry["same_name"] else ""
     return page.inline(_own(run, found, name), f"; {called}{shared}, ", _cost(run, found, name))
 
 
 def _unseen(run: Campaign, found: Mapping[str, Any], name: str) -> Html:
     entry = found["verdicts"][name]
-    called = f"; its run is called {entry['run_cause']}, but" if entry["run_cause"] else ";"
-    words = f"{called} no predicate tells its episodes from clean ones once all comparisons are allowed for (Holm), "
+    called = f"; its run is diagnosed as {entry['run_cause']}, but" if entry["run_cause"] else ";"
+    words = (
+        f"{called} no predicate tells its episodes from clean ones after Holm\u2019s correction for all comparisons, "
+    )
     return page.inline(_own(run, found, name), words, _cost(run, found, name))
 
 
@@ -110,7 +112,7 @@ def _alarms_in_short(run: Campaign, found: Mapping[str, Any]) -> Html:
                 ", clean episodes that failed.",
             )
         ),
-        page.paragraph(f"The clean run as a whole is called {run_cause or 'nothing'}."),
+        page.paragraph(f"Diagnosis of the clean run as a whole: {run_cause or 'none'}."),
     )
 
 
@@ -129,7 +131,7 @@ def _episodes_needed(found: Mapping[str, Any]) -> str:
     longest = max((e["m"] for rows in found["power"].values() for e in rows), default=0)
     if never:
         parts.append(f"not with {longest} for {listed(never)}")
-    return f"Until 80\u00a0% of runs are given the right name: {'; '.join(parts)}."
+    return f"Episodes until 80\u00a0% of runs are diagnosed correctly: {'; '.join(parts)}."
 
 
 # --- sections ---
@@ -160,8 +162,8 @@ def _runs(run: Campaign, found: Mapping[str, Any]) -> Html:
                 "verdict": verdict,
             }
         )
-    heads = {"arm": "Run of", "cause": "Is called", "also": "Holds in most, too", "verdict": "So it is"}
-    return page.table(rows, heads, (), "What the doctor says of each whole run", stacked=True)
+    heads = {"arm": "Run of", "cause": "Diagnosis", "also": "Also holds in most episodes", "verdict": "Verdict"}
+    return page.table(rows, heads, (), "Diagnosis of each whole run", stacked=True)
 
 
 def _by_episode(run: Campaign, found: Mapping[str, Any]) -> Html:
@@ -171,9 +173,9 @@ def _by_episode(run: Campaign, found: Mapping[str, Any]) -> Html:
         told = [f"{cause} {k}" for cause, k in sorted(counts.items(), key=lambda e: -e[1]) if k]
         right = counts.get(name, 0) if name != CLEAN else counts["none"]
         rows.append({"arm": page.code(name), "right": count(run, name, f"{right}/{n}"), "told": ", ".join(told)})
-    heads = {"arm": "Episodes of", "right": "Called rightly", "told": "Called"}
+    heads = {"arm": "Episodes of", "right": "Diagnosed correctly", "told": "Diagnosed as"}
     return page.table(
-        rows, heads, ("right",), "A single episode, by itself (the first predicate that holds)", stacked=True
+        rows, heads, ("right",), "Diagnosis of single episodes (the first predicate that holds)", stacked=True
     )
 
 
@@ -235,7 +237,7 @@ def sentences(run: Campaign) -> Html:
         )
     heads = {"name": "Predicate", "sentence": "Diagnosis", "own": "Of its own failure", "clean": "Of clean episodes"}
     heads |= {"wrong": "Of other failures"}
-    return page.table(rows, heads, ("own", "clean", "wrong"), "In the order in which they are asked", stacked=True)
+    return page.table(rows, heads, ("own", "clean", "wrong"), "Predicates in the order of evaluation", stacked=True)
 
 
 def films(run: Campaign) -> Html:

@@ -1,4 +1,4 @@
-"""Figures of the drills: who speaks of which failure, how many episodes that takes, and the features themselves.
+"""Figures of the drills: which predicate detects which failure, how many episodes that takes, and the features.
 
 Numbers stand in or beside every mark, so that no colour is needed to read one.
 """

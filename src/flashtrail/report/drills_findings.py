@@ -1,4 +1,4 @@
-"""reports/drills.html, second part: power, false alarms, what cannot be told apart, costs, features, bounds.
+"""reports/drills.html, second part: power, false alarms, indistinguishable arms, costs, features, bounds.
 
 Every sentence follows from the diagnosis and the bounds as they were stored.
 """
@@ -32,16 +32,15 @@ def power(run: Campaign) -> Html:
     found = diagnosis(run)
     drawing = page.figure(
         drills_figures.power(found["power"]),
-        "Share of runs diagnosed rightly against the number of episodes, a panel for each arm",
-        "Runs that are given the right name (of the clean arm: none) by the number of their episodes; bars: 95 %; "
-        "dashed: 80 %.",
+        "Share of runs diagnosed correctly against the number of episodes, a panel for each arm",
+        "Runs diagnosed correctly (clean arm: no diagnosis) by number of episodes; bars: 95 %; dashed: 80 %.",
     )
     note = (
         "Method: a run of m episodes is drawn by drawing a task, each as likely, and then one of its initial states, m "
         "times with replacement from the episodes played; it is called what most of its episodes show, "
         f"{LEFT_OVER} only where it fails more often than the clean reference explains (5 %). Intervals draw each "
         "task\u2019s initial states again first, and are left out where all episodes agree: then a bootstrap sees no "
-        "spread. Odd m, since half of an even run is no majority. No draw knows of more initial states than were "
+        "spread. Odd m, since half of an even run is not a majority. Draws cover only the initial states that were "
         "played."
     )
     rows = []
@@ -50,7 +49,7 @@ def power(run: Campaign) -> Html:
         rows.append({"arm": page.code(name), **shares})
     lengths = [e["m"] for e in next(iter(found["power"].values()), [])]
     heads = {"arm": "Arm", **{f"m{m}": plural(m, "episode") for m in lengths}}
-    table = page.table(rows, heads, tuple(heads)[1:], "Runs given the right name [95 %]", stacked=True)
+    table = page.table(rows, heads, tuple(heads)[1:], "Runs diagnosed correctly [95 %]", stacked=True)
     return page.join(drawing, table, page.paragraph(note, "note"))
 
 
@@ -73,7 +72,7 @@ def false_alarms(run: Campaign) -> Html:
 
 
 def slack(run: Campaign) -> Html:
-    """What another slack of the bounds would have made of the same episodes."""
+    """The same episodes under other slacks of the bounds."""
     found, chosen = diagnosis(run)["slack"], bounds(run)["guarantee"]["slack"]
     rows = []
     for entry in found:
@@ -88,7 +87,7 @@ def slack(run: Campaign) -> Html:
     heads |= {"named": "Runs named"}
     note = (
         "How far a bound lies beyond the clean extremes, as a share of their distance, was chosen before any drill was "
-        "run. The same episodes under other choices: what is gained in one column is paid for in another."
+        "run. The same episodes under other choices: a gain in one column costs in another."
     )
     table = page.table(
         rows, heads, tuple(heads)[1:], "Episodes in which a drill\u2019s own predicate holds", stacked=True
@@ -97,25 +96,25 @@ def slack(run: Campaign) -> Html:
 
 
 def apart(run: Campaign) -> Html:
-    """Which arms no predicate tells apart, by computation, and the evidence for those that one does."""
+    """Which arms no predicate distinguishes, and the evidence for those that one does."""
     found = diagnosis(run)
     blurred = [e for e in found["apart"] if not e["apart"]]
     told = len(found["apart"]) - len(blurred)
-    words = f"{told} of {plural(len(found['apart']), 'pair')} of arms are told apart by some predicate."
+    words = f"{told} of {plural(len(found['apart']), 'pair')} of arms are distinguished by some predicate."
     if blurred:
-        words += f" Not told apart: {'; '.join(' from '.join((e['a'], e['b'])) for e in blurred)}."
+        words += f" Not distinguished: {'; '.join(' from '.join((e['a'], e['b'])) for e in blurred)}."
     rows = [
         {"a": page.code(e["a"]), "b": page.code(e["b"]), "by": page.code(e["predicate"]), "p": p_value(e["p"])}
         for e in found["apart"]
         if e["apart"]
     ]
     note = (
-        "Two arms are told apart where some predicate holds at different rates in them: Boschloo\u2019s exact test, p "
+        "Arms are distinguished where some predicate holds at different rates in them: Boschloo\u2019s exact test, p "
         f"values Holm\u2019s over all pairs and predicates, below {found['alpha']:g}. Episodes are taken as "
-        "independent; those of one task are alike, so that p values near the limit say less than they seem to."
+        "independent; those of one task are alike, so p values near the limit overstate the evidence."
     )
     heads = {"a": "Arm", "b": "Other arm", "by": "By", "p": "Holm\u2019s p"}
-    table = page.table(rows, heads, ("p",), "Pairs that are told apart, by which predicate most surely")
+    table = page.table(rows, heads, ("p",), "Distinguishable pairs, with the most significant predicate")
     return page.join(page.paragraph(words), page.paragraph(note, "note"), page.details("The pairs", table))
 
 

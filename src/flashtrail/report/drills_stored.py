@@ -22,7 +22,7 @@ def _load(path: str) -> dict[str, Any]:
 
 
 def ordered(value: Any) -> Any:
-    """Return a mapping by arm or predicate with the clean run first and the others as they are asked."""
+    """Return a mapping by arm or predicate with the clean run first and the others in the order of evaluation."""
     if not isinstance(value, dict):
         return value
     order = [name for name in (CLEAN, *NAMES) if name in value]
@@ -42,7 +42,7 @@ def bounds(run: Campaign) -> dict[str, Any]:
 def _file(run: Campaign, kind: str) -> dict[str, Any]:
     files = run.files(kind)
     if not files:
-        raise UserError(f"the page of drills was given no {kind}: run `make drills`")
+        raise UserError(f"the page of drills has no {kind}: run `make drills`")
     return _load(str(files[0]))
 
 

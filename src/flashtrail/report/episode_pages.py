@@ -222,7 +222,7 @@ def _after(row: Mapping[str, Any]) -> str:
 
 def _verified_words(verified: bool, row: Mapping[str, Any]) -> str:
     missing = _given(row.get("verified_reason"))
-    seen = "the behaviour that the task implies was seen" if verified else "not"
+    seen = "the behaviour that the task implies was seen" if verified else "no"
     return f"{seen}: {missing}" if missing else seen
 
 
@@ -239,7 +239,7 @@ def _rounds_words(row: Mapping[str, Any], longest: int) -> str | None:
 
 
 def _fault_words(rounds: Sequence[Mapping[str, Any]]) -> str | None:
-    if all(row["condition_applied"] is None for row in rounds):  # nor where there is no round
+    if all(row["condition_applied"] is None for row in rounds):  # true without rounds as well
         return None
     hit = sum(bool(row["condition_applied"]) for row in rounds)
     return f"the condition touched {hit} of {plural(len(rounds), 'round')}" if hit else "none applied"
@@ -270,7 +270,7 @@ def _seen(row: Mapping[str, Any], sheet: pd.DataFrame | None) -> list[Html]:
         )
         parts.append(page.picture(bytes(sheet.iloc[0]["jpeg"]), "Contact sheet of the episode", caption))
     if not row.get("film") and sheet is None:
-        parts.append(page.paragraph("No film of this episode was kept.", "note"))
+        parts.append(page.paragraph("No film of this episode.", "note"))
     return parts
 
 
@@ -317,8 +317,8 @@ def _cell(name: str, value: Any) -> str | None:
 
 
 _ACCEPTED = (
-    "Accepted: actions of a draft within a radius of the full model\u2019s estimate. How often the full route is that "
-    "near to itself under other noise, the control, stands beside acceptance in the report."
+    "Accepted: actions of a draft within a radius of the full model\u2019s estimate. The report gives the control: how "
+    "often the full route is that near to itself under other noise."
 )
 
 

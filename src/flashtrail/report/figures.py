@@ -1,8 +1,8 @@
 """Figures: one function each, from frames and summaries to a matplotlib figure a phone can show.
 
 Every figure names its units, its n and its interval; none has a title, the caption beside it says what it shows and
-nothing more. Colours are mostly Okabe and Ito's, told apart by colour-blind readers (tested), and always doubled by a
-label or a shape.
+nothing more. Colours are mostly Okabe and Ito's, distinguishable for colour-blind readers (tested), and always doubled
+by a label or a shape.
 """
 
 from __future__ import annotations
@@ -305,7 +305,7 @@ def stages(profile: pd.DataFrame) -> Figure:
 
 
 def guard(rounds: pd.DataFrame, std_min: float | None = None) -> Figure:
-    """Standard deviation of the wrist image over an episode's rounds, and what the guard made of it."""
+    """Standard deviation of the wrist image over an episode's rounds, and how the guard classified it."""
     watched = rounds[rounds["healthy"].notna()]
     healthy = watched["healthy"].astype(bool)
     replaced = watched["replaced"].fillna(False).astype(bool)

@@ -23,7 +23,7 @@ _Lines = dict[str, list[tuple[float, Mapping[str, Any]]]]
 
 
 def section(run: Campaign) -> Html:
-    """Heading, figure and table of every grid of which an arm was run; an empty part where there is none."""
+    """Heading, figure and table of every grid of which an arm was run; empty without a grid."""
     names = list(dict.fromkeys(cell["grid"] for arm, cell in run.grids.items() if arm in run.summaries))
     if not names:
         return Html("")

@@ -69,7 +69,7 @@ def _of_arm(run: Campaign, arm: str, summary: Mapping[str, Any], *rest: Any) -> 
 
 
 def _errors(run: Campaign, arm: str, summary: Mapping[str, Any]) -> str | Html:
-    """What k/n leaves out: episodes that infrastructure ended, which are counted here and linked."""
+    """Episodes that infrastructure ended: not in k/n, counted here and linked."""
     errors = summary["outcomes"]["error"]
     if not errors:
         return ""
@@ -112,7 +112,7 @@ def _what_was_run(run: Campaign) -> Html:
 
 
 def _timed(run: Campaign) -> str:
-    """What a profile holds where no arm was run; nothing that only episodes have."""
+    """What the profile holds where no arm was run."""
     if not len(run.profile):
         return "No episode was run and no round was timed."
     counts = run.profile["route"].value_counts()
@@ -120,7 +120,7 @@ def _timed(run: Campaign) -> str:
     policies = listed(list(dict.fromkeys(run.profile["policy"])))
     return (
         f"{plural(len(run.profile), 'round')} of {policies} timed ({routes}; {run.whose(None)}), without episodes: "
-        "nothing here says how often a task succeeds."
+        "success was not measured."
     )
 
 
@@ -152,7 +152,7 @@ def _how_fast(run: Campaign) -> Html | None:
     found = {route: intervals.latency(values) for route, values in times.items()}
     lines: list[str | Html] = []
     synchronised = "synchronised" if run.profile["synchronized"].eq(True).all() else "not synchronised"
-    # Another's record does not say that rounds were alone on the device.
+    # An imported record does not state whether rounds were alone on the device.
     how = f"{synchronised}, {'batch 1' if run.whose(None) == 'ours' else run.whose(None)}"
     if found["draft"].p50 and found["full"].p50:
         ratio = found["full"].p50.value / found["draft"].p50.value
@@ -179,7 +179,7 @@ def _how_fast(run: Campaign) -> Html | None:
 
 
 def _control(run: Campaign, summary: Mapping[str, Any]) -> str:
-    """Return what stands beside every acceptance: how often the full route agrees with itself."""
+    """Return the control of acceptance: how often the full route agrees with itself."""
     control = run.control
     if not control or control.get("policy") != summary["policy"] or not sum(control["histogram"]):
         return " (control not measured)"
@@ -214,7 +214,7 @@ def _against_fault(run: Campaign, choose: _Choice) -> list[Html]:
 
 
 def _counters(summary: Mapping[str, Any]) -> str:
-    """What the guard did to the frames that it found broken."""
+    """How many broken frames the guard replaced or declared missing."""
     count = summary["guard"]
     if not count or not count["unhealthy"]:
         return ""
@@ -253,7 +253,7 @@ def _may_be_claimed(run: Campaign) -> Html | None:
 
 
 def _settled_by(claim: Mapping[str, Any]) -> str:
-    """The number of episodes that would settle an open claim; what it rests on stands with the claims."""
+    """The number of episodes that would settle an open claim; its assumptions are in the chapter of the claims."""
     plan = claim["settle"]
     if not plan:
         return ""

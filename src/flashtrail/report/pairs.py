@@ -14,7 +14,7 @@ MOST = 40  # starts named per cell; the index of all episodes has every one
 
 
 def differing(run: Campaign, against: Sequence[tuple[str, str]]) -> Html | None:
-    """Return, folded, the starts at which exactly one of an arm and its reference succeeded; None if there is none.
+    """Return, folded, the starts at which exactly one of an arm and its reference succeeded; None without any.
 
     `against` are the pairs (arm, reference).
     """

@@ -27,7 +27,7 @@ _LINES = list(zip(_COLOURS, "os^vDX", strict=True))
 
 
 def section(run: Campaign) -> Html:
-    """What latency does to success: figure and table of every arm under a running clock, or that there is none."""
+    """What latency does to success: figure and table of the arms under a running clock, or a note that none was run."""
     if run.summaries and all(run.whose(arm) != "ours" for arm in run.summaries):
         return page.paragraph("The imported records do not say whether the simulator waited for the policy.", "note")
     if not run.running:
@@ -67,12 +67,14 @@ def success_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
 
 
 def labels(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Return by arm the words for how it ran: its control frequency, and whatever else the arms differ in."""
-    told = {arm: _ways(found) for arm, found in summaries.items()}
-    shared = [len({ways[place] for ways in told.values()}) == 1 for place in range(len(next(iter(told.values()), ())))]
+    """Return each arm's label: its control frequency and the settings in which the arms differ."""
+    settings = {arm: _ways(found) for arm, found in summaries.items()}
+    shared = [
+        len({ways[place] for ways in settings.values()}) == 1 for place in range(len(next(iter(settings.values()), ())))
+    ]
     return {
         arm: ", ".join(word for place, word in enumerate(ways) if word and (place == 0 or not shared[place]))
-        for arm, ways in told.items()
+        for arm, ways in settings.items()
     }
 
 

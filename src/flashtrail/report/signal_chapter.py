@@ -1,6 +1,6 @@
 """The report's section on speculation as a signal: sentences, figure and tables made of what signal.py found.
 
-Every sentence follows from where an interval lies; none is written in advance.
+Every sentence follows from an interval; none is written in advance.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def section(run: Campaign) -> Html:
     if not found["draft_rounds"]:
         return page.paragraph("No arm drafted.", "note")
     if found["window"] is None:
-        note = "The record does not say at which step a round was, so that nothing can be said of episodes\u2019 ends."
+        note = "The record does not give the steps of rounds, so episodes\u2019 ends cannot be analysed."
         return page.join(acceptance(run, found["acceptance"]), page.paragraph(note, "note"))
     warning = alarm_words(found["alarm"], found["window"])
     parts = [
@@ -82,7 +82,7 @@ def acceptance_words(rows: Sequence[Mapping[str, Any]]) -> str:
     """Say what the control makes of the drafts' acceptance."""
     measured = [row for row in rows if row["control"]]
     if not measured:
-        return "The control of acceptance was not measured, so that acceptance says nothing yet about agreement."
+        return "The control of acceptance was not measured, so acceptance is not yet evidence of agreement."
     control = measured[0]["control"]
     within, drafts = sum(row["within"] for row in measured), sum(row["draft_rounds"] for row in measured)
     share = within / drafts
@@ -110,7 +110,7 @@ def outcome_words(found: Mapping[str, Any]) -> str:
     start = f"Within an arm and a task, from the first {found['window']} steps of an episode: "
     judged = [row for row in rows if row["interval"]]
     if not judged:
-        return start + "too few episodes of both kinds, or signals that never vary, so that nothing can be said."
+        return start + "too few episodes of both kinds, or constant signals: no conclusion."
     return start + _by_verdict(judged, "failure")
 
 
@@ -206,9 +206,7 @@ def _reliability(run: Campaign, found: Mapping[str, Any] | None) -> Html:
         f"{score['arm_and_task']:.3f}, the overall share alone {score['share_alone']:.3f} (lower is better). "
     )
     words += (
-        "The signal predicts better than arm and task."
-        if better
-        else "Somebody who knows arm and task predicts as well or better without it."
+        "The signal predicts better than arm and task." if better else "Arm and task alone predict as well or better."
     )
     table = page.table(rows, heads, tuple(heads), "Predicted against observed failure")
     return page.join(page.paragraph(words), table)

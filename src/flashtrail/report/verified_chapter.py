@@ -1,4 +1,4 @@
-"""Verified success beside the simulator's own: both rates by arm, and every episode where they part."""
+"""Verified success beside the simulator's own: both rates by arm, and every episode in which they differ."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ LISTED = 40  # disagreements on a page
 
 
 def section(run: Campaign) -> Html:
-    """Return the rates and the disagreements; nothing where no episode was looked at (imported runs)."""
-    seen = _looked_at(run)
+    """Return the rates and the disagreements; empty without verified episodes (imported runs)."""
+    seen = _verified(run)
     if not len(seen):
         return page.join()
     return page.join(_rates(run, seen), _disagreements(run, seen))
 
 
 def disagreements(episodes: pd.DataFrame) -> pd.DataFrame:
-    """Return the episodes whose verified success is not the simulator's; not looked at is no disagreement."""
+    """Return the episodes whose verified success differs from the simulator's; unverified ones do not count."""
     seen = episodes[episodes["verified_success"].notna()]
     return seen[seen["verified_success"].astype(bool) != seen["success"].astype(bool)]
 
 
-def _looked_at(run: Campaign) -> pd.DataFrame:
+def _verified(run: Campaign) -> pd.DataFrame:
     frames = [run.judged(arm) for arm in run.summaries]
     frames = [frame[frame["verified_success"].notna()] for frame in frames]
     return pd.concat(frames) if frames else pd.DataFrame()
@@ -91,7 +91,7 @@ def _disagreements(run: Campaign, seen: pd.DataFrame) -> Html:
     ]
     heads = {"episode": "Episode", "reason": "Missing behaviour", "steps": "Steps", "grasps": "Grasps", "video": "Film"}
     rest = f" (the first {LISTED})" if len(apart) > LISTED else ""
-    caption = f"Success of the simulator's, not verified: {plural(len(apart), 'episode')} of {len(seen)}{rest}"
+    caption = f"Success by the simulator, not verified: {plural(len(apart), 'episode')} of {len(seen)}{rest}"
     return page.table(rows, heads, ("steps", "grasps"), caption=caption)
 
 
