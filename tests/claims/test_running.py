@@ -85,9 +85,9 @@ def test_an_arm_whose_clock_was_paused_has_no_such_part(tmp_path):
     inputs = write_campaign(tmp_path, ["clean"], episodes=2)
     run_ = Campaign(inputs)
     assert run_.summaries["clean"]["clock"] is None and run_.running == {}
-    assert "Not run" in running_chapter.section(run_).text and "<figure" not in running_chapter.section(run_).text
-    assert "clock: paused" in headline.section(run_).text
-    assert "Not run" in running_chapter.section(Campaign({})).text
+    assert "Not run" in running_chapter.section(run_) and "<figure" not in running_chapter.section(run_)
+    assert "clock: paused" in headline.section(run_)
+    assert "Not run" in running_chapter.section(Campaign({}))
 
 
 def test_settings_that_are_lost_are_asked_for(tmp_path):
@@ -99,10 +99,10 @@ def test_the_section_shows_each_arm_with_its_interval_and_the_headline_names_it(
     clean = write_campaign(tmp_path, ["clean"], episodes=2)
     inputs = joined(clean, *(summarized(tmp_path, f"late_{ms}ms_20hz", ms, script=SCRIPT[:2])[1] for ms in (0, 200)))
     run_ = Campaign(inputs)
-    text = running_chapter.section(run_).text
+    text = running_chapter.section(run_)
     assert text.count("<figure>") == 2 and "3/6" in text and "Not run" not in text
     assert text.replace("<wbr>", "").count("late_200ms_20hz") >= 2 and "Fresh actions /s" in text
-    first = headline.section(run_).text.replace("<wbr>", "")
+    first = headline.section(run_).replace("<wbr>", "")
     assert "Clock running" in first and "in 2\u00a0arms" in first
     assert list(run_.plain_summaries) == ["clean"]
 

@@ -274,15 +274,15 @@ def test_what_follows_from_the_papers_tables():
 def test_the_page_says_what_they_said_and_what_does_not_follow(tmp_path):
     provenance.json_dump(verdicts.evaluate(REPOSITORY / "claims.yaml", {}), tmp_path / "claims.json")
     run = Campaign({"claims": str(tmp_path / "claims.json")})
-    details = claims_chapter.details(run).text
+    details = claims_chapter.details(run)
     for claim in CLAIMS:
         part = details[details.index(f'<h3 id="{claim.id}">') :].split("</section>")[0]
         assert ("The reproduction said" in part) == bool(claim.seed.word or claim.seed.figures), claim.id
         if claim.seed.word:
-            assert page.code(claim.seed.word).text in part and claim.seed.caveat in part, claim.id
+            assert page.code(claim.seed.word) in part and claim.seed.caveat in part, claim.id
         if claim.id == "P2":
             assert "The paper said" in part and "0.3 (15.1); does not follow from its own rows" in part
-    beside = comparison.published_beside_ours(run).text
+    beside = comparison.published_beside_ours(run)
     assert beside.count("Does not follow from its own rows") == 2
     assert "loss of success (points), printed 0.3; they give 0.4" in beside
     assert len(re.findall(r"<tr><td data-head=\"Source\"", beside.split("What was printed")[-1])) == len(FIGURES.said)

@@ -14,7 +14,7 @@ from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.claims.campaign import Campaign
 from flashtrail.drills import diagnosis
-from flashtrail.report import drills_chapter, drills_findings, episode_pages, layout, rendering
+from flashtrail.report import drills_chapter, drills_findings, episode_pages, layout, overview, rendering
 from flashtrail.tables import schemas
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -42,7 +42,7 @@ def campaign(tmp_path_factory) -> tuple[Path, dict]:
 def test_every_verdict_follows_from_the_diagnosis(campaign):
     """With another diagnosis in its place the first screen says another thing: nothing is written in advance."""
     root, inputs = campaign
-    text = drills_chapter.section(Campaign(inputs)).text
+    text = drills_chapter.section(Campaign(inputs))
     assert "Noticed, but not named" not in text and "Not told from a clean run" not in text
     found = provenance.json_load(inputs["diagnosis"])
     for name in ("no_flip", "bad_prompt"):
@@ -54,18 +54,18 @@ def test_every_verdict_follows_from_the_diagnosis(campaign):
         }
     found["enough"]["no_flip"] = None
     provenance.json_dump(found, root / "other.json")
-    other = drills_chapter.section(Campaign(inputs | {"diagnosis": str(root / "other.json")})).text
+    other = drills_chapter.section(Campaign(inputs | {"diagnosis": str(root / "other.json")}))
     assert "Not told from a clean run" in other and "not with 15 for no_flip" in other
 
 
 def test_counts_are_links_to_the_episodes_behind_them(campaign):
     _, inputs = campaign
     run = Campaign(inputs)
-    text = drills_chapter.confusion(run).text
+    text = drills_chapter.confusion(run)
     assert 'href="episodes/drill_no_flip/index.html"' in text
     assert "libero_goal_task_0_init_000_repeat_0.html" in text
     without = Campaign({kind: value for kind, value in inputs.items() if kind != "pages"})
-    assert "href" not in drills_chapter.confusion(without).text
+    assert "href" not in drills_chapter.confusion(without)
 
 
 def test_a_page_without_a_diagnosis_is_refused(campaign):
@@ -75,8 +75,8 @@ def test_a_page_without_a_diagnosis_is_refused(campaign):
 
 
 def test_the_notebook_calls_what_there_is():
-    calls = re.findall(r"(drills_chapter|drills_findings)\.(\w+)\(run", NOTEBOOK.read_text())
-    parts = {"drills_chapter": drills_chapter, "drills_findings": drills_findings}
+    calls = re.findall(r"(drills_chapter|drills_findings|overview)\.(\w+)\(run", NOTEBOOK.read_text())
+    parts = {"drills_chapter": drills_chapter, "drills_findings": drills_findings, "overview": overview}
     assert len(calls) >= 12 and all(callable(getattr(parts[part], name)) for part, name in calls)
 
 

@@ -430,7 +430,9 @@ def test_parts_whose_results_were_removed_are_left_out_and_named(
     assert cli.main(words) == 0
     said = capsys.readouterr().out
     assert "arms: 3 of the report, 1 of the checkup" in said
-    assert "note: drill_clean, drill_long_chunk, drill_no_flip, drill_reference: of no part that is finished" in said
+    assert (
+        "note: drill_clean, drill_long_chunk, drill_no_flip, drill_reference: not part of a finished experiment" in said
+    )
 
 
 def test_drills_alone_can_be_explained(finished: Path) -> None:

@@ -130,7 +130,7 @@ def test_what_cannot_be_cleaned_is_refused_by_name_and_leaves_nothing(machine: P
             own = {**table.schema.metadata, b"flashtrail.note": str(Path.home()).encode()}
             table = table.replace_schema_metadata(own)
         pq.write_table(table, machine / file)
-    with pytest.raises(UserError, match=rf"{file} says where or by whom"):
+    with pytest.raises(UserError, match=rf"{file} names a path or person"):
         campaign.build(machine)
     assert [p.name for p in machine.parent.iterdir()] == ["here"]
 

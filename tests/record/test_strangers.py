@@ -166,7 +166,7 @@ def test_a_run_s_own_workflow_is_not_executed(tmp_path: Path, monkeypatch: pytes
     (root / "profiles/local").mkdir(parents=True)
     (root / "profiles/local/profile.yaml").write_text("cores: 1\n")
     (root / "Snakefile").write_text(f"open({str(mark)!r}, 'w').close()\n")
-    with pytest.raises(UserError, match="is not this checkout's own, and would be executed"):
+    with pytest.raises(UserError, match="differs from this checkout's and would be executed"):
         bundle.build(root, tmp_path / "bundle", bundle.Settings())
     assert not mark.exists()
 

@@ -34,7 +34,7 @@ def inputs(tmp_path_factory) -> dict:
 def test_batched_rounds_are_shown_beside_those_alone(inputs):
     run = Campaign(inputs)
     rounds = run.of_arm("rounds", "clean")
-    soup = BeautifulSoup(batching.section(run).text, "html.parser")
+    soup = BeautifulSoup(batching.section(run), "html.parser")
     text = soup.get_text().replace("\u00a0", " ")
     shared, everything = int((rounds["batch_size"] > 1).sum()), len(run.rounds)
     assert "The profile runs alone: one session" in text and f"{shared:,} of {everything:,} rounds" in text
@@ -56,17 +56,17 @@ def test_batched_rounds_are_shown_beside_those_alone(inputs):
 
 
 def test_the_rollouts_percentiles_say_that_batched_ones_are_among_them(inputs):
-    assert "shared a pass with others are among them (clean)" in chapters.latency_in_rollouts(Campaign(inputs)).text
+    assert "shared a pass with others are among them (clean)" in chapters.latency_in_rollouts(Campaign(inputs))
 
 
 def test_without_batched_rounds_the_chapter_says_so(tmp_path: Path):
     run = Campaign(write_campaign(tmp_path, ["clean"], episodes=1))
-    text = batching.section(run).text.replace("\u00a0", " ")
+    text = batching.section(run).replace("\u00a0", " ")
     assert f"So did all {len(run.rounds)} rounds of the rollouts" in text and "<table" not in text
-    assert "shared a pass" not in chapters.latency_in_rollouts(run).text
+    assert "shared a pass" not in chapters.latency_in_rollouts(run)
 
 
 def test_a_record_that_does_not_say_is_not_taken_for_alone(tmp_path: Path):
     run = Campaign(write_campaign(tmp_path, ["clean"], episodes=1))
     run.rounds["batch_size"] = None
-    assert "do not say how many rounds shared a pass" in batching.section(run).text
+    assert "do not say how many rounds shared a pass" in batching.section(run)

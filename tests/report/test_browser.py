@@ -107,7 +107,7 @@ def test_a_table_sorts_by_mouse_and_by_keyboard_and_says_so(chromium, reports, s
 
 def test_empty_cells_stay_last_and_numbers_are_not_words(chromium, tmp_path):
     rows = [{"n": text} for text in ("10", "9", "\u2013", "\u22123", "1,000")]
-    path = written(tmp_path, page.table(rows, {"n": "N"}).text)
+    path = written(tmp_path, page.table(rows, {"n": "N"}))
     with browser.opened(chromium, path) as found:
         cells = lambda: found.page.locator("tbody td").all_inner_texts()  # noqa: E731
         found.page.get_by_role("button").click()
@@ -163,7 +163,7 @@ def test_on_paper_nothing_is_cut_and_what_is_folded_is_open(chromium, reports, n
 def test_a_tables_head_is_on_each_of_its_pages(chromium, tmp_path):
     """Chromium leaves buttons out of a head that it repeats; a table that goes on would have an empty one."""
     rows = [{"n": number} for number in range(200)]
-    said = printed(chromium, written(tmp_path, page.table(rows, {"n": "Uncommon"}).text))
+    said = printed(chromium, written(tmp_path, page.table(rows, {"n": "Uncommon"})))
     assert len(said) >= 4 and [text.count("Uncommon") for text in said] == [1] * len(said)
 
 

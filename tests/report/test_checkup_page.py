@@ -77,7 +77,7 @@ def test_a_page_without_a_published_figure_says_so(inputs):
     run = Campaign({kind: value for kind, value in inputs.items() if kind != "checkup"})
     run.__dict__["checkup"] = checkup.judge(inputs["episodes"], [], None)
     parts = (checkup_chapter.first, checkup_chapter.power_of_this, checkup_chapter.compared, checkup_chapter.episodes)
-    text = "".join(part(run).text for part in parts)
+    text = "".join(part(run) for part in parts)
     assert "the config names no published figure" in text and text.count("Nothing published to compare with.") == 2
 
 

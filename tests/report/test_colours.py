@@ -23,7 +23,7 @@ FIGURES = {
         (colour, hatch) for name, (_, colour, hatch) in checkup_chapter.LOOKS.items() if name != "success"
     ],
     "control steps": list(running_chapter._LOOKS.values()),
-    "latencies": list(zip(running_chapter._COLOURS, running_chapter._MARKS, strict=True)),
+    "latencies": running_chapter._LINES,
 }
 BACKGROUND = {figures.PALE}  # beside a count or a label, never a mark of its own
 

@@ -78,9 +78,9 @@ def test_an_error_is_in_no_count_wherever_it_is_counted(tmp_path: Path) -> None:
     won, n = int(rows["success"].sum()), int((rows["outcome"] != "error").sum())
     assert n == len(rows) - 1 and (rows["outcome"] == "error").sum() == 1
     count = f"{won}/{n}"
-    first = headline.section(run).text
+    first = headline.section(run)
     assert count in first and "ended in an infrastructure error and is not counted" in first.replace("\u00a0", " ")
-    assert count in chapters.success_table(run).text and f"{n - won}/{n}" in chapters.failures(run).text
+    assert count in chapters.success_table(run) and f"{n - won}/{n}" in chapters.failures(run)
     assert count in (tmp_path / "out/episodes/clean/index.html").read_text()
     judged = verdicts.evaluate(_claims(tmp_path), inputs)["claims"]
     assert [claim["short"] for claim in judged][:1] == ["1/1"] and count in judged[1]["sentence"]
@@ -101,8 +101,8 @@ def test_k1_finds_a_summary_that_counts_errors(tmp_path: Path, change: dict) -> 
 def test_nothing_is_said_of_a_clock_that_no_record_names(tmp_path: Path) -> None:
     with_errors(tmp_path)
     run = Campaign(prepare([tmp_path / "out"], tmp_path / "out"))
-    assert "waits for the policy" not in headline.section(run).text + running_chapter.section(run).text
-    assert "do not say whether the simulator waited" in running_chapter.section(run).text
+    assert "waits for the policy" not in headline.section(run) + running_chapter.section(run)
+    assert "do not say whether the simulator waited" in running_chapter.section(run)
 
 
 def test_k1_is_not_tested_where_episodes_came_alone(tmp_path: Path) -> None:
@@ -150,10 +150,10 @@ def test_rows_are_labelled_as_imported_and_what_was_left_out_is_counted(tmp_path
     with_errors(tmp_path)
     inputs = prepare([tmp_path / "out"], tmp_path / "out")
     run = Campaign(inputs)
-    head = overview.header(run, "t").text
+    head = overview.header(run, "t")
     assert "Imported, not run here: CSV files stage4_episode_summary.csv, stage4_infer_summary.csv (left out" in head
     assert re.search(r"left out because they could not be read: 1 of 6 episodes, \d+ of \d+ rounds\)", head)
-    beside = comparison.published_beside_ours(run).text
+    beside = comparison.published_beside_ours(run)
     assert "<strong>imported: CSV files" in beside and "ours" not in beside
 
 
@@ -171,7 +171,7 @@ def test_pages_of_an_arm_that_is_gone_go_and_others_stay(tmp_path: Path) -> None
 
 
 def test_a_place_without_an_import_and_two_profiles_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is this what flashtrail import-run wrote"):
+    with pytest.raises(UserError, match="give a directory that flashtrail import-run wrote"):
         prepare([tmp_path], tmp_path / "out")
     stages.write(tmp_path / "csv")
     for arm in ("a", "b"):
@@ -188,9 +188,9 @@ def test_a_name_is_text_on_every_page_and_in_every_drawing(tmp_path: Path) -> No
     parts = [headline.section(run), chapters.success(run), chapters.routes(run), chapters.failures(run)]
     parts += [overview.provenance_table(run), comparison.published_beside_ours(run)]
     for part in parts:
-        assert "&lt;b&gt;" in part.text and "<b>" not in part.text
+        assert "&lt;b&gt;" in part and "<b>" not in part
     assert "<b>" not in (tmp_path / "out/episodes/index.html").read_text()
-    targets = set(re.findall(r'href="(episodes/[^"#]+)', "".join(part.text for part in parts)))
+    targets = set(re.findall(r'href="(episodes/[^"#]+)', "".join(part for part in parts)))
     assert targets and all((tmp_path / "out" / target).is_file() for target in targets)
 
 
@@ -201,7 +201,7 @@ def alone(root: Path, *names: str) -> tuple[Campaign, str]:
     write(found, root / "out")
     inputs = prepare([root / "out"], root / "out")
     run = Campaign(inputs | write_pages(inputs, root / "out"))
-    head = overview.header(run, "t").text + headline.section(run).text
+    head = overview.header(run, "t") + headline.section(run)
     targets = {place.split("#")[0] for place in re.findall(r'href="(episodes/[^"]+)"', head)}
     assert all((root / "out" / place).is_file() for place in targets)
     words = re.sub(r"<[^>]+>", " ", head).replace("\u00a0", " ")
@@ -231,7 +231,7 @@ def test_a_profile_of_one_route_has_its_time_on_the_first_screen(tmp_path: Path,
     rows = [row for row in stages.write(tmp_path / "csv")["stage6_infer"] if row["route_type"] == route]
     stages.write_rows(tmp_path / "one.csv", stages.HEADERS["stage6_infer"].split(","), rows)
     write(CsvRun([tmp_path / "one.csv"], "pi0").read(), tmp_path / "out")
-    first = headline.section(Campaign(prepare([tmp_path / "out"], tmp_path / "out"))).text
+    first = headline.section(Campaign(prepare([tmp_path / "out"], tmp_path / "out")))
     assert f"A {route} round takes" in first and f"({len(rows)} {route};" in first
 
 

@@ -117,7 +117,7 @@ def test_a_round_that_was_rejected_whole_still_shows_its_fault():
         {**common, "round": 1, "env_step": 0, "route": "full", "accepted_prefix": 12, "condition_applied": False},
     ]
     rounds = [{**row, "fallback_cause": "zero_accept"} for row in rounds]
-    text = timeline.draw(rounds, schemas.STEPS.empty_table().to_pandas(), 12, "success", 12).text
+    text = timeline.draw(rounds, schemas.STEPS.empty_table().to_pandas(), 12, "success", 12)
     assert text.count("round 0: condition applied</title>") == 1 and "1 draft rejected whole" in text.replace(
         "\u00a0", " "
     )

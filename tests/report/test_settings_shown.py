@@ -45,11 +45,11 @@ def drawn(monkeypatch) -> list[figures.Figure]:
 def test_the_longest_prefix_is_the_settings(run, drawn):
     prefix = run.summaries["clean"]["accepted_prefix"]
     assert len(prefix["histogram"]) == 21 and prefix["whole"] == 0
-    text = chapters.accepted_prefix(run).text + chapters.routes(run).text
+    text = chapters.accepted_prefix(run) + chapters.routes(run)
     assert "Accepted, full = 20" in text and "(of 20)" in text
     (axes,) = drawn[0].axes
     assert axes.get_xlim()[1] == pytest.approx(20.7) and "of 20, n =" in axes.get_legend_handles_labels()[1][0]
-    assert "of 20 actions accepted per draft" in headline.section(run).text
+    assert "of 20 actions accepted per draft" in headline.section(run)
     shipped = claims.load(REPOSITORY / "claims.yaml").claims
     claim = next(claim for claim in shipped if isinstance(claim, claims.RoutesClaim))
     assert (
@@ -82,8 +82,8 @@ def test_a_remedys_control_is_the_arm_of_the_same_fault_without_it(run):
         GUARDED: FAULT,
         OTHER: FAULT,
     }
-    text = overview.remedies(run).text
-    assert text.count(page.code(FAULT).text) >= 2 and page.code(OTHER).text in text
+    text = overview.remedies(run)
+    assert text.count(page.code(FAULT)) >= 2 and page.code(OTHER) in text
 
 
 def test_a_colour_depends_on_what_was_done_and_on_no_name():

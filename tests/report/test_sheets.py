@@ -52,7 +52,7 @@ def test_a_page_shows_them_within_its_bytes_and_loads_nothing(inputs, tmp_path):
     big = [r | {"jpeg": np.random.default_rng(i).bytes(300_000)} for i, r in enumerate(ROWS)]
     schemas.write_table(tmp_path / "sheets.parquet", big, schemas.SHEETS, METADATA)
     run = Campaign({**inputs, "sheets": [str(tmp_path / "sheets.parquet")]})
-    text = sheets.section(run).text
+    text = sheets.section(run)
     pictures = re.findall(r"data:image/jpeg;base64,([^\"]+)", text)
     assert len(pictures) == 6 and len(text) < 2.5e6
     assert "6\u00a0episodes of 16" in text and "wrist_zero_all: 2 failed, 0 succeeded" in text
@@ -61,11 +61,11 @@ def test_a_page_shows_them_within_its_bytes_and_loads_nothing(inputs, tmp_path):
 
 
 def test_nothing_filmed_is_nothing_shown(inputs):
-    assert sheets.section(Campaign(inputs)).text == ""
+    assert sheets.section(Campaign(inputs)) == ""
 
 
 def test_an_oracle_is_named_as_a_bound_wherever_its_arm_stands():
     summary = {"metadata": {"guard": json.dumps({"kind": "oracle", "name": "perfect"})}}
-    assert "upper bound" in overview.arm_name("x", summary).text
+    assert "upper bound" in overview.arm_name("x", summary)
     for metadata in ({}, {"guard": ""}, {"guard": json.dumps({"kind": "wrist_mask"})}):
-        assert "upper bound" not in overview.arm_name("x", {"metadata": metadata}).text
+        assert "upper bound" not in overview.arm_name("x", {"metadata": metadata})

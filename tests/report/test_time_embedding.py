@@ -15,7 +15,7 @@ def test_the_profile_says_which_times_verified(tmp_path, said, words):
     path = tmp_path / "rounds.parquet"
     metadata = {} if said is None else {"official_time_bias": said}
     schemas.write_table(path, profile(20), schemas.PROFILE, metadata)
-    text = chapters.latency_profile(Campaign({"profile": [str(path)]})).text
+    text = chapters.latency_profile(Campaign({"profile": [str(path)]}))
     assert ("verification times" in text) == (words is not None)
     assert words is None or words in text
 
@@ -26,5 +26,5 @@ def test_each_arm_says_which_times_verified(tmp_path):
     path = found["episodes"][0]
     rows = schemas.read_table(path, schemas.EPISODES)
     schemas.write_table(path, rows, schemas.EPISODES, schemas.read_metadata(path) | {"official_time_bias": "true"})
-    text = overview.provenance_table(Campaign(found)).text
+    text = overview.provenance_table(Campaign(found))
     assert text.count("clamped at 0.10, as official") == 1  # the other arm's tables do not say

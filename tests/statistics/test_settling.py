@@ -43,8 +43,8 @@ def test_page_headline_ledger_and_sentence_have_one_number(tmp_path, monkeypatch
     run = Campaign({"claims": str(path)})
     shown = {
         "ledger": capsys.readouterr().out.split("open claims", 1)[1],
-        "page": claims_chapter.unsettled(run).text,
-        "headline": headline._may_be_claimed(run).text,
+        "page": claims_chapter.unsettled(run),
+        "headline": headline._may_be_claimed(run),
         "sentence": claim["sentence"],
     }
     for where, text in shown.items():

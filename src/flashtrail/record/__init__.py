@@ -1,1 +1,1 @@
-"""The record of a run: bundled, audited and replayed by somebody who was not there."""
+"""The record of a run: bundled, audited, explained and replayed."""

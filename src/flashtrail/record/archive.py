@@ -1,6 +1,6 @@
 """A stranger's zip, unpacked within bounds: how many files, how large, how much of it made of how little.
 
-What a zip says of itself may be wrong, so bytes are counted as they come out. Only plain files and folders with names
+A zip's own sizes may be wrong, so bytes are counted as they are unpacked. Only plain files and folders with names
 below the target are taken.
 """
 
@@ -25,7 +25,7 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 @dataclass(frozen=True)
 class Bounds:
-    """What is unpacked at most. Bytes; `ratio`: bytes that come out for each byte of the zip, above `free` bytes.
+    """Limits of unpacking. Bytes; `ratio`: bytes that come out for each byte of the zip, above `free` bytes.
 
     A bundle of 50 episodes an arm has some 5,000 files and 300 MB; Parquet and weights hardly shrink, logs and HTML
     to a twentieth.
@@ -45,8 +45,8 @@ BOUNDS = Bounds()
 def unpack(path: Path, target: Path, bounds: Bounds = BOUNDS) -> Path:
     """Unpack a zip with one directory in it below `target`, and return that directory.
 
-    UserError, one line, for a file that is no zip, is over one of the bounds, or holds a name, link or device that
-    has no place in a bundle. What was written till then stays in `target`: the caller removes it.
+    UserError, one line, for a file that is not a zip, exceeds one of the bounds, or holds a name, link or device that
+    does not belong in a bundle. What was written till then stays in `target`: the caller removes it.
     """
     try:
         _bounded_directory(path, bounds)
@@ -55,12 +55,12 @@ def unpack(path: Path, target: Path, bounds: Bounds = BOUNDS) -> Path:
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, struct.error, UnicodeDecodeError) as error:
         raise UserError(f"{path} is neither a directory nor a whole zip ({error})") from None
     except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{path} has one name for a file and a folder") from None
+        raise UserError(f"{path} uses one name for a file and a folder") from None
     except OSError as error:
         raise UserError(f"{path} cannot be unpacked to {target}: {error.strerror or error}") from None
     inside = sorted(target.iterdir())
     if len(inside) != 1 or not inside[0].is_dir():
-        raise UserError(f"{path} holds {len(inside)} files and folders at its top, a bundle is one folder")
+        raise UserError(f"{path} holds {len(inside)} files and folders at its top; a bundle is one folder")
     return inside[0]
 
 
@@ -96,7 +96,7 @@ def _write(archive: zipfile.ZipFile, path: Path, target: Path, bounds: Bounds) -
         parts = _parts(entry, path)
         name = "/".join(parts)
         if name in seen:
-            raise UserError(f"{path} holds {name!r} twice")
+            raise UserError(f"{path} has the duplicate name {name!r}")
         seen.add(name)
         place = target.joinpath(*parts)
         if entry.is_dir():
@@ -109,7 +109,7 @@ def _write(archive: zipfile.ZipFile, path: Path, target: Path, bounds: Bounds) -
                 total, own = total + len(block), own - len(block)
                 if own < 0 or total > most:
                     what = f"{name!r} in {path}" if own < 0 else str(path)
-                    raise UserError(f"{what} unpacks to more than a bundle holds: it is not unpacked further")
+                    raise UserError(f"{what} unpacks to more than the bounds of a bundle: stopped")
                 out.write(block)
 
 
@@ -119,16 +119,16 @@ def _blocks(packed: BinaryIO) -> Iterator[bytes]:
 
 
 def _parts(entry: zipfile.ZipInfo, path: Path) -> list[str]:
-    """Return an entry's name as its components; UserError for one that is no plain file or folder below the target."""
+    """Return an entry's name as its components; UserError unless it is a plain file or folder below the target."""
     name = entry.orig_filename
     parts = name.removesuffix("/").split("/")
     if any(part in ("", ".", "..") for part in parts) or "\\" in name or not name.isprintable():
-        raise UserError(f"{path} holds the name {name[:80]!r}, which is none of a file below one folder")
+        raise UserError(f"{path} holds the name {name[:80]!r}, not a relative path below one folder")
     kind = stat.S_IFMT(entry.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or (kind == stat.S_IFDIR) > entry.is_dir():
         raise UserError(f"{path} holds {name!r} as a link or a device: a bundle has files and folders only")
     if entry.flag_bits & 0x1 or entry.compress_type not in _METHODS:
         raise UserError(
-            f"{path} holds {name!r} encrypted or packed in an unusual way: only stored and deflated are read"
+            f"{path} holds {name!r} encrypted or with an unsupported compression: use stored or deflated entries"
         )
     return parts

@@ -1,4 +1,4 @@
-"""``flashtrail audit``: is this bundle what it says? One line a check; the exit code is 1 if any of them fails."""
+"""``flashtrail audit``: check a bundle against its own records. One line a check; exit code 1 if one fails."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flashtrail.record.run import LOGS, PARTS, Run
 
 _SHOWN = 5
 _NO_RUN = (
-    f"no part of a run was finished here (none of {', '.join(PARTS)} has left its record in {LOGS}): get the bundle "
+    f"no finished part of a run ({', '.join(PARTS)}) has a record in {LOGS}: get the bundle "
     "again, or finish the run with make report and bundle it again"
 )
 _BEFORE_A_RERUN = ("checksums", "digest")  # what has to hold before anything of a bundle is run
@@ -63,7 +63,7 @@ def _guarded(name: str, ask: object) -> Check:
     """Return a check's answer; what cannot even be read is a failed check, not the end of the audit."""
     try:
         return ask()  # type: ignore[operator,no-any-return]
-    except Exception as error:  # whatever a stranger's file may lead to
+    except Exception as error:  # a stranger's file may raise anything
         return _broken(name, error)
 
 
@@ -85,13 +85,13 @@ def report(found: Check) -> bool:
 
 
 def other_code(run: Run) -> str:
-    """Return a note where the bundle holds other code than that which audits it; empty where it is the same."""
+    """Return a note where the bundle's code differs from the auditing code; empty where it is the same."""
     sources, own = run.root / "src", provenance.PACKAGE_ROOT
     theirs = provenance.source_files(sources / "flashtrail")
     if not theirs:
         return ""
     same = provenance.digest_tree(theirs, sources) == provenance.digest_tree(provenance.source_files(own), own.parent)
-    return "" if same else "note: this bundle was made by other code than what audits it; its own is in src/"
+    return "" if same else "note: this bundle was made by different code than the auditing one; its own is in src/"
 
 
 # --- the command ---
@@ -113,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.rerun is not None:
         from flashtrail.record import sample
 
-        sample.size(arguments.rerun, 1)  # a slip is told before the checks, not after them
+        sample.size(arguments.rerun, 1)  # report a malformed --rerun before the checks
     with tempfile.TemporaryDirectory(prefix="flashtrail-audit-") as scratch:
         bundle = Run(_unpacked(arguments.bundle, Path(scratch)))
         _files_only(bundle)
@@ -149,10 +149,10 @@ def _rerun(bundle: Run, arguments: argparse.Namespace, failed: Sequence[str]) ->
         yield _broken("rerun", error)
 
 
-def _is_bundle(bundle: Run, told: Path) -> None:
-    """UserError for a folder that was never a bundle: a check each would say so again and again."""
+def _is_bundle(bundle: Run, path: Path) -> None:
+    """UserError for a folder that is not a bundle, instead of one failed check after another."""
     if not any((bundle.root / name).exists() for name in (manifest.NAME, questions.ABOUT)):
-        raise UserError(f"{told} is not a bundle: it has no {manifest.NAME}; make one with flashtrail bundle")
+        raise UserError(f"{path} is not a bundle: it has no {manifest.NAME}; make one with flashtrail bundle")
 
 
 def _files_only(bundle: Run) -> None:

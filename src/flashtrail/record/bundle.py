@@ -42,7 +42,7 @@ _RECORDS = (
     "results/artifacts/*/*/manifest.json",
     "results/parity/*.json",
     "results/kernels/*/*.json",
-    "results/environments/model.json",  # handle.json names this machine's interpreter: of no use elsewhere
+    "results/environments/model.json",  # handle.json names this machine's interpreter
     "results/environments/libero.json",
     "results/benchmarks/**/*.tsv",
     "results/logs/**/*",
@@ -70,7 +70,7 @@ def build(root: str | Path, out: str | Path, settings: Settings | None = None) -
     """
     settings, run, target = settings or Settings(), Run(root, own=True), Path(out)
     if target.exists() and not (target / manifest.NAME).is_file():
-        raise UserError(f"{target} is there and is no bundle: give another --out, or remove it")
+        raise UserError(f"{target} exists and is not a bundle: give another --out, or remove it")
     with provenance.write_atomic(target) as place:
         place.mkdir()
         chosen = _chosen(run, settings)
@@ -114,7 +114,7 @@ def _is_code(file: str) -> bool:
 
 
 def _chosen(run: Run, settings: Settings) -> list[str]:
-    """Return the files of the run that are bundled, relative and sorted; UserError for one that has to be there."""
+    """Return the files of the run that are bundled, relative and sorted; UserError for a missing one."""
     needed = [*_FILES, run.evaluation["input"]["claims"], *_results(run)]
     for arm in run.arms:
         needed += [path.relative_to(run.root).as_posix() for path in run.tables(arm).values()]
@@ -182,7 +182,9 @@ def _same_workflow(root: Path, profile: str) -> None:
     for name in ("Snakefile", "rules", "scripts", f"{profile}/profile.yaml", f"{profile}/config.yaml"):
         theirs, ours = (_content(place / name) for place in (root, CHECKOUT))
         if theirs != ours:
-            raise UserError(f"{root / name} is not this checkout's own, and would be executed: bundle it from there")
+            raise UserError(
+                f"{root / name} differs from this checkout's and would be executed: bundle from the run's own checkout"
+            )
 
 
 def _content(place: Path) -> dict[str, str]:
@@ -255,6 +257,6 @@ def run(arguments: argparse.Namespace) -> int:
     counted = ", ".join(f"{len(arms)} of the {part}" for part, arms in Run(arguments.out).parts.items())
     print(f"arms: {counted}")
     if beside := _beside(Run(arguments.root)):
-        print(f"note: {', '.join(beside)}: of no part that is finished, neither audited nor rerun")
+        print(f"note: {', '.join(beside)}: not part of a finished experiment, neither audited nor rerun")
     print(f"digest {about['digest']}  (keep it elsewhere: flashtrail audit --digest compares)")
     return 0

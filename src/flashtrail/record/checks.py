@@ -43,7 +43,7 @@ def _counted(n: int, noun: str) -> str:
 
 
 def checksums(run: Run) -> Check:
-    """Every file is as the manifest says, and there is no other."""
+    """Every file has the manifest's checksum, and no other file exists."""
     found = manifest.verify(run.root, run.files())
     return Check("checksums", _counted(found.files, "file"), found.problems)
 
@@ -58,7 +58,7 @@ def row_digests(run: Run) -> Check:
     """Every row of every table has its recorded digest, and every table has such a record."""
     recorded = set(rows.read(run.root / rows.DIGESTS)["file"].to_pylist())
     present = {f for f in run.files() if f.endswith(".parquet") and f != rows.DIGESTS}
-    problems = [f"{file}: its rows were never recorded" for file in sorted(present - recorded)]
+    problems = [f"{file}: no recorded row digests" for file in sorted(present - recorded)]
     return Check("row digests", _counted(len(recorded), "table"), problems + rows.changed_rows(run.root))
 
 
@@ -66,19 +66,21 @@ def described(run: Run) -> Check:
     """The RO-Crate describes every file, nothing that is not there, and gives the files' own SHA-256."""
     files = [f for f in run.files() if f not in (crate.NAME, manifest.NAME)]
     named, folders, digests = crate.listed(run.root)
-    problems = [f"{f}: described, but not there" for f in sorted(named - {crate.NAME}) if not run.path(f).is_file()]
+    problems = [f"{f}: described, but missing" for f in sorted(named - {crate.NAME}) if not run.path(f).is_file()]
     problems += [f"{f}: not described" for f in crate.uncovered(files, named, folders)]
     there = [(f, d) for f, d in digests.items() if run.path(f).is_file()]
-    problems += [f"{f}: not the file described" for f, d in there if provenance.sha256_file(run.path(f)) != d]
+    problems += [
+        f"{f}: its SHA-256 differs from the crate's" for f, d in there if provenance.sha256_file(run.path(f)) != d
+    ]
     return Check("RO-Crate", f"{_counted(len(named), 'file')}, {_counted(len(folders), 'folder')}", problems)
 
 
 def about(run: Run) -> dict[str, Any]:
-    """Return what the bundle says of itself; UserError where that is no object."""
-    told = provenance.json_load(run.path(ABOUT))
-    if not isinstance(told, dict):
-        raise UserError(f"{ABOUT} holds no object: it is not what flashtrail bundle writes; get the bundle again")
-    return told
+    """Return the bundle's own description; UserError where it is not a JSON object."""
+    described = provenance.json_load(run.path(ABOUT))
+    if not isinstance(described, dict):
+        raise UserError(f"{ABOUT} is not a JSON object as flashtrail bundle writes it: get the bundle again")
+    return described
 
 
 def engine_record(run: Run) -> Check:
@@ -93,39 +95,39 @@ def engine_record(run: Run) -> Check:
         own = cleaned.get(file) or provenance.sha256_file(run.path(file))
         for digest, outputs in sorted(digests.items()):
             if digest != own:
-                problems.append(f"{file} is not what went into {min(outputs)}")
+                problems.append(f"{file} is not the file that {min(outputs)} was made from")
     return Check("engine's record", f"{compared} files that jobs read", problems)
 
 
 def config_agrees(run: Run) -> Check:
-    """Config and overlays, read today, ask for what the jobs were told."""
+    """Config and overlays, read today, give the parameters that the jobs had."""
     configs = about(run).get("configs")
     if not isinstance(configs, list) or not configs:
-        raise UserError(f"{ABOUT} names no configs: it is not what flashtrail bundle writes; get the bundle again")
+        raise UserError(f"{ABOUT} lists no configs: get the bundle again")
     experiment = config.load(*(run.path(file) for file in configs))
     problems = []
     checked = [] if experiment.checkup is None else [config.CHECKUP]
-    asked_for = {"report": list(experiment.arms), "drills": list(experiment.drill_arms), "checkup": checked}
+    planned = {"report": list(experiment.arms), "drills": list(experiment.drill_arms), "checkup": checked}
     for part, arms in run.parts.items():
-        if asked_for[part] != arms:
-            wanted = ", ".join(asked_for[part]) or "none"
+        if planned[part] != arms:
+            wanted = ", ".join(planned[part]) or "none"
             problems.append(f"{part}: config asks for the arms {wanted}; the run had {', '.join(arms)}")
     for arm in run.arms:
         if arm not in experiment.all_arms:
             continue
         for shard in run.shards(arm):
-            # A key that newer code knows is not a disagreement; a value that differs is.
-            told, asked = shard.job["params"]["arm"], experiment.arm(arm)
-            odd = difference(told, _only(asked, told))
+            # A key that only newer code has is not a disagreement; a different value is.
+            recorded, configured = shard.job["params"]["arm"], experiment.arm(arm)
+            odd = difference(recorded, _only(configured, recorded))
             problems += [f"{arm}, task {shard.task_id}: {odd} (run against config)"] if odd else []
     counted = ", ".join(f"{len(arms)} of the {part}" for part, arms in run.parts.items())
     return Check("config", f"{len(run.arms)} arms ({counted}), {' + '.join(configs)}", problems)
 
 
-def _only(asked: Any, told: Any) -> Any:
-    if isinstance(asked, Mapping) and isinstance(told, Mapping):
-        return {k: _only(v, told[k]) for k, v in asked.items() if k in told}
-    return asked
+def _only(configured: Any, recorded: Any) -> Any:
+    if isinstance(configured, Mapping) and isinstance(recorded, Mapping):
+        return {k: _only(v, recorded[k]) for k, v in configured.items() if k in recorded}
+    return configured
 
 
 # --- tables ---

@@ -1,6 +1,6 @@
-"""What drills and checkup concluded, computed again from the tables: an audit's questions about these parts of a run.
+"""What drills and checkup concluded, computed again from the tables: an audit's checks of these parts of a run.
 
-Each is asked only where the run has that part.
+Each runs only where the run has that part.
 """
 
 from __future__ import annotations

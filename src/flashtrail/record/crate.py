@@ -30,7 +30,7 @@ _SNAKEMAKE = {"name": "Snakemake", "url": {"@id": "https://snakemake.readthedocs
 # Whole directories: every file in them has its checksum in the manifest, and none a meaning of its own here.
 FOLDERS = {
     snakemake_record.METADATA: "Snakemake's record of each output: inputs with checksums, parameters, code, times",
-    "results/logs": "What each job was told (JSON) and what it printed",
+    "results/logs": "Inputs, outputs and parameters of each job (JSON), and its output",
     "results/benchmarks": "Time and memory of each job, as Snakemake measured them",
     "reports/episodes": "A page for each episode",
     "src": "The package that the workflow ran",

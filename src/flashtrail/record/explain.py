@@ -1,6 +1,6 @@
 """``flashtrail explain``: what one episode depended on, as JSON, and its replay against the recorded rows.
 
-The JSON stands for itself: with the policy's artifact and this package, it is enough to run the episode again.
+With the policy's artifact and this package, the JSON is enough to run the episode again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _run(arguments)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{arguments.episode}: its record is not what flashtrail writes ({type(error).__name__}: {error})"
+            f"{arguments.episode}: its record is not in flashtrail's format ({type(error).__name__}: {error})"
         ) from error
 
 

@@ -47,7 +47,7 @@ def write(root: Path, files: Iterable[str]) -> str:
 
 
 def read(root: Path) -> dict[str, str]:
-    """Return SHA-256 by relative path; UserError for a line that is none or names a file outside the directory."""
+    """Return SHA-256 by relative path; UserError for a malformed line or a path outside the directory."""
     path = root / NAME
     if not path.is_file():
         raise UserError(f"{path} is missing: {root} is not a bundle; make one with flashtrail bundle")

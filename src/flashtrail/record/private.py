@@ -1,8 +1,7 @@
 """What says whose machine a run was made on, taken out of a bundle: places, names, secrets.
 
 Texts that jobs and users wrote are cleaned, each place by a stand-in of its own, so that two texts that agreed still
-do. Code, tables and whatever else is no such text stays as it is, and is refused by name where it says too much. Knows
-files and strings; knows no table of ours.
+do. Code, tables and other files stay as they are; one that holds such a string is refused by name.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _SHORTEST_SECRET = 8
 
 
 class Private:
-    """What not to say, and what to say for it; `root`: where the run lies, `ordinary`: text whose words are no names.
+    """Strings to hide and their stand-ins; `root`: the run's directory, `ordinary`: text whose words are not names.
 
     `places`: paths that are known to be a user's own.
     """
@@ -87,9 +86,10 @@ def check(path: Path, name: str, private: Private) -> None:
     for text in strings:
         if (less := private.cleaned(text)) != text:
             at = next((i for i, (a, b) in enumerate(zip(text, less, strict=False)) if a != b), 0)
+            shown = less[max(0, at - 20) : at + 20]
             raise UserError(
-                f"{name} says where or by whom it was made ({less[max(0, at - 20) : at + 20]!r}), and is no text that "
-                "can be cleaned: keep paths in config.yaml relative to the run, and run that part again"
+                f"{name} names a path or person of the machine it was made on ({shown!r}), and is not a text that can "
+                "be cleaned: keep paths in config.yaml relative to the run, and run that part again"
             )
 
 

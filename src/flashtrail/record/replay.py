@@ -51,10 +51,7 @@ BATCHED = 5e-4
 # What a clock on the wall measured, and what names the run rather than the episode.
 TIMING = {
     "episodes": ("wall_s", "started_at", "video", "run_id"),
-    "rounds": (
-        *stages.COLUMNS,
-        *("policy_ms", "serve_ms", "roundtrip_ms", "batch_size"),
-    ),
+    "rounds": (*stages.COLUMNS, "policy_ms", "serve_ms", "roundtrip_ms", "batch_size"),
     "steps": (),
 }
 
@@ -83,7 +80,7 @@ class Here:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a replay gave: `differences` from the record; `excused` says why they are no contradiction, if so."""
+    """What a replay gave: `differences` from the record; `excused` says why they are not a contradiction, if so."""
 
     episode: str
     differences: list[str] = field(default_factory=list)
@@ -110,8 +107,8 @@ def parse(run: Run, text: str) -> Name:
         raise UserError(f"{text}: name an episode as ARM/TASK/INIT_STATE or {arm}/{suite}/TASK/INIT_STATE/REPEAT")
     task, init_state, *repeat = (int(m[1]) for m in numbers if m)
     name = Name(arm, EpisodeKey(suite, task, init_state, repeat[0] if repeat else 0))
-    asked = (task in expected["tasks"], init_state in expected["init_states"], name.key.repeat < expected["repeats"])
-    if not all(asked):
+    played = (task in expected["tasks"], init_state in expected["init_states"], name.key.repeat < expected["repeats"])
+    if not all(played):
         raise UserError(
             f"{text}: the run has tasks {expected['tasks']}, init states {expected['init_states']} and "
             f"{expected['repeats']} repeat(s) of {arm}"
@@ -187,7 +184,7 @@ def rows_of(run: Run, shard: Shard, name: Name) -> dict[str, list[dict[str, Any]
         own = schemas.read_table(run.path(f"{shard.directory}/{table}.parquet"), schemas.SCHEMAS[table]).to_pylist()
         found[table] = [r for r in own if (r["init_state"], r["repeat"]) == (name.key.init_state, name.key.repeat)]
     if len(found["episodes"]) != 1:
-        raise UserError(f"{name}: {len(found['episodes'])} rows in {run.path(shard.directory)}, there must be one")
+        raise UserError(f"{name}: {len(found['episodes'])} rows in {run.path(shard.directory)}, expected one")
     return found
 
 
@@ -199,7 +196,7 @@ def replay(explained: Mapping[str, Any], here: Here) -> Outcome:
     episode = str(explained["episode"])
     if reason := unrepeatable(explained["arm"]):
         raise UserError(f"{episode} cannot be replayed: {reason}")
-    arm = _as_told(explained["arm"])
+    arm = _checked(explained["arm"])
     *_, suite, task, init_state, repeat = episode.split("/")
     key = EpisodeKey(suite, int(task), int(init_state), int(repeat))
     with tempfile.TemporaryDirectory(prefix="flashtrail-replay-") as place:
@@ -219,8 +216,8 @@ def replay(explained: Mapping[str, Any], here: Here) -> Outcome:
     return compare(episode, explained["rows"], found)
 
 
-def _as_told(arm: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recorded arm with its settings checked as those of a config are; UserError for one that is none."""
+def _checked(arm: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recorded arm with its settings checked as those of a config are; UserError for an invalid one."""
     given = {**arm, "engine": {**arm["engine"], "candidates": ["-"], "tokenizer": "-"}}
     checked = {
         name: documents.typed(TypeAdapter(kind), given.get(name, {}), f"the record's setting {name}")
@@ -347,8 +344,9 @@ def expected_names(run: Run) -> list[Name]:
     found = []
     for arm in run.arms:
         for shard in run.shards(arm):
-            told = shard.job["params"]["arm"]
-            if not unrepeatable(told):
-                keys = episodes.expected_episodes(told["suite"], shard.task_id, told["init_states"], told["repeats"])
+            params = shard.job["params"]["arm"]
+            if not unrepeatable(params):
+                states, repeats = params["init_states"], params["repeats"]
+                keys = episodes.expected_episodes(params["suite"], shard.task_id, states, repeats)
                 found += [Name(arm, key) for key in keys]
     return found

@@ -101,7 +101,7 @@ def short(value: object) -> str:
 
 
 def read(path: Path) -> pa.Table:
-    """Read a Parquet file as it is; UserError where it is none."""
+    """Read a Parquet file as it is; UserError where it is not one."""
     try:
         return pq.ParquetFile(path).read()
     except FileNotFoundError:

@@ -1,7 +1,7 @@
 """A finished run, or a bundle of one, as its own jobs described it: which files, which arms, which shards.
 
 Every job leaves its inputs, outputs and parameters beside its log (`jobs`), and a bundle keeps the run's relative
-paths, so one reader serves both. Nothing is asked of a config that may have changed since.
+paths, so one reader serves both. The config is not read: it may have changed since.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Shard:
-    """One arm and task: `job` is what roll_out_shard was told, `directory` where its tables lie (relative)."""
+    """One arm and task: `job` is roll_out_shard's record, `directory` that of its tables (relative)."""
 
     arm: str
     task_id: int
@@ -70,7 +70,7 @@ class Run:
         return below(self.root, relative, links=self._own)
 
     def job(self, name: str) -> dict[str, Any]:
-        """Return what a job was told, such as ``merge_shards/clean``; UserError where it never ran."""
+        """Return the record of a job, such as ``merge_shards/clean``; UserError where it never ran."""
         path = self.path(f"{LOGS}/{name}.json")
         if not path.is_file():
             part = next((part for part, (job, _) in PARTS.items() if job == name), "report")
@@ -98,7 +98,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Return whether any part was finished: without one there are no arms to look at."""
+        """Return whether any part was finished: without one there are no arms."""
         return any(self._did(part) for part in PARTS)
 
     def _did(self, part: str) -> bool:
@@ -147,7 +147,7 @@ class Run:
         return self.path(f"results/summaries/{file_name(arm)}.json")
 
     def expected(self, arm: str) -> dict[str, Any]:
-        """Return which episodes the arm had to have, as the merge was told."""
+        """Return which episodes the arm must have, as the merge's record says."""
         return dict(self.job(f"merge_shards/{file_name(arm)}")["params"]["expected"])
 
     def shards(self, arm: str) -> list[Shard]:

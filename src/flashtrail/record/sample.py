@@ -16,33 +16,33 @@ from flashtrail.record.replay import Here, Name
 from flashtrail.record.run import Run
 
 
-def size(asked: str, available: int) -> int:
+def size(request: str, available: int) -> int:
     """Return how many episodes ``5%`` or ``3`` are of those there are: at least one, at most all."""
-    text = asked.strip()
+    text = request.strip()
     try:
         number = float(text.removesuffix("%"))
     except ValueError:
         number = math.nan
     share = text.endswith("%")
     if not 0 < number < math.inf or (share and number > 100) or (not share and number != int(number)):
-        raise UserError(f"--rerun {asked}: give a share such as 5% or a number of episodes such as 3")
+        raise UserError(f"--rerun {request}: give a share such as 5% or a number of episodes such as 3")
     return min(available, max(1, math.ceil(available * number / 100) if share else int(number)))
 
 
-def draw(names: list[Name], asked: str, seed: int) -> list[Name]:
+def draw(names: list[Name], request: str, seed: int) -> list[Name]:
     """Return the sample, in the order of the run."""
     ordered = sorted(names, key=str)
-    chosen = random.Random(seed).sample(ordered, size(asked, len(ordered)))
+    chosen = random.Random(seed).sample(ordered, size(request, len(ordered)))
     return [name for name in names if name in chosen]
 
 
-def rerun(run: Run, asked: str, seed: int, here: Here | None = None) -> Iterator[Check]:
+def rerun(run: Run, request: str, seed: int, here: Here | None = None) -> Iterator[Check]:
     """Yield a check for each episode of the sample, as it is done."""
     names = replay.expected_names(run)
     if not names:
         yield Check("rerun", "", ["no episode of this run can be repeated (measured clock, or other servers)"])
         return
-    chosen = draw(names, asked, seed)
+    chosen = draw(names, request, seed)
     for i, name in enumerate(chosen, 1):
         title = f"rerun {i}/{len(chosen)}, {name}"
         try:

@@ -53,7 +53,7 @@ def _snakemake(root: Path, profile: str, *words: str) -> str:
 
 
 def records(root: Path) -> dict[str, dict[str, Any]]:
-    """Return Snakemake's record of each output by its path; UserError for one that is damaged."""
+    """Return Snakemake's record of each output by its path; UserError for a damaged one."""
     found = {}
     for file in sorted((root / METADATA).rglob("*")):
         if file.is_file():
@@ -61,7 +61,7 @@ def records(root: Path) -> dict[str, dict[str, Any]]:
                 name = base64.b64decode("".join(file.relative_to(root / METADATA).parts), validate=True).decode()
                 found[name] = json.loads(file.read_text(encoding="utf-8"))
             except (binascii.Error, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-                raise UserError(f"{file} is no record of Snakemake's: {error}") from None
+                raise UserError(f"{file} is not a record of Snakemake's: {error}") from None
     return found
 
 

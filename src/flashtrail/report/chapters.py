@@ -14,9 +14,10 @@ import pandas as pd
 from flashtrail.base import machine
 from flashtrail.claims.campaign import Campaign
 from flashtrail.claims.summaries import of_how_many, setting
-from flashtrail.report import figures, page, pairs, verified_chapter
+from flashtrail.report import cells, figures, page, pairs, verified_chapter
+from flashtrail.report.cells import rate_of
 from flashtrail.report.count_links import apart, behind
-from flashtrail.report.overview import VERIFY_TIMES, arm_name, has_fault, has_guard, paired, rate_of
+from flashtrail.report.overview import VERIFY_TIMES, arm_name, has_fault, has_guard
 from flashtrail.report.page import Html
 from flashtrail.statistics import intervals
 from flashtrail.statistics.intervals import Interval, Latency, Quantile
@@ -24,11 +25,7 @@ from flashtrail.statistics.wording import (
     DASH,
     counted,
     listed,
-    p_value,
     percent,
-    percent_range,
-    points,
-    points_range,
     quantile,
     three_digits,
 )
@@ -64,14 +61,11 @@ def success_table(run: Campaign) -> Html:
             {
                 "arm": arm_name(arm, summary),
                 "count": behind(run, arm, counted(rate)),
-                "rate": percent(rate.rate),
-                "wilson": percent_range(rate.wilson) if rate.wilson else DASH,
-                "exact": percent_range(rate.exact) if rate.exact else DASH,
+                **cells.rate(rate),
             }
         )
-    heads = {"arm": "Arm", "count": "k/n", "rate": "Rate", "wilson": "Wilson 95 %", "exact": "Exact 95 %"}
-    numeric = ("count", "rate", "wilson", "exact")
-    return page.table(rows, heads, numeric, caption="Success, all tasks", anchor=links.ARMS)
+    heads = {"arm": "Arm", "count": "k/n", **cells.BOTH_INTERVALS}
+    return page.table(rows, heads, tuple(heads)[1:], caption="Success, all tasks", anchor=links.ARMS)
 
 
 def success_by_task(run: Campaign) -> Html | None:
@@ -81,13 +75,13 @@ def success_by_task(run: Campaign) -> Html | None:
         return None
     rows = []
     for arm, summary in run.summaries.items():
-        cells = {
+        counts = {
             f"{summary['suite']} {task['task_id']}": behind(
                 run, arm, f"{task['k']}/{task['n']}", links.task_anchor(task["task_id"])
             )
             for task in summary["tasks"]
         }
-        rows.append({"arm": arm_name(arm, summary), **cells})
+        rows.append({"arm": arm_name(arm, summary), **counts})
     heads = {"arm": "Arm", **{f"{suite} {number}": head for (suite, number), head in tasks.items()}}
     caption = "Success by task, k/n (intervals: in the figure)"
     return page.table(rows, heads, tuple(heads)[1:], caption, stacked=True)
@@ -115,7 +109,7 @@ def comparisons(run: Campaign, reference: str | None = None) -> Html:
         reference = next((arm for arm in arms if not has_fault(run.summaries[arm])), arms[0] if arms else None)
     rows = []
     for arm in arms:
-        found = paired(run, arm, str(reference)) if arm != reference else None
+        found = cells.paired(run, arm, str(reference)) if arm != reference else None
         if found is None:
             continue
         rows.append(
@@ -123,17 +117,12 @@ def comparisons(run: Campaign, reference: str | None = None) -> Html:
                 "arm": page.code(arm),
                 "a": behind(run, arm, f"{found.k_a}/{found.n}"),
                 "b": behind(run, str(reference), f"{found.k_b}/{found.n}"),
-                "difference": f"{points(found.difference)} {points_range(found.interval)}".replace(
-                    "\u00a0points [", " ["
-                ),
-                "discordant": f"{found.only_a} / {found.only_b}",
-                "p": p_value(found.p),
+                **cells.compared(found),
             }
         )
     heads = {"arm": "Arm", "a": "k/n", "b": f"{reference}, same episodes", "difference": "Difference [95 %]"}
-    heads |= {"discordant": "Only arm / only it", "p": "Exact McNemar"}
-    numeric = ("a", "b", "difference", "discordant", "p")
-    table = page.table(rows, heads, numeric, f"Paired with {reference}", stacked=True)
+    heads |= {"discordant": "Only arm / only reference", "p": "Exact McNemar"}
+    table = page.table(rows, heads, tuple(heads)[1:], f"Paired with {reference}", stacked=True)
     return page.join(table, pairs.differing(run, [(arm, str(reference)) for arm in arms if arm != reference]))
 
 
@@ -145,7 +134,7 @@ def routes(run: Campaign) -> Html:
     mix = page.figure(
         figures.route_mix(run.summaries),
         "Share of draft rounds and of full rounds by cause, per arm",
-        "Which route the rounds took, and why a round was full. Intervals resample episodes, since rounds of one "
+        "Route of each round, and the cause of each full round. Intervals resample episodes, since rounds of one "
         "episode are alike.",
     )
     rows = []
@@ -155,7 +144,7 @@ def routes(run: Campaign) -> Html:
             {
                 "arm": page.code(arm),
                 "draft": behind(run, arm, f"{mixed['draft']}/{mixed['n']}"),
-                "share": _share(mixed["draft_share"], mixed.get("draft_share_interval")),
+                "share": cells.share(mixed["draft_share"], mixed.get("draft_share_interval")),
                 "actions": percent(mixed["draft_share_of_actions"]),
                 "prefix": _mean(prefix["mean_draft"], prefix.get("mean_draft_interval")),
                 "prefix_all": _mean(prefix["mean_all"], None),
@@ -171,7 +160,7 @@ def routes(run: Campaign) -> Html:
 
 
 def _control_row(run: Campaign) -> list[dict[str, Any]]:
-    """The row that stands below every acceptance: the full route judged as if its answer were a draft."""
+    """The control's row: answers of the full route judged as if they were drafts."""
     control = run.control
     if not control or not sum(control.get("histogram") or []):
         return []
@@ -200,11 +189,6 @@ def accepted_prefix(run: Campaign) -> Html:
     return page.figure(drawing, "Histogram of accepted prefixes of draft rounds", caption)
 
 
-def _share(value: float | None, interval: Mapping[str, float] | None) -> str:
-    between = f" [{percent_range(Interval(interval['low'], interval['high']))}]" if interval else ""
-    return f"{percent(value)}{between}"
-
-
 def _mean(value: float | None, interval: Mapping[str, float] | None) -> str:
     if value is None:
         return DASH
@@ -221,11 +205,11 @@ def latency_profile(run: Campaign) -> Html:
     if not len(profile):
         return page.paragraph("No profile was measured.", "note")
     synchronised = "synchronised at the edges" if profile["synchronized"].eq(True).all() else "NOT synchronised"
-    said = {schemas.read_metadata(path).get("official_time_bias", "") for path in run.files("profile")}
-    if times := sorted(VERIFY_TIMES[value] for value in said & set(VERIFY_TIMES)):
+    biases = {schemas.read_metadata(path).get("official_time_bias", "") for path in run.files("profile")}
+    if times := sorted(VERIFY_TIMES[value] for value in biases & set(VERIFY_TIMES)):
         synchronised += f", verification times {listed(times)}"
     devices = listed(sorted(set(profile["device"]) - {""}) or ["a device that is not recorded"])
-    # What another's record does not say (warm per prompt and route, alone on the device) is not said for it.
+    # An imported record does not state whether rounds were warm and alone on the device.
     how = "batch 1, warmed per prompt and route, alone on" if run.whose(None) == "ours" else f"{run.whose(None)}, on"
     where = f"{listed(sorted(set(profile['policy'])))}, {how} {devices}, {synchronised}; {machine.words(run.machine)}"
     box = page.figure(
@@ -275,9 +259,9 @@ def latency_in_rollouts(run: Campaign) -> Html:
                 entry = summary["latency"][scope][route]
                 found = _latency(entry["policy_ms"])
                 if route == "all":
-                    cells = _over_episodes(entry, found)
-                    cells["n"] = behind(run, arm, cells["n"], _ANCHORS[scope])
-                    row |= {f"{scope}_{name}": cell for name, cell in cells.items()}
+                    times = _over_episodes(entry, found)
+                    times["n"] = behind(run, arm, times["n"], _ANCHORS[scope])
+                    row |= {f"{scope}_{name}": cell for name, cell in times.items()}
                 if found.n:
                     full.append({"arm": page.code(arm), "scope": label, "route": route, **_percentiles(found)})
         stored = run.metadata.get(arm, {}).get("machine")
@@ -308,12 +292,12 @@ def latency_in_rollouts(run: Campaign) -> Html:
 
 def _over_episodes(entry: Mapping[str, Any], found: Latency) -> dict[str, Any]:
     """Return a scope's n and percentiles, intervals over episodes."""
-    cells: dict[str, Any] = {"n": f"{found.n:,} ({entry['episodes']:,})"}
+    times: dict[str, Any] = {"n": f"{found.n:,} ({entry['episodes']:,})"}
     for name in ("p50", "p95", "p99"):
         value, ends = getattr(found, name), entry["over_episodes"].get(name)
         interval = Interval(ends["low"], ends["high"]) if ends else None
-        cells[name] = DASH if value is None else quantile(Quantile(value.value, interval))
-    return cells
+        times[name] = DASH if value is None else quantile(Quantile(value.value, interval))
+    return times
 
 
 def mixture(run: Campaign) -> Html:
@@ -369,11 +353,11 @@ def guard(run: Campaign) -> Html:
     for arm, summary in guarded.items():
         count = summary["guard"]
         found = intervals.rate(count["hits"], count["unhealthy"])
-        share = f"{percent(found.rate)} [{percent_range(found.wilson)}]" if found.wilson else DASH
+        share = cells.share(found.rate, found.wilson)
         caption = page.inline(
             page.code(arm),
             f": the wrist image\u2019s pixel standard deviation in every round of "
-            f"{summary['success']['n']} episodes, and what the guard made of it. Replaced of the unhealthy: ",
+            f"{summary['success']['n']} episodes, and how the guard classified it. Unhealthy images replaced: ",
             behind(run, arm, counted(found)),
             f", {share} (Wilson 95 %). Points are jittered sideways.",
         )
@@ -420,7 +404,7 @@ def failures(run: Campaign) -> Html:
         n = entry["n"] - entry["infrastructure"]
         failed = intervals.rate(n - entry["success"], n)
         linked, between = behind(run, entry["arm"], counted(failed)), failed.wilson
-        share = page.inline(linked, f" [{percent_range(between)}]") if between else DASH
+        share = page.inline(linked, f" [{cells.ends(between)}]") if between else DASH
         counts = {kind: behind(run, entry["arm"], entry[kind], kind) for kind in endings.KINDS if entry[kind]}
         counts |= {"n": behind(run, entry["arm"], entry["n"]), "arm": page.code(entry["arm"]), "failed": share}
         rows.append({**entry, **counts})

@@ -16,12 +16,12 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from flashtrail.claims import checkup
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import figures, page
+from flashtrail.report import cells, figures, page
 from flashtrail.report.count_links import apart, behind, in_text
 from flashtrail.report.page import Html
-from flashtrail.statistics import intervals, power
+from flashtrail.statistics import power
 from flashtrail.statistics.intervals import Interval
-from flashtrail.statistics.wording import MINUS, integers, percent, percent_range, plural, points, points_range
+from flashtrail.statistics.wording import MINUS, counted, integers, percent, plural, points, points_range
 from flashtrail.tables import links
 
 CONTROL_HZ = 20
@@ -32,8 +32,7 @@ LOOKS = {
     "unverified": ("success, not verified", figures.PURPLE, "\\\\\\"),
     "horizon": ("time ran out", figures.ORANGE, "///"),
 }
-_MARKS = {"healthy": "supported", "suspicious": "inconclusive", "broken": "refuted", checkup.OPEN: "not_tested"}
-_SIGNS = {"healthy": "\u25cf", "suspicious": "\u25d0", "broken": "\u2715", checkup.OPEN: "\u25cb"}
+_VERDICTS = {"healthy": "supported", "suspicious": "inconclusive", "broken": "refuted", checkup.OPEN: "not_tested"}
 _MOST_BINS = 30
 
 
@@ -47,7 +46,7 @@ def found_of(run: Campaign) -> dict[str, Any]:
 
 
 def first(run: Campaign) -> Html:
-    """Verdict, both rates, their difference, and what the eye would have said."""
+    """Verdict, both rates, their difference, and the verdict that the point estimate alone would give."""
     found = found_of(run)
     ours, arm = found["success"], found["arm"]
     rows: dict[str, Any] = {
@@ -73,14 +72,13 @@ def first(run: Campaign) -> Html:
     }
     note = "Healthy: at most 3 points below what was published; suspicious: 3 to 5; broken: more than 5. "
     note += _interval_words(found)
-    facts = page.facts(rows)
     drawing = difference(found) if found["published"] is not None else None
-    return page.join(Html(f'<div class="first">{facts.text}{page.paragraph(note, "note").text}</div>'), drawing)
+    return page.join(page.first_screen(rows, page.paragraph(note, "note")), drawing)
 
 
 def badge(verdict: str) -> Html:
-    """The checkup's verdict as a word with its mark."""
-    return Html(f'<span class="verdict {_MARKS[verdict]}">{_SIGNS[verdict]}\u00a0{page.html(verdict)}</span>')
+    """The checkup's verdict as a word, with the mark of a claim's verdict."""
+    return page.badge(_VERDICTS[verdict], verdict)
 
 
 def _interval_words(found: Mapping[str, Any]) -> str:
@@ -94,7 +92,7 @@ def _interval_words(found: Mapping[str, Any]) -> str:
 def _by_eye(found: Mapping[str, Any]) -> str:
     same, worse = found["chances"][0], next((c for c in found["chances"] if c["below"] == 0.10), None)
     text = (
-        f"{found['by_eye']}, were the point estimate all. By eye {percent(same['by_eye_broken'])} of such checkups "
+        f"{found['by_eye']}, by the point estimate alone. By eye {percent(same['by_eye_broken'])} of such checkups "
         "would call a policy broken that is exactly as published"
     )
     return text + (
@@ -106,18 +104,16 @@ def _by_eye(found: Mapping[str, Any]) -> str:
 
 def _plan_words(plan: Mapping[str, Any]) -> str:
     if plan["n"] is None:
-        return f"nothing within reach, if {plan['assumption']}"
+        return f"not settled by any feasible number, if {plan['assumption']}"
     return f"about {plural(plan['n'], plan['unit'])}, if {plan['assumption']}"
 
 
 def _verified(found: Mapping[str, Any]) -> str:
     entry = found["verified"]
     if entry is None:
-        return "not every episode was looked at"
+        return "not every episode was verified"
     apart = plural(len(found["disagreements"]), "episode")
-    return (
-        f"{checkup.counted(entry)}; it differs from the simulator\u2019s own in {apart}. The verdict is of the latter."
-    )
+    return f"{checkup.counted(entry)}; it differs from the simulator\u2019s, which the verdict uses, in {apart}"
 
 
 def _closing(found: Mapping[str, Any]) -> str:
@@ -125,7 +121,7 @@ def _closing(found: Mapping[str, Any]) -> str:
     never = f"never in {closing['never']} of {plural(n, 'episode')}"
     if closing["never"]:
         never += f", {closing['never_and_success'] or 'none'} of them counted as success"
-    return never if closing["median_step"] is None else f"step {closing['median_step']:g} in the median; {never}"
+    return never if closing["median_step"] is None else f"step {closing['median_step']:g} (median); {never}"
 
 
 # --- figures ---
@@ -135,7 +131,7 @@ def difference(found: Mapping[str, Any]) -> Html:
     """Our rate less the published one, with its interval, over the three zones."""
     caption = (
         "Our rate less the published one with its 95 % interval. Left of the grey band: broken; in it: suspicious; "
-        "right of it: healthy. A verdict is one word only where the whole bar lies in one of the three."
+        "right of it: healthy. A verdict needs the whole bar in one of the three zones."
     )
     return page.figure(difference_figure(found), "Difference from the published rate over the three zones", caption)
 
@@ -227,7 +223,7 @@ def closing_figure(episodes: pd.DataFrame) -> Figure:
 
 
 def _always(kind: pd.Series) -> set[str]:
-    """Outcomes that the legend has even where there is none: their absence says something."""
+    """Return the outcomes that the legend shows even without an episode: their absence is information."""
     return {"horizon"} if (kind == "success").any() else {"horizon", "unverified", "verified"}
 
 
@@ -309,7 +305,7 @@ def _scope(found: Mapping[str, Any]) -> str:
 def _starts(found: Mapping[str, Any]) -> str:
     starts = found["starts"]
     if starts is None:
-        return "which episodes were published is not known here beyond the scope"
+        return "the published episodes are known by their scope only"
     theirs = found["published"]["starts"]
     text = (
         f"published: initial states {integers(theirs['init_states'])}, {theirs['repeats']} each, seed "
@@ -318,10 +314,10 @@ def _starts(found: Mapping[str, Any]) -> str:
     if starts["same"]:
         return text + (
             f"{plural(starts['same'], 'episode')} of ours and theirs have one start, scene and noise: the same "
-            "episodes counted twice. The interval takes them as independent and is wider than it need be; another "
-            "checkup.seed plays none twice"
+            "episodes counted twice. The interval treats them as independent and is wider than necessary; another "
+            "checkup.seed repeats no episode"
         )
-    return text + "No start is played twice: the scenes and the noise are others"
+    return text + "No episode is shared: scenes and noise differ"
 
 
 def _split(run: Campaign) -> Html | None:
@@ -331,17 +327,10 @@ def _split(run: Campaign) -> Html | None:
         return None
     rows = []
     for name, words in (("shared", "of the published evaluation"), ("others", "others")):
-        rate = intervals.rate(starts[name]["k"], starts[name]["n"])
-        assert rate.wilson is not None
-        rows.append(
-            {
-                "states": f"{words}: {integers(starts[name]['init_states'])}",
-                "count": behind(run, found["arm"], f"{rate.k}/{rate.n}"),
-                "rate": percent(rate.rate),
-                "wilson": percent_range(rate.wilson),
-            }
-        )
-    heads = {"states": "Initial states", "count": "k/n", "rate": "Rate", "wilson": "Wilson 95 %"}
+        rate = cells.rate_of(starts[name])
+        states, count = integers(starts[name]["init_states"]), behind(run, found["arm"], counted(rate))
+        rows.append({"states": f"{words}: {states}", "count": count, **cells.rate(rate)})
+    heads = {"states": "Initial states", "count": "k/n", **cells.RATE}
     return page.table(rows, heads, tuple(heads)[1:], "Our success by initial state: the published ones, and the others")
 
 

@@ -48,9 +48,9 @@ def _id(name: str, place: str | None) -> Any:
 
 def _seed(seed: Mapping[str, Any]) -> Html:
     """The reproduction's status word, figures and caveat, as it printed them; empty where it said nothing."""
-    figures = _quoted(seed["figures"].replace("->", "\u2192")).text
-    parts = [page.code(seed["word"]).text if seed["word"] else "", figures, page.html(seed["caveat"])]
-    return Html("<br>".join(part for part in parts if part))
+    figures = _quoted(seed["figures"].replace("->", "\u2192"))
+    parts = [page.code(seed["word"]) if seed["word"] else "", figures, page.html(seed["caveat"])]
+    return Html("<br>").join(part for part in parts if part)
 
 
 def _said(claim: Mapping[str, Any], figures: published.Published, source: str) -> Html | None:
@@ -61,7 +61,7 @@ def _said(claim: Mapping[str, Any], figures: published.Published, source: str) -
     words = _seed(claim["seed"]) if source == "reproduction" else Html("")
     told = [said for said in figures.said if claim["id"] in said.used_by and said.source == source]
     lines = [f"{said.figure}: {said.value} ({', '.join(said.where)})" + _from_rows(said) for said in told]
-    found = [words] if words.text else []
+    found = [words] if words else []
     found += [page.paragraph(_quoted(line), "note") for line in lines]
     return page.join(*found) if found else None
 
@@ -99,9 +99,9 @@ def details(run: Campaign) -> Html:
             **{f"The {source} said": _said(claim, figures, source) for source in figures.sources},
             "Rows": _rows(run, claim),
         }
-        head = f'<h3 id="{page.html(claim["id"])}">{page.html(claim["id"])}: {page.html(claim["title"])}</h3>'
-        told = page.facts({term: value for term, value in facts.items() if value is not None})
-        parts.append(Html(f"<section>{head}{page.paragraph(claim['statement']).text}{told.text}</section>"))
+        head = page.heading(f"{claim['id']}: {claim['title']}", 3, anchor=claim["id"])
+        body = page.inline(head, page.paragraph(claim["statement"]), page.facts(facts))
+        parts.append(Html("<section>{}</section>").format(body))
     return page.join(*parts)
 
 
@@ -164,7 +164,7 @@ def _rows(run: Campaign, claim: Mapping[str, Any]) -> Html | None:
             lines.append(page.inline(f"{_EPISODES[side]}: ", found))
         elif isinstance(entry, list) and entry:
             lines.append(page.inline(f"{side.replace('_', ' ')}: ", page.code(", ".join(map(str, entry)))))
-    return page.join(*(page.paragraph(line) for line in lines)) if lines else None
+    return page.paragraphs(lines)
 
 
 _EPISODES = {"only_arm": "success only in the arm", "only_control": "success only in the control", "failed": "failed"}
@@ -203,4 +203,4 @@ def not_claimed(run: Campaign) -> Html:
         if claim["verdict"] == "not_tested":
             words = count_links.of_claim(run, claim, claim["sentence"], chapter(run))
             items.append(page.inline(f"{claim['id']}: {claim['statement']} ", words))
-    return Html("<ul>" + "".join(f"<li>{page.html(item)}</li>" for item in items) + "</ul>")
+    return Html("<ul>{}</ul>").format(page.inline(*(Html("<li>{}</li>").format(page.html(item)) for item in items)))

@@ -51,7 +51,7 @@ class Report:
 def write_pages(inputs: dict[str, Any], out: Path) -> dict[str, Any]:
     """Write the pages of all episodes below `out`; return the inputs by which the report links to them.
 
-    Without episodes there is no page and no list: an earlier report's are removed.
+    Without episodes nothing is written, and an earlier report's pages are removed.
     """
     from flashtrail.report import episode_pages
     from flashtrail.tables import links
@@ -92,7 +92,7 @@ def _made(index: Path) -> bool:
 def prepare(runs: list[Path], out: Path) -> dict[str, Any]:
     """Write a summary of each arm below `out` and return the inputs of a report: kinds of files and their paths.
 
-    UserError for a directory that is no import, for an arm that two runs have, and for two profiles: a page judges one.
+    UserError for a directory that is not an import, a duplicate arm, or a second profile: a page judges one.
     """
     from flashtrail.claims import summaries
 
@@ -103,7 +103,7 @@ def prepare(runs: list[Path], out: Path) -> dict[str, Any]:
         profiles = sorted((root / "profile").glob("*/rounds.parquet"))
         if not directories and not profiles:
             raise UserError(
-                f"{root} has neither tables/ARM nor profile/NAME: is this what flashtrail import-run wrote?"
+                f"{root} has neither tables/ARM nor profile/NAME: give a directory that flashtrail import-run wrote"
             )
         inputs["profile"] += [str(path.resolve()) for path in profiles]
         for directory in directories:
@@ -118,7 +118,7 @@ def prepare(runs: list[Path], out: Path) -> dict[str, Any]:
     inputs["published"] = [str(published.DEFAULT)]
     if len(inputs["profile"]) > 1:
         raise UserError(
-            f"{len(inputs['profile'])} profiles ({', '.join(inputs['profile'])}): a page judges one of them"
+            f"{len(inputs['profile'])} profiles ({', '.join(inputs['profile'])}): a report shows one; omit the others"
         )
     return inputs
 

@@ -6,13 +6,12 @@ from typing import Any
 
 from flashtrail.claims import published
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import page, printed_figures
+from flashtrail.report import cells, page, printed_figures
 from flashtrail.report.count_links import apart, behind, in_text
-from flashtrail.report.overview import rate_of
 from flashtrail.report.page import Html
 from flashtrail.statistics import intervals
 from flashtrail.statistics.intervals import Rate
-from flashtrail.statistics.wording import counted, listed, milliseconds, percent, percent_range
+from flashtrail.statistics.wording import counted, listed, milliseconds
 
 _SUCCESS_HEADS = {
     "who": "Who",
@@ -105,8 +104,8 @@ def _success_rows(run: Campaign, figures: published.Published) -> list[dict[str,
             "who": page.bold(run.whose(arm)),
             "policy": summary["policy"],
             "arm": f"{summary['suite']}, {arm}",
-            "count": behind(run, arm, counted(rate_of(summary["success"]))),
-            "rate": _rate_cell(rate_of(summary["success"])),
+            "count": behind(run, arm, counted(cells.rate_of(summary["success"]))),
+            "rate": _rate(cells.rate_of(summary["success"])),
         }
         for arm, summary in run.summaries.items()
     ]
@@ -120,14 +119,14 @@ def _success_rows(run: Campaign, figures: published.Published) -> list[dict[str,
                     "policy": f"{figures.sources[entry.source].policy}, {entry.method}",
                     "arm": f"{entry.suite}, {entry.arm or 'no fault'}",
                     "count": apart(counted(found), "published"),
-                    "rate": _rate_cell(found),
+                    "rate": _rate(found),
                 }
             )
     return rows
 
 
-def _rate_cell(rate: Rate) -> str:
-    return "\u2013" if rate.wilson is None else f"{percent(rate.rate)} [{percent_range(rate.wilson)}]"
+def _rate(found: Rate) -> str:
+    return cells.share(found.rate, found.wilson)
 
 
 def _latency_rows(run: Campaign, figures: published.Published) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Counts as links to what they count: an arm's episodes, every episode, a claim's rows.
 
-A count k/n of ours stands in a link wherever its episodes have pages. Counts that are of no episode carry a mark that
-says of what they are (`apart`), so that a reader, and a test, can tell the two.
+A count k/n of ours stands in a link wherever its episodes have pages. A count of anything else is marked
+with what it counts (`apart`), so that readers and tests can tell the two apart.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from flashtrail.tables import links
 
 _NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)"
 COUNT = re.compile(rf"(?<![\w./]){_NUMBER}/{_NUMBER}(?![\w/])")
-# what a count is of that has no episode's page: the words that a reader gets
+# what a count without an episode's page counts, in words
 APART = {
     "published": "a published figure, not of the runs on this page",
-    "profile": "queries of the profile, which belong to no episode",
+    "profile": "queries of the profile, not of an episode",
     "records": "records, not episodes",
 }
 SUCCESS_TESTS = ("rate_at_least", "paired_difference", "unpaired_difference", "non_inferiority")
@@ -45,8 +45,9 @@ def pooled(run: Campaign, number: Any) -> Any:
 
 
 def apart(number: Any, what: str) -> Html:
-    """Return a count that is of no episode, marked with what it is of (a key of APART)."""
-    return Html(f'<span class="apart" data-behind="{what}" title="{APART[what]}">{page.html(number)}</span>')
+    """Return a count of something other than episodes, marked with what it counts (a key of APART)."""
+    mark = Html('<span class="apart" data-behind="{}" title="{}">{}</span>')
+    return mark.format(what, APART[what], page.html(number))
 
 
 def in_text(text: str, ways: Sequence[Callable[[str], Any]]) -> Html:
@@ -63,7 +64,7 @@ def of_claim(run: Campaign, claim: Mapping[str, Any], text: str, details: str | 
     """Return a verdict's words with each count as a link to what the claim's rows name.
 
     Success: the arm's episodes, in the order of the claim's arms; bookkeeping: every episode; records: the claim's own
-    details, which `details` is the page of (empty: this one; None: there is none).
+    details on page `details` (empty: this page; None: no such page).
     """
     ways: list[Callable[[str], Any]]
     if claim["test"] in SUCCESS_TESTS:

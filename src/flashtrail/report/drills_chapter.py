@@ -1,4 +1,4 @@
-"""reports/drills.html, first part: what is named, by which predicate, in which words; findings.py has the rest.
+"""reports/drills.html, first part: which failures are named, and by which predicate; drills_findings.py has the rest.
 
 Every sentence follows from the diagnosis and the bounds as they were stored; none is written in advance but what each
 predicate means.
@@ -6,17 +6,17 @@ predicate means.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flashtrail.claims.campaign import Campaign
 from flashtrail.drills.diagnosis import CLEAN, PREFIX
 from flashtrail.drills.predicates import LEFT_OVER, NAMES, PREDICATES
-from flashtrail.report import drills_figures, page, sheets
+from flashtrail.report import cells, drills_figures, page, sheets
 from flashtrail.report.count_links import pooled
-from flashtrail.report.drills_stored import bounds, count, diagnosis, rate_of, with_intervals
+from flashtrail.report.drills_stored import bounds, count, diagnosis, with_intervals
 from flashtrail.report.page import Html
-from flashtrail.statistics.wording import DASH, counted, integers, listed, percent_range, plural
+from flashtrail.statistics.wording import DASH, counted, listed, plural
 from flashtrail.tables import links
 
 _WORDS = {p.name: p for p in PREDICATES}
@@ -25,49 +25,30 @@ _WORDS = {p.name: p for p in PREDICATES}
 # --- the first screen ---
 
 
-def header(run: Campaign, title: str) -> Html:
-    """Title, what was run, and a warning if anything is simulated."""
-    episodes = run.episodes
-    policies, tasks = listed(sorted(set(episodes["policy"]))), integers(set(episodes["task_id"]))
-    line = f"{policies} on {listed(sorted(set(episodes['suite'])))}, tasks {tasks}"
-    parts = [f"<h1>{page.html(title)}</h1>", f'<p class="line note">{page.html(line)}</p>']
-    if run.simulated:
-        text = "Simulated data: these numbers test the report. They are not evidence about any policy."
-        parts.append(f'<p class="warning">{text}</p>')
-    index = links.index(run.files("page_index"))
-    if index:
-        parts.append(f'<nav aria-label="pages">Further: {page.link("every episode", index).text}</nav>')
-    return Html(f"<header>{''.join(parts)}</header>")
-
-
 def section(run: Campaign) -> Html:
     """The first screen: what was done on purpose, what is named, what is not, false alarms, how many episodes."""
     found = diagnosis(run)
     by_word = {word: [n for n, e in found["verdicts"].items() if e["verdict"] == word] for word in _VERDICTS}
     rows = {
         "What was run": _what_was_run(run, found),
-        "Named": _each(_named(run, found, name) for name in by_word["named"]),
-        "Noticed, but not named": _each(_noticed(run, found, name) for name in by_word["noticed"]),
-        "Not told from a clean run": _each(_unseen(run, found, name) for name in by_word["unseen"]),
+        "Named": page.paragraphs(_named(run, found, name) for name in by_word["named"]),
+        "Noticed, but not named": page.paragraphs(_noticed(run, found, name) for name in by_word["noticed"]),
+        "Not told from a clean run": page.paragraphs(_unseen(run, found, name) for name in by_word["unseen"]),
         "False alarms": _alarms_in_short(run, found),
         "How many episodes": _episodes_needed(found),
         "On a run of your own": page.inline(
-            page.code("flashtrail doctor RUN"), " asks the same predicates; the bounds must be of the same policy."
+            page.code("flashtrail doctor RUN"), " applies the same predicates; the bounds must be of the same policy."
         ),
     }
-    note = "Named: a run of this failure is given its name by most of its episodes, no other run is, and its episodes "
-    note += "are told from clean ones. "
-    note += "k/n: episodes in which its own predicate holds. Brackets: 95\u00a0% intervals (Wilson)."
-    facts = page.facts({term: value for term, value in rows.items() if value is not None})
-    return Html(f'<div class="first">{facts.text}{page.paragraph(note, "note").text}</div>')
+    note = (
+        "Named: most episodes of the run are diagnosed as this failure, no other run is given its name, and its "
+        "episodes are told from clean ones. k/n: episodes in which its own predicate holds. Brackets: 95\u00a0% "
+        "intervals (Wilson)."
+    )
+    return page.first_screen(rows, page.paragraph(note, "note"))
 
 
 _VERDICTS = ("named", "noticed", "unseen")
-
-
-def _each(texts: Iterable[Html]) -> Html | None:
-    items = list(texts)
-    return page.join(*(page.paragraph(text) for text in items)) if items else None
 
 
 def _what_was_run(run: Campaign, found: Mapping[str, Any]) -> str:
@@ -85,8 +66,8 @@ def _own(run: Campaign, found: Mapping[str, Any], name: str) -> Html:
     """``no_flip: 15/15 [80-100 %]``: episodes of the drill in which its own predicate holds."""
     if name not in NAMES:
         return page.inline(page.code(name), ": no predicate of its own")
-    rate = rate_of(found["matrix"][name][name])
-    ends = f" [{percent_range(rate.wilson)}]" if rate.wilson else ""
+    rate = cells.rate_of(found["matrix"][name][name])
+    ends = f" [{cells.ends(rate.wilson)}]" if rate.wilson else ""
     return page.inline(page.code(name), ": ", count(run, name, counted(rate)), ends)
 
 
@@ -96,15 +77,17 @@ def _named(run: Campaign, found: Mapping[str, Any], name: str) -> Html:
 
 def _noticed(run: Campaign, found: Mapping[str, Any], name: str) -> Html:
     entry = found["verdicts"][name]
-    called = f"its run is called {entry['run_cause']}" if entry["run_cause"] else "its run is called nothing"
+    called = f"its run is diagnosed as {entry['run_cause']}" if entry["run_cause"] else "its run gets no diagnosis"
     shared = f", as that of {listed(entry['same_name'])}" if entry["same_name"] else ""
     return page.inline(_own(run, found, name), f"; {called}{shared}, ", _cost(run, found, name))
 
 
 def _unseen(run: Campaign, found: Mapping[str, Any], name: str) -> Html:
     entry = found["verdicts"][name]
-    called = f"; its run is called {entry['run_cause']}, but" if entry["run_cause"] else ";"
-    words = f"{called} no predicate tells its episodes from clean ones once all comparisons are allowed for (Holm), "
+    called = f"; its run is diagnosed as {entry['run_cause']}, but" if entry["run_cause"] else ";"
+    words = (
+        f"{called} no predicate tells its episodes from clean ones after Holm\u2019s correction for all comparisons, "
+    )
     return page.inline(_own(run, found, name), words, _cost(run, found, name))
 
 
@@ -129,7 +112,7 @@ def _alarms_in_short(run: Campaign, found: Mapping[str, Any]) -> Html:
                 ", clean episodes that failed.",
             )
         ),
-        page.paragraph(f"The clean run as a whole is called {run_cause or 'nothing'}."),
+        page.paragraph(f"Diagnosis of the clean run as a whole: {run_cause or 'none'}."),
     )
 
 
@@ -148,7 +131,7 @@ def _episodes_needed(found: Mapping[str, Any]) -> str:
     longest = max((e["m"] for rows in found["power"].values() for e in rows), default=0)
     if never:
         parts.append(f"not with {longest} for {listed(never)}")
-    return f"Until 80\u00a0% of runs are given the right name: {'; '.join(parts)}."
+    return f"Episodes until 80\u00a0% of runs are diagnosed correctly: {'; '.join(parts)}."
 
 
 # --- sections ---
@@ -179,8 +162,8 @@ def _runs(run: Campaign, found: Mapping[str, Any]) -> Html:
                 "verdict": verdict,
             }
         )
-    heads = {"arm": "Run of", "cause": "Is called", "also": "Holds in most, too", "verdict": "So it is"}
-    return page.table(rows, heads, (), "What the doctor says of each whole run", stacked=True)
+    heads = {"arm": "Run of", "cause": "Diagnosis", "also": "Also holds in most episodes", "verdict": "Verdict"}
+    return page.table(rows, heads, (), "Diagnosis of each whole run", stacked=True)
 
 
 def _by_episode(run: Campaign, found: Mapping[str, Any]) -> Html:
@@ -190,9 +173,9 @@ def _by_episode(run: Campaign, found: Mapping[str, Any]) -> Html:
         told = [f"{cause} {k}" for cause, k in sorted(counts.items(), key=lambda e: -e[1]) if k]
         right = counts.get(name, 0) if name != CLEAN else counts["none"]
         rows.append({"arm": page.code(name), "right": count(run, name, f"{right}/{n}"), "told": ", ".join(told)})
-    heads = {"arm": "Episodes of", "right": "Called rightly", "told": "Called"}
+    heads = {"arm": "Episodes of", "right": "Diagnosed correctly", "told": "Diagnosed as"}
     return page.table(
-        rows, heads, ("right",), "A single episode, by itself (the first predicate that holds)", stacked=True
+        rows, heads, ("right",), "Diagnosis of single episodes (the first predicate that holds)", stacked=True
     )
 
 
@@ -225,8 +208,8 @@ def _episodes(run: Campaign, drill: str, rows: Sequence[Mapping[str, Any]], pred
         if row["flags"][predicate]:
             key = row["key"]
             text = f"{key['task_id']}/{key['init_state']}" if key else row["start"]
-            parts.append(page.link(text, links.episode(place, key)).text if place and key else page.html(text))
-    return Html(", ".join(parts))
+            parts.append(page.link(text, links.episode(place, key)) if place and key else page.html(text))
+    return Html(", ").join(parts)
 
 
 def sentences(run: Campaign) -> Html:
@@ -254,11 +237,11 @@ def sentences(run: Campaign) -> Html:
         )
     heads = {"name": "Predicate", "sentence": "Diagnosis", "own": "Of its own failure", "clean": "Of clean episodes"}
     heads |= {"wrong": "Of other failures"}
-    return page.table(rows, heads, ("own", "clean", "wrong"), "In the order in which they are asked", stacked=True)
+    return page.table(rows, heads, ("own", "clean", "wrong"), "Predicates in the order of evaluation", stacked=True)
 
 
 def films(run: Campaign) -> Html:
     """Contact sheets of the episodes that were filmed, under a heading of their own; nothing where none was."""
     if not len(run.sheets):
         return Html("")
-    return page.join(Html("<h2>What it looks like</h2>"), sheets.section(run))
+    return page.join(page.heading("What it looks like"), sheets.section(run))

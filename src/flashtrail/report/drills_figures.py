@@ -1,4 +1,4 @@
-"""Figures of the drills: who speaks of which failure, how many episodes that takes, and the features themselves.
+"""Figures of the drills: which predicate detects which failure, how many episodes that takes, and the features.
 
 Numbers stand in or beside every mark, so that no colour is needed to read one.
 """
@@ -14,7 +14,6 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import PercentFormatter
 
 from flashtrail.drills.predicates import FEATURES, NAMES
 from flashtrail.report import figures
@@ -74,7 +73,7 @@ def power(powers: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         axes.set_title(name, fontsize=8, fontweight="bold", loc="left", pad=3)
         axes.set_ylim(0, 1.02)
         axes.set_xticks([1, 5, 9, 15])
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        figures.percent_axis(axes.yaxis)
         axes.tick_params(labelsize=7.5)
     for axes in panels[len(powers) :]:
         axes.set_visible(False)

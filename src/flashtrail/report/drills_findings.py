@@ -1,31 +1,26 @@
-"""reports/drills.html, second part: power, false alarms, what cannot be told apart, costs, features, bounds.
+"""reports/drills.html, second part: power, false alarms, indistinguishable arms, costs, features, bounds.
 
 Every sentence follows from the diagnosis and the bounds as they were stored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from flashtrail.claims.campaign import Campaign
 from flashtrail.drills import bounds as clean
 from flashtrail.drills.diagnosis import CLEAN
 from flashtrail.drills.predicates import FEATURES, LEFT_OVER
-from flashtrail.report import drills_figures, page
-from flashtrail.report.drills_stored import bounds, count, diagnosis, ordered, rate_of
+from flashtrail.report import cells, drills_figures, page
+from flashtrail.report.drills_stored import bounds, count, diagnosis, ordered
 from flashtrail.report.page import Html
 from flashtrail.statistics.intervals import Interval
 from flashtrail.statistics.wording import (
-    DASH,
     counted,
     listed,
     p_value,
     percent,
-    percent_range,
     plural,
-    points,
-    points_range,
 )
 
 # What a reader learns most from seeing, first; the rest of FEATURES is in the table of bounds.
@@ -37,79 +32,62 @@ def power(run: Campaign) -> Html:
     found = diagnosis(run)
     drawing = page.figure(
         drills_figures.power(found["power"]),
-        "Share of runs diagnosed rightly against the number of episodes, a panel for each arm",
-        "Runs that are given the right name (of the clean arm: none) by the number of their episodes; bars: 95 %; "
-        "dashed: 80 %.",
+        "Share of runs diagnosed correctly against the number of episodes, a panel for each arm",
+        "Runs diagnosed correctly (clean arm: no diagnosis) by number of episodes; bars: 95 %; dashed: 80 %.",
     )
     note = (
         "Method: a run of m episodes is drawn by drawing a task, each as likely, and then one of its initial states, m "
         "times with replacement from the episodes played; it is called what most of its episodes show, "
         f"{LEFT_OVER} only where it fails more often than the clean reference explains (5 %). Intervals draw each "
         "task\u2019s initial states again first, and are left out where all episodes agree: then a bootstrap sees no "
-        "spread. Odd m, since half of an even run is no majority. No draw knows of more initial states than were "
+        "spread. Odd m, since half of an even run is not a majority. Draws cover only the initial states that were "
         "played."
     )
     rows = []
     for name, entries in found["power"].items():
-        rows.append({"arm": page.code(name), **{f"m{e['m']}": _power_cell(e) for e in entries}})
+        shares = {f"m{e['m']}": cells.share(e["named"], e["named_interval"]) for e in entries}
+        rows.append({"arm": page.code(name), **shares})
     lengths = [e["m"] for e in next(iter(found["power"].values()), [])]
     heads = {"arm": "Arm", **{f"m{m}": plural(m, "episode") for m in lengths}}
-    table = page.table(rows, heads, tuple(heads)[1:], "Runs given the right name [95 %]", stacked=True)
+    table = page.table(rows, heads, tuple(heads)[1:], "Runs diagnosed correctly [95 %]", stacked=True)
     return page.join(drawing, table, page.paragraph(note, "note"))
-
-
-def _power_cell(entry: Mapping[str, Any]) -> str:
-    ends = entry["named_interval"]
-    between = f" [{percent_range(Interval(ends['low'], ends['high']))}]" if ends else ""
-    return f"{percent(entry['named'])}{between}"
 
 
 def false_alarms(run: Campaign) -> Html:
     """Each predicate on clean episodes that its bounds do not come from, beside what is promised."""
     found = diagnosis(run)["false_alarms"]
+    entries: dict[str, Any] = {page.code(name): entry for name, entry in found["by_predicate"].items()}
+    entries |= {"any bound": found["any_bound"], "any predicate": found["any"]}
     rows = []
-    for name, entry in found["by_predicate"].items():
-        rate = rate_of(entry)
-        promised = entry["promised_at_most"]
-        rows.append(
-            {
-                "name": page.code(name),
-                "count": count(run, CLEAN, counted(rate)),
-                "rate": percent(rate.rate),
-                "wilson": percent_range(rate.wilson) if rate.wilson else DASH,
-                "exact": percent_range(rate.exact) if rate.exact else DASH,
-                "promised": "no bound of one feature" if promised is None else f"at most {percent(promised, 1)}",
-            }
-        )
-    for name, words in (("any_bound", "any bound"), ("any", "any predicate")):
-        rate = rate_of(found[name])
-        ends = {"wilson": rate.wilson, "exact": rate.exact}
-        cells: dict[str, Any] = {key: percent_range(value) if value else DASH for key, value in ends.items()}
-        cells |= {"count": count(run, CLEAN, counted(rate)), "promised": None}
-        rows.append({"name": words, "rate": percent(rate.rate), **cells})
-    heads = {"name": "Predicate", "count": "k/n", "rate": "Rate", "wilson": "Wilson 95 %", "exact": "Exact 95 %"}
-    heads |= {"promised": "Promised"}
-    numeric = ("count", "rate", "wilson", "exact", "promised")
-    return page.table(rows, heads, numeric, "False alarms: clean episodes, not those of the bounds", stacked=True)
+    for name, entry in entries.items():
+        rate, promised = cells.rate_of(entry), None
+        if "promised_at_most" in entry:
+            bound = entry["promised_at_most"]
+            promised = "no bound of one feature" if bound is None else f"at most {percent(bound, 1)}"
+        row = {"name": name, "count": count(run, CLEAN, counted(rate)), **cells.rate(rate)}
+        rows.append(row | {"promised": promised})
+    heads = {"name": "Predicate", "count": "k/n", **cells.BOTH_INTERVALS, "promised": "Promised"}
+    caption = "False alarms: clean episodes that the bounds do not come from"
+    return page.table(rows, heads, tuple(heads)[1:], caption, stacked=True)
 
 
 def slack(run: Campaign) -> Html:
-    """What another slack of the bounds would have made of the same episodes."""
+    """The same episodes under other slacks of the bounds."""
     found, chosen = diagnosis(run)["slack"], bounds(run)["guarantee"]["slack"]
     rows = []
     for entry in found:
         named = [name for name, drill in entry["drills"].items() if drill["cause"] == name]
         drills = ordered(entry["drills"])
-        cells = {name: count(run, name, f"{drill['k']}/{drill['n']}") for name, drill in drills.items()}
+        counts = {name: count(run, name, f"{drill['k']}/{drill['n']}") for name, drill in drills.items()}
         mark = " (this page)" if entry["slack"] == chosen else ""
         clean_run = count(run, CLEAN, f"{entry['clean']['k']}/{entry['clean']['n']}")
-        row = {"slack": f"{entry['slack']:g}{mark}", "clean": clean_run, **cells}
-        rows.append(row | {"named": f"{len(named)} of {len(cells)}"})
+        row = {"slack": f"{entry['slack']:g}{mark}", "clean": clean_run, **counts}
+        rows.append(row | {"named": f"{len(named)} of {len(counts)}"})
     heads = {"slack": "Slack", "clean": "Clean, any bound", **{name: name for name in ordered(found[0]["drills"])}}
     heads |= {"named": "Runs named"}
     note = (
         "How far a bound lies beyond the clean extremes, as a share of their distance, was chosen before any drill was "
-        "run. The same episodes under other choices: what is gained in one column is paid for in another."
+        "run. The same episodes under other choices: a gain in one column costs in another."
     )
     table = page.table(
         rows, heads, tuple(heads)[1:], "Episodes in which a drill\u2019s own predicate holds", stacked=True
@@ -118,25 +96,25 @@ def slack(run: Campaign) -> Html:
 
 
 def apart(run: Campaign) -> Html:
-    """Which arms no predicate tells apart, by computation, and the evidence for those that one does."""
+    """Which arms no predicate distinguishes, and the evidence for those that one does."""
     found = diagnosis(run)
     blurred = [e for e in found["apart"] if not e["apart"]]
     told = len(found["apart"]) - len(blurred)
-    words = f"{told} of {plural(len(found['apart']), 'pair')} of arms are told apart by some predicate."
+    words = f"{told} of {plural(len(found['apart']), 'pair')} of arms are distinguished by some predicate."
     if blurred:
-        words += f" Not told apart: {'; '.join(' from '.join((e['a'], e['b'])) for e in blurred)}."
+        words += f" Not distinguished: {'; '.join(' from '.join((e['a'], e['b'])) for e in blurred)}."
     rows = [
         {"a": page.code(e["a"]), "b": page.code(e["b"]), "by": page.code(e["predicate"]), "p": p_value(e["p"])}
         for e in found["apart"]
         if e["apart"]
     ]
     note = (
-        "Two arms are told apart where some predicate holds at different rates in them: Boschloo\u2019s exact test, p "
+        "Arms are distinguished where some predicate holds at different rates in them: Boschloo\u2019s exact test, p "
         f"values Holm\u2019s over all pairs and predicates, below {found['alpha']:g}. Episodes are taken as "
-        "independent; those of one task are alike, so that p values near the limit say less than they seem to."
+        "independent; those of one task are alike, so p values near the limit overstate the evidence."
     )
     heads = {"a": "Arm", "b": "Other arm", "by": "By", "p": "Holm\u2019s p"}
-    table = page.table(rows, heads, ("p",), "Pairs that are told apart, by which predicate most surely")
+    table = page.table(rows, heads, ("p",), "Distinguishable pairs, with the most significant predicate")
     return page.join(page.paragraph(words), page.paragraph(note, "note"), page.details("The pairs", table))
 
 
@@ -145,15 +123,13 @@ def cost(run: Campaign) -> Html:
     found = diagnosis(run)["success"]
     rows = []
     for name, entry in found.items():
-        rate, paired = rate_of(entry), entry["paired"]
-        row: dict[str, Any] = {"arm": page.code(name), "count": count(run, name, counted(rate))}
-        row |= {"rate": percent(rate.rate), "wilson": percent_range(rate.wilson) if rate.wilson else DASH}
+        rate, paired = cells.rate_of(entry), entry["paired"]
+        row: dict[str, Any] = {"arm": page.code(name), "count": count(run, name, counted(rate)), **cells.rate(rate)}
         if paired:
-            ends = Interval(paired["interval"]["low"], paired["interval"]["high"])
-            between = points_range(ends).removesuffix("\u00a0points")
-            row |= {"difference": f"{points(paired['difference'])} {between}", "p": p_value(paired["p"])}
+            interval = Interval(paired["interval"]["low"], paired["interval"]["high"])
+            row |= {"difference": cells.difference(paired["difference"], interval), "p": p_value(paired["p"])}
         rows.append(row)
-    heads = {"arm": "Arm", "count": "Rewarded", "rate": "Rate", "wilson": "Wilson 95 %"}
+    heads = {"arm": "Arm", "count": "Rewarded", **cells.RATE}
     heads |= {"difference": "Against clean [95 %]", "p": "Exact McNemar"}
     return page.table(rows, heads, tuple(heads)[1:], "Success under each failure", stacked=True)
 

@@ -11,9 +11,8 @@ from flashtrail.base.errors import UserError
 from flashtrail.claims.campaign import Campaign
 from flashtrail.drills.diagnosis import CLEAN, PREFIX
 from flashtrail.drills.predicates import NAMES
+from flashtrail.report.cells import rate_of
 from flashtrail.report.count_links import behind
-from flashtrail.statistics import intervals
-from flashtrail.statistics.intervals import Rate
 from flashtrail.statistics.wording import DASH, percent, percent_range
 
 
@@ -23,7 +22,7 @@ def _load(path: str) -> dict[str, Any]:
 
 
 def ordered(value: Any) -> Any:
-    """Return a mapping by arm or predicate with the clean run first and the others as they are asked."""
+    """Return a mapping by arm or predicate with the clean run first and the others in the order of evaluation."""
     if not isinstance(value, dict):
         return value
     order = [name for name in (CLEAN, *NAMES) if name in value]
@@ -43,13 +42,8 @@ def bounds(run: Campaign) -> dict[str, Any]:
 def _file(run: Campaign, kind: str) -> dict[str, Any]:
     files = run.files(kind)
     if not files:
-        raise UserError(f"the page of drills was given no {kind}: run `make drills`")
+        raise UserError(f"the page of drills has no {kind}: run `make drills`")
     return _load(str(files[0]))
-
-
-def rate_of(entry: Mapping[str, Any]) -> Rate:
-    """Return the Rate of a stored k/n."""
-    return intervals.rate(entry["k"], entry["n"])
 
 
 def count(run: Campaign, drill: str, text: Any, anchor: str = "") -> Any:

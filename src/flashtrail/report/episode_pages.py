@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from flashtrail.base import provenance
 from flashtrail.claims import summaries
-from flashtrail.report import layout, page, timeline
+from flashtrail.report import layout, page, pairs, timeline
 from flashtrail.report.page import Html
 from flashtrail.statistics import intervals
 from flashtrail.statistics.wording import (
@@ -71,10 +71,10 @@ def write_arm(
         for before, row, after in zip([None, *rows[:-1]], rows, [*rows[1:], None], strict=True):
             row["film"] = _film(row, shards, directory)
             parts = (rounds.get(_key(row), []), steps.get(_key(row)), pictures.get(_key(row)))
-            text = episode(row, *parts, up, before, after).text
+            text = episode(row, *parts, up, before, after)
             title = f"FLASHTrail: {schemas.episode_id(row)}"
             _write(directory / links.file_name(row), layout.document(title, text, FOOTER, media=True))
-        text = arm_list(rows, frames["rounds"], up).text
+        text = arm_list(rows, frames["rounds"], up)
         title = f"FLASHTrail: episodes of {rows[0]['arm']}" if rows else "FLASHTrail: no episode"
         _write(directory / links.INDEX, layout.document(title, text, FOOTER))
     return len(rows)
@@ -148,26 +148,20 @@ def episode(
     ways |= {name: links.file_name(near) for name, near in (("Previous", before), ("Next", after)) if near}
     name = f"{row['arm']}: task {row['task_id']}, initial state {row['init_state']}, repeat {row['repeat']}"
     parts = [
-        _header(name, f"{row['task']}; {row['policy']} on {row['suite']}", ways, up.simulated, up.imported),
+        page.header(name, f"{row['task']}; {row['policy']} on {row['suite']}", _links(ways), up.simulated, up.imported),
         _facts(row, rounds, up.longest, _untold(row, rounds, _frame(steps)) if up.imported else ""),
     ]
     if rounds:
         drawn = timeline.draw(rounds, _frame(steps), _length(row, rounds), _SHORT[row["outcome"]], up.longest)
-        parts += [Html("<h2>Rounds and steps</h2>"), drawn]
+        parts += [page.heading("Rounds and steps"), drawn]
     parts += _seen(row, sheet)
     if rounds:
-        parts += [Html("<h2>Every round</h2>"), _rounds_table(rounds)]
+        parts += [page.heading("Every round"), _rounds_table(rounds)]
     return page.join(*parts)
 
 
-def _header(title: str, line: str | Html, ways: Mapping[str, str], simulated: bool, imported: str = "") -> Html:
-    linked = " ".join(page.link(text, target).text for text, target in ways.items())
-    warning = '<p class="warning">Simulated data: not evidence about any policy.</p>' if simulated else ""
-    if imported:
-        words = f"Imported, not run here: {imported}. What that record does not say is left empty."
-        warning += page.paragraph(words, "note").text
-    head = f'<h1>{page.html(title)}</h1><p class="line note">{page.html(line)}</p>{warning}'
-    return Html(f'<header>{head}<nav aria-label="pages">{linked}</nav></header>')
+def _links(targets: Mapping[str, str]) -> Html:
+    return Html(" ").join(page.link(text, target) for text, target in targets.items())
 
 
 def _frame(rows: pd.DataFrame | None) -> pd.DataFrame:
@@ -206,7 +200,7 @@ def _untold(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], steps: 
 
 
 def _facts(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], longest: int, untold: str = "") -> Html:
-    end = f"{_END_MARKS[row['kind']]} {endings.KINDS[row['kind']]}{_after(row)}"
+    end = f"{_end(row['kind'])}{_after(row)}"
     verified = _given(row.get("verified_success"))
     facts: dict[str, Any] = {
         "End": page.inline(page.bold(end), f"; {without_places(row['error'])}" if _given(row["error"]) else ""),
@@ -219,7 +213,7 @@ def _facts(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], longest:
         "Name": page.code(schemas.episode_id(row)),
         "Not recorded": untold or None,
     }
-    return page.facts({term: value for term, value in facts.items() if value is not None})
+    return page.facts(facts)
 
 
 def _after(row: Mapping[str, Any]) -> str:
@@ -228,7 +222,7 @@ def _after(row: Mapping[str, Any]) -> str:
 
 def _verified_words(verified: bool, row: Mapping[str, Any]) -> str:
     missing = _given(row.get("verified_reason"))
-    seen = "the behaviour that the task implies was seen" if verified else "not"
+    seen = "the behaviour that the task implies was seen" if verified else "no"
     return f"{seen}: {missing}" if missing else seen
 
 
@@ -245,7 +239,7 @@ def _rounds_words(row: Mapping[str, Any], longest: int) -> str | None:
 
 
 def _fault_words(rounds: Sequence[Mapping[str, Any]]) -> str | None:
-    if all(row["condition_applied"] is None for row in rounds):  # nor where there is no round
+    if all(row["condition_applied"] is None for row in rounds):  # true without rounds as well
         return None
     hit = sum(bool(row["condition_applied"]) for row in rounds)
     return f"the condition touched {hit} of {plural(len(rounds), 'round')}" if hit else "none applied"
@@ -264,12 +258,11 @@ def _run_words(row: Mapping[str, Any]) -> Html:
 
 
 def _seen(row: Mapping[str, Any], sheet: pd.DataFrame | None) -> list[Html]:
-    parts = [Html("<h2>What the policy saw</h2>")]
+    parts = [page.heading("What the policy saw")]
     if row.get("film"):
-        target = page.html(row["film"])
-        parts.append(Html(f'<video controls preload="none" src="{target}" aria-label="film of the episode"></video>'))
+        film = Html('<video controls preload="none" src="{}" aria-label="film of the episode"></video>')
         note = page.inline("One frame a round, four a second. ", page.link("Open the film by itself", row["film"]), ".")
-        parts.append(Html(f'<p class="note film">{note}</p>'))
+        parts += [film.format(row["film"]), page.paragraph(note, "note film")]
     if sheet is not None:
         caption = (
             "Agent view and wrist view of up to twelve rounds, first and last among them, after condition and guard. "
@@ -277,7 +270,7 @@ def _seen(row: Mapping[str, Any], sheet: pd.DataFrame | None) -> list[Html]:
         )
         parts.append(page.picture(bytes(sheet.iloc[0]["jpeg"]), "Contact sheet of the episode", caption))
     if not row.get("film") and sheet is None:
-        parts.append(page.paragraph("No film of this episode was kept.", "note"))
+        parts.append(page.paragraph("No film of this episode.", "note"))
     return parts
 
 
@@ -324,8 +317,8 @@ def _cell(name: str, value: Any) -> str | None:
 
 
 _ACCEPTED = (
-    "Accepted: actions of a draft within a radius of the full model\u2019s estimate. How often the full route is that "
-    "near to itself under other noise, the control, stands beside acceptance in the report."
+    "Accepted: actions of a draft within a radius of the full model\u2019s estimate. The report gives the control: how "
+    "often the full route is that near to itself under other noise."
 )
 
 
@@ -341,30 +334,29 @@ def arm_list(rows: Sequence[Mapping[str, Any]], rounds: pd.DataFrame, up: Upward
     place = "success" if won.k else links.task_anchor(first["task_id"])
     line = page.inline(f"{first['policy']} on {first['suite']}: success in ", page.link(count, f"#{place}"), f" {rest}")
     by_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in endings.KINDS}
-    ends = "".join(_of_kind(kind, found) for kind, found in by_kind.items() if found)
+    ends = page.inline(*(_of_kind(kind, found) for kind, found in by_kind.items() if found))
     medians = _medians(rounds)
     tasks = {(row["suite"], row["task_id"]): row["task"] for row in rows}
     parts = [
-        _header(f"Episodes of {first['arm']}", line, ways, up.simulated, up.imported),
-        Html(f'<dl class="facts">{ends}</dl>'),
+        page.header(f"Episodes of {first['arm']}", line, _links(ways), up.simulated, up.imported),
+        Html('<dl class="facts">{}</dl>').format(ends),
         page.paragraph(_ACCEPTED, "note"),
     ]
     for (suite, task), words in tasks.items():
         part = [row for row in rows if (row["suite"], row["task_id"]) == (suite, task)]
-        parts.append(Html(f'<h2 id="{links.task_anchor(task)}">Task {task}: {page.html(words)}</h2>'))
+        parts.append(page.heading(f"Task {task}: {words}", anchor=links.task_anchor(task)))
         parts.append(_task_table(part, medians))
     return page.join(*parts)
 
 
-def _of_kind(kind: str, rows: Sequence[Mapping[str, Any]]) -> str:
+def _of_kind(kind: str, rows: Sequence[Mapping[str, Any]]) -> Html:
     """One way to end: an anchor, a count, and a link to each episode."""
-    groups: dict[int, list[str]] = {}
-    for row in rows:
-        label = f"{row['init_state']}" + (f" (repeat {row['repeat']})" if row["repeat"] else "")
-        groups.setdefault(row["task_id"], []).append(page.link(label, links.file_name(row)).text)
-    words = [f"task {task}, initial state {', '.join(found)}" for task, found in groups.items()]
-    term = f"{_END_MARKS[kind]} {endings.KINDS[kind]}"
-    return f'<dt id="{kind}">{page.html(term)}: {len(rows)}</dt><dd>{"; ".join(words)}</dd>'
+    linked = pairs.by_task(rows, lambda row: page.link(pairs.start_name(row), links.file_name(row)))
+    return Html('<dt id="{}">{}: {}</dt><dd>{}</dd>').format(kind, _end(kind), len(rows), linked)
+
+
+def _end(kind: str) -> str:
+    return f"{_END_MARKS[kind]} {endings.KINDS[kind]}"
 
 
 def _medians(rounds: pd.DataFrame) -> dict[_Key, float]:
@@ -381,7 +373,7 @@ def _task_table(rows: Sequence[Mapping[str, Any]], medians: Mapping[_Key, float]
             {
                 "state": page.link(f"initial state {row['init_state']}", links.file_name(row)),
                 "repeat": row["repeat"],
-                "end": f"{_END_MARKS[row['kind']]} {endings.KINDS[row['kind']]}",
+                "end": _end(row["kind"]),
                 "steps": whole(row["steps"]),
                 "rounds": whole(row["rounds"]),
                 "draft": whole(row["draft_rounds"]),
@@ -415,7 +407,7 @@ def write_index(
     present = [arm for arm in arms if (episodes["arm"] == arm).any()]
     body = index(episodes, present, report, any(entry.get("simulated") for entry in said), imported)
     with provenance.write_atomic(out) as path:
-        path.write_text(layout.document("FLASHTrail: every episode", body.text, FOOTER), encoding="utf-8")
+        path.write_text(layout.document("FLASHTrail: every episode", body, FOOTER), encoding="utf-8")
 
 
 def index(
@@ -423,12 +415,12 @@ def index(
 ) -> Html:
     """Return every start with its end in every arm."""
     seen = set(episodes["kind"])
-    ends = "; ".join(f"{_END_MARKS[kind]} {words}" for kind, words in endings.KINDS.items() if kind in seen)
+    ends = "; ".join(_end(kind) for kind in endings.KINDS if kind in seen)
     line = f"{plural(len(episodes), 'episode')} in {plural(len(arms), 'arm')}. A row is one start, paired across arms."
-    parts = [_header("Every episode", line, {"Report": report}, simulated, imported)]
+    parts = [page.header("Every episode", line, page.link("Report", report), simulated, imported)]
     parts.append(page.paragraph(f"{ends}. The number is the steps until the end.", "note"))
     for (_, task), part in episodes.groupby(["suite", "task_id"], sort=True):
-        parts.append(Html(f'<h2 id="{links.task_anchor(task)}">Task {task}: {page.html(part["task"].iloc[0])}</h2>'))
+        parts.append(page.heading(f"Task {task}: {part['task'].iloc[0]}", anchor=links.task_anchor(task)))
         parts.append(_starts(part, arms))
     return page.join(*parts)
 
@@ -438,9 +430,9 @@ def _starts(episodes: pd.DataFrame, arms: Sequence[str]) -> Html:
     for _, part in episodes.groupby(list(PAIR_KEY), sort=True):
         found = {row["arm"]: row for row in part.to_dict("records")}
         first = next(iter(found.values()))
-        label = f"{first['init_state']}" + (f", repeat {first['repeat']}" if first["repeat"] else "")
         cells = {arm: _end_link(found[arm]) if arm in found else None for arm in arms}
-        rows.append({"start": Html(f'<span id="{links.start_anchor(first)}">{label}</span>'), **cells})
+        start = Html('<span id="{}">{}</span>').format(links.start_anchor(first), pairs.start_name(first))
+        rows.append({"start": start, **cells})
     heads = {"start": "Initial state", **{arm: arm for arm in arms}}
     return page.table(rows, heads, caption=plural(len(rows), "start"), stacked=True)
 
@@ -449,4 +441,4 @@ def _end_link(row: Mapping[str, Any]) -> Html:
     text = f"{_END_MARKS[row['kind']]} {whole(row['steps'])}"
     words = f"{row['arm']}: {endings.KINDS[row['kind']]} after {whole(row['steps'])} steps"
     target = f"{links.directory(row['arm'])}/{links.file_name(row)}"
-    return Html(f'<a class="{row["kind"]}" href="{target}" title="{page.html(words)}">{text}</a>')
+    return Html('<a class="{}" href="{}" title="{}">{}</a>').format(row["kind"], target, words, text)

@@ -1,8 +1,8 @@
 """Figures: one function each, from frames and summaries to a matplotlib figure a phone can show.
 
 Every figure names its units, its n and its interval; none has a title, the caption beside it says what it shows and
-nothing more. Colours are mostly Okabe and Ito's, told apart by colour-blind readers (tested), and always doubled by a
-label or a shape.
+nothing more. Colours are mostly Okabe and Ito's, distinguishable for colour-blind readers (tested), and always doubled
+by a label or a shape.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from scipy import stats
 
 from flashtrail.statistics import intervals
-from flashtrail.statistics.wording import NBSP, three_digits
+from flashtrail.statistics.intervals import Interval
+from flashtrail.statistics.wording import NBSP, quantile, three_digits
 
 WIDTH = 4.7  # inches: about 450 px, so that 9 pt text stays readable on a phone
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#882277"
@@ -76,6 +78,38 @@ def _axes(height: float, layout: Any = "constrained") -> tuple[Figure, Axes]:
     return plt.subplots(figsize=(WIDTH, height), layout=layout)
 
 
+def percent_axis(axis: Axis) -> None:
+    """Label an axis of shares in per cent."""
+    axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
+def rows_axis(axes: Axes, bottom: float, top: float) -> None:
+    """Make the vertical axis one of rows from the top down, which carry their names themselves."""
+    axes.set_ylim(bottom, top)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+
+
+def interval_line(axes: Axes, interval: Interval | Mapping[str, float] | None, y: float, left: float = 0.0) -> None:
+    """Draw an interval, if there is one, over a row's bar, which begins at `left`."""
+    if interval:
+        ends = interval if isinstance(interval, Interval) else Interval(interval["low"], interval["high"])
+        axes.plot([left + ends.low, left + ends.high], [y, y], color=INK, lw=1.3, solid_capstyle="butt")
+
+
+def _row_names(axes: Axes, y: float, left: str, right: str, ink: str = GREY) -> None:
+    """Write a row's name above its bar on the left, what it counts on the right."""
+    at = axes.get_yaxis_transform()
+    axes.text(0, y, left, fontsize=8.5, va="center", fontweight="bold", transform=at)
+    axes.text(1, y, right, fontsize=8, va="center", ha="right", color=ink, transform=at)
+
+
+def _segment(axes: Axes, y: float, left: float, width: float, height: float, colour: str, hatch: str) -> Any:
+    """Draw one part of a stacked bar; return its artist, for the legend."""
+    look: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "white", "lw": 0.5}
+    return axes.barh(y, width, height, left=left, **look)
+
+
 def arm_colour(summary: Mapping[str, Any], usual_policy: str) -> str:
     """Blue without a fault, vermillion with one, green with a guard, purple for a policy of another training."""
     if summary.get("guard"):
@@ -110,28 +144,16 @@ def success(summaries: Mapping[str, Mapping[str, Any]], usual_policy: str) -> Fi
         colour = arm_colour(summary, usual_policy)
         low, high = rate["wilson"]["low"], rate["wilson"]["high"]
         axes.plot([low, high], [y, y], color=colour, lw=2.0 if total else 0.9, solid_capstyle="butt", zorder=2)
-        axes.plot(
-            rate["rate"],
-            y,
-            "o",
-            ms=6 if total else 4,
-            mfc=colour if total else "white",
-            mec=colour,
-            zorder=3,
-            clip_on=False,
-        )
-        axes.text(
-            1.04, y, f"{rate['k']}/{rate['n']}", va="center", fontsize=9 if total else 8, color=INK if total else GREY
-        )
-        axes.text(-0.03, y, label, va="center", ha="right", fontsize=8.5 if total else 8, color=INK if total else GREY)
+        size, face, ink = (6, colour, INK) if total else (4, "white", GREY)
+        axes.plot(rate["rate"], y, "o", ms=size, mfc=face, mec=colour, zorder=3, clip_on=False)
+        axes.text(1.04, y, f"{rate['k']}/{rate['n']}", va="center", fontsize=9 if total else 8, color=ink)
+        axes.text(-0.03, y, label, va="center", ha="right", fontsize=8.5 if total else 8, color=ink)
         if total:
             axes.text(-0.345, y - 0.92, summary["arm"], va="center", ha="left", fontsize=8.5, fontweight="bold")
-    axes.set_ylim(y + 0.8, heights[0] - 1.7)
+    rows_axis(axes, y + 0.8, heights[0] - 1.7)
     axes.set_xlim(0, 1)
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
     axes.set_xticks(np.linspace(0, 1, 5))
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    percent_axis(axes.xaxis)
     axes.grid(axis="x", color=PALE, lw=0.6, zorder=0)
     axes.set_xlabel("success (bars: Wilson 95 % interval; right: k/n)")
     return figure
@@ -145,39 +167,23 @@ def route_mix(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
     figure, axes = _axes(0.50 * len(summaries) + 1.15)
     used: dict[str, Any] = {}
     for row, summary in enumerate(summaries.values()):
-        routes, left = summary["routes"], 0.0
+        routes = summary["routes"]
         n = max(routes["n"], 1)
-        share = routes["draft"] / n
-        used.setdefault("draft", axes.barh(row, share, 0.52, color=ORANGE, label="draft"))
-        left = share
+        left = routes["draft"] / n
+        used.setdefault("draft", axes.barh(row, left, 0.52, color=ORANGE))
         for cause, (label, colour, hatch) in _CAUSES.items():
             width = routes["fallback_causes"].get(cause, 0) / n
             if width:
-                bar = axes.barh(
-                    row,
-                    width,
-                    0.52,
-                    left=left,
-                    color=colour,
-                    hatch=hatch,
-                    edgecolor="white",
-                    lw=0.5,
-                    label=f"full: {label}",
-                )
-                used.setdefault(cause, bar)
+                bar = _segment(axes, row, left, width, 0.52, colour, hatch)
+                used.setdefault(f"full: {label}", bar)
                 left += width
-        if routes.get("draft_share_interval"):
-            interval = routes["draft_share_interval"]
-            axes.plot([interval["low"], interval["high"]], [row, row], color=INK, lw=1.3, solid_capstyle="butt")
-        axes.text(0, row - 0.40, summary["arm"], fontsize=8.5, va="center", fontweight="bold")
-        axes.text(1.0, row - 0.40, f"n = {routes['n']} rounds", fontsize=8, va="center", ha="right", color=GREY)
-    axes.set_ylim(len(summaries) - 0.5, -0.7)
+        interval_line(axes, routes.get("draft_share_interval"), row)
+        _row_names(axes, row - 0.40, summary["arm"], f"n = {routes['n']} rounds")
+    rows_axis(axes, len(summaries) - 0.5, -0.7)
     axes.set_xlim(0, 1)
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    percent_axis(axes.xaxis)
     axes.set_xlabel("share of rounds (line: 95 % interval of the draft share)")
-    figure.legend(handles=list(used.values()), loc="outside upper left", ncols=3, columnspacing=1.2, handlelength=1.2)
+    figure.legend(used.values(), used.keys(), loc="outside upper left", ncols=3, columnspacing=1.2, handlelength=1.2)
     return figure
 
 
@@ -190,14 +196,12 @@ def accepted_prefix(summary: Mapping[str, Any], control: Mapping[str, Any] | Non
     width = 0.82 / len(parts)
     for index, (label, histogram, colour, hatch) in enumerate(parts):
         n = max(sum(histogram), 1)
-        rates = [intervals.rate(k, n) for k in histogram]
+        shares = np.array(histogram) / n
+        ends = np.array([[end.low, end.high] for k in histogram if (end := intervals.rate(k, n).wilson)]).T
         x = np.arange(len(histogram)) + (index - (len(parts) - 1) / 2) * width
-        axes.bar(x, [r.rate or 0 for r in rates], width, color=colour, hatch=hatch, edgecolor="white", lw=0.5)
-        lows = [r.rate - r.wilson.low if r.wilson else 0 for r in rates]  # type: ignore[operator]
-        highs = [r.wilson.high - r.rate if r.wilson else 0 for r in rates]  # type: ignore[operator]
-        axes.errorbar(
-            x, [r.rate or 0 for r in rates], np.clip([lows, highs], 0, 1), fmt="none", ecolor=INK, elinewidth=0.9
-        )
+        axes.bar(x, shares, width, color=colour, hatch=hatch, edgecolor="white", lw=0.5)
+        whiskers = np.clip([shares - ends[0], ends[1] - shares], 0, 1)
+        axes.errorbar(x, shares, whiskers, fmt="none", ecolor=INK, elinewidth=0.9)
         mean = float(np.dot(histogram, np.arange(len(histogram))) / n)
         axes.plot(
             [], [], "s", color=colour, label=f"{label}: mean {mean:.1f} of {len(histogram) - 1}, n = {sum(histogram)}"
@@ -205,7 +209,7 @@ def accepted_prefix(summary: Mapping[str, Any], control: Mapping[str, Any] | Non
     most = max(len(histogram) for _, histogram, *_ in parts) - 1
     axes.set_xticks(range(0, most + 1, max(1, round(most / 6))))
     axes.set_xlim(-0.7, most + 0.7)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    percent_axis(axes.yaxis)
     axes.set_ylabel("share of draft rounds")
     axes.set_xlabel("accepted prefix (actions; whiskers: Wilson 95 %)")
     figure.legend(loc="outside upper left", handlelength=1.0)
@@ -215,13 +219,14 @@ def accepted_prefix(summary: Mapping[str, Any], control: Mapping[str, Any] | Non
 # --- latency ---
 
 
-def latency_box(rounds: pd.DataFrame, time: str = "policy_ms", what: str = "policy time") -> Figure:
+def latency_box(rounds: pd.DataFrame) -> Figure:
     """Latency per route: box of quartiles, whiskers 5-95 %, every round a dot, median with its interval."""
     routes = [route for route in ("draft", "full") if (rounds["route"] == route).any()]
     figure, axes = _axes(0.72 * len(routes) + 0.75)
     generator = np.random.default_rng(0)
     for row, route in enumerate(routes):
-        values = rounds.loc[rounds["route"] == route, time].to_numpy(float)
+        values = rounds.loc[rounds["route"] == route, "policy_ms"].to_numpy(float)
+        look = {"color": ROUTE_COLOURS[route]}
         shown = values if len(values) <= 400 else generator.choice(values, 400, replace=False)
         jitter = row + generator.uniform(-0.16, 0.16, len(shown))
         axes.plot(shown, jitter, ".", ms=2.5, color=ROUTE_COLOURS[route], alpha=0.35, rasterized=False)
@@ -233,49 +238,26 @@ def latency_box(rounds: pd.DataFrame, time: str = "policy_ms", what: str = "poli
             widths=0.42,
             showfliers=False,
             medianprops={"color": INK, "lw": 1.6},
-            boxprops={"color": ROUTE_COLOURS[route]},
-            whiskerprops={"color": ROUTE_COLOURS[route]},
-            capprops={"color": ROUTE_COLOURS[route]},
+            boxprops=look,
+            whiskerprops=look,
+            capprops=look,
         )
-        axes.text(
-            0,
-            row - 0.40,
-            f" {route}",
-            fontsize=8.5,
-            fontweight="bold",
-            va="center",
-            transform=axes.get_yaxis_transform(),
-        )
-        axes.text(
-            1,
-            row - 0.40,
-            _median_words(values),
-            fontsize=8,
-            va="center",
-            ha="right",
-            transform=axes.get_yaxis_transform(),
-        )
-    axes.set_ylim(len(routes) - 0.6, -0.65)
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
+        _row_names(axes, row - 0.40, f" {route}", _median_words(values), INK)
+    rows_axis(axes, len(routes) - 0.6, -0.65)
     axes.set_xlim(left=0)
-    axes.set_xlabel(f"{what} per round (ms; box: quartiles, whiskers: 5{NBSP}to{NBSP}95 %)")
+    axes.set_xlabel(f"policy time per round (ms; box: quartiles, whiskers: 5{NBSP}to{NBSP}95 %)")
     return figure
 
 
 def _median_words(values: np.ndarray) -> str:
-    median = intervals.quantile(values, 0.5)
-    between = ""
-    if median.interval:
-        between = f" [{three_digits(median.interval.low)}, {three_digits(median.interval.high)}]"
-    return f"median {three_digits(median.value)}{between} ms, n = {len(values)}"
+    return f"median {quantile(intervals.quantile(values, 0.5))} ms, n = {len(values)}"
 
 
-def latency_cdf(rounds: pd.DataFrame, time: str = "policy_ms", what: str = "policy time") -> Figure:
+def latency_cdf(rounds: pd.DataFrame) -> Figure:
     """Cumulative latency per route with a 95 % band (scipy's ecdf)."""
     figure, axes = _axes(2.6)
     for route, style in (("draft", "-"), ("full", "--")):
-        values = rounds.loc[rounds["route"] == route, time].dropna().to_numpy(float)
+        values = rounds.loc[rounds["route"] == route, "policy_ms"].dropna().to_numpy(float)
         if len(values) < 2:
             continue
         found = stats.ecdf(values)
@@ -289,10 +271,10 @@ def latency_cdf(rounds: pd.DataFrame, time: str = "policy_ms", what: str = "poli
         axes.plot([], [], style, color=ROUTE_COLOURS[route], label=f"{route} (n = {len(values)})")
     axes.set_ylim(0, 1.02)
     axes.set_xlim(left=0)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    percent_axis(axes.yaxis)
     axes.grid(color=PALE, lw=0.6)
     axes.set_ylabel("rounds at most this long")
-    axes.set_xlabel(f"{what} per round (ms; band: 95 %)")
+    axes.set_xlabel("policy time per round (ms; band: 95 %)")
     figure.legend(loc="outside upper left", ncols=2)
     return figure
 
@@ -308,21 +290,14 @@ def stages(profile: pd.DataFrame) -> Figure:
             width = part[column].median()
             if not np.isfinite(width):
                 continue
-            bar = axes.barh(
-                row, width, 0.42, left=left, color=colour, hatch=hatch, edgecolor="white", lw=0.5, label=label
-            )
-            used.setdefault(column, bar)
-            median = intervals.quantile(part[column].dropna().to_numpy(float), 0.5)
-            if median.interval:
-                ends = [left + median.interval.low, left + median.interval.high]
-                axes.plot(ends, [row + 0.14] * 2, color=INK, lw=1.3, solid_capstyle="butt")
+            used.setdefault(label, _segment(axes, row, left, width, 0.42, colour, hatch))
+            ends = intervals.quantile(part[column].dropna().to_numpy(float), 0.5).interval
+            interval_line(axes, ends, row + 0.14, left)
             left += width
         axes.text(0, row - 0.36, f"{route} (n = {len(part)}, sum {three_digits(left)} ms)", fontsize=8.5, va="center")
-    axes.set_ylim(len(routes) - 0.55, -0.6)
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
+    rows_axis(axes, len(routes) - 0.55, -0.6)
     axes.set_xlabel("median per round (ms; lines: 95 % interval of each median)")
-    figure.legend(handles=list(used.values()), loc="outside upper left", ncols=5, columnspacing=1.0, handlelength=1.0)
+    figure.legend(used.values(), used.keys(), loc="outside upper left", ncols=5, columnspacing=1.0, handlelength=1.0)
     return figure
 
 
@@ -330,7 +305,7 @@ def stages(profile: pd.DataFrame) -> Figure:
 
 
 def guard(rounds: pd.DataFrame, std_min: float | None = None) -> Figure:
-    """Standard deviation of the wrist image over an episode's rounds, and what the guard made of it."""
+    """Standard deviation of the wrist image over an episode's rounds, and how the guard classified it."""
     watched = rounds[rounds["healthy"].notna()]
     healthy = watched["healthy"].astype(bool)
     replaced = watched["replaced"].fillna(False).astype(bool)
@@ -351,15 +326,8 @@ def guard(rounds: pd.DataFrame, std_min: float | None = None) -> Figure:
         axes.plot(x, part["health_std"], mark, ms=4, alpha=0.6, color=colour, label=f"{label}, n = {len(part)}")
     if std_min is not None:
         axes.axhline(std_min, color=INK, lw=0.8, ls=":")
-        axes.text(
-            1,
-            std_min,
-            f"threshold {std_min:g}",
-            fontsize=8,
-            ha="right",
-            va="bottom",
-            transform=axes.get_yaxis_transform(),
-        )
+        at = axes.get_yaxis_transform()
+        axes.text(1, std_min, f"threshold {std_min:g}", fontsize=8, ha="right", va="bottom", transform=at)
     axes.set_yscale("symlog", linthresh=1.0)
     axes.set_yticks([0, 1, 10, 100], ["0", "1", "10", "100"])
     axes.set_ylim(-0.25, 150)
@@ -377,26 +345,50 @@ def failures(table: pd.DataFrame) -> Figure:
         for kind, (_, colour, hatch) in ENDS.items():
             count = int(getattr(entry, kind))
             if count:
-                axes.barh(
-                    row, count / entry.n, 0.5, left=left / entry.n, color=colour, hatch=hatch, edgecolor="white", lw=0.5
-                )
+                _segment(axes, row, left / entry.n, count / entry.n, 0.5, colour, hatch)
                 _inside(axes, (left + count / 2) / entry.n, row, str(count), kind)
                 left += count
         won = intervals.rate(int(entry.success), int(entry.n)).wilson
-        if won:
-            axes.plot([won.low, won.high], [row + 0.19] * 2, color=INK, lw=1.3, solid_capstyle="butt")
-        axes.text(0, row - 0.40, str(entry.arm), fontsize=8.5, va="center", fontweight="bold")
-        axes.text(1, row - 0.40, f"n = {entry.n}", fontsize=8, va="center", ha="right", color=GREY)
-    axes.set_ylim(len(table) - 0.5, -0.7)
+        interval_line(axes, won, row + 0.19)
+        _row_names(axes, row - 0.40, str(entry.arm), f"n = {entry.n}")
+    rows_axis(axes, len(table) - 0.5, -0.7)
     axes.set_xlim(0, 1)
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    percent_axis(axes.xaxis)
     axes.set_xlabel("share of episodes (line: Wilson 95 % of success)")
     shown = [look for kind, look in ENDS.items() if kind != "untold" or table[kind].any()]
     handles = [plt.Rectangle((0, 0), 1, 1, fc=c, hatch=h, ec="white", label=name) for name, c, h in shown]
     figure.legend(handles=handles, loc="outside upper left", ncols=2, handlelength=1.2)
     return figure
+
+
+Points = Sequence[tuple[float, Mapping[str, Any]]]
+
+
+def success_lines(
+    lines: Mapping[str, Points], looks: Sequence[tuple[str, str]], apart: float = 0.0
+) -> tuple[Figure, Axes]:
+    """Draw success over x: for each label its points (x, k/n), with Wilson's intervals, in colours and marks `looks`.
+
+    Lines stand `apart` from each other, in units of x, so that those that coincide stay visible. An upper bound is
+    dashed.
+    """
+    drawing, axes = _axes(3.0)
+    for index, (label, points) in enumerate(lines.items()):
+        shift = (index - (len(lines) - 1) / 2) * apart
+        known = sorted(((x + shift, r) for x, r in points if r["rate"] is not None), key=lambda point: point[0])
+        colour, mark = looks[index % len(looks)]
+        for x, rate in known:
+            axes.plot([x, x], [rate["wilson"]["low"], rate["wilson"]["high"]], color=colour, lw=1.4)
+        xs, ys = [x for x, _ in known], [rate["rate"] for _, rate in known]
+        style = f"{mark}{'--' if 'upper bound' in label else '-'}"
+        text = f"{label}, {counts([rate for _, rate in points])}"
+        axes.plot(xs, ys, style, color=colour, ms=5, lw=0.8, label=text, clip_on=False)
+    axes.set_ylim(0, 1)
+    percent_axis(axes.yaxis)
+    axes.grid(axis="y", color=PALE, lw=0.6)
+    axes.set_ylabel("success (bars: Wilson 95 %)")
+    drawing.legend(loc="outside upper left", ncols=2, handlelength=1.8)
+    return drawing, axes
 
 
 def counts(rates: Sequence[Mapping[str, Any]]) -> str:

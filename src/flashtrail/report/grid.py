@@ -9,23 +9,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import figures, page
+from flashtrail.report import cells, figures, page
 from flashtrail.report.count_links import behind
-from flashtrail.report.overview import paired, rate_of
 from flashtrail.report.page import Html
-from flashtrail.statistics.wording import DASH, counted, p_value, percent, percent_range, points, points_range
+from flashtrail.statistics.wording import counted
 
 UPPER_BOUND = "oracle"  # the guard that no robot has
 _COLOURS = (figures.ORANGE, figures.GREEN, figures.BLUE, figures.PURPLE, figures.GREY)
-_MARKS = "so^vD"
-_Lines = dict[str, list[tuple[int, Mapping[str, Any]]]]
+_LOOKS = list(zip(_COLOURS, "so^vD", strict=True))
+_Lines = dict[str, list[tuple[float, Mapping[str, Any]]]]
 
 
 def section(run: Campaign) -> Html:
-    """Heading, figure and table of every grid of which an arm was run; an empty part where there is none."""
+    """Heading, figure and table of every grid of which an arm was run; empty without a grid."""
     names = list(dict.fromkeys(cell["grid"] for arm, cell in run.grids.items() if arm in run.summaries))
     if not names:
         return Html("")
@@ -34,7 +32,7 @@ def section(run: Campaign) -> Html:
         "against no guard at the same severity, paired. An oracle shows the policy the undamaged frame: an upper "
         "bound for any guard, which no robot has."
     )
-    parts = [Html("<h2>Success by fault, severity and guard</h2>"), page.paragraph(note, "note")]
+    parts = [page.heading("Success by fault, severity and guard"), page.paragraph(note, "note")]
     return page.join(*parts, *(page.side_by_side(_drawing(run, name), table(run, name)) for name in names))
 
 
@@ -53,12 +51,12 @@ def _cells(run: Campaign, name: str) -> dict[str, dict[str, Any]]:
 
 
 def _drawing(run: Campaign, name: str) -> Html:
-    cells = _cells(run, name)
-    first = next(iter(cells.values()))
+    found = _cells(run, name)
+    first = next(iter(found.values()))
     caption = page.inline(page.code(name), f": {fault_label(first)}. Success by severity and guard; bars: Wilson 95 %.")
-    severities = list(dict.fromkeys(cell["severity"] for cell in cells.values()))
+    severities = list(dict.fromkeys(cell["severity"] for cell in found.values()))
     lines: _Lines = {}
-    for arm, cell in cells.items():
+    for arm, cell in found.items():
         label = guard_label(cell["guard"], cell.get("guard_kind"))
         lines.setdefault(label, []).append((severities.index(cell["severity"]), run.summaries[arm]["success"]))
     drawing = figure(lines, severities, first["parameter"])
@@ -67,57 +65,31 @@ def _drawing(run: Campaign, name: str) -> Html:
 
 def figure(lines: _Lines, severities: Sequence[float], parameter: str) -> Figure:
     """One line per guard over the severities, as k/n with Wilson's interval."""
-    drawing, axes = figures._axes(3.0)
-    for index, (label, found) in enumerate(lines.items()):
-        shift = (index - (len(lines) - 1) / 2) * 0.13
-        colour, mark = _COLOURS[index % len(_COLOURS)], _MARKS[index % len(_MARKS)]
-        known = [(x + shift, rate) for x, rate in found if rate["rate"] is not None]
-        for x, rate in known:
-            axes.plot([x, x], [rate["wilson"]["low"], rate["wilson"]["high"]], color=colour, lw=1.4)
-        style = f"{mark}{'--' if 'upper bound' in label else '-'}"
-        xs, ys = [x for x, _ in known], [rate["rate"] for _, rate in known]
-        words = f"{label}, {figures.counts([rate for _, rate in found])}"
-        axes.plot(xs, ys, style, color=colour, ms=5, lw=0.8, label=words, clip_on=False)
+    drawing, axes = figures.success_lines(lines, _LOOKS, apart=0.13)
     axes.set_xticks(range(len(severities)), [f"{value:g}" for value in severities])
     axes.set_xlim(-0.5, len(severities) - 0.5)
-    axes.set_ylim(0, 1)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.grid(axis="y", color=figures.PALE, lw=0.6)
-    axes.set_ylabel("success (bars: Wilson 95 %)")
     axes.set_xlabel(f"severity: {parameter}")
-    drawing.legend(loc="outside upper left", ncols=2, handlelength=1.8)
     return drawing
 
 
 def table(run: Campaign, name: str) -> Html:
     """One row per cell: k/n, rate, Wilson's interval, and the paired difference to no guard at that severity."""
-    cells = _cells(run, name)
+    found = _cells(run, name)
     rows = []
-    for arm, cell in cells.items():
-        rate = rate_of(run.summaries[arm]["success"])
-        bare = next((a for a, c in cells.items() if c["severity"] == cell["severity"] and c["guard"] == "none"), None)
+    for arm, cell in found.items():
+        rate = cells.rate_of(run.summaries[arm]["success"])
+        bare = next((a for a, c in found.items() if c["severity"] == cell["severity"] and c["guard"] == "none"), arm)
+        against = cells.paired(run, arm, bare) if bare != arm else None
         rows.append(
             {
                 "severity": f"{cell['parameter']} {cell['severity']:g}",
                 "guard": guard_label(cell["guard"], cell.get("guard_kind")),
                 "count": behind(run, arm, counted(rate)),
-                "rate": percent(rate.rate),
-                "wilson": percent_range(rate.wilson) if rate.wilson else DASH,
-                **_against(run, arm, bare),
+                **cells.rate(rate),
+                **(cells.compared(against) if against else {}),
             }
         )
-    heads = {"severity": "Severity", "guard": "Guard", "count": "k/n", "rate": "Rate", "wilson": "Wilson 95 %"}
+    heads = {"severity": "Severity", "guard": "Guard", "count": "k/n", **cells.RATE}
     heads |= {"difference": "Against no guard [95 %]", "p": "Exact McNemar"}
-    caption = f"{name}: {fault_label(next(iter(cells.values())))}"
-    return page.table(rows, heads, ("count", "rate", "wilson", "difference", "p"), caption, stacked=True)
-
-
-def _against(run: Campaign, arm: str, bare: str | None) -> dict[str, Any]:
-    """Return the paired difference between two cells, empty for the cell without a guard itself."""
-    if bare is None or bare == arm:
-        return {"difference": None, "p": None}
-    found = paired(run, arm, bare)
-    if found is None:
-        return {"difference": None, "p": None}
-    difference = f"{points(found.difference)} {points_range(found.interval)}".replace("\u00a0points [", " [")
-    return {"difference": difference, "p": p_value(found.p)}
+    caption = f"{name}: {fault_label(next(iter(found.values())))}"
+    return page.table(rows, heads, tuple(heads)[2:], caption, stacked=True)

@@ -5,16 +5,17 @@ Every sentence is made of numbers from the summaries and verdicts; no number is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flashtrail.base import machine
 from flashtrail.claims import claims
 from flashtrail.claims.campaign import Campaign
 from flashtrail.claims.summaries import of_how_many
-from flashtrail.report import claims_chapter, page
+from flashtrail.report import cells, claims_chapter, page
+from flashtrail.report.cells import paired, rate_of
 from flashtrail.report.count_links import behind, pooled
-from flashtrail.report.overview import arm_name, has_fault, has_guard, paired, rate_of
+from flashtrail.report.overview import arm_name, has_fault, has_guard
 from flashtrail.report.page import Html
 from flashtrail.statistics import intervals
 from flashtrail.statistics.wording import (
@@ -24,7 +25,6 @@ from flashtrail.statistics.wording import (
     listed,
     milliseconds,
     percent,
-    percent_range,
     plural,
     points,
     points_range,
@@ -39,18 +39,17 @@ def section(run: Campaign) -> Html:
     rows: dict[str, Any] = {
         "What was run": _what_was_run(run),
         "On what": _on_what(run),
-        "How well": _lines(_of_arm(run, arm, s) for arm, s in run.plain_summaries.items() if not has_fault(s)),
+        "How well": page.paragraphs(_of_arm(run, arm, s) for arm, s in run.plain_summaries.items() if not has_fault(s)),
         "How fast": _how_fast(run),
-        "What broke": _lines(
+        "What broke": page.paragraphs(
             _against_clean(run, lambda s: has_fault(s) and not has_guard(s) and not _is_remedy(run, s))
         ),
-        "What the guard did": _lines(_against_fault(run, has_guard)),
-        "Other remedies": _lines(_against_fault(run, lambda s: not has_guard(s) and _is_remedy(run, s))),
-        "Clock running": _lines(_at_each_rate(run)),
+        "What the guard did": page.paragraphs(_against_fault(run, has_guard)),
+        "Other remedies": page.paragraphs(_against_fault(run, lambda s: not has_guard(s) and _is_remedy(run, s))),
+        "Clock running": page.paragraphs(_at_each_rate(run)),
         "What may be claimed": _may_be_claimed(run),
     }
-    found = page.facts({term: value for term, value in rows.items() if value is not None})
-    return Html(f'<div class="first">{found.text}{_note(run).text}</div>')
+    return page.first_screen(rows, _note(run))
 
 
 def _note(run: Campaign) -> Html:
@@ -70,7 +69,7 @@ def _of_arm(run: Campaign, arm: str, summary: Mapping[str, Any], *rest: Any) -> 
 
 
 def _errors(run: Campaign, arm: str, summary: Mapping[str, Any]) -> str | Html:
-    """What k/n leaves out: episodes that infrastructure ended, which are counted here and linked."""
+    """Episodes that infrastructure ended: not in k/n, counted here and linked."""
     errors = summary["outcomes"]["error"]
     if not errors:
         return ""
@@ -83,25 +82,18 @@ def _rate(run: Campaign, arm: str, entry: Mapping[str, Any]) -> Html:
     """``27/30 = 90 % [74-97 %]``, the count as a link to its episodes."""
     found = rate_of(entry)
     count = behind(run, arm, counted(found))
-    if found.wilson is None:
-        return page.inline(count)
-    return page.inline(count, f" = {percent(found.rate)} [{percent_range(found.wilson)}]")
+    return page.inline(count, f" = {cells.share(found.rate, found.wilson)}" if found.wilson else "")
 
 
 def _at_each_rate(run: Campaign) -> list[Html]:
     """One line per control frequency under a running clock: each arm's count and the latency it was run with."""
-    lines: dict[str, list[str]] = {}
+    lines: dict[str, list[Html]] = {}
     for arm, summary in run.running.items():
         clock = summary["clock"]
         how = f"{clock['hz']:g} Hz, {'drafting' if summary['routes']['draft'] else 'every round full'}: "
         words = page.inline(_rate(run, arm, summary["success"]), f" at {milliseconds(clock['mean_ms'])} a round")
-        lines.setdefault(how, []).append(words.text)
-    return [page.inline(how, Html("; ".join(found))) for how, found in lines.items()]
-
-
-def _lines(texts: Iterable[Any]) -> Html | None:
-    items = list(texts)
-    return page.join(*(page.paragraph(text) for text in items)) if items else None
+        lines.setdefault(how, []).append(words)
+    return [page.inline(how, Html("; ").join(found)) for how, found in lines.items()]
 
 
 def _what_was_run(run: Campaign) -> Html:
@@ -120,7 +112,7 @@ def _what_was_run(run: Campaign) -> Html:
 
 
 def _timed(run: Campaign) -> str:
-    """What a profile holds where no arm was run; nothing that only episodes have."""
+    """What the profile holds where no arm was run."""
     if not len(run.profile):
         return "No episode was run and no round was timed."
     counts = run.profile["route"].value_counts()
@@ -128,7 +120,7 @@ def _timed(run: Campaign) -> str:
     policies = listed(list(dict.fromkeys(run.profile["policy"])))
     return (
         f"{plural(len(run.profile), 'round')} of {policies} timed ({routes}; {run.whose(None)}), without episodes: "
-        "nothing here says how often a task succeeds."
+        "success was not measured."
     )
 
 
@@ -160,7 +152,7 @@ def _how_fast(run: Campaign) -> Html | None:
     found = {route: intervals.latency(values) for route, values in times.items()}
     lines: list[str | Html] = []
     synchronised = "synchronised" if run.profile["synchronized"].eq(True).all() else "not synchronised"
-    # Another's record does not say that rounds were alone on the device.
+    # An imported record does not state whether rounds were alone on the device.
     how = f"{synchronised}, {'batch 1' if run.whose(None) == 'ours' else run.whose(None)}"
     if found["draft"].p50 and found["full"].p50:
         ratio = found["full"].p50.value / found["draft"].p50.value
@@ -183,11 +175,11 @@ def _how_fast(run: Campaign) -> Html | None:
                 f"{_control(run, summary)}."
             )
             lines.append(page.inline(page.code(arm), text))
-    return _lines(lines)
+    return page.paragraphs(lines)
 
 
 def _control(run: Campaign, summary: Mapping[str, Any]) -> str:
-    """Return what stands beside every acceptance: how often the full route agrees with itself."""
+    """Return the control of acceptance: how often the full route agrees with itself."""
     control = run.control
     if not control or control.get("policy") != summary["policy"] or not sum(control["histogram"]):
         return " (control not measured)"
@@ -222,7 +214,7 @@ def _against_fault(run: Campaign, choose: _Choice) -> list[Html]:
 
 
 def _counters(summary: Mapping[str, Any]) -> str:
-    """What the guard did to the frames that it found broken."""
+    """How many broken frames the guard replaced or declared missing."""
     count = summary["guard"]
     if not count or not count["unhealthy"]:
         return ""
@@ -246,22 +238,22 @@ def _may_be_claimed(run: Campaign) -> Html | None:
     if not run.claims:
         return None
     chapter = claims_chapter.chapter(run)
-    by_verdict: dict[str, list[str]] = {verdict: [] for verdict in claims.VERDICTS}
+    by_verdict: dict[str, list[Html]] = {verdict: [] for verdict in claims.VERDICTS}
     for claim in run.claims["claims"]:
         title = claim["title"]
         if not any(letter.isupper() for letter in title.split()[0][1:]):  # WristHealthGuard is a name
             title = title[0].lower() + title[1:]
         name = page.link(claim["id"], f"{chapter}#{claim['id']}") if chapter else claim["id"]
-        by_verdict[claim["verdict"]].append(page.inline(f"{title}\u00a0(", name, _settled_by(claim), ")").text)
-    return _lines(
-        page.inline(page.badge(verdict), " ", Html(", ".join(titles)))
+        by_verdict[claim["verdict"]].append(page.inline(f"{title}\u00a0(", name, _settled_by(claim), ")"))
+    return page.paragraphs(
+        page.inline(page.badge(verdict), " ", Html(", ").join(titles))
         for verdict, titles in by_verdict.items()
         if titles
     )
 
 
 def _settled_by(claim: Mapping[str, Any]) -> str:
-    """The number of episodes that would settle an open claim; what it rests on stands with the claims."""
+    """The number of episodes that would settle an open claim; its assumptions are in the chapter of the claims."""
     plan = claim["settle"]
     if not plan:
         return ""

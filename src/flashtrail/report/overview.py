@@ -6,29 +6,22 @@ Every sentence is made of numbers from the summaries; no number is written here.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from flashtrail.base import provenance
 from flashtrail.claims import published
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import page, pairs
+from flashtrail.report import cells, page, pairs
 from flashtrail.report.count_links import behind
 from flashtrail.report.page import Html
-from flashtrail.statistics import intervals
-from flashtrail.statistics.intervals import Rate
-from flashtrail.statistics.wording import integers, listed, p_value, points, points_range
-from flashtrail.tables import keys, links
+from flashtrail.statistics.wording import integers, listed
+from flashtrail.tables import links
 
 HEURISTIC = (
     "FLASH\u2019s verification is a radius heuristic, not lossless speculative sampling: an accepted action is near "
     "the full model\u2019s estimate, not equal to its sample."
 )
-
-
-def rate_of(entry: Mapping[str, Any]) -> Rate:
-    """Return the Rate of a summary's k/n entry."""
-    return intervals.rate(entry["k"], entry["n"])
 
 
 def has_fault(summary: Mapping[str, Any]) -> bool:
@@ -54,34 +47,24 @@ def arm_name(arm: str, summary: Mapping[str, Any]) -> Html:
 
 def header(run: Campaign, title: str) -> Html:
     """Title, one line of what the page is about, links to the other pages, and a warning if anything is simulated."""
-    parts = [f"<h1>{page.html(title)}</h1>", f'<p class="line note">{page.html(subject(run))}</p>']
-    if run.simulated:
-        text = "Simulated data: these numbers test the report. They are not evidence about any policy."
-        parts.append(f'<p class="warning">{text}</p>')
-    if run.imported:
-        text = f"Imported, not run here: {'; '.join(run.imported)}. What that record does not say is left empty."
-        parts.append(f'<p class="note">{page.html(text)}</p>')
-    ways = [page.link(path.stem, path.name) for path in run.files("chapters")]
+    pages = [page.link(path.stem, path.name) for path in run.files("chapters")]
     index = links.index(run.files("page_index"))
-    ways += [page.link("every episode", index)] if index else []
-    if ways:
-        parts.append(f'<nav aria-label="pages">Further: {" ".join(way.text for way in ways)}</nav>')
-    return Html(f"<header>{''.join(parts)}</header>")
+    pages += [page.link("every episode", index)] if index else []
+    more = page.inline("Further: ", Html(" ").join(pages)) if pages else Html("")
+    return page.header(title, subject(run), more, run.simulated, "; ".join(run.imported))
 
 
 def subject(run: Campaign) -> str:
     policies = list(dict.fromkeys(s["policy"] for s in run.summaries.values()))
     suites = list(dict.fromkeys(s["suite"] for s in run.summaries.values()))
-    tasks = {t["task_id"] for s in run.summaries.values() for t in s["tasks"]}
+    tasks: Collection[int] = {t["task_id"] for s in run.summaries.values() for t in s["tasks"]}
+    if not policies and len(run.episodes):  # drills are counted episode by episode, without summaries
+        columns = (run.episodes[name] for name in ("policy", "suite", "task_id"))
+        policies, suites, tasks = (sorted(set(column)) for column in columns)
     if not policies:
         timed = list(dict.fromkeys(run.profile["policy"]))
         return f"{listed(timed)}: rounds timed, no episodes" if timed else "FLASHTrail"
     return f"{listed(policies)} on {listed(suites)}, task{'s' * (len(tasks) != 1)} {integers(tasks)}"
-
-
-def paired(run: Campaign, arm: str, control: str) -> intervals.Paired | None:
-    both = keys.pairs(run.judged(arm), run.judged(control))
-    return intervals.paired(both["success_a"].tolist(), both["success_b"].tolist()) if len(both) else None
 
 
 def remedies(run: Campaign) -> Html:
@@ -89,7 +72,7 @@ def remedies(run: Campaign) -> Html:
     rows, against = [], []
     for arm, summary in run.plain_summaries.items():
         control = run.control_of(arm)
-        found = paired(run, arm, control) if control else None
+        found = cells.paired(run, arm, control) if control else None
         if found is None or not has_fault(summary):
             continue
         against.append((arm, str(control)))
@@ -99,11 +82,7 @@ def remedies(run: Campaign) -> Html:
                 "a": behind(run, arm, f"{found.k_a}/{found.n}"),
                 "control": page.code(control),
                 "b": behind(run, str(control), f"{found.k_b}/{found.n}"),
-                "difference": f"{points(found.difference)} {points_range(found.interval)}".replace(
-                    "\u00a0points [", " ["
-                ),
-                "discordant": f"{found.only_a} / {found.only_b}",
-                "p": p_value(found.p),
+                **cells.compared(found),
             }
         )
     heads = {"arm": "Remedy", "a": "k/n", "control": "Without it", "b": "k/n, same episodes"}
@@ -149,7 +128,7 @@ def environments(run: Campaign) -> Html:
             "Checks": _plain(record.get("checks")),
             "Versions": _plain(record.get("versions")),
         }
-        parts += [Html(f"<h3>{page.html(name)} environment</h3>"), page.facts({k: v for k, v in facts.items() if v})]
+        parts += [page.heading(f"{name} environment", 3), page.facts({k: v or None for k, v in facts.items()})]
     return page.join(*parts)
 
 

@@ -1,6 +1,6 @@
 """HTML fragments of the reports: tables that can be sorted, figures, badges, links.
 
-No fragment asks for anything from anywhere. How they are set is in layout.py.
+A fragment requests nothing from the network. The page around it is layout.py's.
 """
 
 from __future__ import annotations
@@ -9,49 +9,58 @@ import base64
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from html import escape, unescape
 from typing import Any
 
+from markupsafe import Markup, escape
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
-class Html:
-    """A fragment that is already HTML. Notebooks show it as it is; everything else is escaped."""
-
-    text: str
+class Html(Markup):
+    """Text that is already HTML: a notebook shows it as it is. Its `format` and `join` escape everything else."""
 
     def _repr_html_(self) -> str:
-        return self.text
-
-    def __str__(self) -> str:
-        return self.text
+        return str(self)
 
 
 _units = re.compile(r" (%|ms\b)")  # a number and its unit stay on one line
 
 
-def html(value: Any) -> str:
-    """Return a value as HTML text: fragments as they are, everything else escaped, None as an en dash."""
+def html(value: Any) -> Html:
+    """Return a value as HTML: fragments as they are, everything else escaped, None as an en dash."""
     if isinstance(value, Html):
-        return value.text
-    return "\u2013" if value is None else _units.sub("\u00a0\\1", escape(str(value)))
+        return value
+    return Html("\u2013" if value is None else _units.sub("\u00a0\\1", escape(str(value))))
 
 
 def join(*parts: Html | None) -> Html:
     """Put fragments one after another; None is left out."""
-    return Html("\n".join(part.text for part in parts if part is not None))
+    return Html("\n").join(part for part in parts if part is not None)
+
+
+def inline(*parts: Any) -> Html:
+    """Text and fragments on one line."""
+    return Html("").join(map(html, parts))
+
+
+def heading(text: Any, level: int = 2, anchor: str = "") -> Html:
+    """A heading; `anchor` is its id."""
+    return Html("<h{0}{1}>{2}</h{0}>").format(level, _attribute("id", anchor), html(text))
 
 
 def paragraph(text: Any, kind: str = "") -> Html:
     """A paragraph; kind "note" is set smaller, "warning" in a frame."""
-    return Html(f'<p class="{kind}">{html(text)}</p>' if kind else f"<p>{html(text)}</p>")
+    return Html("<p{}>{}</p>").format(_attribute("class", kind), html(text))
+
+
+def paragraphs(texts: Iterable[Any]) -> Html | None:
+    """One paragraph for each text; None where there are none."""
+    parts = [paragraph(text) for text in texts]
+    return join(*parts) if parts else None
 
 
 def code(text: Any) -> Html:
-    """A name as it stands in files and configs; a long one may break after an underscore or a slash."""
+    """A name as it is written in files and configs; a long one may break after an underscore or a slash."""
     return Html(f"<code>{_breakable(text)}</code>")
 
 
@@ -61,17 +70,32 @@ def _breakable(text: Any) -> str:
 
 def bold(text: Any) -> Html:
     """Strong text."""
-    return Html(f"<strong>{html(text)}</strong>")
+    return Html("<strong>{}</strong>").format(html(text))
 
 
 def link(text: Any, target: str) -> Html:
     """A link that a reader may follow; nothing is loaded from it."""
-    return Html(f'<a href="{escape(target, quote=True)}">{html(text)}</a>')
+    return Html('<a href="{}">{}</a>').format(target, html(text))
 
 
-def inline(*parts: Any) -> Html:
-    """Text and fragments on one line."""
-    return Html("".join(html(part) for part in parts))
+def _attribute(name: str, value: str) -> Html:
+    return Html(' {}="{}"').format(name, value) if value else Html("")
+
+
+def header(title: str, line: Any, pages: Html, simulated: bool = False, imported: str = "") -> Html:
+    """The top of a page: title, one line on its subject, warnings, links to other pages (`pages`).
+
+    `simulated`: warn that the numbers are made up; `imported`: the origin of rows that were not run here.
+    """
+    parts = [Html("<h1>{}</h1>").format(html(title)), paragraph(line, "line note")]
+    if simulated:
+        parts.append(paragraph("Simulated data: not evidence about any policy.", "warning"))
+    if imported:
+        text = f"Imported, not run here: {imported}. What the record does not say is left empty."
+        parts.append(paragraph(text, "note"))
+    if pages:
+        parts.append(Html('<nav aria-label="pages">{}</nav>').format(pages))
+    return Html("<header>{}</header>").format(inline(*parts))
 
 
 def table(
@@ -91,27 +115,27 @@ def table(
     if not entries:
         return paragraph("No rows.", "note")
     heads = dict(columns) if columns is not None else {key: key for key in entries[0]}
-    head = "".join(f'<th scope="col"{_align(key, numeric)}>{_breakable(text)}</th>' for key, text in heads.items())
+    aligned = {key: _attribute("class", "number" * (key in numeric)) for key in heads}
+    head = "".join(f'<th scope="col"{aligned[key]}>{_breakable(text)}</th>' for key, text in heads.items())
     body = []
     for entry in entries:
         cells = "".join(_cell(entry.get(key), text, key in numeric) for key, text in heads.items())
         body.append(f"<tr>{cells}</tr>")
     name = f"<caption>{html(caption)}</caption>" if caption else ""
     kind = "stacked" if stacked else "wide"
-    place = f' id="{escape(anchor, quote=True)}"' if anchor else ""
-    label = escape(caption or "table", quote=True)
     return Html(
-        f'<div{place} class="table {kind}" role="region" tabindex="0" aria-label="{label}">'
+        f'<div{_attribute("id", anchor)} class="table {kind}" role="region" tabindex="0" '
+        f'aria-label="{escape(caption or "table")}">'
         f"<table>{name}<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
 
 
 def _cell(value: Any, head: str, number: bool) -> str:
     kinds = ["number"] * number + ["empty"] * (value is None or str(value) in ("", "\u2013"))
-    names = f' class="{" ".join(kinds)}"' if kinds else ""
     place = sort_value(value)
     order = "" if place is None else f' data-sort="{place:.6g}"'
-    return f'<td data-head="{escape(head, quote=True)}"{order}{names}><div>{_kept(html(value))}</div></td>'
+    text = _kept(html(value))
+    return f'<td data-head="{escape(head)}"{order}{_attribute("class", " ".join(kinds))}><div>{text}</div></td>'
 
 
 _interval = re.compile(r"\[[-\u2212+\d][^\[\]<>]{2,24}\]")
@@ -131,7 +155,7 @@ _number = re.compile(r"(?:p )?[=<>\u00d7]? ?([+-]?[\d,]*\.?\d+)(?:/([\d,]+))?(?!
 
 def sort_value(value: Any) -> float | None:
     """Return the number by which a cell is sorted: its first one, of a count k/n their quotient; None for words."""
-    text = unescape(_tags.sub("", html(value))).replace("\u00a0", " ").replace("\u2212", "-").strip()
+    text = html(value).striptags().replace("\u00a0", " ").replace("\u2212", "-").strip()
     found = _number.match(text)
     if not found:
         return None
@@ -142,52 +166,54 @@ def sort_value(value: Any) -> float | None:
     return number / n if n else None
 
 
-def _align(key: str, numeric: Sequence[str]) -> str:
-    return ' class="number"' if key in numeric else ""
-
-
 def facts(rows: Mapping[str, Any]) -> Html:
-    """A list of terms and what is to be said of each."""
-    items = "".join(f"<dt>{escape(term)}</dt><dd>{html(value)}</dd>" for term, value in rows.items())
-    return Html(f'<dl class="facts">{items}</dl>')
+    """A list of terms, each with its text; a term whose text is None is left out."""
+    item = Html("<dt>{}</dt><dd>{}</dd>")
+    items = (item.format(term, html(value)) for term, value in rows.items() if value is not None)
+    return Html('<dl class="facts">{}</dl>').format(inline(*items))
 
 
 _MARKS = {"supported": "\u25cf", "refuted": "\u2715", "inconclusive": "\u25d0", "not_tested": "\u25cb"}
 
 
-def badge(verdict: str) -> Html:
-    """A verdict as a word with its mark; the colour only repeats it."""
-    word = verdict.replace("_", "\u00a0")
-    return Html(f'<span class="verdict {escape(verdict)}">{_MARKS.get(verdict, "")}\u00a0{escape(word)}</span>')
+def badge(verdict: str, word: str = "") -> Html:
+    """A verdict as a word (its own, if none is given) with its mark; the colour only repeats it."""
+    shown = (word or verdict).replace("_", "\u00a0")
+    return Html('<span class="verdict {}">{}\u00a0{}</span>').format(verdict, _MARKS.get(verdict, ""), shown)
 
 
 def figure(drawing: Figure, alt: str, caption: Any) -> Html:
     """A matplotlib figure as an SVG image inside the page, with its caption; the drawing is closed."""
     buffer = io.BytesIO()
     drawing.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    width = drawing.get_figwidth() * 96
+    width = _attribute("width", f"{drawing.get_figwidth() * 96:.0f}")
     plt.close(drawing)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return Html(
-        f'<figure><img src="data:image/svg+xml;base64,{data}" alt="{escape(alt, quote=True)}" '
-        f'width="{width:.0f}"><figcaption>{html(caption)}</figcaption></figure>'
-    )
+    return _image("image/svg+xml", buffer.getvalue(), alt, caption, width)
 
 
 def picture(jpeg: bytes, alt: str, caption: Any) -> Html:
     """A JPEG inside the page, as wide as the page, with its caption."""
-    data = base64.b64encode(jpeg).decode()
-    return Html(
-        f'<figure class="whole"><img src="data:image/jpeg;base64,{data}" alt="{escape(alt, quote=True)}">'
-        f"<figcaption>{html(caption)}</figcaption></figure>"
+    return _image("image/jpeg", jpeg, alt, caption, kind="whole")
+
+
+def _image(media: str, data: bytes, alt: str, caption: Any, width: str = "", kind: str = "") -> Html:
+    source = f"data:{media};base64,{base64.b64encode(data).decode()}"
+    image = Html('<img src="{}" alt="{}"{}>').format(source, alt, width)
+    return Html("<figure{}>{}<figcaption>{}</figcaption></figure>").format(
+        _attribute("class", kind), image, html(caption)
     )
 
 
 def side_by_side(*parts: Html) -> Html:
     """Figures beside each other where there is room, below each other where there is not."""
-    return Html(f'<div class="row">{"".join(part.text for part in parts)}</div>')
+    return Html('<div class="row">{}</div>').format(inline(*parts))
+
+
+def first_screen(rows: Mapping[str, Any], note: Html) -> Html:
+    """The terms that a report opens with, and the note below them."""
+    return Html('<div class="first">{}{}</div>').format(facts(rows), note)
 
 
 def details(summary: str, body: Html) -> Html:
     """A part that is folded on screen and open on paper."""
-    return Html(f"<details><summary>{escape(summary)}</summary>{body.text}</details>")
+    return Html("<details><summary>{}</summary>{}</details>").format(summary, body)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from flashtrail.claims.campaign import Campaign
@@ -14,7 +14,7 @@ MOST = 40  # starts named per cell; the index of all episodes has every one
 
 
 def differing(run: Campaign, against: Sequence[tuple[str, str]]) -> Html | None:
-    """Return, folded, the starts at which exactly one of an arm and its reference succeeded; None if there is none.
+    """Return, folded, the starts at which exactly one of an arm and its reference succeeded; None without any.
 
     `against` are the pairs (arm, reference).
     """
@@ -36,16 +36,27 @@ def differing(run: Campaign, against: Sequence[tuple[str, str]]) -> Html | None:
 
 def starts(run: Campaign, arms: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Html | None:
     """Return starts by task, each as links to its episode in one arm or in two; the first `MOST`."""
-    tasks: dict[int, list[str]] = {}
-    for row in rows[:MOST]:
-        tasks.setdefault(row["task_id"], []).append(_start(run, arms, row).text)
-    parts = [f"task {task}, initial state {', '.join(found)}" for task, found in tasks.items()]
-    more = [f"and {len(rows) - MOST} more"] if len(rows) > MOST else []
-    return Html("; ".join([*parts, *more])) if parts else None
+    named = by_task(rows[:MOST], lambda row: _start(run, arms, row))
+    more = f"; and {len(rows) - MOST} more" if len(rows) > MOST else ""
+    return page.inline(named, more) if rows else None
+
+
+def by_task(rows: Iterable[Mapping[str, Any]], shown: Callable[[Mapping[str, Any]], Html]) -> Html:
+    """``task 0, initial state 3, 4; task 2, initial state 1``, each start as `shown` gives it."""
+    tasks: dict[int, list[Html]] = {}
+    for row in rows:
+        tasks.setdefault(row["task_id"], []).append(shown(row))
+    parts = (page.inline(f"task {task}, initial state ", Html(", ").join(found)) for task, found in tasks.items())
+    return Html("; ").join(parts)
+
+
+def start_name(row: Mapping[str, Any]) -> str:
+    """``3`` or ``3 (repeat 1)``."""
+    return f"{row['init_state']}" + (f" (repeat {row['repeat']})" if row["repeat"] else "")
 
 
 def _start(run: Campaign, arms: Sequence[str], row: Mapping[str, Any]) -> Html:
-    name = f"{row['init_state']}" + (f", repeat {row['repeat']}" if row["repeat"] else "")
+    name = start_name(row)
     if len(arms) == 1 and arms[0] in run.pages:
         return page.link(name, links.episode(run.pages[arms[0]], row))
     words = ("arm", "reference")
@@ -53,4 +64,4 @@ def _start(run: Campaign, arms: Sequence[str], row: Mapping[str, Any]) -> Html:
     linked = [page.link(word, links.episode(run.pages[arm], row)) for arm, word in ways if arm in run.pages]
     if not linked:
         return Html(name)
-    return Html(f'{name}<span class="ways">\u00a0({", ".join(way.text for way in linked)})</span>')
+    return Html('{}<span class="ways">\u00a0({})</span>').format(name, Html(", ").join(linked))

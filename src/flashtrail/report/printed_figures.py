@@ -1,4 +1,4 @@
-"""Figures that somebody printed, held against the rows that they come from: does each follow, to the printed digit?
+"""Printed figures compared with the rows that they come from: does each follow, to the printed digit?
 
 The figures are data (`said` in resources/published/published.yaml); they are looked up for the imported arms whose
 import names the same source.
@@ -79,7 +79,7 @@ def _as_printed(value: Any, printed: str) -> str:
 
 
 def section(run: Campaign) -> Html | None:
-    """Which printed figures follow from the imported rows, and which do not; None where nothing of theirs is here."""
+    """Which printed figures follow from the imported rows, and which do not; None where none was imported."""
     rows = held(run, load())
     if not rows:
         return None
@@ -97,7 +97,7 @@ def section(run: Campaign) -> Html | None:
         }
         for figure, found, agrees in rows
     ]
-    caption = "Printed figures held against the rows that they come from"
+    caption = "Printed figures compared with their rows"
     return page.join(
         text,
         page.paragraph(_odd_words(odd), "warning") if odd else None,
@@ -107,7 +107,8 @@ def section(run: Campaign) -> Html | None:
 
 def _odd_words(odd: Sequence[tuple[Figure, str | None]]) -> str:
     """Name the figures that do not follow; both numbers are in the table below."""
-    return f"Not from these rows: {'; '.join(f'{figure.what} of {_where(figure)}' for figure, _ in odd)}."
+    names = (f"{figure.what} of {_where(figure)}" for figure, _ in odd)
+    return f"Does not follow from the imported rows: {'; '.join(names)}."
 
 
 def _where(figure: Figure) -> str:

@@ -1,4 +1,4 @@
-"""A notebook executed with a run's files as its parameter, and one HTML file that asks nothing of any network.
+"""A notebook executed with a run's files as its parameter, and one HTML file that needs no network.
 
 papermill executes, nbconvert exports with our template; the result is refused if it would load a script, a style or an
 image from elsewhere.
@@ -78,19 +78,16 @@ def _importable() -> Iterator[None]:
         "PYTHONPATH": os.pathsep.join(p for p in (str(_SOURCE), os.environ.get("PYTHONPATH", "")) if p),
         "MPLBACKEND": "Agg",
         "OMP_NUM_THREADS": "1",
-        # The kernel needs no debugger, and its warning about frozen modules helps nobody.
+        # The kernel needs no debugger; this silences its warning about frozen modules.
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
-    before = {key: os.environ.get(key) for key in changed}
+    before = dict(os.environ)
     os.environ.update(changed)
     try:
         yield
     finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _forget_places(path: Path, home: Path) -> None:
@@ -149,7 +146,7 @@ def _text_of(cell: Any) -> str:
 
 
 class _References(HTMLParser):
-    """Collects whatever a browser would fetch by itself: not links that a reader may follow."""
+    """Collects what a browser fetches by itself; links for readers are left out."""
 
     def __init__(self) -> None:
         super().__init__()

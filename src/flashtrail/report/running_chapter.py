@@ -10,25 +10,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from flashtrail.claims.campaign import Campaign
 from flashtrail.claims.running import KINDS_OF_STEP
-from flashtrail.report import figures, page
+from flashtrail.report import cells, figures, page
+from flashtrail.report.cells import rate_of
 from flashtrail.report.count_links import behind
-from flashtrail.report.overview import arm_name, rate_of
+from flashtrail.report.overview import arm_name
 from flashtrail.report.page import Html
-from flashtrail.statistics import intervals
-from flashtrail.statistics.wording import DASH, counted, percent, percent_range, three_digits
+from flashtrail.statistics.wording import DASH, counted, three_digits
 from flashtrail.tables.schemas import ROUTES
 
 _LOOKS = {"fresh": (figures.BLUE, ""), "stale": (figures.PURPLE, "///"), "held": (figures.PALE, "")}
 _COLOURS = (figures.BLUE, figures.ORANGE, figures.GREEN, figures.PURPLE, figures.GREY, figures.INK)
-_MARKS = "os^vDX"
+_LINES = list(zip(_COLOURS, "os^vDX", strict=True))
 
 
 def section(run: Campaign) -> Html:
-    """What latency does to success: figure and table of every arm under a running clock, or that there is none."""
+    """What latency does to success: figure and table of the arms under a running clock, or a note that none was run."""
     if run.summaries and all(run.whose(arm) != "ours" for arm in run.summaries):
         return page.paragraph("The imported records do not say whether the simulator waited for the policy.", "note")
     if not run.running:
@@ -60,36 +59,22 @@ def success_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
     names = labels(summaries)
     for arm, found in summaries.items():
         lines.setdefault(names[arm], []).append((found["clock"]["mean_ms"], found["success"]))
-    drawing, axes = figures._axes(3.0)
-    apart = 0.012 * max((ms for points in lines.values() for ms, _ in points), default=0.0)
-    for index, (label, points) in enumerate(lines.items()):
-        shift = (index - (len(lines) - 1) / 2) * apart  # lines that coincide stay visible
-        known = sorted(
-            ((ms + shift, rate) for ms, rate in points if rate["rate"] is not None), key=lambda found: found[0]
-        )
-        colour, mark = _COLOURS[index % len(_COLOURS)], _MARKS[index % len(_MARKS)]
-        for ms, rate in known:
-            axes.plot([ms, ms], [rate["wilson"]["low"], rate["wilson"]["high"]], color=colour, lw=1.2)
-        xs, ys = [ms for ms, _ in known], [rate["rate"] for _, rate in known]
-        words = f"{label}, {figures.counts([rate for _, rate in points])}"
-        axes.plot(xs, ys, f"{mark}-", color=colour, ms=5, lw=0.8, label=words, clip_on=False)
-    axes.set_ylim(0, 1)
+    slowest = max((ms for points in lines.values() for ms, _ in points), default=0.0)
+    drawing, axes = figures.success_lines(lines, _LINES, apart=0.012 * slowest)
     axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.grid(axis="y", color=figures.PALE, lw=0.6)
-    axes.set_ylabel("success (bars: Wilson 95 %)")
     axes.set_xlabel("latency of a round, ms (mean over rounds)")
-    drawing.legend(loc="outside upper left", ncols=2, handlelength=1.8)
     return drawing
 
 
 def labels(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Return by arm the words for how it ran: its control frequency, and whatever else the arms differ in."""
-    told = {arm: _ways(found) for arm, found in summaries.items()}
-    shared = [len({ways[place] for ways in told.values()}) == 1 for place in range(len(next(iter(told.values()), ())))]
+    """Return each arm's label: its control frequency and the settings in which the arms differ."""
+    settings = {arm: _ways(found) for arm, found in summaries.items()}
+    shared = [
+        len({ways[place] for ways in settings.values()}) == 1 for place in range(len(next(iter(settings.values()), ())))
+    ]
     return {
         arm: ", ".join(word for place, word in enumerate(ways) if word and (place == 0 or not shared[place]))
-        for arm, ways in told.items()
+        for arm, ways in settings.items()
     }
 
 
@@ -131,12 +116,11 @@ def _table(run: Campaign) -> Html:
                 "source": source_words(clock["settings"]),
                 "waited": f"{clock['waited_steps_mean']:.1f}",
                 "count": behind(run, arm, counted(rate)),
-                "rate": percent(rate.rate),
-                "wilson": percent_range(rate.wilson) if rate.wilson else DASH,
+                **cells.rate(rate),
             }
         )
     heads = {"arm": "Arm", "hz": "Hz", "latency": "Median, full / draft (ms)", "source": "Latency"}
-    heads |= {"waited": "Steps a round", "count": "k/n", "rate": "Rate", "wilson": "Wilson 95 %"}
+    heads |= {"waited": "Steps a round", "count": "k/n", **cells.RATE}
     numeric = ("hz", "latency", "waited", "count", "rate", "wilson")
     return page.table(rows, heads, numeric, "Success with the clock running", stacked=True)
 
@@ -160,15 +144,12 @@ def steps_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
             label = kind if row == 0 else None
             axes.barh(row, share, left=left, height=0.62, color=colour, hatch=hatch, edgecolor="white", label=label)
             left += share
-        fresh = found["clock"]["shares"][KINDS_OF_STEP[0]]
-        if fresh["interval"]:
-            ends = [fresh["interval"]["low"], fresh["interval"]["high"]]
-            axes.plot(ends, [row, row], color=figures.INK, lw=1.3, solid_capstyle="butt")
+        figures.interval_line(axes, found["clock"]["shares"][KINDS_OF_STEP[0]]["interval"], row)
         axes.text(1.02, row, f"n = {found['clock']['steps']:,}", va="center", fontsize=8)
     axes.set_yticks(range(len(summaries)), list(summaries))
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    figures.percent_axis(axes.xaxis)
     axes.set_xlabel(f"share of control steps (line: 95 % of {KINDS_OF_STEP[0]})")
     drawing.legend(loc="outside upper left", ncols=3, handlelength=1.6)
     return drawing
@@ -184,22 +165,15 @@ def _rates(run: Campaign) -> Html:
                 "arm": arm_name(arm, found),
                 "fresh": _number(clock["fresh_hz"]),
                 "rounds": _number(clock["rounds_per_s"]),
-                **{kind: _with_interval(shares[kind]) for kind in ("stale", "held")},
+                **{kind: cells.share(shares[kind]["share"], shares[kind]["interval"]) for kind in ("stale", "held")},
                 "dropped": f"{clock['stale_dropped_mean']:.1f}",
                 "late": late,
             }
         )
     heads = {"arm": "Arm", "fresh": "Fresh actions /s", "rounds": "Rounds /s", "stale": "Stale [95 %]"}
     heads |= {"held": "Held [95 %]", "dropped": "Dropped a round", "late": "Rounds all too late"}
-    numeric = ("fresh", "rounds", "stale", "held", "dropped", "late")
-    return page.table(rows, heads, numeric, "Control rate, seconds by the clock", stacked=True)
+    return page.table(rows, heads, tuple(heads)[1:], "Control rate, seconds by the clock", stacked=True)
 
 
 def _number(value: float | None) -> str:
     return DASH if value is None else three_digits(value)
-
-
-def _with_interval(entry: Mapping[str, Any]) -> str:
-    interval = entry["interval"]
-    ends = "" if interval is None else f" {percent_range(intervals.Interval(**interval))}"
-    return f"{percent(entry['share'])}{ends}"

@@ -1,6 +1,6 @@
 """The report's section on speculation as a signal: sentences, figure and tables made of what signal.py found.
 
-Every sentence follows from where an interval lies; none is written in advance.
+Every sentence follows from an interval; none is written in advance.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from typing import Any
 
 from flashtrail.claims import signal
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import figures, page
+from flashtrail.report import cells, figures, page
 from flashtrail.report.count_links import apart, behind, in_text, pooled
 from flashtrail.report.page import Html
-from flashtrail.statistics.intervals import Interval
-from flashtrail.statistics.wording import DASH, integers, listed, percent, percent_range, plural
+from flashtrail.statistics.wording import DASH, integers, listed, percent, plural
 
 _HEADS = {"signal": "Signal", "unit": "Per", "before": "Steps looked at", "auroc": "AUROC [95 %]"}
 _HEADS |= {"n": "Positive / all", "episodes": "Episodes", "strata": "Arm-tasks"}
@@ -27,7 +26,7 @@ def section(run: Campaign) -> Html:
     if not found["draft_rounds"]:
         return page.paragraph("No arm drafted.", "note")
     if found["window"] is None:
-        note = "The record does not say at which step a round was, so that nothing can be said of episodes\u2019 ends."
+        note = "The record does not give the steps of rounds, so episodes\u2019 ends cannot be analysed."
         return page.join(acceptance(run, found["acceptance"]), page.paragraph(note, "note"))
     warning = alarm_words(found["alarm"], found["window"])
     parts = [
@@ -59,7 +58,7 @@ def acceptance(run: Campaign, rows: Sequence[Mapping[str, Any]]) -> Html:
                 if control is None
                 else page.inline(
                     apart(f"{control['k']}/{control['n']}", "profile"),
-                    f" ({percent(control['rate'])} [{_range(control['wilson'])}])",
+                    f" ({cells.share(control['rate'], control['wilson'])})",
                 ),
                 "distance": DASH if control is None else f"{control['median_distance']:.3f}",
             }
@@ -76,15 +75,14 @@ def acceptance(run: Campaign, rows: Sequence[Mapping[str, Any]]) -> Html:
 
 def _within(run: Campaign, row: Mapping[str, Any]) -> Html:
     count = behind(run, row["arm"], f"{row['within']}/{row['draft_rounds']}")
-    between = f" [{_range(row['interval'])}]" if row["interval"] else ""
-    return page.inline(count, f" ({percent(row['within'] / row['draft_rounds'])}{between})")
+    return page.inline(count, f" ({cells.share(row['within'] / row['draft_rounds'], row['interval'])})")
 
 
 def acceptance_words(rows: Sequence[Mapping[str, Any]]) -> str:
     """Say what the control makes of the drafts' acceptance."""
     measured = [row for row in rows if row["control"]]
     if not measured:
-        return "The control of acceptance was not measured, so that acceptance says nothing yet about agreement."
+        return "The control of acceptance was not measured, so acceptance is not yet evidence of agreement."
     control = measured[0]["control"]
     within, drafts = sum(row["within"] for row in measured), sum(row["draft_rounds"] for row in measured)
     share = within / drafts
@@ -112,7 +110,7 @@ def outcome_words(found: Mapping[str, Any]) -> str:
     start = f"Within an arm and a task, from the first {found['window']} steps of an episode: "
     judged = [row for row in rows if row["interval"]]
     if not judged:
-        return start + "too few episodes of both kinds, or signals that never vary, so that nothing can be said."
+        return start + "too few episodes of both kinds, or constant signals: no conclusion."
     return start + _by_verdict(judged, "failure")
 
 
@@ -120,7 +118,7 @@ def _by_verdict(rows: Sequence[Mapping[str, Any]], what: str) -> str:
     told = {"above": f"points to {what}", "below": f"points away from {what}", "open": "does not tell"}
     parts = []
     for says, words in told.items():
-        names = [f"{r['words']} ({r['value']:.2f} [{_range2(r['interval'])}])" for r in rows if r["says"] == says]
+        names = [f"{r['words']} ({r['value']:.2f} [{_ends(r['interval'])}])" for r in rows if r["says"] == says]
         if names:
             verb = words if len(names) == 1 else words.replace("points", "point").replace("does not", "do not")
             parts.append(f"{listed(names)} {verb}")
@@ -157,7 +155,7 @@ def _row(run: Campaign, row: Mapping[str, Any]) -> dict[str, Any]:
 def _auroc(row: Mapping[str, Any]) -> str:
     if row["value"] is None:
         return DASH
-    return f"{row['value']:.2f}" + (f" [{_range2(row['interval'])}]" if row["interval"] else "")
+    return f"{row['value']:.2f}" + (f" [{_ends(row['interval'])}]" if row["interval"] else "")
 
 
 # --- the alarm ---
@@ -171,8 +169,8 @@ def alarm_words(found: Mapping[str, Any], window: int) -> str:
     text = (
         f"An alarm on the mean accepted prefix of {found['rounds']} draft rounds, its threshold set on other initial "
         f"states to ring in at most {percent(signal.FALSE_ALARMS)} of the successful episodes, rang before step "
-        f"{window} in {failed['k']}/{failed['n']} failed episodes [{_range(failed['wilson'])}] and in "
-        f"{won['k']}/{won['n']} successful ones [{_range(won['wilson'])}]."
+        f"{window} in {failed['k']}/{failed['n']} failed episodes [{cells.ends(failed['wilson'])}] and in "
+        f"{won['k']}/{won['n']} successful ones [{cells.ends(won['wilson'])}]."
     )
     if found["lead_steps"]:
         low, middle, high = (round(x) for x in found["lead_steps"])
@@ -195,7 +193,7 @@ def _reliability(run: Campaign, found: Mapping[str, Any] | None) -> Html:
         {
             "predicted": percent(entry["predicted"]),
             "count": pooled(run, f"{entry['k']}/{entry['n']}"),
-            "observed": f"{percent(entry['rate'])} [{_range(entry['wilson'])}]",
+            "observed": cells.share(entry["rate"], entry["wilson"]),
         }
         for entry in found["bins"]
     ]
@@ -208,9 +206,7 @@ def _reliability(run: Campaign, found: Mapping[str, Any] | None) -> Html:
         f"{score['arm_and_task']:.3f}, the overall share alone {score['share_alone']:.3f} (lower is better). "
     )
     words += (
-        "The signal predicts better than arm and task."
-        if better
-        else "Somebody who knows arm and task predicts as well or better without it."
+        "The signal predicts better than arm and task." if better else "Arm and task alone predict as well or better."
     )
     table = page.table(rows, heads, tuple(heads), "Predicted against observed failure")
     return page.join(page.paragraph(words), table)
@@ -253,9 +249,5 @@ def _camera(run: Campaign, rows: Sequence[Mapping[str, Any]]) -> Html | None:
     return page.table(table, heads, numeric, "Does the verifier notice a dead wrist camera?", stacked=True)
 
 
-def _range(interval: Mapping[str, Any]) -> str:
-    return percent_range(Interval(interval["low"], interval["high"]))
-
-
-def _range2(interval: Mapping[str, Any]) -> str:
+def _ends(interval: Mapping[str, Any]) -> str:
     return f"{interval['low']:.2f}, {interval['high']:.2f}"

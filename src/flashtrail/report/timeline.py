@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from flashtrail.report.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE
 from flashtrail.report.page import Html
 from flashtrail.statistics.wording import plural, three_digits
 
-BLUE, ORANGE, GREEN, PURPLE, INK, GREY = "#0072B2", "#D55E00", "#009E73", "#882277", "#1a1a1a", "#666666"
 HEIGHT = 32.0  # of a lane, in its own units
 _TICKS = (5, 10, 20, 50, 100, 200, 500)
 Row = Mapping[str, Any]

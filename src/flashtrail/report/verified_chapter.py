@@ -1,40 +1,39 @@
-"""Verified success beside the simulator's own: both rates by arm, and every episode where they part."""
+"""Verified success beside the simulator's own: both rates by arm, and every episode in which they differ."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 from typing import Any
 
 import pandas as pd
 
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import page
+from flashtrail.report import cells, page
 from flashtrail.report.count_links import behind
 from flashtrail.report.overview import arm_name
 from flashtrail.report.page import Html
 from flashtrail.statistics import intervals
-from flashtrail.statistics.wording import DASH, counted, percent, percent_range, plural
+from flashtrail.statistics.wording import DASH, counted, plural
 from flashtrail.tables import links, schemas
 
 LISTED = 40  # disagreements on a page
 
 
 def section(run: Campaign) -> Html:
-    """Return the rates and the disagreements; nothing where no episode was looked at (imported runs)."""
-    seen = _looked_at(run)
+    """Return the rates and the disagreements; empty without verified episodes (imported runs)."""
+    seen = _verified(run)
     if not len(seen):
         return page.join()
     return page.join(_rates(run, seen), _disagreements(run, seen))
 
 
 def disagreements(episodes: pd.DataFrame) -> pd.DataFrame:
-    """Return the episodes whose verified success is not the simulator's; not looked at is no disagreement."""
+    """Return the episodes whose verified success differs from the simulator's; unverified ones do not count."""
     seen = episodes[episodes["verified_success"].notna()]
     return seen[seen["verified_success"].astype(bool) != seen["success"].astype(bool)]
 
 
-def _looked_at(run: Campaign) -> pd.DataFrame:
+def _verified(run: Campaign) -> pd.DataFrame:
     frames = [run.judged(arm) for arm in run.summaries]
     frames = [frame[frame["verified_success"].notna()] for frame in frames]
     return pd.concat(frames) if frames else pd.DataFrame()
@@ -49,8 +48,7 @@ def _rates(run: Campaign, seen: pd.DataFrame) -> Html:
                 "arm": arm_name(str(arm), run.summaries[str(arm)]),
                 "own": behind(run, str(arm), counted(own)),
                 "verified": behind(run, str(arm), counted(verified)),
-                "rate": percent(verified.rate),
-                "wilson": percent_range(verified.wilson) if verified.wilson else DASH,
+                **cells.rate(verified),
                 "apart": str(len(disagreements(part))),
                 "closures": _median(part["gripper_closures"]),
                 "grasps": _median(part["grasps"]),
@@ -93,7 +91,7 @@ def _disagreements(run: Campaign, seen: pd.DataFrame) -> Html:
     ]
     heads = {"episode": "Episode", "reason": "Missing behaviour", "steps": "Steps", "grasps": "Grasps", "video": "Film"}
     rest = f" (the first {LISTED})" if len(apart) > LISTED else ""
-    caption = f"Success of the simulator's, not verified: {plural(len(apart), 'episode')} of {len(seen)}{rest}"
+    caption = f"Success by the simulator, not verified: {plural(len(apart), 'episode')} of {len(seen)}{rest}"
     return page.table(rows, heads, ("steps", "grasps"), caption=caption)
 
 
@@ -101,7 +99,7 @@ def _named(run: Campaign, row: Mapping[str, Any]) -> Html:
     """Return an episode's name, linked to its page (with its film, where one was kept) if it has one."""
     name = schemas.episode_id(row)
     listed = run.pages.get(row["arm"])
-    return page.link(name, f"{PurePosixPath(listed).parent}/{links.file_name(row)}") if listed else page.code(name)
+    return page.link(name, links.episode(listed, row)) if listed else page.code(name)
 
 
 def _rate(values: Any) -> intervals.Rate:

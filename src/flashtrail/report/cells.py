@@ -1,0 +1,58 @@
+"""Cells that many tables share: a rate with its intervals, a paired difference, a share with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flashtrail.claims.campaign import Campaign
+from flashtrail.statistics import intervals
+from flashtrail.statistics.intervals import Interval, Paired, Rate
+from flashtrail.statistics.wording import DASH, NBSP, p_value, percent, percent_range, points, points_range
+from flashtrail.tables import keys
+
+# heads of the cells below, in order
+RATE = {"rate": "Rate", "wilson": "Wilson 95 %"}
+BOTH_INTERVALS = RATE | {"exact": "Exact 95 %"}
+
+
+def rate_of(entry: Mapping[str, Any]) -> Rate:
+    """Return the Rate of a stored k/n."""
+    return intervals.rate(entry["k"], entry["n"])
+
+
+def rate(found: Rate) -> dict[str, str]:
+    """Return the cells `rate`, `wilson` and `exact`; a dash where nothing was counted."""
+    ends = {"wilson": found.wilson, "exact": found.exact}
+    between = {name: percent_range(interval) if interval else DASH for name, interval in ends.items()}
+    return {"rate": percent(found.rate), **between}
+
+
+def share(value: float | None, interval: Interval | Mapping[str, Any] | None) -> str:
+    """``87 % [74-97 %]``; without an interval the share alone. The interval is an Interval or its JSON."""
+    return f"{percent(value)} [{ends(interval)}]" if interval else percent(value)
+
+
+def ends(interval: Interval | Mapping[str, Any]) -> str:
+    """``74-97 %``."""
+    return percent_range(interval if isinstance(interval, Interval) else Interval(interval["low"], interval["high"]))
+
+
+def paired(run: Campaign, arm: str, control: str) -> Paired | None:
+    """Compare two arms on the episodes that both have; None without a common episode."""
+    both = keys.pairs(run.judged(arm), run.judged(control))
+    return intervals.paired(both["success_a"].tolist(), both["success_b"].tolist()) if len(both) else None
+
+
+def difference(value: float, interval: Interval) -> str:
+    """``-53 [-75, -22] points``."""
+    return f"{points(value).removesuffix(f'{NBSP}points')} {points_range(interval)}"
+
+
+def compared(found: Paired) -> dict[str, str]:
+    """Return the cells `difference`, `discordant` (only in the first, only in the second) and `p`."""
+    return {
+        "difference": difference(found.difference, found.interval),
+        "discordant": f"{found.only_a} / {found.only_b}",
+        "p": p_value(found.p),
+    }
