@@ -6,7 +6,6 @@ served policy.
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flashtrail.base.provenance import json_dump, json_load
+from scipy import stats
+
+from flashtrail.base.provenance import json_dump
 
 SUITE, SEED = "libero_goal", 7
 TASKS, INIT_STATES, SCENES = (0, 1, 2), range(10), (0, 1)
@@ -42,14 +43,6 @@ class _Reply:
     policy_timing: Mapping[str, Any]
     server_timing: Mapping[str, Any]
     roundtrip_ms: float
-
-
-def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % Wilson interval of a proportion."""
-    share, spread = successes / trials, z * z / trials
-    middle = (share + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * math.sqrt(share * (1 - share) / trials + spread / (4 * trials))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def play(block: Block) -> list[dict[str, Any]]:
@@ -143,7 +136,8 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     def part(chosen: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         k, n = sum(bool(r["success"]) for r in chosen), len(chosen)
-        return {"k": k, "n": n, "wilson95": [round(x, 3) for x in wilson(k, n)]}
+        interval = stats.binomtest(k, n).proportion_ci(method="wilson")
+        return {"k": k, "n": n, "wilson95": [round(interval.low, 3), round(interval.high, 3)]}
 
     tasks = sorted({int(r["task"]) for r in rows})
     drafts = sum(int(r["draft_rounds"]) for r in rows)
@@ -166,8 +160,3 @@ def report(rows: Sequence[Mapping[str, Any]], path: Path) -> dict[str, Any]:
     if figures["draft_rounds"]:
         print(f"draft rounds {figures['draft_rounds']}/{figures['rounds']}, accepted mean {figures['accepted_mean']}")
     return figures
-
-
-def read(path: Path) -> dict[str, Any]:
-    """What `report` wrote."""
-    return json_load(path)
