@@ -29,7 +29,7 @@ import numpy as np
 from flashtrail.base import commands
 from flashtrail.base.errors import UserError
 from flashtrail.checkpoints import artifact, facts, layouts
-from flashtrail.policies.pi0.dims import PI0_LIBERO, Pi0Dims
+from flashtrail.policies.pi0.dims import PI0_LIBERO, DraftDims, Pi0Dims
 
 LIMIT_GB, LIMIT_S = 4.0, 600.0
 BLOCK_VALUES = 16 * 2**20
@@ -128,31 +128,14 @@ def write_draft(path: Path, dims: Pi0Dims) -> int:
     """Write a draft head's .pt as the trainer does: float32, its two norms bfloat16; return its number of values."""
     import torch
 
-    g = dims.prefix
-    queries, keys = g.num_heads * g.head_dim, g.num_kv_heads * g.head_dim
-    block = "_gemma_block."
-    shapes = {
-        "_state_token.weight": (g.width, dims.action_dim),
-        "_state_token.bias": (g.width,),
-        "_action_queries.weight": (dims.action_horizon, g.width),
-        f"{block}self_attn.q_proj.weight": (queries, g.width),
-        f"{block}self_attn.k_proj.weight": (keys, g.width),
-        f"{block}self_attn.v_proj.weight": (keys, g.width),
-        f"{block}self_attn.o_proj.weight": (g.width, queries),
-        f"{block}mlp.gate_proj.weight": (g.mlp_dim, g.width),
-        f"{block}mlp.up_proj.weight": (g.mlp_dim, g.width),
-        f"{block}mlp.down_proj.weight": (g.width, g.mlp_dim),
-        f"{block}input_layernorm.weight": (g.width,),
-        f"{block}post_attention_layernorm.weight": (g.width,),
-        "_action_head.weight": (dims.env_action_dim, g.width),
-        "_action_head.bias": (dims.env_action_dim,),
-    }
-    head = {}
-    for seed, (name, shape) in enumerate(shapes.items()):
+    draft = DraftDims.like(dims)
+    shapes, head = layouts.draft_shapes(draft.to_dict()), {}
+    for seed, (name, (key, transposed)) in enumerate(layouts.DRAFT_RULES.items()):
+        shape = shapes[name][::-1] if transposed else shapes[name]
         flat = np.concatenate(list(values(1_000_000 + seed, math.prod(shape))))
         tensor = torch.from_numpy(flat.reshape(shape))
-        head[name] = tensor.bfloat16() if "layernorm" in name else tensor
-    meta = {"draft_num_heads": g.num_heads, "draft_num_kv_heads": g.num_kv_heads, "draft_head_dim": g.head_dim}
+        head[key] = tensor.bfloat16() if "layernorm" in key else tensor
+    meta = {f"draft_{name}": getattr(draft, name) for name in ("num_heads", "num_kv_heads", "head_dim")}
     torch.save({"draft_head": head, "meta": meta}, path)
     return sum(math.prod(shape) for shape in shapes.values())
 

@@ -30,9 +30,7 @@ WHY = {
 @pytest.mark.parametrize("task_id", [0, 1, 5, 7])
 def test_only_what_the_robot_did_is_verified(task_id):
     program = Path(__file__).with_name("adversaries.py")
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path))
-    }  # goal_tasks is in tools/
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # goal_tasks is in tools/
     command = [sys.executable, str(program), str(task_id)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert not done.returncode, done.stderr[-3000:]

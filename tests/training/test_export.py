@@ -1,12 +1,15 @@
 """What is exported is what the converter reads back, and what the tokenizer does to a prompt."""
 
 import dataclasses
+import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from flashtrail.base.provenance import json_load
+from flashtrail.checkpoints import orbax
 from flashtrail.checkpoints.artifact import convert_base, convert_draft
 from flashtrail.policies.pi0 import weights
 from flashtrail.policies.pi0.dims import DraftDims
@@ -51,6 +54,22 @@ def test_a_source_tree_converts_back_to_the_same_tensors(tmp_path, demos, dims, 
     for name, tensor in head.items():
         exact = tensor.to(torch.bfloat16).float() if name.endswith("norm.scale") else tensor
         assert torch.equal(head_back[name], exact), name
+
+
+def test_the_shipped_policy_is_exported_to_its_own_tree_and_draft(tmp_path):
+    """The files under resources/ were written before the converter's table was used backwards."""
+    shipped = Path(__file__).parents[2] / "resources/pi0_nano"
+    convert_base(shipped, tmp_path / "base")
+    convert_draft(shipped / "draft.pt", tmp_path / "draft")
+    tensors, dims, _ = weights.load_base(tmp_path / "base")
+    tree = export.orbax_tree(tensors, dims)
+    for leaf, expected in orbax.read_tree(shipped / "params").items():
+        assert np.array_equal(functools.reduce(dict.__getitem__, leaf.split("/"), tree), expected), leaf
+    head, ddims, _ = weights.load_draft(tmp_path / "draft")
+    ours, theirs = export.draft_file(head, ddims, {}), torch.load(shipped / "draft.pt", weights_only=True)
+    assert ours["draft_head"].keys() == theirs["draft_head"].keys() and ours["meta"].items() <= theirs["meta"].items()
+    for name, tensor in theirs["draft_head"].items():
+        assert tensor.dtype == ours["draft_head"][name].dtype and torch.equal(tensor, ours["draft_head"][name]), name
 
 
 def test_the_tree_tells_no_path(tmp_path, demos, dims, words):
