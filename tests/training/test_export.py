@@ -13,7 +13,6 @@ from flashtrail.checkpoints import orbax
 from flashtrail.checkpoints.artifact import convert_base, convert_draft
 from flashtrail.policies.pi0 import weights
 from flashtrail.policies.pi0.dims import DraftDims
-from flashtrail.policies.pi0.transforms import Tokenizer
 from flashtrail.training import comparison, dataset, draft, evaluate, export, pipeline, tokenizer
 from flashtrail.training.policy import Recipe
 
@@ -24,13 +23,6 @@ def words(tmp_path_factory):
     lines = [f"put the {a} on the {b}" for a in ("bowl", "wine bottle", "plate") for b in ("stove", "cabinet", "rack")]
     tokenizer.train(path, lines)
     return path
-
-
-def test_training_and_serving_agree_on_tokens(words):
-    ids = tokenizer.encode(words, "put_the wine bottle on the rack ")
-    served = Tokenizer.load(words, 48, tokenizer.size(words))("put_the wine bottle on the rack ")
-    assert ids == served.tolist()
-    assert len(ids) < 48
 
 
 def test_a_source_tree_converts_back_to_the_same_tensors(tmp_path, demos, dims, words):

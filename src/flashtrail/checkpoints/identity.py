@@ -24,7 +24,6 @@ SAFETENSORS, LEROBOT, PICKLE, NO_FORMAT = (
     "PyTorch (pickle)",
     "unknown",
 )
-READABLE = (OCDBT, ZARR)
 METADATA_BYTES = 32 * 2**20  # of the largest metadata that is read; a released tree's are 21 kB
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _TYPES = {
@@ -58,10 +57,14 @@ class Identity:
 NOTHING = Identity(UNKNOWN, NO_FORMAT)
 
 
+def _unreadable(problem: str) -> Identity:
+    return Identity(UNKNOWN, NO_FORMAT, problem=problem)
+
+
 def identify(files: Mapping[str, int], read: Read) -> Identity:
     """Return the identity of a listing (name -> bytes); `read` is asked for metadata only."""
     if problem := _unfinished(files):
-        return Identity(UNKNOWN, NO_FORMAT, problem=problem)
+        return _unreadable(problem)
     tensors = sorted(name for name in files if name.endswith(".safetensors"))
     try:
         if any(name.startswith("params/") for name in files):
@@ -69,18 +72,14 @@ def identify(files: Mapping[str, int], read: Read) -> Identity:
         if tensors:
             return _of_safetensors(files, tensors, read)
     except UserError as error:
-        return Identity(UNKNOWN, NO_FORMAT, problem=str(error))
+        return _unreadable(str(error))
     if pickles := [name for name in files if name.endswith(_PICKLES)]:
         return Identity(UNKNOWN, PICKLE, (pickles[0],), "a pickle is not opened to see what it holds")
     if deeper := sorted(name.partition("/params/")[0] for name in files if "/params/" in name):
-        return Identity(UNKNOWN, NO_FORMAT, problem=f"the checkpoint lies deeper: give {deeper[-1]} below it")
+        return _unreadable(f"the checkpoint lies deeper: give {deeper[-1]} below it")
     if "_METADATA" in files or "manifest.ocdbt" in files:
-        return Identity(
-            UNKNOWN, NO_FORMAT, problem="this is a params directory itself: give the directory that holds it"
-        )
-    return Identity(
-        UNKNOWN, NO_FORMAT, problem="no params directory, no safetensors file: give openpi's checkpoint directory"
-    )
+        return _unreadable("this is a params directory itself: give the directory that holds it")
+    return _unreadable("no params directory, no safetensors file: give openpi's checkpoint directory")
 
 
 def family_of_leaves(leaves: Collection[str]) -> tuple[str, tuple[str, ...]]:

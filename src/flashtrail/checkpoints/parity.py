@@ -263,12 +263,10 @@ def _layers_of(module: Any) -> Iterator[list[torch.Tensor]]:
 
 @dataclass(frozen=True)
 class Case:
-    """One judgement: the gate's radius, the gripper's threshold, where it was, and whether estimates may stop."""
+    """One judgement: the gate's settings, and where the gripper was."""
 
-    tau: float
-    threshold: float
+    settings: FlashSettings
     last_gripper: float
-    gripper_verify: bool
 
 
 def decision_cases(source: Values) -> list[Case]:
@@ -284,7 +282,10 @@ def decision_cases(source: Values) -> list[Case]:
     never = float(min(hats[:, :steps, 6].min(), source["draft"][:steps, 6].min()) - 1)
     thresholds = [never, *estimates[:: max(1, len(estimates) // 3)], *own[:: max(1, len(own) // 3)]]
     return [
-        Case(float(tau), float(threshold), float(threshold + side), stop)
+        Case(
+            FlashSettings(tau_radius=float(tau), gripper_switch_threshold=float(threshold), enable_gripper_verify=stop),
+            float(threshold + side),
+        )
         for tau in radii
         for threshold in thresholds
         for side in (1, -1)
@@ -304,10 +305,12 @@ def _x0_hats(values: Values) -> np.ndarray:
 
 def source_decisions(values: Values, cases: list[Case]) -> np.ndarray:
     """The reference's judgements (cases, 3): accepted steps, gripper stop, gripper cut."""
-    hats = _x0_hats(values)
-    chunk = values["draft"]
-    found = [reference.decide(chunk, hats, c.last_gripper, c.tau, c.threshold, c.gripper_verify) for c in cases]
-    return np.array(found, np.float32)
+    chunk, hats, rows = values["draft"], _x0_hats(values), []
+    for case in cases:
+        given = case.settings
+        bounds = (given.tau_radius, given.gripper_switch_threshold, given.enable_gripper_verify)
+        rows.append(reference.decide(chunk, hats, case.last_gripper, *bounds))
+    return np.array(rows, np.float32)
 
 
 def our_decisions(values: Values, cases: list[Case]) -> np.ndarray:
@@ -316,12 +319,7 @@ def our_decisions(values: Values, cases: list[Case]) -> np.ndarray:
     chunk = np.zeros_like(hats[0])
     chunk[:, : values["draft"].shape[-1]] = values["draft"]
     for case in cases:
-        settings = FlashSettings(
-            tau_radius=case.tau,
-            gripper_switch_threshold=case.threshold,
-            enable_gripper_verify=case.gripper_verify,
-        )
-        verdict = verify.judge(chunk, hats, case.last_gripper, settings)
+        verdict = verify.judge(chunk, hats, case.last_gripper, case.settings)
         rows.append((verdict.accepted, verdict.gripper_stop, verdict.gripper_cut))
     return np.array(rows, np.float32)
 

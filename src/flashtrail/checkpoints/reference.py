@@ -255,25 +255,23 @@ def gemma_layer(source: Source, suffix: str, index: int) -> Tree:
     """Return one layer's leaves of the stack with that suffix, under plain names; LoRA factors as name_a, name_b."""
     layers = source.params["PaliGemma"]["llm"]["layers"]
     attn, mlp = layers["attn"], layers["mlp" + suffix]
-    factors: Tree = {}
-    for name, node, key, scale in (
-        ("q", attn["q_einsum" + suffix], "lora", source.lora_scaling["expert" if suffix else "prefix"]),
-        ("kv", attn["kv_einsum" + suffix], "lora", source.lora_scaling["expert" if suffix else "prefix"]),
-        ("out", attn["attn_vec_einsum" + suffix], "lora", source.lora_scaling["expert" if suffix else "prefix"]),
-        ("gating", mlp, "gating_einsum_lora", 1.0),
-        ("linear", mlp, "linear_lora", 1.0),
-    ):
-        if key + "_a" in node:
-            factors |= {name + "_a": node[key + "_a"][index] * np.float32(scale), name + "_b": node[key + "_b"][index]}
-    return factors | {
+    attn_scale = source.lora_scaling["expert" if suffix else "prefix"]
+    out = {
         "pre": layers["pre_attention_norm" + suffix]["scale"][index],
-        "q": attn["q_einsum" + suffix]["w"][index],
-        "kv": attn["kv_einsum" + suffix]["w"][index],
-        "out": attn["attn_vec_einsum" + suffix]["w"][index],
         "post": layers["pre_ffw_norm" + suffix]["scale"][index],
-        "gating": mlp["gating_einsum"][index],
-        "linear": mlp["linear"][index],
     }
+    for name, node, weight, factor, scale in (
+        ("q", attn["q_einsum" + suffix], "w", "lora", attn_scale),
+        ("kv", attn["kv_einsum" + suffix], "w", "lora", attn_scale),
+        ("out", attn["attn_vec_einsum" + suffix], "w", "lora", attn_scale),
+        ("gating", mlp, "gating_einsum", "gating_einsum_lora", 1.0),
+        ("linear", mlp, "linear", "linear_lora", 1.0),
+    ):
+        out[name] = node[weight][index]
+        if factor + "_a" in node:
+            out[name + "_a"] = node[factor + "_a"][index] * np.float32(scale)
+            out[name + "_b"] = node[factor + "_b"][index]
+    return out
 
 
 def rope_tables(positions: np.ndarray, head_dim: int) -> tuple[jax.Array, jax.Array]:

@@ -1,13 +1,12 @@
 """The model card of a shipped policy, written from the figures that the other steps left on disk.
 
 Its success is written a second time for machines, as resources/published/NAME.yaml, for the checkup to compare with.
-Says nothing that no file holds.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +85,7 @@ def publish(place: pipeline.Workplace, name: str) -> Path | None:
 
 def _success(path: Path, method: str) -> list[dict[str, Any]]:
     """Return an evaluation's counts by task, with the starts they are of."""
-    if not path.is_file():
-        return []
-    episodes = json_load(path)["episodes"]
-    rows = []
+    episodes, rows = _figures(path).get("episodes", []), []
     for task in sorted({row["task"] for row in episodes}):
         own = [row for row in episodes if row["task"] == task]
         states, scenes = sorted({row["init_state"] for row in own}), sorted({row["scene"] for row in own})
@@ -120,6 +116,15 @@ def _intro(name: str, parameters: int) -> str:
     return text
 
 
+def _figures(path: Path) -> dict[str, Any]:
+    """Return what another step wrote; empty where it has not run."""
+    return json_load(path) if path.is_file() else {}
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows))
+
+
 def _count(part: Mapping[str, Any]) -> str:
     low, high = part["wilson95"]
     return f"{part['k']}/{part['n']} [{low:.2f}, {high:.2f}]"
@@ -132,32 +137,24 @@ def _results(place: pipeline.Workplace, name: str) -> str:
         ("evaluation_flash", "FLASH, official defaults"),
         ("evaluation_full_wrist_zero_every4", "full route, wrist black every 4th query"),
     ):
-        path = place.variant(name) / f"{file}.json"
-        if path.is_file():
-            s = json_load(path)["summary"]
+        if s := _figures(place.variant(name) / f"{file}.json").get("summary"):
             cells = [_count(s["tasks"][t]) if t in s["tasks"] else "" for t in ("0", "1", "2")]
-            rows.append(f"| {label} | " + " | ".join([*cells, _count(s["all"])]) + " |")
-            if s["draft_rounds"]:
-                rows[-1] += (
-                    f" {s['draft_rounds']}/{s['rounds']} rounds were draft, {s['accepted_mean']} of 12 accepted |"
-                )
-            else:
-                rows[-1] += " |"
+            drafts = f"{s['draft_rounds']}/{s['rounds']} rounds were draft, {s['accepted_mean']} of 12 accepted"
+            rows.append([label, *cells, _count(s["all"]), drafts if s["draft_rounds"] else ""])
     if not rows:
         return ""
     head = (
         "## Success\nThe simulator's own success, k/n with the 95 % Wilson interval: held-out init states 0-9, two "
         "scenes each unless n says otherwise, hard resets, horizon 300, 12 of 50 actions executed a query.\n"
     )
-    table = ["| | task 0 (drawer) | task 1 (bowl) | task 2 (bottle) | all | |", "|---|---|---|---|---|---|", *rows]
-    return "\n".join([head, *table, "", _bar(place, name)])
+    table = _table(["", "task 0 (drawer)", "task 1 (bowl)", "task 2 (bottle)", "all", ""], rows)
+    return "\n".join([head, table, "", _bar(place, name)])
 
 
 def _bar(place: pipeline.Workplace, name: str) -> str:
-    """Where the full route stands against the bar; nothing if it was not evaluated in full."""
-    path = place.variant(name) / "evaluation_full.json"
-    summary: dict[str, Any] = json_load(path)["summary"] if path.is_file() else {"all": {"n": 0}}
-    if summary["all"]["n"] != 60:
+    """Compare the full route with the bar; nothing if it was not evaluated in full."""
+    summary = _figures(place.variant(name) / "evaluation_full.json").get("summary")
+    if not summary or summary["all"]["n"] != 60:
         return ""
     text = f"Bar, full route: at least {evaluate.BAR_TOTAL}/60 in all and {evaluate.BAR_TASK}/20 each. "
     short = [("all", evaluate.BAR_TOTAL - summary["all"]["k"])]
@@ -196,10 +193,9 @@ def _training(place: pipeline.Workplace, name: str, saved: Mapping[str, Any]) ->
 
 
 def _draft(place: pipeline.Workplace, name: str) -> str:
-    path = place.variant(name) / "agreement.json"
-    if not path.is_file():
+    f = _figures(place.variant(name) / "agreement.json")
+    if not f:
         return ""
-    f = json_load(path)
 
     def line(key: str) -> str:
         part = f[key]
@@ -217,18 +213,16 @@ def _draft(place: pipeline.Workplace, name: str) -> str:
 
 
 def _comparison(place: pipeline.Workplace) -> str:
-    path = place.root / "comparison" / "comparison.json"
-    if not path.is_file():
+    f = _figures(place.root / "comparison" / "comparison.json")
+    if not f:
         return ""
-    f = json_load(path)
-    rows = [
-        f"| {label} | {f[k]['parameters']:,} | {f[k]['steps']} | {f[k]['held_out_flow']:.3f} | "
-        f"{f[k]['held_out_auxiliary']:.4f} |"
-        for k, label in (("conv_stem", "conv stem"), ("patch_32", "patch 32"))
-    ]
+    rows = []
+    for key, label in (("conv_stem", "conv stem"), ("patch_32", "patch 32")):
+        losses = f"{f[key]['held_out_flow']:.3f}", f"{f[key]['held_out_auxiliary']:.4f}"
+        rows.append([label, f"{f[key]['parameters']:,}", str(f[key]["steps"]), *losses])
     head = (
         f"## Conv stem or patches\nSame data, seed and recipe, {f['seconds']:.0f} s each "
         "(`python -m flashtrail.training compare-vision`):\n"
     )
-    table = ["| encoder | parameters | steps | held-out flow loss | held-out auxiliary loss |", "|---|---|---|---|---|"]
-    return "\n".join([head, *table, *rows, ""])
+    table = _table(["encoder", "parameters", "steps", "held-out flow loss", "held-out auxiliary loss"], rows)
+    return "\n".join([head, table, ""])

@@ -36,15 +36,6 @@ class Block:
     view_every: int  # the wrist view is black at every n-th query; 0: never
 
 
-@dataclass(frozen=True)
-class _Reply:
-    actions: Any
-    accepted_prefix_len: int
-    policy_timing: Mapping[str, Any]
-    server_timing: Mapping[str, Any]
-    roundtrip_ms: float
-
-
 def play(block: Block) -> list[dict[str, Any]]:
     """Play a block; one row an episode."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -58,6 +49,7 @@ def play(block: Block) -> list[dict[str, Any]]:
     from flashtrail.policies.pi0.settings import FlashSettings
     from flashtrail.rollouts import conditions, guards
     from flashtrail.rollouts.episode import run_episode
+    from flashtrail.serving.client import Reply
     from flashtrail.simulators.libero.simulator import LiberoSimulator
 
     torch.set_num_threads(1)
@@ -72,9 +64,9 @@ def play(block: Block) -> list[dict[str, Any]]:
 
         def infer(
             self, obs: Mapping[str, Any], executed_steps: int | None, reset: bool, noise_seed: list[int]
-        ) -> _Reply:
+        ) -> Reply:
             out = policy.infer(self.session, obs, executed_steps=executed_steps, reset=reset, noise_seed=noise_seed)
-            return _Reply(out["actions"], out["accepted_prefix_len"], out["policy_timing"], {}, 0.0)
+            return Reply(out["actions"], out["accepted_prefix_len"], out["policy_timing"], {}, 0.0)
 
     simulator = LiberoSimulator(SUITE, block.task_id, seed=SEED, hard_reset=block.hard_reset)
     zero = {"kind": "zero", "view": "wrist", "every": block.view_every}

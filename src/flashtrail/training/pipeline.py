@@ -22,6 +22,7 @@ from flashtrail.base.errors import UserError, nearest
 from flashtrail.base.provenance import json_dump, json_load, write_atomic
 from flashtrail.checkpoints.artifact import convert_base, convert_draft
 from flashtrail.policies.pi0.dims import DraftDims, Pi0Dims, nano_dims
+from flashtrail.policies.pi0.transforms import Tokenizer
 from flashtrail.training import dataset, demonstrations, draft, evaluate, export, tokenizer
 from flashtrail.training.policy import DELTA_ACTIONS, Recipe, Trainer
 
@@ -84,9 +85,10 @@ def material(place: Workplace, stem: bool = True) -> Material:
     stats_file = place.root / "norm_stats.json"
     if not stats_file.is_file():
         json_dump(dataset.norm_stats(demos, DELTA_ACTIONS), stats_file)
-    languages = tokenizer.task_languages(evaluate.SUITE)
-    prompts = {int(t): tokenizer.encode(words, languages[int(t)]) for t in np.unique(demos.task)}
-    return Material(demos, json_load(stats_file), prompts, nano_dims(tokenizer.size(words), stem))
+    dims, languages = nano_dims(tokenizer.size(words), stem), tokenizer.task_languages(evaluate.SUITE)
+    encode = Tokenizer.load(words, dims.max_token_len, dims.vocab_size)
+    prompts = {int(task): encode(languages[task]).tolist() for task in np.unique(demos.task)}
+    return Material(demos, json_load(stats_file), prompts, dims)
 
 
 def trainer(place: Workplace, name: str, stuff: Material, recipe: Recipe | None = None) -> Trainer:
