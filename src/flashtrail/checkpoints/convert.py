@@ -200,8 +200,9 @@ def read_draft_pt(pt_path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
             f"draft {path} is not plain tensors and is not loaded, since it may run code when unpickled: save it again "
             "from tensors, numbers and text alone"
         ) from None
-    except Exception as error:  # whatever a damaged pickle makes its reader do: nothing of the file was run
-        raise UserError(f"draft {path} is truncated or no PyTorch file ({str(error)[:80]}): fetch it again") from None
+    except Exception as error:  # a damaged pickle raises nearly anything; nothing in the file was run
+        line = str(error)[:80]
+        raise UserError(f"draft {path} is truncated or not a PyTorch file ({line}): fetch it again") from None
     head = saved.get("draft_head") if isinstance(saved, dict) else None
     if not isinstance(head, dict) or not all(isinstance(v, torch.Tensor) for v in head.values()):
         raise UserError(f"draft {path} holds no draft_head of tensors: give the trainer's {{draft_head, meta}} file")
@@ -214,7 +215,7 @@ def read_draft_pt(pt_path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
             plain = next(str(name) for name in sorted(head, key=str) if not str(name).startswith(prefix))
             raise UserError(
                 f"draft {path}: {len(marked)} of its {len(head)} tensors have the prefix {prefix} ({_some(marked)}), "
-                f"the others have not ({plain}): save draft_head from one state_dict"
+                f"the others do not ({plain}): save draft_head from one state_dict"
             )
     meta = {} if saved.get("meta") is None else saved["meta"]
     if not isinstance(meta, dict):
@@ -223,7 +224,7 @@ def read_draft_pt(pt_path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
 
 
 def _values(path: Path, name: str, tensor: Any) -> np.ndarray:
-    """Return a torch tensor's values as float32; UserError for one that is no plain block of real numbers."""
+    """Return a torch tensor's values as float32; UserError unless it is a dense block of real numbers."""
     if not tensor.dtype.is_floating_point or tensor.is_quantized:
         raise UserError(f"draft {path}: {name} holds {str(tensor.dtype).removeprefix('torch.')}: save it as float32")
     if tensor.is_sparse or tensor.layout != tensor.new_empty(0).layout or tensor.is_meta:
@@ -262,7 +263,7 @@ def draft_arranged(
 
 
 def _draft_dims(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any], path: str | Path) -> dict[str, int]:
-    def told(name: str, otherwise: int) -> int:
+    def stated(name: str, otherwise: int) -> int:
         value = meta.get(name, otherwise)
         text = f"{value:.20g}" if isinstance(value, float) else str(value)
         if not re.fullmatch("[1-9][0-9]{0,5}", text):
@@ -270,12 +271,12 @@ def _draft_dims(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any], path
         return int(text)
 
     state_dim, width = tensors["state_token.weight"].shape
-    kv_heads = told("draft_num_kv_heads", 1)
-    head_dim = told("draft_head_dim", tensors["k.weight"].shape[1] // kv_heads)
+    kv_heads = stated("draft_num_kv_heads", 1)
+    head_dim = stated("draft_head_dim", tensors["k.weight"].shape[1] // kv_heads)
     return {
         "width": width,
         "mlp_dim": tensors["gate.weight"].shape[1],
-        "num_heads": told("draft_num_heads", tensors["q.weight"].shape[1] // head_dim),
+        "num_heads": stated("draft_num_heads", tensors["q.weight"].shape[1] // head_dim),
         "num_kv_heads": kv_heads,
         "head_dim": head_dim,
         "chunk": tensors["action_queries"].shape[0],

@@ -176,7 +176,7 @@ def _check_derived(content: Mapping[str, pickles.Tensor], dims: Mapping[str, Any
     ):
         gap = np.abs(content[key].read().astype(np.float32) - expected).max()
         if not gap <= _DERIVED_TOLERANCE * np.abs(expected).max():
-            raise UserError(f"{path}: {key} does not follow from the tensors that it is made of: it is not one model")
+            raise UserError(f"{path}: {key} does not follow from its factors: the file mixes two models")
 
 
 def _same(x: np.ndarray) -> np.ndarray:

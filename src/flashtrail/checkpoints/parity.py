@@ -93,7 +93,7 @@ def source_values(
 ) -> Values:
     """Run the source model; return stage name -> values, in the order of computation, valid prefix rows only.
 
-    `points`: where each step's velocity is taken (see `euler_points`); by default where the run itself comes by.
+    `points`: where each step's velocity is taken (see `euler_points`); by default at the run's own points.
     """
     source = reference.load_source(source_dir, rounded_to)
     hidden: list[list[Any]] = [[] for _ in inputs.views]
@@ -110,7 +110,7 @@ def source_values(
     for layer in range(pre.keys.shape[0]):
         out[f"prefix_k/layer_{layer}"] = np.asarray(pre.keys[layer])[valid]
         out[f"prefix_v/layer_{layer}"] = np.asarray(pre.values[layer])[valid]
-        if layer + 1 < pre.keys.shape[0]:  # nobody reads what comes of the last layer
+        if layer + 1 < pre.keys.shape[0]:  # the last layer's rows are never read
             out[f"prefix/layer_{layer}"] = np.asarray(after[layer])[valid]
     layers: list[Any] = []
     reference.velocity(source, pre, inputs.state, inputs.noise, 1.0, layers)
@@ -158,13 +158,13 @@ def artifact_values(
         images = vision.encode_images(w, dims, views)
     out: Values = {_vision_stage(i): x.flatten(0, 1).numpy() for i, x in enumerate(norms.inputs[::2])}
     ids = torch.from_numpy(inputs.token_ids)[None]
-    words = prefix.embed_prompt(w, ids)
-    embeddings = torch.cat([images, words], dim=1)
+    prompt = prefix.embed_prompt(w, ids)
+    embeddings = torch.cat([images, prompt], dim=1)
     valid = torch.ones(embeddings.shape[:2], dtype=torch.bool)
     with _layers_of(prefix) as rows:
         cache = prefix.prefill(w, dims, embeddings, valid)
     table = _every_row(w["embed.weight"].numpy())
-    out |= {"projector": images[0].numpy(), "embedding_table": table, "language": words[0].numpy()}
+    out |= {"projector": images[0].numpy(), "embedding_table": table, "language": prompt[0].numpy()}
     for layer in range(cache.k.shape[0]):
         out[f"prefix_k/layer_{layer}"] = cache.k[layer, 0].numpy()
         out[f"prefix_v/layer_{layer}"] = cache.v[layer, 0].numpy()

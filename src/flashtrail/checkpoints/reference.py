@@ -2,7 +2,7 @@
 
 Exists to be compared with: it shares no code with the engine, the converter or the leaf reader. Everything stays in
 JAX's tensor layout (one einsum a leaf), the prefix is padded to its full length and masked as in training, and the
-draft head runs over all its rows. Slow and plain on purpose; knows no artifact.
+draft head runs over all its rows. Slow and plain on purpose.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def load_source(source_dir: str | Path, rounded_to: str = "float32") -> Source:
     """Restore params/ with Orbax (and draft.pt, if there is one) as float32 on the CPU.
 
     With `rounded_to` "bfloat16" every parameter is rounded to that and back: the model that a bfloat16 artifact must
-    equal, computed in float32. UserError for a fact of the checkpoint that nobody states.
+    equal, computed in float32. UserError for a missing fact of the checkpoint.
     """
     source = Path(source_dir)
     tree = _restore(source / "params")
@@ -235,8 +235,8 @@ def prefill(
     padded_ids = np.zeros(MAX_TOKENS, np.int64)
     padded_ids[: len(token_ids)] = token_ids
     empty = [jnp.zeros((per_view, width), jnp.float32)] * (SLOTS - len(views))
-    words = jnp.asarray(table[padded_ids]) * np.float32(np.sqrt(width))
-    x = jnp.concatenate([*views, *empty, words])
+    prompt = jnp.asarray(table[padded_ids]) * np.float32(np.sqrt(width))
+    x = jnp.concatenate([*views, *empty, prompt])
     valid = np.concatenate([np.repeat(np.arange(SLOTS) < len(views), per_view), np.arange(MAX_TOKENS) < len(token_ids)])
     tables = rope_tables(np.cumsum(valid) - 1, llm["layers"]["attn"]["q_einsum"]["w"].shape[-1])
     allowed = jnp.asarray(valid[:, None] & valid[None, :])

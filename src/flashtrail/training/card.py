@@ -29,21 +29,21 @@ _LIMITS = """\
 """
 
 
-def write(place: pipeline.Workplace, name: str) -> Path:
+def write(work: pipeline.Workplace, name: str) -> Path:
     """Write resources/NAME/README.md and resources/published/NAME.yaml; what has no figures is left out."""
-    publish(place, name)
+    publish(work, name)
     recipe = pipeline.RECIPES[name]
-    saved = torch.load(place.variant(name) / "run.pt", weights_only=True)
-    parts = [f"# {name}\n", _intro(name, sum(v.numel() for v in saved["average"].values())), _results(place, name)]
-    parts += [_data(place), _training(place, name, saved), _draft(place, name), _comparison(place), _LIMITS]
-    notes = place.root / "notes.md"  # what a person has to say of this particular run
+    saved = torch.load(work.variant(name) / "run.pt", weights_only=True)
+    parts = [f"# {name}\n", _intro(name, sum(v.numel() for v in saved["average"].values())), _results(work, name)]
+    parts += [_data(work), _training(work, name, saved), _draft(work, name), _comparison(work), _LIMITS]
+    notes = work.root / "notes.md"  # what a person has to say of this particular run
     if notes.is_file():
         parts.append(notes.read_text(encoding="utf-8"))
     parts.append(
         f"Seeds: demonstrations 2026, initialisation and batches {recipe.seed}, evaluation {evaluate.SEED}. "
         "Remake: `make nano` (docs/training.md).\n"
     )
-    target = place.resources / name / "README.md"
+    target = work.resources / name / "README.md"
     with write_atomic(target) as path:
         path.write_text("\n".join(part for part in parts if part), encoding="utf-8")
     return target
@@ -55,9 +55,9 @@ _HEAD = """\
 """
 
 
-def publish(place: pipeline.Workplace, name: str) -> Path | None:
+def publish(work: pipeline.Workplace, name: str) -> Path | None:
     """Write resources/published/NAME.yaml (the format of published.yaml there); None without an evaluation."""
-    rows = [row for file, method in _METHODS.items() for row in _success(place.variant(name) / f"{file}.json", method)]
+    rows = [row for file, method in _METHODS.items() for row in _success(work.variant(name) / f"{file}.json", method)]
     if not rows:
         return None
     source = {
@@ -71,7 +71,7 @@ def publish(place: pipeline.Workplace, name: str) -> Path | None:
         "latency_scope": "not measured",
     }
     entries = [{"source": name, **row} for row in rows]
-    target = place.resources / "published" / f"{name}.yaml"
+    target = work.resources / "published" / f"{name}.yaml"
     with write_atomic(target) as path:
         body = yaml.safe_dump(
             {"version": 1, "sources": {name: source}, "success": entries},
@@ -130,14 +130,14 @@ def _count(part: Mapping[str, Any]) -> str:
     return f"{part['k']}/{part['n']} [{low:.2f}, {high:.2f}]"
 
 
-def _results(place: pipeline.Workplace, name: str) -> str:
+def _results(work: pipeline.Workplace, name: str) -> str:
     rows = []
     for file, label in (
         ("evaluation_full", "full route"),
         ("evaluation_flash", "FLASH, official defaults"),
         ("evaluation_full_wrist_zero_every4", "full route, wrist black every 4th query"),
     ):
-        if s := _figures(place.variant(name) / f"{file}.json").get("summary"):
+        if s := _figures(work.variant(name) / f"{file}.json").get("summary"):
             cells = [_count(s["tasks"][t]) if t in s["tasks"] else "" for t in ("0", "1", "2")]
             drafts = f"{s['draft_rounds']}/{s['rounds']} rounds were draft, {s['accepted_mean']} of 12 accepted"
             rows.append([label, *cells, _count(s["all"]), drafts if s["draft_rounds"] else ""])
@@ -148,12 +148,12 @@ def _results(place: pipeline.Workplace, name: str) -> str:
         "scenes each unless n says otherwise, hard resets, horizon 300, 12 of 50 actions executed a query.\n"
     )
     table = _table(["", "task 0 (drawer)", "task 1 (bowl)", "task 2 (bottle)", "all", ""], rows)
-    return "\n".join([head, table, "", _bar(place, name)])
+    return "\n".join([head, table, "", _bar(work, name)])
 
 
-def _bar(place: pipeline.Workplace, name: str) -> str:
+def _bar(work: pipeline.Workplace, name: str) -> str:
     """Compare the full route with the bar; nothing if it was not evaluated in full."""
-    summary = _figures(place.variant(name) / "evaluation_full.json").get("summary")
+    summary = _figures(work.variant(name) / "evaluation_full.json").get("summary")
     if not summary or summary["all"]["n"] != 60:
         return ""
     text = f"Bar, full route: at least {evaluate.BAR_TOTAL}/60 in all and {evaluate.BAR_TASK}/20 each. "
@@ -163,24 +163,24 @@ def _bar(place: pipeline.Workplace, name: str) -> str:
     return text + (f"It falls short: {', '.join(missed)}.\n" if missed else "It is reached.\n")
 
 
-def _data(place: pipeline.Workplace) -> str:
+def _data(work: pipeline.Workplace) -> str:
     counts, frames = {}, 0
     for task in (0, 1, 2):
-        files = sorted((place.demos / f"task{task}").glob("ep*.npz"))
+        files = sorted((work.demos / f"task{task}").glob("ep*.npz"))
         counts[task] = len(files)
         for file in files:
             with np.load(file) as episode:
                 frames += len(episode["at"])
-    words = ", ".join(f"{n} of task {t}" for t, n in counts.items())
+    counted = ", ".join(f"{n} of task {t}" for t, n in counts.items())
     return (
-        f"## Data\n{words}: successful episodes of the scripted expert, init states 10-49 only, {frames} frames "
+        f"## Data\n{counted}: successful episodes of the scripted expert, init states 10-49 only, {frames} frames "
         "(an image every 4th step). Label = the expert's clean action; executed = noisy, with pushes; about half begin "
         "displaced; objects shifted by up to 1.2 cm; fixtures as LIBERO samples them. Details: docs/training.md.\n"
     )
 
 
-def _training(place: pipeline.Workplace, name: str, saved: Mapping[str, Any]) -> str:
-    with (place.variant(name) / "curve.csv").open(encoding="utf-8") as stream:
+def _training(work: pipeline.Workplace, name: str, saved: Mapping[str, Any]) -> str:
+    with (work.variant(name) / "curve.csv").open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     held = [r for r in rows if r["held_out_flow"] != "nan"]
     recipe = saved["recipe"]
@@ -192,8 +192,8 @@ def _training(place: pipeline.Workplace, name: str, saved: Mapping[str, Any]) ->
     )
 
 
-def _draft(place: pipeline.Workplace, name: str) -> str:
-    f = _figures(place.variant(name) / "agreement.json")
+def _draft(work: pipeline.Workplace, name: str) -> str:
+    f = _figures(work.variant(name) / "agreement.json")
     if not f:
         return ""
 
@@ -212,8 +212,8 @@ def _draft(place: pipeline.Workplace, name: str) -> str:
     )
 
 
-def _comparison(place: pipeline.Workplace) -> str:
-    f = _figures(place.root / "comparison" / "comparison.json")
+def _comparison(work: pipeline.Workplace) -> str:
+    f = _figures(work.root / "comparison" / "comparison.json")
     if not f:
         return ""
     rows = []
