@@ -56,7 +56,7 @@ def convert_base(
     stats, tokenizer = find_norm_stats(source, extra.get("asset")), source / TOKENIZER
     check_norm_stats(stats, dims["action_dim"])
     check_tokenizer(tokenizer, dims["vocab_size"])
-    streams = {piece.name: _stream(piece, leaves) for piece in pieces}
+    streams = {piece.rule.name: _stream(piece, leaves) for piece in pieces}
     files = {NORM_STATS: stats.read_bytes(), TOKENIZER: tokenizer.read_bytes()}
     transforms = {"delta_actions": bool(extra["delta_actions"])}
     return write_artifact(Path(target), "base", dtype, dims, streams, files, fetched, transforms)
@@ -97,10 +97,10 @@ def write_draft(
 
 def _stream(piece: convert.Piece, leaves: Mapping[str, orbax.Leaf]) -> Stream:
     """Return the tensor's stream: whole if it cannot be cut, else in blocks of rows."""
-    leaf, delta = leaves[piece.leaf], piece.lora
+    leaf, delta = leaves[piece.rule.leaf], piece.lora
 
     def whole() -> Iterator[np.ndarray]:
-        yield piece.arrange(leaf.read())
+        yield piece.rule.arrange(leaf.read())
 
     def by_rows() -> Iterator[np.ndarray]:
         row_bytes = max(1, math.prod(leaf.shape[1:]) * leaf.dtype.itemsize)
@@ -110,10 +110,10 @@ def _stream(piece: convert.Piece, leaves: Mapping[str, orbax.Leaf]) -> Stream:
             if delta is not None and factors is not None:
                 a, b = (factor[start : start + len(rows)] for factor in factors)
                 rows = delta.merge(rows, a, b)
-            yield piece.arrange(rows)
+            yield piece.rule.arrange(rows)
             start += len(rows)
 
-    return Stream(piece.shape, by_rows if piece.by_rows else whole)
+    return Stream(piece.shape, by_rows if piece.rule.by_rows else whole)
 
 
 def _whole(x: np.ndarray) -> Callable[[], Iterator[np.ndarray]]:

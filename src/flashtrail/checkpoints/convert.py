@@ -1,7 +1,6 @@
-"""The mapping: which artifact tensor comes from which source leaf, and how it is laid out.
+"""Plans a conversion: checks a source's names and shapes against `layouts`, and derives the model's dims.
 
-Source layouts are openpi's JAX tree and the upstream draft `.pt`; the target is x-in/y-out (`y = x @ w`), layers
-stacked on a leading axis, norms unfolded. Shapes and names: docs/checkpoints.md.
+Sources are openpi's JAX tree and the upstream draft `.pt`. Shapes and names: docs/checkpoints.md.
 """
 
 from __future__ import annotations
@@ -31,17 +30,14 @@ class HasShape(Protocol):
 
 @dataclass(frozen=True)
 class Piece:
-    """One artifact tensor: `arrange(leaf values)` gives its values.
+    """One artifact tensor: the rule that gives its values, and its shape.
 
-    `shape` is the result's. With `by_rows`, `arrange` may be applied to any slice of the leaf's leading axis and
-    gives the same slice of the result, so a large stacked tensor never needs to be in memory whole.
+    Where the rule goes by rows, any slice of the leaf's leading axis gives the same slice of the result, so a large
+    stacked tensor never needs to be in memory whole.
     """
 
-    name: str
-    leaf: str
+    rule: layouts.Rule
     shape: tuple[int, ...]
-    by_rows: bool
-    arrange: Callable[[np.ndarray], np.ndarray]
     lora: lora.Lora | None = None  # merged into the leaf's values before they are arranged
 
 
@@ -59,22 +55,22 @@ def plan_base(leaves: Mapping[str, HasShape], described: Any) -> tuple[list[Piec
     rules = layouts.base_rules(stem_layers)
     deltas = lora.find(leaves, extra["lora_scaling"])
     found = set(leaves) - lora.names(deltas.values())
-    check_names("checkpoint is not a pi0 tree of the known layout", {leaf for _, leaf, *_ in rules}, found)
-    for _, leaf, rank, *_ in rules:
-        if len(leaves[leaf].shape) != rank:
-            raise UserError(f"checkpoint leaf {leaf} has shape {_shape(leaves[leaf])}: expected {rank} axes")
+    check_names("checkpoint is not a pi0 tree of the known layout", {rule.leaf for rule in rules}, found)
+    for rule in rules:
+        if len(shape := _shape(leaves[rule.leaf])) != len(rule.axes):
+            raise UserError(f"checkpoint leaf {rule.leaf} has shape {shape}: expected {len(rule.axes)} axes")
     dims = _base_dims(leaves, stem_layers, extra)
     expected = layouts.base_shapes(dims)
     pieces = []
-    for name, leaf, _, by_rows, arrange in rules:
-        shape = layouts.arranged(_shape(leaves[leaf]), arrange)
-        if shape != expected[name]:
+    for rule in rules:
+        shape = layouts.arranged(_shape(leaves[rule.leaf]), rule.arrange)
+        if shape != expected[rule.name]:
             raise UserError(
-                f"checkpoint leaf {leaf} has shape {_shape(leaves[leaf])}, which gives {name} {shape}: "
-                f"the other leaves imply {expected[name]}"
+                f"checkpoint leaf {rule.leaf} has shape {_shape(leaves[rule.leaf])}, which gives {rule.name} {shape}: "
+                f"the other leaves imply {expected[rule.name]}"
             )
-        pieces.append(Piece(name, leaf, shape, by_rows, arrange, deltas.get(leaf)))
-    return sorted(pieces, key=lambda piece: piece.name), dims
+        pieces.append(Piece(rule, shape, deltas.get(rule.leaf)))
+    return sorted(pieces, key=lambda piece: piece.rule.name), dims
 
 
 def base_tensors(tree: Mapping[str, np.ndarray], described: Any) -> tuple[dict[str, np.ndarray], dict]:
@@ -82,10 +78,10 @@ def base_tensors(tree: Mapping[str, np.ndarray], described: Any) -> tuple[dict[s
     pieces, dims = plan_base(tree, described)
 
     def whole(piece: Piece) -> np.ndarray:
-        x, delta = np.asarray(tree[piece.leaf]), piece.lora
-        return piece.arrange(x if delta is None else delta.merge(x, tree[delta.a], tree[delta.b]))
+        x, delta = np.asarray(tree[piece.rule.leaf]), piece.lora
+        return piece.rule.arrange(x if delta is None else delta.merge(x, tree[delta.a], tree[delta.b]))
 
-    return {piece.name: np.ascontiguousarray(whole(piece)) for piece in pieces}, dims
+    return {piece.rule.name: np.ascontiguousarray(whole(piece)) for piece in pieces}, dims
 
 
 def _base_dims(leaves: Mapping[str, HasShape], stem_layers: int, extra: Mapping[str, Any]) -> dict[str, Any]:

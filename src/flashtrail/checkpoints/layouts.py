@@ -7,7 +7,7 @@ x-in/y-out (`y = x @ w`), layers stacked on a leading axis. Tables: docs/checkpo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,9 +19,6 @@ BLOCK = IMG + "Transformer/encoderblock/"
 ATTN = BLOCK + "MultiHeadDotProductAttention_0/"
 
 
-# --- openpi's tree ---
-
-
 def tokens_per_view(vision: Mapping[str, Any]) -> int:
     """Return the number of image tokens of one view, from the patch size or the stem's pooling and strides."""
     side = vision["image_size"]
@@ -31,64 +28,6 @@ def tokens_per_view(vision: Mapping[str, Any]) -> int:
     for layer in vision["stem"]["layers"]:
         side = (side + 2 * (layer["kernel"] // 2) - layer["kernel"]) // layer["stride"] + 1
     return side**2
-
-
-def source_shapes(dims: Mapping[str, Any]) -> Shapes:
-    """Return the leaves of openpi's tree for these dims (canonical paths, no LoRA), patch embedding or stem."""
-    vision, prefix = dims["vision"], dims["prefix"]
-    width, depth, mlp, heads = vision["width"], vision["depth"], vision["mlp_dim"], vision["num_heads"]
-    size, tokens = vision["head_dim"], tokens_per_view(vision)
-    shapes: Shapes = {}
-    if vision["stem"] is None:
-        shapes |= _dense(IMG + "embedding", (vision["patch"], vision["patch"], 3, width), (width,))
-    else:
-        channels = 3
-        for i, layer in enumerate(vision["stem"]["layers"]):
-            kernel = (layer["kernel"], layer["kernel"], channels, layer["channels"])
-            shapes |= _dense(f"{IMG}stem/conv_{i}", kernel, kernel[-1:])
-            channels = layer["channels"]
-    shapes[IMG + "pos_embedding"] = (1, tokens, width)
-    for name in ("query", "key", "value"):
-        shapes |= _dense(ATTN + name, (depth, width, heads, size), (depth, heads, size))
-    shapes |= _dense(ATTN + "out", (depth, heads, size, width), (depth, width))
-    shapes |= _dense(BLOCK + "MlpBlock_0/Dense_0", (depth, width, mlp), (depth, mlp))
-    shapes |= _dense(BLOCK + "MlpBlock_0/Dense_1", (depth, mlp, width), (depth, width))
-    for part in ("scale", "bias"):
-        shapes |= {f"{BLOCK}LayerNorm_{i}/{part}": (depth, width) for i in (0, 1)}
-        shapes[f"{IMG}Transformer/encoder_norm/{part}"] = (width,)
-    shapes |= _dense(IMG + "head", (width, prefix["width"]), (prefix["width"],))
-    shapes[LLM + "embedder/input_embedding"] = (dims["vocab_size"], prefix["width"])
-    shapes |= _gemma_leaves(prefix, "") | _gemma_leaves(dims["expert"], "_1")
-    action, we = dims["action_dim"], dims["expert"]["width"]
-    for name, rows, columns in (
-        ("state_proj", action, we),
-        ("action_in_proj", action, we),
-        ("action_time_mlp_in", 2 * we, we),
-        ("action_time_mlp_out", we, we),
-        ("action_out_proj", we, action),
-    ):
-        shapes |= _dense(name, (rows, columns), (columns,))
-    return dict(sorted(shapes.items()))
-
-
-def _dense(name: str, kernel: tuple[int, ...], bias: tuple[int, ...]) -> Shapes:
-    return {f"{name}/kernel": kernel, f"{name}/bias": bias}
-
-
-def _gemma_leaves(g: Mapping[str, int], suffix: str) -> Shapes:
-    """The leaves of one Gemma stack; the expert's carry the suffix ``_1`` on the module, not on the leaf."""
-    depth, width, mlp, heads, size = g["depth"], g["width"], g["mlp_dim"], g["num_heads"], g["head_dim"]
-    layers = LLM + "layers/"
-    return {
-        f"{layers}pre_attention_norm{suffix}/scale": (depth, width),
-        f"{layers}attn/q_einsum{suffix}/w": (depth, heads, width, size),
-        f"{layers}attn/kv_einsum{suffix}/w": (depth, 2, g["num_kv_heads"], width, size),
-        f"{layers}attn/attn_vec_einsum{suffix}/w": (depth, heads, size, width),
-        f"{layers}pre_ffw_norm{suffix}/scale": (depth, width),
-        f"{layers}mlp{suffix}/gating_einsum": (depth, 2, width, mlp),
-        f"{layers}mlp{suffix}/linear": (depth, mlp, width),
-        f"{LLM}final_norm{suffix}/scale": (width,),
-    }
 
 
 # --- arrangements; a leading axis of layers (or rows) passes through ---
@@ -132,62 +71,94 @@ def _drop_first(x: np.ndarray) -> np.ndarray:  # (1, N, W) -> (N, W)
 
 # --- the base artifact ---
 
-Rule = tuple[str, str, int, bool, Arrange]  # name, leaf, rank, by_rows, arrange
+
+class Rule(NamedTuple):
+    """Which leaf gives a base tensor: the leaf's axes, by their names in the dims, and how it is arranged."""
+
+    name: str
+    leaf: str
+    axes: tuple[str, ...]
+    arrange: Arrange
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether slices of the leading axis (layers, rows of the embedding) can be arranged one by one."""
+        return self.axes[0] in ("depth", "vocab_size")
 
 
 def base_rules(stem_layers: int) -> list[Rule]:
-    """Return which leaf gives each base tensor, for a stem of so many layers; 0 for a patch embedding."""
+    """Return the rules of a base artifact, for a stem of so many layers; 0 for a patch embedding."""
     rules: list[Rule] = []
+
+    def add(name: str, leaf: str, axes: str, arrange: Arrange = _same) -> None:
+        rules.append(Rule(name, leaf, tuple(axes.split()), arrange))
+
     for i in range(stem_layers):
-        rules += [
-            (f"vision.stem.{i}.weight", f"{IMG}stem/conv_{i}/kernel", 4, False, _same),
-            (f"vision.stem.{i}.bias", f"{IMG}stem/conv_{i}/bias", 1, False, _same),
-        ]
+        add(f"vision.stem.{i}.weight", f"{IMG}stem/conv_{i}/kernel", f"kernel{i} kernel{i} channels{i} channels{i + 1}")
+        add(f"vision.stem.{i}.bias", f"{IMG}stem/conv_{i}/bias", f"channels{i + 1}")
     if not stem_layers:
-        rules += [
-            ("vision.patch_embed.weight", IMG + "embedding/kernel", 4, False, _patch),
-            ("vision.patch_embed.bias", IMG + "embedding/bias", 1, False, _same),
-        ]
-    rules.append(("vision.pos_embed", IMG + "pos_embedding", 3, False, _drop_first))
-    for ours, theirs in (("ln1", "LayerNorm_0"), ("ln2", "LayerNorm_1")):
-        for part in ("scale", "bias"):
-            rules.append((f"vision.layers.{ours}.{part}", f"{BLOCK}{theirs}/{part}", 2, True, _same))
-    for ours, theirs in (("q", "query"), ("k", "key"), ("v", "value")):
-        rules.append((f"vision.layers.{ours}.weight", f"{ATTN}{theirs}/kernel", 4, True, _in_heads))
-        rules.append((f"vision.layers.{ours}.bias", f"{ATTN}{theirs}/bias", 3, True, _merge_tail))
-    rules.append(("vision.layers.o.weight", ATTN + "out/kernel", 4, True, _heads_out))
-    rules.append(("vision.layers.o.bias", ATTN + "out/bias", 2, True, _same))
-    for ours, theirs in (("fc1", "Dense_0"), ("fc2", "Dense_1")):
-        rules.append((f"vision.layers.{ours}.weight", f"{BLOCK}MlpBlock_0/{theirs}/kernel", 3, True, _same))
-        rules.append((f"vision.layers.{ours}.bias", f"{BLOCK}MlpBlock_0/{theirs}/bias", 2, True, _same))
+        add("vision.patch_embed.weight", IMG + "embedding/kernel", "patch patch 3 width", _patch)
+        add("vision.patch_embed.bias", IMG + "embedding/bias", "width")
+    add("vision.pos_embed", IMG + "pos_embedding", "1 tokens width", _drop_first)
     for part in ("scale", "bias"):
-        rules.append((f"vision.norm.{part}", f"{IMG}Transformer/encoder_norm/{part}", 1, False, _same))
-    rules.append(("vision.head.weight", IMG + "head/kernel", 2, False, _same))
-    rules.append(("vision.head.bias", IMG + "head/bias", 1, False, _same))
-    rules.append(("embed.weight", LLM + "embedder/input_embedding", 2, True, _same))
-    rules += _gemma_rules("prefix", "") + _gemma_rules("expert", "_1")
-    for ours in ("state_proj", "action_in_proj", "time_mlp_in", "time_mlp_out", "action_out_proj"):
+        add(f"vision.layers.ln1.{part}", f"{BLOCK}LayerNorm_0/{part}", "depth width")
+        add(f"vision.layers.ln2.{part}", f"{BLOCK}LayerNorm_1/{part}", "depth width")
+        add(f"vision.norm.{part}", f"{IMG}Transformer/encoder_norm/{part}", "width")
+    for ours, theirs in (("q", "query"), ("k", "key"), ("v", "value")):
+        add(f"vision.layers.{ours}.weight", f"{ATTN}{theirs}/kernel", "depth width num_heads head_dim", _in_heads)
+        add(f"vision.layers.{ours}.bias", f"{ATTN}{theirs}/bias", "depth num_heads head_dim", _merge_tail)
+    add("vision.layers.o.weight", ATTN + "out/kernel", "depth num_heads head_dim width", _heads_out)
+    add("vision.layers.o.bias", ATTN + "out/bias", "depth width")
+    for ours, theirs, inner, outer in (("fc1", "Dense_0", "width", "mlp_dim"), ("fc2", "Dense_1", "mlp_dim", "width")):
+        add(f"vision.layers.{ours}.weight", f"{BLOCK}MlpBlock_0/{theirs}/kernel", f"depth {inner} {outer}")
+        add(f"vision.layers.{ours}.bias", f"{BLOCK}MlpBlock_0/{theirs}/bias", f"depth {outer}")
+    add("vision.head.weight", IMG + "head/kernel", "width prefix_width")
+    add("vision.head.bias", IMG + "head/bias", "prefix_width")
+    add("embed.weight", LLM + "embedder/input_embedding", "vocab_size prefix_width")
+    for stack, suffix in (("prefix", ""), ("expert", "_1")):  # the suffix is on the module, not on the leaf
+        ours, theirs = f"{stack}.layers.", LLM + "layers/"
+        queries, keys = "depth num_heads width head_dim", "depth 2 num_kv_heads width head_dim"
+        add(ours + "input_norm.scale", f"{theirs}pre_attention_norm{suffix}/scale", "depth width")
+        add(ours + "q.weight", f"{theirs}attn/q_einsum{suffix}/w", queries, _heads_first)
+        add(ours + "k.weight", f"{theirs}attn/kv_einsum{suffix}/w", keys, _kv(0))
+        add(ours + "v.weight", f"{theirs}attn/kv_einsum{suffix}/w", keys, _kv(1))
+        add(ours + "o.weight", f"{theirs}attn/attn_vec_einsum{suffix}/w", "depth num_heads head_dim width", _heads_out)
+        add(ours + "post_norm.scale", f"{theirs}pre_ffw_norm{suffix}/scale", "depth width")
+        add(ours + "gate.weight", f"{theirs}mlp{suffix}/gating_einsum", "depth 2 width mlp_dim", _gating(0))
+        add(ours + "up.weight", f"{theirs}mlp{suffix}/gating_einsum", "depth 2 width mlp_dim", _gating(1))
+        add(ours + "down.weight", f"{theirs}mlp{suffix}/linear", "depth mlp_dim width")
+        add(f"{stack}.norm.scale", f"{LLM}final_norm{suffix}/scale", "width")
+    for ours, inner, outer in (
+        ("state_proj", "action_dim", "expert_width"),
+        ("action_in_proj", "action_dim", "expert_width"),
+        ("time_mlp_in", "twice_expert_width", "expert_width"),
+        ("time_mlp_out", "expert_width", "expert_width"),
+        ("action_out_proj", "expert_width", "action_dim"),
+    ):
         theirs = ours.replace("time_mlp", "action_time_mlp")
-        rules.append((f"{ours}.weight", f"{theirs}/kernel", 2, False, _same))
-        rules.append((f"{ours}.bias", f"{theirs}/bias", 1, False, _same))
+        add(f"{ours}.weight", f"{theirs}/kernel", f"{inner} {outer}")
+        add(f"{ours}.bias", f"{theirs}/bias", outer)
     return rules
 
 
-def _gemma_rules(stack: str, suffix: str) -> list[Rule]:
-    """Rules of one Gemma stack; the expert's leaves carry the suffix ``_1`` on the module, not on the leaf."""
-    ours, theirs = f"{stack}.layers.", LLM + "layers/"
-    return [
-        (ours + "input_norm.scale", f"{theirs}pre_attention_norm{suffix}/scale", 2, True, _same),
-        (ours + "q.weight", f"{theirs}attn/q_einsum{suffix}/w", 4, True, _heads_first),
-        (ours + "k.weight", f"{theirs}attn/kv_einsum{suffix}/w", 5, True, _kv(0)),
-        (ours + "v.weight", f"{theirs}attn/kv_einsum{suffix}/w", 5, True, _kv(1)),
-        (ours + "o.weight", f"{theirs}attn/attn_vec_einsum{suffix}/w", 4, True, _heads_out),
-        (ours + "post_norm.scale", f"{theirs}pre_ffw_norm{suffix}/scale", 2, True, _same),
-        (ours + "gate.weight", f"{theirs}mlp{suffix}/gating_einsum", 4, True, _gating(0)),
-        (ours + "up.weight", f"{theirs}mlp{suffix}/gating_einsum", 4, True, _gating(1)),
-        (ours + "down.weight", f"{theirs}mlp{suffix}/linear", 3, True, _same),
-        (f"{stack}.norm.scale", f"{LLM}final_norm{suffix}/scale", 1, False, _same),
-    ]
+def rules_of(dims: Mapping[str, Any]) -> list[Rule]:
+    """Return the rules of a base artifact with these dims."""
+    stem = dims["vision"]["stem"]
+    return base_rules(len(stem["layers"]) if stem else 0)
+
+
+def source_shapes(dims: Mapping[str, Any]) -> Shapes:
+    """Return the leaves of openpi's tree for these dims (canonical paths, no LoRA), patch embedding or stem."""
+    vision, expert_width = dims["vision"], dims["expert"]["width"]
+    sizes = {"tokens": tokens_per_view(vision), "prefix_width": dims["prefix"]["width"], "expert_width": expert_width}
+    sizes |= {"twice_expert_width": 2 * expert_width, "channels0": 3, "1": 1, "2": 2, "3": 3}
+    for i, layer in enumerate(vision["stem"]["layers"] if vision["stem"] else ()):
+        sizes |= {f"kernel{i}": layer["kernel"], f"channels{i + 1}": layer["channels"]}
+    shapes = {}
+    for rule in rules_of(dims):
+        own = {**dims, **sizes, **dims.get(rule.name.partition(".")[0], {})}  # widths and depths are of one stack
+        shapes[rule.leaf] = tuple(own[axis] for axis in rule.axes)
+    return dict(sorted(shapes.items()))
 
 
 def arranged(shape: tuple[int, ...], arrange: Arrange) -> tuple[int, ...]:
@@ -197,9 +168,8 @@ def arranged(shape: tuple[int, ...], arrange: Arrange) -> tuple[int, ...]:
 
 def base_shapes(dims: Mapping[str, Any]) -> Shapes:
     """Return every base tensor's shape as `dims` implies it: the contract between converter and engine."""
-    leaves, stem = source_shapes(dims), dims["vision"]["stem"]
-    rules = base_rules(len(stem["layers"]) if stem else 0)
-    return {name: arranged(leaves[leaf], arrange) for name, leaf, _, _, arrange in rules}
+    leaves = source_shapes(dims)
+    return {rule.name: arranged(leaves[rule.leaf], rule.arrange) for rule in rules_of(dims)}
 
 
 # --- the draft head ---

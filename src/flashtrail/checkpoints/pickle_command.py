@@ -68,12 +68,7 @@ class Import:
         add = parser.add_argument
         add("--base", type=Path, required=True, metavar="DIR", help="the directory with base_weights.pkl and assets/")
         add("--draft", type=Path, metavar="FILE", help="draft_triton.pkl, or its directory")
-        add(
-            "--tokenizer",
-            type=Path,
-            metavar="FILE",
-            help="SentencePiece model; needed unless DIR has it",
-        )
+        add("--tokenizer", type=Path, metavar="FILE", help="SentencePiece model (default: that of the base's DIR)")
         add("--dtype", choices=sorted(artifact.DTYPES), default="bfloat16", help="of the artifact (default: bfloat16)")
         add("--output", type=Path, required=True, metavar="DIR", help="where the artifacts base/ and draft/ go")
 

@@ -23,9 +23,9 @@ ASSETS = Path("assets/physical-intelligence/libero")
 
 def orbax_tree(tensors: dict[str, torch.Tensor], dims: Pi0Dims) -> Tree:
     """Artifact tensors -> openpi's nested parameter tree, float32: each arrangement of the converter backwards."""
-    shapes, stem = layouts.source_shapes(dims.to_dict()), dims.vision.stem
+    shapes = layouts.source_shapes(dims.to_dict())
     leaves = {leaf: np.empty(shape, np.float32) for leaf, shape in shapes.items()}
-    for name, leaf, _, _, arrange in layouts.base_rules(len(stem.layers) if stem else 0):
+    for name, leaf, _, arrange in layouts.rules_of(dims.to_dict()):
         origin = arrange(np.arange(leaves[leaf].size).reshape(shapes[leaf]))  # which value of the leaf lands where
         np.put(leaves[leaf], origin, tensors[name].detach().float().numpy())
     tree: Tree = {}
