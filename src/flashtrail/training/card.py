@@ -36,7 +36,7 @@ def write(work: pipeline.Workplace, name: str) -> Path:
     saved = torch.load(work.variant(name) / "run.pt", weights_only=True)
     parts = [f"# {name}\n", _intro(name, sum(v.numel() for v in saved["average"].values())), _results(work, name)]
     parts += [_data(work), _training(work, name, saved), _draft(work, name), _comparison(work), _LIMITS]
-    notes = work.root / "notes.md"  # what a person has to say of this particular run
+    notes = work.root / "notes.md"  # a person's remarks on this run
     if notes.is_file():
         parts.append(notes.read_text(encoding="utf-8"))
     parts.append(

@@ -2,7 +2,7 @@
 
 The patch encoder is trained on the stored 112-pixel views with patch 16, which is the same function as patch 32 on
 224-pixel views (see `at_full_size`). `compare` gives both the same seconds; `trial` gives patches the shipped recipe
-to its end and plays the held-out episodes. Writes comparison.json and patch_trial.json; decides nothing.
+to its end and plays the held-out episodes. Writes comparison.json and patch_trial.json.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def compare(work: pipeline.Workplace, seconds: float, threads: int) -> dict[str,
 
 
 def trial(work: pipeline.Workplace, **choices: Any) -> dict[str, Any]:
-    """Train a patch encoder as pi0_nano was trained, and play the held-out episodes on the full route. Resumable."""
+    """Train a patch encoder as pi0_nano was trained, and play the held-out episodes on the full route; resumable."""
     directory = work.root / "comparison" / "patch_32_trial"
     torch.manual_seed(0)
     data = pipeline.material(work, stem=False)

@@ -2,7 +2,7 @@
 
 Label = the expert's clean action, executed = that plus noise: the policy learns to come back, not to wobble. Only
 init states 10-49 are used; 0-9 are for evaluation. Everything random about episode k of a task follows from
-(seed, task, k), so processes share the work in any order and a killed run goes on at the next missing file.
+(seed, task, k), so processes share the work in any order and a killed run continues at the next missing file.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def stored_view(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 class Stage:
-    """One task's environment, rendering only when asked to. Not a context for two tasks: make another."""
+    """One task's environment, rendering only on demand; one instance per task."""
 
     def __init__(self, task_id: int) -> None:
         choose_backend()
@@ -119,7 +119,7 @@ class Stage:
         return self.env.env
 
     def cameras(self, on: bool) -> None:
-        """Rendering costs a hundred times what a physics step does."""
+        """Switch rendering, which costs a hundred physics steps."""
         for name in CAMERAS:
             self.inner.modify_observable(name, "enabled", on)
 
@@ -137,7 +137,7 @@ class Stage:
         return self.env.set_init_state(self.inits[init_state])
 
     def look(self) -> dict[str, Any]:
-        """The observation of this instant, rendered."""
+        """Return the current observation, rendered."""
         self.cameras(True)
         obs = self.inner._get_observations(force_update=True)
         self.cameras(False)
@@ -215,7 +215,7 @@ def _displace(stage: Stage, rng: np.random.Generator) -> dict[str, Any]:
 
 
 def _miss(stage: Stage, obs: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    """Let an expert go for the grasp, then push the hand aside or up and close on whatever is there."""
+    """Let an expert approach the grasp, then move the hand aside or up and close it."""
     master = expert.for_task(stage.task_id)
     for _ in range(120):
         if master.phase == "close":
@@ -255,7 +255,7 @@ def generate(directory: Path, task_id: int, episodes: Iterable[int]) -> None:
 
 
 def share(directory: Path, worker: int, workers: int) -> None:
-    """One process's share of all tasks, in rounds, so that an early stop leaves the tasks balanced."""
+    """Record one process's share of all tasks, in rounds: an early stop leaves the tasks balanced."""
     rounds = 4
     for part in range(rounds):
         for task_id, count in EPISODES.items():

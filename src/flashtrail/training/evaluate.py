@@ -1,7 +1,7 @@
 """Success on held-out init states: the workflow's own simulator and episode loop around a policy in this process.
 
-Full route, two scenes per init state, hard resets, the simulator's own success. The workflow's arms ask the same of a
-served policy.
+Full route, two scenes per init state, hard resets, the simulator's own success. The workflow's arms measure the same
+with a served policy.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def play(block: Block) -> list[dict[str, Any]]:
     policy = FlashPolicy.load(block.artifact, block.draft, settings=settings, synchronize=False)
 
     class Here:
-        """The policy in this process, asked as a served one is."""
+        """The policy in this process, behind the client's interface."""
 
         def __init__(self) -> None:
             self.session = policy.new_session()
@@ -124,7 +124,7 @@ def evaluate(
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """k of n, the Wilson interval and what falls short of the bar; per task and in all."""
+    """k of n with the Wilson interval, per task and in all; draft rounds."""
 
     def part(chosen: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         k, n = sum(bool(r["success"]) for r in chosen), len(chosen)

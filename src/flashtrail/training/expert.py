@@ -38,7 +38,7 @@ def servo(hand: Vector, attitude: Vector, target: Vector, wanted: Vector, grip: 
 
 @dataclass(frozen=True)
 class Scene:
-    """What the expert may see of one instant."""
+    """What the expert sees at one instant."""
 
     hand: Vector  # (3,)
     attitude: Vector  # (3, 3)
@@ -185,7 +185,7 @@ class PickPlaceExpert(Expert):
         return self.anchor, OPEN, 1.0
 
     def _rise(self, scene: Scene) -> tuple[Vector, float, float]:
-        if self.ticks > 25:  # still no success: the object lies somewhere else, take it again
+        if self.ticks > 25:  # still no success: the object is somewhere else, grasp it again
             self.enter("approach", scene)
         return self.anchor + np.array([0.0, 0.0, 0.15]), OPEN, 1.0
 
@@ -242,7 +242,7 @@ class DrawerExpert(Expert):
         return self.anchor - 0.08 * self._fingers, OPEN, 1.0
 
 
-# What an object asks for wherever it goes: how to take it, how far to clear it.
+# Per object, whatever its goal: how to grasp it, how far to clear it.
 ABOVE = (0.0, 0.0, 0.0)  # right over the goal
 BOWL = partial(
     PickPlace, item="akita_black_bowl_1", grasp=(0.0, 0.050, 0.037), hover=0.10, goal_offset=ABOVE, held_width=0.002
@@ -266,7 +266,7 @@ TASKS: dict[int, Callable[[], Expert]] = {
 
 
 def for_task(task_id: int, known: Mapping[int, Callable[[], Expert]] = TASKS) -> Expert:
-    """A fresh expert for a libero_goal task; UserError for a task that is not among `known`."""
+    """A fresh expert for a libero_goal task; UserError for a task outside `known`."""
     if task_id not in known:
-        raise UserError(f"the scripted expert knows libero_goal tasks {sorted(known)}, not {task_id}")
+        raise UserError(f"the scripted expert plays libero_goal tasks {sorted(known)}, not {task_id}")
     return known[task_id]()

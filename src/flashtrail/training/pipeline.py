@@ -1,7 +1,7 @@
-"""From nothing to resources/pi0_nano: the steps of `make nano`, each skipped where its result is there already.
+"""Makes resources/pi0_nano: the steps of `make nano`, each skipped if its result exists.
 
-Work lies in one directory (results/training by default): demos/, norm_stats.json, tokenizer.model, and a directory
-per variant with its runs, draft, artifact and evaluation. Joins the other modules; has no method of its own.
+The working directory (results/training by default) holds demos/, norm_stats.json, tokenizer.model, and a directory
+per variant with its runs, draft, artifact and evaluation.
 """
 
 from __future__ import annotations
@@ -59,16 +59,16 @@ def record_demonstrations(work: Workplace, processes: int = 2) -> None:
     command = [sys.executable, "-m", "flashtrail.training", "demonstrations", "--work", str(work.root)]
     running = [subprocess.Popen([*command, "--worker", str(i), "--workers", str(processes)]) for i in range(processes)]
     if any(process.wait() for process in running):
-        raise UserError("a demonstration process failed; its message is above. Run again: finished episodes are kept")
+        raise UserError("a demonstration process failed (see its message above): run again, finished episodes are kept")
     print({t: len(list((work.demos / f"task{t}").glob("ep*.npz"))) for t in tasks}, flush=True)
 
 
-# --- what every later step reads ---
+# --- inputs of every later step ---
 
 
 @dataclass(frozen=True)
 class Material:
-    """Training data and what turns prompts and numbers into the model's."""
+    """Training data, statistics, token ids per task and the model's dims."""
 
     demos: dataset.Demonstrations
     stats: dict[str, Any]
@@ -97,7 +97,7 @@ def trainer(work: Workplace, name: str, data: Material, recipe: Recipe | None = 
     if name == DROPOUT:
         saved = work.variant(BASE) / "run.pt"
         if not saved.is_file():
-            raise UserError(f"{DROPOUT} continues from {BASE}, and {saved} is missing: train that first")
+            raise UserError(f"{DROPOUT} continues from {BASE}, but {saved} is missing: train {BASE} first")
         start = torch.load(saved, weights_only=True)
     return Trainer(
         work.variant(name),
@@ -112,7 +112,7 @@ def trainer(work: Workplace, name: str, data: Material, recipe: Recipe | None = 
 
 
 def train(work: Workplace, name: str, until_s: float | None = None, **changes: Any) -> None:
-    """Train a variant to its last step (or for `until_s` seconds); continue a run that is there."""
+    """Train a variant to its last step (or for `until_s` seconds); continue an existing run."""
     torch.manual_seed(0)
     recipe = dataclasses.replace(RECIPES[name], **changes)
     run = trainer(work, name, material(work), recipe)
@@ -159,7 +159,7 @@ def train_draft(work: Workplace, name: str, recipe: draft.DraftRecipe | None = N
     return figures
 
 
-# --- out of here ---
+# --- export and evaluation ---
 
 
 def write_policy(work: Workplace, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""The small SentencePiece model of pi0_nano, in PaliGemma's manner: BOS, no dummy prefix, a newline piece.
+"""The small SentencePiece model of pi0_nano, in PaliGemma's format: BOS, no dummy prefix, a newline piece.
 
 Trained on the instructions of the LIBERO suites, so that an unseen instruction still splits into pieces.
 """
