@@ -29,7 +29,7 @@ import numpy as np
 from flashtrail.base import commands
 from flashtrail.base.errors import UserError
 from flashtrail.checkpoints import artifact, facts, layouts
-from flashtrail.policies.pi0.dims import PI0_LIBERO, Pi0Dims
+from flashtrail.policies.pi0.dims import PI0_LIBERO, DraftDims, Pi0Dims
 
 LIMIT_GB, LIMIT_S = 4.0, 600.0
 BLOCK_VALUES = 16 * 2**20
@@ -66,7 +66,7 @@ def write_tree(params: Path, shapes: layouts.Shapes, cut: str, suffix: str) -> i
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{params.resolve()}/"}).result()
     seed = 0
     for leaf, shape in shapes.items():
-        place = "params." + leaf.replace("/", ".") + suffix
+        path = "params." + leaf.replace("/", ".") + suffix
         grid = _cut(shape, cut)
         meta = {
             "zarr_format": 2,
@@ -79,9 +79,9 @@ def write_tree(params: Path, shapes: layouts.Shapes, cut: str, suffix: str) -> i
             "compressor": {"id": "zstd", "level": 1},
             "dimension_separator": ".",
         }
-        store.write(f"{place}/.zarray", json.dumps(meta).encode()).result()
+        store.write(f"{path}/.zarray", json.dumps(meta).encode()).result()
         for at in np.ndindex(*(-(-n // c) for n, c in zip(shape, grid, strict=True))):
-            store.write(f"{place}/{'.'.join(map(str, at))}", _compressed(seed, math.prod(grid))).result()
+            store.write(f"{path}/{'.'.join(map(str, at))}", _compressed(seed, math.prod(grid))).result()
             seed += 1
     (params / "_METADATA").write_text(json.dumps(described(shapes, suffix)), encoding="utf-8")
     return sum(math.prod(shape) for shape in shapes.values())
@@ -128,31 +128,14 @@ def write_draft(path: Path, dims: Pi0Dims) -> int:
     """Write a draft head's .pt as the trainer does: float32, its two norms bfloat16; return its number of values."""
     import torch
 
-    g = dims.prefix
-    queries, keys = g.num_heads * g.head_dim, g.num_kv_heads * g.head_dim
-    block = "_gemma_block."
-    shapes = {
-        "_state_token.weight": (g.width, dims.action_dim),
-        "_state_token.bias": (g.width,),
-        "_action_queries.weight": (dims.action_horizon, g.width),
-        f"{block}self_attn.q_proj.weight": (queries, g.width),
-        f"{block}self_attn.k_proj.weight": (keys, g.width),
-        f"{block}self_attn.v_proj.weight": (keys, g.width),
-        f"{block}self_attn.o_proj.weight": (g.width, queries),
-        f"{block}mlp.gate_proj.weight": (g.mlp_dim, g.width),
-        f"{block}mlp.up_proj.weight": (g.mlp_dim, g.width),
-        f"{block}mlp.down_proj.weight": (g.width, g.mlp_dim),
-        f"{block}input_layernorm.weight": (g.width,),
-        f"{block}post_attention_layernorm.weight": (g.width,),
-        "_action_head.weight": (dims.env_action_dim, g.width),
-        "_action_head.bias": (dims.env_action_dim,),
-    }
-    head = {}
-    for seed, (name, shape) in enumerate(shapes.items()):
+    draft = DraftDims.like(dims)
+    shapes, head = layouts.draft_shapes(draft.to_dict()), {}
+    for seed, (name, (key, transposed)) in enumerate(layouts.DRAFT_RULES.items()):
+        shape = shapes[name][::-1] if transposed else shapes[name]
         flat = np.concatenate(list(values(1_000_000 + seed, math.prod(shape))))
         tensor = torch.from_numpy(flat.reshape(shape))
-        head[name] = tensor.bfloat16() if "layernorm" in name else tensor
-    meta = {"draft_num_heads": g.num_heads, "draft_num_kv_heads": g.num_kv_heads, "draft_head_dim": g.head_dim}
+        head[key] = tensor.bfloat16() if "layernorm" in key else tensor
+    meta = {f"draft_{name}": getattr(draft, name) for name in ("num_heads", "num_kv_heads", "head_dim")}
     torch.save({"draft_head": head, "meta": meta}, path)
     return sum(math.prod(shape) for shape in shapes.values())
 
@@ -162,9 +145,9 @@ def write_rest(source: Path) -> None:
     import sentencepiece
 
     stats = {key: {"mean": [0.0] * n, "std": [1.0] * n} for key, n in (("state", 8), ("actions", 7))}
-    place = source / "assets/physical-intelligence/libero/norm_stats.json"
-    place.parent.mkdir(parents=True)
-    place.write_text(json.dumps({"norm_stats": stats}), encoding="utf-8")
+    path = source / "assets/physical-intelligence/libero/norm_stats.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"norm_stats": stats}), encoding="utf-8")
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(PROMPTS * 5), model_writer=model, vocab_size=60, model_type="bpe", minloglevel=2
@@ -202,8 +185,8 @@ def measure(kind: str, source: Path, scratch: Path, dtype: str) -> list[str]:
     runs = []
     for turn in (1, 2):
         target = scratch / f"{kind}_{turn}"
-        words = [sys.executable, __file__, "--convert", kind, "--source", str(source), "--target", str(target)]
-        done = subprocess.run([*words, "--dtype", dtype], stdout=subprocess.PIPE, text=True)
+        argv = [sys.executable, __file__, "--convert", kind, "--source", str(source), "--target", str(target)]
+        done = subprocess.run([*argv, "--dtype", dtype], stdout=subprocess.PIPE, text=True)
         if done.returncode:
             raise UserError(f"the conversion of {source} failed with exit code {done.returncode}")
         run = json.loads(done.stdout.splitlines()[-1])
@@ -215,14 +198,14 @@ def measure(kind: str, source: Path, scratch: Path, dtype: str) -> list[str]:
             f"sha256 {run['sha256']}, artifact {run['digest']}",
             flush=True,
         )
-    troubles = []
+    problems = []
     if len({(run["sha256"], run["digest"]) for run in runs}) > 1:
-        troubles.append(f"{kind}: the second run gave other bytes")
+        problems.append(f"{kind}: the second run gave other bytes")
     if (peak := max(run["peak_gb"] for run in runs)) > LIMIT_GB:
-        troubles.append(f"{kind}: peak memory {peak:.2f} GB is over {LIMIT_GB} GB")
+        problems.append(f"{kind}: peak memory {peak:.2f} GB is over {LIMIT_GB} GB")
     if (slowest := max(run["seconds"] for run in runs)) > LIMIT_S:
-        troubles.append(f"{kind}: {slowest:.0f} s is over {LIMIT_S:.0f} s")
-    return troubles
+        problems.append(f"{kind}: {slowest:.0f} s is over {LIMIT_S:.0f} s")
+    return problems
 
 
 def main() -> int:
@@ -237,22 +220,22 @@ def main() -> int:
     add("--keep", action="store_true", help="leave the synthetic checkpoint there")
     for name in ("--convert", "--source", "--target"):
         add(name, help=argparse.SUPPRESS)
-    words = parser.parse_args()
-    if words.convert:
-        print(json.dumps(convert(words.convert, Path(words.source), Path(words.target), words.dtype)))
+    options = parser.parse_args()
+    if options.convert:
+        print(json.dumps(convert(options.convert, Path(options.source), Path(options.target), options.dtype)))
         return 0
-    dims = scaled(PI0_LIBERO, words.scale)
+    dims = scaled(PI0_LIBERO, options.scale)
     shapes = layouts.source_shapes(dims.to_dict())
-    source = words.directory / "source"
-    words.directory.mkdir(parents=True, exist_ok=True)
+    source = options.directory / "source"
+    options.directory.mkdir(parents=True, exist_ok=True)
     need = 6.5 * sum(math.prod(shape) for shape in shapes.values())
-    if (free := shutil.disk_usage(words.directory).free) < need:
-        raise UserError(f"{words.directory} has {free / 1e9:.0f} GB free, this needs {need / 1e9:.0f} GB: --directory")
+    if (free := shutil.disk_usage(options.directory).free) < need:
+        raise UserError(f"{options.directory} has {free / 1e9:.0f} GB free, {need / 1e9:.0f} GB needed: --directory")
     try:
         shutil.rmtree(source, ignore_errors=True)
         started = time.perf_counter()
-        suffix = ".value" if words.value_suffix else ""
-        count = write_tree(source / "params", shapes, words.chunks, suffix)
+        suffix = ".value" if options.value_suffix else ""
+        count = write_tree(source / "params", shapes, options.chunks, suffix)
         drafted = write_draft(source / "draft.pt", dims)
         write_rest(source)
         stored = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
@@ -261,13 +244,13 @@ def main() -> int:
             f"{stored / 1e9:.2f} GB in {time.perf_counter() - started:.0f} s",
             flush=True,
         )
-        troubles = measure("base", source, words.directory, words.dtype)
-        troubles += measure("draft", source, words.directory, words.dtype)
+        problems = measure("base", source, options.directory, options.dtype)
+        problems += measure("draft", source, options.directory, options.dtype)
     finally:
-        if not words.keep:
-            shutil.rmtree(words.directory, ignore_errors=True)
-    print("\n".join(troubles) or f"within {LIMIT_GB:.0f} GB and {LIMIT_S:.0f} s, the second run identical")
-    return 1 if troubles else 0
+        if not options.keep:
+            shutil.rmtree(options.directory, ignore_errors=True)
+    print("\n".join(problems) or f"within {LIMIT_GB:.0f} GB and {LIMIT_S:.0f} s, the second run identical")
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from flashtrail.policies.pi0.dims import PI0_LIBERO
 
 
 def write_source(source: Path, scale: int) -> int:
-    """Write the tree, draft and what lies beside them as a fetched checkpoint; return how many values the tree has."""
+    """Write the tree, draft, statistics and tokenizer as a fetched checkpoint; return how many values the tree has."""
     dims = convert.scaled(PI0_LIBERO, scale)
     count = convert.write_tree(source / "params", layouts.source_shapes(dims.to_dict()), "leaf", "")
     convert.write_draft(source / "draft.pt", dims)
@@ -68,18 +68,18 @@ def main() -> int:
     parser.add_argument(
         "--scale", type=int, default=6, metavar="N", help="one N-th of the layers and of the vocabulary"
     )
-    words = parser.parse_args()
+    options = parser.parse_args()
     passed = True
     try:
-        shutil.rmtree(words.directory, ignore_errors=True)
-        print(f"{write_source(words.directory / 'source', words.scale):,} random values", flush=True)
+        shutil.rmtree(options.directory, ignore_errors=True)
+        print(f"{write_source(options.directory / 'source', options.scale):,} random values", flush=True)
         for dtype in sorted(artifact.DTYPES, reverse=True):
-            record = judge(words.directory / "source", words.directory / dtype, dtype)
-            shutil.rmtree(words.directory / dtype)
+            record = judge(options.directory / "source", options.directory / dtype, dtype)
+            shutil.rmtree(options.directory / dtype)
             print(f"\n{dtype} artifact: {'passed' if record['passed'] else 'refused'}\n{table(record)}", flush=True)
             passed &= record["passed"]
     finally:
-        shutil.rmtree(words.directory, ignore_errors=True)
+        shutil.rmtree(options.directory, ignore_errors=True)
     return 0 if passed else 1
 
 

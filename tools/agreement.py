@@ -21,12 +21,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import goal_tasks
+from scipy import stats
+
 from flashtrail.base import commands, provenance
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.simulators import verify
 from flashtrail.simulators.libero.simulator import LiberoSimulator
-from flashtrail.training import expert, goal_tasks
-from flashtrail.training.evaluate import wilson
+from flashtrail.training import expert
 
 SUITE, WANTED = "libero_goal", 0.95
 
@@ -139,8 +141,8 @@ def table(episodes: Iterable[Played], *, header: bool = True) -> str:
 
 def _agreement(episodes: Sequence[Played]) -> str:
     agree = sum(played.agrees for played in episodes)
-    interval = wilson(agree, len(episodes))
-    return f"{agree:>3}/{len(episodes):<3}  {interval[0]:.3f} to {interval[1]:.3f}"
+    interval = stats.binomtest(agree, len(episodes)).proportion_ci(method="wilson")
+    return f"{agree:>3}/{len(episodes):<3}  {interval.low:.3f} to {interval.high:.3f}"
 
 
 def _extremes(won: Sequence[Played]) -> str:

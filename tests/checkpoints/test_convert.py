@@ -13,6 +13,8 @@ from checkpoints.conftest import FACTS, G1, G4
 
 from flashtrail.base.errors import UserError
 from flashtrail.checkpoints import convert, layouts, orbax
+from flashtrail.policies.pi0 import weights
+from flashtrail.policies.pi0.dims import PI0_LIBERO, DraftDims, Pi0Dims, nano_dims
 
 STEM = {"pool": 2, "layers": [{"kernel": 7, "stride": 4, "channels": 24}, {"kernel": 3, "stride": 4, "channels": 48}]}
 
@@ -33,6 +35,13 @@ def test_dims_are_those_of_the_model(tree: dict[str, np.ndarray]) -> None:
     }  # fmt: skip
     assert (dims["expert"]["width"], dims["expert"]["mlp_dim"], dims["vocab_size"]) == (32, 64, 512)
     assert (dims["num_views"], dims["num_steps"], dims["max_token_len"]) == (2, 10, 48)
+
+
+@pytest.mark.parametrize("model", [PI0_LIBERO, nano_dims(64), nano_dims(64, stem=False)])
+def test_the_layout_has_the_shapes_that_the_engine_reads(model: Pi0Dims) -> None:
+    assert layouts.base_shapes(model.to_dict()) == weights.base_shapes(model)
+    draft = DraftDims.like(model)
+    assert layouts.draft_shapes(draft.to_dict()) == weights.draft_shapes(draft)
 
 
 def test_both_leaf_conventions_give_identical_tensors(tree: dict[str, np.ndarray]) -> None:

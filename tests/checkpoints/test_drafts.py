@@ -146,7 +146,7 @@ def test_a_reader_of_a_damaged_pickle_may_fail_as_it_likes(tmp_path) -> None:
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 123\n")
     with pytest.raises(UserError, match=r"is a Git LFS pointer, not the file itself"):
         convert.draft_tensors(path)
-    with pytest.raises(UserError, match=r"truncated or no PyTorch file"):
+    with pytest.raises(UserError, match=r"truncated or not a PyTorch file"):
         convert.draft_tensors(tmp_path)
 
 

@@ -141,7 +141,7 @@ def test_factors_that_do_not_fit_are_named(whole_source: Path) -> None:
         {name: x for name, x in tree.items() if name != first}
     )
     assert second.replace("_b", "_a") in refused({name: x for name, x in tree.items() if name != second})
-    assert "no LoRA delta of" in refused({**tree, first: tree[first][..., :2]})
+    assert "not a LoRA delta of" in refused({**tree, first: tree[first][..., :2]})
     assert re.search("unexpected .*img/head/lora_a", refused({**tree, "PaliGemma/img/head/lora_a": tree[first]}))
 
 

@@ -135,7 +135,7 @@ def test_every_truncation_is_one_line(tmp_path: Path) -> None:
     cuts = sorted({*range(0, 400, 7), *range(len(whole) - 700, len(whole), 7), len(whole) // 2})
     for cut in cuts:
         path.write_bytes(whole[:cut])
-        with pytest.raises(UserError, match="truncated or no pickle") as caught:
+        with pytest.raises(UserError, match="truncated or not a pickle") as caught:
             pickles.load(path)
         assert "\n" not in str(caught.value)
 

@@ -55,7 +55,7 @@ def test_files_of_an_artifact_and_of_a_bundle_are_one_line(tmp_path):
         facts.read_model_json(path)
     model = tmp_path / "model.safetensors"
     model.write_bytes(len(DEEP).to_bytes(8, "little") + DEEP.encode())
-    with pytest.raises(UserError, match="no safetensors file"):
+    with pytest.raises(UserError, match="not a safetensors file"):
         artifact.read_header(model)
     assert list(private.places_in([path])) == []
     record = tmp_path / snakemake_record.METADATA / base64.b64encode(b"results/x").decode()

@@ -213,7 +213,7 @@ def test_an_artifact_names_only_files_beside_its_manifest(stranger: Path, tmp_pa
     told = provenance.json_load(place)
     told["files"]["../../../../../secret"] = {"bytes": 1, "sha256": provenance.sha256_file(tmp_path / "secret")}
     provenance.json_dump(told, place)
-    with pytest.raises(UserError, match="a file outside of it"):
+    with pytest.raises(UserError, match="a file outside its directory"):
         verify_artifact(place.parent)
 
 

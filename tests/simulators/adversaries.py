@@ -12,11 +12,12 @@ import sys
 import time
 from dataclasses import asdict
 
+import goal_tasks
 import numpy as np
 
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.simulators.libero.simulator import LiberoSimulator
-from flashtrail.training import expert, goal_tasks
+from flashtrail.training import expert
 
 STILL_OPEN = [0.0] * 6 + [expert.OPEN]
 GRAVITY, PATIENCE = 9.81, 60

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,9 @@ WHY = {
 @pytest.mark.parametrize("task_id", [0, 1, 5, 7])
 def test_only_what_the_robot_did_is_verified(task_id):
     program = Path(__file__).with_name("adversaries.py")
-    done = subprocess.run([sys.executable, str(program), str(task_id)], capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # goal_tasks is in tools/
+    command = [sys.executable, str(program), str(task_id)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert not done.returncode, done.stderr[-3000:]
     found = json.loads(done.stdout)
     print(json.dumps(found, indent=1))

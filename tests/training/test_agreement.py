@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 
 import agreement
+import goal_tasks
 import numpy as np
 import pytest
 from agreement import Played
 
 from flashtrail.base.errors import UserError
-from flashtrail.training import expert, goal_tasks
+from flashtrail.training import expert
 
 UP = np.array([0.0, 0.0, 1.0])
 

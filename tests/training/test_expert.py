@@ -1,7 +1,10 @@
 """The expert's geometry and its phase machine, on a world of one point hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from flashtrail.base.errors import UserError
 from flashtrail.training import expert
@@ -19,14 +22,20 @@ def scene(hand, item=(0.0, 0.0, 0.9), width=0.08, attitude=DOWN, goal=(0.3, 0.2,
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.3, -1.2, 2.5, np.pi - 1e-5])
-def test_rotation_vector_inverts_rotation_about_x(angle):
-    np.testing.assert_allclose(expert.rotation_vector(expert.rotation_x(angle)), [angle, 0, 0], atol=1e-4)
+def test_servo_turns_the_shortest_way(angle):
+    wanted = Rotation.from_euler("x", angle).as_matrix() @ DOWN
+    action = expert.servo(np.zeros(3), DOWN, np.zeros(3), wanted, OPEN)
+    np.testing.assert_allclose(action[3:6], [np.clip(angle / expert.UNIT_RAD, -0.6, 0.6), 0, 0], atol=1e-4)
 
 
-def test_a_quaternion_and_its_negative_are_one_attitude():
-    q = np.array([0.1, -0.4, 0.2, 0.88])
-    np.testing.assert_allclose(expert.matrix_of(q), expert.matrix_of(-q))
-    np.testing.assert_allclose(expert.matrix_of(np.array([1.0, 0, 0, 0])), DOWN, atol=1e-12)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_quaternion_and_its_negative_are_one_attitude(sign):
+    """robosuite's quaternions are x, y, z, w."""
+    hand = {"robot0_eef_pos": np.zeros(3), "robot0_gripper_qpos": np.array([0.04, -0.04])}
+    seen = expert.observe(
+        SimpleNamespace(sim=SimpleNamespace(data=None)), hand | {"robot0_eef_quat": sign * np.array([1.0, 0, 0, 0])}
+    )
+    np.testing.assert_allclose(seen.attitude, DOWN, atol=1e-12)
 
 
 def test_servo_keeps_its_direction_when_it_is_limited():
@@ -73,7 +82,7 @@ def test_any_state_has_an_action_within_limits(task_id):
         action = master.act(
             Scene(
                 hand=rng.uniform(-0.4, 1.4, 3),
-                attitude=expert.matrix_of(rng.normal(size=4)),
+                attitude=Rotation.from_quat(rng.normal(size=4)).as_matrix(),
                 width=float(rng.uniform(0, 0.08)),
                 objects={name: rng.uniform(-0.3, 1.2, 3) for name in names},
                 place=lambda _: np.array([0.1, 0.1, 1.0]),

@@ -1,15 +1,18 @@
 """What is exported is what the converter reads back, and what the tokenizer does to a prompt."""
 
 import dataclasses
+import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from flashtrail.base.provenance import json_load
+from flashtrail.checkpoints import orbax
 from flashtrail.checkpoints.artifact import convert_base, convert_draft
 from flashtrail.policies.pi0 import weights
 from flashtrail.policies.pi0.dims import DraftDims
-from flashtrail.policies.pi0.transforms import Tokenizer
 from flashtrail.training import comparison, dataset, draft, evaluate, export, pipeline, tokenizer
 from flashtrail.training.policy import Recipe
 
@@ -20,13 +23,6 @@ def words(tmp_path_factory):
     lines = [f"put the {a} on the {b}" for a in ("bowl", "wine bottle", "plate") for b in ("stove", "cabinet", "rack")]
     tokenizer.train(path, lines)
     return path
-
-
-def test_training_and_serving_agree_on_tokens(words):
-    ids = tokenizer.encode(words, "put_the wine bottle on the rack ")
-    served = Tokenizer.load(words, 48, tokenizer.size(words))("put_the wine bottle on the rack ")
-    assert ids == served.tolist()
-    assert len(ids) < 48
 
 
 def test_a_source_tree_converts_back_to_the_same_tensors(tmp_path, demos, dims, words):
@@ -50,6 +46,22 @@ def test_a_source_tree_converts_back_to_the_same_tensors(tmp_path, demos, dims, 
     for name, tensor in head.items():
         exact = tensor.to(torch.bfloat16).float() if name.endswith("norm.scale") else tensor
         assert torch.equal(head_back[name], exact), name
+
+
+def test_the_shipped_policy_is_exported_to_its_own_tree_and_draft(tmp_path):
+    """The files under resources/ were written before the converter's table was used backwards."""
+    shipped = Path(__file__).parents[2] / "resources/pi0_nano"
+    convert_base(shipped, tmp_path / "base")
+    convert_draft(shipped / "draft.pt", tmp_path / "draft")
+    tensors, dims, _ = weights.load_base(tmp_path / "base")
+    tree = export.orbax_tree(tensors, dims)
+    for leaf, expected in orbax.read_tree(shipped / "params").items():
+        assert np.array_equal(functools.reduce(dict.__getitem__, leaf.split("/"), tree), expected), leaf
+    head, ddims, _ = weights.load_draft(tmp_path / "draft")
+    ours, theirs = export.draft_file(head, ddims, {}), torch.load(shipped / "draft.pt", weights_only=True)
+    assert ours["draft_head"].keys() == theirs["draft_head"].keys() and ours["meta"].items() <= theirs["meta"].items()
+    for name, tensor in theirs["draft_head"].items():
+        assert tensor.dtype == ours["draft_head"][name].dtype and torch.equal(tensor, ours["draft_head"][name]), name
 
 
 def test_the_tree_tells_no_path(tmp_path, demos, dims, words):
@@ -86,11 +98,6 @@ def test_draft_weights_have_a_decaying_prefix_and_a_light_tail():
     assert (rows[:, 16:] == rows[:, 49:]).all()
 
 
-@pytest.mark.parametrize(("k", "n", "low", "high"), [(51, 60, 0.739, 0.919), (0, 10, 0.0, 0.278), (20, 20, 0.839, 1.0)])
-def test_wilson(k, n, low, high):
-    assert evaluate.wilson(k, n) == (pytest.approx(low, abs=2e-3), pytest.approx(high, abs=2e-3))
-
-
 def test_summary_counts_by_task():
     rows = [
         {"task": t, "success": t == 1 or i < 3, "draft_rounds": 2, "rounds": 5, "accepted": 18}
@@ -99,7 +106,8 @@ def test_summary_counts_by_task():
     ]
     figures = evaluate.summary(rows)
     assert (figures["all"]["k"], figures["all"]["n"]) == (13, 20)
-    assert figures["tasks"]["0"]["k"] == 3
+    assert figures["tasks"]["0"] == {"k": 3, "n": 10, "wilson95": [0.108, 0.603]}
+    assert figures["tasks"]["1"]["wilson95"] == [0.722, 1.0]
     assert figures["accepted_mean"] == 9.0
 
 
@@ -128,4 +136,4 @@ def test_patches_are_trained_to_the_end_and_played_as_an_artifact(tmp_path, demo
     ((tensors, seen, _),) = played
     assert seen == patches and tensors["vision.patch_embed.weight"].shape[0] == 32 * 32 * 3
     assert (figures["all"]["k"], figures["all"]["n"]) == (4, 10)
-    assert evaluate.read(tmp_path / "work/comparison/patch_trial.json")["summary"] == figures
+    assert json_load(tmp_path / "work/comparison/patch_trial.json")["summary"] == figures

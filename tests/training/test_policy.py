@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from flashtrail.base.errors import UserError
 from flashtrail.policies.pi0 import weights
 from flashtrail.training import dataset, policy
 from flashtrail.training.policy import Recipe, Trainer
@@ -76,7 +77,7 @@ def test_masked_and_zeroed_views_are_told_apart(tmp_path, demos, dims):
 def test_another_recipe_does_not_continue_a_run(tmp_path, demos, dims):
     run = trainer(tmp_path, demos, dims)
     run.save()
-    with pytest.raises(ValueError, match="batch"):
+    with pytest.raises(UserError, match="batch"):
         trainer(tmp_path, demos, dims, dataclasses.replace(RECIPE, batch=4))
 
 

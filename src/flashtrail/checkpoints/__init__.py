@@ -1,1 +1,1 @@
-"""Finds, classifies, fetches and converts public checkpoints into artifacts; knows no simulator and no socket."""
+"""Finds, classifies, fetches and converts public checkpoints into artifacts."""

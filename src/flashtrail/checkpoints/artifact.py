@@ -58,7 +58,7 @@ def convert_base(
     stats, tokenizer = find_norm_stats(source, extra.get("asset")), source / TOKENIZER
     check_norm_stats(stats, dims["action_dim"])
     check_tokenizer(tokenizer, dims["vocab_size"])
-    streams = {piece.name: _stream(piece, leaves) for piece in pieces}
+    streams = {piece.rule.name: _stream(piece, leaves) for piece in pieces}
     files = {NORM_STATS: stats.read_bytes(), TOKENIZER: tokenizer.read_bytes()}
     transforms = {"delta_actions": bool(extra["delta_actions"])}
     return write_artifact(Path(target), "base", dtype, dims, streams, files, fetched, transforms)
@@ -98,11 +98,11 @@ def write_draft(
 
 
 def _stream(piece: convert.Piece, leaves: Mapping[str, orbax.Leaf]) -> Stream:
-    """Return the tensor's stream: whole if it is small or cannot be cut, else by blocks of rows."""
-    leaf, delta = leaves[piece.leaf], piece.lora
+    """Return the tensor's stream: whole if it cannot be cut, else in blocks of rows."""
+    leaf, delta = leaves[piece.rule.leaf], piece.lora
 
     def whole() -> Iterator[np.ndarray]:
-        yield piece.arrange(leaf.read())
+        yield piece.rule.arrange(leaf.read())
 
     def by_rows() -> Iterator[np.ndarray]:
         row_bytes = max(1, math.prod(leaf.shape[1:]) * leaf.dtype.itemsize)
@@ -112,10 +112,10 @@ def _stream(piece: convert.Piece, leaves: Mapping[str, orbax.Leaf]) -> Stream:
             if delta is not None and factors is not None:
                 a, b = (factor[start : start + len(rows)] for factor in factors)
                 rows = delta.merge(rows, a, b)
-            yield piece.arrange(rows)
+            yield piece.rule.arrange(rows)
             start += len(rows)
 
-    return Stream(piece.shape, by_rows if piece.by_rows else whole)
+    return Stream(piece.shape, by_rows if piece.rule.by_rows else whole)
 
 
 def _whole(x: np.ndarray) -> Callable[[], Iterator[np.ndarray]]:
@@ -153,12 +153,12 @@ def _chunks(header: bytes, streams: Mapping[str, Stream], number: np.dtype) -> I
         written = 0
         for block in streams[name].blocks():
             if not np.isfinite(block).all():
-                raise UserError(f"checkpoint tensor {name} holds values that are not finite: fetch it again")
+                raise UserError(f"checkpoint tensor {name} has values that are not finite: fetch it again")
             values = np.ascontiguousarray(block.astype(number))
             written += values.size
             yield values.tobytes()
         if written != math.prod(streams[name].shape):
-            raise UserError(f"checkpoint tensor {name} gave {written} values for shape {streams[name].shape}")
+            raise UserError(f"checkpoint tensor {name} has {written} values for shape {streams[name].shape}")
 
 
 # --- the directory ---
@@ -219,13 +219,13 @@ def _check_space(directory: Path, streams: Mapping[str, Stream], dtype: str) -> 
 
 def find_norm_stats(source: Path, asset: str | None = None) -> Path:
     """Return the norm_stats.json below assets/ (that of `asset`, where one is named); UserError if there is not one."""
-    found = sorted(source.glob("assets/**/norm_stats.json"))
+    paths = sorted(source.glob("assets/**/norm_stats.json"))
     if asset is not None:
-        found = [path for path in found if path == source / "assets" / asset / "norm_stats.json"]
-    if len(found) != 1:
-        names = ", ".join(str(p.relative_to(source)) for p in found) or "none"
+        paths = [path for path in paths if path == source / "assets" / asset / "norm_stats.json"]
+    if len(paths) != 1:
+        names = ", ".join(str(path.relative_to(source)) for path in paths) or "none"
         raise UserError(f"{source} needs exactly one norm_stats.json below assets/{asset or ''}; found: {names}")
-    return found[0]
+    return paths[0]
 
 
 def check_norm_stats(path: Path, action_dim: int) -> dict[str, str]:
@@ -246,11 +246,11 @@ def use_of_stats(root: Any, path: str, action_dim: int | None = None) -> dict[st
     for key, size in LIBERO_DIMS.items():
         part = stats.get(key)
         if not isinstance(part, dict):
-            raise UserError(f"{path}: norm_stats lacks {key!r}: {_GIVE}")
+            raise UserError(f"{path}: norm_stats has no {key!r}: {_GIVE}")
         if action_dim is not None and size > action_dim:
             raise UserError(
-                f"{path}: LIBERO's {key} fills {size} dims, this model has {action_dim}: the statistics do not fit "
-                "the model, and it cannot be run on LIBERO"
+                f"{path}: LIBERO's {key} needs {size} dims, this model has {action_dim}: the statistics do not fit "
+                "the model, and it cannot run on LIBERO"
             )
         padded = PADDED_DIM if action_dim is None else action_dim
         for field in ("mean", "std"):
@@ -272,7 +272,7 @@ def _check_vector(path: str, name: str, values: Any, allowed: Sequence[int]) -> 
     if len(values) not in allowed:
         raise UserError(f"{path}: {name} has {len(values)} entries, not {legal}: {OTHER_ROBOT}; {TUNED}")
     if not all(math.isfinite(v) for v in values):
-        raise UserError(f"{path}: {name} holds a value that is not finite: {_GIVE}")
+        raise UserError(f"{path}: {name} has a value that is not finite: {_GIVE}")
 
 
 def check_tokenizer(path: Path, vocab_size: int) -> None:
@@ -300,7 +300,7 @@ def read_manifest(directory: str | Path, kind: str | None = None) -> dict[str, A
     """Return an artifact's manifest; UserError if there is none, or it is of another format, version or kind."""
     path = Path(directory) / MANIFEST
     if not path.is_file():
-        raise UserError(f"{directory} is no artifact (no {MANIFEST}): convert a checkpoint first")
+        raise UserError(f"{directory} is not an artifact (no {MANIFEST}): convert a checkpoint first")
     manifest = provenance.json_load(path)
     if not isinstance(manifest, dict) or (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
         raise UserError(f"{path} is not a {FORMAT} manifest of version {VERSION}: convert the checkpoint again")
@@ -345,7 +345,7 @@ def _verify_files(directory: Path, manifest: Mapping[str, Any]) -> None:
         path = directory / name
         if Path(name).name != name:
             raise UserError(
-                f"{directory / MANIFEST} names {name!r}, a file outside of it: convert the checkpoint again"
+                f"{directory / MANIFEST} names {name!r}, a file outside its directory: convert the checkpoint again"
             )
         if not path.is_file():
             raise UserError(f"{path} is missing: convert the checkpoint again")
@@ -372,7 +372,7 @@ def read_header(path: Path) -> dict[str, Any]:
         end = max(entry["data_offsets"][1] for entry in header.values())
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
         raise UserError(
-            f"{path} is no safetensors file or cut off in its header: convert the checkpoint again"
+            f"{path} is not a safetensors file, or its header is cut off: convert the checkpoint again"
         ) from None
     if size != 8 + length + end:
         raise UserError(f"{path} is truncated: {size} bytes of {8 + length + end}; convert the checkpoint again")

@@ -1,13 +1,12 @@
-"""The mapping: which artifact tensor comes from which source leaf, and how it is laid out.
+"""Plans a conversion: checks a source's names and shapes against `layouts`, and derives the model's dims.
 
-Source layouts are openpi's JAX tree and the upstream draft `.pt`; the target is x-in/y-out (`y = x @ w`), layers
-stacked on a leading axis, norms unfolded. Shapes and names: docs/checkpoints.md.
+Sources are openpi's JAX tree and the upstream draft `.pt`. Shapes and names: docs/checkpoints.md.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,8 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from flashtrail.base.errors import UserError
-from flashtrail.checkpoints import facts, lora
-from flashtrail.checkpoints.layouts import ATTN, BLOCK, IMG, LLM, base_shapes, draft_shapes
+from flashtrail.checkpoints import facts, layouts, lora
+from flashtrail.checkpoints.layouts import ATTN, BLOCK, IMG, LLM
 
 IMAGE_SIZE = 224
 _SPREAD = 6  # names listed in one error line
@@ -31,116 +30,18 @@ class HasShape(Protocol):
 
 @dataclass(frozen=True)
 class Piece:
-    """One artifact tensor: `arrange(leaf values)` gives its values.
+    """One artifact tensor: the rule that gives its values, and its shape.
 
-    `shape` is the result's. With `by_rows`, `arrange` may be applied to any slice of the leaf's leading axis and
-    gives the same slice of the result, so a large stacked tensor never needs to be in memory whole.
+    Where the rule goes by rows, any slice of the leaf's leading axis gives the same slice of the result, so a large
+    stacked tensor never needs to be in memory whole.
     """
 
-    name: str
-    leaf: str
+    rule: layouts.Rule
     shape: tuple[int, ...]
-    by_rows: bool
-    arrange: Callable[[np.ndarray], np.ndarray]
     lora: lora.Lora | None = None  # merged into the leaf's values before they are arranged
 
 
-# --- arrangements; a leading axis of layers (or rows) passes through ---
-
-
-def _same(x: np.ndarray) -> np.ndarray:
-    return x
-
-
-def _in_heads(x: np.ndarray) -> np.ndarray:  # (L, W, H, hd) -> (L, W, H*hd), SigLIP q/k/v
-    return x.reshape(x.shape[0], x.shape[1], -1)
-
-
-def _merge_tail(x: np.ndarray) -> np.ndarray:  # (L, H, hd) -> (L, H*hd), biases
-    return x.reshape(x.shape[0], -1)
-
-
-def _heads_out(x: np.ndarray) -> np.ndarray:  # (L, H, hd, W) -> (L, H*hd, W)
-    return x.reshape(x.shape[0], -1, x.shape[-1])
-
-
-def _heads_first(x: np.ndarray) -> np.ndarray:  # (L, H, W, hd) -> (L, W, H*hd), Gemma einsum weights
-    return x.transpose(0, 2, 1, 3).reshape(x.shape[0], x.shape[2], -1)
-
-
-def _kv(which: int) -> Callable[[np.ndarray], np.ndarray]:  # (L, 2, Hkv, W, hd) -> (L, W, Hkv*hd)
-    return lambda x: _heads_first(x[:, which])
-
-
-def _gating(which: int) -> Callable[[np.ndarray], np.ndarray]:  # (L, 2, W, M) -> (L, W, M); 0 gate, 1 up
-    return lambda x: x[:, which]
-
-
-def _patch(x: np.ndarray) -> np.ndarray:  # (P, P, 3, W) -> (P*P*3, W)
-    return x.reshape(-1, x.shape[-1])
-
-
-def _drop_first(x: np.ndarray) -> np.ndarray:  # (1, N, W) -> (N, W)
-    return x[0]
-
-
 # --- the base model ---
-
-_Rule = tuple[str, str, int, bool, Callable[[np.ndarray], np.ndarray]]  # name, leaf, rank, by_rows, arrange
-
-
-def _base_rules(stem_layers: int) -> list[_Rule]:
-    rules: list[_Rule] = []
-    for i in range(stem_layers):
-        rules += [
-            (f"vision.stem.{i}.weight", f"{IMG}stem/conv_{i}/kernel", 4, False, _same),
-            (f"vision.stem.{i}.bias", f"{IMG}stem/conv_{i}/bias", 1, False, _same),
-        ]
-    if not stem_layers:
-        rules += [
-            ("vision.patch_embed.weight", IMG + "embedding/kernel", 4, False, _patch),
-            ("vision.patch_embed.bias", IMG + "embedding/bias", 1, False, _same),
-        ]
-    rules.append(("vision.pos_embed", IMG + "pos_embedding", 3, False, _drop_first))
-    for ours, theirs in (("ln1", "LayerNorm_0"), ("ln2", "LayerNorm_1")):
-        for part in ("scale", "bias"):
-            rules.append((f"vision.layers.{ours}.{part}", f"{BLOCK}{theirs}/{part}", 2, True, _same))
-    for ours, theirs in (("q", "query"), ("k", "key"), ("v", "value")):
-        rules.append((f"vision.layers.{ours}.weight", f"{ATTN}{theirs}/kernel", 4, True, _in_heads))
-        rules.append((f"vision.layers.{ours}.bias", f"{ATTN}{theirs}/bias", 3, True, _merge_tail))
-    rules.append(("vision.layers.o.weight", ATTN + "out/kernel", 4, True, _heads_out))
-    rules.append(("vision.layers.o.bias", ATTN + "out/bias", 2, True, _same))
-    for ours, theirs in (("fc1", "Dense_0"), ("fc2", "Dense_1")):
-        rules.append((f"vision.layers.{ours}.weight", f"{BLOCK}MlpBlock_0/{theirs}/kernel", 3, True, _same))
-        rules.append((f"vision.layers.{ours}.bias", f"{BLOCK}MlpBlock_0/{theirs}/bias", 2, True, _same))
-    for part in ("scale", "bias"):
-        rules.append((f"vision.norm.{part}", f"{IMG}Transformer/encoder_norm/{part}", 1, False, _same))
-    rules.append(("vision.head.weight", IMG + "head/kernel", 2, False, _same))
-    rules.append(("vision.head.bias", IMG + "head/bias", 1, False, _same))
-    rules.append(("embed.weight", LLM + "embedder/input_embedding", 2, True, _same))
-    rules += _gemma_rules("prefix", "") + _gemma_rules("expert", "_1")
-    for ours in ("state_proj", "action_in_proj", "time_mlp_in", "time_mlp_out", "action_out_proj"):
-        theirs = ours.replace("time_mlp", "action_time_mlp")
-        rules.append((f"{ours}.weight", f"{theirs}/kernel", 2, False, _same))
-        rules.append((f"{ours}.bias", f"{theirs}/bias", 1, False, _same))
-    return rules
-
-
-def _gemma_rules(stack: str, suffix: str) -> list[_Rule]:
-    """Rules of one Gemma stack; the expert's leaves carry the suffix ``_1`` on the module, not on the leaf."""
-    ours, theirs = f"{stack}.layers.", LLM + "layers/"
-    return [
-        (ours + "input_norm.scale", f"{theirs}pre_attention_norm{suffix}/scale", 2, True, _same),
-        (ours + "q.weight", f"{theirs}attn/q_einsum{suffix}/w", 4, True, _heads_first),
-        (ours + "k.weight", f"{theirs}attn/kv_einsum{suffix}/w", 5, True, _kv(0)),
-        (ours + "v.weight", f"{theirs}attn/kv_einsum{suffix}/w", 5, True, _kv(1)),
-        (ours + "o.weight", f"{theirs}attn/attn_vec_einsum{suffix}/w", 4, True, _heads_out),
-        (ours + "post_norm.scale", f"{theirs}pre_ffw_norm{suffix}/scale", 2, True, _same),
-        (ours + "gate.weight", f"{theirs}mlp{suffix}/gating_einsum", 4, True, _gating(0)),
-        (ours + "up.weight", f"{theirs}mlp{suffix}/gating_einsum", 4, True, _gating(1)),
-        (ours + "down.weight", f"{theirs}mlp{suffix}/linear", 3, True, _same),
-        (f"{stack}.norm.scale", f"{LLM}final_norm{suffix}/scale", 1, False, _same),
-    ]
 
 
 def plan_base(leaves: Mapping[str, HasShape], described: Any) -> tuple[list[Piece], dict[str, Any]]:
@@ -151,24 +52,25 @@ def plan_base(leaves: Mapping[str, HasShape], described: Any) -> tuple[list[Piec
     """
     extra = read_facts(described)
     stem_layers = sum(path.startswith(IMG + "stem/") and path.endswith("/kernel") for path in leaves)
-    rules = _base_rules(stem_layers)
+    rules = layouts.base_rules(stem_layers)
     deltas = lora.find(leaves, extra["lora_scaling"])
-    _check_names("checkpoint", "a pi0 tree", {leaf for _, leaf, *_ in rules}, set(leaves) - lora.names(deltas.values()))
-    for _, leaf, rank, *_ in rules:
-        if len(leaves[leaf].shape) != rank:
-            raise UserError(f"checkpoint leaf {leaf} has shape {_shape(leaves[leaf])}: expected {rank} axes")
+    found = set(leaves) - lora.names(deltas.values())
+    check_names("checkpoint is not a pi0 tree of the known layout", {rule.leaf for rule in rules}, found)
+    for rule in rules:
+        if len(shape := _shape(leaves[rule.leaf])) != len(rule.axes):
+            raise UserError(f"checkpoint leaf {rule.leaf} has shape {shape}: expected {len(rule.axes)} axes")
     dims = _base_dims(leaves, stem_layers, extra)
-    expected = base_shapes(dims)
+    expected = layouts.base_shapes(dims)
     pieces = []
-    for name, leaf, _, by_rows, arrange in rules:
-        shape = arrange(_hollow(tuple(leaves[leaf].shape))).shape
-        if shape != expected[name]:
+    for rule in rules:
+        shape = layouts.arranged(_shape(leaves[rule.leaf]), rule.arrange)
+        if shape != expected[rule.name]:
             raise UserError(
-                f"checkpoint leaf {leaf} has shape {_shape(leaves[leaf])}, which gives {name} {shape}: "
-                f"the other leaves imply {expected[name]}"
+                f"checkpoint leaf {rule.leaf} has shape {_shape(leaves[rule.leaf])}, which gives {rule.name} {shape}: "
+                f"the other leaves imply {expected[rule.name]}"
             )
-        pieces.append(Piece(name, leaf, shape, by_rows, arrange, deltas.get(leaf)))
-    return sorted(pieces, key=lambda piece: piece.name), dims
+        pieces.append(Piece(rule, shape, deltas.get(rule.leaf)))
+    return sorted(pieces, key=lambda piece: piece.rule.name), dims
 
 
 def base_tensors(tree: Mapping[str, np.ndarray], described: Any) -> tuple[dict[str, np.ndarray], dict]:
@@ -176,10 +78,10 @@ def base_tensors(tree: Mapping[str, np.ndarray], described: Any) -> tuple[dict[s
     pieces, dims = plan_base(tree, described)
 
     def whole(piece: Piece) -> np.ndarray:
-        x, delta = np.asarray(tree[piece.leaf]), piece.lora
-        return piece.arrange(x if delta is None else delta.merge(x, tree[delta.a], tree[delta.b]))
+        x, delta = np.asarray(tree[piece.rule.leaf]), piece.lora
+        return piece.rule.arrange(x if delta is None else delta.merge(x, tree[delta.a], tree[delta.b]))
 
-    return {piece.name: np.ascontiguousarray(whole(piece)) for piece in pieces}, dims
+    return {piece.rule.name: np.ascontiguousarray(whole(piece)) for piece in pieces}, dims
 
 
 def _base_dims(leaves: Mapping[str, HasShape], stem_layers: int, extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -267,24 +169,6 @@ def read_facts(source: Any) -> dict[str, Any]:
 
 # --- the draft head ---
 
-_DRAFT_RULES: dict[str, tuple[str, bool]] = {  # name -> (key of the .pt, transpose (out, in) -> (in, out))
-    "state_token.weight": ("_state_token.weight", True),
-    "state_token.bias": ("_state_token.bias", False),
-    "action_queries": ("_action_queries.weight", False),
-    "input_norm.scale": ("_gemma_block.input_layernorm.weight", False),
-    "q.weight": ("_gemma_block.self_attn.q_proj.weight", True),
-    "k.weight": ("_gemma_block.self_attn.k_proj.weight", True),
-    "v.weight": ("_gemma_block.self_attn.v_proj.weight", True),
-    "o.weight": ("_gemma_block.self_attn.o_proj.weight", True),
-    "post_norm.scale": ("_gemma_block.post_attention_layernorm.weight", False),
-    "gate.weight": ("_gemma_block.mlp.gate_proj.weight", True),
-    "up.weight": ("_gemma_block.mlp.up_proj.weight", True),
-    "down.weight": ("_gemma_block.mlp.down_proj.weight", True),
-    "action_head.weight": ("_action_head.weight", True),
-    "action_head.bias": ("_action_head.bias", False),
-}
-
-
 _LFS = b"version https://git-lfs"
 
 
@@ -312,8 +196,9 @@ def read_draft_pt(pt_path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
             f"draft {path} is not plain tensors and is not loaded, since it may run code when unpickled: save it again "
             "from tensors, numbers and text alone"
         ) from None
-    except Exception as error:  # whatever a damaged pickle makes its reader do: nothing of the file was run
-        raise UserError(f"draft {path} is truncated or no PyTorch file ({str(error)[:80]}): fetch it again") from None
+    except Exception as error:  # a damaged pickle raises nearly anything; nothing in the file was run
+        line = str(error)[:80]
+        raise UserError(f"draft {path} is truncated or not a PyTorch file ({line}): fetch it again") from None
     head = saved.get("draft_head") if isinstance(saved, dict) else None
     if not isinstance(head, dict) or not all(isinstance(v, torch.Tensor) for v in head.values()):
         raise UserError(f"draft {path} holds no draft_head of tensors: give the trainer's {{draft_head, meta}} file")
@@ -326,7 +211,7 @@ def read_draft_pt(pt_path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
             plain = next(str(name) for name in sorted(head, key=str) if not str(name).startswith(prefix))
             raise UserError(
                 f"draft {path}: {len(marked)} of its {len(head)} tensors have the prefix {prefix} ({_some(marked)}), "
-                f"the others have not ({plain}): save draft_head from one state_dict"
+                f"the others do not ({plain}): save draft_head from one state_dict"
             )
     meta = {} if saved.get("meta") is None else saved["meta"]
     if not isinstance(meta, dict):
@@ -335,7 +220,7 @@ def read_draft_pt(pt_path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
 
 
 def _values(path: Path, name: str, tensor: Any) -> np.ndarray:
-    """Return a torch tensor's values as float32; UserError for one that is no plain block of real numbers."""
+    """Return a torch tensor's values as float32; UserError unless it is a dense block of real numbers."""
     if not tensor.dtype.is_floating_point or tensor.is_quantized:
         raise UserError(f"draft {path}: {name} holds {str(tensor.dtype).removeprefix('torch.')}: save it as float32")
     if tensor.is_sparse or tensor.layout != tensor.new_empty(0).layout or tensor.is_meta:
@@ -355,24 +240,26 @@ def draft_arranged(
     source: Mapping[str, np.ndarray], meta: Mapping[str, Any], path: str | Path
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """The same from tensors under upstream's names and the meta; `path` is named in errors."""
-    _check_names(f"draft {path}", "a draft", {key for key, _ in _DRAFT_RULES.values()}, set(source))
-    for name, (key, transpose) in _DRAFT_RULES.items():
+    keys = {key for key, _ in layouts.DRAFT_RULES.values()}
+    check_names(f"draft {path} is not a draft of the known layout", keys, source)
+    tensors = {}
+    for name, (key, transpose) in layouts.DRAFT_RULES.items():
         rank = 2 if transpose or name == "action_queries" else 1
         if source[key].ndim != rank:
             raise UserError(f"draft {path}: {key} has shape {source[key].shape}: expected {rank} axes")
-    tensors = {n: np.ascontiguousarray(source[k].T if t else source[k]) for n, (k, t) in sorted(_DRAFT_RULES.items())}
+        tensors[name] = np.ascontiguousarray(source[key].T if transpose else source[key])
     dims = _draft_dims(tensors, meta, path)
-    for name, shape in draft_shapes(dims).items():
+    for name, shape in layouts.draft_shapes(dims).items():
         if tensors[name].shape != shape:
             raise UserError(
-                f"draft {path}: {_DRAFT_RULES[name][0]} gives {name} {tensors[name].shape}: the other "
+                f"draft {path}: {layouts.DRAFT_RULES[name][0]} gives {name} {tensors[name].shape}: the other "
                 f"tensors and the meta imply {shape}"
             )
     return tensors, dims
 
 
 def _draft_dims(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any], path: str | Path) -> dict[str, int]:
-    def told(name: str, otherwise: int) -> int:
+    def stated(name: str, otherwise: int) -> int:
         value = meta.get(name, otherwise)
         text = f"{value:.20g}" if isinstance(value, float) else str(value)
         if not re.fullmatch("[1-9][0-9]{0,5}", text):
@@ -380,12 +267,12 @@ def _draft_dims(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any], path
         return int(text)
 
     state_dim, width = tensors["state_token.weight"].shape
-    kv_heads = told("draft_num_kv_heads", 1)
-    head_dim = told("draft_head_dim", tensors["k.weight"].shape[1] // kv_heads)
+    kv_heads = stated("draft_num_kv_heads", 1)
+    head_dim = stated("draft_head_dim", tensors["k.weight"].shape[1] // kv_heads)
     return {
         "width": width,
         "mlp_dim": tensors["gate.weight"].shape[1],
-        "num_heads": told("draft_num_heads", tensors["q.weight"].shape[1] // head_dim),
+        "num_heads": stated("draft_num_heads", tensors["q.weight"].shape[1] // head_dim),
         "num_kv_heads": kv_heads,
         "head_dim": head_dim,
         "chunk": tensors["action_queries"].shape[0],
@@ -397,13 +284,12 @@ def _draft_dims(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any], path
 # --- shared checks ---
 
 
-def _check_names(what: str, kind: str, expected: set[str], found: set[str]) -> None:
-    missing, unexpected = sorted(expected - found), sorted(found - expected)
-    if missing or unexpected:
-        parts = [
-            f"{label} {_some(names)}" for label, names in (("missing", missing), ("unexpected", unexpected)) if names
-        ]
-        raise UserError(f"{what} is not {kind} of the known layout: {'; '.join(parts)}")
+def check_names(problem: str, expected: Collection[str], found: Collection[str]) -> None:
+    """Raise UserError, `problem` with the missing and the unexpected names, unless both have the same names."""
+    differences = {"missing": sorted(set(expected) - set(found)), "unexpected": sorted(set(found) - set(expected))}
+    parts = [f"{label} {_some(names)}" for label, names in differences.items() if names]
+    if parts:
+        raise UserError(f"{problem}: {'; '.join(parts)}")
 
 
 def _some(names: Sequence[str]) -> str:
@@ -413,8 +299,3 @@ def _some(names: Sequence[str]) -> str:
 
 def _shape(leaf: HasShape) -> tuple[int, ...]:
     return tuple(leaf.shape)
-
-
-def _hollow(shape: tuple[int, ...]) -> np.ndarray:
-    """Return an array of that shape that takes no memory, to push through an arrangement."""
-    return np.broadcast_to(np.zeros((), np.uint8), shape)

@@ -1,6 +1,6 @@
 """What a checkpoint's tree does not hold: gathered from the tree's own model.json, the config and the known table.
 
-Nothing is assumed: a fact that nobody states is asked for, by the key to write. What was used, and who said it, goes
+Nothing is assumed: a missing fact is an error that names the key to write. What was used, and its source, goes
 into the probe's record and, as facts.json, into the fetched source, where converter and parity read it.
 """
 
@@ -56,7 +56,7 @@ def read_model_json(source: Any, where: str = MODEL_JSON) -> dict[str, Any]:
 def resolve(
     policy: str, uri: str, declared: Mapping[str, Any], model_json: Mapping[str, Any] | None
 ) -> dict[str, dict[str, Any]]:
-    """Return name -> {value, said_by} for one candidate; a fact that nobody states is left out (see `missing`).
+    """Return name -> {value, said_by} for one candidate; a missing fact is left out (see `missing`).
 
     The tree's own model.json counts before the config, the config before the table of public checkpoints. Raises
     UserError where the config contradicts the tree.
@@ -80,7 +80,7 @@ def resolve(
 
 
 def missing(policy: str, facts: Mapping[str, Any]) -> str | None:
-    """Return what to write under policies.X for the facts that nobody states, or None if all are there."""
+    """Return what to write under policies.X for the missing facts, or None if all are there."""
     absent = [name for name in NEEDED if name not in facts]
     if not absent:
         return None
@@ -103,16 +103,16 @@ def as_tree(facts: Mapping[str, Mapping[str, Any]], model_json: Mapping[str, Any
 
 
 def of_source(source: Path) -> dict[str, Any]:
-    """Return the facts of a fetched source: facts.json, or model.json where a tree is converted as it stands.
+    """Return the facts of a fetched source: facts.json, or model.json where a tree is converted without fetching.
 
-    Raises UserError for a fact that nobody states.
+    Raises UserError for a missing fact.
     """
     own = source / FACTS
     path = own if own.is_file() else source / MODEL_JSON
     if not path.is_file():
         raise UserError(
-            f"{source} holds neither {FACTS} nor {MODEL_JSON}, so nobody says its horizon, delta_actions, views, steps "
-            "and max_token_len: fetch it through policies.X of the config"
+            f"{source} has neither {FACTS} nor {MODEL_JSON}: its horizon, delta_actions, views, steps and "
+            "max_token_len are unknown; fetch it through policies.X of the config"
         )
     return require(read_model_json(path, FACTS if path == own else MODEL_JSON), str(path))
 

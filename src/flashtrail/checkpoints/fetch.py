@@ -31,11 +31,11 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Item:
-    """One file to fetch: where it is and its place below source/."""
+    """One file to fetch: where it is and its path below source/."""
 
     location: Location
     entry: Entry
-    place: str
+    path: str  # below source/
 
 
 def fetch(
@@ -47,10 +47,10 @@ def fetch(
 ) -> dict[str, Any]:
     """Fetch a probed candidate (`probe.select`) into `directory`/source and return what fetched.json then holds.
 
-    fetched.json: uri, class, family, facts, tokenizer and draft URIs, files {place: {bytes, sha256}}, digest over them.
+    fetched.json: uri, class, family, facts, tokenizer and draft URIs, files {path: {bytes, sha256}}, digest over them.
     The facts that the tree itself does not hold are written beside it, as facts.json. If source/ already holds exactly
     that, nothing is downloaded. Raises UserError for a full disk, a missing or changed file, a wrong hash, a Git LFS
-    pointer in a file's place, or a network that stays away.
+    pointer instead of a file, or a network that stays down.
     """
     directory = Path(directory)
     source, partial = directory / "source", directory / "source.partial"
@@ -61,11 +61,11 @@ def fetch(
         report(f"{source} is whole already: nothing to download")
         return kept
     partial.mkdir(parents=True, exist_ok=True)
-    _clear_strangers(partial, {item.place for item in items})
+    _clear_strangers(partial, {item.path for item in items})
     _check_disk(partial, items)
     files, progress = {}, _Progress(sum(item.entry.bytes for item in items), report)
     for item in items:
-        files[item.place] = fetch_file(item, partial / item.place, progress.add)
+        files[item.path] = fetch_file(item, partial / item.path, progress.add)
     provenance.json_dump(candidate["model"], partial / facts.FACTS)
     files[facts.FACTS] = _described(partial / facts.FACTS)
     fetched = {"version": 1, **origin, "files": files, "digest": provenance.digest_json(files)}
@@ -78,20 +78,20 @@ def fetch(
 
 
 def _items(uri: str, tokenizer: str, draft: str | None) -> list[Item]:
-    tree = _ask(open_location(uri), "checkpoint")
+    tree = _list(open_location(uri), "checkpoint")
     location = open_location(uri)
     items = [Item(location, entry, entry.name) for entry in tree if entry.name.split("/")[0] in WANTED_TOPS]
-    for what, where, place in (("tokenizer", tokenizer, TOKENIZER), ("draft", draft, DRAFT)):
-        if where is None:
+    for what, address, path in (("tokenizer", tokenizer, TOKENIZER), ("draft", draft, DRAFT)):
+        if address is None:
             continue
-        found = _ask(open_location(where), what)
-        if len(found) != 1 or found[0].name:
-            raise UserError(f"{what} {where} is a directory of {len(found)} files: name the file itself")
-        items.append(Item(open_location(where), found[0], place))
+        entries = _list(open_location(address), what)
+        if len(entries) != 1 or entries[0].name:
+            raise UserError(f"{what} {address} is a directory of {len(entries)} files: name the file itself")
+        items.append(Item(open_location(address), entries[0], path))
     return items
 
 
-def _ask(location: Location, what: str) -> list[Entry]:
+def _list(location: Location, what: str) -> list[Entry]:
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return location.entries()
@@ -116,15 +116,15 @@ def _already_there(directory: Path, origin: Mapping[str, Any], items: list[Item]
     own = directory / "source" / facts.FACTS
     if not own.is_file() or files.get(facts.FACTS) != _described(own):
         return None
-    expected = {item.place: item.entry.bytes for item in items} | {facts.FACTS: own.stat().st_size}
-    if expected != {place: f["bytes"] for place, f in files.items()}:
+    expected = {item.path: item.entry.bytes for item in items} | {facts.FACTS: own.stat().st_size}
+    if expected != {name: f["bytes"] for name, f in files.items()}:
         return None
     for item in items:
-        path = directory / "source" / item.place
+        path = directory / "source" / item.path
         if not path.is_file() or path.stat().st_size != item.entry.bytes:
             return None
         hashes = _hashes(path)
-        if hashes["sha256"] != files[item.place]["sha256"] or _mismatch(item.entry, hashes):
+        if hashes["sha256"] != files[item.path]["sha256"] or _mismatch(item.entry, hashes):
             return None
         if not _vouched(item.entry) and hashes["sha256"] != _local_sha256(item):
             return None
@@ -173,7 +173,7 @@ def fetch_file(item: Item, target: Path, progress: Callable[[int], None] = lambd
         progress(-item.entry.bytes)
     part.unlink(missing_ok=True)
     raise UserError(
-        f"{item.location.uri}: {item.place} arrived twice with a wrong {wrong}: the source is damaged or "
+        f"{item.location.uri}: {item.path} arrived twice with a wrong {wrong}: the source is damaged or "
         "changing, run again later"
     )
 
@@ -195,11 +195,11 @@ def _download(item: Item, part: Path, progress: Callable[[int], None]) -> None:
                     have += len(block)
                     progress(len(block))
         except FileNotFoundError:
-            raise UserError(f"{item.location.uri}: {item.place} vanished while it was fetched: run again") from None
+            raise UserError(f"{item.location.uri}: {item.path} disappeared during the download: run again") from None
         except StoreUnreachable as error:
             attempt = attempt + 1 if have == before else 1
             if attempt > ATTEMPTS or isinstance(error, AccessDenied):
-                raise UserError(f"{error}; {have} of {item.entry.bytes} bytes of {item.place} are kept") from None
+                raise UserError(f"{error}; {have} of {item.entry.bytes} bytes of {item.path} are kept") from None
             _wait(attempt)
         except OSError as error:
             raise UserError(f"cannot write {part}: {error.strerror}; free some space and run again") from None
@@ -246,13 +246,13 @@ def _mismatch(entry: Entry, hashes: Mapping[str, str]) -> str | None:
     return None
 
 
-def _clear_strangers(partial: Path, places: set[str]) -> None:
+def _clear_strangers(partial: Path, wanted: set[str]) -> None:
     """Remove what an earlier, different download left behind."""
     for path in sorted(partial.rglob("*"), reverse=True):
         if path.is_dir():
             if not any(path.iterdir()):
                 path.rmdir()
-        elif path.relative_to(partial).as_posix().removesuffix(".part") not in places:
+        elif path.relative_to(partial).as_posix().removesuffix(".part") not in wanted:
             path.unlink()
 
 

@@ -1,7 +1,7 @@
-"""Which model a tree holds, told from its content: Orbax's leaf names, a safetensors header's keys, config.json.
+"""Identifies the model in a tree by its content: Orbax's leaf names, a safetensors header's keys, config.json.
 
-The path, and the names of the folders around it, say nothing: people call a tree what they like. Reads metadata only,
-of bounded size; knows families by the leaves that set them apart, and no location.
+Paths and folder names are ignored: people name a tree as they like. Reads metadata only, of bounded size, and
+recognises a family by the leaves that only it has.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ SAFETENSORS, LEROBOT, PICKLE, NO_FORMAT = (
     "PyTorch (pickle)",
     "unknown",
 )
-READABLE = (OCDBT, ZARR)
 METADATA_BYTES = 32 * 2**20  # of the largest metadata that is read; a released tree's are 21 kB
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _TYPES = {
@@ -47,7 +46,7 @@ Read = Callable[[str, int], bytes]  # name, at most so many bytes from the start
 
 @dataclass(frozen=True)
 class Identity:
-    """What a tree is: `family` and `format` from the lists above, the leaves or keys that told, and why not if not."""
+    """What a tree is: `family` and `format` from the lists above, the leaves or keys that show it, any problem."""
 
     family: str
     format: str
@@ -58,10 +57,14 @@ class Identity:
 NOTHING = Identity(UNKNOWN, NO_FORMAT)
 
 
+def _unreadable(problem: str) -> Identity:
+    return Identity(UNKNOWN, NO_FORMAT, problem=problem)
+
+
 def identify(files: Mapping[str, int], read: Read) -> Identity:
     """Return the identity of a listing (name -> bytes); `read` is asked for metadata only."""
     if problem := _unfinished(files):
-        return Identity(UNKNOWN, NO_FORMAT, problem=problem)
+        return _unreadable(problem)
     tensors = sorted(name for name in files if name.endswith(".safetensors"))
     try:
         if any(name.startswith("params/") for name in files):
@@ -69,22 +72,18 @@ def identify(files: Mapping[str, int], read: Read) -> Identity:
         if tensors:
             return _of_safetensors(files, tensors, read)
     except UserError as error:
-        return Identity(UNKNOWN, NO_FORMAT, problem=str(error))
+        return _unreadable(str(error))
     if pickles := [name for name in files if name.endswith(_PICKLES)]:
-        return Identity(UNKNOWN, PICKLE, (pickles[0],), "a pickle is not opened to see what it holds")
+        return Identity(UNKNOWN, PICKLE, (pickles[0],), "pickles are not opened")
     if deeper := sorted(name.partition("/params/")[0] for name in files if "/params/" in name):
-        return Identity(UNKNOWN, NO_FORMAT, problem=f"the checkpoint lies deeper: give {deeper[-1]} below it")
+        return _unreadable(f"the checkpoint is in a subdirectory: give {deeper[-1]} below it")
     if "_METADATA" in files or "manifest.ocdbt" in files:
-        return Identity(
-            UNKNOWN, NO_FORMAT, problem="this is a params directory itself: give the directory that holds it"
-        )
-    return Identity(
-        UNKNOWN, NO_FORMAT, problem="no params directory, no safetensors file: give openpi's checkpoint directory"
-    )
+        return _unreadable("this is a params directory itself: give the directory that holds it")
+    return _unreadable("no params directory, no safetensors file: give openpi's checkpoint directory")
 
 
 def family_of_leaves(leaves: Collection[str]) -> tuple[str, tuple[str, ...]]:
-    """Return the family of an openpi JAX tree's leaf paths, and the leaves that told."""
+    """Return the family of an openpi JAX tree's leaf paths, and the leaves that show it."""
     expert = next((leaf for leaf in sorted(leaves) if "/q_einsum_1/" in leaf), None)
     if "state_proj/kernel" in leaves and "action_time_mlp_in/kernel" in leaves and expert:
         if odd := sorted(leaf for leaf in leaves if leaf.partition("/")[0] not in _PI0_TOPS):
@@ -117,18 +116,18 @@ def family_of_keys(keys: Collection[str]) -> tuple[str, tuple[str, ...]]:
 def read_json(read: Read, name: str, size: int) -> Any:
     """Return a small JSON file's content; UserError where it is too large, cut off, a Git LFS pointer or not JSON."""
     if size > METADATA_BYTES:
-        raise UserError(f"{name} has {size} bytes: no metadata is so large, the tree is damaged")
+        raise UserError(f"{name} has {size} bytes: metadata is never this large; the tree is damaged")
     text = read(name, size)
     if text.startswith(LFS_POINTER):
         raise UserError(pointer(name))
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        raise UserError(f"{name} is cut off or no JSON: complete the copy or the download") from None
+        raise UserError(f"{name} is cut off or not JSON: complete the copy or the download") from None
 
 
 def pointer(name: str) -> str:
-    """The sentence for a Git LFS pointer in a file's place."""
+    """The sentence for a Git LFS pointer instead of a file."""
     return f"{name} is a Git LFS pointer, not the file itself: run `git lfs pull` in the clone, then run again"
 
 
@@ -149,18 +148,18 @@ def _of_orbax(files: Mapping[str, int], read: Read) -> Identity:
         )  # fmt: skip
     problem: str | None = None
     if odd := orbax.partly_marked(stored):
-        family, told = UNKNOWN, odd
+        family, evidence = UNKNOWN, odd
         problem = (
             f"only some of its leaves have the same prefix or suffix ({_shown(odd)}; {name}): save the parameters of "
             "one model, and nothing beside them"
         )
     else:
-        family, told = family_of_leaves(set(orbax.leaf_paths(dict.fromkeys(stored))))
+        family, evidence = family_of_leaves(set(orbax.leaf_paths(dict.fromkeys(stored))))
         if family == UNKNOWN:
-            problem = f"{_none_known('leaves', told, name)}: give a pi0 tree"
+            problem = f"{_none_known('leaves', evidence, name)}: give a pi0 tree"
     if form == NO_FORMAT:
         problem = "params holds neither manifest.ocdbt nor a directory a leaf: complete the copy or the download"
-    return Identity(family, form, told, problem)
+    return Identity(family, form, evidence, problem)
 
 
 def _metadata_leaves(content: Any) -> list[str]:
@@ -182,15 +181,15 @@ def _of_safetensors(files: Mapping[str, int], tensors: Sequence[str], read: Read
     keys: set[str] = set()
     for name in tensors[:64]:
         keys |= _header_keys(name, files[name], read)
-    family, told = family_of_keys(keys)
+    family, evidence = family_of_keys(keys)
     if family == UNKNOWN and isinstance(kind, str):
-        family, told = _TYPES.get(kind.lower(), UNKNOWN), (f"config.json: type {kind}",)
-    return Identity(family, form, told, _none_known("keys", told, tensors[0]) if family == UNKNOWN else None)
+        family, evidence = _TYPES.get(kind.lower(), UNKNOWN), (f"config.json: type {kind}",)
+    return Identity(family, form, evidence, _none_known("keys", evidence, tensors[0]) if family == UNKNOWN else None)
 
 
-def _none_known(kind: str, told: Sequence[str], place: str) -> str:
+def _none_known(kind: str, evidence: Sequence[str], path: str) -> str:
     """The sentence for a tree of no known family, with some of what it holds."""
-    return f"none of the families known by their {kind} ({_shown(told)}; {place})"
+    return f"its {kind} match no known model family ({_shown(evidence)}; {path})"
 
 
 def _shown(names: Sequence[str]) -> str:
@@ -204,7 +203,7 @@ def _header_keys(name: str, size: int, read: Read) -> set[str]:
         raise UserError(pointer(name))
     length = int.from_bytes(start, "little")
     if len(start) < 8 or not 0 < length <= min(size - 8, METADATA_BYTES):
-        raise UserError(f"{name} is cut off in its header, or no safetensors file: complete the copy or the download")
+        raise UserError(f"{name} is cut off in its header, or not a safetensors file: complete the copy or download")
     try:
         header = json.loads(read(name, 8 + length)[8:])
         return set(header) - {"__metadata__"}
@@ -213,12 +212,12 @@ def _header_keys(name: str, size: int, read: Read) -> set[str]:
 
 
 def _unfinished(files: Mapping[str, int]) -> str | None:
-    """The sentence for what a download or a save that was cut off leaves behind."""
+    """The sentence for the remains of an interrupted download or save."""
     for name in sorted(files):
         if name.split("/")[0] not in ("params", "assets") and "/" in name:
             continue
         if ".orbax-checkpoint-tmp" in name:
-            return f"{name} is of a save that Orbax did not finish: take an earlier step, or save again"
+            return f"{name} belongs to a save that Orbax did not finish: take an earlier step, or save again"
         if name.endswith(_UNFINISHED):
-            return f"{name} is of a download that did not finish: finish it, or remove what is left of it"
+            return f"{name} belongs to a download that did not finish: finish it, or remove its files"
     return None

@@ -1,82 +1,22 @@
-"""The shapes that a policy's dims imply: of the artifact's tensors, and of the leaves of openpi's tree.
+"""Names, shapes and layouts: of openpi's leaves and a draft's `.pt`, and of the artifact's tensors made of them.
 
-The contract between converter, engine and the synthetic checkpoints of benchmarks and tests. Tables:
-docs/checkpoints.md.
+The contract between converter, engine, export and the synthetic checkpoints of benchmarks and tests. The artifact is
+x-in/y-out (`y = x @ w`), layers stacked on a leading axis. Tables: docs/checkpoints.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
 
 Shapes = dict[str, tuple[int, ...]]
+Arrange = Callable[[np.ndarray], np.ndarray]
 
 IMG, LLM = "PaliGemma/img/", "PaliGemma/llm/"
 BLOCK = IMG + "Transformer/encoderblock/"
 ATTN = BLOCK + "MultiHeadDotProductAttention_0/"
-
-
-def base_shapes(dims: Mapping[str, Any]) -> Shapes:
-    """Return every base tensor's shape as `dims` implies it: the contract between converter and engine."""
-    vision, prefix, action = dims["vision"], dims["prefix"], dims["action_dim"]
-    wv, depth, mlp = vision["width"], vision["depth"], vision["mlp_dim"]
-    heads, wide, we = vision["num_heads"] * vision["head_dim"], prefix["width"], dims["expert"]["width"]
-    shapes: Shapes = {}
-    if vision["stem"] is None:
-        shapes["vision.patch_embed.weight"] = (vision["patch"] ** 2 * 3, wv)
-        shapes["vision.patch_embed.bias"] = (wv,)
-    else:
-        channels = 3
-        for i, layer in enumerate(vision["stem"]["layers"]):
-            shapes[f"vision.stem.{i}.weight"] = (layer["kernel"], layer["kernel"], channels, layer["channels"])
-            channels = layer["channels"]
-            shapes[f"vision.stem.{i}.bias"] = (channels,)
-    shapes["vision.pos_embed"] = (tokens_per_view(vision), wv)
-    for name, outer in (("ln1", wv), ("ln2", wv)):
-        shapes[f"vision.layers.{name}.scale"] = shapes[f"vision.layers.{name}.bias"] = (depth, outer)
-    for name, inner, outer in (
-        ("q", wv, heads),
-        ("k", wv, heads),
-        ("v", wv, heads),
-        ("o", heads, wv),
-        ("fc1", wv, mlp),
-        ("fc2", mlp, wv),
-    ):
-        shapes[f"vision.layers.{name}.weight"] = (depth, inner, outer)
-        shapes[f"vision.layers.{name}.bias"] = (depth, outer)
-    shapes["vision.norm.scale"] = shapes["vision.norm.bias"] = (wv,)
-    shapes["vision.head.weight"], shapes["vision.head.bias"] = (wv, wide), (wide,)
-    shapes["embed.weight"] = (dims["vocab_size"], wide)
-    for stack in ("prefix", "expert"):
-        gemma = dims[stack]
-        for name, shape in _block_shapes(gemma).items():
-            shapes[f"{stack}.layers.{name}"] = (gemma["depth"], *shape)
-        shapes[f"{stack}.norm.scale"] = (gemma["width"],)
-    for name, inner, outer in (
-        ("state_proj", action, we),
-        ("action_in_proj", action, we),
-        ("time_mlp_in", 2 * we, we),
-        ("time_mlp_out", we, we),
-        ("action_out_proj", we, action),
-    ):
-        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (inner, outer), (outer,)
-    return shapes
-
-
-def _block_shapes(gemma: Mapping[str, int]) -> Shapes:
-    width, mlp = gemma["width"], gemma["mlp_dim"]
-    queries, keys = gemma["num_heads"] * gemma["head_dim"], gemma["num_kv_heads"] * gemma["head_dim"]
-    return {
-        "input_norm.scale": (width,),
-        "q.weight": (width, queries),
-        "k.weight": (width, keys),
-        "v.weight": (width, keys),
-        "o.weight": (queries, width),
-        "post_norm.scale": (width,),
-        "gate.weight": (width, mlp),
-        "up.weight": (width, mlp),
-        "down.weight": (mlp, width),
-    }
 
 
 def tokens_per_view(vision: Mapping[str, Any]) -> int:
@@ -90,71 +30,185 @@ def tokens_per_view(vision: Mapping[str, Any]) -> int:
     return side**2
 
 
-def draft_shapes(dims: Mapping[str, int]) -> Shapes:
-    """Return every draft tensor's shape as `dims` implies it."""
-    return {
-        **_block_shapes(dims),
-        "state_token.weight": (dims["state_dim"], dims["width"]),
-        "state_token.bias": (dims["width"],),
-        "action_queries": (dims["chunk"], dims["width"]),
-        "action_head.weight": (dims["width"], dims["out_dim"]),
-        "action_head.bias": (dims["out_dim"],),
-    }
+# --- arrangements; a leading axis of layers (or rows) passes through ---
+
+
+def _same(x: np.ndarray) -> np.ndarray:
+    return x
+
+
+def _in_heads(x: np.ndarray) -> np.ndarray:  # (L, W, H, hd) -> (L, W, H*hd), SigLIP q/k/v
+    return x.reshape(x.shape[0], x.shape[1], -1)
+
+
+def _merge_tail(x: np.ndarray) -> np.ndarray:  # (L, H, hd) -> (L, H*hd), biases
+    return x.reshape(x.shape[0], -1)
+
+
+def _heads_out(x: np.ndarray) -> np.ndarray:  # (L, H, hd, W) -> (L, H*hd, W)
+    return x.reshape(x.shape[0], -1, x.shape[-1])
+
+
+def _heads_first(x: np.ndarray) -> np.ndarray:  # (L, H, W, hd) -> (L, W, H*hd), Gemma einsum weights
+    return x.transpose(0, 2, 1, 3).reshape(x.shape[0], x.shape[2], -1)
+
+
+def _kv(which: int) -> Arrange:  # (L, 2, Hkv, W, hd) -> (L, W, Hkv*hd)
+    return lambda x: _heads_first(x[:, which])
+
+
+def _gating(which: int) -> Arrange:  # (L, 2, W, M) -> (L, W, M); 0 gate, 1 up
+    return lambda x: x[:, which]
+
+
+def _patch(x: np.ndarray) -> np.ndarray:  # (P, P, 3, W) -> (P*P*3, W)
+    return x.reshape(-1, x.shape[-1])
+
+
+def _drop_first(x: np.ndarray) -> np.ndarray:  # (1, N, W) -> (N, W)
+    return x[0]
+
+
+# --- the base artifact ---
+
+
+class Rule(NamedTuple):
+    """Which leaf gives a base tensor: the leaf's axes, by their names in the dims, and how it is arranged."""
+
+    name: str
+    leaf: str
+    axes: tuple[str, ...]
+    arrange: Arrange
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether slices of the leading axis (layers, rows of the embedding) can be arranged one by one."""
+        return self.axes[0] in ("depth", "vocab_size")
+
+
+def base_rules(stem_layers: int) -> list[Rule]:
+    """Return the rules of a base artifact, for a stem of so many layers; 0 for a patch embedding."""
+    rules: list[Rule] = []
+
+    def add(name: str, leaf: str, axes: str, arrange: Arrange = _same) -> None:
+        rules.append(Rule(name, leaf, tuple(axes.split()), arrange))
+
+    for i in range(stem_layers):
+        add(f"vision.stem.{i}.weight", f"{IMG}stem/conv_{i}/kernel", f"kernel{i} kernel{i} channels{i} channels{i + 1}")
+        add(f"vision.stem.{i}.bias", f"{IMG}stem/conv_{i}/bias", f"channels{i + 1}")
+    if not stem_layers:
+        add("vision.patch_embed.weight", IMG + "embedding/kernel", "patch patch 3 width", _patch)
+        add("vision.patch_embed.bias", IMG + "embedding/bias", "width")
+    add("vision.pos_embed", IMG + "pos_embedding", "1 tokens width", _drop_first)
+    for part in ("scale", "bias"):
+        add(f"vision.layers.ln1.{part}", f"{BLOCK}LayerNorm_0/{part}", "depth width")
+        add(f"vision.layers.ln2.{part}", f"{BLOCK}LayerNorm_1/{part}", "depth width")
+        add(f"vision.norm.{part}", f"{IMG}Transformer/encoder_norm/{part}", "width")
+    for ours, theirs in (("q", "query"), ("k", "key"), ("v", "value")):
+        add(f"vision.layers.{ours}.weight", f"{ATTN}{theirs}/kernel", "depth width num_heads head_dim", _in_heads)
+        add(f"vision.layers.{ours}.bias", f"{ATTN}{theirs}/bias", "depth num_heads head_dim", _merge_tail)
+    add("vision.layers.o.weight", ATTN + "out/kernel", "depth num_heads head_dim width", _heads_out)
+    add("vision.layers.o.bias", ATTN + "out/bias", "depth width")
+    for ours, theirs, inner, outer in (("fc1", "Dense_0", "width", "mlp_dim"), ("fc2", "Dense_1", "mlp_dim", "width")):
+        add(f"vision.layers.{ours}.weight", f"{BLOCK}MlpBlock_0/{theirs}/kernel", f"depth {inner} {outer}")
+        add(f"vision.layers.{ours}.bias", f"{BLOCK}MlpBlock_0/{theirs}/bias", f"depth {outer}")
+    add("vision.head.weight", IMG + "head/kernel", "width prefix_width")
+    add("vision.head.bias", IMG + "head/bias", "prefix_width")
+    add("embed.weight", LLM + "embedder/input_embedding", "vocab_size prefix_width")
+    for stack, suffix in (("prefix", ""), ("expert", "_1")):  # the suffix is on the module, not on the leaf
+        ours, theirs = f"{stack}.layers.", LLM + "layers/"
+        queries, keys = "depth num_heads width head_dim", "depth 2 num_kv_heads width head_dim"
+        add(ours + "input_norm.scale", f"{theirs}pre_attention_norm{suffix}/scale", "depth width")
+        add(ours + "q.weight", f"{theirs}attn/q_einsum{suffix}/w", queries, _heads_first)
+        add(ours + "k.weight", f"{theirs}attn/kv_einsum{suffix}/w", keys, _kv(0))
+        add(ours + "v.weight", f"{theirs}attn/kv_einsum{suffix}/w", keys, _kv(1))
+        add(ours + "o.weight", f"{theirs}attn/attn_vec_einsum{suffix}/w", "depth num_heads head_dim width", _heads_out)
+        add(ours + "post_norm.scale", f"{theirs}pre_ffw_norm{suffix}/scale", "depth width")
+        add(ours + "gate.weight", f"{theirs}mlp{suffix}/gating_einsum", "depth 2 width mlp_dim", _gating(0))
+        add(ours + "up.weight", f"{theirs}mlp{suffix}/gating_einsum", "depth 2 width mlp_dim", _gating(1))
+        add(ours + "down.weight", f"{theirs}mlp{suffix}/linear", "depth mlp_dim width")
+        add(f"{stack}.norm.scale", f"{LLM}final_norm{suffix}/scale", "width")
+    for ours, inner, outer in (
+        ("state_proj", "action_dim", "expert_width"),
+        ("action_in_proj", "action_dim", "expert_width"),
+        ("time_mlp_in", "twice_expert_width", "expert_width"),
+        ("time_mlp_out", "expert_width", "expert_width"),
+        ("action_out_proj", "expert_width", "action_dim"),
+    ):
+        theirs = ours.replace("time_mlp", "action_time_mlp")
+        add(f"{ours}.weight", f"{theirs}/kernel", f"{inner} {outer}")
+        add(f"{ours}.bias", f"{theirs}/bias", outer)
+    return rules
+
+
+def rules_of(dims: Mapping[str, Any]) -> list[Rule]:
+    """Return the rules of a base artifact with these dims."""
+    stem = dims["vision"]["stem"]
+    return base_rules(len(stem["layers"]) if stem else 0)
 
 
 def source_shapes(dims: Mapping[str, Any]) -> Shapes:
     """Return the leaves of openpi's tree for these dims (canonical paths, no LoRA), patch embedding or stem."""
-    vision, prefix = dims["vision"], dims["prefix"]
-    width, depth, mlp, heads = vision["width"], vision["depth"], vision["mlp_dim"], vision["num_heads"]
-    size, tokens = vision["head_dim"], tokens_per_view(vision)
-    shapes: Shapes = {}
-    if vision["stem"] is None:
-        shapes |= _dense(IMG + "embedding", (vision["patch"], vision["patch"], 3, width), (width,))
-    else:
-        channels = 3
-        for i, layer in enumerate(vision["stem"]["layers"]):
-            kernel = (layer["kernel"], layer["kernel"], channels, layer["channels"])
-            shapes |= _dense(f"{IMG}stem/conv_{i}", kernel, kernel[-1:])
-            channels = layer["channels"]
-    shapes[IMG + "pos_embedding"] = (1, tokens, width)
-    for name in ("query", "key", "value"):
-        shapes |= _dense(ATTN + name, (depth, width, heads, size), (depth, heads, size))
-    shapes |= _dense(ATTN + "out", (depth, heads, size, width), (depth, width))
-    shapes |= _dense(BLOCK + "MlpBlock_0/Dense_0", (depth, width, mlp), (depth, mlp))
-    shapes |= _dense(BLOCK + "MlpBlock_0/Dense_1", (depth, mlp, width), (depth, width))
-    for part in ("scale", "bias"):
-        shapes |= {f"{BLOCK}LayerNorm_{i}/{part}": (depth, width) for i in (0, 1)}
-        shapes[f"{IMG}Transformer/encoder_norm/{part}"] = (width,)
-    shapes |= _dense(IMG + "head", (width, prefix["width"]), (prefix["width"],))
-    shapes[LLM + "embedder/input_embedding"] = (dims["vocab_size"], prefix["width"])
-    shapes |= _gemma_leaves(prefix, "") | _gemma_leaves(dims["expert"], "_1")
-    action, we = dims["action_dim"], dims["expert"]["width"]
-    for name, rows, columns in (
-        ("state_proj", action, we),
-        ("action_in_proj", action, we),
-        ("action_time_mlp_in", 2 * we, we),
-        ("action_time_mlp_out", we, we),
-        ("action_out_proj", we, action),
-    ):
-        shapes |= _dense(name, (rows, columns), (columns,))
+    vision, expert_width = dims["vision"], dims["expert"]["width"]
+    sizes = {"tokens": tokens_per_view(vision), "prefix_width": dims["prefix"]["width"], "expert_width": expert_width}
+    sizes |= {"twice_expert_width": 2 * expert_width, "channels0": 3, "1": 1, "2": 2, "3": 3}
+    for i, layer in enumerate(vision["stem"]["layers"] if vision["stem"] else ()):
+        sizes |= {f"kernel{i}": layer["kernel"], f"channels{i + 1}": layer["channels"]}
+    shapes = {}
+    for rule in rules_of(dims):
+        own = {**dims, **sizes, **dims.get(rule.name.partition(".")[0], {})}  # widths and depths are of one stack
+        shapes[rule.leaf] = tuple(own[axis] for axis in rule.axes)
     return dict(sorted(shapes.items()))
 
 
-def _dense(name: str, kernel: tuple[int, ...], bias: tuple[int, ...]) -> Shapes:
-    return {f"{name}/kernel": kernel, f"{name}/bias": bias}
+def arranged(shape: tuple[int, ...], arrange: Arrange) -> tuple[int, ...]:
+    """Return the shape that a leaf of `shape` has once it is arranged; takes no memory."""
+    return arrange(np.broadcast_to(np.zeros((), np.uint8), shape)).shape
 
 
-def _gemma_leaves(g: Mapping[str, int], suffix: str) -> Shapes:
-    """The leaves of one Gemma stack; the expert's carry the suffix ``_1`` on the module, not on the leaf."""
-    depth, width, mlp, heads, size = g["depth"], g["width"], g["mlp_dim"], g["num_heads"], g["head_dim"]
-    layers = LLM + "layers/"
+def base_shapes(dims: Mapping[str, Any]) -> Shapes:
+    """Return every base tensor's shape as `dims` implies it: the contract between converter and engine."""
+    leaves = source_shapes(dims)
+    return {rule.name: arranged(leaves[rule.leaf], rule.arrange) for rule in rules_of(dims)}
+
+
+# --- the draft head ---
+
+DRAFT_RULES: dict[str, tuple[str, bool]] = {  # name -> (key of the .pt, transpose (out, in) -> (in, out))
+    "state_token.weight": ("_state_token.weight", True),
+    "state_token.bias": ("_state_token.bias", False),
+    "action_queries": ("_action_queries.weight", False),
+    "input_norm.scale": ("_gemma_block.input_layernorm.weight", False),
+    "q.weight": ("_gemma_block.self_attn.q_proj.weight", True),
+    "k.weight": ("_gemma_block.self_attn.k_proj.weight", True),
+    "v.weight": ("_gemma_block.self_attn.v_proj.weight", True),
+    "o.weight": ("_gemma_block.self_attn.o_proj.weight", True),
+    "post_norm.scale": ("_gemma_block.post_attention_layernorm.weight", False),
+    "gate.weight": ("_gemma_block.mlp.gate_proj.weight", True),
+    "up.weight": ("_gemma_block.mlp.up_proj.weight", True),
+    "down.weight": ("_gemma_block.mlp.down_proj.weight", True),
+    "action_head.weight": ("_action_head.weight", True),
+    "action_head.bias": ("_action_head.bias", False),
+}
+
+
+def draft_shapes(dims: Mapping[str, int]) -> Shapes:
+    """Return every draft tensor's shape as `dims` implies it."""
+    width, mlp = dims["width"], dims["mlp_dim"]
+    queries, keys = dims["num_heads"] * dims["head_dim"], dims["num_kv_heads"] * dims["head_dim"]
     return {
-        f"{layers}pre_attention_norm{suffix}/scale": (depth, width),
-        f"{layers}attn/q_einsum{suffix}/w": (depth, heads, width, size),
-        f"{layers}attn/kv_einsum{suffix}/w": (depth, 2, g["num_kv_heads"], width, size),
-        f"{layers}attn/attn_vec_einsum{suffix}/w": (depth, heads, size, width),
-        f"{layers}pre_ffw_norm{suffix}/scale": (depth, width),
-        f"{layers}mlp{suffix}/gating_einsum": (depth, 2, width, mlp),
-        f"{layers}mlp{suffix}/linear": (depth, mlp, width),
-        f"{LLM}final_norm{suffix}/scale": (width,),
+        "state_token.weight": (dims["state_dim"], width),
+        "state_token.bias": (width,),
+        "action_queries": (dims["chunk"], width),
+        "input_norm.scale": (width,),
+        "q.weight": (width, queries),
+        "k.weight": (width, keys),
+        "v.weight": (width, keys),
+        "o.weight": (queries, width),
+        "post_norm.scale": (width,),
+        "gate.weight": (width, mlp),
+        "up.weight": (width, mlp),
+        "down.weight": (mlp, width),
+        "action_head.weight": (width, dims["out_dim"]),
+        "action_head.bias": (dims["out_dim"],),
     }

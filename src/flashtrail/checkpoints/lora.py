@@ -2,7 +2,7 @@
 
 Follows openpi's forward pass, not its names alone. The attention's output projection contracts the heads once for
 each of the two factors, so that its delta is A[n] @ (sum over m of B[m]), not A[n] @ B[n]; and the MLP's deltas are
-never scaled, whatever the config says. Pure arithmetic: knows no files and no artifact.
+never scaled, whatever the config says.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def find(leaves: Mapping[str, Any], scaling: Mapping[str, float]) -> dict[str, L
         w, fa, fb = (tuple(leaves[name].shape) for name in (leaf, a, b))
         rank = fa[-1] if fa else 0
         if fa != (*w[:-1], rank) or fb != (*w[:-2], rank, w[-1]):
-            raise UserError(f"checkpoint leaves {a} {fa} and {b} {fb} are no LoRA delta of {leaf} {w}")
+            raise UserError(f"checkpoint leaves {a} {fa} and {b} {fb} are not a LoRA delta of {leaf} {w}")
         module = leaf.split("/")[-2]
         stack = "expert" if module.endswith("_1") else "prefix"
         scale = float(scaling[stack]) if leaf.endswith("/w") else 1.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from flashtrail.base.errors import UserError
-from flashtrail.checkpoints import artifact, layouts, pickles
+from flashtrail.checkpoints import artifact, convert, layouts, pickles
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 PROMPT_KEY = "language_embeds"
@@ -39,8 +39,12 @@ _DIRECT = {  # key -> our tensor, as it is
     "encoder_multi_modal_projector_w": "vision.head.weight",
     "encoder_multi_modal_projector_b": "vision.head.bias",
     "encoder_attn_o_w": "prefix.layers.o.weight",
+    "encoder_ffn_gate_w": "prefix.layers.gate.weight",
+    "encoder_ffn_up_w": "prefix.layers.up.weight",
     "encoder_ffn_down_w": "prefix.layers.down.weight",
     "decoder_attn_o_w": "expert.layers.o.weight",
+    "decoder_ffn_gate_w": "expert.layers.gate.weight",
+    "decoder_ffn_up_w": "expert.layers.up.weight",
     "decoder_ffn_down_w": "expert.layers.down.weight",
     "decoder_state_in_proj_w": "state_proj.weight",
     "decoder_state_in_proj_b": "state_proj.bias",
@@ -52,7 +56,12 @@ _DIRECT = {  # key -> our tensor, as it is
     "decoder_action_mlp_b": "time_mlp_out.bias",
     "language_embedding_weight": "embed.weight",
 }
-_STACKS = (("encoder", "prefix"), ("decoder", "expert"))
+_QKV = {  # key -> our three tensors, side by side along the last axis
+    "vision_attn_qkv_w": "vision.layers.{}.weight",
+    "vision_attn_qkv_b": "vision.layers.{}.bias",
+    "encoder_attn_qkv_w": "prefix.layers.{}.weight",
+    "decoder_attn_qkv_w": "expert.layers.{}.weight",
+}
 _DERIVED_TOLERANCE = 0.03  # of the largest value: the official products are made in bfloat16
 
 
@@ -63,20 +72,14 @@ def base_keys(dims: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         raise UserError("the official layout has no stem before its patch embedding: give the dims that the file has")
     ours = layouts.base_shapes(dims)
     shapes = {key: ours[name] for key, name in _DIRECT.items()}
-    patch, width, heads = vision["patch"], vision["width"], vision["num_heads"] * vision["head_dim"]
-    shapes["vision_patch_embedding_w"] = (patch, patch, 3, width)
-    shapes["vision_attn_qkv_w"] = (vision["depth"], width, 3 * heads)
-    shapes["vision_attn_qkv_b"] = (vision["depth"], 3 * heads)
-    for theirs, name in _STACKS:
-        gemma = dims[name]
-        columns = (gemma["num_heads"] + 2 * gemma["num_kv_heads"]) * gemma["head_dim"]
-        shapes[f"{theirs}_attn_qkv_w"] = (gemma["depth"], gemma["width"], columns)
-        for part in ("gate", "up"):
-            shapes[f"{theirs}_ffn_{part}_w"] = (gemma["depth"], gemma["width"], gemma["mlp_dim"])
-    action, we = dims["action_dim"], dims["expert"]["width"]
-    shapes["decoder_action_fused_in_proj_w"] = (action, we)
-    shapes["decoder_action_fused_time_biases"] = (dims["num_steps"], we)
-    shapes["decoder_action_fused_out_proj_w"], shapes["decoder_action_fused_out_proj_b"] = (we, action), (action,)
+    for key, name in _QKV.items():
+        parts = [ours[name.format(part)] for part in "qkv"]
+        shapes[key] = (*parts[0][:-1], sum(part[-1] for part in parts))
+    shapes["vision_patch_embedding_w"] = (vision["patch"], vision["patch"], 3, vision["width"])
+    shapes["decoder_action_fused_in_proj_w"] = ours["action_in_proj.weight"]
+    shapes["decoder_action_fused_time_biases"] = (dims["num_steps"], dims["expert"]["width"])
+    shapes["decoder_action_fused_out_proj_w"] = ours["action_out_proj.weight"]
+    shapes["decoder_action_fused_out_proj_b"] = ours["action_out_proj.bias"]
     return dict(sorted(shapes.items()))
 
 
@@ -124,32 +127,24 @@ def base_streams(content: Any, dims: Mapping[str, Any], path: Path) -> dict[str,
         raise UserError(f"{path} holds {PROMPT_KEY}: it was converted for one prompt; convert it without --prompt")
     check_tensors(content, shapes, path)
     _check_derived(content, dims, path)
-    zeros, ours = np.float32(0), layouts.base_shapes(dims)
+    ours = layouts.base_shapes(dims)
     scale, factor = euler_fold(dims["num_steps"])
     out = {name: _stream(content[key], ours[name]) for key, name in _DIRECT.items()}
     out["vision.patch_embed.weight"] = artifact.Stream(
         ours["vision.patch_embed.weight"],
         lambda: iter([content["vision_patch_embedding_w"].read().reshape(ours["vision.patch_embed.weight"])]),
     )
-    for key, part in (("w", "weight"), ("b", "bias")):
-        width = dims["vision"]["num_heads"] * dims["vision"]["head_dim"]
-        for n, name in enumerate("qkv"):
-            place = f"vision.layers.{name}.{part}"
-            columns = slice(n * width, (n + 1) * width)
-            out[place] = _stream(content[f"vision_attn_qkv_{key}"], ours[place], columns)
-    for theirs, stack in _STACKS:
-        gemma, place = dims[stack], f"{stack}.layers."
-        size, qkv = gemma["head_dim"], content[f"{theirs}_attn_qkv_w"]
-        queries, keys = gemma["num_heads"] * size, gemma["num_kv_heads"] * size
-        for name, start, stop in (("q", 0, queries), ("k", queries, queries + keys)):
-            split = functools.partial(half_split, head_dim=size)
-            out[f"{place}{name}.weight"] = _stream(qkv, ours[f"{place}{name}.weight"], slice(start, stop), split)
-        out[f"{place}v.weight"] = _stream(qkv, ours[f"{place}v.weight"], slice(queries + keys, None))
-        for name in ("gate", "up"):
-            out[f"{place}{name}.weight"] = _stream(content[f"{theirs}_ffn_{name}_w"], ours[f"{place}{name}.weight"])
-        for norm in (f"{place}input_norm.scale", f"{place}post_norm.scale"):
-            out[norm] = _constant(ours[norm], zeros)
-    out["prefix.norm.scale"] = _constant(ours["prefix.norm.scale"], zeros)
+    for key, names in _QKV.items():
+        start, stack = 0, names.partition(".")[0]
+        for part in "qkv":
+            name = names.format(part)
+            columns = slice(start, start + ours[name][-1])
+            rotary = stack != "vision" and part != "v"
+            change = functools.partial(half_split, head_dim=dims[stack]["head_dim"]) if rotary else _same
+            out[name] = _stream(content[key], ours[name], columns, change)
+            start = columns.stop
+    folded = [name for name in ours if name.endswith("norm.scale") and name not in out]
+    out |= {name: _constant(ours[name], np.float32(0)) for name in folded}
     out["expert.norm.scale"] = _constant(ours["expert.norm.scale"], scale)
     projection, bias = (content[f"decoder_action_fused_out_proj_{part}"] for part in "wb")
     out["action_out_proj.weight"] = _stream(projection, ours["action_out_proj.weight"], change=lambda x: x * factor)
@@ -162,10 +157,7 @@ def check_tensors(content: Any, shapes: Mapping[str, tuple[int, ...]], path: Pat
     """Raise UserError, in one line, unless `content` is a dict of exactly these tensors."""
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a dict of tensors")
-    missing, unexpected = sorted(set(shapes) - set(content)), sorted(map(str, set(content) - set(shapes)))
-    if missing or unexpected:
-        parts = [f"{label} {', '.join(n[:6])}" for label, n in (("missing", missing), ("unexpected", unexpected)) if n]
-        raise UserError(f"{path} is not of the official layout: {'; '.join(parts)}")
+    convert.check_names(f"{path} is not of the official layout", shapes, {str(key) for key in content})
     for key, shape in shapes.items():
         found = content[key]
         if not isinstance(found, pickles.Tensor) or found.dtype.kind not in "fV" or found.shape != shape:
@@ -184,14 +176,18 @@ def _check_derived(content: Mapping[str, pickles.Tensor], dims: Mapping[str, Any
     ):
         gap = np.abs(content[key].read().astype(np.float32) - expected).max()
         if not gap <= _DERIVED_TOLERANCE * np.abs(expected).max():
-            raise UserError(f"{path}: {key} does not follow from the tensors that it is made of: it is not one model")
+            raise UserError(f"{path}: {key} does not follow from its factors: the file mixes two models")
+
+
+def _same(x: np.ndarray) -> np.ndarray:
+    return x
 
 
 def _stream(
     tensor: pickles.Tensor,
     shape: tuple[int, ...],
     columns: slice = slice(None),
-    change: Callable[[np.ndarray], np.ndarray] = lambda x: x,
+    change: layouts.Arrange = _same,
 ) -> artifact.Stream:
     """Columns of a stored tensor as float32, a layer (or 16,384 rows of a table) at a time."""
     step = 1 if len(shape) > 2 else 16_384

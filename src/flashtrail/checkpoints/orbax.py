@@ -184,15 +184,9 @@ def partly_marked(stored: Iterable[str]) -> tuple[str, ...]:
     return ()
 
 
-def iter_leaves(params_dir: str | Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield ``(path, array)`` in sorted order, holding one array at a time."""
-    for path, leaf in open_tree(params_dir).items():
-        yield path, leaf.read()
-
-
 def read_tree(params_dir: str | Path) -> dict[str, np.ndarray]:
     """Return the whole tree in memory: for small checkpoints and tests."""
-    return dict(iter_leaves(params_dir))
+    return {path: leaf.read() for path, leaf in open_tree(params_dir).items()}
 
 
 def _first(error: Exception) -> str:

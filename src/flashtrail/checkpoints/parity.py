@@ -93,7 +93,7 @@ def source_values(
 ) -> Values:
     """Run the source model; return stage name -> values, in the order of computation, valid prefix rows only.
 
-    `points`: where each step's velocity is taken (see `euler_points`); by default where the run itself comes by.
+    `points`: where each step's velocity is taken (see `euler_points`); by default at the run's own points.
     """
     source = reference.load_source(source_dir, rounded_to)
     hidden: list[list[Any]] = [[] for _ in inputs.views]
@@ -110,7 +110,7 @@ def source_values(
     for layer in range(pre.keys.shape[0]):
         out[f"prefix_k/layer_{layer}"] = np.asarray(pre.keys[layer])[valid]
         out[f"prefix_v/layer_{layer}"] = np.asarray(pre.values[layer])[valid]
-        if layer + 1 < pre.keys.shape[0]:  # nobody reads what comes of the last layer
+        if layer + 1 < pre.keys.shape[0]:  # the last layer's rows are never read
             out[f"prefix/layer_{layer}"] = np.asarray(after[layer])[valid]
     layers: list[Any] = []
     reference.velocity(source, pre, inputs.state, inputs.noise, 1.0, layers)
@@ -158,13 +158,13 @@ def artifact_values(
         images = vision.encode_images(w, dims, views)
     out: Values = {_vision_stage(i): x.flatten(0, 1).numpy() for i, x in enumerate(norms.inputs[::2])}
     ids = torch.from_numpy(inputs.token_ids)[None]
-    words = prefix.embed_prompt(w, ids)
-    embeddings = torch.cat([images, words], dim=1)
+    prompt = prefix.embed_prompt(w, ids)
+    embeddings = torch.cat([images, prompt], dim=1)
     valid = torch.ones(embeddings.shape[:2], dtype=torch.bool)
     with _layers_of(prefix) as rows:
         cache = prefix.prefill(w, dims, embeddings, valid)
     table = _every_row(w["embed.weight"].numpy())
-    out |= {"projector": images[0].numpy(), "embedding_table": table, "language": words[0].numpy()}
+    out |= {"projector": images[0].numpy(), "embedding_table": table, "language": prompt[0].numpy()}
     for layer in range(cache.k.shape[0]):
         out[f"prefix_k/layer_{layer}"] = cache.k[layer, 0].numpy()
         out[f"prefix_v/layer_{layer}"] = cache.v[layer, 0].numpy()
@@ -263,12 +263,10 @@ def _layers_of(module: Any) -> Iterator[list[torch.Tensor]]:
 
 @dataclass(frozen=True)
 class Case:
-    """One judgement: the gate's radius, the gripper's threshold, where it was, and whether estimates may stop."""
+    """One judgement: the gate's settings, and where the gripper was."""
 
-    tau: float
-    threshold: float
+    settings: FlashSettings
     last_gripper: float
-    gripper_verify: bool
 
 
 def decision_cases(source: Values) -> list[Case]:
@@ -284,7 +282,10 @@ def decision_cases(source: Values) -> list[Case]:
     never = float(min(hats[:, :steps, 6].min(), source["draft"][:steps, 6].min()) - 1)
     thresholds = [never, *estimates[:: max(1, len(estimates) // 3)], *own[:: max(1, len(own) // 3)]]
     return [
-        Case(float(tau), float(threshold), float(threshold + side), stop)
+        Case(
+            FlashSettings(tau_radius=float(tau), gripper_switch_threshold=float(threshold), enable_gripper_verify=stop),
+            float(threshold + side),
+        )
         for tau in radii
         for threshold in thresholds
         for side in (1, -1)
@@ -304,10 +305,12 @@ def _x0_hats(values: Values) -> np.ndarray:
 
 def source_decisions(values: Values, cases: list[Case]) -> np.ndarray:
     """The reference's judgements (cases, 3): accepted steps, gripper stop, gripper cut."""
-    hats = _x0_hats(values)
-    chunk = values["draft"]
-    found = [reference.decide(chunk, hats, c.last_gripper, c.tau, c.threshold, c.gripper_verify) for c in cases]
-    return np.array(found, np.float32)
+    chunk, hats, rows = values["draft"], _x0_hats(values), []
+    for case in cases:
+        given = case.settings
+        bounds = (given.tau_radius, given.gripper_switch_threshold, given.enable_gripper_verify)
+        rows.append(reference.decide(chunk, hats, case.last_gripper, *bounds))
+    return np.array(rows, np.float32)
 
 
 def our_decisions(values: Values, cases: list[Case]) -> np.ndarray:
@@ -316,12 +319,7 @@ def our_decisions(values: Values, cases: list[Case]) -> np.ndarray:
     chunk = np.zeros_like(hats[0])
     chunk[:, : values["draft"].shape[-1]] = values["draft"]
     for case in cases:
-        settings = FlashSettings(
-            tau_radius=case.tau,
-            gripper_switch_threshold=case.threshold,
-            enable_gripper_verify=case.gripper_verify,
-        )
-        verdict = verify.judge(chunk, hats, case.last_gripper, settings)
+        verdict = verify.judge(chunk, hats, case.last_gripper, case.settings)
         rows.append((verdict.accepted, verdict.gripper_stop, verdict.gripper_cut))
     return np.array(rows, np.float32)
 

@@ -24,15 +24,15 @@ SIDECAR = "flashtrail.json"
 def import_base(
     pickle_path: str | Path, target: str | Path, dtype: str = "bfloat16", tokenizer: str | Path | None = None
 ) -> dict[str, Any]:
-    """Make a base artifact of a `base_weights.pkl` and what lies beside it; returns the manifest. Raises UserError."""
+    """Make a base artifact of a `base_weights.pkl` and the files beside it; returns the manifest. Raises UserError."""
     path = Path(pickle_path)
     path = path / "base_weights.pkl" if path.is_dir() else path
     described = _described(path.parent)
-    stats, words = artifact.find_norm_stats(path.parent), Path(tokenizer or path.parent / artifact.TOKENIZER)
+    stats, model = artifact.find_norm_stats(path.parent), Path(tokenizer or path.parent / artifact.TOKENIZER)
     artifact.check_norm_stats(stats, described["dims"]["action_dim"])
-    artifact.check_tokenizer(words, described["dims"]["vocab_size"])
+    artifact.check_tokenizer(model, described["dims"]["vocab_size"])
     streams = official.base_streams(pickles.load(path), described["dims"], path)
-    files = {artifact.NORM_STATS: stats.read_bytes(), artifact.TOKENIZER: words.read_bytes()}
+    files = {artifact.NORM_STATS: stats.read_bytes(), artifact.TOKENIZER: model.read_bytes()}
     origin = {"uri": path.name, "class": "OFFICIAL_TRITON_PICKLE", "digest": provenance.sha256_file(path)}
     return artifact.write_artifact(
         Path(target), "base", dtype, described["dims"], streams, files, origin, described["transforms"]
@@ -68,14 +68,14 @@ class Import:
         add = parser.add_argument
         add("--base", type=Path, required=True, metavar="DIR", help="the directory with base_weights.pkl and assets/")
         add("--draft", type=Path, metavar="FILE", help="draft_triton.pkl, or its directory")
-        add("--tokenizer", type=Path, metavar="FILE", help="SentencePiece model; needed unless it lies with the base")
+        add("--tokenizer", type=Path, metavar="FILE", help="SentencePiece model (default: that of the base's DIR)")
         add("--dtype", choices=sorted(artifact.DTYPES), default="bfloat16", help="of the artifact (default: bfloat16)")
         add("--output", type=Path, required=True, metavar="DIR", help="where the artifacts base/ and draft/ go")
 
     @staticmethod
-    def run(words: argparse.Namespace) -> None:
-        base = words.output / "base"
-        print(f"{base}: {import_base(words.base, base, words.dtype, words.tokenizer)['digest']}")
-        if words.draft is not None:
-            draft = words.output / "draft"
-            print(f"{draft}: {import_draft(words.draft, draft, words.dtype, base)['digest']}")
+    def run(options: argparse.Namespace) -> None:
+        base = options.output / "base"
+        print(f"{base}: {import_base(options.base, base, options.dtype, options.tokenizer)['digest']}")
+        if options.draft is not None:
+            draft = options.output / "draft"
+            print(f"{draft}: {import_draft(options.draft, draft, options.dtype, base)['digest']}")

@@ -1,6 +1,6 @@
 """Reads pickles of PyTorch tensors without running them and without holding them.
 
-A tensor is a place in the file, read when asked for; nothing that the file names is called. Only tensors and plain
+A tensor is an offset in the file, read on demand; nothing that the file names is called. Only tensors and plain
 containers are accepted, anything else is refused by its name.
 """
 
@@ -37,7 +37,7 @@ _PLAIN = (str, int, float, bool, type(None))
 
 
 class _Refused(Exception):
-    """The file names something that is no tensor and no plain container."""
+    """The file names something that is neither a tensor nor a plain container."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
 def load(path: str | Path) -> Any:
     """Read a pickle of plain containers, numbers, text and torch tensors; tensors come as `Tensor`.
 
-    Raises UserError naming what else the file holds, or saying that it is truncated or no pickle.
+    Raises UserError naming what else the file holds, or that it is truncated or not a pickle.
     """
     path = Path(path)
     try:
@@ -113,7 +113,7 @@ def load(path: str | Path) -> Any:
         raise UserError(f"{path} holds {refused}, not only tensors and plain containers: it is not loaded") from None
     except Exception as error:  # opcodes in a wrong order raise nearly anything
         line = " ".join(f"{type(error).__name__}: {error}".split())[:120]
-        raise UserError(f"{path} is truncated or no pickle of tensors ({line}): fetch it again") from None
+        raise UserError(f"{path} is truncated or not a pickle of tensors ({line}): fetch it again") from None
     return content
 
 
@@ -218,7 +218,7 @@ class _StorageHeader(pickle.Unpickler):
 
 def _storage(blob: Any) -> _Storage:
     if not isinstance(blob, Blob | bytes):
-        raise _Refused("a storage that is no bytes")
+        raise _Refused("a storage that is not bytes")
     head = blob[:_HEADER_BYTES] if isinstance(blob, bytes) else blob.read(0, min(blob.size, _HEADER_BYTES))
     stream = io.BytesIO(head)
     magic, protocol, machine, described, keys = (_StorageHeader(stream).load() for _ in range(5))

@@ -1,6 +1,6 @@
 """Classifies checkpoint candidates by what they contain: which one, if any, is the model to fetch.
 
-The seven classes are those of the reproduction project that first probed these locations, here its words for a result
+The seven classes are those of the reproduction project that first probed these locations, here used for a result
 that follows from content; an eighth names this project's own small policies. Reads listings and metadata (leaf names,
 statistics, the tree's own facts), never a weight.
 """
@@ -61,27 +61,27 @@ def classify(uri: str, clues: Clues, policy: str = "X") -> tuple[str, str, bool]
     The reason of one that cannot be used ends with the remedy. `policy` is named there.
     """
     if clues.trouble is not None:
-        kind = "which says nothing about whether it exists" if not clues.files else "so what it holds is not known"
+        kind = "so whether it exists is unknown" if not clues.files else "so its content is unknown"
         return UNKNOWN, f"could not be {'read' if clues.files else 'listed'}, {kind}: {clues.trouble}", False
     if not clues.files:
         if uri.startswith(_PLACEHOLDER_ROOT):
-            why = f"a path below {_PLACEHOLDER_ROOT} is a placeholder of container images; nothing there"
+            why = f"a path below {_PLACEHOLDER_ROOT} is a placeholder of container images and is empty"
             return PLACEHOLDER, f"{why}: {_CORRECT}", False
-        return NOT_FOUND, f"nothing is there: {_CORRECT}", False
+        return NOT_FOUND, f"nothing is stored at this address: {_CORRECT}", False
     known, found = facts.known().get(uri.rstrip("/"), {}), clues.identity
-    told = f"{found.family}, {found.format}; told by {', '.join(found.told_by) or 'nothing'}"
+    evidence = f"{found.family}, {found.format}; identified by {', '.join(found.told_by) or 'nothing'}"
     other = PI05_MISMATCH if found.family == identity.PI05 else UNKNOWN
     if found.format in _REMEDIES:
         verdict = TORCH_ONLY if found.family == identity.PI0 else other
-        return verdict, f"{found.problem or told}: {_REMEDIES[found.format]}", False
+        return verdict, f"{found.problem or evidence}: {_REMEDIES[found.format]}", False
     if found.problem is not None:
         return UNKNOWN, found.problem, False
     if found.family != identity.PI0:
-        return other, f"it was read and is another model: {told}; FLASH's engine runs pi0 alone: give a pi0 tree", False
-    return _classify_pi0(clues, policy, known, told)
+        return other, f"another model: {evidence}; FLASH's engine runs only pi0: give a pi0 tree", False
+    return _classify_pi0(clues, policy, known, evidence)
 
 
-def _classify_pi0(clues: Clues, policy: str, known: Mapping[str, Any], told: str) -> tuple[str, str, bool]:
+def _classify_pi0(clues: Clues, policy: str, known: Mapping[str, Any], evidence: str) -> tuple[str, str, bool]:
     """The class of a pi0 tree that can be read: its statistics say whose robot it is for, facts whether it can run."""
     kind = _class_of_stats(clues)
     place, problem = choose_stats(clues.stats, clues.facts, policy)
@@ -96,11 +96,11 @@ def _classify_pi0(clues: Clues, policy: str, known: Mapping[str, Any], told: str
     use = clues.stats[place]
     assert isinstance(use, dict)
     dims = f"state dims {use['state']}, action dims {use['actions']} of {place}"
-    return kind, f"{told}; {dims}; {facts.shown(clues.facts)}; {_size(clues.files)}", True
+    return kind, f"{evidence}; {dims}; {facts.shown(clues.facts)}; {_size(clues.files)}", True
 
 
 def _class_of_stats(clues: Clues) -> str:
-    """What the statistics alone make of a pi0 tree: LIBERO's, another robot's, or nothing that can be told."""
+    """What the statistics alone make of a pi0 tree: LIBERO's, another robot's, or unknown."""
     if any(isinstance(use, dict) for use in clues.stats.values()):
         return _jax(clues)
     return PI0_BASE if any(artifact.OTHER_ROBOT in use for use in clues.stats.values()) else UNKNOWN
@@ -118,8 +118,7 @@ def choose_stats(
         place = f"assets/{asset['value']}/norm_stats.json"
         if place not in stats:
             return "", (
-                f"{asset['said_by']} names {asset['value']}, and there is no {place}: name one of those found, "
-                f"{_list(stats)}"
+                f"{asset['said_by']} names {asset['value']}, but {place} does not exist: use one of {_list(stats)}"
             )
         chosen = [place]
     else:
@@ -165,7 +164,7 @@ def probe_candidate(uri: str, declared: Mapping[str, Any] | None = None, policy:
 
 
 def _look(uri: str, declared: Mapping[str, Any], policy: str) -> Clues:
-    """Read what tells a candidate: metadata alone."""
+    """Read the metadata that identifies a candidate."""
     location = open_location(uri)
     try:
         entries = location.entries()
@@ -187,7 +186,7 @@ def _look(uri: str, declared: Mapping[str, Any], policy: str) -> Clues:
             return Clues(reader.files, found, stats, model_json=stem, conflict=str(error))
         return Clues(reader.files, found, stats, said, model_json)
     except FileNotFoundError:
-        return Clues(reader.files, trouble="it changed while it was read: run again", listed=False)
+        return Clues(reader.files, trouble="it changed while it was being read: run again", listed=False)
     except UserError as error:
         return Clues(reader.files, trouble=str(error), listed=not isinstance(error, StoreUnreachable))
 
@@ -233,7 +232,7 @@ def probe(candidates: Sequence[str], declared: Mapping[str, Any] | None = None, 
 
 
 def select(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the one candidate that can be used; a UserError line says what was found if there is none or several."""
+    """Return the one candidate that can be used; UserError lists the candidates if none or several can be used."""
     candidates = record["candidates"]
     matches = [c for c in candidates if c.get("usable", c["class"] in SELECTABLE)]  # version 2 had the class alone
     if len(matches) > 1:

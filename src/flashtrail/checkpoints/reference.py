@@ -2,7 +2,7 @@
 
 Exists to be compared with: it shares no code with the engine, the converter or the leaf reader. Everything stays in
 JAX's tensor layout (one einsum a leaf), the prefix is padded to its full length and masked as in training, and the
-draft head runs over all its rows. Slow and plain on purpose; knows no artifact.
+draft head runs over all its rows. Slow and plain on purpose.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def load_source(source_dir: str | Path, rounded_to: str = "float32") -> Source:
     """Restore params/ with Orbax (and draft.pt, if there is one) as float32 on the CPU.
 
     With `rounded_to` "bfloat16" every parameter is rounded to that and back: the model that a bfloat16 artifact must
-    equal, computed in float32. UserError for a fact of the checkpoint that nobody states.
+    equal, computed in float32. UserError for a missing fact of the checkpoint.
     """
     source = Path(source_dir)
     tree = _restore(source / "params")
@@ -235,8 +235,8 @@ def prefill(
     padded_ids = np.zeros(MAX_TOKENS, np.int64)
     padded_ids[: len(token_ids)] = token_ids
     empty = [jnp.zeros((per_view, width), jnp.float32)] * (SLOTS - len(views))
-    words = jnp.asarray(table[padded_ids]) * np.float32(np.sqrt(width))
-    x = jnp.concatenate([*views, *empty, words])
+    prompt = jnp.asarray(table[padded_ids]) * np.float32(np.sqrt(width))
+    x = jnp.concatenate([*views, *empty, prompt])
     valid = np.concatenate([np.repeat(np.arange(SLOTS) < len(views), per_view), np.arange(MAX_TOKENS) < len(token_ids)])
     tables = rope_tables(np.cumsum(valid) - 1, llm["layers"]["attn"]["q_einsum"]["w"].shape[-1])
     allowed = jnp.asarray(valid[:, None] & valid[None, :])
@@ -255,25 +255,23 @@ def gemma_layer(source: Source, suffix: str, index: int) -> Tree:
     """Return one layer's leaves of the stack with that suffix, under plain names; LoRA factors as name_a, name_b."""
     layers = source.params["PaliGemma"]["llm"]["layers"]
     attn, mlp = layers["attn"], layers["mlp" + suffix]
-    factors: Tree = {}
-    for name, node, key, scale in (
-        ("q", attn["q_einsum" + suffix], "lora", source.lora_scaling["expert" if suffix else "prefix"]),
-        ("kv", attn["kv_einsum" + suffix], "lora", source.lora_scaling["expert" if suffix else "prefix"]),
-        ("out", attn["attn_vec_einsum" + suffix], "lora", source.lora_scaling["expert" if suffix else "prefix"]),
-        ("gating", mlp, "gating_einsum_lora", 1.0),
-        ("linear", mlp, "linear_lora", 1.0),
-    ):
-        if key + "_a" in node:
-            factors |= {name + "_a": node[key + "_a"][index] * np.float32(scale), name + "_b": node[key + "_b"][index]}
-    return factors | {
+    attn_scale = source.lora_scaling["expert" if suffix else "prefix"]
+    out = {
         "pre": layers["pre_attention_norm" + suffix]["scale"][index],
-        "q": attn["q_einsum" + suffix]["w"][index],
-        "kv": attn["kv_einsum" + suffix]["w"][index],
-        "out": attn["attn_vec_einsum" + suffix]["w"][index],
         "post": layers["pre_ffw_norm" + suffix]["scale"][index],
-        "gating": mlp["gating_einsum"][index],
-        "linear": mlp["linear"][index],
     }
+    for name, node, weight, factor, scale in (
+        ("q", attn["q_einsum" + suffix], "w", "lora", attn_scale),
+        ("kv", attn["kv_einsum" + suffix], "w", "lora", attn_scale),
+        ("out", attn["attn_vec_einsum" + suffix], "w", "lora", attn_scale),
+        ("gating", mlp, "gating_einsum", "gating_einsum_lora", 1.0),
+        ("linear", mlp, "linear", "linear_lora", 1.0),
+    ):
+        out[name] = node[weight][index]
+        if factor + "_a" in node:
+            out[name + "_a"] = node[factor + "_a"][index] * np.float32(scale)
+            out[name + "_b"] = node[factor + "_b"][index]
+    return out
 
 
 def rope_tables(positions: np.ndarray, head_dim: int) -> tuple[jax.Array, jax.Array]:

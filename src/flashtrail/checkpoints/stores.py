@@ -3,8 +3,8 @@
 Access is anonymous unless the environment holds credentials: ``HF_TOKEN`` (or the hub's own login) for hf://,
 ``GOOGLE_APPLICATION_CREDENTIALS`` for gs://; proxies are those of ``HTTP(S)_PROXY`` and ``NO_PROXY``.
 ``STORAGE_EMULATOR_HOST`` and ``HF_ENDPOINT`` move the two services elsewhere (tests do). Links of local trees are
-followed. Tells apart "it is not there" (`FileNotFoundError`), "it could not be asked" (`StoreUnreachable`) and "it is
-there and closed to us" (`AccessDenied`): none of them reads as another.
+followed. Three failures are kept apart: the location does not exist (`FileNotFoundError`), cannot be reached
+(`StoreUnreachable`), or refuses access (`AccessDenied`).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ T = TypeVar("T")
 
 
 class StoreUnreachable(UserError):
-    """The location could not be asked: network, permission or service trouble, not absence."""
+    """The location cannot be reached: network, permission or service trouble, not absence."""
 
 
 class AccessDenied(StoreUnreachable):
-    """The location answers, and refuses: asking again will not help, the line says what will."""
+    """The location refuses access: a retry will not help; the message says what will."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Location:
-    """A place that holds files: one URI and the file system behind it."""
+    """A directory or file: one URI and the file system behind it."""
 
     uri: str
     scheme: str
@@ -56,7 +56,7 @@ class Location:
     def entries(self) -> list[Entry]:
         """Return every file at or below the location, sorted by name; metadata only, no content is read.
 
-        Raises FileNotFoundError if nothing is there, StoreUnreachable if that cannot be told.
+        Raises FileNotFoundError if nothing is there, StoreUnreachable if it cannot be listed.
         """
         prefix = self.root.rstrip("/")
         if not self.scheme:
@@ -100,7 +100,7 @@ class Location:
 
 
 def open_location(uri: str) -> Location:
-    """Return the location of a URI; nothing is asked yet.
+    """Return the location of a URI; no request is made yet.
 
     Raises UserError for an unknown scheme, and for credentials in the environment that cannot be read.
     """
@@ -214,7 +214,7 @@ def denial(error: BaseException, uri: str, scheme: str) -> StoreUnreachable | No
     The hub's client reports a private or gated repository as a missing file: the refusal is in the cause.
     """
     chain = list(_chain(error))
-    words = " ".join(f"{type(e).__name__} {e}" for e in chain)
+    text = " ".join(f"{type(e).__name__} {e}" for e in chain)
     status = next((code for code in map(_status, chain) if code is not None), None)
     if status == 407 or any("proxy" in type(e).__name__.lower() for e in chain):
         line = " ".join(f"{type(chain[-1]).__name__}: {chain[-1]}".split())[:120]
@@ -222,17 +222,17 @@ def denial(error: BaseException, uri: str, scheme: str) -> StoreUnreachable | No
             f"the proxy refuses or fails on the way to {uri} ({line}): correct HTTP_PROXY, HTTPS_PROXY or NO_PROXY"
         )
     if scheme == "hf":
-        return _hub_denial(uri, status, words)
+        return _hub_denial(uri, status, text)
     if scheme == "gs":
-        return _bucket_denial(uri, status, words)
+        return _bucket_denial(uri, status, text)
     return None
 
 
-def _hub_denial(uri: str, status: int | None, words: str) -> StoreUnreachable | None:
+def _hub_denial(uri: str, status: int | None, text: str) -> StoreUnreachable | None:
     from huggingface_hub import get_token
 
     token = get_token()
-    if "GatedRepoError" in words:
+    if "GatedRepoError" in text:
         more = "with the account of HF_TOKEN" if token else "and set HF_TOKEN"
         return AccessDenied(f"{uri} is in a gated repository: accept its terms on its page {more}, then run again")
     if status == 401 and token:
@@ -249,10 +249,10 @@ def _hub_denial(uri: str, status: int | None, words: str) -> StoreUnreachable | 
     return None
 
 
-def _bucket_denial(uri: str, status: int | None, words: str) -> StoreUnreachable | None:
-    if "RefreshError" in words or "TransportError" in words:
+def _bucket_denial(uri: str, status: int | None, text: str) -> StoreUnreachable | None:
+    if "RefreshError" in text or "TransportError" in text:
         return AccessDenied(f"Google gives no access for the credentials in {GOOGLE_KEY} to read {uri}: renew them")
-    if status not in (401, 403) and "Forbidden" not in words:
+    if status not in (401, 403) and "Forbidden" not in text:
         return None
     if os.environ.get(GOOGLE_KEY):
         return AccessDenied(

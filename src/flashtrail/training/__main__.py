@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flashtrail.base import commands
-from flashtrail.base.errors import UserError
 
 if TYPE_CHECKING:
     from flashtrail.training.pipeline import Workplace
@@ -16,8 +15,8 @@ if TYPE_CHECKING:
 STEPS = ("demonstrations", "train", "draft", "export", "evaluate", "compare-vision", "try-patches", "card", "all")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one step (or all); 2 and one line for a mistake."""
+def main() -> None:
+    """Run one step, or all."""
     parser = commands.Parser(prog="python -m flashtrail.training", description=__doc__)
     parser.add_argument("step", choices=STEPS)
     parser.add_argument("--work", type=Path, default=Path("results/training"), help="working directory")
@@ -36,36 +35,28 @@ def main(arguments: list[str] | None = None) -> int:
         "--wrist-zero-every", type=int, default=0, help="evaluate: black wrist view at every n-th query"
     )
     parser.add_argument("--soft-reset", action="store_true", help="evaluate: only the first reset rebuilds the model")
-    options = parser.parse_args(arguments)
-    try:
-        _run(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    _run(parser.parse_args())
 
 
 def _run(options: argparse.Namespace) -> None:
-    from flashtrail.training import pipeline
+    from flashtrail.training import card, comparison, demonstrations, pipeline
 
-    place = pipeline.Workplace(options.work, options.resources)
+    work, variant = pipeline.Workplace(options.work, options.resources), options.variant
     if options.step == "demonstrations" and options.worker is not None:
-        from flashtrail.training import demonstrations
-
-        demonstrations.share(place.demos, options.worker, options.workers, tuple(demonstrations.EPISODES))
+        demonstrations.share(work.demos, options.worker, options.workers)
     elif options.step == "demonstrations":
-        pipeline.record_demonstrations(place, options.processes)
+        pipeline.record_demonstrations(work, options.processes)
     elif options.step == "train":
         changes = {"threads": options.threads} | ({"steps": options.steps} if options.steps else {})
-        pipeline.train(place, options.variant, options.seconds, **changes)
+        pipeline.train(work, variant, options.seconds, **changes)
     elif options.step == "draft":
-        pipeline.train_draft(place, options.variant)
+        pipeline.train_draft(work, variant)
     elif options.step == "export":
-        pipeline.write_policy(place, options.variant)
+        pipeline.write_policy(work, variant)
     elif options.step == "evaluate":
         pipeline.evaluate_policy(
-            place,
-            options.variant,
+            work,
+            variant,
             flash=options.flash,
             tasks=options.tasks,
             scenes=options.scenes,
@@ -74,42 +65,36 @@ def _run(options: argparse.Namespace) -> None:
             view_every=options.wrist_zero_every,
         )
     elif options.step == "compare-vision":
-        from flashtrail.training import comparison
-
-        comparison.compare(place, options.seconds or 270.0, options.threads)
+        comparison.compare(work, options.seconds or 270.0, options.threads)
     elif options.step == "try-patches":
-        from flashtrail.training import comparison
-
-        comparison.trial(place, processes=options.processes)
+        comparison.trial(work, processes=options.processes)
     elif options.step == "card":
-        from flashtrail.training import card
-
-        card.write(place, options.variant)
+        card.write(work, variant)
     else:
-        _run_all(place)
+        _run_all(work)
 
 
 COMPARISON_SECONDS = 240.0  # conv stem against patch encoder, each
 
 
-def _run_all(place: Workplace) -> None:
+def _run_all(work: Workplace) -> None:
     """Everything, in order; finished parts are not done again."""
     from flashtrail.training import card, comparison, pipeline
 
-    pipeline.record_demonstrations(place)
+    pipeline.record_demonstrations(work)
     for name in pipeline.RECIPES:
-        pipeline.train(place, name)
-        if not (place.variant(name) / "draft_tensors.pt").is_file():
-            pipeline.train_draft(place, name)
-        pipeline.write_policy(place, name)
+        pipeline.train(work, name)
+        if not (work.variant(name) / "draft_tensors.pt").is_file():
+            pipeline.train_draft(work, name)
+        pipeline.write_policy(work, name)
         for flash in (False, True):
-            if not (place.variant(name) / f"evaluation_{'flash' if flash else 'full'}.json").is_file():
-                pipeline.evaluate_policy(place, name, flash=flash)
-        card.write(place, name)
-    if not (place.root / "comparison" / "comparison.json").is_file():
-        comparison.compare(place, COMPARISON_SECONDS, 2)
+            if not (work.variant(name) / f"evaluation_{'flash' if flash else 'full'}.json").is_file():
+                pipeline.evaluate_policy(work, name, flash=flash)
+        card.write(work, name)
+    if not (work.root / "comparison" / "comparison.json").is_file():
+        comparison.compare(work, COMPARISON_SECONDS, 2)
     for name in pipeline.RECIPES:
-        card.write(place, name)
+        card.write(work, name)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """The model card of a shipped policy, written from the figures that the other steps left on disk.
 
 Its success is written a second time for machines, as resources/published/NAME.yaml, for the checkup to compare with.
-Says nothing that no file holds.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +29,21 @@ _LIMITS = """\
 """
 
 
-def write(place: pipeline.Workplace, name: str) -> Path:
+def write(work: pipeline.Workplace, name: str) -> Path:
     """Write resources/NAME/README.md and resources/published/NAME.yaml; what has no figures is left out."""
-    publish(place, name)
+    publish(work, name)
     recipe = pipeline.RECIPES[name]
-    saved = torch.load(place.variant(name) / "run.pt", weights_only=True)
-    parts = [f"# {name}\n", _intro(name, sum(v.numel() for v in saved["average"].values())), _results(place, name)]
-    parts += [_data(place), _training(place, name, saved), _draft(place, name), _comparison(place), _LIMITS]
-    notes = place.root / "notes.md"  # what a person has to say of this particular run
+    saved = torch.load(work.variant(name) / "run.pt", weights_only=True)
+    parts = [f"# {name}\n", _intro(name, sum(v.numel() for v in saved["average"].values())), _results(work, name)]
+    parts += [_data(work), _training(work, name, saved), _draft(work, name), _comparison(work), _LIMITS]
+    notes = work.root / "notes.md"  # a person's remarks on this run
     if notes.is_file():
         parts.append(notes.read_text(encoding="utf-8"))
     parts.append(
         f"Seeds: demonstrations 2026, initialisation and batches {recipe.seed}, evaluation {evaluate.SEED}. "
         "Remake: `make nano` (docs/training.md).\n"
     )
-    target = place.resources / name / "README.md"
+    target = work.resources / name / "README.md"
     with write_atomic(target) as path:
         path.write_text("\n".join(part for part in parts if part), encoding="utf-8")
     return target
@@ -56,9 +55,9 @@ _HEAD = """\
 """
 
 
-def publish(place: pipeline.Workplace, name: str) -> Path | None:
+def publish(work: pipeline.Workplace, name: str) -> Path | None:
     """Write resources/published/NAME.yaml (the format of published.yaml there); None without an evaluation."""
-    rows = [row for file, method in _METHODS.items() for row in _success(place.variant(name) / f"{file}.json", method)]
+    rows = [row for file, method in _METHODS.items() for row in _success(work.variant(name) / f"{file}.json", method)]
     if not rows:
         return None
     source = {
@@ -72,7 +71,7 @@ def publish(place: pipeline.Workplace, name: str) -> Path | None:
         "latency_scope": "not measured",
     }
     entries = [{"source": name, **row} for row in rows]
-    target = place.resources / "published" / f"{name}.yaml"
+    target = work.resources / "published" / f"{name}.yaml"
     with write_atomic(target) as path:
         body = yaml.safe_dump(
             {"version": 1, "sources": {name: source}, "success": entries},
@@ -86,10 +85,7 @@ def publish(place: pipeline.Workplace, name: str) -> Path | None:
 
 def _success(path: Path, method: str) -> list[dict[str, Any]]:
     """Return an evaluation's counts by task, with the starts they are of."""
-    if not path.is_file():
-        return []
-    episodes = json_load(path)["episodes"]
-    rows = []
+    episodes, rows = _figures(path).get("episodes", []), []
     for task in sorted({row["task"] for row in episodes}):
         own = [row for row in episodes if row["task"] == task]
         states, scenes = sorted({row["init_state"] for row in own}), sorted({row["scene"] for row in own})
@@ -120,44 +116,45 @@ def _intro(name: str, parameters: int) -> str:
     return text
 
 
+def _figures(path: Path) -> dict[str, Any]:
+    """Return what another step wrote; empty where it has not run."""
+    return json_load(path) if path.is_file() else {}
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows))
+
+
 def _count(part: Mapping[str, Any]) -> str:
     low, high = part["wilson95"]
     return f"{part['k']}/{part['n']} [{low:.2f}, {high:.2f}]"
 
 
-def _results(place: pipeline.Workplace, name: str) -> str:
+def _results(work: pipeline.Workplace, name: str) -> str:
     rows = []
     for file, label in (
         ("evaluation_full", "full route"),
         ("evaluation_flash", "FLASH, official defaults"),
         ("evaluation_full_wrist_zero_every4", "full route, wrist black every 4th query"),
     ):
-        path = place.variant(name) / f"{file}.json"
-        if path.is_file():
-            s = json_load(path)["summary"]
+        if s := _figures(work.variant(name) / f"{file}.json").get("summary"):
             cells = [_count(s["tasks"][t]) if t in s["tasks"] else "" for t in ("0", "1", "2")]
-            rows.append(f"| {label} | " + " | ".join([*cells, _count(s["all"])]) + " |")
-            if s["draft_rounds"]:
-                rows[-1] += (
-                    f" {s['draft_rounds']}/{s['rounds']} rounds were draft, {s['accepted_mean']} of 12 accepted |"
-                )
-            else:
-                rows[-1] += " |"
+            drafts = f"{s['draft_rounds']}/{s['rounds']} rounds were draft, {s['accepted_mean']} of 12 accepted"
+            rows.append([label, *cells, _count(s["all"]), drafts if s["draft_rounds"] else ""])
     if not rows:
         return ""
     head = (
         "## Success\nThe simulator's own success, k/n with the 95 % Wilson interval: held-out init states 0-9, two "
         "scenes each unless n says otherwise, hard resets, horizon 300, 12 of 50 actions executed a query.\n"
     )
-    table = ["| | task 0 (drawer) | task 1 (bowl) | task 2 (bottle) | all | |", "|---|---|---|---|---|---|", *rows]
-    return "\n".join([head, *table, "", _bar(place, name)])
+    table = _table(["", "task 0 (drawer)", "task 1 (bowl)", "task 2 (bottle)", "all", ""], rows)
+    return "\n".join([head, table, "", _bar(work, name)])
 
 
-def _bar(place: pipeline.Workplace, name: str) -> str:
-    """Where the full route stands against the bar; nothing if it was not evaluated in full."""
-    path = place.variant(name) / "evaluation_full.json"
-    summary: dict[str, Any] = json_load(path)["summary"] if path.is_file() else {"all": {"n": 0}}
-    if summary["all"]["n"] != 60:
+def _bar(work: pipeline.Workplace, name: str) -> str:
+    """Compare the full route with the bar; nothing if it was not evaluated in full."""
+    summary = _figures(work.variant(name) / "evaluation_full.json").get("summary")
+    if not summary or summary["all"]["n"] != 60:
         return ""
     text = f"Bar, full route: at least {evaluate.BAR_TOTAL}/60 in all and {evaluate.BAR_TASK}/20 each. "
     short = [("all", evaluate.BAR_TOTAL - summary["all"]["k"])]
@@ -166,24 +163,24 @@ def _bar(place: pipeline.Workplace, name: str) -> str:
     return text + (f"It falls short: {', '.join(missed)}.\n" if missed else "It is reached.\n")
 
 
-def _data(place: pipeline.Workplace) -> str:
+def _data(work: pipeline.Workplace) -> str:
     counts, frames = {}, 0
     for task in (0, 1, 2):
-        files = sorted((place.demos / f"task{task}").glob("ep*.npz"))
+        files = sorted((work.demos / f"task{task}").glob("ep*.npz"))
         counts[task] = len(files)
         for file in files:
             with np.load(file) as episode:
                 frames += len(episode["at"])
-    words = ", ".join(f"{n} of task {t}" for t, n in counts.items())
+    counted = ", ".join(f"{n} of task {t}" for t, n in counts.items())
     return (
-        f"## Data\n{words}: successful episodes of the scripted expert, init states 10-49 only, {frames} frames "
+        f"## Data\n{counted}: successful episodes of the scripted expert, init states 10-49 only, {frames} frames "
         "(an image every 4th step). Label = the expert's clean action; executed = noisy, with pushes; about half begin "
         "displaced; objects shifted by up to 1.2 cm; fixtures as LIBERO samples them. Details: docs/training.md.\n"
     )
 
 
-def _training(place: pipeline.Workplace, name: str, saved: Mapping[str, Any]) -> str:
-    with (place.variant(name) / "curve.csv").open(encoding="utf-8") as stream:
+def _training(work: pipeline.Workplace, name: str, saved: Mapping[str, Any]) -> str:
+    with (work.variant(name) / "curve.csv").open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     held = [r for r in rows if r["held_out_flow"] != "nan"]
     recipe = saved["recipe"]
@@ -195,11 +192,10 @@ def _training(place: pipeline.Workplace, name: str, saved: Mapping[str, Any]) ->
     )
 
 
-def _draft(place: pipeline.Workplace, name: str) -> str:
-    path = place.variant(name) / "agreement.json"
-    if not path.is_file():
+def _draft(work: pipeline.Workplace, name: str) -> str:
+    f = _figures(work.variant(name) / "agreement.json")
+    if not f:
         return ""
-    f = json_load(path)
 
     def line(key: str) -> str:
         part = f[key]
@@ -216,19 +212,17 @@ def _draft(place: pipeline.Workplace, name: str) -> str:
     )
 
 
-def _comparison(place: pipeline.Workplace) -> str:
-    path = place.root / "comparison" / "comparison.json"
-    if not path.is_file():
+def _comparison(work: pipeline.Workplace) -> str:
+    f = _figures(work.root / "comparison" / "comparison.json")
+    if not f:
         return ""
-    f = json_load(path)
-    rows = [
-        f"| {label} | {f[k]['parameters']:,} | {f[k]['steps']} | {f[k]['held_out_flow']:.3f} | "
-        f"{f[k]['held_out_auxiliary']:.4f} |"
-        for k, label in (("conv_stem", "conv stem"), ("patch_32", "patch 32"))
-    ]
+    rows = []
+    for key, label in (("conv_stem", "conv stem"), ("patch_32", "patch 32")):
+        losses = f"{f[key]['held_out_flow']:.3f}", f"{f[key]['held_out_auxiliary']:.4f}"
+        rows.append([label, f"{f[key]['parameters']:,}", str(f[key]["steps"]), *losses])
     head = (
         f"## Conv stem or patches\nSame data, seed and recipe, {f['seconds']:.0f} s each "
         "(`python -m flashtrail.training compare-vision`):\n"
     )
-    table = ["| encoder | parameters | steps | held-out flow loss | held-out auxiliary loss |", "|---|---|---|---|---|"]
-    return "\n".join([head, *table, *rows, ""])
+    table = _table(["encoder", "parameters", "steps", "held-out flow loss", "held-out auxiliary loss"], rows)
+    return "\n".join([head, table, ""])

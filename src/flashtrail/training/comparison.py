@@ -2,7 +2,7 @@
 
 The patch encoder is trained on the stored 112-pixel views with patch 16, which is the same function as patch 32 on
 224-pixel views (see `at_full_size`). `compare` gives both the same seconds; `trial` gives patches the shipped recipe
-to its end and plays the held-out episodes. Writes comparison.json and patch_trial.json; decides nothing.
+to its end and plays the held-out episodes. Writes comparison.json and patch_trial.json.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ def at_full_size(weights: dict[str, Tensor], patch: int) -> dict[str, Tensor]:
     return weights | {"vision.patch_embed.weight": wide.reshape(patch * patch * 3, -1)}
 
 
-def compare(place: pipeline.Workplace, seconds: float, threads: int) -> dict[str, Any]:
+def compare(work: pipeline.Workplace, seconds: float, threads: int) -> dict[str, Any]:
     """Train both for `seconds` each; print and write losses on the same held-out frames."""
     figures: dict[str, Any] = {"seconds": seconds}
     for name, stem in (("conv_stem", True), ("patch_32", False)):
         torch.manual_seed(0)
-        stuff = pipeline.material(place, stem)
-        dims = stuff.dims if stem else half_size(stuff.dims)
+        data = pipeline.material(work, stem)
+        dims = data.dims if stem else half_size(data.dims)
         recipe = Recipe(steps=2000, threads=threads)
-        run = Trainer(place.root / "comparison" / name, stuff.demos, stuff.stats, stuff.prompts, dims, recipe)
+        run = Trainer(work.root / "comparison" / name, data.demos, data.stats, data.prompts, dims, recipe)
         run.train(max(1.0, seconds - run.run.seconds))
         flow, auxiliary = run.evaluate()
         last = run.run.curve[-1] if run.run.curve else {}
@@ -58,25 +58,25 @@ def compare(place: pipeline.Workplace, seconds: float, threads: int) -> dict[str
             "held_out_auxiliary": round(auxiliary, 5),
         }
         print(name, figures[name], flush=True)
-    json_dump(figures, place.root / "comparison" / "comparison.json")
+    json_dump(figures, work.root / "comparison" / "comparison.json")
     return figures
 
 
-def trial(place: pipeline.Workplace, **choices: Any) -> dict[str, Any]:
-    """Train a patch encoder as pi0_nano was trained, and play the held-out episodes on the full route. Resumable."""
-    directory = place.root / "comparison" / "patch_32_trial"
+def trial(work: pipeline.Workplace, **choices: Any) -> dict[str, Any]:
+    """Train a patch encoder as pi0_nano was trained, and play the held-out episodes on the full route; resumable."""
+    directory = work.root / "comparison" / "patch_32_trial"
     torch.manual_seed(0)
-    stuff = pipeline.material(place, stem=False)
+    data = pipeline.material(work, stem=False)
     recipe = pipeline.RECIPES[pipeline.BASE]
-    run = Trainer(directory, stuff.demos, stuff.stats, stuff.prompts, half_size(stuff.dims), recipe)
+    run = Trainer(directory, data.demos, data.stats, data.prompts, half_size(data.dims), recipe)
     run.train(None)
     run.plot()
-    assert stuff.dims.vision.patch is not None
-    weights = at_full_size(run.run.average, stuff.dims.vision.patch)
-    words = place.root / "tokenizer.model"
+    assert data.dims.vision.patch is not None
+    weights = at_full_size(run.run.average, data.dims.vision.patch)
+    tokenizer_file = work.root / "tokenizer.model"
     export.write_source(
-        directory / "source", weights, stuff.dims, stuff.stats, words, None, delta_actions=pipeline.DELTA_ACTIONS
+        directory / "source", weights, data.dims, data.stats, tokenizer_file, None, delta_actions=pipeline.DELTA_ACTIONS
     )
     convert_base(directory / "source", directory / "base")
     rows = evaluate.evaluate(directory / "base", None, **choices)
-    return evaluate.report(rows, place.root / "comparison" / "patch_trial.json")
+    return evaluate.report(rows, work.root / "comparison" / "patch_trial.json")

@@ -2,15 +2,14 @@
 
 Label = the expert's clean action, executed = that plus noise: the policy learns to come back, not to wobble. Only
 init states 10-49 are used; 0-9 are for evaluation. Everything random about episode k of a task follows from
-(seed, task, k), so processes share the work in any order and a killed run goes on at the next missing file. Knows
-the simulator and the expert; knows no model.
+(seed, task, k), so processes share the work in any order and a killed run continues at the next missing file.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,7 +97,7 @@ def stored_view(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 class Stage:
-    """One task's environment, rendering only when asked to. Not a context for two tasks: make another."""
+    """One task's environment, rendering only on demand; one instance per task."""
 
     def __init__(self, task_id: int) -> None:
         choose_backend()
@@ -108,7 +107,7 @@ class Stage:
         suite = benchmark.get_benchmark_dict()["libero_goal"]()
         task = suite.get_task(task_id)
         path = Path(get_libero_path("bddl_files")) / task.problem_folder / task.bddl_file
-        self.task_id, self.language = task_id, task.language
+        self.task_id = task_id
         self.inits = suite.get_task_init_states(task_id)
         self.env = OffScreenRenderEnv(
             bddl_file_name=os.fspath(path), camera_heights=RENDER_PIXELS, camera_widths=RENDER_PIXELS
@@ -120,7 +119,7 @@ class Stage:
         return self.env.env
 
     def cameras(self, on: bool) -> None:
-        """Rendering costs a hundred times what a physics step does."""
+        """Switch rendering, which costs a hundred physics steps."""
         for name in CAMERAS:
             self.inner.modify_observable(name, "enabled", on)
 
@@ -138,7 +137,7 @@ class Stage:
         return self.env.set_init_state(self.inits[init_state])
 
     def look(self) -> dict[str, Any]:
-        """The observation of this instant, rendered."""
+        """Return the current observation, rendered."""
         self.cameras(True)
         obs = self.inner._get_observations(force_update=True)
         self.cameras(False)
@@ -216,7 +215,7 @@ def _displace(stage: Stage, rng: np.random.Generator) -> dict[str, Any]:
 
 
 def _miss(stage: Stage, obs: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    """Let an expert go for the grasp, then push the hand aside or up and close on whatever is there."""
+    """Let an expert approach the grasp, then move the hand aside or up and close it."""
     master = expert.for_task(stage.task_id)
     for _ in range(120):
         if master.phase == "close":
@@ -231,19 +230,18 @@ def _miss(stage: Stage, obs: dict[str, Any], rng: np.random.Generator) -> dict[s
     return obs
 
 
-def generate(directory: Path, task_id: int, episodes: Iterable[int], until: float | None = None) -> int:
-    """Record the missing ones of `episodes` to DIRECTORY/taskT/epNNNN.npz; return how many files there are then.
+def generate(directory: Path, task_id: int, episodes: Iterable[int]) -> None:
+    """Record the missing ones of `episodes` to DIRECTORY/taskT/epNNNN.npz.
 
-    A failed episode leaves an empty `.failed` marker, so that it is not tried again. `until`: time.time() to stop.
+    A failed episode leaves an empty `.failed` marker, so that it is not tried again.
     """
     folder = directory / f"task{task_id}"
     folder.mkdir(parents=True, exist_ok=True)
     wanted = [k for k in episodes if not list(folder.glob(f"ep{k:04d}.*"))]
-    stage = Stage(task_id) if wanted else None
+    if not wanted:
+        return
+    stage = Stage(task_id)
     for count, episode in enumerate(wanted):
-        if until is not None and time.time() > until:
-            break
-        assert stage is not None
         begin = time.monotonic()
         arrays = record(stage, episode, hard=count == 0)
         if arrays is None:
@@ -253,16 +251,13 @@ def generate(directory: Path, task_id: int, episodes: Iterable[int], until: floa
                 np.savez(stream, **arrays)  # type: ignore[arg-type]
         outcome = "failed" if arrays is None else f"{len(arrays['at'])} frames, success at {arrays['done_at']}"
         print(f"task {task_id} episode {episode}: {outcome}, {time.monotonic() - begin:.1f} s", flush=True)
-    if stage is not None:
-        stage.env.close()
-    return len(list(folder.glob("ep*.npz")))
+    stage.env.close()
 
 
-def share(directory: Path, worker: int, workers: int, tasks: Sequence[int]) -> None:
-    """One process's share of all tasks, in rounds, so that an early stop leaves the tasks balanced."""
+def share(directory: Path, worker: int, workers: int) -> None:
+    """Record one process's share of all tasks, in rounds: an early stop leaves the tasks balanced."""
     rounds = 4
     for part in range(rounds):
-        for task_id in tasks:
-            count = EPISODES[task_id]
+        for task_id, count in EPISODES.items():
             low, high = count * part // rounds, count * (part + 1) // rounds
             generate(directory, task_id, [k for k in range(low, high) if k % workers == worker])

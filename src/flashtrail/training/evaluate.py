@@ -1,12 +1,11 @@
 """Success on held-out init states: the workflow's own simulator and episode loop around a policy in this process.
 
-Full route, two scenes per init state, hard resets, the simulator's own success. The workflow's arms ask the same of a
-served policy.
+Full route, two scenes per init state, hard resets, the simulator's own success. The workflow's arms measure the same
+with a served policy.
 """
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flashtrail.base.provenance import json_dump, json_load
+from scipy import stats
+
+from flashtrail.base.provenance import json_dump
 
 SUITE, SEED = "libero_goal", 7
 TASKS, INIT_STATES, SCENES = (0, 1, 2), range(10), (0, 1)
@@ -35,23 +36,6 @@ class Block:
     view_every: int  # the wrist view is black at every n-th query; 0: never
 
 
-@dataclass(frozen=True)
-class _Reply:
-    actions: Any
-    accepted_prefix_len: int
-    policy_timing: Mapping[str, Any]
-    server_timing: Mapping[str, Any]
-    roundtrip_ms: float
-
-
-def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % Wilson interval of a proportion."""
-    share, spread = successes / trials, z * z / trials
-    middle = (share + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * math.sqrt(share * (1 - share) / trials + spread / (4 * trials))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 def play(block: Block) -> list[dict[str, Any]]:
     """Play a block; one row an episode."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -65,6 +49,7 @@ def play(block: Block) -> list[dict[str, Any]]:
     from flashtrail.policies.pi0.settings import FlashSettings
     from flashtrail.rollouts import conditions, guards
     from flashtrail.rollouts.episode import run_episode
+    from flashtrail.serving.client import Reply
     from flashtrail.simulators.libero.simulator import LiberoSimulator
 
     torch.set_num_threads(1)
@@ -72,16 +57,16 @@ def play(block: Block) -> list[dict[str, Any]]:
     policy = FlashPolicy.load(block.artifact, block.draft, settings=settings, synchronize=False)
 
     class Here:
-        """The policy in this process, asked as a served one is."""
+        """The policy in this process, behind the client's interface."""
 
         def __init__(self) -> None:
             self.session = policy.new_session()
 
         def infer(
             self, obs: Mapping[str, Any], executed_steps: int | None, reset: bool, noise_seed: list[int]
-        ) -> _Reply:
+        ) -> Reply:
             out = policy.infer(self.session, obs, executed_steps=executed_steps, reset=reset, noise_seed=noise_seed)
-            return _Reply(out["actions"], out["accepted_prefix_len"], out["policy_timing"], {}, 0.0)
+            return Reply(out["actions"], out["accepted_prefix_len"], out["policy_timing"], {}, 0.0)
 
     simulator = LiberoSimulator(SUITE, block.task_id, seed=SEED, hard_reset=block.hard_reset)
     zero = {"kind": "zero", "view": "wrist", "every": block.view_every}
@@ -139,11 +124,12 @@ def evaluate(
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """k of n, the Wilson interval and what falls short of the bar; per task and in all."""
+    """k of n with the Wilson interval, per task and in all; draft rounds."""
 
     def part(chosen: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         k, n = sum(bool(r["success"]) for r in chosen), len(chosen)
-        return {"k": k, "n": n, "wilson95": [round(x, 3) for x in wilson(k, n)]}
+        interval = stats.binomtest(k, n).proportion_ci(method="wilson")
+        return {"k": k, "n": n, "wilson95": [round(interval.low, 3), round(interval.high, 3)]}
 
     tasks = sorted({int(r["task"]) for r in rows})
     drafts = sum(int(r["draft_rounds"]) for r in rows)
@@ -166,8 +152,3 @@ def report(rows: Sequence[Mapping[str, Any]], path: Path) -> dict[str, Any]:
     if figures["draft_rounds"]:
         print(f"draft rounds {figures['draft_rounds']}/{figures['rounds']}, accepted mean {figures['accepted_mean']}")
     return figures
-
-
-def read(path: Path) -> dict[str, Any]:
-    """What `report` wrote."""
-    return json_load(path)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from flashtrail.base.errors import UserError
 
@@ -25,50 +26,19 @@ CLOSE_STEPS = 12  # the gripper needs about ten control steps; eight then lift l
 ARRIVED = 0.013  # a tighter test is a knife edge in the labels: the policy hovers at it and never closes
 
 
-def rotation_x(angle: float) -> Vector:
-    """Rotation matrix about x, radians."""
-    c, s = np.cos(angle), np.sin(angle)
-    return np.array([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]])
-
-
-def matrix_of(quaternion: Vector) -> Vector:
-    """Rotation matrix of a unit quaternion (x, y, z, w)."""
-    x, y, z, w = quaternion / np.linalg.norm(quaternion)
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
-
-
-def rotation_vector(rotation: Vector) -> Vector:
-    """Shortest axis-angle (3,) of a rotation matrix; its length is at most pi, whatever quaternion it came from."""
-    angle = np.arccos(np.clip((np.trace(rotation) - 1.0) / 2.0, -1.0, 1.0))
-    skew = np.array([rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]])
-    if angle < 1e-6:
-        return skew / 2.0
-    if np.pi - angle < 1e-3:  # the skew part vanishes: take the axis from the symmetric part
-        axis = np.sqrt(np.maximum(np.diag(rotation) + 1.0, 0.0) / 2.0)
-        axis *= np.where(skew < 0.0, -1.0, 1.0)
-        return angle * axis / np.linalg.norm(axis)
-    return skew * angle / (2.0 * np.sin(angle))
-
-
 def servo(hand: Vector, attitude: Vector, target: Vector, wanted: Vector, grip: float, top: float = 1.0) -> Vector:
     """Proportional step (7,) from hand position (3,) and attitude (3, 3) to the target; speed <= `top` units."""
     step = (target - hand) / UNIT_M * 1.5
     fastest = np.abs(step).max()
     if fastest > top:
         step = step / fastest * top
-    turn = np.clip(rotation_vector(wanted @ attitude.T) / UNIT_RAD, -0.6, 0.6)
+    turn = np.clip(Rotation.from_matrix(wanted @ attitude.T).as_rotvec() / UNIT_RAD, -0.6, 0.6)
     return np.concatenate([step, turn, [grip]])
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What the expert may see of one instant."""
+    """What the expert sees at one instant."""
 
     hand: Vector  # (3,)
     attitude: Vector  # (3, 3)
@@ -89,7 +59,7 @@ def observe(env: Any, obs: Mapping[str, Any]) -> Scene:
     names = [key.removesuffix("_pos") for key in obs if key.endswith("_1_pos")]
     return Scene(
         hand=np.array(obs["robot0_eef_pos"]),
-        attitude=matrix_of(np.array(obs["robot0_eef_quat"])),
+        attitude=Rotation.from_quat(obs["robot0_eef_quat"]).as_matrix(),
         width=float(fingers[0] - fingers[1]),
         objects={name: np.array(obs[name + "_pos"]) for name in names},
         place=place,
@@ -215,7 +185,7 @@ class PickPlaceExpert(Expert):
         return self.anchor, OPEN, 1.0
 
     def _rise(self, scene: Scene) -> tuple[Vector, float, float]:
-        if self.ticks > 25:  # still no success: the object lies somewhere else, take it again
+        if self.ticks > 25:  # still no success: the object is somewhere else, grasp it again
             self.enter("approach", scene)
         return self.anchor + np.array([0.0, 0.0, 0.15]), OPEN, 1.0
 
@@ -224,7 +194,7 @@ class DrawerExpert(Expert):
     """Pull a cabinet drawer: hand tilted 75 degrees, since the handle above blocks a grasp from the top."""
 
     first = "line_up"
-    attitude = rotation_x(np.deg2rad(-75.0)) @ DOWN
+    attitude = Rotation.from_euler("x", -75.0, degrees=True).as_matrix() @ DOWN
 
     def __init__(self, handle: str) -> None:
         super().__init__()
@@ -242,7 +212,7 @@ class DrawerExpert(Expert):
 
     def _line_up(self, scene: Scene) -> tuple[Vector, float, float]:
         target = scene.place(self.handle) - 0.12 * self._fingers
-        turn = np.linalg.norm(rotation_vector(self.attitude @ scene.attitude.T))
+        turn = Rotation.from_matrix(self.attitude @ scene.attitude.T).magnitude()
         if np.linalg.norm(scene.hand - target) < 0.02 and turn < 0.12:
             self.enter("reach", scene)
         return target, OPEN, 1.0
@@ -272,7 +242,7 @@ class DrawerExpert(Expert):
         return self.anchor - 0.08 * self._fingers, OPEN, 1.0
 
 
-# What an object asks for wherever it goes: how to take it, how far to clear it.
+# Per object, whatever its goal: how to grasp it, how far to clear it.
 ABOVE = (0.0, 0.0, 0.0)  # right over the goal
 BOWL = partial(
     PickPlace, item="akita_black_bowl_1", grasp=(0.0, 0.050, 0.037), hover=0.10, goal_offset=ABOVE, held_width=0.002
@@ -296,7 +266,7 @@ TASKS: dict[int, Callable[[], Expert]] = {
 
 
 def for_task(task_id: int, known: Mapping[int, Callable[[], Expert]] = TASKS) -> Expert:
-    """A fresh expert for a libero_goal task; UserError for a task that is not among `known`."""
+    """A fresh expert for a libero_goal task; UserError for a task outside `known`."""
     if task_id not in known:
-        raise UserError(f"the scripted expert knows libero_goal tasks {sorted(known)}, not {task_id}")
+        raise UserError(f"the scripted expert plays libero_goal tasks {sorted(known)}, not {task_id}")
     return known[task_id]()

@@ -1,7 +1,7 @@
-"""From nothing to resources/pi0_nano: the steps of `make nano`, each skipped where its result is there already.
+"""Makes resources/pi0_nano: the steps of `make nano`, each skipped if its result exists.
 
-Work lies in one directory (results/training by default): demos/, norm_stats.json, tokenizer.model, and a directory
-per variant with its runs, draft, artifact and evaluation. Joins the other modules; has no method of its own.
+The working directory (results/training by default) holds demos/, norm_stats.json, tokenizer.model, and a directory
+per variant with its runs, draft, artifact and evaluation.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from flashtrail.base.errors import UserError, nearest
 from flashtrail.base.provenance import json_dump, json_load, write_atomic
 from flashtrail.checkpoints.artifact import convert_base, convert_draft
 from flashtrail.policies.pi0.dims import DraftDims, Pi0Dims, nano_dims
+from flashtrail.policies.pi0.transforms import Tokenizer
 from flashtrail.training import dataset, demonstrations, draft, evaluate, export, tokenizer
 from flashtrail.training.policy import DELTA_ACTIONS, Recipe, Trainer
 
@@ -52,22 +53,22 @@ class Workplace:
         return self.root / name
 
 
-def record_demonstrations(place: Workplace, processes: int = 2) -> None:
+def record_demonstrations(work: Workplace, processes: int = 2) -> None:
     """Record every missing demonstration, `processes` at a time."""
     tasks = tuple(demonstrations.EPISODES)
-    command = [sys.executable, "-m", "flashtrail.training", "demonstrations", "--work", str(place.root)]
+    command = [sys.executable, "-m", "flashtrail.training", "demonstrations", "--work", str(work.root)]
     running = [subprocess.Popen([*command, "--worker", str(i), "--workers", str(processes)]) for i in range(processes)]
     if any(process.wait() for process in running):
-        raise UserError("a demonstration process failed; its message is above. Run again: finished episodes are kept")
-    print({t: len(list((place.demos / f"task{t}").glob("ep*.npz"))) for t in tasks}, flush=True)
+        raise UserError("a demonstration process failed (see its message above): run again, finished episodes are kept")
+    print({t: len(list((work.demos / f"task{t}").glob("ep*.npz"))) for t in tasks}, flush=True)
 
 
-# --- what every later step reads ---
+# --- inputs of every later step ---
 
 
 @dataclass(frozen=True)
 class Material:
-    """Training data and what turns prompts and numbers into the model's."""
+    """Training data, statistics, token ids per task and the model's dims."""
 
     demos: dataset.Demonstrations
     stats: dict[str, Any]
@@ -75,53 +76,54 @@ class Material:
     dims: Pi0Dims
 
 
-def material(place: Workplace, stem: bool = True) -> Material:
+def material(work: Workplace, stem: bool = True) -> Material:
     """Load the demonstrations; make tokenizer and statistics once and keep them, so that a resumed run agrees."""
-    demos = dataset.load(place.demos)
-    words = place.root / "tokenizer.model"
-    if not words.is_file():
-        tokenizer.train(words, tokenizer.instructions())
-    stats_file = place.root / "norm_stats.json"
+    demos = dataset.load(work.demos)
+    tokenizer_file = work.root / "tokenizer.model"
+    if not tokenizer_file.is_file():
+        tokenizer.train(tokenizer_file, tokenizer.instructions())
+    stats_file = work.root / "norm_stats.json"
     if not stats_file.is_file():
         json_dump(dataset.norm_stats(demos, DELTA_ACTIONS), stats_file)
-    languages = tokenizer.task_languages(evaluate.SUITE)
-    prompts = {int(t): tokenizer.encode(words, languages[int(t)]) for t in np.unique(demos.task)}
-    return Material(demos, json_load(stats_file), prompts, nano_dims(tokenizer.size(words), stem))
+    dims, languages = nano_dims(tokenizer.size(tokenizer_file), stem), tokenizer.task_languages(evaluate.SUITE)
+    encode = Tokenizer.load(tokenizer_file, dims.max_token_len, dims.vocab_size)
+    prompts = {int(task): encode(languages[task]).tolist() for task in np.unique(demos.task)}
+    return Material(demos, json_load(stats_file), prompts, dims)
 
 
-def trainer(place: Workplace, name: str, stuff: Material, recipe: Recipe | None = None) -> Trainer:
+def trainer(work: Workplace, name: str, data: Material, recipe: Recipe | None = None) -> Trainer:
     """The (resumable) trainer of a variant; pi0_nano_dropout needs pi0_nano."""
     start: dict[str, Any] | None = None
     if name == DROPOUT:
-        saved = place.variant(BASE) / "run.pt"
+        saved = work.variant(BASE) / "run.pt"
         if not saved.is_file():
-            raise UserError(f"{DROPOUT} continues from {BASE}, and {saved} is missing: train that first")
+            raise UserError(f"{DROPOUT} continues from {BASE}, but {saved} is missing: train {BASE} first")
         start = torch.load(saved, weights_only=True)
     return Trainer(
-        place.variant(name),
-        stuff.demos,
-        stuff.stats,
-        stuff.prompts,
-        stuff.dims,
+        work.variant(name),
+        data.demos,
+        data.stats,
+        data.prompts,
+        data.dims,
         recipe or RECIPES[name],
         None if start is None else start["average"],
         None if start is None else start["head"],
     )
 
 
-def train(place: Workplace, name: str, until_s: float | None = None, **changes: Any) -> None:
-    """Train a variant to its last step (or for `until_s` seconds); continue a run that is there."""
+def train(work: Workplace, name: str, until_s: float | None = None, **changes: Any) -> None:
+    """Train a variant to its last step (or for `until_s` seconds); continue an existing run."""
     torch.manual_seed(0)
     recipe = dataclasses.replace(RECIPES[name], **changes)
-    run = trainer(place, name, material(place), recipe)
+    run = trainer(work, name, material(work), recipe)
     print(f"{name}: {len(run.demos)} frames, {sum(v.numel() for v in run.run.weights.values())} parameters", flush=True)
     run.train(until_s)
     run.plot()
 
 
-def averaged(place: Workplace, name: str) -> dict[str, Tensor]:
+def averaged(work: Workplace, name: str) -> dict[str, Tensor]:
     """The averaged weights of a variant's run."""
-    saved = place.variant(name) / "run.pt"
+    saved = work.variant(name) / "run.pt"
     if not saved.is_file():
         raise UserError(f"{saved} is missing: run `python -m flashtrail.training train --variant {name}`")
     return torch.load(saved, weights_only=True)["average"]
@@ -137,41 +139,41 @@ def _lesson_batches(run: Trainer, frames: np.ndarray, size: int = 64) -> Iterato
         yield run.batch(frames[start : start + size], np.random.default_rng([7, start]), augmented=False)
 
 
-def train_draft(place: Workplace, name: str, recipe: draft.DraftRecipe | None = None) -> dict[str, Any]:
+def train_draft(work: Workplace, name: str, recipe: draft.DraftRecipe | None = None) -> dict[str, Any]:
     """Teach the draft head on the variant's full-route chunks; write draft_tensors.pt and agreement.json."""
-    stuff = material(place)
-    run, weights = trainer(place, name, stuff), averaged(place, name)
+    data = material(work)
+    run, weights = trainer(work, name, data), averaged(work, name)
     rng = np.random.default_rng(11)
     chosen = rng.choice(run.train_frames, min(LESSON_FRAMES, len(run.train_frames)), replace=False)
     held = rng.choice(run.held_frames, min(300, len(run.held_frames)), replace=False)
-    lesson = draft.teach(weights, stuff.dims, _lesson_batches(run, chosen))
-    check = draft.teach(weights, stuff.dims, _lesson_batches(run, held), rng)
+    lesson = draft.teach(weights, data.dims, _lesson_batches(run, chosen))
+    check = draft.teach(weights, data.dims, _lesson_batches(run, held), rng)
     recipe = recipe or draft.DraftRecipe()
-    tensors, curve = draft.train(draft.initial(stuff.dims, weights, recipe.seed), stuff.dims, lesson, recipe)
-    figures = draft.agreement(tensors, stuff.dims, check)
+    tensors, curve = draft.train(draft.initial(data.dims, weights, recipe.seed), data.dims, lesson, recipe)
+    figures = draft.agreement(tensors, data.dims, check)
     meta = {"teacher": "full route, zero noise", "train_frames": len(chosen), **dataclasses.asdict(recipe)}
-    with write_atomic(place.variant(name) / "draft_tensors.pt") as path:
+    with write_atomic(work.variant(name) / "draft_tensors.pt") as path:
         torch.save({"tensors": tensors, "meta": meta}, path)
-    json_dump({**figures, "loss_every_100_steps": curve}, place.variant(name) / "agreement.json")
+    json_dump({**figures, "loss_every_100_steps": curve}, work.variant(name) / "agreement.json")
     print(figures, flush=True)
     return figures
 
 
-# --- out of here ---
+# --- export and evaluation ---
 
 
-def write_policy(place: Workplace, name: str) -> Path:
+def write_policy(work: Workplace, name: str) -> Path:
     """Write the source tree to resources/NAME and its artifacts to the work directory; return the tree."""
-    words = place.root / "tokenizer.model"
-    dims = nano_dims(tokenizer.size(words))
-    target, head = place.resources / name, place.variant(name) / "draft_tensors.pt"
+    tokenizer_file = work.root / "tokenizer.model"
+    dims = nano_dims(tokenizer.size(tokenizer_file))
+    target, head = work.resources / name, work.variant(name) / "draft_tensors.pt"
     packed = None
     if head.is_file():
         saved = torch.load(head, weights_only=True)
         packed = export.draft_file(saved["tensors"], DraftDims.like(dims), saved["meta"])
-    stats = json_load(place.root / "norm_stats.json")
-    export.write_source(target, averaged(place, name), dims, stats, words, packed, delta_actions=DELTA_ACTIONS)
-    artifact = place.variant(name) / "artifact"
+    stats = json_load(work.root / "norm_stats.json")
+    export.write_source(target, averaged(work, name), dims, stats, tokenizer_file, packed, delta_actions=DELTA_ACTIONS)
+    artifact = work.variant(name) / "artifact"
     convert_base(target, artifact / "base")
     if packed is not None:
         convert_draft(target / "draft.pt", artifact / "draft", base=artifact / "base")
@@ -180,11 +182,11 @@ def write_policy(place: Workplace, name: str) -> Path:
     return target
 
 
-def evaluate_policy(place: Workplace, name: str, *, flash: bool = False, **choices: Any) -> dict[str, Any]:
+def evaluate_policy(work: Workplace, name: str, *, flash: bool = False, **choices: Any) -> dict[str, Any]:
     """Play the held-out episodes with a variant's artifact; `flash` lets the draft route act."""
-    artifact = place.variant(name) / "artifact"
+    artifact = work.variant(name) / "artifact"
     if not (artifact / "base").is_dir():
         raise UserError(f"{artifact} is missing: run `python -m flashtrail.training export --variant {name}`")
     rows = evaluate.evaluate(artifact / "base", artifact / "draft" if flash else None, **choices)
     suffix = f"_wrist_zero_every{choices['view_every']}" if choices.get("view_every") else ""
-    return evaluate.report(rows, place.variant(name) / f"evaluation_{'flash' if flash else 'full'}{suffix}.json")
+    return evaluate.report(rows, work.variant(name) / f"evaluation_{'flash' if flash else 'full'}{suffix}.json")

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flashtrail.base.errors import UserError
 from flashtrail.base.provenance import write_atomic
 from flashtrail.policies.pi0.dims import Pi0Dims
 from flashtrail.policies.pi0.expert import velocity
@@ -125,7 +126,7 @@ class Trainer:
             if state["recipe"] != asdict(self.recipe):
                 changed = [k for k, v in asdict(self.recipe).items() if state["recipe"].get(k) != v]
                 if set(changed) - {"steps", "threads", "save_every_s"}:
-                    raise ValueError(f"{saved} was trained with another {', '.join(changed)}: move it away")
+                    raise UserError(f"{saved} was trained with another {', '.join(changed)}: move it away")
             with torch.no_grad():
                 for mine, theirs in ((run.weights, "weights"), (run.head, "head"), (run.average, "average")):
                     for name, tensor in mine.items():

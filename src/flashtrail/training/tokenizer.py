@@ -1,7 +1,6 @@
-"""The small SentencePiece model of pi0_nano, in PaliGemma's manner: BOS, no dummy prefix, a newline piece.
+"""The small SentencePiece model of pi0_nano, in PaliGemma's format: BOS, no dummy prefix, a newline piece.
 
-Trained on the instructions of the LIBERO suites, so that an unseen instruction still splits into pieces. Knows
-no model and no simulator beyond LIBERO's list of task languages.
+Trained on the instructions of the LIBERO suites, so that an unseen instruction still splits into pieces.
 """
 
 from __future__ import annotations
@@ -19,10 +18,7 @@ VOCAB_SIZE = 384
 
 def instructions() -> list[str]:
     """Every task language of the five LIBERO suites, in suite order."""
-    from libero.libero import benchmark
-
-    suites = benchmark.get_benchmark_dict()
-    return [task.language for name in SUITES for task in suites[name]().tasks]
+    return [language for suite in SUITES for language in task_languages(suite)]
 
 
 def train(path: Path, lines: list[str]) -> None:
@@ -48,13 +44,6 @@ def train(path: Path, lines: list[str]) -> None:
     )
     with write_atomic(path) as temporary:
         temporary.write_bytes(model.getvalue())
-
-
-def encode(path: Path, prompt: str) -> list[int]:
-    """Token ids of a prompt as pi0 forms them: BOS, cleaned text, newline."""
-    pieces = sentencepiece.SentencePieceProcessor(model_file=str(path))
-    text = prompt.strip().replace("_", " ").replace("\n", " ")
-    return [pieces.bos_id(), *pieces.encode(text), *pieces.encode("\n")]
 
 
 def size(path: Path) -> int:

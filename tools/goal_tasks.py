@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from flashtrail.training import expert
 from flashtrail.training.expert import (
@@ -26,17 +27,10 @@ from flashtrail.training.expert import (
     PickPlaceExpert,
     Scene,
     Vector,
-    rotation_vector,
     servo,
 )
 
 _Target = tuple[Vector, Vector, float, float]  # position, attitude, gripper, top speed
-
-
-def rotation_z(angle: float) -> Vector:
-    """Rotation matrix about z, radians."""
-    c, s = np.cos(angle), np.sin(angle)
-    return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 
 
 BOWL_ON_CABINET = BOWL(carry_z=1.30, goal="site:wooden_cabinet_1_top_side", release=0.02)
@@ -77,10 +71,11 @@ class BottleOnRack(PickPlaceExpert):
 class TurnedBowl(PickPlaceExpert):
     """Takes the bowl with the hand turned by 45 degrees, past the drawer that stands open."""
 
-    attitude = rotation_z(np.pi / 4) @ DOWN
+    rotation = Rotation.from_euler("z", 45.0, degrees=True).as_matrix()
+    attitude = rotation @ DOWN
 
     def _grasp(self, scene: Scene) -> Vector:
-        return scene.objects[self.job.item] + rotation_z(np.pi / 4) @ np.array(self.job.grasp)
+        return scene.objects[self.job.item] + self.rotation @ np.array(self.job.grasp)
 
     def step(self, scene: Scene) -> Vector:
         action = super().step(scene)
@@ -117,7 +112,7 @@ class DrawerThenBowl(Expert):
             return servo(scene.hand, scene.attitude, back, self.drawer.attitude, OPEN)
         if self.phase == "rise":
             target = np.array([*self.anchor[:2], 1.22])
-            turn = np.linalg.norm(rotation_vector(self.bowl.attitude @ scene.attitude.T))
+            turn = Rotation.from_matrix(self.bowl.attitude @ scene.attitude.T).magnitude()
             if scene.hand[2] > 1.18 and turn < 0.15:
                 self.enter("bowl", scene)
             wanted = self.drawer.attitude if scene.hand[2] < 1.12 else self.bowl.attitude
@@ -159,7 +154,7 @@ class KnobExpert(Expert):
     """Grasps the bar of the stove's knob from above and turns the hand about z."""
 
     first = "over"
-    turn = np.deg2rad(80.0)
+    turned = Rotation.from_euler("z", 80.0, degrees=True).as_matrix() @ DOWN
 
     def __init__(self, knob: str) -> None:
         super().__init__()
@@ -192,7 +187,7 @@ class KnobExpert(Expert):
     def _turn_it(self, scene: Scene) -> _Target:
         if self.ticks > 60:
             self.enter("up", scene)
-        return self.anchor, rotation_z(self.turn) @ DOWN, CLOSED, 1.0
+        return self.anchor, self.turned, CLOSED, 1.0
 
     def _up(self, scene: Scene) -> _Target:
         if self.ticks > 20:
