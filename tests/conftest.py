@@ -15,7 +15,7 @@ LONGEST = (
     "rollouts/test_crash_points.py",
     "record/test_bundle.py",
     "report/test_browser.py",
-    "rollouts/test_verified_success.py",
+    "simulators/test_verified_success.py",
     "rollouts/test_fidelity.py",
     "workflow/test_reruns.py",
     "test_setup.py",
@@ -31,4 +31,5 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first; the others, and the tests of a file, stay in their order."""
     places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    assert all(path.is_file() for path in places), "LONGEST names a file that is not there"
     items.sort(key=lambda item: places.get(item.path, len(places)))

@@ -6,7 +6,7 @@ import copy
 import datetime
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import pytest
@@ -14,7 +14,7 @@ import yaml
 
 from flashtrail.base import names
 from flashtrail.base.errors import UserError
-from flashtrail.experiment import conditions, config, suites
+from flashtrail.experiment import conditions, config, guards, suites
 
 ROOT = Path(__file__).parents[2]
 
@@ -155,7 +155,7 @@ def test_every_key_is_described_in_the_schema():
     definitions = config.schema()["$defs"]
     assert {"Arm", "Flash", "Policy", "Zero", "WristHealth", "Running", "Replay"} <= set(definitions)
     assert all(not d.get("additionalProperties", True) for d in definitions.values())
-    for kind in (*conditions.KINDS, "wrist_health", "wrist_mask", "oracle"):
+    for kind in (*conditions.KINDS, *(guard.model_fields["kind"].default for guard in get_args(guards._Any))):
         own = [d for d in definitions.values() if d["properties"].get("kind", {}).get("const") == kind]
         assert own
         assert all(p.get("description") for d in own for name, p in d["properties"].items() if name != "kind")

@@ -28,7 +28,6 @@ def places(data: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 PLACES = places(SHIPPED)
 _WORDS = ["", " ", "a/b c", "..", "0-999999999", "clean", "none", "running", "Zürich", "\0", "\ud800", "{x}", "9" * 30]
-_COLONS = [": &x", ": *x", ": !!int", ": |", "::", ": [", ": {"]
 _SCALARS = st.one_of(
     st.none(),
     st.booleans(),

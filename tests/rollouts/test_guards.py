@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from rollouts.shards import WORKER, spec
 from rollouts.test_conditions import WORDS, specs
 
 from flashtrail.base.errors import UserError
+from flashtrail.experiment.guards import _Any as AnyGuard
 from flashtrail.rollouts import conditions, guards
 from flashtrail.rollouts.episode import run_episode
 from flashtrail.rollouts.shard import check_understood, roll_out_shard
@@ -21,7 +23,7 @@ from flashtrail.simulators.observation import Observation
 
 LIVELY = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
 BLACK = np.zeros_like(LIVELY)
-GUARD_KINDS = st.sampled_from(["none", "wrist_health", "wrist_mask"])
+GUARD_KINDS = st.sampled_from([k for g in get_args(AnyGuard) if (k := g.model_fields["kind"].default) != "oracle"])
 
 
 class Secretive(Simulator):

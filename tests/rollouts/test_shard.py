@@ -163,7 +163,7 @@ def test_a_changed_spec_starts_afresh(tmp_path):
     process.wait()
     log = io.StringIO()
     roll_out_shard(slow.model_copy(update={"seed": 8}), tmp_path, log=log, worker_command=WORKER)
-    assert "there already" not in log.getvalue()
+    assert "kept from before" not in log.getvalue()
     assert {row["seed"] for row in rows(tmp_path)["episodes"]} == {8}
 
 

@@ -118,6 +118,8 @@ def start_snakemake(
         start = {"arguments": command[1:], "cwd": str(place), "env": dict(environment), "output": output.name}
         print(json.dumps(start), file=forks.stdin, flush=True)
         if not select.select([forks.stdout], [], [], timeout_s)[0]:
+            forks.kill()  # or its late answer would be taken for that of the next start
+            starter.cache_clear()
             raise subprocess.TimeoutExpired(list(command), timeout_s)
         return subprocess.CompletedProcess(list(command), int(forks.stdout.readline()), output.read())
 
