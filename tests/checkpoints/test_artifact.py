@@ -199,7 +199,7 @@ def test_values_that_are_not_finite_are_named(tmp_path: Path) -> None:
     def blocks() -> Iterator[np.ndarray]:
         yield np.array([1.0, np.inf], np.float32)
 
-    with pytest.raises(UserError, match=r"tensor expert\.norm\.scale holds values that are not finite"):
+    with pytest.raises(UserError, match=r"tensor expert\.norm\.scale has values that are not finite"):
         artifact.write_safetensors(tmp_path / "x", {"expert.norm.scale": artifact.Stream((2,), blocks)}, "float32")
 
 

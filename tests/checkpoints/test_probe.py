@@ -101,7 +101,7 @@ def test_content_decides_and_names_what_told(
 MADE_OF_TWO = [
     (orbax_tree([leaf if leaf.startswith("state_proj") else leaf.replace("PaliGemma/img", "module/PaliGemma/img")
                  for leaf in LEAVES]), identity.OCDBT,
-     "known by their leaves (module/PaliGemma/img/embedding/kernel, "),
+     "its leaves match no known model family (module/PaliGemma/img/embedding/kernel, "),
     ({**orbax_tree(), "params/_METADATA": partly("params")}, identity.OCDBT,
      "only some of its leaves have the same prefix or suffix (params/PaliGemma/img/embedding/kernel, "),
     ({**orbax_tree(), "params/_METADATA": partly("value")}, identity.OCDBT,
@@ -109,11 +109,11 @@ MADE_OF_TWO = [
     ({"model.safetensors": safetensors("model.state_proj.weight", "action_time_mlp_in.weight")}, identity.SAFETENSORS,
      "(action_time_mlp_in.weight, model.state_proj.weight; model.safetensors)"),
     ({"model.safetensors": safetensors("model.state_proj.weight", "time_mlp_in.weight")}, identity.SAFETENSORS,
-     "known by their keys (model.state_proj.weight, time_mlp_in.weight; "),
+     "its keys match no known model family (model.state_proj.weight, time_mlp_in.weight; "),
     ({"model.safetensors": safetensors("_action_head.bias", "module._state_token.weight")}, identity.SAFETENSORS,
-     "known by their keys (_action_head.bias, module._state_token.weight; "),
+     "its keys match no known model family (_action_head.bias, module._state_token.weight; "),
     (orbax_tree(["_action_head/bias", "a/" * 40 + "b"]), identity.OCDBT,
-     "known by their leaves (_action_head/bias, a/a/a/a/a/a/a/a/a/...a/a/a/a/a/a/a/a/a/b; params/_METADATA): give"),
+     "match no known model family (_action_head/bias, a/a/a/a/a/a/a/a/a/...a/a/a/a/a/a/a/a/a/b; params/_METADATA)"),
 ]  # fmt: skip
 
 
@@ -187,7 +187,7 @@ def test_of_several_assets_the_declared_one_counts(tmp_path: Path) -> None:
     assert found["class"] == probe.LIBERO_JAX and "policies.mine.asset, e.g. a" in one_remedy(found)
     chosen = look(tmp_path, files, asset="b")
     assert (chosen["class"], chosen["norm_stats"]) == (probe.LIBERO_JAX, ["assets/b/norm_stats.json"])
-    assert "there is no assets/../c/norm_stats.json" in look(tmp_path, files, asset="../c")["reason"]
+    assert "assets/../c/norm_stats.json does not exist" in look(tmp_path, files, asset="../c")["reason"]
 
 
 def test_padded_statistics_say_which_dims_are_used(tmp_path: Path) -> None:

@@ -246,7 +246,7 @@ def use_of_stats(root: Any, path: str, action_dim: int | None = None) -> dict[st
     for key, size in LIBERO_DIMS.items():
         part = stats.get(key)
         if not isinstance(part, dict):
-            raise UserError(f"{path}: norm_stats has no {key!r}: {_GIVE}")
+            raise UserError(f"{path}: norm_stats lacks {key!r}: {_GIVE}")
         if action_dim is not None and size > action_dim:
             raise UserError(
                 f"{path}: LIBERO's {key} needs {size} dims, this model has {action_dim}: the statistics do not fit "
