@@ -70,7 +70,7 @@ def test_counts_are_links_to_the_episodes_behind_them(campaign):
 
 def test_a_page_without_a_diagnosis_is_refused(campaign):
     _, inputs = campaign
-    with pytest.raises(UserError, match="was given no diagnosis: run `make drills`"):
+    with pytest.raises(UserError, match="has no diagnosis: run `make drills`"):
         drills_chapter.section(Campaign({kind: value for kind, value in inputs.items() if kind != "diagnosis"}))
 
 

@@ -133,7 +133,7 @@ def test_a_run_that_contradicts_itself_is_refused_and_leaves_nothing(root: Path)
 
 
 def test_a_directory_that_is_no_bundle_is_never_replaced(root: Path) -> None:
-    with pytest.raises(UserError, match="is no bundle"):
+    with pytest.raises(UserError, match="is not a bundle"):
         bundle.build(root, root, bundle.Settings(profile=None))
     assert (root / "config.yaml").is_file()
 
@@ -309,7 +309,7 @@ def test_a_bundle_without_a_run_is_said_once(
         assert said.err == f"{counted} checks passed\n"
         *_, last = lines = [line for line in said.out.splitlines() if not line.startswith("note: ")]
         assert [line.split()[1] for line in lines] == ["checksums:", "run:"]
-        assert last.startswith("FAIL  run: no part of a run was finished here") and "get the bundle again" in last
+        assert last.startswith("FAIL  run: no finished part of a run") and "get the bundle again" in last
 
 
 @pytest.mark.parametrize("share", ["x", "-3", "500%", "inf", "0"])

@@ -129,6 +129,6 @@ def _parts(entry: zipfile.ZipInfo, path: Path) -> list[str]:
         raise UserError(f"{path} holds {name!r} as a link or a device: a bundle has files and folders only")
     if entry.flag_bits & 0x1 or entry.compress_type not in _METHODS:
         raise UserError(
-            f"{path} holds {name!r} encrypted or with an unsupported compression: use stored or deflated entries"
+            f"{path} holds {name!r} encrypted or with an unsupported compression: only stored and deflated are read"
         )
     return parts
