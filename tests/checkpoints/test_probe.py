@@ -113,7 +113,7 @@ MADE_OF_TWO = [
     ({"model.safetensors": safetensors("_action_head.bias", "module._state_token.weight")}, identity.SAFETENSORS,
      "its keys match no known model family (_action_head.bias, module._state_token.weight; "),
     (orbax_tree(["_action_head/bias", "a/" * 40 + "b"]), identity.OCDBT,
-     "match no known model family (_action_head/bias, a/a/a/a/a/a/a/a/a/...a/a/a/a/a/a/a/a/a/b; params/_METADATA)"),
+     "no known model family (_action_head/bias, a/a/a/a/a/a/a/a/a/...a/a/a/a/a/a/a/a/a/b; params/_METADATA): give"),
 ]  # fmt: skip
 
 
