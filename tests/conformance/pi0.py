@@ -75,7 +75,7 @@ def images_and_prompt(golden: Golden, obs: Arrays, tight: Arrays, name: str) -> 
     language = prefix.embed_prompt(w, torch.from_numpy(obs["token_ids"]).long()[None])[0]
     yield close(f"{name} out_lang_emb", language, obs["out_lang_emb"], EMBEDDING)
     run = golden.base_runtime
-    packed = run.encode(run.place(model_inputs(obs)))[0]
+    packed = run.encode(run.place(model_inputs(obs))).rows[0]
     yield close(f"{name} out_prefix_emb, packed", packed, obs["out_prefix_emb"][prefix_rows(obs)], EMBEDDING)
 
 

@@ -13,7 +13,7 @@ from conformance.rows import Parts, Rows, close, count
 from flashtrail.policies.pi0.engine import Engine, RoundResult, Session
 from flashtrail.policies.pi0.policy import EXTRA_KEYS, policy_timing
 from flashtrail.policies.pi0.settings import FlashSettings
-from flashtrail.policies.pi0.verify import Floats
+from flashtrail.policies.pi0.verify import Floats, Verdict, judge
 
 ACTIONS = RADIUS = 1e-6
 STAGE_SECONDS = {"encoder": 1e-3, "draft": 2e-3, "verify": 3e-3, "prefill": 4e-3, "denoise": 5e-3}
@@ -59,10 +59,13 @@ class ScriptedRuntime:
         self.calls.append("draft")
         return self.x0_draft[placed]
 
-    def verify(self, snapshot: int, placed: int, draft: Floats, noise: Floats, settings: FlashSettings) -> Floats:
+    def settle(
+        self, snapshot: int, placed: int, draft: Floats, noise: Floats, settings: FlashSettings, last_gripper: float
+    ) -> tuple[Floats, Floats, Verdict]:
         self.now += STAGE_SECONDS["verify"]
         self.calls.append(f"verify@{snapshot}")
-        return self.x0_hat[placed]
+        x0_hat = self.x0_hat[placed]
+        return draft, x0_hat, judge(draft, x0_hat, last_gripper, settings)
 
 
 def parts(golden: Golden) -> Parts:

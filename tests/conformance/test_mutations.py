@@ -259,12 +259,12 @@ def test_a_threshold_on_the_lower_side(monkeypatch):
 
 
 def test_the_fresh_cache_in_place_of_the_stale_one(monkeypatch):
-    run = runtime.TorchRuntime.verify
+    run = runtime.TorchRuntime.settle
 
     def fresh(self, snapshot, placed, *rest):
         return run(self, self.prefill(self.encode(placed)), placed, *rest)
 
-    monkeypatch.setattr(runtime.TorchRuntime, "verify", fresh)
+    monkeypatch.setattr(runtime.TorchRuntime, "settle", fresh)
     assert_caught((G5,), "G5 case0 out_x0_hat, torch", "G5 e2e0: out_x0_hat")
 
 

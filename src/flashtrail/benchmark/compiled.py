@@ -54,7 +54,7 @@ class CompiledRounds:
             return expert.denoise(w, dims, cache, state, noise, dims.num_steps)
 
         self._full = compiler(full, dynamic=False)
-        self._placed = [TorchRuntime.place(runtime, seen) for seen in workload.inputs()]
+        self._placed = [TorchRuntime.place_many(runtime, [seen]) for seen in workload.inputs()]
         self._noises = [torch.from_numpy(n).to(runtime.device, wide)[None] for n in workload.noises()]
         try:
             self.chunk(0)
@@ -66,7 +66,7 @@ class CompiledRounds:
     def chunk(self, at: int) -> Any:
         """The round's answer [1, H, D], float32 on the host."""
         p = self._placed[at]
-        return self._full(p.images, p.token_ids, p.state, self._noises[at]).float().cpu().numpy()
+        return self._full(p.images[None], p.token_ids[None], p.state, self._noises[at]).float().cpu().numpy()
 
     def round(self, route: str, index: int) -> dict[str, float]:
         """Inputs lie on the device before the clock starts, as in the engine's `round`."""

@@ -14,9 +14,10 @@ import torch
 from policies.pi0.tiny import DIMS, DRAFT_DIMS
 
 from flashtrail.policies.pi0 import draft, expert, lean, lean_weights, prefix, stages, vision, weights
+from flashtrail.policies.pi0.batch import ModelInputs
 from flashtrail.policies.pi0.dims import DraftDims, Pi0Dims, Stem, StemLayer
 from flashtrail.policies.pi0.prefix import PrefixCache
-from flashtrail.policies.pi0.runtime import ModelInputs, TorchRuntime
+from flashtrail.policies.pi0.runtime import TorchRuntime
 from flashtrail.policies.pi0.settings import FlashSettings
 from flashtrail.policies.pi0.stages import Lean, Plain
 

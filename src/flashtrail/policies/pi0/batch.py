@@ -57,13 +57,53 @@ class Embeddings:
 
 
 class BatchedStages:
-    """The five stages over B observations, for a runtime that has weights; results are in the order of the inputs."""
+    """The five stages over B observations, for a runtime that has weights; results are in the order of the inputs.
+
+    The stages of one observation are those of a batch of one.
+    """
 
     dims: Pi0Dims
     draft_dims: DraftDims | None
     device: torch.device
     dtype: torch.dtype
     _stages: Stages
+
+    # --- one observation ---
+
+    def place(self, inputs: ModelInputs) -> Any:
+        return self.place_many([inputs])
+
+    def encode(self, placed: Any) -> Any:
+        return self.encode_many(placed)
+
+    def prefill(self, embeddings: Any) -> prefix.PrefixCache:
+        return self.split_snapshot(self.prefill_many(embeddings), embeddings)[0]
+
+    def denoise(self, snapshot: prefix.PrefixCache, placed: Any, noise: Floats) -> Floats:
+        chunk: Floats = self.denoise_many(self.join_snapshots([snapshot]), placed, noise[None])[0]
+        return chunk
+
+    def draft(self, embeddings: Any, placed: Any) -> Any:
+        return self.draft_many(embeddings, placed)[0]
+
+    def settle(
+        self,
+        snapshot: prefix.PrefixCache,
+        placed: Any,
+        draft: Any,
+        noise: Floats,
+        settings: FlashSettings,
+        last_gripper: float,
+    ) -> tuple[Floats, Floats, Verdict]:
+        cache = self.join_snapshots([snapshot])
+        drafts, x0_hats, verdicts = self.settle_many(cache, placed, draft[None], noise[None], settings, [last_gripper])
+        return drafts[0], x0_hats[0], verdicts[0]
+
+    def verify(self, snapshot: Any, placed: Any, draft: Any, noise: Floats, settings: FlashSettings) -> Floats:
+        """The estimates alone -> x0_hat [K, H, D]."""
+        return self.settle(snapshot, placed, draft, noise, settings, 0.0)[1]
+
+    # --- several ---
 
     def _tensor(self, array: Any, dtype: torch.dtype) -> Tensor:
         return torch.as_tensor(array).to(device=self.device, dtype=dtype)
@@ -104,6 +144,8 @@ class BatchedStages:
     @torch.inference_mode()
     def split_snapshot(self, cache: prefix.PrefixCache, embeddings: Embeddings) -> list[prefix.PrefixCache]:
         """A snapshot for each session, its own length and its own memory: one that stays holds no other's."""
+        if cache.batch == 1:
+            return [cache]
         return [
             prefix.PrefixCache(cache.k[:, i : i + 1, :n].clone(), cache.v[:, i : i + 1, :n].clone(), None)
             for i, n in enumerate(embeddings.lengths)
@@ -112,6 +154,8 @@ class BatchedStages:
     @torch.inference_mode()
     def join_snapshots(self, snapshots: Sequence[prefix.PrefixCache]) -> prefix.PrefixCache:
         """Snapshots of one session each, padded to the longest, as one cache."""
+        if len(snapshots) == 1:
+            return snapshots[0]
         lengths = tuple(s.length for s in snapshots)
         valid = self._valid(lengths)
         if valid is None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from flashtrail.policies.pi0.errors import ArtifactError
 from flashtrail.policies.pi0.runtime import TorchRuntime
 from flashtrail.policies.pi0.schedule import Cause, SessionState
 from flashtrail.policies.pi0.settings import FlashSettings
-from flashtrail.policies.pi0.verify import Floats, Verdict, judge, window
+from flashtrail.policies.pi0.verify import Floats, Verdict, window
 
 STAGES = ("encoder", "prefill", "denoise", "draft", "verify")
 
@@ -47,20 +47,12 @@ class Runtime(Protocol):
         """Stage denoise: noise [H, D] -> chunk [H, D]."""
 
     def draft(self, embeddings: Any, placed: Any) -> Any:
-        """Stage draft: -> draft chunk [H, D], zero beyond the dims the head gives; an array, unless JudgesItself."""
-
-    def verify(self, snapshot: Any, placed: Any, draft: Floats, noise: Floats, settings: FlashSettings) -> Floats:
-        """Stage verify: -> estimates x0_hat [K, H, D], one per time of settings.t_list."""
-
-
-@runtime_checkable
-class JudgesItself(Protocol):
-    """A runtime whose `draft` may stay on the device, because verification and judgement end there in one step."""
+        """Stage draft: -> draft chunk [H, D], zero beyond the dims the head gives; it may stay on the device."""
 
     def settle(
         self, snapshot: Any, placed: Any, draft: Any, noise: Floats, settings: FlashSettings, last_gripper: float
     ) -> tuple[Floats, Floats, Verdict]:
-        """Stage verify -> draft [H, D], x0_hat [K, H, D], verdict."""
+        """Stage verify with the judgement: -> draft [H, D], x0_hat [K, H, D] (one per time of t_list), verdict."""
 
 
 @dataclass
@@ -228,13 +220,11 @@ class Engine:
         embeddings = self.timed("encoder", stage_ms, lambda: run.encode(placed))
         draft = self.timed("draft", stage_ms, lambda: run.draft(embeddings, placed))
 
-        def verify() -> tuple[Floats, Floats, Verdict]:
-            if isinstance(run, JudgesItself):
-                return run.settle(state.snapshot, placed, draft, noise, s, state.last_gripper)
-            x0_hat = run.verify(state.snapshot, placed, draft, noise, s)
-            return draft, x0_hat, judge(draft, x0_hat, state.last_gripper, s)
-
-        proposal, x0_hat, verdict = self.timed("verify", stage_ms, verify)
+        proposal, x0_hat, verdict = self.timed(
+            "verify",
+            stage_ms,
+            lambda: run.settle(state.snapshot, placed, draft, noise, s, state.last_gripper),
+        )
         return schedule.after_draft(state, verdict, s), self.draft_result(state, verdict, stage_ms, proposal, x0_hat)
 
     def draft_result(

@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from flashtrail.policies.pi0 import prefix, weights
-from flashtrail.policies.pi0.batch import MAX_BATCH, OFFICIAL_TIME_FLOOR, BatchedStages, ModelInputs
+from flashtrail.policies.pi0 import weights
+from flashtrail.policies.pi0.batch import MAX_BATCH, BatchedStages
 from flashtrail.policies.pi0.dims import DraftDims, Pi0Dims
-from flashtrail.policies.pi0.settings import FlashSettings
 from flashtrail.policies.pi0.stages import choose
-from flashtrail.policies.pi0.verify import Floats
 
 # Of a small policy on a CPU: passes at once, which share Python's lock between their operations (measured with two),
 # and rounds in a pass, where more no longer fit a core's cache (docs/serving.md).
 SMALL_WORKERS, SMALL_BATCH = 4, 8
 
 
-@dataclass(frozen=True)
-class Placed:
-    """ModelInputs on the device, with a batch axis."""
-
-    images: Tensor
-    token_ids: Tensor
-    state: Tensor
-
-
 class TorchRuntime(BatchedStages):
-    """Weights on a device, and the stages over them, one observation or (BatchedStages) several at a time.
+    """Weights on a device, and the stages over them.
 
     `draft` None: there is no draft route.
     """
@@ -109,54 +95,3 @@ class TorchRuntime(BatchedStages):
     def synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-
-    def _to_device(self, array: NDArray[Any], dtype: torch.dtype) -> Tensor:
-        return torch.as_tensor(array).to(device=self.device, dtype=dtype)[None]
-
-    @torch.inference_mode()
-    def place(self, inputs: ModelInputs) -> Placed:
-        return Placed(
-            self._to_device(inputs.images, self.dtype),
-            self._to_device(inputs.token_ids, torch.int64),
-            self._to_device(inputs.state, self.dtype),
-        )
-
-    @torch.inference_mode()
-    def encode(self, placed: Placed) -> Tensor:
-        """-> prefix embeddings [1, S, W]: views in order, then the prompt."""
-        language = self._stages.embed_prompt(placed.token_ids)
-        if placed.images.shape[1] == 0:
-            return language
-        return torch.cat((self._stages.encode_images(placed.images), language), dim=1)
-
-    @torch.inference_mode()
-    def prefill(self, embeddings: Tensor) -> prefix.PrefixCache:
-        return self._stages.prefill(embeddings, None)
-
-    @torch.inference_mode()
-    def denoise(self, snapshot: prefix.PrefixCache, placed: Placed, noise: Floats) -> Floats:
-        start = self._to_device(noise, torch.promote_types(self.dtype, torch.float32))
-        chunk = self._stages.denoise(snapshot, placed.state, start)
-        return chunk[0].float().cpu().numpy()
-
-    @torch.inference_mode()
-    def draft(self, embeddings: Tensor, placed: Placed) -> Floats:
-        """-> [H, action_dim], zero beyond the head's dims."""
-        assert self.draft_dims is not None, "no draft was loaded"
-        head = self._stages.draft(embeddings, None, placed.state)[0].float()
-        out = np.zeros((self.draft_dims.chunk, self.dims.action_dim), np.float32)
-        out[:, : self.draft_dims.out_dim] = head.cpu().numpy()
-        return out
-
-    @torch.inference_mode()
-    def verify(
-        self, snapshot: prefix.PrefixCache, placed: Placed, draft: Floats, noise: Floats, settings: FlashSettings
-    ) -> Floats:
-        """All times in one batched pass over the snapshot, with the current state -> x0_hat [K, H, D]."""
-        wide = torch.promote_types(self.dtype, torch.float32)
-        t = torch.tensor(settings.t_list, dtype=torch.float32, device=self.device)
-        mix = t.to(wide)[:, None, None]
-        x_t = mix * self._to_device(noise, wide) + (1.0 - mix) * self._to_device(draft, wide)
-        condition = t.clamp(min=OFFICIAL_TIME_FLOOR) if settings.official_time_bias else t
-        v = self._stages.velocity(snapshot, placed.state, x_t, condition)
-        return (x_t - mix * v).float().cpu().numpy()

@@ -9,12 +9,13 @@ import pytest
 import torch
 from policies.pi0.kernels.small import DEVICE, SMALL, SMALL_DRAFT, base_weights, draft_weights
 
+from flashtrail.policies.pi0.batch import ModelInputs
 from flashtrail.policies.pi0.engine import Call, Engine
 from flashtrail.policies.pi0.errors import ObservationError
 from flashtrail.policies.pi0.kernels import graphs
 from flashtrail.policies.pi0.kernels.buffers import Kind
 from flashtrail.policies.pi0.kernels.runtime import TritonRuntime
-from flashtrail.policies.pi0.runtime import ModelInputs, TorchRuntime
+from flashtrail.policies.pi0.runtime import TorchRuntime
 from flashtrail.policies.pi0.settings import FlashSettings
 
 ACCEPT_ALL = FlashSettings(tau_radius=1e6, enable_gripper_verify=False, enable_gripper_post_verify=False)

@@ -103,46 +103,7 @@ class TritonRuntime(TorchRuntime):
             draft = self.draft_many(embeddings, placed)
             self.settle_many(self.join_snapshots(snapshots), placed, draft, noise, settings, [0.0] * batch)
 
-    # --- one observation ---
-
-    def place(self, inputs: ModelInputs) -> Padded:  # type: ignore[override]
-        return self._place([inputs])
-
-    def encode(self, placed: Padded) -> Padded:  # type: ignore[override]
-        """The prefix embeddings stay in the front's buffer, padded."""
-        return self.encode_many(placed)
-
-    def prefill(self, embeddings: Padded) -> Snapshot:  # type: ignore[override]
-        return self.split_snapshot(self.prefill_many(embeddings), embeddings)[0]
-
-    def denoise(self, snapshot: PrefixCache, placed: Padded, noise: Floats) -> Floats:  # type: ignore[override]
-        return self.denoise_many(self.join_snapshots([snapshot]), placed, noise[None])[0]
-
-    def draft(self, embeddings: Padded, placed: Padded) -> Tensor:  # type: ignore[override]
-        """-> [H, action_dim] on the device, zero beyond the head's dims; valid until the next draft."""
-        return self.draft_many(embeddings, placed)[0]
-
-    def settle(
-        self,
-        snapshot: PrefixCache,
-        placed: Padded,
-        draft: Tensor | Floats,
-        noise: Floats,
-        settings: FlashSettings,
-        last_gripper: float,
-    ) -> tuple[Floats, Floats, Verdict]:
-        """Stage verify with its judgement -> draft [H, D], x0_hat [K, H, D], verdict: one copy from the device."""
-        back = self.join_snapshots([snapshot])
-        found = self.settle_many(back, placed, draft[None], noise[None], settings, [last_gripper])
-        return found[0][0], found[1][0], found[2][0]
-
-    def verify(  # type: ignore[override]
-        self, snapshot: PrefixCache, placed: Padded, draft: Tensor | Floats, noise: Floats, settings: FlashSettings
-    ) -> Floats:
-        """The estimates alone -> x0_hat [K, H, D]."""
-        return self.settle(snapshot, placed, draft, noise, settings, 0.0)[1]
-
-    # --- several observations; what they are not made for goes to PyTorch ---
+    # --- the stages; what the kernels are not made for goes to PyTorch ---
 
     def place_many(self, inputs: Sequence[ModelInputs]) -> Any:
         """-> Padded; the PyTorch stages' PlacedBatch where views differ or there are more than MOST_TOGETHER."""
