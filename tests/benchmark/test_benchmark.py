@@ -245,7 +245,7 @@ def test_a_checkout_takes_turns_with_its_own_stage_times(checkout, workload):
 
 
 def test_what_is_no_checkout_is_refused(tmp_path, workload, checkout):
-    with pytest.raises(UserError, match="is no checkout of the official code"):
+    with pytest.raises(UserError, match="is not a checkout of the official code"):
         official.OfficialRounds(tmp_path, workload, FlashSettings(), "cpu")
     file = tmp_path / "scripts/spec/triton/triton_pi0_runtime.py"
     file.parent.mkdir(parents=True)

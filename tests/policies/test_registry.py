@@ -64,7 +64,7 @@ def test_the_flags_are_those_of_the_artifacts_family(tmp_path, capsys) -> None:
     [
         ({"family": "nothin"}, [], "names the family 'nothin'; did you mean 'nothing'?"),
         ({"family": ["pi0"]}, [], "names the family ['pi0']"),
-        ({"dims": {}}, [], "is no manifest of the family nothing (KeyError: 'action_horizon')"),
+        ({"dims": {}}, [], "is not a manifest of the family nothing (KeyError: 'action_horizon')"),
         ({"dims": {"action_horizon": True, "action_dim": 7}}, [], "must be whole numbers from 1 to 1000"),
         ({}, ["--draft", "d"], "the family nothing has no draft"),
         ({}, ["--max-exec-steps", "0"], "max_exec_steps 0 must be at least 1"),

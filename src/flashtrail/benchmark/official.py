@@ -165,7 +165,7 @@ def _importing(checkout: Path) -> Iterator[Any]:
     """The checkout's runtime module, with its two source roots on the path; UserError where it cannot be imported."""
     roots = [str(checkout), str(checkout / "src")]
     if not (checkout / (RUNTIME.replace(".", "/") + ".py")).is_file():
-        raise UserError(f"{checkout} is no checkout of the official code: it has no {RUNTIME.replace('.', '/')}.py")
+        raise UserError(f"{checkout} is not a checkout of the official code: it lacks {RUNTIME.replace('.', '/')}.py")
     sys.path[:0] = roots
     try:
         module = importlib.import_module(RUNTIME)

@@ -165,7 +165,7 @@ def test_more_slots_than_the_policy_s_own_views_and_prompts_have(both):
 
 def test_a_batch_that_does_not_divide_is_refused(both):
     for caches, states in ((2, 3), (3, 2)):
-        with pytest.raises(ValueError, match="no multiple"):
+        with pytest.raises(ValueError, match="not a multiple"):
             both.lean.velocity(both.cache(caches, 4), both.random(states, 32), both.random(3, 50, 32), torch.zeros(3))
 
 

@@ -81,7 +81,7 @@ def test_several_draws_share_one_prefix(w, rng, batch):
 
 def test_a_batch_that_does_not_divide_is_refused(w, rng):
     cache = prefix.prefill(w, DIMS, torch.randn(2, 4, DIMS.prefix.width, generator=rng), None)
-    with pytest.raises(ValueError, match="no multiple"):
+    with pytest.raises(ValueError, match="not a multiple"):
         expert.velocity(w, DIMS, cache, torch.zeros(2, 32), torch.zeros(3, 50, 32), torch.zeros(3))
 
 

@@ -73,7 +73,7 @@ def load(artifact: Path, draft: Path | None, *, settings: Settings, **_: Any) ->
         horizon, dims = (manifest["dims"][name] for name in ("action_horizon", "action_dim"))
         digest = str(manifest["digest"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Error(f"{path} is no manifest of the family nothing ({type(error).__name__}: {error})") from None
+        raise Error(f"{path} is not a manifest of the family nothing ({type(error).__name__}: {error})") from None
     if not all(type(size) is int and 1 <= size <= 1000 for size in (horizon, dims)):
         raise Error(f"{path}: dims: action_horizon and action_dim must be whole numbers from 1 to 1000")
     return Nothing(horizon, dims, settings, digest)

@@ -58,7 +58,9 @@ def suffix_mask(valid: Tensor | None, length: int, rows: int, device: torch.devi
 def prepare_suffix(w: Mapping[str, Tensor], dims: Pi0Dims, cache: PrefixCache, state: Tensor, batch: int) -> Suffix:
     """Gather what a pass of `batch` rows over `cache` needs; cache and state rows repeat to fill the batch."""
     if batch % cache.batch or batch % state.shape[0]:
-        raise ValueError(f"batch {batch} is no multiple of the cache's {cache.batch} or the state's {state.shape[0]}")
+        raise ValueError(
+            f"batch {batch} is not a multiple of the cache's {cache.batch} or the state's {state.shape[0]}"
+        )
     cache = cache.repeat(batch // cache.batch)
     d, rows, device = dims.expert, dims.action_horizon + 1, state.device
     token = state.to(w["state_proj.weight"].dtype) @ w["state_proj.weight"] + w["state_proj.bias"]

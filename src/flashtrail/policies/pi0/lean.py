@@ -219,7 +219,7 @@ class Suffix:
         self.w, d, horizon = w, w.dims.expert, w.dims.action_horizon
         batch, length, dtype = cache.batch, cache.length, w.action_in.dtype
         if groups % batch or groups % len(state):
-            raise ValueError(f"{groups} groups are no multiple of the cache's {batch} or the state's {len(state)}")
+            raise ValueError(f"{groups} groups are not a multiple of the cache's {batch} or the state's {len(state)}")
         draws, total = groups // batch, length + 1 + horizon
         shape = (d.depth, batch, draws, d.num_kv_heads, total, d.head_dim)
         keys, values = (w.action_in.new_empty(shape) for _ in range(2))

@@ -258,7 +258,7 @@ def _dims(cls: type[D], directory: Path, manifest: Mapping[str, Any]) -> D:
         return cls.from_dict(manifest.get("dims", {}))
     except ArtifactError as error:
         raise ArtifactError(
-            f"{directory} is no policy that this engine computes, which is pi0 with or without a FLASH draft: {error}"
+            f"{directory} is not a policy that this engine computes (pi0, with or without a FLASH draft): {error}"
         ) from None
 
 
