@@ -107,7 +107,7 @@ def test_a_draft_of_which_only_some_names_have_a_prefix_is_named_as_that(tmp_pat
         convert.draft_tensors(saved(tmp_path, head))
     said, first = str(caught.value), prefix.partition(".")[0]
     assert f"{len(head) - 1} of its {len(head)} tensors have the prefix {first}. ({prefix}" in said
-    assert f"the others have not ({BIAS}): save draft_head from one state_dict" in said and "pi0" not in said
+    assert f"the others do not ({BIAS}): save draft_head from one state_dict" in said and "pi0" not in said
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_dims_that_the_statistics_do_not_fill_are_refused_at_conversion(
     for name in ("action_out_proj/kernel", "action_out_proj/bias"):
         leaves[name] = leaves[name][..., :7]
     save_tree(tree, leaves)
-    with pytest.raises(UserError, match="state fills 8 dims, this model has 7"):
+    with pytest.raises(UserError, match="state needs 8 dims, this model has 7"):
         converted(tree, tokenizer_bytes, tmp_path / "out")
     assert not (tmp_path / "out/base").exists()
 
