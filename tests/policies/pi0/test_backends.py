@@ -181,7 +181,7 @@ def test_an_artifact_of_another_architecture_is_named(artifact):
         changed = manifest | {"dims": manifest["dims"] | change}
         (artifact[0] / "manifest.json").write_text(json.dumps(changed))
         with pytest.raises(
-            ArtifactError, match=f"base is not a policy that this engine computes, .*{message}"
+            ArtifactError, match=f"base is not a policy that this engine computes .*{message}"
         ) as caught:
             Engine.load(*artifact)
         assert "\n" not in str(caught.value)
@@ -191,7 +191,7 @@ def test_a_draft_of_another_architecture_is_named(artifact):
     path = artifact[1] / "manifest.json"
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps(manifest | {"dims": manifest["dims"] | {"layers": 2}}))
-    with pytest.raises(ArtifactError, match=r"draft is not a policy that this engine computes, .* keys \['layers'\]"):
+    with pytest.raises(ArtifactError, match=r"draft is not a policy that this engine computes .* keys \['layers'\]"):
         Engine.load(*artifact)
 
 
