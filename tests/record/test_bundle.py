@@ -144,7 +144,7 @@ def test_an_audit_by_other_code_says_so(copy: Path) -> None:
     assert audit.other_code(Run(copy)) == ""
     with (copy / "src/flashtrail/base/errors.py").open("a") as stream:
         stream.write("# another")
-    assert "other code" in audit.other_code(Run(copy))
+    assert "different code" in audit.other_code(Run(copy))
 
 
 # --- tampering ---
