@@ -16,12 +16,13 @@ sys.path.insert(0, str(ROOT / "src"))
 try:
     from flashtrail import caches
     from flashtrail.base import documents, provenance
+    from flashtrail.claims import claims as claim_files
     from flashtrail.experiment import plans
     from flashtrail.policies import facts as policy_facts
     from flashtrail.policies import registry as families
     from flashtrail.experiment import config as experiments
     from flashtrail.checkpoints import stores
-    from flashtrail.base.errors import UserError
+    from flashtrail.base.errors import UserError, nearest
     from flashtrail.base.names import file_name
     from flashtrail.simulators import registry as simulators
 except ModuleNotFoundError as missing:
@@ -47,10 +48,27 @@ def checked_experiment():
     settings = workflow.config_settings
     try:
         layers = [documents.mapping(path) for path in ("config.yaml", *settings.configfiles)]
-        return experiments.parse(experiments.merge(*layers, settings.config))
+        experiment = experiments.parse(experiments.merge(*layers, settings.config))
+        check_files_named(experiment)
+        return experiment
     except UserError as error:
         elsewhere = "" if Path("config.yaml").exists() else f": say -d {shlex.quote(str(ROOT))}"
         sys.exit(f"error: {error}{elsewhere}")
+
+
+def check_files_named(experiment):
+    """What the config names in other files is there before hours are spent: claims, published success, artifacts."""
+    claim_files.load(experiment.claims)
+    keys = {"checkup": experiment.checkup.published} if experiment.checkup else {}
+    keys |= {f"policies.{name}": policy.published for name, policy in experiment.policies.items()}
+    files = [documents.mapping(path) for path in sorted(Path("resources/published").glob("*.yaml"))]
+    known = {f"{row['source']}/{row['method']}" for file in files for row in file.get("success") or ()}
+    for where, key in keys.items():
+        if key is not None and key not in known:
+            raise UserError(f"{where}.published: no success is published under {key!r}{nearest(key, known)}")
+    for name, policy in experiment.policies.items():
+        if policy.artifact is not None and not Path(policy.artifact, "manifest.json").is_file():
+            raise UserError(f"policies.{name}.artifact: {policy.artifact} is not a directory with a manifest.json")
 
 
 def planned_experiment():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conformance.golden import DIRECTORY, Golden
+from conformance.golden import DIRECTORY, SETS, Golden
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -16,6 +16,10 @@ def pytest_configure(config: pytest.Config) -> None:
     directory = config.getoption("golden", None)
     if directory is not None and not directory.is_dir():
         raise pytest.UsageError(f"{directory} is not a directory; give one laid out as tests/golden")
+    if directory is not None and not any((directory / name).is_dir() for name in SETS):
+        raise pytest.UsageError(
+            f"{directory} holds none of {', '.join(SETS)}; give a directory laid out as tests/golden"
+        )
 
 
 @pytest.fixture(scope="session")

@@ -50,6 +50,8 @@ def changed(data: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("arms/clean/epsiodes", 3, "unknown key 'arms.clean.epsiodes'; did you mean 'episodes'?"),
         ("flash/tau_radus", 1, "did you mean 'tau_radius'?"),
         ("policies/pi0_nano/artifact", "a", "policies.pi0_nano: artifact and candidates, draft, tokenizer exclude"),
+        ("flash/t_list", [2.0], "flash: t_list [2.0] must be one or more times in (0, 1]"),
+        ("arms/full_only/flash", {"t_list": [2.0]}, "arms.full_only.flash: t_list [2.0] must be"),
         ("policies/pi0_nano/candidates", [], "policies.pi0_nano: give candidates and tokenizer"),
         ("arms/clean/guard", "wrist_helth", "did you mean 'wrist_health'?"),
         ("arms/clean/condition", "wrist_zero_every3", "did you mean 'wrist_zero_every4'?"),

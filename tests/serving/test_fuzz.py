@@ -251,9 +251,10 @@ def exchanged(server: PolicyServer, survivor: ClientConnection, seed: int) -> It
 def test_mutants_and_broken_frames_over_a_socket(pytestconfig, caplog) -> None:
     caplog.set_level(logging.ERROR, "flashtrail.serving")  # not a line for each refusal
     with running(Zeros(), limits=Limits(ping_interval_s=1, ping_timeout_s=1)) as server, opened(server) as survivor:
-        refused = fuzz("server", exchanged(server, survivor, seed=1), pytestconfig.getoption("--fuzz-wire", 120))
+        count = pytestconfig.getoption("--fuzz-wire", 120)
+        refused = fuzz("server", exchanged(server, survivor, seed=1), count)
         until(lambda: server.sessions <= 1, HANG_S)
-    assert refused[FRAMES] >= 10
+    assert refused[FRAMES] >= count // 12  # of the quarter that are broken frames; some are only a peer that hangs up
 
 
 @pytest.mark.parametrize("fault", ["crash", "hang", "path", "growth"])

@@ -153,7 +153,7 @@ def copy_checkout(target: Path) -> Checkout:
     (target / "notebooks").mkdir()
     for chapter in CHAPTERS:
         (target / "notebooks" / f"{chapter}.ipynb").write_text(NOTEBOOK)
-    (target / "claims.yaml").write_text("claims: []\n")
+    shutil.copyfile(ROOT / "claims.yaml", target / "claims.yaml")
     for policy in ("pi0_nano", "pi0_nano_dropout"):
         (target / "resources" / policy / "params").mkdir(parents=True)
         for name in ("params/_METADATA", "draft.pt", "tokenizer.model"):

@@ -53,7 +53,7 @@ def test_it_is_served_with_the_settings_that_its_family_has(taken):
     [
         ('"action_horizon": 50', '"action_horizon": 49', "manifest.json was edited (its digest does not follow"),
         ('"family": "nothing"', '"family": "nothin"', "names the family 'nothin'; did you mean 'nothing'?"),
-        ('"files": {}', '"files": {"../x": {"bytes": 1, "sha256": ""}}', "names '../x', a file outside of it"),
+        ('"files": {}', '"files": {"../x": {"bytes": 1, "sha256": ""}}', "names '../x', a file outside its directory"),
         ('"kind": "base"', '"kind": "draft"', "is a draft artifact where a base artifact is needed"),
     ],
 )
@@ -63,3 +63,18 @@ def test_an_artifact_that_is_not_what_its_manifest_says_is_one_line(taken, old, 
     lines = {line for line in output.splitlines() if line.startswith("error: ")}  # a failed job's log is shown again
     assert len(lines) == 1 and message in lines.pop()
     assert not (taken.path / "results/artifacts/still/base").exists()
+
+
+def test_what_is_wrong_with_artifact_or_claims_is_told_before_anything_is_planned(taken):
+    for overlay, message in (
+        ("policies: {still: {artifact: resources/stil}}", "policies.still.artifact: resources/stil is not a directory"),
+        ("policies: {still: {artifact: gs://b/still}}", "policies.still.artifact: gs://b/still is not a directory"),
+        ("policies: {pi0_nano: {published: pi0_nano/FLAHS}}", "policies.pi0_nano.published: no success is published"),
+        ("checkup: {published: pi0_nan/FLASH}", "did you mean 'pi0_nano/FLASH'?"),
+        ("claims: claim.yaml", "claim.yaml"),
+        ("claims: Snakefile", "Snakefile"),
+    ):
+        (taken.path / "wrong.yaml").write_text(overlay)
+        output = run(taken, "wrong.yaml", "-n", "--", "reports/final.html", check=False)
+        (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
+        assert message in line and "Job stats" not in output

@@ -57,6 +57,11 @@ class Flash(Section):
         _cli.official_time_bias, description="reproduce the official verifier's clamp at t = 0.05"
     )
 
+    @model_validator(mode="after")
+    def _as_the_server_takes_them(self) -> Self:
+        FlashSettings(**self.model_dump())
+        return self
+
 
 class Policy(PolicyFacts, Section):
     """Where a policy comes from, what its checkpoint does not hold (policies/facts.py), and how it is run.

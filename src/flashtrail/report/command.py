@@ -37,6 +37,7 @@ class Report:
         from flashtrail.report import rendering
 
         out = arguments.out or arguments.runs[0]
+        rendering.check_notebook(arguments.notebook)
         if arguments.out:
             writing.check_out(out)
             writing.make_directory(out)

@@ -47,6 +47,15 @@ def render(
     print(f"{out_html}: {Path(out_html).stat().st_size / 1e6:.1f} MB", flush=True)
 
 
+def check_notebook(path: Path) -> None:
+    """Raise UserError if `path` is not a notebook."""
+    try:
+        nbformat.validate(nbformat.read(path, as_version=4))
+    except (OSError, ValueError, AttributeError, KeyError, nbformat.ValidationError) as error:
+        reason = getattr(error, "strerror", None) or "it is not in Jupyter's format"
+        raise UserError(f"{path}: {reason}; give a notebook, such as notebooks/final.ipynb") from None
+
+
 def _execute(notebook: Path, target: Path, inputs: Any) -> None:
     # papermill tells an .ipynb by its name, and `target` is a temporary one.
     result = target.with_name(f"{target.name}.ipynb")

@@ -63,11 +63,26 @@ class Nothing:
         return {"actions": self._chunk.copy(), "accepted_prefix_len": accepted, "policy_timing": timing | extra}
 
 
-def load(artifact: Path, draft: Path | None, *, settings: Settings, **_: Any) -> Nothing:
-    """See `policies.protocol.Family`; Error where the manifest is none of this family's, or a draft is given."""
+def load(
+    artifact: Path,
+    draft: Path | None,
+    *,
+    settings: Settings,
+    device: str,
+    backend: str,
+    action_stats: Path | None,
+    **_: Any,
+) -> Nothing:
+    """See `policies.protocol.Family`; Error for a manifest of another family or a flag not taken."""
     path = artifact / "manifest.json"
-    if draft is not None:
-        raise Error(f"--draft {draft}: the family nothing has no draft; leave it out")
+    for flag, value, allowed in (
+        ("draft", draft, (None,)),
+        ("action-stats", action_stats, (None,)),
+        ("device", device, ("cpu",)),
+        ("backend", backend, ("auto", "torch")),
+    ):
+        if value not in allowed:
+            raise Error(f"--{flag} {value}: the family nothing computes nothing, on the CPU; leave it out")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         horizon, dims = (manifest["dims"][name] for name in ("action_horizon", "action_dim"))
