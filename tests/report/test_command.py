@@ -180,6 +180,18 @@ def test_a_place_without_an_import_and_two_profiles_are_refused(tmp_path: Path) 
         prepare([tmp_path / "out"], tmp_path / "out")
 
 
+@pytest.mark.parametrize("text", [None, "# no notebook", '{"cells": 3}', "[]"])
+def test_what_is_not_a_notebook_is_one_line_and_nothing_is_written(tmp_path: Path, capsys, text: str | None) -> None:
+    with_errors(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    notebook = tmp_path.parent / f"{tmp_path.name}.ipynb"
+    if text is not None:
+        notebook.write_text(text)
+    assert cli.main(["report-run", str(tmp_path / "out"), "--notebook", str(notebook)]) == 2
+    assert "; give a notebook" in (message := capsys.readouterr().err) and message.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_name_is_text_on_every_page_and_in_every_drawing(tmp_path: Path) -> None:
     name = "$\\frac{<b>$"
     with_errors(tmp_path, arm=name)

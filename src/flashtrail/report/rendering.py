@@ -51,7 +51,15 @@ def check_notebook(path: Path) -> None:
     """Raise UserError if `path` is not a notebook."""
     try:
         nbformat.validate(nbformat.read(path, as_version=4))
-    except (OSError, ValueError, AttributeError, KeyError, nbformat.ValidationError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        RecursionError,
+        nbformat.ValidationError,
+    ) as error:
         reason = getattr(error, "strerror", None) or "it is not in Jupyter's format"
         raise UserError(f"{path}: {reason}; give a notebook, such as notebooks/final.ipynb") from None
 
