@@ -131,7 +131,7 @@ arms:
 
 def test_arms_of_any_name_are_planned_in_every_stage_as_names_of_files(checkout):
     (checkout.path / "odd.yaml").write_text(ODD)
-    overlays = ["--configfile", "profiles/ci/overlay.yaml", "odd.yaml"]
+    overlays = ["--configfile", "profiles/ci/overlay.yaml", "odd.yaml", "--quiet", "host"]
     output = checkout.run("snakemake", "--profile", "profiles/ci", *overlays, "-n", "--", REPORT).stdout
     assert counts(output) == expected_jobs(policies=1, arms=3 + 2, tasks=1)
     assert "Rolling out a=2Fb=20c, task 0" in output and "reports/episodes/a=2Fb=20c/index.html" in output

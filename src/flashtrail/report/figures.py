@@ -23,13 +23,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from scipy import stats
 
+from flashtrail.report.palette import BLUE, GREEN, GREY, INK, NAVY, ORANGE, PALE, PURPLE
 from flashtrail.statistics import intervals
 from flashtrail.statistics.intervals import Interval
 from flashtrail.statistics.wording import NBSP, quantile, three_digits
 
 WIDTH = 4.7  # inches: about 450 px, so that 9 pt text stays readable on a phone
-BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#882277"
-INK, GREY, PALE, NAVY = "#1a1a1a", "#666666", "#d9d9d9", "#003f66"
 ROUTE_COLOURS = {"full": BLUE, "draft": ORANGE}
 ROUTE_MARKS = {"full": "s", "draft": "o"}
 _STYLE: dict[Any, Any] = {

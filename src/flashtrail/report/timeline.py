@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from flashtrail.report.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE
 from flashtrail.report.page import Html
+from flashtrail.report.palette import BLUE, GREEN, GREY, INK, ORANGE, PURPLE
 from flashtrail.statistics.wording import plural, three_digits
 
 HEIGHT = 32.0  # of a lane, in its own units
