@@ -61,5 +61,5 @@ def test_files_of_an_artifact_and_of_a_bundle_are_one_line(tmp_path):
     record = tmp_path / snakemake_record.METADATA / base64.b64encode(b"results/x").decode()
     record.parent.mkdir(parents=True)
     record.write_text(DEEP)
-    with pytest.raises(UserError, match="no record of Snakemake's"):
+    with pytest.raises(UserError, match="not a record of Snakemake's"):
         snakemake_record.records(tmp_path)
