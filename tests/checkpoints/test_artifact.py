@@ -107,6 +107,37 @@ def test_an_edited_manifest_is_found(base: Path) -> None:
         artifact.verify_artifact(base)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"files": None}, "files: expected a mapping, not nothing"),
+        ({"files": ["a"]}, "files: expected a mapping, not a list"),
+        ({"files": {"a": {}}}, "files.a.sha256: is missing"),
+        ({"files": {"a": 3}}, "files.a: expected a mapping, not a number"),
+        ({"files": {"a": {"sha256": "", "bytes": -1}}}, "files.a.bytes: must be at least 0, not -1"),
+        ({"files": {"../a": {"sha256": "", "bytes": 0}}}, "'../a', a file outside its directory"),
+        ({"files": {"..": {"sha256": "", "bytes": 0}}}, "is missing"),
+        ({"files": {"": {"sha256": "", "bytes": 0}}}, "is missing"),
+        ({"dims": 3}, "dims: expected a mapping, not a number"),
+        ({"digest": None}, "digest: must be text, not None"),
+        ({"kind": "draft"}, "is a draft artifact where a base artifact is needed"),
+        ({"kind": []}, "kind: unknown value []"),
+        ({"family": "pi0"}, "does not list model.safetensors"),
+        ({"family": "nothin"}, "did you mean 'nothing'?"),
+        ({"version": 2}, "is not a flashtrail-artifact manifest of version 1"),
+    ],
+)
+def test_an_artifact_of_a_stranger_is_taken_or_refused_in_one_line(tmp_path: Path, changes: Any, said: str) -> None:
+    shipped = Path(__file__).parents[2] / "resources/still"
+    manifest = artifact.take_artifact(shipped, tmp_path / "whole")
+    assert artifact.read_manifest(tmp_path / "whole") == manifest
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | changes))
+    with pytest.raises(UserError) as caught:
+        artifact.take_artifact(tmp_path, tmp_path / "out")
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
 def test_padded_statistics_are_accepted(source: Path, tmp_path: Path) -> None:
     shutil.copy(G1 / "norm_stats_padded32" / STATS, source / STATS)
     artifact.convert_base(source, tmp_path / "base")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from conformance.golden import Arrays, Golden, read_json, read_npz
 from conformance.rows import Parts, Rows, close, count
@@ -49,33 +51,36 @@ def _gap(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a - b).max()) if a.size else 0.0
 
 
+def _samples(
+    kind: str, chunks: str, cases: list[dict], arrays: Arrays
+) -> Iterator[tuple[dict, str, int, np.ndarray, float | None]]:
+    """Each case's samples: case, key of its arrays, index, chunk, and where the gripper was before."""
+    for case in cases:
+        key = f"{kind}/{case['id']:04d}"
+        previous = arrays.get(f"{key}/gripper_prev")
+        for b, chunk in enumerate(arrays[f"{key}/{chunks}"]):
+            yield case, key, b, chunk, None if case["gripper_prev_is_none"] or previous is None else float(previous[b])
+
+
 def truncate(cases: list[dict], arrays: Arrays) -> Rows:
     """Gripper post-verify: where it cuts, and whether it did."""
     wrong = []
-    for case in cases:
-        key = f"truncate/{case['id']:04d}"
-        previous = arrays.get(f"{key}/gripper_prev")
-        for b, out in enumerate(arrays[f"{key}/x0_out"]):
-            before = int(arrays[f"{key}/accepted_prefix_len"][b])
-            last = None if case["gripper_prev_is_none"] or previous is None else float(previous[b])
-            kept = verify.cut_at_switch(out, before, last, case["threshold"])
-            want = int(arrays[f"{key}/out_accepted"][b]), bool(arrays[f"{key}/out_cut_mask"][b])
-            if (kept, kept < before) != want:
-                wrong.append(f"{key}[{b}]: {kept}, golden {want[0]}")
+    for case, key, b, out, last in _samples("truncate", "x0_out", cases, arrays):
+        before = int(arrays[f"{key}/accepted_prefix_len"][b])
+        kept = verify.cut_at_switch(out, before, last, case["threshold"])
+        want = int(arrays[f"{key}/out_accepted"][b]), bool(arrays[f"{key}/out_cut_mask"][b])
+        if (kept, kept < before) != want:
+            wrong.append(f"{key}[{b}]: {kept}, golden {want[0]}")
     yield count("G2 truncate out_accepted, out_cut_mask", wrong, len(cases))
 
 
 def detect(cases: list[dict], arrays: Arrays) -> Rows:
     """Gripper verify: whether any estimate switches within the window."""
     wrong = []
-    for case in cases:
-        key = f"detect/{case['id']:04d}"
-        previous = arrays.get(f"{key}/gripper_prev")
-        for b, x0_hat in enumerate(arrays[f"{key}/x0_hat"]):
-            last = None if case["gripper_prev_is_none"] or previous is None else float(previous[b])
-            steps = verify.window(case["eval_h"], x0_hat.shape[1])
-            if verify.gripper_stops(x0_hat, last, case["threshold"], steps) != arrays[f"{key}/out_trigger"][b]:
-                wrong.append(f"{key}[{b}]")
+    for case, key, b, x0_hat, last in _samples("detect", "x0_hat", cases, arrays):
+        steps = verify.window(case["eval_h"], x0_hat.shape[1])
+        if verify.gripper_stops(x0_hat, last, case["threshold"], steps) != arrays[f"{key}/out_trigger"][b]:
+            wrong.append(f"{key}[{b}]")
     yield count("G2 detect out_trigger", wrong, len(cases))
 
 

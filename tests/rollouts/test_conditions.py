@@ -231,7 +231,7 @@ def test_any_condition_leaves_its_input_alone_keeps_shapes_and_can_be_spelled_ou
         ({"kind": "zero", "every": 2, "length": 3}, "length 3 is longer than the period"),
         ({"kind": "zero", "every": True}, "every: expected a number, not true or false"),
         ({"kind": "swap", "view": "wrist"}, "unknown key 'view'"),
-        ([], "List should have at least 1 item"),
+        ([], "is empty"),
         ("zero", "expected a mapping, e.g. {kind: none}, not 'zero'"),
     ],
 )

@@ -24,7 +24,11 @@ _MAX_BYTES = 1 << 20
 _MAX_VALUES = 100_000  # once aliases are written out; the shipped config has some 300
 _KINDS = {str: "text", int: "a number", float: "a number", bool: "a truth value", list: "a list", dict: "a mapping"}
 _KINDS |= {type(None): "nothing"}
-_WANTED = {"string_type": "text", "dict_type": "a mapping", "list_type": "a list"}
+_WANTED = {
+    "string_type": "text",
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "a mapping"),
+    **dict.fromkeys(("list_type", "tuple_type"), "a list"),
+}
 _UNKNOWN = "unknown_key"
 _BOUNDS = {
     "greater_than": ("gt", "above"),
@@ -167,6 +171,12 @@ def reason(problem: Mapping[str, Any]) -> str:
         return f"must be {words} {f'{bound:g}' if isinstance(bound, float) else bound}, not {value!r}"
     if name in _WANTED and (name != "string_type" or isinstance(value, list | dict)):
         return f"expected {_WANTED[name]}, not {kind(value)}"
+    if name in ("too_short", "string_too_short"):
+        return "is empty" if not value else f"needs at least {context['min_length']} entries, not {len(value)}"
+    if name in ("too_long", "string_too_long"):
+        return f"is longer than {context['max_length']}"
+    if name == "string_pattern_mismatch":
+        return f"{value!r} does not have the form {context['pattern']}"
     if name in _EXPECTED:
         return f"must be {_EXPECTED[name]}, not {value!r}{': quote it' if name == 'string_type' else ''}"
     if name in _WHOLE:

@@ -14,13 +14,14 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
+from pydantic import BaseModel, Field, TypeAdapter
 
 import flashtrail
-from flashtrail.base import provenance
+from flashtrail.base import documents, provenance
 from flashtrail.base.errors import UserError, nearest
 from flashtrail.checkpoints import convert, facts, layouts, orbax
 from flashtrail.policies import registry
@@ -296,6 +297,20 @@ def check_tokenizer(path: Path, vocab_size: int) -> None:
 # --- reading back ---
 
 
+class _File(BaseModel):
+    sha256: str
+    bytes: int = Field(ge=0)
+
+
+class _Manifest(BaseModel):
+    """What every family's manifest has; a family may add to it."""
+
+    kind: Literal["base", "draft"]
+    files: dict[str, _File]
+    dims: dict[str, Any]
+    digest: str
+
+
 def read_manifest(directory: str | Path, kind: str | None = None) -> dict[str, Any]:
     """Return an artifact's manifest; UserError if there is none, or it is of another format, version or kind."""
     path = Path(directory) / MANIFEST
@@ -304,8 +319,9 @@ def read_manifest(directory: str | Path, kind: str | None = None) -> dict[str, A
     manifest = provenance.json_load(path)
     if not isinstance(manifest, dict) or (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
         raise UserError(f"{path} is not a {FORMAT} manifest of version {VERSION}: convert the checkpoint again")
-    if kind is not None and manifest.get("kind") != kind:
-        raise UserError(f"{directory} is a {manifest.get('kind')} artifact where a {kind} artifact is needed")
+    documents.typed(TypeAdapter(_Manifest), manifest, str(path))
+    if kind is not None and manifest["kind"] != kind:
+        raise UserError(f"{directory} is a {manifest['kind']} artifact where a {kind} artifact is needed")
     return manifest
 
 
@@ -380,6 +396,8 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def _check_header(path: Path, manifest: Mapping[str, Any]) -> None:
+    if path.name not in manifest["files"]:
+        raise UserError(f"{path.parent / MANIFEST} does not list {path.name}: convert the checkpoint again")
     header, dims = read_header(path), manifest["dims"]
     shapes = layouts.base_shapes(dims) if manifest["kind"] == "base" else layouts.draft_shapes(dims)
     code = DTYPES[manifest["dtype"]][0]

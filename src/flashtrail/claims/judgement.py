@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from flashtrail.claims import claims as types
 from flashtrail.claims.campaign import Campaign
 from flashtrail.statistics.power import Plan
 from flashtrail.statistics.stratified import Stratum
-from flashtrail.statistics.wording import integers, listed
+from flashtrail.statistics.wording import integers, listed, plural
 from flashtrail.tables import keys
 from flashtrail.tables.schemas import PAIR_KEY
 
@@ -48,6 +49,12 @@ class NotTested(Exception):
 def decided(supported: bool, refuted: bool) -> types.Verdict:
     """Return the verdict of a test that finds, excludes or does neither."""
     return "supported" if supported else "refuted" if refuted else "inconclusive"
+
+
+def tally(passed: int, n: int, kind: str, verb: str, failed: Sequence[str]) -> str:
+    """``2 of 3 records meet every check (nano: ...).``; `verb` is the plural, such as ``meet every check``."""
+    agreeing = re.sub(r"^\w+", r"\g<0>s", verb) if passed == 1 else verb
+    return f"{passed} of {plural(n, kind)} {agreeing}" + (f" ({'; '.join(failed)})." if failed else ".")
 
 
 def arm_episodes(campaign: Campaign, arm: str) -> pd.DataFrame:

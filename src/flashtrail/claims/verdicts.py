@@ -1,7 +1,8 @@
 """From tables to a verdict: every claim judged, families of claims adjusted, open claims with a plan to settle them.
 
 One function per kind of test, each with its numbers, its rows and its sentence; those about success are in
-success_verdicts.py. How each test decides is written above it; nothing else enters.
+success_verdicts.py, those about what others published in published_verdicts.py. How each test decides is written above
+it; nothing else enters.
 """
 
 from __future__ import annotations
@@ -16,22 +17,17 @@ import pandas as pd
 
 from flashtrail.base import machine, provenance
 from flashtrail.claims import claims as types
-from flashtrail.claims import published, success_verdicts, summaries
+from flashtrail.claims import published_verdicts, success_verdicts, summaries
 from flashtrail.claims.campaign import Campaign
-from flashtrail.claims.judgement import Judgement, NotTested, decided, rows_of, scope_of, tested_on
+from flashtrail.claims.judgement import Judgement, NotTested, decided, rows_of, scope_of, tally, tested_on
 from flashtrail.statistics import intervals, power
 from flashtrail.statistics.power import Plan
 from flashtrail.statistics.wording import (
-    difference_with_range,
     listed,
     milliseconds,
     p_value,
     percent,
     plural,
-    points,
-    points_range,
-    rate_with_interval,
-    three_digits,
 )
 from flashtrail.tables import endings
 from flashtrail.tables.schemas import PAIR_KEY
@@ -170,7 +166,7 @@ def _judge_records(claim: types.RecordsClaim, campaign: Campaign, alpha: float) 
     open_ = [c.where for c in claim.checks if c.where and not any(check is c for _, _, check in checked)]
     verdict: types.Verdict = "refuted" if failed else "not_tested" if open_ else "supported"
     passed = len(records) - len({f.split(":")[0] for f in failed})
-    sentence = _tally(passed, len(records), "record", "meet every check", failed)
+    sentence = tally(passed, len(records), "record", "meet every check", failed)
     for name in dict.fromkeys(c.where for c in claim.checks if c.where):
         if without := [policy for policy, record in records.items() if not _at(record, name)]:
             sentence += f" Without a {name}, which is therefore not tested: {listed(without)}."
@@ -201,12 +197,6 @@ def _unmet(check: types.Check, record: Any) -> str | None:
         if limit is None or value > limit:
             return f"{check.path} is {value}, more than {limit}"
     return None
-
-
-def _tally(passed: int, n: int, kind: str, verb: str, failed: Sequence[str]) -> str:
-    """``2 of 3 records meet every check (nano: ...).``; `verb` is the plural, such as ``meet every check``."""
-    agreeing = re.sub(r"^\w+", r"\g<0>s", verb) if passed == 1 else verb
-    return f"{passed} of {plural(n, kind)} {agreeing}" + (f" ({'; '.join(failed)})." if failed else ".")
 
 
 def _at(record: Any, path: str) -> Any:
@@ -339,92 +329,6 @@ def _route_problems(summary: Mapping[str, Any], episodes: pd.DataFrame) -> list[
     return problems
 
 
-# --- published: quoted, not judged: a verdict would need the paper's policy, suites and hardware. Where the published
-# --- figures are counts, the sentence compares them, with the interval that the source does not print. ---
-
-
-def _judge_published(claim: types.PublishedClaim, campaign: Campaign, alpha: float) -> Judgement:
-    policies = sorted(campaign.episodes["policy"].unique())
-    suites = sorted(campaign.episodes["suite"].unique())
-    words = f"Quoted, not tested: it is about {claim.policy} (here: {listed(policies)}) on {listed(claim.suites)} "
-    figures = campaign.published
-    words += f"(here: {listed(suites)}); {_hardware(claim, campaign)}."
-    if claim.counts is None or figures is None:
-        return Judgement("not_tested", words, {"reference": claim.reference})
-    sides = [published.pooled(figures, claim.reference, method, claim.counts.of) for method in claim.counts.methods]
-    (k_a, n_a), (k_b, n_b) = sides
-    found = intervals.unpaired(k_a, n_a, k_b, n_b, 1 - alpha)
-    first, second = claim.counts.methods
-    words += (
-        f" By its own counts, {first} {rate_with_interval(found.a)} against {second} "
-        f"{rate_with_interval(found.b)}: {points(found.difference, 1)}, {percent(1 - alpha)} interval "
-        f"{points_range(found.interval, 1)}, {p_value(found.p)} ({found.test})."
-    )
-    rows = {"published": {method: f"{k}/{n}" for method, (k, n) in zip(claim.counts.methods, sides, strict=True)}}
-    short = f"{k_a}/{n_a} vs {k_b}/{n_b}; {difference_with_range(found.difference, found.interval, 1)}"
-    return Judgement("not_tested", words, {"reference": claim.reference, **asdict(found)}, short, rows=rows)
-
-
-def _hardware(claim: types.PublishedClaim, campaign: Campaign) -> str:
-    """Whose hardware is known: only where both are could one say that it is another."""
-    source = campaign.published.sources.get(claim.reference) if campaign.published else None
-    named = source is not None and not source.hardware.startswith("not named")
-    theirs = (
-        f"measured on {source.hardware}" if source and named else f"the {claim.reference} does not name its hardware"
-    )
-    here = campaign.devices()
-    return f"{theirs}; " + (f"here: {listed(here)}" if here else "the device of these rows is not recorded")
-
-
-# --- published_checks: supported if every published figure passes the check, refuted if one does not ---
-
-
-def _judge_published_checks(claim: types.PublishedChecksClaim, campaign: Campaign, alpha: float) -> Judgement:
-    figures = campaign.published
-    if figures is None:
-        raise NotTested("no published figures were given")
-    rows = [row for row in published.checks(figures) if row["check"] == claim.check]
-    if not rows:
-        raise NotTested(f"no published figure can be checked for {claim.check!r}")
-    failed = [
-        f"{row['source']}, {row['what']}: {row['printed']}, found {row['found']}" for row in rows if not row["agrees"]
-    ]
-    passed = len(rows) - len(failed)
-    return Judgement(
-        "refuted" if failed else "supported",
-        _tally(passed, len(rows), "figure", "agree", failed),
-        {"figures": len(rows), "passed": passed, "failed": failed},
-        f"{passed}/{len(rows)}",
-        rows={"published": [f"{row['source']}, {row['what']}: {row['printed']}" for row in rows]},
-    )
-
-
-# --- published_mixture: supported if one draft latency explains the printed means of all suites to their digits ---
-
-
-def _judge_published_mixture(claim: types.PublishedMixtureClaim, campaign: Campaign, alpha: float) -> Judgement:
-    figures = campaign.published
-    if figures is None:
-        raise NotTested("no published figures were given")
-    implied = published.implied_drafts(figures, claim.method)
-    if len(implied) < 2:
-        raise NotTested(f"{claim.method} has fewer than two suites with mean and draft share")
-    lowest, highest = max(low for _, low, _ in implied.values()), min(high for _, _, high in implied.values())
-    values = [value for value, _, _ in implied.values()]
-    words = "; ".join(
-        f"{suite} {three_digits(value)} [{three_digits(low)}, {three_digits(high)}]"
-        for suite, (value, low, high) in implied.items()
-    )
-    return Judgement(
-        "supported" if lowest <= highest else "refuted",
-        f"Draft rounds implied by mean, share and a full round of {published.TRITON_FULL_MS} ms, with what rounding "
-        f"leaves open (ms): {words}.",
-        {"implied_ms": implied, "spread_ms": max(values) - min(values)},
-        f"{three_digits(min(values))} to {three_digits(max(values))} ms",
-        rows={"published": list(implied)},
-    )
-
-
 # --- bookkeeping: supported if in every arm the counters, k/n and the mixture identity agree, refuted otherwise ---
 
 
@@ -454,7 +358,7 @@ def _judge_bookkeeping(claim: types.BookkeepingClaim, campaign: Campaign, alpha:
         raise NotTested("there are no rounds: only k/n could be held against the rows, and it agrees")
     broken = {line.split(":")[0] for line in failed}
     passed = len(summaries) - len(broken)
-    sentence = _tally(passed, len(summaries), "arm", f"agree with {'itself' if passed == 1 else 'themselves'}", failed)
+    sentence = tally(passed, len(summaries), "arm", f"agree with {'itself' if passed == 1 else 'themselves'}", failed)
     return Judgement(
         "refuted" if failed else "supported",
         sentence + (f" Without rounds only k/n was checked: {listed(bare)}." if bare else ""),
@@ -478,9 +382,9 @@ _JUDGES: dict[str, Callable[[Any, Campaign, float], Judgement]] = {
     "non_inferiority": success_verdicts.judge_non_inferiority,
     "latency_ratio": _judge_latency,
     "routes": _judge_routes,
-    "published": _judge_published,
-    "published_checks": _judge_published_checks,
-    "published_mixture": _judge_published_mixture,
+    "published": published_verdicts.judge_published,
+    "published_checks": published_verdicts.judge_published_checks,
+    "published_mixture": published_verdicts.judge_published_mixture,
     "bookkeeping": _judge_bookkeeping,
     "none": _judge_none,
 }

@@ -69,6 +69,10 @@ class Policy(PolicyFacts, Section):
     From a checkpoint of pi0 (`candidates`, `tokenizer`), or from a finished artifact of any family (`artifact`).
     """
 
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": ["candidates", "tokenizer"]}, {"required": ["artifact"]}]}
+    )
+
     candidates: list[str] = Field([], description="checkpoint locations to probe: gs://, hf:// or a path")
     draft: str | None = Field(None, description="draft head .pt: hf://repo/file, gs:// or a path; none = full only")
     tokenizer: str | None = Field(None, description="SentencePiece model: gs:// or a path; with candidates")
@@ -85,7 +89,7 @@ class Policy(PolicyFacts, Section):
     def _from_one_source(self) -> Self:
         if self.artifact is None and not (self.candidates and self.tokenizer):
             raise ValueError("give candidates and tokenizer (a checkpoint of pi0), or artifact")
-        own = [name for name in ("candidates", "draft", "tokenizer", *FACTS) if getattr(self, name)]
+        own = [name for name in ("candidates", "draft", "tokenizer", *FACTS) if getattr(self, name) not in (None, [])]
         if self.artifact is not None and own:
             raise ValueError(f"artifact and {', '.join(own)} exclude each other: an artifact holds them already")
         return self

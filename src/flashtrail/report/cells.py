@@ -8,7 +8,7 @@ from typing import Any
 from flashtrail.claims.campaign import Campaign
 from flashtrail.statistics import intervals
 from flashtrail.statistics.intervals import Interval, Paired, Rate
-from flashtrail.statistics.wording import DASH, NBSP, p_value, percent, percent_range, points, points_range
+from flashtrail.statistics.wording import DASH, difference_with_range, p_value, percent, percent_range
 from flashtrail.tables import keys
 
 # heads of the cells below, in order
@@ -23,9 +23,8 @@ def rate_of(entry: Mapping[str, Any]) -> Rate:
 
 def rate(found: Rate) -> dict[str, str]:
     """Return the cells `rate`, `wilson` and `exact`; a dash where nothing was counted."""
-    ends = {"wilson": found.wilson, "exact": found.exact}
-    between = {name: percent_range(interval) if interval else DASH for name, interval in ends.items()}
-    return {"rate": percent(found.rate), **between}
+    both = {"wilson": found.wilson, "exact": found.exact}
+    return {"rate": percent(found.rate), **{name: ends(given) if given else DASH for name, given in both.items()}}
 
 
 def share(value: float | None, interval: Interval | Mapping[str, Any] | None) -> str:
@@ -44,15 +43,10 @@ def paired(run: Campaign, arm: str, control: str) -> Paired | None:
     return intervals.paired(both["success_a"].tolist(), both["success_b"].tolist()) if len(both) else None
 
 
-def difference(value: float, interval: Interval) -> str:
-    """``-53 [-75, -22] points``."""
-    return f"{points(value).removesuffix(f'{NBSP}points')} {points_range(interval)}"
-
-
 def compared(found: Paired) -> dict[str, str]:
     """Return the cells `difference`, `discordant` (only in the first, only in the second) and `p`."""
     return {
-        "difference": difference(found.difference, found.interval),
+        "difference": difference_with_range(found.difference, found.interval),
         "discordant": f"{found.only_a} / {found.only_b}",
         "p": p_value(found.p),
     }

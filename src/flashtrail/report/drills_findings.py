@@ -17,6 +17,7 @@ from flashtrail.report.page import Html
 from flashtrail.statistics.intervals import Interval
 from flashtrail.statistics.wording import (
     counted,
+    difference_with_range,
     listed,
     p_value,
     percent,
@@ -127,7 +128,7 @@ def cost(run: Campaign) -> Html:
         row: dict[str, Any] = {"arm": page.code(name), "count": count(run, name, counted(rate)), **cells.rate(rate)}
         if paired:
             interval = Interval(paired["interval"]["low"], paired["interval"]["high"])
-            row |= {"difference": cells.difference(paired["difference"], interval), "p": p_value(paired["p"])}
+            row |= {"difference": difference_with_range(paired["difference"], interval), "p": p_value(paired["p"])}
         rows.append(row)
     heads = {"arm": "Arm", "count": "Rewarded", **cells.RATE}
     heads |= {"difference": "Against clean [95 %]", "p": "Exact McNemar"}

@@ -98,13 +98,16 @@ def _importable() -> Iterator[None]:
         # The kernel needs no debugger; this silences its warning about frozen modules.
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
-    before = dict(os.environ)
+    before = {key: os.environ.get(key) for key in changed}
     os.environ.update(changed)
     try:
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
 
 
 def _forget_places(path: Path, home: Path) -> None:

@@ -82,7 +82,7 @@ def load(
         ("backend", backend, ("auto", "torch")),
     ):
         if value not in allowed:
-            raise Error(f"--{flag} {value}: the family nothing computes nothing, on the CPU; leave it out")
+            raise Error(f"--{flag} {value}: not an option of the family nothing; leave it out")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         horizon, dims = (manifest["dims"][name] for name in ("action_horizon", "action_dim"))
