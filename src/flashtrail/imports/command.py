@@ -61,7 +61,7 @@ class Import:
                 print(f"{file}: columns not read: {', '.join(names)}")
         if imported.rows["profile"]:
             print(
-                f"rounds without episodes: a profile, {imported.warm_rounds()} of them warm-up; success cannot be told"
+                f"rounds without episodes: a profile, {imported.warm_rounds()} of them warm-up; it has no success rate"
             )
         if imported.problems and not arguments.skip_bad_rows:
             n = len(imported.problems)
