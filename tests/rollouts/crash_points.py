@@ -312,7 +312,7 @@ def leftovers(out: Path) -> list[str]:
 
 
 def prepare(directory: Path, scenario: str) -> Path:
-    """Return what a life begins with: nothing, the parts of a shard one of whose episodes could not be run, or tables."""
+    """Return what a life begins with: nothing, parts of a shard one of whose episodes could not be run, or tables."""
     start = directory / "start"
     if scenario == "mended":
         assert life(start, broken=True)["end"] == "finished"

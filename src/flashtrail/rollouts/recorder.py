@@ -251,6 +251,7 @@ class Recorder:
     def tidy(self, keep: bool) -> None:
         """Once the shard is complete, remove the parts of other specs, and those of this one unless `keep`."""
         with _disk(self.root):
+            _remove_partial(self.directory)
             for entry in self.root.iterdir():
                 if entry.is_dir() and not (keep and entry == self.directory):
                     shutil.rmtree(entry)
