@@ -120,7 +120,7 @@ class Watch:
     def _running(self) -> str:
         rules = ", ".join(rule.replace("_", " ") for rule in self._graph.running()) or "between two jobs"
         begun = any(state.outcomes for state in self._now.values()) or "roll out shard" in rules
-        return f"{'now' if begun else 'setting up'}: {rules}"
+        return rules if begun else f"setting up ({rules})"
 
     def _left(self) -> str | None:
         """Return in words how long the missing episodes take; None where none is, or too few were timed."""
