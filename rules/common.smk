@@ -25,6 +25,7 @@ try:
     from flashtrail.checkpoints import stores
     from flashtrail.base.errors import UserError, nearest
     from flashtrail.base.names import file_name
+    from flashtrail.report import live
     from flashtrail.simulators import registry as simulators
 except ModuleNotFoundError as missing:
     sys.exit(
@@ -132,6 +133,8 @@ onerror:
 
 onstart:
     plans.freeze(EXPERIMENT, PLANS)
+    if workflow.exec_mode == ExecMode.DEFAULT:  # as above
+        live.start(workflow, EXPERIMENT)
 
 
 # --- digests: what a job depends on beside its input files ---

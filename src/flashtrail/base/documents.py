@@ -101,6 +101,14 @@ def mapping(path: str | Path, example: str = "seed: 7") -> dict[Any, Any]:
     return data
 
 
+def overlay(path: str | Path) -> dict[Any, Any]:
+    """Return the data of a YAML file that goes over another; UserError where it is empty, which Snakemake refuses."""
+    data = mapping(path)
+    if not data and read(path) is None:
+        raise UserError(f"{path} holds no keys: give it some, such as `seed: 7`, or leave it out")
+    return data
+
+
 def parsed(text: str, name: str) -> Any:
     """Return the data of YAML text; `name` is how errors call it."""
     loader = None

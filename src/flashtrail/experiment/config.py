@@ -325,7 +325,7 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 def load(*paths: str | Path) -> Experiment:
     """Read YAML files, later ones over earlier ones, and return the checked Experiment."""
-    return parse(merge(*(documents.mapping(path) for path in paths)))
+    return parse(merge(*map(documents.mapping, paths[:1]), *map(documents.overlay, paths[1:])))
 
 
 def main() -> None:
