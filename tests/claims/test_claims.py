@@ -285,7 +285,8 @@ def test_a_family_shares_its_error_rate(tmp_path):
         C3={**HURTS, "arm": "other", "control": "even", "family": "f"},
         C4={**HURTS, "arm": "absent", "family": "f"},
     )
-    assert together["C1"]["family"] == {"name": "f", "size": 3, "p_adjusted": pytest.approx(6 / 64)}
+    adjusted = {"p_adjusted": pytest.approx(6 / 64), "e_adjusted": pytest.approx(14.4375 / 3)}
+    assert together["C1"]["family"] == {"name": "f", "size": 3, **adjusted}
     assert together["C1"]["verdict"] == "inconclusive" and "not established at 0.05" in together["C1"]["sentence"]
     assert together["C4"]["verdict"] == "not_tested" and together["C4"]["family"] is None
 
