@@ -95,7 +95,8 @@ def append(
 ) -> int:
     """Add the looks of claims just judged (`verdicts.judge_all`) to the table; return how many were new.
 
-    `planned`: by arm, the episodes that the config asks for; `now`: ISO 8601, the clock's where it is empty. The file is replaced whole, under a lock.
+    `planned`: by arm, the episodes that the config asks for; `now`: ISO 8601, the clock's where it is empty. The file
+    is replaced whole, under a lock.
     """
     target, now = Path(path), now or datetime.now(UTC).isoformat(timespec="seconds")
     target.parent.mkdir(parents=True, exist_ok=True)
