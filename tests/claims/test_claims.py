@@ -87,6 +87,22 @@ def test_an_effect_is_refuted_only_when_it_is_excluded(tmp_path):
     assert verdict(tmp_path, better, **HURTS)["verdict"] == "refuted"
 
 
+@pytest.mark.parametrize(
+    ("arm", "meant"),
+    [
+        *[("claen", "clean"), ("wrist_zero_al", "wrist_zero_all"), ("wrist_zero_evry4", "wrist_zero_every4")],
+        *[("clean", None), ("guard_wrist_zero_all", None), ("wrist_noise_all", None), ("wrist_zero_every8", None)],
+    ],
+)
+def test_a_misspelt_arm_is_named_and_an_absent_one_is_not(tmp_path, arm, meant):
+    path = write_claims(tmp_path, **{**HURTS, "control": arm})
+    known = ["fault", "clean", "wrist_zero_all", "wrist_zero_every4"]
+    if meant is None:
+        return claims.check_arms(path, claims.load(path), known)
+    with pytest.raises(UserError, match=f"claim C7: no config has an arm '{arm}'; did you mean '{meant}'"):
+        claims.check_arms(path, claims.load(path), known)
+
+
 def test_pairs_are_only_the_episodes_that_both_arms_have(tmp_path):
     inputs = write(tmp_path, {"clean": [True] * 10, "fault": [False] * 4})
     found = verdict(tmp_path, inputs, **HURTS)
