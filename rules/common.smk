@@ -58,7 +58,9 @@ def checked_experiment():
 
 def check_files_named(experiment):
     """What the config names in other files is there before hours are spent: claims, published success, artifacts."""
-    claim_files.load(experiment.claims)
+    configs = [documents.mapping(path) for path in ("config.yaml", *sorted(Path().glob("profiles/*/overlay.yaml")))]
+    arms = {name for config in configs for name in config.get("arms") or ()}
+    claim_files.check_arms(experiment.claims, claim_files.load(experiment.claims), {*arms, *experiment.all_arms})
     keys = {"checkup": experiment.checkup.published} if experiment.checkup else {}
     keys |= {f"policies.{name}": policy.published for name, policy in experiment.policies.items()}
     files = [documents.mapping(path) for path in sorted(Path("resources/published").glob("*.yaml"))]

@@ -63,6 +63,23 @@ def test_the_mean_is_1_at_the_null_and_no_more_inside_of_it():
                 assert mean == pytest.approx(1, rel=1e-9), (n, null, ties, above)
 
 
+def test_independent_arms_with_a_common_rate_have_a_mean_of_1_at_most():
+    """By enumeration, whatever the common rates of two tasks; a difference is found, equal tasks multiply."""
+    for (n_a, n_b), (p, q) in itertools.product(((1, 1), (3, 2), (5, 5)), ((0.5, 0.1), (0.9, 0.3))):
+        outcomes = list(itertools.product(range(n_a + 1), range(n_b + 1)))
+        chances = [
+            [stats.binom.pmf(a, n_a, rate) * stats.binom.pmf(b, n_b, rate) for a, b in outcomes] for rate in (p, q)
+        ]
+        mean = sum(
+            chances[0][i] * chances[1][j] * anytime.unpaired_e([(a, n_a, b, n_b), (c, n_a, d, n_b)])
+            for (i, (a, b)), (j, (c, d)) in itertools.product(enumerate(outcomes), repeat=2)
+        )
+        assert mean <= 1
+    one = anytime.unpaired_e([(9, 10, 1, 10)])
+    assert one > 20 and anytime.unpaired_e([(9, 10, 1, 10)] * 2) == pytest.approx(one**2)
+    assert anytime.unpaired_e([(0, 0, 0, 0)]) == 1 and anytime.unpaired_e([(5, 10, 5, 10)]) < 1
+
+
 def test_the_wealth_before_an_episode_is_its_mean_after_it():
     """So it stays an e-process whatever rule, seeing it, says whether to go on."""
     for wins, losses, ties in ((0, 0, 0), (3, 1, 4), (2, 9, 0)):

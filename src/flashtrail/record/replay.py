@@ -24,6 +24,7 @@ from pydantic import TypeAdapter
 
 from flashtrail.base import documents, provenance, stages
 from flashtrail.base.errors import UserError
+from flashtrail.claims import looks
 from flashtrail.experiment import clocks, episodes, sections
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.experiment.shard import Rollout, ShardSpec
@@ -145,6 +146,11 @@ def explain(run: Run, name: Name) -> dict[str, Any]:
         "execution": json.loads(about.get("execution", "{}")),
         "equality": promise(arm, recorded),
         "command": f"flashtrail explain {name} --replay",
+        "looks": [
+            {k: look[k] for k in ("claim", "at", "asked", "n", "e", "rests_on", "verdict")}
+            for look in looks.read(run.path(looks.FILE))
+            if name.arm in (look["arm"], look["control"])
+        ],
         "outcome": {k: episode[k] for k in ("outcome", "success", "steps", "rounds")},
         "rows": recorded,
     }

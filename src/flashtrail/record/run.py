@@ -15,6 +15,7 @@ from typing import Any
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.base.names import file_name
+from flashtrail.claims import looks
 
 LOGS = "results/logs"
 TABLES = ("episodes", "rounds", "steps")
@@ -131,7 +132,7 @@ class Run:
             kind: [str(self.path(f)) for f in files] if isinstance(files, list) else str(self.path(files))
             for kind, files in kinds.items()
         }
-        return {**placed, "arms": self.parts["report"]}
+        return {**placed, "arms": self.parts["report"], "looks": str(self.path(looks.FILE))}
 
     def claims_file(self) -> Path:
         """Return the claims as data."""

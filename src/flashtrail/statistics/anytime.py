@@ -32,12 +32,14 @@ Counts may be arrays where a float is returned for numbers. An e-value is cut at
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from scipy import optimize, special
 
 from flashtrail.statistics.intervals import Interval
+from flashtrail.statistics.stratified import Stratum
 
 _NODES = 128
 # Shares f = 2 q - 1 of the wealth, q by Beta(1/2, 1/2) above 1/2 (Gauss-Chebyshev nodes): from 0.006 to 0.99998.
@@ -72,6 +74,23 @@ def paired_one_sided_e(wins: Any, losses: Any) -> Any:
 def _log_paired(wins: Any, losses: Any) -> Any:
     a, b = np.asarray(wins, float), np.asarray(losses, float)
     return (a + b) * math.log(2) + special.betaln(a + 0.5, b + 0.5) - special.betaln(0.5, 0.5)
+
+
+# --- two independent arms against "as good in every task" ---
+
+
+def unpaired_e(strata: Sequence[Stratum]) -> float:
+    """Return the e-value against equal rates of both arms within every task (`stratified.Stratum`), two-sided.
+
+    The likelihood of each arm's rate under Beta(1/2, 1/2) over the largest that a common rate can have, tasks
+    multiplied: below a martingale for every common rate, so an e-process in any order of arms, tasks and episodes
+    (universal inference without a split: Wasserman, Ramdas and Balakrishnan, PNAS 117:16880, 2020, section 8).
+    """
+    k_a, n_a, k_b, n_b = np.asarray(strata, float).T
+    free = sum(special.betaln(k + 0.5, n - k + 0.5) - special.betaln(0.5, 0.5) for k, n in ((k_a, n_a), (k_b, n_b)))
+    k, n = k_a + k_b, np.maximum(n_a + n_b, 1.0)
+    common = special.xlogy(k, k / n) + special.xlogy(n_a + n_b - k, 1 - k / n)
+    return float(_value(np.sum(free - common)))
 
 
 # --- a mean against a bound ---

@@ -130,6 +130,28 @@ PROFILE = _schema(
     ("device", _STR),
 )
 
+# A look at a comparison: when its verdict was computed, on what, for whom (claims/looks.py).
+LOOKS = _schema(
+    ("claim", _STR),
+    ("digest", _STR),  # of what is tested and of what the arms' episodes depend on
+    ("at", _STR),  # ISO 8601, UTC
+    ("asked", _STR),  # report | settle
+    ("test", _STR),
+    ("arm", _STR),
+    ("control", _STR, "null"),
+    ("n_planned", _I32, "null"),  # episodes (pairs) that the config asked for; null: not known
+    ("n", _I32),
+    ("k_arm", _I32),
+    ("k_control", _I32, "null"),
+    ("wins", _I32, "null"),  # of pairs: success only in the arm, only in the control
+    ("losses", _I32, "null"),
+    ("rows", _STR),  # digest of the episodes' keys and outcomes
+    ("e", _F64),
+    ("p", _F64, "null"),  # of the fixed-n test
+    ("rests_on", _STR),  # fixed-n | anytime
+    ("verdict", _STR),
+)
+
 # Of an episode that was not verified, such as an imported or a simulated one.
 UNVERIFIED: dict[str, Any] = dict.fromkeys(
     ("verified_success", "verified_reason", "gripper_closures", "grasps", "lifts", "first_close_step")
