@@ -208,7 +208,7 @@ class Recorder:
         """Return the episodes whose film is kept: a choice by order and size alone, whatever ran when."""
         there = [key for key in expected if any((self.directory / key.name / f).is_file() for f in (VIDEO, SHEET))]
         if films != "examples":
-            return there
+            return there if films != "none" else []
         first = [key for key in there if outcomes[key.name] == "success"][:1]
         unearned = [key for key in there if outcomes[key.name] == "success" and key not in first and self._apart(key)]
         left, kept = EXAMPLES_BYTES, []

@@ -59,6 +59,9 @@ def take(spec: ShardSpec, recorder: Recorder, out_dir: str | Path, runs: Sequenc
                 other = next(key for key in _DIGESTS if about.get(key, "") != own.get(key, ""))
                 said += [] if place.own else [f"nothing is taken from {place.root}: its {other} is another"]
                 continue
+            listed = _rows(place.file("episodes.parquet"), SCHEMAS["episodes"])
+            if there.issuperset(EpisodeKey("", 0, row["init_state"], row["repeat"]).name for row in listed):
+                continue
             found = _records(spec, place)
             names = [name for name in found if name not in there and (place.own or name in wanted)]
             source, pictures = provenance.sha256_file(place.file("episodes.parquet")), _Pictures(place, recorder)
@@ -99,6 +102,8 @@ def _records(spec: ShardSpec, place: Place) -> dict[str, tuple[EpisodeKey, Episo
 
 def _rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
     """Return a table's rows; UserError for one that is larger than any shard's."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing beside the other tables of its shard: remove them")
     if path.stat().st_size > MOST_BYTES or parquet.opened(path).metadata.num_rows > MOST_ROWS:
         raise UserError(f"{path} is larger than the table of a shard: remove it")
     return list(schemas.read_table(path, schema).to_pylist())
