@@ -12,7 +12,7 @@ import datetime
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,15 +30,14 @@ _ENOUGH = 2  # episodes that were timed before anything is said of the time left
 class Graph:
     """What is asked of the engine: the shards that its targets need, whether one has finished, which rules run.
 
-    `page` is the report where it is among the jobs to run, `others` what its job makes beside it; `expect` tells the
-    engine that the page is there, which it would warn of.
+    `page` is the report where it is among what is to be made; `expect` tells the engine that it is there, of which it
+    would warn.
     """
 
     shards: Sequence[Shard]
     finished: Callable[[Shard], bool]
     running: Callable[[], Sequence[str]]
     page: Path | None = None
-    others: Collection[Path] = ()
     expect: Callable[[], object] = bool
     simulators: int = 1
 
@@ -59,7 +58,6 @@ class Graph:
             lambda shard: dag.noneedrun_finished(jobs[shard]),
             lambda: sorted({job.rule.name for job in tuple(workflow.scheduler.running) if not job.is_group()}),
             Path(REPORT) if page else None,
-            [Path(file) for file in page.output if file != REPORT] if page else [],
             lambda: dag.reason(page).missing_output.discard(REPORT),
             experiment.rollout.simulators,
         )
@@ -147,8 +145,8 @@ class Watch:
 
     def _due(self, now: float, ended: bool) -> bool:
         page = self._graph.page
-        if page is None or all(file.exists() for file in self._graph.others):
-            return False  # where all that its job makes were there, Snakemake would take the page for the report
+        if page is None:
+            return False
         if not page.exists():
             return now - self._started >= EVERY_S or any(state.n for state in self._now.values())
         return _early().is_early(page) and (ended or self._written is None or now - self._written >= EVERY_S)
