@@ -79,6 +79,9 @@ class Experiment(Section):
     smoke: Smoke = Field(default_factory=Smoke)
     checkup: Checkup | None = None
     claims: str = Field("claims.yaml", description="the claims that the report judges")
+    reuse: list[str] = Field(
+        [], description="directories of finished runs or unpacked bundles whose equal episodes are taken, not run"
+    )
 
     @model_validator(mode="after")
     def _references(self) -> Experiment:

@@ -34,6 +34,7 @@ _RECORDS = (
     "results/tables/*/*.parquet",
     "results/summaries/*.json",
     "results/claims/*.json",
+    "results/claims/*.parquet",
     "results/drills/*.json",
     "results/checkup/*.json",
     "results/profile/*/*.parquet",

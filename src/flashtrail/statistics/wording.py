@@ -70,6 +70,11 @@ def p_value(p: float) -> str:
     return f"p{NBSP}={NBSP}{p:.2g}" if p < 0.1 else f"p{NBSP}={NBSP}{p:.2f}"
 
 
+def e_value(e: float, needs: float) -> str:
+    """``e = 3.1 (needs 20)``."""
+    return f"e = {f'{e:.2g}' if e < 10 else f'{e:,.0f}' if e < 1e4 else '> 10,000'} (needs {needs:.3g})"
+
+
 def milliseconds(value: float | None) -> str:
     """Three significant digits: ``8.07 ms``, ``33.2 ms``, ``592 ms``."""
     return DASH if value is None else f"{three_digits(value)}{NBSP}ms"
