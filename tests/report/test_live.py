@@ -172,12 +172,13 @@ def test_a_finished_page_is_never_replaced(tmp_path, monkeypatch):
 def test_whatever_goes_wrong_ends_the_thread_with_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(live, "LOOK_S", 0.01)
     run = Run(tmp_path)
-    graph = live.Graph(run.shards, run.done.__contains__, lambda: [][1])
-    thread = live.Thread(graph)
-    thread.start()
+    thread = live.watch(lambda: live.Graph(run.shards, run.done.__contains__, lambda: [][1]))
     thread.join(60)
     assert not thread.is_alive()
-    assert capsys.readouterr().err == "progress: no more of it (IndexError: list index out of range); the run goes on\n"
+    words = "no more of it (IndexError: list index out of range); the run goes on"
+    assert capsys.readouterr().err == f"progress: {words}\n"
+    assert live.watch(lambda: [][1]) is None and capsys.readouterr().err == f"progress: {words}\n"
+    assert live.watch(lambda: live.Graph([], run.done.__contains__, list)) is None and not capsys.readouterr().err
 
 
 NEEDED = """

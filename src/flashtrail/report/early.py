@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flashtrail.base.errors import UserError
+from flashtrail.experiment import outlook
 from flashtrail.experiment.outlook import Shard, State
 from flashtrail.report import layout, page
 from flashtrail.report.page import Html
@@ -71,8 +72,7 @@ def _link(source: Path, target: Path) -> None:
 
 def text(shards: Mapping[Shard, State], facts: Mapping[str, str | None], reload: bool = True) -> str:
     """Return the page: `facts` in words, then each arm by task. `reload`: the page reads itself again."""
-    done, asked = sum(state.n for state in shards.values()), sum(len(shard.expected) for shard in shards)
-    title = f"{done} of {asked} episodes"
+    title = outlook.how_far(shards)
     again = Html(
         '<p class="note"><label><input type="checkbox" id="again" data-seconds="{}" checked> '
         "This page renders again as they come, every minute.</label></p>"
