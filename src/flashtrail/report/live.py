@@ -160,12 +160,15 @@ def _stamp(shard: Shard) -> int | None:
 
 def start(workflow: Any, experiment: Experiment) -> None:
     """Watch a run in a thread, where it has shards and its terminal is to be told of progress."""
-    quiet = {word.name.lower() for word in workflow.output_settings.quiet or ()}
-    if not workflow.touch and not quiet & {"all", "progress"}:
-        watch(lambda: Graph.of(workflow, experiment))
+
+    def graph() -> Graph | None:
+        quiet = {word.name.lower() for word in workflow.output_settings.quiet or ()}
+        return None if workflow.touch or quiet & {"all", "progress"} else Graph.of(workflow, experiment)
+
+    watch(graph)
 
 
-def watch(graph: Callable[[], Graph]) -> threading.Thread | None:
+def watch(graph: Callable[[], Graph | None]) -> threading.Thread | None:
     """Return the thread that looks at a run until this process ends; None where there is nothing to look at."""
     ended = threading.Event()
 
