@@ -25,7 +25,6 @@ try:
     from flashtrail.checkpoints import stores
     from flashtrail.base.errors import UserError, nearest
     from flashtrail.base.names import file_name
-    from flashtrail.report import live
     from flashtrail.simulators import registry as simulators
 except ModuleNotFoundError as missing:
     sys.exit(
@@ -93,6 +92,10 @@ def planned_experiment():
 
 PLANS = Path(".snakemake/flashtrail")  # where every node sees it, beside Snakemake's own record of the run
 EXPERIMENT = planned_experiment()
+if workflow.is_main_process:
+    from flashtrail.report import early, live  # not in jobs: they would import jinja2 for nothing
+
+    early.remove(Path(live.REPORT))  # left by a run that was killed, it would be taken for the report
 CHAPTERS = ["baseline", "profiling", "robustness", "guard", "clock", "claims"]
 CHECKUP = experiments.CHECKUP
 ARMS = {file_name(arm): arm for arm in EXPERIMENT.all_arms}  # the wildcard {arm} is a name of files

@@ -19,6 +19,7 @@ from flashtrail.base.errors import UserError
 from flashtrail.claims import looks
 from flashtrail.record import audit, bundle, crate, manifest, replay, rows
 from flashtrail.record.run import Run
+from flashtrail.report import early
 from flashtrail.tables import schemas
 
 ARM = "wrist_zero_every4"
@@ -125,6 +126,16 @@ def test_an_unfinished_run_is_refused_and_leaves_nothing(root: Path) -> None:
     with pytest.raises(UserError, match=rf"{SHARD}/steps.parquet missing"):
         campaign.build(root)
     assert sorted(p.name for p in root.parent.iterdir()) == ["here"]
+
+
+def test_the_page_of_a_run_under_way_is_no_report(root: Path, copy: Path) -> None:
+    page = root / "reports/final.html"
+    page.unlink()
+    early.write(page, early.text({}, {}))
+    with pytest.raises(UserError, match=r"final\.html is the page of a run that has not ended: finish it"):
+        campaign.build(root)
+    shutil.copyfile(page, copy / "reports/final.html")
+    assert failed(copy)["report"] == ["reports/final.html is the page of a run that had not ended"]
 
 
 def test_a_run_that_contradicts_itself_is_refused_and_leaves_nothing(root: Path) -> None:

@@ -13,7 +13,8 @@ from pypdf import PdfReader
 
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
-from flashtrail.report import layout, page, rendering
+from flashtrail.experiment.outlook import Shard, State
+from flashtrail.report import early, layout, page, rendering
 from flashtrail.tables import schemas
 
 LONG = "dropout_trained_wrist_zero_every4"  # a name that does not fit on a phone
@@ -191,6 +192,30 @@ def test_every_kind_of_page_is_checked_and_a_screenshot_left(chromium, reports):
     assert len(paths) == 3 + len(ARMS) * (1 + 3) and said == []
     assert Image.open(reports / "final.png").size == browser.DESK
     assert Image.open(reports / "final-phone.png").size == browser.PHONE
+
+
+@pytest.mark.parametrize("size", SIZES, ids=["desk", "phone"])
+def test_the_page_of_a_run_under_way_has_no_problem_and_is_no_report(chromium, tmp_path, size):
+    shards = {
+        Shard(arm, task, tmp_path, ("a", "b")): State({"a": "success"} if task else {})
+        for arm in ARMS
+        for task in range(3)
+    }
+    early.write(tmp_path / "final.html", early.text(shards, {"Now": "roll out shard"}))
+    assert browser.problems(chromium, tmp_path / "final.html", size) == []
+    with pytest.raises(UserError, match="the page of a run that has not ended"):
+        browser.check(chromium, tmp_path)
+
+
+def test_the_page_of_a_run_under_way_reads_itself_again_unless_told_not_to(chromium, tmp_path):
+    page, text = tmp_path / "final.html", early.text({}, {})
+    page.write_text(text.replace(" checked>", ">").replace('data-seconds="60"', 'data-seconds="0.5"'))
+    with browser.opened(chromium, page) as found:
+        page.write_text(text.replace("<h1>", "<h1>now "))
+        found.page.wait_for_timeout(1500)
+        assert found.page.get_by_role("heading", level=1).inner_text() == "0 of 0 episodes"
+        found.page.get_by_role("checkbox").check()
+        found.page.get_by_text("now 0 of 0 episodes").wait_for()
 
 
 def test_a_directory_without_a_report_is_refused_in_one_line(chromium, tmp_path):

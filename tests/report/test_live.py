@@ -35,7 +35,6 @@ class Run:
             self.done.__contains__,
             lambda: self.rules,
             self.page,
-            [self.page.with_suffix(".ipynb")],
             lambda: setattr(self, "expected", self.expected + 1),
         )
         return live.Watch(graph, self.said.append, lambda: self.now)
@@ -145,22 +144,14 @@ def test_without_an_episode_the_page_comes_after_a_minute(tmp_path):
     assert "<h1>0 of 12 episodes</h1>" in run.page.read_text() and "setting up (check parity)" in run.page.read_text()
 
 
-def test_no_page_where_snakemake_could_take_it_for_the_report(tmp_path):
-    run = Run(tmp_path)
-    run.page.parent.mkdir()
-    run.page.with_suffix(".ipynb").write_text("{}")
-    watch = run.watched()
-    run.now = 60
-    watch.look()
-    assert not run.page.exists()
-
-
 def test_a_finished_page_is_never_replaced(tmp_path, monkeypatch):
     page = tmp_path / "final.html"
     page.write_text("the report")
     early.write(page, early.MARK)
     assert page.read_text() == "the report"
     early.refuse(page)
+    early.remove(page)
+    assert page.is_file()
 
     def ends_meanwhile(path: Path) -> bool:
         """Between the look and the writing the report's job ends."""
@@ -181,12 +172,13 @@ def test_a_finished_page_is_never_replaced(tmp_path, monkeypatch):
 def test_whatever_goes_wrong_ends_the_thread_with_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(live, "LOOK_S", 0.01)
     run = Run(tmp_path)
-    graph = live.Graph(run.shards, run.done.__contains__, lambda: [][1])
-    thread = live.Thread(graph)
-    thread.start()
+    thread = live.watch(lambda: live.Graph(run.shards, run.done.__contains__, lambda: [][1]))
     thread.join(60)
     assert not thread.is_alive()
-    assert capsys.readouterr().err == "progress: no more of it (IndexError: list index out of range); the run goes on\n"
+    words = "no more of it (IndexError: list index out of range); the run goes on"
+    assert capsys.readouterr().err == f"progress: {words}\n"
+    assert live.watch(lambda: [][1]) is None and capsys.readouterr().err == f"progress: {words}\n"
+    assert live.watch(lambda: live.Graph([], run.done.__contains__, list)) is None and not capsys.readouterr().err
 
 
 NEEDED = """

@@ -171,12 +171,10 @@ def duration(found: Sequence[ToRun], others: Sequence[float], cores: int) -> str
     lines = [f"to run, on {cores} core{'s' * (cores > 1)} ({how})"]
     for one in found:
         starts = "" if one.start_s is None else f", {one.shards} shards to start, {one.start_s:.0f} s each"
-        lines.append(f"{one.part}: {one.episodes} episodes{starts}: about {outlook.minutes(one.wall_s(cores))}")
+        lines.append(f"{one.part}: {one.episodes} episodes{starts}: about {outlook.duration(one.wall_s(cores))}")
     if others:
-        lines.append(
-            f"other jobs: at most {outlook.minutes(sum(others) / cores)} ({len(others)} took {sum(others):.0f} s here; "
-            "those whose inputs stay the same do not run)"
-        )
+        how = f"{len(others)} took {sum(others):.0f} s here; those whose inputs stay the same do not run"
+        lines.append(f"other jobs: at most {outlook.duration(sum(others) / cores)} ({how})")
     return "\n".join(lines)
 
 

@@ -5,7 +5,6 @@ Shards say it in their progress.json and, assembled, in their ledger.json. Knows
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,13 +46,12 @@ class State:
     @property
     def n(self) -> int:
         """Episodes that were run."""
-        counts = Counter(self.outcomes.values())
-        return sum(counts[outcome] for outcome in RUN)
+        return sum(outcome in RUN for outcome in self.outcomes.values())
 
     @property
     def k(self) -> int:
         """Successes."""
-        return Counter(self.outcomes.values())["success"]
+        return list(self.outcomes.values()).count("success")
 
 
 def state(shard: Shard, finished: bool) -> State:
@@ -78,7 +76,12 @@ def seconds_left(missing: Mapping[str, int], timed: Mapping[str, Sequence[float]
     return sum(count * sum(own[arm]) / len(own[arm]) for arm, count in missing.items())
 
 
-def minutes(seconds: float) -> str:
+def how_far(states: Mapping[Shard, State]) -> str:
+    """Return ``12 of 96 episodes``."""
+    return f"{sum(state.n for state in states.values())} of {sum(len(shard.expected) for shard in states)} episodes"
+
+
+def duration(seconds: float) -> str:
     """Return a duration for a person: ``40 s``, ``14 min``, ``3.2 h``."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"

@@ -23,9 +23,14 @@ class Record:
         """Begin with the episodes that are kept from before, and with what an earlier record says of their time."""
         before = read(directory)
         self._path = directory / FILE
-        self._said: dict[str, Any] = {"expected": list(expected), "outcomes": dict(outcomes)}
+        self._said: dict[str, Any] = {
+            "expected": list(expected),
+            "outcomes": {name: outcomes[name] for name in expected if name in outcomes},
+        }
         for key in ("wall_s", "steps"):
-            self._said[key] = {name: value for name, value in before.get(key, {}).items() if name in outcomes}
+            self._said[key] = {
+                name: value for name, value in before.get(key, {}).items() if name in self._said["outcomes"]
+            }
         provenance.json_dump(self._said, self._path)
 
     def add(self, name: str, outcome: str, wall_s: float, steps: int) -> None:

@@ -1,7 +1,8 @@
 """The page of a run under way, where its report will be: what is there so far, and no verdict.
 
-It is no result: written only while the report's own job is still to run, beside an output of that job that is missing,
-and a finished page is never replaced by it. Needs what Snakemake's environment has: jinja2, no scipy, no pyarrow.
+It is no result. Snakemake would take the file for the report, so each start removes it before anything is planned
+(rules/common.smk); and a finished page is never replaced by it. Needs what Snakemake's environment has: jinja2, no
+scipy, no pyarrow.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flashtrail.base.errors import UserError
+from flashtrail.experiment import outlook
 from flashtrail.experiment.outlook import Shard, State
 from flashtrail.report import layout, page
 from flashtrail.report.page import Html
@@ -44,17 +46,23 @@ def refuse(path: Path) -> None:
 def write(path: Path, text: str) -> None:
     """Put an early page in its place; a finished page that is there, or appears meanwhile, stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    new, aside = (path.with_name(f".{path.name}.{end}") for end in ("next", "last"))
+    new = path.with_name(f".{path.name}.next")
     new.unlink(missing_ok=True)
     new.write_text(text, encoding="utf-8")
+    remove(path)
+    _link(new, path)
+    new.unlink()
+
+
+def remove(path: Path) -> None:
+    """Remove an early page; a finished page that is there, or appears meanwhile, stays."""
     if is_early(path):
+        aside = path.with_name(f".{path.name}.last")
         with contextlib.suppress(FileNotFoundError):  # Snakemake removes it before the report's job
             path.replace(aside)
             if not is_early(aside):  # what was taken is the report, finished in this instant
                 _link(aside, path)
-    _link(new, path)
-    for left in (new, aside):
-        left.unlink(missing_ok=True)
+            aside.unlink()
 
 
 def _link(source: Path, target: Path) -> None:
@@ -64,8 +72,7 @@ def _link(source: Path, target: Path) -> None:
 
 def text(shards: Mapping[Shard, State], facts: Mapping[str, str | None], reload: bool = True) -> str:
     """Return the page: `facts` in words, then each arm by task. `reload`: the page reads itself again."""
-    done, asked = sum(state.n for state in shards.values()), sum(len(shard.expected) for shard in shards)
-    title = f"{done} of {asked} episodes"
+    title = outlook.how_far(shards)
     again = Html(
         '<p class="note"><label><input type="checkbox" id="again" data-seconds="{}" checked> '
         "This page renders again as they come, every minute.</label></p>"

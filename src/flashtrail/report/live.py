@@ -12,7 +12,7 @@ import datetime
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 from flashtrail.experiment import outlook, progress
 from flashtrail.experiment.config import Experiment
 from flashtrail.experiment.outlook import Shard, State
+from flashtrail.report import early
 
 REPORT = "reports/final.html"
 EVERY_S, LOOK_S = 60.0, 3.0
@@ -30,15 +31,14 @@ _ENOUGH = 2  # episodes that were timed before anything is said of the time left
 class Graph:
     """What is asked of the engine: the shards that its targets need, whether one has finished, which rules run.
 
-    `page` is the report where it is among the jobs to run, `others` what its job makes beside it; `expect` tells the
-    engine that the page is there, which it would warn of.
+    `page` is the report where it is among what is to be made; `expect` tells the engine that it is there, of which it
+    would warn.
     """
 
     shards: Sequence[Shard]
     finished: Callable[[Shard], bool]
-    running: Callable[[], Sequence[str]]
+    running: Callable[[], Iterable[str]]
     page: Path | None = None
-    others: Collection[Path] = ()
     expect: Callable[[], object] = bool
     simulators: int = 1
 
@@ -46,20 +46,13 @@ class Graph:
     def of(cls, workflow: Any, experiment: Experiment) -> Graph:
         """Return that of a Snakemake workflow whose jobs are known."""
         dag = workflow.dag
-        shards = {(shard.arm, shard.task_id): shard for shard in outlook.shards(experiment, "results")}
-        folders = {str(shard.directory): shard for shard in shards.values()}
-        jobs = {
-            folders[folder]: job
-            for job in list(dag.jobs)
-            if job.rule.name == "roll_out_shard" and (folder := str(Path(job.output[0]).parent)) in folders
-        }
+        jobs = {Path(job.output[0]).parent: job for job in dag.jobs if job.rule.name == "roll_out_shard"}
         page = next((job for job in dag.needrun_jobs() if REPORT in job.output), None)
         return cls(
-            sorted(jobs, key=list(folders.values()).index),
-            lambda shard: dag.noneedrun_finished(jobs[shard]),
-            lambda: sorted({job.rule.name for job in tuple(workflow.scheduler.running) if not job.is_group()}),
+            [shard for shard in outlook.shards(experiment, "results") if shard.directory in jobs],
+            lambda shard: dag.noneedrun_finished(jobs[shard.directory]),
+            lambda: {job.rule.name for job in tuple(workflow.scheduler.running) if not job.is_group()},
             Path(REPORT) if page else None,
-            [Path(file) for file in page.output if file != REPORT] if page else [],
             lambda: dag.reason(page).missing_output.discard(REPORT),
             experiment.rollout.simulators,
         )
@@ -73,52 +66,50 @@ class Watch:
         self._started = clock()
         self._said: float | None = None
         self._written: float | None = None
+        self._last, self._most = "", 1
         # What an earlier run left does not count until its shard says so: it may be asked for otherwise now.
         self._before = {shard: _stamp(shard) for shard in graph.shards if not graph.finished(shard)}
-        self._now = {shard: self._state(shard) for shard in graph.shards}
-        self._told = {arm for arm in self._arms() if self._complete(arm)}
-        self._last = ""
-        self._most = 1
+        self._now = self._states()
+        self._complete = self._arms()
 
     def look(self, ended: bool = False) -> None:
         """Read what has changed; print a line if a minute has passed or something is complete; write the page."""
-        old, self._now = self._now, {shard: self._state(shard) for shard in self._graph.shards}
+        now, old, self._now = self._clock(), self._now, self._states()
         new = [shard for shard, state in self._now.items() if state.n > old[shard].n]
         if new:
             shard = max(new, key=lambda shard: _stamp(shard) or 0)
-            self._last = f"{shard.arm} task {shard.task_id}: {_counted([self._now[shard]])}"
-        complete = [arm for arm in self._arms() if arm not in self._told and self._complete(arm)]
-        self._told.update(complete)
-        arms = [f"{arm} complete: {_counted([s for d, s in self._now.items() if d.arm == arm])}" for arm in complete]
-        first = bool(new) and not any(state.n for state in old.values())
-        now = self._clock()
-        if not ended and (first or arms or self._said is None or now - self._said >= EVERY_S):
+            self._last = f"{shard.arm} task {shard.task_id}: {self._now[shard].k}/{self._now[shard].n}"
+        before, self._complete = self._complete, self._arms()
+        told = [f"{arm} complete: {count}" for arm, count in self._complete.items() if arm not in before]
+        if new and not any(state.n for state in old.values()):
+            told = told or [self._last]  # the first episode
+        if not ended and (told or self._said is None or now - self._said >= EVERY_S):
             self._said = now
-            self._say("; ".join([self._line(), *(arms or ([self._last] if self._last else []))]))
-        if self._due(now, ended):
-            self._write(now, ended)
+            elapsed, how_far = outlook.duration(now - self._started), outlook.how_far(self._now)
+            parts = [f"{elapsed}: {how_far}", self._left() or self._running(), *(told or filter(None, [self._last]))]
+            self._say("; ".join(parts))
+        if self._graph.page is not None and self._due(self._graph.page, now, ended):
+            self._write(self._graph.page, now, ended)
 
-    def _state(self, shard: Shard) -> State:
-        finished = self._graph.finished(shard)
-        same = not finished and _stamp(shard) == self._before[shard]
-        return State() if same else outlook.state(shard, finished)
+    def _states(self) -> dict[Shard, State]:
+        states = {}
+        for shard in self._graph.shards:
+            finished = self._graph.finished(shard)
+            same = not finished and _stamp(shard) == self._before[shard]
+            states[shard] = State() if same else outlook.state(shard, finished)
+        return states
 
-    def _arms(self) -> list[str]:
-        return list(dict.fromkeys(shard.arm for shard in self._graph.shards))
-
-    def _complete(self, arm: str) -> bool:
-        return all(state.n == len(shard.expected) for shard, state in self._now.items() if shard.arm == arm)
-
-    def _line(self) -> str:
-        done, asked = self._totals()
-        words = f"{outlook.minutes(self._clock() - self._started)}: {done} of {asked} episodes"
-        return f"{words}; {self._left() or self._running()}"
-
-    def _totals(self) -> tuple[int, int]:
-        return sum(state.n for state in self._now.values()), sum(len(shard.expected) for shard in self._graph.shards)
+    def _arms(self) -> dict[str, str]:
+        """Return k/n of each arm that is complete."""
+        arms: dict[str, str] = {}
+        for arm in dict.fromkeys(shard.arm for shard in self._now):
+            own = {shard: state for shard, state in self._now.items() if shard.arm == arm}
+            if all(state.n == len(shard.expected) for shard, state in own.items()):
+                arms[arm] = f"{sum(state.k for state in own.values())}/{sum(state.n for state in own.values())}"
+        return arms
 
     def _running(self) -> str:
-        rules = ", ".join(rule.replace("_", " ") for rule in self._graph.running()) or "between two jobs"
+        rules = ", ".join(sorted(rule.replace("_", " ") for rule in self._graph.running())) or "between two jobs"
         begun = any(state.outcomes for state in self._now.values()) or "roll out shard" in rules
         return rules if begun else f"setting up ({rules})"
 
@@ -134,43 +125,30 @@ class Watch:
                 begun = _stamp(shard) != self._before.get(shard)
                 at_work += min(count, self._graph.simulators) * begun
                 waiting += not begun
-        # Between two shards fewer are at work for a moment.
         self._most = max(self._most, at_work)
-        cores = self._most if waiting else max(1, at_work)
+        cores = self._most if waiting else max(1, at_work)  # between two shards fewer are at work for a moment
         seconds = outlook.seconds_left(missing, timed)
         if not missing or seconds is None or sum(map(len, timed.values())) < _ENOUGH:
             return None
-        each = seconds / sum(missing.values())
-        return f"about {outlook.minutes(seconds / cores)} of episodes left ({each:.1f} s each, {cores} at a time)"
+        each = f"{seconds / sum(missing.values()):.1f} s each"
+        return f"about {outlook.duration(seconds / cores)} of episodes left ({each}, {cores} at a time)"
 
-    # --- the page ---
-
-    def _due(self, now: float, ended: bool) -> bool:
-        page = self._graph.page
-        if page is None or all(file.exists() for file in self._graph.others):
-            return False  # where all that its job makes were there, Snakemake would take the page for the report
+    def _due(self, page: Path, now: float, ended: bool) -> bool:
         if not page.exists():
             return now - self._started >= EVERY_S or any(state.n for state in self._now.values())
-        return _early().is_early(page) and (ended or self._written is None or now - self._written >= EVERY_S)
+        return early.is_early(page) and (ended or self._written is None or now - self._written >= EVERY_S)
 
-    def _write(self, now: float, ended: bool) -> None:
-        assert self._graph.page is not None
+    def _write(self, page: Path, now: float, ended: bool) -> None:
         time_of_day = datetime.datetime.now(datetime.UTC).strftime("%H:%M:%S UTC")
-        facts: Mapping[str, str | None] = {
-            "Written": f"{time_of_day}, {outlook.minutes(now - self._started)} after the start",
+        facts = {
+            "Written": f"{time_of_day}, {outlook.duration(now - self._started)} after the start",
             "Now": "the run has stopped: the same command goes on" if ended else self._running(),
             "Left": None if ended else self._left(),
             "Last": self._last or None,
         }
-        _early().write(self._graph.page, _early().text(self._now, facts, reload=not ended))
+        early.write(page, early.text(self._now, facts, reload=not ended))
         self._graph.expect()
         self._written = now
-
-
-def _early() -> Any:
-    from flashtrail.report import early  # within the thread: its packages' faults are the thread's
-
-    return early
 
 
 def _stamp(shard: Shard) -> int | None:
@@ -180,54 +158,43 @@ def _stamp(shard: Shard) -> int | None:
         return None
 
 
-def _counted(states: Sequence[State]) -> str:
-    return f"{sum(state.k for state in states)}/{sum(state.n for state in states)}"
-
-
-# --- the thread ---
-
-
 def start(workflow: Any, experiment: Experiment) -> None:
-    """Start the thread where there are shards to watch and the terminal is to be told of progress."""
-    quiet = {str(getattr(word, "name", word)).lower() for word in workflow.output_settings.quiet or ()}
-    if workflow.touch or quiet & {"all", "progress"}:
-        return
-    try:
-        graph = Graph.of(workflow, experiment)
-    except Exception as error:  # whatever it is, the run goes on, as below
-        return _give_up(error)
-    if graph.shards:
-        thread = Thread(graph)
-        thread.start()
-        atexit.register(thread.stop)
+    """Watch a run in a thread, where it has shards and its terminal is to be told of progress."""
+
+    def graph() -> Graph | None:
+        quiet = {word.name.lower() for word in workflow.output_settings.quiet or ()}
+        return None if workflow.touch or quiet & {"all", "progress"} else Graph.of(workflow, experiment)
+
+    watch(graph)
+
+
+def watch(graph: Callable[[], Graph | None]) -> threading.Thread | None:
+    """Return the thread that looks at a run until this process ends; None where there is nothing to look at."""
+    ended = threading.Event()
+
+    def guarded(step: Callable[[], Any]) -> Any:
+        try:
+            return step()
+        except Exception as error:  # whatever it is, the run goes on
+            said = " ".join(str(error).split())[:200]
+            _say(f"no more of it ({type(error).__name__}: {said}); the run goes on")
+            return None
+
+    def look(watching: Watch) -> None:
+        while not ended.wait(LOOK_S):
+            watching.look()
+        watching.look(ended=True)
+
+    found = guarded(graph)
+    watching = guarded(lambda: Watch(found, _say)) if found and found.shards else None
+    if watching is None:
+        return None
+    thread = threading.Thread(target=guarded, args=[lambda: look(watching)], name="progress", daemon=True)
+    thread.start()
+    atexit.register(thread.join, 5)
+    atexit.register(ended.set)  # the last that is registered is the first that is called
+    return thread
 
 
 def _say(text: str) -> None:
     print(f"progress: {text}", file=sys.stderr, flush=True)
-
-
-def _give_up(error: Exception) -> None:
-    _say(f"no more of it ({type(error).__name__}: {' '.join(str(error).split())[:200]}); the run goes on")
-
-
-class Thread(threading.Thread):
-    """Looks at a run until it is stopped."""
-
-    def __init__(self, graph: Graph) -> None:
-        super().__init__(name="progress", daemon=True)
-        self._graph, self._ended = graph, threading.Event()
-
-    def run(self) -> None:
-        """Look until the run ends."""
-        try:
-            watch = Watch(self._graph, _say)
-            while not self._ended.wait(LOOK_S):
-                watch.look()
-            watch.look(ended=True)
-        except Exception as error:
-            _give_up(error)
-
-    def stop(self) -> None:
-        """End the thread: what it says last is on the page."""
-        self._ended.set()
-        self.join(5)
