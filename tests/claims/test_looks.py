@@ -66,10 +66,16 @@ def test_the_same_look_again_is_no_look(tmp_path):
     assert look(tmp_path, 5, 12)["anytime"]["rests_on"] == "fixed-n" and len(kept(tmp_path)) == 2, "other outcomes"
 
 
-@pytest.mark.parametrize("change", [{"about": {"config_digest": "other"}}, {"margin": 0.2}, {"direction": "greater"}])
+@pytest.mark.parametrize("change", [{"about": {"config_digest": "other"}}, {"about": {"artifact_digest": "other"}}])
 def test_another_comparison_has_its_own_looks(tmp_path, change):
     look(tmp_path, 2, 6)
     assert look(tmp_path, 6, 12, **change)["anytime"]["looks"] == [12]
+
+
+@pytest.mark.parametrize("change", [{"margin": 0.2}, {"direction": "greater"}, {"id": "C8"}, {"family": "f"}])
+def test_editing_a_claim_after_a_look_does_not_make_n_fixed_again(tmp_path, change):
+    look(tmp_path, 2, 6)
+    assert look(tmp_path, 6, 12, **change)["anytime"]["looks"] == [6, 12]
 
 
 def test_a_first_verdict_is_that_of_the_fixed_n_test(tmp_path):

@@ -2,8 +2,9 @@
 
 A fixed-n test is valid where n was fixed before the first look. So looks are kept, in one table that is appended and
 never begun afresh, and a verdict rests on the fixed-n test only where every look at this comparison had the same n;
-else on the anytime-valid one (statistics/anytime.py). A comparison is known by what it tests and by what its arms'
-episodes depend on (`digest`): other words make no new comparison, another policy or seed does.
+else on the anytime-valid one (statistics/anytime.py). A comparison is known by its test, its arms and what their
+episodes depend on (`digest`): another margin or other words make no new one, since who changes them has looked; another
+policy or seed does.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from flashtrail.tables import schemas
 
 FILE = "results/claims/looks.parquet"
 ASKED = "FLASHTRAIL_ASKED"  # environment variable: who asked for the look (default: report)
-_WORDS = {"id", "title", "statement", "scope", "refuted_if", "estimand", "seed", "family"}  # what no test depends on
+_COMPARISON = ("test", "arm", "control", "success")  # of a claim
 _DEPENDS = ("config_digest", "artifact_digest")  # of an arm's tables: what its episodes depend on
 # What makes a look another one than the last: a page rendered again is none.
 SAME = ("claim", "digest", "n", "k_arm", "k_control", "wins", "losses", "rows", "rests_on", "verdict")
@@ -55,13 +56,13 @@ class Anytime:
 
 
 def digest(claim: types.AnyClaim, metadata: Mapping[str, Mapping[str, str]]) -> str:
-    """Return what a comparison is known by: the claim without its words, and what its arms' episodes depend on.
+    """Return what a comparison is known by: its test, its arms, which success, and what its episodes depend on.
 
     `metadata`: by arm, its tables' entries.
     """
-    tested = {key: value for key, value in claim.model_dump(mode="json").items() if key not in _WORDS}
-    arms = {side: metadata.get(tested[side], {}) for side in ("arm", "control") if side in tested}
-    return provenance.digest_json([tested, {s: [found.get(key, "") for key in _DEPENDS] for s, found in arms.items()}])
+    tested = {key: getattr(claim, key, None) for key in _COMPARISON}
+    arms = [metadata.get(str(tested[side]), {}) for side in ("arm", "control")]
+    return provenance.digest_json([tested, [[found.get(key, "") for key in _DEPENDS] for found in arms]])
 
 
 def sizes(looked: Sequence[Mapping[str, Any]], own: str, n: int) -> tuple[int, ...]:

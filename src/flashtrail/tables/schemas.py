@@ -136,7 +136,7 @@ PROFILE = _schema(
 # A look at a comparison: when its verdict was computed, on what, for whom (claims/looks.py).
 LOOKS = _schema(
     ("claim", _STR),
-    ("digest", _STR),  # of what is tested and of what the arms' episodes depend on
+    ("digest", _STR),  # of test, arms and what their episodes depend on
     ("at", _STR),  # ISO 8601, UTC
     ("asked", _STR),  # report | settle
     ("test", _STR),
