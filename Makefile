@@ -14,6 +14,7 @@ T :=
 PYTEST :=
 GOLDEN := tests/golden
 export PYTHONPATH := $(CURDIR)/src
+unexport PYTHONDONTWRITEBYTECODE # where an image sets it, each of a run's processes compiles its libraries anew
 export MUJOCO_GL ?= osmesa
 export PYOPENGL_PLATFORM ?= $(MUJOCO_GL)
 export PATH := $(CURDIR)/$(BIN):$(PATH)

@@ -16,16 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import papermill
 from nbconvert import HTMLExporter
-from papermill.exceptions import PapermillExecutionError
-from papermill.translators import PythonTranslator
 
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
-from flashtrail.report import layout
+from flashtrail.report import in_process, layout  # before papermill, whose imports it shortens
 
-_SOURCE = Path(__file__).resolve().parents[2]
+# isort: split
+import papermill
+from papermill.exceptions import PapermillExecutionError
+from papermill.translators import PythonTranslator
+
 _FOOTER = (
     "Made by FLASHTrail. Every number comes from the tables that the page names; the executed notebook lies beside it."
 )
@@ -68,16 +69,15 @@ def _execute(notebook: Path, target: Path, inputs: Any) -> None:
     # papermill tells an .ipynb by its name, and `target` is a temporary one.
     result = target.with_name(f"{target.name}.ipynb")
     try:
-        with _importable():
+        with _without_display():
             papermill.execute_notebook(
                 str(notebook),
                 str(result),
                 parameters={"inputs": inputs},
+                engine_name=in_process.NAME,
                 kernel_name="python3",
+                request_save_on_cell_execute=False,
                 progress_bar=False,
-                log_output=False,
-                autosave_cell_every=0,
-                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
             )
         result.replace(target)
     except PapermillExecutionError as error:
@@ -89,25 +89,17 @@ def _execute(notebook: Path, target: Path, inputs: Any) -> None:
 
 
 @contextmanager
-def _importable() -> Iterator[None]:
-    """Let the kernel import this package, installed or not, on one thread and without a display."""
-    changed = {
-        "PYTHONPATH": os.pathsep.join(p for p in (str(_SOURCE), os.environ.get("PYTHONPATH", "")) if p),
-        "MPLBACKEND": "Agg",
-        "OMP_NUM_THREADS": "1",
-        # The kernel needs no debugger; this silences its warning about frozen modules.
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-    }
-    before = {key: os.environ.get(key) for key in changed}
-    os.environ.update(changed)
+def _without_display() -> Iterator[None]:
+    """Let matplotlib, where a notebook imports it first, draw without a display."""
+    before = os.environ.get("MPLBACKEND")
+    os.environ["MPLBACKEND"] = "Agg"
     try:
         yield
     finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value
+        if before is None:
+            del os.environ["MPLBACKEND"]
+        else:
+            os.environ["MPLBACKEND"] = before
 
 
 def _forget_places(path: Path, home: Path) -> None:
