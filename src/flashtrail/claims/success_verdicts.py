@@ -76,7 +76,7 @@ def judge_rate(claim: types.RateClaim, campaign: Campaign, alpha: float) -> Judg
 def judge_paired(claim: types.PairedClaim, campaign: Campaign, alpha: float) -> Judgement:
     """Judge a difference between two arms on the same episodes."""
     pairs, found = _paired(claim, campaign, alpha)
-    fixed, sign = _of_difference(claim, found, alpha)
+    fixed, sign = _of_difference(claim, found.p <= alpha, found.difference, found.interval)
     side = _anytime_on_pairs(claim, campaign, found, alpha, anytime.paired_e(found.only_a, found.only_b))
     verdict = fixed if side.fixed else side.verdict
     wins, losses = (found.only_a, found.only_b) if sign > 0 else (found.only_b, found.only_a)
@@ -128,7 +128,7 @@ def judge_unpaired(claim: types.UnpairedClaim, campaign: Campaign, alpha: float)
     strata = common.strata
     single = intervals.unpaired(*strata[0], 1 - alpha) if len(strata) == 1 else None
     found = single or stratified.compare(strata, 1 - alpha)
-    fixed, sign = _of_difference(claim, found, alpha)
+    fixed, sign = _of_difference(claim, found.p <= alpha, found.difference, found.interval)
     e = anytime.unpaired_e(strata)
     other = decided(e >= 1 / alpha and sign * found.difference > 0, False)  # no sequence, so none refutes
     counts = {"n": found.a.n + found.b.n, "k_arm": found.a.k, "k_control": found.b.k}
@@ -170,9 +170,7 @@ def _anytime_on_pairs(
     if isinstance(claim, types.NonInferiorityClaim):
         verdict = decided(sequence.low > -claim.margin, sequence.high < -claim.margin)
     else:
-        sign = 1 if claim.direction == "greater" else -1
-        largest = sequence.high if sign > 0 else -sequence.low
-        verdict = decided(e >= 1 / alpha and sign * found.difference > 0, largest < claim.margin)
+        verdict, _ = _of_difference(claim, e >= 1 / alpha, found.difference, sequence)
     counts = {"k_arm": found.k_a, "k_control": found.k_b, "wins": found.only_a, "losses": found.only_b}
     return _anytime(claim, campaign, alpha, e, sequence, verdict, n=found.n, **counts)
 
@@ -192,14 +190,12 @@ def _anytime(
 
 
 def _of_difference(
-    claim: types.PairedClaim | types.UnpairedClaim,
-    found: intervals.Paired | intervals.Unpaired | stratified.Stratified,
-    alpha: float,
+    claim: types.PairedClaim | types.UnpairedClaim, rejected: bool, difference: float, interval: intervals.Interval
 ) -> tuple[types.Verdict, int]:
     """Return the verdict on a difference, and the sign of the direction claimed."""
     sign = 1 if claim.direction == "greater" else -1
-    largest = found.interval.high if sign > 0 else -found.interval.low
-    return decided(found.p <= alpha and sign * found.difference > 0, largest < claim.margin), sign
+    largest = interval.high if sign > 0 else -interval.low
+    return decided(rejected and sign * difference > 0, largest < claim.margin), sign
 
 
 def _reason(verdict: types.Verdict, sign: int, margin: float, alpha: float) -> str:

@@ -42,8 +42,8 @@ def judge_all(file: types.ClaimsFile, campaign: Campaign, plan: bool = True) -> 
     """Return every claim with its verdict as plain data.
 
     `supported` in a family of claims needs Holm's adjusted p at or under alpha, the family being its claims that were
-    tested; 1/e is the p of a claim that rests on its anytime-valid test. An inconclusive claim gets its plan, the
-    number of episodes that would settle it, unless `plan` is False.
+    tested; 1/e is the p of a claim that rests on its anytime-valid test. An inconclusive claim that rests on its
+    fixed-n test gets its plan, the number of episodes that would settle it, unless `plan` is False.
     """
     judged = [_judge(claim, campaign, file.alpha) for claim in file.claims]
     families = _families(file.claims, judged)
@@ -54,7 +54,8 @@ def judge_all(file: types.ClaimsFile, campaign: Campaign, plan: bool = True) -> 
             _adjust(judgement, family, file.alpha)
         size = family["size"] if family else 1
         # A member of a family is planned at its first Holm step, which is the strictest.
-        planned = judgement.plan if plan and judgement.verdict == "inconclusive" else None
+        fixed = judgement.anytime is None or judgement.anytime.fixed  # else more may be added until it is decided
+        planned = judgement.plan if plan and fixed and judgement.verdict == "inconclusive" else None
         result.append(_plain(claim, judgement, family, planned(file.alpha / size) if planned else None))
     return result
 

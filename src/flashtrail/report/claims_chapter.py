@@ -150,11 +150,12 @@ def unsettled(run: Campaign, details_here: bool = False) -> Html:
                 }
             )
     if not rows:
-        return page.paragraph("No claim is inconclusive.", "note")
+        return page.paragraph("No claim that rests on its fixed-n test is inconclusive.", "note")
     heads = {"id": "Id", "claim": "Claim", "n": "With", "unit": "of", "verdict": "Then", "truth": "If"}
     note = (
-        f"All episodes, those at hand included, from which on the claim\u2019s own test gives the verdict with "
-        f"{percent(power.POWER)} power or more. The effect assumed is the observed one where it exceeds the "
+        f"Episodes of a run of that size from its start, from which on the claim\u2019s own test gives the verdict "
+        f"with {percent(power.POWER)} power or more; added to those at hand, after this look, the anytime-valid test "
+        "decides and needs more. The effect assumed is the observed one where it exceeds the "
         "claim\u2019s margin, else the margin. Rates, and the share of discordant pairs, are those of the episodes at "
         "hand, which are few. Alpha is two-sided; in a family of claims it is that of the strictest Holm step."
     )

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flashtrail.statistics.intervals import Interval, Quantile, Rate
+if TYPE_CHECKING:  # words are also put to numbers where scipy is not installed
+    from flashtrail.statistics.intervals import Interval, Quantile, Rate
 
 NBSP = "\u00a0"
 MINUS = "\u2212"
