@@ -6,9 +6,12 @@ bundle is built from it without Snakemake, which tests/record/test_engine.py run
 
 from __future__ import annotations
 
+import atexit
 import base64
+import functools
 import json
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +47,18 @@ OVERLAY = {
     "checkup": {"task": 1, "episodes": EPISODES, "seed": 7},
 }
 METADATA = simulated.METADATA | {"simulated": ""}  # held to the rules of real tables
+
+
+def copy(root: Path, drilled: bool = False) -> Path:
+    """Copy a finished run, written once per process, to `root`, an empty directory; return it."""
+    return Path(shutil.copytree(_once(drilled), root, dirs_exist_ok=True))
+
+
+@functools.cache
+def _once(drilled: bool) -> Path:
+    root = Path(tempfile.mkdtemp(prefix="flashtrail-campaign-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    return write(root, drilled)
 
 
 def write(root: Path, drilled: bool = False) -> Path:

@@ -30,9 +30,7 @@ SHARD = f"results/rollouts/{ARM}/task_1"
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a finished run that no test changes."""
-    root = tmp_path_factory.mktemp("run") / "here"
-    root.mkdir()
-    return campaign.write(root)
+    return campaign.copy(tmp_path_factory.mktemp("run") / "here")
 
 
 @pytest.fixture(scope="module")
@@ -371,9 +369,7 @@ def test_a_manifest_cannot_point_outside(copy: Path) -> None:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a bundle of a report, drills and a checkup that no test changes; the run lies beside it."""
-    root = tmp_path_factory.mktemp("run") / "here"
-    root.mkdir()
-    return campaign.build(campaign.write(root, drilled=True))
+    return campaign.build(campaign.copy(tmp_path_factory.mktemp("run") / "here", drilled=True))
 
 
 @pytest.fixture

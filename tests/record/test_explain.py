@@ -17,9 +17,7 @@ from flashtrail.record.run import Run
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Return a finished run."""
-    root = tmp_path_factory.mktemp("run") / "here"
-    root.mkdir()
-    return Run(campaign.write(root))
+    return Run(campaign.copy(tmp_path_factory.mktemp("run") / "here"))
 
 
 @pytest.fixture

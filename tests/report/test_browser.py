@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from pathlib import Path
 
@@ -31,6 +32,12 @@ pytestmark = [
 def chromium():
     with browser.launched() as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def problems(chromium):
+    """`browser.problems` of a page in a window, found once: no test changes a page of `reports`."""
+    return functools.cache(functools.partial(browser.problems, chromium))
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +74,8 @@ def test_the_final_report_is_one_small_file_of_its_own(reports):
         f"episodes/guard_wrist_zero_every4/{SUITE}_task_0_init_000_repeat_0.html",
     ],
 )
-def test_a_page_has_no_problem(chromium, reports, name, size):
-    assert browser.problems(chromium, reports / name, size) == []
+def test_a_page_has_no_problem(problems, reports, name, size):
+    assert problems(reports / name, size) == []
 
 
 def test_every_link_of_the_report_opens(chromium, reports):
@@ -185,7 +192,8 @@ def printed(chromium, path: Path) -> list[str]:
         return [sheet.extract_text() for sheet in PdfReader(io.BytesIO(found.page.pdf(format="A4"))).pages]
 
 
-def test_every_kind_of_page_is_checked_and_a_screenshot_left(chromium, reports):
+def test_every_kind_of_page_is_checked_and_a_screenshot_left(chromium, reports, problems, monkeypatch):
+    monkeypatch.setattr(browser, "problems", lambda _, path, size: problems(path, size))
     paths, said = browser.check(chromium, reports)
     names = {str(path.relative_to(reports)) for path in paths}
     assert {"final.html", "episodes/index.html", "episodes/clean/index.html"} <= names

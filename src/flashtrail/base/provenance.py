@@ -196,12 +196,13 @@ def _absolute(node: ast.ImportFrom, path: Path) -> str:
     return ".".join([*parts, *([node.module] if node.module else [])])
 
 
-def _files_of(name: str) -> list[Path]:
+@functools.cache
+def _files_of(name: str) -> tuple[Path, ...]:
     """Return the module file for a dotted name and the ``__init__`` files that importing it runs."""
     parts = name.split(".")
     if parts[0] != "flashtrail":
-        return []
-    path, files = PACKAGE_ROOT, []
+        return ()
+    path, files = PACKAGE_ROOT, list[Path]()
     for part in parts[1:]:
         if (path / "__init__.py").is_file() and path != PACKAGE_ROOT:
             files.append(path / "__init__.py")
@@ -210,7 +211,7 @@ def _files_of(name: str) -> list[Path]:
         files.append(path.with_suffix(".py"))
     elif (path / "__init__.py").is_file() and path != PACKAGE_ROOT:
         files.append(path / "__init__.py")
-    return files
+    return tuple(files)
 
 
 def git_commit(root: str | Path) -> str | None:
