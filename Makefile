@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .PHONY: help setup report drills checkup screenshot bundle audit-crate unlock clean-results clean-env \
 	test lint check conformance fuzz check-envs lock nano \
 	fidelity verify-success bench-engine bench-gpu gpu-day kernels-compile bench-server bench-rollouts bench-evidence bench-convert
-PROFILE ?= profiles/local
+PROFILE ?= $(if $(FULL),profiles/full,profiles/local)
 PYTHON ?= $(shell for p in python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11, 2) <= sys.version_info < (3, 12))' 2>/dev/null && { echo $$p; break; }; \
 	done; true)
@@ -28,7 +28,7 @@ setup: ## make .venv from the pins of envs/*.yaml; install OSMesa when root
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 (3.11.2 or later) was not found; apt-get install -y python3.11 python3.11-venv, or make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@"$(PYTHON)" scripts/setup_env.py
 
-report: setup ## run the whole workflow on this machine and write reports/final.html
+report: setup ## run the whole workflow on this machine and write reports/final.html; FULL=1: 183 episodes in place of 72
 	@$(BIN)/snakemake --profile $(PROFILE) reports/final.html
 
 drills: setup ## silent failures on demand, and which predicate tells them apart: reports/drills.html
@@ -41,7 +41,7 @@ checkup: setup ## one task at its 50 init states against the policy's published 
 screenshot: setup ## open the report and its episodes in Chromium, say what is wrong, leave reports/final.png (2 min)
 	@$(BIN)/python tools/browser.py reports
 
-bundle: setup ## the finished run as one directory, bundle/, and bundle.zip, that a stranger can check (PROFILE as in the run)
+bundle: setup ## the finished run as one directory, bundle/, and bundle.zip, that a stranger can check (PROFILE or FULL=1 as in the run)
 	@$(BIN)/python -m flashtrail bundle --profile $(PROFILE)
 
 audit-crate: setup ## hold bundle/'s RO-Crate to the Workflow Run RO-Crate profile, with its community's validator, offline

@@ -26,6 +26,7 @@ rule record_observations:
         arm=profiled_arm,
         tasks=EXPERIMENT.task_ids,
         code=lambda w: code_digest("record_observations.py", *shard_modules(w.policy)),
+    priority: 1  # one core for long: beside the shards, before what is alone on the device
     threads: 1
     resources:
         gpu=lambda w: gpus(w.policy),

@@ -12,6 +12,7 @@ from claims.simulated import METADATA, SUITE, expected, profile, shard
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.claims import claims, summaries, verdicts
+from flashtrail.experiment import config
 from flashtrail.tables import schemas
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -460,9 +461,9 @@ def test_a_wrong_claim_is_named(tmp_path, claim, message):
 
 
 def test_the_simulated_arms_are_the_configured_ones():
-    arms = yaml.safe_load((REPOSITORY / "config.yaml").read_text())["arms"]
-    arms = {name: arm for name, arm in arms.items() if "clock" not in arm}  # no claim is about the others
-    assert {arm: len(expected(arm)["init_states"]) for arm in arms} == {a: s["episodes"] for a, s in arms.items()}
+    experiment = config.load(REPOSITORY / "config.yaml", REPOSITORY / "profiles/full/overlay.yaml")
+    arms = {name: arm for name, arm in experiment.arms.items() if name not in experiment.running_arms}
+    assert {arm: len(expected(arm)["init_states"]) for arm in arms} == {a: s.episodes for a, s in arms.items()}
 
 
 def verified(arm: str, pairs: list[tuple[bool, bool | None]]) -> list[dict]:

@@ -22,6 +22,7 @@ from flashtrail.serving.handles import server_command
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = config.load(ROOT / "config.yaml")
+STATS = {"action_stats": str(ROOT / "resources/drills/bridge_like.json")}
 
 
 @pytest.fixture
@@ -78,6 +79,20 @@ def test_what_an_episode_depends_on_is_the_same_wherever_files_lie_and_whichever
         assert specs.config_digest({**arm, **change}) != specs.config_digest(arm)
     provenance.json_dump({"digest": "x" * 64}, moved / "draft/handle.json")
     assert shard_spec(arm, 0, elsewhere, code="c0de").digest != spec.digest
+
+
+def test_the_full_report_finds_every_episode_of_the_small_one(handles):
+    full = config.load(ROOT / "config.yaml", ROOT / "profiles/full/overlay.yaml")
+    assert list(full.arms) == list(EXPERIMENT.arms) and full.task_ids == EXPERIMENT.task_ids
+    counts = []
+    for name in EXPERIMENT.all_arms:
+        small, large = (shard_spec(e.arm(name), 0, handles | STATS, code="c0de") for e in (EXPERIMENT, full))
+        assert small.digest == large.digest
+        assert set(episodes_of(small)) <= set(episodes_of(large))
+        assert name in EXPERIMENT.arms or episodes_of(small) == episodes_of(large), "drills and checkup keep their size"
+        counts.append((len(episodes_of(small)), len(episodes_of(large))) if name in EXPERIMENT.arms else (0, 0))
+    small_total, full_total = (len(EXPERIMENT.task_ids) * sum(column) for column in zip(*counts, strict=True))
+    assert small_total <= 90 < full_total == 183
 
 
 def test_on_a_measured_clock_an_episode_depends_on_the_device(handles):

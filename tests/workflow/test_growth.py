@@ -1,4 +1,4 @@
-"""A finished run grown, shrunk and changed: which episodes each change runs, row by row of docs/workflow.md.
+"""A finished run grown, shrunk and changed: which episodes each change runs, by the table in docs/workflow.md.
 
 Real episodes of the real workflow, of a policy that holds still and a simulator that is a point.
 """
@@ -62,7 +62,7 @@ def place(target: Path) -> Checkout:
     checkout = copy_checkout(target)
     shutil.copytree(ROOT / "resources/still", checkout.path / "resources/still")
     (checkout.path / GROWN).write_text(EXPERIMENT)
-    # The suite says nothing about a policy, and an experiment refuses it; what runs when is the same.
+    # An experiment refuses the suite, which says nothing about a policy; what runs when can be told by it all the same.
     checkout.edit("src/flashtrail/experiment/suites.py", "evidence=False", "evidence=True")
     return checkout
 
