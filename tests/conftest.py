@@ -9,18 +9,27 @@ from pathlib import Path
 
 import pytest
 
-# The longest in the runs of `make test`, longest first: a minute or more each on two cores. xdist would sort files by
-# their number of tests, hence --no-loadscope-reorder in the Makefile.
+# The longest in the runs of `make test`, longest first: half a minute or more each on two cores. xdist would sort
+# files by their number of tests, hence --no-loadscope-reorder in the Makefile.
 LONGEST = (
-    "rollouts/test_crash_points.py",
     "record/test_bundle.py",
+    "workflow/test_reruns.py",
     "report/test_browser.py",
     "simulators/test_verified_success.py",
     "rollouts/test_fidelity.py",
-    "workflow/test_reruns.py",
-    "test_setup.py",
+    "rollouts/test_shard.py",
+    "rollouts/test_crash_points.py",
     "workflow/test_plan.py",
-    "workflow/test_frozen.py",
+    "conformance/test_mutations.py",
+    "checkpoints/test_parity.py",
+    "policies/pi0/kernels/test_compiled.py",
+    "record/test_strangers.py",
+    "record/test_drills.py",
+    "rollouts/test_watchdog.py",
+    "workflow/test_places.py",
+    "statistics/test_calibration.py",
+    "simulators/test_simulator.py",
+    "rollouts/test_killed_in_the_simulator.py",
     "report/test_count_links.py",
 )
 

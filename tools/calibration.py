@@ -9,6 +9,7 @@ claim is false, the predicted power where it is true.
 
 from __future__ import annotations
 
+import functools
 import sys
 import tempfile
 from collections import Counter
@@ -17,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import calibration_settle as growing
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -380,6 +382,35 @@ def by_files(campaigns: int, generator: np.random.Generator) -> list[Row]:
     return [Row(words, n, "same verdicts as from counts", same, campaigns, at_least=1.0)]
 
 
+def settled(campaigns: int, generator: np.random.Generator, tasks: int = 10) -> list[Row]:
+    """Return the rows of campaigns that `flashtrail settle` grows until every claim has ended or has no starts left."""
+    file = claims_file(growing.ENTRIES)
+    singles = {claim.id: ClaimsFile(version=1, alpha=ALPHA, claims=[claim]) for claim in file.claims}
+
+    @functools.cache
+    def judged(claim: str, wins: int, losses: int, n: int) -> str:
+        outcomes = pair_outcomes((n - wins - losses) // 2, wins, losses, n)
+        arms = growing.ENTRIES[claim]["arm"], growing.ENTRIES[claim].get("control", "none")
+        frame = pd.concat([episodes_table(a, w).to_pandas() for a, w in zip(arms, outcomes.values(), strict=True)])
+        entries = verdicts.judge_all(singles[claim], Campaign.of_frames(episodes=frame), plan=False)
+        return str(entries[0]["anytime"]["verdict"])
+
+    found, sizes, apart = growing.settled(file, tasks, campaigns, generator, judged)
+    most, rows = tasks * growing.INIT_STATES, []
+    for claim, entry in growing.ENTRIES.items():
+        words = f"settle, {growing.WORDS[claim]}"
+        for verdict in growing.FALSE[claim]:
+            event, k = f"{verdict} at any time", found[claim, verdict]
+            rows.append(Row(words, most, event, k, campaigns, at_most=ALPHA))
+        if entry["arm"] in growing.FOUND:
+            k = found[claim, "supported"]
+            should = growing.FOUND[entry["arm"]] if tasks == 10 else 0.5
+            rows.append(Row(words, most, "a gain is supported", k, campaigns, at_least=should))
+            print(growing.saved(f"{words[8:]}, {tasks} tasks", entry["arm"], k / campaigns, sizes[claim], ALPHA))
+    rows.append(Row("settle", most, "real judging ends claims as the rule", campaigns - apart, campaigns, at_least=1.0))
+    return rows
+
+
 def calibrate(campaigns: int, seed: int = 0) -> list[Row]:
     """Return all rows. What is cached by counts runs `campaigns` times; what is not, a tenth, fiftieth or hundredth."""
     parts: list[tuple[Callable[[int, np.random.Generator], list[Row]], int]] = [
@@ -387,6 +418,8 @@ def calibrate(campaigns: int, seed: int = 0) -> list[Row]:
         (rates, campaigns),
         (unpaired, campaigns),
         (within_tasks, max(campaigns // 10, 20)),
+        (settled, campaigns),
+        (functools.partial(settled, tasks=3), max(campaigns // 10, 20)),
         (families, max(campaigns // 10, 20)),
         (latencies, max(campaigns // 10, 20)),
         (resampled, max(campaigns // 50, 20)),

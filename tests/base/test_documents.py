@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -165,3 +167,27 @@ def test_any_text_is_data_or_one_line(text):
         documents.parsed(text, "x")
     except UserError as error:
         assert "\n" not in str(error)
+
+
+def test_libyamls_parser_reads_what_pyyamls_reads():
+    """Texts cut out of shipped files and damaged: what the quick loader takes, the other takes for the same data."""
+    random = Random(7)
+    texts = [(ROOT / name).read_text()[:6000] for name in ("config.yaml", "claims.yaml")]
+    taken = 0
+    for _ in range(1500):
+        start, place = random.randrange(5000), random.randrange(200)
+        text = random.choice(texts)[start : start + 200]
+        text = text[:place] + random.choice("\t\n -:[]{},#&*!|>'\"%@`?~=0\ufeff\x85\u2028") + text[place + 1 :]
+        try:
+            found = documents.parsed(text, "x")
+        except UserError:
+            continue
+        taken += 1
+        assert repr(found) == repr(documents._parsed(yaml.SafeLoader, text, "x")), text
+    assert taken > 150 and documents._QUICK is not None
+
+
+@pytest.mark.parametrize("text", ["[" * 400_000, "- " * 400_000, "{a: " * 200_000, "? " * 400_000])
+def test_a_text_that_is_nested_too_deeply_is_refused_and_ends_no_process(text):
+    with pytest.raises(UserError, match="nested too deeply"):
+        documents.parsed(text, "x")

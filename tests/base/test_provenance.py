@@ -34,8 +34,10 @@ def package(tmp_path, monkeypatch):
     script.write_text("import flashtrail.rollouts.shard\n")
     monkeypatch.setattr(provenance, "PACKAGE_ROOT", root)
     provenance._package_imports.cache_clear()
+    provenance._files_of.cache_clear()
     yield root, script
     provenance._package_imports.cache_clear()
+    provenance._files_of.cache_clear()
 
 
 def test_closure_follows_relative_and_lazy_imports_and_stops_there(package):

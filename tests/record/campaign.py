@@ -6,9 +6,12 @@ bundle is built from it without Snakemake, which tests/record/test_engine.py run
 
 from __future__ import annotations
 
+import atexit
 import base64
+import functools
 import json
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ import yaml
 from claims import simulated
 
 from flashtrail.base import provenance
-from flashtrail.claims import checkup, summaries, verdicts
+from flashtrail.claims import checkup, looks, summaries, verdicts
 from flashtrail.drills import bounds, diagnosis, logs
 from flashtrail.experiment import config
 from flashtrail.record import bundle
@@ -44,6 +47,18 @@ OVERLAY = {
     "checkup": {"task": 1, "episodes": EPISODES, "seed": 7},
 }
 METADATA = simulated.METADATA | {"simulated": ""}  # held to the rules of real tables
+
+
+def copy(root: Path, drilled: bool = False) -> Path:
+    """Copy a finished run, written once per process, to `root`, an empty directory; return it."""
+    return Path(shutil.copytree(_once(drilled), root, dirs_exist_ok=True))
+
+
+@functools.cache
+def _once(drilled: bool) -> Path:
+    root = Path(tempfile.mkdtemp(prefix="flashtrail-campaign-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    return write(root, drilled)
 
 
 def write(root: Path, drilled: bool = False) -> Path:
@@ -156,7 +171,9 @@ def _verdicts(root: Path) -> None:
     absolute = simulated.inputs(results, ARMS) | {"published": str(root / "resources/published/published.yaml")}
     relative = json.loads(json.dumps(absolute, ensure_ascii=False).replace(f"{root}/", ""))
     arms = {"arms": relative.pop("arms")}
-    provenance.json_dump(verdicts.evaluate(root / "claims.yaml", absolute), results / "claims/claims.json")
+    found = verdicts.evaluate(root / "claims.yaml", absolute)
+    looks.append(root / looks.FILE, found["claims"], "report", now="2026-01-01T00:00:00+00:00")
+    provenance.json_dump(found, results / "claims/claims.json")
     output = {"claims": "results/claims/claims.json"}
     _job(root, "evaluate_claims", {**relative, "claims": "claims.yaml"}, output, arms)
 

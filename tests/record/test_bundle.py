@@ -16,8 +16,11 @@ from record import campaign
 from flashtrail import cli
 from flashtrail.base import parquet, provenance
 from flashtrail.base.errors import UserError
+from flashtrail.claims import looks
 from flashtrail.record import audit, bundle, crate, manifest, replay, rows
 from flashtrail.record.run import Run
+from flashtrail.report import early
+from flashtrail.tables import schemas
 
 ARM = "wrist_zero_every4"
 TABLES = f"results/tables/{ARM}"
@@ -27,9 +30,7 @@ SHARD = f"results/rollouts/{ARM}/task_1"
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a finished run that no test changes."""
-    root = tmp_path_factory.mktemp("run") / "here"
-    root.mkdir()
-    return campaign.write(root)
+    return campaign.copy(tmp_path_factory.mktemp("run") / "here")
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +124,16 @@ def test_an_unfinished_run_is_refused_and_leaves_nothing(root: Path) -> None:
     with pytest.raises(UserError, match=rf"{SHARD}/steps.parquet missing"):
         campaign.build(root)
     assert sorted(p.name for p in root.parent.iterdir()) == ["here"]
+
+
+def test_the_page_of_a_run_under_way_is_no_report(root: Path, copy: Path) -> None:
+    page = root / "reports/final.html"
+    page.unlink()
+    early.write(page, early.text({}, {}))
+    with pytest.raises(UserError, match=r"final\.html is the page of a run that has not ended: finish it"):
+        campaign.build(root)
+    shutil.copyfile(page, copy / "reports/final.html")
+    assert failed(copy)["report"] == ["reports/final.html is the page of a run that had not ended"]
 
 
 def test_a_run_that_contradicts_itself_is_refused_and_leaves_nothing(root: Path) -> None:
@@ -240,6 +251,19 @@ def test_a_changed_claim_is_named(copy: Path, key: str) -> None:
     assert any(line.startswith(claim["id"]) and key in line for line in failed(copy)["verdicts"])
 
 
+def test_looks_travel_and_a_changed_or_removed_one_is_found(copy: Path) -> None:
+    """A look at another n makes the verdict another; a record without the verdict's own look does not go with it."""
+    path = copy / looks.FILE
+    kept = looks.read(path)
+    assert kept and "looks" not in failed(copy)
+    schemas.write_table(path, [{**kept[0], "n": 3}, *kept], schemas.LOOKS)
+    cover_up(copy)
+    assert any(line.startswith(kept[0]["claim"]) and "anytime.looks" in line for line in failed(copy)["verdicts"])
+    schemas.write_table(path, kept[1:], schemas.LOOKS)
+    cover_up(copy)
+    assert any(line.startswith(kept[0]["claim"]) for line in failed(copy)["looks"])
+
+
 def test_a_margin_changed_after_the_fact_is_found(copy: Path) -> None:
     path = copy / "claims.yaml"
     path.write_text(path.read_text().replace("margin: 0.1", "margin: 0.3", 1))
@@ -345,9 +369,7 @@ def test_a_manifest_cannot_point_outside(copy: Path) -> None:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a bundle of a report, drills and a checkup that no test changes; the run lies beside it."""
-    root = tmp_path_factory.mktemp("run") / "here"
-    root.mkdir()
-    return campaign.build(campaign.write(root, drilled=True))
+    return campaign.build(campaign.copy(tmp_path_factory.mktemp("run") / "here", drilled=True))
 
 
 @pytest.fixture

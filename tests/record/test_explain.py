@@ -17,9 +17,7 @@ from flashtrail.record.run import Run
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Return a finished run."""
-    root = tmp_path_factory.mktemp("run") / "here"
-    root.mkdir()
-    return Run(campaign.write(root))
+    return Run(campaign.copy(tmp_path_factory.mktemp("run") / "here"))
 
 
 @pytest.fixture
@@ -58,6 +56,7 @@ def test_it_says_all_that_the_episode_depended_on(explained: dict[str, Any]) -> 
     assert explained["condition"]["every"] == 4 and explained["guard"]["kind"] == "none"
     assert explained["seed_words"]["noise"] == [7, 2, 1, 2, 0, 2]
     assert explained["artifact_digest"] == campaign.METADATA["artifact_digest"]
+    assert {"C8", "F2"} <= {look["claim"] for look in explained["looks"] if look["rests_on"] == "fixed-n"}
     assert len(explained["rows"]["steps"]) == explained["outcome"]["steps"]
     assert "bit for bit" in explained["equality"]
 

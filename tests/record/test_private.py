@@ -36,7 +36,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FLASHTRAIL_TOKEN", TOKEN)
     monkeypatch.setattr(socket, "gethostname", lambda: HOST)
     monkeypatch.setattr(getpass, "getuser", lambda: USER)
-    return campaign.write(root)
+    return campaign.copy(root)
 
 
 def traces(root: Path) -> list[str]:
@@ -93,6 +93,9 @@ def plant(root: Path) -> None:
 
 
 def test_nothing_personal_leaves_in_a_bundle(machine: Path, tmp_path: Path) -> None:
+    shutil.rmtree(machine)
+    machine.mkdir()
+    campaign.write(machine)  # where it lies, so that a path which a verdict keeps is one to be found
     plant(machine)
     assert len(found("\n".join(traces(machine)), tmp_path)) >= 7, "nothing was planted"
     made = campaign.build(machine)

@@ -161,8 +161,7 @@ def test_a_setting_that_no_config_has_is_no_flag_of_the_server(
 
 def test_a_run_s_own_workflow_is_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, mark = tmp_path / "here", tmp_path / "mark"
-    root.mkdir()
-    campaign.write(root)
+    campaign.copy(root)
     (root / "profiles/local").mkdir(parents=True)
     (root / "profiles/local/profile.yaml").write_text("cores: 1\n")
     (root / "Snakefile").write_text(f"open({str(mark)!r}, 'w').close()\n")
@@ -229,9 +228,7 @@ def test_a_record_that_is_none_is_one_line(stranger: Path, capsys: pytest.Captur
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("whole") / "here"
-    root.mkdir()
-    return campaign.build(campaign.write(root))
+    return campaign.build(campaign.copy(tmp_path_factory.mktemp("whole") / "here"))
 
 
 def candidates(root: Path, outside: Path) -> None:

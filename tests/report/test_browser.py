@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from pypdf import PdfReader
 
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
-from flashtrail.report import layout, page, rendering
+from flashtrail.experiment.outlook import Shard, State
+from flashtrail.report import early, layout, page, rendering
 from flashtrail.tables import schemas
 
 LONG = "dropout_trained_wrist_zero_every4"  # a name that does not fit on a phone
@@ -30,6 +32,12 @@ pytestmark = [
 def chromium():
     with browser.launched() as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def problems(chromium):
+    """`browser.problems` of a page in a window, found once: no test changes a page of `reports`."""
+    return functools.cache(functools.partial(browser.problems, chromium))
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +74,8 @@ def test_the_final_report_is_one_small_file_of_its_own(reports):
         f"episodes/guard_wrist_zero_every4/{SUITE}_task_0_init_000_repeat_0.html",
     ],
 )
-def test_a_page_has_no_problem(chromium, reports, name, size):
-    assert browser.problems(chromium, reports / name, size) == []
+def test_a_page_has_no_problem(problems, reports, name, size):
+    assert problems(reports / name, size) == []
 
 
 def test_every_link_of_the_report_opens(chromium, reports):
@@ -184,13 +192,38 @@ def printed(chromium, path: Path) -> list[str]:
         return [sheet.extract_text() for sheet in PdfReader(io.BytesIO(found.page.pdf(format="A4"))).pages]
 
 
-def test_every_kind_of_page_is_checked_and_a_screenshot_left(chromium, reports):
+def test_every_kind_of_page_is_checked_and_a_screenshot_left(chromium, reports, problems, monkeypatch):
+    monkeypatch.setattr(browser, "problems", lambda _, path, size: problems(path, size))
     paths, said = browser.check(chromium, reports)
     names = {str(path.relative_to(reports)) for path in paths}
     assert {"final.html", "episodes/index.html", "episodes/clean/index.html"} <= names
     assert len(paths) == 3 + len(ARMS) * (1 + 3) and said == []
     assert Image.open(reports / "final.png").size == browser.DESK
     assert Image.open(reports / "final-phone.png").size == browser.PHONE
+
+
+@pytest.mark.parametrize("size", SIZES, ids=["desk", "phone"])
+def test_the_page_of_a_run_under_way_has_no_problem_and_is_no_report(chromium, tmp_path, size):
+    shards = {
+        Shard(arm, task, tmp_path, ("a", "b")): State({"a": "success"} if task else {})
+        for arm in ARMS
+        for task in range(3)
+    }
+    early.write(tmp_path / "final.html", early.text(shards, {"Now": "roll out shard"}))
+    assert browser.problems(chromium, tmp_path / "final.html", size) == []
+    with pytest.raises(UserError, match="the page of a run that has not ended"):
+        browser.check(chromium, tmp_path)
+
+
+def test_the_page_of_a_run_under_way_reads_itself_again_unless_told_not_to(chromium, tmp_path):
+    page, text = tmp_path / "final.html", early.text({}, {})
+    page.write_text(text.replace(" checked>", ">").replace('data-seconds="60"', 'data-seconds="0.5"'))
+    with browser.opened(chromium, page) as found:
+        page.write_text(text.replace("<h1>", "<h1>now "))
+        found.page.wait_for_timeout(1500)
+        assert found.page.get_by_role("heading", level=1).inner_text() == "0 of 0 episodes"
+        found.page.get_by_role("checkbox").check()
+        found.page.get_by_text("now 0 of 0 episodes").wait_for()
 
 
 def test_a_directory_without_a_report_is_refused_in_one_line(chromium, tmp_path):

@@ -6,7 +6,6 @@ import collections
 import contextlib
 import socket
 import subprocess
-import time
 import types
 
 import numpy as np
@@ -98,8 +97,7 @@ def test_a_reader_that_does_not_read_does_not_keep_the_server_from_leaving(polic
     with running(policy) as server:
         deaf = handshaken(server)
         leave_unread(deaf, request)
-        started = time.monotonic()
-    assert time.monotonic() - started < 5.0 and server.sessions == 0
+    assert server.sessions == 0 and deaf.fileno() >= 0  # it left, and the reader is still there, unread
     deaf.close()
 
 

@@ -71,32 +71,8 @@ def test_a_policy_without_infer_many_is_asked_one_by_one(policy) -> None:
     assert [a.result["accepted_prefix_len"] for a in answers] == [1, 1, 1]
 
 
-@pytest.mark.parametrize("sessions", [1, 8])
-def test_a_lone_round_waits_no_longer_than_a_millisecond(sessions) -> None:
-    """The median, with 2 ms for the thread to wake up: this machine may be busy."""
-
-    async def wait_once(worker: RoundWorker) -> float:
-        start = time.perf_counter()
-        await worker.submit(PolicySession(), ASK)
-        return time.perf_counter() - start
-
-    async def waits(worker: RoundWorker) -> list[float]:
-        return [await wait_once(worker) for _ in range(41)]
-
-    assert BATCH_WAIT_S == 0.001
-    worker = RoundWorker(Batching(), lambda: sessions)
-    assert sorted(asyncio.run(waits(worker)))[20] < BATCH_WAIT_S + 0.002
-
-
-@pytest.mark.parametrize("sessions", [1, 8])
-def test_no_round_is_let_wait_longer_than_a_millisecond_for_whoever_may_come(sessions) -> None:
-    """By the time limits that the queue is asked with, whatever the clock of a busy machine says."""
-
-    async def ask(worker: RoundWorker) -> None:
-        for _ in range(5):
-            await worker.submit(PolicySession(), ASK)
-
-    worker = RoundWorker(Batching(), lambda: sessions)
+def limits_of(worker: RoundWorker, rounds: int) -> list[tuple[bool, float | None]]:
+    """Ask for rounds one by one; return how the queue was asked for more: (block, time limit) by call."""
     limits, get = [], worker._jobs.get
 
     class Watched:
@@ -107,9 +83,31 @@ def test_no_round_is_let_wait_longer_than_a_millisecond_for_whoever_may_come(ses
             limits.append((block, timeout))
             return get(block, timeout)
 
+    async def ask() -> None:
+        for _ in range(rounds):
+            await worker.submit(PolicySession(), ASK)
+
     worker._jobs = Watched()
-    asyncio.run(ask(worker))
+    asyncio.run(ask())
     assert worker.stop(5)
+    return limits
+
+
+@pytest.mark.parametrize("sessions", [1, 8])
+def test_a_lone_round_waits_no_longer_than_a_millisecond(sessions) -> None:
+    """In all, from when it is taken until it is run, by the time limits: whatever a busy machine's clock says."""
+    waited = [0.0]
+    for block, timeout in limits_of(RoundWorker(Batching(), lambda: sessions), 41):
+        if block and timeout is None:  # for the next round to come
+            waited.append(0.0)
+        waited[-1] += timeout or 0.0
+    assert BATCH_WAIT_S == 0.001 and len(waited) >= 41 and max(waited) <= BATCH_WAIT_S
+
+
+@pytest.mark.parametrize("sessions", [1, 8])
+def test_no_round_is_let_wait_longer_than_a_millisecond_for_whoever_may_come(sessions) -> None:
+    """By the time limits that the queue is asked with, whatever the clock of a busy machine says."""
+    limits = limits_of(RoundWorker(Batching(), lambda: sessions), 5)
     # Without a limit: for a round to come at all. The first of these was asked before anybody watched.
     waits = [timeout for block, timeout in limits if timeout is not None]
     assert all(0 < timeout <= 0.001 for timeout in waits)

@@ -1,11 +1,14 @@
 """The chain on campaigns with planted effects, in small; in large: python tools/calibration.py."""
 
 import calibration
+import calibration_settle as growing
 import numpy as np
 import pytest
 from calibration import Row, Scenario
+from scipy import stats
 
-from flashtrail.statistics import intervals
+from flashtrail.claims import settle
+from flashtrail.statistics import anytime, intervals
 
 
 @pytest.mark.slow
@@ -52,3 +55,29 @@ def test_a_row_fails_only_beyond_chance():
     assert Row("s", 30, "e", 60, 1000, at_most=0.05).holds and not Row("s", 30, "e", 90, 1000, at_most=0.05).holds
     assert Row("s", 30, "e", 520, 1000, expected=0.5).holds and not Row("s", 30, "e", 600, 1000, expected=0.5).holds
     assert not Row("s", 30, "e", 9, 10, at_least=1.0).holds and Row("s", 30, "e", 10, 10, at_least=1.0).holds
+
+
+# --- settle: looked at as it grows ---
+
+
+def test_campaigns_that_settle_ends_are_as_often_right_as_they_say():
+    rows = calibration.settled(25, np.random.default_rng(5), tasks=3)
+    assert all(row.holds for row in rows), calibration.text(rows)
+
+
+def looked_at_after_every_start(monkeypatch, campaigns=250):
+    monkeypatch.setattr(settle, "BATCH_S", 0.0)  # one init state a batch
+    monkeypatch.setattr(growing, "ENTRIES", {"C1": growing.ENTRIES["C1"]})
+    return calibration.settled(campaigns, np.random.default_rng(6), tasks=3)
+
+
+def test_no_number_of_looks_makes_settle_claim_too_much(monkeypatch):
+    rows = looked_at_after_every_start(monkeypatch)
+    assert all(row.holds for row in rows) and rows[0].k / rows[0].runs <= calibration.ALPHA, calibration.text(rows)
+
+
+def test_peeking_with_the_fixed_n_test_is_caught(monkeypatch):
+    """1/p of exact McNemar in the place of the e-value: right at one look, wrong at fifty."""
+    monkeypatch.setattr(anytime, "paired_e", lambda a, b: 0.5 / stats.binom.sf(np.maximum(a, b) - 1, a + b, 0.5))
+    rows = looked_at_after_every_start(monkeypatch)
+    assert [row.event for row in rows if not row.holds] == ["supported at any time"], calibration.text(rows)

@@ -196,21 +196,22 @@ def _absolute(node: ast.ImportFrom, path: Path) -> str:
     return ".".join([*parts, *([node.module] if node.module else [])])
 
 
-def _files_of(name: str) -> list[Path]:
+@functools.cache
+def _files_of(name: str) -> tuple[Path, ...]:
     """Return the module file for a dotted name and the ``__init__`` files that importing it runs."""
     parts = name.split(".")
     if parts[0] != "flashtrail":
-        return []
-    place, found = PACKAGE_ROOT, []
+        return ()
+    path, files = PACKAGE_ROOT, list[Path]()
     for part in parts[1:]:
-        if (place / "__init__.py").is_file() and place != PACKAGE_ROOT:
-            found.append(place / "__init__.py")
-        place = place / part
-    if place.with_suffix(".py").is_file():
-        found.append(place.with_suffix(".py"))
-    elif (place / "__init__.py").is_file() and place != PACKAGE_ROOT:
-        found.append(place / "__init__.py")
-    return found
+        if (path / "__init__.py").is_file() and path != PACKAGE_ROOT:
+            files.append(path / "__init__.py")
+        path = path / part
+    if path.with_suffix(".py").is_file():
+        files.append(path.with_suffix(".py"))
+    elif (path / "__init__.py").is_file() and path != PACKAGE_ROOT:
+        files.append(path / "__init__.py")
+    return tuple(files)
 
 
 def git_commit(root: str | Path) -> str | None:

@@ -12,6 +12,8 @@ Prints a table and writes JSON. The exit status is 1 where anything was captured
 from __future__ import annotations
 
 import argparse
+import functools
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -51,11 +53,14 @@ def parser() -> argparse.ArgumentParser:
     add("--views", type=int, default=2)
     add("--prompt", type=int, default=20, metavar="TOKENS", help="length of the prompt (default: 20)")
     add("--rounds", type=int, help="timed rounds of each route (default: 2000 on cuda, 500 on a CPU)")
+    add("--seconds", type=float, default=math.inf, help="begin no turn after so many seconds (default: all turns)")
     add("--warmup", type=int, default=20, help="rounds of each route before them (default: 20)")
     add("--threads", type=int, default=1, help="CPU threads (default: 1)")
     add("--official-time-bias", action="store_true", help="clamp verification times as the official verifier does")
     add("--official", type=Path, metavar="PATH", help="time an official checkout too, taking turns")
+    add("--eager", action="store_true", help="time the PyTorch stages beside another backend, taking turns")
     add("--no-compiled", action="store_true", help="leave out torch.compile")
+    add("--compiler", default="inductor", help="torch.compile's backend (default: inductor)")
     add("--no-ceiling", action="store_true", help="leave out the large copy and product")
     add("--json", type=Path, metavar="FILE", help="write the record there")
     return found
@@ -95,8 +100,8 @@ def time_rounds(words: argparse.Namespace) -> int:
     return int(late)
 
 
-def measure(words: argparse.Namespace) -> dict[str, Any]:
-    """Time the contenders in turns and return the record."""
+def measure(words: argparse.Namespace, workload: Workload | None = None) -> dict[str, Any]:
+    """Time the contenders in turns and return the record; `workload` in place of the one that the flags name."""
     kind = words.device.split(":")[0]
     words.dtype = words.dtype or DTYPES.get(kind, "float32")
     words.rounds = ROUNDS.get(kind, 500) if words.rounds is None else words.rounds
@@ -104,18 +109,23 @@ def measure(words: argparse.Namespace) -> dict[str, Any]:
         raise UserError("--rounds and --threads are at least 1, --warmup at least 0")
     torch.set_num_threads(words.threads)
     settings = FlashSettings(official_time_bias=words.official_time_bias)
-    workload, name = _workload(words, kind)
+    workload, name = (workload, "given sizes") if workload is not None else _workload(words, kind)
     notes = [] if words.artifact else ["random weights: times do not depend on them, accepted prefixes do"]
-    # The checkout first: what it compiles is then not counted as ours after warm-up.
+    # Others first: what they compile is then not counted as ours after warm-up.
     others: list[Contender] = []
     if words.official is not None:
         others.append(OfficialRounds(words.official, workload, settings, words.device))
-    engine = EngineRounds(_runtime(words, workload, settings), workload, settings)
+    engine = None if words.eager else EngineRounds(_runtime(words, workload, settings), workload, settings)
+    plain = engine.runtime if engine else random_runtime(workload, words.device, words.dtype, "torch", settings)
+    if words.eager:
+        others.append(EngineRounds(plain, workload, settings, "PyTorch eager"))
     if not words.no_compiled:
         if reason := compiled.why_not(kind):
             notes.append(f"torch.compile was left out: {reason}")
         else:
-            others.append(compiled.CompiledRounds(engine.runtime, workload))
+            compiler = functools.partial(torch.compile, backend=words.compiler)
+            others.append(compiled.CompiledRounds(plain, workload, compiler))
+    engine = engine or EngineRounds(_runtime(words, workload, settings), workload, settings)
     ceiling = None if words.no_ceiling else device.measured_ceiling(words.device, words.dtype)
     before, watch, started = device.clocks(words.device), machine.Watch(), time.perf_counter()
 
@@ -123,7 +133,7 @@ def measure(words: argparse.Namespace) -> dict[str, Any]:
         watch.look()
         print(line, file=sys.stderr)
 
-    samples = take_turns([engine, *others], words.rounds, words.warmup, report)
+    samples = take_turns([engine, *others], words.rounds, words.warmup, report, words.seconds)
     after, host, seconds = device.clocks(words.device), watch.record(), time.perf_counter() - started
     if (host["others"] or 0.0) > BUSY:
         notes.append(f"the machine was busy ({machine.words(host)}): these times are upper bounds")

@@ -5,6 +5,8 @@ A contender gives one round's times at a time, so that several can take turns an
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -58,12 +60,14 @@ class Workload:
     def inputs(self) -> list[ModelInputs]:
         """POOL observations: random images in [-1, 1], token ids and normalised states."""
         rng, size = np.random.default_rng(self.seed), self.dims.vision.image_size
-        found = []
+        observations = []
         for _ in range(POOL):
             images = rng.uniform(-1, 1, (self.views, size, size, 3)).astype(np.float32)
             tokens = rng.integers(0, self.dims.vocab_size, self.prompt)
-            found.append(ModelInputs(images, tokens, rng.standard_normal(self.dims.action_dim).astype(np.float32)))
-        return found
+            observations.append(
+                ModelInputs(images, tokens, rng.standard_normal(self.dims.action_dim).astype(np.float32))
+            )
+        return observations
 
     def noises(self) -> list[Floats]:
         """POOL draws of flow noise [H, D]."""
@@ -72,7 +76,9 @@ class Workload:
         return [rng.standard_normal(shape).astype(np.float32) for _ in range(POOL)]
 
 
-def random_runtime(workload: Workload, device: str, dtype: str, backend: str, settings: FlashSettings) -> TorchRuntime:
+def random_runtime(
+    workload: Workload, device: str, dtype: str, backend: str, settings: FlashSettings, together: int = 1
+) -> TorchRuntime:
     """A runtime with random weights, warmed up where it records. Raises DeviceError, SettingsError."""
     choice, dims, draft = backends.choose(backend, device, dtype), workload.dims, workload.draft
     assert draft is not None
@@ -80,7 +86,7 @@ def random_runtime(workload: Workload, device: str, dtype: str, backend: str, se
     base, head = weights.init_base(dims, 0, device, dtype), weights.init_draft(draft, 1, device, dtype)
     runtime = backends.runtime_class(choice.name)(base, dims, head, draft)
     runtime.backend_why = choice.why
-    backends.warm_up(runtime, settings)
+    backends.warm_up(runtime, settings, together)
     return runtime
 
 
@@ -90,10 +96,10 @@ class EngineRounds:
     A draft round is verified against the snapshot of the latest full round, as in an episode.
     """
 
-    name = "engine"
-
-    def __init__(self, runtime: TorchRuntime, workload: Workload, settings: FlashSettings) -> None:
-        self.runtime = runtime
+    def __init__(
+        self, runtime: TorchRuntime, workload: Workload, settings: FlashSettings, name: str = "engine"
+    ) -> None:
+        self.runtime, self.name = runtime, name
         self.routes = ROUTES if runtime.has_draft else ROUTES[:1]
         plain = replace(settings, full_fallback=False, periodic_full_every_n_draft_rounds=0)
         forced = {"full": replace(plain, force_full_each_round=True), "draft": plain}
@@ -114,16 +120,25 @@ class EngineRounds:
 
 
 def take_turns(
-    contenders: Sequence[Contender], rounds: int, warmup: int, report: Callable[[str], None] = lambda line: None
+    contenders: Sequence[Contender],
+    rounds: int,
+    warmup: int,
+    report: Callable[[str], None] = lambda line: None,
+    seconds: float = math.inf,
 ) -> Samples:
     """Time `rounds` rounds of each contender's each route after `warmup` of them that are not kept.
+
+    After `seconds` no further turn begins.
 
     Who goes first changes from turn to turn. The routes of a contender keep their order, full first, because a draft
     round needs a full one before it.
     """
-    found: Samples = {(c.name, route): {} for c in contenders for route in c.routes}
-    count = len(contenders)
+    samples: Samples = {(c.name, route): {} for c in contenders for route in c.routes}
+    count, began = len(contenders), time.monotonic()
     for turn in range(-warmup, rounds):
+        if turn > 0 and time.monotonic() - began > seconds:
+            report(f"{turn} of {rounds} turns in {seconds:g} s")
+            break
         for offset in range(count):
             contender = contenders[(turn + offset) % count]
             for route in contender.routes:
@@ -131,8 +146,8 @@ def take_turns(
                 if turn < 0:
                     continue
                 for stage, ms in times.items():
-                    found[contender.name, route].setdefault(stage, []).append(ms)
+                    samples[contender.name, route].setdefault(stage, []).append(ms)
         done = turn + 1
         if done > 0 and (done % max(1, rounds // 4) == 0 or done == rounds):
             report(f"{done} of {rounds} turns")
-    return found
+    return samples

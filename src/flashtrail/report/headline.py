@@ -254,9 +254,9 @@ def _may_be_claimed(run: Campaign) -> Html | None:
 
 def _settled_by(claim: Mapping[str, Any]) -> str:
     """The number of episodes that would settle an open claim; its assumptions are in the chapter of the claims."""
-    plan = claim["settle"]
+    plan, side = claim["settle"], claim["anytime"]
     if not plan:
-        return ""
+        return ": by its anytime-valid test" if side and side["rests_on"] == "anytime" else ""
     return (
         f": {plural(plan['n'], plan['unit'])} would settle it" if plan["n"] else ": more episodes would not settle it"
     )

@@ -185,7 +185,7 @@ def badge(verdict: str, word: str = "") -> Html:
 
 def figure(drawing: Figure, alt: str, caption: Any) -> Html:
     """A matplotlib figure as an SVG image inside the page, with its caption; the drawing is closed."""
-    from matplotlib import pyplot as plt  # a page without a figure does not pay for it
+    from matplotlib import pyplot as plt  # not installed where the page of a run under way is written
 
     buffer = io.BytesIO()
     drawing.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})

@@ -148,6 +148,7 @@ def smallest(power_of: Callable[[int], float], power: float = POWER, most: int =
 # --- plans: one for each kind of claim ---
 
 
+@cache
 def paired_plan(only_a: int, only_b: int, n: int, margin: float, alpha: float) -> Plan:
     """Return what would support "a is better than b", on the same episodes.
 
@@ -160,6 +161,7 @@ def paired_plan(only_a: int, only_b: int, n: int, margin: float, alpha: float) -
     return Plan(assumption, "supported", smallest(lambda m: mcnemar_power(m, a, b, alpha)), alpha=alpha)
 
 
+@cache
 def non_inferiority_plan(only_a: int, only_b: int, n: int, margin: float, alpha: float) -> Plan:
     """Return what would support "a is not worse than b by `margin`": a gain as observed, else no difference."""
     a, b, assumption = only_a / n, only_b / n, f"the difference is as observed ({_points((only_a - only_b) / n)})"
@@ -170,6 +172,7 @@ def non_inferiority_plan(only_a: int, only_b: int, n: int, margin: float, alpha:
     return Plan(assumption, "supported", found, alpha=alpha)
 
 
+@cache
 def rate_plan(k: int, n: int, bar: float, alpha: float) -> Plan:
     """Return what would settle "the rate is at least `bar`", if the rate is as observed."""
     p = k / n
