@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help setup report drills checkup screenshot bundle audit-crate unlock clean-results clean-env \
 	test lint check conformance fuzz check-envs lock nano \
-	fidelity verify-success bench-engine bench-gpu gpu-day kernels-compile bench-server bench-rollouts bench-evidence bench-convert
+	fidelity verify-success bench-engine bench-gpu gpu-day kernels-compile bench-server bench-rollouts bench-dag bench-evidence bench-convert
 PROFILE ?= $(if $(FULL),profiles/full,profiles/local)
 PYTHON ?= $(shell for p in python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11, 2) <= sys.version_info < (3, 12))' 2>/dev/null && { echo $$p; break; }; \
@@ -116,6 +116,9 @@ bench-server: setup ## the policy server under load: 8 sessions against 1, 32 fo
 
 bench-rollouts: setup ## rollouts against the naive loop: episodes/min, steps/s (15 min; wants a quiet machine)
 	@$(BIN)/python benchmarks/rollouts.py
+
+bench-dag: setup ## the finished report here: its necessary work over the cores against its wall time, and where the rest went (2 min)
+	@$(BIN)/python benchmarks/dag.py
 
 bench-evidence: setup ## merge, summaries and claims of 1,000,000 synthetic episodes, 20,000,000 rounds (5 min, 6 GB of disk)
 	@$(BIN)/python benchmarks/evidence.py
