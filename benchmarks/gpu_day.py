@@ -28,6 +28,7 @@ from typing import Any
 
 from flashtrail.base import commands, provenance
 from flashtrail.base.errors import UserError
+from flashtrail.base.names import file_name
 
 ROOT = Path(__file__).resolve().parents[1]
 TOTAL_S, LEAST_S = 520.0, 5.0  # of all stages; below the second a stage is not begun
@@ -107,7 +108,7 @@ def kernels(day: Day, note: Note) -> None:
         }
         provenance.json_dump(about, directory / "manifest.json")
         paths.append(directory)
-    found = examine.check(paths[0], paths[1], day.device, day.dtype, 2)
+    found = examine.check(paths[0], paths[1], day.device, day.dtype, 1 if day.dry else 2)
     rows = [[name, share, "right" if share <= 1 else "WRONG"] for name, share in found["kernels"].items()]
     rows += [[f"rounds: {name}", share, ""] for name, share in found["worst_share_of_leeway"].items()]
     columns = ["kernel", "error / tolerance", ""]
@@ -119,8 +120,14 @@ def routes(day: Day, note: Note, compiled: bool = False) -> None:
     from flashtrail.benchmark import __main__ as benchmark
     from flashtrail.benchmark import record
 
-    flags = ["--device", day.device, "--backend", "triton", "--eager", "--rounds", str(day.rounds)]
-    flags += ["--warmup", "0" if day.dry else "20", "--seconds", "60"]
+    flags = ["--device", day.device, "--backend", "triton", "--eager"]
+    flags += [
+        "--rounds",
+        str(day.rounds if compiled else min(day.rounds, 200)),
+        "--seconds",
+        "100" if compiled else "30",
+    ]
+    flags += ["--warmup", "0" if day.dry else "20"]
     flags += ["--compiler", "eager" if day.dry else "inductor"] if compiled else ["--no-compiled"]
     given = benchmark.parser().parse_args(flags)
     found = benchmark.measure(given, None if not day.dry else day.workload())
@@ -177,7 +184,7 @@ def batches(day: Day, note: Note) -> None:
     settings = FlashSettings(tau_radius=1e6, enable_gripper_verify=False, enable_gripper_post_verify=False)
     seen, noises, turns = work.inputs(), work.noises(), 1 if day.dry else 30
     for backend in ("triton", "torch"):
-        runtime = random_runtime(work, day.device, day.dtype, backend, settings, day.most)
+        runtime = random_runtime(work, day.device, day.dtype, backend, settings)
         engine = Engine(runtime, settings)
         for count in range(1, day.most + 1):
             sessions, ms = [engine.new_session() for _ in range(count)], dict[str, list[float]](full=[], draft=[])
@@ -189,9 +196,12 @@ def batches(day: Day, note: Note) -> None:
                     raise errors[0]
                 ms[results[0].route].append(results[0].wall_ms)  # type: ignore[union-attr]
             rows += [[backend, count, r, m := statistics.median(t[1:] or t), 1e3 * count / m] for r, t in ms.items()]
-            late = getattr(getattr(runtime, "counters", None), "late", {}) if day.device == "cuda" else {}
             columns = ["backend", "sessions", "route", "median ms of a pass", "rounds per second"]
-            note(summary=f"1 to {day.most} in a pass, late: {late}", columns=columns, rows=rows)
+            note(
+                summary=f"1 to {day.most} sessions in a pass; the first pass of each size records and is left out",
+                columns=columns,
+                rows=rows,
+            )
         del runtime, engine
 
 
@@ -272,9 +282,9 @@ STAGES: dict[str, tuple[Callable[[Day, Note], None], float]] = {
     "kernels": (kernels, 150),
     "routes": (routes, 120),
     "conformance": (conformance, 90),
-    "routes-compiled": (routes_compiled, 210),
+    "routes-compiled": (routes_compiled, 240),
     "batches": (batches, 120),
-    "server": (server, 60),
+    "server": (server, 120),
     "rollout": (rollout, 90),
 }
 
@@ -398,7 +408,7 @@ def run_all(dry: bool, out: Path | None, names: list[str], work: Path) -> int:
         day["device"] = stage.get("about", {}).get("name", day["device"])
         day["stages"][name], day["seconds"] = stage, time.monotonic() - began
         print(f"{name}: {stage['ended']}, {stage.get('seconds', 0)} s: {stage.get('summary', '')}", flush=True)
-        device = "dry" if dry else "-".join(day["device"].lower().split())
+        device = "dry" if dry else file_name("-".join(day["device"].lower().split()))
         provenance.json_dump(day, out / f"{device}-{today}.json")
         (out / f"{device}-{today}.md").write_text(markdown(day), encoding="utf-8")
     print(f"{out / f'{device}-{today}.md'}")

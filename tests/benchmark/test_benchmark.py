@@ -86,13 +86,22 @@ def test_both_routes_of_the_engine_are_forced_and_stages_add_up(runtime, workloa
             assert 0 < sum(s[at] for s in stages) <= times["round"][at] <= times["call"][at]
 
 
-def test_what_is_compiled_computes_what_the_engine_does(runtime, workload):
-    """With no compiler in between: the function that torch.compile is given is the full round."""
-    plain = compiled.CompiledRounds(runtime, workload, compiler=lambda function, **options: function)
+@pytest.mark.parametrize("in_pieces", [False, True])
+def test_what_is_compiled_computes_what_the_engine_does(runtime, workload, in_pieces):
+    """With no compiler in between: the functions that torch.compile is given are the two rounds."""
+    settings = FlashSettings()
+    plain = compiled.CompiledRounds(runtime, workload, lambda function, **options: function, in_pieces)
     for at in (0, 1):
-        placed = runtime.place(workload.inputs()[at])
-        chunk = runtime.denoise(runtime.prefill(runtime.encode(placed)), placed, workload.noises()[at])
+        placed, noise = runtime.place(workload.inputs()[at]), workload.noises()[at]
+        embeddings = runtime.encode(placed)
+        cache = runtime.prefill(embeddings)
+        chunk = runtime.denoise(cache, placed, noise)
         np.testing.assert_allclose(plain.chunk(at)[0], chunk, rtol=0, atol=5e-6)
+        draft = runtime.draft(embeddings, placed)
+        verdict = runtime.settle(cache, placed, draft, noise, settings, 0.0)[2]
+        np.testing.assert_allclose(plain.verdict(at).chunk, verdict.chunk, rtol=0, atol=5e-6)
+        assert plain.verdict(at).accepted == verdict.accepted
+    assert plain.routes == ("full", "draft") and set(plain.round("draft", 0)) == {"round"}
 
 
 def test_no_compiler_is_said(monkeypatch):
@@ -179,18 +188,20 @@ def test_ratios_and_steadiness():
 
 def test_a_target_is_met_only_by_its_whole_interval():
     name = "draft round / full round"  # at most 0.5
+    aim = {name: record.TARGETS["cpu"][name]}
     seen = {
         "met": {"value": 0.4, "interval": [0.3, 0.5]},
         "not met": {"value": 0.6, "interval": [0.51, 0.7]},
         "open": {"value": 0.5, "interval": [0.4, 0.6]},
     }
     for verdict, found in seen.items():
-        assert record.verdicts({name: found}, [name])[0]["verdict"] == verdict
-    assert record.verdicts({name: {"value": 0.1, "interval": None}}, [name])[0]["verdict"] == "open"
-    assert record.verdicts({}, [name])[0]["verdict"] == "not measured"
+        assert record.verdicts({name: found}, aim)[0]["verdict"] == verdict
+    assert record.verdicts({name: {"value": 0.1, "interval": None}}, aim)[0]["verdict"] == "open"
+    assert record.verdicts({}, aim)[0]["verdict"] == "not measured"
     share = "full round, share of the roofline"  # at least 0.6
-    assert record.verdicts({share: {"value": 0.7, "interval": [0.65, 0.75]}}, [share])[0]["verdict"] == "met"
-    assert record.verdicts({share: {"value": 0.5, "interval": [0.45, 0.55]}}, [share])[0]["verdict"] == "not met"
+    share_aim = {share: record.TARGETS["cuda"][share]}
+    assert record.verdicts({share: {"value": 0.7, "interval": [0.65, 0.75]}}, share_aim)[0]["verdict"] == "met"
+    assert record.verdicts({share: {"value": 0.5, "interval": [0.45, 0.55]}}, share_aim)[0]["verdict"] == "not met"
 
 
 # --- the device ---

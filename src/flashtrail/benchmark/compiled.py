@@ -45,19 +45,25 @@ class CompiledRounds:
 
     name = "torch.compile"
 
-    def __init__(self, runtime: TorchRuntime, workload: Workload, compiler: Callable[..., Any] = torch.compile) -> None:
+    def __init__(
+        self,
+        runtime: TorchRuntime,
+        workload: Workload,
+        compiler: Callable[..., Any] = torch.compile,
+        in_pieces: bool | None = None,
+    ) -> None:
         self._runtime, dims = runtime, runtime.dims
         w, wd, draft_dims = runtime._w, runtime._wd, runtime.draft_dims
         wide = torch.promote_types(runtime.dtype, torch.float32)
         self._settings = FlashSettings()
         self.routes = ROUTES if runtime.has_draft else ROUTES[:1]
-        on_gpu = runtime.device.type == "cuda"
+        in_pieces = runtime.device.type == "cuda" if in_pieces is None else in_pieces
 
         def whole(function: Callable[..., Any]) -> Callable[..., Any]:
-            return function if on_gpu else compiler(function, dynamic=False)
+            return function if in_pieces else compiler(function, dynamic=False)
 
         def piece(function: Callable[..., Any]) -> Callable[..., Any]:
-            return compiler(function, dynamic=False) if on_gpu else function
+            return compiler(function, dynamic=False) if in_pieces else function
 
         @piece
         def encode(images: Tensor, token_ids: Tensor) -> Tensor:
@@ -79,7 +85,7 @@ class CompiledRounds:
             return torch.nn.functional.pad(head, (0, dims.action_dim - draft_dims.out_dim))
 
         def denoise(k: Tensor, v: Tensor, state: Tensor, noise: Tensor) -> Tensor:
-            if not on_gpu:
+            if not in_pieces:
                 return expert.denoise(w, dims, prefix.PrefixCache(k, v, None), state, noise, dims.num_steps)
             for t in self._times:
                 noise = noise - velocity(k, v, state, noise, t) / dims.num_steps

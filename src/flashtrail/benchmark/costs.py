@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flashtrail.base.stages import OF_ROUTE
 from flashtrail.policies.pi0.dims import DraftDims, GemmaDims, Pi0Dims
-
-ROUTE_STAGES = {"full": ("encoder", "prefill", "denoise"), "draft": ("encoder", "draft", "verify")}
 
 
 @dataclass(frozen=True)
@@ -116,4 +115,4 @@ def stage_costs(
 
 def route_costs(stages: dict[str, Cost]) -> dict[str, list[Cost]]:
     """Route -> its stages' costs; the draft route only where there is a draft head."""
-    return {r: [stages[s] for s in names] for r, names in ROUTE_STAGES.items() if all(s in stages for s in names)}
+    return {r: [stages[s] for s in names] for r, names in OF_ROUTE.items() if all(s in stages for s in names)}

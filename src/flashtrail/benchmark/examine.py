@@ -155,11 +155,15 @@ def _times(engine: Engine, case: Case, timed: int) -> dict[str, float]:
 # --- the verdict ---
 
 
-def verdict(wider: Observed, expected: Observed, found: Observed) -> tuple[str, str, dict[str, float]]:
+def verdict(
+    wider: Observed, expected: Observed, found: Observed, apart: Mapping[str, float]
+) -> tuple[str, str, dict[str, float]]:
     """Return the backend to take, why, and each quantity's largest error as a share of what it may be.
 
-    `wider`: PyTorch in a wider format, `expected`: in the one that serves, `found`: the kernels.
+    `wider`: PyTorch in a wider format, `expected`: in the one that serves, `found`: the kernels, `apart`: `by_kernel`.
     """
+    if wrong := [f"{name} ({share:.3g} times its tolerance)" for name, share in apart.items() if not share <= 1]:
+        return "torch", f"the kernels are wrong on this device: {', '.join(wrong)}", {}
     for case, rounds in found.rounds.items():
         for (settings, ours), (_, theirs) in zip(rounds, expected.rounds[case], strict=True):
             if trouble := _decided_wrongly(ours, theirs, settings):
@@ -276,9 +280,7 @@ def check(base: Path, draft: Path | None, device: str, dtype: str, together: int
         lines = str(error).splitlines() or [""]
         why = f"the kernels failed: {type(error).__name__}: {lines[0]}"
         return _record(device, dtype, "torch", why, {}, {}) | {"kernels": apart}
-    backend, why, worst = verdict(reference, expected, found)
-    if wrong := [f"{name} ({share:.3g} times its tolerance)" for name, share in apart.items() if not share <= 1]:
-        backend, why = "torch", f"wrong on this device by itself: {', '.join(wrong)}; {why}"
+    backend, why, worst = verdict(reference, expected, found, apart)
     return _record(device, dtype, backend, why, worst, {"torch": expected.ms, "triton": found.ms}) | {
         "cases": [asdict(case) for case in asked],
         "kernels": apart,

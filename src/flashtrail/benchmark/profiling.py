@@ -14,13 +14,13 @@ import numpy as np
 
 from flashtrail.base import stages
 from flashtrail.base.errors import UserError
+from flashtrail.benchmark.workload import ROUTES
 from flashtrail.policies.pi0 import transforms as tf
 from flashtrail.policies.pi0 import verify
 from flashtrail.policies.pi0.engine import Engine, Session
 from flashtrail.policies.pi0.policy import FlashPolicy, draw_noise
 from flashtrail.rollouts.recordings import Recorded
 
-ROUTES = ("full", "draft")
 _TIMED = {route: {**columns, "policy_ms": "sample_actions_ms"} for route, columns in stages.COLUMNS_OF_ROUTE.items()}
 
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from flashtrail.benchmark.costs import ROUTE_STAGES, Ceiling, Cost, route_costs
+from flashtrail.base.stages import OF_ROUTE
+from flashtrail.benchmark.costs import Ceiling, Cost, route_costs
 from flashtrail.benchmark.workload import Samples
 from flashtrail.statistics import intervals
 from flashtrail.statistics.intervals import LEVEL, P99_MIN_ROUNDS, Quantile
@@ -90,7 +91,7 @@ def comparisons(samples: Samples, floor_ms: Mapping[str, float]) -> dict[str, di
     }
     if ("engine", "draft") in times:
         out["draft round / full round"] = _quotient(times["engine", "draft"], times["engine", "full"])
-    for route in (route for route in ROUTE_STAGES if ("engine", route) in times):
+    for route in (route for route in OF_ROUTE if ("engine", route) in times):
         own = times["engine", route]
         if len(own) >= P99_MIN_ROUNDS:
             out[f"{route} round, p99 / p50"] = _quotient(own, own, 0.99)

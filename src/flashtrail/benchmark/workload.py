@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
+from flashtrail.base import stages
 from flashtrail.base.errors import UserError
 from flashtrail.policies.pi0 import backends, weights
 from flashtrail.policies.pi0.batch import ModelInputs
@@ -22,7 +23,7 @@ from flashtrail.policies.pi0.runtime import TorchRuntime
 from flashtrail.policies.pi0.settings import FlashSettings
 from flashtrail.policies.pi0.verify import Floats
 
-ROUTES = ("full", "draft")
+ROUTES = tuple(stages.OF_ROUTE)
 POOL = 4  # different observations and noises, taken in turn
 Samples = dict[tuple[str, str], dict[str, list[float]]]  # (contender, route) -> stage -> ms of each round
 
@@ -76,9 +77,7 @@ class Workload:
         return [rng.standard_normal(shape).astype(np.float32) for _ in range(POOL)]
 
 
-def random_runtime(
-    workload: Workload, device: str, dtype: str, backend: str, settings: FlashSettings, together: int = 1
-) -> TorchRuntime:
+def random_runtime(workload: Workload, device: str, dtype: str, backend: str, settings: FlashSettings) -> TorchRuntime:
     """A runtime with random weights, warmed up where it records. Raises DeviceError, SettingsError."""
     choice, dims, draft = backends.choose(backend, device, dtype), workload.dims, workload.draft
     assert draft is not None
@@ -86,7 +85,7 @@ def random_runtime(
     base, head = weights.init_base(dims, 0, device, dtype), weights.init_draft(draft, 1, device, dtype)
     runtime = backends.runtime_class(choice.name)(base, dims, head, draft)
     runtime.backend_why = choice.why
-    backends.warm_up(runtime, settings, together)
+    backends.warm_up(runtime, settings)
     return runtime
 
 

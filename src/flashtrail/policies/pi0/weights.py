@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -266,21 +266,21 @@ def load_base(
     directory: str | Path, device: str = "cpu", dtype: str = "float32", *, check_digest: bool = True
 ) -> tuple[dict[str, Tensor], Pi0Dims, dict[str, Any]]:
     """Base artifact -> (stacked weights, dims, manifest). Raises ArtifactError or DeviceError."""
-    where, number = resolve_device(device), resolve_dtype(dtype)
-    directory = Path(directory)
-    manifest = read_manifest(directory, "base")
-    dims = _dims(Pi0Dims, directory, manifest)
-    _check_bytes(directory / MODEL_FILE, manifest, check_digest)
-    return load_tensors(directory / MODEL_FILE, base_shapes(dims), where, number), dims, manifest
+    return _load("base", Pi0Dims, base_shapes, Path(directory), device, dtype, check_digest)
 
 
 def load_draft(
     directory: str | Path, device: str = "cpu", dtype: str = "float32", *, check_digest: bool = True
 ) -> tuple[dict[str, Tensor], DraftDims, dict[str, Any]]:
     """Draft artifact -> (weights, dims, manifest). Raises ArtifactError or DeviceError."""
+    return _load("draft", DraftDims, draft_shapes, Path(directory), device, dtype, check_digest)
+
+
+def _load(
+    kind: str, cls: type[D], shapes: Callable[[D], Shapes], directory: Path, device: str, dtype: str, check_digest: bool
+) -> tuple[dict[str, Tensor], D, dict[str, Any]]:
     where, number = resolve_device(device), resolve_dtype(dtype)
-    directory = Path(directory)
-    manifest = read_manifest(directory, "draft")
-    dims = _dims(DraftDims, directory, manifest)
+    manifest = read_manifest(directory, kind)
+    dims = _dims(cls, directory, manifest)
     _check_bytes(directory / MODEL_FILE, manifest, check_digest)
-    return load_tensors(directory / MODEL_FILE, draft_shapes(dims), where, number), dims, manifest
+    return load_tensors(directory / MODEL_FILE, shapes(dims), where, number), dims, manifest
