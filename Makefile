@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup report drills checkup screenshot bundle audit-crate unlock clean-results clean-env \
+.PHONY: help setup report settle drills checkup screenshot bundle audit-crate unlock clean-results clean-env \
 	test lint check conformance fuzz check-envs lock nano \
 	fidelity verify-success bench-engine bench-gpu gpu-day kernels-compile bench-server bench-rollouts bench-dag bench-evidence bench-convert
 PROFILE ?= $(if $(FULL),profiles/full,profiles/local)
@@ -30,6 +30,9 @@ setup: ## make .venv from the pins of envs/*.yaml; install OSMesa when root
 
 report: setup ## run the whole workflow on this machine and write reports/final.html; FULL=1: 183 episodes in place of 72
 	@$(BIN)/snakemake --profile $(PROFILE) reports/final.html
+
+settle: setup ## the next episodes to the claims nearest to a decision, until all have ended: BUDGET=60m, or 40 episodes
+	@$(BIN)/python -m flashtrail settle --profile $(PROFILE) -- "$(BUDGET)"
 
 drills: setup ## silent failures on demand, and which predicate tells them apart: reports/drills.html
 	@$(BIN)/snakemake --profile $(PROFILE) reports/drills.html

@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -29,17 +29,15 @@ import yaml
 from flashtrail.base import documents, names, provenance
 from flashtrail.base.errors import UserError
 from flashtrail.claims import claims as types
-from flashtrail.claims import settle
+from flashtrail.claims import looks, settle
 from flashtrail.claims.settle import Batch, Left, Line, Standing
 from flashtrail.experiment import config, ledger
 from flashtrail.statistics.wording import listed, plural
-from flashtrail.tables import schemas
 
 DIRECTORY = Path("results/settle")
 CLAIMS, LOG = Path("results/claims/claims.json"), Path("results/logs/settle.log")
 _SNAKEMAKE = [sys.executable, "-m", "snakemake", "--profile", str(DIRECTORY)]
 _BEAT_S = 5.0  # how often the time that a batch takes is written down
-_GUESS_S = 20.0  # of CPU for an episode, before there is one
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600}
 _SECTIONS = ("arms", "grids", "sweeps")
 
@@ -160,18 +158,25 @@ def _write_yaml(content: Mapping[str, Any], name: str) -> None:
 
 def _lines(experiment: config.Experiment, cores: int = 1) -> dict[str, Line]:
     """Return the lines that the config can grow, by ``section.name``."""
-    seconds = {arm: _seconds(arm) for arm in experiment.arms}
-    known = [value for value in seconds.values() if value is not None]
-    usual = sum(known) / len(known) if known else _GUESS_S
+    tasks = experiment.task_ids
+    walls = {arm: [s for task in tasks for s in ledger.timed(_shard(arm, task))] for arm in experiment.arms}
+    usual = _mean([s for own in walls.values() for s in own], ledger.UNTIMED_S)
     found = {}
     for name, arms in _arms_of_lines(experiment).items():
         section, _, own = name.partition(".")
         line = getattr(experiment, section)[own]
-        each = sum(usual if seconds[arm] is None else seconds[arm] or 0.0 for arm in arms) / len(arms)
-        tasks = len(experiment.task_ids)
-        repeats, first = getattr(line, "repeats", 1), line.first_init_state
-        found[name] = Line(line.episodes, first, len(arms), tasks, repeats, each / cores)
+        seconds = _mean([_mean(walls[arm], usual) for arm in arms], usual) / cores
+        repeats = getattr(line, "repeats", 1)
+        found[name] = Line(line.episodes, line.first_init_state, len(arms), len(tasks), repeats, seconds)
     return found
+
+
+def _shard(arm: str, task: int) -> Path:
+    return Path("results/rollouts", names.file_name(arm), f"task_{task}")
+
+
+def _mean(values: Sequence[float], otherwise: float) -> float:
+    return sum(values) / len(values) if values else otherwise
 
 
 def _arms_of_lines(experiment: config.Experiment) -> dict[str, list[str]]:
@@ -182,15 +187,6 @@ def _arms_of_lines(experiment: config.Experiment) -> dict[str, list[str]]:
     }
     made = {arm for arms in expanded.values() for arm in arms}
     return {f"arms.{arm}": [arm] for arm in experiment.arms if arm not in made} | expanded
-
-
-def _seconds(arm: str) -> float | None:
-    """Return how long an episode of an arm takes on average, s; None where none was run."""
-    path = Path("results/tables", names.file_name(arm), "episodes.parquet")
-    if not path.is_file():
-        return None
-    walls = schemas.read_table(path, schemas.EPISODES)["wall_s"].to_pylist()
-    return sum(walls) / len(walls) if walls else None
 
 
 # --- where the claims stand ---
@@ -267,11 +263,11 @@ class Loop:
         """Run what is missing of the episodes so far: of the config's own, or of a batch that was stopped."""
         self.setting.write(self.record.sizes())
         if self.record.unfinished is None:
-            entries = [one for one in ledger.read(self.setting.experiment(), "results") if one.part == ledger.REPORT]
-            missing = sum(len(one.missing) + one.error for one in entries)
-            lines = _lines(self.setting.experiment(), self._cores())
-            each = sum(line.seconds for line in lines.values()) / len(lines)
-            batch = Batch("", {}, missing, settle.START_S + missing * each if missing else 0.0)
+            experiment = self.setting.experiment()
+            due = ledger.to_run(experiment, "results", ledger.read(experiment, "results"))
+            report = next((one for one in due if one.part == ledger.REPORT), None)
+            missing = report.episodes if report else 0
+            batch = Batch("", {}, missing, settle.START_S + report.wall_s(self._cores()) if report else 0.0)
             left = self.record.left(self.whole)
             if missing and (missing > left.episodes or batch.seconds > left.seconds):
                 raise UserError(
@@ -301,7 +297,7 @@ class Loop:
         batch["from"] = time.time()
         with LOG.open("ab") as log:
             offset = log.tell()
-            environment = {**os.environ, "FLASHTRAIL_ASKED": "settle"}
+            environment = {**os.environ, looks.ASKED: "settle"}
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
