@@ -21,9 +21,11 @@ try:
     from flashtrail.policies import facts as policy_facts
     from flashtrail.policies import registry as families
     from flashtrail.experiment import config as experiments
+    from flashtrail.experiment.shard import config_digest
     from flashtrail.checkpoints import stores
     from flashtrail.base.errors import UserError, nearest
     from flashtrail.base.names import file_name
+    from flashtrail.report import live
     from flashtrail.simulators import registry as simulators
 except ModuleNotFoundError as missing:
     sys.exit(
@@ -58,7 +60,9 @@ def checked_experiment():
 
 def check_files_named(experiment):
     """What the config names in other files is there before hours are spent: claims, published success, artifacts."""
-    claim_files.load(experiment.claims)
+    configs = [documents.mapping(path) for path in ("config.yaml", *sorted(Path().glob("profiles/*/overlay.yaml")))]
+    arms = {name for config in configs for name in config.get("arms") or ()}
+    claim_files.check_arms(experiment.claims, claim_files.load(experiment.claims), {*arms, *experiment.all_arms})
     keys = {"checkup": experiment.checkup.published} if experiment.checkup else {}
     keys |= {f"policies.{name}": policy.published for name, policy in experiment.policies.items()}
     files = [documents.mapping(path) for path in sorted(Path("resources/published").glob("*.yaml"))]
@@ -66,6 +70,9 @@ def check_files_named(experiment):
     for where, key in keys.items():
         if key is not None and key not in known:
             raise UserError(f"{where}.published: no success is published under {key!r}{nearest(key, known)}")
+    for run in experiment.reuse:
+        if not Path(run, "results/rollouts").is_dir():
+            raise UserError(f"reuse: {run} has no results/rollouts, as runs and unpacked bundles have: remove it there")
     for name, policy in experiment.policies.items():
         if policy.artifact is not None and not Path(policy.artifact, "manifest.json").is_file():
             raise UserError(f"policies.{name}.artifact: {policy.artifact} is not a directory with a manifest.json")
@@ -128,6 +135,8 @@ onerror:
 
 onstart:
     plans.freeze(EXPERIMENT, PLANS)
+    if workflow.exec_mode == ExecMode.DEFAULT:  # as above
+        live.start(workflow, EXPERIMENT)
 
 
 # --- digests: what a job depends on beside its input files ---
@@ -312,7 +321,7 @@ def expected_of(wildcards):
     arm = arm_of(wildcards)
     keys = ("arm", "policy", "suite", "seed", "init_states", "repeats")
     planned = {
-        "config_digest": provenance.digest_json(arm),
+        "config_digest": config_digest(arm),
         "code_digest": code_digest("roll_out_shard.py", *shard_modules(arm["policy"]))["digest"],
     }
     return {key: arm[key] for key in keys} | {"tasks": EXPERIMENT.tasks_of(arm["arm"]), "planned": planned}

@@ -10,6 +10,7 @@
 #   results/tables/{arm}/{episodes,rounds,steps}.parquet
 #   results/summaries/{arm}.json         k/n with intervals, routes, latency
 #   results/claims/claims.json           a computed verdict for each claim
+#   results/claims/looks.parquet         when each comparison was looked at: not an output, since Snakemake removes those
 
 
 rule merge_shards:
@@ -70,6 +71,11 @@ rule evaluate_claims:
         "results/benchmarks/evaluate_claims.tsv"
     params:
         arms=lambda w: list(EXPERIMENT.arms),
+        planned=lambda w: {
+            name: len(EXPERIMENT.tasks_of(name)) * len(arm.init_states) * arm.repeats
+            for name, arm in EXPERIMENT.arms.items()
+        },
+        looks="results/claims/looks.parquet",
         code=code_digest("evaluate_claims.py"),
     threads: 1
     conda:

@@ -9,7 +9,8 @@
 # OUTPUTS
 #   results/rollouts/{arm}/task_{task}/{episodes,rounds,steps,sheets}.parquet, ledger.json
 #   (videos/ beside them: films of failures and of one success, as the arm's `video` says)
-#   (parts/ beside them holds finished episodes: a shard that was killed resumes at the next one)
+#   (parts/ beside them holds finished episodes: a shard that was killed resumes at the next one, a longer one runs
+#   what is new; so do the tables themselves and, where the config names them, those of other runs: `reuse`)
 
 
 rule roll_out_shard:
@@ -17,7 +18,8 @@ rule roll_out_shard:
     input:
         unpack(needs_of_arm),
     output:
-        **shard_files("results/rollouts/{arm}/task_{task}"),
+        # Kept while the job runs: their episodes are taken from them where parts/ is missing, as in a bundle.
+        **{kind: update(file) for kind, file in shard_files("results/rollouts/{arm}/task_{task}").items()},
     log:
         "results/logs/roll_out_shard/{arm}/task_{task}.log",
     benchmark:
@@ -26,6 +28,7 @@ rule roll_out_shard:
         arm=arm_of,
         task=lambda w: int(w.task),
         code=lambda w: code_digest("roll_out_shard.py", *shard_modules(policy_of_arm(w))),
+        reuse=lambda w, output: EXPERIMENT.reuse,  # with `output`, a change of it runs nothing again
     threads: lambda w: EXPERIMENT.rollout.simulators
     resources:
         gpu=gpus_of_arm,

@@ -11,7 +11,8 @@ def main(job: Job) -> None:
     places = directory / "server.log", directory.parents[1]  # its log; where all shards of all arms lie
     spec = shard_spec(params["arm"], params["task"], job.input, job.code, *places)
     gpu = params["arm"]["engine"]["device"] == "cuda"
-    roll_out_shard(spec, directory, gpu=gpu).check()  # an episode that could not be run fails the job: run again
+    rolled = roll_out_shard(spec, directory, gpu=gpu, reuse=params.get("reuse", ()))
+    rolled.check()  # an episode that could not be run fails the job: run again
 
 
 if __name__ == "__main__":

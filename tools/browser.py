@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from flashtrail.base import commands
 from flashtrail.base.errors import UserError
+from flashtrail.report import early
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -154,6 +155,7 @@ def check(browser: Browser, reports: str | Path) -> tuple[list[Path], list[str]]
     final = Path(reports) / "final.html"
     if not final.is_file():
         raise UserError(f"{final} does not exist: run `make report` first")
+    early.refuse(final)
     shoot(browser, final, final.with_name("final.png"))
     shoot(browser, final, final.with_name("final-phone.png"), PHONE)
     paths = pages_of(Path(reports))

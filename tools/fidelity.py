@@ -2,9 +2,9 @@
 
 The client's loop is written out here on LIBERO's own environment (hard reset, model rebuilt, both cameras rendered at
 every step) and shares with ours only the conversion of a picture. Every run is a process of its own. Compared are the
-hash of the flat physics state with the poses of all fixtures after every step, and the hashes of both pictures and of
-the state vector at every query. ``python tools/fidelity.py`` (make fidelity) checks 3 tasks x 2 init
-states x 120 steps; knows no server and no table of the workflow.
+hash of the flat physics state with accelerations, warm start, controls, sensors and the poses of all fixtures after
+every step, and the hashes of both pictures and of the state vector at every query. ``python tools/fidelity.py`` (make
+fidelity) checks 3 tasks x 2 init states x 120 steps; knows no server and no table of the workflow.
 """
 
 from __future__ import annotations
@@ -97,8 +97,10 @@ def _hash(array: Any) -> str:
 
 
 def _world(sim: Any) -> str:
-    """Hash of everything that moves and of everything that a reset places."""
-    return _hash(np.concatenate([sim.get_state().flatten(), sim.model.body_pos.ravel(), sim.model.body_quat.ravel()]))
+    """Hash of all that moves, of what moves it next (controls, the solver's warm start) and of what a reset places."""
+    model, data = sim.model._model, sim.data._data
+    parts = [data.qacc, data.qacc_warmstart, data.ctrl, data.sensordata, data.xpos, model.body_pos, model.body_quat]
+    return _hash(np.concatenate([sim.get_state().flatten(), *(part.ravel() for part in parts)]))
 
 
 # --- the official client's loop ---

@@ -50,7 +50,6 @@ def _read(files: Sequence[Path], snakefile: Path | str | None) -> None:
         for file in files:
             if file.is_fifo():  # it would be empty the second time
                 raise UserError(f"{file} is a pipe, and a config is read more than once: write it to a file")
-            if not documents.mapping(file) and documents.read(file) is None:  # {} by our rule, an error to Snakemake
-                raise UserError(f"{file} holds no keys: give it some, such as `seed: 7`, or leave it out")
+            documents.overlay(file)
     except UserError as error:
         sys.exit(f"error: {error}")

@@ -87,6 +87,22 @@ def test_an_effect_is_refuted_only_when_it_is_excluded(tmp_path):
     assert verdict(tmp_path, better, **HURTS)["verdict"] == "refuted"
 
 
+@pytest.mark.parametrize(
+    ("arm", "meant"),
+    [
+        *[("claen", "clean"), ("wrist_zero_al", "wrist_zero_all"), ("wrist_zero_evry4", "wrist_zero_every4")],
+        *[("clean", None), ("guard_wrist_zero_all", None), ("wrist_noise_all", None), ("wrist_zero_every8", None)],
+    ],
+)
+def test_a_misspelt_arm_is_named_and_an_absent_one_is_not(tmp_path, arm, meant):
+    path = write_claims(tmp_path, **{**HURTS, "control": arm})
+    known = ["fault", "clean", "wrist_zero_all", "wrist_zero_every4"]
+    if meant is None:
+        return claims.check_arms(path, claims.load(path), known)
+    with pytest.raises(UserError, match=f"claim C7: no config has an arm '{arm}'; did you mean '{meant}'"):
+        claims.check_arms(path, claims.load(path), known)
+
+
 def test_pairs_are_only_the_episodes_that_both_arms_have(tmp_path):
     inputs = write(tmp_path, {"clean": [True] * 10, "fault": [False] * 4})
     found = verdict(tmp_path, inputs, **HURTS)
@@ -285,7 +301,8 @@ def test_a_family_shares_its_error_rate(tmp_path):
         C3={**HURTS, "arm": "other", "control": "even", "family": "f"},
         C4={**HURTS, "arm": "absent", "family": "f"},
     )
-    assert together["C1"]["family"] == {"name": "f", "size": 3, "p_adjusted": pytest.approx(6 / 64)}
+    adjusted = {"p_adjusted": pytest.approx(6 / 64), "e_adjusted": pytest.approx(14.4375 / 3)}
+    assert together["C1"]["family"] == {"name": "f", "size": 3, **adjusted}
     assert together["C1"]["verdict"] == "inconclusive" and "not established at 0.05" in together["C1"]["sentence"]
     assert together["C4"]["verdict"] == "not_tested" and together["C4"]["family"] is None
 

@@ -82,17 +82,20 @@ def test_a_part_that_cannot_be_read_is_missing_and_left_alone(written):
 def test_the_command(written, capsys):
     for init_state in range(3):
         play(written / "results", 0, init_state, "success")
-    assert cli.main(["ledger"]) == 1
+    assert cli.main(["ledger", "--cores", "2"]) == 1
     assert capsys.readouterr().out.splitlines() == [
         "arm    task  expected  present  success  horizon  error  missing",
         "clean     0         3        3        3        0      0        0",
         "clean     2         3        0        0        0      0        3",
         "all                 6        3        3        0      0        3",
+        "",
+        "to run, on 2 cores (an episode at the mean of its arm here, else of all)",
+        "report: 3 episodes: about 1 s",
     ]
     for init_state, outcome in enumerate(("success", "error", "horizon")):
         play(written / "results", 2, init_state, outcome)
     assert cli.main(["ledger", "--json"]) == 1, "an infrastructure error is no result"
-    counts = json.loads(capsys.readouterr().out)[1]
+    counts = json.loads(capsys.readouterr().out)["entries"][1]
     assert [counts[k] for k in ("expected", "present", "success", "horizon", "error", "missing")] == [3, 2, 1, 1, 1, []]
     play(written / "results", 2, 1, "horizon")
     assert cli.main(["ledger"]) == 0
@@ -119,7 +122,8 @@ def test_drills_and_checkup_are_tables_of_their_own(with_others, capsys):
     play(with_others / "results", 0, 10, "success", arm="drill_reference")
     play(with_others / "results", 2, 0, "horizon", arm="drill_no_flip")
     assert cli.main(["ledger"]) == 1, "drills were begun"
-    report, drills, checkup = capsys.readouterr().out.strip().split("\n\n")
+    report, drills, checkup, due = capsys.readouterr().out.strip().split("\n\n")
+    assert [line.split(":")[0] for line in due.splitlines()[1:]] == ["drills", "checkup"]
     assert report.splitlines()[-1].split() == ["all", "6", "6", "6", "0", "0", "0"]
     assert [line.split() for line in drills.splitlines()] == [
         ["drills"],
@@ -144,5 +148,67 @@ def test_nobody_has_to_run_drills_or_a_checkup(with_others, capsys):
     play(with_others / "results", 2, 1, "horizon", arm="checkup")
     capsys.readouterr()
     assert cli.main(["ledger", "--json"]) == 0
-    (own,) = [one for one in json.loads(capsys.readouterr().out) if one["part"] == "checkup"]
+    (own,) = [one for one in json.loads(capsys.readouterr().out)["entries"] if one["part"] == "checkup"]
     assert (own["arm"], own["task_id"], own["expected"], own["present"]) == ("checkup", 2, 2, 2)
+
+
+def benchmark(results: Path, name: str, seconds: float) -> None:
+    path = results / f"benchmarks/{name}.tsv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"s\th:m:s\tmax_rss\n{seconds}\t0:00:10\t100.0\n")
+
+
+def test_what_is_missing_takes_as_long_as_what_was_run(with_others, capsys, monkeypatch):
+    """Each arm at its own mean, an arm of which nothing was run at that of all; with the start of each shard."""
+    results = with_others / "results"
+    times = {0: [10.0, 20.0, 30.0], 2: [40.0]}
+    monkeypatch.setattr(ledger, "timed", lambda shard: times.get(int(shard.name[-1]), []) * ("clean/" in str(shard)))
+    shutil.rmtree(results / "rollouts/clean/task_2")
+    for task, seconds in ((0, 66.0), (2, 50.0)):
+        benchmark(results, f"roll_out_shard/clean/task_{task}", seconds)
+    benchmark(results, "check_parity/pi0_nano", 30.0)
+    assert cli.main(["ledger", "--cores", "2", "--json"]) == 1
+    said = json.loads(capsys.readouterr().out)
+    report, drills, checkup = said["to_run"]
+    assert (report["episodes"], report["seconds"], report["measured"], report["start_s"]) == (3, 75.0, True, 8.0)
+    assert report["wall_s"] == 75 / 2 + 8 and said["other_jobs_s"] == [30.0]
+    assert (drills["episodes"], drills["seconds"], checkup["seconds"]) == (6, 150.0, 50.0)
+    cli.main(["ledger", "--cores", "2"])
+    assert capsys.readouterr().out.split("to run, ")[1].splitlines() == [
+        "on 2 cores (an episode at the mean of its arm here, else of all)",
+        "report: 3 episodes, 1 shards to start, 8 s each: about 46 s",
+        "drills: 6 episodes, 6 shards to start, 8 s each: about 2 min",
+        "checkup: 2 episodes, 1 shards to start, 8 s each: about 33 s",
+        "other jobs: at most 15 s (1 took 30 s here; those whose inputs stay the same do not run)",
+    ]
+
+
+def test_seconds_are_those_of_tables_and_parts_without_infrastructure(written):
+    for init_state, outcome in enumerate(("success", "error", "horizon")):
+        recorder = play(written, 0, init_state, outcome)
+    shard = written / "rollouts/clean/task_0"
+    from_parts = ledger.timed(shard)
+    recorder.assemble([EpisodeKey("libero_goal", 0, init_state, 0) for init_state in range(3)], shard)
+    assert len(from_parts) == 2 and ledger.timed(shard) == from_parts and min(from_parts) > 0
+
+
+def test_before_anything_was_timed_it_says_where_its_figure_is_from(written, capsys):
+    assert cli.main(["ledger", "--cores", "1"]) == 1
+    due = capsys.readouterr().out.split("\n\n")[1].splitlines()
+    assert due[0].endswith("about 9 s each on a 2.5 GHz core, docs/rollouts.md)")
+    assert due[1] == "report: 6 episodes: about 54 s"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--results", "nope"], "nope is not a directory: give the results of a run"),
+        (["config.yaml", "empty.yaml"], "empty.yaml holds no keys: give it some"),
+        (["--cores", "0"], "expected a number of cores, got '0'"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line(written, capsys, words, message):
+    (written / "empty.yaml").write_text("# nothing yet\n")
+    assert cli.main(["ledger", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and message in line

@@ -176,7 +176,7 @@ def test_a_truth_value_in_a_column_of_numbers_is_one_line(made: Path, tmp_path: 
     if name.endswith("infer") and not name.startswith("stage6"):
         files.append(stages.path(made, name.replace("infer", "episode")))
     constants = {"suite": "libero_goal"} if name[:6] in ("stage5", "stage7") else {}
-    problems = [str(p) for p in CsvRun(files, "pi0", 7, said=Columns(constants=constants)).read().problems]
+    problems = [str(p) for p in CsvRun(files, "pi0", 7, named=Columns(constants=constants)).read().problems]
     assert problems[0].startswith(f"made.csv:{place + 2}: {column} is {cell!r}, not a number")
 
 

@@ -78,13 +78,13 @@ def test_bad_csv_rows_are_named_by_line(tmp_path: Path) -> None:
     assert any("rounds of an episode that no (good) row of the episodes has" in s for s in said)
 
 
-SUITE = Columns.said(constants=["suite=libero_goal"])
+SUITE = Columns.parse(constants=["suite=libero_goal"])
 
 
 def stage(root: Path, name: str, said: Columns | None = None, **words: Any) -> Imported:
     """Read a stage's files, which must hold no problem."""
     files = [path for kind in ("infer", "episode") if (path := stages.path(root, f"{name}_{kind}")).exists()]
-    found = CsvRun(files, "pi0", 7, said=said, **words).read()
+    found = CsvRun(files, "pi0", 7, named=said, **words).read()
     assert found.problems == []
     return found
 
@@ -126,7 +126,7 @@ def test_stage_5_says_how_to_give_the_suite_that_it_lacks(tmp_path: Path) -> Non
 
 def test_rounds_alone_are_a_profile_with_the_time_that_was_mapped_and_warm_up_by_rule(tmp_path: Path) -> None:
     drawn = stages.write(tmp_path)["stage6_infer"]
-    said = Columns.said(["policy_ms=policy_time_gpu_sync_ms"], warmup=["episode=0,round=0"])
+    said = Columns.parse(["policy_ms=policy_time_gpu_sync_ms"], warmup=["episode=0,round=0"])
     found = stage(tmp_path, "stage6", said, device="L40S")
     rows = found.rows["profile"]
     assert found.profile == "stage6_infer_summary" and not found.rows["episodes"] and len(rows) == len(drawn)
@@ -134,7 +134,7 @@ def test_rounds_alone_are_a_profile_with_the_time_that_was_mapped_and_warm_up_by
     assert [row["roundtrip_ms"] for row in rows] == [row["client_roundtrip_ms"] for row in drawn]
     assert sum(row["warmup"] for row in rows) == found.warm_rounds() == len(official.TASKS)  # one of each run
     assert all(row["policy_ms"] < 4000 for row in rows if not row["warmup"])
-    assert "left out as warm-up: 2 of" in found.said()
+    assert "left out as warm-up: 2 of" in found.described()
     write(found, tmp_path / "out")
     table = schemas.read_table(tmp_path / "out/profile/stage6_infer_summary/rounds.parquet", schemas.PROFILE)
     assert len(table) == len(drawn) and table["synchronized"].to_pylist() == [True] * len(drawn)
@@ -154,19 +154,19 @@ def test_episodes_alone_suffice_and_say_nothing_of_rounds(tmp_path: Path) -> Non
 
 def test_a_warm_up_episode_goes_with_its_rounds_and_is_counted(tmp_path: Path) -> None:
     drawn = stages.write(tmp_path)
-    found = stage(tmp_path, "stage4", Columns.said(warmup=["task_id=0,episode=0"]), arm="clean")
+    found = stage(tmp_path, "stage4", Columns.parse(warmup=["task_id=0,episode=0"]), arm="clean")
     of_it = count(drawn["stage4_infer"], task_id=0, episode_idx=0)
     assert found.counts()["rounds"]["warmup"] == of_it and found.counts()["episodes"]["warmup"] == 1
     assert found.counts()["rounds"]["left_out"] == 0
     with pytest.raises(UserError, match="an episode cannot lose single rounds"):
-        stage(tmp_path, "stage4", Columns.said(warmup=["round=0"]), arm="clean")
+        stage(tmp_path, "stage4", Columns.parse(warmup=["round=0"]), arm="clean")
 
 
 @pytest.mark.parametrize(("name", "rule"), [("stage6", "episode=0,round=99"), ("stage4", "task_id=0,episode=99")])
 def test_a_warm_up_rule_that_no_row_meets_is_refused(tmp_path: Path, name: str, rule: str) -> None:
     stages.write(tmp_path)
     with pytest.raises(UserError, match=f"--warmup {rule}: no row matches"):
-        stage(tmp_path, name, Columns.said(warmup=["episode=0", rule]))
+        stage(tmp_path, name, Columns.parse(warmup=["episode=0", rule]))
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_a_warm_up_rule_that_no_row_meets_is_refused(tmp_path: Path, name: str, 
 def test_what_is_said_of_columns_is_held_against_the_files(tmp_path: Path, said: dict, message: str) -> None:
     stages.write(tmp_path)
     with pytest.raises(UserError, match=message):
-        stage(tmp_path, "stage4", Columns.said(**said), arm="clean")
+        stage(tmp_path, "stage4", Columns.parse(**said), arm="clean")
 
 
 def test_a_mapped_column_is_named_as_its_file_has_it(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_a_mapped_column_is_named_as_its_file_has_it(tmp_path: Path) -> None:
     cells = lines[3].split(",")
     cells[lines[0].split(",").index("policy_time_gpu_sync_ms")] = "1_0"
     file.write_text("\n".join([*lines[:3], ",".join(cells), *lines[4:]]))
-    found = CsvRun([file], "pi0", said=Columns.said(["policy_ms=policy_time_gpu_sync_ms"])).read()
+    found = CsvRun([file], "pi0", named=Columns.parse(["policy_ms=policy_time_gpu_sync_ms"])).read()
     assert [str(p) for p in found.problems] == [f"{file.name}:4: policy_time_gpu_sync_ms is '1_0', not a number"]
 
 

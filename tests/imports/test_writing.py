@@ -19,7 +19,7 @@ from flashtrail.imports.official import read_run
 from flashtrail.imports.record import Imported
 from flashtrail.report.command import prepare, write_pages
 
-SUITE = Columns.said(constants=["suite=libero_goal"])
+SUITE = Columns.parse(constants=["suite=libero_goal"])
 HOSTILE = ["../../evil", "/etc/evil", "a/b\\c:d", "..", "-rf", "<script>alert(1)</script>", "\u00fc", "x" * 300, "a\n"]
 
 

@@ -20,7 +20,7 @@ import yaml
 from claims import simulated
 
 from flashtrail.base import provenance
-from flashtrail.claims import checkup, summaries, verdicts
+from flashtrail.claims import checkup, looks, summaries, verdicts
 from flashtrail.drills import bounds, diagnosis, logs
 from flashtrail.experiment import config
 from flashtrail.record import bundle
@@ -171,7 +171,9 @@ def _verdicts(root: Path) -> None:
     absolute = simulated.inputs(results, ARMS) | {"published": str(root / "resources/published/published.yaml")}
     relative = json.loads(json.dumps(absolute, ensure_ascii=False).replace(f"{root}/", ""))
     arms = {"arms": relative.pop("arms")}
-    provenance.json_dump(verdicts.evaluate(root / "claims.yaml", absolute), results / "claims/claims.json")
+    found = verdicts.evaluate(root / "claims.yaml", absolute)
+    looks.append(root / looks.FILE, found["claims"], "report", now="2026-01-01T00:00:00+00:00")
+    provenance.json_dump(found, results / "claims/claims.json")
     output = {"claims": "results/claims/claims.json"}
     _job(root, "evaluate_claims", {**relative, "claims": "claims.yaml"}, output, arms)
 

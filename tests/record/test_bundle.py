@@ -16,8 +16,10 @@ from record import campaign
 from flashtrail import cli
 from flashtrail.base import parquet, provenance
 from flashtrail.base.errors import UserError
+from flashtrail.claims import looks
 from flashtrail.record import audit, bundle, crate, manifest, replay, rows
 from flashtrail.record.run import Run
+from flashtrail.tables import schemas
 
 ARM = "wrist_zero_every4"
 TABLES = f"results/tables/{ARM}"
@@ -236,6 +238,19 @@ def test_a_changed_claim_is_named(copy: Path, key: str) -> None:
     provenance.json_dump(judged, path)
     cover_up(copy)
     assert any(line.startswith(claim["id"]) and key in line for line in failed(copy)["verdicts"])
+
+
+def test_looks_travel_and_a_changed_or_removed_one_is_found(copy: Path) -> None:
+    """A look at another n makes the verdict another; a record without the verdict's own look does not go with it."""
+    path = copy / looks.FILE
+    kept = looks.read(path)
+    assert kept and "looks" not in failed(copy)
+    schemas.write_table(path, [{**kept[0], "n": 3}, *kept], schemas.LOOKS)
+    cover_up(copy)
+    assert any(line.startswith(kept[0]["claim"]) and "anytime.looks" in line for line in failed(copy)["verdicts"])
+    schemas.write_table(path, kept[1:], schemas.LOOKS)
+    cover_up(copy)
+    assert any(line.startswith(kept[0]["claim"]) for line in failed(copy)["looks"])
 
 
 def test_a_margin_changed_after_the_fact_is_found(copy: Path) -> None:

@@ -56,6 +56,7 @@ def test_it_says_all_that_the_episode_depended_on(explained: dict[str, Any]) -> 
     assert explained["condition"]["every"] == 4 and explained["guard"]["kind"] == "none"
     assert explained["seed_words"]["noise"] == [7, 2, 1, 2, 0, 2]
     assert explained["artifact_digest"] == campaign.METADATA["artifact_digest"]
+    assert {"C8", "F2"} <= {look["claim"] for look in explained["looks"] if look["rests_on"] == "fixed-n"}
     assert len(explained["rows"]["steps"]) == explained["outcome"]["steps"]
     assert "bit for bit" in explained["equality"]
 

@@ -1,4 +1,6 @@
-"""A shard that dies at a file operation of one's choice: DIRECTORY, SCENARIO (fresh, mended) and FAULT (kill, full).
+"""A shard that dies at a file operation of one's choice: DIRECTORY, SCENARIO and FAULT (kill, full).
+
+SCENARIO: fresh; mended, where an episode could not be run before; grown, whose first episodes are rows of its tables.
 
 The real shard and recorder with a scripted simulator in the process itself, so that each life takes a fraction of a
 second. Every Python-level operation that changes a file below DIRECTORY is counted, writes of Parquet included (the
@@ -237,13 +239,13 @@ class NoServer:
         return {}
 
 
-def life(out: Path, faults: Faults | None = None, *, broken: bool = False) -> dict[str, Any]:
+def life(out: Path, faults: Faults | None = None, *, broken: bool = False, told: Any = SPEC) -> dict[str, Any]:
     """Run the shard in a fork until it ends, one way or another; say how, what it played and what it recorded."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        _live(out, faults, broken, writing)
+        _live(out, faults, broken, writing, told)
     os.close(writing)
     with os.fdopen(reading) as stream:
         lines = [json.loads(line) for line in stream]
@@ -256,15 +258,15 @@ def life(out: Path, faults: Faults | None = None, *, broken: bool = False) -> di
     }
 
 
-def _live(out: Path, faults: Faults | None, broken: bool, pipe: int) -> None:
+def _live(out: Path, faults: Faults | None, broken: bool, pipe: int, told: Any) -> None:
     """Never returns: the life of the fork."""
     say = os.fdopen(pipe, "w", buffering=1)
     InProcess.broken, InProcess.faults, InProcess.played = broken, faults, _Told(say)
     shard.SimulatorProcess, shard.wait_any, shard._Server = InProcess, lambda *_: None, NoServer
     record = shard.Recorder.record
 
-    def recorded(self: Any, key: Any, episode: Any, video: Any = None) -> None:
-        record(self, key, episode, video)
+    def recorded(self: Any, key: Any, episode: Any, *pictures: Any, **more: Any) -> None:
+        record(self, key, episode, *pictures, **more)
         if episode.episode["outcome"] != "error":
             print(json.dumps({"recorded": key.name}), file=say)
             if faults:
@@ -277,7 +279,7 @@ def _live(out: Path, faults: Faults | None, broken: bool, pipe: int) -> None:
             faults.install()
         else:
             os.fsync = lambda descriptor: None
-        shard.roll_out_shard(SPEC, out, log=io.StringIO())
+        shard.roll_out_shard(told, out, log=io.StringIO())
     except UserError as error:
         end = {"end": "told", "line": str(error)}
     except BaseException as error:
@@ -310,10 +312,14 @@ def leftovers(out: Path) -> list[str]:
 
 
 def prepare(directory: Path, scenario: str) -> Path:
-    """Return what a life begins with: nothing, or the parts of a shard one of whose episodes could not be run."""
+    """Return what a life begins with: nothing, parts of a shard one of whose episodes could not be run, or tables."""
     start = directory / "start"
     if scenario == "mended":
         assert life(start, broken=True)["end"] == "finished"
+    elif scenario == "grown":  # as in an unpacked bundle, which has no parts
+        shorter = SPEC.model_copy(update={"init_states": SPEC.init_states[:2]})
+        assert life(start, told=shorter)["end"] == "finished"
+        shutil.rmtree(start / "parts")
     else:
         start.mkdir()
     return start

@@ -12,7 +12,7 @@ from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.rollouts.episode import EpisodeRecord, error_record
-from flashtrail.rollouts.recorder import Recorder
+from flashtrail.rollouts.recorder import Recorder, unfilmed
 from flashtrail.tables import schemas
 
 LOAD = {"cores": 2, "load_begin": 0.5, "load_max": 1.0, "others": 0.1}
@@ -131,11 +131,39 @@ def test_a_full_disk_gets_one_line_and_leaves_earlier_parts(tmp_path, monkeypatc
     assert list(recorder.outcomes()) == [KEYS[0].name]
 
 
-def test_discarding_removes_the_parts_of_every_spec(tmp_path):
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_complete_shard_keeps_its_own_parts_only_or_none(tmp_path, keep):
     for digest in ("one", "two"):
         new(tmp_path, digest).record(KEYS[0], an_episode())
-    new(tmp_path, "two").discard()
-    assert not any(path.is_dir() for path in tmp_path.iterdir())
+    new(tmp_path, "two").tidy(keep)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["two"] * keep
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "again"),
+    [
+        ("none", "none", []),
+        ("none", "failures", [0, 3]),  # 0 failed; 3 is a success that was not verified
+        ("none", "examples", [0, 1, 3]),  # and of the successes the first
+        ("none", "all", [0, 1, 2, 3]),
+        ("failures", "none", []),
+        ("failures", "examples", [1]),
+        ("failures", "all", [1, 2]),
+        ("examples", "all", []),
+        ("all", "failures", []),
+    ],
+)
+def test_another_choice_of_films_runs_the_episodes_that_lack_theirs(tmp_path, before, after, again):
+    recorder = Recorder(tmp_path / "parts", "d", COMMON, {schemas.FILMS: before})
+    keys = [EpisodeKey("libero_goal", 2, init_state, 0) for init_state in range(4)]
+    for key, success, verified in zip(keys, (None, 20, 20, 20), (None, True, None, False), strict=True):
+        record = an_episode(success)
+        record.episode["verified_success"] = verified
+        filmed = before in ("examples", "all") or (before == "failures" and key.init_state in (0, 3))
+        film = tmp_path / f"{key.name}.mp4"
+        film.write_bytes(b"film")
+        recorder.record(key, record, film if filmed else None)
+    assert unfilmed(recorder.parts(), keys, after) == {keys[i].name for i in again}
 
 
 def test_the_film_of_a_success_that_is_not_verified_is_kept(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def test_every_arm_is_accepted_by_the_shard(name, handles):
     assert len(episodes_of(spec)) == EXPERIMENT.arms[name].episodes
     clock = {} if arm["clock"] == "paused" else {"clock": json.dumps(arm["clock"], sort_keys=True)}
     assert spec.metadata == clock | {
-        "config_digest": provenance.digest_json(arm),
+        "config_digest": specs.config_digest(arm),
         "artifact_digest": "b" * 64 + "+" + "d" * 64,
         "code_digest": "c0de",
         "device": "a processor",
@@ -55,10 +56,34 @@ def test_every_arm_is_accepted_by_the_shard(name, handles):
 
 
 def test_an_arm_differs_from_its_control_where_it_says(handles):
-    specs = {name: shard_spec(EXPERIMENT.arm(name), 0, handles, code="c0de") for name in ("clean", "full_only")}
-    words = {name: set(spec.server.command) for name, spec in specs.items()}
+    both = {name: shard_spec(EXPERIMENT.arm(name), 0, handles, code="c0de") for name in ("clean", "full_only")}
+    words = {name: set(spec.server.command) for name, spec in both.items()}
     assert words["full_only"] - words["clean"] == {"--force-full-each-round"}
     assert words["clean"] - words["full_only"] == {"--no-force-full-each-round"}
+
+
+def test_what_an_episode_depends_on_is_the_same_wherever_files_lie_and_whichever_others_there_are(handles, tmp_path):
+    arm = EXPERIMENT.arm("clean")
+    spec = shard_spec(arm, 0, handles, code="c0de")
+    more = {**arm, "init_states": [0, 9], "repeats": 2, "video": "all"}
+    more["rollout"] = {**arm["rollout"], "simulators": 4, "server_ready_timeout_s": 9}
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path, moved)
+    provenance.json_dump({"python": shutil.which("sh"), "device": {"cpu": "another"}}, moved / "model/handle.json")
+    elsewhere = {name: str(moved / name / "handle.json") for name in handles}
+    grown = shard_spec(more, 0, elsewhere, code="c0de")
+    assert grown.server.command != spec.server.command and grown.metadata["device"] != spec.metadata["device"]
+    assert (grown.digest, specs.config_digest(more)) == (spec.digest, specs.config_digest(arm))
+    for change in ({"guard": {"kind": "oracle"}}, {"rollout": {**arm["rollout"], "replan_steps": 6}}, {"arm": "other"}):
+        assert specs.config_digest({**arm, **change}) != specs.config_digest(arm)
+    provenance.json_dump({"digest": "x" * 64}, moved / "draft/handle.json")
+    assert shard_spec(arm, 0, elsewhere, code="c0de").digest != spec.digest
+
+
+def test_on_a_measured_clock_an_episode_depends_on_the_device(handles):
+    measured = clocked({"kind": "running", "source": "measured"}, handles)
+    provenance.json_dump({"python": sys.executable, "device": {"cpu": "another"}}, handles["model"])
+    assert clocked({"kind": "running", "source": "measured"}, handles).digest != measured.digest
 
 
 def understood(command, **values):

@@ -10,7 +10,7 @@ import pytest
 from flashtrail.base.errors import UserError
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.experiment.suites import SUITES
-from flashtrail.simulators.libero import opengl
+from flashtrail.simulators.libero import opengl, substeps
 from flashtrail.simulators.libero.simulator import LiberoSimulator
 from flashtrail.simulators.protocol import Simulator, Step
 
@@ -93,6 +93,30 @@ def test_no_stale_picture_is_handed_out(lazy):
     lazy.step([0.0] * 7, render=False)
     with pytest.raises(RuntimeError, match="render=True"):
         lazy.observe()
+
+
+@pytest.mark.simulator
+@pytest.mark.slow
+def test_what_was_not_checked_is_stepped_by_robosuite(lazy, monkeypatch):
+    import mujoco
+
+    lazy.reset(KEYS[0])
+    env, stepped = lazy.truth[0], []
+    monkeypatch.setattr(env, "step", lambda action: stepped.append(action) or type(env).step(env, action))
+    options = env.sim.model._model.opt
+    assert substeps.objection(env) is None
+    lazy.step(actions(KEYS[0])[0][0], render=False)
+    assert not stepped
+    options.integrator = mujoco.mjtIntegrator.mjINT_IMPLICIT
+    assert "integrator" in substeps.objection(env)
+    options.integrator = mujoco.mjtIntegrator.mjINT_EULER
+    with monkeypatch.context() as changed:
+        changed.setattr(env.robots[0].controller, "impedance_mode", "variable")
+        assert "controller" in substeps.objection(env)
+    monkeypatch.setattr(mujoco, "__version__", "3.0.0")
+    assert "3.0.0" in substeps.objection(env)
+    substeps.LeanSteps(env).step(list(actions(KEYS[0])[0][1]))
+    assert len(stepped) == 1
 
 
 @pytest.mark.simulator

@@ -126,6 +126,14 @@ def mapping(path: str | Path, example: str = "seed: 7") -> dict[Any, Any]:
     return data
 
 
+def overlay(path: str | Path) -> dict[Any, Any]:
+    """Return the data of a YAML file that goes over another; UserError where it is empty, which Snakemake refuses."""
+    data = mapping(path)
+    if not data and read(path) is None:
+        raise UserError(f"{path} holds no keys: give it some, such as `seed: 7`, or leave it out")
+    return data
+
+
 def parsed(text: str, name: str) -> Any:
     """Return the data of YAML text; `name` is how errors call it."""
     if _QUICK is not None and not _READ_OTHERWISE.search(text):
@@ -171,18 +179,18 @@ def typed(kind: TypeAdapter[T], data: Any, where: str) -> T:
 def first_problem(error: ValidationError, data: Any) -> str:
     """Return what is wrong first, at its place in the data as they were written; an unknown key with the nearest."""
     problem = error.errors()[0]
-    place, inner = [], data
+    path, inner = [], data
     for part in problem["loc"]:
         try:
             inner = inner[part]
         except (LookupError, TypeError):
             continue  # the name of a union's member, or a part that is not there
-        place.append(str(part))
+        path.append(str(part))
     if problem["type"] == "missing":
-        place.append(str(problem["loc"][-1]))
+        path.append(str(problem["loc"][-1]))
     if problem["type"] == _UNKNOWN:
-        return f"unknown key {'.'.join([*place, problem['ctx']['key']])!r}{problem['ctx']['hint']}"
-    return ": ".join(filter(None, [".".join(place), reason(problem)]))
+        return f"unknown key {'.'.join([*path, problem['ctx']['key']])!r}{problem['ctx']['hint']}"
+    return ": ".join(filter(None, [".".join(path), reason(problem)]))
 
 
 def reason(problem: Mapping[str, Any]) -> str:
@@ -200,9 +208,9 @@ def reason(problem: Mapping[str, Any]) -> str:
     if name == "union_tag_not_found":
         return f"it has no {context['discriminator']}"
     if name in _BOUNDS:
-        limit, words = _BOUNDS[name]
+        limit, relation = _BOUNDS[name]
         bound = context[limit]
-        return f"must be {words} {f'{bound:g}' if isinstance(bound, float) else bound}, not {value!r}"
+        return f"must be {relation} {f'{bound:g}' if isinstance(bound, float) else bound}, not {value!r}"
     if name in _WANTED and (name != "string_type" or isinstance(value, list | dict)):
         return f"expected {_WANTED[name]}, not {kind(value)}"
     if name in ("too_short", "string_too_short"):

@@ -100,20 +100,20 @@ def _code_of_now(job: Job) -> str | None:
 
 def _check_code(job: Job) -> None:
     """Refuse to run other code than was planned: its rows would carry the planned digest."""
-    found = _code_of_now(job)
-    if found is not None and found != job.code:
+    current = _code_of_now(job)
+    if current is not None and current != job.code:
         raise UserError(
-            f"the code of {job.rule} changed after this run was planned (digest {found}, planned {job.code}): "
+            f"the code of {job.rule} changed after this run was planned (digest {current}, planned {job.code}): "
             "start the run again"
         )
 
 
 def _with_code_of_now(job: Job) -> Job:
     """Return a job that is run by hand, perhaps with changed code: what it writes names that code."""
-    found = _code_of_now(job)
-    return (
-        job if found is None else replace(job, params={**job.params, "code": {**job.params["code"], "digest": found}})
-    )
+    current = _code_of_now(job)
+    if current is None:
+        return job
+    return replace(job, params={**job.params, "code": {**job.params["code"], "digest": current}})
 
 
 def _own_paths_only() -> None:

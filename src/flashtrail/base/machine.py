@@ -85,8 +85,8 @@ class Watch:
 
     def _clock(self) -> float | None:
         lines = (_text(self._proc / "cpuinfo") or "").splitlines()
-        found = [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
-        return round(sum(found) / len(found), 1) if found else None
+        clocks = [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
+        return round(sum(clocks) / len(clocks), 1) if clocks else None
 
 
 def together(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -152,6 +152,6 @@ def _text(path: Path) -> str | None:
 def _gpu_clock() -> float | None:
     command = ["nvidia-smi", "--query-gpu=clocks.sm", "--format=csv,noheader,nounits"]
     with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError, IndexError):
-        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
-        return float(said.splitlines()[0])
+        output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
+        return float(output.splitlines()[0])
     return None

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+from pathlib import Path, PurePosixPath
+
+from flashtrail.base.errors import UserError
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.+-]")
 _LONGEST = 100  # of 255 bytes that a file system allows: suffixes and temporary names need room
@@ -27,6 +30,20 @@ def file_name(name: str) -> str:
         digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         plain = f"{plain[: _LONGEST - 18]}=={digest}"
     return plain or "="
+
+
+def below(root: Path, relative: object, links: bool = False) -> Path:
+    """Return the file of this relative name; UserError for a name or, unless `links` may, a link that leaves `root`.
+
+    The one way from a name that a record gives to a file: whoever made the record may have written anything.
+    """
+    pure = PurePosixPath(str(relative))
+    if pure.is_absolute() or ".." in pure.parts or "\0" in str(relative):
+        raise UserError(f"{str(relative)!r} is not below {root}: a record names files by their place in its own folder")
+    path = root / pure
+    if not links and not path.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"{path} is a link that leads out of {root}: put the file itself there")
+    return path
 
 
 def _escaped(character: str) -> str:

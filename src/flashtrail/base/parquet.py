@@ -26,11 +26,11 @@ def write(table: pa.Table, path: str | Path) -> None:
     """Write a table with its schema's metadata to one file, zstd-compressed, sealed with its digest."""
     metadata = {**(table.schema.metadata or {}), KEY: _BLANK}
     pq.write_table(table.replace_schema_metadata(metadata), path, compression="zstd")
-    place = _place(Path(path))
-    assert place is not None, "the footer that was just written holds the key"
+    offset = _digest_offset(Path(path))
+    assert offset is not None, "the footer that was just written holds the key"
     with Path(path).open("r+b") as stream:
-        stream.seek(place)
-        stream.write(_digest(Path(path), place))
+        stream.seek(offset)
+        stream.write(_digest(Path(path), offset))
 
 
 def read(path: str | Path, columns: list[str] | None = None) -> pa.Table:
@@ -50,8 +50,8 @@ def read(path: str | Path, columns: list[str] | None = None) -> pa.Table:
 def opened(path: str | Path) -> pq.ParquetFile:
     """Return a file whose digest was checked; UserError where it is missing, no Parquet file or not as written."""
     try:
-        place = _place(Path(path))
-        if place is not None and _digest(Path(path), place) != _stored(Path(path), place):
+        offset = _digest_offset(Path(path))
+        if offset is not None and _digest(Path(path), offset) != _stored(Path(path), offset):
             raise UserError(f"{path} is damaged (its bytes are not those of its checksum); remove it and run again")
         return pq.ParquetFile(path)
     except FileNotFoundError:
@@ -60,13 +60,13 @@ def opened(path: str | Path) -> pq.ParquetFile:
         raise UserError(f"{path} is not a readable Parquet file ({error}); remove it and run again") from None
 
 
-def _stored(path: Path, place: int) -> bytes:
+def _stored(path: Path, offset: int) -> bytes:
     with path.open("rb") as stream:
-        stream.seek(place)
+        stream.seek(offset)
         return stream.read(len(_BLANK))
 
 
-def _place(path: Path) -> int | None:
+def _digest_offset(path: Path) -> int | None:
     """Return where the digest's digits begin, None where there is no digest."""
     with path.open("rb") as stream:
         start = max(0, stream.seek(0, 2) - _TAIL)
@@ -80,14 +80,14 @@ def _place(path: Path) -> int | None:
     return start + found + len(KEY) + len(_VALUE)
 
 
-def _digest(path: Path, place: int) -> bytes:
+def _digest(path: Path, offset: int) -> bytes:
     """Return the hex digest of a file, the 64 bytes at `place` blanked."""
     digest, at = hashlib.sha256(), 0
     with path.open("rb") as stream:
-        while block := stream.read(_BLOCK if at >= place else min(_BLOCK, place - at)):
+        while block := stream.read(_BLOCK if at >= offset else min(_BLOCK, offset - at)):
             digest.update(block)
             at += len(block)
-            if at == place:
+            if at == offset:
                 digest.update(_BLANK)
-                at = stream.seek(place + len(_BLANK))
+                at = stream.seek(offset + len(_BLANK))
     return digest.hexdigest().encode()

@@ -202,16 +202,16 @@ def _files_of(name: str) -> tuple[Path, ...]:
     parts = name.split(".")
     if parts[0] != "flashtrail":
         return ()
-    place, found = PACKAGE_ROOT, list[Path]()
+    path, files = PACKAGE_ROOT, list[Path]()
     for part in parts[1:]:
-        if (place / "__init__.py").is_file() and place != PACKAGE_ROOT:
-            found.append(place / "__init__.py")
-        place = place / part
-    if place.with_suffix(".py").is_file():
-        found.append(place.with_suffix(".py"))
-    elif (place / "__init__.py").is_file() and place != PACKAGE_ROOT:
-        found.append(place / "__init__.py")
-    return tuple(found)
+        if (path / "__init__.py").is_file() and path != PACKAGE_ROOT:
+            files.append(path / "__init__.py")
+        path = path / part
+    if path.with_suffix(".py").is_file():
+        files.append(path.with_suffix(".py"))
+    elif (path / "__init__.py").is_file() and path != PACKAGE_ROOT:
+        files.append(path / "__init__.py")
+    return tuple(files)
 
 
 def git_commit(root: str | Path) -> str | None:

@@ -26,9 +26,11 @@ import numpy as np
 import torch
 
 from flashtrail.base import commands, provenance
+from flashtrail.benchmark.by_kernel import watched
+from flashtrail.benchmark.compilation import thin
 from flashtrail.policies.pi0 import backends, weights
 from flashtrail.policies.pi0.batch import ModelInputs
-from flashtrail.policies.pi0.dims import Pi0Dims
+from flashtrail.policies.pi0.dims import DraftDims, Pi0Dims
 from flashtrail.policies.pi0.engine import Call, Engine, RoundResult
 from flashtrail.policies.pi0.errors import DeviceError
 from flashtrail.policies.pi0.runtime import TorchRuntime
@@ -224,6 +226,26 @@ def _shares(
 # --- from the command line ---
 
 
+def by_kernel(dims: Pi0Dims, device: str, dtype: str, together: int) -> dict[str, float]:
+    """Each kernel's largest error beside its own reference, as a share of the tolerance; see benchmark/by_kernel.py.
+
+    In rounds of a policy with these widths, two layers of each stack, two steps and random weights, alone and together.
+    """
+    from flashtrail.policies.pi0.kernels import graphs
+    from flashtrail.policies.pi0.kernels.runtime import TritonRuntime
+
+    dims, draft = thin(dims), DraftDims.like(dims)
+    base, head = weights.init_base(dims, 0, device, dtype), weights.init_draft(draft, 1, device, dtype)
+    for name, tensor in [*base.items(), *head.items()]:
+        if name.endswith((".bias", ".scale")):  # zeros and ones would hide one that is not applied
+            tensor.add_(torch.randn_like(tensor), alpha=0.2)
+    runtime = TritonRuntime(base, dims, head, draft, recorder=graphs.Eager())
+    with watched() as shares:
+        prompt = min(20, dims.max_token_len)
+        observe(runtime, [Case(dims.num_views, prompt, n) for n in sorted({1, together})], [FlashSettings()], 0)
+    return shares
+
+
 def check(base: Path, draft: Path | None, device: str, dtype: str, together: int = 1) -> dict[str, Any]:
     """Run one after the other, each with the memory to itself, and return the record.
 
@@ -244,16 +266,22 @@ def check(base: Path, draft: Path | None, device: str, dtype: str, together: int
     expected = observe(runtime, asked, judged, timed)
     del runtime
     _free(device)
+    apart: dict[str, float] = {}
     try:
+        apart = by_kernel(weights.read_dims(base), device, dtype, together)
         kernels = backends.load_runtime(base, draft, device, dtype, "triton", None, together)
         found = observe(kernels, asked, judged, timed)
     except Exception as error:  # whatever compiling, capturing or running them raises: no common class
         traceback.print_exc()
         lines = str(error).splitlines() or [""]
-        return _record(device, dtype, "torch", f"the kernels failed: {type(error).__name__}: {lines[0]}", {}, {})
+        why = f"the kernels failed: {type(error).__name__}: {lines[0]}"
+        return _record(device, dtype, "torch", why, {}, {}) | {"kernels": apart}
     backend, why, worst = verdict(reference, expected, found)
+    if wrong := [f"{name} ({share:.3g} times its tolerance)" for name, share in apart.items() if not share <= 1]:
+        backend, why = "torch", f"wrong on this device by itself: {', '.join(wrong)}; {why}"
     return _record(device, dtype, backend, why, worst, {"torch": expected.ms, "triton": found.ms}) | {
-        "cases": [asdict(case) for case in asked]
+        "cases": [asdict(case) for case in asked],
+        "kernels": apart,
     }
 
 

@@ -355,25 +355,24 @@ def verify_artifact(directory: str | Path) -> dict[str, Any]:
     return manifest
 
 
+_REPLACE = "convert the checkpoint again, or replace a copied artifact"
+
+
 def _verify_files(directory: Path, manifest: Mapping[str, Any]) -> None:
     files = manifest["files"]
     for name in sorted(files):
         path = directory / name
         if Path(name).name != name:
-            raise UserError(
-                f"{directory / MANIFEST} names {name!r}, a file outside its directory: convert the checkpoint again"
-            )
+            raise UserError(f"{directory / MANIFEST} names {name!r}, a file outside its directory: {_REPLACE}")
         if not path.is_file():
-            raise UserError(f"{path} is missing: convert the checkpoint again")
+            raise UserError(f"{path} is missing: {_REPLACE}")
         size = path.stat().st_size
         if size != files[name]["bytes"]:
-            raise UserError(f"{path} has {size} bytes, its manifest says {files[name]['bytes']}: convert again")
+            raise UserError(f"{path} has {size} bytes, its manifest says {files[name]['bytes']}: {_REPLACE}")
         if provenance.sha256_file(path) != files[name]["sha256"]:
-            raise UserError(f"{path} is corrupted (its SHA-256 is not the manifest's): convert the checkpoint again")
+            raise UserError(f"{path} is corrupted (its SHA-256 is not the manifest's): {_REPLACE}")
     if manifest["digest"] != artifact_digest(files, manifest["dims"]):
-        raise UserError(
-            f"{directory / MANIFEST} was edited (its digest does not follow from its content): convert again"
-        )
+        raise UserError(f"{directory / MANIFEST} was edited (its digest does not follow from its content): {_REPLACE}")
 
 
 def read_header(path: Path) -> dict[str, Any]:

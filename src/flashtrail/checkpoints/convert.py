@@ -54,8 +54,8 @@ def plan_base(leaves: Mapping[str, HasShape], described: Any) -> tuple[list[Piec
     stem_layers = sum(path.startswith(IMG + "stem/") and path.endswith("/kernel") for path in leaves)
     rules = layouts.base_rules(stem_layers)
     deltas = lora.find(leaves, extra["lora_scaling"])
-    found = set(leaves) - lora.names(deltas.values())
-    check_names("checkpoint is not a pi0 tree of the known layout", {rule.leaf for rule in rules}, found)
+    own = set(leaves) - lora.names(deltas.values())
+    check_names("checkpoint is not a pi0 tree of the known layout", {rule.leaf for rule in rules}, own)
     for rule in rules:
         if len(shape := _shape(leaves[rule.leaf])) != len(rule.axes):
             raise UserError(f"checkpoint leaf {rule.leaf} has shape {shape}: expected {len(rule.axes)} axes")
@@ -149,8 +149,8 @@ def _stem_dims(kernels: Sequence[tuple[int, ...]], declared: Any) -> dict[str, A
             f"assets/flashtrail/model.json: stem needs pool and layers of kernel, stride, channels "
             f"({type(error).__name__}: {error})"
         ) from None
-    found = [(k[0], k[1], k[3]) for k in kernels]
-    if found != [(layer["kernel"], layer["kernel"], layer["channels"]) for layer in layers]:
+    shapes = [(k[0], k[1], k[3]) for k in kernels]
+    if shapes != [(layer["kernel"], layer["kernel"], layer["channels"]) for layer in layers]:
         raise UserError(f"assets/flashtrail/model.json declares stem layers {layers}, but the kernels are {kernels}")
     return stem
 
@@ -284,9 +284,9 @@ def _draft_dims(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any], path
 # --- shared checks ---
 
 
-def check_names(problem: str, expected: Collection[str], found: Collection[str]) -> None:
+def check_names(problem: str, expected: Collection[str], actual: Collection[str]) -> None:
     """Raise UserError, `problem` with the missing and the unexpected names, unless both have the same names."""
-    differences = {"missing": sorted(set(expected) - set(found)), "unexpected": sorted(set(found) - set(expected))}
+    differences = {"missing": sorted(set(expected) - set(actual)), "unexpected": sorted(set(actual) - set(expected))}
     parts = [f"{label} {_some(names)}" for label, names in differences.items() if names]
     if parts:
         raise UserError(f"{problem}: {'; '.join(parts)}")

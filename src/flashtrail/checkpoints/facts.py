@@ -66,13 +66,13 @@ def resolve(
     for name in NAMES:
         key = f"policies.{policy}.{name}"
         held = (model_json or {}).get(TREE_NAMES.get(name, name))
-        said = declared.get(name)
-        if held is not None and said is not None and held != said:
+        stated = declared.get(name)
+        if held is not None and stated is not None and held != stated:
             raise UserError(
-                f"{key} says {_shown(said)}, the checkpoint's own {MODEL_JSON} says {_shown(held)}: remove {key}, or "
+                f"{key} says {_shown(stated)}, the checkpoint's own {MODEL_JSON} says {_shown(held)}: remove {key}, or "
                 "correct the file"
             )
-        for value, who in ((held, MODEL_JSON), (said, key), (table.get(name), f"resources/checkpoints/{KNOWN.name}")):
+        for value, who in ((held, MODEL_JSON), (stated, key), (table.get(name), f"resources/checkpoints/{KNOWN.name}")):
             if value is not None:
                 facts[name] = {"value": value, "said_by": who}
                 break

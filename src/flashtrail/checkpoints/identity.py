@@ -139,7 +139,7 @@ def _of_orbax(files: Mapping[str, int], read: Read) -> Identity:
     if name in files:
         stored = _metadata_leaves(read_json(read, name, files[name]))
     elif arrays and not ocdbt:
-        stored, name = [place.replace(".", "/") for place in arrays], "the directories below params"
+        stored, name = [path.replace(".", "/") for path in arrays], "the directories below params"
     else:
         known = " (Flax's msgpack file)" if "params/checkpoint" in files or "checkpoint" in files else ""
         return Identity(

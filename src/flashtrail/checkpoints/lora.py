@@ -41,7 +41,7 @@ def find(leaves: Mapping[str, Any], scaling: Mapping[str, float]) -> dict[str, L
 
     Raises UserError naming a factor without its partner, or one whose shape does not fit its weight.
     """
-    found = {}
+    deltas = {}
     for leaf in leaves:
         a, b = _factors(leaf)
         if not a or (a not in leaves and b not in leaves):
@@ -56,8 +56,8 @@ def find(leaves: Mapping[str, Any], scaling: Mapping[str, float]) -> dict[str, L
         module = leaf.split("/")[-2]
         stack = "expert" if module.endswith("_1") else "prefix"
         scale = float(scaling[stack]) if leaf.endswith("/w") else 1.0
-        found[leaf] = Lora(a, b, scale, module.startswith("attn_vec_einsum"))
-    return found
+        deltas[leaf] = Lora(a, b, scale, module.startswith("attn_vec_einsum"))
+    return deltas
 
 
 def names(deltas: Iterable[Lora]) -> set[str]:

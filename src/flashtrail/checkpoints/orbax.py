@@ -74,10 +74,10 @@ class Leaf:
             part = np.frombuffer(data, self.dtype).reshape(count, *row)
             if out is None:
                 return part
-            place = tuple(
+            window = tuple(
                 slice(i * n, min((i + 1) * n, end)) for i, n, end in zip(at[1:], row, out.shape[1:], strict=True)
             )
-            out[:, *place] = part[:, *(slice(0, s.stop - s.start) for s in place)]  # edge chunks are padded
+            out[:, *window] = part[:, *(slice(0, s.stop - s.start) for s in window)]  # edge chunks are padded
         assert out is not None
         return out
 

@@ -84,7 +84,7 @@ def classify(uri: str, clues: Clues, policy: str = "X") -> tuple[str, str, bool]
 def _classify_pi0(clues: Clues, policy: str, known: Mapping[str, Any], evidence: str) -> tuple[str, str, bool]:
     """The class of a pi0 tree that can be read: its statistics say whose robot it is for, facts whether it can run."""
     kind = _class_of_stats(clues)
-    place, problem = choose_stats(clues.stats, clues.facts, policy)
+    stats_file, problem = choose_stats(clues.stats, clues.facts, policy)
     if known.get("pretrained") or (len(clues.stats) > 1 and kind != _jax(clues) and "asset" not in clues.facts):
         why = "a known address" if known else f"statistics of {len(clues.stats)} robots, none of them LIBERO's"
         return PI0_BASE, f"pretrained only, not tuned on LIBERO ({why}): {artifact.TUNED}", False
@@ -93,9 +93,9 @@ def _classify_pi0(clues: Clues, policy: str, known: Mapping[str, Any], evidence:
         return PI0_BASE, f"{why}: {artifact.TUNED}", False
     if problem := clues.conflict or problem or facts.missing(policy, clues.facts):
         return kind, problem, False
-    use = clues.stats[place]
+    use = clues.stats[stats_file]
     assert isinstance(use, dict)
-    dims = f"state dims {use['state']}, action dims {use['actions']} of {place}"
+    dims = f"state dims {use['state']}, action dims {use['actions']} of {stats_file}"
     return kind, f"{evidence}; {dims}; {facts.shown(clues.facts)}; {_size(clues.files)}", True
 
 
@@ -236,22 +236,22 @@ def select(record: dict[str, Any]) -> dict[str, Any]:
     candidates = record["candidates"]
     matches = [c for c in candidates if c.get("usable", c["class"] in SELECTABLE)]  # version 2 had the class alone
     if len(matches) > 1:
-        found = ", ".join(c["uri"] for c in matches)
+        uris = ", ".join(c["uri"] for c in matches)
         raise UserError(
-            f"{len(matches)} checkpoint candidates match ({found}): leave only one in the policy's candidates"
+            f"{len(matches)} checkpoint candidates match ({uris}): leave only one in the policy's candidates"
         )
     if not matches:
-        found = "; ".join(f"{c['uri']}: {c['class']} ({c['reason']})" for c in candidates)
-        raise UserError(f"no checkpoint candidate can be used: {found}")
+        reasons = "; ".join(f"{c['uri']}: {c['class']} ({c['reason']})" for c in candidates)
+        raise UserError(f"no checkpoint candidate can be used: {reasons}")
     return matches[0]
 
 
-def _asset(place: str) -> str:
-    return str(PurePosixPath(place).parent.relative_to("assets"))
+def _asset(path: str) -> str:
+    return str(PurePosixPath(path).parent.relative_to("assets"))
 
 
-def _list(places: Mapping[str, Any]) -> str:
-    return ", ".join(places) or "none"
+def _list(names: Mapping[str, Any]) -> str:
+    return ", ".join(names) or "none"
 
 
 def _size(files: Mapping[str, int]) -> str:

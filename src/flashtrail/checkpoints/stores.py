@@ -61,16 +61,16 @@ class Location:
         prefix = self.root.rstrip("/")
         if not self.scheme:
             return local_entries(Path(self.root))
-        found = self._ask("list", lambda: self._fs.find(self.root, detail=True))
-        if not set(found) - {prefix}:  # one file, or nothing
+        entries = self._ask("list", lambda: self._fs.find(self.root, detail=True))
+        if not set(entries) - {prefix}:  # one file, or nothing
             options = {"expand_info": True} if self.scheme == "hf" else {}  # else the hub leaves the hash out
-            found = {prefix: self._ask("look up", lambda: self._fs.info(self.root, **options))}
-        found = {p: i for p, i in found.items() if i.get("type") == "file" and not str(p).endswith("/")}
-        if not found:
+            entries = {prefix: self._ask("look up", lambda: self._fs.info(self.root, **options))}
+        entries = {p: i for p, i in entries.items() if i.get("type") == "file" and not str(p).endswith("/")}
+        if not entries:
             raise FileNotFoundError(self.uri)
-        if len(found) > MAX_FILES:
+        if len(entries) > MAX_FILES:
             raise StoreUnreachable(f"{self.uri} holds more than {MAX_FILES} files: name the checkpoint's own directory")
-        return sorted((_entry(str(p), info, prefix) for p, info in found.items()), key=lambda entry: entry.name)
+        return sorted((_entry(str(p), info, prefix) for p, info in entries.items()), key=lambda entry: entry.name)
 
     def head(self, entry: Entry, size: int) -> bytes:
         """Return the first `size` bytes of one file, fewer where it is shorter; raises StoreUnreachable."""
@@ -171,14 +171,14 @@ def local_entries(root: Path) -> list[Entry]:
     """
     if not os.path.lexists(root):
         raise FileNotFoundError(str(root))
-    found: list[Entry] = []
-    _walk(root, "", (), found)
-    if not found:
+    entries: list[Entry] = []
+    _walk(root, "", (), entries)
+    if not entries:
         raise FileNotFoundError(str(root))
-    return sorted(found, key=lambda entry: entry.name)
+    return sorted(entries, key=lambda entry: entry.name)
 
 
-def _walk(path: Path, name: str, above: tuple[tuple[int, int], ...], found: list[Entry]) -> None:
+def _walk(path: Path, name: str, above: tuple[tuple[int, int], ...], entries: list[Entry]) -> None:
     """Add the files at or below `path`; `above`: device and inode of the directories that lead here."""
     try:
         status = path.stat()
@@ -186,7 +186,7 @@ def _walk(path: Path, name: str, above: tuple[tuple[int, int], ...], found: list
             if not os.access(path, os.R_OK):
                 raise PermissionError
             if stat.S_ISREG(status.st_mode):
-                found.append(Entry(name, status.st_size))
+                entries.append(Entry(name, status.st_size))
             return
         names = sorted(child.name for child in path.iterdir())
     except FileNotFoundError:
@@ -199,10 +199,10 @@ def _walk(path: Path, name: str, above: tuple[tuple[int, int], ...], found: list
     here = (status.st_dev, status.st_ino)
     if here in above:
         raise StoreUnreachable(f"{path} is a link to a directory that holds it, a circle: remove the link")
-    if len(found) > MAX_FILES:
+    if len(entries) > MAX_FILES:
         raise StoreUnreachable(f"{path} is in a tree of over {MAX_FILES} files: name the checkpoint's own directory")
     for child in names:
-        _walk(path / child, f"{name}/{child}".lstrip("/"), (*above, here), found)
+        _walk(path / child, f"{name}/{child}".lstrip("/"), (*above, here), entries)
 
 
 # --- what a refusal means ---

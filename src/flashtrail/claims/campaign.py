@@ -17,7 +17,7 @@ import pandas as pd
 
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError, nearest
-from flashtrail.claims import published, summaries
+from flashtrail.claims import looks, published, summaries
 from flashtrail.tables import endings, keys, links, schemas
 
 # kind: where the name (a policy's, an environment's) stands in the path
@@ -31,7 +31,7 @@ _NAME_OF = {
 KINDS = (
     *("episodes", "rounds", "steps", "summaries", "profile", "records", "parity", "boots", "smokes"),
     *("claims", "environments", "published", "control", "arms", "grids", "chapters", "sheets"),
-    *("pages", "page_index", "checkup", "bounds", "diagnosis", "logs"),
+    *("pages", "page_index", "checkup", "bounds", "diagnosis", "logs", "looks"),
 )
 
 
@@ -165,6 +165,11 @@ class Campaign:
     def claims(self) -> dict[str, Any] | None:
         """Return the evaluated claims, or None."""
         return self._one("claims")
+
+    @cached_property
+    def looked(self) -> list[dict[str, Any]]:
+        """Return the looks at the claims on record, none where none are kept."""
+        return [look for path in self.files("looks") for look in looks.read(path)]
 
     @cached_property
     def checkup(self) -> dict[str, Any] | None:

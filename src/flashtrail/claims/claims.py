@@ -16,7 +16,9 @@ onto them:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -27,6 +29,7 @@ from flashtrail.base.documents import Section
 from flashtrail.base.errors import UserError
 
 Verdict = Literal["supported", "refuted", "inconclusive", "not_tested"]
+_ALIKE = 0.6  # of two words, by difflib: clean and claen have 0.8, zero and noise 0.4
 VERDICTS: tuple[Verdict, ...] = ("supported", "refuted", "inconclusive", "not_tested")
 SEED_WORDS: dict[str, str] = {
     "supported": "supported",
@@ -242,6 +245,27 @@ def load(path: str | Path) -> ClaimsFile:
         problem = error.errors()[0]
         place = _place(data, problem["loc"])
         raise UserError(f"{path}: {place}{documents.reason(problem)}") from None
+
+
+def check_arms(path: str | Path, file: ClaimsFile, known: Iterable[str]) -> None:
+    """UserError for an arm of a claim that is a known one misspelt.
+
+    Another unknown arm is none: it may be one that this config leaves out, and its claim is not tested.
+    """
+    names = sorted(known)
+    for claim in file.claims:
+        for arm in (getattr(claim, side, None) for side in ("arm", "control")):
+            meant = None if arm is None or arm in names else next((n for n in names if _misspelt(arm, n)), None)
+            if meant:
+                raise UserError(f"{path}: claim {claim.id}: no config has an arm {arm!r}; did you mean {meant!r}?")
+
+
+def _misspelt(name: str, known: str) -> bool:
+    """Return whether a name is another with a slip of the pen: as many words, all alike, and the same numbers."""
+    words, theirs = name.split("_"), known.split("_")
+    if len(words) != len(theirs) or re.findall(r"\d+", name) != re.findall(r"\d+", known):
+        return False
+    return all(difflib.SequenceMatcher(None, a, b).ratio() >= _ALIKE for a, b in zip(words, theirs, strict=True))
 
 
 def _place(data: Any, location: tuple[Any, ...]) -> str:

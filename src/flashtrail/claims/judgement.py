@@ -18,6 +18,7 @@ from pyarrow import csv
 
 from flashtrail.claims import claims as types
 from flashtrail.claims.campaign import Campaign
+from flashtrail.claims.looks import Anytime
 from flashtrail.statistics.power import Plan
 from flashtrail.statistics.stratified import Stratum
 from flashtrail.statistics.wording import integers, listed, plural
@@ -40,6 +41,7 @@ class Judgement:
     rows: dict[str, Any] = field(default_factory=dict)
     p: float | None = None
     plan: Callable[[float], Plan] | None = None  # by alpha; asked only where the verdict is inconclusive
+    anytime: Anytime | None = None  # of a comparison of success; the verdict is its own where n was not fixed
 
 
 class NotTested(Exception):

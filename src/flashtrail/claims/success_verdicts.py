@@ -1,6 +1,8 @@
 """Verdicts about success: a rate against a bar, two arms paired or not, one arm not worse than another.
 
-How each test decides is written above it; nothing else enters.
+How each test decides is written above it; nothing else enters. Each has an anytime-valid counterpart that decides by
+the same rule, its e-value in the place of p and its confidence sequence in that of the interval; the verdict is the
+counterpart's where n was not fixed before the first look (looks.py).
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from dataclasses import asdict
 import pandas as pd
 
 from flashtrail.claims import claims as types
+from flashtrail.claims import looks
 from flashtrail.claims.campaign import Campaign
 from flashtrail.claims.judgement import (
     Judgement,
@@ -22,7 +25,7 @@ from flashtrail.claims.judgement import (
     rows_of,
     scope_of,
 )
-from flashtrail.statistics import intervals, power, resampling, stratified
+from flashtrail.statistics import anytime, intervals, power, resampling, stratified
 from flashtrail.statistics.wording import (
     counted,
     difference_with_range,
@@ -42,15 +45,19 @@ def judge_rate(claim: types.RateClaim, campaign: Campaign, alpha: float) -> Judg
     episodes = arm_episodes(campaign, claim.arm)
     found = intervals.rate(int(episodes["success"].sum()), len(episodes), 1 - alpha)
     assert found.exact is not None
-    verdict = decided(found.exact.low >= claim.bar, found.exact.high < claim.bar)
+    fixed = decided(found.exact.low >= claim.bar, found.exact.high < claim.bar)
+    e = anytime.hedged(*(anytime.rate_e(found.k, found.n, claim.bar, above) for above in (True, False)))
+    sequence = anytime.rate_sequence(found.k, found.n, alpha)
+    other = decided(sequence.low >= claim.bar, sequence.high < claim.bar)
+    side = _anytime(claim, campaign, alpha, e, sequence, other, n=found.n, k_arm=found.k)
     p = intervals.binomial_p(found.k, found.n, claim.bar)
-    relation = {"supported": "all of it at or above", "refuted": "all of it below", "inconclusive": "around"}[verdict]
+    relation = {"supported": "all of it at or above", "refuted": "all of it below", "inconclusive": "around"}[fixed]
     sentence = (
         f"{claim.arm} succeeded in {rate_with_interval(found)}; the exact interval "
         f"{percent_range(found.exact)} is {relation} the bar of {percent(claim.bar)} ({p_value(p)}, exact binomial)."
     )
     return Judgement(
-        verdict,
+        fixed if side.fixed else side.verdict,
         sentence,
         {"rate": found.as_dict(), "bar": claim.bar},
         f"{counted(found)} [{percent_range(found.exact)}]",
@@ -58,6 +65,7 @@ def judge_rate(claim: types.RateClaim, campaign: Campaign, alpha: float) -> Judg
         {claim.arm: rows_of(episodes), "failed": names_of(episodes[~episodes["success"]])},
         p,
         lambda alpha: power.rate_plan(found.k, found.n, claim.bar, alpha),
+        side,
     )
 
 
@@ -68,14 +76,16 @@ def judge_rate(claim: types.RateClaim, campaign: Campaign, alpha: float) -> Judg
 def judge_paired(claim: types.PairedClaim, campaign: Campaign, alpha: float) -> Judgement:
     """Judge a difference between two arms on the same episodes."""
     pairs, found = _paired(claim, campaign, alpha)
-    verdict, sign = _of_difference(claim, found, alpha)
+    fixed, sign = _of_difference(claim, found.p <= alpha, found.difference, found.interval)
+    side = _anytime_on_pairs(claim, campaign, found, alpha, anytime.paired_e(found.only_a, found.only_b))
+    verdict = fixed if side.fixed else side.verdict
     wins, losses = (found.only_a, found.only_b) if sign > 0 else (found.only_b, found.only_a)
     reason = (
         f"; exact McNemar {p_value(found.p)} ({found.only_a} against {found.only_b} discordant pairs)."
         f"{_reason(verdict, sign, claim.margin, alpha)}"
     )
     judgement = _on_pairs(claim, campaign, pairs, found, verdict, reason)
-    judgement.p = found.p
+    judgement.p, judgement.anytime = found.p, side
     judgement.plan = lambda alpha: power.paired_plan(wins, losses, found.n, claim.margin, alpha)
     return judgement
 
@@ -87,18 +97,23 @@ def judge_non_inferiority(claim: types.NonInferiorityClaim, campaign: Campaign, 
     """Judge that one arm is not worse than another by the claim's margin."""
     pairs, found = _paired(claim, campaign, alpha)
     p = intervals.paired_non_inferiority_p(found.only_a, found.only_b, found.n, claim.margin)
-    verdict = decided(found.interval.low > -claim.margin, found.interval.high < -claim.margin)
+    fixed = decided(found.interval.low > -claim.margin, found.interval.high < -claim.margin)
+    counts = found.only_a, found.only_b, found.n
+    e = anytime.hedged(*(anytime.difference_e(*counts, -claim.margin, above) for above in (True, False)))
+    side = _anytime_on_pairs(claim, campaign, found, alpha, e)
+    verdict = fixed if side.fixed else side.verdict
     loss = points(claim.margin).lstrip("+")
     reason = {
         "supported": f"A loss of {loss} or more is excluded",
         "refuted": f"The loss is {loss} or more",
         "inconclusive": f"A loss of {loss} is not excluded: too few episodes",
     }[verdict]
-    if verdict == "inconclusive" and found.interval.high < 0:
+    if verdict == "inconclusive" and side.fixed and found.interval.high < 0:
         reason = f"There is a loss; whether it reaches {loss} is open"
     reason = f". {reason} (one-sided {p_value(p)}, paired score test)."
     judgement = _on_pairs(claim, campaign, pairs, found, verdict, reason)
     judgement.numbers["p_non_inferiority"] = judgement.p = p
+    judgement.anytime = side
     judgement.plan = lambda alpha: power.non_inferiority_plan(found.only_a, found.only_b, found.n, claim.margin, alpha)
     return judgement
 
@@ -113,7 +128,12 @@ def judge_unpaired(claim: types.UnpairedClaim, campaign: Campaign, alpha: float)
     strata = common.strata
     single = intervals.unpaired(*strata[0], 1 - alpha) if len(strata) == 1 else None
     found = single or stratified.compare(strata, 1 - alpha)
-    verdict, sign = _of_difference(claim, found, alpha)
+    fixed, sign = _of_difference(claim, found.p <= alpha, found.difference, found.interval)
+    e = anytime.unpaired_e(strata)
+    other = decided(e >= 1 / alpha and sign * found.difference > 0, False)  # no sequence, so none refutes
+    counts = {"n": found.a.n + found.b.n, "k_arm": found.a.k, "k_control": found.b.k}
+    side = _anytime(claim, campaign, alpha, e, None, other, **counts)
+    verdict = fixed if side.fixed else side.verdict
     weighted = "" if single else f" (Mantel-Haenszel's, {len(strata)} tasks)"
     sentence = (
         f"{claim.arm} succeeded in {rate_with_interval(found.a)}, {claim.control} in {rate_with_interval(found.b)}, "
@@ -131,21 +151,51 @@ def judge_unpaired(claim: types.UnpairedClaim, campaign: Campaign, alpha: float)
         {arm: rows_of(frame) for arm, frame in common.frames.items()},
         found.p,
         lambda alpha: power.unpaired_plan(sides, claim.margin, alpha),
+        side,
     )
 
 
 # --- what these judgements share ---
 
 
-def _of_difference(
-    claim: types.PairedClaim | types.UnpairedClaim,
-    found: intervals.Paired | intervals.Unpaired | stratified.Stratified,
+def _anytime_on_pairs(
+    claim: types.PairedClaim | types.NonInferiorityClaim,
+    campaign: Campaign,
+    found: intervals.Paired,
     alpha: float,
+    e: float,
+) -> looks.Anytime:
+    """Return the anytime-valid side of a comparison of pairs: decided by `e` and direction, or by the sequence."""
+    sequence = anytime.difference_sequence(found.only_a, found.only_b, found.n, alpha)
+    if isinstance(claim, types.NonInferiorityClaim):
+        verdict = decided(sequence.low > -claim.margin, sequence.high < -claim.margin)
+    else:
+        verdict, _ = _of_difference(claim, e >= 1 / alpha, found.difference, sequence)
+    counts = {"k_arm": found.k_a, "k_control": found.k_b, "wins": found.only_a, "losses": found.only_b}
+    return _anytime(claim, campaign, alpha, e, sequence, verdict, n=found.n, **counts)
+
+
+def _anytime(
+    claim: types.AnyClaim,
+    campaign: Campaign,
+    alpha: float,
+    e: float,
+    interval: intervals.Interval | None,
+    verdict: types.Verdict,
+    **counts: int,
+) -> looks.Anytime:
+    """Return the anytime-valid side of a comparison, with the looks at it so far."""
+    own = looks.digest(claim, campaign.metadata)
+    return looks.Anytime(e, 1 / alpha, interval, verdict, own, looks.sizes(campaign.looked, own, counts["n"]), counts)
+
+
+def _of_difference(
+    claim: types.PairedClaim | types.UnpairedClaim, rejected: bool, difference: float, interval: intervals.Interval
 ) -> tuple[types.Verdict, int]:
     """Return the verdict on a difference, and the sign of the direction claimed."""
     sign = 1 if claim.direction == "greater" else -1
-    largest = found.interval.high if sign > 0 else -found.interval.low
-    return decided(found.p <= alpha and sign * found.difference > 0, largest < claim.margin), sign
+    largest = interval.high if sign > 0 else -interval.low
+    return decided(rejected and sign * difference > 0, largest < claim.margin), sign
 
 
 def _reason(verdict: types.Verdict, sign: int, margin: float, alpha: float) -> str:

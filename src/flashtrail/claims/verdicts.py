@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,14 @@ from flashtrail.claims.judgement import Judgement, NotTested, decided, rows_of, 
 from flashtrail.statistics import intervals, power
 from flashtrail.statistics.power import Plan
 from flashtrail.statistics.wording import (
+    e_value,
     listed,
     milliseconds,
     p_value,
     percent,
+    percent_range,
     plural,
+    points_range,
 )
 from flashtrail.tables import endings
 from flashtrail.tables.schemas import PAIR_KEY
@@ -39,7 +42,8 @@ def judge_all(file: types.ClaimsFile, campaign: Campaign, plan: bool = True) -> 
     """Return every claim with its verdict as plain data.
 
     `supported` in a family of claims needs Holm's adjusted p at or under alpha, the family being its claims that were
-    tested. An inconclusive claim gets its plan, the number of episodes that would settle it, unless `plan` is False.
+    tested; 1/e is the p of a claim that rests on its anytime-valid test. An inconclusive claim that rests on its
+    fixed-n test gets its plan, the number of episodes that would settle it, unless `plan` is False.
     """
     judged = [_judge(claim, campaign, file.alpha) for claim in file.claims]
     families = _families(file.claims, judged)
@@ -50,7 +54,8 @@ def judge_all(file: types.ClaimsFile, campaign: Campaign, plan: bool = True) -> 
             _adjust(judgement, family, file.alpha)
         size = family["size"] if family else 1
         # A member of a family is planned at its first Holm step, which is the strictest.
-        planned = judgement.plan if plan and judgement.verdict == "inconclusive" else None
+        fixed = judgement.anytime is None or judgement.anytime.fixed  # else more may be added until it is decided
+        planned = judgement.plan if plan and fixed and judgement.verdict == "inconclusive" else None
         result.append(_plain(claim, judgement, family, planned(file.alpha / size) if planned else None))
     return result
 
@@ -84,24 +89,33 @@ def _arms(claim: types.AnyClaim) -> list[str]:
 
 
 def _families(claims: Sequence[types.AnyClaim], judged: Sequence[Judgement]) -> dict[str, dict[str, Any]]:
-    """Return, for each tested claim of a family, the family's name and size and the claim's adjusted p."""
-    members: dict[str, list[tuple[str, float]]] = {}
+    """Return, for each tested claim of a family, the family's name and size and the claim's adjusted p and e.
+
+    1/e is a p value at any stopping time (Ville), so Holm's method holds for it and for any mixture of both kinds.
+    """
+    members: dict[str, dict[str, tuple[float, float]]] = {}
     for claim, judgement in zip(claims, judged, strict=True):
         name = getattr(claim, "family", None)
-        if name and judgement.p is not None:
-            members.setdefault(name, []).append((claim.id, judgement.p))
-    return {
-        claim_id: {"name": name, "size": len(entries), "p_adjusted": adjusted}
-        for name, entries in members.items()
-        for (claim_id, _), adjusted in zip(entries, intervals.holm([p for _, p in entries]), strict=True)
-    }
+        if name and judgement.p is not None and judgement.anytime is not None:
+            own = min(1.0, 1 / max(judgement.anytime.e, 1e-9))
+            members.setdefault(name, {})[claim.id] = (judgement.p if judgement.anytime.fixed else own, own)
+    found = {}
+    for name, entries in members.items():
+        rested, at_any_time = (intervals.holm([ps[i] for ps in entries.values()]) for i in (0, 1))
+        for claim_id, p, least in zip(entries, rested, at_any_time, strict=True):
+            found[claim_id] = {"name": name, "size": len(entries), "p_adjusted": p, "e_adjusted": 1 / least}
+    return found
 
 
 def _adjust(judgement: Judgement, family: Mapping[str, Any], alpha: float) -> None:
-    """Hold a supported claim to its family's adjusted p."""
+    """Hold a supported claim, and the verdict of its anytime-valid side, to the family's adjusted p."""
+    side = judgement.anytime
+    if family["size"] > 1 and side and side.verdict == "supported" and family["e_adjusted"] < side.needs:
+        judgement.anytime = replace(side, verdict="inconclusive")
     if judgement.verdict != "supported" or family["size"] < 2:
         return
-    words = f" After Holm's adjustment for {family['size']} tests ({family['name']}): {p_value(family['p_adjusted'])}"
+    words = f" After Holm's adjustment for {family['size']} tests ({family['name']}): "
+    words += p_value(family["p_adjusted"]) if side is None or side.fixed else f"e = {1 / family['p_adjusted']:.3g}"
     if family["p_adjusted"] > alpha:
         judgement.verdict = "inconclusive"
         words += f", not established at {alpha:g}"
@@ -115,6 +129,8 @@ def _plain(
     settle = {**plan.as_dict(), "words": plan_words(plan)} if plan else None
     tested = judgement.verdict != "not_tested"
     which = _SUCCESS_WORDS.get(getattr(claim, "success", ""), "") if tested else ""
+    side = judgement.anytime
+    looked = "" if side is None or side.fixed else f"{looks_words(side.as_dict())} {anytime_words(side.as_dict())}."
     return {
         "id": claim.id,
         "title": claim.title,
@@ -129,17 +145,38 @@ def _plain(
         "verdict": judgement.verdict,
         "seed_word": types.seed_word(judgement.verdict, claim.limited),
         "sentence": " ".join(
-            part for part in (judgement.sentence, which, settle and f"To settle it: {settle['words']}.", where) if part
+            part
+            for part in (judgement.sentence, looked, which, settle and f"To settle it: {settle['words']}.", where)
+            if part
         ),
         "short": judgement.short,
         "p": judgement.p,
         "family": dict(family) if family else None,
+        "anytime": side.as_dict() if side else None,
         "settle": settle,
         "numbers": judgement.numbers,
         "tested_on": judgement.tested_on,
         "rows": judgement.rows,
         "seed": claim.seed.model_dump(),
     }
+
+
+def anytime_words(side: Mapping[str, Any]) -> str:
+    """``Anytime-valid: e = 3.1 (needs 20), 95 % sequence [-5, +40] points: inconclusive``, of a claim's `anytime`."""
+    ends = ""
+    if side["interval"]:
+        interval = intervals.Interval(**side["interval"])
+        of_rate = side["counts"].get("k_control") is None
+        ends = f", {percent(interval.level)} sequence {(percent_range if of_rate else points_range)(interval)}"
+    return f"Anytime-valid: {e_value(side['e'], side['needs'])}{ends}: {side['verdict']}"
+
+
+def looks_words(side: Mapping[str, Any]) -> str:
+    """Return which test a claim's verdict rests on, and why, of its `anytime`."""
+    if side["rests_on"] == "fixed-n":
+        return f"The verdict rests on the fixed-n test: n was {side['looks'][0]:,} at every look."
+    sizes = listed([f"{n:,}" for n in side["looks"]])
+    return f"The verdict rests on the anytime-valid test: there were looks at n = {sizes}."
 
 
 _TO = {"supported": "support", "refuted": "refute"}

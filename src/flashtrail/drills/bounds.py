@@ -39,13 +39,13 @@ def derive(episodes: Sequence[Episode], origin: Mapping[str, Any] | None = None)
     """Return the bounds of clean episodes; one that no episode has gets none. UserError below MIN_EPISODES."""
     if len(episodes) < MIN_EPISODES:
         raise UserError(f"bounds need at least {MIN_EPISODES} clean episodes, got {len(episodes)}")
-    found = [features(episode) for episode in episodes]
+    measured = [features(episode) for episode in episodes]
     bounds = {}
     for name in FEATURES:
-        values = [value for row in found if not np.isnan(value := row[name])]
+        values = [value for row in measured if not np.isnan(value := row[name])]
         if values:
             bounds[name] = Bound(min(values), max(values), len(values))
-    return Reference(bounds, len(found), sum(bool(row["rewarded"]) for row in found), dict(origin or {}))
+    return Reference(bounds, len(measured), sum(bool(row["rewarded"]) for row in measured), dict(origin or {}))
 
 
 # --- what they guarantee ---

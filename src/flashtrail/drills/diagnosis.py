@@ -1,4 +1,4 @@
-"""What predicates make of drills whose cause is known: confusion, false alarms, what cannot be told apart, power.
+"""What predicates make of drills whose cause is known: confusion, false alarms, what cannot be distinguished, power.
 
 Every word about a drill follows from counts; none is written in advance. A drill counts as named if a run of it is
 given its own name and no other arm is, and as told from another arm if some predicate holds in the two at different
@@ -62,8 +62,8 @@ def diagnose(reference: Reference, drills: Mapping[str, Sequence[Logged]], clean
         "success": {name: _success(rows, judged[CLEAN]) for name, rows in judged.items()},
         "apart": apart,
         "verdicts": {name: verdict(name, runs, apart) for name in drills},
-        "power": {name: [asdict(entry) for entry in found] for name, found in powers.items()},
-        "enough": {name: power.enough(found) for name, found in powers.items()},
+        "power": {name: [asdict(entry) for entry in curve] for name, curve in powers.items()},
+        "enough": {name: power.enough(curve) for name, curve in powers.items()},
         "slack": [slack_of(slack, reference, kinds) for slack in SLACKS],
         "sentences": {predicate.name: predicate.sentence for predicate in PREDICATES},
         "alpha": ALPHA,
@@ -71,7 +71,7 @@ def diagnose(reference: Reference, drills: Mapping[str, Sequence[Logged]], clean
 
 
 def _episode(logged: Logged, reference: Reference) -> dict[str, Any]:
-    flags, found = verdicts.judge(logged.episode, reference.bounds), features(logged.episode)
+    flags, measured = verdicts.judge(logged.episode, reference.bounds), features(logged.episode)
     return {
         "arm": logged.arm,
         "task": logged.task,
@@ -79,8 +79,8 @@ def _episode(logged: Logged, reference: Reference) -> dict[str, Any]:
         "key": logged.key,
         "flags": flags,
         "cause": verdicts.cause(flags),
-        "rewarded": bool(found["rewarded"]),
-        "features": {name: None if np.isnan(found[name]) else found[name] for name in FEATURES},
+        "rewarded": bool(measured["rewarded"]),
+        "features": {name: None if np.isnan(measured[name]) else measured[name] for name in FEATURES},
     }
 
 
@@ -122,11 +122,11 @@ def _success(rows: Sequence[Mapping[str, Any]], clean: Sequence[Mapping[str, Any
     own = {(row["task"], row["start"]): row["rewarded"] for row in rows}
     other = {(row["task"], row["start"]): row["rewarded"] for row in clean}
     both = sorted(set(own) & set(other))
-    found = intervals.rate(sum(own.values()), len(own)).as_dict()
+    success = intervals.rate(sum(own.values()), len(own)).as_dict()
     if not both or rows is clean:
-        return found | {"paired": None}
+        return success | {"paired": None}
     paired = intervals.paired([own[key] for key in both], [other[key] for key in both])
-    return found | {"paired": asdict(paired) | {"k": paired.k_a, "k_clean": paired.k_b}}
+    return success | {"paired": asdict(paired) | {"k": paired.k_a, "k_clean": paired.k_b}}
 
 
 def slack_of(slack: float, reference: Reference, kinds: Mapping[str, Sequence[Logged]]) -> dict[str, Any]:
@@ -135,22 +135,22 @@ def slack_of(slack: float, reference: Reference, kinds: Mapping[str, Sequence[Lo
     result: dict[str, Any] = {"slack": slack, "drills": {}}
     for name, episodes in kinds.items():
         flags = [verdicts.judge(logged.episode, other.bounds) for logged in episodes]
-        found = verdicts.counts(flags)
-        cause = next(iter(verdicts.firing(found, other)), None)
+        rates = verdicts.counts(flags)
+        cause = next(iter(verdicts.firing(rates, other)), None)
         if name == CLEAN:
             result["clean"] = {"k": sum(map(verdicts.by_bound, flags)), "n": len(flags), "cause": cause}
         elif name in NAMES:
-            result["drills"][name] = {"k": found[name].k, "n": found[name].n, "cause": cause}
+            result["drills"][name] = {"k": rates[name].k, "n": rates[name].n, "cause": cause}
     return result
 
 
-# --- what cannot be told apart ---
+# --- what cannot be distinguished ---
 
 
 def separations(matrix: Mapping[str, Mapping[str, intervals.Rate]]) -> list[dict[str, Any]]:
     """Return, for each two arms, the predicate whose rates differ most surely, with Boschloo's exact p.
 
-    p values are Holm's, over all pairs and predicates: two arms are told apart if the least of theirs is below ALPHA.
+    p values are Holm's, over all pairs and predicates: two arms differ if the least of theirs is below ALPHA.
     """
     tests = []
     for a, b in combinations(matrix, 2):
@@ -159,12 +159,12 @@ def separations(matrix: Mapping[str, Mapping[str, intervals.Rate]]) -> list[dict
             if x.n and y.n:
                 tests.append((a, b, name, _p(x.k, x.n, y.k, y.n)))
     adjusted = intervals.holm([p for *_, p in tests])
-    found: list[dict[str, Any]] = []
+    pairs: list[dict[str, Any]] = []
     for a, b in combinations(matrix, 2):
         own = [(p, name) for (x, y, name, _), p in zip(tests, adjusted, strict=True) if (x, y) == (a, b)]
         p, best = min(own, default=(1.0, ""))
-        found.append({"a": a, "b": b, "predicate": best if p < ALPHA else None, "p": p, "apart": p < ALPHA})
-    return found
+        pairs.append({"a": a, "b": b, "predicate": best if p < ALPHA else None, "p": p, "apart": p < ALPHA})
+    return pairs
 
 
 @lru_cache(maxsize=4096)
@@ -182,7 +182,7 @@ def verdict(name: str, runs: Mapping[str, Mapping[str, Any]], apart: Sequence[Ma
     """
     blurred = [e["b"] if e["a"] == name else e["a"] for e in apart if name in (e["a"], e["b"]) and not e["apart"]]
     cause = runs[name]["cause"]
-    shared = [other for other, found in runs.items() if other != name and cause and found["cause"] == cause]
+    shared = [other for other, run in runs.items() if other != name and cause and run["cause"] == cause]
     if CLEAN in blurred:
         word = "unseen"
     else:

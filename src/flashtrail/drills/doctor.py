@@ -41,27 +41,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Diagnose each arm of the run; return 1 where a likely cause was found for any."""
-    found = logs.read(arguments.run_dir)
-    if not found.episodes:
+    logged_run = logs.read(arguments.run_dir)
+    if not logged_run.episodes:
         raise UserError(
-            f"{arguments.run_dir}: no episode with steps to judge ({found.left_out} ended by infrastructure)"
+            f"{arguments.run_dir}: no episode with steps to judge ({logged_run.left_out} ended by infrastructure)"
         )
     if arguments.write_bounds:
-        return _write_bounds(found, arguments.write_bounds)
-    place = arguments.bounds or stored(arguments.run_dir)
-    reference = clean.load(place)
-    notes = remarks(found, reference)
-    arms = {arm: diagnosis(episodes, reference) for arm, episodes in found.arms.items()}
+        return _write_bounds(logged_run, arguments.write_bounds)
+    bounds_path = arguments.bounds or stored(arguments.run_dir)
+    reference = clean.load(bounds_path)
+    notes = remarks(logged_run, reference)
+    arms = {arm: diagnosis(episodes, reference) for arm, episodes in logged_run.arms.items()}
     if arguments.json:
-        report = {"bounds": str(place), "notes": notes, "left_out": found.left_out, "arms": arms}
+        report = {"bounds": str(bounds_path), "notes": notes, "left_out": logged_run.left_out, "arms": arms}
         print(json.dumps(report, indent=2, allow_nan=False))
     else:
         print("\n".join([*(f"note: {note}" for note in notes), *_words(arms, reference)]))
     return int(any(entry["cause"] for entry in arms.values()))
 
 
-def _write_bounds(found: Run, path: Path) -> int:
-    reference = clean.derive([logged.episode for logged in found.episodes], logs.origin(found))
+def _write_bounds(run: Run, path: Path) -> int:
+    reference = clean.derive([logged.episode for logged in run.episodes], logs.origin(run))
     clean.save(reference, path)
     alarm = percent(clean.beyond(reference.episodes), 1)
     print(
@@ -74,25 +74,25 @@ def _write_bounds(found: Run, path: Path) -> int:
 def stored(run_dir: str | Path) -> Path:
     """Return where the run's own bounds are: beside its tables, or of the directory in which the command is given."""
     root = Path(run_dir).resolve()
-    places = [base / _STORED for base in (root, root / "results", *root.parents[:3])]
-    places.append(Path("results") / _STORED)
-    for place in places:
-        if place.is_file():
-            return place
+    candidates = [base / _STORED for base in (root, root / "results", *root.parents[:3])]
+    candidates.append(Path("results") / _STORED)
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
     raise UserError(f"{run_dir} has no clean bounds: give --bounds FILE; {clean.REMEDY}")
 
 
-def remarks(found: Run, reference: Reference) -> list[str]:
+def remarks(run: Run, reference: Reference) -> list[str]:
     """Return what makes a diagnosis weaker: another policy's bounds, episodes that infrastructure ended."""
     notes = []
     theirs = set(reference.origin.get("policies", [])) - {"unknown"}
-    own = {policy for policy in found.policies.values() if policy != "unknown"}
+    own = {policy for policy in run.policies.values() if policy != "unknown"}
     if not own or not theirs:
         notes.append("whether the bounds are of this run's policy is not recorded")
     for other in sorted(own - theirs if theirs else ()):
         notes.append(f"the bounds are of {listed(sorted(theirs))}, not of {other}: derive bounds from its clean run")
-    if found.left_out:
-        notes.append(f"{plural(found.left_out, 'episode')} ended by infrastructure left out")
+    if run.left_out:
+        notes.append(f"{plural(run.left_out, 'episode')} ended by infrastructure left out")
     return notes
 
 
@@ -100,8 +100,8 @@ def diagnosis(episodes: Sequence[Logged], reference: Reference) -> dict[str, Any
     """Return one arm's diagnosis as JSON-able data: counts by predicate, those that fire, cause, what to check."""
     played = [logged.episode for logged in episodes]
     judged = [verdicts.judge(episode, reference.bounds) for episode in played]
-    found = verdicts.counts(judged)
-    firing = verdicts.firing(found, reference)
+    rates = verdicts.counts(judged)
+    firing = verdicts.firing(rates, reference)
     rewarded = sum(bool((episode.reward > 0).any()) for episode in played)
     likely = _CAUSE[firing[0]] if firing else None
     return {
@@ -109,7 +109,7 @@ def diagnosis(episodes: Sequence[Logged], reference: Reference) -> dict[str, Any
         "rewarded": rewarded,
         "predicates": {
             name: {"k": count.k, "n": count.n, "clean_run_at_most": _alarm(name, count.n, reference)}
-            for name, count in found.items()
+            for name, count in rates.items()
         },
         "unjudged": verdicts.unjudged(played, reference.bounds),
         "firing": firing,
@@ -118,7 +118,7 @@ def diagnosis(episodes: Sequence[Logged], reference: Reference) -> dict[str, Any
         "flagged": {
             name: [logged.name for logged, flags in zip(episodes, judged, strict=True) if flags[name]]
             for name in NAMES
-            if found[name].k
+            if rates[name].k
         },
     }
 
@@ -142,9 +142,9 @@ def _words(arms: dict[str, dict[str, Any]], reference: Reference) -> list[str]:
 
 def _of_arm(entry: dict[str, Any]) -> list[str]:
     lines = []
-    for place, name in enumerate(entry["firing"]):
+    for rank, name in enumerate(entry["firing"]):
         predicate, count = _CAUSE[name], entry["predicates"][name]
-        lines.append(f"{'likely' if not place else 'also'}: {name}, in {count['k']}/{count['n']} episodes")
+        lines.append(f"{'likely' if not rank else 'also'}: {name}, in {count['k']}/{count['n']} episodes")
         lines += [f"  {predicate.sign}", f"  likely cause: {predicate.cause}", f"  check: {predicate.check}"]
         if count["clean_run_at_most"] is not None:
             alarm = f"{100 * count['clean_run_at_most']:.2g} %"

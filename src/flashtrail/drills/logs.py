@@ -56,19 +56,19 @@ class Run:
     @property
     def arms(self) -> dict[str, list[Logged]]:
         """Return the episodes by arm, in the order in which they were read."""
-        found: dict[str, list[Logged]] = {}
+        by_arm: dict[str, list[Logged]] = {}
         for logged in self.episodes:
-            found.setdefault(logged.arm, []).append(logged)
-        return found
+            by_arm.setdefault(logged.arm, []).append(logged)
+        return by_arm
 
 
-def read(place: str | Path) -> Run:
-    """Read whatever run lies at `place`; UserError where there is none, with the forms that a run may have.
+def read(path: str | Path) -> Run:
+    """Read the run at `path`; UserError naming the accepted forms where there is none.
 
     A steps.parquet (with its episodes.parquet), tables/ARM/, results/tables/ARM/, the official client's run
     directory, a JSON-lines file or a directory of them.
     """
-    root = Path(place)
+    root = Path(path)
     if not root.exists():
         raise UserError(f"{root} does not exist")
     if root.is_file():
@@ -97,9 +97,9 @@ def _table_directories(root: Path) -> list[Path]:
     if (root / "steps.parquet").is_file():
         return [root]
     for below in ("tables", "results/tables", "."):
-        found = sorted(path.parent for path in (root / below).glob("*/steps.parquet"))
-        if found:
-            return found
+        directories = sorted(path.parent for path in (root / below).glob("*/steps.parquet"))
+        if directories:
+            return directories
     return []
 
 
@@ -114,20 +114,20 @@ def joined(runs: Iterable[Run]) -> Run:
     )
 
 
-def origin(found: Run) -> dict[str, Any]:
+def origin(run: Run) -> dict[str, Any]:
     """Return where bounds come from: arms, policy, tasks, files with their digests, and what the tables say of both."""
-    said: dict[str, set[str]] = {}
-    for path in found.files:
+    metadata: dict[str, set[str]] = {}
+    for path in run.files:
         for key, value in schemas.read_metadata(path).items() if path.suffix == ".parquet" else ():
-            said.setdefault(key, set()).add(value)
+            metadata.setdefault(key, set()).add(value)
     return {
-        "arms": list(found.arms),
-        "policies": sorted(set(found.policies.values())),
-        "tasks": sorted({logged.task for logged in found.episodes}),
-        "starts": sorted({logged.start for logged in found.episodes}),
-        "left_out": found.left_out,
-        "sources": {f"{path.parent.name}/{path.name}": provenance.sha256_file(path) for path in found.files},
-        "metadata": {key: " and ".join(sorted(values)) for key, values in sorted(said.items())},
+        "arms": list(run.arms),
+        "policies": sorted(set(run.policies.values())),
+        "tasks": sorted({logged.task for logged in run.episodes}),
+        "starts": sorted({logged.start for logged in run.episodes}),
+        "left_out": run.left_out,
+        "sources": {f"{path.parent.name}/{path.name}": provenance.sha256_file(path) for path in run.files},
+        "metadata": {key: " and ".join(sorted(values)) for key, values in sorted(metadata.items())},
     }
 
 
@@ -154,9 +154,9 @@ def _steps(path: Path) -> pd.DataFrame:
     """Return key, step, action, picture and reward; tables of before there was `img_mean_sent` are read, too."""
     schema = schemas.STEPS if _has(path, SENT) else pa.schema([f for f in schemas.STEPS if f.name != SENT])
     pictures = [name for name in (SENT, "img_mean") if name in schema.names]
-    found = schemas.read_table(path, schema, [*KEY, "step", "action", "reward", *pictures])
-    frame = found.drop_columns(["action"]).to_pandas()
-    _attach(frame, found["action"].combine_chunks().flatten().to_numpy(zero_copy_only=False))
+    table = schemas.read_table(path, schema, [*KEY, "step", "action", "reward", *pictures])
+    frame = table.drop_columns(["action"]).to_pandas()
+    _attach(frame, table["action"].combine_chunks().flatten().to_numpy(zero_copy_only=False))
     frame["picture"] = frame[pictures[0]]
     for name in pictures[1:]:
         frame["picture"] = frame["picture"].fillna(frame[name])
@@ -180,14 +180,14 @@ def _episodes(frame: pd.DataFrame) -> Iterator[Logged]:
     actions = frame.attrs["actions"]
     for names, part in frame.sort_values([*KEY, "step"], kind="stable").groupby(KEY, sort=True):
         key = dict(zip(KEY, names, strict=True))
-        found = _episode(
+        episode = _episode(
             schemas.episode_id(key),
             actions[part["row"].to_numpy()],
             part["picture"].to_numpy(float),
             part["reward"].to_numpy(float),
         )
         start = f"init {key['init_state']}/repeat {key['repeat']}"
-        yield Logged(key["arm"], f"{key['suite']}/task {key['task_id']}", start, found, key)
+        yield Logged(key["arm"], f"{key['suite']}/task {key['task_id']}", start, episode, key)
 
 
 def _episode(name: str, actions: Any, pictures: Any, rewards: Any) -> Episode:
@@ -202,14 +202,16 @@ def _episode(name: str, actions: Any, pictures: Any, rewards: Any) -> Episode:
 
 def of_official(root: str | Path) -> Run:
     """Read a run directory of the official client; its log has no pictures."""
-    found = read_run(root, "unknown")
-    if found.problems:
-        raise UserError(f"{found.problems[0]} (flashtrail import-run names all of its {len(found.problems)} problems)")
-    errors = {tuple(row[name] for name in KEY) for row in found.rows["episodes"] if row["outcome"] == "error"}
-    steps = [row for row in found.rows["steps"] if tuple(row[name] for name in KEY) not in errors]
+    imported = read_run(root, "unknown")
+    if imported.problems:
+        raise UserError(
+            f"{imported.problems[0]} (flashtrail import-run names all of its {len(imported.problems)} problems)"
+        )
+    errors = {tuple(row[name] for name in KEY) for row in imported.rows["episodes"] if row["outcome"] == "error"}
+    steps = [row for row in imported.rows["steps"] if tuple(row[name] for name in KEY) not in errors]
     frame = pd.DataFrame(steps, columns=[*KEY, "step", "reward"]).assign(picture=np.nan)
     _attach(frame, [row["action"] for row in steps])
-    return Run(list(_episodes(frame)), len(errors), {}, tuple(found.files))
+    return Run(list(_episodes(frame)), len(errors), {}, tuple(imported.files))
 
 
 # --- JSON lines: step, img_mean, action, reward, tag ---
@@ -225,11 +227,11 @@ def of_log(path: str | Path, root: str | Path | None = None) -> list[Logged]:
 
     UserError naming file and line for what cannot be read.
     """
-    place = Path(path)
-    name = str(place.relative_to(root)) if root is not None and place.is_relative_to(root) else place.name
+    log = Path(path)
+    name = str(log.relative_to(root)) if root is not None and log.is_relative_to(root) else log.name
     arm = name.split("/")[0] if "/" in name else Path(name).stem
-    found = []
-    for number, rows in enumerate(step_lines.read(place), 1):
+    episodes = []
+    for number, rows in enumerate(step_lines.read(log), 1):
         columns = [r.action for r in rows], [r.picture for r in rows], [r.reward for r in rows]
-        found.append(Logged(arm, name, f"episode {number}", _episode(f"{place}:{rows[0].line}", *columns)))
-    return found
+        episodes.append(Logged(arm, name, f"episode {number}", _episode(f"{log}:{rows[0].line}", *columns)))
+    return episodes

@@ -50,7 +50,7 @@ def curve(
     held, judged = (_matrix(flags, what) for what in (True, None))
     wanted = len(NAMES) if name is None else NAMES.index(name)
     generator = np.random.default_rng(seed)
-    found = []
+    powers = []
     for m in lengths:
         least = np.array([[needed(predicate, n, reference) for n in range(m + 1)] for predicate in NAMES])
         first = _first(held, judged, least, generator.multinomial(m, _shares(tasks), _RUNS))
@@ -59,18 +59,18 @@ def curve(
             again = _first(held, judged, least, generator.multinomial(m, _shares(tasks, generator), _INNER))
             outer.append([(again == wanted).mean(), (again < len(NAMES)).mean()])
         named, spoke = (resampling.percentile_interval(values) for values in np.array(outer).T)
-        found.append(Power(m, float((first == wanted).mean()), named, float((first < len(NAMES)).mean()), spoke))
-    return found
+        powers.append(Power(m, float((first == wanted).mean()), named, float((first < len(NAMES)).mean()), spoke))
+    return powers
 
 
 def enough(powers: Sequence[Power], power: float = ENOUGH) -> int | None:
     """Return the shortest run from which on every longer one, too, is named at least so often; None for none."""
-    found = None
+    shortest = None
     for entry in sorted(powers, key=lambda p: p.m, reverse=True):
         if entry.named < power:
             break
-        found = entry.m
-    return found
+        shortest = entry.m
+    return shortest
 
 
 def _matrix(flags: Sequence[Flags], what: bool | None) -> np.ndarray:

@@ -111,9 +111,9 @@ def _busiest(per_step: np.ndarray) -> float:
 
 
 def _changes(gripper: np.ndarray) -> int:
-    told = np.sign(gripper)
-    told = told[told != 0]
-    return int((told[1:] != told[:-1]).sum())
+    signs = np.sign(gripper)
+    signs = signs[signs != 0]
+    return int((signs[1:] != signs[:-1]).sum())
 
 
 def _pictures(episode: Episode) -> dict[str, float]:
@@ -171,55 +171,55 @@ class Predicate:
         """``If the robot does X, the likely cause is Y: check Z.``"""
         return f"If {self.sign}, the likely cause is {self.cause}: check {self.check}."
 
-    def judge(self, found: Features, bounds: Bounds) -> bool | None:
+    def judge(self, measured: Features, bounds: Bounds) -> bool | None:
         """Return whether the episode shows this failure; None where a feature or a bound is missing."""
-        return None if self.missing(found, bounds) else self.rule(found, bounds)
+        return None if self.missing(measured, bounds) else self.rule(measured, bounds)
 
-    def missing(self, found: Features, bounds: Bounds) -> list[str]:
+    def missing(self, measured: Features, bounds: Bounds) -> list[str]:
         """Return the features that the log does not give, and those that no clean episode gave a bound for."""
-        unlogged = [name for name in self.logged if np.isnan(found[name])]
+        unlogged = [name for name in self.logged if np.isnan(measured[name])]
         return unlogged + [name for name in self.bounded if name not in bounds and name not in unlogged]
 
 
-def _swapped_cameras(found: Features, bounds: Bounds) -> bool:
+def _swapped_cameras(measured: Features, bounds: Bounds) -> bool:
     # Whoever asks seldom sees larger changes from any camera.
-    return found["picture_step"] > bounds["picture_step"].high and not _long_chunk(found, bounds)
+    return measured["picture_step"] > bounds["picture_step"].high and not _long_chunk(measured, bounds)
 
 
-def _long_chunk(found: Features, bounds: Bounds) -> bool:
-    gap = found["query_gap"]  # unknown where every step has the same picture: that is a stale frame
+def _long_chunk(measured: Features, bounds: Bounds) -> bool:
+    gap = measured["query_gap"]  # unknown where every step has the same picture: that is a stale frame
     return not np.isnan(gap) and gap > bounds["query_gap"].high
 
 
-def _stale_frame(found: Features, bounds: Bounds) -> bool:
-    return found["longest_hold"] > bounds["longest_hold"].high and not _long_chunk(found, bounds)
+def _stale_frame(measured: Features, bounds: Bounds) -> bool:
+    return measured["longest_hold"] > bounds["longest_hold"].high and not _long_chunk(measured, bounds)
 
 
 def _above(name: str) -> Rule:
-    return lambda found, bounds: found[name] > bounds[name].high
+    return lambda measured, bounds: measured[name] > bounds[name].high
 
 
-def _short_horizon(found: Features, bounds: Bounds) -> bool:
-    return not found["rewarded"] and found["steps"] < bounds["steps_to_reward"].largest
+def _short_horizon(measured: Features, bounds: Bounds) -> bool:
+    return not measured["rewarded"] and measured["steps"] < bounds["steps_to_reward"].largest
 
 
-def _gripper_sign(found: Features, bounds: Bounds) -> bool:
+def _gripper_sign(measured: Features, bounds: Bounds) -> bool:
     """The hand begins the other way round than in every clean episode, and by more than a moment."""
-    start, clean = found["gripper_start"], bounds["gripper_start"]
+    start, clean = measured["gripper_start"], bounds["gripper_start"]
     return start > max(clean.high, 0.5) if clean.largest < 0 else start < min(clean.low, -0.5) and clean.least > 0
 
 
-def _no_flip(found: Features, bounds: Bounds) -> bool:
+def _no_flip(measured: Features, bounds: Bounds) -> bool:
     """Feedback with its sign turned around: each correction leads further away."""
-    return not found["rewarded"] and found["travel"] > bounds["travel"].high
+    return not measured["rewarded"] and measured["travel"] > bounds["travel"].high
 
 
-def _unexplained(found: Features, bounds: Bounds) -> bool:
+def _unexplained(measured: Features, bounds: Bounds) -> bool:
     """What is left: the magnitudes are healthy, the gripper is used, no other rule speaks, and never a reward."""
-    healthy = bounds["effort"].low <= found["effort"] and found["reach"] <= bounds["reach"].high
-    uses_gripper = found["gripper_changes"] >= max(bounds["gripper_changes"].low, 1)
-    others = any(p.judge(found, bounds) for p in PREDICATES if p.name != LEFT_OVER)
-    return healthy and uses_gripper and not others and not found["rewarded"]
+    healthy = bounds["effort"].low <= measured["effort"] and measured["reach"] <= bounds["reach"].high
+    uses_gripper = measured["gripper_changes"] >= max(bounds["gripper_changes"].low, 1)
+    others = any(p.judge(measured, bounds) for p in PREDICATES if p.name != LEFT_OVER)
+    return healthy and uses_gripper and not others and not measured["rewarded"]
 
 
 # In the order in which they are asked: first the form of the log (pictures, pace, length), then the actions, last what
@@ -284,7 +284,7 @@ PREDICATES: tuple[Predicate, ...] = (
         "bad_prompt",
         ("effort",),
         ("effort",),
-        lambda found, bounds: found["effort"] < bounds["effort"].low,
+        lambda measured, bounds: measured["effort"] < bounds["effort"].low,
         f"mean |action[:6]| stays below the clean bound in every window of {WINDOW} steps",
         "an instruction that the policy does not understand",
         "the prompt's template against the one of training, to the character",

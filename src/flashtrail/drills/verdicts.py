@@ -19,8 +19,8 @@ Flags = Mapping[str, bool | None]  # by predicate; None: could not be judged
 
 def judge(episode: Episode, bounds: Bounds) -> dict[str, bool | None]:
     """Return what each predicate says of one episode."""
-    found = features(episode)
-    return {predicate.name: predicate.judge(found, bounds) for predicate in PREDICATES}
+    measured = features(episode)
+    return {predicate.name: predicate.judge(measured, bounds) for predicate in PREDICATES}
 
 
 def cause(flags: Flags) -> str | None:
@@ -51,17 +51,17 @@ def needed(name: str, n: int, reference: Reference) -> int:
     return max(most, clean.failures_needed(n, reference.episodes - reference.rewarded, reference.episodes))
 
 
-def firing(found: Mapping[str, Rate], reference: Reference) -> list[str]:
+def firing(rates: Mapping[str, Rate], reference: Reference) -> list[str]:
     """Return the predicates that speak of a run, in their order: the first is the likely cause."""
-    return [name for name in NAMES if found[name].k >= needed(name, found[name].n, reference)]
+    return [name for name in NAMES if rates[name].k >= needed(name, rates[name].n, reference)]
 
 
 def unjudged(episodes: Sequence[Episode], bounds: Bounds) -> dict[str, list[str]]:
     """Return, by predicate that no episode could be judged by, the features that the log or the bounds lack."""
-    found = [features(episode) for episode in episodes]
+    measured = [features(episode) for episode in episodes]
     result = {}
     for predicate in PREDICATES:
-        lacks = [predicate.missing(row, bounds) for row in found]
+        lacks = [predicate.missing(row, bounds) for row in measured]
         if lacks and all(lacks):
             result[predicate.name] = sorted({name for row in lacks for name in row})
     return result

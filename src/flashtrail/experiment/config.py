@@ -79,6 +79,9 @@ class Experiment(Section):
     smoke: Smoke = Field(default_factory=Smoke)
     checkup: Checkup | None = None
     claims: str = Field("claims.yaml", description="the claims that the report judges")
+    reuse: list[str] = Field(
+        [], description="directories of finished runs or unpacked bundles whose equal episodes are taken, not run"
+    )
 
     @model_validator(mode="after")
     def _references(self) -> Experiment:
@@ -322,7 +325,7 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 def load(*paths: str | Path) -> Experiment:
     """Read YAML files, later ones over earlier ones, and return the checked Experiment."""
-    return parse(merge(*(documents.mapping(path) for path in paths)))
+    return parse(merge(*map(documents.mapping, paths[:1]), *map(documents.overlay, paths[1:])))
 
 
 def main() -> None:

@@ -1,14 +1,17 @@
 """``flashtrail ledger``: of the episodes that the experiment asks for, which are there, and how they ended.
 
 Counts by arm and task, while a shard runs too (its parts) and after (its ledger.json): of the final report, and of the
-drills and the checkup, which are optional. Below, for each claim that is open, the episodes that would settle it,
-as claims.json has them. Reads only; `rollouts.recorder` writes, `tables.merge` refuses holes.
+drills and the checkup, which are optional. Below, about how long what is missing would run, by times measured here; and
+for each claim that is open, the episodes that would settle it, as claims.json has them. Reads only; `rollouts.recorder`
+writes, `tables.merge` refuses holes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import statistics
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,13 +19,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flashtrail.base import names, provenance
+from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
-from flashtrail.experiment import config, episodes
+from flashtrail.experiment import config, outlook
 from flashtrail.tables import schemas
 
 PARTS = "parts"
 CLAIMS = Path("claims/claims.json")  # below the results
+BENCHMARKS = Path("benchmarks")  # below the results: what Snakemake noted of its jobs
+UNTIMED_S = 9.0  # an episode of pi0_nano, 75 steps and 9 rounds: 8-10 s on a core of a Xeon at 2.5 GHz, both cores busy
 REPORT = "report"  # the part of the experiment that `make report` runs; the others are called as their target, too
 
 
@@ -49,17 +54,14 @@ class Entry:
 
 def read(experiment: config.Experiment, results: str | Path) -> list[Entry]:
     """Return an entry for each arm and task of the experiment, from the shards under `results`/rollouts, by part."""
-    entries = []
-    for arm in experiment.all_arms:
-        spec = experiment.arm(arm)
-        part = REPORT if arm in experiment.arms else "drills" if arm in experiment.drill_arms else "checkup"
-        for task in experiment.tasks_of(arm):
-            keys = episodes.expected_episodes(spec["suite"], task, spec["init_states"], spec["repeats"])
-            expected = [key.name for key in keys]
-            entries.append(
-                entry(arm, task, expected, Path(results) / "rollouts" / names.file_name(arm) / f"task_{task}", part)
-            )
-    return entries
+    return [
+        entry(shard.arm, shard.task_id, shard.expected, shard.directory, _part(experiment, shard.arm))
+        for shard in outlook.shards(experiment, results)
+    ]
+
+
+def _part(experiment: config.Experiment, arm: str) -> str:
+    return REPORT if arm in experiment.arms else "drills" if arm in experiment.drill_arms else "checkup"
 
 
 def entry(arm: str, task_id: int, expected: Sequence[str], shard: Path, part: str = REPORT) -> Entry:
@@ -74,17 +76,108 @@ def outcomes(shard: Path) -> dict[str, str]:
     """Return outcome by name from a shard's ledger, and where there is none from the parts of its latest spec."""
     if (shard / "ledger.json").is_file():
         return dict(provenance.json_load(shard / "ledger.json")["outcomes"])
-    specs = [path for path in shard.glob(f"{PARTS}/*") if path.is_dir() and not path.name.startswith(".")]
-    if not specs:
-        return {}
-    latest = max(specs, key=lambda path: path.stat().st_mtime_ns)
     found = {}
-    for part in sorted(latest.glob("init_*")):
+    for part in _parts(shard):
         try:
             found[part.name] = schemas.read_table(part / "episodes.parquet", schemas.EPISODES)["outcome"].to_pylist()[0]
         except (UserError, IndexError):
             continue  # being written, or damaged: the shard itself decides
     return found
+
+
+def _parts(shard: Path) -> list[Path]:
+    """Return the parts of a shard's latest spec."""
+    specs = [path for path in shard.glob(f"{PARTS}/*") if path.is_dir() and not path.name.startswith(".")]
+    return sorted(max(specs, key=lambda path: path.stat().st_mtime_ns).glob("init_*")) if specs else []
+
+
+def timed(shard: Path) -> list[float]:
+    """Return the seconds of a shard's episodes that were run: of its table and, where there is none, of its parts."""
+    own, seconds = shard / "episodes.parquet", list[float]()
+    for file in [own] if own.is_file() else [part / own.name for part in _parts(shard)]:
+        try:
+            table = schemas.read_table(file, schemas.EPISODES, ["outcome", "wall_s"])
+        except UserError:
+            continue  # as above
+        seconds += [row["wall_s"] for row in table.to_pylist() if row["outcome"] in outlook.RUN]
+    return seconds
+
+
+@dataclass(frozen=True)
+class ToRun:
+    """What is missing of one part. `seconds`: of one core, all its episodes together; `measured`: by times of this
+    run. `start_s`: what each of its `shards` takes beside its episodes, None where none was measured.
+    """
+
+    part: str
+    episodes: int
+    shards: int
+    seconds: float
+    measured: bool
+    start_s: float | None
+
+    def wall_s(self, cores: int) -> float:
+        """Return about how long it takes on so many cores."""
+        seconds = self.seconds / min(cores, self.episodes)
+        return seconds + (self.start_s or 0) * self.shards / min(cores, self.shards)
+
+
+def to_run(experiment: config.Experiment, results: str | Path, entries: Sequence[Entry]) -> list[ToRun]:
+    """Return what is to be run of each part of which an episode is missing or ended by infrastructure."""
+    times: dict[str, list[float]] = {}
+    starts = []
+    for shard in outlook.shards(experiment, results):
+        own = timed(shard.directory)
+        times.setdefault(shard.arm, []).extend(own)
+        noted = "roll_out_shard" / shard.directory.relative_to(Path(results) / "rollouts").with_suffix(".tsv")
+        if own and (whole := _noted_s(Path(results) / BENCHMARKS / noted)) is not None:
+            starts.append(max(0.0, whole - sum(own) / experiment.rollout.simulators))
+    found = []
+    for part, rows in by_part(entries).items():
+        due = [row for row in rows if row.missing or row.error]
+        missing = Counter[str]()
+        for row in due:
+            missing[row.arm] += len(row.missing) + row.error
+        seconds, start = outlook.seconds_left(missing, times), statistics.median(starts) if starts else None
+        if due:
+            total = missing.total()
+            fallen_back = UNTIMED_S * total if seconds is None else seconds
+            found.append(ToRun(part, total, len(due), fallen_back, seconds is not None, start))
+    return found
+
+
+def other_jobs(results: str | Path) -> list[float]:
+    """Return the seconds of every job beside the shards that Snakemake has noted."""
+    root = Path(results) / BENCHMARKS
+    files = [file for file in sorted(root.rglob("*.tsv")) if file.relative_to(root).parts[0] != "roll_out_shard"]
+    return [seconds for file in files if (seconds := _noted_s(file)) is not None]
+
+
+def _noted_s(path: Path) -> float | None:
+    """Return the seconds in a file that Snakemake's `benchmark:` wrote, whose first column they are."""
+    try:
+        return float(path.read_text(encoding="utf-8").splitlines()[1].split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def duration(found: Sequence[ToRun], others: Sequence[float], cores: int) -> str:
+    """Return a line for each part that is to be run, with about how long it takes; empty where nothing is."""
+    if not found:
+        return ""
+    how = "an episode at the mean of its arm here, else of all"
+    if not found[0].measured:
+        how = f"no episode has been timed here yet: about {UNTIMED_S:g} s each on a 2.5 GHz core, docs/rollouts.md"
+    lines = [f"to run, on {cores} core{'s' * (cores > 1)} ({how})"]
+    for one in found:
+        starts = "" if one.start_s is None else f", {one.shards} shards to start, {one.start_s:.0f} s each"
+        lines.append(f"{one.part}: {one.episodes} episodes{starts}: about {outlook.minutes(one.wall_s(cores))}")
+    if others:
+        lines.append(
+            f"other jobs: at most {outlook.minutes(sum(others) / cores)} ({len(others)} took {sum(others):.0f} s here; "
+            "those whose inputs stay the same do not run)"
+        )
+    return "\n".join(lines)
 
 
 def text(entries: Iterable[Entry]) -> str:
@@ -153,18 +246,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
     add = parser.add_argument
     add("configs", nargs="*", type=Path, default=[Path("config.yaml")], help="config.yaml, then overlays")
-    add("--results", type=Path, default=Path("results"), metavar="DIR")
+    add("--results", type=Path, metavar="DIR", help="default: results")
+    add("--cores", type=_cores, default=len(os.sched_getaffinity(0)), help="to run on (default: those of this machine)")
     add("--json", action="store_true", help="print it as JSON, missing episodes by name")
+
+
+def _cores(word: str) -> int:
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of cores, got {word!r}")
+    return int(word)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the ledger; exit code 1 while it is not `complete`."""
-    entries = read(config.load(*arguments.configs), arguments.results)
+    results = arguments.results or Path("results")
+    if arguments.results and not results.is_dir():  # the default is made by the first run
+        raise UserError(f"{results} is not a directory: give the results of a run, --results DIR")
+    experiment = config.load(*arguments.configs)
+    entries = read(experiment, results)
+    found, others, cores = to_run(experiment, results, entries), other_jobs(results), arguments.cores
     if arguments.json:
-        json.dump([_plain(one) for one in entries], sys.stdout, indent=2)
+        due = [{**asdict(one), "wall_s": one.wall_s(cores)} for one in found]
+        whole = {"entries": [_plain(one) for one in entries], "to_run": due, "cores": cores, "other_jobs_s": others}
+        json.dump(whole, sys.stdout, indent=2)
         print()
     else:
-        print("\n\n".join(part for part in (text(entries), unsettled(arguments.results)) if part))
+        said = (text(entries), duration(found, others, cores), unsettled(results))
+        print("\n\n".join(part for part in said if part))
     return int(not complete(entries))
 
 

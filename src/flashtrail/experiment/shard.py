@@ -1,6 +1,7 @@
 """A shard's spec: how episodes are run, and everything else that defines one arm and task.
 
-Checked where it is made, and trusted everywhere else.
+Checked where it is made, and trusted everywhere else. What an episode depends on is said here alone: `config_digest`
+of an arm, `ShardSpec.digest` of an arm and task. Episodes are found again by these and their key.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, model_validator
 
 from flashtrail.base import documents, provenance
 from flashtrail.experiment import suites
-from flashtrail.experiment.clocks import PAUSED, Clock
+from flashtrail.experiment.clocks import MEASURED, PAUSED, Clock
 from flashtrail.experiment.conditions import Condition
 from flashtrail.experiment.guards import Guard
 
@@ -25,6 +26,17 @@ _BESIDE_THE_POINT = {
     *("init_states", "repeats", "simulators", "video"),
     *("server_ready_timeout_s", "episode_timeout_s", "stall_timeout_s"),
 }
+
+
+def config_digest(arm: Mapping[str, Any]) -> str:
+    """Return the digest of what the episodes of an arm (as `config.Experiment.arm` gives it) depend on in the config.
+
+    Tables hold it as ``config_digest``. Earlier ones hold the digest of the whole arm there: an audit compares either
+    with what the merge's own record had planned.
+    """
+    own = {key: value for key, value in arm.items() if key not in _BESIDE_THE_POINT}
+    rollout = {key: value for key, value in arm["rollout"].items() if key not in _BESIDE_THE_POINT}
+    return provenance.digest_json({**own, "rollout": rollout})
 
 
 class Rollout(documents.Section):
@@ -41,11 +53,13 @@ class Rollout(documents.Section):
 class Server(documents.Section):
     """The policy server: `command`, with ``{port}`` in it, of one to start, or the `url` of one that runs.
 
+    `settings`: the command without the places of files on this machine, where their content has a digest elsewhere.
     `log`: where the one that is started writes. `lock`: the file on which shards settle whose turn it is with a
     server that has one state for all.
     """
 
     command: list[str] | None = None
+    settings: list[str] | None = None
     url: str | None = None
     log: str | None = None
     lock: str | None = None
@@ -91,11 +105,17 @@ class ShardSpec(Rollout):
 
     @property
     def digest(self) -> str:
-        """Digest of all that an episode's rows depend on: finished episodes are reused only under the same one."""
+        """Digest of all that an episode's rows depend on: finished episodes are reused only under the same one.
+
+        The device is recorded and no part of it, unless its pace decides what the robot does (a measured clock).
+        """
         parts = self.model_dump(exclude=_BESIDE_THE_POINT)
         if parts["horizon"] is None:  # the suite's own: a spec that says nothing of it keeps its digest
             del parts["horizon"]
-        parts["server"] = {key: parts["server"][key] for key in ("command", "url")}
+        server = parts["server"]
+        parts["server"] = {"command": server["settings"] or server["command"], "url": server["url"]}
+        if self.clock == PAUSED or self.clock.source != MEASURED:
+            parts["metadata"].pop("device", None)
         return provenance.digest_json(parts)
 
 

@@ -52,34 +52,34 @@ def number(row: Mapping[str, Any], name: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise BadRow(f"{_said(row, name)}, not a number")
     try:
-        found = float(value)
+        parsed = float(value)
     except OverflowError:
-        found = math.inf
+        parsed = math.inf
     except ValueError:
         hint = ": write a decimal point, not a comma" if _DECIMAL_COMMA.fullmatch(str(value)) else ""
         raise BadRow(f"{_said(row, name)}, not a number{hint}") from None
     if isinstance(value, str) and "_" in value:  # Python's float() takes 1_000
         raise BadRow(f"{_said(row, name)}, not a number")
-    if math.isinf(found):
+    if math.isinf(parsed):
         raise BadRow(f"{_said(row, name)}, not finite")
-    return None if math.isnan(found) else found
+    return None if math.isnan(parsed) else parsed
 
 
 def needed(row: Mapping[str, Any], name: str) -> float:
     """Return a number that must be there."""
-    found = number(row, name)
-    if found is None:
+    parsed = number(row, name)
+    if parsed is None:
         raise BadRow(f"{called(row, name)} is missing" if empty(row, name) else f"{_said(row, name)}, not a number")
-    return found
+    return parsed
 
 
 def whole(row: Mapping[str, Any], name: str, most: int = INT32) -> int:
     """Return a whole number from 0 to `most` that must be there."""
-    found = needed(row, name)
-    if found != int(found) or found < 0:
+    parsed = needed(row, name)
+    if parsed != int(parsed) or parsed < 0:
         raise BadRow(f"{_said(row, name)}, not a count")
     value = row[name]
-    exact = value if isinstance(value, int) else int(value) if str(value).strip().isdecimal() else int(found)
+    exact = value if isinstance(value, int) else int(value) if str(value).strip().isdecimal() else int(parsed)
     if exact > most:
         raise BadRow(f"{_said(row, name)}, more than the {most} that the tables hold")
     return exact
@@ -92,10 +92,10 @@ def whole_or_none(row: Mapping[str, Any], name: str) -> int | None:
 
 def duration(row: Mapping[str, Any], name: str) -> float:
     """Return a time in ms that must be there and cannot be negative."""
-    found = needed(row, name)
-    if found < 0:
-        raise BadRow(f"{called(row, name)} is {found:g} ms, a negative time")
-    return found
+    parsed = needed(row, name)
+    if parsed < 0:
+        raise BadRow(f"{called(row, name)} is {parsed:g} ms, a negative time")
+    return parsed
 
 
 def flag(row: Mapping[str, Any], name: str) -> bool | None:
@@ -110,21 +110,21 @@ def flag(row: Mapping[str, Any], name: str) -> bool | None:
     raise BadRow(f"{_said(row, name)}, neither true nor false")
 
 
-def told(row: Mapping[str, Any], name: str) -> bool:
+def needed_flag(row: Mapping[str, Any], name: str) -> bool:
     """Return a truth value that must be there."""
-    found = flag(row, name)
-    if found is None:
+    value = flag(row, name)
+    if value is None:
         raise BadRow(f"{called(row, name)} is missing")
-    return found
+    return value
 
 
 def text(row: Mapping[str, Any], name: str) -> str | None:
     """Return a text, or None where it is absent or empty; BadRow for one that UTF-8 cannot hold."""
     if empty(row, name):
         return None
-    found = str(row[name])
+    content = str(row[name])
     try:
-        found.encode()
+        content.encode()
     except UnicodeEncodeError:
         raise BadRow(f"{_said(row, name)}, half a character (a lone surrogate)") from None
-    return found
+    return content

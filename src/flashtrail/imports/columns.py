@@ -64,7 +64,7 @@ class Columns:
     warmup: Sequence[Mapping[str, str]] = ()  # a row that meets all of one rule is warm-up
 
     @classmethod
-    def said(cls, names: Iterable[str] = (), constants: Iterable[str] = (), warmup: Iterable[str] = ()) -> Columns:
+    def parse(cls, names: Iterable[str] = (), constants: Iterable[str] = (), warmup: Iterable[str] = ()) -> Columns:
         """Parse the command line's options; UserError for one without ``=``, or without a column of ours before it."""
         rules = tuple(_pairs(rule.split(","), "--warmup") for rule in warmup)
         return cls(_pairs(names, "--map"), _pairs(constants, "--constant"), rules)
@@ -74,11 +74,11 @@ class Columns:
         """Return every name by which a header can be recognised."""
         return {*OFFICIAL.values(), *self.names.values()}
 
-    def places(self, header: Sequence[str]) -> dict[str, int]:
+    def positions(self, header: Sequence[str]) -> dict[str, int]:
         """Return, by official name, where a file's columns stand."""
         renamed = {OFFICIAL[ours]: theirs for ours, theirs in self.names.items() if theirs in header}
-        found = {name: header.index(name) for name in header if name in _OURS and name not in renamed}
-        return found | {official: header.index(theirs) for official, theirs in renamed.items()}
+        columns = {name: header.index(name) for name in header if name in _OURS and name not in renamed}
+        return columns | {official: header.index(theirs) for official, theirs in renamed.items()}
 
     def called(self, header: Sequence[str]) -> dict[str, str]:
         """Return, by official name, what this file calls a column that is mapped."""
@@ -92,16 +92,16 @@ class Columns:
                 raise UserError(f"--map {ours}={theirs}: no file has a column {theirs!r}{nearest(theirs, columns)}")
         for ours, value in self.constants.items():
             for path, header in headers.items():
-                place = self.places(header).get(OFFICIAL[ours])
-                if place is not None:
-                    words = f"{path} has a column {header[place]!r}: --constant is for columns that it lacks"
-                    raise UserError(f"--constant {ours}={value}: {words}")
+                position = self.positions(header).get(OFFICIAL[ours])
+                if position is not None:
+                    message = f"{path} has a column {header[position]!r}: --constant is for columns that it lacks"
+                    raise UserError(f"--constant {ours}={value}: {message}")
 
     def constant_cells(self, header: Sequence[str]) -> dict[str, str]:
         """Return the constants, by official name, that a file with this header lacks."""
-        placed = self.places(header)
-        found = {OFFICIAL[ours]: value for ours, value in self.constants.items()}
-        return {official: value for official, value in found.items() if official not in placed}
+        placed = self.positions(header)
+        cells = {OFFICIAL[ours]: value for ours, value in self.constants.items()}
+        return {official: value for official, value in cells.items() if official not in placed}
 
     def rules_met(self, row: Mapping[str, object], path: object) -> list[int]:
         """Return which warm-up rules a row, by official names, meets; UserError if it lacks a rule's column."""
@@ -110,22 +110,22 @@ class Columns:
                 if OFFICIAL[ours] not in row:
                     raise UserError(f"--warmup: {path} has no column for {ours}: give --map {ours}=THEIRS")
         return [
-            place
-            for place, rule in enumerate(self.warmup)
+            index
+            for index, rule in enumerate(self.warmup)
             if all(_same(str(row[OFFICIAL[ours]]), value) for ours, value in rule.items())
         ]
 
     def check_met(self, met: Collection[int]) -> None:
         """Refuse a warm-up rule that no row meets: it would leave nothing out."""
-        for place, rule in enumerate(self.warmup):
-            if place not in met:
-                said = ",".join(f"{ours}={value}" for ours, value in rule.items())
-                raise UserError(f"--warmup {said}: no row matches")
+        for index, rule in enumerate(self.warmup):
+            if index not in met:
+                text = ",".join(f"{ours}={value}" for ours, value in rule.items())
+                raise UserError(f"--warmup {text}: no row matches")
 
     def unused(self, header: Sequence[str]) -> list[str]:
         """Return the columns of a file that are not read."""
-        used = set(self.places(header).values())
-        return [name for place, name in enumerate(header) if name and place not in used]
+        used = set(self.positions(header).values())
+        return [name for position, name in enumerate(header) if name and position not in used]
 
 
 def ours(official: str) -> str:
@@ -133,18 +133,18 @@ def ours(official: str) -> str:
     return _OURS[official]
 
 
-def _pairs(words: Iterable[str], flag: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for word in words:
-        name, sign, value = (part.strip() for part in word.partition("="))
+def _pairs(options: Iterable[str], flag: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for option in options:
+        name, sign, value = (part.strip() for part in option.partition("="))
         if not sign or not name or not value:
-            raise UserError(f"{flag} {word}: write OURS={'THEIRS' if flag == '--map' else 'VALUE'}")
+            raise UserError(f"{flag} {option}: write OURS={'THEIRS' if flag == '--map' else 'VALUE'}")
         if name not in OFFICIAL:
-            raise UserError(f"{flag} {word}: {name!r} is not one of our columns{nearest(name, OFFICIAL)}")
-        if name in found:
-            raise UserError(f"{flag} {word}: duplicate {name}")
-        found[name] = value
-    return found
+            raise UserError(f"{flag} {option}: {name!r} is not one of our columns{nearest(name, OFFICIAL)}")
+        if name in pairs:
+            raise UserError(f"{flag} {option}: duplicate {name}")
+        pairs[name] = value
+    return pairs
 
 
 def _same(cell: str, value: str) -> bool:

@@ -38,36 +38,38 @@ class Import:
         add("--seed", type=int, help="with --csv: the run's seed, where the files have no such column")
         add("--skip-bad-rows", action="store_true", help="write what can be read although rows are bad, and exit 0")
         csv = parser.add_argument_group("columns of CSV files (OURS: a name of docs/evidence.md, Bring your own run)")
-        for flag, value, words in (
+        for flag, value, message in (
             ("--map", "OURS=THEIRS", "a column that has another name"),
             ("--constant", "OURS=VALUE", "a column that a file lacks"),
             ("--warmup", "OURS=VALUE,...", "rows that are warm-up: all of these values"),
         ):
-            csv.add_argument(flag, action="append", default=[], metavar=value, help=f"{words}; may be repeated")
+            csv.add_argument(flag, action="append", default=[], metavar=value, help=f"{message}; may be repeated")
 
     @staticmethod
     def run(arguments: argparse.Namespace) -> int:
         """Read, say what is wrong by file and line, and write; with a bad row nothing is written unless asked."""
         _check_whose(arguments.whose)
         writing.check_out(arguments.out)
-        found = _read(arguments)
-        for line in _by_cause(found.problems):
+        imported = _read(arguments)
+        for line in _by_cause(imported.problems):
             print(line, file=sys.stderr)
-        for name, count in ((name, count) for name, count in found.counts().items() if count["read"]):
-            words = f"{name}: {count['read']} read, {count['kept']} kept, {count['left_out']} left out"
-            print(words + (f", {count['warmup']} warm-up" if count["warmup"] else ""))
-        for file, names in found.unread.items():
+        for name, count in ((name, count) for name, count in imported.counts().items() if count["read"]):
+            message = f"{name}: {count['read']} read, {count['kept']} kept, {count['left_out']} left out"
+            print(message + (f", {count['warmup']} warm-up" if count["warmup"] else ""))
+        for file, names in imported.unread.items():
             if names:
                 print(f"{file}: columns not read: {', '.join(names)}")
-        if found.rows["profile"]:
-            print(f"rounds without episodes: a profile, {found.warm_rounds()} of them warm-up; success cannot be told")
-        if found.problems and not arguments.skip_bad_rows:
-            n = len(found.problems)
-            words = f"{n} problem{'s' * (n != 1)}, nothing written; fix the rows or give --skip-bad-rows"
-            print(f"error: {words}", file=sys.stderr)
+        if imported.rows["profile"]:
+            print(
+                f"rounds without episodes: a profile, {imported.warm_rounds()} of them warm-up; it has no success rate"
+            )
+        if imported.problems and not arguments.skip_bad_rows:
+            n = len(imported.problems)
+            message = f"{n} problem{'s' * (n != 1)}, nothing written; fix the rows or give --skip-bad-rows"
+            print(f"error: {message}", file=sys.stderr)
             return 1
         new, gone = writing.write(
-            found, arguments.out, arguments.device or "", arguments.whose or "", arguments.replace
+            imported, arguments.out, arguments.device or "", arguments.whose or "", arguments.replace
         )
         if gone:
             print(f"removed with the replaced import: {', '.join(gone)}")
@@ -108,12 +110,12 @@ def _name(word: str) -> str:
 
 
 def _read(arguments: argparse.Namespace) -> Imported:
-    said = Columns.said(arguments.map, arguments.constant, arguments.warmup)
+    columns = Columns.parse(arguments.map, arguments.constant, arguments.warmup)
     if arguments.csv:
         if arguments.seed is not None and not 0 <= arguments.seed <= INT64:
             raise UserError(f"--seed {arguments.seed}: a seed is a whole number from 0 to {INT64}")
         return csv_run.CsvRun(
-            arguments.source, arguments.policy, arguments.seed, arguments.arm, said, arguments.device or ""
+            arguments.source, arguments.policy, arguments.seed, arguments.arm, columns, arguments.device or ""
         ).read()
     if arguments.map or arguments.constant or arguments.warmup:
         raise UserError("--map, --constant and --warmup are for CSV files: give --csv")

@@ -14,7 +14,7 @@ from typing import Any
 
 from flashtrail.base.errors import UserError
 from flashtrail.imports import columns
-from flashtrail.imports.cells import INT64, BadRow, Row, called, empty, number, text, told, whole, whole_or_none
+from flashtrail.imports.cells import INT64, BadRow, Row, called, empty, needed_flag, number, text, whole, whole_or_none
 from flashtrail.imports.columns import Columns
 from flashtrail.imports.delimited import Delimited
 from flashtrail.imports.record import (
@@ -42,7 +42,7 @@ _NEEDED = {
     "profile": (*_ROUND, *_TIMES),
 }
 _COUNTED = ("rounds", "full_rounds", "draft_rounds", "executed_actions")  # unknown where there is no file of rounds
-Place = tuple[Any, ...]
+EpisodeName = tuple[Any, ...]
 
 
 class CsvRun:
@@ -58,31 +58,31 @@ class CsvRun:
         policy: str,
         seed: int | None = None,
         arm: str | None = None,
-        said: Columns | None = None,
+        named: Columns | None = None,
         device: str = "",
     ) -> None:
-        self.policy, self.seed, self.arm, self.device, self.said = policy, seed, arm, device, said or Columns()
-        self.files = [Delimited(path, self.said.known) for path in map(Path, files)]
-        self.said.check({str(file.path): file.header for file in self.files})
-        _check_constants(self.said)
+        self.policy, self.seed, self.arm, self.device, self.columns = policy, seed, arm, device, named or Columns()
+        self.files = [Delimited(path, self.columns.known) for path in map(Path, files)]
+        self.columns.check({str(file.path): file.header for file in self.files})
+        _check_constants(self.columns)
         names = sorted({file.path.name for file in self.files})
         self.result = Imported(origin=f"CSV file{'s' * (len(names) > 1)} {', '.join(names)}")
         self.result.files += [file.path for file in self.files]
-        self.result.unread = {file.path.name: self.said.unused(file.header) for file in self.files}
-        kinds = {file.path: "rounds" if "infer_id" in self._places(file) else "episodes" for file in self.files}
+        self.result.unread = {file.path.name: self.columns.unused(file.header) for file in self.files}
+        kinds = {file.path: "rounds" if "infer_id" in self._column_names(file) else "episodes" for file in self.files}
         self.kinds = set(kinds.values())
         if self.kinds == {"rounds"}:
             kinds = dict.fromkeys(kinds, "profile")
         self.of = {kind: [f for f in self.files if kinds[f.path] == kind] for kind in _NEEDED}
-        for kind, found in self.of.items():
-            for file in found:
+        for kind, files_of_kind in self.of.items():
+            for file in files_of_kind:
                 self._check_columns(file, kind)
-        self.shared = [name for name in _NAMES if all(name in self._places(file) for file in self.files)]
-        self.rounds: dict[Place, list[tuple[Row, dict[str, Any]]]] = {}
-        self.lines: dict[Place, list[tuple[str, int]]] = {}  # of these rounds
-        self.bad: Counter[Place] = Counter()  # rounds that are named as problems already
-        self.where: dict[Place, tuple[str, int]] = {}  # of rounds that no episode has claimed
-        self.seen: dict[Place, tuple[str, int, Row]] = {}  # of episodes
+        self.shared = [name for name in _NAMES if all(name in self._column_names(file) for file in self.files)]
+        self.rounds: dict[EpisodeName, list[tuple[Row, dict[str, Any]]]] = {}
+        self.lines: dict[EpisodeName, list[tuple[str, int]]] = {}  # of these rounds
+        self.bad: Counter[EpisodeName] = Counter()  # rounds that are named as problems already
+        self.where: dict[EpisodeName, tuple[str, int]] = {}  # of rounds that no episode has claimed
+        self.seen: dict[EpisodeName, tuple[str, int, Row]] = {}  # of episodes
         self.repeats: dict[tuple[Any, ...], int] = {}
         self.met: set[int] = set()  # warm-up rules that left something out
 
@@ -96,27 +96,27 @@ class CsvRun:
         self._each("rounds", self._round)
         self._leave_out_short()
         self._each("episodes", self._episode)
-        self.said.check_met(self.met)
+        self.columns.check_met(self.met)
         check_steps(self.result)
-        for place, (name, line) in self.where.items():
-            words = f"{len(self.rounds[place])} rounds of an episode that no (good) row of the episodes has"
-            self.result.problems.append(Problem(name, line, f"{words}: {_words(self.shared, place)}"))
+        for episode_name, (name, line) in self.where.items():
+            message = f"{len(self.rounds[episode_name])} rounds of an episode that no (good) row of the episodes has"
+            self.result.problems.append(Problem(name, line, f"{message}: {_text_of(self.shared, episode_name)}"))
         check_whole(self.result)
         return self.result
 
     # --- columns ---
 
-    def _places(self, file: Delimited) -> set[str]:
-        return {*self.said.places(file.header), *self.said.constant_cells(file.header)}
+    def _column_names(self, file: Delimited) -> set[str]:
+        return {*self.columns.positions(file.header), *self.columns.constant_cells(file.header)}
 
     def _check_columns(self, file: Delimited, kind: str) -> None:
-        have = self._places(file)
+        have = self._column_names(file)
         for name in _NEEDED[kind]:
             if name not in have:
                 ours = columns.ours(name)
-                words = f"{file.path} has no column {name!r}, which a CSV of {kind} needs"
-                raise UserError(f"{words}: give --map {ours}=THEIRS or --constant {ours}=VALUE")
-        rules = [rule for rule in self.said.warmup if "round" in rule]
+                message = f"{file.path} has no column {name!r}, which a CSV of {kind} needs"
+                raise UserError(f"{message}: give --map {ours}=THEIRS or --constant {ours}=VALUE")
+        rules = [rule for rule in self.columns.warmup if "round" in rule]
         if rules and kind != "profile":
             raise UserError(
                 "--warmup with a round: an episode cannot lose single rounds, its counts would not be its rows; such "
@@ -136,23 +136,23 @@ class CsvRun:
                 raise UserError(f"{file.path} has a header and no rows")
 
     def _rows(self, file: Delimited, kind: str) -> Iterator[tuple[int, Row]]:
-        places, constants = self.said.places(file.header), self.said.constant_cells(file.header)
-        names, width = self.said.called(file.header), len(file.header)
+        positions, constants = self.columns.positions(file.header), self.columns.constant_cells(file.header)
+        names, width = self.columns.called(file.header), len(file.header)
         for line, cells in file.rows():
             self.result.read[kind] += 1
             if len(cells) != width:
-                words = f"has {len(cells)} cells, the header {width}"
-                self.result.problems.append(Problem(file.path.name, line, words))
+                message = f"has {len(cells)} cells, the header {width}"
+                self.result.problems.append(Problem(file.path.name, line, message))
                 continue
-            row = Row({**constants, **{name: cells[place] for name, place in places.items()}}, names)
-            met = self.said.rules_met(row, file.path)
+            row = Row({**constants, **{name: cells[at] for name, at in positions.items()}}, names)
+            met = self.columns.rules_met(row, file.path)
             self.met |= {*met}
             if kind != "profile" and met:
                 self.result.warmup[kind] += 1
                 continue
             yield line, row
 
-    def _place(self, row: Row) -> Place:
+    def _episode_name(self, row: Row) -> EpisodeName:
         names = [text(row, name) for name in self.shared]
         for name, value in zip(self.shared, names, strict=True):
             if value is None:
@@ -163,53 +163,57 @@ class CsvRun:
         """A bad episode takes its rounds along, a bad round is one that its episode lacks: one problem, one line."""
         try:
             if kind == "episodes":
-                self.where.pop(self._place(row), None)
+                self.where.pop(self._episode_name(row), None)
             elif kind == "rounds":
-                self.bad[self._place(row)] += 1
+                self.bad[self._episode_name(row)] += 1
         except BadRow:
             pass  # the row does not say which episode it is of, so its rounds are named by themselves
 
     # --- rows ---
 
     def _round(self, file: Delimited, line: int, row: Row) -> None:
-        place = self._place(row)
-        before = self.rounds.setdefault(place, [])
-        found = round_row(row, [earlier for earlier, _ in before[-1:]])
+        episode_name = self._episode_name(row)
+        before = self.rounds.setdefault(episode_name, [])
+        parsed = round_row(row, [earlier for earlier, _ in before[-1:]])
         for name in _NAMES:
             if before and text(row, name) != text(before[0][0], name):
-                said = f"{row.get(name)!r}, {before[0][0].get(name)!r} in the episode's earlier rounds"
-                raise BadRow(f"{called(row, name)} is {said}")
-        before.append((row, found))
-        self.lines.setdefault(place, []).append((file.path.name, line))
-        self.where.setdefault(place, (file.path.name, line))
+                values = f"{row.get(name)!r}, {before[0][0].get(name)!r} in the episode's earlier rounds"
+                raise BadRow(f"{called(row, name)} is {values}")
+        before.append((row, parsed))
+        self.lines.setdefault(episode_name, []).append((file.path.name, line))
+        self.where.setdefault(episode_name, (file.path.name, line))
 
     def _leave_out_short(self) -> None:
         """Name the rounds that only their whole episode shows to be bad, and leave them out."""
-        for place, found in self.rounds.items():
-            bad = dict(short_of_limit(found))
-            self.result.problems += [Problem(*self.lines[place][at], words) for at, words in bad.items()]
-            self.bad[place] += len(bad)
-            self.rounds[place] = [of_round for at, of_round in enumerate(found) if at not in bad]
+        for episode_name, of_episode in self.rounds.items():
+            bad = dict(short_of_limit(of_episode))
+            self.result.problems += [Problem(*self.lines[episode_name][at], message) for at, message in bad.items()]
+            self.bad[episode_name] += len(bad)
+            self.rounds[episode_name] = [of_round for at, of_round in enumerate(of_episode) if at not in bad]
 
     def _profile(self, file: Delimited, line: int, row: Row) -> None:
         route = route_of(row)
-        place = (file.path, *(text(row, n) for n in _NAMES), whole(row, "task_id"), whole(row, "episode_idx"))
-        place += (whole(row, "infer_id"),)
-        if place in self.seen:
-            raise BadRow(f"the round of line {self.seen[place][1]} again; delete one")
-        self.seen[place] = (file.path.name, line, row)
+        episode_name = (file.path, *(text(row, n) for n in _NAMES), whole(row, "task_id"), whole(row, "episode_idx"))
+        episode_name += (whole(row, "infer_id"),)
+        if episode_name in self.seen:
+            raise BadRow(f"the round of line {self.seen[episode_name][1]} again; delete one")
+        self.seen[episode_name] = (file.path.name, line, row)
         untold = empty(row, "accepted_prefix_len") or empty(row, "chunk_exec_len")
         chunk = dict.fromkeys(CHUNK, 0) if untold else chunk_of(row, route)
-        found = chunk | {name: value for name, value in times(row, route).items() if name != "serve_ms"}
-        found |= {"policy": self.policy, "route": route}
-        found |= {"warmup": bool(self.said.rules_met(row, file.path)), "prompt": self._task(row), "device": self.device}
-        self.result.rows["profile"].append(found)
-        self.rounds.setdefault(place[:-1], []).append((row, found))
-        self.lines.setdefault(place[:-1], []).append((file.path.name, line))
+        parsed = chunk | {name: value for name, value in times(row, route).items() if name != "serve_ms"}
+        parsed |= {"policy": self.policy, "route": route}
+        parsed |= {
+            "warmup": bool(self.columns.rules_met(row, file.path)),
+            "prompt": self._task(row),
+            "device": self.device,
+        }
+        self.result.rows["profile"].append(parsed)
+        self.rounds.setdefault(episode_name[:-1], []).append((row, parsed))
+        self.lines.setdefault(episode_name[:-1], []).append((file.path.name, line))
 
     def _keep_profile(self) -> None:
         """Number the profile's good rounds, in the order of the files, as rows of its table."""
-        good = {id(of_round) for found in self.rounds.values() for _, of_round in found}
+        good = {id(of_round) for of_episode in self.rounds.values() for _, of_round in of_episode}
         kept = [row for row in self.result.rows["profile"] if id(row) in good]
         self.result.rows["profile"] = [
             {name: row.get(name) for name in schemas.PROFILE.names} | {"sample": sample}
@@ -217,29 +221,29 @@ class CsvRun:
         ]
 
     def _episode(self, file: Delimited, line: int, row: Row) -> None:
-        place = self._place(row)
-        if place in self.seen:
-            *earlier, cells = self.seen[place]
+        episode_name = self._episode_name(row)
+        if episode_name in self.seen:
+            *earlier, cells = self.seen[episode_name]
             again = f"the episode of {':'.join(map(str, earlier))}"
-            words = f"({_words(self.shared, place)})"
+            which = f"({_text_of(self.shared, episode_name)})"
             if cells == row:
-                raise BadRow(f"{again} again {words}; delete one")
-            raise BadRow(f"another row of {again} {words}: delete one, or import it as another --arm")
-        self.seen[place] = (file.path.name, line, row)
-        found = self.rounds.get(place, [])
-        key = self._key(row, found[0][0] if found else {})
+                raise BadRow(f"{again} again {which}; delete one")
+            raise BadRow(f"another row of {again} {which}: delete one, or import it as another --arm")
+        self.seen[episode_name] = (file.path.name, line, row)
+        of_episode = self.rounds.get(episode_name, [])
+        key = self._key(row, of_episode[0][0] if of_episode else {})
         end, steps = _end(row), whole_or_none(row, "steps")
-        run = text(row, "run_name") or (text(found[0][0], "run_name") if found else None) or file.path.stem
+        run = text(row, "run_name") or (text(of_episode[0][0], "run_name") if of_episode else None) or file.path.stem
         common = {"run_id": run, "policy": self.policy, "task": self._task(row), "seed": self._seed(row)}
-        rounds = [{**key, **of_round} for _, of_round in found]
+        rounds = [{**key, **of_round} for _, of_round in of_episode]
         counts = {"steps": steps, "executed_actions": sum(r["executed"] for r in rounds)}
         episode = episode_row(common, key, end, rounds) | counts | {"video": text(row, "video_path")}
         if "rounds" in self.kinds:
-            self._agree(file, line, row, episode, self.bad[place])
+            self._agree(file, line, row, episode, self.bad[episode_name])
         else:
             number(row, "infer_calls")  # held against nothing, but still a number
             episode |= dict.fromkeys(_COUNTED)
-        self.where.pop(place, None)
+        self.where.pop(episode_name, None)
         self.result.rows["episodes"].append(episode)
         self.result.rows["rounds"] += rounds
 
@@ -248,8 +252,8 @@ class CsvRun:
         suite = text(row, "task_suite_name")
         if suite is None:
             raise BadRow(f"{called(row, 'task_suite_name')} is missing")
-        said = self.arm or text(of_rounds, "condition") or text(row, "condition") or text(row, "run_name")
-        arm = said or text(of_rounds, "run_name")
+        name_given = self.arm or text(of_rounds, "condition") or text(row, "condition") or text(row, "run_name")
+        arm = name_given or text(of_rounds, "run_name")
         if arm is None:
             raise BadRow("neither condition nor run_name names the arm: give --arm")
         start = "episode_idx" if empty(row, "init_state") else "init_state"
@@ -265,15 +269,15 @@ class CsvRun:
 
     def _agree(self, file: Delimited, line: int, row: Row, episode: Mapping[str, Any], bad: int) -> None:
         """Name an episode whose rounds, with the `bad` ones, are not those that it counts; the rounds are kept."""
-        said, n = number(row, "infer_calls"), episode["rounds"]
-        if bad and said in (None, n + bad):
+        counted, n = number(row, "infer_calls"), episode["rounds"]
+        if bad and counted in (None, n + bad):
             return
-        if said in (None, n):
+        if counted in (None, n):
             self.result.complete[tuple(episode[name] for name in schemas.EPISODE_KEY)] = (file.path.name, line)
-        if said is not None and said != n:
-            words = f"{called(row, 'infer_calls')} is {said:g}, but {n} rounds of the episode could be read"
-            self.result.problems.append(Problem(file.path.name, line, words))
-        elif said is None and not n and episode["outcome"] != "error":
+        if counted is not None and counted != n:
+            message = f"{called(row, 'infer_calls')} is {counted:g}, but {n} rounds of the episode could be read"
+            self.result.problems.append(Problem(file.path.name, line, message))
+        elif counted is None and not n and episode["outcome"] != "error":
             self.result.problems.append(Problem(file.path.name, line, "no round of this episode could be read"))
 
     def _task(self, row: Row) -> str:
@@ -287,8 +291,8 @@ class CsvRun:
         return self.seed
 
 
-def _check_constants(said: Columns) -> None:
-    for ours, value in said.constants.items():
+def _check_constants(named: Columns) -> None:
+    for ours, value in named.constants.items():
         try:
             read_cell({columns.OFFICIAL[ours]: value}, columns.OFFICIAL[ours])
         except BadRow as error:
@@ -297,17 +301,17 @@ def _check_constants(said: Columns) -> None:
 
 def _end(row: Row) -> tuple[str, str | None]:
     """Return outcome and error: an episode that was not completed was ended by infrastructure, not by the policy."""
-    success, completed = told(row, "success"), told(row, "completed")
+    success, completed = needed_flag(row, "success"), needed_flag(row, "completed")
     if completed and whole_or_none(row, "steps") == 0:
-        words = "is 0 of a completed episode: leave the cell empty if it is not known"
-        raise BadRow(f"{called(row, 'steps')} {words}")
+        message = "is 0 of a completed episode: leave the cell empty if it is not known"
+        raise BadRow(f"{called(row, 'steps')} {message}")
     if success and not completed:
         raise BadRow(f"{called(row, 'success')} without {called(row, 'completed')}")
     reason = text(row, "failure_reason") or text(row, "failure_mode") or "no reason recorded"
     return ("success", None) if success else ("horizon", None) if completed else ("error", reason)
 
 
-def _words(shared: Sequence[str], place: Place) -> str:
-    *names, task, episode = place
-    said = [f"{name} {value}" for name, value in zip(shared, names, strict=True)]
-    return ", ".join([*said, f"task {task}", f"episode {episode}"])
+def _text_of(shared: Sequence[str], episode_name: EpisodeName) -> str:
+    *names, task, episode = episode_name
+    parts = [f"{name} {value}" for name, value in zip(shared, names, strict=True)]
+    return ", ".join([*parts, f"task {task}", f"episode {episode}"])

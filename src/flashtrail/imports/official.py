@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flashtrail.base.errors import UserError
-from flashtrail.imports.cells import INT64, BadRow, empty, needed, number, text, told, whole, whole_or_none
+from flashtrail.imports.cells import INT64, BadRow, empty, needed, needed_flag, number, text, whole, whole_or_none
 from flashtrail.imports.record import (
     Imported,
     Problem,
@@ -162,15 +162,15 @@ class RunDirectory:
 
     def _file(self, entry: Mapping[str, Any], field_name: str, name: str) -> Path | None:
         """Return an episode's file: at the path that the log gives, or of that directory below this run's own."""
-        said = text(entry, field_name)
-        if said is None:
+        recorded = text(entry, field_name)
+        if recorded is None:
             return None
-        path, home = Path(said), self.root.resolve()
-        for place in (self.root / "episodes" / path.parent.name / path.name, self.root / path):
+        path, home = Path(recorded), self.root.resolve()
+        for candidate in (self.root / "episodes" / path.parent.name / path.name, self.root / path):
             # What a record names is looked for in its own directory only, wherever the name or a link points.
-            if "\0" not in said and place.resolve().is_relative_to(home) and place.is_file():
-                return place
-        raise BadRow(f"{field_name} names {said}, which is not in the run directory ({name} is missing)")
+            if "\0" not in recorded and candidate.resolve().is_relative_to(home) and candidate.is_file():
+                return candidate
+        raise BadRow(f"{field_name} names {recorded}, which is not in the run directory ({name} is missing)")
 
     def _rounds(self, entry: Mapping[str, Any], key: dict[str, Any]) -> list[dict[str, Any]]:
         path = self._file(entry, "infer_path", "infer.jsonl")
@@ -188,8 +188,8 @@ class RunDirectory:
             except BadRow as error:
                 self.result.problems.append(Problem(name, line, str(error)))
         bad = dict(short_of_limit(read))
-        self.result.problems += [Problem(name, lines[place], words) for place, words in bad.items()]
-        return [row for place, (_, row) in enumerate(read) if place not in bad]
+        self.result.problems += [Problem(name, lines[at], message) for at, message in bad.items()]
+        return [row for at, (_, row) in enumerate(read) if at not in bad]
 
     def _steps(self, entry: Mapping[str, Any], key: dict[str, Any]) -> list[dict[str, Any]]:
         path = self._file(entry, "trace_path", "trace.jsonl")
@@ -222,16 +222,16 @@ class RunDirectory:
         if bad and number(entry, "infer_calls") in (None, len(rounds) + bad):
             return False
         before = len(self.result.problems)
-        found = {
+        counts = {
             "infer_calls": len(rounds),
             "executed_action_count": sum(row["executed"] for row in rounds),
             "draft_rounds": sum(row["route"] == "draft" for row in rounds),
         }
-        for name, value in found.items():
-            said = number(entry, name)
+        for name, value in counts.items():
+            logged = number(entry, name)
             # The last chunk of a successful episode is cut short: fewer actions than chunk_exec_len are executed.
-            if said is not None and (said > value if name == "executed_action_count" else said != value):
-                problem = f"{name} is {said:g}, but the readable records of the episode make {value}"
+            if logged is not None and (logged > value if name == "executed_action_count" else logged != value):
+                problem = f"{name} is {logged:g}, but the readable records of the episode make {value}"
                 self.result.problems.append(Problem(self.log.name, line, problem))
         return not bad and len(self.result.problems) == before
 
@@ -257,9 +257,9 @@ def _why(error: Exception) -> str:
 
 def _manifest(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(_content(path))
-        if isinstance(found, dict) and text(found, "run_id"):
-            return found
+        manifest = json.loads(_content(path))
+        if isinstance(manifest, dict) and text(manifest, "run_id"):
+            return manifest
     except (ValueError, RecursionError) as error:  # BadRow, a run_id that is not text, is one of them
         raise UserError(f"{path} cannot be read ({_why(error)})") from None
     raise UserError(f"{path} names no run_id: is this the official client's manifest?")
@@ -268,15 +268,15 @@ def _manifest(path: Path) -> dict[str, Any]:
 def _end(entry: Mapping[str, Any]) -> tuple[str, str | None]:
     """Return outcome and error. The official client gives a reason for an exception and for running out of time."""
     horizon, taken = number(entry, "max_steps"), whole(entry, "env_steps_taken")
-    if told(entry, "success"):
+    if needed_flag(entry, "success"):
         if not taken:
             raise BadRow("env_steps_taken is 0 of a success")
         return "success", None
     if horizon is not None and taken >= horizon:
         return "horizon", None
-    said = text(entry, "failure_reason") or "no reason recorded"
+    reason = text(entry, "failure_reason") or "no reason recorded"
     limit = "unknown" if horizon is None else f"{horizon:g}"
-    return "error", f"ended after {taken} of {limit} steps: {said}"
+    return "error", f"ended after {taken} of {limit} steps: {reason}"
 
 
 def _step_row(record: Mapping[str, Any], index: int) -> dict[str, Any]:
@@ -289,7 +289,7 @@ def _step_row(record: Mapping[str, Any], index: int) -> dict[str, Any]:
         "step": index,
         "action": [float(x) for x in action],
         "reward": needed(record, "reward"),
-        "done": told(record, "done_after_step"),
+        "done": needed_flag(record, "done_after_step"),
         "gripper_closed": action[6] > 0,  # LIBERO: -1 opens, +1 closes
         "eef_pos": [None] * 3,  # Parquet has no empty list of fixed length
         "img_mean": None,
@@ -300,9 +300,9 @@ def _step_row(record: Mapping[str, Any], index: int) -> dict[str, Any]:
     }
 
 
-def _cut_short(rounds: Sequence[dict[str, Any]], said: int) -> None:
+def _cut_short(rounds: Sequence[dict[str, Any]], counted: int) -> None:
     """Let the last round have executed what the log counts: success ends an episode within a chunk."""
-    over = sum(row["executed"] for row in rounds) - said
+    over = sum(row["executed"] for row in rounds) - counted
     if rounds and 0 < over < rounds[-1]["executed"]:
         rounds[-1]["executed"] -= over
 

@@ -61,7 +61,7 @@ class Imported:
             if self.read[name] or name != "profile"
         }
 
-    def said(self, source: str = "") -> str:
+    def described(self, source: str = "") -> str:
         """Return source, origin and how many rows are not in the tables, as every page says it."""
         counts = self.counts().items()
         lost = [f"{c['left_out']} of {c['read']} {name}" for name, c in counts if c["left_out"]]
@@ -80,27 +80,27 @@ class Imported:
         return list(dict.fromkeys(row["arm"] for row in self.rows["episodes"]))
 
 
-def check_whole(found: Imported) -> None:
+def check_whole(imported: Imported) -> None:
     """Refuse, by name, an arm of two suites or seeds and a task number with two texts: which one would a page name?"""
     for column in ("suite", "seed"):
         seen: dict[str, Any] = {}
-        for row in found.rows["episodes"]:
+        for row in imported.rows["episodes"]:
             first = seen.setdefault(row["arm"], row[column])
             if first != row[column]:
-                words = f"{found.origin}: arm {row['arm']!r} holds two {column}s ({first} and {row[column]})"
-                raise UserError(f"{words}; import them apart, each with its own --arm")
+                message = f"{imported.origin}: arm {row['arm']!r} holds two {column}s ({first} and {row[column]})"
+                raise UserError(f"{message}; import them apart, each with its own --arm")
     texts: dict[tuple[str, int], str] = {}
-    for row in found.rows["episodes"]:
+    for row in imported.rows["episodes"]:
         first = texts.setdefault((row["suite"], row["task_id"]), row["task"])
         if first != row["task"]:
-            words = f"task {row['task_id']} of {row['suite']} has two texts ({first!r} and {row['task']!r})"
-            raise UserError(f"{found.origin}: {words}; they are two tasks: give each its own number")
+            message = f"task {row['task_id']} of {row['suite']} has two texts ({first!r} and {row['task']!r})"
+            raise UserError(f"{imported.origin}: {message}; they are two tasks: give each its own number")
 
 
 WAITING = 10  # steps before the first query, of the official client (num_steps_wait) and of the reproduction
 
 
-def check_steps(found: Imported) -> None:
+def check_steps(imported: Imported) -> None:
     """Leave out, by name, an episode whose rounds did not execute the actions that its steps say.
 
     A client's steps are its waiting before the first query and the actions; success may cut the last chunk short, and
@@ -109,11 +109,11 @@ def check_steps(found: Imported) -> None:
     """
     spans: dict[str, dict[Key, tuple[int, int, int]]] = {}  # least and most waiting, actions; by arm
     executed: dict[Key, list[int]] = {}
-    for row in found.rows["rounds"]:
+    for row in imported.rows["rounds"]:
         executed.setdefault(_key(row), []).append(row["executed"])
-    ended = {_key(row): row for row in found.rows["episodes"] if row["outcome"] != "error"}
+    ended = {_key(row): row for row in imported.rows["episodes"] if row["outcome"] != "error"}
     for key, row in ended.items():
-        if key in found.complete and key in executed and row["steps"] is not None:
+        if key in imported.complete and key in executed and row["steps"] is not None:
             done = sum(executed[key])
             last = next((n for n in reversed(executed[key]) if n), 0)
             spans.setdefault(row["arm"], {})[key] = (row["steps"] - done, row["steps"] - done + last, done)
@@ -123,10 +123,10 @@ def check_steps(found: Imported) -> None:
         for key, (least, most, done) in of_arm.items():
             if most < 0 or least > max(WAITING, usual):
                 bad.add(key)
-                words = f"{ended[key]['steps']} steps, but its rounds executed {done} actions"
+                message = f"{ended[key]['steps']} steps, but its rounds executed {done} actions"
                 named = schemas.episode_id(dict(zip(schemas.EPISODE_KEY, key, strict=True)))
-                found.problems.append(Problem(*found.complete[key], f"{named} has {words}"))
-    for rows in (found.rows[name] for name in schemas.SCHEMAS) if bad else ():
+                imported.problems.append(Problem(*imported.complete[key], f"{named} has {message}"))
+    for rows in (imported.rows[name] for name in schemas.SCHEMAS) if bad else ():
         rows[:] = [row for row in rows if _key(row) not in bad]
 
 

@@ -19,12 +19,12 @@ from flashtrail.imports.record import Imported
 from flashtrail.tables import schemas
 
 RECORD = "import.json"  # beside each arm's tables: origin, sources, counts, problems, and the arms it came with
-_PLACE = re.compile(r"(tables|profile)/[A-Za-z0-9_+=][A-Za-z0-9_.+=-]*")  # what file_name can give
+_DIRECTORY = re.compile(r"(tables|profile)/[A-Za-z0-9_+=][A-Za-z0-9_.+=-]*")  # what file_name can give
 PENDING = ".import"  # there while an import is under way; left behind by one that was killed
 
 
 def write(
-    found: Imported, out: str | Path, device: str = "", source: str = "", replace: bool = False
+    imported: Imported, out: str | Path, device: str = "", source: str = "", replace: bool = False
 ) -> tuple[list[str], list[str]]:
     """Write ``tables/ARM/`` and ``profile/NAME/`` below `out`; return what was written and what went before it.
 
@@ -32,21 +32,21 @@ def write(
     for a directory that is there already; with `replace`, the earlier import that it belongs to goes as a whole.
     """
     root = Path(out)
-    arms = found.arms()
-    if not arms and not found.rows["profile"]:
-        raise UserError(f"{found.origin}: no row could be read")
-    places = {f"tables/{file_name(arm)}": arm for arm in arms}
-    places |= {f"profile/{file_name(found.profile)}": found.profile} if found.rows["profile"] else {}
+    arms = imported.arms()
+    if not arms and not imported.rows["profile"]:
+        raise UserError(f"{imported.origin}: no row could be read")
+    directories = {f"tables/{file_name(arm)}": arm for arm in arms}
+    directories |= {f"profile/{file_name(imported.profile)}": imported.profile} if imported.rows["profile"] else {}
     try:
         make_directory(root)
-        gone = _in_the_way(root, places, replace)
+        gone = _in_the_way(root, directories, replace)
         fresh = root / PENDING
         _remove(fresh)
-        _stage(found, fresh / "new", places, device, source)
-        _swap(root, fresh, gone, places)
+        _stage(imported, fresh / "new", directories, device, source)
+        _swap(root, fresh, gone, directories)
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror or error}): give another --out") from None
-    return list(places), [place for place in gone if place not in places]
+    return list(directories), [directory for directory in gone if directory not in directories]
 
 
 def check_out(path: Path) -> None:
@@ -69,50 +69,52 @@ def check_finished(root: str | Path) -> None:
         raise UserError(f"{root}: an import was interrupted here; run it again with --replace")
 
 
-def _in_the_way(root: Path, places: Iterable[str], replace: bool) -> list[str]:
+def _in_the_way(root: Path, directories: Iterable[str], replace: bool) -> list[str]:
     """Return, below `root`, the directories of every earlier import that has one of these places."""
-    there = [place for place in places if (root / place).exists()]
+    there = [directory for directory in directories if (root / directory).exists()]
     if there and not replace:
         names = ", ".join(sorted(there))
         raise UserError(f"{root} has {names} already: give --replace, another --arm or another --out")
     records = [path for kind in ("tables", "profile") for path in sorted((root / kind).glob(f"*/{RECORD}"))]
-    together = [{*_places_of(path), str(path.parent.relative_to(root))} for path in records]
-    gone = {place for group in together if group & set(there) for place in group}
-    return sorted(place for place in {*there, *gone} if (root / place).exists())
+    together = [{*_directories_of(path), str(path.parent.relative_to(root))} for path in records]
+    gone = {directory for group in together if group & set(there) for directory in group}
+    return sorted(directory for directory in {*there, *gone} if (root / directory).exists())
 
 
-def _places_of(record: Path) -> set[str]:
+def _directories_of(record: Path) -> set[str]:
     """Return the places that a record names. It is data: only a plain component below tables/ or profile/ counts."""
-    said = provenance.json_load(record)
-    found = said.get("places", []) if isinstance(said, dict) else []
-    return {str(place) for place in found if _PLACE.fullmatch(str(place))}
+    content = provenance.json_load(record)
+    names = content.get("places", []) if isinstance(content, dict) else []
+    return {str(name) for name in names if _DIRECTORY.fullmatch(str(name))}
 
 
-def _stage(found: Imported, fresh: Path, places: dict[str, str], device: str, source: str) -> None:
-    digests = {_source_name(path): provenance.sha256_file(path) for path in found.files}
-    metadata = {"imported": found.said(source), "source": source, "device": device}
+def _stage(imported: Imported, fresh: Path, directories: dict[str, str], device: str, source: str) -> None:
+    digests = {_source_name(path): provenance.sha256_file(path) for path in imported.files}
+    metadata = {"imported": imported.described(source), "source": source, "device": device}
     metadata |= {"config_digest": provenance.digest_json(digests)}
-    record: dict[str, Any] = {"origin": found.origin, "source": source, "places": list(places)}
-    record |= {"arms": found.arms(), "counts": found.counts(), "sources": digests}
-    record |= {"columns_not_read": found.unread, "problems": [str(problem) for problem in found.problems]}
-    for place, name in places.items():
-        if place.startswith("profile/"):
-            schemas.write_table(fresh / place / "rounds.parquet", found.rows["profile"], schemas.PROFILE, metadata)
+    record: dict[str, Any] = {"origin": imported.origin, "source": source, "places": list(directories)}
+    record |= {"arms": imported.arms(), "counts": imported.counts(), "sources": digests}
+    record |= {"columns_not_read": imported.unread, "problems": [str(problem) for problem in imported.problems]}
+    for directory, name in directories.items():
+        if directory.startswith("profile/"):
+            schemas.write_table(
+                fresh / directory / "rounds.parquet", imported.rows["profile"], schemas.PROFILE, metadata
+            )
         else:
             for table, schema in schemas.SCHEMAS.items():
-                rows = [row for row in found.rows[table] if row["arm"] == name]
-                schemas.write_table(fresh / place / f"{table}.parquet", rows, schema, metadata)
-        provenance.json_dump(record, fresh / place / RECORD)
+                rows = [row for row in imported.rows[table] if row["arm"] == name]
+                schemas.write_table(fresh / directory / f"{table}.parquet", rows, schema, metadata)
+        provenance.json_dump(record, fresh / directory / RECORD)
 
 
-def _swap(root: Path, fresh: Path, gone: Iterable[str], places: Iterable[str]) -> None:
+def _swap(root: Path, fresh: Path, gone: Iterable[str], directories: Iterable[str]) -> None:
     """Move what goes aside and what comes in; both are renames on one file system."""
-    for place in gone:
-        (fresh / "old" / place).parent.mkdir(parents=True, exist_ok=True)
-        (root / place).rename(fresh / "old" / place)
-    for place in places:
-        (root / place).parent.mkdir(parents=True, exist_ok=True)
-        (fresh / "new" / place).rename(root / place)
+    for directory in gone:
+        (fresh / "old" / directory).parent.mkdir(parents=True, exist_ok=True)
+        (root / directory).rename(fresh / "old" / directory)
+    for directory in directories:
+        (root / directory).parent.mkdir(parents=True, exist_ok=True)
+        (fresh / "new" / directory).rename(root / directory)
     _remove(fresh)
 
 

@@ -13,7 +13,8 @@ from flashtrail.base.errors import UserError
 from flashtrail.record import archive, conclusions, manifest
 from flashtrail.record import checks as questions
 from flashtrail.record.checks import Check
-from flashtrail.record.run import LOGS, PARTS, Run
+from flashtrail.record.run import LOGS, PARTS, REPORT, Run
+from flashtrail.report import early
 
 _SHOWN = 5
 _NO_RUN = (
@@ -31,6 +32,8 @@ def checks(run: Run, digest: str | None = None) -> Iterator[Check]:
     if not run.finished:  # every further question would say so again
         yield Check("run", "", [_NO_RUN])
         return
+    if early.is_early(run.path(REPORT)):
+        yield Check("report", "", [f"{REPORT} is the page of a run that had not ended"])
     for name, question in (
         ("row digests", questions.row_digests),
         ("RO-Crate", questions.described),

@@ -20,9 +20,11 @@ from flashtrail import __version__
 from flashtrail.base import documents, provenance
 from flashtrail.base.errors import UserError
 from flashtrail.base.names import file_name
+from flashtrail.experiment import progress
 from flashtrail.record import audit, crate, manifest, private, rows, snakemake_record
 from flashtrail.record.checks import ABOUT
 from flashtrail.record.run import PARTS, REPORT, SHARD_FILES, Run
+from flashtrail.report import early
 
 CHECKOUT = provenance.PACKAGE_ROOT.parents[1]
 WEIGHTS_BYTES = 64 << 20  # artifacts up to this size travel along, so that episodes can be rerun from the bundle alone
@@ -32,6 +34,7 @@ _RECORDS = (
     "results/tables/*/*.parquet",
     "results/summaries/*.json",
     "results/claims/*.json",
+    "results/claims/*.parquet",
     "results/drills/*.json",
     "results/checkup/*.json",
     "results/profile/*/*.parquet",
@@ -50,7 +53,7 @@ _RECORDS = (
     "reports/*.ipynb",
     f"{snakemake_record.METADATA}/**/*",
 )
-_LEFT_OUT = ("__pycache__", ".egg-info", ".ipynb_checkpoints", ".partial")
+_LEFT_OUT = ("__pycache__", ".egg-info", ".ipynb_checkpoints", ".partial", progress.FILE)
 _FIRST_DAY = (1980, 1, 1, 0, 0, 0)
 
 
@@ -120,6 +123,7 @@ def _chosen(run: Run, settings: Settings) -> list[str]:
         needed += [path.relative_to(run.root).as_posix() for path in run.tables(arm).values()]
         needed += [f"{shard.directory}/{name}" for shard in run.shards(arm) for name in SHARD_FILES]
     missing = [file for file in needed if not run.path(file).is_file()]
+    early.refuse(run.path(REPORT))
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         remedy = _remedy(run, missing[0]) or "; make report, then try again"

@@ -16,7 +16,7 @@ import pandas as pd
 
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
-from flashtrail.claims import summaries
+from flashtrail.claims import looks, summaries
 from flashtrail.claims.verdicts import evaluate
 from flashtrail.experiment import config
 from flashtrail.record import crate, manifest, rows, snakemake_record
@@ -258,6 +258,19 @@ def verdicts(run: Run) -> Iterator[Check]:
             verdict = f"{ours[claim]['verdict']}, recomputed {theirs[claim]['verdict']}; "
             problems.append(f"{claim}: {verdict}{odd} (recorded against recomputed)")
     yield Check("verdicts", f"{len(ours)} claims recomputed", problems)
+    yield _looked(run, recorded["claims"])
+
+
+def _looked(run: Run, claims: list[dict[str, Any]]) -> Check:
+    """The last look on record at each comparison is the one that gave its verdict on record."""
+    kept = looks.read(run.path(looks.FILE))
+    last, problems = {look["claim"]: look for look in kept}, []
+    for claim in claims:
+        if claim["anytime"]:
+            own, found = looks.of_claim(claim), last.get(claim["id"], {})
+            odd = difference({key: found.get(key) for key in looks.SAME}, {key: own[key] for key in looks.SAME})
+            problems += [f"{claim['id']}: {odd} (last look against verdict)"] if odd else []
+    return Check("looks", f"{_counted(len(kept), 'look')} at {_counted(len(last), 'comparison')}", problems)
 
 
 def plain(value: Any) -> Any:

@@ -56,6 +56,7 @@ _DESCRIBED = {
     snakemake_record.REPORT: "Snakemake's own report",
     snakemake_record.GRAPH: "Graph of the rules (DOT)",
     "record/bundle.json": "What was bundled, from which code",
+    "results/claims/looks.parquet": "When the verdict on each comparison was computed, on how many episodes",
     "record/row-digests.parquet": "A digest of every row of every table",
 }
 

@@ -24,11 +24,13 @@ from pydantic import TypeAdapter
 
 from flashtrail.base import documents, provenance, stages
 from flashtrail.base.errors import UserError
+from flashtrail.base.names import below
+from flashtrail.claims import looks
 from flashtrail.experiment import clocks, episodes, sections
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.experiment.shard import Rollout, ShardSpec
 from flashtrail.record import rows
-from flashtrail.record.run import TABLES, Run, Shard, below
+from flashtrail.record.run import TABLES, Run, Shard
 from flashtrail.rollouts.shard import roll_out_shard
 from flashtrail.rollouts.spec import shard_spec
 from flashtrail.simulators import seeds
@@ -145,6 +147,11 @@ def explain(run: Run, name: Name) -> dict[str, Any]:
         "execution": json.loads(about.get("execution", "{}")),
         "equality": promise(arm, recorded),
         "command": f"flashtrail explain {name} --replay",
+        "looks": [
+            {k: look[k] for k in ("claim", "at", "asked", "n", "e", "rests_on", "verdict")}
+            for look in looks.read(run.path(looks.FILE))
+            if name.arm in (look["arm"], look["control"])
+        ],
         "outcome": {k: episode[k] for k in ("outcome", "success", "steps", "rounds")},
         "rows": recorded,
     }

@@ -17,7 +17,7 @@ from pyarrow import csv
 
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
-from flashtrail.record.run import below
+from flashtrail.base.names import below
 from flashtrail.tables.schemas import EPISODE_KEY, METADATA_PREFIX
 
 DIGESTS = "record/row-digests.parquet"

@@ -14,7 +14,8 @@ from typing import Any
 
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
-from flashtrail.base.names import file_name
+from flashtrail.base.names import below, file_name
+from flashtrail.claims import looks
 
 LOGS = "results/logs"
 TABLES = ("episodes", "rounds", "steps")
@@ -40,20 +41,6 @@ class Shard:
     task_id: int
     job: Mapping[str, Any]
     directory: str
-
-
-def below(root: Path, relative: object, links: bool = False) -> Path:
-    """Return the file of this relative name; UserError for a name or, unless `links` may, a link that leaves `root`.
-
-    The one way from a name that a record gives to a file: whoever made the record may have written anything.
-    """
-    pure = PurePosixPath(str(relative))
-    if pure.is_absolute() or ".." in pure.parts or "\0" in str(relative):
-        raise UserError(f"{str(relative)!r} is not below {root}: a record names files by their place in its own folder")
-    path = root / pure
-    if not links and not path.resolve().is_relative_to(root.resolve()):
-        raise UserError(f"{path} is a link that leads out of {root}: put the file itself there")
-    return path
 
 
 class Run:
@@ -131,7 +118,7 @@ class Run:
             kind: [str(self.path(f)) for f in files] if isinstance(files, list) else str(self.path(files))
             for kind, files in kinds.items()
         }
-        return {**placed, "arms": self.parts["report"]}
+        return {**placed, "arms": self.parts["report"], "looks": str(self.path(looks.FILE))}
 
     def claims_file(self) -> Path:
         """Return the claims as data."""

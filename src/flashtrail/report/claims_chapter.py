@@ -10,10 +10,11 @@ from typing import Any
 
 from flashtrail.claims import claims, published
 from flashtrail.claims.campaign import Campaign
+from flashtrail.claims.verdicts import anytime_words, looks_words
 from flashtrail.report import count_links, overview, page, pairs
 from flashtrail.report.page import Html
 from flashtrail.statistics import power
-from flashtrail.statistics.wording import NBSP, p_value, percent, plural
+from flashtrail.statistics.wording import NBSP, e_value, listed, p_value, percent, plural
 from flashtrail.tables import links
 
 
@@ -32,14 +33,28 @@ def matrix(run: Campaign, details_here: bool = False) -> Html:
             "verdict": page.badge(claim["verdict"]),
             "numbers": count_links.of_claim(run, claim, claim["short"], place) if claim["short"] else None,
             "p": _p(claim["p"], claim["family"]),
+            "anytime": _anytime(claim),
             "seed": _seed(claim["seed"]),
         }
         for claim in run.claims["claims"]
     ]
     columns = {"id": "Id", "claim": "Claim", "verdict": "Verdict", "numbers": "k/n; difference [95 %]", "p": "p"}
-    return page.table(
-        rows, columns | {"seed": "The reproduction said"}, caption="Verdicts, computed from the tables", stacked=True
+    columns |= {"anytime": "Anytime-valid", "seed": "The reproduction said"}
+    note = (
+        "p holds where the number of episodes was fixed before the first look; e holds at any look and any stop, and "
+        "decides where there were looks at several n. An e of 1/alpha or more rejects."
     )
+    table = page.table(rows, columns, caption="Verdicts, computed from the tables", stacked=True)
+    return page.join(table, page.paragraph(note, "note"))
+
+
+def _anytime(claim: Mapping[str, Any]) -> str | None:
+    """``e = 3.1 (needs 20); n = 10, 20: the verdict rests on it``, in a family Holm's, as that of p is."""
+    if not (side := claim["anytime"]):
+        return None
+    adjusted = f" (Holm {claim['family']['e_adjusted']:.2g})" if claim["family"] else ""
+    looks = f"; looks at n = {listed([f'{n:,}' for n in side['looks']])}: the verdict rests on it"
+    return f"{e_value(side['e'], side['needs'])}{adjusted}" + ("" if side["rests_on"] == "fixed-n" else looks)
 
 
 def _id(name: str, place: str | None) -> Any:
@@ -95,6 +110,7 @@ def details(run: Campaign) -> Html:
             "Estimand": claim["estimand"] or None,
             "Arms": page.inline(*_arms(run, claim["arms"])) if claim["arms"] else None,
             "Test": page.inline(page.code(claim["test"]), margin, _family(claim["family"])),
+            "Any time": f"{anytime_words(side)}. {looks_words(side)}" if (side := claim["anytime"]) else None,
             "Refuted if": claim["refuted_if"],
             **{f"The {source} said": _said(claim, figures, source) for source in figures.sources},
             "Rows": _rows(run, claim),
@@ -134,11 +150,12 @@ def unsettled(run: Campaign, details_here: bool = False) -> Html:
                 }
             )
     if not rows:
-        return page.paragraph("No claim is inconclusive.", "note")
+        return page.paragraph("No claim that rests on its fixed-n test is inconclusive.", "note")
     heads = {"id": "Id", "claim": "Claim", "n": "With", "unit": "of", "verdict": "Then", "truth": "If"}
     note = (
-        f"All episodes, those at hand included, from which on the claim\u2019s own test gives the verdict with "
-        f"{percent(power.POWER)} power or more. The effect assumed is the observed one where it exceeds the "
+        f"Episodes of a run of that size from its start, from which on the claim\u2019s own test gives the verdict "
+        f"with {percent(power.POWER)} power or more; added to those at hand, after this look, the anytime-valid test "
+        "decides and needs more. The effect assumed is the observed one where it exceeds the "
         "claim\u2019s margin, else the margin. Rates, and the share of discordant pairs, are those of the episodes at "
         "hand, which are few. Alpha is two-sided; in a family of claims it is that of the strictest Holm step."
     )

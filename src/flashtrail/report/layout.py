@@ -20,11 +20,14 @@ CSS, SCRIPT = ((_STATIC / name).read_text(encoding="utf-8") for name in ("report
 _ENVIRONMENT = Environment(loader=TEMPLATES, autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
 
 
-def document(title: str, body: str, footer: str, media: bool = False) -> str:
-    """Return a whole page; `title` and `footer` are text, `body` is HTML. `media`: it may play films beside it."""
+def document(title: str, body: str, footer: str, media: bool = False, head: str = "") -> str:
+    """Return a whole page; `title` and `footer` are text, `body` is HTML. `media`: it may play films beside it. `head`:
+    HTML that is the page's alone.
+    """
     return _ENVIRONMENT.get_template("page.html.j2").render(
         policy=Markup(content_policy(media)),
         title=title,
+        head=Markup(head),
         css=Markup(CSS),
         body=Markup(body),
         footer=footer,

@@ -9,11 +9,12 @@ import base64
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Html(Markup):
@@ -184,6 +185,8 @@ def badge(verdict: str, word: str = "") -> Html:
 
 def figure(drawing: Figure, alt: str, caption: Any) -> Html:
     """A matplotlib figure as an SVG image inside the page, with its caption; the drawing is closed."""
+    from matplotlib import pyplot as plt  # not installed where the page of a run under way is written
+
     buffer = io.BytesIO()
     drawing.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     width = _attribute("width", f"{drawing.get_figwidth() * 96:.0f}")

@@ -1,7 +1,8 @@
 """Finished episodes on disk: each one durable by itself, all of them put together when the shard is complete.
 
 A part is a directory with the episode's rows in three tables (and its video), made aside, synced and renamed, so it is
-there whole or not at all. Parts are kept under a digest of the shard's spec, so a changed spec starts afresh.
+there whole or not at all. Parts are kept under a digest of what an episode depends on, so a changed spec starts afresh,
+and stay when the shard is complete: a longer one runs only what is new, a shorter one nothing.
 tests/rollouts/test_crash_points.py kills at every file operation of this module.
 """
 
@@ -15,20 +16,29 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.rollouts.episode import EpisodeRecord
 from flashtrail.tables import schemas
+from flashtrail.tables.schemas import FILMS, SPEC_DIGEST
 
 VIDEO, SHEET = "video.mp4", "sheet.jpg"
 LEDGER = "ledger.json"
 # What one shard's `examples` may take, the first success before any failure: 21 shards of these stay within 30 MB.
 EXAMPLES_BYTES = 1_400_000
 _PARTIAL = ".partial"
-_ASSEMBLED = ".assembled"
+
+
+class Part(NamedTuple):
+    """A finished episode: how it ended, whether that is a success that stands, and what was filmed when it was run."""
+
+    outcome: str
+    earned: bool
+    filmed: bool
+    films: str
 
 
 class Recorder:
@@ -42,7 +52,7 @@ class Recorder:
         self, parts_dir: str | Path, digest: str, common: Mapping[str, Any], metadata: Mapping[str, Any]
     ) -> None:
         self.root, self.directory = Path(parts_dir), Path(parts_dir) / digest
-        self._common, self.metadata = dict(common), dict(metadata)
+        self._common, self.metadata = dict(common), {**metadata, SPEC_DIGEST: digest}
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -70,26 +80,42 @@ class Recorder:
             directory.mkdir(parents=True, exist_ok=True)
         return directory
 
-    def outcomes(self) -> dict[str, str]:
-        """Return the outcome of each recorded episode by name; a part that is not whole is removed."""
-        outcomes: dict[str, str] = {}
+    def parts(self) -> dict[str, Part]:
+        """Return each recorded episode by name; a part that is not whole is removed."""
+        parts: dict[str, Part] = {}
         for part in sorted(p for p in self.directory.glob("init_*") if p.is_dir()):
             try:
                 read = {name: schemas.read_table(part / f"{name}.parquet", s) for name, s in schemas.SCHEMAS.items()}
                 (row,) = read["episodes"].to_pylist()
-                if row["video"] is None or (part / VIDEO).is_file():
-                    outcomes[part.name] = row["outcome"]
+                filmed = (part / VIDEO).is_file()
+                if row["video"] is None or filmed:
+                    earned = row["success"] and row["verified_success"] is not False
+                    films = schemas.read_metadata(part / "episodes.parquet").get(FILMS, "none")
+                    parts[part.name] = Part(row["outcome"], earned, filmed, films)
                     continue
             except (UserError, ValueError):
                 pass
             with _disk(part):
                 shutil.rmtree(part)
-        return outcomes
+        return parts
 
-    def record(self, key: EpisodeKey, episode: EpisodeRecord, video: str | Path | None = None) -> None:
+    def outcomes(self) -> dict[str, str]:
+        """Return the outcome of each recorded episode by name."""
+        return {name: part.outcome for name, part in self.parts().items()}
+
+    def record(
+        self,
+        key: EpisodeKey,
+        episode: EpisodeRecord,
+        video: str | Path | None = None,
+        sheet: str | Path | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
         """Make an episode durable; when this returns, a kill or a power cut does not lose it.
 
-        Replaces an earlier part of the same episode, which can only be one with outcome ``error``.
+        Replaces an earlier part of the same episode: one with outcome ``error``, or without the film that is wanted.
+        `sheet`: its contact sheet, where that does not lie beside the film. `metadata`: what is said of this episode
+        beside what is said of all.
         """
         part = self.directory / key.name
         aside = self.directory / f".{key.name}{_PARTIAL}"
@@ -97,14 +123,15 @@ class Recorder:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
             for name, rows in self._rows(key, episode, video).items():
-                schemas.write_table(aside / f"{name}.parquet", rows, schemas.SCHEMAS[name], self.metadata)
+                about = {**self.metadata, **(metadata or {})}
+                schemas.write_table(aside / f"{name}.parquet", rows, schemas.SCHEMAS[name], about)
             if video is not None:
                 Path(video).replace(aside / VIDEO)
                 _sync(aside / VIDEO)
-                sheet = Path(video).with_suffix(".jpg")
-                if sheet.is_file():
-                    sheet.replace(aside / SHEET)
-                    _sync(aside / SHEET)
+                sheet = sheet or Path(video).with_suffix(".jpg")
+            if sheet is not None and Path(sheet).is_file():
+                Path(sheet).replace(aside / SHEET)
+                _sync(aside / SHEET)
             _sync(aside)
             if part.exists():
                 shutil.rmtree(part)
@@ -142,7 +169,7 @@ class Recorder:
             out.mkdir(parents=True, exist_ok=True)
             _remove_partial(out)
             stored = [schemas.read_metadata(self.directory / key.name / "episodes.parquet") for key in expected]
-            metadata = stored[0] | schemas.machine_of(stored)
+            metadata = {**schemas.joined(stored), FILMS: films}
             filmed = self._filmed(expected, outcomes, films)
             for name, schema in schemas.SCHEMAS.items():
                 files = [self.directory / key.name / f"{name}.parquet" for key in expected]
@@ -179,14 +206,15 @@ class Recorder:
 
     def _filmed(self, expected: Sequence[EpisodeKey], outcomes: Mapping[str, str], films: str) -> list[EpisodeKey]:
         """Return the episodes whose film is kept: a choice by order and size alone, whatever ran when."""
-        there = [key for key in expected if (self.directory / key.name / VIDEO).is_file()]
+        there = [key for key in expected if any((self.directory / key.name / f).is_file() for f in (VIDEO, SHEET))]
         if films != "examples":
             return there
         first = [key for key in there if outcomes[key.name] == "success"][:1]
         unearned = [key for key in there if outcomes[key.name] == "success" and key not in first and self._apart(key)]
         left, kept = EXAMPLES_BYTES, []
         for key in [*first, *unearned, *(key for key in there if outcomes[key.name] != "success")]:
-            size = (self.directory / key.name / VIDEO).stat().st_size
+            film = self.directory / key.name / VIDEO
+            size = film.stat().st_size if film.is_file() else 0
             if size <= left:
                 kept.append(key)
                 left -= size
@@ -212,46 +240,40 @@ class Recorder:
         """Leave exactly these films in `target`: those of an earlier run of the shard are not its own."""
         shutil.rmtree(target, ignore_errors=True)
         for key in filmed:
+            if not (self.directory / key.name / VIDEO).is_file():
+                continue  # its sheet was taken from elsewhere without it
             target.mkdir(exist_ok=True)
             with provenance.write_atomic(target / f"{key.name}.mp4") as temporary:
                 shutil.copyfile(self.directory / key.name / VIDEO, temporary)
         if target.is_dir():
             _sync(target)
 
-    def discard(self) -> None:
-        """Remove all parts, those of earlier specs too: the assembled tables replace them.
-
-        A later run of the same spec then rolls out again instead of reusing old episodes.
-        """
+    def tidy(self, keep: bool) -> None:
+        """Once the shard is complete, remove the parts of other specs, and those of this one unless `keep`."""
         with _disk(self.root):
-            if not self._assembled.is_dir():
-                self.directory.replace(self._assembled)
-                _sync(self.root)
+            _remove_partial(self.directory)
             for entry in self.root.iterdir():
-                if entry.is_dir() and entry != self._assembled:
+                if entry.is_dir() and not (keep and entry == self.directory):
                     shutil.rmtree(entry)
-            shutil.rmtree(self._assembled)
 
-    def interrupted_discard(self, expected: Sequence[EpisodeKey], out_dir: str | Path) -> dict[str, str] | None:
-        """Finish a `discard` that was cut short and return the outcomes of the assembled tables; None if none was.
 
-        Where the tables have gone meanwhile (Snakemake removes the outputs of a job that was killed), the parts that
-        are left become parts again, and None is returned.
-        """
-        if not self._assembled.is_dir():
-            return None
-        with contextlib.suppress(UserError):
-            ledger = provenance.json_load(Path(out_dir) / LEDGER)
-            if (ledger["spec_digest"], ledger["expected"]) == (self.directory.name, [key.name for key in expected]):
-                self.discard()
-                return {key.name: ledger["outcomes"][key.name] for key in expected}
-        with _disk(self.directory):
-            self._assembled.replace(self.directory)  # onto the empty one that `exclusive` made
-        return None
+def unfilmed(parts: Mapping[str, Part], expected: Sequence[EpisodeKey], films: str) -> set[str]:
+    """Return the finished episodes of which `films` wants a film that none was made of when they were run.
 
-    @property
-    def _assembled(self) -> Path:
-        return self.root / f".{self.directory.name}{_ASSEMBLED}"
+    A film that was made and is gone (left out of a bundle, over EXAMPLES_BYTES) is not wanted again.
+    """
+    own = {key.name: parts[key.name] for key in expected if key.name in parts}
+    missing = {name for name, part in own.items() if not part.filmed and not _filmed(part.films, part.earned)}
+    wanted = {name for name in missing if _filmed(films, own[name].earned)}
+    if films == "examples":  # of the successes that stand the first alone, and none where one has its film
+        stand = [name for name, part in own.items() if part.earned]
+        wanted -= set(stand[1:] if missing.issuperset(stand) else stand)
+    return wanted
+
+
+def _filmed(setting: str, earned: bool) -> bool:
+    """Whether an episode is filmed under a setting of `video`."""
+    return setting in ("examples", "all") or (setting == "failures" and not earned)
 
 
 @contextlib.contextmanager

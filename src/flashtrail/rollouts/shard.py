@@ -22,16 +22,18 @@ from typing import Any, Self, TextIO
 
 from flashtrail.base import machine
 from flashtrail.base.errors import UserError
-from flashtrail.experiment import guards
+from flashtrail.experiment import guards, progress
 from flashtrail.experiment.episodes import EpisodeKey, expected_episodes
 from flashtrail.experiment.shard import ShardSpec
+from flashtrail.rollouts import taken
 from flashtrail.rollouts.episode import EpisodeRecord, error_record
 from flashtrail.rollouts.processes import COMMAND, SimulatorProcess, wait_any
-from flashtrail.rollouts.recorder import Recorder
+from flashtrail.rollouts.recorder import Recorder, unfilmed
 from flashtrail.serving import TOKEN_VARIABLE
 from flashtrail.serving.client import PolicyClient, healthy
 from flashtrail.serving.launch import PolicyServerProcess, free_port
 from flashtrail.serving.protocol import IMAGE_MASK_KEY
+from flashtrail.tables.schemas import FILMS
 
 RETRIES = 2
 SERVER_RESTARTS = 3
@@ -66,28 +68,31 @@ def roll_out_shard(
     log: TextIO | None = None,
     worker_command: Sequence[str] = COMMAND,
     gpu: bool = False,
+    reuse: Sequence[str | Path] = (),
 ) -> ShardSummary:
     """Run the shard's missing episodes and write its tables to `out_dir`.
 
-    Finished episodes are kept under `parts_dir` (default: ``out_dir/parts``) until the shard is complete. An episode
-    that failed for reasons of infrastructure is tried RETRIES more times; if it still fails, its row has outcome
-    ``error``, the others are run all the same, and a later call tries it again. `gpu`: whether the server has one,
-    whose clock is then recorded beside the machine's load. Raises UserError for a server that does not start or does
-    not stay up, a full disk, no OpenGL library.
+    Finished episodes are kept under `parts_dir` (default: ``out_dir/parts``), also when the shard is complete, and are
+    found there, in the tables of `out_dir` and in those of the runs `reuse` by their key and the spec's digest; not
+    those of a server that runs, whose weights may be others by now. An episode that failed for reasons of
+    infrastructure is tried RETRIES more times; if it still fails, its row has outcome ``error``, the others are run all
+    the same, and a later call tries it again. `gpu`: whether the server has one, whose clock is then recorded beside
+    the machine's load. Raises UserError for a server that does not start or does not stay up, a full disk, no OpenGL
+    library.
     """
     digest, expected = spec.digest, episodes_of(spec)
     common = {"arm": spec.arm, "policy": spec.policy, "seed": spec.seed}
     common["run_id"] = str(spec.metadata.get("run_id", digest))
-    recorder = Recorder(parts_dir or default_parts_dir(out_dir), digest, common, dict(spec.metadata))
+    metadata = {**spec.metadata, FILMS: spec.video}
+    recorder = Recorder(parts_dir or default_parts_dir(out_dir), digest, common, metadata)
+    grows = spec.server.url is None
     with recorder.exclusive():
-        finished = recorder.interrupted_discard(expected, out_dir)
-        if finished is not None:
-            return ShardSummary(finished, {})
+        said = taken.take(spec, recorder, out_dir, reuse) if grows else []
         shard = _Shard(spec, recorder, log or sys.stderr, worker_command, machine.Watch(gpu))
-        shard.run(Path(out_dir))
+        shard.run(Path(out_dir), said)
         outcomes = recorder.assemble(expected, out_dir, spec.video)
         if not shard.errors:
-            recorder.discard()
+            recorder.tidy(keep=grows)
     return ShardSummary(outcomes, shard.errors)
 
 
@@ -112,12 +117,17 @@ class _Shard:
         self.errors: dict[str, str] = {}
         self._expected = episodes_of(spec)
         self._attempts: Counter[EpisodeKey] = Counter()
-        self._outcomes = {name: outcome for name, outcome in recorder.outcomes().items() if outcome != "error"}
-        self._todo = deque(key for key in self._expected if key.name not in self._outcomes)
+        self._parts = {name: part for name, part in recorder.parts().items() if part.outcome != "error"}
+        self._outcomes = {name: part.outcome for name, part in self._parts.items()}
+        again = unfilmed(self._parts, self._expected, spec.video)
+        self._todo = deque(key for key in self._expected if key.name not in self._outcomes or key.name in again)
         self._seconds: list[float] = []
 
-    def run(self, out_dir: Path) -> None:
-        """Run what is missing; starts neither server nor simulator where nothing is."""
+    def run(self, out_dir: Path, said: Sequence[str] = ()) -> None:
+        """Run what is missing; starts neither server nor simulator where nothing is. `said`: what was taken before."""
+        for line in said:
+            self._say(line)
+        self._progress = progress.Record(out_dir, [key.name for key in self._expected], self._outcomes)
         kept = len(self._expected) - len(self._todo)
         if kept:
             self._say(f"{kept} of {len(self._expected)} episodes are kept from before")
@@ -202,9 +212,11 @@ class _Shard:
 
     def _finish(self, key: EpisodeKey, record: EpisodeRecord, wall_s: float, video: str | None) -> None:
         self._recorder.metadata["machine"] = json.dumps(self._watch.record())
-        self._recorder.record(key, record, video)
+        if record.episode["outcome"] != "error" or key.name not in self._parts:  # one that only lacks a film stays
+            self._recorder.record(key, record, video)
         self._outcomes[key.name] = outcome = record.episode["outcome"]
         self._seconds.append(wall_s)
+        self._progress.add(key.name, outcome, wall_s, record.episode["steps"])
         done = [self._outcomes[k.name] for k in self._expected if k.name in self._outcomes]
         valid = [o for o in done if o != "error"]
         pace = sum(self._seconds) / len(self._seconds)

@@ -43,7 +43,10 @@ def shard_spec(
         about = {"artifact_digest": "", "device": ""}
     else:
         # The number of simulators stays a word: finished episodes are reused whatever it is.
-        server = {"command": server_command(handles, arm["engine"], arm["flash"], clients="{simulators}")}
+        command = server_command(handles, arm["engine"], arm["flash"], clients="{simulators}")
+        places = {str(Path(handles[kind]).parent) for kind in ("base", "draft") if handles.get(kind)}
+        places |= {command[0], str(handles.get("action_stats"))}
+        server = {"command": command, "settings": [word for word in command if word not in places]}
         model = provenance.json_load(handles["model"])
         about = {
             "artifact_digest": artifact_digest(handles),
@@ -59,7 +62,7 @@ def shard_spec(
         "clock": clock,
         "server": {**server, "log": None if log is None else str(log)},
         "metadata": {
-            "config_digest": provenance.digest_json(arm),
+            "config_digest": specs.config_digest(arm),
             "code_digest": code,
             **about,
             "condition": json.dumps(arm["condition"], sort_keys=True),

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import dataclasses
 import logging
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -38,10 +39,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=_positive, metavar="N", help="CPU threads of one pass")
     add("--workers", type=_positive, metavar="N", help="passes at once, on a CPU (default: docs/serving.md)")
     add("--token-file", type=Path, metavar="FILE", help=f"file with the token (or set {TOKEN_VARIABLE})")
-    add("--allow-host", action="append", default=[], metavar="NAME", help="another host name of this machine")
+    add(
+        "--allow-host",
+        type=_host,
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name of this machine",
+    )
     add("--ready-file", type=Path, metavar="FILE", help="written with 'host port' once clients can connect")
-    add("--max-sessions", type=_positive, default=64, metavar="N", help="maximum number of open sessions (default: 64)")
-    add("--idle-timeout", type=float, default=900.0, metavar="S", help="drop a session idle for so long (default: 900)")
+    add("--max-sessions", type=_positive, default=64, metavar="N", help="open sessions at most (default: 64)")
+    add(
+        "--idle-timeout",
+        type=_seconds,
+        default=900.0,
+        metavar="S",
+        help="drop a session idle for longer (default: 900)",
+    )
     add("--max-batch", type=_positive, metavar="N", help="rounds in one pass (1: alone; default: docs/serving.md)")
     add("--exit-with-parent", action="store_true", help="leave when stdin closes or the parent is gone")
     name = _family_named(parser.get_default("argv") or [])
@@ -160,6 +174,22 @@ def _whole(text: str) -> int:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
+    return seconds
+
+
+def _host(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name is empty: give a host name of this machine")
+    return text
 
 
 def _port(text: str) -> int:

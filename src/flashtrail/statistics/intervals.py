@@ -1,7 +1,7 @@
 """The statistics of the reports: counts, paired and unpaired comparisons, latency, and checks of published figures.
 
 What scipy or statsmodels have is theirs, but for the score interval of a paired risk difference (Tango 1998), which
-neither has, and two that theirs take too long for: Holm's method and a quantile's interval.
+neither has, two that theirs take too long for (Holm's method, a quantile's interval), and Wilson's (`wilson`).
 """
 
 from __future__ import annotations
@@ -21,17 +21,11 @@ from statsmodels.stats.proportion import (
     test_proportions_2indep,
 )
 
-LEVEL = 0.95
+from flashtrail.statistics import wilson
+from flashtrail.statistics.wilson import LEVEL as LEVEL
+from flashtrail.statistics.wilson import Interval as Interval
+
 P99_MIN_ROUNDS = 500  # below, the 99th percentile is a statement about a handful of rounds
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A two-sided confidence interval; both ends in the unit of its estimate."""
-
-    low: float
-    high: float
-    level: float = LEVEL
 
 
 @dataclass(frozen=True)
@@ -55,16 +49,16 @@ def rate(k: int, n: int, level: float = LEVEL) -> Rate:
         raise ValueError(f"{k} of {n} is not a count")
     if n == 0:
         return Rate(0, 0, None, None, None)
-    wilson, exact = (
+    score, exact = (
         Interval(float(low), float(high), level)
         for low, high in (wilson_limits(k, n, level), clopper_pearson_limits(k, n, level))
     )
-    return Rate(int(k), int(n), k / n, wilson, exact)
+    return Rate(int(k), int(n), k / n, score, exact)
 
 
 def wilson_limits(k: Any, n: Any, level: float = LEVEL) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return both ends of Wilson's interval of k/n, for one count or many."""
-    low, high = proportion_confint(k, n, alpha=1 - level, method="wilson")
+    low, high = wilson.limits(np.asarray(k), np.asarray(n), level)
     return np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flashtrail.statistics.intervals import Interval, Quantile, Rate
+if TYPE_CHECKING:  # words are also put to numbers where scipy is not installed
+    from flashtrail.statistics.intervals import Interval, Quantile, Rate
 
 NBSP = "\u00a0"
 MINUS = "\u2212"
@@ -67,6 +68,11 @@ def p_value(p: float) -> str:
     if p < 1e-4:
         return f"p{NBSP}<{NBSP}0.0001"
     return f"p{NBSP}={NBSP}{p:.2g}" if p < 0.1 else f"p{NBSP}={NBSP}{p:.2f}"
+
+
+def e_value(e: float, needs: float) -> str:
+    """``e = 3.1 (needs 20)``."""
+    return f"e = {f'{e:.2g}' if e < 10 else f'{e:,.0f}' if e < 1e4 else '> 10,000'} (needs {needs:.3g})"
 
 
 def milliseconds(value: float | None) -> str:

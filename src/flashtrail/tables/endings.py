@@ -41,12 +41,12 @@ def kinds(episodes: pd.DataFrame, rounds: pd.DataFrame) -> pd.Series:
     key = list(EPISODE_KEY)
     applied = rounds[key].assign(touched=rounds["condition_applied"].eq(True), told=rounds["condition_applied"].notna())
     of_episode = episodes[key].merge(applied.groupby(key).any().reset_index(), on=key, how="left")
-    found = pd.Series("horizon", index=episodes.index, dtype=object)
-    found[of_episode["told"].ne(True).to_numpy()] = "untold"  # also where no round is on record
-    found[of_episode["touched"].eq(True).to_numpy()] = "perturbation"
-    found[episodes["outcome"] == "success"] = "success"
-    found[episodes["outcome"] == "error"] = "infrastructure"
-    return found
+    kinds = pd.Series("horizon", index=episodes.index, dtype=object)
+    kinds[of_episode["told"].ne(True).to_numpy()] = "untold"  # also where no round is on record
+    kinds[of_episode["touched"].eq(True).to_numpy()] = "perturbation"
+    kinds[episodes["outcome"] == "success"] = "success"
+    kinds[episodes["outcome"] == "error"] = "infrastructure"
+    return kinds
 
 
 def taxonomy(episodes: pd.DataFrame, rounds: pd.DataFrame, arms: Sequence[str]) -> pd.DataFrame:

@@ -97,10 +97,10 @@ def positions(episodes: NDArray[Any], rows: NDArray[Any]) -> NDArray[Any]:
     """Return, for each row's code, where its episode stands in `episodes` (distinct codes); -1 where it does not."""
     order = np.argsort(episodes, kind="stable")
     ordered = episodes[order]
-    place = np.searchsorted(ordered, rows)
-    place[place == len(ordered)] = 0
-    found = order[place] if len(ordered) else np.full(len(rows), -1)
-    return np.where(ordered[place] == rows, found, -1) if len(ordered) else found
+    slot = np.searchsorted(ordered, rows)
+    slot[slot == len(ordered)] = 0
+    at = order[slot] if len(ordered) else np.full(len(rows), -1)
+    return np.where(ordered[slot] == rows, at, -1) if len(ordered) else at
 
 
 # --- tasks and pairs ---
@@ -118,17 +118,17 @@ def one_text(episodes: pd.DataFrame) -> pd.DataFrame:
     """
     names = ["suite", "task_id", "task"]
     tasks = episodes[[*names, "arm"]].drop_duplicates(names).astype({"suite": str, "task": str})
-    told = tasks[tasks["task"] != "task " + tasks["task_id"].astype(str)]
-    twice = told[told.duplicated(["suite", "task_id"], keep=False)].sort_values(["suite", "task_id"], kind="stable")
+    named = tasks[tasks["task"] != "task " + tasks["task_id"].astype(str)]
+    twice = named[named.duplicated(["suite", "task_id"], keep=False)].sort_values(["suite", "task_id"], kind="stable")
     if len(twice):
         one, other = twice.iloc[0], twice.iloc[1]
         raise UserError(
             f"task {one['task_id']} of {one['suite']} has two texts: {one['task']!r} ({one['arm']}) and "
             f"{other['task']!r} ({other['arm']}); put episodes of other tasks into a run and a report of their own"
         )
-    if len(told) == len(tasks) or not len(told):
+    if len(named) == len(tasks) or not len(named):
         return episodes
-    texts = told.set_index(["suite", "task_id"])["task"]
+    texts = named.set_index(["suite", "task_id"])["task"]
     keys = pd.MultiIndex.from_frame(episodes[["suite", "task_id"]].astype({"suite": str}))
     return episodes.assign(task=texts.reindex(keys).fillna(episodes["task"].astype(str).set_axis(keys)).to_numpy())
 
@@ -152,8 +152,8 @@ def by_task(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     """Return one row a task of either arm: suite, task_id, task, `k_a`, `n_a`, `k_b`, `n_b` (0 where not run)."""
     names, parts = [], []
     for side, frame, code in zip("ab", (a, b), _by_text(a, b), strict=True):
-        found = frame["success"].groupby(code).agg(["sum", "count"])
-        parts.append(found.set_axis([f"k_{side}", f"n_{side}"], axis=1))
+        counts = frame["success"].groupby(code).agg(["sum", "count"])
+        parts.append(counts.set_axis([f"k_{side}", f"n_{side}"], axis=1))
         names.append(frame[["suite", "task_id", "task"]].assign(_task=code).drop_duplicates("_task"))
     whole = pd.concat(names).drop_duplicates("_task").set_index("_task").join(parts)
     counts = [column for part in parts for column in part]
@@ -170,13 +170,13 @@ def of_tasks(frame: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:
 def _by_text(a: pd.DataFrame, b: pd.DataFrame) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return a number for each row's task; rows of one number are of one task."""
     names = ["suite", "task_id", "task"]
-    places = [frame.groupby(names, observed=True, sort=False).ngroup().to_numpy() for frame in (a, b)]
+    groups = [frame.groupby(names, observed=True, sort=False).ngroup().to_numpy() for frame in (a, b)]
     tasks = [f.drop_duplicates(names)[names].astype({"suite": str, "task": str}) for f in (a, b)]
     double = {text for t in tasks for text in t.loc[t.duplicated(["suite", "task"]), "task"]}
     labels: dict[tuple[object, ...], int] = {}
-    found = []
-    for place, table in zip(places, tasks, strict=True):
+    numbers = []
+    for group, table in zip(groups, tasks, strict=True):
         rows = [(s, text, number if text in double else None) for s, number, text in table.itertuples(index=False)]
         codes = np.array([labels.setdefault(row, len(labels)) for row in rows], int)
-        found.append(codes[place] if len(place) else np.zeros(0, int))
-    return found[0], found[1]
+        numbers.append(codes[group] if len(group) else np.zeros(0, int))
+    return numbers[0], numbers[1]

@@ -14,11 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.tables import keys, schemas
 from flashtrail.tables.keys import Packing
-from flashtrail.tables.schemas import METADATA_KEYS, SCHEMAS
+from flashtrail.tables.schemas import SCHEMAS
 
 _NAMED = 5  # episodes that an error names before it only counts
 _COUNTER = {"rounds": "round", "steps": "step"}
@@ -152,20 +151,12 @@ def _check_part(
 def _common_metadata(arm: str, directories: Sequence[Path]) -> dict[str, str]:
     """Join the shards' metadata; one artifact only, a digest of digests where shards rightly differ (config)."""
     stored = [schemas.read_metadata(d / "episodes.parquet") for d in directories]
-    joined: dict[str, str] = {}
-    for key in sorted({key for entry in stored for key in entry} | set(METADATA_KEYS)):
-        values = sorted({entry.get(key, "") for entry in stored})
-        if key == "machine":
-            joined |= schemas.machine_of(stored)
-        elif len(values) == 1:
-            joined[key] = values[0]
-        elif key == "artifact_digest":
-            raise UserError(f"{arm}: shards ran on {len(values)} different artifacts ({', '.join(values)}); run again")
-        elif key.endswith("_digest"):
-            joined[key] = provenance.digest_json(values)
-        else:
-            joined[key] = ", ".join(v for v in values if v)
-    return joined
+    artifacts = sorted({entry.get("artifact_digest", "") for entry in stored})
+    if len(artifacts) > 1:
+        raise UserError(
+            f"{arm}: shards ran on {len(artifacts)} different artifacts ({', '.join(artifacts)}); run again"
+        )
+    return schemas.joined(stored)
 
 
 def _sorted(table: pa.Table, order: NDArray[Any]) -> pa.Table:

@@ -26,6 +26,9 @@ ROUTES = ("full", "draft")
 FALLBACK_CAUSES = ("zero_accept", "gripper", "first", "periodic", "forced")
 METADATA_PREFIX = "flashtrail."
 METADATA_KEYS = ("config_digest", "artifact_digest", "code_digest", "device")
+# Of a shard: the digest under which its episodes are found again, what was filmed, and which of its episodes were taken
+# from which file: {sha256 of its episodes.parquet: [TASK/INIT_STATE/REPEAT, ...]}.
+SPEC_DIGEST, FILMS, TAKEN = "spec_digest", "films", "taken"
 
 _STR, _BOOL, _I32, _I64 = pa.string(), pa.bool_(), pa.int32(), pa.int64()
 _F32, _F64 = pa.float32(), pa.float64()
@@ -130,6 +133,28 @@ PROFILE = _schema(
     ("device", _STR),
 )
 
+# A look at a comparison: when its verdict was computed, on what, for whom (claims/looks.py).
+LOOKS = _schema(
+    ("claim", _STR),
+    ("digest", _STR),  # of what is tested and of what the arms' episodes depend on
+    ("at", _STR),  # ISO 8601, UTC
+    ("asked", _STR),  # report | settle
+    ("test", _STR),
+    ("arm", _STR),
+    ("control", _STR, "null"),
+    ("n_planned", _I32, "null"),  # episodes (pairs) that the config asked for; null: not known
+    ("n", _I32),
+    ("k_arm", _I32),
+    ("k_control", _I32, "null"),
+    ("wins", _I32, "null"),  # of pairs: success only in the arm, only in the control
+    ("losses", _I32, "null"),
+    ("rows", _STR),  # digest of the episodes' keys and outcomes
+    ("e", _F64),
+    ("p", _F64, "null"),  # of the fixed-n test
+    ("rests_on", _STR),  # fixed-n | anytime
+    ("verdict", _STR),
+)
+
 # Of an episode that was not verified, such as an imported or a simulated one.
 UNVERIFIED: dict[str, Any] = dict.fromkeys(
     ("verified_success", "verified_reason", "gripper_closures", "grasps", "lifts", "first_close_step")
@@ -227,10 +252,27 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     return {_bare(k.decode()): v.decode() for k, v in stored.items() if k.startswith(prefix)}
 
 
-def machine_of(stored: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """Return the entry `machine` of a table made of tables with these entries; empty where none of them has one."""
-    records = [json.loads(entry["machine"]) for entry in stored if entry.get("machine")]
-    return {"machine": json.dumps(machine.together(records))} if records else {}
+def joined(stored: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Return the entries of a table made of tables with these: a digest of digests where those differ."""
+    made: dict[str, str] = {}
+    for key in sorted({key for entry in stored for key in entry} | set(METADATA_KEYS)):
+        values = sorted({entry.get(key, "") for entry in stored})
+        if key == "machine":
+            records = [json.loads(entry["machine"]) for entry in stored if entry.get("machine")]
+            made |= {"machine": json.dumps(machine.together(records))} if records else {}
+        elif key == TAKEN:
+            taken: dict[str, list[str]] = {}
+            for entry in stored:
+                for source, episodes in json.loads(entry.get(TAKEN, "{}")).items():
+                    taken.setdefault(source, []).extend(episodes)
+            made[TAKEN] = json.dumps({source: sorted(episodes) for source, episodes in sorted(taken.items())})
+        elif len(values) == 1:
+            made[key] = values[0]
+        elif key.endswith("_digest"):
+            made[key] = provenance.digest_json(values)
+        else:
+            made[key] = ", ".join(v for v in values if v)
+    return made
 
 
 def artifact_digest(handles: Mapping[str, Any]) -> str:

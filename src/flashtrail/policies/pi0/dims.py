@@ -180,7 +180,8 @@ class DraftDims:
     def like(cls, base: Pi0Dims) -> DraftDims:
         """A block of the prefix transformer's sizes, so that a head can start from its layer 0."""
         g = base.prefix
-        return cls(g.width, g.mlp_dim, g.num_heads, g.num_kv_heads, g.head_dim, state_dim=base.action_dim)
+        ends = base.action_horizon, base.action_dim, base.env_action_dim
+        return cls(g.width, g.mlp_dim, g.num_heads, g.num_kv_heads, g.head_dim, *ends)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DraftDims:

@@ -32,3 +32,6 @@ function sorted(rows, column, direction) {
 }
 // Print what is folded.
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(part => { part.open = true; }));
+// The page of a run under way reads itself again, unless its reader says no.
+const again = document.querySelector("#again");
+if (again) setInterval(() => { if (again.checked) location.reload(); }, 1000 * again.dataset.seconds);

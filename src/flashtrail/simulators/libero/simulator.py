@@ -19,6 +19,7 @@ from flashtrail.experiment.suites import check_init_state, check_task, suite_of
 from flashtrail.simulators import seeds
 from flashtrail.simulators.libero import opengl
 from flashtrail.simulators.libero.rebuild import CompiledModels, KeptRendering
+from flashtrail.simulators.libero.substeps import LeanSteps
 from flashtrail.simulators.libero.witness import Witness
 from flashtrail.simulators.observation import Observation, resize_with_pad, state_vector, upright
 from flashtrail.simulators.protocol import Step
@@ -40,9 +41,10 @@ class LiberoSimulator:
     cost extra resets. `hard_reset` rebuilds the model at each reset, as LIBERO does; without it the first reset is
     hard all the same. `horizon`: control steps of an episode; None is the suite's own limit.
 
-    Two `shortcuts`, both bit-identical to the official client's way (tests/rollouts/test_fidelity.py compares them):
+    Three `shortcuts`, all bit-identical to the official client's way (tests/rollouts/test_fidelity.py compares them):
     frames are rendered only where `step` is told so, by shutting the cameras' sensors in between without taking them
-    out of robosuite's sampling schedule; and a hard reset reuses the compiled model (`rebuild`).
+    out of robosuite's sampling schedule; a hard reset reuses the compiled model (`rebuild`); and a control step
+    computes nothing twice (`substeps`).
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class LiberoSimulator:
             raise opengl.explain(error) from error
         self._gate = _RenderGate(self._env.env) if shortcuts else None
         self._kept = KeptRendering(self._env.env, models) if shortcuts else None
+        self._take_step = LeanSteps(self._env.env).step if shortcuts else self._env.step
         self._first_initializers = len(self._env.env.object_property_initializers)
         self._sequence: tuple[int, int] | None = None  # official: (repeat, resets since its seed)
         self._observation: dict[str, Any] = {}
@@ -111,7 +114,7 @@ class LiberoSimulator:
     def step(self, action: Sequence[float], *, render: bool) -> Step:
         """Take one control step with a (7,) action; success is the simulator's own."""
         with self._rendering(render):
-            self._observation, reward, done, _ = self._env.step([float(value) for value in action])
+            self._observation, reward, done, _ = self._take_step([float(value) for value in action])
         if self._witness is not None:
             self._witness.look(closed=action[6] > 0)
         return Step(float(reward), bool(done), np.array(self._observation["robot0_eef_pos"], np.float64))
@@ -138,6 +141,7 @@ class LiberoSimulator:
         """Free the model and the rendering context."""
         self._env.close()
         self._gate = self._kept = self._witness = None
+        del self._take_step
 
     # --- scenes ---
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from policies.pi0.kernels.conftest import DTYPES, TOLERANCE
+from policies.pi0.kernels.conftest import DTYPES
 
+from flashtrail.benchmark import by_kernel
 from flashtrail.policies.pi0 import gemma, verify
-from flashtrail.policies.pi0.expert import suffix_mask
 from flashtrail.policies.pi0.kernels import launch, stages
 from flashtrail.policies.pi0.kernels.tiles import Tile
 from flashtrail.policies.pi0.settings import FlashSettings
@@ -31,10 +31,8 @@ def poisoned(*shape, dtype=torch.float32):
 
 
 def assert_close(ours, reference, dtype):
-    """Relative to the largest entry: what an accumulation in another order may move."""
-    assert torch.isfinite(ours).all()
-    gap = (ours.double() - reference.double()).abs().max() / reference.double().abs().max().clamp(min=1e-6)
-    assert gap < TOLERANCE[dtype], f"off by {gap:.2e} of the largest entry"
+    gap = by_kernel.error(ours, reference)
+    assert gap < by_kernel.TOLERANCE[dtype], f"off by {gap:.2e} of the largest entry"
 
 
 def tables(rows, head_dim, start=3):
@@ -53,9 +51,7 @@ def test_norm_qkv_rope(rng, dtype, groups, rows, width, heads, kv, head_dim):
     cos, sin = tables(rows, head_dim)
     out = poisoned(groups * rows, heads + 2 * kv, head_dim, dtype=dtype)
     launch.norm_qkv_rope(x, scale, w, (cos, sin), heads + kv, out=out)
-    plain = (gemma.rms_norm(x.float(), scale) @ w.float()).view(groups, rows, -1, head_dim)
-    turned = gemma.apply_rope(plain[:, :, : heads + kv], (cos[:, None], sin[:, None]))
-    assert_close(out, torch.cat((turned, plain[:, :, heads + kv :]), dim=2).view_as(out), dtype)
+    assert_close(out, by_kernel.norm_qkv_rope(x, scale, w, (cos, sin), heads + kv), dtype)
 
 
 @dtypes
@@ -64,8 +60,7 @@ def test_norm_gated(rng, dtype, rows, width, inner):
     x, scale = draw(rng, rows, width, dtype=dtype), draw(rng, width, dtype=dtype, gain=0.3)
     w = draw(rng, width, 2 * inner, dtype=dtype, gain=width**-0.5)
     out = launch.norm_gated(x, scale, w, out=poisoned(rows, inner, dtype=dtype))
-    gate, up = (gemma.rms_norm(x.float(), scale) @ w.float()).chunk(2, dim=-1)
-    assert_close(out, gemma.gelu(gate) * up, dtype)
+    assert_close(out, by_kernel.norm_gated(x, scale, w), dtype)
 
 
 @dtypes
@@ -76,7 +71,7 @@ def test_linear_residual(rng, dtype, rows, inner, columns, split):
     w = draw(rng, inner, columns, dtype=dtype, gain=inner**-0.5)
     tile = Tile(32, 16, 16, split)
     out = launch.linear_residual(a, w, residual, out=poisoned(rows, columns, dtype=dtype), tile=tile)
-    reference = residual.float() + a.float() @ w.float()
+    reference = by_kernel.linear_residual(a, w, residual)
     assert_close(out, reference, dtype)
     assert_close(launch.linear_residual(a, w, residual, out=residual), reference, dtype)  # in place, own tile
 
@@ -90,10 +85,7 @@ def test_embed_actions(rng, dtype, groups, states, biases):
     w, b = draw(rng, width, width, dtype=dtype, gain=0.2), draw(rng, width, dtype=dtype)
     out = poisoned(groups, actions + 1, width, dtype=dtype)
     launch.embed_actions(x_t, fused, bias, w, b, state, out=out)
-    hidden = torch.nn.functional.silu(x_t.to(dtype).float() @ fused.float() + bias[:, None])
-    tokens = hidden @ w.float() + b.float()
-    rows = state.float().repeat_interleave(groups // states, dim=0)[:, None]
-    assert_close(out, torch.cat((rows, tokens), dim=1), dtype)
+    assert_close(out, by_kernel.embed_actions(x_t, fused, bias, w, b, state), dtype)
 
 
 @dtypes
@@ -105,8 +97,7 @@ def test_project_update(rng, dtype, groups, factors):
     base, factor = draw(rng, groups, actions, columns), draw(rng, factors)
     out = poisoned(groups, actions, columns)
     launch.project_update(x, w, b, scale=scale, base=base, factors=factor, out=out)
-    moved = gemma.rms_norm(x[:, 1:].float(), scale) @ w.float() + b.float()
-    expected = base + factor[:, None, None] * moved
+    expected = by_kernel.project_update(x, w, b, scale=scale, base=base, factors=factor)
     assert_close(out, expected, dtype)
     launch.project_update(x, w, b, scale=scale, base=base, factors=factor, out=base)
     assert_close(base, expected, dtype)
@@ -119,7 +110,7 @@ def test_project_update_as_the_draft_head(rng, dtype):
     w, b = draw(rng, 24, 7, dtype=dtype, gain=0.2), draw(rng, 7, dtype=dtype)
     out = torch.full((2, 5, 32), 9.0, device=DEVICE)
     launch.project_update(x, w, b, out=out)
-    assert_close(out[..., :7], x[:, 1:].float() @ w.float() + b.float(), dtype)
+    assert_close(out[..., :7], by_kernel.project_update(x, w, b), dtype)
     assert (out[..., 7:] == 9.0).all()
 
 
@@ -139,13 +130,8 @@ def test_two_part_attention(rng, dtype, first_alone, batch, draws, rows, prefix,
     poison = float("nan")
     rot_k, rot_v = (t.masked_fill(~valid[..., None, None], poison) for t in (k, v))
     launch.two_part_attention(qkv, rot_k, rot_v, lengths, heads, first_alone=first_alone, out=out, tile=tile)
-    q, own_k, own_v = qkv.float().split((heads, kv, kv), dim=2)
-    keys, values = (torch.cat((a.float().repeat_interleave(draws, 0), b), 1) for a, b in ((k, own_k), (v, own_v)))
-    allowed = suffix_mask(valid, prefix, rows, q.device).repeat_interleave(draws, 0)
-    if not first_alone:
-        allowed = allowed[:, 1:2].expand(-1, rows, -1)
-    mask = gemma.additive_mask(allowed, heads // kv, torch.float32)
-    assert_close(out, gemma.attend(q, keys, values, mask), dtype)
+    expected = by_kernel.two_part_attention(qkv, k, v, lengths, heads, first_alone=first_alone)
+    assert_close(out, expected, dtype)
 
 
 @dtypes
@@ -153,7 +139,7 @@ def test_two_part_attention(rng, dtype, first_alone, batch, draws, rows, prefix,
 def test_rms_norm(rng, dtype, rows, width):
     x, scale = draw(rng, rows, width, dtype=dtype), draw(rng, width, dtype=dtype, gain=0.3)
     out = launch.rms_norm(x, scale, out=poisoned(rows, width, dtype=dtype))
-    assert_close(out, gemma.rms_norm(x.float(), scale), dtype)
+    assert_close(out, by_kernel.rms_norm(x, scale), dtype)
 
 
 @dtypes
@@ -163,11 +149,10 @@ def test_rope_into_cache(rng, dtype, rows, heads, kv, head_dim):
     k, v = poisoned(rows, kv, head_dim, dtype=dtype), poisoned(rows, kv, head_dim, dtype=dtype)
     cos, sin = tables(rows, head_dim)
     q = launch.rope_into_cache(qkv, (cos, sin), heads, k, v)
-    turned = gemma.apply_rope(qkv[None, :, : heads + kv].float(), (cos[:, None], sin[:, None]))[0]
-    if heads:
-        assert_close(q, turned[:, :heads], dtype)
-    assert_close(k, turned[:, heads:], dtype)
-    assert torch.equal(v, qkv[:, heads + kv :])
+    queries, keys, values = by_kernel.rope_into_cache(qkv, (cos, sin), heads, k, v)
+    assert_close(q, queries, dtype)
+    assert_close(k, keys, dtype)
+    assert torch.equal(v.float(), values)
 
 
 @dtypes
@@ -175,8 +160,7 @@ def test_rope_into_cache(rng, dtype, rows, heads, kv, head_dim):
 def test_gated_gelu(rng, dtype, rows, inner):
     gate_up = draw(rng, rows, 2 * inner, dtype=dtype)
     out = launch.gated_gelu(gate_up, out=poisoned(rows, inner, dtype=dtype))
-    gate, up = gate_up.float().chunk(2, dim=-1)
-    assert_close(out, gemma.gelu(gate) * up, dtype)
+    assert_close(out, by_kernel.gated_gelu(gate_up), dtype)
 
 
 SETTINGS = [

@@ -1,0 +1,124 @@
+"""Looks: each time that the verdict on a comparison was computed, on how many episodes, and what it may rest on since.
+
+A fixed-n test is valid where n was fixed before the first look. So looks are kept, in one table that is appended and
+never begun afresh, and a verdict rests on the fixed-n test only where every look at this comparison had the same n;
+else on the anytime-valid one (statistics/anytime.py). A comparison is known by what it tests and by what its arms'
+episodes depend on (`digest`): other words make no new comparison, another policy or seed does.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
+from flashtrail.claims import claims as types
+from flashtrail.statistics.intervals import Interval
+from flashtrail.tables import schemas
+
+FILE = "results/claims/looks.parquet"
+ASKED = "FLASHTRAIL_ASKED"  # environment variable: who asked for the look (default: report)
+_WORDS = {"id", "title", "statement", "scope", "refuted_if", "estimand", "seed", "family"}  # what no test depends on
+_DEPENDS = ("config_digest", "artifact_digest")  # of an arm's tables: what its episodes depend on
+# What makes a look another one than the last: a page rendered again is none.
+SAME = ("claim", "digest", "n", "k_arm", "k_control", "wins", "losses", "rows", "rests_on", "verdict")
+
+
+@dataclass(frozen=True)
+class Anytime:
+    """The anytime-valid side of a comparison: `e` against `needs` = 1/alpha, the confidence sequence, its verdict.
+
+    `looks` has the n of every look so far, this one included, each n once, in the order of the first looks.
+    """
+
+    e: float
+    needs: float
+    interval: Interval | None
+    verdict: types.Verdict
+    digest: str
+    looks: tuple[int, ...]
+    counts: Mapping[str, int | None]
+
+    @property
+    def fixed(self) -> bool:
+        """Whether n was fixed before the first look, as far as is known."""
+        return len(self.looks) == 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON, with what the claim's verdict rests on."""
+        return {**asdict(self), "looks": list(self.looks), "rests_on": "fixed-n" if self.fixed else "anytime"}
+
+
+def digest(claim: types.AnyClaim, metadata: Mapping[str, Mapping[str, str]]) -> str:
+    """Return what a comparison is known by: the claim without its words, and what its arms' episodes depend on.
+
+    `metadata`: by arm, its tables' entries.
+    """
+    tested = {key: value for key, value in claim.model_dump(mode="json").items() if key not in _WORDS}
+    arms = {side: metadata.get(tested[side], {}) for side in ("arm", "control") if side in tested}
+    return provenance.digest_json([tested, {s: [found.get(key, "") for key in _DEPENDS] for s, found in arms.items()}])
+
+
+def sizes(looked: Sequence[Mapping[str, Any]], own: str, n: int) -> tuple[int, ...]:
+    """Return the n of each look at the comparison of digest `own`, the present one at `n` included, each n once."""
+    return tuple(dict.fromkeys([*(look["n"] for look in looked if look["digest"] == own), n]))
+
+
+def read(path: str | Path) -> list[dict[str, Any]]:
+    """Return the looks on record, in their order; none where no look was taken yet.
+
+    UserError for a damaged file: without it no later verdict may rest on a fixed-n test.
+    """
+    if not Path(path).exists():
+        return []
+    try:
+        return [dict(row) for row in schemas.read_table(path, schemas.LOOKS).to_pylist()]
+    except UserError as error:
+        reason = str(error).removeprefix(f"{path} ").removesuffix("; remove it and run again")
+        raise UserError(
+            f"{path}, the record of looks at the claims, cannot be read ({reason}): put back the copy in your last "
+            "bundle; only if there is none, remove it, and do not quote a fixed-n verdict on these episodes"
+        ) from None
+
+
+def append(
+    path: str | Path,
+    judged: Sequence[Mapping[str, Any]],
+    asked: str,
+    planned: Mapping[str, int] | None = None,
+    now: str = "",
+) -> int:
+    """Add the looks of claims just judged (`verdicts.judge_all`) to the table; return how many were new.
+
+    `planned`: by arm, the episodes that the config asks for; `now`: ISO 8601, the clock's where it is empty. The file
+    is replaced whole, under a lock.
+    """
+    target, now = Path(path), now or datetime.now(UTC).isoformat(timespec="seconds")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(f".{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        known = read(target)
+        last = {look["claim"]: look for look in known}
+        found = [of_claim(claim, planned) | {"at": now, "asked": asked} for claim in judged if claim["anytime"]]
+        new = [look for look in found if any(look[k] != last.get(look["claim"], {}).get(k) for k in SAME)]
+        if new:
+            schemas.write_table(target, [*known, *new], schemas.LOOKS)
+    return len(new)
+
+
+def of_claim(claim: Mapping[str, Any], planned: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """Return the look at a judged comparison as a row, without its time and who asked for it."""
+    side = claim["anytime"]
+    sizes = [planned[arm] for arm in claim["arms"] if arm in planned] if planned else []
+    return {
+        **{"claim": claim["id"], "digest": side["digest"], "test": claim["test"]},
+        **{"arm": claim["arms"][0], "control": claim["arms"][1] if len(claim["arms"]) > 1 else None},
+        **{"n_planned": min(sizes, default=None), "rows": provenance.digest_json(claim["rows"])},
+        **dict.fromkeys(("k_control", "wins", "losses")) | dict(side["counts"]),
+        **{"e": side["e"], "p": claim["p"], "rests_on": side["rests_on"], "verdict": claim["verdict"]},
+    }

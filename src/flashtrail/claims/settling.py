@@ -1,0 +1,439 @@
+"""``flashtrail settle BUDGET``: run the workflow again and again with more episodes, until every claim has ended or the
+budget is gone.
+
+All state is in DIRECTORY: `record.json` (each batch, written before it begins and while it runs: what of the budget is
+spent), and what follows from it, `overlay.yaml` (the grown numbers of episodes) and `profile.yaml` (the run's profile
+with that overlay). So a loop that was killed at any point goes on by the same command. It starts nothing but the
+workflow, for lines of the config that claims name. Which episodes are next is `settle`'s to say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import yaml
+
+from flashtrail.base import documents, names, provenance
+from flashtrail.base.errors import UserError
+from flashtrail.claims import claims as types
+from flashtrail.claims import settle
+from flashtrail.claims.settle import Batch, Left, Line, Standing
+from flashtrail.experiment import config, ledger
+from flashtrail.statistics.wording import listed, plural
+from flashtrail.tables import schemas
+
+DIRECTORY = Path("results/settle")
+CLAIMS, LOG = Path("results/claims/claims.json"), Path("results/logs/settle.log")
+_SNAKEMAKE = [sys.executable, "-m", "snakemake", "--profile", str(DIRECTORY)]
+_BEAT_S = 5.0  # how often the time that a batch takes is written down
+_GUESS_S = 20.0  # of CPU for an episode, before there is one
+_UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600}
+_SECTIONS = ("arms", "grids", "sweeps")
+
+
+def budget(text: str) -> Left:
+    """Return a budget of time (``60m``, ``2h``, ``90s``) or episodes (``40``); UserError for anything else."""
+    match = re.fullmatch(r"([0-9]{1,7}(?:\.[0-9]{1,3})?) *(s|m|min|h)?", text.strip())
+    number = float(match[1]) if match else 0.0
+    if not match or not number or not (match[2] or number.is_integer()):
+        raise UserError(f"BUDGET={text}: give a time such as 60m or 2h, or a number of episodes such as 40")
+    return Left(seconds=number * _UNITS[match[2]]) if match[2] else Left(episodes=number)
+
+
+# --- what is recorded ---
+
+
+@dataclass
+class Record:
+    """The batches so far, the one that runs included; written whole at each change."""
+
+    batches: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def read(cls) -> Record:
+        """Return what earlier runs of the command left."""
+        path = DIRECTORY / "record.json"
+        return cls(provenance.json_load(path)["batches"] if path.is_file() else [])
+
+    def write(self) -> None:
+        """Write it down."""
+        provenance.json_dump({"version": 1, "batches": self.batches}, DIRECTORY / "record.json")
+
+    @property
+    def unfinished(self) -> dict[str, Any] | None:
+        """The batch in which an earlier run was stopped, or None."""
+        return self.batches[-1] if self.batches and not self.batches[-1]["done"] else None
+
+    def left(self, whole: Left) -> Left:
+        """Return what is left of a budget."""
+        spent = (sum(batch[name] for batch in self.batches) for name in ("episodes", "seconds"))
+        return Left(*(total - part for total, part in zip((whole.episodes, whole.seconds), spent, strict=True)))
+
+    @property
+    def pace(self) -> float:
+        """How many times as long the finished batches took as was expected; 1 before there is one."""
+        done = [batch for batch in self.batches if batch["done"] and batch["episodes"]]
+        expected = sum(batch["expected_s"] for batch in done)
+        return min(4.0, max(0.25, sum(batch["seconds"] for batch in done) / expected)) if done else 1.0
+
+    def sizes(self) -> dict[str, int]:
+        """Return the largest number of episodes that was settled on for each line."""
+        found: dict[str, int] = {}
+        for batch in self.batches:
+            for name, episodes in batch["sizes"].items():
+                found[name] = max(episodes, found.get(name, 0))
+        return found
+
+    def begin(self, batch: Batch, pace: float) -> None:
+        """Write a batch down before it begins."""
+        told = {"claim": batch.claim, "sizes": batch.sizes, "episodes": batch.episodes}
+        now = time.time()
+        run = {"seconds": 0.0, "expected_s": batch.seconds / pace, "done": False, "from": now, "to": now}
+        self.batches.append(told | run)
+        self.write()
+
+
+# --- the experiment, grown ---
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the command was told, read once: the profile, its config layers and the claims."""
+
+    profile: Path
+    layers: tuple[str, ...]
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, profile: str) -> Setting:
+        """Read a Snakemake profile; UserError where it is none."""
+        found = [path for name in ("profile.yaml", "config.yaml") if (path := Path(profile, name)).is_file()]
+        if not found:
+            raise UserError(f"{profile} has no profile.yaml: give the profile of the run, as PROFILE=profiles/local")
+        settings = documents.mapping(found[0], "cores: 2")
+        inside = {key: str(Path(profile, value)) for key, value in settings.items() if _names_file(profile, value)}
+        settings = settings | inside
+        files = settings.get("configfile") or []
+        return cls(Path(profile), tuple([files] if isinstance(files, str) else map(str, files)), settings)
+
+    def experiment(self, overlay: bool = True) -> config.Experiment:
+        """Return the experiment, with the grown numbers of episodes or as the user wrote it."""
+        return config.load("config.yaml", *self.layers, *([DIRECTORY / "overlay.yaml"] if overlay else []))
+
+    def write(self, sizes: Mapping[str, int]) -> None:
+        """Write the overlay (numbers that the config has, or exceeds, left out) and the profile that adds it."""
+        plain, overlay = self.experiment(overlay=False), {section: {} for section in _SECTIONS}  # type: ignore[var-annotated]
+        for name, line in _lines(plain).items():
+            if sizes.get(name, 0) > line.episodes:
+                section, _, own = name.partition(".")
+                overlay[section][own] = {"episodes": sizes[name]}
+        _write_yaml({k: v for k, v in overlay.items() if v}, "overlay.yaml")
+        files = [*self.layers, str(DIRECTORY / "overlay.yaml")]
+        _write_yaml({**self.settings, "configfile": files}, "profile.yaml")
+
+
+def _names_file(profile: str, value: Any) -> bool:
+    """Whether a setting names a file of the profile: Snakemake then takes it for that file's path."""
+    return isinstance(value, str) and Path(profile, value).is_file()
+
+
+def _write_yaml(content: Mapping[str, Any], name: str) -> None:
+    text = f"# Written by `flashtrail settle`; make report PROFILE={DIRECTORY} reports on these episodes.\n"
+    with provenance.write_atomic(DIRECTORY / name) as temporary:
+        temporary.write_text(
+            text + yaml.safe_dump(dict(content), allow_unicode=True, sort_keys=False), encoding="utf-8"
+        )
+
+
+def _lines(experiment: config.Experiment, cores: int = 1) -> dict[str, Line]:
+    """Return the lines that the config can grow, by ``section.name``."""
+    seconds = {arm: _seconds(arm) for arm in experiment.arms}
+    known = [value for value in seconds.values() if value is not None]
+    usual = sum(known) / len(known) if known else _GUESS_S
+    found = {}
+    for name, arms in _arms_of_lines(experiment).items():
+        section, _, own = name.partition(".")
+        line = getattr(experiment, section)[own]
+        each = sum(usual if seconds[arm] is None else seconds[arm] or 0.0 for arm in arms) / len(arms)
+        tasks = len(experiment.task_ids)
+        repeats, first = getattr(line, "repeats", 1), line.first_init_state
+        found[name] = Line(line.episodes, first, len(arms), tasks, repeats, each / cores)
+    return found
+
+
+def _arms_of_lines(experiment: config.Experiment) -> dict[str, list[str]]:
+    expanded = {
+        f"{section}.{name}": list(line.expanded(name).arms)
+        for section in ("grids", "sweeps")
+        for name, line in getattr(experiment, section).items()
+    }
+    made = {arm for arms in expanded.values() for arm in arms}
+    return {f"arms.{arm}": [arm] for arm in experiment.arms if arm not in made} | expanded
+
+
+def _seconds(arm: str) -> float | None:
+    """Return how long an episode of an arm takes on average, s; None where none was run."""
+    path = Path("results/tables", names.file_name(arm), "episodes.parquet")
+    if not path.is_file():
+        return None
+    walls = schemas.read_table(path, schemas.EPISODES)["wall_s"].to_pylist()
+    return sum(walls) / len(walls) if walls else None
+
+
+# --- where the claims stand ---
+
+
+def standings(
+    file: types.ClaimsFile, judged: Mapping[str, Any], arms: Mapping[str, str], lines: Mapping[str, Line]
+) -> list[Standing]:
+    """Return where each claim stands that episodes can settle; `arms`: the line of each arm of the experiment."""
+    entries = {entry["id"]: entry for entry in judged["claims"]}
+    found = []
+    for claim in file.claims:
+        if not isinstance(claim, settle.Tested) or not all(arm in arms for arm in settle.arms_of(claim)):
+            continue
+        own = tuple(dict.fromkeys(arms[arm] for arm in settle.arms_of(claim)))
+        if entries[claim.id].get("anytime"):
+            found.append(_standing(claim, entries[claim.id], own))
+        else:  # without a common init state it gets some; with them it is not tested for another reason
+            alone = settle.common_starts([lines[name] for name in own]) == 0
+            found.append(Standing(claim.id, own, 0, 1.0, 1.0, math.nan, 0.0, "" if alone else "not tested"))
+    return found
+
+
+def _standing(claim: settle.Tested, entry: Mapping[str, Any], lines: tuple[str, ...]) -> Standing:
+    """Return where a claim stands by its anytime-valid side: a fixed-n verdict is none that one may add to."""
+    side = entry["anytime"]
+    wins, losses, n = _counts(claim, entry["numbers"])
+    support, refute = settle.evidence(claim, wins, losses, n)
+    size = entry["family"]["size"] if entry["family"] else 1
+    further = settle.further(claim, wins, losses, n, side["needs"], size)
+    verdict = side["verdict"] if side["verdict"] in ("supported", "refuted") else ""
+    return Standing(claim.id, lines, n, support, refute, side["needs"], further, verdict)
+
+
+def _counts(claim: settle.Tested, numbers: Mapping[str, Any]) -> tuple[int, int, int]:
+    if isinstance(claim, types.RateClaim):
+        k, n = numbers["rate"]["k"], numbers["rate"]["n"]
+        return k, n - k, n
+    won, lost = numbers["only_a"], numbers["only_b"]
+    turned = isinstance(claim, types.PairedClaim) and claim.direction == "less"
+    return (lost, won, numbers["n"]) if turned else (won, lost, numbers["n"])
+
+
+# --- the loop ---
+
+
+class Loop:
+    """One call of the command, which holds the lock of DIRECTORY."""
+
+    def __init__(self, setting: Setting, whole: Left, lock: TextIO) -> None:
+        self.setting, self.whole, self.lock, self.record = setting, whole, lock, Record.read()
+
+    def run(self) -> None:
+        """Look, run the next batch, look again; then say how each claim ended."""
+        if self.record.unfinished:
+            _unlock(self.record.unfinished)
+        self.first()
+        looks = 0
+        while True:
+            looks += 1
+            found, lines = self.look()
+            left = self.record.left(self.whole)
+            batch = settle.next_batch(found, lines, left, self.record.pace)
+            if batch is None:
+                break
+            nearest = next(s for s in found if s.claim == batch.claim)
+            print(f"look {looks}: {_where(nearest)}; next {_what(batch)}; left {_left(left)}", flush=True)
+            self.record.begin(batch, self.record.pace)
+            self.work()
+        print(_table(found, lines))
+        print(self.ending(found, lines, left))
+
+    def first(self) -> None:
+        """Run what is missing of the episodes so far: of the config's own, or of a batch that was stopped."""
+        self.setting.write(self.record.sizes())
+        if self.record.unfinished is None:
+            entries = [one for one in ledger.read(self.setting.experiment(), "results") if one.part == ledger.REPORT]
+            missing = sum(len(one.missing) + one.error for one in entries)
+            lines = _lines(self.setting.experiment(), self._cores())
+            each = sum(line.seconds for line in lines.values()) / len(lines)
+            batch = Batch("", {}, missing, settle.START_S + missing * each if missing else 0.0)
+            left = self.record.left(self.whole)
+            if missing and (missing > left.episodes or batch.seconds > left.seconds):
+                raise UserError(
+                    f"{plural(missing, 'episode')} of the config are missing, about {_minutes(batch.seconds)}: more "
+                    f"than the budget has left ({_left(left)}); run make report first, or give a larger BUDGET"
+                )
+            self.record.begin(batch, 1.0)
+        self.work()
+
+    def look(self) -> tuple[list[Standing], dict[str, Line]]:
+        """Return where the claims stand, and the lines as they are now."""
+        experiment = self.setting.experiment()
+        arms = {arm: name for name, own in _arms_of_lines(experiment).items() for arm in own}
+        lines = _lines(experiment, self._cores())
+        found = standings(types.load(experiment.claims), provenance.json_load(CLAIMS), arms, lines)
+        if not found:
+            raise UserError(f"{experiment.claims}: no claim is about the success of arms of this config")
+        return found, lines
+
+    def work(self) -> None:
+        """Run the workflow for the last batch, writing down how long it takes; UserError where it fails."""
+        batch = self.record.batches[-1]
+        self.setting.write(self.record.sizes())
+        LOG.parent.mkdir(parents=True, exist_ok=True)
+        command = [*_SNAKEMAKE, "--", str(CLAIMS)]
+        before, begun = batch["seconds"], time.monotonic()
+        batch["from"] = time.time()
+        with LOG.open("ab") as log:
+            offset = log.tell()
+            environment = {**os.environ, "FLASHTRAIL_ASKED": "settle"}
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                pass_fds=[self.lock.fileno()],
+            )
+            with _ended_with_us(process):
+                while True:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(_BEAT_S)
+                    batch |= {"seconds": round(before + time.monotonic() - begun, 1), "to": time.time()}
+                    batch["done"] = process.returncode == 0
+                    self.record.write()
+                    if process.returncode is not None:
+                        break
+        if process.returncode:
+            raise UserError(f"the workflow failed: {_reason(offset)} ({LOG}); the same command goes on from there")
+
+    def _cores(self) -> int:
+        cores = self.setting.settings.get("cores", self.setting.settings.get("jobs"))
+        return cores if isinstance(cores, int) and cores > 0 else os.cpu_count() or 1
+
+    def ending(self, found: list[Standing], lines: Mapping[str, Line], left: Left) -> str:
+        """Return the last lines: what was spent, and how the reports get these episodes."""
+        open_ = [s.claim for s in found if not settle.ended(s, lines)]
+        episodes = sum(batch["episodes"] for batch in self.record.batches)
+        seconds = sum(batch["seconds"] for batch in self.record.batches)
+        said = f"{plural(episodes, 'episode')} in {_minutes(seconds)}."
+        if open_:
+            said += f" The budget ({_left(left)} left) does not hold the next batch of {listed(open_)}: a larger BUDGET"
+            said += f" goes on (all that {DIRECTORY} has recorded counts)."
+        overlays = " ".join(["config.yaml", *self.setting.layers, str(DIRECTORY / "overlay.yaml")])
+        return f"{said}\nReports with these episodes: make report PROFILE={DIRECTORY}\nflashtrail ledger {overlays}"
+
+
+@contextlib.contextmanager
+def _ended_with_us(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Ask the workflow to stop, and wait for it, where this command is stopped."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    earlier = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except BaseException:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+
+
+def _reason(offset: int) -> str:
+    """Return the line of the log since `offset` that says what went wrong."""
+    with LOG.open("rb") as stream:
+        stream.seek(offset)
+        lines = stream.read().decode("utf-8", "replace").splitlines()
+    said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return said[0] if said else next((line for line in reversed(lines) if line.strip()), "no message")
+
+
+def _unlock(batch: Mapping[str, Any]) -> None:
+    """Remove Snakemake's lock where a killed run of ours left it: it was made while that run was at work."""
+    made = [path.stat().st_mtime for path in Path(".snakemake/locks").glob("*.lock")]
+    if made and all(batch["from"] - 1 <= when <= batch["to"] + 2 * _BEAT_S for when in made):
+        subprocess.run([*_SNAKEMAKE, "--unlock"], check=True, stdin=subprocess.DEVNULL, capture_output=True)
+
+
+# --- words ---
+
+
+def _where(standing: Standing) -> str:
+    support, refute, needed = (f"{x:.3g}" for x in (standing.support, standing.refute, standing.needed))
+    return f"{standing.claim}, n {standing.n}, e {support} for and {refute} against, of {needed}"
+
+
+def _what(batch: Batch) -> str:
+    lines = listed([f"{name.partition('.')[2]} to {size}" for name, size in batch.sizes.items()])
+    return f"{plural(batch.episodes, 'episode')} ({lines} a task; {_minutes(batch.seconds)})"
+
+
+def _left(left: Left) -> str:
+    if left.episodes < math.inf:
+        return plural(max(0, int(left.episodes)), "episode")
+    return _minutes(max(0.0, left.seconds))
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min"
+
+
+def _table(found: list[Standing], lines: Mapping[str, Line]) -> str:
+    rows = [
+        (s.claim, str(s.n), f"{s.support:.3g}", f"{s.refute:.3g}", f"{s.needed:.3g}", _end(s, lines)) for s in found
+    ]
+    heads = ("claim", "n", "e for", "e against", "needed", "ended")
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    return "\n".join(
+        "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in (heads, *rows)
+    )
+
+
+def _end(standing: Standing, lines: Mapping[str, Line]) -> str:
+    if ended := settle.ended(standing, lines):
+        return ended
+    return f"open (about {standing.further:.0f} more)" if math.isfinite(standing.further) else "open (out of sight)"
+
+
+# --- the command ---
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's flags."""
+    add = parser.add_argument
+    add("budget", metavar="BUDGET", help="in all: a time such as 60m or 2h, or a number of new episodes such as 40")
+    add("--profile", default="profiles/local", metavar="DIR", help="the Snakemake profile of the run")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Settle claims until all have ended or the budget is gone; exit code 0 in either case."""
+    whole, setting = budget(arguments.budget), Setting.read(arguments.profile)
+    setting.experiment(overlay=False)
+    DIRECTORY.mkdir(parents=True, exist_ok=True)
+    with (DIRECTORY / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("another settle, or the run of one that was killed, is at work here: waiting for its end", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        Loop(setting, whole, lock).run()
+    return 0

@@ -1,0 +1,136 @@
+"""Campaigns that are looked at as they grow: `flashtrail settle`'s rule on arms whose truth is known.
+
+`calibration` runs it. Each campaign draws its arms' outcomes at all 50 init states of three tasks; the rule
+(`claims.settle`) then decides which arms grow, by how much, and when a claim has ended, as the command does. What it
+stops at is judged by the functions that judge real tables. Counted are false decisions at whatever time the rule stops,
+what was found of the planted effects, and how many pairs that took against the fixed number that has the same power.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from flashtrail.claims import claims as types
+from flashtrail.claims import settle
+from flashtrail.claims.settle import Left, Line, Standing
+from flashtrail.experiment.suites import INIT_STATES
+from flashtrail.statistics import power
+
+TASKS, FIRST = 3, 5
+_UNLIMITED = Left()
+ALIKE = 0.3  # share of starts at which one draw decides for all arms: pairs are more alike than strangers
+RATES = {"b": 0.5, "same": 0.5, "plus10": 0.6, "plus20": 0.7, "plus40": 0.9, "minus10": 0.4}
+_PAIRED = {"test": "paired_difference", "control": "b", "margin": 0.10, "direction": "greater"}
+ENTRIES: dict[str, dict[str, Any]] = {
+    "C1": {**_PAIRED, "arm": "same"},
+    "C2": {**_PAIRED, "arm": "plus10"},
+    "C3": {**_PAIRED, "arm": "plus20"},
+    "C4": {**_PAIRED, "arm": "plus40"},
+    "C5": {"test": "non_inferiority", "arm": "minus10", "control": "b", "margin": 0.10},
+    "C6": {"test": "rate_at_least", "arm": "b", "bar": 0.5},
+}
+FALSE = {"C1": ["supported"], "C2": ["refuted"], "C3": ["refuted"], "C4": ["refuted"], "C5": ["supported"]}
+FALSE |= {"C6": ["supported", "refuted"]}  # the rate is the bar: either is a decision without a reason
+
+
+@dataclass(frozen=True)
+class End:
+    """How a claim ended in one campaign: its verdict ("" where it is open or out of starts), counts and looks."""
+
+    verdict: str
+    wins: int
+    losses: int
+    n: int
+
+
+def drawn(generator: np.random.Generator) -> dict[str, np.ndarray]:
+    """Return each arm's successes, (init states, tasks)."""
+    own = generator.random((len(RATES), INIT_STATES, TASKS))
+    own = np.where(generator.random((INIT_STATES, TASKS)) < ALIKE, own[0], own)
+    return {arm: own[place] < rate for place, (arm, rate) in enumerate(RATES.items())}
+
+
+def campaign(
+    claims: Sequence[settle.Tested], won: Mapping[str, np.ndarray], needed: float, left: Left = _UNLIMITED
+) -> dict[str, End]:
+    """Return how each claim ended when the rule was followed until nothing was open or left."""
+    totals = {claim.id: _totals(claim, won) for claim in claims}
+    lines = {arm: Line(FIRST, tasks=TASKS, seconds=5.0) for arm in won}
+    ended: dict[str, Standing] = {}
+    while True:
+        found = []
+        for claim in claims:
+            if claim.id not in ended:
+                standing = _look(claim, totals[claim.id], lines, needed)
+                if standing.verdict:
+                    ended[claim.id] = standing
+                found.append(standing)
+        batch = settle.next_batch(found, lines, left)
+        if batch is None:
+            return {s.claim: End(s.verdict, *_at(totals[s.claim], s.n)) for s in [*ended.values(), *found]}
+        left = Left(left.episodes - batch.episodes, left.seconds - batch.seconds)
+        lines |= {name: replace(lines[name], episodes=size) for name, size in batch.sizes.items()}
+
+
+def _totals(claim: settle.Tested, won: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return wins and losses after each init state, (init states, 2)."""
+    arms = [won[arm] for arm in settle.arms_of(claim)]
+    other = ~arms[0] if len(arms) == 1 else arms[1]
+    sides = [arms[0], other] if len(arms) == 1 else [arms[0] & ~other, other & ~arms[0]]
+    return np.column_stack([side.sum(1).cumsum() for side in sides])
+
+
+def _at(totals: np.ndarray, n: int) -> tuple[int, int, int]:
+    wins, losses = totals[n // TASKS - 1].tolist()
+    return wins, losses, n
+
+
+def _look(claim: settle.Tested, totals: np.ndarray, lines: Mapping[str, Line], needed: float) -> Standing:
+    n = TASKS * min(lines[arm].episodes for arm in settle.arms_of(claim))
+    return standing(claim, *_at(totals, n), needed)
+
+
+@cache
+def standing(claim: settle.Tested, wins: int, losses: int, n: int, needed: float) -> Standing:
+    """Return where a claim stands with these counts."""
+    support, refute = settle.evidence(claim, wins, losses, n)
+    verdict = "supported" if support >= needed else "refuted" if refute >= needed else ""
+    further = settle.further(claim, wins, losses, n, needed)
+    return Standing(claim.id, tuple(settle.arms_of(claim)), n, support, refute, needed, further, verdict)
+
+
+Judged = Callable[[settle.Tested, End], str]
+
+
+def settled(
+    file: types.ClaimsFile, campaigns: int, generator: np.random.Generator, judged: Judged, episodes: float = np.inf
+) -> tuple[Counter[tuple[str, str]], dict[str, list[int]], int]:
+    """Return how often each claim got each verdict, its numbers of pairs at the end, and how many verdicts of the
+    rule were not those of `judged`, which judges a claim's counts as real ones are.
+    """
+    claims = [claim for claim in file.claims if isinstance(claim, settle.Tested)]
+    found: Counter[tuple[str, str]] = Counter()
+    sizes: dict[str, list[int]] = {claim.id: [] for claim in claims}
+    apart = 0
+    for _ in range(campaigns):
+        ends = campaign(claims, drawn(generator), 1 / file.alpha, Left(episodes=episodes))
+        for claim in claims:
+            end = ends[claim.id]
+            verdict = judged(claim, end)
+            found[claim.id, verdict] += 1
+            sizes[claim.id].append(end.n)
+            apart += verdict != (end.verdict or "inconclusive")
+    return found, sizes, apart
+
+
+def fixed_n(arm: str, found: float, alpha: float) -> int | None:
+    """Return the pairs of the fixed design that finds an arm's gain over b as often as `found`, at most in 99 %."""
+    p, q = RATES[arm], RATES["b"]
+    only_a, only_b = (ALIKE * max(0, d) + (1 - ALIKE) * w for d, w in ((p - q, p * (1 - q)), (q - p, q * (1 - p))))
+    return power.smallest(lambda n: power.mcnemar_power(n, only_a, only_b, alpha), min(found, 0.99))
