@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import json
 import shutil
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,12 @@ from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.experiment import config
 from flashtrail.experiment.arms import DRILL_CLEAN, DRILL_REFERENCE
+from flashtrail.experiment.shard import Server, ShardSpec
 from flashtrail.record import replay
 from flashtrail.record.run import Run
 from flashtrail.rollouts.shard import roll_out_shard
 from flashtrail.rollouts.spec import shard_spec
+from flashtrail.serving.launch import PolicyServerProcess, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENT = config.load(ROOT / "config.yaml")
@@ -33,7 +37,30 @@ SIMULATED = functools.partial(roll_out_shard, worker_command=[*WORKER, "long", "
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, tokenizer_model: bytes) -> Path:  # noqa: F811
+def on_a_running_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+    """SIMULATED on a server that runs already, where one was started with the same words: half of it is the start."""
+    log, urls = tmp_path_factory.mktemp("servers") / "server.log", dict[str, str]()
+    with contextlib.ExitStack() as servers:
+
+        def roll_out(spec: ShardSpec, out: Path, **named: Any) -> Any:
+            command = [word.replace("{simulators}", "1") for word in spec.server.command or ()]
+            if str(command) not in urls:
+                port = free_port()
+                words = [word.replace("{port}", str(port)) for word in command]
+                server = PolicyServerProcess(words, log, port, spec.server_ready_timeout_s)
+                urls[str(command)] = servers.enter_context(server).url
+            url = Server(url=urls[str(command)])
+            return SIMULATED(spec.model_copy(update={"server": url}), out, **named)
+
+        yield roll_out
+
+
+@pytest.fixture(scope="module")
+def run(
+    tmp_path_factory: pytest.TempPathFactory,
+    tokenizer_model: bytes,  # noqa: F811
+    on_a_running_server: Callable[..., Any],
+) -> Path:
     """A directory in which the drills were run, one episode each, and nothing else."""
     root = tmp_path_factory.mktemp("run")
     base, _ = write_policy(root / "results/artifacts/pi0_nano", tokenizer_model)
@@ -42,7 +69,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, tokenizer_model: bytes) -> Pat
     handles = {"base": base / "manifest.json", "model": root / "results/environments/handle.json"}
     provenance.json_dump({"python": sys.executable}, handles["model"])
     for arm in DRILLED:
-        _rolled_out(root, EXPERIMENT.arm(arm) | {"init_states": [STATE], "video": "none"}, handles)
+        told = EXPERIMENT.arm(arm) | {"init_states": [STATE], "video": "none"}
+        _rolled_out(root, told, handles, on_a_running_server)
     reference = f"results/tables/{DRILL_REFERENCE}/steps.parquet"
     _job(root, "derive_bounds", {"steps": [reference]}, {}, {})
     _job(root, "diagnose_drills", {}, {}, {"arms": DRILLED})
@@ -50,12 +78,12 @@ def run(tmp_path_factory: pytest.TempPathFactory, tokenizer_model: bytes) -> Pat
     return root
 
 
-def _rolled_out(root: Path, arm: dict[str, Any], handles: dict[str, Path]) -> None:
+def _rolled_out(root: Path, arm: dict[str, Any], handles: dict[str, Path], play: Callable[..., Any]) -> None:
     file = arm.get("execution", {}).get("action_stats")
     own = handles | ({"action_stats": root / file} if file else {})
     place = f"results/rollouts/{arm['arm']}/task_0"
     spec = shard_spec(arm, 0, own, "c0de", root / place / "server.log")
-    SIMULATED(spec, root / place, log=io.StringIO()).check()
+    play(spec, root / place, log=io.StringIO()).check()
     relative = {kind: str(path.relative_to(root)) for kind, path in own.items()}
     told = {"arm": arm, "task": 0, "code": "c0de"}
     _job(root, f"roll_out_shard/{arm['arm']}/task_0", relative, {"ledger": f"{place}/ledger.json"}, told)
@@ -69,8 +97,12 @@ def _job(root: Path, name: str, files: dict[str, Any], output: dict[str, Any], p
 
 
 @pytest.fixture
-def simulated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay, "roll_out_shard", SIMULATED)
+def simulated(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, on_a_running_server: Callable[..., Any]
+) -> None:
+    """No replay has a real simulator; that of the clean run, and of other statistics, starts the server it names."""
+    own = DRILL_CLEAN in request.node.name or "by_itself" in request.node.name
+    monkeypatch.setattr(replay, "roll_out_shard", SIMULATED if own else on_a_running_server)
 
 
 @pytest.mark.slow
