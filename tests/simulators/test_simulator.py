@@ -10,8 +10,8 @@ import pytest
 from flashtrail.base.errors import UserError
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.experiment.suites import SUITES
-from flashtrail.simulators.libero import opengl, substeps
-from flashtrail.simulators.libero.simulator import LiberoSimulator
+from flashtrail.simulators.libero import opengl, substeps, unseen
+from flashtrail.simulators.libero.simulator import CAMERAS, LiberoSimulator
 from flashtrail.simulators.protocol import Simulator, Step
 
 TASK, CHUNKS = 1, (5, 1, 12)  # put the bowl on the stove; actions executed after each query
@@ -93,6 +93,23 @@ def test_no_stale_picture_is_handed_out(lazy):
     lazy.step([0.0] * 7, render=False)
     with pytest.raises(RuntimeError, match="render=True"):
         lazy.observe()
+
+
+@pytest.mark.simulator
+@pytest.mark.slow
+def test_a_picture_is_the_same_without_what_its_camera_cannot_see(lazy):
+    lazy.reset(KEYS[1])
+    sim = lazy.truth[0].sim
+    group = sim.model._model.geom_group
+    before, hidden = group.copy(), 0
+    for action in actions(KEYS[1])[2]:
+        lazy.step(action, render=False)
+        for camera in CAMERAS:
+            whole = sim.render(width=256, height=256, camera_name=camera)
+            with unseen.left_out(sim, camera):
+                hidden += int((group != before).sum())
+                np.testing.assert_array_equal(sim.render(width=256, height=256, camera_name=camera), whole)
+    assert hidden > 100 and np.array_equal(group, before)
 
 
 @pytest.mark.simulator

@@ -17,7 +17,7 @@ from flashtrail.base.errors import UserError
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.experiment.suites import check_init_state, check_task, suite_of
 from flashtrail.simulators import seeds
-from flashtrail.simulators.libero import opengl
+from flashtrail.simulators.libero import opengl, unseen
 from flashtrail.simulators.libero.rebuild import CompiledModels, KeptRendering
 from flashtrail.simulators.libero.substeps import LeanSteps
 from flashtrail.simulators.libero.witness import Witness
@@ -41,10 +41,10 @@ class LiberoSimulator:
     cost extra resets. `hard_reset` rebuilds the model at each reset, as LIBERO does; without it the first reset is
     hard all the same. `horizon`: control steps of an episode; None is the suite's own limit.
 
-    Three `shortcuts`, all bit-identical to the official client's way (tests/rollouts/test_fidelity.py compares them):
+    Four `shortcuts`, all bit-identical to the official client's way (tests/rollouts/test_fidelity.py compares them):
     frames are rendered only where `step` is told so, by shutting the cameras' sensors in between without taking them
-    out of robosuite's sampling schedule; a hard reset reuses the compiled model (`rebuild`); and a control step
-    computes nothing twice (`substeps`).
+    out of robosuite's sampling schedule, and only of what a camera can see (`unseen`); a hard reset reuses the compiled
+    model (`rebuild`); and a control step computes nothing twice (`substeps`).
     """
 
     def __init__(
@@ -197,27 +197,32 @@ class _RenderGate:
 
     def __init__(self, env: Any) -> None:
         self.open = False
+        self._env = env
         self._make: Callable[..., tuple[list[Any], list[str]]] = env._create_camera_sensors
         env._create_camera_sensors = self._make_gated
         for name, observable in env._observables.items():
             if name.endswith("_image"):
-                observable._sensor = self._gated(observable._sensor, observable._data_shape)
+                camera = name.removesuffix("_image")
+                observable._sensor = self._gated(observable._sensor, observable._data_shape, camera)
 
     def _make_gated(
         self, cam_name: str, cam_w: int, cam_h: int, *rest: Any, **named: Any
     ) -> tuple[list[Any], list[str]]:
         sensors, names = self._make(cam_name, cam_w, cam_h, *rest, **named)
-        return [self._gated(sensor, (cam_h, cam_w, 3)) for sensor in sensors], names
+        return [self._gated(sensor, (cam_h, cam_w, 3), cam_name) for sensor in sensors], names
 
-    def _gated(self, sensor: Any, shape: tuple[int, ...]) -> Any:
+    def _gated(self, sensor: Any, shape: tuple[int, ...], camera: str) -> Any:
         black = np.zeros(shape, np.uint8)
 
-        def camera(cache: dict[str, Any]) -> np.ndarray:
-            image: np.ndarray = sensor(cache) if self.open else black
+        def picture(cache: dict[str, Any]) -> np.ndarray:
+            if not self.open:
+                return black
+            with unseen.left_out(self._env.sim, camera):
+                image: np.ndarray = sensor(cache)
             return image
 
-        camera.__modality__ = sensor.__modality__  # type: ignore[attr-defined]
-        return camera
+        picture.__modality__ = sensor.__modality__  # type: ignore[attr-defined]
+        return picture
 
 
 def _task_files(suite: str, task_id: int) -> tuple[str, str, np.ndarray]:
