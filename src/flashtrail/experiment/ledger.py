@@ -106,19 +106,21 @@ def timed(shard: Path) -> list[float]:
 @dataclass(frozen=True)
 class ToRun:
     """What is missing of one part. `seconds`: of one core, all its episodes together; `measured`: by times of this
-    run. `start_s`: what each of its `shards` takes beside its episodes, None where none was measured.
+    run. `at_once`: episodes that its shards can run side by side. `start_s`: what each of its `shards` takes beside its
+    episodes, None where none was measured.
     """
 
     part: str
     episodes: int
     shards: int
+    at_once: int
     seconds: float
     measured: bool
     start_s: float | None
 
     def wall_s(self, cores: int) -> float:
         """Return about how long it takes on so many cores."""
-        seconds = self.seconds / min(cores, self.episodes)
+        seconds = self.seconds / min(cores, self.at_once)
         return seconds + (self.start_s or 0) * self.shards / min(cores, self.shards)
 
 
@@ -141,8 +143,9 @@ def to_run(experiment: config.Experiment, results: str | Path, entries: Sequence
         seconds, start = outlook.seconds_left(missing, times), statistics.median(starts) if starts else None
         if due:
             total = missing.total()
+            at_once = sum(min(len(row.missing) + row.error, experiment.rollout.simulators) for row in due)
             fallen_back = UNTIMED_S * total if seconds is None else seconds
-            found.append(ToRun(part, total, len(due), fallen_back, seconds is not None, start))
+            found.append(ToRun(part, total, len(due), at_once, fallen_back, seconds is not None, start))
     return found
 
 
@@ -170,7 +173,11 @@ def duration(found: Sequence[ToRun], others: Sequence[float], cores: int) -> str
         how = f"no episode has been timed here yet: about {UNTIMED_S:g} s each on a 2.5 GHz core, docs/rollouts.md"
     lines = [f"to run, on {cores} core{'s' * (cores > 1)} ({how})"]
     for one in found:
-        starts = "" if one.start_s is None else f", {one.shards} shards to start, {one.start_s:.0f} s each"
+        starts = (
+            ""
+            if one.start_s is None
+            else f", {one.shards} shard{'s' * (one.shards > 1)} to start, {one.start_s:.0f} s each"
+        )
         lines.append(f"{one.part}: {one.episodes} episodes{starts}: about {outlook.duration(one.wall_s(cores))}")
     if others:
         how = f"{len(others)} took {sum(others):.0f} s here; those whose inputs stay the same do not run"
