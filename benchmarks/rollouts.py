@@ -7,12 +7,14 @@ Alternates the four ways in one run, on the same episodes, against one server wi
   (``play``: the same without the resets).
 A rate counts from an episode's reset to the last episode's end, so the start of processes is left out and what lies
 between episodes is not. Paces are compared within a repetition; the table gives the median and the range over them.
-Prints a table and writes results/benchmarks/rollouts.json. ``make bench-rollouts``; wants a quiet machine.
+Prints a table and writes results/benchmarks/rollouts.json. ``make bench-rollouts``; wants a quiet machine. With
+``--steps TASK`` only CPU time, which stands a busy one: a control step and each picture, robosuite's way and ours.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
@@ -21,10 +23,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from flashtrail.base import commands, provenance
 from flashtrail.experiment import shard as specs
@@ -33,7 +38,9 @@ from flashtrail.rollouts import processes, worker
 from flashtrail.rollouts.shard import roll_out_shard
 from flashtrail.serving.handles import serve_command
 from flashtrail.serving.launch import PolicyServerProcess, free_port
-from flashtrail.simulators.libero.simulator import LiberoSimulator
+from flashtrail.simulators.libero.simulator import CAMERAS, RENDER_PIXELS, LiberoSimulator
+from flashtrail.simulators.libero.substeps import LeanSteps
+from flashtrail.simulators.libero.unseen import left_out
 from flashtrail.tables import schemas
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -122,6 +129,29 @@ def bound(played: Path) -> dict[str, Any]:
     }
 
 
+def alone(task: int, blocks: int = 12) -> str:
+    """CPU of a control step without pictures and of each picture, robosuite's way and ours in turn; as text, ms."""
+    simulator = LiberoSimulator(SUITE, task, seed=SEED)
+    simulator.reset(EpisodeKey(SUITE, task, 0, 0))
+    env, rng, cost = simulator.truth[0], np.random.default_rng(SEED), defaultdict[str, list[float]](list)
+    lean = LeanSteps(env)
+    for block in range(2 * blocks):
+        step = lean.step if block % 2 else env.step
+        began = time.process_time()
+        for action in rng.uniform(-1, 1, (10, 7)):
+            step(action.tolist())
+        cost[f"step, {'ours' if block % 2 else 'robosuite'}"].append(100 * (time.process_time() - began))
+        for camera in CAMERAS:
+            began = time.process_time()
+            with left_out(env.sim, camera) if block % 2 else contextlib.nullcontext():
+                env.sim.render(width=RENDER_PIXELS, height=RENDER_PIXELS, camera_name=camera)
+            cost[f"{camera}, {'ours' if block % 2 else 'whole'}"].append(1000 * (time.process_time() - began))
+    return "\n".join(
+        f"{name:<28} {statistics.median(v):7.1f} ({min(v):.1f} to {max(v):.1f}, n={len(v)})"
+        for name, v in sorted(cost.items())
+    )
+
+
 def measure(url: str, work: Path, task: int, init_states: Sequence[int], repetitions: int) -> list[dict[str, Any]]:
     """Run all ways, in turn and then in reverse turn; one record per block. Asserts that all play the same."""
     records: list[dict[str, Any]] = []
@@ -202,11 +232,15 @@ def main() -> int:
     parser.add_argument("--episodes", type=int, default=4)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--out", type=Path, default=ROOT / "results/benchmarks/rollouts.json")
+    parser.add_argument("--steps", type=int, metavar="TASK", help="only CPU per step and picture, old and new in turn")
     parser.add_argument("--worker", type=int, metavar="FD", help=argparse.SUPPRESS)
     parser.add_argument("--bound", type=Path, metavar="SHARD", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker is not None:
         be_a_naive_worker(given.worker)
+        return 0
+    if given.steps is not None:
+        print(alone(given.steps))
         return 0
     if given.bound is not None:
         print(json.dumps(bound(given.bound)))

@@ -124,6 +124,11 @@ def test_what_was_not_checked_is_stepped_by_robosuite(lazy, monkeypatch):
     assert substeps.objection(env) is None
     lazy.step(actions(KEYS[0])[0][0], render=False)
     assert not stepped
+    steps = substeps.LeanSteps(env)
+    for _ in range(2):  # a soft reset keeps the model and makes a new controller
+        env.robots[0]._load_controller()
+        steps.step(list(actions(KEYS[0])[0][1]))
+        assert steps._arm._controller is env.robots[0].controller and not stepped
     options.integrator = mujoco.mjtIntegrator.mjINT_IMPLICIT
     assert "integrator" in substeps.objection(env)
     options.integrator = mujoco.mjtIntegrator.mjINT_EULER

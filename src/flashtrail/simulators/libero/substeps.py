@@ -29,14 +29,15 @@ class LeanSteps:
 
     def __init__(self, env: Any) -> None:
         self._env = env
-        self._data: Any = None
+        self._parts: tuple[Any, Any] = (None, None)
         self._arm: _Arm | None = None
 
     def step(self, action: Sequence[float]) -> tuple[dict[str, Any], float, bool, dict[str, Any]]:
         """Take one control step with a (7,) action, as ``BDDLBaseDomain.step`` does."""
         env = self._env
-        if self._data is not env.sim.data._data:  # the first step, or a hard reset
-            self._data, self._arm = env.sim.data._data, None if objection(env) else _Arm(env)
+        parts = env.sim.data._data, env.robots[0].controller
+        if any(one is not other for one, other in zip(parts, self._parts, strict=True)):  # the first step, or a reset
+            self._parts, self._arm = parts, None if objection(env) else _Arm(env)
         if self._arm is None or env.done or len(action) != _ACTION:
             stepped: tuple[dict[str, Any], float, bool, dict[str, Any]] = env.step(action)
             return stepped
