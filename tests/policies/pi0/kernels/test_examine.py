@@ -163,6 +163,16 @@ def words(artifact, *more):
     return ["--artifact", str(artifact[0]), "--draft", str(artifact[1]), *device, *more]
 
 
+def test_the_examination_of_an_artifact(artifact, tmp_path, capsys):
+    assert examine.main(words(artifact, "--json", str(tmp_path / "record.json"))) == 0
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert capsys.readouterr().out == f"backend {record['backend']}: {record['why']}\n"
+    assert "24 rounds agree with PyTorch's" in record["why"] and len(record["cases"]) == 6
+    assert max(record["worst_share_of_leeway"].values()) < 1
+    if DEVICE == "cpu":  # the interpreter: right, and nothing to gain
+        assert record["backend"] == "torch" and record["why"].endswith("but were not timed")
+
+
 def test_kernels_that_fail_are_a_verdict(artifact, tmp_path, capsys, monkeypatch):
     def fail(*words):
         raise RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered\nmore")
