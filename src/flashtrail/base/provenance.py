@@ -58,10 +58,10 @@ def write_atomic(path: str | Path) -> Iterator[Path]:
     an instant with neither).
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    _remove(temporary)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove(temporary)
         yield temporary
         if temporary.is_dir():
             _remove(target)
