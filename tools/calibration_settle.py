@@ -120,6 +120,7 @@ def settled(
     verdict of the rule was not that of `judged`, which judges a claim's counts as real ones are (what the rule left
     open, in a tenth of the campaigns).
     """
+    standing.cache_clear()  # another call may be of other e-values
     claims = [claim for claim in file.claims if isinstance(claim, settle.Tested)]
     found: Counter[tuple[str, str]] = Counter()
     sizes: dict[str, list[int]] = {claim.id: [] for claim in claims}
