@@ -97,4 +97,5 @@ def test_what_a_power_cut_could_lose_is_synced_first():
             if path.endswith("film.mp4") or "/.films.partial/" in path:
                 moved = Path(path).stem
                 assert points[number + 1][0] == "fsync" and moved in points[number + 1][1], "the film's bytes"
-    assert points[-1][0] == "fsync" and points[-1][1] == str(Path(points[-2][1]).parent), "the tables' names"
+    *_, placed, synced_last = [point for point in points if point[0] not in ("rmdir", "unlink")]  # tidied after that
+    assert synced_last == ["fsync", str(Path(placed[1]).parent)], "the tables' names"

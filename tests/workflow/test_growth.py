@@ -103,7 +103,7 @@ def test_films_a_guard_and_a_name(finished):
     assert len(list((finished.path / "results/rollouts/clean/task_0/videos").iterdir())) == 2
     assert grow(finished, "video: failures", "video: none") == []
     assert not list((finished.path / "results/rollouts/clean/task_0").glob("videos/*"))
-    assert grow(finished, "guard: wrist_health", "guard: wrist_mask") == names("guarded", 0, range(1))
+    assert grow(finished, "guard: wrist_health", "guard: oracle") == names("guarded", 0, range(1))
     renamed = grow(finished, "  clean:", "  plain:", arms=("plain", "guarded"))
     assert renamed == names("plain", 0, range(2)), "an arm's name is part of its episodes' key"
 
@@ -111,7 +111,7 @@ def test_films_a_guard_and_a_name(finished):
 def test_another_run_s_episodes_are_taken_where_key_and_digest_are_the_same(run_tree, tmp_path):
     checkout = place(tmp_path / "elsewhere")
     checkout.edit(GROWN, "episodes: 2", "episodes: 3")
-    checkout.edit(GROWN, "guard: wrist_health", "guard: wrist_mask")
+    checkout.edit(GROWN, "guard: wrist_health", "guard: oracle")
     assert grow(checkout, "smoke:", f"reuse: [{run_tree}]\nsmoke:") == [
         *names("clean", 0, [2]),
         *names("guarded", 0, range(1)),

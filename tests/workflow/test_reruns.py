@@ -228,10 +228,10 @@ def episode(task: int, init_state: int, **changes: Any) -> dict[str, Any]:
 PLANNED = f"""
 import json
 from flashtrail.base import provenance
-from flashtrail.experiment import config
+from flashtrail.experiment import config, shard
 arm = config.load("config.yaml", "{SMALL}").arm("clean")
 code = provenance.code_digest("scripts/roll_out_shard.py", *{SHARD})
-print(json.dumps({{"config_digest": provenance.digest_json(arm), "code_digest": code, "artifact_digest": "b+d"}}))
+print(json.dumps({{"config_digest": shard.config_digest(arm), "code_digest": code, "artifact_digest": "b+d"}}))
 """
 
 

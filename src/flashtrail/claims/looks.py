@@ -101,7 +101,7 @@ def append(
     """
     target, now = Path(path), now or datetime.now(UTC).isoformat(timespec="seconds")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with target.with_name(f".{target.name}.lock").open("w") as lock:
+    with target.with_name(f".{target.name}.lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         known = read(target)
         last = {look["claim"]: look for look in known}

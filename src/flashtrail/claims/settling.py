@@ -425,7 +425,7 @@ def run(arguments: argparse.Namespace) -> int:
     whole, setting = budget(arguments.budget), Setting.read(arguments.profile)
     setting.experiment(overlay=False)
     DIRECTORY.mkdir(parents=True, exist_ok=True)
-    with (DIRECTORY / "lock").open("w") as lock:
+    with (DIRECTORY / "lock").open("wb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -83,7 +83,7 @@ class Watch:
         told = [f"{arm} complete: {count}" for arm, count in self._complete.items() if arm not in before]
         if new and not any(state.n for state in old.values()):
             told = told or [self._last]  # the first episode
-        if not ended and (told or self._said is None or now - self._said >= EVERY_S):
+        if self._said is None or (not ended and (told or now - self._said >= EVERY_S)):
             self._said = now
             elapsed, how_far = outlook.duration(now - self._started), outlook.how_far(self._now)
             parts = [f"{elapsed}: {how_far}", self._left() or self._running(), *(told or filter(None, [self._last]))]
