@@ -332,7 +332,7 @@ def start(name: str, dry: bool, work: Path, limit_s: float) -> dict[str, Any]:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     path = work / f"{name}.json"
     record = provenance.json_load(path) if path.exists() else {}
     record |= {

@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 import yaml
 
@@ -236,7 +236,7 @@ def _counts(claim: settle.Tested, numbers: Mapping[str, Any]) -> tuple[int, int,
 class Loop:
     """One call of the command, which holds the lock of DIRECTORY."""
 
-    def __init__(self, setting: Setting, whole: Left, lock: TextIO) -> None:
+    def __init__(self, setting: Setting, whole: Left, lock: IO[bytes]) -> None:
         self.setting, self.whole, self.lock, self.record = setting, whole, lock, Record.read()
 
     def run(self) -> None:
