@@ -72,6 +72,15 @@ def test_parts_of_a_spec_that_was_given_up_do_not_count(written):
     assert counted(written)[0] == (0, 3, 0, 1, 0, 2)
 
 
+def test_a_shard_that_grows_shows_what_it_has_by_now(written):
+    recorder = play(written, 0, 0, "success")
+    recorder.assemble([EpisodeKey("libero_goal", 0, 0, 0)], written / "rollouts/clean/task_0")
+    play(written, 0, 1, "horizon")
+    assert counted(written)[0] == (0, 3, 1, 1, 0, 1), "its ledger has one episode"
+    (written / "rollouts/clean/task_0/parts/new").mkdir()
+    assert counted(written)[0] == (0, 3, 0, 0, 0, 3), "another spec has begun"
+
+
 def test_a_part_that_cannot_be_read_is_missing_and_left_alone(written):
     part = play(written, 0, 0, "success").directory / "init_000_repeat_0"
     (part / "episodes.parquet").write_bytes(b"PAR1")

@@ -81,7 +81,7 @@ def _digest_offset(path: Path) -> int | None:
 
 
 def _digest(path: Path, offset: int) -> bytes:
-    """Return the hex digest of a file, the 64 bytes at `place` blanked."""
+    """Return the hex digest of a file, the 64 bytes at `offset` blanked."""
     digest, at = hashlib.sha256(), 0
     with path.open("rb") as stream:
         while block := stream.read(_BLOCK if at >= offset else min(_BLOCK, offset - at)):

@@ -105,8 +105,8 @@ def append(
         fcntl.flock(lock, fcntl.LOCK_EX)
         known = read(target)
         last = {look["claim"]: look for look in known}
-        found = [of_claim(claim, planned) | {"at": now, "asked": asked} for claim in judged if claim["anytime"]]
-        new = [look for look in found if any(look[k] != last.get(look["claim"], {}).get(k) for k in SAME)]
+        looked = [of_claim(claim, planned) | {"at": now, "asked": asked} for claim in judged if claim["anytime"]]
+        new = [look for look in looked if any(look[k] != last.get(look["claim"], {}).get(k) for k in SAME)]
         if new:
             schemas.write_table(target, [*known, *new], schemas.LOOKS)
     return len(new)

@@ -137,8 +137,8 @@ def further(claim: Tested, wins: int, losses: int, n: int, needed: float, size: 
         prior = ((wide + effect) / 2, (wide - effect) / 2)
     won, lost = ((k + _PRIOR * p) / (n + _PRIOR) for k, p in zip((wins, losses), prior, strict=True))
     support, refute = evidence(claim, wins + _AHEAD * won, losses + _AHEAD * lost, n + _AHEAD)
-    found = np.maximum(support / size, refute) >= needed
-    return float(_AHEAD[found.argmax()]) if found.any() else math.inf
+    reached = np.maximum(support / size, refute) >= needed
+    return float(_AHEAD[reached.argmax()]) if reached.any() else math.inf
 
 
 # --- whose turn it is ---

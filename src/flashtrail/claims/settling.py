@@ -89,18 +89,18 @@ class Record:
 
     def sizes(self) -> dict[str, int]:
         """Return the largest number of episodes that was settled on for each line."""
-        found: dict[str, int] = {}
+        largest: dict[str, int] = {}
         for batch in self.batches:
             for name, episodes in batch["sizes"].items():
-                found[name] = max(episodes, found.get(name, 0))
-        return found
+                largest[name] = max(episodes, largest.get(name, 0))
+        return largest
 
     def begin(self, batch: Batch, pace: float) -> None:
         """Write a batch down before it begins."""
-        told = {"claim": batch.claim, "sizes": batch.sizes, "episodes": batch.episodes}
+        planned = {"claim": batch.claim, "sizes": batch.sizes, "episodes": batch.episodes}
         now = time.time()
         run = {"seconds": 0.0, "expected_s": batch.seconds / pace, "done": False, "from": now, "to": now}
-        self.batches.append(told | run)
+        self.batches.append(planned | run)
         self.write()
 
 
@@ -118,10 +118,10 @@ class Setting:
     @classmethod
     def read(cls, profile: str) -> Setting:
         """Read a Snakemake profile; UserError where it is none."""
-        found = [path for name in ("profile.yaml", "config.yaml") if (path := Path(profile, name)).is_file()]
-        if not found:
+        files = [path for name in ("profile.yaml", "config.yaml") if (path := Path(profile, name)).is_file()]
+        if not files:
             raise UserError(f"{profile} has no profile.yaml: give the profile of the run, as PROFILE=profiles/local")
-        settings = documents.mapping(found[0], "cores: 2")
+        settings = documents.mapping(files[0], "cores: 2")
         inside = {key: str(Path(profile, value)) for key, value in settings.items() if _names_file(profile, value)}
         settings = settings | inside
         files = settings.get("configfile") or []
@@ -161,14 +161,14 @@ def _lines(experiment: config.Experiment, cores: int = 1) -> dict[str, Line]:
     tasks = experiment.task_ids
     walls = {arm: [s for task in tasks for s in ledger.timed(_shard(arm, task))] for arm in experiment.arms}
     usual = _mean([s for own in walls.values() for s in own], ledger.UNTIMED_S)
-    found = {}
+    lines = {}
     for name, arms in _arms_of_lines(experiment).items():
         section, _, own = name.partition(".")
         line = getattr(experiment, section)[own]
         seconds = _mean([_mean(walls[arm], usual) for arm in arms], usual) / cores
         repeats = getattr(line, "repeats", 1)
-        found[name] = Line(line.episodes, line.first_init_state, len(arms), len(tasks), repeats, seconds)
-    return found
+        lines[name] = Line(line.episodes, line.first_init_state, len(arms), len(tasks), repeats, seconds)
+    return lines
 
 
 def _shard(arm: str, task: int) -> Path:
@@ -197,17 +197,17 @@ def standings(
 ) -> list[Standing]:
     """Return where each claim stands that episodes can settle; `arms`: the line of each arm of the experiment."""
     entries = {entry["id"]: entry for entry in judged["claims"]}
-    found = []
+    rows = []
     for claim in file.claims:
         if not isinstance(claim, settle.Tested) or not all(arm in arms for arm in settle.arms_of(claim)):
             continue
         own = tuple(dict.fromkeys(arms[arm] for arm in settle.arms_of(claim)))
         if entries[claim.id].get("anytime"):
-            found.append(_standing(claim, entries[claim.id], own))
+            rows.append(_standing(claim, entries[claim.id], own))
         else:  # without a common init state it gets some; with them it is not tested for another reason
             alone = settle.common_starts([lines[name] for name in own]) == 0
-            found.append(Standing(claim.id, own, 0, 1.0, 1.0, math.nan, 0.0, "" if alone else "not tested"))
-    return found
+            rows.append(Standing(claim.id, own, 0, 1.0, 1.0, math.nan, 0.0, "" if alone else "not tested"))
+    return rows
 
 
 def _standing(claim: settle.Tested, entry: Mapping[str, Any], lines: tuple[str, ...]) -> Standing:
@@ -247,17 +247,17 @@ class Loop:
         looks = 0
         while True:
             looks += 1
-            found, lines = self.look()
+            current, lines = self.look()
             left = self.record.left(self.whole)
-            batch = settle.next_batch(found, lines, left, self.record.pace)
+            batch = settle.next_batch(current, lines, left, self.record.pace)
             if batch is None:
                 break
-            nearest = next(s for s in found if s.claim == batch.claim)
+            nearest = next(s for s in current if s.claim == batch.claim)
             print(f"look {looks}: {_where(nearest)}; next {_what(batch)}; left {_left(left)}", flush=True)
             self.record.begin(batch, self.record.pace)
             self.work()
-        print(_table(found, lines))
-        print(self.ending(found, lines, left))
+        print(_table(current, lines))
+        print(self.ending(current, lines, left))
 
     def first(self) -> None:
         """Run what is missing of the episodes so far: of the config's own, or of a batch that was stopped."""
@@ -282,10 +282,10 @@ class Loop:
         experiment = self.setting.experiment()
         arms = {arm: name for name, own in _arms_of_lines(experiment).items() for arm in own}
         lines = _lines(experiment, self._cores())
-        found = standings(types.load(experiment.claims), provenance.json_load(CLAIMS), arms, lines)
-        if not found:
+        current = standings(types.load(experiment.claims), provenance.json_load(CLAIMS), arms, lines)
+        if not current:
             raise UserError(f"{experiment.claims}: no claim is about the success of arms of this config")
-        return found, lines
+        return current, lines
 
     def work(self) -> None:
         """Run the workflow for the last batch, writing down how long it takes; UserError where it fails."""
@@ -322,9 +322,9 @@ class Loop:
         cores = self.setting.settings.get("cores", self.setting.settings.get("jobs"))
         return cores if isinstance(cores, int) and cores > 0 else os.cpu_count() or 1
 
-    def ending(self, found: list[Standing], lines: Mapping[str, Line], left: Left) -> str:
+    def ending(self, current: list[Standing], lines: Mapping[str, Line], left: Left) -> str:
         """Return the last lines: what was spent, and how the reports get these episodes."""
-        open_ = [s.claim for s in found if not settle.ended(s, lines)]
+        open_ = [s.claim for s in current if not settle.ended(s, lines)]
         episodes = sum(batch["episodes"] for batch in self.record.batches)
         seconds = sum(batch["seconds"] for batch in self.record.batches)
         said = f"{plural(episodes, 'episode')} in {_minutes(seconds)}."
@@ -393,9 +393,9 @@ def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.1f} min"
 
 
-def _table(found: list[Standing], lines: Mapping[str, Line]) -> str:
+def _table(current: list[Standing], lines: Mapping[str, Line]) -> str:
     rows = [
-        (s.claim, str(s.n), f"{s.support:.3g}", f"{s.refute:.3g}", f"{s.needed:.3g}", _end(s, lines)) for s in found
+        (s.claim, str(s.n), f"{s.support:.3g}", f"{s.refute:.3g}", f"{s.needed:.3g}", _end(s, lines)) for s in current
     ]
     heads = ("claim", "n", "e for", "e against", "needed", "ended")
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]

@@ -99,12 +99,12 @@ def _families(claims: Sequence[types.AnyClaim], judged: Sequence[Judgement]) -> 
         if name and judgement.p is not None and judgement.anytime is not None:
             own = min(1.0, 1 / max(judgement.anytime.e, 1e-9))
             members.setdefault(name, {})[claim.id] = (judgement.p if judgement.anytime.fixed else own, own)
-    found = {}
+    adjusted = {}
     for name, entries in members.items():
         rested, at_any_time = (intervals.holm([ps[i] for ps in entries.values()]) for i in (0, 1))
         for claim_id, p, least in zip(entries, rested, at_any_time, strict=True):
-            found[claim_id] = {"name": name, "size": len(entries), "p_adjusted": p, "e_adjusted": 1 / least}
-    return found
+            adjusted[claim_id] = {"name": name, "size": len(entries), "p_adjusted": p, "e_adjusted": 1 / least}
+    return adjusted
 
 
 def _adjust(judgement: Judgement, family: Mapping[str, Any], alpha: float) -> None:

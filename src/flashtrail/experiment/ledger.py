@@ -1,6 +1,6 @@
 """``flashtrail ledger``: of the episodes that the experiment asks for, which are there, and how they ended.
 
-Counts by arm and task, while a shard runs too (its parts) and after (its ledger.json): of the final report, and of the
+Counts by arm and task, from a shard's parts, or its ledger.json where none are kept: of the final report, and of the
 drills and the checkup, which are optional. Below, about how long what is missing would run, by times measured here; and
 for each claim that is open, the episodes that would settle it, as claims.json has them. Reads only; `rollouts.recorder`
 writes, `tables.merge` refuses holes.
@@ -73,11 +73,16 @@ def entry(arm: str, task_id: int, expected: Sequence[str], shard: Path, part: st
 
 
 def outcomes(shard: Path) -> dict[str, str]:
-    """Return outcome by name from a shard's ledger, and where there is none from the parts of its latest spec."""
-    if (shard / "ledger.json").is_file():
-        return dict(provenance.json_load(shard / "ledger.json")["outcomes"])
+    """Return outcome by name from the parts of a shard's latest spec, where none are kept from its ledger.
+
+    A shard that grows has the ledger of before until it is complete.
+    """
+    spec = _latest(shard)
+    if spec is None:
+        ledger = shard / "ledger.json"
+        return dict(provenance.json_load(ledger)["outcomes"]) if ledger.is_file() else {}
     found = {}
-    for part in _parts(shard):
+    for part in sorted(spec.glob("init_*")):
         try:
             found[part.name] = schemas.read_table(part / "episodes.parquet", schemas.EPISODES)["outcome"].to_pylist()[0]
         except (UserError, IndexError):
@@ -85,16 +90,16 @@ def outcomes(shard: Path) -> dict[str, str]:
     return found
 
 
-def _parts(shard: Path) -> list[Path]:
-    """Return the parts of a shard's latest spec."""
+def _latest(shard: Path) -> Path | None:
+    """Return the directory of the parts of a shard's latest spec."""
     specs = [path for path in shard.glob(f"{PARTS}/*") if path.is_dir() and not path.name.startswith(".")]
-    return sorted(max(specs, key=lambda path: path.stat().st_mtime_ns).glob("init_*")) if specs else []
+    return max(specs, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def timed(shard: Path) -> list[float]:
     """Return the seconds of a shard's episodes that were run: of its table and, where there is none, of its parts."""
-    own, seconds = shard / "episodes.parquet", list[float]()
-    for file in [own] if own.is_file() else [part / own.name for part in _parts(shard)]:
+    own, spec, seconds = shard / "episodes.parquet", _latest(shard), list[float]()
+    for file in [own] if own.is_file() or spec is None else sorted(spec.glob(f"init_*/{own.name}")):
         try:
             table = schemas.read_table(file, schemas.EPISODES, ["outcome", "wall_s"])
         except UserError:

@@ -56,10 +56,10 @@ class State:
 
 def state(shard: Shard, finished: bool) -> State:
     """Return what a shard says of itself: when it has `finished`, its ledger; before, its record."""
-    said = progress.read(shard.directory)
-    ended = progress.read(shard.directory, progress.LEDGER) if finished else said
+    record = progress.read(shard.directory)
+    ended = progress.read(shard.directory, progress.LEDGER) if finished else record
     outcomes = ended.get("outcomes", {})
-    times = said.get("wall_s", {})
+    times = record.get("wall_s", {})
     own = {name: str(outcomes[name]) for name in shard.expected if name in outcomes}
     return State(own, [float(times[name]) for name in own if name in times and own[name] in RUN])
 

@@ -23,27 +23,27 @@ class Record:
         """Begin with the episodes that are kept from before, and with what an earlier record says of their time."""
         before = read(directory)
         self._path = directory / FILE
-        self._said: dict[str, Any] = {
+        self._content: dict[str, Any] = {
             "expected": list(expected),
             "outcomes": {name: outcomes[name] for name in expected if name in outcomes},
         }
         for key in ("wall_s", "steps"):
-            self._said[key] = {
-                name: value for name, value in before.get(key, {}).items() if name in self._said["outcomes"]
+            self._content[key] = {
+                name: value for name, value in before.get(key, {}).items() if name in self._content["outcomes"]
             }
-        provenance.json_dump(self._said, self._path)
+        provenance.json_dump(self._content, self._path)
 
     def add(self, name: str, outcome: str, wall_s: float, steps: int) -> None:
         """Note that an episode has ended."""
         for key, value in (("outcomes", outcome), ("wall_s", round(wall_s, 2)), ("steps", steps)):
-            self._said[key][name] = value
-        provenance.json_dump(self._said, self._path)
+            self._content[key][name] = value
+        provenance.json_dump(self._content, self._path)
 
 
 def read(directory: Path, file: str = FILE) -> dict[str, Any]:
     """Return what a shard says in one of its JSON files; {} where there is none."""
     try:
-        said = provenance.json_load(directory / file)
+        content = provenance.json_load(directory / file)
     except UserError:
         return {}
-    return said if isinstance(said, dict) else {}
+    return content if isinstance(content, dict) else {}

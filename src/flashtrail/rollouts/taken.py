@@ -49,7 +49,7 @@ def take(spec: ShardSpec, recorder: Recorder, out_dir: str | Path, runs: Sequenc
     wanted = {key.name for key in expected_episodes(spec.suite, spec.task_id, spec.init_states, spec.repeats)}
     there = {name for name, part in recorder.parts().items() if part.outcome != "error"}
     shard = f"results/rollouts/{file_name(spec.arm)}/task_{spec.task_id}"
-    said = []
+    notes = []
     for place in [Place(Path(out_dir), ".", True), *(Place(Path(run), shard, False) for run in runs)]:
         if not place.file("episodes.parquet").is_file() or (not place.own and wanted <= there):
             continue
@@ -57,20 +57,20 @@ def take(spec: ShardSpec, recorder: Recorder, out_dir: str | Path, runs: Sequenc
             about, own = schemas.read_metadata(place.file("episodes.parquet")), recorder.metadata
             if about.get(SPEC_DIGEST) != own[SPEC_DIGEST]:
                 other = next(key for key in _DIGESTS if about.get(key, "") != own.get(key, ""))
-                said += [] if place.own else [f"nothing is taken from {place.root}: its {other} is another"]
+                notes += [] if place.own else [f"nothing is taken from {place.root}: its {other} is another"]
                 continue
             listed = _rows(place.file("episodes.parquet"), SCHEMAS["episodes"])
             if there.issuperset(EpisodeKey("", 0, row["init_state"], row["repeat"]).name for row in listed):
                 continue
-            found = _records(spec, place)
-            names = [name for name in found if name not in there and (place.own or name in wanted)]
+            records = _records(spec, place)
+            names = [name for name in records if name not in there and (place.own or name in wanted)]
             source, pictures = provenance.sha256_file(place.file("episodes.parquet")), _Pictures(place, recorder)
-            for key, record in (found[name] for name in names):
+            for key, record in (records[name] for name in names):
                 taken = {source: [f"{key.task_id}/{key.init_state}/{key.repeat}"]}
                 recorder.record(key, record, *pictures.of(key), metadata={**_about(about), TAKEN: json.dumps(taken)})
                 there.add(key.name)
-            said += [f"{len(names)} episodes are taken from {place.root}"] if names else []
-    return said
+            notes += [f"{len(names)} episodes are taken from {place.root}"] if names else []
+    return notes
 
 
 def _records(spec: ShardSpec, place: Place) -> dict[str, tuple[EpisodeKey, EpisodeRecord]]:
@@ -83,7 +83,7 @@ def _records(spec: ShardSpec, place: Place) -> dict[str, tuple[EpisodeKey, Episo
             if odd := next((key for key, value in own.items() if row.get(key, value) != value), None):
                 raise UserError(f"{place.file(name)}.parquet: a row's {odd} is {row[odd]!r}, not {own[odd]!r}")
             parts[name].setdefault((row["init_state"], row["repeat"]), []).append(row)
-    found = {}
+    records = {}
     for (init_state, repeat), (row, *more) in parts["episodes"].items():
         key = EpisodeKey(spec.suite, spec.task_id, init_state, repeat)
         rounds, steps = (parts[name].get((init_state, repeat), []) for name in ("rounds", "steps"))
@@ -96,8 +96,8 @@ def _records(spec: ShardSpec, place: Place) -> dict[str, tuple[EpisodeKey, Episo
             raise UserError(f"{place.file('episodes.parquet')}: {key.name} contradicts its rounds or steps: remove it")
         bare = [[{k: v for k, v in r.items() if k not in EPISODE_KEY} for r in some] for some in (rounds, steps)]
         episode = {k: v for k, v in row.items() if k not in (*EPISODE_KEY, "run_id", "policy", "seed", "video")}
-        found[key.name] = key, EpisodeRecord(episode, *bare)
-    return found
+        records[key.name] = key, EpisodeRecord(episode, *bare)
+    return records
 
 
 def _rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
@@ -111,10 +111,10 @@ def _rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
 
 def _about(stored: Mapping[str, str]) -> dict[str, str]:
     """Return what a table says of where and how its episodes were run, as far as it is what it has to be."""
-    said = {"device": " ".join(stored.get("device", "").split())[:200], FILMS: stored.get(FILMS, "none")}
+    about = {"device": " ".join(stored.get("device", "").split())[:200], FILMS: stored.get(FILMS, "none")}
     with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
-        said |= schemas.joined([{"machine": stored["machine"]}])
-    return {key: value for key, value in said.items() if key in ("device", "machine", FILMS)}
+        about |= schemas.joined([{"machine": stored["machine"]}])
+    return {key: value for key, value in about.items() if key in ("device", "machine", FILMS)}
 
 
 class _Pictures:
