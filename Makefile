@@ -28,7 +28,7 @@ setup: ## make .venv from the pins of envs/*.yaml; install OSMesa when root
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 (3.11.2 or later) was not found; apt-get install -y python3.11 python3.11-venv, or make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@"$(PYTHON)" scripts/setup_env.py
 
-report: setup ## run the whole workflow on this machine and write reports/final.html; FULL=1: 183 episodes in place of 72
+report: setup ## run the whole workflow on this machine and write reports/final.html; FULL=1: 183 episodes in place of 69
 	@$(BIN)/snakemake --profile $(PROFILE) reports/final.html
 
 settle: setup ## the next episodes to the claims nearest to a decision, until all have ended: BUDGET=60m, or 40 episodes

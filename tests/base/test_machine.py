@@ -76,5 +76,7 @@ def test_words_of_a_record_and_of_none():
         "2 cores, load average 0.50 at the beginning, 20.00 at most, other programs on 80\u00a0% of them at most, "
         "CPU at 2400-2500 MHz"
     )
+    steady = record | {"governor": None, "gpu_mhz": None, "cpu_mhz": [2445.0, 2445.2]}
+    assert machine.words(steady).endswith("CPU at 2445 MHz")
     assert machine.brief(record) == "20.0 on 2 cores, others 80\u00a0%" and machine.brief(None) is None
     assert machine.words(None) == "load of the machine not recorded"

@@ -122,7 +122,8 @@ def words(record: dict[str, Any] | None) -> str:
     if record["others"] is not None:
         parts.append(f"other programs on {100 * record['others']:.0f}\u00a0% of them at most")
     if record["cpu_mhz"]:
-        parts.append(f"CPU at {record['cpu_mhz'][0]:.0f}-{record['cpu_mhz'][1]:.0f} MHz")
+        ends = dict.fromkeys(f"{mhz:.0f}" for mhz in record["cpu_mhz"])  # one where the clock did not change
+        parts.append(f"CPU at {'-'.join(ends)} MHz")
     if record["governor"]:
         parts.append(f"governor {record['governor']}")
     if record["gpu_mhz"]:
