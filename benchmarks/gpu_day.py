@@ -111,8 +111,8 @@ def kernels(day: Day, note: Note) -> None:
     found = examine.check(paths[0], paths[1], day.device, day.dtype, 1 if day.dry else 2)
     rows = [[name, share, "right" if share <= 1 else "WRONG"] for name, share in found["kernels"].items()]
     rows += [[f"rounds: {name}", share, ""] for name, share in found["worst_share_of_leeway"].items()]
-    columns = ["kernel", "error / tolerance", ""]
-    note(summary=f"backend {found['backend']}: {found['why']}", record=found, columns=columns, rows=rows)
+    columns, wrong = ["kernel", "error / tolerance", ""], [row[0] for row in rows if row[2] == "WRONG"]
+    note(summary=f"backend {found['backend']}: {found['why']}", record=found, columns=columns, rows=rows, wrong=wrong)
 
 
 def routes(day: Day, note: Note, compiled: bool = False) -> None:
@@ -166,11 +166,12 @@ def conformance(day: Day, note: Note) -> None:
             rows.append(
                 [row.name, f"{row.error:.1e}", f"{row.tolerance or 0:.1e}", "ok" if row.ok else "FAIL", row.note]
             )
-            failed = sum(row[3] == "FAIL" for row in rows)
+            wrong = [row[0] for row in rows if row[3] == "FAIL"]
             note(
-                summary=f"{len(rows)} comparisons, {failed} failed",
+                summary=f"{len(rows)} comparisons, {len(wrong)} failed",
                 columns=["golden data", "worst", "tolerance", "", ""],
                 rows=rows,
+                wrong=wrong,
             )
 
 
@@ -412,7 +413,10 @@ def run_all(dry: bool, out: Path | None, names: list[str], work: Path) -> int:
         provenance.json_dump(day, out / f"{device}-{today}.json")
         (out / f"{device}-{today}.md").write_text(markdown(day), encoding="utf-8")
     print(f"{out / f'{device}-{today}.md'}")
-    return int(any(stage["code"] for stage in day["stages"].values()))
+    for name, stage in day["stages"].items():
+        if stage.get("wrong"):
+            print(f"{name}: wrong: {', '.join(stage['wrong'])}", file=sys.stderr)
+    return int(any(stage["code"] or stage.get("wrong") for stage in day["stages"].values()))
 
 
 if __name__ == "__main__":

@@ -67,3 +67,13 @@ def test_without_a_gpu_it_says_so_and_a_dry_page_never_goes_to_the_docs(tmp_path
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="a dry run is not evidence"):
         gpu_day.run_all(True, ROOT / "docs/gpu", ["device"], tmp_path)
+
+
+def test_a_wrong_result_of_a_stage_that_ended_well_is_named_and_is_the_exit_status(tmp_path, monkeypatch, capsys):
+    def ended(name, *_):
+        return {"ended": "done", "code": 0, "wrong": ["gelu_up"] if name == "kernels" else []}
+
+    monkeypatch.setattr(gpu_day, "start", ended)
+    assert gpu_day.run_all(True, tmp_path, ["device", "kernels"], tmp_path) == 1
+    assert capsys.readouterr().err == "kernels: wrong: gelu_up\n"
+    assert gpu_day.run_all(True, tmp_path, ["device"], tmp_path) == 0
