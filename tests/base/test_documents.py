@@ -73,6 +73,16 @@ def test_the_example_of_a_key_fits_the_document(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("written", "meant"), [("010", "8"), ("-07", "-7"), ("1:30", "90"), ("1:30.5", "90.5"), ("00", "0")]
+)
+def test_a_number_that_yaml_reads_as_another_number_is_refused(written, meant):
+    with pytest.raises(UserError, match=f"line 2.*: {written} means {meant} in YAML: write {meant}, or quote it"):
+        documents.parsed(f"seed: 0\nepisodes: [{written}]", "a.yaml")
+    assert documents.parsed(f"episodes: '{written}'", "a.yaml") == {"episodes": written}
+    assert documents.parsed("[0, 0.5, 0x1f, 1_000, 0o10]", "a.yaml") == [0, 0.5, 31, 1000, "0o10"]
+
+
+@pytest.mark.parametrize(
     ("said", "words"),
     [
         ("1e9", "1e9 is text to YAML, not a whole number: write 1000000000"),

@@ -46,8 +46,10 @@ _EXPECTED = {
     "finite_number": "a finite number",
     "string_type": "text",
 }
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _UNBUILT = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")  # << and =, which have no constructor
 
+_NOT_AS_WRITTEN = re.compile(r"[-+]?0[0-7_]+|[^:]+:.+")  # of a number: octal, base 60
 _READ_OTHERWISE = re.compile("[\t?!\ufeff]")  # tabs, `?` within words, tags and marks: libyaml takes more than PyYAML
 
 
@@ -266,6 +268,9 @@ def _values(loader: yaml.SafeLoader, node: yaml.Node, known: dict[int, int]) -> 
     if node.tag not in loader.yaml_constructors and node.tag not in _UNBUILT:
         tag = node.tag.replace("tag:yaml.org,2002:", "!!")
         raise _error(node, f"the tag {tag} is not allowed: delete it and write a plain value")
+    if node.tag in _NUMBERS and _NOT_AS_WRITTEN.fullmatch(node.value):
+        value = loader.yaml_constructors[node.tag](loader, node)
+        raise _error(node, f"{node.value} means {value} in YAML: write {value}, or quote it")
     known[id(node)] = 0
     inner: list[yaml.Node] = []
     if isinstance(node, yaml.SequenceNode):

@@ -98,13 +98,13 @@ def _write(archive: zipfile.ZipFile, path: Path, target: Path, bounds: Bounds) -
         if name in seen:
             raise UserError(f"{path} has the duplicate name {name!r}")
         seen.add(name)
-        place = target.joinpath(*parts)
+        destination = target.joinpath(*parts)
         if entry.is_dir():
-            place.mkdir(parents=True, exist_ok=True)
+            destination.mkdir(parents=True, exist_ok=True)
             continue
-        place.parent.mkdir(parents=True, exist_ok=True)
+        destination.parent.mkdir(parents=True, exist_ok=True)
         own = min(bounds.file_bytes, max(bounds.free, bounds.ratio * entry.compress_size))
-        with archive.open(entry) as packed, place.open("xb") as out:
+        with archive.open(entry) as packed, destination.open("xb") as out:
             for block in _blocks(packed):  # type: ignore[arg-type]
                 total, own = total + len(block), own - len(block)
                 if own < 0 or total > most:

@@ -71,19 +71,21 @@ def _guarded(name: str, ask: object) -> Check:
 
 
 def _broken(name: str, error: Exception) -> Check:
-    words = " ".join(f"{type(error).__name__}: {error}".split())
-    said = str(error) if isinstance(error, UserError) else f"a record is not what flashtrail bundle writes ({words})"
-    return Check(name, "could not be checked", [said])
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    problem = (
+        str(error) if isinstance(error, UserError) else f"a record is not what flashtrail bundle writes ({reason})"
+    )
+    return Check(name, "could not be checked", [problem])
 
 
-def report(found: Check) -> bool:
+def report(check: Check) -> bool:
     """Print a check as one line, with the first problems by name; return whether all is well."""
-    if not found.problems:
-        print(f"ok    {found.name}: {found.detail}", flush=True)
+    if not check.problems:
+        print(f"ok    {check.name}: {check.detail}", flush=True)
         return True
-    shown = "; ".join(found.problems[:_SHOWN])
-    more = f"; and {len(found.problems) - _SHOWN} more" if len(found.problems) > _SHOWN else ""
-    print(f"FAIL  {found.name}: {shown}{more}", flush=True)
+    shown = "; ".join(check.problems[:_SHOWN])
+    more = f"; and {len(check.problems) - _SHOWN} more" if len(check.problems) > _SHOWN else ""
+    print(f"FAIL  {check.name}: {shown}{more}", flush=True)
     return False
 
 
@@ -123,17 +125,17 @@ def run(arguments: argparse.Namespace) -> int:
         _is_bundle(bundle, arguments.bundle)
         if note := other_code(bundle):
             print(note)
-        found = list(_reported(checks(bundle, arguments.digest)))
+        checked = list(_reported(checks(bundle, arguments.digest)))
         if arguments.rerun is not None and bundle.finished:
-            found += _reported(_rerun(bundle, arguments, [check.name for check in found if check.problems]))
-    well = [not check.problems for check in found]
+            checked += _reported(_rerun(bundle, arguments, [check.name for check in checked if check.problems]))
+    well = [not check.problems for check in checked]
     failed = well.count(False)
     print(f"{len(well) - failed} of {len(well)} checks passed", file=sys.stdout if not failed else sys.stderr)
     return int(failed > 0)
 
 
-def _reported(found: Iterator[Check]) -> Iterator[Check]:
-    for check in found:
+def _reported(checked: Iterator[Check]) -> Iterator[Check]:
+    for check in checked:
         report(check)
         yield check
 

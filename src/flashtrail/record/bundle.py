@@ -74,19 +74,19 @@ def build(root: str | Path, out: str | Path, settings: Settings | None = None) -
     settings, run, target = settings or Settings(), Run(root, own=True), Path(out)
     if target.exists() and not (target / manifest.NAME).is_file():
         raise UserError(f"{target} exists and is not a bundle: give another --out, or remove it")
-    with provenance.write_atomic(target) as place:
-        place.mkdir()
+    with provenance.write_atomic(target) as staged:
+        staged.mkdir()
         chosen = _chosen(run, settings)
         for file in chosen:
-            (place / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(run.path(file), place / file)
-        about = _about(run, settings, place) | {"cleaned": _clean(run, place, chosen)}
-        provenance.json_dump(about, place / ABOUT)
-        rows.write_digests(place, [f for f in chosen if f.endswith(".parquet")])
-        bundle = Run(place)
+            (staged / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(run.path(file), staged / file)
+        about = _about(run, settings, staged) | {"cleaned": _clean(run, staged, chosen)}
+        provenance.json_dump(about, staged / ABOUT)
+        rows.write_digests(staged, [f for f in chosen if f.endswith(".parquet")])
+        bundle = Run(staged)
         inputs = ["config.yaml", run.evaluation["input"]["claims"]]
-        crate.write(place, list(bundle.files()), "FLASHTrail run", inputs, _results(run))
-        about["digest"] = manifest.write(place, bundle.files())
+        crate.write(staged, list(bundle.files()), "FLASHTrail run", inputs, _results(run))
+        about["digest"] = manifest.write(staged, bundle.files())
         failed = [check for check in audit.checks(bundle) if check.problems]
         if failed:
             text = f"{failed[0].name}: {failed[0].problems[0]}"
@@ -95,20 +95,20 @@ def build(root: str | Path, out: str | Path, settings: Settings | None = None) -
     return about
 
 
-def _clean(run: Run, place: Path, chosen: Sequence[str]) -> dict[str, str]:
+def _clean(run: Run, bundle_dir: Path, chosen: Sequence[str]) -> dict[str, str]:
     """Take what is personal out of a bundle's texts; return the SHA-256 that cleaned files had, as jobs read them.
 
     UserError where a file that is not to be changed, of code or of a table, holds any of it.
     """
     code = [f for f in chosen if _is_code(f)]
-    ordinary = "\n".join((place / f).read_text("utf-8", "replace") for f in code)
-    named = (place / f for f in chosen if f.endswith((".json", ".yaml")) and not _is_code(f))
+    ordinary = "\n".join((bundle_dir / f).read_text("utf-8", "replace") for f in code)
+    named = (bundle_dir / f for f in chosen if f.endswith((".json", ".yaml")) and not _is_code(f))
     own = private.Private(run.root, ordinary, private.places_in(named))
     cleaned = {}
-    for file in Run(place).files():
-        if not _is_code(file) and (before := private.clean(place / file, own)) is not None and file in chosen:
+    for file in Run(bundle_dir).files():
+        if not _is_code(file) and (before := private.clean(bundle_dir / file, own)) is not None and file in chosen:
             cleaned[file] = before
-        private.check(place / file, file, own)
+        private.check(bundle_dir / file, file, own)
     return cleaned
 
 
@@ -128,13 +128,13 @@ def _chosen(run: Run, settings: Settings) -> list[str]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         remedy = _remedy(run, missing[0]) or "; make report, then try again"
         raise UserError(f"{missing[0]}{more} missing: this run is not finished{remedy}")
-    found = {*needed, *_under(run.root, [f"{folder}/**/*" for folder in _CODE]), *_under(run.root, _RECORDS)}
+    files = {*needed, *_under(run.root, [f"{folder}/**/*" for folder in _CODE]), *_under(run.root, _RECORDS)}
     if settings.videos:
-        found |= set(_under(run.root, ["results/rollouts/*/task_*/videos/*.mp4"]))
-    weights = set(_under(run.root, ["results/artifacts/*/*/*"])) - found
+        files |= set(_under(run.root, ["results/rollouts/*/task_*/videos/*.mp4"]))
+    weights = set(_under(run.root, ["results/artifacts/*/*/*"])) - files
     if sum(run.path(file).stat().st_size for file in weights) <= settings.weights_bytes:
-        found |= weights
-    return sorted(found)
+        files |= weights
+    return sorted(files)
 
 
 def _results(run: Run) -> list[str]:
@@ -157,7 +157,7 @@ def _under(root: Path, patterns: Iterable[str]) -> list[str]:
     return [f.as_posix() for f in files if not any(part.endswith(_LEFT_OUT) for part in f.parts)]
 
 
-def _about(run: Run, settings: Settings, place: Path) -> dict[str, Any]:
+def _about(run: Run, settings: Settings, bundle_dir: Path) -> dict[str, Any]:
     described: dict[str, Any] = {"profile": None, "up_to_date": None}
     configs = ["config.yaml"]
     if settings.profile is not None:
@@ -165,7 +165,7 @@ def _about(run: Run, settings: Settings, place: Path) -> dict[str, Any]:
         configs += _overlays(run.root, settings.profile)
         described = {
             "profile": settings.profile,
-            "up_to_date": snakemake_record.describe(run.root, place, settings.profile, REPORT),
+            "up_to_date": snakemake_record.describe(run.root, bundle_dir, settings.profile, REPORT),
         }
     sources = provenance.source_files(run.root / "src/flashtrail")
     return {
@@ -184,24 +184,24 @@ def _same_workflow(root: Path, profile: str) -> None:
     if root.resolve() == CHECKOUT:
         return
     for name in ("Snakefile", "rules", "scripts", f"{profile}/profile.yaml", f"{profile}/config.yaml"):
-        theirs, ours = (_content(place / name) for place in (root, CHECKOUT))
+        theirs, ours = (_content(path / name) for path in (root, CHECKOUT))
         if theirs != ours:
             raise UserError(
                 f"{root / name} differs from this checkout's and would be executed: bundle from the run's own checkout"
             )
 
 
-def _content(place: Path) -> dict[str, str]:
-    files = [place] if place.is_file() else [p for p in place.rglob("*") if p.is_file() and p.suffix != ".pyc"]
-    return {p.relative_to(place.parent).as_posix(): provenance.sha256_file(p) for p in files}
+def _content(path: Path) -> dict[str, str]:
+    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file() and p.suffix != ".pyc"]
+    return {p.relative_to(path.parent).as_posix(): provenance.sha256_file(p) for p in files}
 
 
 def _overlays(root: Path, profile: str) -> list[str]:
     """Return the config files that a Snakemake profile adds."""
-    found = [p for p in (root / profile / "profile.yaml", root / profile / "config.yaml") if p.is_file()]
-    if not found:
+    profiles = [p for p in (root / profile / "profile.yaml", root / profile / "config.yaml") if p.is_file()]
+    if not profiles:
         raise UserError(f"{profile} has no profile.yaml: give the profile of the run, as --profile profiles/local")
-    files = documents.mapping(found[0], "cores: 2").get("configfile", [])
+    files = documents.mapping(profiles[0], "cores: 2").get("configfile", [])
     return [files] if isinstance(files, str) else [str(file) for file in files]
 
 
@@ -209,9 +209,9 @@ def _commit(root: Path) -> str:
     """Return the commit of the code, with ``+`` where files differ from it; empty outside of git."""
     if root.resolve() != CHECKOUT:
         return ""  # a repository's own settings name programs
-    words = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    argv = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
     try:
-        done = subprocess.run(words, capture_output=True, encoding="utf-8", errors="replace")
+        done = subprocess.run(argv, capture_output=True, encoding="utf-8", errors="replace")
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

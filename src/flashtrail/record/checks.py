@@ -44,8 +44,8 @@ def _counted(n: int, noun: str) -> str:
 
 def checksums(run: Run) -> Check:
     """Every file has the manifest's checksum, and no other file exists."""
-    found = manifest.verify(run.root, run.files())
-    return Check("checksums", _counted(found.files, "file"), found.problems)
+    verified = manifest.verify(run.root, run.files())
+    return Check("checksums", _counted(verified.files, "file"), verified.problems)
 
 
 def as_published(run: Run, digest: str) -> Check:
@@ -159,17 +159,17 @@ def ledgers(run: Run) -> Check:
         for shard in run.shards(arm):
             ledger = provenance.json_load(run.path(f"{shard.directory}/ledger.json"))
             episodes = rows.read(run.path(f"{shard.directory}/episodes.parquet")).to_pylist()
-            found = {f"init_{e['init_state']:03d}_repeat_{e['repeat']}": e for e in episodes}
-            count += len(found)
+            by_name = {f"init_{e['init_state']:03d}_repeat_{e['repeat']}": e for e in episodes}
+            count += len(by_name)
             where = f"{arm}, task {shard.task_id}"
-            if set(ledger["outcomes"]) != set(found) or set(ledger["expected"]) != set(found):
+            if set(ledger["outcomes"]) != set(by_name) or set(ledger["expected"]) != set(by_name):
                 problems.append(f"{where}: the ledger has other episodes than the table")
             for name, outcome in ledger["outcomes"].items():
-                if name in found and found[name]["outcome"] != outcome:
-                    problems.append(f"{where}, {name}: ledger {outcome}, table {found[name]['outcome']}")
+                if name in by_name and by_name[name]["outcome"] != outcome:
+                    problems.append(f"{where}, {name}: ledger {outcome}, table {by_name[name]['outcome']}")
             for sheet in rows.read(run.path(f"{shard.directory}/{SHARD_FILES[3]}")).to_pylist():
                 name = f"init_{sheet['init_state']:03d}_repeat_{sheet['repeat']}"
-                if name not in found or found[name]["outcome"] != sheet["outcome"]:
+                if name not in by_name or by_name[name]["outcome"] != sheet["outcome"]:
                     problems.append(f"{where}, {name}: its contact sheet says {sheet['outcome']}")
     return Check("ledgers", f"{count} episodes", problems)
 
@@ -202,10 +202,10 @@ def _at_odds(episodes: pd.DataFrame, rounds: pd.DataFrame, steps: pd.DataFrame, 
         "success": own["outcome"] == "success",
     }
     problems = [
-        f"{_named(key)}: {name} {own.at[key, name]}, its rows say {found.get(key, 0):g}"
-        for name, found in counted.items()
+        f"{_named(key)}: {name} {own.at[key, name]}, its rows say {counts.get(key, 0):g}"
+        for name, counts in counted.items()
         for key in own.index
-        if own.at[key, name] != found.get(key, 0)
+        if own.at[key, name] != counts.get(key, 0)
     ]
     for key in own.index:
         stated, mean = own.at[key, "accepted_prefix_mean"], drafts.get(key, math.nan)
@@ -235,8 +235,8 @@ def summarised(run: Run) -> Iterator[Check]:
     yield Check("summaries", f"{len(run.summarised)} arms recomputed", problems)
     mixed = []
     for arm in run.arms:
-        found = summaries.mixture(rows.read(run.tables(arm)["rounds"]).to_pandas())
-        mean, implied = found["mean_ms"], found["implied_ms"]
+        mixture = summaries.mixture(rows.read(run.tables(arm)["rounds"]).to_pandas())
+        mean, implied = mixture["mean_ms"], mixture["implied_ms"]
         if mean is not None and implied is not None and not math.isnan(mean) and not _close(mean, implied, 1e-6):
             mixed.append(f"{arm}: mean {mean:.4f} ms, its routes imply {implied:.4f} ms")
     yield Check("mixture identity", f"{len(run.arms)} arms", mixed)
@@ -267,8 +267,8 @@ def _looked(run: Run, claims: list[dict[str, Any]]) -> Check:
     last, problems = {look["claim"]: look for look in kept}, []
     for claim in claims:
         if claim["anytime"]:
-            own, found = looks.of_claim(claim), last.get(claim["id"], {})
-            odd = difference({key: found.get(key) for key in looks.SAME}, {key: own[key] for key in looks.SAME})
+            own, recorded = looks.of_claim(claim), last.get(claim["id"], {})
+            odd = difference({key: recorded.get(key) for key in looks.SAME}, {key: own[key] for key in looks.SAME})
             problems += [f"{claim['id']}: {odd} (last look against verdict)"] if odd else []
     return Check("looks", f"{_counted(len(kept), 'look')} at {_counted(len(last), 'comparison')}", problems)
 
@@ -285,10 +285,10 @@ def difference(recorded: Any, again: Any, where: str = "") -> str | None:
     """
     if isinstance(recorded, Mapping) and isinstance(again, Mapping):
         for key in sorted({*recorded, *again}, key=str):
-            place = f"{where}.{key}" if where else str(key)
+            path = f"{where}.{key}" if where else str(key)
             if key not in recorded or key not in again:
-                return f"{place} is only in the {'second' if key not in recorded else 'first'}"
-            if odd := difference(recorded[key], again[key], place):
+                return f"{path} is only in the {'second' if key not in recorded else 'first'}"
+            if odd := difference(recorded[key], again[key], path):
                 return odd
         return None
     if isinstance(recorded, list) and isinstance(again, list):

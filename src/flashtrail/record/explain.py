@@ -48,14 +48,14 @@ def _run(arguments: argparse.Namespace) -> int:
     outcome = explained["outcome"]
     print(f"{explained['episode']}: {outcome['outcome']} after {outcome['steps']} steps on record")
     print(f"a replay must give {explained['equality']}", flush=True)
-    found = replay.replay(explained, replay.Here(arguments.root, arguments.artifacts, arguments.python))
-    for line in found.differences:
+    outcome = replay.replay(explained, replay.Here(arguments.root, arguments.artifacts, arguments.python))
+    for line in outcome.differences:
         print(f"differs: {line}")
-    if found.excused:
-        print(f"no contradiction: {found.excused}")
-    elif not found.differences:
+    if outcome.excused:
+        print(f"no contradiction: {outcome.excused}")
+    elif not outcome.differences:
         print("the replay gave the recorded rows, timing apart")
-    return int(bool(found.differences) and not found.excused)
+    return int(bool(outcome.differences) and not outcome.excused)
 
 
 def _explained(arguments: argparse.Namespace) -> dict[str, Any]:

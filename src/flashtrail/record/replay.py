@@ -186,13 +186,13 @@ def batched(recorded: Mapping[str, Any]) -> bool:
 
 def rows_of(run: Run, shard: Shard, name: Name) -> dict[str, list[dict[str, Any]]]:
     """Return the episode's rows in the shard's tables; UserError where the episode itself is not there."""
-    found = {}
+    tables = {}
     for table in TABLES:
         own = schemas.read_table(run.path(f"{shard.directory}/{table}.parquet"), schemas.SCHEMAS[table]).to_pylist()
-        found[table] = [r for r in own if (r["init_state"], r["repeat"]) == (name.key.init_state, name.key.repeat)]
-    if len(found["episodes"]) != 1:
-        raise UserError(f"{name}: {len(found['episodes'])} rows in {run.path(shard.directory)}, expected one")
-    return found
+        tables[table] = [r for r in own if (r["init_state"], r["repeat"]) == (name.key.init_state, name.key.repeat)]
+    if len(tables["episodes"]) != 1:
+        raise UserError(f"{name}: {len(tables['episodes'])} rows in {run.path(shard.directory)}, expected one")
+    return tables
 
 
 def replay(explained: Mapping[str, Any], here: Here) -> Outcome:
@@ -206,8 +206,8 @@ def replay(explained: Mapping[str, Any], here: Here) -> Outcome:
     arm = _checked(explained["arm"])
     *_, suite, task, init_state, repeat = episode.split("/")
     key = EpisodeKey(suite, int(task), int(init_state), int(repeat))
-    with tempfile.TemporaryDirectory(prefix="flashtrail-replay-") as place:
-        out = Path(place)
+    with tempfile.TemporaryDirectory(prefix="flashtrail-replay-") as scratch:
+        out = Path(scratch)
         own = {**arm, "init_states": [key.init_state], "repeats": key.repeat + 1, "video": "none"}
         own |= {"rollout": {**arm["rollout"], "simulators": 1}, "clock": _at_hand(arm["clock"], here)}
         handles = _handles(explained, here, out)
@@ -216,11 +216,11 @@ def replay(explained: Mapping[str, Any], here: Here) -> Outcome:
         _same_execution(explained, spec)
         with (out / "shard.log").open("w", encoding="utf-8") as log:
             roll_out_shard(spec, out / "shard", log=log).check()
-        found = {}
+        replayed = {}
         for table in TABLES:
             read = schemas.read_table(out / "shard" / f"{table}.parquet", schemas.SCHEMAS[table]).to_pylist()
-            found[table] = [row for row in read if row["repeat"] == key.repeat]
-    return compare(episode, explained["rows"], found)
+            replayed[table] = [row for row in read if row["repeat"] == key.repeat]
+    return compare(episode, explained["rows"], replayed)
 
 
 def _checked(arm: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,14 +245,14 @@ def _handles(explained: Mapping[str, Any], here: Here, out: Path) -> dict[str, A
     for kind, path in explained["handles"].items():
         if kind not in _HANDLES:
             continue
-        place = _artifact(here, kind, path) if kind in ("base", "draft") else below(here.root, path)
-        if kind == "kernels" and not place.is_file():
+        handle = _artifact(here, kind, path) if kind in ("base", "draft") else below(here.root, path)
+        if kind == "kernels" and not handle.is_file():
             continue  # the backend is then left open again
-        if kind == "action_stats" and not place.is_file():
-            place = below(_CHECKOUT, path)  # an episode by itself: a file of ours is held to the record by its digest
-            if not place.is_file():
+        if kind == "action_stats" and not handle.is_file():
+            handle = below(_CHECKOUT, path)  # an episode by itself: a file of ours is held to the record by its digest
+            if not handle.is_file():
                 raise UserError(f"{here.root / path} does not exist: give --from, a run or bundle that has this file")
-        placed[kind] = str(place)
+        placed[kind] = str(handle)
     provenance.json_dump(_model_environment(here), out / "handle.json")
     return {**placed, "model": str(out / "handle.json")}
 
@@ -260,15 +260,15 @@ def _handles(explained: Mapping[str, Any], here: Here, out: Path) -> dict[str, A
 def _artifact(here: Here, kind: str, path: str) -> Path:
     """Return the manifest of an artifact of this kind, with its weights beside it and nothing that links elsewhere."""
     if here.artifacts is None:
-        root, place = here.root, below(here.root, path)
+        root, manifest = here.root, below(here.root, path)
     else:
         root = here.artifacts
-        place = below(root, f"{Path(path).parent.parent.name}/{kind}/manifest.json")
-    if not place.is_file() or not (place.parent / "model.safetensors").is_file():
-        raise UserError(f"{place.parent} has no weights: give --artifacts, the results/artifacts of a run")
-    for file in place.parent.iterdir():
+        manifest = below(root, f"{Path(path).parent.parent.name}/{kind}/manifest.json")
+    if not manifest.is_file() or not (manifest.parent / "model.safetensors").is_file():
+        raise UserError(f"{manifest.parent} has no weights: give --artifacts, the results/artifacts of a run")
+    for file in manifest.parent.iterdir():
         below(root, file.relative_to(root))
-    return place
+    return manifest
 
 
 def _model_environment(here: Here) -> dict[str, Any]:
@@ -285,8 +285,8 @@ def _at_hand(clock: Any, here: Here) -> Any:
     table = clocks.replayed(clocks.read(clock))
     if table is None:
         return clock
-    place = below(here.root, table)
-    return {**clock, "source": {**clock["source"], "replay": str(place)}}
+    table_path = below(here.root, table)
+    return {**clock, "source": {**clock["source"], "replay": str(table_path)}}
 
 
 def _same_artifact(explained: Mapping[str, Any], spec: ShardSpec) -> None:
@@ -307,17 +307,17 @@ def _same_execution(explained: Mapping[str, Any], spec: ShardSpec) -> None:
 # --- the comparison ---
 
 
-def compare(episode: str, recorded: Mapping[str, Any], found: Mapping[str, Any]) -> Outcome:
+def compare(episode: str, recorded: Mapping[str, Any], replayed: Mapping[str, Any]) -> Outcome:
     """Return where the rows of a replay differ from the record, steps first: the first cause comes first."""
-    parted = _first_difference(recorded["steps"], found["steps"], TIMING["steps"])
+    parted = _first_difference(recorded["steps"], replayed["steps"], TIMING["steps"])
     differences = [
         f"{table}: {odd}"
         for table in ("steps", "rounds", "episodes")
-        if (odd := _first_difference(recorded[table], found[table], TIMING[table]))
+        if (odd := _first_difference(recorded[table], replayed[table], TIMING[table]))
     ]
     if not differences or not batched(recorded):
         return Outcome(episode, differences)
-    return Outcome(episode, differences, _excuse(recorded["steps"], found["steps"]) if parted else "")
+    return Outcome(episode, differences, _excuse(recorded["steps"], replayed["steps"]) if parted else "")
 
 
 def _first_difference(ours: list[Any], theirs: list[Any], timing: tuple[str, ...]) -> str | None:
@@ -326,8 +326,8 @@ def _first_difference(ours: list[Any], theirs: list[Any], timing: tuple[str, ...
         if odd:
             # A step's row has the column `round` too: its own number is the step's.
             counter = next((c for c in ("step", "round") if c in a), None)
-            place = f"{counter} {a[counter]}" if counter else f"row {i}"
-            return f"{place}: {', '.join(f'{n} {rows.short(a[n])} against {rows.short(b.get(n))}' for n in odd)}"
+            row_name = f"{counter} {a[counter]}" if counter else f"row {i}"
+            return f"{row_name}: {', '.join(f'{n} {rows.short(a[n])} against {rows.short(b.get(n))}' for n in odd)}"
     if len(ours) != len(theirs):
         return f"{len(ours)} rows on record, {len(theirs)} in the replay"
     return None
@@ -348,12 +348,12 @@ def _excuse(ours: list[Any], theirs: list[Any]) -> str:
 
 def expected_names(run: Run) -> list[Name]:
     """Return all episodes of the run that can be repeated, arm by arm."""
-    found = []
+    names = []
     for arm in run.arms:
         for shard in run.shards(arm):
             params = shard.job["params"]["arm"]
             if not unrepeatable(params):
                 states, repeats = params["init_states"], params["repeats"]
                 keys = episodes.expected_episodes(params["suite"], shard.task_id, states, repeats)
-                found += [Name(arm, key) for key in keys]
-    return found
+                names += [Name(arm, key) for key in keys]
+    return names

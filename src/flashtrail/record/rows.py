@@ -67,26 +67,26 @@ def _names(table: pa.Table, first: int = 0) -> list[str]:
 
 def _name(values: Mapping[str, object], row: int) -> str:
     if all(key in values for key in EPISODE_KEY):
-        words = ["/".join(str(values[key]) for key in EPISODE_KEY)]
+        parts = ["/".join(str(values[key]) for key in EPISODE_KEY)]
     else:
-        words = [str(values[key]) for key in ("policy", "route", "prompt") if key in values] or [f"row {row}"]
+        parts = [str(values[key]) for key in ("policy", "route", "prompt") if key in values] or [f"row {row}"]
     # A step also has the column `round`: its own number says which step it is.
     counter = "step" if "step" in values else next((c for c in _COUNTERS if c in values), None)
-    return " ".join([*words, *([f"{counter} {values[counter]}"] if counter else [])])
+    return " ".join([*parts, *([f"{counter} {values[counter]}"] if counter else [])])
 
 
 def differences(ours: pa.Table, theirs: pa.Table, most: int = 3) -> list[str]:
     """Return the first differing rows of two tables of one schema, in order: name, column and both values."""
-    found = []
+    differing = []
     mine, other = lines(ours), lines(theirs)
     if len(mine) != len(other):
-        found.append(f"{len(mine)} rows against {len(other)}")
+        differing.append(f"{len(mine)} rows against {len(other)}")
     for row, (a, b) in enumerate(zip(mine, other, strict=False)):
         if a != b:
-            found.append(f"{name_of(ours, row)}: {', '.join(_columns(ours, theirs, row))}")
-        if len(found) == most:
+            differing.append(f"{name_of(ours, row)}: {', '.join(_columns(ours, theirs, row))}")
+        if len(differing) == most:
             break
-    return found
+    return differing
 
 
 def _columns(ours: pa.Table, theirs: pa.Table, row: int) -> list[str]:
@@ -138,18 +138,18 @@ def changed_rows(root: Path) -> list[str]:
     recorded: dict[str, list[dict[str, object]]] = {}
     for entry in read(root / DIGESTS).to_pylist():
         recorded.setdefault(str(entry["file"]), []).append(entry)
-    found = []
+    changed = []
     for file, entries in recorded.items():
         if not below(root, file).is_file():
-            found.append(f"{file} is missing")
+            changed.append(f"{file} is missing")
             continue
         now = digest_table(root, [file]).to_pylist()
         if len(now) != len(entries):
-            found.append(f"{file}: {len(now) - 1} rows, {len(entries) - 1} recorded")
+            changed.append(f"{file}: {len(now) - 1} rows, {len(entries) - 1} recorded")
         for a, b in zip(entries, now, strict=False):
             if a["digest"] != b["digest"]:
-                found.append(f"{file}: {a['name']}")
-    return found
+                changed.append(f"{file}: {a['name']}")
+    return changed
 
 
 def _own_metadata(table: pa.Table) -> bytes:

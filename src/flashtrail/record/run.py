@@ -75,13 +75,13 @@ class Run:
 
         Drills and checkup belong to the run as long as their results are there.
         """
-        found = {}
+        names = {}
         if self._did("report"):
-            found["report"] = [str(arm) for arm in self.evaluation["params"]["arms"]]
+            names["report"] = [str(arm) for arm in self.evaluation["params"]["arms"]]
         for part, arms in (("drills", self._drill_arms), ("checkup", self._checkup_arms)):
             if self._did(part):
-                found[part] = arms()
-        return found
+                names[part] = arms()
+        return names
 
     @property
     def finished(self) -> bool:
@@ -103,8 +103,8 @@ class Run:
     @cached_property
     def arms(self) -> list[str]:
         """Return the arms of all parts; UserError where no part was finished."""
-        found = [arm for arms in self.parts.values() for arm in arms]
-        return found or [str(arm) for arm in self.evaluation["params"]["arms"]]
+        names = [arm for arms in self.parts.values() for arm in arms]
+        return names or [str(arm) for arm in self.evaluation["params"]["arms"]]
 
     @property
     def summarised(self) -> list[str]:
@@ -139,12 +139,12 @@ class Run:
 
     def shards(self, arm: str) -> list[Shard]:
         """Return the arm's shards in the order of their tasks."""
-        found = []
+        shards = []
         for task in self.expected(arm)["tasks"]:
             job = self.job(f"roll_out_shard/{file_name(arm)}/task_{task}")
             directory = PurePosixPath(job["output"]["ledger"]).parent
-            found.append(Shard(arm, int(task), job, str(directory)))
-        return found
+            shards.append(Shard(arm, int(task), job, str(directory)))
+        return shards
 
     def files(self) -> Iterator[str]:
         """Yield all files below the root, relative, sorted."""

@@ -46,11 +46,11 @@ def rerun(run: Run, request: str, seed: int, here: Here | None = None) -> Iterat
     for i, name in enumerate(chosen, 1):
         title = f"rerun {i}/{len(chosen)}, {name}"
         try:
-            found = replay.replay(replay.explain(run, name), here or Here(run.root))
+            outcome = replay.replay(replay.explain(run, name), here or Here(run.root))
         except UserError as error:
             yield Check(title, "", [str(error)])
             continue
-        if found.excused:
-            yield Check(title, found.excused)
+        if outcome.excused:
+            yield Check(title, outcome.excused)
         else:
-            yield Check(title, "the recorded rows, timing apart", found.differences)
+            yield Check(title, "the recorded rows, timing apart", outcome.differences)

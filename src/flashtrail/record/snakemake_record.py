@@ -40,13 +40,13 @@ def describe(root: Path, out: Path, profile: str, target: str) -> bool:
     return "Nothing to be done" in _snakemake(root, profile, "--dry-run", target)
 
 
-def _snakemake(root: Path, profile: str, *words: str) -> str:
-    command = [sys.executable, "-m", "snakemake", "--profile", profile, *words]
+def _snakemake(root: Path, profile: str, *arguments: str) -> str:
+    command = [sys.executable, "-m", "snakemake", "--profile", profile, *arguments]
     done = subprocess.run(command, cwd=root, capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise UserError(f"snakemake {' '.join(words[:1])} failed: {said[-1] if said else 'no message'}")
-    return done.stdout + done.stderr if words[0] == "--dry-run" else done.stdout
+        messages = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise UserError(f"snakemake {' '.join(arguments[:1])} failed: {messages[-1] if messages else 'no message'}")
+    return done.stdout + done.stderr if arguments[0] == "--dry-run" else done.stdout
 
 
 # --- the engine's record of each output file ---

@@ -25,21 +25,21 @@ _QUANTILES = {"p50": 0.50, "p95": 0.95}
 def section(run: Campaign) -> Html:
     """Say that the profile runs alone, and show batched rounds beside those alone where the rollouts have any."""
     rounds = run.rounds[run.rounds["arm"].isin(run.arms)]
-    said = rounds[rounds["batch_size"].notna()]
-    words = "The profile runs alone: one session, one round in each pass of the device. "
-    if not len(said):
-        words += "The rollouts do not say how many rounds shared a pass." if len(rounds) else ""
-        return page.paragraph(words)
-    shared = int((said["batch_size"] > 1).sum())
+    batched = rounds[rounds["batch_size"].notna()]
+    text = "The profile runs alone: one session, one round in each pass of the device. "
+    if not len(batched):
+        text += "The rollouts do not say how many rounds shared a pass." if len(rounds) else ""
+        return page.paragraph(text)
+    shared = int((batched["batch_size"] > 1).sum())
     if not shared:
-        words += f"So did all {plural(len(said), 'round')} of the rollouts: no two simulators shared a pass."
-        return page.paragraph(words)
-    words += (
-        f"In the rollouts {shared:,} of {plural(len(said), 'round')} ({percent(shared / len(said))}) shared a pass "
-        "with those of other simulators. The time of a shared pass is that of all its rounds together, so that it is "
-        "no measure of a route: such rounds stand apart, and the profile decides how long a route takes."
+        text += f"So did all {plural(len(batched), 'round')} of the rollouts: no two simulators shared a pass."
+        return page.paragraph(text)
+    text += (
+        f"In the rollouts {shared:,} of {plural(len(batched), 'round')} ({percent(shared / len(batched))}) shared a "
+        "pass with those of other simulators. The time of a shared pass is that of all its rounds together, so that it "
+        "is no measure of a route: such rounds stand apart, and the profile decides how long a route takes."
     )
-    rows = [row for arm in run.arms for row in _rows(run, arm, said[said["arm"] == arm])]
+    rows = [row for arm in run.arms for row in _rows(run, arm, batched[batched["arm"] == arm])]
     heads = {"arm": "Arm", "route": "Route", "profile": "Profile, alone: p50 [95 %] (n)"}
     for kind, label in (("alone", "Rollouts, alone"), ("batched", "Batched")):
         heads |= {f"{kind}_n": f"{label}: rounds (episodes)"}
@@ -48,7 +48,7 @@ def section(run: Campaign) -> Html:
     note = "Intervals of the rollouts resample whole episodes; those of the profile are of order statistics."
     caption = "Policy time of a pass (ms), alone and batched"
     table = page.table(rows, heads, tuple(heads)[2:], caption, stacked=True)
-    return page.join(page.paragraph(words), page.paragraph(note, "note"), table)
+    return page.join(page.paragraph(text), page.paragraph(note, "note"), table)
 
 
 def _rows(run: Campaign, arm: str, rounds: pd.DataFrame) -> list[dict[str, Any]]:
@@ -75,9 +75,9 @@ def _cells(rounds: pd.DataFrame) -> dict[str, Any]:
     timed = rounds[rounds["policy_ms"].notna()]
     episode = timed.groupby(list(EPISODE_KEY), sort=False).ngroup().to_numpy()
     times = timed["policy_ms"].to_numpy(float)
-    found = resampling.latency_quantiles(times, episode, tuple(_QUANTILES.values())) if len(timed) else {}
+    quantiles = resampling.latency_quantiles(times, episode, tuple(_QUANTILES.values())) if len(timed) else {}
     episodes = int(episode.max()) + 1 if len(timed) else 0
-    cells = {name: quantile(found.get(share)) for name, share in _QUANTILES.items()}
+    cells = {name: quantile(quantiles.get(share)) for name, share in _QUANTILES.items()}
     return cells | {"n": f"{len(timed):,} ({episodes:,})"}
 
 
@@ -85,5 +85,5 @@ def _profiled(run: Campaign, policy: str | None, route: str) -> str:
     """The profile's median of a policy's route; a dash where it was not profiled."""
     profile = run.profile
     times = profile.loc[(profile["policy"] == policy) & (profile["route"] == route), "policy_ms"]
-    found: Quantile | None = intervals.latency(times).p50 if len(times) else None
-    return DASH if found is None else f"{quantile(found)} ({len(times)})"
+    median: Quantile | None = intervals.latency(times).p50 if len(times) else None
+    return DASH if median is None else f"{quantile(median)} ({len(times)})"

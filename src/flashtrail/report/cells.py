@@ -21,10 +21,10 @@ def rate_of(entry: Mapping[str, Any]) -> Rate:
     return intervals.rate(entry["k"], entry["n"])
 
 
-def rate(found: Rate) -> dict[str, str]:
+def rate(measured: Rate) -> dict[str, str]:
     """Return the cells `rate`, `wilson` and `exact`; a dash where nothing was counted."""
-    both = {"wilson": found.wilson, "exact": found.exact}
-    return {"rate": percent(found.rate), **{name: ends(given) if given else DASH for name, given in both.items()}}
+    both = {"wilson": measured.wilson, "exact": measured.exact}
+    return {"rate": percent(measured.rate), **{name: ends(given) if given else DASH for name, given in both.items()}}
 
 
 def share(value: float | None, interval: Interval | Mapping[str, Any] | None) -> str:
@@ -43,10 +43,10 @@ def paired(run: Campaign, arm: str, control: str) -> Paired | None:
     return intervals.paired(both["success_a"].tolist(), both["success_b"].tolist()) if len(both) else None
 
 
-def compared(found: Paired) -> dict[str, str]:
+def compared(pairs: Paired) -> dict[str, str]:
     """Return the cells `difference`, `discordant` (only in the first, only in the second) and `p`."""
     return {
-        "difference": difference_with_range(found.difference, found.interval),
-        "discordant": f"{found.only_a} / {found.only_b}",
-        "p": p_value(found.p),
+        "difference": difference_with_range(pairs.difference, pairs.interval),
+        "discordant": f"{pairs.only_a} / {pairs.only_b}",
+        "p": p_value(pairs.p),
     }

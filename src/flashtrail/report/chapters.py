@@ -91,8 +91,8 @@ def task_names(run: Campaign) -> Html:
     """What the tasks ask for."""
     heads = _task_heads(run)
     tasks = {(s["suite"], t["task_id"]): t["task"] for s in run.summaries.values() for t in s["tasks"]}
-    words = (f"{heads[task][0].lower()}{heads[task][1:]}: {name}" for task, name in sorted(tasks.items()))
-    return page.paragraph("; ".join(words), "note")
+    entries = (f"{heads[task][0].lower()}{heads[task][1:]}: {name}" for task, name in sorted(tasks.items()))
+    return page.paragraph("; ".join(entries), "note")
 
 
 def _task_heads(run: Campaign) -> dict[tuple[str, int], str]:
@@ -109,15 +109,15 @@ def comparisons(run: Campaign, reference: str | None = None) -> Html:
         reference = next((arm for arm in arms if not has_fault(run.summaries[arm])), arms[0] if arms else None)
     rows = []
     for arm in arms:
-        found = cells.paired(run, arm, str(reference)) if arm != reference else None
-        if found is None:
+        compared = cells.paired(run, arm, str(reference)) if arm != reference else None
+        if compared is None:
             continue
         rows.append(
             {
                 "arm": page.code(arm),
-                "a": behind(run, arm, f"{found.k_a}/{found.n}"),
-                "b": behind(run, str(reference), f"{found.k_b}/{found.n}"),
-                **cells.compared(found),
+                "a": behind(run, arm, f"{compared.k_a}/{compared.n}"),
+                "b": behind(run, str(reference), f"{compared.k_b}/{compared.n}"),
+                **cells.compared(compared),
             }
         )
     heads = {"arm": "Arm", "a": "k/n", "b": f"{reference}, same episodes", "difference": "Difference [95 %]"}
@@ -257,13 +257,13 @@ def latency_in_rollouts(run: Campaign) -> Html:
         for scope, label in _SCOPES.items():
             for route in ("all", "draft", "full"):
                 entry = summary["latency"][scope][route]
-                found = _latency(entry["policy_ms"])
+                measured = _latency(entry["policy_ms"])
                 if route == "all":
-                    times = _over_episodes(entry, found)
+                    times = _over_episodes(entry, measured)
                     times["n"] = behind(run, arm, times["n"], _ANCHORS[scope])
                     row |= {f"{scope}_{name}": cell for name, cell in times.items()}
-                if found.n:
-                    full.append({"arm": page.code(arm), "scope": label, "route": route, **_percentiles(found)})
+                if measured.n:
+                    full.append({"arm": page.code(arm), "scope": label, "route": route, **_percentiles(measured)})
         stored = run.metadata.get(arm, {}).get("machine")
         beside.append(row | {"machine": machine.brief(json.loads(stored) if stored else None)})
     heads = {"arm": "Arm"}
@@ -290,11 +290,11 @@ def latency_in_rollouts(run: Campaign) -> Html:
     )
 
 
-def _over_episodes(entry: Mapping[str, Any], found: Latency) -> dict[str, Any]:
+def _over_episodes(entry: Mapping[str, Any], measured: Latency) -> dict[str, Any]:
     """Return a scope's n and percentiles, intervals over episodes."""
-    times: dict[str, Any] = {"n": f"{found.n:,} ({entry['episodes']:,})"}
+    times: dict[str, Any] = {"n": f"{measured.n:,} ({entry['episodes']:,})"}
     for name in ("p50", "p95", "p99"):
-        value, ends = getattr(found, name), entry["over_episodes"].get(name)
+        value, ends = getattr(measured, name), entry["over_episodes"].get(name)
         interval = Interval(ends["low"], ends["high"]) if ends else None
         times[name] = DASH if value is None else quantile(Quantile(value.value, interval))
     return times
@@ -304,10 +304,10 @@ def mixture(run: Campaign) -> Html:
     """Mean latency against the mixture of its routes: they must agree in any run."""
     rows = []
     for arm, summary in run.summaries.items():
-        found, action = summary["mixture"], summary["latency_per_action"]
+        shares, action = summary["mixture"], summary["latency_per_action"]
         times = {
-            "mean": found["mean_ms"],
-            "implied": found["implied_ms"],
+            "mean": shares["mean_ms"],
+            "implied": shares["implied_ms"],
             "all": action["all_episodes"],
             "won": action["successful_episodes"],
         }
@@ -322,12 +322,12 @@ _PERCENTILES = {"n": "n", "mean": "Mean", "p50": "p50 [95 %]", "p95": "p95 [95 %
 _NUMERIC = tuple(_PERCENTILES)
 
 
-def _percentiles(found: Latency) -> dict[str, Any]:
-    number = {"mean": found.mean, "max": found.maximum}
+def _percentiles(measured: Latency) -> dict[str, Any]:
+    number = {"mean": measured.mean, "max": measured.maximum}
     return {
-        "n": found.n,
+        "n": measured.n,
         **{name: DASH if value is None else three_digits(value) for name, value in number.items()},
-        **{name: quantile(getattr(found, name)) for name in ("p50", "p95", "p99")},
+        **{name: quantile(getattr(measured, name)) for name in ("p50", "p95", "p99")},
     }
 
 
@@ -335,9 +335,9 @@ def _latency(entry: Mapping[str, Any]) -> Latency:
     """Return a summary's latency entry as the dataclass that it came from."""
     quantiles = {}
     for name in ("p50", "p95", "p99"):
-        found = entry[name]
-        interval = found and found["interval"]
-        quantiles[name] = found and Quantile(found["value"], Interval(**interval) if interval else None)
+        given = entry[name]
+        interval = given and given["interval"]
+        quantiles[name] = given and Quantile(given["value"], Interval(**interval) if interval else None)
     return Latency(entry["n"], entry["mean"], **quantiles, maximum=entry["maximum"], note=entry["note"])
 
 
@@ -352,13 +352,13 @@ def guard(run: Campaign) -> Html:
     drawings, rows = [], []
     for arm, summary in guarded.items():
         count = summary["guard"]
-        found = intervals.rate(count["hits"], count["unhealthy"])
-        share = cells.share(found.rate, found.wilson)
+        hits = intervals.rate(count["hits"], count["unhealthy"])
+        share = cells.share(hits.rate, hits.wilson)
         caption = page.inline(
             page.code(arm),
             f": the wrist image\u2019s pixel standard deviation in every round of "
             f"{summary['success']['n']} episodes, and how the guard classified it. Unhealthy images replaced: ",
-            behind(run, arm, counted(found)),
+            behind(run, arm, counted(hits)),
             f", {share} (Wilson 95 %). Points are jittered sideways.",
         )
         if arm in run.plain_summaries:
@@ -389,18 +389,18 @@ def taxonomy(run: Campaign) -> pd.DataFrame:
 
 def failures(run: Campaign) -> Html:
     """How episodes ended, drawn and as a table with the share that failed."""
-    found = taxonomy(run)
-    if not len(found):
+    kinds = taxonomy(run)
+    if not len(kinds):
         return page.paragraph("No arm was run.", "note")
     drawing = page.figure(
-        figures.failures(found),
+        figures.failures(kinds),
         "How episodes ended, per arm",
         "How episodes ended. \u201cUnder a fault\u201d says that the condition touched at least one round, not that it "
         "was the cause. Infrastructure errors never count as policy failures: of our own runs they stop the merge, of "
         "imported ones they are shown here and are in no k/n.",
     )
     rows = []
-    for entry in found.to_dict("records"):
+    for entry in kinds.to_dict("records"):
         n = entry["n"] - entry["infrastructure"]
         failed = intervals.rate(n - entry["success"], n)
         linked, between = behind(run, entry["arm"], counted(failed)), failed.wilson
@@ -409,7 +409,7 @@ def failures(run: Campaign) -> Html:
         counts |= {"n": behind(run, entry["arm"], entry["n"]), "arm": page.code(entry["arm"]), "failed": share}
         rows.append({**entry, **counts})
     heads = {"arm": "Arm", "horizon": "No fault", "perturbation": "Fault"}
-    heads |= ({"untold": "Not recorded"} if found["untold"].any() else {}) | {"infrastructure": "Infra."}
+    heads |= ({"untold": "Not recorded"} if kinds["untold"].any() else {}) | {"infrastructure": "Infra."}
     table = page.table(
         rows, heads | {"failed": "Failed [Wilson 95 %]"}, (*tuple(heads)[1:], "failed"), "Failed episodes"
     )

@@ -47,32 +47,32 @@ def found_of(run: Campaign) -> dict[str, Any]:
 
 def first(run: Campaign) -> Html:
     """Verdict, both rates, their difference, and the verdict that the point estimate alone would give."""
-    found = found_of(run)
-    ours, arm = found["success"], found["arm"]
+    record = found_of(run)
+    ours, arm = record["success"], record["arm"]
     rows: dict[str, Any] = {
-        "What was run": f"{found['policy']} on {found['suite']}, task {found['task_id']} ({found['task']}), initial "
-        f"states {integers(found['init_states'])}, seed {found['seed']}: {plural(ours['n'], 'episode')}"
+        "What was run": f"{record['policy']} on {record['suite']}, task {record['task_id']} ({record['task']}), "
+        f"initial states {integers(record['init_states'])}, seed {record['seed']}: {plural(ours['n'], 'episode')}"
     }
-    if found["published"] is None:
+    if record["published"] is None:
         rows["Verdict"] = "none: the config names no published figure (checkup.published, policies.*.published)"
     else:
-        rows["Verdict"] = page.inline(badge(found["verdict"]), f"; {checkup.said(found)}")
+        rows["Verdict"] = page.inline(badge(record["verdict"]), f"; {checkup.said(record)}")
     rows["Ours"] = in_text(checkup.counted(ours), [partial(behind, run, arm)])
-    if found["published"] is not None:
-        ends = Interval(**found["interval"])
-        theirs = in_text(checkup.theirs(found["published"]), [partial(apart, what="published")])
-        rows["Published"] = page.inline(theirs, f"; {found['published']['key']}")
-        rows["Difference"] = f"{points(found['difference'], 1)}, 95 % interval {points_range(ends, 1)}"
-        if found["verdict"] == checkup.OPEN:
-            rows["Settled by"] = "; ".join(_plan_words(plan) for plan in found["settle"])
-        rows["By eye (not the verdict)"] = _by_eye(found)
+    if record["published"] is not None:
+        ends = Interval(**record["interval"])
+        theirs = in_text(checkup.theirs(record["published"]), [partial(apart, what="published")])
+        rows["Published"] = page.inline(theirs, f"; {record['published']['key']}")
+        rows["Difference"] = f"{points(record['difference'], 1)}, 95 % interval {points_range(ends, 1)}"
+        if record["verdict"] == checkup.OPEN:
+            rows["Settled by"] = "; ".join(_plan_words(plan) for plan in record["settle"])
+        rows["By eye (not the verdict)"] = _by_eye(record)
     rows |= {
-        "Verified success": in_text(_verified(found), [partial(behind, run, arm)]),
-        "First closing": _closing(found),
+        "Verified success": in_text(_verified(record), [partial(behind, run, arm)]),
+        "First closing": _closing(record),
     }
     note = "Healthy: at most 3 points below what was published; suspicious: 3 to 5; broken: more than 5. "
-    note += _interval_words(found)
-    drawing = difference(found) if found["published"] is not None else None
+    note += _interval_words(record)
+    drawing = difference(record) if record["published"] is not None else None
     return page.join(page.first_screen(rows, page.paragraph(note, "note")), drawing)
 
 
@@ -81,18 +81,18 @@ def badge(verdict: str) -> Html:
     return page.badge(_VERDICTS[verdict], verdict)
 
 
-def _interval_words(found: Mapping[str, Any]) -> str:
-    if found["published"] is None:
+def _interval_words(record: Mapping[str, Any]) -> str:
+    if record["published"] is None:
         return ""
-    if found["published"]["count"] is None:
+    if record["published"]["count"] is None:
         return "The interval is Clopper-Pearson\u2019s of our rate; the published one is taken as exact."
     return "The interval is Newcombe\u2019s, of two rates that both have their sampling error."
 
 
-def _by_eye(found: Mapping[str, Any]) -> str:
-    same, worse = found["chances"][0], next((c for c in found["chances"] if c["below"] == 0.10), None)
+def _by_eye(record: Mapping[str, Any]) -> str:
+    same, worse = record["chances"][0], next((c for c in record["chances"] if c["below"] == 0.10), None)
     text = (
-        f"{found['by_eye']}, by the point estimate alone. By eye {percent(same['by_eye_broken'])} of such checkups "
+        f"{record['by_eye']}, by the point estimate alone. By eye {percent(same['by_eye_broken'])} of such checkups "
         "would call a policy broken that is exactly as published"
     )
     return text + (
@@ -108,16 +108,16 @@ def _plan_words(plan: Mapping[str, Any]) -> str:
     return f"about {plural(plan['n'], plan['unit'])}, if {plan['assumption']}"
 
 
-def _verified(found: Mapping[str, Any]) -> str:
-    entry = found["verified"]
+def _verified(record: Mapping[str, Any]) -> str:
+    entry = record["verified"]
     if entry is None:
         return "not every episode was verified"
-    apart = plural(len(found["disagreements"]), "episode")
+    apart = plural(len(record["disagreements"]), "episode")
     return f"{checkup.counted(entry)}; it differs from the simulator\u2019s, which the verdict uses, in {apart}"
 
 
-def _closing(found: Mapping[str, Any]) -> str:
-    closing, n = found["closing"], found["success"]["n"]
+def _closing(record: Mapping[str, Any]) -> str:
+    closing, n = record["closing"], record["success"]["n"]
     never = f"never in {closing['never']} of {plural(n, 'episode')}"
     if closing["never"]:
         never += f", {closing['never_and_success'] or 'none'} of them counted as success"
@@ -127,19 +127,19 @@ def _closing(found: Mapping[str, Any]) -> str:
 # --- figures ---
 
 
-def difference(found: Mapping[str, Any]) -> Html:
+def difference(record: Mapping[str, Any]) -> Html:
     """Our rate less the published one, with its interval, over the three zones."""
     caption = (
         "Our rate less the published one with its 95 % interval. Left of the grey band: broken; in it: suspicious; "
         "right of it: healthy. A verdict needs the whole bar in one of the three zones."
     )
-    return page.figure(difference_figure(found), "Difference from the published rate over the three zones", caption)
+    return page.figure(difference_figure(record), "Difference from the published rate over the three zones", caption)
 
 
-def difference_figure(found: Mapping[str, Any]) -> Figure:
+def difference_figure(record: Mapping[str, Any]) -> Figure:
     """Draw the interval of the difference, in points, over the zones."""
     low, high, middle = (
-        100 * value for value in (found["interval"]["low"], found["interval"]["high"], found["difference"])
+        100 * value for value in (record["interval"]["low"], record["interval"]["high"], record["difference"])
     )
     suspicious = (-100 * checkup.BROKEN, -100 * checkup.HEALTHY)
     drawing, axes = figures._axes(1.15)
@@ -153,15 +153,15 @@ def difference_figure(found: Mapping[str, Any]) -> Figure:
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}".replace("-", MINUS)))
-    n = found["success"]["n"]
+    n = record["success"]["n"]
     axes.set_xlabel(f"ours \u2212 published (points; bar: 95 % interval; n = {n})")
     return drawing
 
 
 def first_closing(run: Campaign) -> Html:
     """Histogram of the step of the first gripper closing, coloured by outcome, \u201cnever\u201d apart."""
-    found = found_of(run)
-    episodes = run.judged(found["arm"])
+    record = found_of(run)
+    episodes = run.judged(record["arm"])
     caption = (
         "Step at which the gripper closed first; every block is an episode, stacked by outcome. "
         "\u201cNever\u201d is a bar of its own, also where it is empty: success without a closing would stand there. "
@@ -174,11 +174,11 @@ def first_closing(run: Campaign) -> Html:
 def outcomes(episodes: pd.DataFrame) -> pd.Series:
     """Return each episode's key of LOOKS."""
     won, verified = episodes["success"].astype(bool), episodes["verified_success"]
-    found = pd.Series("horizon", index=episodes.index, dtype=object)
-    found[won] = "success"
-    found[won & verified.eq(True)] = "verified"
-    found[won & verified.eq(False)] = "unverified"
-    return found
+    kinds = pd.Series("horizon", index=episodes.index, dtype=object)
+    kinds[won] = "success"
+    kinds[won & verified.eq(True)] = "verified"
+    kinds[won & verified.eq(False)] = "unverified"
+    return kinds
 
 
 def bin_width(last: float) -> int:
@@ -193,14 +193,14 @@ def closing_figure(episodes: pd.DataFrame) -> Figure:
     bins = (step // width).astype("Float64")
     last = int(bins.max()) if step.notna().any() else 0
     never = last + 3  # two bins' room
-    place = bins.fillna(never).to_numpy(int)
+    column_of = bins.fillna(never).to_numpy(int)
     shown = [name for name in LOOKS if (kind == name).any() or name in _always(kind)]
     drawing, axes = figures._axes(2.9)
     height = np.zeros(never + 1, int)
     for name in shown:
         label, colour, hatch = LOOKS[name]
         look: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "white", "lw": 0.6}
-        for column in place[(kind == name).to_numpy()]:
+        for column in column_of[(kind == name).to_numpy()]:
             centre = (column + 0.5) * width
             axes.bar(centre, 1, width, bottom=height[column], **look)
             height[column] += 1
@@ -232,32 +232,32 @@ def _always(kind: pd.Series) -> set[str]:
 
 def power_of_this(run: Campaign) -> Html:
     """How often such a checkup says what under several truths, and how many episodes would settle this one."""
-    found = found_of(run)
-    if found["published"] is None:
+    record = found_of(run)
+    if record["published"] is None:
         return page.paragraph("Nothing published to compare with.", "note")
-    n = plural(found["success"]["n"], "episode")
+    n = plural(record["success"]["n"], "episode")
     rows = [
         {
             "truth": "as published" if not row["below"] else f"{100 * row['below']:g} points below",
             "rate": percent(row["rate"], 1),
             **{name: percent(row[name]) for name in (*checkup.ZONES, checkup.OPEN, "by_eye_broken")},
         }
-        for row in found["chances"]
+        for row in record["chances"]
     ]
     heads = {"truth": "If the policy is", "rate": "True rate", **{zone: zone.capitalize() for zone in checkup.ZONES}}
     heads |= {checkup.OPEN: "Open", "by_eye_broken": "By eye: broken"}
     caption = f"How often a checkup of {n} says what (exact binomial; the published rate taken as the true one)"
-    return page.join(page.table(rows, heads, tuple(heads)[1:], caption, stacked=True), _settle(found))
+    return page.join(page.table(rows, heads, tuple(heads)[1:], caption, stacked=True), _settle(record))
 
 
-def _settle(found: Mapping[str, Any]) -> Html:
+def _settle(record: Mapping[str, Any]) -> Html:
     rows = [
         {
             "truth": plan["assumption"],
             "verdict": badge(plan["verdict"]),
             "n": f"about {plural(plan['n'], plan['unit'])}" if plan["n"] else f"not by {power.MOST:,} episodes",
         }
-        for plan in found["settle"]
+        for plan in record["settle"]
     ]
     note = (
         f"Episodes of ours that give the verdict in {percent(power.POWER)} of the checkups, the published count as it "
@@ -276,25 +276,25 @@ def _settle(found: Mapping[str, Any]) -> Html:
 
 def compared(run: Campaign) -> Html:
     """Whose figure the published one is, and how the initial states overlap."""
-    found = found_of(run)
-    theirs = found["published"]
+    record = found_of(run)
+    theirs = record["published"]
     if theirs is None:
         return page.paragraph("Nothing published to compare with.", "note")
     facts = {
         "Published figure": page.inline(page.code(theirs["key"]), f": {theirs['title']}"),
         "Where": theirs["where"],
-        "Policy": f"published: {theirs['policy']}; here: {found['policy']}",
+        "Policy": f"published: {theirs['policy']}; here: {record['policy']}",
         "Setting": theirs["setting"],
         "Hardware": theirs["hardware"],
-        "Scope": _scope(found),
-        "Starts": _starts(found),
+        "Scope": _scope(record),
+        "Starts": _starts(record),
     }
     return page.join(page.facts(facts), _split(run))
 
 
-def _scope(found: Mapping[str, Any]) -> str:
-    text = str(found["published"]["success_scope"])
-    if found["published"]["scope"] == "suite":
+def _scope(record: Mapping[str, Any]) -> str:
+    text = str(record["published"]["success_scope"])
+    if record["published"]["scope"] == "suite":
         text += (
             ". It is of several tasks together: this one may be easier or harder than their mean, so that a difference "
             "need not be the policy\u2019s"
@@ -302,14 +302,14 @@ def _scope(found: Mapping[str, Any]) -> str:
     return text
 
 
-def _starts(found: Mapping[str, Any]) -> str:
-    starts = found["starts"]
+def _starts(record: Mapping[str, Any]) -> str:
+    starts = record["starts"]
     if starts is None:
         return "the published episodes are known by their scope only"
-    theirs = found["published"]["starts"]
+    theirs = record["published"]["starts"]
     text = (
         f"published: initial states {integers(theirs['init_states'])}, {theirs['repeats']} each, seed "
-        f"{theirs['seed']}; here: {integers(found['init_states'])}, seed {found['seed']}. "
+        f"{theirs['seed']}; here: {integers(record['init_states'])}, seed {record['seed']}. "
     )
     if starts["same"]:
         return text + (
@@ -321,15 +321,15 @@ def _starts(found: Mapping[str, Any]) -> str:
 
 
 def _split(run: Campaign) -> Html | None:
-    found = found_of(run)
-    starts = found["starts"]
+    record = found_of(run)
+    starts = record["starts"]
     if starts is None or not starts["shared"] or not starts["others"]:
         return None
     rows = []
-    for name, words in (("shared", "of the published evaluation"), ("others", "others")):
+    for name, label in (("shared", "of the published evaluation"), ("others", "others")):
         rate = cells.rate_of(starts[name])
-        states, count = integers(starts[name]["init_states"]), behind(run, found["arm"], counted(rate))
-        rows.append({"states": f"{words}: {states}", "count": count, **cells.rate(rate)})
+        states, count = integers(starts[name]["init_states"]), behind(run, record["arm"], counted(rate))
+        rows.append({"states": f"{label}: {states}", "count": count, **cells.rate(rate)})
     heads = {"states": "Initial states", "count": "k/n", **cells.RATE}
     return page.table(rows, heads, tuple(heads)[1:], "Our success by initial state: the published ones, and the others")
 
@@ -339,12 +339,12 @@ def _split(run: Campaign) -> Html | None:
 
 def episodes(run: Campaign) -> Html:
     """Every episode in a row, linked to its page."""
-    found = found_of(run)
-    listed = run.pages.get(found["arm"])
+    record = found_of(run)
+    listed = run.pages.get(record["arm"])
     heads = {"state": "Initial state", "end": "End", "verified": "Verified", "closing": "First closing (step)"}
     heads |= {"closures": "Closures", "grasps": "Grasps", "lifts": "Lifts", "steps": "Steps", "film": "Film"}
     rows = []
-    for row in run.judged(found["arm"]).to_dict("records"):
+    for row in run.judged(record["arm"]).to_dict("records"):
         state = f"initial state {row['init_state']}"
         counts = {"closures": row["gripper_closures"], "grasps": row["grasps"], "lifts": row["lifts"]}
         rows.append(

@@ -25,13 +25,13 @@ def matrix(run: Campaign, details_here: bool = False) -> Html:
     """
     if not run.claims:
         return page.paragraph("The claims were not evaluated.", "note")
-    place = "" if details_here else chapter(run)
+    details_page = "" if details_here else chapter(run)
     rows = [
         {
-            "id": _id(claim["id"], place),
+            "id": _id(claim["id"], details_page),
             "claim": claim["statement"],
             "verdict": page.badge(claim["verdict"]),
-            "numbers": count_links.of_claim(run, claim, claim["short"], place) if claim["short"] else None,
+            "numbers": count_links.of_claim(run, claim, claim["short"], details_page) if claim["short"] else None,
             "p": _p(claim["p"], claim["family"]),
             "anytime": _anytime(claim),
             "seed": _seed(claim["seed"]),
@@ -57,8 +57,8 @@ def _anytime(claim: Mapping[str, Any]) -> str | None:
     return f"{e_value(side['e'], side['needs'])}{adjusted}" + ("" if side["rests_on"] == "fixed-n" else looks)
 
 
-def _id(name: str, place: str | None) -> Any:
-    return name if place is None else page.link(name, f"{place}#{name}")
+def _id(name: str, details_page: str | None) -> Any:
+    return name if details_page is None else page.link(name, f"{details_page}#{name}")
 
 
 def _seed(seed: Mapping[str, Any]) -> Html:
@@ -73,18 +73,18 @@ def _said(claim: Mapping[str, Any], figures: published.Published, source: str) -
 
     Before it stand the reproduction's own words, where it made the claim.
     """
-    words = _seed(claim["seed"]) if source == "reproduction" else Html("")
-    told = [said for said in figures.said if claim["id"] in said.used_by and said.source == source]
-    lines = [f"{said.figure}: {said.value} ({', '.join(said.where)})" + _from_rows(said) for said in told]
-    found = [words] if words else []
-    found += [page.paragraph(_quoted(line), "note") for line in lines]
-    return page.join(*found) if found else None
+    own_words = _seed(claim["seed"]) if source == "reproduction" else Html("")
+    entries = [entry for entry in figures.said if claim["id"] in entry.used_by and entry.source == source]
+    lines = [f"{entry.figure}: {entry.value} ({', '.join(entry.where)})" + _from_rows(entry) for entry in entries]
+    parts = [own_words] if own_words else []
+    parts += [page.paragraph(_quoted(line), "note") for line in lines]
+    return page.join(*parts) if parts else None
 
 
-def _from_rows(said: published.Said) -> str:
-    words = {"yes": "", "no": "; does not follow from its own rows", "unknown": "; its rows are not at hand"}
-    give = f"; its rows give {said.rows_give}" if said.rows_give else ""
-    return words[said.follows_from_rows] + give
+def _from_rows(entry: published.Said) -> str:
+    verdicts = {"yes": "", "no": "; does not follow from its own rows", "unknown": "; its rows are not at hand"}
+    give = f"; its rows give {entry.rows_give}" if entry.rows_give else ""
+    return verdicts[entry.follows_from_rows] + give
 
 
 def _p(value: float | None, family: Mapping[str, Any] | None) -> str | None:
@@ -135,12 +135,12 @@ def _family(family: Mapping[str, Any] | None) -> str:
 
 def unsettled(run: Campaign, details_here: bool = False) -> Html:
     """What would settle the inconclusive claims: one number of episodes each, with what it rests on."""
-    rows, place = [], "" if details_here else chapter(run)
+    rows, details_page = [], "" if details_here else chapter(run)
     for claim in (run.claims or {"claims": []})["claims"]:
         if plan := claim["settle"]:
             rows.append(
                 {
-                    "id": _id(claim["id"], place),
+                    "id": _id(claim["id"], details_page),
                     "claim": claim["title"],
                     "n": f"{plan['n']:,}" if plan["n"] else f"> {power.MOST:,}",
                     "unit": plural(plan["n"] or power.MOST, plan["unit"]).split("\u00a0", 1)[1],
@@ -177,8 +177,8 @@ def _rows(run: Campaign, claim: Mapping[str, Any]) -> Html | None:
             rows = count_links.behind(run, arms.get(side, side), plural(entry["n"], "row"))
             lines.append(page.inline(f"{side}: ", rows, ", digest ", page.code(entry["digest"])))
         elif isinstance(entry, list) and entry and side in _EPISODES:
-            found = pairs.starts(run, claim["arms"], [links.pair(name) for name in entry])
-            lines.append(page.inline(f"{_EPISODES[side]}: ", found))
+            starts = pairs.starts(run, claim["arms"], [links.pair(name) for name in entry])
+            lines.append(page.inline(f"{_EPISODES[side]}: ", starts))
         elif isinstance(entry, list) and entry:
             lines.append(page.inline(f"{side.replace('_', ' ')}: ", page.code(", ".join(map(str, entry)))))
     return page.paragraphs(lines)
@@ -218,6 +218,6 @@ def not_claimed(run: Campaign) -> Html:
     ]
     for claim in (run.claims or {"claims": []})["claims"]:
         if claim["verdict"] == "not_tested":
-            words = count_links.of_claim(run, claim, claim["sentence"], chapter(run))
-            items.append(page.inline(f"{claim['id']}: {claim['statement']} ", words))
+            sentence = count_links.of_claim(run, claim, claim["sentence"], chapter(run))
+            items.append(page.inline(f"{claim['id']}: {claim['statement']} ", sentence))
     return Html("<ul>{}</ul>").format(page.inline(*(Html("<li>{}</li>").format(page.html(item)) for item in items)))

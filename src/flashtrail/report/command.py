@@ -59,12 +59,12 @@ def write_pages(inputs: dict[str, Any], out: Path) -> dict[str, Any]:
 
     directory = out.resolve() / links.DIRECTORY
     pages = []
-    for place in range(len(inputs["arms"])):
-        files = {name: inputs[name][place] for name in schemas.SCHEMAS}
-        arm = inputs["arms"][place]
+    for number in range(len(inputs["arms"])):
+        files = {name: inputs[name][number] for name in schemas.SCHEMAS}
+        arm = inputs["arms"][number]
         episode_pages.write_arm(directory / links.directory(arm), files, report="../../report.html")
         pages.append(str(directory / links.directory(arm) / links.INDEX))
-    _remove_earlier(directory, {Path(place).parent.name for place in pages})
+    _remove_earlier(directory, {Path(page).parent.name for page in pages})
     index = directory / links.INDEX
     if not pages:
         if index.is_file() and _made(index):

@@ -112,35 +112,35 @@ def _success_rows(run: Campaign, figures: published.Published) -> list[dict[str,
     suites = {summary["suite"] for summary in run.summaries.values()}
     for entry in figures.success:
         if entry.suite in suites and entry.count is not None and entry.n is not None:
-            found = intervals.rate(entry.count, entry.n)
+            measured = intervals.rate(entry.count, entry.n)
             rows.append(
                 {
                     "who": entry.source,
                     "policy": f"{figures.sources[entry.source].policy}, {entry.method}",
                     "arm": f"{entry.suite}, {entry.arm or 'no fault'}",
-                    "count": apart(counted(found), "published"),
-                    "rate": _rate(found),
+                    "count": apart(counted(measured), "published"),
+                    "rate": _rate(measured),
                 }
             )
     return rows
 
 
-def _rate(found: Rate) -> str:
-    return cells.share(found.rate, found.wilson)
+def _rate(measured: Rate) -> str:
+    return cells.share(measured.rate, measured.wilson)
 
 
 def _latency_rows(run: Campaign, figures: published.Published) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for policy, route in run.profile[["policy", "route"]].drop_duplicates().itertuples(index=False):
         part = run.profile[(run.profile["policy"] == policy) & (run.profile["route"] == route)]
-        found = intervals.latency(part["policy_ms"])
+        measured = intervals.latency(part["policy_ms"])
         rows.append(
             {
                 "who": page.bold(run.whose(None)),
                 "policy": policy,
                 "what": f"{route}, p50",
-                "ms": milliseconds(found.p50.value if found.p50 else None),
-                "n": found.n,
+                "ms": milliseconds(measured.p50.value if measured.p50 else None),
+                "n": measured.n,
                 "where": listed(sorted(set(part["device"]))),
             }
         )
@@ -160,9 +160,9 @@ def _latency_rows(run: Campaign, figures: published.Published) -> list[dict[str,
 
 
 def _checks(figures: published.Published) -> Html:
-    words = {True: "agrees", False: "does not agree", None: "to compare"}
+    verdicts = {True: "agrees", False: "does not agree", None: "to compare"}
     rows = [
-        entry | {"agrees": words[entry["agrees"]], "found": apart(entry["found"], "published")}
+        entry | {"agrees": verdicts[entry["agrees"]], "found": apart(entry["found"], "published")}
         for entry in published.checks(figures)
     ]
     heads = {

@@ -27,15 +27,15 @@ _WORDS = {p.name: p for p in PREDICATES}
 
 def section(run: Campaign) -> Html:
     """The first screen: what was done on purpose, what is named, what is not, false alarms, how many episodes."""
-    found = diagnosis(run)
-    by_word = {word: [n for n, e in found["verdicts"].items() if e["verdict"] == word] for word in _VERDICTS}
+    diagnosed = diagnosis(run)
+    by_word = {word: [n for n, e in diagnosed["verdicts"].items() if e["verdict"] == word] for word in _VERDICTS}
     rows = {
-        "What was run": _what_was_run(run, found),
-        "Named": page.paragraphs(_named(run, found, name) for name in by_word["named"]),
-        "Noticed, but not named": page.paragraphs(_noticed(run, found, name) for name in by_word["noticed"]),
-        "Not told from a clean run": page.paragraphs(_unseen(run, found, name) for name in by_word["unseen"]),
-        "False alarms": _alarms_in_short(run, found),
-        "How many episodes": _episodes_needed(found),
+        "What was run": _what_was_run(run, diagnosed),
+        "Named": page.paragraphs(_named(run, diagnosed, name) for name in by_word["named"]),
+        "Noticed, but not named": page.paragraphs(_noticed(run, diagnosed, name) for name in by_word["noticed"]),
+        "Not told from a clean run": page.paragraphs(_unseen(run, diagnosed, name) for name in by_word["unseen"]),
+        "False alarms": _alarms_in_short(run, diagnosed),
+        "How many episodes": _episodes_needed(diagnosed),
         "On a run of your own": page.inline(
             page.code("flashtrail doctor RUN"), " applies the same predicates; the bounds must be of the same policy."
         ),
@@ -51,9 +51,9 @@ def section(run: Campaign) -> Html:
 _VERDICTS = ("named", "noticed", "unseen")
 
 
-def _what_was_run(run: Campaign, found: Mapping[str, Any]) -> str:
-    drills = [name for name in found["episodes"] if name != CLEAN]
-    n = sum(len(rows) for rows in found["episodes"].values())
+def _what_was_run(run: Campaign, diagnosed: Mapping[str, Any]) -> str:
+    drills = [name for name in diagnosed["episodes"] if name != CLEAN]
+    n = sum(len(rows) for rows in diagnosed["episodes"].values())
     reference = bounds(run)
     return (
         f"{plural(len(drills), 'failure')}, each one toggle from the clean run, on the same initial states and seeds: "
@@ -62,44 +62,44 @@ def _what_was_run(run: Campaign, found: Mapping[str, Any]) -> str:
     )
 
 
-def _own(run: Campaign, found: Mapping[str, Any], name: str) -> Html:
+def _own(run: Campaign, diagnosed: Mapping[str, Any], name: str) -> Html:
     """``no_flip: 15/15 [80-100 %]``: episodes of the drill in which its own predicate holds."""
     if name not in NAMES:
         return page.inline(page.code(name), ": no predicate of its own")
-    rate = cells.rate_of(found["matrix"][name][name])
+    rate = cells.rate_of(diagnosed["matrix"][name][name])
     ends = f" [{cells.ends(rate.wilson)}]" if rate.wilson else ""
     return page.inline(page.code(name), ": ", count(run, name, counted(rate)), ends)
 
 
-def _named(run: Campaign, found: Mapping[str, Any], name: str) -> Html:
-    return page.inline(_own(run, found, name), ", ", _cost(run, found, name))
+def _named(run: Campaign, diagnosed: Mapping[str, Any], name: str) -> Html:
+    return page.inline(_own(run, diagnosed, name), ", ", _cost(run, diagnosed, name))
 
 
-def _noticed(run: Campaign, found: Mapping[str, Any], name: str) -> Html:
-    entry = found["verdicts"][name]
+def _noticed(run: Campaign, diagnosed: Mapping[str, Any], name: str) -> Html:
+    entry = diagnosed["verdicts"][name]
     called = f"its run is diagnosed as {entry['run_cause']}" if entry["run_cause"] else "its run gets no diagnosis"
     shared = f", as that of {listed(entry['same_name'])}" if entry["same_name"] else ""
-    return page.inline(_own(run, found, name), f"; {called}{shared}, ", _cost(run, found, name))
+    return page.inline(_own(run, diagnosed, name), f"; {called}{shared}, ", _cost(run, diagnosed, name))
 
 
-def _unseen(run: Campaign, found: Mapping[str, Any], name: str) -> Html:
-    entry = found["verdicts"][name]
+def _unseen(run: Campaign, diagnosed: Mapping[str, Any], name: str) -> Html:
+    entry = diagnosed["verdicts"][name]
     called = f"; its run is diagnosed as {entry['run_cause']}, but" if entry["run_cause"] else ";"
-    words = (
+    sentence = (
         f"{called} no predicate tells its episodes from clean ones after Holm\u2019s correction for all comparisons, "
     )
-    return page.inline(_own(run, found, name), words, _cost(run, found, name))
+    return page.inline(_own(run, diagnosed, name), sentence, _cost(run, diagnosed, name))
 
 
-def _cost(run: Campaign, found: Mapping[str, Any], name: str) -> Html:
+def _cost(run: Campaign, diagnosed: Mapping[str, Any], name: str) -> Html:
     """What the failure did to success, against the same starts of the clean run."""
-    entry, base = found["success"][name], found["success"][CLEAN]
+    entry, base = diagnosed["success"][name], diagnosed["success"][CLEAN]
     own, clean_run = (f"{e['k']}/{e['n']}" for e in (entry, base))
     return page.inline("rewarded ", count(run, name, own), " (clean ", count(run, CLEAN, clean_run), ")")
 
 
-def _alarms_in_short(run: Campaign, found: Mapping[str, Any]) -> Html:
-    alarms = found["false_alarms"]
+def _alarms_in_short(run: Campaign, diagnosed: Mapping[str, Any]) -> Html:
+    alarms = diagnosed["false_alarms"]
     bounded, run_cause = alarms["any_bound"], alarms["run"]["cause"]
     rest = alarms["by_predicate"][LEFT_OVER]
     return page.join(
@@ -116,11 +116,11 @@ def _alarms_in_short(run: Campaign, found: Mapping[str, Any]) -> Html:
     )
 
 
-def _episodes_needed(found: Mapping[str, Any]) -> str:
+def _episodes_needed(diagnosed: Mapping[str, Any]) -> str:
     """The shortest run that is named in 80 % of the draws, failures of one length together."""
     by_length: dict[int, list[str]] = {}
     never = []
-    for name, m in found["enough"].items():
+    for name, m in diagnosed["enough"].items():
         if name == CLEAN:
             continue
         if m is None:
@@ -128,7 +128,7 @@ def _episodes_needed(found: Mapping[str, Any]) -> str:
         else:
             by_length.setdefault(m, []).append(name)
     parts = [f"{plural(m, 'episode')} for {listed(by_length[m])}" for m in sorted(by_length)]
-    longest = max((e["m"] for rows in found["power"].values() for e in rows), default=0)
+    longest = max((e["m"] for rows in diagnosed["power"].values() for e in rows), default=0)
     if never:
         parts.append(f"not with {longest} for {listed(never)}")
     return f"Episodes until 80\u00a0% of runs are diagnosed correctly: {'; '.join(parts)}."
@@ -139,21 +139,23 @@ def _episodes_needed(found: Mapping[str, Any]) -> str:
 
 def confusion(run: Campaign) -> Html:
     """Predicate x drill: figure, table with intervals and links, and what single episodes are called."""
-    found = diagnosis(run)
+    diagnosed = diagnosis(run)
     drawing = page.figure(
-        drills_figures.confusion(found["matrix"]),
+        drills_figures.confusion(diagnosed["matrix"]),
         "Episodes of each arm in which each predicate holds",
         "Episodes of each arm (rows) in which each predicate (columns) holds, k/n; darker: more. Framed: the "
         "failure\u2019s own predicate. Several may hold in one episode.",
     )
-    return page.join(page.side_by_side(drawing, _runs(run, found)), _by_episode(run, found), _rates(run, found))
+    return page.join(
+        page.side_by_side(drawing, _runs(run, diagnosed)), _by_episode(run, diagnosed), _rates(run, diagnosed)
+    )
 
 
-def _runs(run: Campaign, found: Mapping[str, Any]) -> Html:
+def _runs(run: Campaign, diagnosed: Mapping[str, Any]) -> Html:
     rows = []
-    for name, entry in found["runs"].items():
+    for name, entry in diagnosed["runs"].items():
         also = [n for n in entry["firing"] if n != entry["cause"]]
-        verdict = found["verdicts"].get(name, {}).get("verdict", DASH)
+        verdict = diagnosed["verdicts"].get(name, {}).get("verdict", DASH)
         rows.append(
             {
                 "arm": page.code(name),
@@ -166,22 +168,22 @@ def _runs(run: Campaign, found: Mapping[str, Any]) -> Html:
     return page.table(rows, heads, (), "Diagnosis of each whole run", stacked=True)
 
 
-def _by_episode(run: Campaign, found: Mapping[str, Any]) -> Html:
+def _by_episode(run: Campaign, diagnosed: Mapping[str, Any]) -> Html:
     rows = []
-    for name, counts in found["diagnoses"].items():
+    for name, counts in diagnosed["diagnoses"].items():
         n = sum(counts.values())
-        told = [f"{cause} {k}" for cause, k in sorted(counts.items(), key=lambda e: -e[1]) if k]
+        causes = [f"{cause} {k}" for cause, k in sorted(counts.items(), key=lambda e: -e[1]) if k]
         right = counts.get(name, 0) if name != CLEAN else counts["none"]
-        rows.append({"arm": page.code(name), "right": count(run, name, f"{right}/{n}"), "told": ", ".join(told)})
+        rows.append({"arm": page.code(name), "right": count(run, name, f"{right}/{n}"), "told": ", ".join(causes)})
     heads = {"arm": "Episodes of", "right": "Diagnosed correctly", "told": "Diagnosed as"}
     return page.table(
         rows, heads, ("right",), "Diagnosis of single episodes (the first predicate that holds)", stacked=True
     )
 
 
-def _rates(run: Campaign, found: Mapping[str, Any]) -> Html:
+def _rates(run: Campaign, diagnosed: Mapping[str, Any]) -> Html:
     rows = []
-    for name, rates in found["matrix"].items():
+    for name, rates in diagnosed["matrix"].items():
         for predicate, entry in rates.items():
             if entry["k"]:
                 rows.append(
@@ -190,7 +192,7 @@ def _rates(run: Campaign, found: Mapping[str, Any]) -> Html:
                         "predicate": page.code(predicate),
                         "count": count(run, name, f"{entry['k']}/{entry['n']}"),
                         "rate": with_intervals(entry),
-                        "episodes": _episodes(run, name, found["episodes"][name], predicate),
+                        "episodes": _episodes(run, name, diagnosed["episodes"][name], predicate),
                     }
                 )
     heads = {"arm": "Arm", "predicate": "Predicate", "count": "k/n", "rate": "Rate [95 %]", "episodes": "Episodes"}
@@ -202,23 +204,23 @@ def _rates(run: Campaign, found: Mapping[str, Any]) -> Html:
 
 def _episodes(run: Campaign, drill: str, rows: Sequence[Mapping[str, Any]], predicate: str) -> Html:
     """The episodes in which a predicate holds, each a link where it has a page."""
-    place = run.pages.get(PREFIX + drill)
+    pages = run.pages.get(PREFIX + drill)
     parts = []
     for row in rows:
         if row["flags"][predicate]:
             key = row["key"]
             text = f"{key['task_id']}/{key['init_state']}" if key else row["start"]
-            parts.append(page.link(text, links.episode(place, key)) if place and key else page.html(text))
+            parts.append(page.link(text, links.episode(pages, key)) if pages and key else page.html(text))
     return Html(", ").join(parts)
 
 
 def sentences(run: Campaign) -> Html:
     """One sentence for each failure, with how often it was right and wrong."""
-    found = diagnosis(run)
+    diagnosed = diagnosis(run)
     rows = []
     for name in NAMES:
         predicate = _WORDS[name]
-        matrix = found["matrix"]
+        matrix = diagnosed["matrix"]
         own = matrix[name][name] if name in matrix else None
         others = [rates[name] for arm, rates in matrix.items() if arm not in (name, CLEAN)]
         wrong = {"k": sum(e["k"] for e in others), "n": sum(e["n"] for e in others)}

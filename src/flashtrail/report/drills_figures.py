@@ -61,13 +61,13 @@ def power(powers: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         rows, columns, figsize=(figures.WIDTH, 1.25 * rows + 0.3), layout="constrained", sharex=True, sharey=True
     )
     panels = list(np.atleast_1d(grid).flat)
-    for axes, (name, found) in zip(panels, powers.items(), strict=False):
-        xs = [entry["m"] for entry in found]
-        for entry in found:
+    for axes, (name, entries) in zip(panels, powers.items(), strict=False):
+        xs = [entry["m"] for entry in entries]
+        for entry in entries:
             ends = entry["named_interval"]
             if ends:
                 axes.plot([entry["m"]] * 2, [ends["low"], ends["high"]], color=figures.BLUE, lw=1.4)
-        ys = [entry["named"] for entry in found]
+        ys = [entry["named"] for entry in entries]
         axes.plot(xs, ys, "o-", color=figures.BLUE, ms=3.5, lw=0.9, clip_on=False)
         axes.axhline(0.8, color=figures.GREY, lw=0.7, ls="--")
         axes.set_title(name, fontsize=8, fontweight="bold", loc="left", pad=3)

@@ -30,9 +30,9 @@ _DRAWN = ("picture_step", "longest_hold", "reach", "effort", "alternation", "tra
 
 def power(run: Campaign) -> Html:
     """How many episodes a run needs: a panel per failure, and the table behind it."""
-    found = diagnosis(run)
+    diagnosed = diagnosis(run)
     drawing = page.figure(
-        drills_figures.power(found["power"]),
+        drills_figures.power(diagnosed["power"]),
         "Share of runs diagnosed correctly against the number of episodes, a panel for each arm",
         "Runs diagnosed correctly (clean arm: no diagnosis) by number of episodes; bars: 95 %; dashed: 80 %.",
     )
@@ -45,10 +45,10 @@ def power(run: Campaign) -> Html:
         "played."
     )
     rows = []
-    for name, entries in found["power"].items():
+    for name, entries in diagnosed["power"].items():
         shares = {f"m{e['m']}": cells.share(e["named"], e["named_interval"]) for e in entries}
         rows.append({"arm": page.code(name), **shares})
-    lengths = [e["m"] for e in next(iter(found["power"].values()), [])]
+    lengths = [e["m"] for e in next(iter(diagnosed["power"].values()), [])]
     heads = {"arm": "Arm", **{f"m{m}": plural(m, "episode") for m in lengths}}
     table = page.table(rows, heads, tuple(heads)[1:], "Runs diagnosed correctly [95 %]", stacked=True)
     return page.join(drawing, table, page.paragraph(note, "note"))
@@ -56,9 +56,9 @@ def power(run: Campaign) -> Html:
 
 def false_alarms(run: Campaign) -> Html:
     """Each predicate on clean episodes that its bounds do not come from, beside what is promised."""
-    found = diagnosis(run)["false_alarms"]
-    entries: dict[str, Any] = {page.code(name): entry for name, entry in found["by_predicate"].items()}
-    entries |= {"any bound": found["any_bound"], "any predicate": found["any"]}
+    alarms = diagnosis(run)["false_alarms"]
+    entries: dict[str, Any] = {page.code(name): entry for name, entry in alarms["by_predicate"].items()}
+    entries |= {"any bound": alarms["any_bound"], "any predicate": alarms["any"]}
     rows = []
     for name, entry in entries.items():
         rate, promised = cells.rate_of(entry), None
@@ -74,9 +74,9 @@ def false_alarms(run: Campaign) -> Html:
 
 def slack(run: Campaign) -> Html:
     """The same episodes under other slacks of the bounds."""
-    found, chosen = diagnosis(run)["slack"], bounds(run)["guarantee"]["slack"]
+    slacks, chosen = diagnosis(run)["slack"], bounds(run)["guarantee"]["slack"]
     rows = []
-    for entry in found:
+    for entry in slacks:
         named = [name for name, drill in entry["drills"].items() if drill["cause"] == name]
         drills = ordered(entry["drills"])
         counts = {name: count(run, name, f"{drill['k']}/{drill['n']}") for name, drill in drills.items()}
@@ -84,7 +84,7 @@ def slack(run: Campaign) -> Html:
         clean_run = count(run, CLEAN, f"{entry['clean']['k']}/{entry['clean']['n']}")
         row = {"slack": f"{entry['slack']:g}{mark}", "clean": clean_run, **counts}
         rows.append(row | {"named": f"{len(named)} of {len(counts)}"})
-    heads = {"slack": "Slack", "clean": "Clean, any bound", **{name: name for name in ordered(found[0]["drills"])}}
+    heads = {"slack": "Slack", "clean": "Clean, any bound", **{name: name for name in ordered(slacks[0]["drills"])}}
     heads |= {"named": "Runs named"}
     note = (
         "How far a bound lies beyond the clean extremes, as a share of their distance, was chosen before any drill was "
@@ -98,32 +98,32 @@ def slack(run: Campaign) -> Html:
 
 def apart(run: Campaign) -> Html:
     """Which arms no predicate distinguishes, and the evidence for those that one does."""
-    found = diagnosis(run)
-    blurred = [e for e in found["apart"] if not e["apart"]]
-    told = len(found["apart"]) - len(blurred)
-    words = f"{told} of {plural(len(found['apart']), 'pair')} of arms are distinguished by some predicate."
+    diagnosed = diagnosis(run)
+    blurred = [e for e in diagnosed["apart"] if not e["apart"]]
+    distinguished = len(diagnosed["apart"]) - len(blurred)
+    text = f"{distinguished} of {plural(len(diagnosed['apart']), 'pair')} of arms are distinguished by some predicate."
     if blurred:
-        words += f" Not distinguished: {'; '.join(' from '.join((e['a'], e['b'])) for e in blurred)}."
+        text += f" Not distinguished: {'; '.join(' from '.join((e['a'], e['b'])) for e in blurred)}."
     rows = [
         {"a": page.code(e["a"]), "b": page.code(e["b"]), "by": page.code(e["predicate"]), "p": p_value(e["p"])}
-        for e in found["apart"]
+        for e in diagnosed["apart"]
         if e["apart"]
     ]
     note = (
         "Arms are distinguished where some predicate holds at different rates in them: Boschloo\u2019s exact test, p "
-        f"values Holm\u2019s over all pairs and predicates, below {found['alpha']:g}. Episodes are taken as "
+        f"values Holm\u2019s over all pairs and predicates, below {diagnosed['alpha']:g}. Episodes are taken as "
         "independent; those of one task are alike, so p values near the limit overstate the evidence."
     )
     heads = {"a": "Arm", "b": "Other arm", "by": "By", "p": "Holm\u2019s p"}
     table = page.table(rows, heads, ("p",), "Distinguishable pairs, with the most significant predicate")
-    return page.join(page.paragraph(words), page.paragraph(note, "note"), page.details("The pairs", table))
+    return page.join(page.paragraph(text), page.paragraph(note, "note"), page.details("The pairs", table))
 
 
 def cost(run: Campaign) -> Html:
     """What each failure does to success, paired with the clean run."""
-    found = diagnosis(run)["success"]
+    diagnosed = diagnosis(run)["success"]
     rows = []
-    for name, entry in found.items():
+    for name, entry in diagnosed.items():
         rate, paired = cells.rate_of(entry), entry["paired"]
         row: dict[str, Any] = {"arm": page.code(name), "count": count(run, name, counted(rate)), **cells.rate(rate)}
         if paired:
@@ -137,10 +137,10 @@ def cost(run: Campaign) -> Html:
 
 def features(run: Campaign) -> Html:
     """The features themselves, every episode a point."""
-    found, stored = diagnosis(run), bounds(run)["bounds"]
+    diagnosed, stored = diagnosis(run), bounds(run)["bounds"]
     parts = [
         page.figure(
-            drills_figures.feature(name, found["episodes"], stored.get(name)),
+            drills_figures.feature(name, diagnosed["episodes"], stored.get(name)),
             f"{FEATURES[name]}, each episode of each arm a point",
             page.inline(page.code(name), ": filled, rewarded; hollow, not. Shaded: within the clean bounds."),
         )
@@ -164,7 +164,7 @@ def bounds_table(run: Campaign) -> Html:
     heads = {"name": "Feature", "what": "What it is", "least": "Least", "largest": "Largest"}
     heads |= {"low": "Bound below", "high": "Bound above", "n": "Episodes"}
     n, guarantee, origin = stored["episodes"], stored["guarantee"], stored["origin"]
-    words = (
+    text = (
         f"Of {plural(n, 'clean episode')} ({stored['rewarded']} rewarded) the least and the largest value, widened by "
         f"{percent(guarantee['slack'])} of their distance on each side. Whatever the distribution, another clean "
         f"episode of the same tasks lies above the largest (or below the least) in one case of {n + 1} at "
@@ -176,4 +176,4 @@ def bounds_table(run: Campaign) -> Html:
     where = f"From {listed(origin.get('arms', []))}, {tasks}; digests of its tables are in results/drills/bounds.json."
     numeric = ("least", "largest", "low", "high", "n")
     table = page.table(rows, heads, numeric, "Clean bounds of each feature", stacked=True)
-    return page.join(page.paragraph(words), table, page.paragraph(where, "note"))
+    return page.join(page.paragraph(text), table, page.paragraph(where, "note"))

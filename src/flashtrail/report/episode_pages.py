@@ -63,8 +63,10 @@ def write_arm(
     pictures = _by_episode(schemas.read_tables(shards, schemas.SHEETS).to_pandas())
     rounds = {key: _records(part) for key, part in _by_episode(_ordered(frames["rounds"], "round")).items()}
     steps = _by_episode(_ordered(frames["steps"], "step"))
-    said = schemas.read_metadata(files["episodes"])
-    up = Upwards(report, bool(said.get("simulated")), index, said.get("imported", ""), summaries.longest_prefix(said))
+    metadata = schemas.read_metadata(files["episodes"])
+    up = Upwards(
+        report, bool(metadata.get("simulated")), index, metadata.get("imported", ""), summaries.longest_prefix(metadata)
+    )
     rows = episodes.to_dict("records")
     with provenance.write_atomic(out) as directory:
         directory.mkdir()
@@ -170,8 +172,8 @@ def _frame(rows: pd.DataFrame | None) -> pd.DataFrame:
 
 def _length(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> int:
     """Return an episode's steps; where its record does not say them, the actions that its rounds executed."""
-    said = _given(row["steps"])
-    return sum(entry["executed"] for entry in rounds) if said is None else int(said)
+    recorded = _given(row["steps"])
+    return sum(entry["executed"] for entry in rounds) if recorded is None else int(recorded)
 
 
 # what an episode's page would show, and where it stands: in its row, its rounds or its steps
@@ -193,10 +195,10 @@ _HOLES = {
 
 def _untold(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], steps: pd.DataFrame) -> str:
     """Return what the record of an imported episode does not say, in words."""
-    words = [name for key, name in _HOLES["row"].items() if _given(row.get(key)) is None]
-    words += [name for key, name in _HOLES["rounds"].items() if rounds and all(entry[key] is None for entry in rounds)]
-    words += [name for key, name in _HOLES["steps"].items() if steps[key].isna().all()]
-    return ", ".join(words)
+    names = [name for key, name in _HOLES["row"].items() if _given(row.get(key)) is None]
+    names += [name for key, name in _HOLES["rounds"].items() if rounds and all(entry[key] is None for entry in rounds)]
+    names += [name for key, name in _HOLES["steps"].items() if steps[key].isna().all()]
+    return ", ".join(names)
 
 
 def _facts(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], longest: int, untold: str = "") -> Html:
@@ -246,9 +248,9 @@ def _fault_words(rounds: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def _guard_words(rounds: Sequence[Mapping[str, Any]]) -> str | None:
-    said = [timeline.guard_word(row) for row in rounds]
-    counts = {word: said.count(word) for word in timeline.GUARD_WORDS if word in said}
-    return ", ".join(f"{word} {count}" for word, count in counts.items()) + f" of {len(said)}" if counts else None
+    did = [timeline.guard_word(row) for row in rounds]
+    counts = {word: did.count(word) for word in timeline.GUARD_WORDS if word in did}
+    return ", ".join(f"{word} {count}" for word, count in counts.items()) + f" of {len(did)}" if counts else None
 
 
 def _run_words(row: Mapping[str, Any]) -> Html:
@@ -331,10 +333,12 @@ def arm_list(rows: Sequence[Mapping[str, Any]], rounds: pd.DataFrame, up: Upward
     judged = [row for row in rows if row["kind"] != "infrastructure"]  # endings.judged
     won = intervals.rate(sum(row["kind"] == "success" for row in judged), len(judged))
     count, _, rest = rate_with_interval(won).partition(" ")
-    place = "success" if won.k else links.task_anchor(first["task_id"])
-    line = page.inline(f"{first['policy']} on {first['suite']}: success in ", page.link(count, f"#{place}"), f" {rest}")
+    anchor = "success" if won.k else links.task_anchor(first["task_id"])
+    line = page.inline(
+        f"{first['policy']} on {first['suite']}: success in ", page.link(count, f"#{anchor}"), f" {rest}"
+    )
     by_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in endings.KINDS}
-    ends = page.inline(*(_of_kind(kind, found) for kind, found in by_kind.items() if found))
+    ends = page.inline(*(_of_kind(kind, of_kind) for kind, of_kind in by_kind.items() if of_kind))
     medians = _medians(rounds)
     tasks = {(row["suite"], row["task_id"]): row["task"] for row in rows}
     parts = [
@@ -342,9 +346,9 @@ def arm_list(rows: Sequence[Mapping[str, Any]], rounds: pd.DataFrame, up: Upward
         Html('<dl class="facts">{}</dl>').format(ends),
         page.paragraph(_ACCEPTED, "note"),
     ]
-    for (suite, task), words in tasks.items():
+    for (suite, task), prompt in tasks.items():
         part = [row for row in rows if (row["suite"], row["task_id"]) == (suite, task)]
-        parts.append(page.heading(f"Task {task}: {words}", anchor=links.task_anchor(task)))
+        parts.append(page.heading(f"Task {task}: {prompt}", anchor=links.task_anchor(task)))
         parts.append(_task_table(part, medians))
     return page.join(*parts)
 
@@ -402,10 +406,10 @@ def write_index(
     episodes = schemas.read_tables(files["episodes"], schemas.EPISODES, columns).to_pandas()
     rounds = schemas.read_tables(files["rounds"], schemas.ROUNDS, [*EPISODE_KEY, "condition_applied"]).to_pandas()
     episodes["kind"] = endings.kinds(episodes, rounds)
-    said = [schemas.read_metadata(path) for path in files["episodes"]]
-    imported = "; ".join(dict.fromkeys(entry["imported"] for entry in said if entry.get("imported")))
+    metadata = [schemas.read_metadata(path) for path in files["episodes"]]
+    imported = "; ".join(dict.fromkeys(entry["imported"] for entry in metadata if entry.get("imported")))
     present = [arm for arm in arms if (episodes["arm"] == arm).any()]
-    body = index(episodes, present, report, any(entry.get("simulated") for entry in said), imported)
+    body = index(episodes, present, report, any(entry.get("simulated") for entry in metadata), imported)
     with provenance.write_atomic(out) as path:
         path.write_text(layout.document("FLASHTrail: every episode", body, FOOTER), encoding="utf-8")
 
@@ -428,9 +432,9 @@ def index(
 def _starts(episodes: pd.DataFrame, arms: Sequence[str]) -> Html:
     rows = []
     for _, part in episodes.groupby(list(PAIR_KEY), sort=True):
-        found = {row["arm"]: row for row in part.to_dict("records")}
-        first = next(iter(found.values()))
-        cells = {arm: _end_link(found[arm]) if arm in found else None for arm in arms}
+        by_arm = {row["arm"]: row for row in part.to_dict("records")}
+        first = next(iter(by_arm.values()))
+        cells = {arm: _end_link(by_arm[arm]) if arm in by_arm else None for arm in arms}
         start = Html('<span id="{}">{}</span>').format(links.start_anchor(first), pairs.start_name(first))
         rows.append({"start": start, **cells})
     heads = {"start": "Initial state", **{arm: arm for arm in arms}}
@@ -439,6 +443,6 @@ def _starts(episodes: pd.DataFrame, arms: Sequence[str]) -> Html:
 
 def _end_link(row: Mapping[str, Any]) -> Html:
     text = f"{_END_MARKS[row['kind']]} {whole(row['steps'])}"
-    words = f"{row['arm']}: {endings.KINDS[row['kind']]} after {whole(row['steps'])} steps"
+    title = f"{row['arm']}: {endings.KINDS[row['kind']]} after {whole(row['steps'])} steps"
     target = f"{links.directory(row['arm'])}/{links.file_name(row)}"
-    return Html('<a class="{}" href="{}" title="{}">{}</a>').format(row["kind"], target, words, text)
+    return Html('<a class="{}" href="{}" title="{}">{}</a>').format(row["kind"], target, title, text)

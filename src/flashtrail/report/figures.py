@@ -259,12 +259,12 @@ def latency_cdf(rounds: pd.DataFrame) -> Figure:
         values = rounds.loc[rounds["route"] == route, "policy_ms"].dropna().to_numpy(float)
         if len(values) < 2:
             continue
-        found = stats.ecdf(values)
+        curve = stats.ecdf(values)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # the band has no width at the last observation
-            band = found.cdf.confidence_interval(0.95)
-        x = found.cdf.quantiles
-        axes.step(x, found.cdf.probabilities, style, where="post", color=ROUTE_COLOURS[route], lw=1.6)
+            band = curve.cdf.confidence_interval(0.95)
+        x = curve.cdf.quantiles
+        axes.step(x, curve.cdf.probabilities, style, where="post", color=ROUTE_COLOURS[route], lw=1.6)
         low, high = np.nan_to_num(band.low.probabilities), np.nan_to_num(band.high.probabilities, nan=1.0)
         axes.fill_between(x, low, high, step="post", color=ROUTE_COLOURS[route], alpha=0.18, lw=0)
         axes.plot([], [], style, color=ROUTE_COLOURS[route], label=f"{route} (n = {len(values)})")
@@ -392,8 +392,8 @@ def success_lines(
 
 def counts(rates: Sequence[Mapping[str, Any]]) -> str:
     """Return how many episodes a line's points have: ``n = 15 each``, ``n = 9 to 15``."""
-    found = sorted({rate["n"] for rate in rates})
-    return f"n = {found[0]} each" if len(found) == 1 else f"n = {found[0]} to {found[-1]}"
+    sizes = sorted({rate["n"] for rate in rates})
+    return f"n = {sizes[0]} each" if len(sizes) == 1 else f"n = {sizes[0]} to {sizes[-1]}"
 
 
 def _inside(axes: Axes, x: float, y: float, text: str, kind: str) -> None:

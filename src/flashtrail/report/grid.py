@@ -51,12 +51,12 @@ def _cells(run: Campaign, name: str) -> dict[str, dict[str, Any]]:
 
 
 def _drawing(run: Campaign, name: str) -> Html:
-    found = _cells(run, name)
-    first = next(iter(found.values()))
+    by_arm = _cells(run, name)
+    first = next(iter(by_arm.values()))
     caption = page.inline(page.code(name), f": {fault_label(first)}. Success by severity and guard; bars: Wilson 95 %.")
-    severities = list(dict.fromkeys(cell["severity"] for cell in found.values()))
+    severities = list(dict.fromkeys(cell["severity"] for cell in by_arm.values()))
     lines: _Lines = {}
-    for arm, cell in found.items():
+    for arm, cell in by_arm.items():
         label = guard_label(cell["guard"], cell.get("guard_kind"))
         lines.setdefault(label, []).append((severities.index(cell["severity"]), run.summaries[arm]["success"]))
     drawing = figure(lines, severities, first["parameter"])
@@ -74,11 +74,11 @@ def figure(lines: _Lines, severities: Sequence[float], parameter: str) -> Figure
 
 def table(run: Campaign, name: str) -> Html:
     """One row per cell: k/n, rate, Wilson's interval, and the paired difference to no guard at that severity."""
-    found = _cells(run, name)
+    by_arm = _cells(run, name)
     rows = []
-    for arm, cell in found.items():
+    for arm, cell in by_arm.items():
         rate = cells.rate_of(run.summaries[arm]["success"])
-        bare = next((a for a, c in found.items() if c["severity"] == cell["severity"] and c["guard"] == "none"), arm)
+        bare = next((a for a, c in by_arm.items() if c["severity"] == cell["severity"] and c["guard"] == "none"), arm)
         against = cells.paired(run, arm, bare) if bare != arm else None
         rows.append(
             {
@@ -91,5 +91,5 @@ def table(run: Campaign, name: str) -> Html:
         )
     heads = {"severity": "Severity", "guard": "Guard", "count": "k/n", **cells.RATE}
     heads |= {"difference": "Against no guard [95 %]", "p": "Exact McNemar"}
-    caption = f"{name}: {fault_label(next(iter(found.values())))}"
+    caption = f"{name}: {fault_label(next(iter(by_arm.values())))}"
     return page.table(rows, heads, tuple(heads)[2:], caption, stacked=True)

@@ -74,15 +74,15 @@ def _errors(run: Campaign, arm: str, summary: Mapping[str, Any]) -> str | Html:
     if not errors:
         return ""
     linked = behind(run, arm, plural(errors, "episode"), "infrastructure")
-    words = "an infrastructure error and is" if errors == 1 else "infrastructure errors and are"
-    return page.inline("; ", linked, f" ended in {words} not counted")
+    ending = "an infrastructure error and is" if errors == 1 else "infrastructure errors and are"
+    return page.inline("; ", linked, f" ended in {ending} not counted")
 
 
 def _rate(run: Campaign, arm: str, entry: Mapping[str, Any]) -> Html:
     """``27/30 = 90 % [74-97 %]``, the count as a link to its episodes."""
-    found = rate_of(entry)
-    count = behind(run, arm, counted(found))
-    return page.inline(count, f" = {cells.share(found.rate, found.wilson)}" if found.wilson else "")
+    measured = rate_of(entry)
+    count = behind(run, arm, counted(measured))
+    return page.inline(count, f" = {cells.share(measured.rate, measured.wilson)}" if measured.wilson else "")
 
 
 def _at_each_rate(run: Campaign) -> list[Html]:
@@ -91,9 +91,9 @@ def _at_each_rate(run: Campaign) -> list[Html]:
     for arm, summary in run.running.items():
         clock = summary["clock"]
         how = f"{clock['hz']:g} Hz, {'drafting' if summary['routes']['draft'] else 'every round full'}: "
-        words = page.inline(_rate(run, arm, summary["success"]), f" at {milliseconds(clock['mean_ms'])} a round")
-        lines.setdefault(how, []).append(words)
-    return [page.inline(how, Html("; ").join(found)) for how, found in lines.items()]
+        line = page.inline(_rate(run, arm, summary["success"]), f" at {milliseconds(clock['mean_ms'])} a round")
+        lines.setdefault(how, []).append(line)
+    return [page.inline(how, Html("; ").join(parts)) for how, parts in lines.items()]
 
 
 def _what_was_run(run: Campaign) -> Html:
@@ -149,20 +149,20 @@ def _how_fast(run: Campaign) -> Html | None:
     if not len(run.profile):
         return None
     times = {route: run.profile.loc[run.profile["route"] == route, "policy_ms"] for route in ("draft", "full")}
-    found = {route: intervals.latency(values) for route, values in times.items()}
+    measured = {route: intervals.latency(values) for route, values in times.items()}
     lines: list[str | Html] = []
     synchronised = "synchronised" if run.profile["synchronized"].eq(True).all() else "not synchronised"
     # An imported record does not state whether rounds were alone on the device.
     how = f"{synchronised}, {'batch 1' if run.whose(None) == 'ours' else run.whose(None)}"
-    if found["draft"].p50 and found["full"].p50:
-        ratio = found["full"].p50.value / found["draft"].p50.value
+    if measured["draft"].p50 and measured["full"].p50:
+        ratio = measured["full"].p50.value / measured["draft"].p50.value
         lines.append(
-            f"A draft round takes {milliseconds(found['draft'].p50.value)}, a full round "
-            f"{milliseconds(found['full'].p50.value)} (medians of policy time, n = {found['draft'].n} and "
-            f"{found['full'].n}, {how}; {machine.words(run.machine)}): {ratio:.1f} times as long."
+            f"A draft round takes {milliseconds(measured['draft'].p50.value)}, a full round "
+            f"{milliseconds(measured['full'].p50.value)} (medians of policy time, n = {measured['draft'].n} and "
+            f"{measured['full'].n}, {how}; {machine.words(run.machine)}): {ratio:.1f} times as long."
         )
     else:
-        for route, of_route in found.items():
+        for route, of_route in measured.items():
             if of_route.p50:
                 beside = f"median, n = {of_route.n}, {how}; {machine.words(run.machine)}"
                 lines.append(f"A {route} round takes {milliseconds(of_route.p50.value)} ({beside}).")
@@ -222,12 +222,12 @@ def _counters(summary: Mapping[str, Any]) -> str:
     return f"; {count['hits']} of {count['unhealthy']} broken frames replaced{masked}"
 
 
-def _difference(run: Campaign, arm: str, control: str | None, words: str) -> str | Html:
-    found = paired(run, arm, control) if control and control != arm else None
-    if found is None or control is None:
+def _difference(run: Campaign, arm: str, control: str | None, label: str) -> str | Html:
+    compared = paired(run, arm, control) if control and control != arm else None
+    if compared is None or control is None:
         return ""
-    count = behind(run, control, f"{found.k_b}/{found.n}")
-    return page.inline("; ", count, f" {words}, {points(found.difference)} {_ends(found.interval)}")
+    count = behind(run, control, f"{compared.k_b}/{compared.n}")
+    return page.inline("; ", count, f" {label}, {points(compared.difference)} {_ends(compared.interval)}")
 
 
 def _ends(interval: intervals.Interval) -> str:

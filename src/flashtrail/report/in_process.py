@@ -145,11 +145,11 @@ def _shell() -> Iterator[_Shell]:
     """Return a shell of its own; afterwards this process is as it was: builtins, `__main__`, sys.path, warnings."""
     main, path = sys.modules["__main__"], list(sys.path)
     before = {name: vars(builtins)[name] for name in _SHELLS_OWN if name in vars(builtins)}
-    with tempfile.TemporaryDirectory(prefix="flashtrail-notebook-") as place, warnings.catch_warnings():
+    with tempfile.TemporaryDirectory(prefix="flashtrail-notebook-") as scratch, warnings.catch_warnings():
         config = Config({"HistoryManager": {"enabled": False, "hist_file": ":memory:"}})
         shell = _Shell.instance(
-            ipython_dir=place,
-            profile_dir=ProfileDir(location=str(Path(place, "profile"))),
+            ipython_dir=scratch,
+            profile_dir=ProfileDir(location=str(Path(scratch, "profile"))),
             user_module=ModuleType("__main__"),
             config=config,
         )
@@ -174,14 +174,14 @@ class InProcess(Engine):  # type: ignore[misc]
     def execute_managed_notebook(cls, nb_man: NotebookExecutionManager, kernel_name: str, **_: Any) -> None:
         """Execute the cells in order; papermill keeps the times and raises what an error output says."""
         with _shell() as shell:
-            for place, cell in enumerate(nb_man.nb.cells):
-                nb_man.cell_start(cell, place)
+            for number, cell in enumerate(nb_man.nb.cells):
+                nb_man.cell_start(cell, number)
                 try:
                     if cell.cell_type == "code" and cell.source.strip() and not _execute(shell, cell):
-                        nb_man.cell_exception(cell, place)
+                        nb_man.cell_exception(cell, number)
                         break
                 finally:
-                    nb_man.cell_complete(cell, place)
+                    nb_man.cell_complete(cell, number)
         nb_man.nb.metadata["language_info"] = dict(_LANGUAGE)
 
 

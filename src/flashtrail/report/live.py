@@ -80,13 +80,13 @@ class Watch:
             shard = max(new, key=lambda shard: _stamp(shard) or 0)
             self._last = f"{shard.arm} task {shard.task_id}: {self._now[shard].k}/{self._now[shard].n}"
         before, self._complete = self._complete, self._arms()
-        told = [f"{arm} complete: {count}" for arm, count in self._complete.items() if arm not in before]
+        news = [f"{arm} complete: {count}" for arm, count in self._complete.items() if arm not in before]
         if new and not any(state.n for state in old.values()):
-            told = told or [self._last]  # the first episode
-        if self._said is None or (not ended and (told or now - self._said >= EVERY_S)):
+            news = news or [self._last]  # the first episode
+        if self._said is None or (not ended and (news or now - self._said >= EVERY_S)):
             self._said = now
             elapsed, how_far = outlook.duration(now - self._started), outlook.how_far(self._now)
-            parts = [f"{elapsed}: {how_far}", self._left() or self._running(), *(told or filter(None, [self._last]))]
+            parts = [f"{elapsed}: {how_far}", self._left() or self._running(), *(news or filter(None, [self._last]))]
             self._say("; ".join(parts))
         if self._graph.page is not None and self._due(self._graph.page, now, ended):
             self._write(self._graph.page, now, ended)
@@ -176,8 +176,8 @@ def watch(graph: Callable[[], Graph | None]) -> threading.Thread | None:
         try:
             return step()
         except Exception as error:  # whatever it is, the run goes on
-            said = " ".join(str(error).split())[:200]
-            _say(f"no more of it ({type(error).__name__}: {said}); the run goes on")
+            detail = " ".join(str(error).split())[:200]
+            _say(f"no more of it ({type(error).__name__}: {detail}); the run goes on")
             return None
 
     def look(watching: Watch) -> None:
@@ -185,8 +185,8 @@ def watch(graph: Callable[[], Graph | None]) -> threading.Thread | None:
             watching.look()
         watching.look(ended=True)
 
-    found = guarded(graph)
-    watching = guarded(lambda: Watch(found, _say)) if found and found.shards else None
+    graph_read = guarded(graph)
+    watching = guarded(lambda: Watch(graph_read, _say)) if graph_read and graph_read.shards else None
     if watching is None:
         return None
     thread = threading.Thread(target=guarded, args=[lambda: look(watching)], name="progress", daemon=True)

@@ -72,17 +72,17 @@ def remedies(run: Campaign) -> Html:
     rows, against = [], []
     for arm, summary in run.plain_summaries.items():
         control = run.control_of(arm)
-        found = cells.paired(run, arm, control) if control else None
-        if found is None or not has_fault(summary):
+        compared = cells.paired(run, arm, control) if control else None
+        if compared is None or not has_fault(summary):
             continue
         against.append((arm, str(control)))
         rows.append(
             {
                 "arm": arm_name(arm, summary),
-                "a": behind(run, arm, f"{found.k_a}/{found.n}"),
+                "a": behind(run, arm, f"{compared.k_a}/{compared.n}"),
                 "control": page.code(control),
-                "b": behind(run, str(control), f"{found.k_b}/{found.n}"),
-                **cells.compared(found),
+                "b": behind(run, str(control), f"{compared.k_b}/{compared.n}"),
+                **cells.compared(compared),
             }
         )
     heads = {"arm": "Remedy", "a": "k/n", "control": "Without it", "b": "k/n, same episodes"}

@@ -44,8 +44,8 @@ def held(run: Campaign, figures: Sequence[Figure]) -> list[tuple[Figure, str | N
     for figure in figures:
         if run.source(figure.rows.arm) == figure.source:
             value = _value(run, figure)
-            found = None if value is None else _as_printed(value, figure.printed)
-            rows.append((figure, found, found == figure.printed))
+            recomputed = None if value is None else _as_printed(value, figure.printed)
+            rows.append((figure, recomputed, recomputed == figure.printed))
     return rows
 
 
@@ -83,7 +83,7 @@ def section(run: Campaign) -> Html | None:
     rows = held(run, load())
     if not rows:
         return None
-    odd = [(figure, found) for figure, found, agrees in rows if not agrees]
+    odd = [(figure, recomputed) for figure, recomputed, agrees in rows if not agrees]
     follow = f"{len(rows) - len(odd)} of {plural(len(rows), 'printed figure')}"
     text = page.paragraph(f"{follow} of {_sources(rows)} follow from the imported rows, to the printed digit.")
     heads = {"what": "Figure", "where": "Of", "printed": "Printed", "found": "Rows give", "agrees": "Verdict"}
@@ -92,10 +92,10 @@ def section(run: Campaign) -> Html | None:
             "what": figure.what,
             "where": page.code(_where(figure)),
             "printed": apart(figure.printed, "published"),
-            "found": behind(run, figure.rows.arm, found) if figure.rows.arm else apart(found, "profile"),
+            "found": behind(run, figure.rows.arm, recomputed) if figure.rows.arm else apart(recomputed, "profile"),
             "agrees": "follows" if agrees else page.bold("does not follow"),
         }
-        for figure, found, agrees in rows
+        for figure, recomputed, agrees in rows
     ]
     caption = "Printed figures compared with their rows"
     return page.join(

@@ -121,10 +121,10 @@ def _seen_from(home: Path, value: Any) -> Any:
         return {key: _seen_from(home, item) for key, item in value.items()}
     if isinstance(value, list):
         return [_seen_from(home, item) for item in value]
-    place = Path(value) if isinstance(value, str) else Path()
-    if not place.is_absolute() or not place.exists():
+    path = Path(value) if isinstance(value, str) else Path()
+    if not path.is_absolute() or not path.exists():
         return value
-    return str(place.relative_to(home)) if place.is_relative_to(home) else f".../{place.name}"
+    return str(path.relative_to(home)) if path.is_relative_to(home) else f".../{path.name}"
 
 
 def export(notebook: str | Path) -> str:

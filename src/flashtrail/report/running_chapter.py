@@ -57,8 +57,8 @@ def success_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Success over the mean latency that the clock applied, one line per way of running."""
     lines: dict[str, list[tuple[float, Mapping[str, Any]]]] = {}
     names = labels(summaries)
-    for arm, found in summaries.items():
-        lines.setdefault(names[arm], []).append((found["clock"]["mean_ms"], found["success"]))
+    for arm, summary in summaries.items():
+        lines.setdefault(names[arm], []).append((summary["clock"]["mean_ms"], summary["success"]))
     slowest = max((ms for points in lines.values() for ms, _ in points), default=0.0)
     drawing, axes = figures.success_lines(lines, _LINES, apart=0.012 * slowest)
     axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
@@ -68,23 +68,23 @@ def success_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
 
 def labels(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Return each arm's label: its control frequency and the settings in which the arms differ."""
-    settings = {arm: _ways(found) for arm, found in summaries.items()}
+    settings = {arm: _ways(summary) for arm, summary in summaries.items()}
     shared = [
-        len({ways[place] for ways in settings.values()}) == 1 for place in range(len(next(iter(settings.values()), ())))
+        len({ways[index] for ways in settings.values()}) == 1 for index in range(len(next(iter(settings.values()), ())))
     ]
     return {
-        arm: ", ".join(word for place, word in enumerate(ways) if word and (place == 0 or not shared[place]))
+        arm: ", ".join(word for index, word in enumerate(ways) if word and (index == 0 or not shared[index]))
         for arm, ways in settings.items()
     }
 
 
-def _ways(found: Mapping[str, Any]) -> tuple[str, ...]:
-    clock, metadata = found["clock"]["settings"], found.get("metadata", {})
+def _ways(summary: Mapping[str, Any]) -> tuple[str, ...]:
+    clock, metadata = summary["clock"]["settings"], summary.get("metadata", {})
     named = [json.loads(metadata.get(what) or "{}") for what in ("condition", "guard")]
     return (
-        f"{found['clock']['hz']:g} Hz",
-        str(found["policy"]),
-        "drafting" if found["routes"]["draft"] else "every round full",
+        f"{summary['clock']['hz']:g} Hz",
+        str(summary["policy"]),
+        "drafting" if summary["routes"]["draft"] else "every round full",
         f"while waiting: {clock.get('while_waiting', '')}",
         f"asking {clock.get('ask_ahead', 0)} ahead",
         *(str(spec.get("name") or spec.get("kind", "none")) for spec in named),
@@ -105,12 +105,12 @@ def source_words(settings: Mapping[str, Any]) -> str:
 
 def _table(run: Campaign) -> Html:
     rows = []
-    for arm, found in run.running.items():
-        rate, clock = rate_of(found["success"]), found["clock"]
+    for arm, summary in run.running.items():
+        rate, clock = rate_of(summary["success"]), summary["clock"]
         medians = [clock["latency_ms"][route]["p50"] for route in ROUTES]
         rows.append(
             {
-                "arm": arm_name(arm, found),
+                "arm": arm_name(arm, summary),
                 "hz": f"{clock['hz']:g}",
                 "latency": " / ".join(three_digits(entry["value"]) if entry else DASH for entry in medians),
                 "source": source_words(clock["settings"]),
@@ -136,16 +136,16 @@ def _steps(run: Campaign) -> Html:
 def steps_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Shares of fresh, stale and held control steps, one bar per arm."""
     drawing, axes = figures._axes(0.34 * len(summaries) + 0.95)
-    for row, found in enumerate(summaries.values()):
+    for row, summary in enumerate(summaries.values()):
         left = 0.0
         for kind in KINDS_OF_STEP:
-            share = found["clock"]["shares"][kind]["share"] or 0.0
+            share = summary["clock"]["shares"][kind]["share"] or 0.0
             colour, hatch = _LOOKS[kind]
             label = kind if row == 0 else None
             axes.barh(row, share, left=left, height=0.62, color=colour, hatch=hatch, edgecolor="white", label=label)
             left += share
-        figures.interval_line(axes, found["clock"]["shares"][KINDS_OF_STEP[0]]["interval"], row)
-        axes.text(1.02, row, f"n = {found['clock']['steps']:,}", va="center", fontsize=8)
+        figures.interval_line(axes, summary["clock"]["shares"][KINDS_OF_STEP[0]]["interval"], row)
+        axes.text(1.02, row, f"n = {summary['clock']['steps']:,}", va="center", fontsize=8)
     axes.set_yticks(range(len(summaries)), list(summaries))
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
@@ -157,12 +157,12 @@ def steps_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
 
 def _rates(run: Campaign) -> Html:
     rows = []
-    for arm, found in run.running.items():
-        clock, shares = found["clock"], found["clock"]["shares"]
+    for arm, summary in run.running.items():
+        clock, shares = summary["clock"], summary["clock"]["shares"]
         late = behind(run, arm, f"{clock['rounds_too_late']}/{clock['rounds']}")
         rows.append(
             {
-                "arm": arm_name(arm, found),
+                "arm": arm_name(arm, summary),
                 "fresh": _number(clock["fresh_hz"]),
                 "rounds": _number(clock["rounds_per_s"]),
                 **{kind: cells.share(shares[kind]["share"], shares[kind]["interval"]) for kind in ("stale", "held")},

@@ -18,12 +18,12 @@ PAGE_BYTES = 1_800_000  # of JPEG; in the page a third more
 
 def section(run: Campaign, limit: int = PAGE_BYTES) -> Html:
     """One folded part per arm, failures first; an empty part where nothing was filmed."""
-    found = run.sheets
-    if not len(found):
+    sheets = run.sheets
+    if not len(sheets):
         return Html("")
-    shown = chosen(found, limit)
+    shown = chosen(sheets, limit)
     note = (
-        f"Contact sheets: {plural(len(shown), 'episode')} of {len(found)} that were filmed (failures, and one success "
+        f"Contact sheets: {plural(len(shown), 'episode')} of {len(sheets)} that were filmed (failures, and one success "
         "per arm and task). Each picture is one query: agent view and wrist view as the policy saw them, after "
         "condition and guard. Orange: hit by the condition, or missed by the guard; green: replaced or declared "
         "missing. Films lie beside the tables of the rollouts, in videos/."
@@ -37,13 +37,13 @@ def section(run: Campaign, limit: int = PAGE_BYTES) -> Html:
     return page.join(*parts)
 
 
-def chosen(found: pd.DataFrame, limit: int) -> pd.DataFrame:
+def chosen(sheets: pd.DataFrame, limit: int) -> pd.DataFrame:
     """Return sheets within `limit` bytes, in turn from every arm and task: a failure of each, then a success of each.
 
     Later turns add further failures. Within an arm and task, the order is that of the table; failures come first in
     the result.
     """
-    frame = found.assign(success=found["outcome"] == "success", size=found["jpeg"].map(len))
+    frame = sheets.assign(success=sheets["outcome"] == "success", size=sheets["jpeg"].map(len))
     group = ["arm", "task_id", "success"]
     frame["turn"] = frame.groupby(group).cumcount()
     frame = frame.sort_values(["turn", "success"], kind="stable")

@@ -22,21 +22,21 @@ _HEADS |= {"n": "Positive / all", "episodes": "Episodes", "strata": "Arm-tasks"}
 
 def section(run: Campaign) -> Html:
     """Does what the verifier says of drafts tell how an episode ends, or that a camera is dead?"""
-    found = signal.analyse(run.episodes, run.rounds, run.control)
-    if not found["draft_rounds"]:
+    analysis = signal.analyse(run.episodes, run.rounds, run.control)
+    if not analysis["draft_rounds"]:
         return page.paragraph("No arm drafted.", "note")
-    if found["window"] is None:
+    if analysis["window"] is None:
         note = "The record does not give the steps of rounds, so episodes\u2019 ends cannot be analysed."
-        return page.join(acceptance(run, found["acceptance"]), page.paragraph(note, "note"))
-    warning = alarm_words(found["alarm"], found["window"])
+        return page.join(acceptance(run, analysis["acceptance"]), page.paragraph(note, "note"))
+    warning = alarm_words(analysis["alarm"], analysis["window"])
     parts = [
-        acceptance(run, found["acceptance"]),
-        page.paragraph(page.inline(page.bold("The episode\u2019s end. "), outcome_words(found))),
-        _outcome(run, found),
+        acceptance(run, analysis["acceptance"]),
+        page.paragraph(page.inline(page.bold("The episode\u2019s end. "), outcome_words(analysis))),
+        _outcome(run, analysis),
         page.paragraph(page.inline(page.bold("A warning. "), in_text(warning, [partial(pooled, run)]))),
-        _reliability(run, found["reliability"]),
-        page.paragraph(page.inline(page.bold("A dead wrist camera. "), camera_words(found["camera"]))),
-        _camera(run, found["camera"]),
+        _reliability(run, analysis["reliability"]),
+        page.paragraph(page.inline(page.bold("A dead wrist camera. "), camera_words(analysis["camera"]))),
+        _camera(run, analysis["camera"]),
     ]
     return page.join(*parts)
 
@@ -104,10 +104,10 @@ def acceptance_words(rows: Sequence[Mapping[str, Any]]) -> str:
 # --- the episode's end ---
 
 
-def outcome_words(found: Mapping[str, Any]) -> str:
+def outcome_words(analysis: Mapping[str, Any]) -> str:
     """Say which signals tell a failing episode, by where their intervals lie."""
-    rows = [row for row in found["outcome"] if row["unit"] == "episode" and row["before_step"] == found["window"]]
-    start = f"Within an arm and a task, from the first {found['window']} steps of an episode: "
+    rows = [row for row in analysis["outcome"] if row["unit"] == "episode" and row["before_step"] == analysis["window"]]
+    start = f"Within an arm and a task, from the first {analysis['window']} steps of an episode: "
     judged = [row for row in rows if row["interval"]]
     if not judged:
         return start + "too few episodes of both kinds, or constant signals: no conclusion."
@@ -125,16 +125,16 @@ def _by_verdict(rows: Sequence[Mapping[str, Any]], what: str) -> str:
     return "; ".join(parts) + "."
 
 
-def _outcome(run: Campaign, found: Mapping[str, Any]) -> Html:
-    whole = [r for r in found["outcome"] if r["unit"] == "episode" and r["before_step"] == found["window"]]
+def _outcome(run: Campaign, analysis: Mapping[str, Any]) -> Html:
+    whole = [r for r in analysis["outcome"] if r["unit"] == "episode" and r["before_step"] == analysis["window"]]
     drawing = page.figure(
         figures.auroc(whole),
         "AUROC of each signal for failure, with intervals",
-        f"How well the mean of each signal over an episode\u2019s first {found['window']} steps tells that it will "
+        f"How well the mean of each signal over an episode\u2019s first {analysis['window']} steps tells that it will "
         "fail. Pairs are of one arm and task; episodes that ended sooner are left out. Orange: the interval lies above "
         "chance. Right: failed of all episodes.",
     )
-    rows = [_row(run, row) for row in found["outcome"]]
+    rows = [_row(run, row) for row in analysis["outcome"]]
     numeric = ("before", "auroc", "n", "episodes", "strata")
     table = page.table(rows, _HEADS, numeric, "AUROC for failure, rounds and episode means", stacked=True)
     return page.join(drawing, page.details("All of them: per round, and sooner in the episode", table))
@@ -161,19 +161,19 @@ def _auroc(row: Mapping[str, Any]) -> str:
 # --- the alarm ---
 
 
-def alarm_words(found: Mapping[str, Any], window: int) -> str:
+def alarm_words(analysis: Mapping[str, Any], window: int) -> str:
     """Say how often the alarm rings in failed and in successful episodes, and how long before the end."""
-    failed, won = found["failed"], found["successful"]
+    failed, won = analysis["failed"], analysis["successful"]
     if not failed["n"] or not won["n"]:
         return "There are no episodes of both kinds that last long enough."
     text = (
-        f"An alarm on the mean accepted prefix of {found['rounds']} draft rounds, its threshold set on other initial "
-        f"states to ring in at most {percent(signal.FALSE_ALARMS)} of the successful episodes, rang before step "
-        f"{window} in {failed['k']}/{failed['n']} failed episodes [{cells.ends(failed['wilson'])}] and in "
+        f"An alarm on the mean accepted prefix of {analysis['rounds']} draft rounds, its threshold set on other "
+        f"initial states to ring in at most {percent(signal.FALSE_ALARMS)} of the successful episodes, rang before "
+        f"step {window} in {failed['k']}/{failed['n']} failed episodes [{cells.ends(failed['wilson'])}] and in "
         f"{won['k']}/{won['n']} successful ones [{cells.ends(won['wilson'])}]."
     )
-    if found["lead_steps"]:
-        low, middle, high = (round(x) for x in found["lead_steps"])
+    if analysis["lead_steps"]:
+        low, middle, high = (round(x) for x in analysis["lead_steps"])
         text += (
             f" Where it rang in a failed episode, {middle} steps (quartiles {low} and {high}; "
             f"{middle / signal.STEP_HZ:.1f} s of the robot\u2019s time) were left until time ran out."
@@ -186,8 +186,8 @@ def alarm_words(found: Mapping[str, Any], window: int) -> str:
 # --- reliability ---
 
 
-def _reliability(run: Campaign, found: Mapping[str, Any] | None) -> Html:
-    if found is None:
+def _reliability(run: Campaign, analysis: Mapping[str, Any] | None) -> Html:
+    if analysis is None:
         return page.paragraph("Too few episodes to compare predicted with observed failure.", "note")
     rows = [
         {
@@ -195,14 +195,14 @@ def _reliability(run: Campaign, found: Mapping[str, Any] | None) -> Html:
             "count": pooled(run, f"{entry['k']}/{entry['n']}"),
             "observed": cells.share(entry["rate"], entry["wilson"]),
         }
-        for entry in found["bins"]
+        for entry in analysis["bins"]
     ]
     heads = {"predicted": "Predicted failure", "count": "Failed", "observed": "Observed [Wilson 95 %]"}
-    score = found["brier"]
+    score = analysis["brier"]
     better = score["signal"] < score["arm_and_task"]
     words = (
         "Reliability: failure predicted from the accepted prefix, learned on other initial states, has a Brier score "
-        f"of {score['signal']:.3f} over {plural(found['episodes'], 'episode')}; knowing only arm and task gives "
+        f"of {score['signal']:.3f} over {plural(analysis['episodes'], 'episode')}; knowing only arm and task gives "
         f"{score['arm_and_task']:.3f}, the overall share alone {score['share_alone']:.3f} (lower is better). "
     )
     words += (

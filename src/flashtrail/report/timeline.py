@@ -33,10 +33,10 @@ def draw(rounds: Sequence[Row], steps: pd.DataFrame, length: int, end: str, long
 
     An empty cell of a round is None.
     """
-    found = placed(rounds, length)
+    placed_rounds = placed(rounds, length)
     total = max(length, 1)
-    lanes = [*_routes(found, total, longest), *_faults(found, total), *_guard(found, total)]
-    lanes += [*_steps(steps, total), *_times(found, total), _axis(total, end)]
+    lanes = [*_routes(placed_rounds, total, longest), *_faults(placed_rounds, total), *_guard(placed_rounds, total)]
+    lanes += [*_steps(steps, total), *_times(placed_rounds, total), _axis(total, end)]
     return Html(f'<div class="lanes">{"".join(lanes)}</div>')
 
 
@@ -62,14 +62,14 @@ def _routes(rounds: Sequence[Row], total: int, longest: int) -> list[str]:
     full, draft = ([row for row in rounds if row["route"] == route] for route in ("full", "draft"))
     causes = Counter(str(row["fallback_cause"] or "not said").replace("_", " ") for row in full)
     why = ", ".join(f"{count} {cause}" for cause, count in causes.most_common())
-    words = f"Full rounds: {len(full)} of {len(rounds)}" + (f" ({why})" if why else "")
-    parts = [_lane(words, [_span(row, 1, _said(row)) for row in full], [], BLUE, total)]
+    label = f"Full rounds: {len(full)} of {len(rounds)}" + (f" ({why})" if why else "")
+    parts = [_lane(label, [_span(row, 1, _said(row)) for row in full], [], BLUE, total)]
     if draft:
         rejected = [(row["start"], _said(row)) for row in draft if not row["accepted_prefix"]]
-        words = f"Draft rounds: {len(draft)}; height: accepted prefix, 0 to {longest}"
-        words += f"; black: {plural(len(rejected), 'draft')} rejected whole" if rejected else ""
+        label = f"Draft rounds: {len(draft)}; height: accepted prefix, 0 to {longest}"
+        label += f"; black: {plural(len(rejected), 'draft')} rejected whole" if rejected else ""
         spans = [_span(row, row["accepted_prefix"] / longest, _said(row)) for row in draft]
-        parts.append(_lane(words, spans, rejected, ORANGE, total))
+        parts.append(_lane(label, spans, rejected, ORANGE, total))
     return parts
 
 
@@ -82,22 +82,22 @@ def _faults(rounds: Sequence[Row], total: int) -> list[str]:
     hit = [row for row in rounds if row["condition_applied"]]
     if not hit:
         return []
-    words = f"Condition applied: {len(hit)} of {plural(len(rounds), 'round')}"
+    label = f"Condition applied: {len(hit)} of {plural(len(rounds), 'round')}"
     spans = [_span(row, 1, f"round {row['round']}: condition applied") for row in hit]
-    return [_lane(words, spans, [], ORANGE, total)]
+    return [_lane(label, spans, [], ORANGE, total)]
 
 
 def _guard(rounds: Sequence[Row], total: int) -> list[str]:
-    said = [guard_word(row) for row in rounds]
-    if set(said) == {None}:
+    did = [guard_word(row) for row in rounds]
+    if set(did) == {None}:
         return []
     parts = []
     for word, (name, colour) in _GUARD_LANES.items():
-        part = [row for row, found in zip(rounds, said, strict=True) if found == word]
+        part = [row for row, own in zip(rounds, did, strict=True) if own == word]
         if part or word == "replaced":
-            words = f"{name}: {len(part)} of {plural(len(rounds), 'round')}"
+            label = f"{name}: {len(part)} of {plural(len(rounds), 'round')}"
             spans = [_span(row, 1, f"round {row['round']}: {name.lower()}") for row in part]
-            parts.append(_lane(words, spans, [], colour, total))
+            parts.append(_lane(label, spans, [], colour, total))
     return parts
 
 
@@ -132,12 +132,12 @@ def _steps(steps: pd.DataFrame, total: int) -> list[str]:
             continue
         stretches = runs(marked.tolist())
         spans = [(at[a], at[b - 1] + 1, 0.0, 1.0, f"steps {at[a]:.0f} to {at[b - 1]:.0f}") for a, b in stretches]
-        words = f"{name}: {int(marked.sum())} of {plural(len(steps), 'step')}"
-        parts.append(_lane(words, spans, [], colour, total))
+        label = f"{name}: {int(marked.sum())} of {plural(len(steps), 'step')}"
+        parts.append(_lane(label, spans, [], colour, total))
     height = np.array([np.nan if p is None else p[2] for p in steps["eef_pos"]], float)
     if np.isfinite(height).sum() > 1:
-        words = f"Height of the gripper, {np.nanmin(height):.2f} to {np.nanmax(height):.2f} m"
-        parts.append(_curve(words, at, height, total))
+        label = f"Height of the gripper, {np.nanmin(height):.2f} to {np.nanmax(height):.2f} m"
+        parts.append(_curve(label, at, height, total))
     return parts
 
 
@@ -149,63 +149,63 @@ def _times(rounds: Sequence[Row], total: int) -> list[str]:
     if not timed:
         return []
     times = [row[column] for row in timed]
-    words = f"{name} of a round: median {three_digits(median(times))} ms, height up to {three_digits(max(times))} ms"
+    label = f"{name} of a round: median {three_digits(median(times))} ms, height up to {three_digits(max(times))} ms"
     strokes = [
         _stroke(row["start"], ms / max(times), INK, f"round {row['round']}: {three_digits(ms)} ms")
         for row, ms in zip(timed, times, strict=True)
     ]
-    return [_row(words, "".join(strokes), total)]
+    return [_row(label, "".join(strokes), total)]
 
 
 # --- lanes as SVG ---
 
 
-def _span(row: Row, high: float, said: str) -> Span:
-    return row["start"], row["end"], 0.0, high, said
+def _span(row: Row, high: float, tooltip: str) -> Span:
+    return row["start"], row["end"], 0.0, high, tooltip
 
 
-def _lane(words: str, spans: Iterable[Span], marks: Iterable[Mark], colour: str, total: int) -> str:
+def _lane(label: str, spans: Iterable[Span], marks: Iterable[Mark], colour: str, total: int) -> str:
     """A box per span; a round that lasted no step, since its draft was rejected whole, is a stroke."""
     parts = []
-    for start, end, low, high, said in spans:
+    for start, end, low, high, tooltip in spans:
         if high <= low:
             continue
         if end <= start:
-            parts.append(_stroke(start, high, colour, said))
+            parts.append(_stroke(start, high, colour, tooltip))
             continue
         inset = min(0.12 * (end - start), 0.6)  # neighbours stay apart
         shape = f'x="{start + inset / 2:.2f}" y="{HEIGHT * (1 - high):.1f}" width="{end - start - inset:.2f}"'
-        parts.append(f'<rect {shape} height="{HEIGHT * (high - low):.1f}" fill="{colour}">{_title(said)}</rect>')
-    parts += [_stroke(at, 1.0, INK, said) for at, said in marks]
-    return _row(words, "".join(parts), total)
+        parts.append(f'<rect {shape} height="{HEIGHT * (high - low):.1f}" fill="{colour}">{_title(tooltip)}</rect>')
+    parts += [_stroke(at, 1.0, INK, tooltip) for at, tooltip in marks]
+    return _row(label, "".join(parts), total)
 
 
-def _stroke(at: float, share: float, colour: str, said: str) -> str:
+def _stroke(at: float, share: float, colour: str, tooltip: str) -> str:
     line = f'x1="{at:.2f}" x2="{at:.2f}" y1="{HEIGHT}" y2="{HEIGHT * (1 - share):.1f}" stroke="{colour}"'
-    return f'<line {line} stroke-width="2" vector-effect="non-scaling-stroke">{_title(said)}</line>'
+    return f'<line {line} stroke-width="2" vector-effect="non-scaling-stroke">{_title(tooltip)}</line>'
 
 
-def _curve(words: str, at: np.ndarray, values: np.ndarray, total: int) -> str:
+def _curve(label: str, at: np.ndarray, values: np.ndarray, total: int) -> str:
     low, high = np.nanmin(values), np.nanmax(values)
     y = HEIGHT * (0.94 - 0.88 * (values - low) / max(high - low, 1e-9))
     points = " ".join(f"{a:.0f},{b:.1f}" for a, b in zip(at, y, strict=True) if np.isfinite(b))
     line = f'<polyline points="{points}" fill="none" stroke="{INK}" stroke-width="1.5"'
-    return _row(words, f'{line} vector-effect="non-scaling-stroke"/>', total)
+    return _row(label, f'{line} vector-effect="non-scaling-stroke"/>', total)
 
 
-def _row(words: str, body: str, total: int) -> str:
-    name = escape(words, quote=True)
+def _row(label: str, body: str, total: int) -> str:
+    name = escape(label, quote=True)
     view = f'viewBox="0 0 {total} {HEIGHT:.0f}" preserveAspectRatio="none" role="img" aria-label="{name}"'
-    return f'<div class="lane"><div>{escape(words)}</div><svg {view}>{body}</svg></div>'
+    return f'<div class="lane"><div>{escape(label)}</div><svg {view}>{body}</svg></div>'
 
 
-def _title(said: str) -> str:
-    return f"<title>{escape(said)}</title>"
+def _title(tooltip: str) -> str:
+    return f"<title>{escape(tooltip)}</title>"
 
 
 def _axis(total: int, end: str) -> str:
     every = next((tick for tick in _TICKS if total / tick <= 5), 1000)
     ticks = [tick for tick in range(0, total, every) if tick <= 0.7 * total]
     places = [(tick, f"{tick}") for tick in ticks] + [(total, f"{total}: {end}")]
-    marks = "".join(f'<span style="left:{100 * at / total:.2f}%">{escape(words)}</span>' for at, words in places)
+    marks = "".join(f'<span style="left:{100 * at / total:.2f}%">{escape(label)}</span>' for at, label in places)
     return f'<div class="lane"><div>Step (20 a second of simulated time)</div><div class="ticks">{marks}</div></div>'

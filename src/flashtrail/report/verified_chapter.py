@@ -77,8 +77,8 @@ def _rates(run: Campaign, seen: pd.DataFrame) -> Html:
 def _disagreements(run: Campaign, seen: pd.DataFrame) -> Html:
     apart = disagreements(seen)
     if not len(apart):
-        words = f"The two agree in all {plural(len(seen), 'episode')}."
-        return page.paragraph(words, "note")
+        text = f"The two agree in all {plural(len(seen), 'episode')}."
+        return page.paragraph(text, "note")
     rows = [
         {
             "episode": _named(run, row),
