@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 import time
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +74,7 @@ class StubSimulator:
 
 
 if __name__ == "__main__":
-    descriptor, mode, file = int(sys.argv[-1]), *(sys.argv[1:-1] or ["", "."])
+    mode, file = sys.argv[1:-1] or ["", "."]
     if mode == "blind":
 
         def blind(settings):
@@ -86,4 +85,4 @@ if __name__ == "__main__":
     else:
         worker.make_simulator = lambda spec: StubSimulator(mode, Path(file), spec.horizon)
     worker.leave_with_parent(os.getppid())
-    worker.serve(Connection(descriptor))
+    worker.talk(sys.argv[-1])
