@@ -94,7 +94,6 @@ PLANS = Path(".snakemake/flashtrail")  # where every node sees it, beside Snakem
 EXPERIMENT = planned_experiment()
 if workflow.is_main_process:
     from flashtrail.report import early, live  # not in jobs: they would import jinja2 for nothing
-    from flashtrail.rollouts import keeper
 
     early.remove(Path(live.REPORT))  # left by a run that was killed, it would be taken for the report
 CHAPTERS = ["baseline", "profiling", "robustness", "guard", "clock", "claims"]
@@ -141,8 +140,6 @@ onstart:
     plans.freeze(EXPERIMENT, PLANS)
     if workflow.exec_mode == ExecMode.DEFAULT:  # as above
         live.start(workflow, EXPERIMENT)
-        if workflow.local_exec and any(job.rule.name == "roll_out_shard" for job in workflow.dag.needrun_jobs()):
-            keeper.start()  # on a cluster a job keeps to its own allocation
 
 
 # --- digests: what a job depends on beside its input files ---

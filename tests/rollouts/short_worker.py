@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from multiprocessing.connection import Connection
 
 from flashtrail.rollouts import worker
 from flashtrail.simulators.libero.simulator import LiberoSimulator
@@ -19,4 +20,4 @@ if __name__ == "__main__":
     worker.make_simulator = short
     worker.leave_with_parent(os.getppid())
     os.dup2(2, 1)
-    worker.talk(sys.argv[-1])
+    worker.serve(Connection(int(sys.argv[1])))

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,7 @@ class StubSimulator:
 
 
 if __name__ == "__main__":
-    mode, file = sys.argv[1:-1] or ["", "."]
+    descriptor, mode, file = int(sys.argv[-1]), *(sys.argv[1:-1] or ["", "."])
     if mode == "blind":
 
         def blind(settings):
@@ -85,4 +86,4 @@ if __name__ == "__main__":
     else:
         worker.make_simulator = lambda spec: StubSimulator(mode, Path(file), spec.horizon)
     worker.leave_with_parent(os.getppid())
-    worker.talk(sys.argv[-1])
+    worker.serve(Connection(descriptor))

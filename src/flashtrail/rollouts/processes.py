@@ -20,14 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import flashtrail
-from flashtrail.rollouts import keeper
 
-DEPENDS_ON = ("suite", "task_id", "seed", "scene_seed", "hard_reset", "horizon")  # of a spec: what its simulator does
 COMMAND = (sys.executable, "-P", "-m", "flashtrail.rollouts.worker")  # -P: no modules from the working directory
 
 
 class SimulatorProcess:
-    """One worker process, lent by the run's keeper or our own; got on the first request, and again after it was lost.
+    """One worker process; started on the first request, and again after it was lost.
 
     It is lost when it ends, when an answer takes longer than `timeout_s`, or when it is silent for longer than it
     announced (`worker.Heartbeat`).
@@ -35,8 +33,7 @@ class SimulatorProcess:
 
     def __init__(self, settings: Mapping[str, Any], timeout_s: float, command: Sequence[str] = COMMAND) -> None:
         self._settings, self._timeout_s, self._command = dict(settings), timeout_s, list(command)
-        self._process: subprocess.Popen[bytes] | keeper.Lent | None = None
-        self._asked = False
+        self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._deadline = self._due = 0.0
         self._within_s = timeout_s
@@ -48,7 +45,6 @@ class SimulatorProcess:
         if self._connection is None:
             self._start()
         assert self._connection is not None
-        self._asked = True
         with contextlib.suppress(OSError):  # it has ended: `answer` reports how
             self._connection.send_bytes(json.dumps(request).encode())
 
@@ -59,8 +55,7 @@ class SimulatorProcess:
             while self._connection.poll():
                 message: dict[str, Any] = json.loads(self._connection.recv_bytes())
                 if "within_s" not in message:
-                    self._asked = message.get("failed") == "simulator"
-                    if self._asked:
+                    if message.get("failed") == "simulator":
                         self.close()  # one simulator per process and life: the next attempt gets a new one
                     return message
                 self._within_s = message["within_s"]
@@ -75,12 +70,10 @@ class SimulatorProcess:
         return None
 
     def close(self) -> None:
-        """End the process at once, or give it back idle: it holds nothing that is not recorded."""
+        """End the process at once; it holds nothing that is not recorded."""
         if self._connection is not None:
             self._connection.close()
-        if isinstance(self._process, keeper.Lent) and not self._asked:
-            self._process.leave()
-        elif self._process is not None:
+        if self._process is not None:
             self._process.kill()
             self._process.wait()
         self._process = self._connection = None
@@ -94,8 +87,7 @@ class SimulatorProcess:
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            simulator = {name: self._settings.get(name) for name in DEPENDS_ON}
-            self._process = keeper.lend(self._command, simulator, _environment(), theirs) or subprocess.Popen(
+            self._process = subprocess.Popen(
                 [*self._command, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],

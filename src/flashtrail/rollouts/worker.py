@@ -1,11 +1,8 @@
 """One simulator in a process of its own: receives an episode, answers with its record.
 
 Started by `processes.SimulatorProcess` as ``python -m flashtrail.rollouts.worker FD``; talks JSON over that socket: one
-request, signs of life, one answer. Started by the run's `keeper` as ``... kept:FD``, it gets such sockets over FD, one
-shard's after another, and its simulator stays built.
-
-A process per simulator because MuJoCo may crash or hang natively, robosuite uses global random state, and cores are
-there to be used.
+request, signs of life, one answer. A process per simulator because MuJoCo may crash or hang natively, robosuite uses
+global random state, and cores are there to be used.
 """
 
 from __future__ import annotations
@@ -16,7 +13,6 @@ import errno
 import json
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -29,10 +25,9 @@ from flashtrail.base.errors import UserError
 from flashtrail.experiment.clocks import Running as RunningClock
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.experiment.shard import ShardSpec
-from flashtrail.rollouts import conditions, guards, keeper, latency
+from flashtrail.rollouts import conditions, guards, latency
 from flashtrail.rollouts.episode import EpisodeError, Reply, Running, run_episode
 from flashtrail.rollouts.film import Film
-from flashtrail.rollouts.processes import DEPENDS_ON
 from flashtrail.serving import TOKEN_VARIABLE
 from flashtrail.serving.client import PolicyClient, PolicyError, ServerUnavailable
 from flashtrail.simulators import registry, seeds
@@ -107,22 +102,13 @@ class _WatchedPolicy:
 
 
 class Worker:
-    """Runs episodes of one shard, one after another, with one simulator and one policy session at a time.
+    """Runs episodes of one shard, one after another, with one simulator and one policy session at a time."""
 
-    `simulator`: one of equal settings that an earlier shard of this process has built.
-    """
-
-    def __init__(self, spec: ShardSpec, heartbeat: Heartbeat, simulator: Simulator | None = None) -> None:
-        self._spec, self._heartbeat, self._built = spec, heartbeat, simulator is not None
-        self._simulator = simulator
+    def __init__(self, spec: ShardSpec, heartbeat: Heartbeat) -> None:
+        self._spec, self._heartbeat, self._built = spec, heartbeat, False
+        self._simulator: Simulator | None = None
         self._client: PolicyClient | None = None
         self._running: Running | None = None
-
-    def close(self) -> Simulator | None:
-        """Leave the policy server; return the simulator where it can be used again."""
-        if self._client is not None:
-            self._client.close()
-        return self._simulator
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Run the episode ``request["key"]`` against ``request["url"]``; never raises for what an episode can meet."""
@@ -194,56 +180,23 @@ class Worker:
 
 def make_simulator(spec: ShardSpec) -> Simulator:
     """Return the shard's simulator."""
-    return registry.make(**{name: getattr(spec, name) for name in DEPENDS_ON})
+    settings = {name: getattr(spec, name) for name in ("seed", "scene_seed", "hard_reset", "horizon")}
+    return registry.make(spec.suite, spec.task_id, **settings)
 
 
-def serve(connection: Connection, simulator: Simulator | None = None) -> Simulator | None:
-    """Answer requests until the other end is closed; the first message is the shard's spec.
-
-    Return the simulator, or None where it was not built or is not to be used again.
-    """
+def serve(connection: Connection) -> None:
+    """Answer requests until the other end is closed; the first message is the shard's spec."""
 
     def send(message: dict[str, Any]) -> None:
         connection.send_bytes(json.dumps(message).encode())
 
-    worker = Worker(ShardSpec.model_validate_json(connection.recv_bytes()), Heartbeat(send), simulator)
+    worker = Worker(ShardSpec.model_validate_json(connection.recv_bytes()), Heartbeat(send))
     while True:
         try:
             request = json.loads(connection.recv_bytes())
         except EOFError:
-            return worker.close()
+            return
         send(worker.answer(request))
-
-
-def serve_shards(control: socket.socket) -> None:
-    """Serve one shard after another with one simulator: `control` brings each one's socket and stderr.
-
-    Ends with the keeper, and once the simulator is not to be used again.
-    """
-    simulator: Simulator | None = None
-    while True:
-        _, descriptors, *_ = socket.recv_fds(control, 16, 2)
-        if len(descriptors) != 2:
-            return
-        end, log = descriptors
-        os.dup2(log, 1), os.dup2(log, 2)
-        os.close(log)
-        with contextlib.suppress(OSError, EOFError), Connection(end) as connection:  # the shard is gone
-            simulator = serve(connection, simulator)
-        if simulator is None:
-            return
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 1), os.dup2(nowhere, 2)
-        os.close(nowhere)
-        control.send(keeper.IDLE)
-
-
-def talk(over: str) -> None:
-    """Serve one shard over the socket with this number, or, after ``kept:``, those that the keeper sends over it."""
-    if over.startswith("kept:"):
-        serve_shards(socket.socket(fileno=int(over.removeprefix("kept:"))))
-    else:
-        serve(Connection(int(over)))
 
 
 def leave_with_parent(parent: int, every_s: float = 1.0) -> None:
@@ -266,4 +219,4 @@ if __name__ == "__main__":
     leave_with_parent(os.getppid())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the shard, which then ends this process
     os.dup2(2, 1)  # LIBERO prints while it loads; what it prints belongs to the log
-    talk(sys.argv[1])
+    serve(Connection(int(sys.argv[1])))
