@@ -16,7 +16,6 @@ import pandas as pd
 import pyarrow as pa
 
 from flashtrail.base import provenance
-from flashtrail.claims import summaries
 from flashtrail.report import layout, page, pairs, timeline
 from flashtrail.report.page import Html
 from flashtrail.statistics import intervals
@@ -64,7 +63,7 @@ def write_arm(
     rounds = {key: _records(part) for key, part in _by_episode(_ordered(frames["rounds"], "round")).items()}
     steps = _by_episode(_ordered(frames["steps"], "step"))
     said = schemas.read_metadata(files["episodes"])
-    up = Upwards(report, bool(said.get("simulated")), index, said.get("imported", ""), summaries.longest_prefix(said))
+    up = Upwards(report, bool(said.get("simulated")), index, said.get("imported", ""), schemas.longest_prefix(said))
     rows = episodes.to_dict("records")
     with provenance.write_atomic(out) as directory:
         directory.mkdir()
@@ -89,7 +88,7 @@ class Upwards:
     simulated: bool = False
     index: str | None = f"../{links.INDEX}"
     imported: str = ""
-    longest: int = summaries.EXEC_STEPS
+    longest: int = schemas.EXEC_STEPS
 
 
 def _write(path: Path, text: str) -> None:
