@@ -35,7 +35,6 @@ localrules:
     probe_checkpoints,
     fetch_checkpoint,
     merge_shards,
-    summarize_arm,
     evaluate_claims,
     judge_checkup,
     write_step_log,

@@ -38,7 +38,7 @@ from flashtrail.tables import schemas
 SHARD, FINAL = "roll_out_shard", "reports/final.html"
 GROUPS = {
     "notebooks": r"render_.*",
-    "tables, claims, episode pages": r"(merge|summarize|evaluate|index|write|derive|diagnose|judge)_.*",
+    "tables, claims, episode pages": r"(merge|evaluate|index|write|derive|diagnose|judge)_.*",
     "parity and kernels (compilation is theirs)": "check_parity|check_kernels",
     "boot, smoke test, recorded observations": "boot_server|smoke.*|record_observations",
     "profile": "profile_.*",

@@ -14,13 +14,14 @@
 
 
 rule merge_shards:
-    """Put an arm's shards together; refuses holes, doubles and shards of another plan."""
+    """Put an arm's shards together and count; refuses holes, doubles and shards of another plan."""
     input:
         unpack(artifact_of_arm),
         **{table: lambda w, table=table: shard_inputs(ARMS[w.arm], f"{table}.parquet") for table in TABLES},
         ledgers=lambda w: shard_inputs(ARMS[w.arm], "ledger.json"),
     output:
         **table_files("results/tables/{arm}"),
+        summary="results/summaries/{arm}.json",
     log:
         "results/logs/merge_shards/{arm}.log",
     benchmark:
@@ -35,27 +36,6 @@ rule merge_shards:
         "Merging the shards of {wildcards.arm}"
     script:
         "../scripts/merge_shards.py"
-
-
-rule summarize_arm:
-    """Count successes with their intervals, routes, accepted prefixes and latencies of one arm."""
-    input:
-        **table_files("results/tables/{arm}"),
-    output:
-        summary="results/summaries/{arm}.json",
-    log:
-        "results/logs/summarize_arm/{arm}.log",
-    benchmark:
-        "results/benchmarks/summarize_arm/{arm}.tsv"
-    params:
-        code=code_digest("summarize_arm.py"),
-    threads: 1
-    conda:
-        "../envs/report.yaml"
-    message:
-        "Summarising {wildcards.arm}"
-    script:
-        "../scripts/summarize_arm.py"
 
 
 rule evaluate_claims:

@@ -1,8 +1,13 @@
 """Statistics against published or hand-computed values, and against simulation where nobody published one."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats import contingency_tables
+from statsmodels.stats.proportion import proportion_confint
 
 from flashtrail.statistics import intervals
 
@@ -23,6 +28,28 @@ def test_clopper_pearson_closed_forms():
     assert intervals.rate(0, 0).rate is None
     with pytest.raises(ValueError, match="5 of 4"):
         intervals.rate(5, 4)
+
+
+def test_what_an_arms_summary_needs_is_what_scipy_stats_and_statsmodels_say():
+    """Bit for bit, though only scipy.special is asked."""
+    for n in (1, 2, 9, 30, 500):
+        k = np.arange(n + 1)
+        low, high = proportion_confint(k, n, alpha=1 - 0.95, method="beta")
+        found = intervals.clopper_pearson_limits(k, n)
+        assert (found[0] == np.where(k == 0, 0, low)).all() and (found[1] == np.where(k == n, 1, high)).all()
+        for q in (0.5, 0.95, 0.99):
+            interval = intervals.quantile(k, q).interval
+            ends = stats.binom.ppf(0.025, n + 1, q) - 1, stats.binom.isf(0.025, n + 1, q)
+            assert (interval and (interval.low, interval.high)) == (ends if ends[0] >= 0 and ends[1] <= n else None)
+    for a, b in ((0, 0), (0, 8), (3, 1), (7, 7), (20, 41)):
+        assert intervals.mcnemar(a, b) == min(contingency_tables.mcnemar([[1, a], [b, 1]], exact=True).pvalue, 1.0)
+
+
+@pytest.mark.parametrize("module", ["flashtrail.claims.summaries", "flashtrail.report.episode_pages"])
+def test_a_job_of_one_arm_starts_without_a_second_of_imports(module):
+    """There are two such jobs for every arm of a report."""
+    words = f"import sys, {module}; print([m for m in ('scipy.stats', 'statsmodels', 'pydantic') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", words], capture_output=True, text=True).stdout.strip() == "[]"
 
 
 def test_unpaired_tests_of_the_reproduction():

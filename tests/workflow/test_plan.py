@@ -18,7 +18,7 @@ ONCE = ["check_model_env", "check_libero_env", "record_observations", "profile_r
 ONCE += ["locate_model_env", "index_episodes", "render_final"]
 PER_POLICY = ["probe_checkpoints", "fetch_checkpoint", "convert_base", "convert_draft", "check_parity"]
 PER_POLICY += ["boot_server", "smoke"]
-PER_ARM = ("merge_shards", "summarize_arm", "write_episode_pages")
+PER_ARM = ("merge_shards", "write_episode_pages")
 
 
 def expected_jobs(policies: int, arms: int, tasks: int) -> dict[str, int]:
@@ -117,7 +117,7 @@ def test_a_grid_line_plans_its_arms_in_every_stage_and_changes_no_other(checkout
     output = checkout.run("snakemake", "--profile", "profiles/local", "-n", "--config", line, "--", REPORT).stdout
     assert counts(output) == expected_jobs(policies=2, arms=7 + 6 + 4, tasks=3)
     assert "Rolling out wrist_grid_every4_wrist_mask, task 2" in output
-    assert "Summarising wrist_grid_every2_none" in output
+    assert "Merging the shards of wrist_grid_every2_none" in output
 
 
 ODD = """

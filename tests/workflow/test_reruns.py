@@ -25,7 +25,7 @@ VERDICTS |= {"Listing the episodes of all arms"}
 def arm_jobs(*arms: str, chapters: tuple[str, ...]) -> set[str]:
     """Everything that a changed arm of the small experiment runs again."""
     jobs = {f"Rolling out {arm}, task {task}" for arm in arms for task in (0, 1)}
-    verbs = ("Merging the shards of", "Summarising", "Writing the episodes of")
+    verbs = ("Merging the shards of", "Writing the episodes of")
     jobs |= {f"{verb} {arm}" for arm in arms for verb in verbs}
     return jobs | VERDICTS | {f"Rendering reports/{chapter}.html" for chapter in chapters}
 
@@ -128,8 +128,7 @@ RULES = {
     "roll_out_shard": ("Rolling out clean, task 0", "merge_shards write_episode_pages render_chapter render_final"),
     "record_observations": ("Recording observations for profiling pi0_nano", "profile_routes"),
     "profile_routes": ("Profiling the routes of pi0_nano, alone on the device", "evaluate_claims render_chapter"),
-    "merge_shards": ("Merging the shards of clean", "summarize_arm write_episode_pages index_episodes"),
-    "summarize_arm": ("Summarising clean", "evaluate_claims render_chapter"),
+    "merge_shards": ("Merging the shards of clean", "write_episode_pages index_episodes evaluate_claims"),
     "evaluate_claims": ("Evaluating the claims", "render_final"),
     "write_episode_pages": ("Writing the episodes of clean", "render_chapter render_final"),
     "index_episodes": ("Listing the episodes of all arms", "render_final"),
@@ -150,11 +149,11 @@ MODULES = {
     "simulators/reach/simulator.py": (set(), set(RULES)),  # no suite of this experiment
     "rollouts/guards.py": ({"smoke", "roll_out_shard"}, {"boot_server", "merge_shards"}),
     "tables/merge.py": ({"merge_shards"}, {"roll_out_shard", "evaluate_claims"}),
-    "claims/claims.py": ({"evaluate_claims"}, {"merge_shards", "summarize_arm"}),
+    "claims/claims.py": ({"evaluate_claims"}, {"merge_shards"}),
     "report/figures.py": ({"render_chapter", "render_final"}, {"evaluate_claims", "write_episode_pages"}),
     "report/layout.py": (
         {"render_chapter", "render_final", "write_episode_pages", "index_episodes"},
-        {"evaluate_claims", "summarize_arm"},
+        {"evaluate_claims", "merge_shards"},
     ),
     "base/provenance.py": (set(RULES), set()),
 }
@@ -203,7 +202,7 @@ def test_the_checkups_seed_reruns_its_own_jobs_and_nothing_of_the_final_report(f
     assert finished.plan(report) == set()
     finished.edit("config.yaml", "seed: 11}", "seed: 12}")
     assert finished.plan() == set()
-    jobs = {f"{verb} checkup" for verb in ("Merging the shards of", "Summarising", "Writing the episodes of")}
+    jobs = {f"{verb} checkup" for verb in ("Merging the shards of", "Writing the episodes of")}
     assert finished.plan(report) == jobs | {
         "Rolling out checkup, task 0",
         "Judging the checkup",

@@ -7,6 +7,7 @@ draft head runs over all its rows. Slow and plain on purpose.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,10 @@ def _load_draft(path: Path) -> tuple[dict[str, Any] | None, tuple[int, int]]:
     return head, (int(meta.get("draft_num_heads", default)), kv)
 
 
+# Compiled once, run a few times: LLVM's passes would take longer than they save.
+_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
 def exact(function: Any) -> Any:
     """Run a function on the CPU with full float32 products."""
 
@@ -196,7 +201,7 @@ def _stem(source: Source, image: np.ndarray) -> jax.Array:
     return x.reshape(-1, x.shape[-1])
 
 
-@jax.jit
+@_jit
 def _vision_block(w: Tree, x: jax.Array) -> jax.Array:
     attn, mlp = w["MultiHeadDotProductAttention_0"], w["MlpBlock_0"]
     y = _layer_norm(w["LayerNorm_0"], x)
@@ -291,7 +296,7 @@ def _rms(x: jax.Array, scale: jax.Array) -> jax.Array:
     return x / jnp.sqrt((x * x).mean(-1, keepdims=True) + _EPS) * (1 + scale)
 
 
-@jax.jit
+@_jit
 def _project(w: Tree, x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
     y = _rms(x, w["pre"])
     q = jnp.einsum("td,ndh->tnh", y, w["q"])
@@ -304,7 +309,7 @@ def _project(w: Tree, x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> tupl
     return _rotate(q, tables), _rotate(k, tables), v
 
 
-@jax.jit
+@_jit
 def _finish(w: Tree, x: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array, allowed: jax.Array) -> jax.Array:
     rows, heads, size = q.shape
     grouped = q.reshape(rows, k.shape[1], -1, size) * size**-0.5

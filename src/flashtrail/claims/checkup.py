@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from flashtrail.base import commands, provenance
@@ -99,7 +99,7 @@ def chances(n: int, reference: Reference, truth: float) -> dict[str, float]:
     `by_eye_broken`: that the point estimate alone would be called broken.
     """
     k = np.arange(n + 1)
-    weight = stats.binom.pmf(k, n, truth)
+    weight = scipy.stats.binom.pmf(k, n, truth)
     low, high = interval(k, n, reference)
     said = {
         "healthy": low >= -HEALTHY - _EPSILON,
@@ -138,7 +138,7 @@ def _on_each_side(truth: float, rate: float) -> int | None:
     gap = {"healthy": difference + HEALTHY, "suspicious": 0.0, "broken": -BROKEN - difference}[zone(difference)]
     if gap <= _EPSILON:
         return None
-    errors = float(stats.norm.ppf(0.5 + LEVEL / 2) + stats.norm.ppf(power.POWER))
+    errors = float(scipy.stats.norm.ppf(0.5 + LEVEL / 2) + scipy.stats.norm.ppf(power.POWER))
     needed = (truth * (1 - truth) + rate * (1 - rate)) * (errors / gap) ** 2
     return math.ceil(needed) if needed <= power.MOST else None
 

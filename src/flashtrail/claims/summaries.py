@@ -17,9 +17,8 @@ from flashtrail.base.errors import UserError
 from flashtrail.claims import running
 from flashtrail.statistics import intervals, resampling
 from flashtrail.tables import endings, keys, schemas
-from flashtrail.tables.schemas import EPISODE_KEY, FALLBACK_CAUSES, OUTCOMES, ROUTES
+from flashtrail.tables.schemas import EPISODE_KEY, EXEC_STEPS, FALLBACK_CAUSES, OUTCOMES, ROUTES
 
-EXEC_STEPS = 12  # the longest accepted prefix where the tables do not say max_exec_steps: the official default
 TIMES = ("policy_ms", "serve_ms", "roundtrip_ms")
 STAGES = tuple(stages.COLUMNS)
 SCOPES = ("all_episodes", "successful_episodes")
@@ -45,12 +44,7 @@ def summarize_arm(
     del e, r
     metadata = schemas.read_metadata(first)
     clock = None if steps is None else running.summary(frames[1], steps, metadata)
-    return {**summary(frames[0], frames[1], longest_prefix(metadata)), "clock": clock, "metadata": metadata}
-
-
-def longest_prefix(metadata: Mapping[str, str]) -> int:
-    """Return the most actions of a round that a policy accepted in these tables could have: its max_exec_steps."""
-    return int(metadata.get("max_exec_steps") or EXEC_STEPS)
+    return {**summary(frames[0], frames[1], schemas.longest_prefix(metadata)), "clock": clock, "metadata": metadata}
 
 
 def of_how_many(prefix: Mapping[str, Any]) -> int:

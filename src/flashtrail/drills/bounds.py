@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
@@ -61,7 +61,7 @@ def content(n: int, confidence: float = CONFIDENCE) -> float:
 
     The share below the largest of n has the distribution Beta(n, 1) (Wilks 1941).
     """
-    return float(stats.beta.ppf(1 - confidence, n, 1))
+    return float(scipy.stats.beta.ppf(1 - confidence, n, 1))
 
 
 def run_alarm(m: int, n: int, sides: int = 1) -> float:
@@ -69,7 +69,7 @@ def run_alarm(m: int, n: int, sides: int = 1) -> float:
 
     The number of exceedances is beta-binomial (Gumbel and von Schelling 1950), since all m share the one bound.
     """
-    return float(stats.betabinom.sf(m // 2, m, sides, n + 1 - sides)) if n >= sides else 1.0
+    return float(scipy.stats.betabinom.sf(m // 2, m, sides, n + 1 - sides)) if n >= sides else 1.0
 
 
 def failures_needed(m: int, failed: int, n: int, alpha: float = 1 - CONFIDENCE) -> int:
@@ -78,7 +78,7 @@ def failures_needed(m: int, failed: int, n: int, alpha: float = 1 - CONFIDENCE) 
     The least k that a clean run reaches with probability `alpha` at most: beta-binomial, every rate of failure as
     credible as any other before the reference was seen. m + 1 where no count is enough.
     """
-    tail = stats.betabinom.sf(np.arange(m + 1) - 1, m, failed + 1, n - failed + 1)
+    tail = scipy.stats.betabinom.sf(np.arange(m + 1) - 1, m, failed + 1, n - failed + 1)
     return int(np.argmax(tail <= alpha)) if (tail <= alpha).any() else m + 1
 
 

@@ -108,7 +108,7 @@ class Run:
 
     @property
     def summarised(self) -> list[str]:
-        """Return the arms that have a summary: drills are counted episode by episode."""
+        """Return the arms whose summaries are shown: drills are counted episode by episode."""
         return [arm for part, arms in self.parts.items() for arm in arms if part != "drills"]
 
     def evidence(self) -> dict[str, Any]:

@@ -16,7 +16,6 @@ import pandas as pd
 import pyarrow as pa
 
 from flashtrail.base import provenance
-from flashtrail.claims import summaries
 from flashtrail.report import layout, page, pairs, timeline
 from flashtrail.report.page import Html
 from flashtrail.statistics import intervals
@@ -63,10 +62,8 @@ def write_arm(
     pictures = _by_episode(schemas.read_tables(shards, schemas.SHEETS).to_pandas())
     rounds = {key: _records(part) for key, part in _by_episode(_ordered(frames["rounds"], "round")).items()}
     steps = _by_episode(_ordered(frames["steps"], "step"))
-    metadata = schemas.read_metadata(files["episodes"])
-    up = Upwards(
-        report, bool(metadata.get("simulated")), index, metadata.get("imported", ""), summaries.longest_prefix(metadata)
-    )
+    about = schemas.read_metadata(files["episodes"])
+    up = Upwards(report, bool(about.get("simulated")), index, about.get("imported", ""), schemas.longest_prefix(about))
     rows = episodes.to_dict("records")
     with provenance.write_atomic(out) as directory:
         directory.mkdir()
@@ -91,7 +88,7 @@ class Upwards:
     simulated: bool = False
     index: str | None = f"../{links.INDEX}"
     imported: str = ""
-    longest: int = summaries.EXEC_STEPS
+    longest: int = schemas.EXEC_STEPS
 
 
 def _write(path: Path, text: str) -> None:

@@ -16,12 +16,12 @@ import matplotlib
 matplotlib.use("Agg")
 import numpy as np
 import pandas as pd
+import scipy
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
-from scipy import stats
 
 from flashtrail.report.palette import BLUE, GREEN, GREY, INK, NAVY, ORANGE, PALE, PURPLE
 from flashtrail.statistics import intervals
@@ -259,7 +259,7 @@ def latency_cdf(rounds: pd.DataFrame) -> Figure:
         values = rounds.loc[rounds["route"] == route, "policy_ms"].dropna().to_numpy(float)
         if len(values) < 2:
             continue
-        curve = stats.ecdf(values)
+        curve = scipy.stats.ecdf(values)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # the band has no width at the last observation
             band = curve.cdf.confidence_interval(0.95)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flashtrail.claims.campaign import Campaign
 from flashtrail.report import page
 from flashtrail.report.page import Html
 from flashtrail.tables import keys, links
+
+if TYPE_CHECKING:  # not at run time: an episode's page names starts, and needs no verdicts
+    from flashtrail.claims.campaign import Campaign
 
 MOST = 40  # starts named per cell; the index of all episodes has every one
 

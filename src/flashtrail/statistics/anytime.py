@@ -36,7 +36,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy import optimize, special
+import scipy
+from scipy import special
 
 from flashtrail.statistics.intervals import Interval
 from flashtrail.statistics.stratified import Stratum
@@ -163,6 +164,6 @@ def _not_rejected(e: Any, least: float, estimate: float, most: float, alpha: flo
 
     def end(edge: float) -> float:
         inside = edge + math.copysign(_EDGE, inner - edge)
-        return edge if excess(inside) < 0 else float(optimize.brentq(excess, inside, inner, xtol=1e-10))
+        return edge if excess(inside) < 0 else float(scipy.optimize.brentq(excess, inside, inner, xtol=1e-10))
 
     return Interval(end(least), end(most), 1 - alpha)

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from flashtrail.statistics import intervals, resampling
 from flashtrail.statistics.intervals import LEVEL, Interval
@@ -83,7 +83,7 @@ def _perfect(value: float, fewest: int, level: float) -> Interval:
 def _mann_whitney(part: pd.DataFrame) -> tuple[float, int]:
     chosen = part["positive"].to_numpy()
     score = part["score"].to_numpy(float)
-    found = stats.mannwhitneyu(score[chosen], score[~chosen], method="asymptotic").statistic
+    found = scipy.stats.mannwhitneyu(score[chosen], score[~chosen], method="asymptotic").statistic
     return float(found), int(chosen.sum()) * int((~chosen).sum())
 
 

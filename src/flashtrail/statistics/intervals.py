@@ -1,25 +1,22 @@
 """The statistics of the reports: counts, paired and unpaired comparisons, latency, and checks of published figures.
 
 What scipy or statsmodels have is theirs, but for the score interval of a paired risk difference (Tango 1998), which
-neither has, two that theirs take too long for (Holm's method, a quantile's interval), and Wilson's (`wilson`).
+neither has, two that theirs take too long for (Holm's method, a quantile's interval), and Wilson's (`wilson`). An arm's
+summary needs scipy.special alone; what takes a second to import is imported by the comparison that needs it.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import scipy  # scipy.stats is imported at its first use
 from numpy.typing import NDArray
-from scipy import optimize, stats
-from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.proportion import (
-    confint_proportions_2indep,
-    proportion_confint,
-    test_proportions_2indep,
-)
+from scipy import special
 
 from flashtrail.statistics import wilson
 from flashtrail.statistics.wilson import LEVEL as LEVEL
@@ -64,13 +61,15 @@ def wilson_limits(k: Any, n: Any, level: float = LEVEL) -> tuple[NDArray[Any], N
 
 def clopper_pearson_limits(k: Any, n: Any, level: float = LEVEL) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return both ends of Clopper-Pearson's interval of k/n, which are 0 at k = 0 and 1 at k = n."""
-    low, high = proportion_confint(k, n, alpha=1 - level, method="beta")
+    failures, tail = np.subtract(n, k), (1 - level) / 2
+    low = special.betaincinv(np.maximum(k, 1), failures + 1, tail)
+    high = special.betainccinv(np.add(k, 1), np.maximum(failures, 1), tail)
     return np.where(np.equal(k, 0), 0.0, low), np.where(np.equal(k, n), 1.0, high)
 
 
 def binomial_p(k: int, n: int, bar: float, alternative: str = "greater") -> float:
     """Return the exact p value of `k` of `n` against a rate of `bar`."""
-    return float(stats.binomtest(k, n, bar, alternative=alternative).pvalue)
+    return float(scipy.stats.binomtest(k, n, bar, alternative=alternative).pvalue)
 
 
 # --- paired arms ---
@@ -110,9 +109,15 @@ def paired(a: Sequence[bool], b: Sequence[bool], level: float = LEVEL) -> Paired
         raise ValueError(f"paired arms need the same episodes, got {x.shape} and {y.shape}")
     both, only_a, only_b = int((x & y).sum()), int((x & ~y).sum()), int((~x & y).sum())
     neither = len(x) - both - only_a - only_b
-    p = mcnemar([[both, only_a], [only_b, neither]], exact=True).pvalue
     interval = paired_interval(only_a, only_b, len(x), level)
-    return Paired(len(x), both, only_a, only_b, neither, (only_a - only_b) / len(x), interval, float(min(p, 1.0)))
+    p = mcnemar(only_a, only_b)
+    return Paired(len(x), both, only_a, only_b, neither, (only_a - only_b) / len(x), interval, p)
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Return the exact two-sided p value of the discordant pairs: twice the smaller tail of a fair coin, at most 1."""
+    more, fewer = max(only_a, only_b), min(only_a, only_b)
+    return min(1.0, 2 * float(special.betainc(more, fewer + 1, 0.5))) if more else 1.0
 
 
 def paired_score(only_a: Any, only_b: Any, n: int, difference: float) -> Any:
@@ -133,7 +138,7 @@ def paired_score(only_a: Any, only_b: Any, n: int, difference: float) -> Any:
 
 def paired_interval(only_a: int, only_b: int, n: int, level: float = LEVEL) -> Interval:
     """Return the interval of rate(a) - rate(b): all differences that the score test does not reject."""
-    z = float(stats.norm.ppf(0.5 + level / 2))
+    z = float(special.ndtri(0.5 + level / 2))
     estimate = (only_a - only_b) / n
 
     def low_side(difference: float) -> float:
@@ -143,14 +148,14 @@ def paired_interval(only_a: int, only_b: int, n: int, level: float = LEVEL) -> I
         return float(paired_score(only_a, only_b, n, difference)) + z
 
     edge = 1 - 1e-9
-    low = -1.0 if low_side(-edge) <= 0 else optimize.brentq(low_side, -edge, estimate, xtol=1e-10)
-    high = 1.0 if high_side(edge) >= 0 else optimize.brentq(high_side, estimate, edge, xtol=1e-10)
+    low = -1.0 if low_side(-edge) <= 0 else scipy.optimize.brentq(low_side, -edge, estimate, xtol=1e-10)
+    high = 1.0 if high_side(edge) >= 0 else scipy.optimize.brentq(high_side, estimate, edge, xtol=1e-10)
     return Interval(float(low), float(high), level)
 
 
 def paired_non_inferiority_p(only_a: int, only_b: int, n: int, margin: float) -> float:
     """Return the one-sided p value against "a is worse than b by `margin` or more"."""
-    return float(stats.norm.sf(paired_score(only_a, only_b, n, -margin)))
+    return float(special.ndtr(-paired_score(only_a, only_b, n, -margin)))
 
 
 # --- unpaired arms ---
@@ -177,11 +182,13 @@ def unpaired(k_a: int, n_a: int, k_b: int, n_b: int, level: float = LEVEL) -> Un
 
     Boschloo's is uniformly more powerful than Fisher's, whose p stands beside it because others print it.
     """
+    from statsmodels.stats.proportion import confint_proportions_2indep, test_proportions_2indep
+
     table = [[k_a, k_b], [n_a - k_a, n_b - k_b]]
     low, high = confint_proportions_2indep(k_a, n_a, k_b, n_b, method="newcomb", compare="diff", alpha=1 - level)
     exact = n_a * n_b <= EXACT_CELLS
     if exact:
-        p = float(stats.boschloo_exact(table).pvalue)
+        p = float(scipy.stats.boschloo_exact(table).pvalue)
     elif k_a + k_b in (0, n_a + n_b):
         p = 1.0  # nothing differs, and the score test has no variance to divide by
     else:
@@ -194,7 +201,7 @@ def unpaired(k_a: int, n_a: int, k_b: int, n_b: int, level: float = LEVEL) -> Un
         Interval(float(low), float(high), level),
         p,
         "exact Boschloo" if exact else "score test",
-        float(stats.fisher_exact(table).pvalue),
+        float(scipy.stats.fisher_exact(table).pvalue),
     )
 
 
@@ -242,7 +249,8 @@ def quantile(values: Iterable[float], q: float, level: float = LEVEL) -> Quantil
     """
     x = np.sort(_numbers(values))
     tail = (1 - level) / 2
-    low, high = int(stats.binom.ppf(tail, len(x), q)) - 1, int(stats.binom.isf(tail, len(x), q))
+    low = bisect_left(range(len(x) + 1), tail, key=lambda k: special.bdtr(k, len(x), q)) - 1
+    high = bisect_left(range(len(x) + 1), -tail, key=lambda k: -special.bdtrc(k, len(x), q))
     # No order statistic of so few values guarantees an end outside of them.
     found = Interval(float(x[low]), float(x[high]), level) if low >= 0 and high < len(x) else None
     return Quantile(float(np.quantile(x, q)), found)
@@ -288,7 +296,7 @@ def median_ratio(a: Iterable[float], b: Iterable[float], level: float = LEVEL) -
     if top.interval is None or bottom.interval is None or bottom.interval.low <= 0:
         return None
     interval = Interval(top.interval.low / bottom.interval.high, top.interval.high / bottom.interval.low, level)
-    return Ratio(top.value / bottom.value, interval, float(stats.mannwhitneyu(x, y, alternative="less").pvalue))
+    return Ratio(top.value / bottom.value, interval, float(scipy.stats.mannwhitneyu(x, y, alternative="less").pvalue))
 
 
 def _numbers(values: Iterable[float]) -> NDArray[Any]:

@@ -15,8 +15,8 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 from scipy.special import gammaln, xlogy
 
 from flashtrail.statistics import intervals, stratified, unpaired_power
@@ -62,15 +62,15 @@ def mcnemar_power(n: int, only_a: float, only_b: float, alpha: float = 0.05) -> 
         return 0.0
     counts = _likely(n, discordant)
     # The fewest of d discordant pairs that are significant: P(X >= k | d, 1/2) <= alpha / 2.
-    found = stats.binom.sf(critical(counts, alpha) - 1, counts, only_a / discordant)
-    return float(np.sum(stats.binom.pmf(counts, n, discordant) * found))
+    found = scipy.stats.binom.sf(critical(counts, alpha) - 1, counts, only_a / discordant)
+    return float(np.sum(scipy.stats.binom.pmf(counts, n, discordant) * found))
 
 
 def _likely(n: int, p: float) -> NDArray[Any]:
     """Return the counts of n that are not too unlikely to matter."""
     if p >= 1:
         return np.array([n])
-    return np.arange(int(stats.binom.ppf(_UNLIKELY, n, p)), int(stats.binom.isf(_UNLIKELY, n, p)) + 1)
+    return np.arange(int(scipy.stats.binom.ppf(_UNLIKELY, n, p)), int(scipy.stats.binom.isf(_UNLIKELY, n, p)) + 1)
 
 
 def critical(discordant: NDArray[Any], alpha: float) -> NDArray[Any]:
@@ -78,7 +78,7 @@ def critical(discordant: NDArray[Any], alpha: float) -> NDArray[Any]:
 
     It is one more than the number of pairs where no count is.
     """
-    k: NDArray[Any] = stats.binom.isf(alpha / 2, discordant, 0.5).astype(int)
+    k: NDArray[Any] = scipy.stats.binom.isf(alpha / 2, discordant, 0.5).astype(int)
     # isf gives the smallest k with P(X > k) <= alpha / 2, so k + 1 is the critical count.
     return k + 1
 
@@ -100,7 +100,7 @@ def score_power(n: int, only_a: float, only_b: float, bound: float, level: float
         + sum(xlogy(k, p) for k, p in zip(cells, shares, strict=True))
     )
     weight[possible] = np.exp(log)
-    above = intervals.paired_score(x, y, n, bound) > float(stats.norm.ppf(0.5 + level / 2))
+    above = intervals.paired_score(x, y, n, bound) > float(scipy.stats.norm.ppf(0.5 + level / 2))
     return float(weight[above].sum())
 
 
@@ -108,7 +108,7 @@ def rate_power(n: int, p: float, bar: float, above: bool, level: float = 0.95) -
     """Return the probability that Clopper-Pearson's interval of n episodes lies at or above (or below) `bar`."""
     k = np.arange(n + 1)
     low, high = intervals.clopper_pearson_limits(k, n, level)
-    return float(stats.binom.pmf(k, n, p)[(low >= bar) if above else (high < bar)].sum())
+    return float(scipy.stats.binom.pmf(k, n, p)[(low >= bar) if above else (high < bar)].sum())
 
 
 # --- the smallest n ---
@@ -212,8 +212,8 @@ def ratio_plan(low: float, high: float, ratio: float, below: float, n: int, alph
     """
     width, gap = math.log(high / low) / 2, abs(math.log(ratio / below))
     # To lie on one side in 80 % of the repetitions the gap must exceed the half width by 0.84 standard errors.
-    error = width / float(stats.norm.isf(alpha / 2))
-    factor = (width + error * float(stats.norm.ppf(POWER))) / gap if gap > 0 else math.inf
+    error = width / float(scipy.stats.norm.isf(alpha / 2))
+    factor = (width + error * float(scipy.stats.norm.ppf(POWER))) / gap if gap > 0 else math.inf
     needed = n * factor**2
     verdict = "supported" if ratio < below else "refuted"
     assumption = f"the ratio is as observed ({ratio:.2f})"

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from flashtrail.statistics.intervals import LEVEL, Interval, Quantile
 
@@ -126,7 +126,7 @@ def quantile_over_episodes(
 
     if len(size) > EXACT_CLUSTERS:
         middle = excess(int(q * (len(x) - 1)))
-        error = float(stats.norm.ppf(0.5 + level / 2)) * np.sqrt(len(middle) * middle.var()) / len(x)
+        error = float(special.ndtri(0.5 + level / 2)) * np.sqrt(len(middle) * middle.var()) / len(x)
         low, high = (x[round(float(np.clip(q + side * error, 0, 1)) * (len(x) - 1))] for side in (-1, 1))
         return Interval(float(low), float(high), level)
     weight = draws(len(size))

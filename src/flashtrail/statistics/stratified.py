@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from flashtrail.statistics.intervals import LEVEL, Interval, Rate, rate, wilson_limits
 
@@ -73,7 +73,7 @@ def exact_p(strata: Sequence[Stratum]) -> float:
     for s in strata:
         total = s.k_a + s.k_b
         counts = np.arange(max(0, total - s.n_b), min(total, s.n_a) + 1)
-        part = stats.hypergeom.pmf(counts, s.n_a + s.n_b, total, s.n_a)
+        part = scipy.stats.hypergeom.pmf(counts, s.n_a + s.n_b, total, s.n_a)
         kept = np.flatnonzero(part > _NEGLIGIBLE)
         first += int(counts[kept[0]])
         mass = np.convolve(mass, part[kept[0] : kept[-1] + 1])

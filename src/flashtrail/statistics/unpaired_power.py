@@ -15,8 +15,8 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 from scipy.special import gammaln
 
 from flashtrail.statistics.intervals import EXACT_CELLS
@@ -34,7 +34,7 @@ def unpaired_power(n: int, a: float, b: float, alpha: float = 0.05) -> float:
     """
     fewest = critical(n, alpha)
     counts = np.arange(n + 1)
-    return float(np.sum(stats.binom.pmf(counts, n, b) * stats.binom.sf(fewest - 1, n, a)))
+    return float(np.sum(scipy.stats.binom.pmf(counts, n, b) * scipy.stats.binom.sf(fewest - 1, n, a)))
 
 
 @lru_cache(maxsize=512)
@@ -49,7 +49,7 @@ def _score(n: int, alpha: float) -> NDArray[Any]:
     Between the bounds 0 and n the statistic grows with the arm's successes, so that bisection finds where it crosses.
     """
     control = np.arange(n + 1)
-    bar = float(stats.norm.isf(alpha / 2))
+    bar = float(scipy.stats.norm.isf(alpha / 2))
     low, high = control.copy(), np.full(n + 1, n + 1)
     while np.any(high - low > 1):
         middle = (low + high) // 2
@@ -68,9 +68,9 @@ def _boschloo(n: int, alpha: float) -> NDArray[Any]:
     above = np.arange(n + 1)[:, None] > np.arange(n + 1)[None, :]
     levels = np.unique(fisher[above & (fisher <= alpha / 2 * _TIE * 4)])
     tails = np.ones((len(_GRID), n + 2))
-    tails[:, :-1] = stats.binom.sf(np.arange(n + 1) - 1, n, _GRID[:, None])
+    tails[:, :-1] = scipy.stats.binom.sf(np.arange(n + 1) - 1, n, _GRID[:, None])
     tails[:, -1] = 0.0
-    weights = stats.binom.pmf(np.arange(n + 1), n, _GRID[:, None])
+    weights = scipy.stats.binom.pmf(np.arange(n + 1), n, _GRID[:, None])
 
     def fewest(level: float) -> NDArray[Any]:
         count: NDArray[Any] = (n + 1) - np.sum((fisher <= level * _TIE) & above, axis=0)
@@ -120,7 +120,8 @@ def stratified_power(n: int, a: Sequence[float], b: Sequence[float], alpha: floa
     counts = np.arange(n + 1)
     nulls = _by_margin(n, np.full(n + 1, 0.5), None)
     truths = [
-        _by_margin(n, stats.binom.pmf(counts, n, x), stats.binom.pmf(counts, n, y)) for x, y in zip(a, b, strict=True)
+        _by_margin(n, scipy.stats.binom.pmf(counts, n, x), scipy.stats.binom.pmf(counts, n, y))
+        for x, y in zip(a, b, strict=True)
     ]
     size = 1 << math.ceil(math.log2(tasks * n + 1))
     found = 0.0
@@ -161,6 +162,6 @@ def _margins(n: int, weights: Sequence[NDArray[Any]], most: int) -> tuple[NDArra
     if math.prod(map(len, possible)) <= MARGINS:
         every = np.array(list(product(*possible)))
         return every, np.prod([w[every[:, task]] for task, w in enumerate(weights)], axis=0)
-    uniform = stats.qmc.Sobol(len(weights), seed=0).random_base2(int(math.log2(most)))
+    uniform = scipy.stats.qmc.Sobol(len(weights), seed=0).random_base2(int(math.log2(most)))
     drawn = [np.searchsorted(np.cumsum(w), uniform[:, task]) for task, w in enumerate(weights)]
     return np.minimum(np.column_stack(drawn), 2 * n), np.full(len(uniform), 1 / len(uniform))

@@ -23,6 +23,7 @@ EPISODE_KEY = ("arm", "suite", "task_id", "init_state", "repeat")
 PAIR_KEY = EPISODE_KEY[1:]
 OUTCOMES = ("success", "horizon", "error")
 ROUTES = ("full", "draft")
+EXEC_STEPS = 12  # the longest accepted prefix where the tables do not say max_exec_steps: the official default
 FALLBACK_CAUSES = ("zero_accept", "gripper", "first", "periodic", "forced")
 METADATA_PREFIX = "flashtrail."
 METADATA_KEYS = ("config_digest", "artifact_digest", "code_digest", "device")
@@ -250,6 +251,11 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     stored = parquet.opened(path).schema_arrow.metadata or {}
     prefix = METADATA_PREFIX.encode()
     return {_bare(k.decode()): v.decode() for k, v in stored.items() if k.startswith(prefix)}
+
+
+def longest_prefix(metadata: Mapping[str, str]) -> int:
+    """Return the most actions of a round that a policy accepted in these tables could have: its max_exec_steps."""
+    return int(metadata.get("max_exec_steps") or EXEC_STEPS)
 
 
 def joined(stored: Sequence[Mapping[str, str]]) -> dict[str, str]:
