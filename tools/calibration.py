@@ -10,8 +10,10 @@ claim is false, the predicted power where it is true.
 from __future__ import annotations
 
 import functools
+import json
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +25,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import yaml
+from calibration_rows import DECIDE, Row, text
 
 from flashtrail.base import commands, provenance
 from flashtrail.claims import summaries, verdicts
@@ -33,7 +36,6 @@ from flashtrail.tables import merge, schemas
 
 ALPHA = 0.05
 MARGIN = 0.10
-DECIDE = 0.999  # level at which a row is said not to hold: with 30 rows, 95 % would fail a good chain now and then
 _BASE = {"title": "t", "statement": "s", "scope": "x", "estimand": "e", "refuted_if": "r"}
 _PAIR = {"arm": "a", "control": "b", "margin": MARGIN}
 CLAIMS: dict[str, dict[str, Any]] = {
@@ -49,44 +51,6 @@ FAMILY = {
     for i, arm in enumerate(("a", "c", "d"), 1)
 }
 LATENCY = {"C1": {"test": "latency_ratio", "below": 1.0}}
-
-
-@dataclass(frozen=True)
-class Row:
-    """How often something happened in simulated campaigns, and what it should be.
-
-    `at_most` bounds a rate that should be small; otherwise the rate should be `expected`, within `tolerance` where
-    the prediction is an approximation, or at least `at_least` (coverage).
-    """
-
-    scenario: str
-    n: int
-    event: str
-    k: int
-    runs: int
-    expected: float | None = None
-    tolerance: float = 0.0
-    at_most: float | None = None
-    at_least: float | None = None
-
-    @property
-    def holds(self) -> bool:
-        """True unless the simulation contradicts what should be, at the level of DECIDE."""
-        found = intervals.rate(self.k, self.runs, DECIDE).exact
-        assert found is not None
-        if self.at_most is not None:
-            return found.low <= self.at_most
-        if self.at_least is not None:
-            return found.high >= self.at_least
-        assert self.expected is not None
-        return found.low - self.tolerance <= self.expected <= found.high + self.tolerance
-
-    @property
-    def should(self) -> str:
-        """What the rate should be, in words."""
-        if self.at_most is not None:
-            return f"at most {self.at_most:.3f}"
-        return f"at least {self.at_least:.3f}" if self.at_least is not None else f"{self.expected:.3f}"
 
 
 def claims_file(entries: Mapping[str, Mapping[str, Any]]) -> ClaimsFile:
@@ -148,13 +112,12 @@ def through_files(root: Path, outcomes: Mapping[str, np.ndarray], path: Path) ->
     return {entry["id"]: entry["verdict"] for entry in verdicts.evaluate(path, inputs)["claims"]}
 
 
-def judge(file: ClaimsFile, outcomes: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Judge claims on arms' outcomes in memory; return the verdicts by claim."""
+def judge(file: ClaimsFile, outcomes: Mapping[str, np.ndarray], asked: str = "report") -> dict[str, str]:
+    """Judge claims on arms' outcomes in memory, for a report or for ``settle``; return the verdicts by claim."""
     frame = pd.concat([episodes_table(arm, won).to_pandas() for arm, won in outcomes.items()], ignore_index=True)
-    return {
-        entry["id"]: entry["verdict"]
-        for entry in verdicts.judge_all(file, Campaign.of_frames(episodes=frame), plan=False)
-    }
+    campaign = Campaign.of_frames(episodes=frame)
+    campaign.asked = asked
+    return {entry["id"]: entry["verdict"] for entry in verdicts.judge_all(file, campaign, plan=False)}
 
 
 def pair_outcomes(both: int, only_a: int, only_b: int, n: int) -> dict[str, np.ndarray]:
@@ -382,66 +345,101 @@ def by_files(campaigns: int, generator: np.random.Generator) -> list[Row]:
     return [Row(words, n, "same verdicts as from counts", same, campaigns, at_least=1.0)]
 
 
-def settled(campaigns: int, generator: np.random.Generator, tasks: int = 10) -> list[Row]:
-    """Return the rows of campaigns that `flashtrail settle` grows until every claim has ended or has no starts left."""
+def settled(campaigns: int, generator: np.random.Generator, tasks: int = 10, every: bool = False) -> list[Row]:
+    """Return the rows of campaigns that `flashtrail settle` grows until every claim has ended or has no starts left.
+
+    `every`: with a look after every init state, instead of the rule's batches.
+    """
     file = claims_file(growing.ENTRIES)
-    singles = {claim.id: ClaimsFile(version=1, alpha=ALPHA, claims=[claim]) for claim in file.claims}
+    alike: dict[str, str] = {}  # the first claim of each test judges the counts of all
+    first = {claim.id: alike.setdefault(claim.test, claim.id) for claim in file.claims}
 
     @functools.cache
     def judged(claim: str, wins: int, losses: int, n: int) -> str:
+        if first[claim] != claim:
+            return judged(first[claim], wins, losses, n)
         outcomes = pair_outcomes((n - wins - losses) // 2, wins, losses, n)
         arms = growing.ENTRIES[claim]["arm"], growing.ENTRIES[claim].get("control", "none")
-        frame = pd.concat([episodes_table(a, w).to_pandas() for a, w in zip(arms, outcomes.values(), strict=True)])
-        entries = verdicts.judge_all(singles[claim], Campaign.of_frames(episodes=frame), plan=False)
-        return str(entries[0]["anytime"]["verdict"])
+        return judge(
+            claims_file({claim: growing.ENTRIES[claim]}), dict(zip(arms, outcomes.values(), strict=True)), "settle"
+        )[claim]
 
-    found, sizes, apart = growing.settled(file, tasks, campaigns, generator, judged)
+    found, sizes, ends, same = growing.settled(file, tasks, campaigns, generator, judged, every)
     most, rows = tasks * growing.INIT_STATES, []
     for claim, entry in growing.ENTRIES.items():
         words = f"settle, {growing.WORDS[claim]}"
         for verdict in growing.FALSE[claim]:
             event, k = f"{verdict} at any time", found[claim, verdict]
             rows.append(Row(words, most, event, k, campaigns, at_most=ALPHA))
-        if entry["arm"] in growing.FOUND:
+        if entry["arm"] in growing.FOUND[tasks]:
             k = found[claim, "supported"]
-            should = growing.FOUND[entry["arm"]] if tasks == 10 else 0.5
+            should = growing.FOUND[tasks][entry["arm"]]
             rows.append(Row(words, most, "a gain is supported", k, campaigns, at_least=should))
-            print(growing.saved(f"{words[8:]}, {tasks} tasks", entry["arm"], k / campaigns, sizes[claim], ALPHA))
-    rows.append(Row("settle", most, "real judging ends claims as the rule", campaigns - apart, campaigns, at_least=1.0))
+            how = f"{words[8:]}, {tasks} tasks{', each start looked at' * every}"
+            print(growing.saved(how, entry["arm"], k / campaigns, sizes[claim], ALPHA))
+    rows.append(Row("settle", most, "real judging ends claims as the rule", same, ends, at_least=1.0))
     return rows
 
 
-def calibrate(campaigns: int, seed: int = 0) -> list[Row]:
-    """Return all rows. What is cached by counts runs `campaigns` times; what is not, a tenth, fiftieth or hundredth."""
+def settled_families(campaigns: int, generator: np.random.Generator, tasks: int = 3) -> list[Row]:
+    """Return the rows of claims of one family that are settled together: how often any false one is ever supported.
+
+    A hundredth of the campaigns is judged whole by the functions that judge real ones.
+    """
+    rows, most = [], tasks * growing.INIT_STATES
+    for name, entries in growing.FAMILIES.items():
+        file, found = claims_file(entries), Counter[str]()
+        for index in range(campaigns):
+            won = growing.drawn(generator, tasks, growing.FAMILY_RATES)
+            ends = growing.campaign(growing.tested(file), won, 1 / ALPHA)
+            supported = {entries[claim]["arm"] for claim, end in ends.items() if end.verdict == "supported"}
+            found["false"] += bool(supported - {"plus40"})
+            found["true"] += "plus40" in supported
+            if index % 100 == 0:
+                n = {entry["arm"]: ends[claim].n for claim, entry in entries.items()}
+                outcomes = {arm: won[arm].ravel()[: n.get(arm, max(n.values()))] for arm in [*n, "b"]}
+                ours = {claim: end.verdict or "inconclusive" for claim, end in ends.items()}
+                found["judged"] += 1
+                found["same"] += judge(file, outcomes, "settle") == ours
+        words = f"settle, {name}"
+        rows.append(Row(words, most, "a false one is supported at any time", found["false"], campaigns, at_most=ALPHA))
+        if any(entry["arm"] == "plus40" for entry in entries.values()):
+            rows.append(Row(words, most, "the gain is supported", found["true"], campaigns, at_least=0.99))
+        rows.append(Row(words, most, "real judging: the same", found["same"], found["judged"], at_least=1.0))
+    return rows
+
+
+def calibrate(campaigns: int, seed: int = 0, log: Path | None = None) -> list[Row]:
+    """Return all rows. What is cached by counts runs `campaigns` times; what is not, a tenth, fiftieth or hundredth.
+
+    `log` gets each finished part; parts that it has from the same call before are taken from there.
+    """
     parts: list[tuple[Callable[[int, np.random.Generator], list[Row]], int]] = [
         (paired, campaigns),
         (rates, campaigns),
         (unpaired, campaigns),
         (within_tasks, max(campaigns // 10, 20)),
         (settled, campaigns),
-        (functools.partial(settled, tasks=3), max(campaigns // 10, 20)),
+        (functools.partial(settled, tasks=3), campaigns),
+        (functools.partial(settled, tasks=3, every=True), max(campaigns // 10, 20)),
+        (settled_families, campaigns),
         (families, max(campaigns // 10, 20)),
         (latencies, max(campaigns // 10, 20)),
         (resampled, max(campaigns // 50, 20)),
         (by_files, max(campaigns // 100, 3)),
     ]
+    kept = json.loads(log.read_text()) if log and log.is_file() else {}
     rows = []
     for index, (part, runs) in enumerate(parts):
-        rows += part(runs, np.random.default_rng([seed, index]))
+        key = f"{seed}/{index}/{runs}"
+        if key not in kept:
+            begun = time.process_time()
+            kept[key] = [asdict(row) for row in part(runs, np.random.default_rng([seed, index]))]
+            print(f"part {index + 1} of {len(parts)}: {time.process_time() - begun:.0f} s of CPU", flush=True)
+            if log:
+                log.write_text(json.dumps(kept))
+        rows += [Row(**row) for row in kept[key]]
     return rows
-
-
-def text(rows: Sequence[Row]) -> str:
-    """Return the rows as a table of fixed columns."""
-    lines = [f"{'campaign':46} {'n':>4}  {'event':44} {'k/runs':>12}  {'rate [95 %]':24} {'should be':16} holds"]
-    for row in rows:
-        found = intervals.rate(row.k, row.runs)
-        assert found.rate is not None and found.exact is not None
-        interval = f"{found.rate:.4f} [{found.exact.low:.4f}, {found.exact.high:.4f}]"
-        holds = "yes" if row.holds else "NO"
-        counts = f"{row.k}/{row.runs}"
-        lines.append(f"{row.scenario:46} {row.n:4}  {row.event:44} {counts:>12}  {interval:24} {row.should:16} {holds}")
-    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -451,8 +449,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--campaigns", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--log", type=Path, help="a JSON file of finished parts, from which the same command goes on")
     given = parser.parse_args(arguments)
-    rows = calibrate(given.campaigns, given.seed)
+    rows = calibrate(given.campaigns, given.seed, given.log)
     print(text(rows))
     failed = sum(not row.holds for row in rows)
     print(f"{len(rows) - failed} of {len(rows)} rows hold (decided at {DECIDE:.1%})")

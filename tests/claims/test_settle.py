@@ -77,14 +77,14 @@ def test_no_batch_exceeds_what_is_left(left):
     assert settle.next_batch([standing("1", "a", "c")], LINES, Left(seconds=130), pace=2.0) is None
 
 
-def test_a_batch_is_worth_its_start_and_no_longer_than_ten_minutes():
+def test_a_batch_is_worth_half_its_start_and_no_longer_than_ten_minutes():
     cheap = {name: replace(line, seconds=0.5) for name, line in LINES.items()}
     small = settle.next_batch([standing("1", "a", "c", further=1)], cheap, Left())
-    assert small.seconds - settle.START_S >= settle.START_S
+    assert settle.START_S / 2 <= small.seconds - settle.START_S < settle.START_S
     long = {name: replace(line, seconds=60, episodes=20) for name, line in LINES.items()}
     assert settle.next_batch([standing("1", "a", "c", further=99)], long, Left()).episodes == 6  # one start at least
     grown = {name: replace(line, seconds=10, episodes=20) for name, line in LINES.items()}
-    assert 300 < settle.next_batch([standing("1", "a", "c", further=300)], grown, Left()).seconds <= settle.BATCH_S
+    assert 300 < settle.next_batch([standing("1", "a", "c", further=900)], grown, Left()).seconds <= settle.BATCH_S
 
 
 def test_evidence_is_what_the_verdict_is_made_of():

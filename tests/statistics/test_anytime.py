@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from flashtrail.statistics import anytime, intervals
 
@@ -13,11 +13,13 @@ ALPHA = 0.05
 
 
 def test_values_in_closed_form():
-    """d discordant pairs, all one way: 2^d times 1/2 3/4 5/6 ... (2d-1)/2d, the mixture's chance of it."""
+    """d discordant pairs, all one way: Robbins' part is 2^d times 1/2 3/4 5/6 ... (2d-1)/2d, the mixture's chance."""
     for d in range(9):
-        mixture = math.prod((2 * i + 1) / (2 * i + 2) for i in range(d))
-        assert anytime.paired_e(d, 0) == pytest.approx(2**d * mixture, rel=1e-12)
-    assert anytime.paired_e(6, 0) < 1 / ALPHA < anytime.paired_e(7, 0)
+        robbins = 2**d * math.prod((2 * i + 1) / (2 * i + 2) for i in range(d))
+        bets = [weight * ((1 + f) ** d + (1 - f) ** d) / 2 for f, weight in anytime.PAIRED.items()]
+        assert anytime.paired_e(d, 0) == pytest.approx(0.2 * robbins + sum(bets), rel=1e-12)
+    for wins, losses in ((7, 0), (11, 1), (14, 2), (16, 3)):  # the fewest wins that decide
+        assert anytime.paired_e(wins - 1, losses) < 1 / ALPHA < anytime.paired_e(wins, losses)
     # One bet f doubles as likelihood ratio: a rate's e is the mean of (q/bar)^k ((1-q)/(1-bar))^(n-k).
     q = 0.3 + anytime.BETS * 0.7
     ratio = (q / 0.3) ** 4 * ((1 - q) / 0.7) ** 3
@@ -27,11 +29,10 @@ def test_values_in_closed_form():
 def test_symmetry_and_the_two_sides():
     for wins, losses in itertools.product(range(7), repeat=2):
         n = wins + losses + 5
-        two = anytime.paired_e(wins, losses)
-        sides = anytime.paired_one_sided_e(wins, losses), anytime.paired_one_sided_e(losses, wins)
-        assert two == anytime.paired_e(losses, wins) == pytest.approx(anytime.hedged(*sides))
-        of_difference = (anytime.difference_e(wins, losses, n, 0.0, above) for above in (True, False))
-        assert anytime.hedged(*of_difference) == pytest.approx(two, rel=1e-9)
+        assert anytime.paired_e(wins, losses) == pytest.approx(anytime.paired_e(losses, wins))
+        sides = (anytime.difference_e(wins, losses, n, 0.0, above) for above in (True, False))
+        robbins = math.log(2) * (wins + losses) + special.betaln(wins + 0.5, losses + 0.5) - math.log(math.pi)
+        assert anytime.hedged(*sides) == pytest.approx(math.exp(robbins), rel=1e-9)
         for null in (-0.1, 0.25):
             up, down = (
                 anytime.difference_e(wins, losses, n, null, True),
@@ -47,8 +48,6 @@ def test_the_mean_is_1_at_the_null_and_no_more_inside_of_it():
     for n in (1, 2, 5, 12):
         k = np.arange(n + 1)
         assert stats.binom.pmf(k, n, 0.5) @ anytime.paired_e(k, n - k) == pytest.approx(1, rel=1e-9)
-        assert stats.binom.pmf(k, n, 0.5) @ anytime.paired_one_sided_e(k, n - k) == pytest.approx(1, rel=1e-9)
-        assert stats.binom.pmf(k, n, 0.4) @ anytime.paired_one_sided_e(k, n - k) < 1
         for bar, above in itertools.product((0.1, 0.5, 0.9), (True, False)):
             e = anytime.rate_e(k, n, bar, above)
             assert stats.binom.pmf(k, n, bar) @ e == pytest.approx(1, rel=1e-9)
@@ -147,7 +146,6 @@ def test_edges():
     for wins, losses in ((many, 0), (0, many), (many // 2, many // 2)):
         for e in (
             anytime.paired_e(wins, losses),
-            anytime.paired_one_sided_e(wins, losses),
             anytime.rate_e(wins, many, 0.5, True),
             anytime.difference_e(wins, losses, many, -0.1, False),
         ):

@@ -31,13 +31,14 @@ _NAME_OF = {
 KINDS = (
     *("episodes", "rounds", "steps", "summaries", "profile", "records", "parity", "boots", "smokes"),
     *("claims", "environments", "published", "control", "arms", "grids", "chapters", "sheets"),
-    *("pages", "page_index", "checkup", "bounds", "diagnosis", "logs", "looks"),
+    *("pages", "page_index", "checkup", "bounds", "diagnosis", "logs", "looks", "asked"),
 )
+_PLAIN = ("arms", "grids", "asked")  # kinds that are no files
 
 
 class Campaign:
     """The files of a run. `inputs` maps a kind (see KINDS) to one path or a list of paths; `arms` is a list of names
-    and `grids` maps arms to their cells (`experiment.arms.Cell`).
+    and `grids` maps arms to their cells (`experiment.arms.Cell`); `asked` says who asks for this look (looks.py).
 
     Kinds that are absent read as empty, so that a chapter can be given its part only.
     """
@@ -47,8 +48,9 @@ class Campaign:
         for kind in given:
             if kind not in KINDS:
                 raise UserError(f"report inputs: unknown kind {kind!r}{nearest(kind, KINDS)}")
-        self._files = {kind: _paths(value) for kind, value in given.items() if kind not in ("arms", "grids")}
+        self._files = {kind: _paths(value) for kind, value in given.items() if kind not in _PLAIN}
         self._judged: dict[str, pd.DataFrame] = {}
+        self.asked = str(given.get("asked", "report"))
         self._order = [str(arm) for arm in given.get("arms", [])]
         self.grids: dict[str, dict[str, Any]] = {str(arm): dict(cell) for arm, cell in given.get("grids", {}).items()}
 

@@ -1,10 +1,10 @@
 """Looks: each time that the verdict on a comparison was computed, on how many episodes, and what it may rest on since.
 
 A fixed-n test is valid where n was fixed before the first look. So looks are kept, in one table that is appended and
-never begun afresh, and a verdict rests on the fixed-n test only where every look at this comparison had the same n;
-else on the anytime-valid one (statistics/anytime.py). A comparison is known by its test, its arms and what their
-episodes depend on (`digest`): another margin or other words make no new one, since who changes them has looked; another
-policy or seed does.
+never begun afresh, and a verdict rests on the fixed-n test only where every look at this comparison saw the same counts
+and none was `flashtrail settle`'s, which would have added to them; else on the anytime-valid one
+(statistics/anytime.py). A comparison is known by its test, its arms and what their episodes depend on (`digest`):
+another margin or other words make no new one, since who changes them has looked; another policy or seed does.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from flashtrail.tables import schemas
 
 FILE = "results/claims/looks.parquet"
 ASKED = "FLASHTRAIL_ASKED"  # environment variable: who asked for the look (default: report)
+SETTLE = "settle"
 _COMPARISON = ("test", "arm", "control", "success")  # of a claim
 _DEPENDS = ("config_digest", "artifact_digest")  # of an arm's tables: what its episodes depend on
+_COUNTS = ("n", "k_arm", "k_control", "wins", "losses")
 # What makes a look another one than the last: a page rendered again is none.
 SAME = ("claim", "digest", "n", "k_arm", "k_control", "wins", "losses", "rows", "rests_on", "verdict")
 
@@ -34,7 +36,8 @@ SAME = ("claim", "digest", "n", "k_arm", "k_control", "wins", "losses", "rows", 
 class Anytime:
     """The anytime-valid side of a comparison: `e` against `needs` = 1/alpha, the confidence sequence, its verdict.
 
-    `looks` has the n of every look so far, this one included, each n once, in the order of the first looks.
+    `looks` has the n of every look so far, this one included, once for each counts, in the order of the first looks;
+    `settled` says that one of them was settle's.
     """
 
     e: float
@@ -44,11 +47,12 @@ class Anytime:
     digest: str
     looks: tuple[int, ...]
     counts: Mapping[str, int | None]
+    settled: bool = False
 
     @property
     def fixed(self) -> bool:
         """Whether n was fixed before the first look, as far as is known."""
-        return len(self.looks) == 1
+        return len(self.looks) == 1 and not self.settled
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON, with what the claim's verdict rests on."""
@@ -65,25 +69,33 @@ def digest(claim: types.AnyClaim, metadata: Mapping[str, Mapping[str, str]]) -> 
     return provenance.digest_json([tested, [[found.get(key, "") for key in _DEPENDS] for found in arms]])
 
 
-def sizes(looked: Sequence[Mapping[str, Any]], own: str, n: int) -> tuple[int, ...]:
-    """Return the n of each look at the comparison of digest `own`, the present one at `n` included, each n once."""
-    return tuple(dict.fromkeys([*(look["n"] for look in looked if look["digest"] == own), n]))
+def sizes(looked: Sequence[Mapping[str, Any]], own: str, counts: Mapping[str, int | None]) -> tuple[int, ...]:
+    """Return the n of each look at the comparison of digest `own`, the present one with `counts` included.
+
+    Once for each counts: the same n with others is a second draw of its episodes, and a second chance.
+    """
+    seen = [*(look for look in looked if look["digest"] == own), counts]
+    return tuple(n or 0 for n, *_ in dict.fromkeys(tuple(look.get(name) for name in _COUNTS) for look in seen))
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
     """Return the looks on record, in their order; none where no look was taken yet.
 
-    UserError for a damaged file: without it no later verdict may rest on a fixed-n test.
+    UserError for a damaged file, or one that is gone though its lock says that it was written: without it no later
+    verdict may rest on a fixed-n test.
     """
-    if not Path(path).exists():
-        return []
     try:
+        if not Path(path).exists():
+            if not _lock(Path(path)).is_file() or not _lock(Path(path)).stat().st_size:
+                return []
+            raise UserError("it was written and is gone")
         return [dict(row) for row in schemas.read_table(path, schemas.LOOKS).to_pylist()]
     except UserError as error:
         reason = str(error).removeprefix(f"{path} ").removesuffix("; remove it and run again")
         raise UserError(
             f"{path}, the record of looks at the claims, cannot be read ({reason}): put back the copy in your last "
-            "bundle; only if there is none, remove it, and do not quote a fixed-n verdict on these episodes"
+            f"bundle; only if there is none, remove it and {_lock(Path(path)).name}, and do not quote a fixed-n "
+            "verdict on these episodes"
         ) from None
 
 
@@ -101,7 +113,7 @@ def append(
     """
     target, now = Path(path), now or datetime.now(UTC).isoformat(timespec="seconds")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with target.with_name(f".{target.name}.lock").open("wb") as lock:
+    with _lock(target).open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         known = read(target)
         last = {look["claim"]: look for look in known}
@@ -109,7 +121,12 @@ def append(
         new = [look for look in looked if any(look[k] != last.get(look["claim"], {}).get(k) for k in SAME)]
         if new:
             schemas.write_table(target, [*known, *new], schemas.LOOKS)
+            lock.write(b"" if lock.tell() else b"written\n")
     return len(new)
+
+
+def _lock(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
 
 
 def of_claim(claim: Mapping[str, Any], planned: Mapping[str, int] | None = None) -> dict[str, Any]:

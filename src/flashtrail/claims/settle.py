@@ -184,11 +184,11 @@ def _distance(standing: Standing, lines: Mapping[str, Line]) -> tuple[bool, floa
 
 
 def _batch(standing: Standing, lines: Mapping[str, Line], left: Left, pace: float) -> Batch | None:
-    """Return half of what the claim is expected to need, at most as much as it has, and at least what takes as long as
-    a start-up; no longer than BATCH_S and what is left. None where not even one init state fits what is left.
+    """Return an eighth of what the claim is expected to need, at most as much as it has, at least what takes half as
+    long as a start-up; no longer than BATCH_S and what is left. None where not even one init state fits what is left.
     """
     begin, best = _end(standing, lines), None
-    wanted = min(_starts(standing, lines) / 2, common_starts([lines[name] for name in standing.lines]))
+    wanted = min(_starts(standing, lines) / 8, common_starts([lines[name] for name in standing.lines]))
     for end in range(begin + 1, INIT_STATES + 1):
         new = {name: lines[name].more(end) for name in standing.lines}
         running = sum(lines[name].seconds * count for name, count in new.items())
@@ -203,6 +203,6 @@ def _batch(standing: Standing, lines: Mapping[str, Line], left: Left, pace: floa
         if best and batch.seconds > BATCH_S:
             break
         best = batch
-        if end - begin >= wanted and running >= START_S:
+        if end - begin >= wanted and running >= START_S / 2:
             break
     return best

@@ -32,6 +32,7 @@ from flashtrail.claims import claims as types
 from flashtrail.claims import looks, settle
 from flashtrail.claims.settle import Batch, Left, Line, Standing
 from flashtrail.experiment import config, ledger
+from flashtrail.experiment.outlook import duration
 from flashtrail.statistics.wording import listed, plural
 
 DIRECTORY = Path("results/settle")
@@ -271,7 +272,7 @@ class Loop:
             left = self.record.left(self.whole)
             if missing and (missing > left.episodes or batch.seconds > left.seconds):
                 raise UserError(
-                    f"{plural(missing, 'episode')} of the config are missing, about {_minutes(batch.seconds)}: more "
+                    f"{plural(missing, 'episode')} of the config are missing, about {duration(batch.seconds)}: more "
                     f"than the budget has left ({_left(left)}); run make report first, or give a larger BUDGET"
                 )
             self.record.begin(batch, 1.0)
@@ -297,7 +298,7 @@ class Loop:
         batch["from"] = time.time()
         with LOG.open("ab") as log:
             offset = log.tell()
-            environment = {**os.environ, looks.ASKED: "settle"}
+            environment = {**os.environ, looks.ASKED: looks.SETTLE}
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -327,7 +328,7 @@ class Loop:
         open_ = [s.claim for s in current if not settle.ended(s, lines)]
         episodes = sum(batch["episodes"] for batch in self.record.batches)
         seconds = sum(batch["seconds"] for batch in self.record.batches)
-        said = f"{plural(episodes, 'episode')} in {_minutes(seconds)}."
+        said = f"{plural(episodes, 'episode')} in {duration(seconds)}."
         if open_:
             said += f" The budget ({_left(left)} left) does not hold the next batch of {listed(open_)}: a larger BUDGET"
             said += f" goes on (all that {DIRECTORY} has recorded counts)."
@@ -380,17 +381,13 @@ def _where(standing: Standing) -> str:
 
 def _what(batch: Batch) -> str:
     lines = listed([f"{name.partition('.')[2]} to {size}" for name, size in batch.sizes.items()])
-    return f"{plural(batch.episodes, 'episode')} ({lines} a task; {_minutes(batch.seconds)})"
+    return f"{plural(batch.episodes, 'episode')} ({lines} a task; {duration(batch.seconds)})"
 
 
 def _left(left: Left) -> str:
     if left.episodes < math.inf:
         return plural(max(0, int(left.episodes)), "episode")
-    return _minutes(max(0.0, left.seconds))
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.1f} min"
+    return duration(max(0.0, left.seconds))
 
 
 def _table(current: list[Standing], lines: Mapping[str, Line]) -> str:

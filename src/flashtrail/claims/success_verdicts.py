@@ -185,8 +185,10 @@ def _anytime(
     **counts: int,
 ) -> looks.Anytime:
     """Return the anytime-valid side of a comparison, with the looks at it so far."""
-    own = looks.digest(claim, campaign.metadata)
-    return looks.Anytime(e, 1 / alpha, interval, verdict, own, looks.sizes(campaign.looked, own, counts["n"]), counts)
+    own, looked = looks.digest(claim, campaign.metadata), campaign.looked
+    settled = looks.SETTLE in [campaign.asked, *(look["asked"] for look in looked if look["digest"] == own)]
+    sizes = looks.sizes(looked, own, counts)
+    return looks.Anytime(e, 1 / alpha, interval, verdict, own, sizes, counts, settled)
 
 
 def _of_difference(

@@ -46,12 +46,12 @@ def judge_all(file: types.ClaimsFile, campaign: Campaign, plan: bool = True) -> 
     fixed-n test gets its plan, the number of episodes that would settle it, unless `plan` is False.
     """
     judged = [_judge(claim, campaign, file.alpha) for claim in file.claims]
-    families = _families(file.claims, judged)
+    held = families(file.claims, judged)
     result = []
     for claim, judgement in zip(file.claims, judged, strict=True):
-        family = families.get(claim.id)
+        family = held.get(claim.id)
         if family:
-            _adjust(judgement, family, file.alpha)
+            adjust(judgement, family, file.alpha)
         size = family["size"] if family else 1
         # A member of a family is planned at its first Holm step, which is the strictest.
         fixed = judgement.anytime is None or judgement.anytime.fixed  # else more may be added until it is decided
@@ -88,7 +88,7 @@ def _arms(claim: types.AnyClaim) -> list[str]:
     return [arm for arm in (getattr(claim, "arm", None), getattr(claim, "control", None)) if arm]
 
 
-def _families(claims: Sequence[types.AnyClaim], judged: Sequence[Judgement]) -> dict[str, dict[str, Any]]:
+def families(claims: Sequence[types.AnyClaim], judged: Sequence[Judgement]) -> dict[str, dict[str, Any]]:
     """Return, for each tested claim of a family, the family's name and size and the claim's adjusted p and e.
 
     1/e is a p value at any stopping time (Ville), so Holm's method holds for it and for any mixture of both kinds.
@@ -107,7 +107,7 @@ def _families(claims: Sequence[types.AnyClaim], judged: Sequence[Judgement]) -> 
     return adjusted
 
 
-def _adjust(judgement: Judgement, family: Mapping[str, Any], alpha: float) -> None:
+def adjust(judgement: Judgement, family: Mapping[str, Any], alpha: float) -> None:
     """Hold a supported claim, and the verdict of its anytime-valid side, to the family's adjusted p."""
     side = judgement.anytime
     if family["size"] > 1 and side and side.verdict == "supported" and family["e_adjusted"] < side.needs:
@@ -175,8 +175,13 @@ def looks_words(side: Mapping[str, Any]) -> str:
     """Return which test a claim's verdict rests on, and why, of its `anytime`."""
     if side["rests_on"] == "fixed-n":
         return f"The verdict rests on the fixed-n test: n was {side['looks'][0]:,} at every look."
-    sizes = listed([f"{n:,}" for n in side["looks"]])
-    return f"The verdict rests on the anytime-valid test: there were looks at n = {sizes}."
+    sizes = dict.fromkeys(f"{n:,}" for n in side["looks"])
+    words = f"The verdict rests on the anytime-valid test: there were looks at n = {listed(list(sizes))}"
+    if side["settled"]:
+        words += ", by a loop that adds episodes (settle)"
+    if len(sizes) < len(side["looks"]):
+        words += "; at one n episodes were run again with other outcomes, a second chance that no test here allows for"
+    return f"{words}."
 
 
 _TO = {"supported": "support", "refuted": "refute"}

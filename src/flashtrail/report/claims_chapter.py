@@ -42,7 +42,7 @@ def matrix(run: Campaign, details_here: bool = False) -> Html:
     columns |= {"anytime": "Anytime-valid", "seed": "The reproduction said"}
     note = (
         "p holds where the number of episodes was fixed before the first look; e holds at any look and any stop, and "
-        "decides where there were looks at several n. An e of 1/alpha or more rejects."
+        "decides where there were looks at several n, or settle's. An e of 1/alpha or more rejects."
     )
     table = page.table(rows, columns, caption="Verdicts, computed from the tables", stacked=True)
     return page.join(table, page.paragraph(note, "note"))
@@ -53,7 +53,8 @@ def _anytime(claim: Mapping[str, Any]) -> str | None:
     if not (side := claim["anytime"]):
         return None
     adjusted = f" (Holm {claim['family']['e_adjusted']:.2g})" if claim["family"] else ""
-    looks = f"; looks at n = {listed([f'{n:,}' for n in side['looks']])}: the verdict rests on it"
+    sizes = dict.fromkeys(f"{n:,}" for n in side["looks"])
+    looks = f"; {'settled, ' * side['settled']}looks at n = {listed(list(sizes))}: the verdict rests on it"
     return f"{e_value(side['e'], side['needs'])}{adjusted}" + ("" if side["rests_on"] == "fixed-n" else looks)
 
 
