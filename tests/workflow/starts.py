@@ -7,14 +7,28 @@ imported no module of the package before it is told its arguments. Knows nothing
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import runpy
 import sys
 from typing import Any
 
+import dpath  # noqa: F401
 import smart_open  # noqa: F401  (with all its transports; Snakemake imports it with the first source file)
-from snakemake import cli  # noqa: F401
+import yte  # noqa: F401  (profiles are read with it)
+from docutils import core, readers, writers  # noqa: F401
+from docutils.parsers.rst import directives, roles, states  # noqa: F401
+from docutils.parsers.rst.directives import images  # noqa: F401
+from PIL import Image  # noqa: F401
+from snakemake import assets, cli, profiles, storage  # noqa: F401
+
+
+def prepare() -> None:
+    """Find the plugins once; what is there before the forks is left out of their garbage collections."""
+    cli.get_argument_parser()
+    gc.collect()
+    gc.freeze()
 
 
 def become(launcher: str, start: dict[str, Any]) -> None:
@@ -32,6 +46,7 @@ def become(launcher: str, start: dict[str, Any]) -> None:
 
 def main(launcher: str) -> None:
     assert not [name for name in sys.modules if name.split(".")[0] == "flashtrail"]
+    prepare()
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
