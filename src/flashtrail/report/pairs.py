@@ -8,7 +8,7 @@ from typing import Any
 from flashtrail.claims.campaign import Campaign
 from flashtrail.report import page
 from flashtrail.report.page import Html
-from flashtrail.tables import keys, links
+from flashtrail.tables import links
 
 MOST = 40  # starts named per cell; the index of all episodes has every one
 
@@ -20,7 +20,7 @@ def differing(run: Campaign, against: Sequence[tuple[str, str]]) -> Html | None:
     """
     rows = []
     for arm, reference in against:
-        both = keys.pairs(run.judged(arm), run.judged(reference))
+        both = run.pairs(arm, reference)
         both = both[both["success_a"] != both["success_b"]]
         if len(both):
             records = both.to_dict("records")
