@@ -1,5 +1,6 @@
 # Shared by the other files of this directory: the checked experiment, wildcard constraints, input functions, digests.
 # Nothing is planned before the config is valid.
+import functools
 import os
 import re
 import shlex
@@ -164,6 +165,7 @@ def shard_modules(policy):
     return [*server_modules(policy), simulators.source_of(EXPERIMENT.suite)]
 
 
+@functools.cache
 def code_digest(script, *modules, notebook=None):
     """A digest over a script and exactly the package modules that it, what it starts and its notebook reach.
 

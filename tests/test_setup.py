@@ -5,9 +5,11 @@ Uses venvs without packages; the installation itself is what .ci/run does.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +20,7 @@ import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
 from pip._vendor.distlib.scripts import ScriptMaker
+from workflow.checkouts import start_snakemake
 
 ROOT = Path(__file__).parents[1]
 PLACES = ["plain", "Über Labor", "it's", "two  spaces and a 'quote'", "/".join(["deep-" + "x" * 40] * 4)]
@@ -101,7 +104,10 @@ def test_the_package_is_found_from_where_the_clone_lies(setup_env, tmp_path, mon
 
 @pytest.fixture
 def snakemake(setup_env, tmp_path, monkeypatch):
-    """Run .venv/bin/snakemake in a folder with a Snakefile that prints the seed; the package lies beside the .venv."""
+    """Run .venv/bin/snakemake in a folder with a Snakefile that prints the seed; the package lies beside the .venv.
+
+    `forked`: its launcher in the interpreter of the tests, where only what it says is asked for.
+    """
     binaries = bare(setup_env)
     (setup_env.PACKAGES / "pinned.pth").write_text(str(Path(yaml.__file__).parents[1]) + "\n")
     maker = ScriptMaker(None, str(binaries))
@@ -114,12 +120,26 @@ def snakemake(setup_env, tmp_path, monkeypatch):
     (work / "profiles/own").mkdir(parents=True)
     (work / "Snakefile").write_text("import flashtrail\nprint(config['seed'], flashtrail.__file__)\nrule all:\n")
 
-    def started(*words):
-        command = [binaries / "snakemake", "-n", *words]
-        return subprocess.run(list(map(str, command)), cwd=work, capture_output=True, text=True)
+    def started(*words, forked=False):
+        launcher, command = binaries / "snakemake", ["snakemake", "-n", *words]
+        if forked:
+            modules = [setup_env.ROOT / "src"]
+            return start_snakemake(work, command, os.environ, launcher=launcher, modules=modules, apart=True)
+        return subprocess.run([launcher, *command[1:]], cwd=work, capture_output=True, text=True)
 
     started.folder = work
     return started
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("content", "code"), [(b"seed: 41\n", 0), (b"# \xe9t\xe9\n", 1)], ids=["plan", "refusal"])
+def test_a_fork_says_what_a_start_says(snakemake, content, code):
+    (snakemake.folder / "given.yaml").write_bytes(content)
+    words = ("--quiet", "host", "--configfile", "given.yaml")
+    one, other = (snakemake(*words, forked=forked) for forked in (False, True))
+    assert one.returncode == other.returncode == code and one.stderr == other.stderr
+    undated = [re.sub(r"^\[.*\d\d:\d\d.*\]$", "", done.stdout, flags=re.M) for done in (one, other)]
+    assert undated[0] == undated[1] and (one.stdout or one.stderr)
 
 
 @pytest.mark.slow
@@ -133,21 +153,22 @@ def test_a_config_file_that_snakemake_cannot_read_is_one_line(snakemake):
         "nowhere.yaml": (None, "nowhere.yaml does not exist"),
     }
     (snakemake.folder / "good.yaml").write_text("seed: 41\n")
+    forked = functools.partial(snakemake, forked=True)
     for name, (content, words) in given.items():
         if content is not None:
             (snakemake.folder / name).write_bytes(content)
-        done = snakemake("--configfile", "good.yaml", name)
+        done = forked("--configfile", "good.yaml", name)
         (line,) = done.stderr.splitlines()
         assert done.returncode == 1 and line.startswith(f"error: {words}") and not done.stdout
     (snakemake.folder / "profiles/own/profile.yaml").write_text("cores: 1\nconfigfile: latin.yaml\n")
     for option in ("--profile", "--workflow-profile"):
-        done = snakemake(option, "profiles/own")
+        done = forked(option, "profiles/own")
         assert done.returncode == 1 and done.stderr.splitlines()[1:] == [f"error: {given['latin.yaml'][1]}"]
     for setting, words in (("seed", "have to be defined as name=value pairs"), ("1a=3", "a valid identifier")):
-        (line,) = snakemake("--config", setting).stderr.splitlines()
+        (line,) = forked("--config", setting).stderr.splitlines()
         assert line.startswith(f"error: --config {setting}: ") and words in line
     os.mkfifo(snakemake.folder / "pipe")
-    assert "pipe is a pipe" in snakemake("--configfiles", "pipe").stderr
+    assert "pipe is a pipe" in forked("--configfiles", "pipe").stderr
 
 
 @pytest.mark.slow
@@ -157,9 +178,9 @@ def test_snakemake_goes_on_with_a_good_config_file_and_the_package_beside_the_sn
     assert done.returncode == 0 and f"41 {ROOT / 'src'}" in done.stdout.replace(str(snakemake.folder.parent), str(ROOT))
     shutil.copytree(ROOT / "src", snakemake.folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
     assert f"41 {snakemake.folder / 'src'}" in snakemake("--configfile", "good.yaml").stdout
-    failed = snakemake("--configfile", "good.yaml", "--", "nowhere.txt")
+    failed = snakemake("--configfile", "good.yaml", "--", "nowhere.txt", forked=True)
     assert failed.returncode == 1 and "MissingRuleException" in failed.stderr + failed.stdout
-    told = snakemake("--version")
+    told = snakemake("--version", forked=True)
     assert told.returncode == 0 and told.stdout.startswith("9.")
 
 

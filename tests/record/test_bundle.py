@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import validation
-from record import campaign
+from record import campaign, remembered
 
 from flashtrail import cli
 from flashtrail.base import parquet, provenance
@@ -40,13 +40,19 @@ def original(written: Path) -> Path:
 
 
 @pytest.fixture
-def root(written: Path, tmp_path: Path) -> Path:
+def spoilt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows from bytes that were audited before is not computed again: of a spoilt bundle, most of it."""
+    remembered.remember(monkeypatch)
+
+
+@pytest.fixture
+def root(written: Path, tmp_path: Path, spoilt: None) -> Path:
     """Return a finished run to spoil, alone in its directory."""
     return Path(shutil.copytree(written, tmp_path / "here"))
 
 
 @pytest.fixture
-def copy(original: Path, tmp_path: Path) -> Path:
+def copy(original: Path, tmp_path: Path, spoilt: None) -> Path:
     """Return a bundle to tamper with."""
     return Path(shutil.copytree(original, tmp_path / "bundle"))
 
@@ -373,7 +379,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tampered(whole: Path, tmp_path: Path) -> Path:
+def tampered(whole: Path, tmp_path: Path, spoilt: None) -> Path:
     """Return a bundle with drills and a checkup to tamper with."""
     return Path(shutil.copytree(whole, tmp_path / "bundle"))
 
@@ -420,7 +426,7 @@ def test_a_changed_step_of_a_drill_is_found_against_its_shard_and_the_diagnosis(
 
 
 @pytest.fixture
-def finished(whole: Path, tmp_path: Path) -> Path:
+def finished(whole: Path, tmp_path: Path, spoilt: None) -> Path:
     """Return the run itself to change."""
     return Path(shutil.copytree(whole.with_name("here"), tmp_path / "here"))
 

@@ -97,10 +97,9 @@ class Checkout:
 @functools.cache
 def starter() -> subprocess.Popen[str]:
     """The process whose forks are the starts of Snakemake (starts.py); it ends with this one."""
-    launcher = Path(sys.executable).parent / "snakemake"
     variables = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "SNAKEMAKE_PROFILE")}
     return subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("starts.py"), launcher],
+        [sys.executable, Path(__file__).with_name("starts.py")],
         env=variables,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -109,19 +108,31 @@ def starter() -> subprocess.Popen[str]:
 
 
 def start_snakemake(
-    place: Path, command: Sequence[str], environment: Mapping[str, str], timeout_s: float = 600
+    place: Path,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    timeout_s: float = 600,
+    launcher: Path | None = None,
+    modules: Sequence[Path] = (),
+    apart: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """Start Snakemake in `place` by a fork of `starter` and wait until it ends; output is one text."""
-    forks = starter()
+    """Start Snakemake in `place` by a fork of `starter` and wait until it ends.
+
+    Output and errors are one text unless they are to be `apart`; `modules` are looked into before those of the tests,
+    whose `launcher` is the one that is taken without another.
+    """
+    forks, launcher = starter(), launcher or Path(sys.executable).with_name("snakemake")
     assert forks.stdin is not None and forks.stdout is not None
-    with tempfile.NamedTemporaryFile("r", encoding="utf-8") as output:
-        start = {"arguments": command[1:], "cwd": str(place), "env": dict(environment), "output": output.name}
-        print(json.dumps(start), file=forks.stdin, flush=True)
+    with tempfile.NamedTemporaryFile("r", encoding="utf-8") as output, tempfile.NamedTemporaryFile("r") as errors:
+        start = {"launcher": str(launcher), "arguments": command[1:], "cwd": str(place), "env": dict(environment)}
+        start |= {"output": output.name, "errors": (errors if apart else output).name}
+        print(json.dumps(start | {"modules": list(map(str, modules))}), file=forks.stdin, flush=True)
         if not select.select([forks.stdout], [], [], timeout_s)[0]:
             forks.kill()  # or its late answer would be taken for that of the next start
             starter.cache_clear()
             raise subprocess.TimeoutExpired(list(command), timeout_s)
-        return subprocess.CompletedProcess(list(command), int(forks.stdout.readline()), output.read())
+        code = int(forks.stdout.readline())
+        return subprocess.CompletedProcess(list(command), code, output.read(), errors.read())
 
 
 def planned(output: str) -> set[str]:

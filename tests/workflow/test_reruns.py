@@ -234,7 +234,15 @@ print(json.dumps({{"config_digest": shard.config_digest(arm), "code_digest": cod
 """
 
 
-def write_shards(checkout: Checkout, rows: list[dict[str, Any]], **other: str) -> None:
+@pytest.fixture(scope="module")
+def plan(finished_tree: Path) -> dict[str, str]:
+    """Return the digests of the plan: what is below results/ is in none of them, nor the place of the checkout."""
+    told = Checkout(finished_tree).run("python", "-c", PLANNED, environment={"PYTHONPATH": "src"}).stdout
+    digests: dict[str, str] = json.loads(told)
+    return digests
+
+
+def write_shards(checkout: Checkout, plan: dict[str, str], rows: list[dict[str, Any]], **other: str) -> None:
     """Put real tables of the plan in place of the stand-ins' shards, and the real merge in place of its stand-in.
 
     `other`: metadata in which the second shard is not the plan's.
@@ -244,10 +252,9 @@ def write_shards(checkout: Checkout, rows: list[dict[str, Any]], **other: str) -
         before = manifest.stat()
         manifest.write_text(json.dumps({"digest": kind[0]}))
         os.utime(manifest, ns=(before.st_atime_ns, before.st_mtime_ns))  # not newer than what was made with it
-    planned = json.loads(checkout.run("python", "-c", PLANNED, environment={"PYTHONPATH": "src"}).stdout)
     for task in (0, 1):
         shard = checkout.path / f"results/rollouts/clean/task_{task}"
-        told = planned | (other if task == 1 else {})
+        told = plan | (other if task == 1 else {})
         of_task = [row for row in rows if row["task_id"] == task]
         schemas.write_table(shard / "episodes.parquet", of_task, schemas.EPISODES, told)
         schemas.write_table(shard / "rounds.parquet", [], schemas.ROUNDS, told)
@@ -263,17 +270,17 @@ def merge(checkout: Checkout) -> tuple[int, str]:
     return result.returncode, result.stdout
 
 
-def test_whole_shards_are_merged(finished):
-    write_shards(finished, ALL)
+def test_whole_shards_are_merged(finished, plan):
+    write_shards(finished, plan, ALL)
     code, output = merge(finished)
     assert code == 0, output
     assert schemas.read_table(finished.path / TABLES / "episodes.parquet", schemas.EPISODES).num_rows == 4
 
 
 @pytest.mark.parametrize("digest", ["config_digest", "code_digest", "artifact_digest"])
-def test_a_shard_of_another_plan_stops_the_merge_by_name(finished, digest):
+def test_a_shard_of_another_plan_stops_the_merge_by_name(finished, plan, digest):
     """Whoever computed it: here somebody put it where the workflow looks."""
-    write_shards(finished, ALL, **{digest: "theirs"})
+    write_shards(finished, plan, ALL, **{digest: "theirs"})
     code, output = merge(finished)
     assert code != 0
     refusal = f"clean/task_1/episodes.parquet is of another plan ({digest} theirs, planned "
@@ -294,8 +301,8 @@ def test_a_shard_of_another_plan_stops_the_merge_by_name(finished, digest):
     ],
     ids=["hole", "end", "double", "error"],
 )
-def test_what_is_missing_stops_the_merge_by_name(finished, rows, words):
-    write_shards(finished, rows)
+def test_what_is_missing_stops_the_merge_by_name(finished, plan, rows, words):
+    write_shards(finished, plan, rows)
     code, output = merge(finished)
     log = Path(finished.path / "results/logs/merge_shards/clean.log").read_text()
     assert code != 0

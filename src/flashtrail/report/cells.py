@@ -9,7 +9,6 @@ from flashtrail.claims.campaign import Campaign
 from flashtrail.statistics import intervals
 from flashtrail.statistics.intervals import Interval, Paired, Rate
 from flashtrail.statistics.wording import DASH, difference_with_range, p_value, percent, percent_range
-from flashtrail.tables import keys
 
 # heads of the cells below, in order
 RATE = {"rate": "Rate", "wilson": "Wilson 95 %"}
@@ -39,7 +38,7 @@ def ends(interval: Interval | Mapping[str, Any]) -> str:
 
 def paired(run: Campaign, arm: str, control: str) -> Paired | None:
     """Compare two arms on the episodes that both have; None without a common episode."""
-    both = keys.pairs(run.judged(arm), run.judged(control))
+    both = run.pairs(arm, control)
     return intervals.paired(both["success_a"].tolist(), both["success_b"].tolist()) if len(both) else None
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flashtrail.report import page
 from flashtrail.report.page import Html
-from flashtrail.tables import keys, links
+from flashtrail.tables import links
 
 if TYPE_CHECKING:  # not at run time: an episode's page names starts, and needs no verdicts
     from flashtrail.claims.campaign import Campaign
@@ -22,7 +22,7 @@ def differing(run: Campaign, against: Sequence[tuple[str, str]]) -> Html | None:
     """
     rows = []
     for arm, reference in against:
-        both = keys.pairs(run.judged(arm), run.judged(reference))
+        both = run.pairs(arm, reference)
         both = both[both["success_a"] != both["success_b"]]
         if len(both):
             records = both.to_dict("records")
