@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import torch
 from conformance import draft_head, pi0, rules, sessions, verification, wire
@@ -19,22 +18,25 @@ CHECKS: dict[str, tuple[Callable[[Golden], Parts], ...]] = dict(
 )
 
 
-@torch.inference_mode()
 def run(golden: Golden, name: str) -> list[Row]:
-    """The rows of the set `name`. A crash is one failed row, and the other parts still run."""
-    rows: list[Row] = []
+    """The rows of the set `name`."""
+    return list(rows(golden, name))
+
+
+@torch.inference_mode()
+def rows(golden: Golden, name: str) -> Iterator[Row]:
+    """The rows of the set `name` as they are computed. A crash is one failed row, and the other parts still run."""
     for parts in CHECKS[name]:
-        with crash_as_row(f"{name[:2]} {parts.__module__.rsplit('.', 1)[-1]}", rows):
+        try:
             for part, checks in parts(golden):
-                with crash_as_row(part, rows):
-                    rows.extend(checks)
-    return rows
+                try:
+                    yield from checks
+                except Exception as error:
+                    yield crash(part, error)
+        except Exception as error:
+            yield crash(f"{name[:2]} {parts.__module__.rsplit('.', 1)[-1]}", error)
 
 
-@contextmanager
-def crash_as_row(name: str, rows: list[Row]) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        text = " ".join(str(error).split())[:160]
-        rows.append(Row(name, float("inf"), None, f"{type(error).__name__}: {text}"))
+def crash(name: str, error: Exception) -> Row:
+    text = " ".join(str(error).split())[:160]
+    return Row(name, float("inf"), None, f"{type(error).__name__}: {text}")

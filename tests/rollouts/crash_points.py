@@ -4,19 +4,24 @@ SCENARIO: fresh; mended, where an episode could not be run before; grown, whose 
 
 The real shard and recorder with a scripted simulator in the process itself, so that each life takes a fraction of a
 second. Every Python-level operation that changes a file below DIRECTORY is counted, writes of Parquet included (the
-writer is handed a file of ours). A life is a fork: it meets a full disk at operation n, or ends by SIGKILL before it,
-or in the middle of it where it is a write. For the kills one life forks at each operation: the fork is killed there,
-and what it leaves is kept and gone on from. Prints one JSON object per end. Does not see: what a C library opens.
+writer is handed a file of ours). One life, a fork, forks at each operation: that fork is killed before it, or in the
+middle of it where it is a write, or meets a full disk there and goes on to its own end; what it leaves is kept, and a
+life goes on from that. Prints one JSON object per end. Does not see: what a C library opens.
 """
 
 from __future__ import annotations
 
 import builtins
+import contextlib
+import copy
 import errno
+import fcntl
+import functools
 import gc
 import io
 import json
 import os
+import pickle
 import shutil
 import signal
 import sys
@@ -24,11 +29,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas  # noqa: F401  (Arrow imports it at its first table: once here, not once per life)
+import pandas  # noqa: F401  (Arrow imports these at its first table: once here, not once per life)
+import pyarrow.pandas_compat  # noqa: F401
 import pyarrow.parquet as pq
 from rollouts.scripted import DRAFT, FULL, Policy, Simulator
 from rollouts.shards import rows, spec
 
+from flashtrail.base import machine
 from flashtrail.base.errors import UserError
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.rollouts import conditions, guards, shard
@@ -52,18 +59,17 @@ SPEC = spec(init_states=(0, 1, 2), server=["no", "{port}"], video="failures")
 
 
 class Faults:
-    """Counts file operations below `root`; a disk is full at number `at` (and `torn`, in its middle).
+    """Counts file operations below `root`, and forks at each: the fork is killed or, with `full`, meets a full disk.
 
-    With `kept`, a fork is killed at each of them, and before and in the middle of each that can be torn; what it leaves
-    below `root` is copied to ``kept/<number>``, torn ``kept/<number>-torn``, and the life goes on.
+    Before each operation, and in the middle of each that can be torn; what the fork leaves below `root` is moved to
+    ``kept/<number>``, torn ``kept/<number>-torn``, and the life goes on.
     """
 
-    def __init__(self, root: Path, at: int | None = None, torn: bool = False, kept: Path | None = None) -> None:
-        self.root, self.at, self.torn, self.kept = str(root), at, torn, kept
+    def __init__(self, root: Path, kept: Path, full: bool) -> None:
+        self.root, self.kept, self.full = str(root), kept, full
         self.points: list[str] = []
         self.ends: list[dict[str, Any]] = []
-        self.recorded: list[str] = []
-        self.keeping = False
+        self.keeping = False  # in a fork, no operation is a point
         self.audited, self.auditing = 0, True
         self._original = {name: getattr(os, name) for name in CHANGES}
         self._open, self._os_open, self._write_table = io.open, os.open, pq.write_table
@@ -76,44 +82,49 @@ class Faults:
         os.open = self._open_descriptor
         pq.write_table = lambda table, where, **more: self._write_parquet(table, where, more)
 
-    def point(self, name: str, what: Any, tear: Callable[[], Any] | None = None, descriptor: int = -1) -> None:
-        """One operation is about to happen; `tear` does half of it, to the file of `descriptor`."""
+    def point(self, name: str, what: Any, tear: Callable[[], Any] | None = None) -> None:
+        """One operation is about to happen; `tear` does half of it."""
         if self.keeping:
             return
         self.points.append(f"{name} {what}")
-        if self.kept is not None:
-            self._kill(None, descriptor)
-            if tear is not None:
-                self._kill(tear, descriptor)
-        if len(self.points) != self.at:
-            return
-        if self.torn:
-            if tear is None:
-                os._exit(3)  # nothing to tear
-            tear()
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        for half in [None, tear] if tear else [None]:
+            self._end(half)
 
-    def _kill(self, tear: Callable[[], Any] | None, descriptor: int) -> None:
-        """Kill a fork here, keep what it leaves, and take back what it wrote."""
-        assert self.kept is not None
+    def _end(self, tear: Callable[[], Any] | None) -> None:
+        """End a fork here, in a copy of `root`, and keep what it leaves."""
         self.keeping, self.auditing = True, False
-        file = f"/proc/self/fd/{descriptor}"
-        if tear is not None:
-            place, content = os.lseek(descriptor, 0, os.SEEK_CUR), Path(file).read_bytes()
+        aside, rename = f"{self.root}.aside", self._original["rename"]
+        rename(self.root, aside)
+        shutil.copytree(aside, self.root)
+        reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
+            TOLD.pipe = writing
+            self._move_descriptors(aside)
             if tear is not None:
                 tear()
+            if self.full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.kill(os.getpid(), signal.SIGKILL)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        hurt = {"end": "killed", "played": TOLD.played, "recorded": TOLD.recorded} | ended(child, reading, writing)
         at, torn = len(self.points), tear is not None
-        shutil.copytree(self.root, self.kept / (f"{at}-torn" if torn else str(at)))
-        hurt = {"end": "killed", "status": status, "recorded": list(self.recorded)}
-        self.ends.append({"at": at, "torn": torn, "point": self.points[-1], "hurt": hurt})
-        if torn:
-            Path(file).write_bytes(content)
-            os.lseek(descriptor, place, os.SEEK_SET)
+        rename(self.root, self.kept / (f"{at}-torn" if torn else str(at)))
+        rename(aside, self.root)
+        self.ends.append({"at": at, "torn": torn, "point": self.points[-1], "hurt": copy.deepcopy(hurt)})
         self.keeping, self.auditing = False, True
+
+    def _move_descriptors(self, aside: str) -> None:
+        """Open each file that is open below `aside` in the copy, where it stands, under its own number."""
+        for link in Path("/proc/self/fd").iterdir():
+            descriptor = int(link.name)
+            with contextlib.suppress(OSError):  # the descriptor that read the directory
+                path = str(link.readlink())
+                if path.startswith(f"{aside}/"):
+                    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+                    moved = self._os_open(path.replace(aside, self.root, 1), flags)
+                    os.lseek(moved, os.lseek(descriptor, 0, os.SEEK_CUR), os.SEEK_SET)
+                    os.dup2(moved, descriptor, inheritable=False)
+                    os.close(moved)
 
     def _counted(self, name: str, original: Any) -> Any:
         def call(*args: Any, **named: Any) -> Any:
@@ -121,7 +132,7 @@ class Faults:
             if name == "sendfile":
                 tear = lambda: original(*args[:3], os.fstat(args[1]).st_size // 2)  # noqa: E731
             if name in ("fsync", "sendfile"):
-                self.point(name, Path(f"/proc/self/fd/{args[0]}").readlink(), tear, args[0])
+                self.point(name, Path(f"/proc/self/fd/{args[0]}").readlink(), tear)
             elif self._inside(args[0], named):
                 self.point(name, args[0])
             # A kill does not need the disk to be waited for, and there are thousands of these.
@@ -172,14 +183,27 @@ class _File(io.FileIO):
 
     def write(self, data: Any) -> int:
         half = bytes(data)[: len(data) // 2]
-        self._faults.point("write", self._path, lambda: io.FileIO.write(self, half), self.fileno())
+        self._faults.point("write", self._path, lambda: io.FileIO.write(self, half))
         return super().write(data)
+
+
+@functools.cache
+def scripted(key: EpisodeKey) -> bytes:
+    """One episode, as it comes through a pipe; what the loop does in it is not what is tested here."""
+    record = run_episode(
+        Simulator(20 if key.init_state == 0 else None),
+        Policy([(12, FULL), (0, DRAFT), (12, FULL), (9, DRAFT)]),
+        key,
+        condition=conditions.build(SPEC.condition),
+        guard=guards.build(SPEC.guard),
+        seed=7,
+    )
+    return pickle.dumps({"episode": record.episode, "rounds": record.rounds, "steps": record.steps})
 
 
 class InProcess:
     """Stands for a simulator process: answers at once; init state 1 fails while `broken`."""
 
-    played: list[str] = []  # noqa: RUF012
     broken = False
     faults: Faults | None = None
 
@@ -188,22 +212,15 @@ class InProcess:
 
     def ask(self, request: dict[str, Any]) -> None:
         key = EpisodeKey(*request["key"])
-        self.played.append(key.name)
+        TOLD.played.append(key.name)
         if self.broken and key.init_state == 1:
             self._answer = {"failed": "simulator", "error": "it is broken"}
             return
-        record = run_episode(
-            Simulator(20 if key.init_state == 0 else None),
-            Policy([(12, FULL), (0, DRAFT), (12, FULL), (9, DRAFT)]),
-            key,
-            condition=conditions.build(SPEC.condition),
-            guard=guards.build(SPEC.guard),
-            seed=7,
-        )
-        film = None if record.episode["success"] else request["film"]
+        answer = pickle.loads(scripted(key))
+        film = None if answer["episode"]["success"] else request["film"]
         if film is not None:
             self._shoot(film, key.name)
-        self._answer = {"episode": record.episode, "rounds": record.rounds, "steps": record.steps, "video": film}
+        self._answer = answer | {"video": film}
 
     def _shoot(self, film: str, text: str) -> None:
         """As a process of its own would: no operation of the shard."""
@@ -239,41 +256,56 @@ class NoServer:
         return {}
 
 
+class Told:
+    """What a life has played and recorded, and the descriptor to which it says how it ended."""
+
+    def __init__(self, pipe: int = -1) -> None:
+        self.played: list[str] = []
+        self.recorded: list[str] = []
+        self.pipe = pipe
+
+    def end(self, end: dict[str, Any]) -> None:
+        with os.fdopen(self.pipe, "w") as stream:
+            json.dump(end | {"played": self.played, "recorded": self.recorded}, stream)
+        os._exit(0)
+
+
+TOLD = Told()
+
+
 def life(out: Path, faults: Faults | None = None, *, broken: bool = False, told: Any = SPEC) -> dict[str, Any]:
     """Run the shard in a fork until it ends, one way or another; say how, what it played and what it recorded."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(reading)
-        _live(out, faults, broken, writing, told)
+        TOLD.pipe = writing
+        _live(out, faults, broken, told)
+    return {"end": "killed"} | ended(child, reading, writing)
+
+
+def ended(child: int, reading: int, writing: int) -> dict[str, Any]:
+    """Return what a fork said at its end, with its exit status; nothing else where it was killed."""
     os.close(writing)
     with os.fdopen(reading) as stream:
-        lines = [json.loads(line) for line in stream]
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return {
-        "status": status,
-        "played": [line["played"] for line in lines if "played" in line],
-        "recorded": [line["recorded"] for line in lines if "recorded" in line],
-        **next((line for line in lines if "end" in line), {"end": "killed"}),
-    }
+        text = stream.read()
+    said = json.loads(text) if text else {}
+    return {"status": os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), **said}
 
 
-def _live(out: Path, faults: Faults | None, broken: bool, pipe: int, told: Any) -> None:
+def _live(out: Path, faults: Faults | None, broken: bool, told: Any) -> None:
     """Never returns: the life of the fork."""
-    say = os.fdopen(pipe, "w", buffering=1)
-    InProcess.broken, InProcess.faults, InProcess.played = broken, faults, _Told(say)
+    InProcess.broken, InProcess.faults = broken, faults
     shard.SimulatorProcess, shard.wait_any, shard._Server = InProcess, lambda *_: None, NoServer
+    machine.Watch._own = lambda *_: 0.0  # it reads what /proc has of every process, four times a life
     record = shard.Recorder.record
 
     def recorded(self: Any, key: Any, episode: Any, *pictures: Any, **more: Any) -> None:
         record(self, key, episode, *pictures, **more)
         if episode.episode["outcome"] != "error":
-            print(json.dumps({"recorded": key.name}), file=say)
-            if faults:
-                faults.recorded.append(key.name)
+            TOLD.recorded.append(key.name)
 
     shard.Recorder.record = recorded
-    end = {"end": "finished"}
+    end: dict[str, Any] = {"end": "finished"}
     try:
         if faults:
             faults.install()
@@ -284,21 +316,9 @@ def _live(out: Path, faults: Faults | None, broken: bool, pipe: int, told: Any) 
         end = {"end": "told", "line": str(error)}
     except BaseException as error:
         end = {"end": "crashed", "line": f"{type(error).__name__}: {error}"}
-    if faults:
-        end |= {"points": faults.points, "audited": faults.audited, "ends": faults.ends}  # type: ignore[dict-item]
-    print(json.dumps(end), file=say)
-    say.flush()
-    os._exit(0)
-
-
-class _Told(list):  # type: ignore[type-arg]
-    """A list that says what is put into it."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def append(self, name: str) -> None:
-        print(json.dumps({"played": name}), file=self._stream)
+    if faults and not faults.keeping:
+        end |= {"points": faults.points, "audited": faults.audited, "ends": faults.ends}
+    TOLD.end(end)
 
 
 def tables_of(out: Path) -> Any:
@@ -328,46 +348,32 @@ def prepare(directory: Path, scenario: str) -> Path:
 def lives(directory: Path, scenario: str, fault: str) -> None:
     """Print the undisturbed life, then one line for each operation and each way to be disturbed in it."""
     start, place, kept = prepare(directory, scenario), directory / "place", directory / "kept"
+    kept.mkdir()
     shutil.copytree(start, place)
-    whole = life(place, Faults(place, kept=kept if fault == "kill" else None))
+    whole = life(place, Faults(place, kept, full=fault == "full"))
     ends = whole.pop("ends")
     print(json.dumps({"whole": whole}))
     expected = _forked(place)
-    for end in killed(place, kept, ends) if fault == "kill" else filled(start, place, whole["points"]):
+    for end in gone_on(place, kept, ends, outputs_go=fault == "kill"):
         print(json.dumps(end | {"same": end.pop("tables") == expected}), flush=True)
 
 
-def killed(place: Path, kept: Path, ends: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Go on from what each kill left; once where two left the same, byte for byte."""
+def gone_on(place: Path, kept: Path, ends: list[dict[str, Any]], outputs_go: bool) -> Iterator[dict[str, Any]]:
+    """Go on from what each end left; once where two left the same, byte for byte."""
     done: dict[Any, dict[str, Any]] = {}
     for end in ends:
-        left = kept / (f"{end['at']}-torn" if end["torn"] else str(end["at"]))
-        removed = end["at"] % 2 == 0
+        removed = outputs_go and end["at"] % 2 == 0
         shutil.rmtree(place)
-        shutil.copytree(left, place)
+        (kept / (f"{end['at']}-torn" if end["torn"] else str(end["at"]))).rename(place)
         if removed:  # as Snakemake does with the outputs of a job that was killed
             for name in ("episodes.parquet", "rounds.parquet", "steps.parquet", "ledger.json"):
                 (place / name).unlink(missing_ok=True)
         found = {str(p.relative_to(place)): p.read_bytes() if p.is_file() else b"/" for p in place.rglob("*")}
         state = frozenset(found.items())
         if state not in done:
-            done[state] = went_on(place)
+            after = life(place)
+            done[state] = {"after": after, "tables": _forked(place), "leftovers": leftovers(place)}
         yield end | {"outputs_removed": removed} | done[state]
-
-
-def filled(start: Path, place: Path, points: list[str]) -> Iterator[dict[str, Any]]:
-    """Meet a full disk at each operation, then go on with room again."""
-    for at, point in enumerate(points, 1):
-        for torn in (False, True) if point.split()[0] in ("write", "sendfile") else (False,):
-            shutil.rmtree(place)
-            shutil.copytree(start, place)
-            hurt = life(place, Faults(place, at, torn))
-            yield {"at": at, "torn": torn, "point": point, "hurt": hurt, "outputs_removed": False} | went_on(place)
-
-
-def went_on(place: Path) -> dict[str, Any]:
-    after = life(place)
-    return {"after": after, "tables": _forked(place), "leftovers": leftovers(place)}
 
 
 def _forked(place: Path) -> Any:
@@ -390,5 +396,7 @@ def _forked(place: Path) -> Any:
 
 
 if __name__ == "__main__":
+    for number in SPEC.init_states:
+        scripted(EpisodeKey(SPEC.suite, SPEC.task_id, number, 0))
     gc.freeze()  # or the collector of each fork touches, and so copies, all that was imported
     lives(Path(sys.argv[1]).resolve(), sys.argv[2], sys.argv[3])
