@@ -57,8 +57,9 @@ def test_the_next_shard_has_the_same_simulator_and_the_same_tables(tmp_path, kep
     told = spec(suite="reach", task_id=1, video="all")
     roll_out(spec(suite="reach", task_id=1, **OTHER), tmp_path / "first", processes.COMMAND)
     before = children(kept.pid)
-    roll_out(told, tmp_path / "second", processes.COMMAND)
+    log = roll_out(told, tmp_path / "second", processes.COMMAND)
     assert len(before) == 1 and children(kept.pid) == before, "one worker for both"
+    assert log.count("a simulator of an earlier shard is at hand") == 1
     roll_out(spec(suite="reach", task_id=0), tmp_path / "third", processes.COMMAND)
     roll_out(spec(suite="reach", task_id=1, metadata={"code_digest": "new"}), tmp_path / "fourth", processes.COMMAND)
     assert len(children(kept.pid)) == 3, "another task, or other code, is another simulator"

@@ -119,15 +119,17 @@ class Keeper:
 
     def _lend(self, borrower: Connection, said: dict[str, Any]) -> None:
         words = json.dumps(said, sort_keys=True)
-        worker = None
+        worker, used = None, True
         for idle in [worker for worker in self._idle if worker.words == words]:
             self._idle.remove(idle)
             if idle.fit:
                 worker = idle
                 break
             idle.leave()
-        self._lent[borrower] = worker = worker or _start(words, said)
-        borrower.send_bytes(json.dumps(worker.process.pid).encode())
+        if worker is None:
+            worker, used = _start(words, said), False
+        self._lent[borrower] = worker
+        borrower.send_bytes(json.dumps([worker.process.pid, used]).encode())
         send_handle(borrower, worker.end.fileno(), worker.process.pid)
 
     def _tidy(self) -> None:

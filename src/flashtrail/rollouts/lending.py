@@ -22,12 +22,15 @@ _PATIENCE_S = 20.0  # the keeper may be starting others, or waiting for one to e
 
 
 class Loan:
-    """A worker that is ours until we say how it left: `connection` is its, `pid` its process."""
+    """A worker that is ours until we say how it left.
+
+    `connection` is its, `pid` its process; `used`: whether another shard had it before.
+    """
 
     def __init__(self, keeper: Connection, asked: Mapping[str, Any]) -> None:
         self._keeper = keeper
         keeper.send_bytes(json.dumps(asked).encode())
-        self.pid = int(self._answer())
+        self.pid, self.used = self._answer()
         if not keeper.poll(_PATIENCE_S):
             raise TimeoutError("no worker came")
         self.connection = Connection(recv_handle(keeper))
@@ -68,11 +71,13 @@ class Lender:
         }
         try:
             loan = Loan(_connected(self._address), asked)
-        except (OSError, EOFError, ValueError) as error:
+        except (OSError, EOFError, ValueError, TypeError) as error:
             self._address = None
             self._say(f"the run's keeper of simulators is not at hand ({error or 'it has ended'}): starting our own")
             return None
         self._counted(loan.pid)
+        if loan.used:
+            self._say("a simulator of an earlier shard is at hand")
         return loan
 
 
