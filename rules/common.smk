@@ -95,6 +95,7 @@ PLANS = Path(".snakemake/flashtrail")  # where every node sees it, beside Snakem
 EXPERIMENT = planned_experiment()
 if workflow.is_main_process:
     from flashtrail.report import early, live  # not in jobs: they would import jinja2 for nothing
+    from flashtrail.rollouts import keeper
 
     early.remove(Path(live.REPORT))  # left by a run that was killed, it would be taken for the report
 CHAPTERS = ["baseline", "profiling", "robustness", "guard", "clock", "claims"]
@@ -141,6 +142,13 @@ onstart:
     plans.freeze(EXPERIMENT, PLANS)
     if workflow.exec_mode == ExecMode.DEFAULT:  # as above
         live.start(workflow, EXPERIMENT)
+        if (
+            workflow.local_exec
+            and not workflow.touch
+            and any(job.rule.name == "roll_out_shard" for job in workflow.dag.jobs)
+        ):
+            tasks = {task for arm in EXPERIMENT.all_arms for task in EXPERIMENT.tasks_of(arm)}
+            keeper.start(2 * EXPERIMENT.rollout.simulators * len(tasks), *shlex.split(sys.executable))
 
 
 # --- digests: what a job depends on beside its input files ---

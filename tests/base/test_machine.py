@@ -70,6 +70,42 @@ def test_the_share_is_what_the_kernels_counters_say(tmp_path):
     assert watch.record()["others"] == 0.6
 
 
+def test_what_works_for_us_is_ours_from_then_on(tmp_path):
+    """A process that is lent to us, and its child: what they used before is theirs; with their end nothing is lost."""
+
+    def stat(pid: int, parent: int, ticks: int) -> None:
+        (tmp_path / str(pid)).mkdir(exist_ok=True)
+        (tmp_path / f"{pid}/stat").write_text(f"{pid} (a b) S {parent} {'0 ' * 9}{ticks} 0 0 0 0")
+
+    tick = os.sysconf("SC_CLK_TCK")
+    stat(os.getpid(), 1, 0)
+    stat(902, 1, 500 * tick)
+    stat(903, 902, 40 * tick)
+    watch = machine.Watch(proc=tmp_path)
+    assert watch._own(tick) == 0
+    watch.count(902)
+    assert watch._own(tick) == 0
+    stat(903, 902, 47 * tick)
+    assert watch._own(tick) == 7
+    (tmp_path / "902/stat").unlink()
+    assert watch._own(tick) == 7
+
+
+def test_spare_memory_is_the_machines_or_the_containers_if_less(tmp_path):
+    assert machine.spare_memory(tmp_path) is None
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal:  1000 kB\nMemFree: 1 kB\nMemAvailable:   600 kB\n")
+    assert machine.spare_memory(tmp_path) == 0.6
+    group = tmp_path / "sys/fs/cgroup"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text("max\n")
+    (group / "memory.current").write_text("900\n")
+    assert machine.spare_memory(tmp_path) == 0.6
+    (group / "memory.max").write_text("1000\n")
+    (group / "memory.stat").write_text("anon 700\ninactive_file 150\n")
+    assert machine.spare_memory(tmp_path) == 0.25
+
+
 def test_words_of_a_record_and_of_none():
     record = {"cores": 2, "load_begin": 0.5, "load_max": 20.0, "others": 0.8, "cpu_mhz": [2400.0, 2500.0]}
     assert machine.words(record | {"governor": None, "gpu_mhz": None}) == (

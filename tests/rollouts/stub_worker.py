@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flashtrail.rollouts import worker
+from flashtrail.rollouts import lending, worker
 from flashtrail.simulators.libero import opengl
 from flashtrail.simulators.observation import Observation
 from flashtrail.simulators.protocol import Step
@@ -75,7 +75,8 @@ class StubSimulator:
 
 
 if __name__ == "__main__":
-    descriptor, mode, file = int(sys.argv[-1]), *(sys.argv[1:-1] or ["", "."])
+    kept = sys.argv[-2] == lending.KEPT
+    descriptor, mode, file = int(sys.argv[-1]), *(sys.argv[1 : -2 if kept else -1] or ["", "."])
     if mode == "blind":
 
         def blind(settings):
@@ -86,4 +87,4 @@ if __name__ == "__main__":
     else:
         worker.make_simulator = lambda spec: StubSimulator(mode, Path(file), spec.horizon)
     worker.leave_with_parent(os.getppid())
-    worker.serve(Connection(descriptor))
+    worker.serve(Connection(descriptor), kept)

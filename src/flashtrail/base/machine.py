@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -26,9 +27,15 @@ class Watch:
         self._gpu, self._proc = gpu, Path(proc)
         self._cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         self._loads = [_load()]
+        self._counted: dict[int, tuple[int, int]] = {}  # ticks before, and at the last look
         self._last = self._times()
         self._others: list[float] = []
         self._clocks = [self._clock()]
+
+    def count(self, pid: int) -> None:
+        """Count a process that works for us, no descendant of ours, and its descendants as ours from now on."""
+        used = _used(self._proc, pid)
+        self._counted[pid] = (used, used)
 
     def look(self, least_s: float = _LEAST_S) -> None:
         """Close an interval: sample load and clock, and what others took since the last look."""
@@ -74,14 +81,10 @@ class Watch:
         return (total - idle) / tick, total / tick, self._own(tick)
 
     def _own(self, tick: int) -> float:
-        """Return the CPU seconds of this process and its descendants, those that have ended and were waited for too."""
-        parents, used = dict[int, int](), dict[int, int]()
-        for entry in self._proc.iterdir():
-            if entry.name.isdigit() and (text := _text(entry / "stat")):
-                fields = text.rpartition(")")[2].split()  # a program's name may hold blanks and brackets
-                parents[int(entry.name)] = int(fields[1])
-                used[int(entry.name)] = sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime
-        return sum(used[pid] for pid in used if _descends(pid, os.getpid(), parents)) / tick
+        """Return the CPU seconds of this process, its descendants, and those that `count` named, from then on."""
+        for pid, (before, last) in self._counted.items():
+            self._counted[pid] = before, max(last, _used(self._proc, pid))  # none where it has ended
+        return (_used(self._proc, os.getpid()) + sum(last - before for before, last in self._counted.values())) / tick
 
     def _clock(self) -> float | None:
         lines = (_text(self._proc / "cpuinfo") or "").splitlines()
@@ -129,6 +132,30 @@ def words(record: dict[str, Any] | None) -> str:
     if record["gpu_mhz"]:
         parts.append(f"GPU at {record['gpu_mhz']:.0f} MHz")
     return ", ".join(parts)
+
+
+def spare_memory(root: str | Path = "/") -> float | None:
+    """Return the share of the memory that is free for use, 0-1: the machine's or, if less, our container's."""
+    text = _text(Path(root, "proc/meminfo")) or ""
+    of_machine = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in text.splitlines())}
+    shares = [of_machine["MemAvailable"] / of_machine["MemTotal"]] if "MemAvailable" in of_machine else []
+    group = Path(root, "sys/fs/cgroup")
+    most, used = _text(group / "memory.max") or "max", _text(group / "memory.current")
+    if used and most.strip() != "max":
+        cached = re.search(r"^inactive_file (\d+)", _text(group / "memory.stat") or "", re.MULTILINE)
+        shares.append(1 - (int(used) - (int(cached[1]) if cached else 0)) / int(most))
+    return min(shares, default=None)
+
+
+def _used(proc: Path, root: int) -> int:
+    """Return the CPU ticks of a process and its descendants, those that have ended and were waited for too."""
+    parents, used = dict[int, int](), dict[int, int]()
+    for entry in proc.iterdir():
+        if entry.name.isdigit() and (text := _text(entry / "stat")):
+            fields = text.rpartition(")")[2].split()  # a program's name may hold blanks and brackets
+            parents[int(entry.name)] = int(fields[1])
+            used[int(entry.name)] = sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime
+    return sum(ticks for pid, ticks in used.items() if _descends(pid, root, parents))
 
 
 def _descends(pid: int, from_: int, parents: dict[int, int]) -> bool:

@@ -27,6 +27,7 @@ from flashtrail.experiment.episodes import EpisodeKey, expected_episodes
 from flashtrail.experiment.shard import ShardSpec
 from flashtrail.rollouts import taken
 from flashtrail.rollouts.episode import EpisodeRecord, error_record
+from flashtrail.rollouts.lending import Lender
 from flashtrail.rollouts.processes import COMMAND, SimulatorProcess, wait_any
 from flashtrail.rollouts.recorder import Recorder, unfilmed
 from flashtrail.serving import TOKEN_VARIABLE
@@ -166,7 +167,8 @@ class _Shard:
 
     def _run_all(self, count: int) -> None:
         settings, timeout_s = self._spec.model_dump(mode="json"), self._spec.episode_timeout_s
-        idle = [SimulatorProcess(settings, timeout_s, self._command) for _ in range(count)]
+        lender = Lender(self._say, self._watch.count)
+        idle = [SimulatorProcess(settings, timeout_s, self._command, lender) for _ in range(count)]
         busy: dict[SimulatorProcess, tuple[EpisodeKey, float]] = {}
         try:
             while self._todo or busy:
@@ -182,8 +184,10 @@ class _Shard:
                         idle.append(process)
                         self._take(key, answer, time.monotonic() - since)
         finally:
-            for process in [*idle, *busy]:
+            for process in busy:
                 process.close()
+            for process in idle:
+                process.leave()
 
     def _ask(self, process: SimulatorProcess, key: EpisodeKey) -> None:
         self._attempts[key] += 1

@@ -2,23 +2,23 @@
 
 Started by `processes.SimulatorProcess` as ``python -m flashtrail.rollouts.worker FD``; talks JSON over that socket: one
 request, signs of life, one answer. A process per simulator because MuJoCo may crash or hang natively, robosuite uses
-global random state, and cores are there to be used.
+global random state, and cores are there to be used. Started by the run's keeper (`keeper.py`) it keeps its simulator
+from one shard's spec to the next one's.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import json
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle
 from typing import Any
 
 from flashtrail.base.errors import UserError
@@ -28,6 +28,8 @@ from flashtrail.experiment.shard import ShardSpec
 from flashtrail.rollouts import conditions, guards, latency
 from flashtrail.rollouts.episode import EpisodeError, Reply, Running, run_episode
 from flashtrail.rollouts.film import Film
+from flashtrail.rollouts.lending import KEPT
+from flashtrail.rollouts.processes import SIMULATOR_NEEDS, leave_with_parent
 from flashtrail.serving import TOKEN_VARIABLE
 from flashtrail.serving.client import PolicyClient, PolicyError, ServerUnavailable
 from flashtrail.simulators import registry, seeds
@@ -40,7 +42,6 @@ _REPLY_S = 600.0  # a first round may compile kernels
 _PING_S = 60.0  # an official server answers no ping while it infers: there, as long as a reply may take
 _LONG_S = 600.0  # building a simulator (imports, 600 MB of assets), encoding a film
 _BEAT_S = 1.0
-_PR_SET_PDEATHSIG = 1
 # What went wrong, for whoever decides on the next attempt.
 POLICY, SERVER, SIMULATOR, FATAL = "policy", "server", "simulator", "fatal"
 
@@ -102,11 +103,14 @@ class _WatchedPolicy:
 
 
 class Worker:
-    """Runs episodes of one shard, one after another, with one simulator and one policy session at a time."""
+    """Runs episodes of one shard, one after another, with one simulator and one policy session at a time.
 
-    def __init__(self, spec: ShardSpec, heartbeat: Heartbeat) -> None:
-        self._spec, self._heartbeat, self._built = spec, heartbeat, False
-        self._simulator: Simulator | None = None
+    `simulator`: this process's, where it has had one for another shard of equal needs.
+    """
+
+    def __init__(self, spec: ShardSpec, heartbeat: Heartbeat, simulator: Simulator | None = None) -> None:
+        self._spec, self._heartbeat, self._built = spec, heartbeat, simulator is not None
+        self._simulator = simulator
         self._client: PolicyClient | None = None
         self._running: Running | None = None
 
@@ -170,53 +174,59 @@ class Worker:
             self._client = PolicyClient(url, _CONNECT_S, token=token, **limits)
         return self._client
 
-    def _failed(self, kind: str, error: Exception) -> dict[str, Any]:
+    def leave(self) -> Simulator | None:
+        """End the policy session; return the simulator."""
         if self._client is not None:
             self._client.close()
             self._client = None
+        return self._simulator
+
+    def _failed(self, kind: str, error: Exception) -> dict[str, Any]:
+        self.leave()
         message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         return {"failed": kind, "error": " ".join(message.split())}
 
 
 def make_simulator(spec: ShardSpec) -> Simulator:
     """Return the shard's simulator."""
-    settings = {name: getattr(spec, name) for name in ("seed", "scene_seed", "hard_reset", "horizon")}
-    return registry.make(spec.suite, spec.task_id, **settings)
+    return registry.make(**{name: getattr(spec, name) for name in SIMULATOR_NEEDS})
 
 
-def serve(connection: Connection) -> None:
-    """Answer requests until the other end is closed; the first message is the shard's spec."""
+def serve(connection: Connection, kept: bool = False) -> None:
+    """Answer requests until the other end is closed; the first message is the shard's spec.
+
+    `kept`: the message null ends a shard, and another one's log and spec follow.
+    """
 
     def send(message: dict[str, Any]) -> None:
         connection.send_bytes(json.dumps(message).encode())
 
-    worker = Worker(ShardSpec.model_validate_json(connection.recv_bytes()), Heartbeat(send))
-    while True:
-        try:
-            request = json.loads(connection.recv_bytes())
-        except EOFError:
-            return
-        send(worker.answer(request))
+    simulator = None
+    own = os.dup(2)
+    with contextlib.suppress(EOFError):
+        while True:
+            if kept:
+                _write_to(recv_handle(connection), once=True)
+            spec = ShardSpec.model_validate_json(connection.recv_bytes())
+            worker = Worker(spec, Heartbeat(send), simulator)
+            while (request := json.loads(connection.recv_bytes())) is not None:
+                send(worker.answer(request))
+            simulator = worker.leave()
+            _write_to(own)
 
 
-def leave_with_parent(parent: int, every_s: float = 1.0) -> None:
-    """End this process once `parent` is gone: a shard killed with SIGKILL leaves no simulator running.
-
-    Linux is asked to do it (a simulator stuck in native code may hold the interpreter); elsewhere a thread watches.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(every_s)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+def _write_to(log: int, once: bool = False) -> None:
+    """Send all this process prints to the file descriptor `log`, and close it if it serves `once`."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    if once:
+        os.close(log)
 
 
 if __name__ == "__main__":
     leave_with_parent(os.getppid())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the shard, which then ends this process
     os.dup2(2, 1)  # LIBERO prints while it loads; what it prints belongs to the log
-    serve(Connection(int(sys.argv[1])))
+    serve(Connection(int(sys.argv[-1])), kept=KEPT in sys.argv)
