@@ -50,6 +50,7 @@ class Campaign:
                 raise UserError(f"report inputs: unknown kind {kind!r}{nearest(kind, KINDS)}")
         self._files = {kind: _paths(value) for kind, value in given.items() if kind not in _PLAIN}
         self._judged: dict[str, pd.DataFrame] = {}
+        self._paired: dict[tuple[str, str], pd.DataFrame] = {}
         self.asked = str(given.get("asked", "report"))
         self._order = [str(arm) for arm in given.get("arms", [])]
         self.grids: dict[str, dict[str, Any]] = {str(arm): dict(cell) for arm, cell in given.get("grids", {}).items()}
@@ -111,11 +112,17 @@ class Campaign:
             self._judged[arm] = episodes.sort_values(list(schemas.PAIR_KEY), kind="stable", ignore_index=True)
         return self._judged[arm]
 
+    def paired(self, arm: str, control: str) -> pd.DataFrame:
+        """Return the judged episodes that both arms have (`keys.pairs`): several claims ask for the same two arms."""
+        if (arm, control) not in self._paired:
+            self._paired[arm, control] = keys.pairs(self.judged(arm), self.judged(control))
+        return self._paired[arm, control]
+
     def by_verification(self) -> Campaign:
         """Return this campaign with verified success in the place of the simulator's; not verified is a failure."""
         other = copy.copy(self)
         won = self.episodes["verified_success"].eq(True)
-        other._judged, other.__dict__["episodes"] = {}, self.episodes.assign(success=won)
+        other._judged, other._paired, other.__dict__["episodes"] = {}, {}, self.episodes.assign(success=won)
         return other
 
     def of_arm(self, table: str, arm: str) -> pd.DataFrame:

@@ -75,7 +75,9 @@ def pairs_of(campaign: Campaign, arm: str, control: str) -> pd.DataFrame:
 
     They are in the order of their keys, as the arms' own episodes are.
     """
-    found = keys.pairs(arm_episodes(campaign, arm), arm_episodes(campaign, control))
+    for name in (arm, control):
+        arm_episodes(campaign, name)
+    found = campaign.paired(arm, control)
     if not len(found):
         raise NotTested(f"{arm} and {control} have no episode in common")
     return found.rename(columns={"success_a": "success_arm", "success_b": "success_control"})
