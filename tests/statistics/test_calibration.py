@@ -15,7 +15,7 @@ from flashtrail.statistics import anytime, intervals
 def test_verdicts_are_as_often_right_as_they_say():
     generator = np.random.default_rng(0)
     scenarios = [calibration.SCENARIOS[i] for i in (0, 3)]
-    rows = calibration.paired(250, generator, scenarios) + calibration.rates(100, generator)
+    rows = calibration.paired(150, generator, scenarios) + calibration.rates(100, generator)
     assert [row for row in rows if not row.holds] == [], calibration.text(rows)
     events = {(row.scenario, row.n, row.event): row for row in rows}
     none = events["no effect, 20 % discordant", 30, "a difference is supported, either way"]
@@ -42,6 +42,13 @@ def test_a_chain_that_finds_too_little_is_caught(monkeypatch):
     monkeypatch.setattr(intervals, "mcnemar", lambda a, b: min(1.0, honest(a, b) * 5))
     rows = calibration.paired(150, np.random.default_rng(3), [Scenario("planted", 100, 0.15, 0.05)])
     assert [row.event for row in rows if not row.holds] == ["a gain is supported"]
+
+
+def test_families_that_are_settled_together_err_as_seldom_as_one_claim():
+    """In small: no false one, the gain found, and what is judged whole ends as the rule says."""
+    rows = calibration.settled_families(25, np.random.default_rng(8))
+    assert all(row.holds for row in rows) and len(rows) == 5, calibration.text(rows)
+    assert rows[3].k == rows[3].runs and rows[0].k + rows[2].k <= 2
 
 
 def test_latency_and_unpaired_rows_hold():
