@@ -19,6 +19,8 @@ LONGEST = (
     "rollouts/test_fidelity.py",
     "rollouts/test_shard.py",
     "rollouts/test_crash_points.py",
+    "workflow/test_growth.py",
+    "workflow/test_settle.py",
     "workflow/test_plan.py",
     "conformance/test_mutations.py",
     "checkpoints/test_parity.py",

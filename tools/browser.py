@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,19 +78,40 @@ class Opened:
 
 
 @contextmanager
-def opened(browser: Browser, path: str | Path, size: tuple[int, int] = DESK) -> Iterator[Opened]:
-    """Yield a page of this file in a window of `size` pixels, and close it afterwards."""
-    url = Path(path).resolve().as_uri()
+def tab(browser: Browser, size: tuple[int, int] = DESK) -> Iterator[Page]:
+    """Yield an empty page in a window of `size` pixels, and close it afterwards; a second file in it is a cheap one."""
     context = browser.new_context(viewport={"width": size[0], "height": size[1]})
-    found = Opened(context.new_page(), [], [])
-    found.page.on("console", lambda m: found.messages.append(m.text) if m.type == "error" else None)
-    found.page.on("pageerror", lambda error: found.messages.append(str(error)))
-    found.page.on("request", lambda r: None if _own(r.url, url) else found.requests.append(r.url))
     try:
-        found.page.goto(url)
-        yield found
+        yield context.new_page()
     finally:
         context.close()
+
+
+@contextmanager
+def opened(browser: Browser, path: str | Path, size: tuple[int, int] = DESK) -> Iterator[Opened]:
+    """Yield a page of this file in a window of `size` pixels, and close it afterwards."""
+    with tab(browser, size) as page, visited(page, path) as found:
+        yield found
+
+
+@contextmanager
+def visited(page: Page, path: str | Path) -> Iterator[Opened]:
+    """Yield the page as it shows this file; what happens is noted until the caller is done with it."""
+    url = Path(path).resolve().as_uri()
+    found = Opened(page, [], [])
+    listeners: dict[str, Callable[[Any], None]] = {
+        "console": lambda m: found.messages.append(m.text) if m.type == "error" else None,
+        "pageerror": lambda error: found.messages.append(str(error)),
+        "request": lambda r: None if _own(r.url, url) else found.requests.append(r.url),
+    }
+    for event, note in listeners.items():
+        page.on(event, note)  # type: ignore[call-overload]
+    try:
+        page.goto(url)
+        yield found
+    finally:
+        for event, note in listeners.items():
+            page.remove_listener(event, note)
 
 
 def _own(asked: str, url: str) -> bool:
@@ -98,13 +119,18 @@ def _own(asked: str, url: str) -> bool:
 
 
 def problems(browser: Browser, path: str | Path, size: tuple[int, int] = PHONE) -> list[str]:
-    """Return what is wrong with a page in a window of this size, one line each; an empty list if nothing is.
+    """Return what is wrong with a page in a window of this size, as `wrong` does."""
+    with tab(browser, size) as page:
+        return wrong(page, path)
+
+
+def wrong(page: Page, path: str | Path) -> list[str]:
+    """Return what is wrong with this file in this tab, one line each; an empty list if nothing is.
 
     Errors on the console, requests, images that are missing, a page wider than its window, violations of WCAG 2.1 AA
     (contrast among them).
     """
-    with opened(browser, path, size) as found:
-        page = found.page
+    with visited(page, path) as found:
         page.evaluate("() => document.querySelectorAll('details').forEach(d => { d.open = true; })")
         page.evaluate("() => Promise.all([...document.images].map(i => i.decode().catch(() => null)))")
         said = [f"image missing: {name}" for name in page.evaluate(_MISSING)]
@@ -159,12 +185,14 @@ def check(browser: Browser, reports: str | Path) -> tuple[list[Path], list[str]]
     shoot(browser, final, final.with_name("final.png"))
     shoot(browser, final, final.with_name("final-phone.png"), PHONE)
     paths = pages_of(Path(reports))
-    said = [
-        f"{path} at {size[0]} px: {line}"
-        for path in paths
-        for size in (DESK, PHONE)
-        for line in problems(browser, path, size)
-    ]
+    with tab(browser, DESK) as desk, tab(browser, PHONE) as phone:
+        sides = {DESK: desk, PHONE: phone}
+        said = [
+            f"{path} at {size[0]} px: {line}"
+            for path in paths
+            for size, page in sides.items()
+            for line in wrong(page, path)
+        ]
     return paths, said
 
 

@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -270,10 +270,30 @@ def checksums(root: Path, outside: Path) -> None:
         stream.write(f"{'0' * 64}  ../outside/secret\n{'0' * 64}  {outside / 'secret'}\n")
 
 
+AUDIT = [sys.executable, str(Path(__file__).with_name("hooked_audit.py"))]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+
+
+@pytest.fixture(scope="module")
+def forked() -> Iterator[Callable[[list[str]], int]]:
+    """Return what audits in a fork of one process that has imported what an audit needs; its exit status."""
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(AUDIT, env=ENVIRONMENT, **pipes) as forks:
+        assert forks.stdin is not None and forks.stdout is not None
+        asked, said = forks.stdin, forks.stdout
+
+        def audited(words: list[str]) -> int:
+            print(json.dumps(words), file=asked, flush=True)
+            return int(said.readline())
+
+        yield audited
+
+
 @pytest.mark.parametrize("tamper", [candidates, crate, digests, jobs, about, checksums])
 def test_an_audit_opens_nothing_outside_asks_nobody_and_starts_nothing(
-    whole: Path, tmp_path: Path, tamper: Callable[[Path, Path], None]
+    whole: Path, tmp_path: Path, tamper: Callable[[Path, Path], None], forked: Callable[[list[str]], int]
 ) -> None:
+    """The first in a process of its own, from the first import on."""
     root, outside = tmp_path / "bundle", tmp_path / "outside"
     shutil.copytree(whole, root)
     outside.mkdir()
@@ -283,12 +303,12 @@ def test_an_audit_opens_nothing_outside_asks_nobody_and_starts_nothing(
     if tamper is candidates:
         cover_up(root)
     answer = tmp_path / "answer.json"
-    command = [sys.executable, str(Path(__file__).with_name("hooked_audit.py")), str(answer), str(root)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert answer.is_file(), done.stderr
+    words = [str(answer), str(root)]
+    own = tamper is candidates
+    ended = subprocess.run([*AUDIT, *words], env=ENVIRONMENT).returncode if own else forked(words)
+    assert ended == 0 and answer.is_file()
     noted = provenance.json_load(answer)
-    assert noted["code"] == (0 if tamper is candidates else 1), done.stdout
+    assert noted["code"] == (0 if own else 1)
     assert any(path.startswith(str(root)) for path in noted["open"]), "the hook sees nothing"
     assert not [path for path in noted["open"] if path.startswith(str(outside))]
     # A library asks lscpu how many cores there are; nothing of ours starts anything.

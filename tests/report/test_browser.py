@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 from pathlib import Path
@@ -36,8 +37,11 @@ def chromium():
 
 @pytest.fixture(scope="module")
 def problems(chromium):
-    """`browser.problems` of a page in a window, found once: no test changes a page of `reports`."""
-    return functools.cache(functools.partial(browser.problems, chromium))
+    """What is wrong with a page in a window, found once: no test changes a page of `reports`."""
+    wrong = browser.wrong
+    with contextlib.ExitStack() as tabs:
+        sides = {size: tabs.enter_context(browser.tab(chromium, size)) for size in SIZES}
+        yield functools.cache(lambda path, size: wrong(sides[size], path))
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +197,7 @@ def printed(chromium, path: Path) -> list[str]:
 
 
 def test_every_kind_of_page_is_checked_and_a_screenshot_left(chromium, reports, problems, monkeypatch):
-    monkeypatch.setattr(browser, "problems", lambda _, path, size: problems(path, size))
+    monkeypatch.setattr(browser, "wrong", lambda tab, path: problems(path, tuple(tab.viewport_size.values())))
     paths, said = browser.check(chromium, reports)
     names = {str(path.relative_to(reports)) for path in paths}
     assert {"final.html", "episodes/index.html", "episodes/clean/index.html"} <= names
@@ -246,6 +250,20 @@ def test_a_directory_without_a_report_is_refused_in_one_line(chromium, tmp_path)
 def test_what_is_wrong_is_noticed(chromium, tmp_path, body, problem):
     found = browser.problems(chromium, written(tmp_path, body))
     assert any(line.startswith(problem) for line in found), found
+
+
+def test_a_tab_tells_of_each_page_that_it_visits_what_is_wrong_with_that_one(chromium, tmp_path):
+    bodies = {
+        "good": "",
+        "throws": "<script>throw new Error('broken')</script>",
+        "asks": '<img alt="x" src="other.png">',
+    }
+    paths = {name: written(tmp_path, body).rename(tmp_path / f"{name}.html") for name, body in bodies.items()}
+    alone = {name: browser.problems(chromium, path) for name, path in paths.items()}
+    assert [bool(found) for found in alone.values()] == [False, True, True]
+    with browser.tab(chromium, browser.PHONE) as tab:
+        for name in ("good", "throws", "good", "asks", "asks", "good"):
+            assert browser.wrong(tab, paths[name]) == alone[name], name
 
 
 def test_a_request_that_a_policy_would_have_stopped_is_noticed(chromium, tmp_path):
