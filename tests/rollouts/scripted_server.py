@@ -2,7 +2,7 @@
 
 Answers are a pure function of the noise seed, so that an episode replayed is the same episode. Modes: ``crash_once``
 ends the process at the third round ever (the file remembers); ``refuse`` fails every round of init state 1;
-``none`` accepts nothing, ever.
+``none`` accepts nothing, ever; ``slow_until`` has no delay once the file is there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class Policy:
 
     def infer(self, session, obs, *, executed_steps, reset, noise_seed):
         self.rounds += 1
-        time.sleep(self.delay_s)
+        if self.mode != "slow_until" or not self.file.exists():
+            time.sleep(self.delay_s)
         init_state, query = noise_seed[3], noise_seed[-1]
         if self.mode == "crash_once" and self.rounds == 3 and not self.file.exists():
             self.file.touch()

@@ -132,7 +132,8 @@ def test_a_shard_against_a_server_that_runs_already(undisturbed, tmp_path):
 
 @pytest.mark.parametrize("finished", [0, 1, 2])
 def test_a_shard_killed_in_an_episode_resumes_at_the_next(undisturbed, tmp_path, finished):
-    slow = spec(server=[*SERVER, "0.2"])
+    fast = tmp_path / "fast"
+    slow = spec(server=[*SERVER, "0.2", "slow_until", str(fast)])
     process = start(tmp_path, slow)
     wait_until(lambda: len(parts(tmp_path)) >= finished and (finished or servers_of(tmp_path)))
     time.sleep(0.3)
@@ -143,6 +144,7 @@ def test_a_shard_killed_in_an_episode_resumes_at_the_next(undisturbed, tmp_path,
     times = {name: (default_parts_dir(tmp_path) / next_digest(tmp_path) / name).stat().st_mtime_ns for name in kept}
     assert not (tmp_path / "episodes.parquet").exists()
     wait_until(lambda: not servers_of(tmp_path))
+    fast.touch()
     log = io.StringIO()
     roll_out_shard(slow, tmp_path, log=log, worker_command=WORKER)
     assert rows(tmp_path) == undisturbed[1]
@@ -156,11 +158,13 @@ def next_digest(out: Path) -> str:
 
 
 def test_a_changed_spec_starts_afresh(tmp_path):
-    slow = spec(server=[*SERVER, "0.2"])
+    fast = tmp_path / "fast"
+    slow = spec(server=[*SERVER, "0.2", "slow_until", str(fast)])
     process = start(tmp_path, slow)
     wait_until(lambda: parts(tmp_path))
     process.kill()
     process.wait()
+    fast.touch()
     log = io.StringIO()
     roll_out_shard(slow.model_copy(update={"seed": 8}), tmp_path, log=log, worker_command=WORKER)
     assert "kept from before" not in log.getvalue()
@@ -177,7 +181,7 @@ def test_a_server_that_crashes_is_started_again(undisturbed, tmp_path):
 
 def test_a_server_killed_in_an_episode_costs_one_attempt(undisturbed, tmp_path):
     """SIGKILL in the middle of an episode: replayed from its start, in the tables once, the incident in the log."""
-    out, log = tmp_path / "out", io.StringIO()
+    out, fast, log = tmp_path / "out", tmp_path / "fast", io.StringIO()
     killed: list[int] = []
 
     def kill_server() -> None:
@@ -186,10 +190,11 @@ def test_a_server_killed_in_an_episode_costs_one_attempt(undisturbed, tmp_path):
         killed.extend(servers_of(out))
         for pid in killed:
             os.kill(pid, signal.SIGKILL)
+        fast.touch()
 
     killer = threading.Thread(target=kill_server)
     killer.start()
-    roll_out_shard(spec(server=[*SERVER, "0.3"]), out, log=log, worker_command=WORKER)
+    roll_out_shard(spec(server=[*SERVER, "0.3", "slow_until", str(fast)]), out, log=log, worker_command=WORKER)
     killer.join()
     assert len(killed) == 1 and rows(out) == undisturbed[1]
     text = log.getvalue()
@@ -234,10 +239,10 @@ def test_a_server_that_always_crashes_ends_the_shard_with_its_log(tmp_path):
 @pytest.mark.parametrize("mode", ["crash_once", "hang_once"])
 def test_a_simulator_that_crashes_or_hangs_costs_one_attempt(undisturbed, tmp_path, mode):
     log = io.StringIO()
-    told = spec(episode_timeout_s=15 if mode == "hang_once" else 60)
+    told = spec(episode_timeout_s=8 if mode == "hang_once" else 60)
     roll_out_shard(told, tmp_path / "out", log=log, worker_command=[*WORKER, mode, str(tmp_path / "file")])
     assert "init_001_repeat_0: attempt 1 failed (simulator)" in log.getvalue()
-    assert ("SIGSEGV" if mode == "crash_once" else "no answer within 15 s") in log.getvalue()
+    assert ("SIGSEGV" if mode == "crash_once" else "no answer within 8 s") in log.getvalue()
     assert rows(tmp_path / "out") == undisturbed[1]
 
 

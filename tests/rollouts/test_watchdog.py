@@ -70,7 +70,7 @@ def test_a_slow_simulator_is_not_taken_for_a_wedged_one(tmp_path):
 
 def test_a_policy_that_thinks_is_not_taken_for_a_wedged_simulator(tmp_path):
     told, log = spec(init_states=[0], stall_timeout_s=1), io.StringIO()
-    told.server.command.append("2.5")
+    told.server.command.append("1.2")
     assert roll_out_shard(told, tmp_path, log=log, worker_command=WORKER).outcomes == {"init_000_repeat_0": "success"}
     assert "attempt" not in log.getvalue()
 
