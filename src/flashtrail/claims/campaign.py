@@ -50,7 +50,6 @@ class Campaign:
                 raise UserError(f"report inputs: unknown kind {kind!r}{nearest(kind, KINDS)}")
         self._files = {kind: _paths(value) for kind, value in given.items() if kind not in _PLAIN}
         self._judged: dict[str, pd.DataFrame] = {}
-        self._paired: dict[tuple[str, str], pd.DataFrame] = {}
         self.asked = str(given.get("asked", "report"))
         self._pairs: dict[tuple[str, str], pd.DataFrame] = {}
         self._order = [str(arm) for arm in given.get("arms", [])]
