@@ -239,6 +239,8 @@ class InProcess:
     def close(self) -> None:
         pass
 
+    leave = close
+
 
 class NoServer:
     url, elsewhere = "ws://none", False
