@@ -12,6 +12,9 @@ PYTHON ?= $(shell for p in python3.11 python3; do \
 BIN := .venv/bin
 T :=
 PYTEST :=
+# Two workers on two cores: a library's threads would wait for the other worker's, busily.
+test check: export OMP_NUM_THREADS ?= 1
+test check: export OPENBLAS_NUM_THREADS ?= 1
 GOLDEN := tests/golden
 export PYTHONPATH := $(CURDIR)/src
 unexport PYTHONDONTWRITEBYTECODE # where an image sets it, each of a run's processes compiles its libraries anew

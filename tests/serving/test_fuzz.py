@@ -272,7 +272,8 @@ def test_the_fuzzer_notices(monkeypatch, fault) -> None:
         raise ProtocolError('message: File "/home/me/server.py", line 3' if fault == "path" else "message: no")
 
     monkeypatch.setattr(f"{__name__}.parse_request", parse)
-    monkeypatch.setattr(f"{__name__}.HANG_S", 0.05)
+    if fault == "hang":  # the others keep the real limit: a busy machine takes longer than this one
+        monkeypatch.setattr(f"{__name__}.HANG_S", 0.05)
     noticed = {"crash": "list index", "hang": "took more than", "path": "File", "growth": "memory grew"}[fault]
     with pytest.raises((IndexError, AssertionError, pytest.fail.Exception), match=noticed):
         fuzz("decoder", decoded(seed=1), 300)
