@@ -47,7 +47,7 @@ _NODES = 128
 # Shares f = 2 q - 1 of the wealth, q by Beta(1/2, 1/2) above 1/2 (Gauss-Chebyshev nodes): from 0.006 to 0.99998.
 BETS = np.sin(math.pi * (2 * np.arange(_NODES) + 1) / (4 * _NODES))
 # Of the wealth on discordant pairs 0.6 is staked at f = 0.45 (20 points at usual rates), 0.2 at f = 0.95 (40 points and
-# more), the rest by Robbins' mixture. Chosen on other rates than calibration's (docs/evidence.md).
+# more), the rest by Robbins' mixture. Fixed; how it was chosen: docs/evidence.md, Calibration.
 PAIRED = {0.45: 0.6, 0.95: 0.2}
 _LOG_MOST = 700.0
 _EDGE = 1e-12  # means are looked for this far inside of 0 and 1
