@@ -5,7 +5,8 @@ SHELL := /bin/bash
 .PHONY: help setup report settle drills checkup screenshot bundle audit-crate unlock clean-results clean-env \
 	test lint check conformance fuzz check-envs lock nano \
 	fidelity verify-success bench-engine bench-gpu gpu-day kernels-compile bench-server bench-rollouts bench-dag bench-evidence bench-convert
-PROFILE ?= $(if $(FULL),profiles/full,profiles/local)
+override NO := 0 no false off
+PROFILE ?= $(if $(filter-out $(NO),$(FULL)),profiles/full,profiles/local)
 PYTHON ?= $(shell for p in python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11, 2) <= sys.version_info < (3, 12))' 2>/dev/null && { echo $$p; break; }; \
 	done; true)
@@ -111,7 +112,7 @@ bench-gpu: setup ## the same on a GPU with pi0_libero's dims and random weights;
 		$(if $(OFFICIAL),--official $(OFFICIAL)) --json results/benchmarks/engine_gpu_$(or $(BACKEND),triton).json
 
 gpu-day: setup ## all that only a GPU can say, in 9 minutes: docs/gpu/DEVICE-DATE.md; DRY=1 without one: tiny sizes, results/gpu-dry
-	@$(BIN)/python benchmarks/gpu_day.py $(if $(DRY),--dry)
+	@$(BIN)/python benchmarks/gpu_day.py $(if $(filter-out $(NO),$(DRY)),--dry)
 
 kernels-compile: setup ## every Triton kernel compiled for an L40S and an H200, neither of which needs to be there (10 min)
 	@$(BIN)/python -m flashtrail.benchmark compile --json results/benchmarks/kernels.json

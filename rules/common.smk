@@ -71,7 +71,7 @@ def check_files_named(experiment):
         if key is not None and key not in known:
             raise UserError(f"{where}.published: no success is published under {key!r}{nearest(key, known)}")
     for run in experiment.reuse:
-        if not Path(run, "results/rollouts").is_dir():
+        if not os.path.isdir(Path(run, "results/rollouts")):  # also where it may not be looked into
             raise UserError(f"reuse: {run} has no results/rollouts, as runs and unpacked bundles have: remove it there")
     for name, policy in experiment.policies.items():
         if policy.artifact is not None and not Path(policy.artifact, "manifest.json").is_file():

@@ -13,6 +13,7 @@ from rollouts.scripted import DRAFT, FULL, Simulator, run
 from flashtrail import cli
 from flashtrail.experiment import config, ledger
 from flashtrail.experiment.episodes import EpisodeKey
+from flashtrail.experiment.shard import config_digest
 from flashtrail.rollouts.episode import error_record
 from flashtrail.rollouts.recorder import Recorder
 
@@ -30,12 +31,14 @@ def written(tmp_path, monkeypatch):
     return tmp_path
 
 
-def play(results: Path, task: int, init_state: int, outcome: str, digest: str = "d", arm: str = "clean") -> Recorder:
+def play(
+    results: Path, task: int, init_state: int, outcome: str, digest: str = "d", arm: str = "clean", **metadata: str
+) -> Recorder:
     recorder = Recorder(
         results / f"rollouts/{arm}/task_{task}/parts",
         digest,
         {"arm": arm, "policy": "pi0_nano", "seed": 7, "run_id": "r"},
-        {},
+        metadata,
     )
     if outcome == "error":
         record = error_record("a task", "server: gone", "2026-01-01T00:00:00+00:00", 1.0)
@@ -70,6 +73,16 @@ def test_parts_of_a_spec_that_was_given_up_do_not_count(written):
     play(written, 0, 0, "success", "old")
     play(written, 0, 1, "horizon", "new")
     assert counted(written)[0] == (0, 3, 0, 1, 0, 2)
+
+
+def test_episodes_of_another_setting_do_not_count(written):
+    play(written, 0, 0, "success", "old", config_digest=config_digest(config.load("config.yaml").arm("clean")))
+    recorder = play(written, 0, 1, "horizon", "new", config_digest="of another seed")
+    assert counted(written)[0] == (0, 3, 1, 0, 0, 2), "those of the setting that is asked for"
+    recorder.assemble([EpisodeKey("libero_goal", 0, 1, 0)], written / "rollouts/clean/task_0")
+    assert counted(written)[0] == (0, 3, 1, 0, 0, 2)
+    shutil.rmtree(written / "rollouts/clean/task_0/parts")
+    assert counted(written)[0] == (0, 3, 0, 0, 0, 3), "the table is the other setting's"
 
 
 def test_a_shard_that_grows_shows_what_it_has_by_now(written):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pyarrow.parquet as pq
 import pytest
@@ -132,11 +133,12 @@ def test_a_full_disk_gets_one_line_and_leaves_earlier_parts(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_a_complete_shard_keeps_its_own_parts_only_or_none(tmp_path, keep):
-    for digest in ("one", "two"):
+def test_a_complete_shard_keeps_its_own_parts_and_those_of_the_spec_before_or_none(tmp_path, keep):
+    for at, digest in enumerate(("one", "two", "three")):
         new(tmp_path, digest).record(KEYS[0], an_episode())
-    new(tmp_path, "two").tidy(keep)
-    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["two"] * keep
+        os.utime(tmp_path / digest, (at, at))
+    new(tmp_path, "one").tidy(keep)
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == ({"one", "three"} if keep else set())
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from typing import Any
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.experiment import config, outlook
+from flashtrail.experiment.shard import config_digest
 from flashtrail.tables import schemas
 
 PARTS = "parts"
@@ -55,7 +56,7 @@ class Entry:
 def read(experiment: config.Experiment, results: str | Path) -> list[Entry]:
     """Return an entry for each arm and task of the experiment, from the shards under `results`/rollouts, by part."""
     return [
-        entry(shard.arm, shard.task_id, shard.expected, shard.directory, _part(experiment, shard.arm))
+        entry(shard, _part(experiment, shard.arm), config_digest(experiment.arm(shard.arm)))
         for shard in outlook.shards(experiment, results)
     ]
 
@@ -64,41 +65,55 @@ def _part(experiment: config.Experiment, arm: str) -> str:
     return REPORT if arm in experiment.arms else "drills" if arm in experiment.drill_arms else "checkup"
 
 
-def entry(arm: str, task_id: int, expected: Sequence[str], shard: Path, part: str = REPORT) -> Entry:
-    """Return what is there of a shard's expected episodes; others are not counted."""
-    found = outcomes(shard)
+def entry(shard: outlook.Shard, part: str = REPORT, digest: str = "") -> Entry:
+    """Return what is there of a shard's expected episodes; others are not counted, nor those of another `digest`."""
+    found, expected = outcomes(shard.directory, digest), shard.expected
     counts = Counter(found[name] for name in expected if name in found)
     missing = [name for name in expected if name not in found]
-    return Entry(arm, task_id, len(expected), counts["success"], counts["horizon"], counts["error"], missing, part)
+    success, horizon, error = (counts[outcome] for outcome in ("success", "horizon", "error"))
+    return Entry(shard.arm, shard.task_id, len(expected), success, horizon, error, missing, part)
 
 
-def outcomes(shard: Path) -> dict[str, str]:
+def outcomes(shard: Path, digest: str = "") -> dict[str, str]:
     """Return outcome by name from the parts of a shard's latest spec, where none are kept from its ledger.
 
-    A shard that grows has the ledger of before until it is complete.
+    A shard that grows has the ledger of before until it is complete. `digest`: of what its episodes depend on in the
+    config, as their tables hold it; those that hold another are those of another setting.
     """
-    spec = _latest(shard)
-    if spec is None:
-        ledger = shard / "ledger.json"
-        return dict(provenance.json_load(ledger)["outcomes"]) if ledger.is_file() else {}
-    found = {}
-    for part in sorted(spec.glob("init_*")):
-        try:
-            found[part.name] = schemas.read_table(part / "episodes.parquet", schemas.EPISODES)["outcome"].to_pylist()[0]
-        except (UserError, IndexError):
-            continue  # being written, or damaged: the shard itself decides
-    return found
+    for spec in _specs(shard):
+        tables = sorted(spec.glob("init_*/episodes.parquet"))
+        if not tables or any(_of(table, digest) for table in tables):
+            return {table.parent.name: outcome for table in tables if (outcome := _outcome(table)) is not None}
+    ledger, table = shard / "ledger.json", shard / "episodes.parquet"
+    if not ledger.is_file() or (table.is_file() and not _of(table, digest)):
+        return {}
+    return dict(provenance.json_load(ledger)["outcomes"])
 
 
-def _latest(shard: Path) -> Path | None:
-    """Return the directory of the parts of a shard's latest spec."""
+def _outcome(table: Path) -> str | None:
+    try:
+        return str(schemas.read_table(table, schemas.EPISODES)["outcome"].to_pylist()[0])
+    except (UserError, IndexError):
+        return None  # being written, or damaged: the shard itself decides
+
+
+def _of(table: Path, digest: str) -> bool:
+    """Whether a table's episodes were run with the settings of this digest, as far as the table says."""
+    try:
+        return schemas.read_metadata(table).get("config_digest", digest) in (digest, "") or not digest
+    except UserError:
+        return False
+
+
+def _specs(shard: Path) -> list[Path]:
+    """Return the directories of a shard's parts, the latest spec's first."""
     specs = [path for path in shard.glob(f"{PARTS}/*") if path.is_dir() and not path.name.startswith(".")]
-    return max(specs, key=lambda path: path.stat().st_mtime_ns, default=None)
+    return sorted(specs, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
 
 def timed(shard: Path) -> list[float]:
     """Return the seconds of a shard's episodes that were run: of its table and, where there is none, of its parts."""
-    own, spec, seconds = shard / "episodes.parquet", _latest(shard), list[float]()
+    own, spec, seconds = shard / "episodes.parquet", next(iter(_specs(shard)), None), list[float]()
     for file in [own] if own.is_file() or spec is None else sorted(spec.glob(f"init_*/{own.name}")):
         try:
             table = schemas.read_table(file, schemas.EPISODES, ["outcome", "wall_s"])

@@ -249,12 +249,15 @@ class Recorder:
             _sync(target)
 
     def tidy(self, keep: bool) -> None:
-        """Once the shard is complete, remove the parts of other specs, and those of this one unless `keep`."""
+        """Once the shard is complete, keep its parts and those of the spec before, for a setting that is tried and
+        taken back; none unless `keep`.
+        """
         with _disk(self.root):
             _remove_partial(self.directory)
-            for entry in self.root.iterdir():
-                if entry.is_dir() and not (keep and entry == self.directory):
-                    shutil.rmtree(entry)
+            specs = [entry for entry in self.root.iterdir() if entry.is_dir()]
+            specs.sort(key=lambda entry: (entry == self.directory, entry.stat().st_mtime_ns), reverse=True)
+            for entry in specs[2 * keep :]:
+                shutil.rmtree(entry)
 
 
 def unfilmed(parts: Mapping[str, Part], expected: Sequence[EpisodeKey], films: str) -> set[str]:
