@@ -137,7 +137,8 @@ def _family(family: Mapping[str, Any] | None) -> str:
 def unsettled(run: Campaign, details_here: bool = False) -> Html:
     """What would settle the inconclusive claims: one number of episodes each, with what it rests on."""
     rows, details_page = [], "" if details_here else chapter(run)
-    for claim in (run.claims or {"claims": []})["claims"]:
+    claims = (run.claims or {"claims": []})["claims"]
+    for claim in claims:
         if plan := claim["settle"]:
             rows.append(
                 {
@@ -151,7 +152,13 @@ def unsettled(run: Campaign, details_here: bool = False) -> Html:
                 }
             )
     if not rows:
-        return page.paragraph("No claim that rests on its fixed-n test is inconclusive.", "note")
+        undecided = [claim["id"] for claim in claims if claim["verdict"] == "inconclusive"]
+        if not undecided:
+            return page.paragraph("No claim is inconclusive.", "note")
+        why = "what is missing is not episodes, or there were looks at several n, after which no fixed number would do"
+        return page.paragraph(
+            f"{listed(undecided)}: inconclusive, without a number of episodes that settles: {why}.", "note"
+        )
     heads = {"id": "Id", "claim": "Claim", "n": "With", "unit": "of", "verdict": "Then", "truth": "If"}
     note = (
         f"Episodes of a run of that size from its start, from which on the claim\u2019s own test gives the verdict "
