@@ -429,7 +429,7 @@ def calibrate(campaigns: int, seed: int = 0, log: Path | None = None, only: str 
         (resampled, max(campaigns // 50, 20)),
         (by_files, max(campaigns // 100, 3)),
     ]
-    kept = json.loads(log.read_text()) if log and log.is_file() else {}
+    kept = json.loads(log.read_text("utf-8")) if log and log.is_file() else {}
     rows = []
     for index, (part, runs) in enumerate(parts):
         key = f"{seed}/{index}/{runs}"
@@ -440,7 +440,7 @@ def calibrate(campaigns: int, seed: int = 0, log: Path | None = None, only: str 
             kept[key] = [asdict(row) for row in part(runs, np.random.default_rng([seed, index]))]
             print(f"part {index + 1} of {len(parts)}: {time.process_time() - begun:.0f} s of CPU", flush=True)
             if log:
-                log.write_text(json.dumps(kept))
+                log.write_text(json.dumps(kept), encoding="utf-8")
         rows += [Row(**row) for row in kept[key]]
     return rows
 
