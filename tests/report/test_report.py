@@ -125,6 +125,18 @@ def test_a_page_without_any_arm_still_says_so():
     assert "No arm was run." in page.join(*parts)
 
 
+def test_an_open_claim_that_no_number_of_episodes_settles_is_named(tmp_path):
+    """A latency that was measured under load, or a comparison that was looked at with several n."""
+    claims = [{"id": "C5", "verdict": "supported", "settle": None}]
+    for verdict, words in (
+        ("supported", "No claim is inconclusive."),
+        ("inconclusive", "Inconclusive: C6. No number of"),
+    ):
+        entries = [*claims, {"id": "C6", "verdict": verdict, "settle": None}]
+        provenance.json_dump({"claims": entries}, tmp_path / "claims.json")
+        assert words in claims_chapter.unsettled(Campaign({"claims": str(tmp_path / "claims.json")}))
+
+
 def test_an_executed_notebook_names_no_place_of_this_machine(tmp_path):
     """Files below the notebook are named as seen from there, others by their last part; what it does is unchanged."""
     out, other = tmp_path / "out", tmp_path / "elsewhere"

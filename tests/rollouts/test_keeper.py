@@ -15,7 +15,10 @@ from rollouts.shards import HERE, WORKER, rows, spec, start, wait_until
 from flashtrail.rollouts import keeper, lending, processes
 from flashtrail.rollouts.shard import roll_out_shard
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a keeper is Linux's only")
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"),
+    reason="no abstract sockets: no keeper",
+)
 OTHER = {"arm": "other", "condition": {"kind": "swap"}, "guard": {"kind": "none"}}  # it leaves other traces
 
 

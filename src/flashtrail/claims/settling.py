@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import fcntl
 import math
 import os
@@ -31,9 +32,10 @@ from flashtrail.base.errors import UserError
 from flashtrail.claims import claims as types
 from flashtrail.claims import looks, settle
 from flashtrail.claims.settle import Batch, Left, Line, Standing
-from flashtrail.experiment import config, ledger
+from flashtrail.experiment import config, ledger, outlook
 from flashtrail.experiment.outlook import duration
 from flashtrail.statistics.wording import listed, plural
+from flashtrail.tables import schemas
 
 DIRECTORY = Path("results/settle")
 CLAIMS, LOG = Path("results/claims/claims.json"), Path("results/logs/settle.log")
@@ -100,7 +102,7 @@ class Record:
         """Write a batch down before it begins."""
         planned = {"claim": batch.claim, "sizes": batch.sizes, "episodes": batch.episodes}
         now = time.time()
-        run = {"seconds": 0.0, "expected_s": batch.seconds / pace, "done": False, "from": now, "to": now}
+        run = {"seconds": 0.0, "expected_s": batch.seconds / pace, "done": False, "begun": now, "from": now, "to": now}
         self.batches.append(planned | run)
         self.write()
 
@@ -316,8 +318,20 @@ class Loop:
                     self.record.write()
                     if process.returncode is not None:
                         break
+        if process.returncode == 0 and "begun" in batch:
+            batch["episodes"] = min(batch["episodes"], self._played(batch["begun"]))
+            self.record.write()
         if process.returncode:
             raise UserError(f"the workflow failed: {_reason(offset)} ({LOG}); the same command goes on from there")
+
+    def _played(self, begun: float) -> int:
+        """Return how many episodes of the report were begun since then: those that were there cost nothing."""
+        since = datetime.datetime.fromtimestamp(begun, datetime.UTC).isoformat(timespec="milliseconds")
+        experiment = self.setting.experiment()
+        shards = (shard for shard in outlook.shards(experiment, "results") if shard.arm in experiment.arms)
+        files = [path for shard in shards if (path := shard.directory / "episodes.parquet").is_file()]
+        rows = schemas.read_tables(files, schemas.EPISODES, ["started_at"])
+        return sum(row["started_at"] >= since for row in rows.to_pylist())
 
     def _cores(self) -> int:
         cores = self.setting.settings.get("cores", self.setting.settings.get("jobs"))

@@ -155,10 +155,10 @@ def unsettled(run: Campaign, details_here: bool = False) -> Html:
         undecided = [claim["id"] for claim in claims if claim["verdict"] == "inconclusive"]
         if not undecided:
             return page.paragraph("No claim is inconclusive.", "note")
-        why = "what is missing is not episodes, or there were looks at several n, after which no fixed number would do"
-        return page.paragraph(
-            f"{listed(undecided)}: inconclusive, without a number of episodes that settles: {why}.", "note"
+        why = (
+            "its evidence is not counted in episodes, or there were looks at several n, after which no fixed n decides"
         )
+        return page.paragraph(f"Inconclusive: {listed(undecided)}. No number of episodes is given: {why}.", "note")
     heads = {"id": "Id", "claim": "Claim", "n": "With", "unit": "of", "verdict": "Then", "truth": "If"}
     note = (
         f"Episodes of a run of that size from its start, from which on the claim\u2019s own test gives the verdict "

@@ -256,7 +256,7 @@ class Recorder:
             _remove_partial(self.directory)
             specs = [entry for entry in self.root.iterdir() if entry.is_dir()]
             specs.sort(key=lambda entry: (entry == self.directory, entry.stat().st_mtime_ns), reverse=True)
-            for entry in specs[2 * keep :]:
+            for entry in specs[2 if keep else 0 :]:
                 shutil.rmtree(entry)
 
 
