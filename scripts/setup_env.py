@@ -242,6 +242,8 @@ def setup() -> None:
     print(f"setup: Python {sys.version.split()[0]} ({interpreter()})", flush=True)
     before = STAMP.read_text().splitlines()[1:] if STAMP.is_file() else []
     if before and before != [str(ROOT)]:
+        if VENV.is_symlink() and Path(before[0], ".venv").exists():
+            sys.exit(f"error: .venv is a link to the environment of {before[0]}; remove the link and run make setup")
         print(f"setup: .venv was made in {before[0]}; mending it for this place, its packages stay", flush=True)
     STAMP.unlink(missing_ok=True)  # from here to the end it is not ready
     if not renew_interpreter():

@@ -102,6 +102,20 @@ def test_the_package_is_found_from_where_the_clone_lies(setup_env, tmp_path, mon
     assert "/the/old/place" not in told
 
 
+def test_a_link_to_another_clones_environment_is_refused(setup_env, tmp_path, monkeypatch):
+    setup_env, tmp_path, monkeypatch, capsys
+):
+    binaries, before = bare(setup_env), tmp_path
+    setup_env.STAMP.write_text(setup_env.digest())
+    files = sorted(binaries.parent.rglob("*"))
+    at(setup_env, tmp_path / "clone", monkeypatch)
+    setup_env.VENV.symlink_to(before / ".venv")
+    monkeypatch.setattr(setup_env, "system_libraries", lambda: None)
+    with pytest.raises(SystemExit, match=f".venv is a link to the environment of {before}; remove the link"):
+        setup_env.setup()
+    assert sorted(binaries.parent.rglob("*")) == files
+
+
 @pytest.fixture
 def snakemake(setup_env, tmp_path, monkeypatch):
     """Run .venv/bin/snakemake in a folder with a Snakefile that prints the seed; the package lies beside the .venv.
