@@ -103,8 +103,6 @@ def test_the_package_is_found_from_where_the_clone_lies(setup_env, tmp_path, mon
 
 
 def test_a_link_to_another_clones_environment_is_refused(setup_env, tmp_path, monkeypatch):
-    setup_env, tmp_path, monkeypatch, capsys
-):
     binaries, before = bare(setup_env), tmp_path
     setup_env.STAMP.write_text(setup_env.digest())
     files = sorted(binaries.parent.rglob("*"))
