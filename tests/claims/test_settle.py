@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import replace
-from types import SimpleNamespace
 
 import calibration
 import numpy as np
 import pandas as pd
 import pytest
-from experiment.test_ledger import play, written  # noqa: F401
 from pydantic import TypeAdapter
 
 from flashtrail.claims import claims as types
 from flashtrail.claims import settle, settling, verdicts
 from flashtrail.claims.campaign import Campaign
 from flashtrail.claims.settle import Left, Line, Standing
-from flashtrail.experiment import config
-from flashtrail.experiment.episodes import EpisodeKey
 
 WORDS = {"title": "t", "statement": "s", "scope": "x", "estimand": "e", "refuted_if": "r"}
 KINDS = {
@@ -116,17 +111,3 @@ def test_a_claim_is_as_far_as_its_effect_is_small():
     assert 1 <= strong < weak
     assert settle.further(claim("C4"), 5, 5, 10, 20.0) == math.inf  # it is where its bar is
     assert settle.further(claim("C1"), 8, 0, 15, 20.0, size=3) > strong
-
-
-def test_episodes_that_were_there_before_a_batch_are_not_charged(written):  # noqa: F811
-    results, keys = written / "results", [EpisodeKey("libero_goal", 0, init_state, 0) for init_state in range(3)]
-    play(results, 0, 0, "success")
-    time.sleep(0.01)
-    begun = time.time()
-    for init_state, outcome in ((1, "success"), (2, "horizon")):
-        recorder = play(results, 0, init_state, outcome)
-    loop = settling.Loop.__new__(settling.Loop)
-    loop.setting = SimpleNamespace(experiment=lambda: config.load("config.yaml"))
-    assert loop._played(begun) == 0, "its shard has not ended"
-    recorder.assemble(keys, results / "rollouts/clean/task_0")
-    assert loop._played(begun) == 2 and loop._played(0) == 3

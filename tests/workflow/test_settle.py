@@ -9,13 +9,17 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from experiment.test_ledger import play, written  # noqa: F401
 from workflow.checkouts import ROOT, Checkout, with_stand_in
 
 from flashtrail import cli
-from flashtrail.claims import looks
+from flashtrail.claims import looks, settling
+from flashtrail.experiment import config
+from flashtrail.experiment.episodes import EpisodeKey
 
 OVERLAY = """
 suite: reach
@@ -120,3 +124,17 @@ def test_a_profile_that_is_none_is_one_line(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["settle", "60m", "--profile", "nowhere"]) == 2
     assert "nowhere has no profile.yaml" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_episodes_that_were_there_before_a_batch_are_not_charged(written):  # noqa: F811
+    results, keys = written / "results", [EpisodeKey("libero_goal", 0, init_state, 0) for init_state in range(3)]
+    play(results, 0, 0, "success")
+    time.sleep(0.01)
+    begun = time.time()
+    for init_state, outcome in ((1, "success"), (2, "horizon")):
+        recorder = play(results, 0, init_state, outcome)
+    loop = settling.Loop.__new__(settling.Loop)
+    loop.setting = SimpleNamespace(experiment=lambda: config.load("config.yaml"))
+    assert loop._played(begun) == 0, "its shard has not ended"
+    recorder.assemble(keys, results / "rollouts/clean/task_0")
+    assert loop._played(begun) == 2 and loop._played(0) == 3

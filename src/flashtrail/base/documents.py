@@ -270,7 +270,7 @@ def _values(loader: yaml.SafeLoader, node: yaml.Node, known: dict[int, int]) -> 
         raise _error(node, f"the tag {tag} is not allowed: delete it and write a plain value")
     if node.tag in _NUMBERS and _NOT_AS_WRITTEN.fullmatch(node.value):
         value = loader.yaml_constructors[node.tag](loader, node)
-        raise _error(node, f"{node.value} means {value} in YAML: write {value}, or quote it")
+        raise _error(node, f"{node.value} means {value} in YAML: write {value}, or quote it if it is text")
     known[id(node)] = 0
     inner: list[yaml.Node] = []
     if isinstance(node, yaml.SequenceNode):
