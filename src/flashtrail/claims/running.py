@@ -78,11 +78,11 @@ def kinds_of_steps(steps: pd.DataFrame) -> pd.DataFrame:
 
 def _share(kinds: pd.DataFrame, kind: str) -> dict[str, Any]:
     """Return the share of steps of one kind; its interval resamples whole episodes."""
-    found = kinds.assign(_part=(kinds["kind"] == kind).astype(float), _whole=1.0)
-    sums = found.groupby(list(EPISODE_KEY))[["_part", "_whole"]].sum()
+    steps = kinds.assign(_part=(kinds["kind"] == kind).astype(float), _whole=1.0)
+    sums = steps.groupby(list(EPISODE_KEY))[["_part", "_whole"]].sum()
     interval = resampling.ratio_over_episodes(sums["_part"].tolist(), sums["_whole"].tolist())
     return {
-        "n": int(found["_part"].sum()),
-        "share": float(found["_part"].mean()) if len(found) else None,
+        "n": int(steps["_part"].sum()),
+        "share": float(steps["_part"].mean()) if len(steps) else None,
         "interval": asdict(interval) if interval else None,
     }

@@ -75,23 +75,23 @@ def _perfect(value: float, fewest: int, level: float) -> Interval:
 
     Every resample of a perfect separation is perfect, which says nothing of how near it was to failing.
     """
-    found = intervals.rate(fewest if value else 0, fewest, level).exact
-    assert found is not None
-    return found
+    interval = intervals.rate(fewest if value else 0, fewest, level).exact
+    assert interval is not None
+    return interval
 
 
 def _mann_whitney(part: pd.DataFrame) -> tuple[float, int]:
-    chosen = part["positive"].to_numpy()
+    positive = part["positive"].to_numpy()
     score = part["score"].to_numpy(float)
-    found = scipy.stats.mannwhitneyu(score[chosen], score[~chosen], method="asymptotic").statistic
-    return float(found), int(chosen.sum()) * int((~chosen).sum())
+    statistic = scipy.stats.mannwhitneyu(score[positive], score[~positive], method="asymptotic").statistic
+    return float(statistic), int(positive.sum()) * int((~positive).sum())
 
 
 def _interval(parts: list[pd.DataFrame], level: float) -> Interval | None:
     wins, pairs = np.zeros(resampling.RESAMPLES), np.zeros(resampling.RESAMPLES)
     for seed, part in enumerate(parts):
-        found = _resampled(part, seed)
-        wins, pairs = wins + found[0], pairs + found[1]
+        resampled = _resampled(part, seed)
+        wins, pairs = wins + resampled[0], pairs + resampled[1]
     share = np.divide(wins, pairs, out=np.full(len(wins), np.nan), where=pairs > 0)
     return resampling.percentile_interval(share, level)
 

@@ -30,9 +30,9 @@ def draws(clusters: int, resamples: int = RESAMPLES, seed: int = 0) -> NDArray[A
     Whole numbers, as float64 for the products to come; not to be written to.
     """
     generator = np.random.default_rng(seed)
-    found = generator.multinomial(clusters, np.full(clusters, 1 / clusters), resamples).astype(float)
-    found.setflags(write=False)
-    return found
+    times_drawn = generator.multinomial(clusters, np.full(clusters, 1 / clusters), resamples).astype(float)
+    times_drawn.setflags(write=False)
+    return times_drawn
 
 
 def resampled_sums(columns: NDArray[Any], resamples: int = RESAMPLES, seed: int = 0) -> NDArray[Any]:
@@ -51,20 +51,20 @@ def resampled_sums(columns: NDArray[Any], resamples: int = RESAMPLES, seed: int 
 def percentile_interval(values: NDArray[Any], level: float = LEVEL) -> Interval | None:
     """Return the middle `level` of resampled values; None where they are all one value.
 
-    Where all clusters are alike a bootstrap sees no spread, which is not to say that there is none.
+    Where all clusters are alike a bootstrap sees no spread, although there may be some.
     """
     low, high = np.nanquantile(values, [0.5 - level / 2, 0.5 + level / 2])
     return Interval(float(low), float(high), level) if high - low > 1e-12 else None
 
 
 def ratio_over_episodes(
-    part: Sequence[float] | NDArray[Any], whole: Sequence[float] | NDArray[Any], level: float = LEVEL
+    numerators: Sequence[float] | NDArray[Any], denominators: Sequence[float] | NDArray[Any], level: float = LEVEL
 ) -> Interval | None:
     """Return the interval of sum(part) / sum(whole), resampling episodes; None with fewer than 5 of them.
 
     Rounds of one episode are alike, so that an interval over rounds would be too short.
     """
-    x, y = np.asarray(part, float), np.asarray(whole, float)
+    x, y = np.asarray(numerators, float), np.asarray(denominators, float)
     if len(x) < MIN_CLUSTERS or y.sum() <= 0:
         return None
     sums = resampled_sums(np.column_stack([x, y]))
