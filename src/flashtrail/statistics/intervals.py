@@ -67,9 +67,9 @@ def clopper_pearson_limits(k: Any, n: Any, level: float = LEVEL) -> tuple[NDArra
     return np.where(np.equal(k, 0), 0.0, low), np.where(np.equal(k, n), 1.0, high)
 
 
-def binomial_p(k: int, n: int, bar: float, alternative: str = "greater") -> float:
-    """Return the exact p value of `k` of `n` against a rate of `bar`."""
-    return float(scipy.stats.binomtest(k, n, bar, alternative=alternative).pvalue)
+def binomial_p(k: int, n: int, bar: float) -> float:
+    """Return the exact p value of `k` of `n` against a rate of at most `bar`."""
+    return float(scipy.stats.binomtest(k, n, bar, alternative="greater").pvalue)
 
 
 # --- paired arms ---

@@ -35,16 +35,16 @@ def draws(clusters: int, resamples: int = RESAMPLES, seed: int = 0) -> NDArray[A
     return times_drawn
 
 
-def resampled_sums(columns: NDArray[Any], resamples: int = RESAMPLES, seed: int = 0) -> NDArray[Any]:
-    """Return the columns' sums over resampled clusters; `columns` is (clusters, c), the answer (resamples, c)."""
+def resampled_sums(columns: NDArray[Any], seed: int = 0) -> NDArray[Any]:
+    """Return the columns' sums over resampled clusters; `columns` is (clusters, c), the answer (RESAMPLES, c)."""
     x = np.asarray(columns, float)
     clusters = len(x)
     if clusters > EXACT_CLUSTERS:
         # The bootstrap's sum of n draws has mean n * mean(x) and covariance n * cov(x): draw it from there.
         spread = np.atleast_2d(np.cov(x, rowvar=False, bias=True)) * clusters
         generator = np.random.default_rng(seed)
-        return generator.multivariate_normal(x.sum(axis=0), spread, resamples, method="svd")
-    sums: NDArray[Any] = draws(clusters, resamples, seed) @ x
+        return generator.multivariate_normal(x.sum(axis=0), spread, RESAMPLES, method="svd")
+    sums: NDArray[Any] = draws(clusters, RESAMPLES, seed) @ x
     return sums
 
 
@@ -58,7 +58,7 @@ def percentile_interval(values: NDArray[Any], level: float = LEVEL) -> Interval 
 
 
 def ratio_over_episodes(
-    numerators: Sequence[float] | NDArray[Any], denominators: Sequence[float] | NDArray[Any], level: float = LEVEL
+    numerators: Sequence[float] | NDArray[Any], denominators: Sequence[float] | NDArray[Any]
 ) -> Interval | None:
     """Return the interval of sum(part) / sum(whole), resampling episodes; None with fewer than 5 of them.
 
@@ -69,7 +69,7 @@ def ratio_over_episodes(
         return None
     sums = resampled_sums(np.column_stack([x, y]))
     ratio = np.divide(sums[:, 0], sums[:, 1], out=np.zeros(len(sums)), where=sums[:, 1] > 0)
-    return percentile_interval(ratio, level)
+    return percentile_interval(ratio)
 
 
 def paired_difference(
