@@ -19,7 +19,7 @@ from rollouts.shards import HERE, SERVER, WORKER, parts, rows, servers_of, spec,
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.experiment.shard import Server
-from flashtrail.rollouts import recorder, shard
+from flashtrail.rollouts import recorder, servers
 from flashtrail.rollouts.shard import default_parts_dir, roll_out_shard
 from flashtrail.serving.launch import PolicyServerProcess, ServerError, free_port
 from flashtrail.tables import schemas
@@ -113,11 +113,11 @@ def test_the_server_is_told_how_many_simulators_there_will_be(monkeypatch, tmp_p
         started.append(command)
         raise UserError("that is all")
 
-    monkeypatch.setattr(shard, "PolicyServerProcess", start)
+    monkeypatch.setattr(servers, "BorrowedServer", start)
     told = spec(server=["serve", "--port={port}", "--max-batch", "{simulators}"], simulators=simulators)
     with pytest.raises(UserError, match="that is all"):
         roll_out_shard(told, tmp_path, log=io.StringIO(), worker_command=WORKER)
-    assert started[0][1].removeprefix("--port=").isdecimal() and started[0][2:] == ["--max-batch", sessions]
+    assert started == [["serve", "--port={port}", "--max-batch", sessions]]
 
 
 def test_a_shard_against_a_server_that_runs_already(undisturbed, tmp_path):
@@ -219,9 +219,9 @@ def test_each_restart_waits_longer_and_they_end(monkeypatch, tmp_path):
             raise UserError("the policy server is gone (signal 9)")
 
     pauses = []
-    monkeypatch.setattr(shard, "PolicyServerProcess", lambda *_: Gone())
-    monkeypatch.setattr(shard.time, "sleep", pauses.append)
-    with shard._Server(spec(server=["serve", "{port}"]), tmp_path / "log", 1) as server:
+    monkeypatch.setattr(servers, "BorrowedServer", lambda *_: Gone())
+    monkeypatch.setattr(servers.time, "sleep", pauses.append)
+    with servers.Server(spec(server=["serve", "{port}"]), tmp_path / "log", 1) as server:
         for number in (1, 2, 3):
             assert f"({number} of 3)" in server.revive()
         with pytest.raises(UserError, match="signal 9"):

@@ -10,15 +10,13 @@ import contextlib
 import datetime
 import fcntl
 import json
-import os
 import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, TextIO
 
 from flashtrail.base import machine
 from flashtrail.base.errors import UserError
@@ -30,18 +28,11 @@ from flashtrail.rollouts.episode import EpisodeRecord, error_record
 from flashtrail.rollouts.lending import Lender
 from flashtrail.rollouts.processes import COMMAND, SimulatorProcess, wait_any
 from flashtrail.rollouts.recorder import Recorder, unfilmed
-from flashtrail.serving import TOKEN_VARIABLE
-from flashtrail.serving.client import PolicyClient, healthy
-from flashtrail.serving.launch import PolicyServerProcess, free_port
+from flashtrail.rollouts.servers import Server
 from flashtrail.serving.protocol import IMAGE_MASK_KEY
 from flashtrail.tables.schemas import FILMS
 
 RETRIES = 2
-SERVER_RESTARTS = 3
-_BACKOFF_S = (0.5, 2.0, 8.0)  # before each restart: what killed it may need time to pass
-_CONNECT_S = 20.0
-_DEAF_S = 10.0
-_AWAY_S = 180.0  # a server that is not ours may be started again by its own keeper, or be deaf while it compiles
 
 
 @dataclass(frozen=True)
@@ -89,7 +80,7 @@ def roll_out_shard(
     grows = spec.server.url is None
     with recorder.exclusive():
         said = taken.take(spec, recorder, out_dir, reuse) if grows else []
-        shard = _Shard(spec, recorder, log or sys.stderr, worker_command, machine.Watch(gpu))
+        shard = _Shard(spec, recorder, log or sys.stderr, worker_command, gpu)
         shard.run(Path(out_dir), said)
         outcomes = recorder.assemble(expected, out_dir, spec.video)
         if not shard.errors:
@@ -111,10 +102,11 @@ class _Shard:
         recorder: Recorder,
         log: TextIO,
         worker_command: Sequence[str],
-        watch: machine.Watch,
+        gpu: bool,
     ) -> None:
         self._spec, self._recorder, self._log, self._command = spec, recorder, log, worker_command
-        self._watch = watch
+        self._watch, self._gpu = machine.Watch(gpu), gpu
+        self._lender = Lender(self._say, self._watch.count)
         self.errors: dict[str, str] = {}
         self._expected = episodes_of(spec)
         self._attempts: Counter[EpisodeKey] = Counter()
@@ -137,7 +129,8 @@ class _Shard:
         server = self._spec.server
         with contextlib.ExitStack() as stack:
             log = Path(server.log or out_dir / "server.log")
-            self._server = stack.enter_context(_Server(self._spec, log, self._simulators()))
+            lender = None if self._gpu else self._lender  # an idle server would hold memory of the device
+            self._server = stack.enter_context(Server(self._spec, log, self._simulators(), lender))
             reported = self._server.metadata()
             check_understood(self._spec, reported, self._server.url)
             self._recorder.metadata |= completed(self._recorder.metadata, reported)
@@ -167,8 +160,7 @@ class _Shard:
 
     def _run_all(self, count: int) -> None:
         settings, timeout_s = self._spec.model_dump(mode="json"), self._spec.episode_timeout_s
-        lender = Lender(self._say, self._watch.count)
-        idle = [SimulatorProcess(settings, timeout_s, self._command, lender) for _ in range(count)]
+        idle = [SimulatorProcess(settings, timeout_s, self._command, self._lender) for _ in range(count)]
         busy: dict[SimulatorProcess, tuple[EpisodeKey, float]] = {}
         try:
             while self._todo or busy:
@@ -205,6 +197,8 @@ class _Shard:
         if kind == "fatal":
             raise UserError(reason)
         self._say(f"{key.name}: attempt {self._attempts[key]} failed ({kind}): {reason}")
+        if kind != "simulator":
+            self._server.doubt()
         if kind == "server" and (incident := self._server.revive()):
             self._say(incident)
         if self._attempts[key] <= RETRIES:
@@ -231,79 +225,6 @@ class _Shard:
 
     def _say(self, text: str) -> None:
         print(f"{self._spec.arm} task {self._spec.task_id}: {text}", file=self._log, flush=True)
-
-
-class _Server:
-    """A policy server that runs: ours, started again if it dies (a bounded number of times), or an external one."""
-
-    def __init__(self, spec: ShardSpec, log_path: Path, simulators: int) -> None:
-        self._spec, self._log_path, self._simulators = spec, log_path, simulators
-        self._restarts = 0
-        self._process: PolicyServerProcess | None = None
-
-    def __enter__(self) -> Self:
-        if not self._spec.server.url:
-            self._start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._process is not None:
-            self._process.__exit__(kind, error, trace)
-
-    @property
-    def url(self) -> str:
-        """Where a client connects."""
-        return self._process.url if self._process is not None else str(self._spec.server.url)
-
-    @property
-    def elsewhere(self) -> bool:
-        """Whether the server is external."""
-        return bool(self._spec.server.url)
-
-    def metadata(self) -> dict[str, Any]:
-        """Return the server's metadata."""
-        with PolicyClient(self.url, _CONNECT_S, token=os.environ.get(TOKEN_VARIABLE)) as client:
-            return client.metadata
-
-    def revive(self) -> str | None:
-        """Start our server again, after a pause, if it died or does not answer, and say so; None where it answers.
-
-        UserError when that has happened too often, or an external server does not come back.
-        """
-        if self._process is None:
-            self._wait_for_it()
-            return None
-        deadline = time.monotonic() + _DEAF_S
-        while self._process.alive and time.monotonic() < deadline:
-            if healthy("127.0.0.1", self._process.port) is not None:
-                return None
-            time.sleep(0.1)
-        if self._restarts >= SERVER_RESTARTS:
-            self._process.check()
-            raise UserError(f"the policy server stopped answering {self._restarts + 1} times; see {self._log_path}")
-        pause_s = _BACKOFF_S[min(self._restarts, len(_BACKOFF_S) - 1)]
-        self._restarts += 1
-        fate = "does not answer" if self._process.alive else f"is gone ({self._process.exit_text()})"
-        self._process.__exit__(None, None, None)
-        time.sleep(pause_s)
-        self._start()
-        return f"the policy server {fate}; started again after {pause_s:g} s ({self._restarts} of {SERVER_RESTARTS})"
-
-    def _wait_for_it(self) -> None:
-        try:
-            PolicyClient(self.url, _AWAY_S, token=os.environ.get(TOKEN_VARIABLE)).close()
-        except UserError as error:
-            raise UserError(f"{error}; finished episodes are kept: start that server, and run again") from None
-
-    def _start(self) -> None:
-        port = free_port()
-        words = self._spec.server.command or ()
-        command = [w.replace("{port}", str(port)).replace("{simulators}", str(self._simulators)) for w in words]
-        process = PolicyServerProcess(command, self._log_path, port, self._spec.server_ready_timeout_s)
-        self._process = None  # if it does not get ready, there is nothing to take down
-        self._process = process.__enter__()
 
 
 def completed(metadata: Mapping[str, Any], reported: Mapping[str, Any]) -> dict[str, Any]:

@@ -229,4 +229,4 @@ if __name__ == "__main__":
     leave_with_parent(os.getppid())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the shard, which then ends this process
     os.dup2(2, 1)  # LIBERO prints while it loads; what it prints belongs to the log
-    serve(Connection(int(sys.argv[-1])), kept=KEPT in sys.argv)
+    serve(Connection(int(sys.argv[-1])), kept=KEPT[0] in sys.argv)
