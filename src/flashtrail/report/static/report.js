@@ -1,5 +1,6 @@
 "use strict";
-// The one script of a page: heads of tables become buttons. A click sorts upwards, the next downwards, the third puts
+// The script of every page; it adds to the page and hides nothing.
+// Heads of tables become buttons. A click sorts upwards, the next downwards, the third puts
 // the rows back as they were. Cells carry what they are sorted by where that is a number; empty ones stay last.
 // Without scripts the heads are plain text.
 for (const table of document.querySelectorAll(".table table")) {
@@ -32,6 +33,57 @@ function sorted(rows, column, direction) {
 }
 // Print what is folded.
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(part => { part.open = true; }));
+// The list of contents says which section is being read.
+const places = new Map([...document.querySelectorAll(".contents a")].map(a => [a.hash.slice(1), a]));
+if (places.size) {
+  const heads = [...document.querySelectorAll("main, main h2")].filter(head => places.has(head.id));
+  const tell = () => {
+    const read = heads.filter(head => head.getBoundingClientRect().top < innerHeight / 3).pop() || heads[0];
+    for (const [id, place] of places)
+      if (id === read.id) place.setAttribute("aria-current", "true"); else place.removeAttribute("aria-current");
+  };
+  addEventListener("scroll", tell, { passive: true });
+  tell();
+}
+// A command that repeats the run can be copied; as text it can be selected.
+for (const text of document.querySelectorAll("[data-copy]")) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = "Copy";
+  button.className = "copy";
+  button.addEventListener("click", async () => {
+    const range = document.createRange();
+    range.selectNodeContents(text);
+    getSelection().removeAllRanges();
+    getSelection().addRange(range);
+    try { await navigator.clipboard.writeText(text.textContent); } catch { document.execCommand("copy"); }
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = "Copy"; }, 2000);
+  });
+  text.after(" ", button);
+}
+// Films of a first screen play, without sound, while they are in view; never for readers who asked for less motion.
+const FRAMES_PER_SECOND = 4; // one a round, rollouts/film.py
+const still = matchMedia("(prefers-reduced-motion: reduce)");
+const seen = new IntersectionObserver(entries => {
+  for (const { target, isIntersecting } of entries)
+    if (isIntersecting && !still.matches && !target.dataset.stopped) target.play().catch(() => {}); else target.pause();
+}, { threshold: 0.5 });
+for (const film of document.querySelectorAll(".films video")) {
+  const figure = film.closest("figure"), rounds = [...figure.querySelectorAll(".rounds g")];
+  const now = figure.querySelector(".now");
+  let shown = null;
+  film.addEventListener("timeupdate", () => {
+    const round = rounds[Math.min(Math.floor(film.currentTime * FRAMES_PER_SECOND), rounds.length - 1)];
+    if (!round || round === shown) return;
+    shown?.removeAttribute("class");
+    round.setAttribute("class", "playing");
+    shown = round;
+    now.textContent = round.dataset.words;
+  });
+  film.addEventListener("click", () => { film.dataset.stopped = film.paused ? "" : "yes"; });
+  seen.observe(film);
+}
 // The page of a run under way reads itself again, unless its reader says no.
 const again = document.querySelector("#again");
 if (again) setInterval(() => { if (again.checked) location.reload(); }, 1000 * again.dataset.seconds);
