@@ -12,7 +12,7 @@ from typing import Any
 from flashtrail.claims.campaign import Campaign
 from flashtrail.drills.diagnosis import CLEAN, PREFIX
 from flashtrail.drills.predicates import LEFT_OVER, NAMES, PREDICATES
-from flashtrail.report import cells, drills_figures, page, sheets
+from flashtrail.report import cells, figures, page, sheets
 from flashtrail.report.count_links import pooled
 from flashtrail.report.drills_stored import bounds, count, diagnosis, with_intervals
 from flashtrail.report.page import Html
@@ -140,9 +140,9 @@ def _episodes_needed(diagnosed: Mapping[str, Any]) -> str:
 def confusion(run: Campaign) -> Html:
     """Predicate x drill: figure, table with intervals and links, and what single episodes are called."""
     diagnosed = diagnosis(run)
-    drawing = page.figure(
-        drills_figures.confusion(diagnosed["matrix"]),
-        "Episodes of each arm in which each predicate holds",
+    drawing = figures.shown(
+        run,
+        "drills",
         "Episodes of each arm (rows) in which each predicate (columns) holds, k/n; darker: more. Framed: the "
         "failure\u2019s own predicate. Several may hold in one episode.",
     )

@@ -10,8 +10,9 @@ from typing import Any
 from flashtrail.claims.campaign import Campaign
 from flashtrail.drills import bounds as clean
 from flashtrail.drills.diagnosis import CLEAN
-from flashtrail.drills.predicates import FEATURES, LEFT_OVER
-from flashtrail.report import cells, drills_figures, page
+from flashtrail.drills.predicates import LEFT_OVER
+from flashtrail.report import cells, figures, page
+from flashtrail.report.drills_figures import DRAWN
 from flashtrail.report.drills_stored import bounds, count, diagnosis, ordered
 from flashtrail.report.page import Html
 from flashtrail.statistics.intervals import Interval
@@ -24,16 +25,13 @@ from flashtrail.statistics.wording import (
     plural,
 )
 
-# What a reader learns most from seeing, first; the rest of FEATURES is in the table of bounds.
-_DRAWN = ("picture_step", "longest_hold", "reach", "effort", "alternation", "travel")
-
 
 def power(run: Campaign) -> Html:
     """How many episodes a run needs: a panel per failure, and the table behind it."""
     diagnosed = diagnosis(run)
-    drawing = page.figure(
-        drills_figures.power(diagnosed["power"]),
-        "Share of runs diagnosed correctly against the number of episodes, a panel for each arm",
+    drawing = figures.shown(
+        run,
+        "drills-power",
         "Runs diagnosed correctly (clean arm: no diagnosis) by number of episodes; bars: 95 %; dashed: 80 %.",
     )
     note = (
@@ -137,15 +135,8 @@ def cost(run: Campaign) -> Html:
 
 def features(run: Campaign) -> Html:
     """The features themselves, every episode a point."""
-    diagnosed, stored = diagnosis(run), bounds(run)["bounds"]
-    parts = [
-        page.figure(
-            drills_figures.feature(name, diagnosed["episodes"], stored.get(name)),
-            f"{FEATURES[name]}, each episode of each arm a point",
-            page.inline(page.code(name), ": filled, rewarded; hollow, not. Shaded: within the clean bounds."),
-        )
-        for name in _DRAWN
-    ]
+    rest = ": filled, rewarded; hollow, not. Shaded: within the clean bounds."
+    parts = [figures.shown(run, f"drills-feature/{name}", page.inline(page.code(name), rest)) for name in DRAWN]
     return page.join(*(page.side_by_side(*parts[i : i + 2]) for i in range(0, len(parts), 2)))
 
 

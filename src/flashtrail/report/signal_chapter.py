@@ -22,7 +22,7 @@ _HEADS |= {"n": "Positive / all", "episodes": "Episodes", "strata": "Arm-tasks"}
 
 def section(run: Campaign) -> Html:
     """Does what the verifier says of drafts tell how an episode ends, or that a camera is dead?"""
-    analysis = signal.analyse(run.episodes, run.rounds, run.control)
+    analysis = signal.of_run(run)
     if not analysis["draft_rounds"]:
         return page.paragraph("No arm drafted.", "note")
     if analysis["window"] is None:
@@ -126,10 +126,9 @@ def _by_verdict(rows: Sequence[Mapping[str, Any]], what: str) -> str:
 
 
 def _outcome(run: Campaign, analysis: Mapping[str, Any]) -> Html:
-    whole = [r for r in analysis["outcome"] if r["unit"] == "episode" and r["before_step"] == analysis["window"]]
-    drawing = page.figure(
-        figures.auroc(whole),
-        "AUROC of each signal for failure, with intervals",
+    drawing = figures.shown(
+        run,
+        "signal",
         f"How well the mean of each signal over an episode\u2019s first {analysis['window']} steps tells that it will "
         "fail. Pairs are of one arm and task; episodes that ended sooner are left out. Orange: the interval lies above "
         "chance. Right: failed of all episodes.",
