@@ -64,7 +64,7 @@ def success_table(run: Campaign) -> Html:
             }
         )
     heads = {"arm": "Arm", "count": "k/n", **cells.BOTH_INTERVALS}
-    return page.table(rows, heads, tuple(heads)[1:], caption="Success, all tasks", anchor=links.ARMS)
+    return page.table(rows, heads, tuple(heads)[1:], caption="Success, all tasks", anchor=links.ARMS, name="success")
 
 
 def success_by_task(run: Campaign) -> Html | None:
@@ -83,7 +83,7 @@ def success_by_task(run: Campaign) -> Html | None:
         rows.append({"arm": arm_name(arm, summary), **counts})
     heads = {"arm": "Arm", **{f"{suite} {number}": head for (suite, number), head in tasks.items()}}
     caption = "Success by task, k/n (intervals: in the figure)"
-    return page.table(rows, heads, tuple(heads)[1:], caption, stacked=True)
+    return page.table(rows, heads, tuple(heads)[1:], caption, stacked=True, name="success-by-task")
 
 
 def task_names(run: Campaign) -> Html:
@@ -121,7 +121,7 @@ def comparisons(run: Campaign, reference: str | None = None) -> Html:
         )
     heads = {"arm": "Arm", "a": "k/n", "b": f"{reference}, same episodes", "difference": "Difference [95 %]"}
     heads |= {"discordant": "Only arm / only reference", "p": "Exact McNemar"}
-    table = page.table(rows, heads, tuple(heads)[1:], f"Paired with {reference}", stacked=True)
+    table = page.table(rows, heads, tuple(heads)[1:], f"Paired with {reference}", stacked=True, name="paired")
     return page.join(table, pairs.differing(run, [(arm, str(reference)) for arm in arms if arm != reference]))
 
 
@@ -154,7 +154,9 @@ def routes(run: Campaign) -> Html:
     most = " or ".join(str(n) for n in sorted({of_how_many(s["accepted_prefix"]) for s in run.summaries.values()}))
     heads = {"arm": "Arm", "draft": "Draft rounds", "share": "Share [95 %]", "actions": "Of actions"}
     heads |= {"prefix": "Accepted, drafts [95 %]", "prefix_all": f"Accepted, full = {most}", "zero": "Rejected whole"}
-    table = page.table(rows, heads, tuple(heads)[1:], f"Routes and accepted prefix (of {most})", stacked=True)
+    table = page.table(
+        rows, heads, tuple(heads)[1:], f"Routes and accepted prefix (of {most})", stacked=True, name="routes"
+    )
     return page.join(page.side_by_side(mix, accepted_prefix(run)), table)
 
 
@@ -223,7 +225,7 @@ def latency_table(run: Campaign) -> Html:
             if part[time].notna().any():
                 rows.append({"policy": policy, "route": route, **_percentiles(intervals.latency(part[time]))})
     caption = f"Profile, policy time (ms){f'; {run.whose(None)}' if imported else ''}"
-    return page.table(rows, {"policy": "Policy", "route": "Route", **_PERCENTILES}, _NUMERIC, caption)
+    return page.table(rows, {"policy": "Policy", "route": "Route", **_PERCENTILES}, _NUMERIC, caption, name="latency")
 
 
 def stages(run: Campaign) -> Html:
@@ -264,12 +266,14 @@ def latency_in_rollouts(run: Campaign) -> Html:
     shared = [arm for arm, s in run.summaries.items() if s["latency"]["all_episodes"]["all"].get("in_company")]
     if shared:
         note += f" Rounds that shared a pass with others are among them ({listed(shared)}); the profile runs alone."
-    by_route = page.table(full, {"arm": "Arm", "scope": "Episodes", "route": "Route", **_PERCENTILES}, _NUMERIC)
+    by_route = page.table(
+        full, {"arm": "Arm", "scope": "Episodes", "route": "Route", **_PERCENTILES}, _NUMERIC, name="latency-by-route"
+    )
     by_rounds = "Here intervals are distribution-free order statistics and take rounds as independent."
     caption = "Policy time of a round in the rollouts, both routes (ms): all episodes beside successful ones"
     return page.join(
         page.paragraph(note, "note"),
-        page.table(beside, heads, tuple(heads)[1:], caption, stacked=True),
+        page.table(beside, heads, tuple(heads)[1:], caption, stacked=True, name="latency-rollouts"),
         page.details("The same by route", page.join(page.paragraph(by_rounds, "note"), by_route)),
     )
 
@@ -298,7 +302,7 @@ def mixture(run: Campaign) -> Html:
         rows.append({"arm": page.code(arm), **{k: three_digits(v) if v else DASH for k, v in times.items()}})
     heads = {"arm": "Arm", "mean": "Mean per round", "implied": "Implied by routes"}
     heads |= {"all": "Per action, all episodes", "won": "Per action, successful"}
-    return page.table(rows, heads, ("mean", "implied", "all", "won"), _MIXTURE_CAPTION, stacked=True)
+    return page.table(rows, heads, ("mean", "implied", "all", "won"), _MIXTURE_CAPTION, stacked=True, name="mixture")
 
 
 _MIXTURE_CAPTION = "Mean policy time (ms): measured, and as route shares and route means imply it; they must agree"
@@ -358,7 +362,7 @@ def guard(run: Campaign) -> Html:
         "hits": "Hits",
     }
     heads |= {"masked": "Declared missing", "misses": "Misses", "repaired": "Hits of unhealthy [Wilson 95 %]"}
-    table = page.table(rows, heads, tuple(heads)[1:], "Guard counters, in rounds", stacked=True)
+    table = page.table(rows, heads, tuple(heads)[1:], "Guard counters, in rounds", stacked=True, name="guard")
     return page.join(page.side_by_side(*drawings), table)
 
 
@@ -394,6 +398,10 @@ def failures(run: Campaign) -> Html:
     heads = {"arm": "Arm", "horizon": "No fault", "perturbation": "Fault"}
     heads |= ({"untold": "Not recorded"} if kinds["untold"].any() else {}) | {"infrastructure": "Infra."}
     table = page.table(
-        rows, heads | {"failed": "Failed [Wilson 95 %]"}, (*tuple(heads)[1:], "failed"), "Failed episodes"
+        rows,
+        heads | {"failed": "Failed [Wilson 95 %]"},
+        (*tuple(heads)[1:], "failed"),
+        "Failed episodes",
+        name="endings",
     )
     return page.side_by_side(drawing, table)

@@ -154,7 +154,9 @@ def power_of_this(run: Campaign) -> Html:
     heads = {"truth": "If the policy is", "rate": "True rate", **{zone: zone.capitalize() for zone in checkup.ZONES}}
     heads |= {checkup.OPEN: "Open", "by_eye_broken": "By eye: broken"}
     caption = f"How often a checkup of {n} says what (exact binomial; the published rate taken as the true one)"
-    return page.join(page.table(rows, heads, tuple(heads)[1:], caption, stacked=True), _settle(record))
+    return page.join(
+        page.table(rows, heads, tuple(heads)[1:], caption, stacked=True, name="checkup-power"), _settle(record)
+    )
 
 
 def _settle(record: Mapping[str, Any]) -> Html:
@@ -174,7 +176,7 @@ def _settle(record: Mapping[str, Any]) -> Html:
         "repeats are worth less than new ones."
     )
     heads = {"truth": "If", "verdict": "Then", "n": "With"}
-    table = page.table(rows, heads, (), "Episodes that would settle it", stacked=True)
+    table = page.table(rows, heads, (), "Episodes that would settle it", stacked=True, name="checkup-settle")
     return page.join(table, page.paragraph(note, "note"))
 
 
@@ -238,7 +240,13 @@ def _split(run: Campaign) -> Html | None:
         states, count = integers(starts[name]["init_states"]), behind(run, record["arm"], counted(rate))
         rows.append({"states": f"{label}: {states}", "count": count, **cells.rate(rate)})
     heads = {"states": "Initial states", "count": "k/n", **cells.RATE}
-    return page.table(rows, heads, tuple(heads)[1:], "Our success by initial state: the published ones, and the others")
+    return page.table(
+        rows,
+        heads,
+        tuple(heads)[1:],
+        "Our success by initial state: the published ones, and the others",
+        name="checkup-states",
+    )
 
 
 # --- every episode ---
@@ -266,7 +274,7 @@ def episodes(run: Campaign) -> Html:
             }
         )
     numeric = ("closing", "closures", "grasps", "lifts", "steps")
-    return page.table(rows, heads, numeric, plural(len(rows), "episode"), stacked=True)
+    return page.table(rows, heads, numeric, plural(len(rows), "episode"), stacked=True, name="checkup-episodes")
 
 
 def _verified_cell(row: Mapping[str, Any]) -> str | None:

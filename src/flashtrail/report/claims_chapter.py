@@ -44,7 +44,7 @@ def matrix(run: Campaign, details_here: bool = False) -> Html:
         "p holds where the number of episodes was fixed before the first look; e holds at any look and any stop, and "
         "decides where there were looks at several n, or settle's. An e of 1/alpha or more rejects."
     )
-    table = page.table(rows, columns, caption="Verdicts, computed from the tables", stacked=True)
+    table = page.table(rows, columns, caption="Verdicts, computed from the tables", stacked=True, name="claims")
     return page.join(table, page.paragraph(note, "note"))
 
 
@@ -168,7 +168,12 @@ def unsettled(run: Campaign, details_here: bool = False) -> Html:
         "hand, which are few. Alpha is two-sided; in a family of claims it is that of the strictest Holm step."
     )
     table = page.table(
-        rows, heads | {"alpha": "Alpha"}, ("n", "alpha"), "Episodes that would settle the open claims", stacked=True
+        rows,
+        heads | {"alpha": "Alpha"},
+        ("n", "alpha"),
+        "Episodes that would settle the open claims",
+        stacked=True,
+        name="settle",
     )
     return page.join(page.paragraph(note, "note"), table)
 
@@ -214,7 +219,9 @@ def words_table() -> Html:
         }
         for ours, seed in claims.SEED_WORDS.items()
     ]
-    return page.table(rows, {"ours": "Verdict here", "scope": "Scope", "seed": "The reproduction\u2019s word"})
+    return page.table(
+        rows, {"ours": "Verdict here", "scope": "Scope", "seed": "The reproduction\u2019s word"}, name="words"
+    )
 
 
 def not_claimed(run: Campaign) -> Html:

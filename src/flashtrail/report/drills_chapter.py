@@ -165,7 +165,7 @@ def _runs(run: Campaign, diagnosed: Mapping[str, Any]) -> Html:
             }
         )
     heads = {"arm": "Run of", "cause": "Diagnosis", "also": "Also holds in most episodes", "verdict": "Verdict"}
-    return page.table(rows, heads, (), "Diagnosis of each whole run", stacked=True)
+    return page.table(rows, heads, (), "Diagnosis of each whole run", stacked=True, name="drills-runs")
 
 
 def _by_episode(run: Campaign, diagnosed: Mapping[str, Any]) -> Html:
@@ -177,7 +177,12 @@ def _by_episode(run: Campaign, diagnosed: Mapping[str, Any]) -> Html:
         rows.append({"arm": page.code(name), "right": count(run, name, f"{right}/{n}"), "told": ", ".join(causes)})
     heads = {"arm": "Episodes of", "right": "Diagnosed correctly", "told": "Diagnosed as"}
     return page.table(
-        rows, heads, ("right",), "Diagnosis of single episodes (the first predicate that holds)", stacked=True
+        rows,
+        heads,
+        ("right",),
+        "Diagnosis of single episodes (the first predicate that holds)",
+        stacked=True,
+        name="drills-episodes",
     )
 
 
@@ -197,7 +202,7 @@ def _rates(run: Campaign, diagnosed: Mapping[str, Any]) -> Html:
                 )
     heads = {"arm": "Arm", "predicate": "Predicate", "count": "k/n", "rate": "Rate [95 %]", "episodes": "Episodes"}
     table = page.table(
-        rows, heads, ("count",), "Every cell that is not zero, with the episodes behind it", stacked=True
+        rows, heads, ("count",), "Every cell that is not zero, with the episodes behind it", stacked=True, name="drills"
     )
     return page.details("Rates with intervals, and the episodes behind them", table)
 
@@ -239,7 +244,14 @@ def sentences(run: Campaign) -> Html:
         )
     heads = {"name": "Predicate", "sentence": "Diagnosis", "own": "Of its own failure", "clean": "Of clean episodes"}
     heads |= {"wrong": "Of other failures"}
-    return page.table(rows, heads, ("own", "clean", "wrong"), "Predicates in the order of evaluation", stacked=True)
+    return page.table(
+        rows,
+        heads,
+        ("own", "clean", "wrong"),
+        "Predicates in the order of evaluation",
+        stacked=True,
+        name="drills-sentences",
+    )
 
 
 def films(run: Campaign) -> Html:

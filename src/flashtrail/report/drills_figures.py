@@ -5,7 +5,6 @@ Numbers stand in or beside every mark, so that no colour is needed to read one.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,11 +21,17 @@ from flashtrail.report.plotting import axes_of, percent_axis, width_in
 SHADES = LinearSegmentedColormap.from_list("shares", ["#ffffff", BLUE, NAVY])
 # What a reader learns most from seeing, first; the rest of FEATURES is in the table of bounds.
 DRAWN = ("picture_step", "longest_hold", "reach", "effort", "alternation", "travel")
+_FULL_COUNTS = 4.2  # inches: what a figure needs for k/n in each cell
 _DARK = 0.47  # from this share on, white stands out more from its shade than black; either by 4.5:1 at least
 
 
 def confusion(matrix: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
-    """Share of each arm's episodes (rows) in which each predicate (columns) holds; k/n in every cell."""
+    """Share of each arm's episodes (rows) in which each predicate (columns) holds; k/n in every cell.
+
+    Where that has no room, k; the n of a row then stands below its name.
+    """
+    sizes = [{rate["n"] for rate in rates.values() if rate["rate"] is not None} for rates in matrix.values()]
+    narrow = width_in() < _FULL_COUNTS and all(len(found) <= 1 for found in sizes)
     drawing, axes = axes_of(0.3 * len(matrix) + 1.35)
     for row, (arm, rates) in enumerate(matrix.items()):
         for column, name in enumerate(NAMES):
@@ -35,13 +40,15 @@ def confusion(matrix: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
             face = "white" if share is None else SHADES(share)
             own = name == arm
             axes.add_patch(_cell(column, row, face, INK if own else PALE, 1.8 if own else 0.6, 3 if own else 2))
-            text = "\u2013" if share is None else f"{rate['k']}/{rate['n']}"
+            count = f"{rate['k']}" if narrow else f"{rate['k']}/{rate['n']}"
+            text = "\u2013" if share is None else count
             ink = "white" if share is not None and share >= _DARK else "black"
             axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color=ink, zorder=4)
     axes.set_xlim(-0.55, len(NAMES) - 0.45)
     axes.set_ylim(len(matrix) - 0.45, -0.55)
     axes.set_xticks(range(len(NAMES)), NAMES, rotation=40, ha="left", fontsize=8)
-    axes.set_yticks(range(len(matrix)), list(matrix), fontsize=8)
+    names = [f"{arm}\nn = {max(n, default=0)}" if narrow else arm for arm, n in zip(matrix, sizes, strict=True)]
+    axes.set_yticks(range(len(matrix)), names, fontsize=8)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     for spine in axes.spines.values():
@@ -101,9 +108,5 @@ def feature(name: str, episodes: Mapping[str, Sequence[Mapping[str, Any]]], boun
     axes.set_yticks(range(len(episodes)), list(episodes), fontsize=8)
     axes.set_ylim(len(episodes) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(_wrapped(FEATURES[name]), fontsize=8.5)
+    axes.set_xlabel(FEATURES[name], fontsize=8.5)
     return drawing
-
-
-def _wrapped(text: str, width: int = 58) -> str:
-    return "\n".join(textwrap.wrap(text, width))

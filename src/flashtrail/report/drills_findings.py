@@ -48,7 +48,9 @@ def power(run: Campaign) -> Html:
         rows.append({"arm": page.code(name), **shares})
     lengths = [e["m"] for e in next(iter(diagnosed["power"].values()), [])]
     heads = {"arm": "Arm", **{f"m{m}": plural(m, "episode") for m in lengths}}
-    table = page.table(rows, heads, tuple(heads)[1:], "Runs diagnosed correctly [95 %]", stacked=True)
+    table = page.table(
+        rows, heads, tuple(heads)[1:], "Runs diagnosed correctly [95 %]", stacked=True, name="drills-power"
+    )
     return page.join(drawing, table, page.paragraph(note, "note"))
 
 
@@ -67,7 +69,7 @@ def false_alarms(run: Campaign) -> Html:
         rows.append(row | {"promised": promised})
     heads = {"name": "Predicate", "count": "k/n", **cells.BOTH_INTERVALS, "promised": "Promised"}
     caption = "False alarms: clean episodes that the bounds do not come from"
-    return page.table(rows, heads, tuple(heads)[1:], caption, stacked=True)
+    return page.table(rows, heads, tuple(heads)[1:], caption, stacked=True, name="drills-alarms")
 
 
 def slack(run: Campaign) -> Html:
@@ -89,7 +91,12 @@ def slack(run: Campaign) -> Html:
         "run. The same episodes under other choices: a gain in one column costs in another."
     )
     table = page.table(
-        rows, heads, tuple(heads)[1:], "Episodes in which a drill\u2019s own predicate holds", stacked=True
+        rows,
+        heads,
+        tuple(heads)[1:],
+        "Episodes in which a drill\u2019s own predicate holds",
+        stacked=True,
+        name="drills-slack",
     )
     return page.join(page.paragraph(note), table)
 
@@ -113,7 +120,9 @@ def apart(run: Campaign) -> Html:
         "independent; those of one task are alike, so p values near the limit overstate the evidence."
     )
     heads = {"a": "Arm", "b": "Other arm", "by": "By", "p": "Holm\u2019s p"}
-    table = page.table(rows, heads, ("p",), "Distinguishable pairs, with the most significant predicate")
+    table = page.table(
+        rows, heads, ("p",), "Distinguishable pairs, with the most significant predicate", name="drills-apart"
+    )
     return page.join(page.paragraph(text), page.paragraph(note, "note"), page.details("The pairs", table))
 
 
@@ -130,7 +139,7 @@ def cost(run: Campaign) -> Html:
         rows.append(row)
     heads = {"arm": "Arm", "count": "Rewarded", **cells.RATE}
     heads |= {"difference": "Against clean [95 %]", "p": "Exact McNemar"}
-    return page.table(rows, heads, tuple(heads)[1:], "Success under each failure", stacked=True)
+    return page.table(rows, heads, tuple(heads)[1:], "Success under each failure", stacked=True, name="drills-cost")
 
 
 def features(run: Campaign) -> Html:
@@ -166,5 +175,5 @@ def bounds_table(run: Campaign) -> Html:
     tasks = listed(origin.get("tasks", [])) if origin.get("tasks") else "tasks not recorded"
     where = f"From {listed(origin.get('arms', []))}, {tasks}; digests of its tables are in results/drills/bounds.json."
     numeric = ("least", "largest", "low", "high", "n")
-    table = page.table(rows, heads, numeric, "Clean bounds of each feature", stacked=True)
+    table = page.table(rows, heads, numeric, "Clean bounds of each feature", stacked=True, name="drills-bounds")
     return page.join(page.paragraph(text), table, page.paragraph(where, "note"))

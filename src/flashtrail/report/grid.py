@@ -53,4 +53,4 @@ def table(run: Campaign, name: str) -> Html:
     heads = {"severity": "Severity", "guard": "Guard", "count": "k/n", **cells.RATE}
     heads |= {"difference": "Against no guard [95 %]", "p": "Exact McNemar"}
     caption = f"{name}: {fault_label(next(iter(by_arm.values())))}"
-    return page.table(rows, heads, tuple(heads)[2:], caption, stacked=True)
+    return page.table(rows, heads, tuple(heads)[2:], caption, stacked=True, name=f"grid/{name}")

@@ -17,13 +17,21 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import PercentFormatter
 
 from flashtrail.report.palette import GREY, INK
 from flashtrail.statistics.intervals import Interval
+from flashtrail.statistics.wording import NBSP
 
 PAGE = 4.7  # inches: about 450 px, so that 9 pt text stays readable on a phone
-_EDGE = 0.06  # inches left free beside an axis's label or a legend
+# What a file of each format says of its making, so that the same drawing is the same bytes: no date, no version.
+UNDATED: dict[str, dict[str, Any]] = {
+    "pdf": {"CreationDate": None, "Producer": None, "Creator": "FLASHTrail"},
+    "svg": {"Date": None, "Creator": "FLASHTrail"},
+    "png": {"Software": "FLASHTrail"},
+}
+_EDGE = 0.08  # inches left free beside an axis's label or a legend
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
     "font.family": "DejaVu Sans",
@@ -81,17 +89,28 @@ def legend(figure: Figure, columns: int, used: Mapping[str, Any] | None = None, 
 
 
 def fit(figure: Figure) -> None:
-    """Set labels that are wider than the figure in several lines; the figure grows by them."""
-    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    """Set axes' labels that do not fit in several lines; the figure grows by them."""
+    figure.draw_without_rendering()  # lays it out
     for axes in figure.axes:
-        for label, room in ((axes.xaxis.label, figure.get_figwidth()), (axes.yaxis.label, figure.get_figheight())):
-            box, text = label.get_window_extent(renderer), label.get_text()
-            long, high = sorted((box.width, box.height), reverse=True)
-            if text and long > (room - _EDGE) * figure.dpi and "\n" not in text:
-                wrapped = textwrap.wrap(text, int(len(text) * (room - 2 * _EDGE) * figure.dpi / long))
-                label.set_text("\n".join(wrapped))
-                if label is axes.xaxis.label:
-                    figure.set_figheight(figure.get_figheight() + (len(wrapped) - 1) * high / figure.dpi)
+        frame, (wide, high) = axes.get_window_extent(), figure.get_size_inches() * figure.dpi
+        below = axes.xaxis.label
+        if (box := below.get_window_extent()).x1 > wide or box.x0 < 0:
+            below.set(x=1.0, horizontalalignment="right")  # from the axes' right end leftwards is the most room
+            lines = _wrap(below, box.width / (frame.x1 - _EDGE * figure.dpi))
+            figure.set_figheight(figure.get_figheight() + (lines - 1) * box.height / figure.dpi)
+        if (box := axes.yaxis.label.get_window_extent()).y1 > high or box.y0 < 0:
+            _wrap(axes.yaxis.label, box.height / min(frame.y0 + frame.y1, 2 * high - frame.y0 - frame.y1))
+
+
+def _wrap(label: Text, times: float) -> int:
+    """Wrap a label that is so many times longer than its room, in lines about as long; return their number."""
+    text = label.get_text().replace(" %", f"{NBSP}%").replace(" = ", f"{NBSP}={NBSP}")
+    most = int(len(text) / times)
+    fewest = len(textwrap.wrap(text, most))
+    ways = (textwrap.wrap(text, width) for width in range(len(text) // fewest, most + 1))
+    lines = next(lines for lines in ways if len(lines) == fewest)
+    label.set_text("\n".join(lines))
+    return fewest
 
 
 def percent_axis(axis: Axis) -> None:

@@ -76,7 +76,7 @@ def _table(run: Campaign) -> Html:
     heads = {"arm": "Arm", "hz": "Hz", "latency": "Median, full / draft (ms)", "source": "Latency"}
     heads |= {"waited": "Steps a round", "count": "k/n", **cells.RATE}
     numeric = ("hz", "latency", "waited", "count", "rate", "wilson")
-    return page.table(rows, heads, numeric, "Success with the clock running", stacked=True)
+    return page.table(rows, heads, numeric, "Success with the clock running", stacked=True, name="clock")
 
 
 def _steps(run: Campaign) -> Html:
@@ -104,7 +104,9 @@ def _rates(run: Campaign) -> Html:
         )
     heads = {"arm": "Arm", "fresh": "Fresh actions /s", "rounds": "Rounds /s", "stale": "Stale [95 %]"}
     heads |= {"held": "Held [95 %]", "dropped": "Dropped a round", "late": "Rounds all too late"}
-    return page.table(rows, heads, tuple(heads)[1:], "Control rate, seconds by the clock", stacked=True)
+    return page.table(
+        rows, heads, tuple(heads)[1:], "Control rate, seconds by the clock", stacked=True, name="clock-rates"
+    )
 
 
 def _number(value: float | None) -> str:

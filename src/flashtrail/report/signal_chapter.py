@@ -70,7 +70,7 @@ def acceptance(run: Campaign, rows: Sequence[Mapping[str, Any]]) -> Html:
     words = page.paragraph(
         page.inline(page.bold("Acceptance. "), in_text(acceptance_words(rows), [partial(apart, what="profile")]))
     )
-    return page.join(words, page.table(table, heads, numeric, caption, stacked=True))
+    return page.join(words, page.table(table, heads, numeric, caption, stacked=True, name="acceptance"))
 
 
 def _within(run: Campaign, row: Mapping[str, Any]) -> Html:
@@ -135,7 +135,9 @@ def _outcome(run: Campaign, analysis: Mapping[str, Any]) -> Html:
     )
     rows = [_row(run, row) for row in analysis["outcome"]]
     numeric = ("before", "auroc", "n", "episodes", "strata")
-    table = page.table(rows, _HEADS, numeric, "AUROC for failure, rounds and episode means", stacked=True)
+    table = page.table(
+        rows, _HEADS, numeric, "AUROC for failure, rounds and episode means", stacked=True, name="signal"
+    )
     return page.join(drawing, page.details("All of them: per round, and sooner in the episode", table))
 
 
@@ -207,7 +209,7 @@ def _reliability(run: Campaign, analysis: Mapping[str, Any] | None) -> Html:
     words += (
         "The signal predicts better than arm and task." if better else "Arm and task alone predict as well or better."
     )
-    table = page.table(rows, heads, tuple(heads), "Predicted against observed failure")
+    table = page.table(rows, heads, tuple(heads), "Predicted against observed failure", name="reliability")
     return page.join(page.paragraph(words), table)
 
 
@@ -245,7 +247,9 @@ def _camera(run: Campaign, rows: Sequence[Mapping[str, Any]]) -> Html | None:
     heads = {"comparison": "Rounds compared", "signal": "Signal", "auroc": "AUROC [95 %]", "broken": "Mean, broken"}
     heads |= {"whole": "Mean, whole", "n": "Broken / all rounds", "episodes": "Episodes"}
     numeric = ("auroc", "broken", "whole", "n", "episodes")
-    return page.table(table, heads, numeric, "Does the verifier notice a dead wrist camera?", stacked=True)
+    return page.table(
+        table, heads, numeric, "Does the verifier notice a dead wrist camera?", stacked=True, name="camera"
+    )
 
 
 def _ends(interval: Mapping[str, Any]) -> str:
