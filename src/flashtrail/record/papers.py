@@ -97,7 +97,9 @@ class _OfReport:
             if several:
                 raise UserError(f"{name}: this run has several; give one of {', '.join(several)}")
         line = cls.lines()[name.partition("/")[0]]
-        raise UserError(f"this run has no {cls.what} {name} ({line}): flashtrail {cls.what} RUN lists those that it has")
+        raise UserError(
+            f"this run has no {cls.what} {name} ({line}): flashtrail {cls.what} RUN lists those that it has"
+        )
 
     @classmethod
     def _list(cls, chosen: Mapping[str, Campaign]) -> None:

@@ -169,7 +169,9 @@ class _References(HTMLParser):
         """Look at one tag's attributes."""
         self._in_style = tag == "style"
         for name, value in attrs:
-            loads = name in ("src", "srcset", "poster", "data") or (name == "href" and tag in ("link", "image", "use"))
+            loads = name in ("src", "srcset", "poster", "data") or (
+                name in ("href", "xlink:href") and tag in ("link", "image", "use")
+            )
             if loads and value and not value.startswith(("data:", "#")):
                 self.found.append(f"<{tag} {name}={value[:80]}>")
             if name == "style" and value:

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.transforms import blended_transform_factory
 
-from flashtrail.report.palette import BLUE, GREEN, GREY, INK, NAVY, ORANGE, PALE, PURPLE
+from flashtrail.report.palette import BLUE, DEEP, GREEN, GREY, INK, NAVY, ORANGE, PALE, PURPLE
 from flashtrail.report.plotting import (
     axes_of,
     interval_line,
@@ -311,7 +311,7 @@ def failures(table: pd.DataFrame) -> Figure:
 
 
 def _inside(axes: Axes, x: float, y: float, text: str, kind: str) -> None:
-    colour = INK if kind in ("success", "perturbation") else "white"
+    colour = {"success": INK, "perturbation": DEEP}.get(kind, "white")
     axes.text(x, y, text, ha="center", va="center", fontsize=8.5, color=colour)
 
 
