@@ -69,11 +69,12 @@ class _OfReport:
     @classmethod
     def run(cls, arguments: argparse.Namespace) -> int:
         """Write one, or list all with what this run has."""
-        name, roots = arguments.name, arguments.runs
+        name: str | None = arguments.name
+        roots: list[Path] = arguments.runs
         if name is not None and name.partition("/")[0] not in cls.lines():
             if not Path(name).is_dir():
                 raise UserError(f"no {cls.what} is called {name!r}{nearest(name, cls.lines())}")
-            name, roots = None, [Path(name), *roots]  # RUN alone: its list
+            roots, name = [Path(name), *roots], None  # RUN alone: its list
         with reports.opened(roots or [Path()]) as found:
             chosen = _chosen(found, arguments.report)
             if name is None:

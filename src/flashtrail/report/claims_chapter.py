@@ -224,13 +224,17 @@ def words_table() -> Html:
     )
 
 
+# What holds of every run.
+LIMITS = (
+    overview.HEURISTIC,
+    "The simulator\u2019s own success test decides, unless a claim names the verified one; no person watched.",
+    "Episodes of one initial state are alike; intervals treat them as independent within an arm.",
+)
+
+
 def not_claimed(run: Campaign) -> Html:
     """What this report does not say, from the claims that were not tested and the limits that always hold."""
-    items: list[Any] = [
-        overview.HEURISTIC,
-        "The simulator\u2019s own success test decides, unless a claim names the verified one; no person watched.",
-        "Episodes of one initial state are alike; intervals treat them as independent within an arm.",
-    ]
+    items: list[Any] = [*LIMITS]
     for claim in (run.claims or {"claims": []})["claims"]:
         if claim["verdict"] == "not_tested":
             sentence = count_links.of_claim(run, claim, claim["sentence"], chapter(run))

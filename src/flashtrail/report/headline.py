@@ -52,6 +52,13 @@ def section(run: Campaign) -> Html:
     return page.first_screen(rows, _note(run))
 
 
+def said(run: Campaign) -> str:
+    """The verdict of a run in one sentence."""
+    found = [claim["verdict"] for claim in (run.claims or {"claims": []})["claims"]]
+    parts = [f"{found.count(verdict)} {verdict.replace('_', ' ')}" for verdict in claims.VERDICTS if verdict in found]
+    return f"{plural(len(found), 'claim')}: {listed(parts)}." if found else "The claims were not evaluated."
+
+
 def _note(run: Campaign) -> Html:
     """How rates and counts are to be read; empty where the first screen has none."""
     if not run.summaries:
