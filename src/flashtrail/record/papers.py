@@ -92,7 +92,7 @@ class _OfReport:
         several: list[str] = []
         for report, run in chosen.items():
             names = cls.names(run)
-            several = [full for full in names if full == name or full.partition("/")[0] == name]
+            several = [name] if name in names else [full for full in names if full.partition("/")[0] == name]
             if len(several) == 1:
                 return report, several[0]
             if several:

@@ -131,7 +131,7 @@ def _sheet(run: Campaign, facts: dict[str, str]) -> _Sheet:
     if run.simulated:
         sheet.paragraph("Simulated data: not evidence about any policy.", 9, bold=True)
     sheet.at += 0.08
-    sheet.paragraph(headline.said(run), 11, bold=True)
+    sheet.paragraph(headline.said(run).text, 11, bold=True)
     sheet.draw()
     sheet.paragraph(f"{caption}. 95 % intervals." if caption else "", 7.5, ink=GREY)
     tested = [claim for claim in claims if claim["verdict"] != "not_tested"]
@@ -160,7 +160,7 @@ def _last(sheet: _Sheet, untested: Sequence[Any], facts: dict[str, str], run: Ca
     sheet.at += 0.1
     sheet.line([(0, "How to repeat")], 8, bold=True)
     digests = ", ".join(f"{key} {facts[key]}" for key in ("config", "artifact", "code", "manifest") if key in facts)
-    sheet.paragraph(f"{getattr(run, 'repeat', '') or 'make report'}. Digests: {digests or 'not recorded'}.", 7.5)
+    sheet.paragraph(f"{run.repeat or 'make report'}. Digests: {digests or 'not recorded'}.", 7.5)
     sheet.paragraph("Its tables and verdicts: flashtrail bundle, then flashtrail audit BUNDLE --rerun 5%.", 7.5)
     if "versions" in facts:
         sheet.paragraph(f"Versions: {facts['versions']}.", 7.5)

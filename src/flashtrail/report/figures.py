@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from flashtrail.claims import signal
 from flashtrail.claims.campaign import Campaign
 from flashtrail.claims.summaries import setting
-from flashtrail.report import checkup_figures, drills_figures, page, plotting, run_figures, sweep_figures
+from flashtrail.report import checkup_figures, drills_figures, page, plotting, run_figures, sweep_figures, tradeoff
 from flashtrail.report.drills_stored import bounds, diagnosis
 from flashtrail.report.overview import has_guard
 from flashtrail.report.page import Html
@@ -74,6 +74,12 @@ def _diagnosed(run: Campaign) -> bool:
 _NO_ARM, _NO_PROFILE, _NO_DRILLS = "No arm was run.", "No profile was measured.", "No drill was run."
 _NO_CHECKUP = "No checkup was run against a published figure."
 FIGURES = {
+    "tradeoff": Entry(
+        "Success against the time of a round: arms with their intervals, fault and remedy as arrows",
+        "No arm has both, success and the time of a round.",
+        lambda run: _once(bool(tradeoff.points(run))),
+        lambda run, _: sweep_figures.tradeoff(tradeoff.points(run)),
+    ),
     "success": Entry(
         "Success of each arm, over all tasks and per task, with Wilson intervals and counts",
         _NO_ARM,

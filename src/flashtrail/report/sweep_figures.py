@@ -13,6 +13,7 @@ from flashtrail.claims.campaign import Campaign
 from flashtrail.claims.running import KINDS_OF_STEP
 from flashtrail.report.palette import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE
 from flashtrail.report.plotting import axes_of, interval_line, legend, percent_axis
+from flashtrail.report.tradeoff import Point
 
 STEPS = {"fresh": (BLUE, ""), "stale": (PURPLE, "///"), "held": (PALE, "")}
 CLOCKS = list(zip((BLUE, ORANGE, GREEN, PURPLE, GREY, INK), "os^vDX", strict=True))
@@ -150,4 +151,44 @@ def grid(run: Campaign, name: str) -> Figure:
     axes.set_xticks(range(len(severities)), [f"{value:g}" for value in severities])
     axes.set_xlim(-0.5, len(severities) - 0.5)
     axes.set_xlabel(f"severity: {next(iter(by_arm.values()))['parameter']}")
+    return drawing
+
+
+# --- success against the time of a round ---
+
+_ROLES = {"clean": (BLUE, "o"), "fault": (ORANGE, "s"), "remedy": (GREEN, "^"), "retrained": (PURPLE, "D")}
+
+
+def tradeoff(points: Sequence[Point]) -> Figure:
+    """Draw each arm at its mean time of a round and its success, with both intervals; its name and k/n below.
+
+    An arrow leads from its control, in the colour of what was done: a fault, a remedy. The figures of points that lie
+    on one spot name them all.
+    """
+    drawing, axes = axes_of(2.6 + 0.17 * len(points))
+    places = {point.arm: (point.ms, point.rate) for point in points}
+    used: dict[str, Any] = {}
+    for number, point in enumerate(points, 1):
+        colour, mark = _ROLES[point.role]
+        x, y = places[point.arm]
+        axes.plot([x, x], [point.interval.low, point.interval.high], color=colour, lw=1.4, zorder=2)
+        if point.ms_interval:
+            axes.plot([point.ms_interval.low, point.ms_interval.high], [y, y], color=colour, lw=0.8, zorder=2)
+        (dot,) = axes.plot(x, y, mark, ms=5, color=colour, zorder=3, clip_on=False)
+        used[f"{number}  {point.name}, {point.k}/{point.n}"] = dot
+        at = [other for other, spot in enumerate(places.values(), 1) if spot == (x, y)]
+        if at[0] == number:
+            words = ", ".join(map(str, at))
+            axes.annotate(words, (x, y), (5, 4), textcoords="offset points", fontsize=8, color=colour)
+        if point.control and places[point.control] != (x, y):
+            look = {"arrowstyle": "-|>", "color": colour, "lw": 0.9, "shrinkA": 4, "shrinkB": 4}
+            bend = f"arc3,rad={-0.2 if point.role == 'fault' else 0.2}"
+            axes.annotate("", (x, y), places[point.control], arrowprops={**look, "connectionstyle": bend})
+    axes.set_xlim(left=0)
+    axes.set_ylim(-0.02, 1.02)
+    percent_axis(axes.yaxis)
+    axes.grid(color=PALE, lw=0.6)
+    axes.set_ylabel("success (bars: Wilson 95 %)")
+    axes.set_xlabel("time of a round (ms, mean; bars: 95 %)")
+    legend(drawing, 1, used, handlelength=1.0)
     return drawing

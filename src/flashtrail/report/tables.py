@@ -21,6 +21,7 @@ from flashtrail.report import (
     overview,
     running_chapter,
     signal_chapter,
+    tradeoff,
 )
 from flashtrail.report.page import Html, Table
 
@@ -36,6 +37,7 @@ class Entry(NamedTuple):
 TABLES = {
     "claims": Entry("The verdict of each claim, with k/n, interval and p", claims_chapter.matrix, "claims"),
     "settle": Entry("Episodes that would settle the open claims", claims_chapter.unsettled, "claims"),
+    "tradeoff": Entry("Success and time of a round of each arm", tradeoff.section, "summaries"),
     "words": Entry("Verdicts and the reproduction's status words", lambda run: claims_chapter.words_table(), "claims"),
     "success": Entry("Success of each arm: k/n, rate, both intervals", chapters.success, "summaries"),
     "success-by-task": Entry("Success of each arm and task: k/n", chapters.success, "summaries"),
