@@ -19,7 +19,7 @@ from flashtrail.base.errors import UserError
 from flashtrail.claims.campaign import Campaign
 from flashtrail.record import citation, reports
 from flashtrail.record.papers import add_run, write
-from flashtrail.report import claims_chapter, figures, headline, overview, page, plotting
+from flashtrail.report import cards, claims_chapter, figures, headline, overview, page, plotting
 from flashtrail.report.palette import GREY, INK
 
 _WIDE, _HIGH, _MARGIN = 8.27, 11.69, 0.6  # A4, inches
@@ -68,6 +68,12 @@ class _Sheet:
         self.at += 1.35 * size / 72
         self.words += [(x, self.at, text, look) for x, text in cells]
 
+    def row(self, texts: Sequence[str], size: float) -> None:
+        """Write a claim's line, each text cut to its column."""
+        rooms = [end - start - 0.1 for start, end in zip(_COLUMNS, (*_COLUMNS[1:], _TEXT + 0.1), strict=True)]
+        cut = [self.cut(text, size, room) for text, room in zip(texts, rooms, strict=True)]
+        self.line(list(zip(_COLUMNS, cut, strict=True)), size)
+
     def paragraph(self, text: str, size: float, bold: bool = False, ink: str = INK, left: float = 0.0) -> None:
         """Write a text in as many lines as it takes."""
         for part in self.wrapped(text, size, bold, _TEXT - left):
@@ -105,6 +111,9 @@ class _Sheet:
         """Write the page; its words are placed from the figure's lower left corner."""
         below = _HIGH - self.placed - self.figure.get_figheight()
         wide, high = self.figure.get_size_inches()
+        self.figure.set_layout_engine("none")  # it is laid out, and the page that is saved is another
+        for legend in self.figure.legends:
+            legend.set_bbox_to_anchor((0, 0, 1, 1), transform=self.figure.transFigure)
         for x, down, text, look in self.words:
             self.figure.text(x / wide, (_HIGH - down - below) / high, text, in_layout=False, **look)
         told: dict[str, Any] = {"Title": "FLASHTrail: summary of a run", **plotting.UNDATED["pdf"]}
@@ -134,18 +143,15 @@ def _sheet(run: Campaign, facts: dict[str, str]) -> _Sheet:
     sheet.paragraph(headline.said(run).text, 11, bold=True)
     sheet.draw()
     sheet.paragraph(f"{caption}. 95 % intervals." if caption else "", 7.5, ink=GREY)
-    tested = [claim for claim in claims if claim["verdict"] != "not_tested"]
     sheet.at += 0.1
-    sheet.line(
-        [(x, head) for x, head in zip(_COLUMNS, ("", "Claim", "Verdict", "k/n; difference [95 %]"), strict=True)],
-        8,
-        bold=True,
-    )
-    for claim in tested:
-        verdict = f"{page.MARKS[claim['verdict']]} {claim['verdict']}"
-        texts = (claim["id"], claim["title"], verdict, claim["short"] or "")
-        rooms = [end - start - 0.1 for start, end in zip(_COLUMNS, (*_COLUMNS[1:], _TEXT + 0.1), strict=True)]
-        sheet.line([(x, sheet.cut(t, 7.5, room)) for x, t, room in zip(_COLUMNS, texts, rooms, strict=True)], 7.5)
+    heads = ("", "Claim", "Verdict", "k/n; difference [95 %]")
+    sheet.line(list(zip(_COLUMNS, heads, strict=True)), 8, bold=True)
+    for group, members in cards.grouped(claims).items():
+        if tested := cards.split(members)[0]:
+            sheet.line([(0, cards.GROUPS[group])], 7.5, ink=GREY)
+        for claim in tested:
+            verdict = f"{page.MARKS[claim['verdict']]} {claim['verdict']}"
+            sheet.row((claim["id"], claim["title"], verdict, claim["short"] or ""), 7.5)
     _last(sheet, [claim for claim in claims if claim["verdict"] == "not_tested"], facts, run)
     return sheet
 

@@ -14,6 +14,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -78,14 +79,30 @@ def legend(figure: Figure, columns: int, used: Mapping[str, Any] | None = None, 
     """
     handles, labels = (used.values(), used.keys()) if used else figure.axes[0].get_legend_handles_labels()
     heights: list[float] = []
+    room = figure.get_figwidth() - _EDGE
     for ncols in range(columns, 0, -1):
-        made = figure.legend(handles, labels, loc="outside upper left", ncols=ncols, columnspacing=1.2, **more)
-        box = made.get_window_extent().transformed(figure.dpi_scale_trans.inverted())
-        heights.append(box.height)
-        if box.width <= figure.get_figwidth() - _EDGE or ncols == 1:
+        look = {"loc": "outside upper left", "ncols": ncols, "columnspacing": 1.2, **more}
+        made = figure.legend(handles, labels, **look)
+        heights.append(_size(made)[1])
+        if _size(made)[0] <= room:
             break
-        made.remove()
+        if ncols > 1:
+            made.remove()
+        else:
+            inside = max(_size(text)[0] for text in made.get_texts())
+            for text in made.get_texts():
+                if _size(text)[0] > (most := inside + room - _size(made)[0]):
+                    _wrap(text, _size(text)[0] / most)
+            heights.append(_size(made)[1])
     figure.set_figheight(figure.get_figheight() + heights[-1] - heights[0])
+
+
+def _size(artist: Artist) -> tuple[float, float]:
+    """Return the width and height of what is drawn, in inches."""
+    figure = artist.get_figure(root=True)
+    assert figure is not None
+    box = artist.get_window_extent()
+    return box.width / figure.dpi, box.height / figure.dpi
 
 
 def fit(figure: Figure) -> None:

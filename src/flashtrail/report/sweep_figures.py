@@ -162,11 +162,12 @@ _ROLES = {"clean": (BLUE, "o"), "fault": (ORANGE, "s"), "remedy": (GREEN, "^"), 
 def tradeoff(points: Sequence[Point]) -> Figure:
     """Draw each arm at its mean time of a round and its success, with both intervals; its name and k/n below.
 
-    An arrow leads from its control, in the colour of what was done: a fault, a remedy. The figures of points that lie
-    on one spot name them all.
+    An arrow leads from its control, in the colour of what was done: a fault, a remedy. Numbers of points that lie
+    close together stand in one place.
     """
     drawing, axes = axes_of(2.6 + 0.17 * len(points))
     places = {point.arm: (point.ms, point.rate) for point in points}
+    slowest = max(point.ms for point in points)
     used: dict[str, Any] = {}
     for number, point in enumerate(points, 1):
         colour, mark = _ROLES[point.role]
@@ -176,7 +177,8 @@ def tradeoff(points: Sequence[Point]) -> Figure:
             axes.plot([point.ms_interval.low, point.ms_interval.high], [y, y], color=colour, lw=0.8, zorder=2)
         (dot,) = axes.plot(x, y, mark, ms=5, color=colour, zorder=3, clip_on=False)
         used[f"{number}  {point.name}, {point.k}/{point.n}"] = dot
-        at = [other for other, spot in enumerate(places.values(), 1) if spot == (x, y)]
+        close = ((abs(other - x) < 0.04 * slowest and abs(up - y) < 0.06) for other, up in places.values())
+        at = [other for other, near in enumerate(close, 1) if near]
         if at[0] == number:
             words = ", ".join(map(str, at))
             axes.annotate(words, (x, y), (5, 4), textcoords="offset points", fontsize=8, color=colour)
