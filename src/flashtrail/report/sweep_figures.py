@@ -165,7 +165,7 @@ def tradeoff(points: Sequence[Point]) -> Figure:
     An arrow leads from its control, in the colour of what was done: a fault, a remedy. Numbers of points that lie
     close together stand in one place.
     """
-    drawing, axes = axes_of(2.6 + 0.17 * len(points))
+    drawing, axes = axes_of(2.6 + 0.17 * -(-len(points) // 2))
     places = {point.arm: (point.ms, point.rate) for point in points}
     slowest = max(point.ms for point in points)
     used: dict[str, Any] = {}
@@ -192,5 +192,5 @@ def tradeoff(points: Sequence[Point]) -> Figure:
     axes.grid(color=PALE, lw=0.6)
     axes.set_ylabel("success (bars: Wilson 95 %)")
     axes.set_xlabel("time of a round (ms, mean; bars: 95 %)")
-    legend(drawing, 1, used, handlelength=1.0)
+    legend(drawing, 2, used, handlelength=1.0)
     return drawing
