@@ -169,7 +169,7 @@ def test_final_renders_on_simulated_tables(campaign, tmp_path):
     assert rendering.external_references(text) == [] and "mathjax" not in text.lower() and "require.js" not in text
     assert re.findall(r"<script[^>]*>", text) == ["<script>"] and layout.SCRIPT in text
     assert "Simulated data" in text and text.count("<figure>") == 8
-    assert "What may be claimed" in text and "WristHealthGuard" in text
+    assert "Too few episodes to conclude" in text and "WristHealthGuard" in text
     assert len(text) < 5e6
     executed = (tmp_path / "final.ipynb").read_text()
     assert '"output_path"' not in executed

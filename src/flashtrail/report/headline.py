@@ -38,7 +38,7 @@ def section(run: Campaign) -> Html:
     """The first screen: verdict, what is open, success against latency, verdicts as cards, films; then it in words."""
     chapter = claims_chapter.chapter(run)
     parts = [
-        page.paragraph(_linked(run, said(run)), "said"),
+        _verdict(run),
         _too_few(run),
         page.beside(tradeoff.section(run), cards.section(run, chapter)),
         films.section(run),
@@ -66,6 +66,11 @@ def said(run: Campaign) -> verdict.Said:
     return found if found.text else _without_verdicts(run)
 
 
+def _verdict(run: Campaign) -> Html:
+    found = said(run)
+    return page.paragraph(_linked(run, found), "said" + " long" * (len(found.text) > _LONG))
+
+
 def _without_verdicts(run: Campaign) -> verdict.Said:
     if not run.summaries:
         return verdict.Said(_timed(run))
@@ -76,7 +81,7 @@ def _without_verdicts(run: Campaign) -> verdict.Said:
     return verdict.Said(f"{done}{f', {more} more arms below' if more else ''}; {why}.", tuple(rates))
 
 
-_NAMED = 3
+_NAMED, _LONG = 3, 170  # arms named; letters from which on the sentence is set smaller
 
 
 def _too_few(run: Campaign) -> Html | None:
