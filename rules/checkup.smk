@@ -16,7 +16,7 @@ rule judge_checkup:
         episodes=episodes_of_checkup,
         published=sorted(str(path) for path in Path("resources/published").glob("*.yaml")),
     output:
-        checkup="results/checkup/checkup.json",
+        **reported({"checkup": "results/checkup/checkup.json"}, "checkup_verdict", "Checkup"),
     log:
         "results/logs/judge_checkup.log",
     benchmark:
@@ -44,8 +44,7 @@ rule render_checkup:
         checkup="results/checkup/checkup.json",
         notebook="notebooks/checkup.ipynb",
     output:
-        notebook="reports/checkup.ipynb",
-        html="reports/checkup.html",
+        **reported({"notebook": "reports/checkup.ipynb", "html": "reports/checkup.html"}, "checkup", "Checkup"),
     log:
         "results/logs/render_checkup.log",
     benchmark:

@@ -305,6 +305,12 @@ def table_files(directory):
     return {table: f"{directory}/{table}.parquet" for table in TABLES}
 
 
+def reported(files, caption, category, **labels):
+    """A rule's outputs by name, flagged for Snakemake's own report: its caption, a category, labels."""
+    kept = {"caption": f"captions/{caption}.rst", "category": category}
+    return {name: report(file, labels={**labels, "file": name}, **kept) for name, file in files.items()}
+
+
 def shard_inputs(arm, name):
     return [f"results/rollouts/{file_name(arm)}/task_{task}/{name}" for task in EXPERIMENT.tasks_of(arm)]
 

@@ -21,7 +21,13 @@ rule write_step_log:
         episodes="results/rollouts/{arm}/task_{task}/episodes.parquet",
         steps="results/rollouts/{arm}/task_{task}/steps.parquet",
     output:
-        step_log="results/rollouts/{arm}/task_{task}/steps.jsonl",
+        **reported(
+            {"step_log": "results/rollouts/{arm}/task_{task}/steps.jsonl"},
+            "step_log",
+            "Drills",
+            arm="{arm}",
+            task="{task}",
+        ),
     log:
         "results/logs/write_step_log/{arm}/task_{task}.log",
     benchmark:
@@ -43,7 +49,7 @@ rule derive_bounds:
     input:
         unpack(tables_of_reference),
     output:
-        bounds="results/drills/bounds.json",
+        **reported({"bounds": "results/drills/bounds.json"}, "bounds", "Drills"),
     log:
         "results/logs/derive_bounds.log",
     benchmark:
@@ -65,7 +71,7 @@ rule diagnose_drills:
         **drill_tables(DRILL_ARMS),
         bounds="results/drills/bounds.json",
     output:
-        diagnosis="results/drills/diagnosis.json",
+        **reported({"diagnosis": "results/drills/diagnosis.json"}, "diagnosis", "Drills"),
     log:
         "results/logs/diagnose_drills.log",
     benchmark:
@@ -88,7 +94,7 @@ rule index_drill_episodes:
         episodes=[f"results/tables/{arm}/episodes.parquet" for arm in DRILL_ARMS],
         rounds=[f"results/tables/{arm}/rounds.parquet" for arm in DRILL_ARMS],
     output:
-        page_index="reports/episodes/drills.html",
+        **reported({"page_index": "reports/episodes/drills.html"}, "index", "Drills"),
     log:
         "results/logs/index_drill_episodes.log",
     benchmark:
@@ -118,8 +124,7 @@ rule render_drills:
         diagnosis="results/drills/diagnosis.json",
         notebook="notebooks/drills.ipynb",
     output:
-        notebook="reports/drills.ipynb",
-        html="reports/drills.html",
+        **reported({"notebook": "reports/drills.ipynb", "html": "reports/drills.html"}, "drills", "Drills"),
     log:
         "results/logs/render_drills.log",
     benchmark:

@@ -20,8 +20,12 @@ rule merge_shards:
         **{table: lambda w, table=table: shard_inputs(ARMS[w.arm], f"{table}.parquet") for table in TABLES},
         ledgers=lambda w: shard_inputs(ARMS[w.arm], "ledger.json"),
     output:
-        **table_files("results/tables/{arm}"),
-        summary="results/summaries/{arm}.json",
+        **reported(
+            {**table_files("results/tables/{arm}"), "summary": "results/summaries/{arm}.json"},
+            "merged",
+            "Evidence",
+            arm="{arm}",
+        ),
     log:
         "results/logs/merge_shards/{arm}.log",
     benchmark:
@@ -44,7 +48,7 @@ rule evaluate_claims:
         **evidence_files(),
         claims=EXPERIMENT.claims,
     output:
-        claims="results/claims/claims.json",
+        **reported({"claims": "results/claims/claims.json"}, "claims", "Evidence"),
     log:
         "results/logs/evaluate_claims.log",
     benchmark:

@@ -8,6 +8,7 @@
 #   results/profile/{policy}/observations.npz   what the policy saw in a few episodes of each task
 #   results/profile/{policy}/rounds.parquet     timed rounds: batch 1, warmed per prompt and route, synchronised
 #   results/profile/{policy}/control.json       the full route against itself with other noise: what a radius can accept
+PROFILED = {"rounds": "rounds.parquet", "control": "control.json"}
 
 
 rule record_observations:
@@ -17,7 +18,9 @@ rule record_observations:
         model="results/environments/handle.json",
         smoke="results/smoke/{policy}/ledger.json",
     output:
-        observations="results/profile/{policy}/observations.npz",
+        **reported(
+            {"observations": "results/profile/{policy}/observations.npz"}, "observations", "Profile", policy="{policy}"
+        ),
     log:
         "results/logs/record_observations/{policy}.log",
     benchmark:
@@ -45,8 +48,12 @@ rule profile_routes:
         model="results/environments/handle.json",
         observations="results/profile/{policy}/observations.npz",
     output:
-        rounds="results/profile/{policy}/rounds.parquet",
-        control="results/profile/{policy}/control.json",
+        **reported(
+            {kind: f"results/profile/{{policy}}/{file}" for kind, file in PROFILED.items()},
+            "profile",
+            "Profile",
+            policy="{policy}",
+        ),
     log:
         "results/logs/profile_routes/{policy}.log",
     benchmark:

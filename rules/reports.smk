@@ -19,7 +19,7 @@ rule write_episode_pages:
         **table_files("results/tables/{arm}"),
         sheets=lambda w: shard_inputs(ARMS[w.arm], "sheets.parquet"),
     output:
-        pages="reports/episodes/{arm}/index.html",
+        **reported({"pages": "reports/episodes/{arm}/index.html"}, "episodes", "Reports", arm="{arm}"),
     log:
         "results/logs/write_episode_pages/{arm}.log",
     benchmark:
@@ -42,7 +42,7 @@ rule index_episodes:
         episodes=[f"results/tables/{file_name(arm)}/episodes.parquet" for arm in EXPERIMENT.arms],
         rounds=[f"results/tables/{file_name(arm)}/rounds.parquet" for arm in EXPERIMENT.arms],
     output:
-        page_index="reports/episodes/index.html",
+        **reported({"page_index": "reports/episodes/index.html"}, "index", "Reports"),
     log:
         "results/logs/index_episodes.log",
     benchmark:
@@ -66,8 +66,12 @@ rule render_chapter:
         unpack(lambda w: chapter_files(w.chapter)),
         notebook="notebooks/{chapter}.ipynb",
     output:
-        notebook="reports/{chapter}.ipynb",
-        html="reports/{chapter}.html",
+        **reported(
+            {"notebook": "reports/{chapter}.ipynb", "html": "reports/{chapter}.html"},
+            "chapter",
+            "Reports",
+            chapter="{chapter}",
+        ),
     log:
         "results/logs/render_chapter/{chapter}.log",
     benchmark:
@@ -96,8 +100,7 @@ rule render_final:
         chapters=expand("reports/{chapter}.html", chapter=CHAPTERS),
         notebook="notebooks/final.ipynb",
     output:
-        notebook="reports/final.ipynb",
-        html="reports/final.html",
+        **reported({"notebook": "reports/final.ipynb", "html": "reports/final.html"}, "final", "Reports"),
     log:
         "results/logs/render_final.log",
     benchmark:

@@ -19,7 +19,13 @@ rule roll_out_shard:
         unpack(needs_of_arm),
     output:
         # Kept while the job runs: their episodes are taken from them where parts/ is missing, as in a bundle.
-        **{kind: update(file) for kind, file in shard_files("results/rollouts/{arm}/task_{task}").items()},
+        **reported(
+            {kind: update(file) for kind, file in shard_files("results/rollouts/{arm}/task_{task}").items()},
+            "shard",
+            "Rollouts",
+            arm="{arm}",
+            task="{task}",
+        ),
     log:
         "results/logs/roll_out_shard/{arm}/task_{task}.log",
     benchmark:

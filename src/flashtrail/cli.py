@@ -19,8 +19,10 @@ from flashtrail.base import commands
 COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("check a bundle: checksums, tables, verdicts, a rerun of some episodes", "flashtrail.record.audit"),
     "bundle": ("put a finished run into one directory that a stranger can check", "flashtrail.record.bundle"),
+    "cite": ("how to cite the software, a run and what its report quotes", "flashtrail.record.citation:Cite"),
     "doctor": ("name the likely cause of a run that fails in silence", "flashtrail.drills.doctor"),
     "explain": ("what one episode depended on, and its replay against the record", "flashtrail.record.explain"),
+    "figure": ("a figure of a report, at the width of a paper's column", "flashtrail.record.papers:Figure"),
     "import-pickle": (
         "make artifacts of the official runtime's pickles",
         "flashtrail.checkpoints.pickle_command:Import",
@@ -32,6 +34,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report-run": ("report on imported runs", "flashtrail.report.command:Report"),
     "ledger": ("which of the experiment's episodes are there, by arm and task", "flashtrail.experiment.ledger"),
     "settle": ("give the next episodes to the claims nearest to a decision", "flashtrail.claims.settling"),
+    "summary": ("a run on one page: verdict, figure, claims, what is not claimed", "flashtrail.record.summary:Summary"),
+    "table": ("a table of a report as LaTeX, Markdown or CSV", "flashtrail.record.papers:Table"),
     "serve": ("serve a policy on the official websocket protocol", "flashtrail.serving.command"),
 }
 

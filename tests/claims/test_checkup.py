@@ -16,7 +16,7 @@ from scipy import stats
 from flashtrail.base.errors import UserError
 from flashtrail.claims import checkup, published
 from flashtrail.claims.checkup import Reference
-from flashtrail.report import checkup_chapter
+from flashtrail.report import checkup_figures
 from flashtrail.statistics import intervals
 from flashtrail.tables import schemas
 
@@ -273,7 +273,7 @@ def test_verified_success_is_not_given_where_an_episode_was_not_looked_at(tmp_pa
 
 def test_every_episode_is_one_block_of_its_outcome_and_never_stands_apart(tmp_path):
     path = written(tmp_path, WON, first_close_step=CLOSED, verified_success=SEEN)
-    drawing = checkup_chapter.closing_figure(schemas.read_table(path, schemas.EPISODES).to_pandas())
+    drawing = checkup_figures.closing(schemas.read_table(path, schemas.EPISODES).to_pandas())
     axes = drawing.axes[0]
     blocks = [patch for patch in axes.patches if patch.get_height()]
     assert len(blocks) == 6 and all(patch.get_height() == 1 for patch in blocks)
@@ -296,10 +296,10 @@ def test_every_episode_is_one_block_of_its_outcome_and_never_stands_apart(tmp_pa
 @pytest.mark.parametrize("closed", [[None] * 3, [0, 0, 0], [5, 299, 150]])
 def test_any_closings_can_be_drawn(tmp_path, closed):
     path = written(tmp_path, [True] * 3, first_close_step=closed)
-    drawing = checkup_chapter.closing_figure(schemas.read_table(path, schemas.EPISODES).to_pandas())
+    drawing = checkup_figures.closing(schemas.read_table(path, schemas.EPISODES).to_pandas())
     assert sum(patch.get_height() for patch in drawing.axes[0].patches) == 3
     plt.close(drawing)
 
 
 def test_there_are_at_most_thirty_bins():
-    assert [checkup_chapter.bin_width(last) for last in (0, 29, 30, 51, 200, 299, 520)] == [1, 1, 2, 2, 10, 10, 20]
+    assert [checkup_figures.bin_width(last) for last in (0, 29, 30, 51, 200, 299, 520)] == [1, 1, 2, 2, 10, 10, 20]

@@ -13,7 +13,7 @@ from flashtrail.base.errors import UserError
 from flashtrail.claims import running, summaries
 from flashtrail.claims.campaign import Campaign
 from flashtrail.experiment import clocks
-from flashtrail.report import headline, running_chapter
+from flashtrail.report import headline, running_chapter, sweep_figures
 from flashtrail.rollouts import latency
 from flashtrail.rollouts.episode import Running
 from flashtrail.tables import schemas
@@ -114,14 +114,14 @@ def test_lines_of_the_figure_are_told_apart_by_what_differs(tmp_path):
         "c": summarized(tmp_path, "c", 100, while_waiting="hold")[0],
         "d": summarized(tmp_path, "d", 100, script=[(12, FULL)])[0],
     }
-    assert running_chapter.labels({"a": made["a"], "b": made["b"]}) == {"a": "20 Hz", "b": "100 Hz"}
-    assert running_chapter.labels(made) == {
+    assert sweep_figures.labels({"a": made["a"], "b": made["b"]}) == {"a": "20 Hz", "b": "100 Hz"}
+    assert sweep_figures.labels(made) == {
         "a": "20 Hz, drafting, while waiting: chunk",
         "b": "100 Hz, drafting, while waiting: chunk",
         "c": "20 Hz, drafting, while waiting: hold",
         "d": "20 Hz, every round full, while waiting: chunk",
     }
-    drawing = running_chapter.success_figure(made)
+    drawing = sweep_figures.clock(made)
     assert len(drawing.legends[0].get_texts()) == 4
 
 

@@ -105,6 +105,8 @@ def _drills(root: Path, experiment: config.Experiment) -> None:
     _job(root, "derive_bounds", {"steps": [steps["drill_reference"]]}, output, {})
     _job(root, "diagnose_drills", {"steps": [steps[name] for name in names]}, output, {"arms": names})
     (root / "reports/drills.html").write_text("<!doctype html><title>Drills</title>")
+    tables = {table: [f"results/tables/{name}/{table}.parquet" for name in names] for table in schemas.SCHEMAS}
+    _job(root, "render_drills", {**tables, **output}, {"html": "reports/drills.html"}, {"arms": names, "grids": {}})
 
 
 def _checkup(root: Path, experiment: config.Experiment) -> None:
@@ -119,6 +121,9 @@ def _checkup(root: Path, experiment: config.Experiment) -> None:
     provenance.json_dump(found, root / "results/checkup/checkup.json")
     _job(root, "judge_checkup", files, {"checkup": "results/checkup/checkup.json"}, params)
     (root / "reports/checkup.html").write_text("<!doctype html><title>Checkup</title>")
+    shown = {table: f"results/tables/checkup/{table}.parquet" for table in schemas.SCHEMAS}
+    shown |= {"summaries": "results/summaries/checkup.json", "checkup": "results/checkup/checkup.json"}
+    _job(root, "render_checkup", shown, {"html": "reports/checkup.html"}, {"arms": ["checkup"], "grids": {}})
 
 
 def _shard(arm: dict[str, Any], task: int) -> dict[str, list[dict[str, Any]]]:
@@ -176,6 +181,7 @@ def _verdicts(root: Path) -> None:
     provenance.json_dump(found, results / "claims/claims.json")
     output = {"claims": "results/claims/claims.json"}
     _job(root, "evaluate_claims", {**relative, "claims": "claims.yaml"}, output, arms)
+    _job(root, "render_final", {**relative, **output}, {"html": "reports/final.html"}, {**arms, "grids": {}})
 
 
 def _job(root: Path, name: str, files: dict[str, Any], output: dict[str, Any], params: dict[str, Any]) -> None:

@@ -8,24 +8,24 @@ import numpy as np
 import pytest
 from colorspacious import cspace_convert, deltaE
 
-from flashtrail.report import checkup_chapter, figures, palette, running_chapter
+from flashtrail.report import checkup_figures, palette, run_figures, sweep_figures
 
 SEEN_BY = (None, "deuteranomaly", "protanomaly", "tritanomaly")
 APART = 10.0  # distance in CAM02-UCS; 1 is just noticeable side by side
 # Colours that stand in one figure; a colour with a hatching or a mark of its own is told apart by that as well.
 FIGURES = {
-    "success of arms": [(colour, "") for colour in (figures.BLUE, figures.ORANGE, figures.GREEN, figures.PURPLE)],
-    "routes": [(figures.ORANGE, ""), *((colour, hatch) for _, colour, hatch in figures._CAUSES.values())],
-    "latency": [(colour, figures.ROUTE_MARKS[route]) for route, colour in figures.ROUTE_COLOURS.items()],
-    "stages": [(colour, hatch) for _, colour, hatch in figures.STAGES.values()],
-    "ends": [(colour, hatch) for _, colour, hatch in figures.ENDS.values()],
+    "success of arms": [(colour, "") for colour in (palette.BLUE, palette.ORANGE, palette.GREEN, palette.PURPLE)],
+    "routes": [(palette.ORANGE, ""), *((colour, hatch) for _, colour, hatch in run_figures._CAUSES.values())],
+    "latency": [(colour, run_figures.ROUTE_MARKS[route]) for route, colour in run_figures.ROUTE_COLOURS.items()],
+    "stages": [(colour, hatch) for _, colour, hatch in run_figures.STAGES.values()],
+    "ends": [(colour, hatch) for _, colour, hatch in run_figures.ENDS.values()],
     "first closing": [
-        (colour, hatch) for name, (_, colour, hatch) in checkup_chapter.LOOKS.items() if name != "success"
+        (colour, hatch) for name, (_, colour, hatch) in checkup_figures.LOOKS.items() if name != "success"
     ],
-    "control steps": list(running_chapter._LOOKS.values()),
-    "latencies": running_chapter._LINES,
+    "control steps": list(sweep_figures.STEPS.values()),
+    "latencies": sweep_figures.CLOCKS,
 }
-BACKGROUND = {figures.PALE}  # beside a count or a label, never a mark of its own
+BACKGROUND = {palette.PALE}  # beside a count or a label, never a mark of its own
 
 
 def channels(colour: str) -> np.ndarray:
@@ -82,7 +82,7 @@ def test_marks_and_words_stand_out_from_the_ground(mode):
     for name in WORDS:
         assert min(contrast(at[name], at[ground]) for ground in ("ground", "tint")) >= 4.5, name
     assert contrast(at["ink"], at["mark"]) >= 4.5 and contrast(at["accent"], at["mark"]) >= 4.5
-    inside = {"ink": "pale", "deep": "orange", "ground": "blue"}  # counts within bars: figures._inside
+    inside = {"ink": "pale", "deep": "orange", "ground": "blue"}  # counts within bars: run_figures._inside
     for words, bar in inside.items():
         assert contrast(at[words], at[bar]) >= 4.5, f"{words} on {bar}"
 

@@ -5,11 +5,11 @@ import re
 import pytest
 from matplotlib import pyplot as plt
 
-from flashtrail.report import drawing, figures, page, palette, rendering
+from flashtrail.report import drawing, page, palette, plotting, rendering
 
 
 def drawn(colour: str) -> page.Html:
-    figure, axes = figures._axes(1.0)
+    figure, axes = plotting.axes_of(1.0)
     axes.plot([0, 1], [0, 1], "o", color=colour, label="a & b")
     axes.legend()
     return drawing.svg(figure, 'one "quoted" name')
@@ -38,7 +38,7 @@ def test_figures_of_one_page_share_no_id_and_no_style():
 
 def test_a_drawn_figure_is_closed():
     before = plt.get_fignums()
-    page.figure(figures._axes(1.0)[0], "empty", "nothing")
+    page.figure(plotting.axes_of(1.0)[0], "empty", "nothing")
     assert plt.get_fignums() == before
 
 

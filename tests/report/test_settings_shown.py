@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from claims import simulated
 from claims.simulated import write_campaign
+from matplotlib.figure import Figure
 
 from flashtrail.claims import claims, summaries, verdicts
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import chapters, figures, headline, overview, page, timeline
+from flashtrail.report import chapters, headline, overview, page, palette, run_figures, timeline
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FAULT, GUARDED, OTHER = "wrist_zero_every4", "patched", "trained_again"
@@ -34,9 +35,9 @@ def run(tmp_path, monkeypatch) -> Campaign:
 
 
 @pytest.fixture
-def drawn(monkeypatch) -> list[figures.Figure]:
+def drawn(monkeypatch) -> list[Figure]:
     """The figures that a page is given, kept as they were drawn."""
-    kept: list[figures.Figure] = []
+    kept: list[Figure] = []
     write = page.figure
     monkeypatch.setattr(page, "figure", lambda drawing, *rest: kept.append(drawing) or write(drawing, *rest))
     return kept
@@ -88,5 +89,5 @@ def test_a_remedys_control_is_the_arm_of_the_same_fault_without_it(run):
 
 def test_a_colour_depends_on_what_was_done_and_on_no_name():
     hit = {"guard": None, "condition": {"rounds_hit": 3}}
-    colour = {policy: figures.arm_colour({**hit, "policy": policy}, "dropout") for policy in ("dropout", "second")}
-    assert colour == {"dropout": figures.ORANGE, "second": figures.PURPLE}
+    colour = {policy: run_figures.arm_colour({**hit, "policy": policy}, "dropout") for policy in ("dropout", "second")}
+    assert colour == {"dropout": palette.ORANGE, "second": palette.PURPLE}

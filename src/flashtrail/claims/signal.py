@@ -8,7 +8,8 @@ thresholds of the alarm and the predicted shares are learned on other init state
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,9 @@ import pandas as pd
 from flashtrail.statistics import discrimination, intervals, resampling
 from flashtrail.tables import endings
 from flashtrail.tables.schemas import EPISODE_KEY
+
+if TYPE_CHECKING:
+    from flashtrail.claims.campaign import Campaign
 
 STEP_HZ = 20
 FOLDS = 5
@@ -48,6 +52,19 @@ def analyse(episodes: pd.DataFrame, rounds: pd.DataFrame, control: Mapping[str, 
         "reliability": calibrated(frame, step),
         "camera": [] if frame["condition_applied"].isna().any() else camera(frame, step),
     }
+
+
+@lru_cache(maxsize=2)
+def of_run(run: Campaign) -> dict[str, Any]:
+    """Return `analyse` of a run's tables, computed once for all that show parts of it."""
+    return analyse(run.episodes, run.rounds, run.control)
+
+
+def whole_window(analysis: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows on episode means over the whole window; none where the record has no steps of rounds."""
+    step = analysis.get("window")
+    rows = analysis["outcome"] if step is not None else []
+    return [row for row in rows if row["unit"] == "episode" and row["before_step"] == step]
 
 
 def _joined(episodes: pd.DataFrame, rounds: pd.DataFrame) -> pd.DataFrame:

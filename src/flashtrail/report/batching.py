@@ -47,7 +47,7 @@ def section(run: Campaign) -> Html:
     heads |= {"size": "Rounds a pass, mean"}
     note = "Intervals of the rollouts resample whole episodes; those of the profile are of order statistics."
     caption = "Policy time of a pass (ms), alone and batched"
-    table = page.table(rows, heads, tuple(heads)[2:], caption, stacked=True)
+    table = page.table(rows, heads, tuple(heads)[2:], caption, stacked=True, name="batching")
     return page.join(page.paragraph(text), page.paragraph(note, "note"), table)
 
 

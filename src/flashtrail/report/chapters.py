@@ -13,7 +13,7 @@ import pandas as pd
 
 from flashtrail.base import machine
 from flashtrail.claims.campaign import Campaign
-from flashtrail.claims.summaries import of_how_many, setting
+from flashtrail.claims.summaries import of_how_many
 from flashtrail.report import cells, figures, page, pairs, verified_chapter
 from flashtrail.report.cells import rate_of
 from flashtrail.report.count_links import apart, behind
@@ -37,12 +37,11 @@ _ANCHORS = {"all_episodes": "", "successful_episodes": "success"}
 
 def success(run: Campaign) -> Html:
     """Success by arm and task, drawn and as a table."""
-    summaries = run.summaries
-    if not summaries:
+    if not run.summaries:
         return page.paragraph("No arm was run.", "note")
-    drawing = page.figure(
-        figures.success(run.plain_summaries, run.usual_policy),
-        "Success of each arm, over all tasks and per task, with Wilson intervals and counts",
+    drawing = figures.shown(
+        run,
+        "success",
         "Success of each arm and task: the simulator\u2019s own test at the end of the episode. Blue: no fault; "
         "vermillion: fault; green: fault and guard; purple: fault and a policy of another training. Bars: "
         "Wilson 95 %.",
@@ -65,7 +64,7 @@ def success_table(run: Campaign) -> Html:
             }
         )
     heads = {"arm": "Arm", "count": "k/n", **cells.BOTH_INTERVALS}
-    return page.table(rows, heads, tuple(heads)[1:], caption="Success, all tasks", anchor=links.ARMS)
+    return page.table(rows, heads, tuple(heads)[1:], caption="Success, all tasks", anchor=links.ARMS, name="success")
 
 
 def success_by_task(run: Campaign) -> Html | None:
@@ -84,7 +83,7 @@ def success_by_task(run: Campaign) -> Html | None:
         rows.append({"arm": arm_name(arm, summary), **counts})
     heads = {"arm": "Arm", **{f"{suite} {number}": head for (suite, number), head in tasks.items()}}
     caption = "Success by task, k/n (intervals: in the figure)"
-    return page.table(rows, heads, tuple(heads)[1:], caption, stacked=True)
+    return page.table(rows, heads, tuple(heads)[1:], caption, stacked=True, name="success-by-task")
 
 
 def task_names(run: Campaign) -> Html:
@@ -122,7 +121,7 @@ def comparisons(run: Campaign, reference: str | None = None) -> Html:
         )
     heads = {"arm": "Arm", "a": "k/n", "b": f"{reference}, same episodes", "difference": "Difference [95 %]"}
     heads |= {"discordant": "Only arm / only reference", "p": "Exact McNemar"}
-    table = page.table(rows, heads, tuple(heads)[1:], f"Paired with {reference}", stacked=True)
+    table = page.table(rows, heads, tuple(heads)[1:], f"Paired with {reference}", stacked=True, name="paired")
     return page.join(table, pairs.differing(run, [(arm, str(reference)) for arm in arms if arm != reference]))
 
 
@@ -131,9 +130,9 @@ def comparisons(run: Campaign, reference: str | None = None) -> Html:
 
 def routes(run: Campaign) -> Html:
     """Route mix of every arm, and the table behind it."""
-    mix = page.figure(
-        figures.route_mix(run.summaries),
-        "Share of draft rounds and of full rounds by cause, per arm",
+    mix = figures.shown(
+        run,
+        "routes",
         "Route of each round, and the cause of each full round. Intervals resample episodes, since rounds of one "
         "episode are alike.",
     )
@@ -155,7 +154,9 @@ def routes(run: Campaign) -> Html:
     most = " or ".join(str(n) for n in sorted({of_how_many(s["accepted_prefix"]) for s in run.summaries.values()}))
     heads = {"arm": "Arm", "draft": "Draft rounds", "share": "Share [95 %]", "actions": "Of actions"}
     heads |= {"prefix": "Accepted, drafts [95 %]", "prefix_all": f"Accepted, full = {most}", "zero": "Rejected whole"}
-    table = page.table(rows, heads, tuple(heads)[1:], f"Routes and accepted prefix (of {most})", stacked=True)
+    table = page.table(
+        rows, heads, tuple(heads)[1:], f"Routes and accepted prefix (of {most})", stacked=True, name="routes"
+    )
     return page.join(page.side_by_side(mix, accepted_prefix(run)), table)
 
 
@@ -173,20 +174,15 @@ def _control_row(run: Campaign) -> list[dict[str, Any]]:
 
 def accepted_prefix(run: Campaign) -> Html:
     """Accepted prefix of the first arm that drafts, beside its control where that was measured."""
-    arm = next((a for a, s in run.summaries.items() if s["routes"]["draft"]), None)
-    if arm is None:
-        return page.paragraph("No arm drafted.", "note")
-    control = run.control if run.control and run.control.get("histogram") else None
-    caption = f"How many leading actions of each draft were verified (arm {arm})."
-    if control:
+    caption = f"How many leading actions of each draft were verified (arm {''.join(figures.drafting(run))})."
+    if control := figures.control(run):
         caption += (
             f" Grey, the control: the full route judged against itself under other noise, by the same radius "
             f"({control['queries']} queries, {percent(control['share_within_tau'])} within {control['tau']:g})."
         )
     else:
         caption += " The control (the full route against itself under other noise) was not measured for this page."
-    drawing = figures.accepted_prefix(run.summaries[arm], control)
-    return page.figure(drawing, "Histogram of accepted prefixes of draft rounds", caption)
+    return figures.shown(run, "prefix", caption)
 
 
 def _mean(value: float | None, interval: Mapping[str, float] | None) -> str:
@@ -212,16 +208,8 @@ def latency_profile(run: Campaign) -> Html:
     # An imported record does not state whether rounds were warm and alone on the device.
     how = "batch 1, warmed per prompt and route, alone on" if run.whose(None) == "ours" else f"{run.whose(None)}, on"
     where = f"{listed(sorted(set(profile['policy'])))}, {how} {devices}, {synchronised}; {machine.words(run.machine)}"
-    box = page.figure(
-        figures.latency_box(profile),
-        "Box plot of policy time per round, draft and full",
-        f"Policy time of a round by route ({where}).",
-    )
-    cdf = page.figure(
-        figures.latency_cdf(profile),
-        "Cumulative distribution of policy time per round, draft and full",
-        "The same rounds as cumulative distributions.",
-    )
+    box = figures.shown(run, "latency", f"Policy time of a round by route ({where}).")
+    cdf = figures.shown(run, "latency-cdf", "The same rounds as cumulative distributions.")
     return page.join(page.side_by_side(box, cdf), latency_table(run))
 
 
@@ -237,15 +225,13 @@ def latency_table(run: Campaign) -> Html:
             if part[time].notna().any():
                 rows.append({"policy": policy, "route": route, **_percentiles(intervals.latency(part[time]))})
     caption = f"Profile, policy time (ms){f'; {run.whose(None)}' if imported else ''}"
-    return page.table(rows, {"policy": "Policy", "route": "Route", **_PERCENTILES}, _NUMERIC, caption)
+    return page.table(rows, {"policy": "Policy", "route": "Route", **_PERCENTILES}, _NUMERIC, caption, name="latency")
 
 
 def stages(run: Campaign) -> Html:
     """What a round of each route is made of."""
-    if not len(run.profile):
-        return page.paragraph("No profile was measured.", "note")
     caption = "Medians of the stages, 95 % intervals. Transforms, transport and waiting are not in them."
-    return page.figure(figures.stages(run.profile), "Stacked median stage times per route", caption)
+    return figures.shown(run, "stages", caption)
 
 
 def latency_in_rollouts(run: Campaign) -> Html:
@@ -280,12 +266,14 @@ def latency_in_rollouts(run: Campaign) -> Html:
     shared = [arm for arm, s in run.summaries.items() if s["latency"]["all_episodes"]["all"].get("in_company")]
     if shared:
         note += f" Rounds that shared a pass with others are among them ({listed(shared)}); the profile runs alone."
-    by_route = page.table(full, {"arm": "Arm", "scope": "Episodes", "route": "Route", **_PERCENTILES}, _NUMERIC)
+    by_route = page.table(
+        full, {"arm": "Arm", "scope": "Episodes", "route": "Route", **_PERCENTILES}, _NUMERIC, name="latency-by-route"
+    )
     by_rounds = "Here intervals are distribution-free order statistics and take rounds as independent."
     caption = "Policy time of a round in the rollouts, both routes (ms): all episodes beside successful ones"
     return page.join(
         page.paragraph(note, "note"),
-        page.table(beside, heads, tuple(heads)[1:], caption, stacked=True),
+        page.table(beside, heads, tuple(heads)[1:], caption, stacked=True, name="latency-rollouts"),
         page.details("The same by route", page.join(page.paragraph(by_rounds, "note"), by_route)),
     )
 
@@ -314,7 +302,7 @@ def mixture(run: Campaign) -> Html:
         rows.append({"arm": page.code(arm), **{k: three_digits(v) if v else DASH for k, v in times.items()}})
     heads = {"arm": "Arm", "mean": "Mean per round", "implied": "Implied by routes"}
     heads |= {"all": "Per action, all episodes", "won": "Per action, successful"}
-    return page.table(rows, heads, ("mean", "implied", "all", "won"), _MIXTURE_CAPTION, stacked=True)
+    return page.table(rows, heads, ("mean", "implied", "all", "won"), _MIXTURE_CAPTION, stacked=True, name="mixture")
 
 
 _MIXTURE_CAPTION = "Mean policy time (ms): measured, and as route shares and route means imply it; they must agree"
@@ -362,8 +350,7 @@ def guard(run: Campaign) -> Html:
             f", {share} (Wilson 95 %). Points are jittered sideways.",
         )
         if arm in run.plain_summaries:
-            drawing = figures.guard(run.of_arm("rounds", arm), (setting(summary, "guard") or {}).get("std_min"))
-            drawings.append(page.figure(drawing, f"Wrist image health over rounds, {arm}", caption))
+            drawings.append(figures.shown(run, f"guard/{arm}", caption))
         rounds, healthy = behind(run, arm, count["rounds"]), percent(count["updates"] / count["rounds"], 1)
         rows.append({"arm": page.code(arm), **count, "rounds": rounds, "healthy": healthy, "repaired": share})
     heads = {
@@ -375,7 +362,7 @@ def guard(run: Campaign) -> Html:
         "hits": "Hits",
     }
     heads |= {"masked": "Declared missing", "misses": "Misses", "repaired": "Hits of unhealthy [Wilson 95 %]"}
-    table = page.table(rows, heads, tuple(heads)[1:], "Guard counters, in rounds", stacked=True)
+    table = page.table(rows, heads, tuple(heads)[1:], "Guard counters, in rounds", stacked=True, name="guard")
     return page.join(page.side_by_side(*drawings), table)
 
 
@@ -392,9 +379,9 @@ def failures(run: Campaign) -> Html:
     kinds = taxonomy(run)
     if not len(kinds):
         return page.paragraph("No arm was run.", "note")
-    drawing = page.figure(
-        figures.failures(kinds),
-        "How episodes ended, per arm",
+    drawing = figures.shown(
+        run,
+        "endings",
         "How episodes ended. \u201cUnder a fault\u201d says that the condition touched at least one round, not that it "
         "was the cause. Infrastructure errors never count as policy failures: of our own runs they stop the merge, of "
         "imported ones they are shown here and are in no k/n.",
@@ -411,6 +398,10 @@ def failures(run: Campaign) -> Html:
     heads = {"arm": "Arm", "horizon": "No fault", "perturbation": "Fault"}
     heads |= ({"untold": "Not recorded"} if kinds["untold"].any() else {}) | {"infrastructure": "Infra."}
     table = page.table(
-        rows, heads | {"failed": "Failed [Wilson 95 %]"}, (*tuple(heads)[1:], "failed"), "Failed episodes"
+        rows,
+        heads | {"failed": "Failed [Wilson 95 %]"},
+        (*tuple(heads)[1:], "failed"),
+        "Failed episodes",
+        name="endings",
     )
     return page.side_by_side(drawing, table)

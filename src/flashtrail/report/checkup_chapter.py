@@ -9,10 +9,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from flashtrail.claims import checkup
 from flashtrail.claims.campaign import Campaign
@@ -21,19 +18,10 @@ from flashtrail.report.count_links import apart, behind, in_text
 from flashtrail.report.page import Html
 from flashtrail.statistics import power
 from flashtrail.statistics.intervals import Interval
-from flashtrail.statistics.wording import MINUS, counted, integers, percent, plural, points, points_range
+from flashtrail.statistics.wording import counted, integers, percent, plural, points, points_range
 from flashtrail.tables import links
 
-CONTROL_HZ = 20
-# outcome: label, colour, hatching
-LOOKS = {
-    "verified": ("success, verified", figures.BLUE, ""),
-    "success": ("success", figures.BLUE, ""),
-    "unverified": ("success, not verified", figures.PURPLE, "\\\\\\"),
-    "horizon": ("time ran out", figures.ORANGE, "///"),
-}
 _VERDICTS = {"healthy": "supported", "suspicious": "inconclusive", "broken": "refuted", checkup.OPEN: "not_tested"}
-_MOST_BINS = 30
 
 
 def found_of(run: Campaign) -> dict[str, Any]:
@@ -72,7 +60,7 @@ def first(run: Campaign) -> Html:
     }
     note = "Healthy: at most 3 points below what was published; suspicious: 3 to 5; broken: more than 5. "
     note += _interval_words(record)
-    drawing = difference(record) if record["published"] is not None else None
+    drawing = difference(run) if record["published"] is not None else None
     return page.join(page.first_screen(rows, page.paragraph(note, "note")), drawing)
 
 
@@ -127,104 +115,23 @@ def _closing(record: Mapping[str, Any]) -> str:
 # --- figures ---
 
 
-def difference(record: Mapping[str, Any]) -> Html:
+def difference(run: Campaign) -> Html:
     """Our rate less the published one, with its interval, over the three zones."""
     caption = (
         "Our rate less the published one with its 95 % interval. Left of the grey band: broken; in it: suspicious; "
         "right of it: healthy. A verdict needs the whole bar in one of the three zones."
     )
-    return page.figure(difference_figure(record), "Difference from the published rate over the three zones", caption)
-
-
-def difference_figure(record: Mapping[str, Any]) -> Figure:
-    """Draw the interval of the difference, in points, over the zones."""
-    low, high, middle = (
-        100 * value for value in (record["interval"]["low"], record["interval"]["high"], record["difference"])
-    )
-    suspicious = (-100 * checkup.BROKEN, -100 * checkup.HEALTHY)
-    drawing, axes = figures._axes(1.15)
-    axes.axvspan(*suspicious, color=figures.PALE, lw=0)
-    axes.plot([low, high], [0, 0], color=figures.BLUE, lw=2.2, solid_capstyle="butt")
-    axes.plot(middle, 0, "o", ms=6, color=figures.BLUE)
-    axes.set_xlim(min(low, -12) - 2, max(high, 8) + 2)
-    axes.set_ylim(-1, 1)
-    axes.text(suspicious[0] - 0.6, 0.75, "broken", ha="right", va="center", fontsize=8.5)
-    axes.text(suspicious[1] + 0.6, 0.75, "healthy", ha="left", va="center", fontsize=8.5)
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}".replace("-", MINUS)))
-    n = record["success"]["n"]
-    axes.set_xlabel(f"ours \u2212 published (points; bar: 95 % interval; n = {n})")
-    return drawing
+    return figures.shown(run, "checkup", caption)
 
 
 def first_closing(run: Campaign) -> Html:
     """Histogram of the step of the first gripper closing, coloured by outcome, \u201cnever\u201d apart."""
-    record = found_of(run)
-    episodes = run.judged(record["arm"])
     caption = (
         "Step at which the gripper closed first; every block is an episode, stacked by outcome. "
         "\u201cNever\u201d is a bar of its own, also where it is empty: success without a closing would stand there. "
         "Failures that close late, or at the successes\u2019 time, point to different causes."
     )
-    drawing = closing_figure(episodes)
-    return page.figure(drawing, "Histogram of the step of the first gripper closing, by outcome", caption)
-
-
-def outcomes(episodes: pd.DataFrame) -> pd.Series:
-    """Return each episode's key of LOOKS."""
-    won, verified = episodes["success"].astype(bool), episodes["verified_success"]
-    kinds = pd.Series("horizon", index=episodes.index, dtype=object)
-    kinds[won] = "success"
-    kinds[won & verified.eq(True)] = "verified"
-    kinds[won & verified.eq(False)] = "unverified"
-    return kinds
-
-
-def bin_width(last: float) -> int:
-    """Return the smallest handy width, in steps, that gives at most 30 bins up to the step `last`."""
-    return next(width for width in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if last / width < _MOST_BINS)
-
-
-def closing_figure(episodes: pd.DataFrame) -> Figure:
-    """Draw the histogram: one block an episode, in bins of equal width, and a bar for those that never closed."""
-    kind, step = outcomes(episodes), episodes["first_close_step"]
-    width = bin_width(float(step.max()) if step.notna().any() else 0.0)
-    bins = (step // width).astype("Float64")
-    last = int(bins.max()) if step.notna().any() else 0
-    never = last + 3  # two bins' room
-    column_of = bins.fillna(never).to_numpy(int)
-    shown = [name for name in LOOKS if (kind == name).any() or name in _always(kind)]
-    drawing, axes = figures._axes(2.9)
-    height = np.zeros(never + 1, int)
-    for name in shown:
-        label, colour, hatch = LOOKS[name]
-        look: dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": "white", "lw": 0.6}
-        for column in column_of[(kind == name).to_numpy()]:
-            centre = (column + 0.5) * width
-            axes.bar(centre, 1, width, bottom=height[column], **look)
-            height[column] += 1
-        axes.bar(0, 0, 0, label=f"{label}, n = {int((kind == name).sum())}", **look)
-    axes.set_xlim(-0.5 * width, (never + 1.5) * width)
-    axes.set_ylim(0, max(int(height.max()), 1) * 1.05)
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    ends = [
-        tick for tick in MaxNLocator(5, integer=True).tick_values(0, (last + 1) * width) if tick <= (last + 1) * width
-    ]
-    centre = (never + 0.5) * width
-    axes.set_xticks([*ends, centre], [*(f"{tick:g}" for tick in ends), "never"])
-    if not height[never]:
-        axes.text(centre, 0, "0", ha="center", va="bottom", fontsize=8.5, color=figures.GREY)
-    axes.set_ylabel("episodes")
-    seconds = f"{CONTROL_HZ} steps = 1 s"
-    axes.set_xlabel(f"step of the first gripper closing ({seconds}; bins of {width}; n = {len(episodes)})")
-    drawing.legend(loc="outside upper left", ncols=2, handlelength=1.2, columnspacing=1.2)
-    return drawing
-
-
-def _always(kind: pd.Series) -> set[str]:
-    """Return the outcomes that the legend shows even without an episode: their absence is information."""
-    return {"horizon"} if (kind == "success").any() else {"horizon", "unverified", "verified"}
+    return figures.shown(run, "checkup-closing", caption)
 
 
 # --- what so many episodes can tell ---
@@ -247,7 +154,9 @@ def power_of_this(run: Campaign) -> Html:
     heads = {"truth": "If the policy is", "rate": "True rate", **{zone: zone.capitalize() for zone in checkup.ZONES}}
     heads |= {checkup.OPEN: "Open", "by_eye_broken": "By eye: broken"}
     caption = f"How often a checkup of {n} says what (exact binomial; the published rate taken as the true one)"
-    return page.join(page.table(rows, heads, tuple(heads)[1:], caption, stacked=True), _settle(record))
+    return page.join(
+        page.table(rows, heads, tuple(heads)[1:], caption, stacked=True, name="checkup-power"), _settle(record)
+    )
 
 
 def _settle(record: Mapping[str, Any]) -> Html:
@@ -267,7 +176,7 @@ def _settle(record: Mapping[str, Any]) -> Html:
         "repeats are worth less than new ones."
     )
     heads = {"truth": "If", "verdict": "Then", "n": "With"}
-    table = page.table(rows, heads, (), "Episodes that would settle it", stacked=True)
+    table = page.table(rows, heads, (), "Episodes that would settle it", stacked=True, name="checkup-settle")
     return page.join(table, page.paragraph(note, "note"))
 
 
@@ -331,7 +240,13 @@ def _split(run: Campaign) -> Html | None:
         states, count = integers(starts[name]["init_states"]), behind(run, record["arm"], counted(rate))
         rows.append({"states": f"{label}: {states}", "count": count, **cells.rate(rate)})
     heads = {"states": "Initial states", "count": "k/n", **cells.RATE}
-    return page.table(rows, heads, tuple(heads)[1:], "Our success by initial state: the published ones, and the others")
+    return page.table(
+        rows,
+        heads,
+        tuple(heads)[1:],
+        "Our success by initial state: the published ones, and the others",
+        name="checkup-states",
+    )
 
 
 # --- every episode ---
@@ -359,7 +274,7 @@ def episodes(run: Campaign) -> Html:
             }
         )
     numeric = ("closing", "closures", "grasps", "lifts", "steps")
-    return page.table(rows, heads, numeric, plural(len(rows), "episode"), stacked=True)
+    return page.table(rows, heads, numeric, plural(len(rows), "episode"), stacked=True, name="checkup-episodes")
 
 
 def _verified_cell(row: Mapping[str, Any]) -> str | None:

@@ -50,14 +50,17 @@ def _group(run: Campaign, name: str, members: Sequence[Mapping[str, Any]], detai
     """One group's table, its claims that were not tested folded below; what this run says is open."""
     title, (tested, untested) = cards.GROUPS[name], cards.split(members)
     head = page.heading(page.inline(title, " ", cards.tally(members)), 3)
-    table = _table(run, tested, f"{title}: verdicts, computed from the tables", details_page) if tested else None
-    rest = _table(run, untested, f"{title}: not tested", details_page) if untested else None
+    called = "claims" if name == "run" else f"claims/{name}"
+    table = _table(run, tested, f"{title}: verdicts, computed from the tables", details_page, called)
+    rest = _table(run, untested, f"{title}: not tested", details_page, f"claims/{name}-untested") if untested else None
     folded = page.details(page.badge("not_tested", f"{len(untested)} not_tested"), rest) if rest else None
-    body = page.join(table, folded)
+    body = page.join(table if tested else None, folded)
     return page.join(head, body if name == "run" else page.details(plural(len(members), "claim"), body))
 
 
-def _table(run: Campaign, members: Sequence[Mapping[str, Any]], caption: str, details_page: str | None) -> Html:
+def _table(
+    run: Campaign, members: Sequence[Mapping[str, Any]], caption: str, details_page: str | None, name: str
+) -> Html:
     rows = [
         {
             "id": Html('<span id="{}">{}</span>').format(cards.anchor(claim), _id(claim["id"], details_page)),
@@ -73,7 +76,7 @@ def _table(run: Campaign, members: Sequence[Mapping[str, Any]], caption: str, de
     columns = {"id": "Id", "claim": "Claim", "verdict": "Verdict", "numbers": "k/n; difference [95 %]", "p": "p"}
     columns |= {"anytime": "Anytime-valid", "seed": "The reproduction said"}
     filled = {name: head for name, head in columns.items() if any(row[name] for row in rows)}
-    return page.table(rows, filled, caption=caption, stacked=True)
+    return page.table(rows, filled, caption=caption, stacked=True, name=name)
 
 
 def _anytime(claim: Mapping[str, Any]) -> str | None:
@@ -196,7 +199,12 @@ def unsettled(run: Campaign, details_here: bool = False) -> Html:
         "hand, which are few. Alpha is two-sided; in a family of claims it is that of the strictest Holm step."
     )
     table = page.table(
-        rows, heads | {"alpha": "Alpha"}, ("n", "alpha"), "Episodes that would settle the open claims", stacked=True
+        rows,
+        heads | {"alpha": "Alpha"},
+        ("n", "alpha"),
+        "Episodes that would settle the open claims",
+        stacked=True,
+        name="settle",
     )
     return page.join(page.paragraph(note, "note"), table)
 
@@ -242,16 +250,22 @@ def words_table() -> Html:
         }
         for ours, seed in claims.SEED_WORDS.items()
     ]
-    return page.table(rows, {"ours": "Verdict here", "scope": "Scope", "seed": "The reproduction\u2019s word"})
+    return page.table(
+        rows, {"ours": "Verdict here", "scope": "Scope", "seed": "The reproduction\u2019s word"}, name="words"
+    )
+
+
+# What holds of every run.
+LIMITS = (
+    overview.HEURISTIC,
+    "The simulator\u2019s own success test decides, unless a claim names the verified one; no person watched.",
+    "Episodes of one initial state are alike; intervals treat them as independent within an arm.",
+)
 
 
 def not_claimed(run: Campaign) -> Html:
     """What this report does not say, from the claims that were not tested and the limits that always hold."""
-    items: list[Any] = [
-        overview.HEURISTIC,
-        "The simulator\u2019s own success test decides, unless a claim names the verified one; no person watched.",
-        "Episodes of one initial state are alike; intervals treat them as independent within an arm.",
-    ]
+    items: list[Any] = [*LIMITS]
     for claim in (run.claims or {"claims": []})["claims"]:
         if claim["verdict"] == "not_tested":
             sentence = count_links.of_claim(run, claim, claim["sentence"], chapter(run))

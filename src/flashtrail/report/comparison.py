@@ -51,9 +51,20 @@ def published_beside_ours(run: Campaign) -> Html:
     return page.join(
         printed_figures.section(run),
         page.paragraph(note, "note"),
-        page.table(_success_rows(run, figures), _SUCCESS_HEADS, ("count",), "Success", stacked=True),
-        page.table(_latency_rows(run, figures), _LATENCY_HEADS, ("ms", "n"), "Latency per round", stacked=True),
-        page.table(sources, heads, caption="Where the published figures come from", stacked=True),
+        page.table(
+            _success_rows(run, figures), _SUCCESS_HEADS, ("count",), "Success", stacked=True, name="published-success"
+        ),
+        page.table(
+            _latency_rows(run, figures),
+            _LATENCY_HEADS,
+            ("ms", "n"),
+            "Latency per round",
+            stacked=True,
+            name="published-latency",
+        ),
+        page.table(
+            sources, heads, caption="Where the published figures come from", stacked=True, name="published-sources"
+        ),
         page.details("What can be checked of the published figures", _checks(figures)),
         _at_odds(figures),
         page.details("What was printed, where, and whether it follows from their rows", _said(figures)),
@@ -91,7 +102,9 @@ def _said(figures: published.Published) -> Html:
     heads = {"source": "Source", "figure": "Figure", "value": "Printed", "where": "Where"}
     heads |= {"follows": "Follows from its rows", "give": "They give"}
     note = "Where: section or appendix of the reproduction\u2019s write-up, or a file of its repository."
-    return page.join(page.paragraph(note, "note"), page.table(rows, heads, ("value",), stacked=True))
+    return page.join(
+        page.paragraph(note, "note"), page.table(rows, heads, ("value",), stacked=True, name="published-said")
+    )
 
 
 def _theirs(text: str) -> Html:
@@ -177,4 +190,4 @@ def _checks(figures: published.Published) -> Html:
         "A rate must be a whole count of episodes. The mean of a mixture of routes implies one draft latency: "
         "share \u00d7 draft + (1 \u2212 share) \u00d7 full, with Table 1\u2019s 39.7 ms for the full round."
     )
-    return page.join(page.paragraph(note, "note"), page.table(rows, heads))
+    return page.join(page.paragraph(note, "note"), page.table(rows, heads, name="published-checks"))

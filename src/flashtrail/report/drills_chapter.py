@@ -12,7 +12,7 @@ from typing import Any
 from flashtrail.claims.campaign import Campaign
 from flashtrail.drills.diagnosis import CLEAN, PREFIX
 from flashtrail.drills.predicates import LEFT_OVER, NAMES, PREDICATES
-from flashtrail.report import cells, drills_figures, page, sheets
+from flashtrail.report import cells, figures, page, sheets
 from flashtrail.report.count_links import pooled
 from flashtrail.report.drills_stored import bounds, count, diagnosis, with_intervals
 from flashtrail.report.page import Html
@@ -140,9 +140,9 @@ def _episodes_needed(diagnosed: Mapping[str, Any]) -> str:
 def confusion(run: Campaign) -> Html:
     """Predicate x drill: figure, table with intervals and links, and what single episodes are called."""
     diagnosed = diagnosis(run)
-    drawing = page.figure(
-        drills_figures.confusion(diagnosed["matrix"]),
-        "Episodes of each arm in which each predicate holds",
+    drawing = figures.shown(
+        run,
+        "drills",
         "Episodes of each arm (rows) in which each predicate (columns) holds, k/n; darker: more. Framed: the "
         "failure\u2019s own predicate. Several may hold in one episode.",
     )
@@ -165,7 +165,7 @@ def _runs(run: Campaign, diagnosed: Mapping[str, Any]) -> Html:
             }
         )
     heads = {"arm": "Run of", "cause": "Diagnosis", "also": "Also holds in most episodes", "verdict": "Verdict"}
-    return page.table(rows, heads, (), "Diagnosis of each whole run", stacked=True)
+    return page.table(rows, heads, (), "Diagnosis of each whole run", stacked=True, name="drills-runs")
 
 
 def _by_episode(run: Campaign, diagnosed: Mapping[str, Any]) -> Html:
@@ -177,7 +177,12 @@ def _by_episode(run: Campaign, diagnosed: Mapping[str, Any]) -> Html:
         rows.append({"arm": page.code(name), "right": count(run, name, f"{right}/{n}"), "told": ", ".join(causes)})
     heads = {"arm": "Episodes of", "right": "Diagnosed correctly", "told": "Diagnosed as"}
     return page.table(
-        rows, heads, ("right",), "Diagnosis of single episodes (the first predicate that holds)", stacked=True
+        rows,
+        heads,
+        ("right",),
+        "Diagnosis of single episodes (the first predicate that holds)",
+        stacked=True,
+        name="drills-episodes",
     )
 
 
@@ -197,7 +202,7 @@ def _rates(run: Campaign, diagnosed: Mapping[str, Any]) -> Html:
                 )
     heads = {"arm": "Arm", "predicate": "Predicate", "count": "k/n", "rate": "Rate [95 %]", "episodes": "Episodes"}
     table = page.table(
-        rows, heads, ("count",), "Every cell that is not zero, with the episodes behind it", stacked=True
+        rows, heads, ("count",), "Every cell that is not zero, with the episodes behind it", stacked=True, name="drills"
     )
     return page.details("Rates with intervals, and the episodes behind them", table)
 
@@ -239,7 +244,14 @@ def sentences(run: Campaign) -> Html:
         )
     heads = {"name": "Predicate", "sentence": "Diagnosis", "own": "Of its own failure", "clean": "Of clean episodes"}
     heads |= {"wrong": "Of other failures"}
-    return page.table(rows, heads, ("own", "clean", "wrong"), "Predicates in the order of evaluation", stacked=True)
+    return page.table(
+        rows,
+        heads,
+        ("own", "clean", "wrong"),
+        "Predicates in the order of evaluation",
+        stacked=True,
+        name="drills-sentences",
+    )
 
 
 def films(run: Campaign) -> Html:

@@ -10,8 +10,9 @@ from typing import Any
 from flashtrail.claims.campaign import Campaign
 from flashtrail.drills import bounds as clean
 from flashtrail.drills.diagnosis import CLEAN
-from flashtrail.drills.predicates import FEATURES, LEFT_OVER
-from flashtrail.report import cells, drills_figures, page
+from flashtrail.drills.predicates import LEFT_OVER
+from flashtrail.report import cells, figures, page
+from flashtrail.report.drills_figures import DRAWN
 from flashtrail.report.drills_stored import bounds, count, diagnosis, ordered
 from flashtrail.report.page import Html
 from flashtrail.statistics.intervals import Interval
@@ -24,16 +25,13 @@ from flashtrail.statistics.wording import (
     plural,
 )
 
-# What a reader learns most from seeing, first; the rest of FEATURES is in the table of bounds.
-_DRAWN = ("picture_step", "longest_hold", "reach", "effort", "alternation", "travel")
-
 
 def power(run: Campaign) -> Html:
     """How many episodes a run needs: a panel per failure, and the table behind it."""
     diagnosed = diagnosis(run)
-    drawing = page.figure(
-        drills_figures.power(diagnosed["power"]),
-        "Share of runs diagnosed correctly against the number of episodes, a panel for each arm",
+    drawing = figures.shown(
+        run,
+        "drills-power",
         "Runs diagnosed correctly (clean arm: no diagnosis) by number of episodes; bars: 95 %; dashed: 80 %.",
     )
     note = (
@@ -50,7 +48,9 @@ def power(run: Campaign) -> Html:
         rows.append({"arm": page.code(name), **shares})
     lengths = [e["m"] for e in next(iter(diagnosed["power"].values()), [])]
     heads = {"arm": "Arm", **{f"m{m}": plural(m, "episode") for m in lengths}}
-    table = page.table(rows, heads, tuple(heads)[1:], "Runs diagnosed correctly [95 %]", stacked=True)
+    table = page.table(
+        rows, heads, tuple(heads)[1:], "Runs diagnosed correctly [95 %]", stacked=True, name="drills-power"
+    )
     return page.join(drawing, table, page.paragraph(note, "note"))
 
 
@@ -69,7 +69,7 @@ def false_alarms(run: Campaign) -> Html:
         rows.append(row | {"promised": promised})
     heads = {"name": "Predicate", "count": "k/n", **cells.BOTH_INTERVALS, "promised": "Promised"}
     caption = "False alarms: clean episodes that the bounds do not come from"
-    return page.table(rows, heads, tuple(heads)[1:], caption, stacked=True)
+    return page.table(rows, heads, tuple(heads)[1:], caption, stacked=True, name="drills-alarms")
 
 
 def slack(run: Campaign) -> Html:
@@ -91,7 +91,12 @@ def slack(run: Campaign) -> Html:
         "run. The same episodes under other choices: a gain in one column costs in another."
     )
     table = page.table(
-        rows, heads, tuple(heads)[1:], "Episodes in which a drill\u2019s own predicate holds", stacked=True
+        rows,
+        heads,
+        tuple(heads)[1:],
+        "Episodes in which a drill\u2019s own predicate holds",
+        stacked=True,
+        name="drills-slack",
     )
     return page.join(page.paragraph(note), table)
 
@@ -115,7 +120,9 @@ def apart(run: Campaign) -> Html:
         "independent; those of one task are alike, so p values near the limit overstate the evidence."
     )
     heads = {"a": "Arm", "b": "Other arm", "by": "By", "p": "Holm\u2019s p"}
-    table = page.table(rows, heads, ("p",), "Distinguishable pairs, with the most significant predicate")
+    table = page.table(
+        rows, heads, ("p",), "Distinguishable pairs, with the most significant predicate", name="drills-apart"
+    )
     return page.join(page.paragraph(text), page.paragraph(note, "note"), page.details("The pairs", table))
 
 
@@ -132,20 +139,13 @@ def cost(run: Campaign) -> Html:
         rows.append(row)
     heads = {"arm": "Arm", "count": "Rewarded", **cells.RATE}
     heads |= {"difference": "Against clean [95 %]", "p": "Exact McNemar"}
-    return page.table(rows, heads, tuple(heads)[1:], "Success under each failure", stacked=True)
+    return page.table(rows, heads, tuple(heads)[1:], "Success under each failure", stacked=True, name="drills-cost")
 
 
 def features(run: Campaign) -> Html:
     """The features themselves, every episode a point."""
-    diagnosed, stored = diagnosis(run), bounds(run)["bounds"]
-    parts = [
-        page.figure(
-            drills_figures.feature(name, diagnosed["episodes"], stored.get(name)),
-            f"{FEATURES[name]}, each episode of each arm a point",
-            page.inline(page.code(name), ": filled, rewarded; hollow, not. Shaded: within the clean bounds."),
-        )
-        for name in _DRAWN
-    ]
+    rest = ": filled, rewarded; hollow, not. Shaded: within the clean bounds."
+    parts = [figures.shown(run, f"drills-feature/{name}", page.inline(page.code(name), rest)) for name in DRAWN]
     return page.join(*(page.side_by_side(*parts[i : i + 2]) for i in range(0, len(parts), 2)))
 
 
@@ -175,5 +175,5 @@ def bounds_table(run: Campaign) -> Html:
     tasks = listed(origin.get("tasks", [])) if origin.get("tasks") else "tasks not recorded"
     where = f"From {listed(origin.get('arms', []))}, {tasks}; digests of its tables are in results/drills/bounds.json."
     numeric = ("least", "largest", "low", "high", "n")
-    table = page.table(rows, heads, numeric, "Clean bounds of each feature", stacked=True)
+    table = page.table(rows, heads, numeric, "Clean bounds of each feature", stacked=True, name="drills-bounds")
     return page.join(page.paragraph(text), table, page.paragraph(where, "note"))

@@ -58,13 +58,17 @@ def _arms(run: Campaign) -> dict[str, verdict.Arm]:
     }
 
 
-def _verdict(run: Campaign) -> Html:
-    """The verdict in one sentence; where no claim says anything of this run, how its arms did."""
+def said(run: Campaign) -> verdict.Said:
+    """Return the verdict in one sentence; where no claim says anything of this run, how its arms did."""
     where = "On this machine" if run.whose(None) == "ours" else "In the imported record"
     claims_of_run = (run.claims or {"claims": []})["claims"]
-    said = verdict.sentence(claims_of_run, _arms(run), tradeoff.ratio(tradeoff.points(run), run), where)
-    said = said if said.text else _without_verdicts(run)
-    return page.paragraph(_linked(run, said), "said" + " long" * (len(said.text) > _LONG))
+    found = verdict.sentence(claims_of_run, _arms(run), tradeoff.ratio(tradeoff.points(run), run), where)
+    return found if found.text else _without_verdicts(run)
+
+
+def _verdict(run: Campaign) -> Html:
+    found = said(run)
+    return page.paragraph(_linked(run, found), "said" + " long" * (len(found.text) > _LONG))
 
 
 def _without_verdicts(run: Campaign) -> verdict.Said:

@@ -89,7 +89,9 @@ def remedies(run: Campaign) -> Html:
         )
     heads = {"arm": "Remedy", "a": "k/n", "control": "Without it", "b": "k/n, same episodes"}
     heads |= {"difference": "Difference [95 %]", "discordant": "Only with / only without", "p": "Exact McNemar"}
-    table = page.table(rows, heads, ("a", "b", "difference", "discordant", "p"), "Remedies, paired", stacked=True)
+    table = page.table(
+        rows, heads, ("a", "b", "difference", "discordant", "p"), "Remedies, paired", stacked=True, name="remedies"
+    )
     return page.join(table, pairs.differing(run, against))
 
 
@@ -117,7 +119,9 @@ def provenance_table(run: Campaign) -> Html:
         )
     heads = {"arm": "Arm", "states": "Init states", **digests, "device": "Device", "time": "Verification times"}
     heads |= {"from": "Imported from"} if run.imported else {}
-    return page.table(rows, heads, caption="What each arm ran with (digests, first 16 characters)", stacked=True)
+    return page.table(
+        rows, heads, caption="What each arm ran with (digests, first 16 characters)", stacked=True, name="provenance"
+    )
 
 
 def environments(run: Campaign) -> Html:

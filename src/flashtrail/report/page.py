@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
@@ -17,10 +18,39 @@ if TYPE_CHECKING:
 
 
 class Html(Markup):
-    """Text that is already HTML: a notebook shows it as it is. Its `format` and `join` escape everything else."""
+    """Text that is already HTML: a notebook shows it as it is. Its `format` and `join` escape everything else.
+
+    `tables`: what the tables in it were made of, for other formats (`table_formats`).
+    """
+
+    tables: tuple[Table, ...] = ()
 
     def _repr_html_(self) -> str:
         return str(self)
+
+    def join(self, parts: Iterable[Any], /) -> Html:
+        """Return the parts in one, with the tables of all."""
+        found = list(parts)
+        return Html(super().join(found))._with(found)
+
+    def format(self, *parts: Any, **named: Any) -> Html:
+        """Return the parts filled in, with the tables of all."""
+        return Html(super().format(*parts, **named))._with([*parts, *named.values()])
+
+    def _with(self, parts: Iterable[Any]) -> Html:
+        self.tables = tuple(table for part in parts if isinstance(part, Html) for table in part.tables)
+        return self
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a table as they are shown: cells are text or Html. `name`: what `flashtrail table` calls it."""
+
+    name: str
+    rows: Sequence[Mapping[str, Any]]
+    columns: Mapping[str, str]
+    numeric: Sequence[str]
+    caption: str
 
 
 _units = re.compile(r" (%|ms\b)")  # a number and its unit stay on one line
@@ -108,8 +138,9 @@ def table(
     caption: str = "",
     stacked: bool = False,
     anchor: str = "",
+    name: str = "",
 ) -> Html:
-    """A table. `columns` maps keys to heads, in order; `numeric` columns are set right-aligned.
+    """A table. `columns` maps keys to heads, in order; `numeric` columns are set right-aligned. `name`: see Table.
 
     On a narrow screen it scrolls sideways inside its own box or, `stacked`, each row becomes a block of
     head-value pairs. The head of a long one stays in view. `anchor` is its id, to which other places may link.
@@ -124,13 +155,15 @@ def table(
     for entry in entries:
         cells = "".join(_cell(entry.get(key), text, key in numeric) for key, text in heads.items())
         body.append(f"<tr>{cells}</tr>")
-    name = f"<caption>{html(caption)}</caption>" if caption else ""
+    title = f"<caption>{html(caption)}</caption>" if caption else ""
     kind = ("stacked" if stacked else "wide") + " long" * (len(entries) > _LONG)
-    return Html(
+    made = Html(
         f'<div{_attribute("id", anchor)} class="table {kind}" role="region" tabindex="0" '
         f'aria-label="{escape(caption or "table")}">'
-        f"<table>{name}<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+        f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
+    made.tables = (Table(name, entries, heads, numeric, caption),)
+    return made
 
 
 def _cell(value: Any, head: str, number: bool) -> str:
@@ -176,13 +209,13 @@ def facts(rows: Mapping[str, Any]) -> Html:
     return Html('<dl class="facts">{}</dl>').format(inline(*items))
 
 
-_MARKS = {"supported": "\u25cf", "refuted": "\u2715", "inconclusive": "\u25d0", "not_tested": "\u25cb"}
+MARKS = {"supported": "\u25cf", "refuted": "\u2715", "inconclusive": "\u25d0", "not_tested": "\u25cb"}
 
 
 def badge(verdict: str, word: str = "") -> Html:
     """A verdict as a word (its own, if none is given) with its mark; the colour only repeats it."""
     shown = (word or verdict).replace("_", "\u00a0")
-    return Html('<span class="verdict {}">{}\u00a0{}</span>').format(verdict, _MARKS.get(verdict, ""), shown)
+    return Html('<span class="verdict {}">{}\u00a0{}</span>').format(verdict, MARKS.get(verdict, ""), shown)
 
 
 def figure(drawing: Figure, alt: str, caption: Any) -> Html:

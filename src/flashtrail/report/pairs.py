@@ -33,7 +33,9 @@ def differing(run: Campaign, against: Sequence[tuple[str, str]]) -> Html | None:
         return None
     heads = {"arm": "Arm", "reference": "Reference", "a": "Only in this arm", "b": "Only in the reference"}
     caption = "Starts at which one of the two succeeded; each is followed by links to its episode in both"
-    return page.details("The discordant pairs", page.table(rows, heads, caption=caption, stacked=True))
+    return page.details(
+        "The discordant pairs", page.table(rows, heads, caption=caption, stacked=True, name="paired-starts")
+    )
 
 
 def starts(run: Campaign, arms: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Html | None:

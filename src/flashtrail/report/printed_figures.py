@@ -101,7 +101,7 @@ def section(run: Campaign) -> Html | None:
     return page.join(
         text,
         page.paragraph(_odd_words(odd), "warning") if odd else None,
-        page.table(cells, heads, ("printed", "found"), caption, stacked=True),
+        page.table(cells, heads, ("printed", "found"), caption, stacked=True, name="printed"),
     )
 
 

@@ -5,14 +5,10 @@ Its numbers are those of the summaries (`running.summary`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from flashtrail.claims.campaign import Campaign
-from flashtrail.claims.running import KINDS_OF_STEP
 from flashtrail.report import cells, figures, page
 from flashtrail.report.cells import rate_of
 from flashtrail.report.count_links import behind
@@ -20,10 +16,6 @@ from flashtrail.report.overview import arm_name
 from flashtrail.report.page import Html
 from flashtrail.statistics.wording import DASH, counted, three_digits
 from flashtrail.tables.schemas import ROUTES
-
-_LOOKS = {"fresh": (figures.BLUE, ""), "stale": (figures.PURPLE, "///"), "held": (figures.PALE, "")}
-_COLOURS = (figures.BLUE, figures.ORANGE, figures.GREEN, figures.PURPLE, figures.GREY, figures.INK)
-_LINES = list(zip(_COLOURS, "os^vDX", strict=True))
 
 
 def section(run: Campaign) -> Html:
@@ -50,45 +42,7 @@ def _success(run: Campaign) -> Html:
     caption = (
         "Success by mean latency of a round; bars: Wilson 95 %. Each point is an arm of its own, on the same episodes."
     )
-    return page.figure(success_figure(run.running), "Success by latency of a round", caption)
-
-
-def success_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Success over the mean latency that the clock applied, one line per way of running."""
-    lines: dict[str, list[tuple[float, Mapping[str, Any]]]] = {}
-    names = labels(summaries)
-    for arm, summary in summaries.items():
-        lines.setdefault(names[arm], []).append((summary["clock"]["mean_ms"], summary["success"]))
-    slowest = max((ms for points in lines.values() for ms, _ in points), default=0.0)
-    drawing, axes = figures.success_lines(lines, _LINES, apart=0.012 * slowest)
-    axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
-    axes.set_xlabel("latency of a round, ms (mean over rounds)")
-    return drawing
-
-
-def labels(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Return each arm's label: its control frequency and the settings in which the arms differ."""
-    settings = {arm: _ways(summary) for arm, summary in summaries.items()}
-    shared = [
-        len({ways[index] for ways in settings.values()}) == 1 for index in range(len(next(iter(settings.values()), ())))
-    ]
-    return {
-        arm: ", ".join(word for index, word in enumerate(ways) if word and (index == 0 or not shared[index]))
-        for arm, ways in settings.items()
-    }
-
-
-def _ways(summary: Mapping[str, Any]) -> tuple[str, ...]:
-    clock, metadata = summary["clock"]["settings"], summary.get("metadata", {})
-    named = [json.loads(metadata.get(what) or "{}") for what in ("condition", "guard")]
-    return (
-        f"{summary['clock']['hz']:g} Hz",
-        str(summary["policy"]),
-        "drafting" if summary["routes"]["draft"] else "every round full",
-        f"while waiting: {clock.get('while_waiting', '')}",
-        f"asking {clock.get('ask_ahead', 0)} ahead",
-        *(str(spec.get("name") or spec.get("kind", "none")) for spec in named),
-    )
+    return figures.shown(run, "clock", caption)
 
 
 def source_words(settings: Mapping[str, Any]) -> str:
@@ -122,7 +76,7 @@ def _table(run: Campaign) -> Html:
     heads = {"arm": "Arm", "hz": "Hz", "latency": "Median, full / draft (ms)", "source": "Latency"}
     heads |= {"waited": "Steps a round", "count": "k/n", **cells.RATE}
     numeric = ("hz", "latency", "waited", "count", "rate", "wilson")
-    return page.table(rows, heads, numeric, "Success with the clock running", stacked=True)
+    return page.table(rows, heads, numeric, "Success with the clock running", stacked=True, name="clock")
 
 
 def _steps(run: Campaign) -> Html:
@@ -130,29 +84,7 @@ def _steps(run: Campaign) -> Html:
         "Control steps by what they executed: an action of the newest answer (fresh), one of an older chunk while a "
         "round was under way (stale), or none (held)."
     )
-    return page.figure(steps_figure(run.running), "Fresh, stale and held control steps by arm", caption)
-
-
-def steps_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Shares of fresh, stale and held control steps, one bar per arm."""
-    drawing, axes = figures._axes(0.34 * len(summaries) + 0.95)
-    for row, summary in enumerate(summaries.values()):
-        left = 0.0
-        for kind in KINDS_OF_STEP:
-            share = summary["clock"]["shares"][kind]["share"] or 0.0
-            colour, hatch = _LOOKS[kind]
-            label = kind if row == 0 else None
-            axes.barh(row, share, left=left, height=0.62, color=colour, hatch=hatch, edgecolor="white", label=label)
-            left += share
-        figures.interval_line(axes, summary["clock"]["shares"][KINDS_OF_STEP[0]]["interval"], row)
-        axes.text(1.02, row, f"n = {summary['clock']['steps']:,}", va="center", fontsize=8)
-    axes.set_yticks(range(len(summaries)), list(summaries))
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1)
-    figures.percent_axis(axes.xaxis)
-    axes.set_xlabel(f"share of control steps (line: 95 % of {KINDS_OF_STEP[0]})")
-    drawing.legend(loc="outside upper left", ncols=3, handlelength=1.6)
-    return drawing
+    return figures.shown(run, "clock-steps", caption)
 
 
 def _rates(run: Campaign) -> Html:
@@ -172,7 +104,9 @@ def _rates(run: Campaign) -> Html:
         )
     heads = {"arm": "Arm", "fresh": "Fresh actions /s", "rounds": "Rounds /s", "stale": "Stale [95 %]"}
     heads |= {"held": "Held [95 %]", "dropped": "Dropped a round", "late": "Rounds all too late"}
-    return page.table(rows, heads, tuple(heads)[1:], "Control rate, seconds by the clock", stacked=True)
+    return page.table(
+        rows, heads, tuple(heads)[1:], "Control rate, seconds by the clock", stacked=True, name="clock-rates"
+    )
 
 
 def _number(value: float | None) -> str:

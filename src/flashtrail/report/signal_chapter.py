@@ -22,7 +22,7 @@ _HEADS |= {"n": "Positive / all", "episodes": "Episodes", "strata": "Arm-tasks"}
 
 def section(run: Campaign) -> Html:
     """Does what the verifier says of drafts tell how an episode ends, or that a camera is dead?"""
-    analysis = signal.analyse(run.episodes, run.rounds, run.control)
+    analysis = signal.of_run(run)
     if not analysis["draft_rounds"]:
         return page.paragraph("No arm drafted.", "note")
     if analysis["window"] is None:
@@ -70,7 +70,7 @@ def acceptance(run: Campaign, rows: Sequence[Mapping[str, Any]]) -> Html:
     words = page.paragraph(
         page.inline(page.bold("Acceptance. "), in_text(acceptance_words(rows), [partial(apart, what="profile")]))
     )
-    return page.join(words, page.table(table, heads, numeric, caption, stacked=True))
+    return page.join(words, page.table(table, heads, numeric, caption, stacked=True, name="acceptance"))
 
 
 def _within(run: Campaign, row: Mapping[str, Any]) -> Html:
@@ -126,17 +126,18 @@ def _by_verdict(rows: Sequence[Mapping[str, Any]], what: str) -> str:
 
 
 def _outcome(run: Campaign, analysis: Mapping[str, Any]) -> Html:
-    whole = [r for r in analysis["outcome"] if r["unit"] == "episode" and r["before_step"] == analysis["window"]]
-    drawing = page.figure(
-        figures.auroc(whole),
-        "AUROC of each signal for failure, with intervals",
+    drawing = figures.shown(
+        run,
+        "signal",
         f"How well the mean of each signal over an episode\u2019s first {analysis['window']} steps tells that it will "
         "fail. Pairs are of one arm and task; episodes that ended sooner are left out. Orange: the interval lies above "
         "chance. Right: failed of all episodes.",
     )
     rows = [_row(run, row) for row in analysis["outcome"]]
     numeric = ("before", "auroc", "n", "episodes", "strata")
-    table = page.table(rows, _HEADS, numeric, "AUROC for failure, rounds and episode means", stacked=True)
+    table = page.table(
+        rows, _HEADS, numeric, "AUROC for failure, rounds and episode means", stacked=True, name="signal"
+    )
     return page.join(drawing, page.details("All of them: per round, and sooner in the episode", table))
 
 
@@ -208,7 +209,7 @@ def _reliability(run: Campaign, analysis: Mapping[str, Any] | None) -> Html:
     words += (
         "The signal predicts better than arm and task." if better else "Arm and task alone predict as well or better."
     )
-    table = page.table(rows, heads, tuple(heads), "Predicted against observed failure")
+    table = page.table(rows, heads, tuple(heads), "Predicted against observed failure", name="reliability")
     return page.join(page.paragraph(words), table)
 
 
@@ -246,7 +247,9 @@ def _camera(run: Campaign, rows: Sequence[Mapping[str, Any]]) -> Html | None:
     heads = {"comparison": "Rounds compared", "signal": "Signal", "auroc": "AUROC [95 %]", "broken": "Mean, broken"}
     heads |= {"whole": "Mean, whole", "n": "Broken / all rounds", "episodes": "Episodes"}
     numeric = ("auroc", "broken", "whole", "n", "episodes")
-    return page.table(table, heads, numeric, "Does the verifier notice a dead wrist camera?", stacked=True)
+    return page.table(
+        table, heads, numeric, "Does the verifier notice a dead wrist camera?", stacked=True, name="camera"
+    )
 
 
 def _ends(interval: Mapping[str, Any]) -> str:

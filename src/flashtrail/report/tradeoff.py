@@ -175,7 +175,12 @@ def _table(run: Campaign, found: Sequence[Point]) -> Html:
     ]
     heads = {"arm": "Arm", "count": "k/n", "rate": "Success [95 %]", "ms": "ms a round [95 %]", "rounds": "Rounds"}
     return page.table(
-        rows, heads | {"control": "Arrow from"}, ("count", "rate", "ms", "rounds"), "Success and latency", stacked=True
+        rows,
+        heads | {"control": "Arrow from"},
+        ("count", "rate", "ms", "rounds"),
+        "Success and latency",
+        stacked=True,
+        name="tradeoff",
     )
 
 

@@ -71,7 +71,7 @@ def _rates(run: Campaign, seen: pd.DataFrame) -> Html:
         "both fingers, lifted with the hand, released at the goal; drawer, knob or plate moved with the hand). "
         "Closures, grasps, lifts: median of an episode"
     )
-    return page.table(rows, heads, tuple(heads)[1:], caption=caption)
+    return page.table(rows, heads, tuple(heads)[1:], caption=caption, name="verified")
 
 
 def _disagreements(run: Campaign, seen: pd.DataFrame) -> Html:
@@ -92,7 +92,7 @@ def _disagreements(run: Campaign, seen: pd.DataFrame) -> Html:
     heads = {"episode": "Episode", "reason": "Missing behaviour", "steps": "Steps", "grasps": "Grasps", "video": "Film"}
     rest = f" (the first {LISTED})" if len(apart) > LISTED else ""
     caption = f"Success by the simulator, not verified: {plural(len(apart), 'episode')} of {len(seen)}{rest}"
-    return page.table(rows, heads, ("steps", "grasps"), caption=caption)
+    return page.table(rows, heads, ("steps", "grasps"), caption=caption, name="verified-apart")
 
 
 def _named(run: Campaign, row: Mapping[str, Any]) -> Html:

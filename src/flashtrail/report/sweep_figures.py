@@ -1,0 +1,196 @@
+"""Figures of success over x, a line for each way of running: the running clock's latencies, a grid's severities."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from flashtrail.claims.campaign import Campaign
+from flashtrail.claims.running import KINDS_OF_STEP
+from flashtrail.report.palette import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE
+from flashtrail.report.plotting import axes_of, interval_line, legend, percent_axis
+from flashtrail.report.tradeoff import Point
+
+STEPS = {"fresh": (BLUE, ""), "stale": (PURPLE, "///"), "held": (PALE, "")}
+CLOCKS = list(zip((BLUE, ORANGE, GREEN, PURPLE, GREY, INK), "os^vDX", strict=True))
+GUARDS = list(zip((ORANGE, GREEN, BLUE, PURPLE, GREY), "so^vD", strict=True))
+
+UPPER_BOUND = "oracle"  # the guard that no robot has
+Points = Sequence[tuple[float, Mapping[str, Any]]]
+
+
+def success_lines(
+    lines: Mapping[str, Points], looks: Sequence[tuple[str, str]], apart: float = 0.0
+) -> tuple[Figure, Axes]:
+    """Draw success over x: for each label its points (x, k/n), with Wilson's intervals, in colours and marks `looks`.
+
+    Lines stand `apart` from each other, in units of x, so that those that coincide stay visible. An upper bound is
+    dashed.
+    """
+    drawing, axes = axes_of(3.0)
+    for index, (label, points) in enumerate(lines.items()):
+        shift = (index - (len(lines) - 1) / 2) * apart
+        known = sorted(((x + shift, r) for x, r in points if r["rate"] is not None), key=lambda point: point[0])
+        colour, mark = looks[index % len(looks)]
+        for x, rate in known:
+            axes.plot([x, x], [rate["wilson"]["low"], rate["wilson"]["high"]], color=colour, lw=1.4)
+        xs, ys = [x for x, _ in known], [rate["rate"] for _, rate in known]
+        style = f"{mark}{'--' if 'upper bound' in label else '-'}"
+        text = f"{label}, {counts([rate for _, rate in points])}"
+        axes.plot(xs, ys, style, color=colour, ms=5, lw=0.8, label=text, clip_on=False)
+    axes.set_ylim(0, 1)
+    percent_axis(axes.yaxis)
+    axes.grid(axis="y", color=PALE, lw=0.6)
+    axes.set_ylabel("success (bars: Wilson 95 %)")
+    legend(drawing, 2, handlelength=1.8)
+    return drawing, axes
+
+
+def counts(rates: Sequence[Mapping[str, Any]]) -> str:
+    """Return how many episodes a line's points have: ``n = 15 each``, ``n = 9 to 15``."""
+    sizes = sorted({rate["n"] for rate in rates})
+    return f"n = {sizes[0]} each" if len(sizes) == 1 else f"n = {sizes[0]} to {sizes[-1]}"
+
+
+def clock(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Success over the mean latency that the clock applied, one line per way of running."""
+    lines: dict[str, list[tuple[float, Mapping[str, Any]]]] = {}
+    names = labels(summaries)
+    for arm, summary in summaries.items():
+        lines.setdefault(names[arm], []).append((summary["clock"]["mean_ms"], summary["success"]))
+    slowest = max((ms for points in lines.values() for ms, _ in points), default=0.0)
+    drawing, axes = success_lines(lines, CLOCKS, apart=0.012 * slowest)
+    axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
+    axes.set_xlabel("latency of a round, ms (mean over rounds)")
+    return drawing
+
+
+def labels(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return each arm's label: its control frequency and the settings in which the arms differ."""
+    settings = {arm: _ways(summary) for arm, summary in summaries.items()}
+    shared = [
+        len({ways[index] for ways in settings.values()}) == 1 for index in range(len(next(iter(settings.values()), ())))
+    ]
+    return {
+        arm: ", ".join(word for index, word in enumerate(ways) if word and (index == 0 or not shared[index]))
+        for arm, ways in settings.items()
+    }
+
+
+def _ways(summary: Mapping[str, Any]) -> tuple[str, ...]:
+    clock, metadata = summary["clock"]["settings"], summary.get("metadata", {})
+    named = [json.loads(metadata.get(what) or "{}") for what in ("condition", "guard")]
+    return (
+        f"{summary['clock']['hz']:g} Hz",
+        str(summary["policy"]),
+        "drafting" if summary["routes"]["draft"] else "every round full",
+        f"while waiting: {clock.get('while_waiting', '')}",
+        f"asking {clock.get('ask_ahead', 0)} ahead",
+        *(str(spec.get("name") or spec.get("kind", "none")) for spec in named),
+    )
+
+
+def steps(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Shares of fresh, stale and held control steps, one bar per arm."""
+    drawing, axes = axes_of(0.34 * len(summaries) + 0.95)
+    for row, summary in enumerate(summaries.values()):
+        left = 0.0
+        for kind in KINDS_OF_STEP:
+            share = summary["clock"]["shares"][kind]["share"] or 0.0
+            colour, hatch = STEPS[kind]
+            label = kind if row == 0 else None
+            axes.barh(row, share, left=left, height=0.62, color=colour, hatch=hatch, edgecolor="white", label=label)
+            left += share
+        interval_line(axes, summary["clock"]["shares"][KINDS_OF_STEP[0]]["interval"], row)
+        axes.text(1.02, row, f"n = {summary['clock']['steps']:,}", va="center", fontsize=8)
+    axes.set_yticks(range(len(summaries)), list(summaries))
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    percent_axis(axes.xaxis)
+    axes.set_xlabel(f"share of control steps (line: 95 % of {KINDS_OF_STEP[0]})")
+    legend(drawing, 3, handlelength=1.6)
+    return drawing
+
+
+# --- grids ---
+
+
+def grids(run: Campaign) -> list[str]:
+    """Return the grids of which an arm was run."""
+    return list(dict.fromkeys(cell["grid"] for arm, cell in run.grids.items() if arm in run.summaries))
+
+
+def cells_of(run: Campaign, name: str) -> dict[str, dict[str, Any]]:
+    """Return a grid's cells by arm, those that were run."""
+    return {arm: cell for arm, cell in run.grids.items() if cell["grid"] == name and arm in run.summaries}
+
+
+def guard_label(guard: str, kind: str | None = None) -> str:
+    """Return how a guard is called in a grid; an oracle is always marked as what it is."""
+    return f"{guard} (upper bound)" if UPPER_BOUND in (guard, kind) else "no guard" if guard == "none" else guard
+
+
+def fault_label(cell: Mapping[str, Any]) -> str:
+    """``zero, wrist view``."""
+    return cell["fault"] if cell["view"] is None else f"{cell['fault']}, {cell['view']} view"
+
+
+def grid(run: Campaign, name: str) -> Figure:
+    """One line per guard over the severities, as k/n with Wilson's interval."""
+    by_arm = cells_of(run, name)
+    severities = list(dict.fromkeys(cell["severity"] for cell in by_arm.values()))
+    lines: dict[str, list[tuple[float, Mapping[str, Any]]]] = {}
+    for arm, cell in by_arm.items():
+        label = guard_label(cell["guard"], cell.get("guard_kind"))
+        lines.setdefault(label, []).append((severities.index(cell["severity"]), run.summaries[arm]["success"]))
+    drawing, axes = success_lines(lines, GUARDS, apart=0.13)
+    axes.set_xticks(range(len(severities)), [f"{value:g}" for value in severities])
+    axes.set_xlim(-0.5, len(severities) - 0.5)
+    axes.set_xlabel(f"severity: {next(iter(by_arm.values()))['parameter']}")
+    return drawing
+
+
+# --- success against the time of a round ---
+
+_ROLES = {"clean": (BLUE, "o"), "fault": (ORANGE, "s"), "remedy": (GREEN, "^"), "retrained": (PURPLE, "D")}
+
+
+def tradeoff(points: Sequence[Point]) -> Figure:
+    """Draw each arm at its mean time of a round and its success, with both intervals; its name and k/n below.
+
+    An arrow leads from its control, in the colour of what was done: a fault, a remedy. Numbers of points that lie
+    close together stand in one place.
+    """
+    drawing, axes = axes_of(2.6 + 0.17 * -(-len(points) // 2))
+    places = {point.arm: (point.ms, point.rate) for point in points}
+    slowest = max(point.ms for point in points)
+    used: dict[str, Any] = {}
+    for number, point in enumerate(points, 1):
+        colour, mark = _ROLES[point.role]
+        x, y = places[point.arm]
+        axes.plot([x, x], [point.interval.low, point.interval.high], color=colour, lw=1.4, zorder=2)
+        if point.ms_interval:
+            axes.plot([point.ms_interval.low, point.ms_interval.high], [y, y], color=colour, lw=0.8, zorder=2)
+        (dot,) = axes.plot(x, y, mark, ms=5, color=colour, zorder=3, clip_on=False)
+        used[f"{number}  {point.name}, {point.k}/{point.n}"] = dot
+        close = ((abs(other - x) < 0.04 * slowest and abs(up - y) < 0.06) for other, up in places.values())
+        at = [other for other, near in enumerate(close, 1) if near]
+        if at[0] == number:
+            words = ", ".join(map(str, at))
+            axes.annotate(words, (x, y), (5, 4), textcoords="offset points", fontsize=8, color=colour)
+        if point.control and places[point.control] != (x, y):
+            look = {"arrowstyle": "-|>", "color": colour, "lw": 0.9, "shrinkA": 4, "shrinkB": 4}
+            bend = f"arc3,rad={-0.2 if point.role == 'fault' else 0.2}"
+            axes.annotate("", (x, y), places[point.control], arrowprops={**look, "connectionstyle": bend})
+    axes.set_xlim(left=0)
+    axes.set_ylim(-0.02, 1.02)
+    percent_axis(axes.yaxis)
+    axes.grid(color=PALE, lw=0.6)
+    axes.set_ylabel("success (bars: Wilson 95 %)")
+    axes.set_xlabel("time of a round (ms, mean; bars: 95 %)")
+    legend(drawing, 2, used, handlelength=1.0)
+    return drawing

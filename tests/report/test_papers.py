@@ -1,0 +1,308 @@
+"""Figures, tables, citation and summary of a finished run, as the commands write them for papers and colleagues."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import subprocess
+import sys
+from itertools import combinations
+from pathlib import Path
+
+import pypdf
+import pytest
+from claims.simulated import CONTROL
+from claims.test_running import SCRIPT, summarized
+from imports import official
+from matplotlib import pyplot as plt
+from matplotlib.text import Text
+from record import campaign
+
+from flashtrail import cli
+from flashtrail.base import provenance
+from flashtrail.claims.campaign import Campaign
+from flashtrail.imports.official import read_run
+from flashtrail.imports.writing import write
+from flashtrail.record import reports
+from flashtrail.report import cards, figures, headline, page, plotting, table_formats, tables
+
+GRID = {"grid": "wrist_grid", "fault": "zero", "view": "wrist", "parameter": "every", "severity": 4}
+GRID |= {"guard": "none", "guard_kind": "none"}
+# Tables of imports, of episodes that were verified, of rounds that shared a pass, of shared starts; and none of these.
+ABSENT = {"printed", "verified", "verified-apart", "batching", "checkup-states", "drills-apart", "remedies"}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """A finished run with drills, a checkup, a grid and arms under a running clock."""
+    run = campaign.copy(tmp_path_factory.mktemp("papers") / "run", drilled=True)
+    path = run / "results/logs/render_final.json"
+    job = provenance.json_load(path)
+    for ms in (0, 100, 200):
+        _, files = summarized(run / "results", f"late_{ms}ms_20hz", ms, script=SCRIPT[:2])
+        for kind, (file,) in files.items():
+            job["input"][kind].append(str(Path(file).relative_to(run)))
+        job["params"]["arms"].append(f"late_{ms}ms_20hz")
+    provenance.json_dump(CONTROL, run / "results/control.json")
+    job["input"]["control"] = "results/control.json"
+    job["params"]["grids"] = {"wrist_zero_every4": GRID}
+    provenance.json_dump(job, path)
+    return run
+
+
+@pytest.fixture(scope="module")
+def runs(root) -> dict[str, Campaign]:
+    with reports.opened([root]) as found:
+        return found
+
+
+def flashtrail(*words: object) -> int:
+    return cli.main([str(word) for word in words])
+
+
+# --- figures ---
+
+
+@pytest.mark.parametrize("width", [3.0, 7.0])
+def test_every_figure_fits_its_width_in_type_of_7_to_9_points(runs, width):
+    drawn = set()
+    for run in runs.values():
+        for name in figures.names(run):
+            drawn.add(name.partition("/")[0])
+            with plotting.style(width):
+                drawing = figures.drawn(run, name)
+                drawing.draw_without_rendering()
+            assert drawing.get_figwidth() == width
+            texts = [t for t in drawing.findobj(Text) if t.get_visible() and t.get_text().strip() and _shown(t)]
+            boxes = {text: text.get_window_extent() for text in texts}
+            for text, box in boxes.items():
+                assert 7 <= text.get_fontsize() <= 9, (name, text)
+                inside = box.x0 >= -1 and box.x1 <= drawing.bbox.width + 1 and box.y0 >= -1
+                assert inside and box.y1 <= drawing.bbox.height + 1, f"{name}: {text.get_text()!r} is cut off"
+            level = [text for text in texts if text.get_rotation() == 0]
+            for one, other in combinations(level, 2):
+                a, b = boxes[one].shrunk(0.8, 0.8), boxes[other].shrunk(0.8, 0.8)
+                assert not a.overlaps(b), f"{name}: {one.get_text()!r} over {other.get_text()!r}"
+            plt.close(drawing)
+    assert drawn == set(figures.FIGURES)
+
+
+def _shown(text: Text) -> bool:
+    """True for a text that is drawn: the ticks beyond an axis's ends are not."""
+    axes = text.axes
+    if axes is None or text not in (ticks := [*axes.get_xticklabels(), *axes.get_yticklabels()]):
+        return axes is None or axes.get_visible()
+    axis = axes.xaxis if text in axes.get_xticklabels() else axes.yaxis
+    tick = axis.get_major_ticks()[ticks.index(text) - (0 if axis is axes.xaxis else len(axes.get_xticklabels()))]
+    low, high = sorted(axis.get_view_interval())
+    return axes.get_visible() and low <= tick.get_loc() <= high and tick.label1.get_visible()
+
+
+def test_a_page_shows_a_listed_figure_or_says_why_not(runs):
+    shown = figures.shown(runs["final"], "endings", "How.")
+    assert figures.FIGURES["endings"].line in shown and "<figcaption>How.</figcaption>" in shown
+    assert figures.shown(Campaign({}), "stages", "") == page.paragraph("No profile was measured.", "note")
+
+
+@pytest.mark.parametrize("kind", ["pdf", "svg", "png"])
+def test_a_file_has_text_as_text_and_the_same_bytes_each_time(root, tmp_path, kind):
+    made = []
+    for seed in ("1", "2"):
+        out = tmp_path / f"{seed}.{kind}"
+        words = ["figure", "routes", root, "-o", out, "--width", "85mm"]
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "SOURCE_DATE_EPOCH": seed}
+        command = [sys.executable, "-m", "flashtrail", *map(str, words)]
+        subprocess.run(command, check=True, env=environment, capture_output=True)
+        made.append(out.read_bytes())
+    assert made[0] == made[1]
+    if kind == "pdf":
+        reader = pypdf.PdfReader(io.BytesIO(made[0]))
+        fonts = [font.get_object() for font in reader.pages[0]["/Resources"]["/Font"].values()]
+        assert fonts and all("/FontFile2" in _descriptor(font) for font in fonts)  # TrueType, embedded
+        assert "wrist_zero_every4" in reader.pages[0].extract_text()
+        assert reader.pages[0].mediabox.width == pytest.approx(85 / 25.4 * 72, abs=0.1)
+        assert reader.metadata.creation_date is None
+    if kind == "svg":
+        assert b">wrist_zero_every4</text>" in made[0] and b"<dc:date>" not in made[0]
+
+
+def _descriptor(font):
+    inner = font["/DescendantFonts"][0].get_object() if "/DescendantFonts" in font else font
+    return inner["/FontDescriptor"].get_object()
+
+
+# --- tables ---
+
+
+def test_every_table_of_a_report_has_a_name_on_the_list(runs):
+    names = set()
+    for run in runs.values():
+        made = [t for entry in tables.TABLES.values() if run.files(entry.needs) for t in entry.section(run).tables]
+        assert {table.name.partition("/")[0] for table in made} <= set(tables.TABLES)
+        names |= {name.partition("/")[0] for name in tables.found(run)}
+    assert names == set(tables.TABLES) - ABSENT
+
+
+def test_each_format_has_the_cells_of_the_page(runs):
+    for run in runs.values():
+        for name, table in tables.found(run).items():
+            cells = [[table_formats.text(row.get(key)) for key in table.columns] for row in table.rows]
+            assert list(csv.reader(io.StringIO(table_formats.comma_separated(table))))[1:] == cells, name
+            latex = table_formats.latex(table)
+            assert latex.isascii() and latex.count(r"\\") == len(cells) + 1, name
+            lines = [line for line in table_formats.markdown(table).splitlines() if line.startswith("| ")]
+            assert len(lines) == len(cells) + 2, name
+            assert all(len(re.split(r"(?<!\\)\|", line)) == len(table.columns) + 2 for line in lines), name
+
+
+def test_counts_of_a_table_are_those_of_the_summaries(runs, capsys, root):
+    assert flashtrail("table", "success", root, "--format", "csv") == 0
+    rows = {row["Arm"]: row["k/n"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))}
+    found = runs["final"].summaries
+    assert rows == {arm: f"{s['success']['k']}/{s['success']['n']}" for arm, s in found.items()}
+
+
+def test_what_a_format_reads_as_its_own_is_escaped():
+    hostile = "a_b & 5 % $x$ \\input{/etc/passwd} #~^ | `c` *d* [e](f) <g>"
+    table = page.table([{"x": hostile}], {"x": hostile}, caption=hostile, name="t").tables[0]
+    escaped = (
+        r"a\_b \& 5~\% \$x\$ \textbackslash{}input\{/etc/passwd\} \#\textasciitilde{}\textasciicircum{} "
+        r"\textbar{} `c` *d* [e](f) \textless{}g\textgreater{}"
+    )
+    assert table_formats.latex(table).count(escaped) == 3
+    written = r"a\_b & 5 % $x$ \\input{/etc/passwd} #\~^ \| \`c\` \*d\* [e\](f) \<g\>"
+    assert table_formats.markdown(table).count(written) == 3
+    assert list(csv.reader(io.StringIO(table_formats.comma_separated(table)))) == [[hostile], [hostile]]
+
+
+# --- commands ---
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("figure", "succes"), "no figure is called 'succes'; did you mean 'success'?"),
+        (("table", "sucess"), "no table is called 'sucess'; did you mean 'success'?"),
+        (("figure", "drills-feature", "RUN"), "give one of drills-feature/picture_step"),
+        (("table", "remedies", "RUN"), "this run has no table remedies"),
+        (("figure", "success", "RUN", "--width", "1in"), "a figure is 3 to 10 in wide"),
+        (("figure", "success", "RUN", "--width", "3"), "give a number and a unit"),
+        (("figure", "success", "RUN", "-o", "x.jpg"), "a figure is written as .pdf, .svg, .png"),
+        (("figure", "success", "RUN", "-o", "x.pdf", "--format", "svg"), "a figure is written as"),
+        (("figure", "success", "RUN", "--report", "robust"), "this run has no such report"),
+        (("figure", "success", "NOWHERE"), "NOWHERE does not exist"),
+        (("table", "success", "RUN/reports"), "no finished report"),
+        (("summary", "RUN", "-o", "x.txt"), "ends in .pdf"),
+        (("summary", "RUN/reports"), "no finished report"),
+        (("cite", "RUN/reports"), "no finished report"),
+        (("table", "success", "RUN", "RUN"), "only imported runs"),
+    ],
+)
+def test_a_mistake_is_one_line_and_writes_nothing(root, tmp_path, monkeypatch, capsys, words, line):
+    monkeypatch.chdir(tmp_path)
+    assert flashtrail(*(word.replace("RUN", str(root)) for word in words)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and line in error and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [("figure", "endings"), ("table", "success"), ("cite",), ("summary",)])
+def test_a_file_that_is_there_is_replaced_by_force_only(root, tmp_path, capsys, words):
+    out = tmp_path / ("x.csv" if words[0] == "table" else "x.pdf")
+    out.write_text("mine")
+    assert flashtrail(*words, root, "-o", out) == 2 and out.read_text() == "mine"
+    assert "exists: give --force" in capsys.readouterr().err
+    assert flashtrail(*words, root, "-o", out, "--force") == 0 and out.read_bytes() != b"mine"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_the_list_says_what_this_run_has_and_in_which_report(root, capsys, monkeypatch):
+    monkeypatch.chdir(root)
+    assert flashtrail("figure") == 0 and flashtrail("table", root) == 0
+    lines = capsys.readouterr().out.splitlines()
+    named = {line.split()[0]: line for line in lines}
+    assert named["grid/wrist_grid"].endswith("(final)") and named["checkup-closing"].endswith("(checkup)")
+    assert named["remedies"].endswith("(not in this run)") and "drills-feature/reach" in named
+
+
+def test_a_run_whose_report_was_never_finished_has_none(root, tmp_path, capsys):
+    job = provenance.json_load(root / "results/logs/render_final.json")
+    provenance.json_dump(job, tmp_path / "results/logs/render_final.json")  # left at the job's beginning
+    assert flashtrail("figure", "success", tmp_path) == 2
+    assert "no finished report" in capsys.readouterr().err
+
+
+def test_a_record_names_no_file_outside_its_run(root, tmp_path, capsys):
+    job = provenance.json_load(root / "results/logs/render_final.json")
+    job["input"]["claims"] = "../../secret.json"
+    provenance.json_dump(job, tmp_path / "results/logs/render_final.json")
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports/final.html").write_text("<!doctype html>")
+    assert flashtrail("cite", tmp_path) == 2 and "is not below" in capsys.readouterr().err
+
+
+# --- citation and summary ---
+
+
+def test_a_citation_names_software_run_and_quoted_works(root, runs, capsys):
+    assert flashtrail("cite", root) == 0
+    text = capsys.readouterr().out
+    episodes = sum(len(run.episodes) for run in runs.values())
+    for words in ("Apache-2.0", f"{episodes} episodes in", "config: simulated0000000", "seed: 7", "python 3.11"):
+        assert words in text, words
+    assert "72638ca" in text and "1b5d583" in text and "Model card of pi0_nano" in text
+    entries = re.findall(r"^@(\w+)\{([^,]+),\n(.*?)^\}", text, re.M | re.S)
+    assert [(kind, key) for kind, key, _ in entries][:2] == [
+        ("software", "flashtrail"),
+        ("misc", "flashtrail-run-simulate"),
+    ]
+    assert all(body.count("{") == body.count("}") for *_, body in entries) and r"pi0\_nano" in text
+
+
+def test_without_a_run_the_software_is_cited(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert flashtrail("cite", "--format", "bibtex") == 0
+    text = capsys.readouterr().out
+    assert text.startswith("@software{flashtrail,") and text.count("@") == 1
+
+
+def test_a_summary_is_one_page_with_sentence_claims_and_limits(root, runs, tmp_path):
+    for number in range(2):
+        assert flashtrail("summary", root, "-o", tmp_path / f"{number}.pdf") == 0
+    assert (tmp_path / "0.pdf").read_bytes() == (tmp_path / "1.pdf").read_bytes()
+    (sheet,) = pypdf.PdfReader(tmp_path / "0.pdf").pages
+    assert [round(float(side)) for side in sheet.mediabox[2:]] == [595, 842]
+    text = " ".join(sheet.extract_text().split())
+    assert " ".join(headline.said(runs["final"]).text.split()) in text and "Simulated data" in text
+    tested, untested = cards.split(runs["final"].claims["claims"])
+    assert tested and all(f"{c['id']} {c['title']}" in text and (c["short"] or "") in text for c in tested)
+    assert all(claim["id"] in text.partition("Not tested:")[2] for claim in untested)
+    assert "no person watched" in text and "flashtrail audit" in text
+
+
+# --- what else is a run ---
+
+
+@pytest.mark.slow
+def test_a_bundle_gives_the_same_table_as_its_run(tmp_path, capsys):
+    run = campaign.copy(tmp_path / "run")
+    bundle = campaign.build(run)
+    for place in (run, bundle):
+        assert flashtrail("table", "success", place) == 0
+    first, second = capsys.readouterr().out.split(r"\end{table}")[:2]
+    assert first.strip() == second.strip() and r"\toprule" in first
+    assert flashtrail("cite", bundle) == 0
+    assert f"manifest: {provenance.sha256_file(bundle / 'manifest-sha256.txt')}" in capsys.readouterr().out
+
+
+def test_an_imported_run_has_figures_and_tables(tmp_path, capsys, monkeypatch):
+    official.write_run(tmp_path / "run")
+    write(read_run(tmp_path / "run", "pi0", "clean"), tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    assert flashtrail("figure", "success", "out") == 0 and Path("success.pdf").stat().st_size > 1000
+    assert flashtrail("table", "success", "out", "--format", "markdown") == 0
+    k, n = sum(e["success"] for e in official.episodes()), len(official.episodes())
+    assert f"| {k}/{n} |" in capsys.readouterr().out
+    assert flashtrail("table", "claims", "out") == 2  # report-run was not run
