@@ -152,7 +152,7 @@ def episode(
     home = {"All episodes": f"{up.index}#{links.chosen(arm=row['arm'])}"} if up.index else {}
     pages = page.inline(_links(ways), " ", _links(home, "home"), " ", _links(near, "near"))
     name = f"{row['arm']}: task {row['task_id']}, initial state {row['init_state']}, repeat {row['repeat']}"
-    parts = [
+    parts: list[Html | None] = [
         page.header(name, f"{row['task']}; {row['policy']} on {row['suite']}", pages, up.simulated, up.imported),
         _facts(row, rounds, up.longest, _untold(row, rounds, _frame(steps)) if up.imported else ""),
     ]
