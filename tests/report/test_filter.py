@@ -34,7 +34,7 @@ def written(path: Path, arms: list[str]) -> Path:
     link = page.link("every episode", "episodes/index.html")
     parts = [page.heading("Success"), page.table(rows, {"arm": "Arm", "k": "k"}, ("k",), "All"), by_task, others]
     body = page.join(page.header("A page", "line", link), *parts)
-    path.write_text(layout.document("a page", body, "end", parts=(layout.FILTER,)))
+    path.write_text(layout.document("a page", body, "end", parts=("filter",)))
     return path
 
 

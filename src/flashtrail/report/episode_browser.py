@@ -53,7 +53,7 @@ def write_index(
     small = _strips(rounds, longest) | _pictures(episodes, sheets)
     simulated = any(entry.get("simulated") for entry in metadata)
     body = index(episodes, present, report, small, simulated, imported)
-    text = layout.document("FLASHTrail: every episode", body, FOOTER, parts=(layout.BROWSER,))
+    text = layout.document("FLASHTrail: every episode", body, FOOTER, parts=("browser",))
     with provenance.write_atomic(out) as path:
         path.write_text(text, encoding="utf-8")
 
@@ -102,7 +102,8 @@ def _arm(arm: str, episodes: pd.DataFrame, small: Mapping[tuple[Any, ...], Html]
     linked = page.link(count, f"{links.directory(arm)}/{links.INDEX}#{'success' if won.k else ''}")
     ordered = episodes.sort_values(list(EPISODE_KEY), kind="stable").to_dict("records")
     cards = Html("").join(_card(row, small) for row in ordered)
-    head = page.heading(page.inline(page.code(arm), Html(" <small>success in {} {}</small>").format(linked, rest)))
+    line = page.paragraph(page.inline("Success in ", linked, f" {rest}"), "note")
+    head = page.join(page.heading(page.code(arm)), line)
     section = '<section class="episodes" data-arm="{}">{}<ul class="grid">{}</ul></section>'
     return Html(section).format(arm, head, cards)
 

@@ -74,7 +74,7 @@ def write_arm(
             text = episode(row, *parts, up, before, after)
             title = f"FLASHTrail: {schemas.episode_id(row)}"
             _write(
-                directory / links.file_name(row), layout.document(title, text, FOOTER, True, parts=(layout.EPISODE,))
+                directory / links.file_name(row), layout.document(title, text, FOOTER, True, parts=("episode",))
             )
         text = arm_list(rows, frames["rounds"], up)
         title = f"FLASHTrail: episodes of {rows[0]['arm']}" if rows else "FLASHTrail: no episode"

@@ -23,7 +23,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from flashtrail.report.palette import BLUE, GREEN, GREY, INK, NAVY, ORANGE, PALE, PURPLE
+from flashtrail.report.palette import BLUE, DEEP, GREEN, GREY, INK, NAVY, ORANGE, PALE, PURPLE
 from flashtrail.statistics import intervals
 from flashtrail.statistics.intervals import Interval
 from flashtrail.statistics.wording import NBSP, quantile, three_digits
@@ -397,7 +397,7 @@ def counts(rates: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _inside(axes: Axes, x: float, y: float, text: str, kind: str) -> None:
-    colour = INK if kind in ("success", "perturbation") else "white"
+    colour = {"success": INK, "perturbation": DEEP}.get(kind, "white")
     axes.text(x, y, text, ha="center", va="center", fontsize=8.5, color=colour)
 
 

@@ -1,6 +1,6 @@
-"""The page that every report is set in: style sheets and scripts of static/, head and footer of templates/.
+"""The page that every report is set in: style sheet and script of static/, head, contents and footer of templates/.
 
-A content security policy forbids every request and every script but those of static/, so that a browser enforces what
+A content security policy forbids every request and every script but the page's own, so that a browser enforces what
 the tests check.
 """
 
@@ -8,44 +8,69 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from flashtrail.report import palette
+
 _STATIC = Path(__file__).with_name("static")
 TEMPLATES = FileSystemLoader(Path(__file__).with_name("templates"))
 NOTEBOOK = "notebook.html.j2"  # rendered by nbconvert
-# What every page has, and what some have beside it: NAME.css and NAME.js of static/.
-COMMON, BROWSER, EPISODE, FILTER = "report", "browser", "episode", "filter"
-_ENVIRONMENT = Environment(loader=TEMPLATES, autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
+ENVIRONMENT = Environment(
+    loader=TEMPLATES, autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True
+)
+_CONTENTS_FROM = 4  # sections from which on a page has a list of them
+_SECTION = re.compile(r'<h2(?: id="([^"]*)")?>(.*?)</h2>', re.DOTALL)
 
 
-def _static(parts: Sequence[str], suffix: str) -> str:
-    """Return the files of static/ that a page has, one after another; a part need not have one."""
-    files = (_STATIC / f"{name}.{suffix}" for name in (COMMON, *parts))
+def _static(suffix: str, names: Sequence[str]) -> str:
+    files = [_STATIC / f"{name}.{suffix}" for name in ("report", *names)]
     return "\n".join(file.read_text(encoding="utf-8") for file in files if file.is_file())
+
+
+CSS, SCRIPT = f"{palette.css()}\n{_static('css', ())}", _static("js", ())
 
 
 def document(title: str, body: str, footer: str, media: bool = False, head: str = "", parts: Sequence[str] = ()) -> str:
     """Return a whole page; `title` and `footer` are text, `body` is HTML. `media`: it may play films beside it. `head`:
-    HTML that is the page's alone. `parts`: what it has of static/ beside COMMON.
+    HTML that is the page's alone. `parts`: names of style sheets and scripts in static/ that it needs beside report's.
     """
-    return _ENVIRONMENT.get_template("page.html.j2").render(
-        policy=Markup(content_policy(media, parts)),
+    script = _static("js", parts)
+    body, sections = _with_contents(body)
+    return ENVIRONMENT.get_template("page.html.j2").render(
+        policy=Markup(content_policy(media, script)),
         title=title,
         head=Markup(head),
-        css=Markup(_static(parts, "css")),
+        css=Markup(f"{palette.css()}\n{_static('css', parts)}"),
+        sections=sections if len(sections) >= _CONTENTS_FROM else [],
         body=Markup(body),
         footer=footer,
-        script=Markup(_static(parts, "js")),
+        script=Markup(script),
     )
 
 
-def content_policy(media: bool = False, parts: Sequence[str] = ()) -> str:
-    """Return what the browser may do for the page: its own style, embedded images, the one script, nothing else."""
-    digest = base64.b64encode(hashlib.sha256(_static(parts, "js").encode()).digest()).decode()
-    rules = ["default-src 'none'", "img-src data:", "style-src 'unsafe-inline'", f"script-src 'sha256-{digest}'"]
-    rules += ["media-src 'self'"] if media else []
-    return "; ".join([*rules, "base-uri 'none'", "form-action 'none'"])
+def _with_contents(body: str) -> tuple[str, list[tuple[str, str]]]:
+    """Return the body with an id on each section's head, and each section's id and name in order."""
+    sections: list[tuple[str, str]] = []
+
+    def noted(head: re.Match[str]) -> str:
+        name = Markup(head[2]).striptags()
+        anchor = head[1] or re.sub(r"\W+", "-", str(name)).strip("-").lower() or f"section-{len(sections)}"
+        while anchor in [other for other, _ in sections]:
+            anchor += "-"
+        sections.append((anchor, str(name)))
+        return f'<h2 id="{anchor}">{head[2]}</h2>'
+
+    return _SECTION.sub(noted, body), sections
+
+
+def content_policy(media: bool = False, script: str = SCRIPT) -> str:
+    """Return what the browser may do for the page: its own style, what is embedded, its script, nothing else."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    parts = ["default-src 'none'", "img-src data:", "style-src 'unsafe-inline'", f"script-src 'sha256-{digest}'"]
+    parts.append("media-src data: 'self'" if media else "media-src data:")
+    return "; ".join([*parts, "base-uri 'none'", "form-action 'none'"])

@@ -6,7 +6,6 @@ A fragment requests nothing from the network. The page around it is layout.py's.
 from __future__ import annotations
 
 import base64
-import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -99,6 +98,9 @@ def header(title: str, line: Any, pages: Html, simulated: bool = False, imported
     return Html("<header>{}</header>").format(inline(*parts))
 
 
+_LONG = 24  # rows from which on a table scrolls in a box of its own, below its head
+
+
 def table(
     rows: Iterable[Mapping[str, Any]],
     columns: Mapping[str, str] | None = None,
@@ -110,7 +112,7 @@ def table(
     """A table. `columns` maps keys to heads, in order; `numeric` columns are set right-aligned.
 
     On a narrow screen it scrolls sideways inside its own box or, `stacked`, each row becomes a block of
-    head-value pairs. `anchor` is its id, to which other places may link.
+    head-value pairs. The head of a long one stays in view. `anchor` is its id, to which other places may link.
     """
     entries = list(rows)
     if not entries:
@@ -123,7 +125,7 @@ def table(
         cells = "".join(_cell(entry.get(key), text, key in numeric) for key, text in heads.items())
         body.append(f"<tr>{cells}</tr>")
     name = f"<caption>{html(caption)}</caption>" if caption else ""
-    kind = "stacked" if stacked else "wide"
+    kind = ("stacked" if stacked else "wide") + " long" * (len(entries) > _LONG)
     return Html(
         f'<div{_attribute("id", anchor)} class="table {kind}" role="region" tabindex="0" '
         f'aria-label="{escape(caption or "table")}">'
@@ -184,26 +186,21 @@ def badge(verdict: str, word: str = "") -> Html:
 
 
 def figure(drawing: Figure, alt: str, caption: Any) -> Html:
-    """A matplotlib figure as an SVG image inside the page, with its caption; the drawing is closed."""
-    from matplotlib import pyplot as plt  # not installed where the page of a run under way is written
+    """A matplotlib figure inside the page, named `alt` to those who do not see it, with its caption; it is closed."""
+    from flashtrail.report import drawing as drawn  # which needs Html
 
-    buffer = io.BytesIO()
-    drawing.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    width = _attribute("width", f"{drawing.get_figwidth() * 96:.0f}")
-    plt.close(drawing)
-    return _image("image/svg+xml", buffer.getvalue(), alt, caption, width)
+    return _captioned(drawn.svg(drawing, alt), caption)
 
 
 def picture(jpeg: bytes, alt: str, caption: Any) -> Html:
     """A JPEG inside the page, as wide as the page, with its caption."""
-    return _image("image/jpeg", jpeg, alt, caption, kind="whole")
+    source = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+    return _captioned(Html('<img src="{}" alt="{}">').format(source, alt), caption, "whole")
 
 
-def _image(media: str, data: bytes, alt: str, caption: Any, width: str = "", kind: str = "") -> Html:
-    source = f"data:{media};base64,{base64.b64encode(data).decode()}"
-    image = Html('<img src="{}" alt="{}"{}>').format(source, alt, width)
+def _captioned(body: Html, caption: Any, kind: str = "") -> Html:
     return Html("<figure{}>{}<figcaption>{}</figcaption></figure>").format(
-        _attribute("class", kind), image, html(caption)
+        _attribute("class", kind), body, html(caption)
     )
 
 

@@ -136,7 +136,7 @@ def export(notebook: str | Path) -> str:
         exclude_anchor_links=True,
     )
     body, _ = exporter.from_notebook_node(content)
-    text = layout.document(_title(content), body, _FOOTER, parts=(layout.FILTER,))
+    text = layout.document(_title(content), body, _FOOTER, parts=("filter",))
     outside = external_references(text)
     if outside:
         raise UserError(f"{notebook}: the page would load {outside[0]} from elsewhere; embed it")
@@ -169,7 +169,9 @@ class _References(HTMLParser):
         """Look at one tag's attributes."""
         self._in_style = tag == "style"
         for name, value in attrs:
-            loads = name in ("src", "srcset", "poster", "data") or (name == "href" and tag in ("link", "image", "use"))
+            loads = name in ("src", "srcset", "poster", "data") or (
+                name in ("href", "xlink:href") and tag in ("link", "image", "use")
+            )
             if loads and value and not value.startswith(("data:", "#")):
                 self.found.append(f"<{tag} {name}={value[:80]}>")
             if name == "style" and value:

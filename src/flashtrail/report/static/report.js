@@ -1,5 +1,6 @@
 "use strict";
-// The one script of a page: heads of tables become buttons. A click sorts upwards, the next downwards, the third puts
+// The script of every page; it adds to the page and hides nothing.
+// Heads of tables become buttons. A click sorts upwards, the next downwards, the third puts
 // the rows back as they were. Cells carry what they are sorted by where that is a number; empty ones stay last.
 // Without scripts the heads are plain text.
 for (const table of document.querySelectorAll(".table table")) {
@@ -32,6 +33,18 @@ function sorted(rows, column, direction) {
 }
 // Print what is folded.
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(part => { part.open = true; }));
+// The list of contents says which section is being read.
+const places = new Map([...document.querySelectorAll(".contents a")].map(a => [a.hash.slice(1), a]));
+if (places.size) {
+  const heads = [...document.querySelectorAll("main, main h2")].filter(head => places.has(head.id));
+  const tell = () => {
+    const read = heads.filter(head => head.getBoundingClientRect().top < innerHeight / 3).pop() || heads[0];
+    for (const [id, place] of places)
+      if (id === read.id) place.setAttribute("aria-current", "true"); else place.removeAttribute("aria-current");
+  };
+  addEventListener("scroll", tell, { passive: true });
+  tell();
+}
 // The page of a run under way reads itself again, unless its reader says no.
 const again = document.querySelector("#again");
 if (again) setInterval(() => { if (again.checked) location.reload(); }, 1000 * again.dataset.seconds);
