@@ -57,7 +57,7 @@ def section(
             Html(data.replace("<", "\\u003c").replace("&", "\\u0026"))
         )
         parts.append(Html('<div id="round" class="round" data-note="{}" hidden></div>{}').format(said, stored))
-    return [Html('<div class="beside">{}</div>').format(page.join(*parts))] if parts else []
+    return [Html('<div class="film-and-round">{}</div>').format(page.join(*parts))] if parts else []
 
 
 def _data(rounds: Sequence[Mapping[str, Any]], steps: pd.DataFrame, length: int, sent: Sent | None) -> dict[str, Any]:

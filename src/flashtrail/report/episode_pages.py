@@ -73,9 +73,7 @@ def write_arm(
             parts = (rounds.get(_key(row), []), steps.get(_key(row)), pictures.get(_key(row)))
             text = episode(row, *parts, up, before, after)
             title = f"FLASHTrail: {schemas.episode_id(row)}"
-            _write(
-                directory / links.file_name(row), layout.document(title, text, FOOTER, True, parts=("episode",))
-            )
+            _write(directory / links.file_name(row), layout.document(title, text, FOOTER, True, parts=("episode",)))
         text = arm_list(rows, frames["rounds"], up)
         title = f"FLASHTrail: episodes of {rows[0]['arm']}" if rows else "FLASHTrail: no episode"
         _write(directory / links.INDEX, layout.document(title, text, FOOTER))

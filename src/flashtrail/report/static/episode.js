@@ -41,7 +41,7 @@
     panel.append(line, said, facts);
     const below = made("div", "", "round");
     below.append(plots, made("p", panel.dataset.note, "note"), numbers);
-    panel.closest(".beside").after(below);
+    panel.closest(".film-and-round").after(below);
     panel.hidden = false;
 
     // --- the timeline shows the round, and a click on it chooses one ---

@@ -21,7 +21,7 @@
 
   function offer() {
     const bar = document.createElement("section"), said = document.createElement("output"), line = document.createElement("p");
-    bar.className = "filter";
+    bar.className = "shown-rows";
     bar.setAttribute("aria-label", "What the tables show");
     for (const [key, values] of Object.entries(given)) {
       if (values.length < 2) continue;
