@@ -138,8 +138,19 @@ onerror:
         )
 
 
+def note_profile():
+    """Note the profile of this run, by which the report says how to repeat it; one elsewhere on the machine is not."""
+    words = [part for word in sys.argv for part in word.split("=", 1)]
+    named = [Path(after) for word, after in zip(words, words[1:]) if word == "--profile"]
+    if named and not named[-1].is_absolute():
+        (PLANS / "profile").write_text(str(named[-1]), encoding="utf-8")
+    else:
+        (PLANS / "profile").unlink(missing_ok=True)
+
+
 onstart:
     plans.freeze(EXPERIMENT, PLANS)
+    note_profile()
     if workflow.exec_mode == ExecMode.DEFAULT:  # as above
         live.start(workflow, EXPERIMENT)
         if (

@@ -31,14 +31,15 @@ _NAME_OF = {
 KINDS = (
     *("episodes", "rounds", "steps", "summaries", "profile", "records", "parity", "boots", "smokes"),
     *("claims", "environments", "published", "control", "arms", "grids", "chapters", "sheets"),
-    *("pages", "page_index", "checkup", "bounds", "diagnosis", "logs", "looks", "asked"),
+    *("pages", "page_index", "checkup", "bounds", "diagnosis", "logs", "looks", "asked", "repeat"),
 )
-_PLAIN = ("arms", "grids", "asked")  # kinds that are no files
+_PLAIN = ("arms", "grids", "asked", "repeat")  # kinds that are no files
 
 
 class Campaign:
     """The files of a run. `inputs` maps a kind (see KINDS) to one path or a list of paths; `arms` is a list of names
-    and `grids` maps arms to their cells (`experiment.arms.Cell`); `asked` says who asks for this look (looks.py).
+    and `grids` maps arms to their cells (`experiment.arms.Cell`); `asked` says who asks for this look (looks.py);
+    `repeat` is the command that makes the report again.
 
     Kinds that are absent read as empty, so that a chapter can be given its part only.
     """
@@ -51,6 +52,7 @@ class Campaign:
         self._files = {kind: _paths(value) for kind, value in given.items() if kind not in _PLAIN}
         self._judged: dict[str, pd.DataFrame] = {}
         self.asked = str(given.get("asked", "report"))
+        self.repeat = str(given.get("repeat", ""))
         self._pairs: dict[tuple[str, str], pd.DataFrame] = {}
         self._order = [str(arm) for arm in given.get("arms", [])]
         self.grids: dict[str, dict[str, Any]] = {str(arm): dict(cell) for arm, cell in given.get("grids", {}).items()}

@@ -59,7 +59,7 @@ def success_table(run: Campaign) -> Html:
         rate = rate_of(summary["success"])
         rows.append(
             {
-                "arm": arm_name(arm, summary),
+                "arm": arm_name(arm, summary, run),
                 "count": behind(run, arm, counted(rate)),
                 **cells.rate(rate),
             }

@@ -11,7 +11,7 @@ from typing import Any
 from flashtrail.claims import claims, published
 from flashtrail.claims.campaign import Campaign
 from flashtrail.claims.verdicts import anytime_words, looks_words
-from flashtrail.report import count_links, overview, page, pairs
+from flashtrail.report import cards, count_links, overview, page, pairs
 from flashtrail.report.page import Html
 from flashtrail.statistics import power
 from flashtrail.statistics.wording import NBSP, e_value, listed, p_value, percent, plural
@@ -19,16 +19,48 @@ from flashtrail.tables import links
 
 
 def matrix(run: Campaign, details_here: bool = False) -> Html:
-    """Every claim in one row: statement, verdict, counts and interval, the reproduction's words.
+    """Every claim in one row, by group: statement, verdict, counts and interval, the reproduction's words.
 
     `details_here`: the page has the claims' details, too; else links go to the chapter that has them, if there is one.
     """
     if not run.claims:
         return page.paragraph("The claims were not evaluated.", "note")
     details_page = "" if details_here else chapter(run)
+    groups = cards.grouped(run.claims["claims"])
+    parts = [_group(run, name, members, details_page) for name, members in groups.items()]
+    note = (
+        "p holds where the number of episodes was fixed before the first look; e holds at any look and any stop, and "
+        "decides where there were looks at several n, or settle's. An e of 1/alpha or more rejects."
+    )
+    body = page.join(_filter(run.claims["claims"]), *parts, page.paragraph(note, "note"))
+    return Html('<div class="claims">{}</div>').format(body)
+
+
+def _filter(members: Sequence[Mapping[str, Any]]) -> Html:
+    """Which verdicts are shown: buttons that work without scripts (report.css), all of them at first."""
+    verdicts = [v for v in claims.VERDICTS if v != "not_tested" and any(m["verdict"] == v for m in members)]
+    option = Html('<label><input type="radio" name="shown" value="{}"{}> {}</label>')
+    shown = [option.format(v, "", page.badge(v)) for v in verdicts]
+    return Html('<fieldset class="filter"><legend>Show</legend>{}</fieldset>').format(
+        page.inline(option.format("all", Html(" checked"), "all"), *shown)
+    )
+
+
+def _group(run: Campaign, name: str, members: Sequence[Mapping[str, Any]], details_page: str | None) -> Html:
+    """One group's table, its claims that were not tested folded below; what this run says is open."""
+    title, (tested, untested) = cards.GROUPS[name], cards.split(members)
+    head = page.heading(page.inline(title, " ", cards.tally(members)), 3)
+    table = _table(run, tested, f"{title}: verdicts, computed from the tables", details_page) if tested else None
+    rest = _table(run, untested, f"{title}: not tested", details_page) if untested else None
+    folded = page.details(page.badge("not_tested", f"{len(untested)} not_tested"), rest) if rest else None
+    body = page.join(table, folded)
+    return page.join(head, body if name == "run" else page.details(plural(len(members), "claim"), body))
+
+
+def _table(run: Campaign, members: Sequence[Mapping[str, Any]], caption: str, details_page: str | None) -> Html:
     rows = [
         {
-            "id": _id(claim["id"], details_page),
+            "id": Html('<span id="{}">{}</span>').format(cards.anchor(claim), _id(claim["id"], details_page)),
             "claim": claim["statement"],
             "verdict": page.badge(claim["verdict"]),
             "numbers": count_links.of_claim(run, claim, claim["short"], details_page) if claim["short"] else None,
@@ -36,16 +68,12 @@ def matrix(run: Campaign, details_here: bool = False) -> Html:
             "anytime": _anytime(claim),
             "seed": _seed(claim["seed"]),
         }
-        for claim in run.claims["claims"]
+        for claim in members
     ]
     columns = {"id": "Id", "claim": "Claim", "verdict": "Verdict", "numbers": "k/n; difference [95 %]", "p": "p"}
     columns |= {"anytime": "Anytime-valid", "seed": "The reproduction said"}
-    note = (
-        "p holds where the number of episodes was fixed before the first look; e holds at any look and any stop, and "
-        "decides where there were looks at several n, or settle's. An e of 1/alpha or more rejects."
-    )
-    table = page.table(rows, columns, caption="Verdicts, computed from the tables", stacked=True)
-    return page.join(table, page.paragraph(note, "note"))
+    filled = {name: head for name, head in columns.items() if any(row[name] for row in rows)}
+    return page.table(rows, filled, caption=caption, stacked=True)
 
 
 def _anytime(claim: Mapping[str, Any]) -> str | None:

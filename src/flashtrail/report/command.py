@@ -45,6 +45,7 @@ class Report:
         provenance.json_dump(verdicts.evaluate(arguments.claims, inputs), out / "claims.json")
         inputs["claims"] = str((out / "claims.json").resolve())
         inputs |= write_pages(inputs, out)
+        inputs["repeat"] = f"flashtrail report-run {' '.join(root.name for root in arguments.runs)}"
         rendering.render(arguments.notebook, out / "report.ipynb", out / "report.html", inputs)
         return 0
 

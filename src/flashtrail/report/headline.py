@@ -1,4 +1,4 @@
-"""The first screen: what was run, on what, how well, how fast, what broke, what helped, what may be claimed.
+"""The first screen: verdict, what is open, success against latency, cards, films; then the same in words.
 
 Every sentence is made of numbers from the summaries and verdicts; no number is written here.
 """
@@ -6,15 +6,15 @@ Every sentence is made of numbers from the summaries and verdicts; no number is 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from flashtrail.base import machine
-from flashtrail.claims import claims
 from flashtrail.claims.campaign import Campaign
 from flashtrail.claims.summaries import of_how_many
-from flashtrail.report import cells, claims_chapter, page
+from flashtrail.report import arm_words, cards, cells, claims_chapter, films, page, tradeoff, verdict
 from flashtrail.report.cells import paired, rate_of
-from flashtrail.report.count_links import behind, pooled
+from flashtrail.report.count_links import behind, in_text, pooled
 from flashtrail.report.overview import arm_name, has_fault, has_guard
 from flashtrail.report.page import Html
 from flashtrail.statistics import intervals
@@ -35,7 +35,82 @@ _Choice = Callable[[Mapping[str, Any]], bool]
 
 
 def section(run: Campaign) -> Html:
-    """The first screen: what was run, on what, how well, how fast, what broke, what helped, what may be claimed."""
+    """The first screen: verdict, what is open, success against latency, verdicts as cards, films; then it in words."""
+    chapter = claims_chapter.chapter(run)
+    parts = [
+        _verdict(run),
+        _too_few(run),
+        page.beside(tradeoff.section(run), cards.section(run, chapter)),
+        films.section(run),
+        _at_a_glance(run),
+        page.details("The run in words: what was run, how well, how fast, what broke, what helped", _in_words(run)),
+    ]
+    return page.join(*parts)
+
+
+def _arms(run: Campaign) -> dict[str, verdict.Arm]:
+    usual = run.usual_policy
+    return {
+        arm: verdict.Arm(
+            arm_words.role(s, usual), arm_words.fault(s), arm_words.remedy(s, usual), bool(s["routes"]["draft"])
+        )
+        for arm, s in run.summaries.items()
+    }
+
+
+def _verdict(run: Campaign) -> Html:
+    """The verdict in one sentence; where no claim says anything of this run, how its arms did."""
+    where = "On this machine" if run.whose(None) == "ours" else "In the imported record"
+    claims_of_run = (run.claims or {"claims": []})["claims"]
+    said = verdict.sentence(claims_of_run, _arms(run), tradeoff.ratio(tradeoff.points(run), run), where)
+    return page.paragraph(_linked(run, said if said.text else _without_verdicts(run)), "said")
+
+
+def _without_verdicts(run: Campaign) -> verdict.Said:
+    if not run.summaries:
+        return verdict.Said(_timed(run))
+    rates = {arm: s["success"] for arm, s in list(run.summaries.items())[:_NAMED]}
+    done = listed([f"{arm} succeeds in {rate['k']}/{rate['n']}" for arm, rate in rates.items()])
+    more = len(run.summaries) - len(rates)
+    why = "no claim was evaluated" if not run.claims else "no claim compares the arms of this run"
+    return verdict.Said(f"{done}{f', {more} more arms below' if more else ''}; {why}.", tuple(rates))
+
+
+_NAMED = 3
+
+
+def _too_few(run: Campaign) -> Html | None:
+    """What too few episodes leave open, each with the number that would settle it."""
+    open_ = verdict.too_few((run.claims or {"claims": []})["claims"], _arms(run))
+    items = Html("").join(Html("<li>{}</li>").format(_linked(run, said)) for said in open_)
+    if not open_:
+        return None
+    return Html(
+        '<div class="banner" role="note"><p><strong>Too few episodes to conclude</strong> ({}):</p><ul>{}</ul></div>'
+    ).format(plural(len(open_), "comparison"), items)
+
+
+def _linked(run: Campaign, said: verdict.Said) -> Html:
+    return in_text(said.text, [partial(behind, run, arm) for arm in said.arms]) if said.arms else page.html(said.text)
+
+
+def _at_a_glance(run: Campaign) -> Html:
+    """One line: what was run, where, when, how busy the machine was, and the command that repeats it."""
+    policies, seeds = ({s[key] for s in run.summaries.values()} for key in ("policy", "seed"))
+    episodes = sum(sum(s["outcomes"].values()) for s in run.summaries.values())
+    parts: list[Any] = [
+        page.inline(pooled(run, plural(episodes, "episode")), f" of {listed(sorted(policies))}") if episodes else "",
+        _on_what(run),
+        _days(run).removeprefix("; ").removeprefix("run "),
+        f"seed {integers(seeds)}" if seeds else "",
+        machine.words(run.machine) if len(run.profile) else "",
+    ]
+    line = Html(" \u00b7 ").join(page.html(part) for part in parts if part)
+    again = Html('<span class="repeat">Repeat: <code data-copy>{}</code></span>').format(run.repeat)
+    return page.paragraph(page.inline(line, " ", again) if run.repeat else line, "glance")
+
+
+def _in_words(run: Campaign) -> Html:
     rows: dict[str, Any] = {
         "What was run": _what_was_run(run),
         "On what": _on_what(run),
@@ -47,7 +122,6 @@ def section(run: Campaign) -> Html:
         "What the guard did": page.paragraphs(_against_fault(run, has_guard)),
         "Other remedies": page.paragraphs(_against_fault(run, lambda s: not has_guard(s) and _is_remedy(run, s))),
         "Clock running": page.paragraphs(_at_each_rate(run)),
-        "What may be claimed": _may_be_claimed(run),
     }
     return page.first_screen(rows, _note(run))
 
@@ -232,31 +306,3 @@ def _difference(run: Campaign, arm: str, control: str | None, label: str) -> str
 
 def _ends(interval: intervals.Interval) -> str:
     return points_range(interval).removesuffix(f"{NBSP}points")
-
-
-def _may_be_claimed(run: Campaign) -> Html | None:
-    if not run.claims:
-        return None
-    chapter = claims_chapter.chapter(run)
-    by_verdict: dict[str, list[Html]] = {verdict: [] for verdict in claims.VERDICTS}
-    for claim in run.claims["claims"]:
-        title = claim["title"]
-        if not any(letter.isupper() for letter in title.split()[0][1:]):  # WristHealthGuard is a name
-            title = title[0].lower() + title[1:]
-        name = page.link(claim["id"], f"{chapter}#{claim['id']}") if chapter else claim["id"]
-        by_verdict[claim["verdict"]].append(page.inline(f"{title}\u00a0(", name, _settled_by(claim), ")"))
-    return page.paragraphs(
-        page.inline(page.badge(verdict), " ", Html(", ").join(titles))
-        for verdict, titles in by_verdict.items()
-        if titles
-    )
-
-
-def _settled_by(claim: Mapping[str, Any]) -> str:
-    """The number of episodes that would settle an open claim; its assumptions are in the chapter of the claims."""
-    plan, side = claim["settle"], claim["anytime"]
-    if not plan:
-        return ": by its anytime-valid test" if side and side["rests_on"] == "anytime" else ""
-    return (
-        f": {plural(plan['n'], plan['unit'])} would settle it" if plan["n"] else ": more episodes would not settle it"
-    )

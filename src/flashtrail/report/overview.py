@@ -12,7 +12,7 @@ from typing import Any
 from flashtrail.base import provenance
 from flashtrail.claims import published
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import cells, page, pairs
+from flashtrail.report import arm_words, cells, page, pairs
 from flashtrail.report.count_links import behind
 from flashtrail.report.page import Html
 from flashtrail.statistics.wording import integers, listed
@@ -40,9 +40,11 @@ def is_oracle(summary: Mapping[str, Any]) -> bool:
     return bool(guard.get("kind") == "oracle")
 
 
-def arm_name(arm: str, summary: Mapping[str, Any]) -> Html:
-    """The name of an arm, with the words that an oracle's must never be without."""
-    return page.inline(page.code(arm), " (oracle: upper bound)" if is_oracle(summary) else "")
+def arm_name(arm: str, summary: Mapping[str, Any], run: Campaign | None = None) -> Html:
+    """The name of an arm, with the words that an oracle's must never be without; with `run`, what it is below it."""
+    oracle = " (oracle: upper bound)" if is_oracle(summary) else ""
+    words = Html(" <small>{}</small>").format(arm_words.words(summary, run.usual_policy)) if run else ""
+    return page.inline(page.code(arm), oracle, words)
 
 
 def header(run: Campaign, title: str) -> Html:

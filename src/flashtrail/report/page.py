@@ -209,11 +209,16 @@ def side_by_side(*parts: Html) -> Html:
     return Html('<div class="row">{}</div>').format(inline(*parts))
 
 
+def beside(*parts: Html | None) -> Html:
+    """Parts of a first screen beside each other on a desk; one alone takes the width."""
+    return Html('<div class="beside">{}</div>').format(inline(*(part for part in parts if part)))
+
+
 def first_screen(rows: Mapping[str, Any], note: Html) -> Html:
     """The terms that a report opens with, and the note below them."""
     return Html('<div class="first">{}{}</div>').format(facts(rows), note)
 
 
-def details(summary: str, body: Html) -> Html:
+def details(summary: Any, body: Html) -> Html:
     """A part that is folded on screen and open on paper."""
-    return Html("<details><summary>{}</summary>{}</details>").format(summary, body)
+    return Html("<details><summary>{}</summary>{}</details>").format(html(summary), body)

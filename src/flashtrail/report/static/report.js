@@ -45,6 +45,45 @@ if (places.size) {
   addEventListener("scroll", tell, { passive: true });
   tell();
 }
+// A command that repeats the run can be copied; as text it can be selected.
+for (const text of document.querySelectorAll("[data-copy]")) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = "Copy";
+  button.className = "copy";
+  button.addEventListener("click", async () => {
+    const range = document.createRange();
+    range.selectNodeContents(text);
+    getSelection().removeAllRanges();
+    getSelection().addRange(range);
+    try { await navigator.clipboard.writeText(text.textContent); } catch { document.execCommand("copy"); }
+    button.textContent = "Copied";
+    setTimeout(() => { button.textContent = "Copy"; }, 2000);
+  });
+  text.after(" ", button);
+}
+// Films of a first screen play, without sound, while they are in view; never for readers who asked for less motion.
+const FRAMES_PER_SECOND = 4; // one a round, rollouts/film.py
+const still = matchMedia("(prefers-reduced-motion: reduce)");
+const seen = new IntersectionObserver(entries => {
+  for (const { target, isIntersecting } of entries)
+    if (isIntersecting && !still.matches && !target.dataset.stopped) target.play().catch(() => {}); else target.pause();
+}, { threshold: 0.5 });
+for (const film of document.querySelectorAll(".films video")) {
+  const figure = film.closest("figure"), rounds = [...figure.querySelectorAll(".rounds g")];
+  const now = figure.querySelector(".now");
+  let shown = null;
+  film.addEventListener("timeupdate", () => {
+    const round = rounds[Math.min(Math.floor(film.currentTime * FRAMES_PER_SECOND), rounds.length - 1)];
+    if (!round || round === shown) return;
+    shown?.removeAttribute("class");
+    round.setAttribute("class", "playing");
+    shown = round;
+    now.textContent = round.dataset.words;
+  });
+  film.addEventListener("click", () => { film.dataset.stopped = film.paused ? "" : "yes"; });
+  seen.observe(film);
+}
 // The page of a run under way reads itself again, unless its reader says no.
 const again = document.querySelector("#again");
 if (again) setInterval(() => { if (again.checked) location.reload(); }, 1000 * again.dataset.seconds);

@@ -1,0 +1,107 @@
+"""An arm in words, from what was recorded of its condition, guard, clock, policy and routes: no name is interpreted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flashtrail.claims import summaries
+from flashtrail.statistics.wording import milliseconds, percent
+
+_VIEWS = {"wrist": "wrist camera", "agent": "agent camera", "both": "both cameras"}
+_GUARDS = {
+    "wrist_health": "guard: last healthy frame",
+    "wrist_mask": "guard: last healthy frame, else declared missing",
+    "oracle": "oracle: undamaged frames, an upper bound",
+}
+_Spec = Mapping[str, Any]
+
+
+def words(summary: _Spec, usual_policy: str) -> str:
+    """``wrist camera black every 4th round; guard: last healthy frame``; what is usual is not said."""
+    parts = [fault(summary) or "no fault", remedy(summary, usual_policy), _clock(summary), _routes(summary)]
+    return "; ".join(part for part in parts if part)
+
+
+def short(summary: _Spec, usual_policy: str) -> str:
+    """``guard, wrist camera black every 4th round``: a name for a figure, which tells the arms of a run apart."""
+    own = remedy(summary, usual_policy)
+    parts = [*(part.partition(":")[0] for part in own.split("; ") if part), fault(summary) or "no fault"]
+    return ", ".join([*parts, *(part for part in (_clock(summary), "" if own else _routes(summary)) if part)])
+
+
+def fault(summary: _Spec) -> str:
+    """Return what was done to the observation, and when; empty where nothing was."""
+    condition = summaries.setting(summary, "condition")
+    if condition is None:  # not on record: the rounds say how often
+        hit, of = summary["condition"]["rounds_hit"], summary["condition"]["rounds"]
+        return f"a fault in {hit} of {of} rounds" if hit else ""
+    return condition_words(condition)
+
+
+def condition_words(condition: _Spec) -> str:
+    """Return a condition of the config in words; empty for one that does nothing."""
+    kind = condition["kind"]
+    if kind == "none":
+        return ""
+    if kind == "all_of":
+        return " and ".join(condition_words(part) for part in condition["parts"])
+    if kind == "bursts":
+        return f"{_WHAT[condition['fault']['kind']](condition['fault'])} in random bursts"
+    what = _WHAT[kind](condition) if kind in _WHAT else str(kind).replace("_", " ")
+    return f"{what} {_when(condition)}".strip()
+
+
+_WHAT: dict[str, Callable[[_Spec], str]] = {
+    "zero": lambda c: f"{_VIEWS[c['view']]} black",
+    "freeze": lambda c: f"{_VIEWS[c['view']]} frozen",
+    "stale": lambda c: f"{_VIEWS[c['view']]} late by {c['queries']} round{'s' * (c['queries'] > 1)}",
+    "swap": lambda c: "cameras swapped",
+    "upside_down": lambda c: f"{_VIEWS[c['view']]} upside down",
+    "prompt": lambda c: "instruction reworded",
+    "antipode": lambda c: "sign of the hand's quaternion turned",
+    "occlusion": lambda c: f"{_VIEWS[c['view']]} covered over {percent(c['size'])} of its side",
+    "noise": lambda c: f"noise on {_VIEWS[c['view']]}, {c['sigma']:g} grey levels",
+}
+
+
+def _when(condition: _Spec) -> str:
+    every, length, start = (condition.get(key, default) for key, default in (("every", 1), ("length", 1), ("start", 0)))
+    if "every" not in condition:
+        often = ""
+    elif every == length:
+        often = "in every round"
+    else:
+        ends = {1: "st", 2: "nd", 3: "rd"}.get(every % 10 if every % 100 not in (11, 12, 13) else 0, "th")
+        often = f"every {every}{ends} round" if length == 1 else f"in {length} of every {every} rounds"
+    return f"{often} from round {start} on" if start else often
+
+
+def remedy(summary: _Spec, usual_policy: str) -> str:
+    """Return the guard, and the policy where it is not the usual one; empty without either."""
+    guard = (summaries.setting(summary, "guard") or {}).get("kind", "none")
+    named = _GUARDS.get(guard, "" if guard == "none" else f"guard: {guard}") or ("guard" if summary["guard"] else "")
+    policy = f"policy {summary['policy']}" if summary["policy"] != usual_policy else ""
+    return "; ".join(part for part in (named, policy) if part)
+
+
+def _clock(summary: _Spec) -> str:
+    clock = summary.get("clock")
+    return f"clock running at {clock['hz']:g} Hz, {milliseconds(clock['mean_ms'])} a round" if clock else ""
+
+
+def _routes(summary: _Spec) -> str:
+    execution = json.loads(summary.get("metadata", {}).get("execution") or "{}")
+    steps = f", {execution['replan_steps']} steps a round" if "replan_steps" in execution else ""
+    routes = summary["routes"]
+    return ("every round full" if routes["n"] and not routes["draft"] else "FLASH" if routes["n"] else "") + steps
+
+
+def role(summary: _Spec, usual_policy: str) -> str:
+    """Return what an arm is among the others, a key of `palette.ROLES`; the figures' colours say the same."""
+    if summary["guard"]:
+        return "remedy"
+    if summary["condition"]["rounds_hit"]:
+        return "fault" if summary["policy"] == usual_policy else "retrained"
+    return "clean"

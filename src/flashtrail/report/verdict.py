@@ -1,0 +1,208 @@
+"""The verdict of a run in one sentence, and what too few episodes leave open: from verdicts and summaries only.
+
+Pure: from claims as claims.json has them and the arms' words to text. Each text comes with the arms whose counts it
+names, in order, so that the page can link them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flashtrail.statistics import power
+from flashtrail.statistics.wording import plural, points
+
+_COMPARED = ("paired_difference", "unpaired_difference", "non_inferiority")
+_MOST_OPEN = 2  # open questions that the sentence names; beyond, it counts them
+Claim = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What the sentence needs to know of an arm: its role (palette.ROLES), its fault and remedy in words, drafts."""
+
+    role: str
+    fault: str = ""
+    remedy: str = ""
+    drafts: bool = True
+
+
+@dataclass(frozen=True)
+class Said:
+    """Text, and the arms whose counts k/n it names, in their order."""
+
+    text: str
+    arms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Question:
+    """What several claims about the same two arms ask; `found`: worse, better, alike or open, of the arm."""
+
+    kind: str  # speculation, fault or remedy
+    what: str
+    arm: str
+    control: str
+    found: str
+    counts: str  # ``3/9 against 7/9``
+    none_left: bool
+    margin: float
+    plan: Mapping[str, Any] | None
+
+
+def questions(claims: Sequence[Claim], arms: Mapping[str, Arm]) -> list[Question]:
+    """Return the comparisons of two arms, in the order of their first claim, those that were tested."""
+    by_pair: dict[tuple[str, str], list[Claim]] = {}
+    for claim in claims:
+        if claim["test"] in _COMPARED and claim["verdict"] != "not_tested" and set(claim["arms"]) <= set(arms):
+            by_pair.setdefault((claim["arms"][0], claim["arms"][1]), []).append(claim)
+    found = (_question(arm, control, of_pair, arms) for (arm, control), of_pair in by_pair.items())
+    return sorted((q for q in found if q), key=lambda q: ("speculation", "fault", "remedy").index(q.kind))
+
+
+def _question(arm: str, control: str, claims: Sequence[Claim], arms: Mapping[str, Arm]) -> Question | None:
+    own, other = arms[arm], arms[control]
+    if own.remedy and own.remedy != other.remedy:
+        kind, what = "remedy", f"{_the(own.remedy)}{f' with {_article(own.fault)}' if own.fault else ''}"
+    elif own.fault and not other.fault:
+        kind, what = "fault", own.fault
+    elif own.drafts and not other.drafts and own.fault == other.fault:
+        kind, what = "speculation", "drafting"
+    else:
+        return None
+    numbers = claims[0]["numbers"]
+    k, n, k_control, n_control = _counts(numbers)
+    margin = max((claim["margin"] or 0.0 for claim in claims), default=0.0)
+    plans = [claim["settle"] for claim in claims if claim["verdict"] == "inconclusive" and claim["settle"]]
+    plan = min(plans, key=lambda plan: plan["n"] or power.MOST + 1, default=None)
+    counts = f"{k}/{n} against {k_control}/{n_control}"
+    return Question(kind, what, arm, control, _found(claims), counts, k == 0, margin, plan)
+
+
+def _the(remedy: str) -> str:
+    """``guard: last healthy frame`` -> ``the guard``; ``policy x`` -> ``the policy x``."""
+    return f"the {remedy.partition(':')[0]}"
+
+
+def _counts(numbers: Mapping[str, Any]) -> tuple[int, int, int, int]:
+    if "k_arm" in numbers:
+        return numbers["k_arm"], numbers["n"], numbers["k_control"], numbers["n"]
+    a, b = numbers["a"], numbers["b"]
+    return a["k"], a["n"], b["k"], b["n"]
+
+
+def _found(claims: Sequence[Claim]) -> str:
+    """Several claims about one pair make one answer: what any of them established, else open."""
+    said = [_of_claim(claim) for claim in claims]
+    return next((answer for answer in ("worse", "better", "alike") if answer in said), "open")
+
+
+def _of_claim(claim: Claim) -> str:
+    verdict, difference = claim["verdict"], claim["numbers"]["difference"]
+    if verdict == "inconclusive":
+        return "open"
+    if claim["test"] == "non_inferiority":
+        return "alike" if verdict == "supported" else "worse"
+    return ("better" if difference > 0 else "worse") if verdict == "supported" else "alike"
+
+
+# --- the sentence ---
+
+
+def sentence(
+    claims: Sequence[Claim], arms: Mapping[str, Arm], ratio: float | None = None, where: str = "On this machine"
+) -> Said:
+    """Return the verdict on a run: what was established, then what is open.
+
+    `ratio`: time of a round without drafts over one with them, of the two arms that are compared; `where` the rounds
+    were timed. Empty where no claim says anything of the run.
+    """
+    asked = questions(claims, arms)
+    parts: list[Said] = [*_speed(claims, asked, ratio, where), *(_decided(q) for q in asked if q.found != "open")]
+    if not any(q.kind == "speculation" for q in asked):
+        parts = [*_baseline(claims, arms), *parts]
+    open_ = [q for q in asked if q.found == "open"]
+    if len(open_) <= _MOST_OPEN:
+        parts += [Said(f"{_subject(q)} is undecided: {needs(q.plan)} ({q.counts})", (q.arm, q.control)) for q in open_]
+    elif open_:
+        parts.append(Said(f"{len(open_)} of {plural(len(asked), 'comparison')} are undecided"))
+    parts = [part for part in parts if part.text]
+    text = "; ".join(part.text for part in parts)
+    return Said(f"{_capital(text)}." if text else "", tuple(arm for part in parts for arm in part.arms))
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _speed(claims: Sequence[Claim], asked: Sequence[Question], ratio: float | None, where: str) -> list[Said]:
+    """What a round costs with and without drafts, and with it what drafting does to success, where that is decided."""
+    claim = next((c for c in claims if c["test"] == "latency_ratio" and c["verdict"] != "not_tested"), None)
+    if claim is None:
+        return []
+    if claim["verdict"] == "inconclusive":
+        load = claim["numbers"].get("machine") or {}
+        loaded = (load.get("others") or 0) > claim["numbers"].get("load_at_most", 1)
+        why = "the machine was busy with other programs while rounds were timed" if loaded else needs(claim["settle"])
+        return [Said(f"whether FLASH is faster is undecided: {why}")]
+    shorter = 1 / claim["numbers"]["ratio"]["ratio"]
+    if claim["verdict"] == "refuted":
+        return [Said(f"{where} a draft round is not faster than a full one ({shorter:.2g} times as fast)")]
+    if ratio is None:
+        return [Said(f"{where} a draft round is {_times(shorter)} as fast as a full one")]
+    return [Said(f"{where} FLASH answers {_times(ratio)} as fast as the full policy")]
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.1f} times" if ratio < 10 else f"{ratio:.0f} times"
+
+
+def _baseline(claims: Sequence[Claim], arms: Mapping[str, Arm]) -> list[Said]:
+    """Success without a fault, where no comparison gives it."""
+    for claim in claims:
+        if claim["test"] == "rate_at_least" and claim["verdict"] != "not_tested":
+            arm, rate = claim["arms"][0], claim["numbers"]["rate"]
+            if arm in arms and arms[arm].role == "clean":
+                return [Said(f"without a fault {rate['k']}/{rate['n']} episodes succeed", (arm,))]
+    return []
+
+
+def _decided(q: Question) -> Said:
+    size = points(q.margin).lstrip("+")
+    if q.kind == "speculation":
+        verb = {"worse": "costs success", "better": "raises success", "alike": f"costs less than {size} of success"}
+    elif q.kind == "fault":
+        worse = "leaves no success" if q.none_left else "lowers success"
+        verb = {"worse": worse, "better": "raises success", "alike": f"costs less than {size} of success"}
+    else:
+        verb = {"worse": "lowers success", "better": "raises success", "alike": f"brings less than {size}"}
+    return Said(f"{_article(q.what)} {verb[q.found]} ({q.counts})", (q.arm, q.control))
+
+
+def _article(what: str) -> str:
+    return f"a {what}" if what.startswith(("wrist", "agent")) else what
+
+
+def _subject(q: Question) -> str:
+    if q.kind == "speculation":
+        return "whether drafting costs success"
+    return f"what {_article(q.what)} does" if q.kind == "fault" else q.what
+
+
+def needs(plan: Mapping[str, Any] | None) -> str:
+    """``40 paired episodes would settle it``: the claim's own planning number, of a run of that size."""
+    if not plan:
+        return "episodes can be added until it is decided"
+    if not plan["n"]:
+        return f"{power.MOST:,} would not settle it"
+    return f"{plural(plan['n'], plan['unit'])} would settle it"
+
+
+def too_few(claims: Sequence[Claim], arms: Mapping[str, Arm]) -> list[Said]:
+    """Return, for each comparison that is open, what it is about, its counts and the episodes that it needs."""
+    return [
+        Said(f"{_capital(_subject(q))}: {q.counts}; {needs(q.plan)}", (q.arm, q.control))
+        for q in questions(claims, arms)
+        if q.found == "open"
+    ]
