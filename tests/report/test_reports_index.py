@@ -8,7 +8,7 @@ from pathlib import Path
 import browser
 import pytest
 from bs4 import BeautifulSoup
-from claims.simulated import write_reports
+from claims.simulated import METADATA, TASKS, write_reports
 from drills import written
 from report.rendered import answers, linked, unlinked
 
@@ -17,6 +17,7 @@ from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.claims import published
 from flashtrail.report import early, layout, reports_index
+from flashtrail.tables import schemas
 
 ARMS = ["clean", "wrist_zero_every4", "wrist_zero_all", "guard_wrist_zero_every4"]
 OTHERS = published.load(published.DEFAULT.with_name("documents.yaml"))
@@ -35,7 +36,11 @@ def run(tmp_path_factory) -> Path:
     for kind in ("diagnosis", "bounds"):
         shutil.copy(inputs[kind], root / "drills" / f"{kind}.json")
     for arm in inputs["arms"]:
-        shutil.copytree(Path(inputs["episodes"][0]).parents[1] / arm, root / "tables" / arm)
+        table = Path(inputs["episodes"][0]).parents[1] / arm / "episodes.parquet"
+        rows = [
+            row | {"task": TASKS[row["task_id"]]} for row in schemas.read_table(table, schemas.EPISODES).to_pylist()
+        ]
+        schemas.write_table(root / "tables" / arm / "episodes.parquet", rows, schemas.EPISODES, METADATA)
         (reports / "episodes" / arm).mkdir()
         (reports / "episodes" / arm / "index.html").write_text("its episodes")
     (reports / "drills.html").write_text(layout.document("FLASHTrail: Drills", "<h1>Drills</h1>", "f"))

@@ -333,6 +333,7 @@ def arm_list(rows: Sequence[Mapping[str, Any]], rounds: pd.DataFrame, up: Upward
         return page.paragraph("This arm has no episode.", "note")
     first = rows[0]
     ways = {"Report": up.report} | ({"Every start in every arm": up.index} if up.index else {})
+    ways |= {"In pictures": f"{up.index}#{links.chosen(arm=first['arm'])}"} if up.index else {}
     judged = [row for row in rows if row["kind"] != "infrastructure"]  # endings.judged
     won = intervals.rate(sum(row["kind"] == "success" for row in judged), len(judged))
     count, _, rest = rate_with_interval(won).partition(" ")
