@@ -8,6 +8,7 @@ import io
 from pathlib import Path
 
 import browser
+import kit
 import pytest
 from claims.simulated import METADATA, SUITE, write_reports
 from PIL import Image
@@ -137,14 +138,89 @@ def test_without_scripts_a_table_is_as_it_was_given(chromium, reports):
     context.close()
 
 
-def test_the_first_screen_has_every_answer(chromium, reports):
-    """From what was run to what may be claimed, on a desk's screen, without scrolling."""
+def test_the_first_screen_has_the_answer(chromium, reports):
+    """The sentence, what is open, the figure and the verdicts, on a desk's screen, without scrolling."""
     with browser.opened(chromium, reports / "final.html") as found:
-        for term in ("What was run", "On what", "How well", "How fast", "What broke", "What the guard did"):
-            box = found.page.locator(".first dt", has_text=term).bounding_box()
-            assert box is not None and box["y"] + box["height"] < browser.DESK[1], term
-        claimed = found.page.locator(".first dd").last.bounding_box()
-        assert claimed is not None and claimed["y"] + claimed["height"] < browser.DESK[1]
+        tops = {
+            name: found.page.locator(name).first.bounding_box() for name in (".said", ".banner", ".tradeoff", ".card")
+        }
+        assert all(box is not None for box in tops.values())
+        assert tops[".banner"]["y"] + tops[".banner"]["height"] < 600
+        assert max(box["y"] for box in tops.values()) < 600
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES, ids=["desk", "phone"])
+def test_the_kit_has_no_problem_in_either_mode(chromium, tmp_path, scheme, size):
+    """Contrast, overflow, console, requests: of every component."""
+    kit.main([str(tmp_path / "kit.html")])
+    with browser.tab(chromium, size) as tab:
+        tab.emulate_media(color_scheme=scheme)
+        assert browser.wrong(tab, tmp_path / "kit.html") == []
+        ground = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert ground == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 28)"}[scheme]
+
+
+def test_every_card_and_mark_is_reached_by_keyboard(chromium, reports):
+    with browser.opened(chromium, reports / "final.html") as found:
+        wanted = found.page.evaluate("document.querySelectorAll('.beside > .cards > ul .whole, a.arm').length")
+        reached = set()
+        for _ in range(120):
+            found.page.keyboard.press("Tab")
+            name = found.page.evaluate(
+                """() => { const e = document.activeElement;
+                  const ours = e.matches(".beside > .cards > ul .whole, a.arm");
+                  return ours ? e.getAttribute("href") + e.textContent : "" }"""
+            )
+            reached |= {name} - {""}
+        assert len(reached) == wanted > 8
+
+
+def test_a_card_opens_its_row_and_the_filter_needs_no_script(chromium, reports):
+    context = chromium.new_context(java_script_enabled=False)
+    tab = context.new_page()
+    tab.goto((reports / "final.html").as_uri())
+    rows = tab.get_by_role("region", name="This run: verdicts").locator("tbody tr")
+    every = rows.count()
+    supported = rows.filter(has=tab.locator(".verdict.supported")).count()
+    tab.locator(".filter [value=supported]").check()
+    assert 0 < sum(rows.nth(i).is_visible() for i in range(every)) == supported < every
+    tab.locator(".filter [value=all]").check()
+    tab.locator(".card.inconclusive .whole").first.click()
+    assert tab.url.split("#")[1].startswith("claim-")
+    assert tab.locator("tr:has(:target)").is_visible()
+    context.close()
+
+
+def test_contents_stay_in_view_on_a_desk_and_are_folded_on_a_phone(chromium, reports):
+    for size in SIZES:
+        with browser.opened(chromium, reports / "final.html", size) as found:
+            link = found.page.locator(".contents a").last
+            found.page.evaluate("scrollTo({top: document.body.scrollHeight / 2, behavior: 'instant'})")
+            found.page.wait_for_timeout(100)
+            box = link.bounding_box()
+            assert (box is not None and 0 <= box["y"] < size[1] and link.is_visible()) == (size == browser.DESK)
+            current = found.page.locator(".contents [aria-current]")
+            assert current.count() == 1 and current.inner_text() != "Top"
+
+
+def test_films_play_in_view_only_and_never_against_the_readers_wish(chromium, tmp_path):
+    """A film without pictures still tells whether it was asked to play."""
+    film = (
+        '<figure><video muted loop controls src="data:video/mp4;base64,AAAA"></video><span class="now"></span></figure>'
+    )
+    path = written(tmp_path, f'<section class="films">{film}</section><p style="height: 3000px">x</p>')
+    count = "HTMLMediaElement.prototype.play = function() { window.played = (window.played || 0) + 1;"
+    for motion, wanted in (("no-preference", 1), ("reduce", 0)):
+        with browser.tab(chromium) as tab:
+            tab.emulate_media(reduced_motion=motion)
+            tab.add_init_script(f"{count} return Promise.resolve(); }}")
+            tab.goto(path.as_uri())
+            tab.wait_for_timeout(300)
+            assert tab.evaluate("window.played || 0") == wanted
+            tab.evaluate("scrollTo({top: 2000, behavior: 'instant'})")
+            tab.wait_for_timeout(300)
+            assert tab.evaluate("document.querySelector('video').paused")
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_every_count_leads_to_a_page_and_an_anchor_that_are_there(reports, chapt
 def test_a_verdicts_counts_lead_to_lists_of_as_many_episodes(reports, chapter):
     """In the matrix: n starts behind each k/n of a claim about success, k of them ended in success."""
     soup = BeautifulSoup((reports / f"{chapter}.html").read_text(), "html.parser")
-    matrix = soup.find("div", attrs={"aria-label": "Verdicts, computed from the tables"})
+    matrix = soup.find("div", attrs={"aria-label": "This run: verdicts, computed from the tables"})
     followed = []
     for link in matrix.find_all("a"):
         k, _, n = link.get_text().partition("/")

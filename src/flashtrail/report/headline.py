@@ -63,7 +63,8 @@ def _verdict(run: Campaign) -> Html:
     where = "On this machine" if run.whose(None) == "ours" else "In the imported record"
     claims_of_run = (run.claims or {"claims": []})["claims"]
     said = verdict.sentence(claims_of_run, _arms(run), tradeoff.ratio(tradeoff.points(run), run), where)
-    return page.paragraph(_linked(run, said if said.text else _without_verdicts(run)), "said")
+    said = said if said.text else _without_verdicts(run)
+    return page.paragraph(_linked(run, said), "said" + " long" * (len(said.text) > _LONG))
 
 
 def _without_verdicts(run: Campaign) -> verdict.Said:
@@ -76,7 +77,7 @@ def _without_verdicts(run: Campaign) -> verdict.Said:
     return verdict.Said(f"{done}{f', {more} more arms below' if more else ''}; {why}.", tuple(rates))
 
 
-_NAMED = 3
+_NAMED, _LONG = 3, 170  # arms named; letters from which on the sentence is set smaller
 
 
 def _too_few(run: Campaign) -> Html | None:

@@ -7,7 +7,7 @@ names, in order, so that the page can link them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flashtrail.statistics import power
@@ -57,14 +57,16 @@ def questions(claims: Sequence[Claim], arms: Mapping[str, Arm]) -> list[Question
     for claim in claims:
         if claim["test"] in _COMPARED and claim["verdict"] != "not_tested" and set(claim["arms"]) <= set(arms):
             by_pair.setdefault((claim["arms"][0], claim["arms"][1]), []).append(claim)
-    found = (_question(arm, control, of_pair, arms) for (arm, control), of_pair in by_pair.items())
-    return sorted((q for q in found if q), key=lambda q: ("speculation", "fault", "remedy").index(q.kind))
+    asked = (_question(arm, control, of_pair, arms) for (arm, control), of_pair in by_pair.items())
+    found = sorted((q for q in asked if q), key=lambda q: ("speculation", "fault", "remedy").index(q.kind))
+    several = [name for name in (q.what for q in found) if [q.what for q in found].count(name) > 1]
+    return [replace(q, what=f"{q.what} with {_article(arms[q.arm].fault)}") if q.what in several else q for q in found]
 
 
 def _question(arm: str, control: str, claims: Sequence[Claim], arms: Mapping[str, Arm]) -> Question | None:
     own, other = arms[arm], arms[control]
     if own.remedy and own.remedy != other.remedy:
-        kind, what = "remedy", f"{_the(own.remedy)}{f' with {_article(own.fault)}' if own.fault else ''}"
+        kind, what = "remedy", f"the {own.remedy.partition(':')[0]}"  # guard: last healthy frame -> the guard
     elif own.fault and not other.fault:
         kind, what = "fault", own.fault
     elif own.drafts and not other.drafts and own.fault == other.fault:
@@ -78,11 +80,6 @@ def _question(arm: str, control: str, claims: Sequence[Claim], arms: Mapping[str
     plan = min(plans, key=lambda plan: plan["n"] or power.MOST + 1, default=None)
     counts = f"{k}/{n} against {k_control}/{n_control}"
     return Question(kind, what, arm, control, _found(claims), counts, k == 0, margin, plan)
-
-
-def _the(remedy: str) -> str:
-    """``guard: last healthy frame`` -> ``the guard``; ``policy x`` -> ``the policy x``."""
-    return f"the {remedy.partition(':')[0]}"
 
 
 def _counts(numbers: Mapping[str, Any]) -> tuple[int, int, int, int]:
@@ -124,9 +121,11 @@ def sentence(
         parts = [*_baseline(claims, arms), *parts]
     open_ = [q for q in asked if q.found == "open"]
     if len(open_) <= _MOST_OPEN:
-        parts += [Said(f"{_subject(q)} is undecided: {needs(q.plan)} ({q.counts})", (q.arm, q.control)) for q in open_]
-    elif open_:
+        parts += [Said(f"{_subject(q)} is undecided: {needs(q.plan)}") for q in open_]
+    elif parts:
         parts.append(Said(f"{len(open_)} of {plural(len(asked), 'comparison')} are undecided"))
+    else:
+        parts.append(Said(f"nothing is decided yet: all {plural(len(asked), 'comparison')} are undecided"))
     parts = [part for part in parts if part.text]
     text = "; ".join(part.text for part in parts)
     return Said(f"{_capital(text)}." if text else "", tuple(arm for part in parts for arm in part.arms))
@@ -195,7 +194,7 @@ def needs(plan: Mapping[str, Any] | None) -> str:
     if not plan:
         return "episodes can be added until it is decided"
     if not plan["n"]:
-        return f"{power.MOST:,} would not settle it"
+        return f"{plural(power.MOST, plan['unit'])} would not settle it"
     return f"{plural(plan['n'], plan['unit'])} would settle it"
 
 
