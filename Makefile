@@ -34,16 +34,20 @@ setup: ## make .venv from the pins of envs/*.yaml; install OSMesa when root
 
 report: setup ## run the whole workflow on this machine and write reports/final.html; FULL=1: 183 episodes in place of 69
 	@$(BIN)/snakemake --profile $(PROFILE) reports/final.html
+	@$(BIN)/python -m flashtrail reports
 
 settle: setup ## the next episodes to the claims nearest to a decision, until all have ended: BUDGET=60m, or 40 episodes
 	@$(BIN)/python -m flashtrail settle --profile $(PROFILE) -- "$(BUDGET)"
+	@$(BIN)/python -m flashtrail reports
 
 drills: setup ## silent failures on demand, and which predicate tells them apart: reports/drills.html
 	@$(BIN)/snakemake --profile $(PROFILE) reports/drills.html
+	@$(BIN)/python -m flashtrail reports
 
 checkup: setup ## one task at its 50 init states against the policy's published success: reports/checkup.html (4-20 min)
 	@$(BIN)/snakemake --profile $(PROFILE) reports/checkup.html
 	@$(BIN)/python -m flashtrail.claims.checkup results/checkup/checkup.json
+	@$(BIN)/python -m flashtrail reports
 
 screenshot: setup ## open the report and its episodes in Chromium, say what is wrong, leave reports/final.png (2 min)
 	@$(BIN)/python tools/browser.py reports

@@ -31,6 +31,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "read an official client's run, or CSVs, into our tables",
         "flashtrail.imports.command:Import",
     ),
+    "reports": (
+        "one page over all reports of a directory and their sources' claims",
+        "flashtrail.report.reports_index",
+    ),
     "report-run": ("report on imported runs", "flashtrail.report.command:Report"),
     "ledger": ("which of the experiment's episodes are there, by arm and task", "flashtrail.experiment.ledger"),
     "settle": ("give the next episodes to the claims nearest to a decision", "flashtrail.claims.settling"),

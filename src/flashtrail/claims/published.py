@@ -136,6 +136,7 @@ class Said(Section):
     follows_from_rows: Literal["yes", "no", "unknown"]
     rows_give: str = ""
     rows: list[Rows] = Field(default_factory=list, description="what an import of the source's rows must give")
+    untested: str = Field("", description="of a claim that nothing here tries: why")
 
     @model_validator(mode="after")
     def _rows_give_something(self) -> Said:

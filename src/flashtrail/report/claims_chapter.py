@@ -100,7 +100,7 @@ def _seed(seed: Mapping[str, Any]) -> Html:
     return Html("<br>").join(part for part in parts if part)
 
 
-def _said(claim: Mapping[str, Any], figures: published.Published, source: str) -> Html | None:
+def said(claim: Mapping[str, Any], figures: published.Published, source: str) -> Html | None:
     """What a source printed of a claim, with the sections of the write-up and what its own rows do not give.
 
     Before it stand the reproduction's own words, where it made the claim.
@@ -144,7 +144,7 @@ def details(run: Campaign) -> Html:
             "Test": page.inline(page.code(claim["test"]), margin, _family(claim["family"])),
             "Any time": f"{anytime_words(side)}. {looks_words(side)}" if (side := claim["anytime"]) else None,
             "Refuted if": claim["refuted_if"],
-            **{f"The {source} said": _said(claim, figures, source) for source in figures.sources},
+            **{f"The {source} said": said(claim, figures, source) for source in figures.sources},
             "Rows": _rows(run, claim),
         }
         head = page.heading(f"{claim['id']}: {claim['title']}", 3, anchor=claim["id"])

@@ -51,6 +51,17 @@ def section(run: Campaign) -> Html:
 _VERDICTS = ("named", "noticed", "unseen")
 
 
+def finding(run: Campaign, name: str) -> Html:
+    """Return what was found of one drill: its verdict as a word, and the sentence behind it."""
+    diagnosed = diagnosis(run)
+    if name not in diagnosed["verdicts"]:
+        return page.inline(page.badge("not_tested"), ": no drill of this run")
+    word = diagnosed["verdicts"][name]["verdict"]
+    say = {"named": _named, "noticed": _noticed, "unseen": _unseen}[word]
+    shown = {"unseen": "not told from a clean run"}.get(word, word)
+    return page.inline(page.bold(shown), ". ", say(run, diagnosed, name))
+
+
 def _what_was_run(run: Campaign, diagnosed: Mapping[str, Any]) -> str:
     drills = [name for name in diagnosed["episodes"] if name != CLEAN]
     n = sum(len(rows) for rows in diagnosed["episodes"].values())
