@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report-run": ("report on imported runs", "flashtrail.report.command:Report"),
     "ledger": ("which of the experiment's episodes are there, by arm and task", "flashtrail.experiment.ledger"),
     "settle": ("give the next episodes to the claims nearest to a decision", "flashtrail.claims.settling"),
+    "watch": ("show a run under way in a browser on this machine", "flashtrail.report.watch"),
     "serve": ("serve a policy on the official websocket protocol", "flashtrail.serving.command"),
 }
 
