@@ -1,4 +1,4 @@
-"""A terminal as a screen: what its user sees of the bytes that programs write, with scroll region, cursor and wrapping."""
+"""A terminal as a screen: what its user sees of the bytes that programs write; scroll region, cursor, wrapping."""
 
 from __future__ import annotations
 

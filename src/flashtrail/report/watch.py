@@ -74,12 +74,9 @@ class Site:
             if self._read is None or time.monotonic() - self._read[0] > FRESH_S:
                 self._read = time.monotonic(), self._page()
             return self._read[1]
-        try:
-            path = names.below(self._run / kind, rest) if kind == "reports" and rest.endswith(_TYPES) else None
-            path = self._film(rest) if kind == "films" else path
-            return path.resolve() if path and path.is_file() else None
-        except (UserError, OSError, ValueError):  # a name or a link that leads out, or none
-            return None
+        if kind == "reports" and rest.endswith(_TYPES):
+            return _regular(self._run / kind, rest)
+        return self._film(rest) if kind == "films" else None
 
     def line(self) -> str:
         """Return how the run stands, in one line."""
@@ -132,10 +129,10 @@ class Site:
         ends = [
             (state.ended.get(name, _UNTIMED), shard, name) for shard, state in states.items() for name in state.outcomes
         ]
-        for end, shard, name in sorted(ends, key=lambda one: -one[0].at):
-            there = [self._file(shard, states[shard], name, kind).is_file() for kind in _KINDS]
-            if any(there):
-                yield _film(shard, name, states[shard].outcomes[name], end, *there)
+        for end, shard, name in sorted(reversed(ends), key=lambda one: -one[0].at):
+            film, sheet = (self._file(shard, states[shard], name, kind) for kind in _KINDS)
+            if film or sheet:
+                yield _film(shard, name, states[shard].outcomes[name], end, bool(film), bool(sheet))
 
     def _film(self, place: str) -> Path | None:
         """Return the file at ARM/TASK/EPISODE.mp4 or .jpg, of an episode that the run asked for."""
@@ -145,26 +142,28 @@ class Site:
                     return self._file(shard, state, name, Path(place).suffix)
         return None
 
-    def _file(self, shard: Shard, state: State, name: str, kind: str) -> Path:
-        own = shard.directory.relative_to(self._results) / "parts" / state.spec_digest / name / _KINDS[kind]
-        return names.below(self._results, own)
+    def _file(self, shard: Shard, state: State, name: str, kind: str) -> Path | None:
+        parts = shard.directory.relative_to(self._results) / "parts" / names.file_name(state.spec_digest)
+        return _regular(self._results, parts / name / _KINDS[kind])
 
     def _failed(self, job: Failed) -> Html:
         """Return the last lines of a failed job's log."""
-        said = "no log was kept"
-        try:
-            log = names.below(self._run / "results/logs", Path(job.log or ".").relative_to("results/logs"))
-            if log.is_file():
-                with log.open("rb") as stream:
-                    stream.seek(max(0, log.stat().st_size - _LOG_BYTES))
-                    lines = stream.read(_LOG_BYTES).decode("utf-8", "replace").splitlines()
-                said = "\n".join(lines[-_LOG_LINES:])
-        except (OSError, UserError, ValueError):
-            said = f"{job.log} cannot be read"
-        shown = Html('<pre class="log" tabindex="0" role="region" aria-label="log of {}">{}</pre>').format(
-            job.job, said
-        )
+        log, said = _regular(self._results / "logs", (job.log or "").removeprefix("results/logs/")), "there is no log"
+        if log:
+            with log.open("rb") as stream:
+                stream.seek(max(0, log.stat().st_size - _LOG_BYTES))
+                said = "\n".join(stream.read(_LOG_BYTES).decode("utf-8", "replace").splitlines()[-_LOG_LINES:])
+        shown = Html(_LOG).format(job.job, said)
         return page.join(page.heading(f"Failed: {job.job}"), page.paragraph(job.log or "", "note"), shown)
+
+
+def _regular(root: Path, relative: str | Path) -> Path | None:
+    """Return the regular file of this name below `root`; None where there is none, or a name or link leads out."""
+    try:
+        path = names.below(root, relative).resolve()
+        return path if path.is_file() else None
+    except (UserError, OSError, ValueError):
+        return None
 
 
 def _renewed(name: str, parts: Iterable[Html]) -> Html:
