@@ -120,7 +120,8 @@ class _Shard:
         """Run what is missing; starts neither server nor simulator where nothing is. `said`: what was taken before."""
         for line in said:
             self._say(line)
-        self._progress = progress.Record(out_dir, [key.name for key in self._expected], self._outcomes)
+        names = [key.name for key in self._expected]
+        self._progress = progress.Record(out_dir, names, self._outcomes, self._recorder.directory.name)
         kept = len(self._expected) - len(self._todo)
         if kept:
             self._say(f"{kept} of {len(self._expected)} episodes are kept from before")
@@ -214,7 +215,7 @@ class _Shard:
             self._recorder.record(key, record, video)
         self._outcomes[key.name] = outcome = record.episode["outcome"]
         self._seconds.append(wall_s)
-        self._progress.add(key.name, outcome, wall_s, record.episode["steps"])
+        self._progress.add(key.name, outcome, wall_s, record.episode["steps"], record.episode["rounds"])
         done = [self._outcomes[k.name] for k in self._expected if k.name in self._outcomes]
         valid = [o for o in done if o != "error"]
         pace = sum(self._seconds) / len(self._seconds)

@@ -3,9 +3,10 @@
 // Heads of tables become buttons. A click sorts upwards, the next downwards, the third puts
 // the rows back as they were. Cells carry what they are sorted by where that is a number; empty ones stay last.
 // Without scripts the heads are plain text.
-for (const table of document.querySelectorAll(".table table")) {
+document.querySelectorAll(".table table").forEach(sortable);
+function sortable(table) {
   const body = table.tBodies[0], rows = [...body.rows];
-  if (rows.length < 2) continue;
+  if (rows.length < 2) return;
   table.classList.add("sortable");
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
