@@ -67,7 +67,7 @@ def write_sheet(root: Path, arm: str) -> None:
 def test_the_final_report_is_one_small_file_of_its_own(reports):
     text = (reports / "final.html").read_text()
     assert len(text.encode()) < 5_000_000 and rendering.external_references(text) == []
-    assert text.count("<script") == 1 and layout.content_policy(script=layout._static("js", ["filter"])) in text
+    assert text.count("<script") == 1 and layout.content_policy(parts=["filter"]) in text
 
 
 @pytest.mark.parametrize("size", SIZES, ids=["desk", "phone"])

@@ -48,17 +48,16 @@ def document(
     HTML that is the page's alone. `parts`: names of style sheets and scripts in static/ that it needs beside report's.
     `served`: a server of ours gives it out, of which it may ask pictures, and itself again.
     """
-    script = _static("js", parts)
     body, sections = _with_contents(body)
     return ENVIRONMENT.get_template("page.html.j2").render(
-        policy=Markup(content_policy(media, script, served)),
+        policy=Markup(content_policy(media, parts, served)),
         title=title,
         head=Markup(head),
         css=Markup(f"{palette.css()}\n{_static('css', parts)}"),
         sections=sections if len(sections) >= _CONTENTS_FROM else [],
         body=Markup(body),
         footer=footer,
-        script=Markup(script),
+        script=Markup(_static("js", parts)),
     )
 
 
@@ -77,9 +76,9 @@ def _with_contents(body: str) -> tuple[str, list[tuple[str, str]]]:
     return _SECTION.sub(noted, body), sections
 
 
-def content_policy(media: bool = False, script: str = SCRIPT, served: bool = False) -> str:
+def content_policy(media: bool = False, parts: Sequence[str] = (), served: bool = False) -> str:
     """Return what the browser may do for the page: its own style, what is embedded, its script, nothing else."""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    digest = base64.b64encode(hashlib.sha256(_static("js", parts).encode()).digest()).decode()
     rules = ["default-src 'none'", "style-src 'unsafe-inline'", f"script-src 'sha256-{digest}'"]
     rules += ["img-src data: 'self'", "connect-src 'self'"] if served else ["img-src data:"]
     rules.append("media-src data: 'self'" if media else "media-src data:")
