@@ -43,10 +43,12 @@ def document(
     head: str = "",
     parts: Sequence[str] = (),
     served: bool = False,
+    folds: bool = False,
 ) -> str:
     """Return a whole page; `title` and `footer` are text, `body` is HTML. `media`: it may play films beside it. `head`:
     HTML that is the page's alone. `parts`: names of style sheets and scripts in static/ that it needs beside report's.
-    `served`: a server of ours gives it out, of which it may ask pictures, and itself again.
+    `served`: a server of ours gives it out, of which it may ask pictures, and itself again. `folds`: its
+    tables are folded on a phone.
     """
     body, sections = _with_contents(body)
     return ENVIRONMENT.get_template("page.html.j2").render(
@@ -55,6 +57,7 @@ def document(
         head=Markup(head),
         css=Markup(f"{palette.css()}\n{_static('css', parts)}"),
         sections=sections if len(sections) >= _CONTENTS_FROM else [],
+        folds=folds,
         body=Markup(body),
         footer=footer,
         script=Markup(_static("js", parts)),
