@@ -61,6 +61,7 @@ def roll_out_shard(
     worker_command: Sequence[str] = COMMAND,
     gpu: bool = False,
     reuse: Sequence[str | Path] = (),
+    observations: Path | None = None,
 ) -> ShardSummary:
     """Run the shard's missing episodes and write its tables to `out_dir`.
 
@@ -69,8 +70,8 @@ def roll_out_shard(
     those of a server that runs, whose weights may be others by now. An episode that failed for reasons of
     infrastructure is tried RETRIES more times; if it still fails, its row has outcome ``error``, the others are run all
     the same, and a later call tries it again. `gpu`: whether the server has one, whose clock is then recorded beside
-    the machine's load. Raises UserError for a server that does not start or does not stay up, a full disk, no OpenGL
-    library.
+    the machine's load. `observations`: a directory for what the policy saw, one .npz an episode (`recordings`). Raises
+    UserError for a server that does not start or does not stay up, a full disk, no OpenGL library.
     """
     digest, expected = spec.digest, episodes_of(spec)
     common = {"arm": spec.arm, "policy": spec.policy, "seed": spec.seed}
@@ -80,7 +81,7 @@ def roll_out_shard(
     grows = spec.server.url is None
     with recorder.exclusive():
         said = taken.take(spec, recorder, out_dir, reuse) if grows else []
-        shard = _Shard(spec, recorder, log or sys.stderr, worker_command, gpu)
+        shard = _Shard(spec, recorder, log or sys.stderr, worker_command, gpu, observations)
         shard.run(Path(out_dir), said)
         outcomes = recorder.assemble(expected, out_dir, spec.video)
         if not shard.errors:
@@ -103,9 +104,10 @@ class _Shard:
         log: TextIO,
         worker_command: Sequence[str],
         gpu: bool,
+        observations: Path | None,
     ) -> None:
         self._spec, self._recorder, self._log, self._command = spec, recorder, log, worker_command
-        self._watch, self._gpu = machine.Watch(gpu), gpu
+        self._watch, self._gpu, self._observations = machine.Watch(gpu), gpu, observations
         self._lender = Lender(self._say, self._watch.count)
         self.errors: dict[str, str] = {}
         self._expected = episodes_of(spec)
@@ -185,8 +187,9 @@ class _Shard:
     def _ask(self, process: SimulatorProcess, key: EpisodeKey) -> None:
         self._attempts[key] += 1
         film = None if self._spec.video == "none" else str(self._recorder.films() / f"{key.name}.mp4")
-        request = {"key": astuple(key), "url": self._server.url, "elsewhere": self._server.elsewhere, "film": film}
-        process.ask(request)
+        seen = None if self._observations is None else str(self._observations / f"{key.name}.npz")
+        server = {"url": self._server.url, "elsewhere": self._server.elsewhere}
+        process.ask({"key": astuple(key), **server, "film": film, "seen": seen})
 
     def _take(self, key: EpisodeKey, answer: Mapping[str, Any], wall_s: float) -> None:
         """Record an episode, or put it back to be tried again."""
