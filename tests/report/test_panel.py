@@ -154,14 +154,17 @@ def test_the_terminal_gets_another_size(size):
 
 
 STOPPED = """
-import signal, sys, time
+import sys, threading, time
 from flashtrail.report import panel
 drawn = panel.Panel(sys.stderr)
 panel.release_when_stopped(drawn)
-for _ in range(3000):
-    if drawn.size():
-        drawn.draw(["-" * 80, "one", "two", "three"])
-    time.sleep(0.02)
+def draw():
+    while True:
+        if drawn.size():
+            drawn.draw(["-" * 80, "one", "two", "three"])
+        time.sleep(0.1)
+threading.Thread(target=draw, daemon=True).start()
+time.sleep(600)
 """
 
 
@@ -179,8 +182,8 @@ def test_ctrl_z_gives_the_shell_its_terminal_and_fg_draws_it_again():
             terminal.wait(lambda screen: screen.lines[-1] == "three")
             os.write(terminal.master, b"\x1a")
             assert os.WIFSTOPPED(os.waitpid(drawing.pid, os.WUNTRACED)[1])
-            screen = terminal.read()
-            assert screen.region == (0, 23) and "three" not in screen.text()
+            screen = terminal.read(1.0)
+            assert "three" not in screen.text() and screen.region == (0, 23)
             drawing.send_signal(signal.SIGCONT)
             terminal.wait(lambda screen: screen.lines[-1] == "three" and screen.region == (0, 19))
         finally:
