@@ -141,8 +141,9 @@ class Terminal:
     def wait(self, true: Callable[[Screen], bool], seconds: float = 300) -> Screen:
         """Read until something is true of the screen."""
         deadline = time.monotonic() + seconds
-        while not true(self.read(0.1)):
+        while not true(self.read()):
             assert time.monotonic() < deadline, self.screen.text()
+            time.sleep(0.05)
         return self.screen
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import signal
 import subprocess
 import sys
+import termios
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import pytest
 from report.terminal import opened
 from report.test_live import NAMES, Run
 
+from flashtrail.experiment import outlook
 from flashtrail.experiment.outlook import Asked, Ended, Failed, Shard, Standing, State
 from flashtrail.report import live, panel
 
@@ -53,17 +57,15 @@ def test_what_it_says_on_a_wide_terminal():
     assert panel.lines(*standing(), 120)[1].endswith("4 min so far   23 of 173 jobs")
 
 
-def test_what_it_says_on_a_narrow_terminal_and_in_ascii():
-    lines = panel.lines(*standing(), 40, plain=True)
-    assert lines == [
-        "#" * 33 + "-" * 7,
+def test_what_it_says_on_a_narrow_terminal():
+    assert panel.lines(*standing(), 40) == [
+        "━" * 33 + "─" * 7,
         "5 of 6 episodes   about 9 min left",
         "2.1 rounds/s   4 min so far",
         "roll out shard   blind task 1 2/2",
         "so far   blind 2/2   clean 0/3",
         "",
     ]
-    assert "".join(lines).isascii()
     now, states = standing()
     many = {replace(shard, arm=f"{shard.arm}_{n}_{'x' * 60}"): s for n in range(9) for shard, s in states.items()}
     for columns in (40, 80, 200):
@@ -99,6 +101,14 @@ def test_where_a_panel_is_drawn(variables, drawn):
     if drawn:
         piped = subprocess.run(command, env=environment, stderr=subprocess.PIPE)
         assert piped.returncode == 1 and piped.stderr == b"", "no terminal"
+
+
+def test_rounds_per_second_are_those_of_the_last_two_minutes():
+    one = State(ended={"a": Ended(1000.0, 50.0, 100), "b": Ended(1090.0, 10.0, 40), "c": Ended(600.0, 9.0, 999)})
+    assert outlook.rate([one, State()], 1100.0) == pytest.approx(140 / 120)
+    assert outlook.rate([one], 1090.0) == pytest.approx(140 / 120), "since 970: an episode began before"
+    assert outlook.rate([one], 1130.0) == pytest.approx(40 / 50)
+    assert outlook.rate([one], 1211.0) is None and outlook.rate([], 0.0) is None
 
 
 def test_what_other_processes_print_scrolls_above_it():
@@ -141,6 +151,44 @@ def test_the_terminal_gets_another_size(size):
         assert drawn.size() == size
         terminal.resize(80, 10)
         assert drawn.size() is None, "too small"
+
+
+STOPPED = """
+import sys, threading, time
+from flashtrail.report import panel
+drawn = panel.Panel(sys.stderr)
+panel.release_when_stopped(drawn)
+def draw():
+    while True:
+        if drawn.size():
+            drawn.draw(["-" * 80, "one", "two", "three"])
+        time.sleep(0.1)
+threading.Thread(target=draw, daemon=True).start()
+time.sleep(600)
+"""
+
+
+def test_ctrl_z_gives_the_shell_its_terminal_and_fg_draws_it_again():
+    def own() -> None:
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)  # where whoever started the tests ignores it
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(panel.__file__).parents[2]), **XTERM}
+    with opened(80, 24) as terminal:
+        ends = dict.fromkeys(("stdin", "stdout", "stderr"), terminal.slave)
+        drawing = subprocess.Popen([sys.executable, "-c", STOPPED], env=environment, preexec_fn=own, **ends)
+        try:
+            terminal.wait(lambda screen: screen.lines[-1] == "three")
+            os.write(terminal.master, b"\x1a")
+            assert os.WIFSTOPPED(os.waitpid(drawing.pid, os.WUNTRACED)[1])
+            screen = terminal.read(1.0)
+            assert "three" not in screen.text() and screen.region == (0, 23)
+            drawing.send_signal(signal.SIGCONT)
+            terminal.wait(lambda screen: screen.lines[-1] == "three" and screen.region == (0, 19))
+        finally:
+            drawing.kill()
+            drawing.wait()
 
 
 def watched(run: Run, drawn: panel.Panel) -> live.Watch:

@@ -126,7 +126,7 @@ class Watch:
             if size is None:
                 self.panel.close()
                 return False
-            self.panel.draw(panel.lines(self._standing, self._now, size[0], self.panel.plain))
+            self.panel.draw(panel.lines(self._standing, self._now, size[0]))
             return True
         except Exception:  # whatever it is, a terminal is no reason to say nothing more
             self.panel.close()

@@ -39,8 +39,8 @@ def serve(site: Site, port: int) -> tuple[str, Server]:
     Raises ServerStartError where the port is taken; with port 0 the system chooses one.
     """
     sock, token = binding.reserve_port(HOST, port), secrets.token_urlsafe(16)
-    places = [(r"/([^/]*)/(.*)", _Request, {"site": site, "token": token})]
-    app = web.Application(places, default_handler_class=_Nothing, log_function=lambda handler: None)
+    every = [(r"/?([^/]*)(?:/(.*))?", _Request, {"site": site, "token": token})]
+    app = web.Application(every, log_function=lambda handler: None)
     logging.getLogger("tornado").setLevel(logging.CRITICAL)  # a bad request is the sender's affair
     server = Server(
         app, idle_connection_timeout=HEADERS_S, body_timeout=HEADERS_S, max_body_size=1024, max_header_size=2**14
@@ -94,20 +94,20 @@ class _Request(web.StaticFileHandler):
         if self.request.headers.get_list("Origin"):
             raise web.HTTPError(403, reason="other web pages may not ask (Origin)")
 
-    async def get(self, token: str, place: str, include_body: bool = True) -> None:  # type: ignore[override]
+    async def get(self, token: str, place: str | None, include_body: bool = True) -> None:  # type: ignore[override]
         """Answer with what lies there."""
         mine = hmac.compare_digest(token.encode("utf-8", "replace"), self._token.encode())
-        self.found = self._site(place) if mine else None
+        self.found = self._site(place) if mine and place is not None else None
         if self.found is None:
             raise web.HTTPError(404, reason="nothing is here: use the address that was printed")
         if isinstance(self.found, Path):
-            await super().get(place, include_body)
+            await super().get("", include_body)
         else:
             text, policy = self.found
             self.set_header("Content-Security-Policy", f"{policy}; frame-ancestors 'none'")
             self.write(text)
 
-    async def head(self, token: str, place: str) -> None:  # type: ignore[override]
+    async def head(self, token: str, place: str | None) -> None:  # type: ignore[override]
         """Answer without the content."""
         await self.get(token, place, include_body=False)
 
@@ -132,15 +132,3 @@ class _Request(web.StaticFileHandler):
         """Print a fault of ours as one line; it must not cross the wire."""
         if not isinstance(about[1], web.HTTPError):
             print(f"error: {cause(f'{type(about[1]).__name__}: {about[1]}')}", file=sys.stderr, flush=True)
-
-
-class _Nothing(_Request):
-    """Whatever is no place of a site."""
-
-    def initialize(self) -> None:  # type: ignore[override]
-        """Nothing is shared."""
-
-    def prepare(self) -> None:
-        """Refuse it."""
-        super().prepare()
-        raise web.HTTPError(404, reason="nothing is here: use the address that was printed")

@@ -44,11 +44,6 @@ class Panel:
         self._held: tuple[int, int, int] | None = None  # columns and lines of the terminal, lines of ours
         self._lock = threading.Lock()
 
-    @property
-    def plain(self) -> bool:
-        """Whether the terminal shows ASCII only."""
-        return "utf" not in self._encoding.lower()
-
     def size(self) -> tuple[int, int] | None:
         """Return columns and lines; None where there is no room, or the terminal is another job's at the moment."""
         columns, height = os.get_terminal_size(self._fd)
@@ -66,11 +61,12 @@ class Panel:
 
     def close(self) -> None:
         """Give the whole terminal back; the cursor stays where the output ended."""
-        with self._lock:
+        if self._lock.acquire(timeout=1.0):  # a terminal that is held up (Ctrl-S) is not waited for
             held, self._held = self._held, None
             if held:
                 with contextlib.suppress(OSError):
                     self._write(_SAVE + _ALL + _RESTORE + _BELOW)
+            self._lock.release()
 
     def _reserved(self, count: int, height: int) -> list[str]:
         """What is below the cursor is ours or empty: clear it, and make room there."""
@@ -103,11 +99,10 @@ def release_when_stopped(panel: Panel) -> None:
 # --- what it says ---
 
 
-def lines(now: Standing, states: Mapping[Shard, State], columns: int, plain: bool = False) -> list[str]:
+def lines(now: Standing, states: Mapping[Shard, State], columns: int) -> list[str]:
     """Return the panel's lines, each of at most `columns` characters; how many depends on `columns` alone."""
     done, asked = sum(state.n for state in states.values()), sum(len(shard.expected) for shard in states)
     filled = round(columns * done / max(1, asked))
-    full, rest = ("#", "-") if plain else ("━", "─")
     rate = outlook.rate(states.values(), now.written_at)
     numbers = [
         outlook.how_far(states),
@@ -121,7 +116,7 @@ def lines(now: Standing, states: Mapping[Shard, State], columns: int, plain: boo
     failed = [f"FAILED {one.job}" + (f": see {one.log}" if one.log else "") for one in now.failed]
     tall = 1 if columns >= _NARROW else 2
     parts = (numbers, tall), ([now.running, *work], 1), (failed or ["so far", *_by_arm(states)], tall)
-    return [full * filled + rest * (columns - filled), *(line for text, n in parts for line in _flow(text, columns, n))]
+    return ["━" * filled + "─" * (columns - filled), *(line for text, n in parts for line in _flow(text, columns, n))]
 
 
 def _by_arm(states: Mapping[Shard, State]) -> list[str]:
