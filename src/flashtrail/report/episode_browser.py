@@ -1,12 +1,12 @@
 """The episodes of a whole run on one page: a grid of pictures by arm, and every start with its end in every arm.
 
 Without scripts the grid is a list of links by arm. static/browser.js adds filters, a paired view of two arms and the
-keys; what is chosen stands in the page's fragment (`links.browser`), so that any link may open it chosen.
+keys; what is chosen stands in the page's fragment (`links.chosen`), so that any link may open it chosen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -52,37 +52,29 @@ def write_index(
     longest = max(map(schemas.longest_prefix, metadata), default=schemas.EXEC_STEPS)
     small = _strips(rounds, longest) | _pictures(episodes, sheets)
     simulated = any(entry.get("simulated") for entry in metadata)
-    body = index(episodes, present, report, small, simulated, imported)
+    line = f"{plural(len(episodes), 'episode')} in {plural(len(present), 'arm')}."
+    head = page.header("Every episode", line, page.link("Report", report), simulated, imported)
+    body = page.join(head, *_body(episodes, present, small))
     text = layout.document("FLASHTrail: every episode", body, FOOTER, parts=("browser",))
     with provenance.write_atomic(out) as path:
         path.write_text(text, encoding="utf-8")
 
 
-def index(
-    episodes: pd.DataFrame,
-    arms: Sequence[str],
-    report: str,
-    small: Mapping[tuple[Any, ...], Html],
-    simulated: bool = False,
-    imported: str = "",
-) -> Html:
-    """Return the grid of all episodes, by arm, and every start with its end in every arm."""
+def _body(episodes: pd.DataFrame, arms: Sequence[str], small: Mapping[tuple[Any, ...], Html]) -> Iterator[Html]:
+    """The grid of all episodes, by arm, and every start with its end in every arm."""
     seen = set(episodes["kind"])
     ends = "; ".join(end(kind) for kind in endings.KINDS if kind in seen)
-    line = f"{plural(len(episodes), 'episode')} in {plural(len(arms), 'arm')}."
-    parts = [page.header("Every episode", line, page.link("Report", report), simulated, imported)]
-    parts.append(Html('<div id="chosen" class="chosen" hidden></div>'))
+    yield Html('<div id="chosen" class="chosen" hidden></div>')
     grids = [_arm(arm, episodes[episodes["arm"] == arm], small) for arm in arms]
     note = f"{ends}. A picture is the last that the policy was sent; a strip stands for an episode without one: "
     note += "its rounds over its steps, full ones low, drafts as high as they were accepted."
-    parts.append(page.paragraph(note, "note"))
-    parts.append(Html('<div id="episodes" data-keys="{}">{}</div>').format(_KEYS, page.join(*grids)))
-    parts.append(page.heading("Every start in every arm", anchor="starts"))
-    parts.append(page.paragraph("A row is one start, paired across arms; the number is the steps to its end.", "note"))
+    yield page.paragraph(note, "note")
+    yield Html('<div id="episodes" data-keys="{}">{}</div>').format(_KEYS, page.join(*grids))
+    yield page.heading("Every start in every arm", anchor="starts")
+    yield page.paragraph("A row is one start, paired across arms; the number is the steps to its end.", "note")
     for (_, task), part in episodes.groupby(["suite", "task_id"], sort=True):
-        parts.append(page.heading(f"Task {task}: {part['task'].iloc[0]}", 3, anchor=links.task_anchor(task)))
-        parts.append(_starts(part, arms))
-    return page.join(*parts)
+        yield page.heading(f"Task {task}: {part['task'].iloc[0]}", 3, anchor=links.task_anchor(task))
+        yield _starts(part, arms)
 
 
 def _task_of_start(episodes: pd.DataFrame) -> pd.Series:

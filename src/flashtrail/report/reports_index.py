@@ -103,7 +103,6 @@ def _campaign(directory: Path, results: Path) -> Campaign:
     there = {
         "claims": results / "claims/claims.json",
         "diagnosis": results / "drills/diagnosis.json",
-        "bounds": results / "drills/bounds.json",
         "checkup": results / "checkup/checkup.json",
         "page_index": directory / "episodes/index.html",
     }
@@ -148,17 +147,10 @@ def _of_claim(
     details = claims_chapter.chapter(run)
     reason = claim["sentence"].removeprefix("Not tested: ").removeprefix("Quoted, not tested: ")
     text = reason if claim["verdict"] == "not_tested" else claim["short"] or claim["sentence"]
-    found = page.inline(page.badge(claim["verdict"]), " ", count_links.of_claim(run, claim, text, details))
+    found = page.inline(page.badge(claim["verdict"]), ": ", count_links.of_claim(run, claim, text, details))
     evidence = page.link(claim["id"], f"{details}#{claim['id']}") if details else claim["id"]
     row = {"claim": f"{claim['id']}: {claim['title']}", "said": said, "found": found, "evidence": evidence}
     return row | {"verdict": claim["verdict"]}
-
-
-_APART = partial(count_links.apart, what="published")
-
-
-def _quoted(text: str) -> Html:
-    return count_links.in_text(text, [_APART])
 
 
 def _apart(said: published.Said) -> bool:
@@ -178,13 +170,15 @@ def _of_figure(run: Campaign, said: published.Said) -> dict[str, Any]:
         reason = "no checkup was run here (make checkup)"
         if run.checkup:
             ours = partial(page.link, target="episodes/checkup/index.html")
-            words = count_links.in_text(run.checkup["sentence"], [ours, _APART])
+            words = count_links.in_text(run.checkup["sentence"], [ours, partial(count_links.apart, what="published")])
             verdict = run.checkup["verdict"]
             found = page.inline(checkup_chapter.badge(verdict) if verdict else page.badge("not_tested"), " ", words)
             evidence = page.link("checkup", "checkup.html")
-    quoted = page.inline(_quoted(f"\u201c{said.value}\u201d "), page.code(", ".join(said.where)))
+    quoted = page.inline(claims_chapter.quoted(f"\u201c{said.value}\u201d "), page.code(", ".join(said.where)))
     if said.rows_give:
-        quoted = page.join(quoted, page.paragraph(_quoted(f"Its own rows give {said.rows_give}."), "note"))
+        quoted = page.join(
+            quoted, page.paragraph(claims_chapter.quoted(f"Its own rows give {said.rows_give}."), "note")
+        )
     verdict = "not_tested" if found is None else "tried by drills or checkup"
     found = found or page.inline(page.badge("not_tested"), f": {reason}.")
     return {"claim": said.figure, "said": quoted, "found": found, "evidence": evidence, "verdict": verdict}
