@@ -94,7 +94,16 @@ def legend(figure: Figure, columns: int, used: Mapping[str, Any] | None = None, 
                 if _size(text)[0] > (most := inside + room - _size(made)[0]):
                     _wrap(text, _size(text)[0] / most)
             heights.append(_size(made)[1])
-    figure.set_figheight(figure.get_figheight() + heights[-1] - heights[0])
+    _grow(figure, heights[-1] - heights[0])
+
+
+def _grow(figure: Figure, inches: float) -> None:
+    """Make a figure higher; where its margins are fixed, below the axes."""
+    margins, before = figure.subplotpars, figure.get_figheight()
+    figure.set_figheight(before + inches)
+    if figure.get_layout_engine() is None:
+        top, bottom = (1 - margins.top) * before, margins.bottom * before + inches
+        figure.subplots_adjust(top=1 - top / (before + inches), bottom=bottom / (before + inches))
 
 
 def _size(artist: Artist) -> tuple[float, float]:
@@ -114,7 +123,7 @@ def fit(figure: Figure) -> None:
         if (box := below.get_window_extent()).x1 > wide or box.x0 < 0:
             below.set(x=1.0, horizontalalignment="right")  # from the axes' right end leftwards is the most room
             lines = _wrap(below, box.width / (frame.x1 - _EDGE * figure.dpi))
-            figure.set_figheight(figure.get_figheight() + (lines - 1) * box.height / figure.dpi)
+            _grow(figure, (lines - 1) * 1.1 * box.height / figure.dpi)
         if (box := axes.yaxis.label.get_window_extent()).y1 > high or box.y0 < 0:
             _wrap(axes.yaxis.label, box.height / min(frame.y0 + frame.y1, 2 * high - frame.y0 - frame.y1))
 
@@ -150,10 +159,12 @@ def interval_line(axes: Axes, interval: Interval | Mapping[str, float] | None, y
 
 
 def row_names(axes: Axes, y: float, left: str, right: str, ink: str = GREY) -> None:
-    """Write a row's name above its bar on the left, what it counts on the right."""
+    """Write a row's name above its bar on the left, what it counts on the right; a long name is set smaller."""
     at = axes.get_yaxis_transform()
-    axes.text(0, y, left, fontsize=8.5, va="center", fontweight="bold", transform=at)
-    axes.text(1, y, right, fontsize=8, va="center", ha="right", color=ink, transform=at)
+    name = axes.text(0, y, left, fontsize=8.5, va="center", fontweight="bold", transform=at)
+    count = axes.text(1, y, right, fontsize=8, va="center", ha="right", color=ink, transform=at)
+    if _size(name)[0] + _size(count)[0] > width_in() - 4 * _EDGE:
+        name.set(fontsize=7, fontweight="normal")
 
 
 def segment(axes: Axes, y: float, left: float, width: float, height: float, colour: str, hatch: str) -> Any:

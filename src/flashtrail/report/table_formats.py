@@ -32,7 +32,7 @@ _LONGEST = 28  # characters of a column that is not set as paragraphs
 
 def text(cell: Any) -> str:
     """Return a cell as plain text on one line: no tags, no marks that only repeat a word, no special spaces."""
-    shown = _TAG.sub("", _BREAK.sub("; ", page.html(cell)))
+    shown = _TAG.sub("", _BREAK.sub("; ", page.html(cell).replace("<small>", ": ")))
     return " ".join(html.unescape(shown).translate(_MARKS).split())
 
 
