@@ -108,6 +108,32 @@ def test_an_edited_manifest_is_found(base: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        (("dims", "vision"), None, "dims.vision must be a mapping, not NoneType"),
+        (("dims", "prefix"), 3, "dims.prefix must be a mapping, not int"),
+        (("dims", "action_dim"), "x", "dims.action_dim must be a positive integer, not 'x'"),
+        (("dims", "vision", "patch"), "x", "dims.vision.patch must be a positive integer, not 'x'"),
+        (("dims", "vision", "stem"), {"layers": 3}, "dims.vision.stem.layers must be a list of layers"),
+        (("dtype",), None, "dtype must be one of float32, bfloat16"),
+        (("dtype",), ["float32"], "dtype must be one of float32, bfloat16"),
+    ],
+)
+def test_dims_that_cannot_be_are_one_line(base: Path, tmp_path: Path, key: Any, value: Any, said: str) -> None:
+    manifest = json.loads((base / "manifest.json").read_text())
+    *outer, last = key
+    part = manifest
+    for name in outer:
+        part = part[name]
+    part[last] = value
+    manifest["digest"] = artifact.artifact_digest(manifest["files"], manifest["dims"])  # as a stranger writes it
+    (base / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError) as caught:
+        artifact.take_artifact(base, tmp_path / "out")
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"files": None}, "files: expected a mapping, not nothing"),

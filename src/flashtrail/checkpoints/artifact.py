@@ -25,6 +25,8 @@ from flashtrail.base import documents, provenance
 from flashtrail.base.errors import UserError, nearest
 from flashtrail.checkpoints import convert, facts, layouts, orbax
 from flashtrail.policies import registry
+from flashtrail.policies.pi0.dims import DraftDims, Pi0Dims
+from flashtrail.policies.pi0.errors import ArtifactError
 
 FORMAT, VERSION = "flashtrail-artifact", 1
 MODEL, NORM_STATS, TOKENIZER, MANIFEST = "model.safetensors", "norm_stats.json", "tokenizer.model", "manifest.json"
@@ -398,8 +400,13 @@ def _check_header(path: Path, manifest: Mapping[str, Any]) -> None:
     if path.name not in manifest["files"]:
         raise UserError(f"{path.parent / MANIFEST} does not list {path.name}: convert the checkpoint again")
     header, dims = read_header(path), manifest["dims"]
+    try:
+        (Pi0Dims if manifest["kind"] == "base" else DraftDims).from_dict(dims)
+        code = DTYPES[manifest["dtype"]][0]
+    except (ArtifactError, KeyError, TypeError) as error:
+        what = error if isinstance(error, ArtifactError) else f"dtype must be one of {', '.join(DTYPES)}"
+        raise UserError(f"{path.parent / MANIFEST}: {what}") from None
     shapes = layouts.base_shapes(dims) if manifest["kind"] == "base" else layouts.draft_shapes(dims)
-    code = DTYPES[manifest["dtype"]][0]
     for name in sorted(set(shapes) ^ set(header)):
         raise UserError(f"{path}: tensor {name} is {'missing' if name in shapes else 'not one of this model'}")
     for name, shape in shapes.items():

@@ -25,7 +25,8 @@ def _build(cls: type[T], values: Any, where: str) -> T:
     if missing := sorted(required - set(values)):
         raise ArtifactError(f"{where} lacks {missing}; convert the checkpoint again")
     for name, value in values.items():
-        if fields[name].type == "int" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        count = fields[name].type == "int" or (fields[name].type == "int | None" and value is not None)
+        if count and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise ArtifactError(f"{where}.{name} must be a positive integer, not {value!r}")
     return cls(**values)
 
@@ -52,6 +53,8 @@ class Stem:
         stem = _build(cls, values, "dims.vision.stem")
         if stem.act != "relu":
             raise ArtifactError(f"dims.vision.stem.act {stem.act!r} is not known; only 'relu' is")
+        if not isinstance(stem.layers, list | tuple):
+            raise ArtifactError("dims.vision.stem.layers must be a list of layers; convert the checkpoint again")
         layers = tuple(
             layer if isinstance(layer, StemLayer) else _build(StemLayer, layer, f"dims.vision.stem.layers[{i}]")
             for i, layer in enumerate(stem.layers)
@@ -140,14 +143,11 @@ class Pi0Dims:
         if not isinstance(values, dict):
             raise ArtifactError("dims must be a mapping; convert the checkpoint again")
         parts = dict(values)
-        if isinstance(vision := parts.get("vision"), dict):
-            vision = dict(vision)
-            if isinstance(vision.get("stem"), dict):
-                vision["stem"] = Stem.from_dict(vision["stem"])
-            parts["vision"] = _build(VisionDims, vision, "dims.vision")
-        for name in ("prefix", "expert"):
-            if isinstance(parts.get(name), dict):
-                parts[name] = _build(GemmaDims, parts[name], f"dims.{name}")
+        if isinstance(vision := parts.get("vision"), dict) and vision.get("stem") is not None:
+            parts["vision"] = {**vision, "stem": Stem.from_dict(vision["stem"])}
+        for name, cls_of_part in (("vision", VisionDims), ("prefix", GemmaDims), ("expert", GemmaDims)):
+            if name in parts:
+                parts[name] = _build(cls_of_part, parts[name], f"dims.{name}")
         return _build(cls, parts, "dims")
 
     def to_dict(self) -> dict[str, Any]:
