@@ -1,14 +1,13 @@
 // Which arms and tasks the tables of a report show: chosen with buttons, kept in the fragment as #arm=...&arm=...&task=....
 // A row is of the arm whose key stands in its cell under Arm (Remedy, Reference); a column is of the task that its head
-// names. Nothing is hidden before its reader chooses, and what is hidden is said, also on paper.
+// names; a row without a key, such as a control's, always stays. Nothing is hidden before its reader chooses, and what is hidden is said, also on paper.
 {
   const of_arm = ["Arm", "Remedy"];
-  const key_of = cell => (cell.querySelector("code") || cell).textContent.trim();
   const rows = [], columns = [];
   for (const table of document.querySelectorAll(".table table")) {
     for (const row of table.tBodies[0].rows) {
-      const cell = [...row.cells].find(one => of_arm.includes(one.dataset.head));
-      if (cell) rows.push([row, key_of(cell), [...row.cells].find(one => one.dataset.head === "Task")?.textContent.trim()]);
+      const key = [...row.cells].find(one => of_arm.includes(one.dataset.head))?.querySelector("code");
+      if (key) rows.push([row, key.textContent.trim(), [...row.cells].find(one => one.dataset.head === "Task")?.textContent.trim()]);
     }
     [...table.tHead.rows[0].cells].forEach((head, place) => {
       const task = /^Task (\d+)/.exec(head.textContent.trim());
@@ -64,8 +63,9 @@
       bar.classList.toggle("on", some);
       said.textContent = some ? `The tables show ${words.filter(word => word).join(", ")}; sums and figures are of all.`
         : "The tables show every arm and task: choose some.";
-      pages.href = `episodes/index.html#${new URLSearchParams(arm.length === 2 ? { a: arm[0], b: arm[1] }
-        : [...(arm.length ? [["arm", arm[0]]] : []), ...(task.length ? [["task", task[0]]] : [])])}`;
+      pages.href = `episodes/index.html#${new URLSearchParams([
+        ...(arm.length === 2 ? [["a", arm[0]], ["b", arm[1]]] : arm.map(name => ["arm", name])),
+        ...task.map(name => ["task", name])])}`;
       pages.hidden = arm.length > 2 || task.length > 1 || !some;
     }
     bar.addEventListener("click", event => {
