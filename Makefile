@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup report settle drills checkup screenshot bundle audit-crate unlock clean-results clean-env \
+.PHONY: help setup report watch settle drills checkup screenshot bundle audit-crate unlock clean-results clean-env \
 	test lint check conformance fuzz check-envs lock nano \
 	fidelity verify-success bench-engine bench-gpu gpu-day kernels-compile bench-server bench-rollouts bench-dag bench-evidence bench-convert
 override NO := 0 no false off
@@ -34,16 +34,23 @@ setup: ## make .venv from the pins of envs/*.yaml; install OSMesa when root
 
 report: setup ## run the whole workflow on this machine and write reports/final.html; FULL=1: 183 episodes in place of 69
 	@$(BIN)/snakemake --profile $(PROFILE) reports/final.html
+	@$(BIN)/python -m flashtrail reports
+
+watch: setup ## a run in a browser on this machine, as it comes: RUN=directory of another run, PORT=8765 for a fixed address
+	@$(BIN)/python -m flashtrail watch --port "$(or $(PORT),0)" -- "$(or $(RUN),.)"
 
 settle: setup ## the next episodes to the claims nearest to a decision, until all have ended: BUDGET=60m, or 40 episodes
 	@$(BIN)/python -m flashtrail settle --profile $(PROFILE) -- "$(BUDGET)"
+	@$(BIN)/python -m flashtrail reports
 
 drills: setup ## silent failures on demand, and which predicate tells them apart: reports/drills.html
 	@$(BIN)/snakemake --profile $(PROFILE) reports/drills.html
+	@$(BIN)/python -m flashtrail reports
 
 checkup: setup ## one task at its 50 init states against the policy's published success: reports/checkup.html (4-20 min)
 	@$(BIN)/snakemake --profile $(PROFILE) reports/checkup.html
 	@$(BIN)/python -m flashtrail.claims.checkup results/checkup/checkup.json
+	@$(BIN)/python -m flashtrail reports
 
 screenshot: setup ## open the report and its episodes in Chromium, say what is wrong, leave reports/final.png (2 min)
 	@$(BIN)/python tools/browser.py reports

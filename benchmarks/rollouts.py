@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from dag import spread
 
 from flashtrail.base import commands, provenance
 from flashtrail.experiment import shard as specs
@@ -188,8 +189,8 @@ def summary(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     steps = {way: [r["steps"] / r["span_s"] for r in records if r["way"] == way] for way in WAYS}
     paces = {
         way: {
-            "episodes_per_min": _spread([60 * p for (w, *_), p in pace.items() if w == way]),
-            "env_steps_per_s": _spread(steps[way]),
+            "episodes_per_min": spread([60 * p for (w, *_), p in pace.items() if w == way]),
+            "env_steps_per_s": spread(steps[way]),
         }
         for way in WAYS
     }
@@ -198,17 +199,8 @@ def summary(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         scale = 0.5 if "twice" in name else 1.0
         values = [scale * p / pace[below, *rest] for (way, *rest), p in pace.items() if way == above]
         met = None if target is None else statistics.median(values) >= target
-        ratios[name] = {**_spread(values), "target": target, "met": met}
+        ratios[name] = {**spread(values), "target": target, "met": met}
     return {"paces": paces, "ratios": ratios}
-
-
-def _spread(values: Sequence[float]) -> dict[str, Any]:
-    return {
-        "median": statistics.median(values),
-        "lowest": min(values),
-        "highest": max(values),
-        "n": len(values),
-    }
 
 
 def table(found: dict[str, Any]) -> str:

@@ -89,10 +89,11 @@ rule diagnose_drills:
 
 
 rule index_drill_episodes:
-    """List every start with its end in the clean run and in every drill."""
+    """Show every episode by arm, and every start with its end in the clean run and in every drill."""
     input:
         episodes=[f"results/tables/{arm}/episodes.parquet" for arm in DRILL_ARMS],
         rounds=[f"results/tables/{arm}/rounds.parquet" for arm in DRILL_ARMS],
+        sheets=sheet_files(DRILL_ARMS),
     output:
         **reported({"page_index": "reports/episodes/drills.html"}, "index", "Drills"),
     log:

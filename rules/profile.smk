@@ -28,6 +28,7 @@ rule record_observations:
     params:
         arm=profiled_arm,
         tasks=EXPERIMENT.task_ids,
+        shard=lambda w: code_digest("roll_out_shard.py", *shard_modules(w.policy)),  # shares simulators and server
         code=lambda w: code_digest("record_observations.py", *shard_modules(w.policy)),
     priority: 1  # one core for long: beside the shards, before what is alone on the device
     threads: 1

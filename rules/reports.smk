@@ -37,10 +37,11 @@ rule write_episode_pages:
 
 
 rule index_episodes:
-    """List every start with its end in every arm."""
+    """Show every episode by arm, and every start with its end in every arm."""
     input:
         episodes=[f"results/tables/{file_name(arm)}/episodes.parquet" for arm in EXPERIMENT.arms],
         rounds=[f"results/tables/{file_name(arm)}/rounds.parquet" for arm in EXPERIMENT.arms],
+        sheets=sheet_files(EXPERIMENT.arms),
     output:
         **reported({"page_index": "reports/episodes/index.html"}, "index", "Reports"),
     log:

@@ -14,7 +14,7 @@
 
 
 rule roll_out_shard:
-    """Start the policy server in the model environment, run simulators against it, record every step."""
+    """Run simulators against a policy server of the model environment, record every step."""
     input:
         unpack(needs_of_arm),
     output:

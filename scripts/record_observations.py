@@ -1,30 +1,31 @@
-"""Run a few episodes of each task and keep what the policy saw (rule record_observations)."""
+"""Roll out a few episodes of each task and keep what the policy saw (rule record_observations)."""
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
+import tempfile
+from pathlib import Path
 
 from flashtrail.base.jobs import Job, run
-from flashtrail.rollouts import observing, recordings
-from flashtrail.serving.handles import server_command
-from flashtrail.serving.launch import PolicyServerProcess, free_port
+from flashtrail.experiment import shard as specs
+from flashtrail.rollouts import recordings
+from flashtrail.rollouts.lending import Lender
+from flashtrail.rollouts.servers import Server
+from flashtrail.rollouts.shard import roll_out_shard
+from flashtrail.rollouts.spec import shard_spec
 
 
 def main(job: Job) -> None:
-    """Start the server, run the episodes task by task, write one .npz."""
-    arm, port = job.params["arm"], free_port()
-    command = server_command(job.input, arm["engine"], arm["flash"], port)
+    """Run each task's episodes as a shard, all against one server; write one .npz and drop the tables."""
+    arm, code = job.params["arm"], job.params["shard"]["digest"]
     log = job.directory("observations") / "server.log"
+    shards = [shard_spec(arm, task, job.input, code) for task in job.params["tasks"]]
+    lender = None if arm["engine"]["device"] == "cuda" else Lender(print, lambda pid: None)
     recorded = []
-    # A simulator after another one in the same process renders other pictures: a process for each task.
-    fresh = multiprocessing.get_context("spawn")
-    with (
-        PolicyServerProcess(command, log, port, arm["rollout"]["server_ready_timeout_s"]) as server,
-        ProcessPoolExecutor(1, mp_context=fresh, max_tasks_per_child=1) as processes,
-    ):
-        for task in job.params["tasks"]:
-            seen, lines = processes.submit(observing.of_task, arm, task, server.url).result()
-            print(*lines, sep="\n", flush=True)
-            recorded += seen
+    with Server(shards[0], log, 1, lender) as server, tempfile.TemporaryDirectory(prefix="flashtrail-") as place:
+        for shard in shards:
+            told = shard.model_copy(update={"server": specs.Server(url=server.url)})
+            seen = Path(place, f"task_{shard.task_id}")
+            roll_out_shard(told, seen, observations=seen).check()
+            for file in sorted(seen.glob("init_*.npz")):
+                recorded += recordings.load(file)
     recordings.save(recorded, job.output["observations"])
 
 

@@ -10,7 +10,7 @@ import pytest
 from flashtrail import cli
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "evidence.md"
-COMMANDS = ("audit", "bundle", "cite", "explain", "figure", "import-run", "report-run", "summary", "table")
+COMMANDS = ("audit", "bundle", "cite", "explain", "figure", "import-run", "report-run", "reports", "summary", "table")
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 
 

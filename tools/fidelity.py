@@ -18,11 +18,12 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import forks
 import numpy as np
 
 from flashtrail.base import commands, provenance
@@ -209,21 +210,19 @@ def check(
     the end of its log where a process fails.
     """
     first, second = init_states
-    rows = []
+    client, ours = list[Run](), list[Run]()
     for scene in scenes:
+        alone = [(first,), (second,)] if scene == "episode" else [tuple(range(max(init_states) + 1))]
         for task in tasks:
-            ours = [Run("ours", scene, task, order, steps) for order in ((first, second), (second, first))]
-            if scene == "episode":
-                client = [Run("client", scene, task, (one,), steps) for one in (first, second)]
-            else:
-                client = [Run("client", scene, task, tuple(range(max(init_states) + 1)), steps)]
-            with ThreadPoolExecutor(processes) as pool:
-                traces = dict(zip([*client, *ours], pool.map(_in_process, [*client, *ours]), strict=True))
-            expected = {k: trace for run in client for k, trace in traces[run].items()}
-            for run in ours:
-                for after, one in zip((None, *run.init_states), run.init_states, strict=False):
-                    rows.append(_row(run, one, after, traces[run][one], expected[one]))
-    return rows
+            client += [Run("client", scene, task, order, steps) for order in alone]
+            ours += [Run("ours", scene, task, order, steps) for order in ((first, second), (second, first))]
+    traces = _in_processes([*client, *ours], processes)
+    expected = {(run.scene_seed, run.task_id, one): trace for run in client for one, trace in traces[run].items()}
+    return [
+        _row(run, one, after, traces[run][one], expected[run.scene_seed, run.task_id, one])
+        for run in ours
+        for after, one in zip((None, *run.init_states), run.init_states, strict=False)
+    ]
 
 
 def _row(run: Run, init_state: int, after: int | None, found: Any, expected: Any) -> Row:
@@ -238,21 +237,26 @@ def _row(run: Run, init_state: int, after: int | None, found: Any, expected: Any
     return Row(run.task_id, run.scene_seed, init_state, after, *counts, not difference, difference)
 
 
-def _in_process(run: Run) -> dict[int, Any]:
+def _in_processes(runs: Sequence[Run], at_once: int) -> dict[Run, dict[int, Any]]:
     source = str(Path(__file__).resolve().parents[1] / "src")
     path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH", "")]))
     with tempfile.TemporaryDirectory() as directory:
-        answer = Path(directory) / "trace.json"
+        told = json.dumps([asdict(run) for run in runs])
         done = subprocess.run(
-            [sys.executable, __file__, "--play", json.dumps(asdict(run)), str(answer)],
+            [sys.executable, __file__, "--processes", str(at_once), "--play", told, directory],
             env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
             capture_output=True,
             encoding="utf-8",
             errors="replace",
         )
         if done.returncode:
-            raise RuntimeError(f"{run}: exit code {done.returncode}: {done.stderr[-2000:]}")
-        return {int(key): trace for key, trace in provenance.json_load(answer).items()}
+            raise RuntimeError(f"exit code {done.returncode}: {done.stderr[-2000:]}")
+        traces = [provenance.json_load(Path(directory) / f"{number}.json") for number in range(len(runs))]
+    return {run: {int(key): trace for key, trace in found.items()} for run, found in zip(runs, traces, strict=True)}
+
+
+def _play(run: Run, answer: Path) -> None:
+    provenance.json_dump(play_as_client(run) if run.loop == "client" else play_as_we_do(run), answer)
 
 
 def table(rows: Iterable[Row]) -> str:
@@ -274,13 +278,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/fidelity.json"))
-    parser.add_argument("--play", nargs=2, metavar=("RUN", "FILE"), help=argparse.SUPPRESS)
+    parser.add_argument("--play", nargs=2, metavar=("RUNS", "DIRECTORY"), help=argparse.SUPPRESS)
     given = parser.parse_args(argv)
     if given.play:
-        told = json.loads(given.play[0])
-        run = Run(**told | {"init_states": tuple(told["init_states"])})
-        traces = play_as_client(run) if run.loop == "client" else play_as_we_do(run)
-        provenance.json_dump(traces, given.play[1])
+        runs = [Run(**told | {"init_states": tuple(told["init_states"])}) for told in json.loads(given.play[0])]
+        answers = (Path(given.play[1]) / f"{number}.json" for number in range(len(runs)))
+        forks.run([partial(_play, run, answer) for run, answer in zip(runs, answers, strict=True)], given.processes)
         return 0
     rows = check(given.tasks, given.init_states, given.steps, processes=given.processes)
     print(table(rows))

@@ -31,11 +31,16 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "read an official client's run, or CSVs, into our tables",
         "flashtrail.imports.command:Import",
     ),
+    "reports": (
+        "one page over all reports of a directory and their sources' claims",
+        "flashtrail.report.reports_index",
+    ),
     "report-run": ("report on imported runs", "flashtrail.report.command:Report"),
     "ledger": ("which of the experiment's episodes are there, by arm and task", "flashtrail.experiment.ledger"),
     "settle": ("give the next episodes to the claims nearest to a decision", "flashtrail.claims.settling"),
     "summary": ("a run on one page: verdict, figure, claims, what is not claimed", "flashtrail.record.summary:Summary"),
     "table": ("a table of a report as LaTeX, Markdown or CSV", "flashtrail.record.papers:Table"),
+    "watch": ("show a run under way in a browser on this machine", "flashtrail.report.watch"),
     "serve": ("serve a policy on the official websocket protocol", "flashtrail.serving.command"),
 }
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from flashtrail.base import provenance
 from flashtrail.claims import published, summaries, verdicts
-from flashtrail.report import episode_pages, rendering
+from flashtrail.report import episode_browser, episode_pages, rendering
 from flashtrail.tables import merge, schemas
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -256,7 +256,8 @@ def write_reports(root: Path, arms: list[str], chapters: list[str], episodes: in
         files = {name: root / "tables" / arm / f"{name}.parquet" for name in schemas.SCHEMAS}
         sheets = sorted((root / "rollouts" / arm).glob("task_*/sheets.parquet"))
         episode_pages.write_arm(directory / "episodes" / arm, files, sheets)
-    episode_pages.write_index(directory / "episodes" / "index.html", found, arms)
+    sheets = sorted((root / "rollouts").glob("*/task_*/sheets.parquet"))
+    episode_browser.write_index(directory / "episodes" / "index.html", found, arms, sheets=sheets)
     provenance.json_dump(CONTROL, root / "control.json")
     found |= {"claims": str(judged), "control": str(root / "control.json"), "published": str(published.DEFAULT)}
     found |= {"page_index": "reports/episodes/index.html"}

@@ -15,6 +15,7 @@ from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.claims import claims, published, verdicts
 from flashtrail.claims.campaign import Campaign
+from flashtrail.drills import predicates
 from flashtrail.report import claims_chapter, comparison, page
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -153,6 +154,25 @@ def test_every_figure_stands_where_the_table_says(sections):
             if not place.startswith("results/"):
                 pattern = rf"(?<![\w.+/-]){re.escape(said.value)}(?![\d/]|\.\d)"
                 assert re.search(pattern, sections[place]), (said.figure, said.value, place)
+
+
+SEEDS = {"lift": "001", "fluid": "002", "deployment": "003", "exercise": "004"}
+
+
+def test_further_documents_are_quoted_word_by_word(shared):
+    further = published.load(published.DEFAULT.with_name("documents.yaml"))
+    assert set(further.sources) == set(SEEDS)
+    for said in further.said:
+        (path,) = shared.glob(f"seeds/{SEEDS[said.source]}*.txt")
+        text = " ".join(path.read_text().replace("\t", " ").split())
+        assert said.value in text, said.value
+
+
+def test_what_tries_a_further_claim_is_there_or_a_reason_is():
+    further = published.load(published.DEFAULT.with_name("documents.yaml"))
+    for said in further.said:
+        assert bool(said.untested) != bool(said.used_by), said.figure
+        assert set(said.used_by) <= {"checkup", *(f"drills/{name}" for name in predicates.NAMES)}, said.figure
 
 
 def test_claims_have_the_matrix_words(sections):

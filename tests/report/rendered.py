@@ -6,7 +6,9 @@ For tests. Knows HTML only: neither tables nor how a page was made.
 from __future__ import annotations
 
 import re
+from html import escape
 from pathlib import Path
+from urllib.parse import parse_qs
 
 from bs4 import BeautifulSoup, NavigableString
 from bs4.element import Comment
@@ -46,6 +48,16 @@ def marked(page: str | Path) -> list[tuple[str, str]]:
     """Return every k/n that is marked as of no episode, with the mark."""
     found = ((piece, _mark(piece)) for piece in texts(page))
     return [(count, mark["data-behind"]) for piece, mark in found if mark for count in COUNT.findall(piece)]
+
+
+def answers(page: str | Path, fragment: str) -> bool:
+    """Whether a page has what a link's fragment asks of it: an anchor, or the arms that are to be chosen there."""
+    text = Path(page).read_text(encoding="utf-8")
+    if "=" not in fragment:
+        return not fragment or f'id="{fragment}"' in text
+    chosen = parse_qs(fragment)
+    arms = [arm for key in ("arm", "a", "b") for arm in chosen.get(key, ())]
+    return bool(chosen) and all(f'data-arm="{escape(arm)}"' in text for arm in arms)
 
 
 def _link(piece: NavigableString):

@@ -50,7 +50,7 @@ class Run:
         record = self.records[shard]
         for outcome in outcomes:
             name = NAMES[len(progress.read(shard.directory)["outcomes"])]
-            record.add(name, outcome, seconds, 75)
+            record.add(name, outcome, seconds, 75, 12)
 
     def finish(self, number: int) -> None:
         shard = self.shards[number]
@@ -83,7 +83,7 @@ def test_the_lines_of_a_run(tmp_path):
     run.finish(0)
     assert look(150) == [], "an arm with an episode that could not be run is not complete"
     run.play(1, "horizon")
-    run.records[run.shards[1]].add(NAMES[1], "success", 10.0, 70)
+    run.records[run.shards[1]].add(NAMES[1], "success", 10.0, 70, 12)
     run.finish(1)
     run.begin(2)
     (line,) = look(155)

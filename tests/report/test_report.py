@@ -167,7 +167,10 @@ def test_final_renders_on_simulated_tables(campaign, tmp_path):
     rendering.render(source, tmp_path / "final.ipynb", tmp_path / "final.html", campaign)
     text = (tmp_path / "final.html").read_text()
     assert rendering.external_references(text) == [] and "mathjax" not in text.lower() and "require.js" not in text
-    assert re.findall(r"<script[^>]*>", text) == ["<script>"] and layout.SCRIPT in text
+    assert (
+        re.findall(r"<script[^>]*>", text) == ["<script>"]
+        and (Path(layout.__file__).parent / "static/report.js").read_text() in text
+    )
     assert "Simulated data" in text and text.count("<figure>") == 8
     assert "Too few episodes to conclude" in text and "WristHealthGuard" in text
     assert len(text) < 5e6

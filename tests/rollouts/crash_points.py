@@ -297,7 +297,7 @@ def ended(child: int, reading: int, writing: int) -> dict[str, Any]:
 def _live(out: Path, faults: Faults | None, broken: bool, told: Any) -> None:
     """Never returns: the life of the fork."""
     InProcess.broken, InProcess.faults = broken, faults
-    shard.SimulatorProcess, shard.wait_any, shard._Server = InProcess, lambda *_: None, NoServer
+    shard.SimulatorProcess, shard.wait_any, shard.Server = InProcess, lambda *_: None, NoServer
     machine.Watch._own = lambda *_: 0.0  # it reads what /proc has of every process, four times a life
     record = shard.Recorder.record
 

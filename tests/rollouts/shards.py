@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import time
 from pathlib import Path
 
 from flashtrail.experiment.shard import ShardSpec
-from flashtrail.rollouts.shard import default_parts_dir
+from flashtrail.rollouts.shard import default_parts_dir, roll_out_shard
 from flashtrail.tables import schemas
 
 HERE = Path(__file__).parent
@@ -56,6 +57,36 @@ def start(out: Path, told: ShardSpec, worker=WORKER) -> subprocess.Popen:
     )
     command = [sys.executable, "-c", code, told.model_dump_json(), str(out), json.dumps(list(worker))]
     return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+
+def roll_out(told: ShardSpec, out: Path, worker=WORKER, **more) -> str:
+    """Roll out a shard here; return what it said."""
+    log = io.StringIO()
+    roll_out_shard(told, out, log=log, worker_command=worker, **more)
+    return log.getvalue()
+
+
+def children(pid: int) -> dict[int, str]:
+    """Processes whose parent this is, zombies left out, with their command lines."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+            if int(parent) == pid and state != "Z":
+                found[int(stat.parent.name)] = stat.with_name("cmdline").read_text().replace("\0", " ")
+        except OSError:
+            continue
+    return found
+
+
+def simulators(keeper: int) -> list[int]:
+    """The simulator processes of a keeper."""
+    return sorted(pid for pid, command in children(keeper).items() if "--kept" in command)
+
+
+def servers(keeper: int) -> list[int]:
+    """The policy servers of a keeper."""
+    return sorted(children(keeper).keys() - simulators(keeper))
 
 
 def parts(out: Path) -> list[str]:

@@ -75,7 +75,7 @@ class StubSimulator:
 
 
 if __name__ == "__main__":
-    kept = sys.argv[-2] == lending.KEPT
+    kept = sys.argv[-2] == lending.KEPT[0]
     descriptor, mode, file = int(sys.argv[-1]), *(sys.argv[1 : -2 if kept else -1] or ["", "."])
     if mode == "blind":
 

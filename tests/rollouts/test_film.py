@@ -10,10 +10,13 @@ import pytest
 from PIL import Image
 from rollouts.scripted import DRAFT, Reply
 
+from flashtrail.base.errors import UserError
 from flashtrail.rollouts.episode import Query
-from flashtrail.rollouts.film import SHEET_FRAMES, STRIP, Film
+from flashtrail.rollouts.film import Film
 from flashtrail.rollouts.guards import GuardRecord
-from flashtrail.simulators.observation import Observation
+from flashtrail.simulators.observation import POLICY_PIXELS, Observation
+from flashtrail.tables import pictures
+from flashtrail.tables.pictures import SHEET_FRAMES, STRIP
 
 GREY = np.full((224, 224, 3), 90, np.uint8)
 SEEN = Observation(GREY, GREY, np.zeros(8), "do it")
@@ -61,3 +64,26 @@ def test_a_sheet_shows_the_whole_episode_in_few_pictures(count, columns, rows):
     last = min(count, SHEET_FRAMES) - 1
     shades = [sheet[i // columns * 128 + 90, i % columns * 224 + 50].mean() for i in (0, last)]
     assert shades == pytest.approx([20, 20 + 5 * (count - 1)], abs=4)
+
+
+def test_a_frame_is_laid_out_as_its_readers_take_it_to_be():
+    assert POLICY_PIXELS == pictures.PIXELS and (POLICY_PIXELS + STRIP) % 16 == 0
+
+
+def test_what_was_sent_lies_beside_the_film_and_a_short_chunk_ends_in_nothing(tmp_path):
+    film = Film(tmp_path / "x.mp4")
+    for query, length in enumerate((50, 12)):
+        state = np.arange(8.0) + query
+        reply = Reply(np.full((length, 7), 0.25 * query), 9, DRAFT)
+        film.add(dataclasses.replace(asked(query, given=dataclasses.replace(SEEN, state=state)), reply=reply))
+    film.write()
+    sent = pictures.read_sent(tmp_path / "x.npz")
+    assert sent.prompts == ["do it", "do it"] and sent.states[1].tolist() == list(range(1, 9))
+    assert (sent.chunks[1, :12] == 0.25).all() and np.isnan(sent.chunks[1, 12:]).all() and (sent.chunks[0] == 0).all()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x05\x06" + bytes(18), b"a film"])
+def test_what_is_not_that_is_one_line(tmp_path, content):
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.npz: not what a policy was sent"):
+        pictures.read_sent(tmp_path / "x.npz")

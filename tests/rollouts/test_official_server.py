@@ -17,7 +17,7 @@ from serving.in_process import running
 
 from flashtrail.base.errors import UserError
 from flashtrail.experiment.shard import Server, ShardSpec
-from flashtrail.rollouts import shard, worker
+from flashtrail.rollouts import servers, worker
 from flashtrail.rollouts.shard import roll_out_shard
 from flashtrail.serving import client
 from flashtrail.serving.client import PolicyClient, ServerUnavailable, healthy
@@ -126,7 +126,7 @@ def test_a_server_for_something_else_stops_the_shard_with_one_line(tmp_path, mod
 
 def test_one_that_goes_away_for_good_stops_the_shard_and_costs_no_episode(tmp_path, monkeypatch):
     """And not each of the others a minute of waiting."""
-    monkeypatch.setattr(shard, "_AWAY_S", 1.0)
+    monkeypatch.setattr(servers, "_AWAY_S", 1.0)
     with (
         official("die", 5) as url,
         pytest.raises(UserError, match=r"no policy server at .* finished episodes are kept"),

@@ -13,6 +13,7 @@ from rollouts.shards import HERE, WORKER, parts, spec, start, wait_until
 from flashtrail.experiment import outlook, progress
 from flashtrail.experiment.outlook import Shard
 from flashtrail.rollouts.shard import roll_out_shard
+from flashtrail.tables import schemas
 
 NAMES = [f"init_{n:03d}_repeat_0" for n in range(3)]
 
@@ -23,6 +24,11 @@ def _package_on_path(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])))
 
 
+def rows(directory) -> list[dict]:
+    table = schemas.read_table(directory / "episodes.parquet", schemas.EPISODES).to_pylist()
+    return [row | {"name": f"init_{row['init_state']:03d}_repeat_{row['repeat']}"} for row in table]
+
+
 def test_a_shard_says_after_each_episode_what_is_there(tmp_path):
     process = start(tmp_path, spec())
     wait_until(lambda: len(progress.read(tmp_path).get("outcomes", {})) >= 1)
@@ -30,7 +36,8 @@ def test_a_shard_says_after_each_episode_what_is_there(tmp_path):
     process.wait()
     said, asked = progress.read(tmp_path), Shard("clean", 2, tmp_path, tuple(NAMES))
     assert said["expected"] == NAMES and set(said["outcomes"]) <= set(parts(tmp_path))
-    assert set(said["outcomes"]) == set(said["wall_s"]) == set(said["steps"])
+    assert set(said["outcomes"]) == set(said["wall_s"]) == set(said["steps"]) == set(said["ended_at"])
+    assert (tmp_path / "parts" / said["spec_digest"] / NAMES[0]).is_dir()
     assert outlook.state(asked, finished=False).n == len(said["outcomes"]) and not outlook.state(asked, True).n
 
     roll_out_shard(spec(), tmp_path, log=io.StringIO(), worker_command=WORKER)
@@ -40,6 +47,11 @@ def test_a_shard_says_after_each_episode_what_is_there(tmp_path):
     assert all(done["wall_s"][name] == seconds for name, seconds in kept), "an episode that was kept is not timed again"
     state = outlook.state(asked, finished=True)
     assert (state.k, state.n, len(state.seconds)) == (1, 3, 3)
+    ends = [state.ended[name].at for name in NAMES]
+    assert ends == sorted(ends) and state.spec_digest == ledger["spec_digest"]
+    assert {name: end.rounds for name, end in state.ended.items()} == {
+        row["name"]: row["rounds"] for row in rows(tmp_path)
+    }
 
 
 def test_what_cannot_be_read_is_as_if_it_were_not_there(tmp_path):

@@ -19,10 +19,10 @@ from rollouts.shards import HERE, SERVER, WORKER, parts, rows, servers_of, spec,
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.experiment.shard import Server
-from flashtrail.rollouts import recorder, shard
+from flashtrail.rollouts import recorder, servers
 from flashtrail.rollouts.shard import default_parts_dir, roll_out_shard
 from flashtrail.serving.launch import PolicyServerProcess, ServerError, free_port
-from flashtrail.tables import schemas
+from flashtrail.tables import pictures, schemas
 
 
 @pytest.fixture(autouse=True)
@@ -113,11 +113,11 @@ def test_the_server_is_told_how_many_simulators_there_will_be(monkeypatch, tmp_p
         started.append(command)
         raise UserError("that is all")
 
-    monkeypatch.setattr(shard, "PolicyServerProcess", start)
+    monkeypatch.setattr(servers, "BorrowedServer", start)
     told = spec(server=["serve", "--port={port}", "--max-batch", "{simulators}"], simulators=simulators)
     with pytest.raises(UserError, match="that is all"):
         roll_out_shard(told, tmp_path, log=io.StringIO(), worker_command=WORKER)
-    assert started[0][1].removeprefix("--port=").isdecimal() and started[0][2:] == ["--max-batch", sessions]
+    assert started == [["serve", "--port={port}", "--max-batch", sessions]]
 
 
 def test_a_shard_against_a_server_that_runs_already(undisturbed, tmp_path):
@@ -219,9 +219,9 @@ def test_each_restart_waits_longer_and_they_end(monkeypatch, tmp_path):
             raise UserError("the policy server is gone (signal 9)")
 
     pauses = []
-    monkeypatch.setattr(shard, "PolicyServerProcess", lambda *_: Gone())
-    monkeypatch.setattr(shard.time, "sleep", pauses.append)
-    with shard._Server(spec(server=["serve", "{port}"]), tmp_path / "log", 1) as server:
+    monkeypatch.setattr(servers, "BorrowedServer", lambda *_: Gone())
+    monkeypatch.setattr(servers.time, "sleep", pauses.append)
+    with servers.Server(spec(server=["serve", "{port}"]), tmp_path / "log", 1) as server:
         for number in (1, 2, 3):
             assert f"({number} of 3)" in server.revive()
         with pytest.raises(UserError, match="signal 9"):
@@ -291,19 +291,31 @@ def test_a_film_of_what_the_policy_saw(tmp_path):
     wrist = [np.frombuffer(f, np.uint8).reshape(256, 448, 3)[100:200, 300:400].mean() for f in frames]
     queries = [row for row in rows(tmp_path)["rounds"] if row["init_state"] == 1]
     assert len(wrist) == len(queries)
+    sent = pictures.read_sent(tmp_path / "videos/init_001_repeat_0.npz")
+    assert set(sent.prompts) == {rows(tmp_path)["episodes"][1]["task"]} and sent.states.shape == (len(queries), 8)
+    steps = [row for row in rows(tmp_path)["steps"] if row["init_state"] == 1]
+    assert [row["action"] for row in steps] == [
+        pytest.approx(sent.chunks[row["round"], row["offset_in_chunk"]], abs=1e-3) for row in steps
+    ]
+
+
+def bytes_of_films(out: Path) -> dict[str, int]:
+    """What each film takes, with what was sent beside it."""
+    names = {path.stem for path in (out / "videos").iterdir()}
+    return {name: sum(path.stat().st_size for path in (out / "videos").glob(f"{name}.*")) for name in names}
 
 
 def test_examples_keep_to_their_bytes_and_the_success_comes_first(tmp_path, monkeypatch):
     told = spec(init_states=[1, 0, 2], video="all")  # only init state 0 succeeds
     roll_out_shard(told, tmp_path / "all", log=io.StringIO(), worker_command=WORKER)
-    sizes = {path.stem: path.stat().st_size for path in (tmp_path / "all/videos").iterdir()}
+    sizes = bytes_of_films(tmp_path / "all")
     assert len(sizes) == 3
     limit = sizes["init_000_repeat_0"] + sizes["init_001_repeat_0"]
     monkeypatch.setattr(recorder, "EXAMPLES_BYTES", limit)
     roll_out_shard(
         told.model_copy(update={"video": "examples"}), tmp_path / "some", log=io.StringIO(), worker_command=WORKER
     )
-    kept = {path.stem: path.stat().st_size for path in (tmp_path / "some/videos").iterdir()}
+    kept = bytes_of_films(tmp_path / "some")
     assert set(kept) == {"init_000_repeat_0", "init_001_repeat_0"} and sum(kept.values()) <= limit
 
 

@@ -13,7 +13,7 @@ from rollouts.shards import spec
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.rollouts import taken
-from flashtrail.rollouts.recorder import SHEET, VIDEO, Recorder
+from flashtrail.rollouts.recorder import SENT, SHEET, VIDEO, Recorder
 from flashtrail.rollouts.shard import episodes_of
 from flashtrail.tables import schemas
 
@@ -34,6 +34,7 @@ def theirs(tmp_path: Path) -> Path:
         record, *_ = run([(12, FULL), (0, DRAFT), (12, FULL), (9, DRAFT)], Simulator(20 if key.init_state else None))
         own.films().joinpath("film.mp4").write_bytes(b"film")
         own.films().joinpath("film.jpg").write_bytes(b"sheet")
+        own.films().joinpath("film.npz").write_bytes(b"sent")
         own.record(key, record, own.films() / "film.mp4" if key.init_state else None)
     own.assemble(episodes_of(TWO), tmp_path / "theirs" / SHARD)
     return tmp_path / "theirs"
@@ -52,8 +53,13 @@ def test_equal_episodes_become_parts_and_say_where_they_are_from(theirs):
         "init_001_repeat_0": ("success", True),
     }
     part = ours.directory / "init_001_repeat_0"
-    assert (part / VIDEO).read_bytes() == b"film" and (part / SHEET).read_bytes() == b"sheet"
+    assert (
+        (part / VIDEO).read_bytes() == b"film"
+        and (part / SHEET).read_bytes() == b"sheet"
+        and (part / SENT).read_bytes() == b"sent"
+    )
     ours.assemble(episodes_of(TWO), theirs.parent / "out")
+    assert (theirs.parent / "out/videos/init_001_repeat_0.npz").read_bytes() == b"sent"
     for name, schema in schemas.SCHEMAS.items():
         again, before = (
             schemas.read_table(d / f"{name}.parquet", schema) for d in (theirs.parent / "out", theirs / SHARD)

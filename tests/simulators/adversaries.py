@@ -1,6 +1,6 @@
-"""Successes that the robot did not earn, in the real simulator: TASK_ID, prints a verdict per attack as JSON.
+"""Successes that the robot did not earn, in the real simulator: TASK_ID..., prints a task's verdicts as a line of JSON.
 
-A process of its own, since a process should have one simulator. Each attack writes into the simulation what no robot
+A fork for each task, since a process should have one simulator. Each attack writes into the simulation what no robot
 did; the episode ends when the simulator calls it a success.
 """
 
@@ -11,7 +11,9 @@ import os
 import sys
 import time
 from dataclasses import asdict
+from functools import partial
 
+import forks
 import goal_tasks
 import numpy as np
 
@@ -185,8 +187,12 @@ ATTACKS = {
 }
 
 
+def attack(task_id, answer):
+    arena = Arena(task_id)
+    found = {attack.__name__: attack(arena) for attack in ATTACKS[task_id]}
+    os.write(answer, json.dumps({task_id: found}).encode() + b"\n")
+
+
 if __name__ == "__main__":
     answer, _ = os.dup(1), os.dup2(2, 1)  # LIBERO prints while it loads
-    arena = Arena(int(sys.argv[1]))
-    found = {attack.__name__: attack(arena) for attack in ATTACKS[arena.key.task_id]}
-    os.write(answer, json.dumps(found).encode())
+    forks.run([partial(attack, int(task_id), answer) for task_id in sys.argv[1:]])

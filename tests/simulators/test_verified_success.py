@@ -12,6 +12,7 @@ import pytest
 
 from flashtrail.simulators import verify
 
+TASKS = [0, 1, 5, 7]
 WHY = {
     "teleported": {1: verify.NEVER_GRASPED, 5: verify.NEVER_TOUCHED},
     "placed_from_the_start": {1: verify.HELD_BEFORE},
@@ -25,16 +26,22 @@ WHY = {
 }
 
 
-@pytest.mark.simulator
-@pytest.mark.slow
-@pytest.mark.parametrize("task_id", [0, 1, 5, 7])
-def test_only_what_the_robot_did_is_verified(task_id):
+@pytest.fixture(scope="module")
+def verdicts() -> dict[int, dict]:
+    """Of each task, what came of each attack."""
     program = Path(__file__).with_name("adversaries.py")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # goal_tasks is in tools/
-    command = [sys.executable, str(program), str(task_id)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # forks, goal_tasks: in tools/
+    command = [sys.executable, str(program), *map(str, TASKS)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert not done.returncode, done.stderr[-3000:]
-    found = json.loads(done.stdout)
+    return {int(task_id): found for line in done.stdout.splitlines() for task_id, found in json.loads(line).items()}
+
+
+@pytest.mark.simulator
+@pytest.mark.slow
+@pytest.mark.parametrize("task_id", TASKS)
+def test_only_what_the_robot_did_is_verified(task_id, verdicts):
+    found = verdicts[task_id]
     print(json.dumps(found, indent=1))
     assert set(found) == {attack for attack, reasons in WHY.items() if task_id in reasons}
     for attack, seen in found.items():

@@ -149,11 +149,14 @@ def counts(output: str) -> dict[str, int]:
 
 
 def copy_checkout(target: Path) -> Checkout:
-    """Copy what the workflow needs, symlink-preserving, without results and caches."""
+    """Copy what the workflow needs, symlink-preserving, without results.
+
+    With compiled modules, which are valid beside a copy (times are preserved): they are half of a first start.
+    """
     for part in PARTS:
         source = ROOT / part
         if source.is_dir():
-            ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
+            ignore = shutil.ignore_patterns("*.egg-info", "*.pyc.*")  # the latter are just being written
             shutil.copytree(source, target / part, symlinks=True, ignore=ignore)
         else:
             target.mkdir(parents=True, exist_ok=True)

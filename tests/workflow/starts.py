@@ -9,14 +9,17 @@ nothing of checkouts.
 
 from __future__ import annotations
 
+import ast
 import gc
 import json
 import os
 import runpy
 import sys
+from pathlib import Path
 from typing import Any
 
 import dpath  # noqa: F401
+import nbformat.v4  # noqa: F401  (Snakemake imports it with the first rule that has a script)
 import smart_open  # noqa: F401  (with all its transports; Snakemake imports it with the first source file)
 import yte  # noqa: F401  (profiles are read with it)
 from docutils import core, readers, writers  # noqa: F401
@@ -27,8 +30,15 @@ from snakemake import assets, cli, profiles, storage  # noqa: F401
 
 
 def prepare() -> None:
-    """Find the plugins once; what is there before the forks is left out of their garbage collections."""
+    """Find the plugins once, and parse the package for its digests: a checkout has edited a few of its modules.
+
+    What is there before the forks is left out of their garbage collections.
+    """
     cli.get_argument_parser()
+    parse = ast.parse
+    sources = [file.read_text(encoding="utf-8") for file in (Path(__file__).parents[2] / "src").rglob("*.py")]
+    parsed = {source: parse(source) for source in sources}
+    ast.parse = lambda source, *more, **named: parsed.get(source) or parse(source, *more, **named)
     gc.collect()
     gc.freeze()
 

@@ -1,4 +1,4 @@
-"""A run of the real Snakefile keeps simulators from one shard to the next, and none when it has ended."""
+"""A run of the real Snakefile keeps simulators and servers from one shard to the next, and none when it has ended."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from pathlib import Path
 import pytest
 from workflow.test_growth import GROWN, place
 
-SAID = "a simulator of an earlier shard is at hand"
+SAID = [f"a {kind} of an earlier shard is at hand" for kind in ("simulator", "policy server")]
 
 
 @pytest.mark.slow
-def test_a_run_keeps_its_simulators_and_leaves_none(tmp_path):
-    """The smoke test's simulator is of the same task: a shard has it. The checkout lies in a path with a space."""
+def test_a_run_keeps_its_simulators_and_servers_and_leaves_none(tmp_path):
+    """The smoke test's are of the same task and settings: a shard has them. The path has a space in it."""
     checkout = place(tmp_path / "a checkout")
     targets = [f"results/tables/{arm}/episodes.parquet" for arm in ("clean", "guarded")]
     checkout.run("snakemake", "--profile", "profiles/local", "--configfile", GROWN, "--", *targets)
     logs = {log.parent.name: log.read_text() for log in (checkout.path / "results/logs/roll_out_shard").rglob("*.log")}
-    assert set(logs) == {"clean", "guarded"} and any(SAID in text for text in logs.values()), logs
-    assert not any("keeper" in text for text in logs.values()), logs
+    assert set(logs) == {"clean", "guarded"} and not any("keeper" in text for text in logs.values()), logs
+    assert all(any(said in text for text in logs.values()) for said in SAID), logs
     left = [process for process in Path("/proc").glob("[0-9]*") if _works_in(process, checkout.path)]
-    assert not left, "keeper and simulators leave with the run"
+    assert not left, "keeper, simulators and servers leave with the run"
 
 
 def _works_in(process: Path, place: Path) -> bool:

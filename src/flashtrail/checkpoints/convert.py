@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from flashtrail.base.errors import UserError
-from flashtrail.checkpoints import facts, layouts, lora
+from flashtrail.checkpoints import facts, identity, layouts, lora
 from flashtrail.checkpoints.layouts import ATTN, BLOCK, IMG, LLM
 
 IMAGE_SIZE = 224
@@ -169,8 +169,6 @@ def read_facts(source: Any) -> dict[str, Any]:
 
 # --- the draft head ---
 
-_LFS = b"version https://git-lfs"
-
 
 def read_draft_pt(pt_path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return an upstream draft file's tensors (float32, torch's out x in layout, upstream's names) and its meta.
@@ -184,7 +182,7 @@ def read_draft_pt(pt_path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
     path = Path(pt_path)
     try:
         with path.open("rb") as stream:
-            if stream.read(len(_LFS)) == _LFS:
+            if stream.read(len(identity.LFS_POINTER)) == identity.LFS_POINTER:
                 raise UserError(f"draft {path} is a Git LFS pointer, not the file itself: run git lfs pull")
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,12 +145,8 @@ def artifact_values(
     draft_dir: str | Path | None,
     inputs: Inputs,
     points: np.ndarray | None = None,
-    arrange: Callable[..., Stages] = choose,
 ) -> Values:
-    """Run the artifact through the engine's stages in float32 on the CPU; names, order, points as `source_values`.
-
-    `arrange` makes the stages that a round's answers come from, as `stages.choose` does, the default.
-    """
+    """Run the artifact through the engine's stages in float32 on the CPU; names, order, points as `source_values`."""
     w, dims, _ = weights.load_base(base_dir, "cpu", "float32")
     views, state = torch.from_numpy(inputs.views)[None], torch.from_numpy(inputs.state)[None]
     noise = torch.from_numpy(inputs.noise)[None]
@@ -184,7 +180,7 @@ def artifact_values(
     if draft_dir is not None:
         wd, ddims, _ = weights.load_draft(draft_dir, "cpu", "float32")
     # What a round answers with comes from the stages that serve, from pixels to actions.
-    serving = arrange(w, w, dims, wd, ddims)
+    serving = choose(w, w, dims, wd, ddims)
     embeddings = torch.cat([serving.encode_images(views), serving.embed_prompt(ids)], dim=1)
     cache = serving.prefill(embeddings, None)
     out["actions"] = serving.denoise(cache, state, noise)[0].numpy()
@@ -349,15 +345,13 @@ def check_parity(
     source_dir: str | Path,
     artifact_base: str | Path,
     artifact_draft: str | Path | None = None,
-    tolerances: Bounds = EXACT,
-    rounding: Bounds = ROUNDING,
     report: str | Path | None = None,
 ) -> dict[str, Any]:
     """Compare source and artifact; write the report (if a path is given) and return it.
 
-    The source's parameters are first rounded to the artifact's dtype, so that `tolerances` need only cover the order
+    The source's parameters are first rounded to the artifact's dtype, so that `EXACT` need only cover the order
     of float32 sums. For another dtype than float32, rows named ``rounding/...`` then compare with the unrounded
-    source, by `rounding`. Raises UserError, after writing, naming the first stage that diverges.
+    source, by `ROUNDING`. Raises UserError, after writing, naming the first stage that diverges.
     """
     source_dir = Path(source_dir)
     manifest = artifact.verify_artifact(artifact_base)
@@ -376,10 +370,10 @@ def check_parity(
         cases = decision_cases(expected)
         expected["decisions"] = source_decisions(expected, cases)
         ours["decisions"] = our_decisions(ours, cases)
-    stages += compare(expected, ours, tolerances)
+    stages += compare(expected, ours, EXACT)
     if dtype != "float32":
         unrounded = source_values(source_dir, inputs, points=points)
-        rows = compare(_wanted(unrounded, draft_manifest), ours, rounding)
+        rows = compare(_wanted(unrounded, draft_manifest), ours, ROUNDING)
         stages += [{**row, "stage": "rounding/" + row["stage"]} for row in rows]
     first = next((row for row in stages if not row["passed"]), None)
     result = {

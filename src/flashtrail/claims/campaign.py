@@ -33,7 +33,7 @@ KINDS = (
     *("claims", "environments", "published", "control", "arms", "grids", "chapters", "sheets"),
     *("pages", "page_index", "checkup", "bounds", "diagnosis", "logs", "looks", "asked", "repeat"),
 )
-_PLAIN = ("arms", "grids", "asked", "repeat")  # kinds that are no files
+_PLAIN = ("arms", "grids", "asked", "repeat")  # kinds that are not files
 
 
 class Campaign:
@@ -45,17 +45,17 @@ class Campaign:
     """
 
     def __init__(self, inputs: Mapping[str, Any] | str | Path) -> None:
-        given: Mapping[str, Any] = provenance.json_load(inputs) if isinstance(inputs, str | Path) else inputs
-        for kind in given:
+        files: Mapping[str, Any] = provenance.json_load(inputs) if isinstance(inputs, str | Path) else inputs
+        for kind in files:
             if kind not in KINDS:
                 raise UserError(f"report inputs: unknown kind {kind!r}{nearest(kind, KINDS)}")
-        self._files = {kind: _paths(value) for kind, value in given.items() if kind not in _PLAIN}
+        self._files = {kind: _paths(value) for kind, value in files.items() if kind not in _PLAIN}
         self._judged: dict[str, pd.DataFrame] = {}
-        self.asked = str(given.get("asked", "report"))
-        self.repeat = str(given.get("repeat", ""))
+        self.asked = str(files.get("asked", "report"))
+        self.repeat = str(files.get("repeat", ""))
         self._pairs: dict[tuple[str, str], pd.DataFrame] = {}
-        self._order = [str(arm) for arm in given.get("arms", [])]
-        self.grids: dict[str, dict[str, Any]] = {str(arm): dict(cell) for arm, cell in given.get("grids", {}).items()}
+        self._order = [str(arm) for arm in files.get("arms", [])]
+        self.grids: dict[str, dict[str, Any]] = {str(arm): dict(cell) for arm, cell in files.get("grids", {}).items()}
 
     @classmethod
     def of_frames(cls, **frames: Any) -> Campaign:
@@ -104,8 +104,8 @@ class Campaign:
     @cached_property
     def arms(self) -> list[str]:
         """Return the arms that have episodes, in the experiment's order where it is known."""
-        found = list(dict.fromkeys(self.episodes["arm"]))
-        return [arm for arm in self._order if arm in found] + [arm for arm in found if arm not in self._order]
+        present = list(dict.fromkeys(self.episodes["arm"]))
+        return [arm for arm in self._order if arm in present] + [arm for arm in present if arm not in self._order]
 
     def judged(self, arm: str) -> pd.DataFrame:
         """Return one arm's episodes that ended in success or at the horizon, in the order of their keys."""
@@ -122,11 +122,11 @@ class Campaign:
 
     def by_verification(self) -> Campaign:
         """Return this campaign with verified success in the place of the simulator's; not verified is a failure."""
-        other = copy.copy(self)
-        won = self.episodes["verified_success"].eq(True)
-        other._judged, other._pairs = {}, {}
-        other.__dict__["episodes"] = self.episodes.assign(success=won)
-        return other
+        campaign = copy.copy(self)
+        verified = self.episodes["verified_success"].eq(True)
+        campaign._judged, campaign._pairs = {}, {}
+        campaign.__dict__["episodes"] = self.episodes.assign(success=verified)
+        return campaign
 
     def of_arm(self, table: str, arm: str) -> pd.DataFrame:
         """Return one arm's rows of `episodes` or `rounds`."""
@@ -136,15 +136,15 @@ class Campaign:
     @cached_property
     def summaries(self) -> dict[str, dict[str, Any]]:
         """Return the summaries by arm, in the order of `arms`."""
-        found = {s["arm"]: s for s in map(provenance.json_load, self.files("summaries"))}
-        order = self.arms or list(found)
-        return {arm: found[arm] for arm in order if arm in found}
+        by_arm = {s["arm"]: s for s in map(provenance.json_load, self.files("summaries"))}
+        order = self.arms or list(by_arm)
+        return {arm: by_arm[arm] for arm in order if arm in by_arm}
 
     @property
     def plain_summaries(self) -> dict[str, dict[str, Any]]:
         """Return the summaries of the arms that are in no grid and whose clock is paused (all, where there is none)."""
-        apart = {*self.grids, *self.running}
-        return {arm: found for arm, found in self.summaries.items() if arm not in apart} or self.summaries
+        excluded = {*self.grids, *self.running}
+        return {arm: summary for arm, summary in self.summaries.items() if arm not in excluded} or self.summaries
 
     @cached_property
     def usual_policy(self) -> str:
@@ -158,20 +158,20 @@ class Campaign:
         Without its guard, or with the usual policy. Where the record does not say the condition (imported runs), it is
         the arm that this one's name ends with.
         """
-        own = self.summaries[arm]
-        policy = own["policy"] if own.get("guard") else self.usual_policy
-        condition = summaries.setting(own, "condition")
+        summary = self.summaries[arm]
+        policy = summary["policy"] if summary.get("guard") else self.usual_policy
+        condition = summaries.setting(summary, "condition")
         for name, other in self.plain_summaries.items():
             plain = not other.get("guard") and other["policy"] == policy
             alike = arm.endswith(name) if condition is None else summaries.setting(other, "condition") == condition
-            if name != arm and plain and alike and (own.get("guard") or own["policy"] != policy):
+            if name != arm and plain and alike and (summary.get("guard") or summary["policy"] != policy):
                 return name
         return None
 
     @property
     def running(self) -> dict[str, dict[str, Any]]:
         """Return the summaries of the arms under a running clock."""
-        return {arm: found for arm, found in self.summaries.items() if found.get("clock")}
+        return {arm: summary for arm, summary in self.summaries.items() if summary.get("clock")}
 
     @cached_property
     def claims(self) -> dict[str, Any] | None:
@@ -185,7 +185,7 @@ class Campaign:
 
     @cached_property
     def checkup(self) -> dict[str, Any] | None:
-        """Return what was found of the checkup, or None."""
+        """Return the checkup's record, or None."""
         return self._one("checkup")
 
     def records(self, kind: str) -> dict[str, dict[str, Any]]:
@@ -231,8 +231,8 @@ class Campaign:
     @cached_property
     def imported(self) -> list[str]:
         """Return what the imported tables say of their origin, without repetition; empty for runs of our own."""
-        said = [entry.get("imported", "") for entry in (*self.metadata.values(), self.profile_metadata)]
-        return list(dict.fromkeys(text for text in said if text))
+        origins = [metadata.get("imported", "") for metadata in (*self.metadata.values(), self.profile_metadata)]
+        return list(dict.fromkeys(text for text in origins if text))
 
     @cached_property
     def profile_metadata(self) -> dict[str, str]:
@@ -249,10 +249,10 @@ class Campaign:
 
     def whose(self, arm: str | None) -> str:
         """Return whose rows an arm has (None: the profile): ``ours``, or that they are imported, and from where."""
-        entry = self._origin(arm)
-        if not entry.get("imported"):
+        metadata = self._origin(arm)
+        if not metadata.get("imported"):
             return "ours"
-        return f"imported: {entry.get('source') or entry['imported']}"
+        return f"imported: {metadata.get('source') or metadata['imported']}"
 
     @cached_property
     def pages(self) -> dict[str, str]:
@@ -266,7 +266,7 @@ class Campaign:
 
     def devices(self) -> list[str]:
         """Return the devices that the tables name, without repetition."""
-        names = [entry.get("device", "") for entry in self.metadata.values()] + list(self.profile["device"].unique())
+        names = [one.get("device", "") for one in self.metadata.values()] + list(self.profile["device"].unique())
         return list(dict.fromkeys(name for name in names if name))
 
 

@@ -101,14 +101,14 @@ def chances(n: int, reference: Reference, truth: float) -> dict[str, float]:
     k = np.arange(n + 1)
     weight = scipy.stats.binom.pmf(k, n, truth)
     low, high = interval(k, n, reference)
-    said = {
+    verdicts = {
         "healthy": low >= -HEALTHY - _EPSILON,
         "suspicious": (low >= -BROKEN - _EPSILON) & (high < -HEALTHY - _EPSILON),
         "broken": high < -BROKEN - _EPSILON,
     }
-    found = {word: float(weight[chosen].sum()) for word, chosen in said.items()}
+    probability = {word: float(weight[mask].sum()) for word, mask in verdicts.items()}
     by_eye = float(weight[k / n - reference.rate < -BROKEN - _EPSILON].sum())
-    return found | {OPEN: max(1.0 - sum(found.values()), 0.0), "by_eye_broken": by_eye}
+    return probability | {OPEN: max(1.0 - sum(probability.values()), 0.0), "by_eye_broken": by_eye}
 
 
 def settle(k: int, n: int, reference: Reference) -> list[power.Plan]:
@@ -155,16 +155,16 @@ def judge(
     """
     rows = schemas.read_table(episodes, schemas.EPISODES).to_pandas()
     about = _about(rows)
-    found = about | {"success": _rate(rows["success"]), **_verified(rows), "closing": _closing(rows)}
+    record = about | {"success": _rate(rows["success"]), **_verified(rows), "closing": _closing(rows)}
     if key is None:
-        return found | {"published": None, "verdict": None, "sentence": _without(found)}
+        return record | {"published": None, "verdict": None, "sentence": _without(record)}
     everything = published.load_all(figures)
     figure = published.success_of(everything, key, about["suite"], about["task_id"])
     reference = Reference.of(figure)
-    ours = found["success"]
+    ours = record["success"]
     low, high = (float(end) for end in interval(ours["k"], ours["n"], reference))
     difference = ours["rate"] - reference.rate
-    found |= {
+    record |= {
         "published": _published(key, figure, everything.sources[figure.source], reference),
         "difference": difference,
         "interval": asdict(Interval(low, high)),
@@ -177,7 +177,7 @@ def judge(
         "chances": _table_of_chances(ours["n"], reference),
         "settle": [plan.as_dict() for plan in settle(ours["k"], ours["n"], reference)],
     }
-    return found | {"sentence": sentence(found)}
+    return record | {"sentence": sentence(record)}
 
 
 def _about(rows: pd.DataFrame) -> dict[str, Any]:
@@ -202,16 +202,16 @@ def _verified(rows: pd.DataFrame) -> dict[str, Any]:
     """Return verified success over all episodes; None where one of them was not verified."""
     if rows["verified_success"].isna().any():
         return {"verified": None, "disagreements": None}
-    apart = rows["verified_success"].astype(bool) != rows["success"].astype(bool)
-    names = [schemas.episode_id(row) for row in rows[apart].to_dict("records")]
-    return {"verified": _rate(rows["verified_success"]), "disagreements": names}
+    disagrees = rows["verified_success"].astype(bool) != rows["success"].astype(bool)
+    disagreements = [schemas.episode_id(row) for row in rows[disagrees].to_dict("records")]
+    return {"verified": _rate(rows["verified_success"]), "disagreements": disagreements}
 
 
 def _closing(rows: pd.DataFrame) -> dict[str, Any]:
-    known = rows["first_close_step"].dropna()
+    steps = rows["first_close_step"].dropna()
     won = rows["success"].astype(bool)
     return {
-        "median_step": float(known.median()) if len(known) else None,
+        "median_step": float(steps.median()) if len(steps) else None,
         "never": int(rows["first_close_step"].isna().sum()),
         "never_and_success": int((rows["first_close_step"].isna() & won).sum()),
     }
@@ -261,49 +261,49 @@ def possible(left: Sequence[str]) -> str:
     return f"{', '.join(left[:-1])} or {left[-1]}" if len(left) > 1 else left[0]
 
 
-def said(found: Mapping[str, Any]) -> str:
+def said(record: Mapping[str, Any]) -> str:
     """Return what the interval leaves possible and what it excludes."""
-    if found["verdict"] == OPEN:
-        count = plural(found["success"]["n"], "episode")
-        text = f"by the interval the policy is {possible(found['words'])}: {count} cannot tell"
+    if record["verdict"] == OPEN:
+        count = plural(record["success"]["n"], "episode")
+        text = f"by the interval the policy is {possible(record['words'])}: {count} cannot tell"
     else:
         text = "the whole interval lies there"
-    ends = found["interval"]
-    if found["verdict"] == "broken":
+    ends = record["interval"]
+    if record["verdict"] == "broken":
         return f"{text}; a shortfall of less than {_unsigned(-ends['high'])} is excluded"
     if ends["low"] < 0:
         text += f"; a shortfall of more than {_unsigned(-ends['low'])} is excluded"
-    if found["above"]:
+    if record["above"]:
         text += "; ours is more than 5 points above, so look for a setting that differs from the published one"
     return text
 
 
-def sentence(found: Mapping[str, Any]) -> str:
+def sentence(record: Mapping[str, Any]) -> str:
     """Return the verdict with its counts and intervals."""
-    ends = Interval(**found["interval"])
-    between = f"difference {points(found['difference'], 1)}, 95 % interval {points_range(ends, 1)}"
-    counts = f"Ours {counted(found['success'])}; published {theirs(found['published'])}; {between}."
-    return f"{found['verdict'].capitalize()}: {said(found)}. {counts}"
+    ends = Interval(**record["interval"])
+    between = f"difference {points(record['difference'], 1)}, 95 % interval {points_range(ends, 1)}"
+    counts = f"Ours {counted(record['success'])}; published {theirs(record['published'])}; {between}."
+    return f"{record['verdict'].capitalize()}: {said(record)}. {counts}"
 
 
-def _without(found: Mapping[str, Any]) -> str:
-    return f"No verdict: no published figure is named. Ours {counted(found['success'])}."
+def _without(record: Mapping[str, Any]) -> str:
+    return f"No verdict: no published figure is named. Ours {counted(record['success'])}."
 
 
-def counted(entry: Mapping[str, Any]) -> str:
+def counted(count: Mapping[str, Any]) -> str:
     """``47/50 (94 %, standard error 3.4 points, 95 % interval 84-98 %)``."""
-    rate = intervals.rate(entry["k"], entry["n"])
-    error = _unsigned(entry["standard_error"])
+    rate = intervals.rate(count["k"], count["n"])
+    error = _unsigned(count["standard_error"])
     if rate.k in (0, rate.n):
         error = "0, which at k = 0 or n says nothing"
     return f"{rate.k}/{rate.n} ({percent(rate.rate)}, standard error {error}, {_ends(rate)})"
 
 
-def theirs(entry: Mapping[str, Any]) -> str:
+def theirs(figure: Mapping[str, Any]) -> str:
     """The published rate with its own interval, or that it is taken as exact."""
-    if entry["count"] is None:
-        return f"{percent(entry['rate'], 1)}, without its number of episodes and so taken as exact"
-    rate = intervals.rate(entry["count"]["k"], entry["count"]["n"])
+    if figure["count"] is None:
+        return f"{percent(figure['rate'], 1)}, without its number of episodes and so taken as exact"
+    rate = intervals.rate(figure["count"]["k"], figure["count"]["n"])
     return f"{rate.k}/{rate.n} ({percent(rate.rate, 1)}, {_ends(rate)})"
 
 

@@ -41,7 +41,7 @@ SEED_WORDS: dict[str, str] = {
 
 
 class Seed(Section):
-    """What the reproduction said of the same claim, in its own words and figures: nothing where it said nothing."""
+    """The reproduction's verdict on the same claim, in its own words and figures; empty where it gave none."""
 
     word: str | None = Field(None, description="its status word, exactly")
     caveat: str = ""
@@ -68,7 +68,7 @@ class Check(Section):
     presence: Literal["present", "absent"] | None = Field(None, alias="is")
     equals: bool | int | float | str | None = None
     at_most: float | str | None = Field(None, description="a number, or the path of one in the same record")
-    where: str | None = Field(None, description="asked only of records that have this path; the others are named")
+    where: str | None = Field(None, description="checked only in records that have this path; the others are named")
 
     @model_validator(mode="after")
     def _one_requirement(self) -> Check:
@@ -228,11 +228,11 @@ class ClaimsFile(Section):
     claims: list[AnyClaim] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _ids_once(self) -> ClaimsFile:
+    def _unique_ids(self) -> ClaimsFile:
         ids = [claim.id for claim in self.claims]
-        twice = {i for i in ids if ids.count(i) > 1}
-        if twice:
-            raise ValueError(f"duplicate claim {min(twice)}")
+        duplicates = {i for i in ids if ids.count(i) > 1}
+        if duplicates:
+            raise ValueError(f"duplicate claim {min(duplicates)}")
         return self
 
 
@@ -243,37 +243,37 @@ def load(path: str | Path) -> ClaimsFile:
         return ClaimsFile.model_validate(data)
     except ValidationError as error:
         problem = error.errors()[0]
-        place = _place(data, problem["loc"])
-        raise UserError(f"{path}: {place}{documents.reason(problem)}") from None
+        location = _location(data, problem["loc"])
+        raise UserError(f"{path}: {location}{documents.reason(problem)}") from None
 
 
-def check_arms(path: str | Path, file: ClaimsFile, known: Iterable[str]) -> None:
+def check_arms(path: str | Path, file: ClaimsFile, arms: Iterable[str]) -> None:
     """UserError for an arm of a claim that is a known one misspelt.
 
-    Another unknown arm is none: it may be one that this config leaves out, and its claim is not tested.
+    Any other unknown arm is accepted: this config may leave it out, and its claim is then not tested.
     """
-    names = sorted(known)
+    names = sorted(arms)
     for claim in file.claims:
         for arm in (getattr(claim, side, None) for side in ("arm", "control")):
-            meant = None if arm is None or arm in names else next((n for n in names if _misspelt(arm, n)), None)
-            if meant:
-                raise UserError(f"{path}: claim {claim.id}: no config has an arm {arm!r}; did you mean {meant!r}?")
+            nearest = None if arm is None or arm in names else next((n for n in names if _misspelt(arm, n)), None)
+            if nearest:
+                raise UserError(f"{path}: claim {claim.id}: no config has an arm {arm!r}; did you mean {nearest!r}?")
 
 
-def _misspelt(name: str, known: str) -> bool:
-    """Return whether a name is another with a slip of the pen: as many words, all alike, and the same numbers."""
-    words, theirs = name.split("_"), known.split("_")
-    if len(words) != len(theirs) or re.findall(r"\d+", name) != re.findall(r"\d+", known):
+def _misspelt(name: str, arm: str) -> bool:
+    """Return whether a name is a misspelling of an arm's: as many words, all alike, and the same numbers."""
+    parts, arm_parts = name.split("_"), arm.split("_")
+    if len(parts) != len(arm_parts) or re.findall(r"\d+", name) != re.findall(r"\d+", arm):
         return False
-    return all(difflib.SequenceMatcher(None, a, b).ratio() >= _ALIKE for a, b in zip(words, theirs, strict=True))
+    return all(difflib.SequenceMatcher(None, a, b).ratio() >= _ALIKE for a, b in zip(parts, arm_parts, strict=True))
 
 
-def _place(data: Any, location: tuple[Any, ...]) -> str:
+def _location(data: Any, location: tuple[Any, ...]) -> str:
     """Return ``C7, margin: `` for pydantic's ('claims', 7, 'paired_difference', 'margin')."""
     parts = [str(p) for p in location]
     if len(location) > 1 and location[0] == "claims" and isinstance(location[1], int):
-        entry = data["claims"][location[1]]
-        name = str(entry.get("id", location[1])) if isinstance(entry, Mapping) else str(location[1])
+        claim = data["claims"][location[1]]
+        name = str(claim.get("id", location[1])) if isinstance(claim, Mapping) else str(location[1])
         parts = [f"claim {name}", *(str(p) for p in location[3:])]
     return ", ".join(parts) + ": " if parts else ""
 

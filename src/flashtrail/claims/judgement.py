@@ -40,7 +40,7 @@ class Judgement:
     tested_on: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, Any] = field(default_factory=dict)
     p: float | None = None
-    plan: Callable[[float], Plan] | None = None  # by alpha; asked only where the verdict is inconclusive
+    plan: Callable[[float], Plan] | None = None  # by alpha; called only where the verdict is inconclusive
     anytime: Anytime | None = None  # of a comparison of success; the verdict is its own where n was not fixed
 
 
@@ -49,7 +49,7 @@ class NotTested(Exception):
 
 
 def decided(supported: bool, refuted: bool) -> types.Verdict:
-    """Return the verdict of a test that finds, excludes or does neither."""
+    """Return the verdict of a test that finds the effect, excludes it, or neither."""
     return "supported" if supported else "refuted" if refuted else "inconclusive"
 
 
@@ -77,10 +77,10 @@ def pairs_of(campaign: Campaign, arm: str, control: str) -> pd.DataFrame:
     """
     for name in (arm, control):
         arm_episodes(campaign, name)
-    found = campaign.pairs(arm, control)
-    if not len(found):
+    pairs = campaign.pairs(arm, control)
+    if not len(pairs):
         raise NotTested(f"{arm} and {control} have no episode in common")
-    return found.rename(columns={"success_a": "success_arm", "success_b": "success_control"})
+    return pairs.rename(columns={"success_a": "success_arm", "success_b": "success_control"})
 
 
 class Common(NamedTuple):
@@ -100,7 +100,7 @@ def common_tasks(campaign: Campaign, arm: str, control: str) -> Common:
     if not len(shared):
         sides = (f"{name} has {_tasks(table[table[n] > 0])}" for name, n in ((arm, "n_a"), (control, "n_b")))
         raise NotTested(f"the arms have no task in common: {'; '.join(sides)}")
-    apart = [
+    excluded = [
         f"{_tasks(rows)} (only {name})"
         for name, rows in ((arm, table[table["n_b"] == 0]), (control, table[table["n_a"] == 0]))
         if len(rows)
@@ -113,7 +113,7 @@ def common_tasks(campaign: Campaign, arm: str, control: str) -> Common:
             for row in shared.itertuples()
         ],
         kept,
-        f" Left out, since only one arm has them: {'; '.join(apart)}." if apart else "",
+        f" Left out, since only one arm has them: {'; '.join(excluded)}." if excluded else "",
     )
 
 
@@ -167,10 +167,10 @@ def scope_of(
 
 def tested_on(**scope: Any) -> dict[str, Any]:
     """Return the scope with the words that end every sentence."""
-    words = [f"Holds for {listed(scope['policies'])}"]
+    parts = [f"Holds for {listed(scope['policies'])}"]
     if scope.get("suites"):
-        words.append(f"on {listed(scope['suites'])} task{'s' * (len(scope['tasks']) != 1)} {integers(scope['tasks'])}")
-        words.append(f"(init states {integers(scope['init_states'])})")
+        parts.append(f"on {listed(scope['suites'])} task{'s' * (len(scope['tasks']) != 1)} {integers(scope['tasks'])}")
+        parts.append(f"(init states {integers(scope['init_states'])})")
     if scope.get("devices"):
-        words.append(f"on {listed(scope['devices'])}")
-    return {**scope, "words": " ".join(words) + "."}
+        parts.append(f"on {listed(scope['devices'])}")
+    return {**scope, "words": " ".join(parts) + "."}

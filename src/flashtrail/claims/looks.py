@@ -1,10 +1,10 @@
 """Looks: each time that the verdict on a comparison was computed, on how many episodes, and what it may rest on since.
 
-A fixed-n test is valid where n was fixed before the first look. So looks are kept, in one table that is appended and
-never begun afresh, and a verdict rests on the fixed-n test only where every look at this comparison saw the same counts
-and none was `flashtrail settle`'s, which would have added to them; else on the anytime-valid one
-(statistics/anytime.py). A comparison is known by its test, its arms and what their episodes depend on (`digest`):
-another margin or other words make no new one, since who changes them has looked; another policy or seed does.
+A fixed-n test is valid where n was fixed before the first look. So looks are kept in one table, which is only appended
+to, and a verdict rests on the fixed-n test only where every look at this comparison saw the same counts and none was
+`flashtrail settle`'s, which would have added to them; otherwise on the anytime-valid one (statistics/anytime.py). A
+comparison is identified by its test, its arms and what their episodes depend on (`digest`): a new margin or wording
+does not make it a new one, since whoever changes them has looked; a new policy or seed does.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SETTLE = "settle"
 _COMPARISON = ("test", "arm", "control", "success")  # of a claim
 _DEPENDS = ("config_digest", "artifact_digest")  # of an arm's tables: what its episodes depend on
 _COUNTS = ("n", "k_arm", "k_control", "wins", "losses")
-# What makes a look another one than the last: a page rendered again is none.
+# A look is new where one of these differs from the last one's: rendering a page again adds none.
 SAME = ("claim", "digest", "n", "k_arm", "k_control", "wins", "losses", "rows", "rests_on", "verdict")
 
 
@@ -60,22 +60,24 @@ class Anytime:
 
 
 def digest(claim: types.AnyClaim, metadata: Mapping[str, Mapping[str, str]]) -> str:
-    """Return what a comparison is known by: its test, its arms, which success, and what its episodes depend on.
+    """Return what identifies a comparison: its test, its arms, which success, and what its episodes depend on.
 
     `metadata`: by arm, its tables' entries.
     """
     tested = {key: getattr(claim, key, None) for key in _COMPARISON}
     arms = [metadata.get(str(tested[side]), {}) for side in ("arm", "control")]
-    return provenance.digest_json([tested, [[found.get(key, "") for key in _DEPENDS] for found in arms]])
+    return provenance.digest_json([tested, [[entries.get(key, "") for key in _DEPENDS] for entries in arms]])
 
 
-def sizes(looked: Sequence[Mapping[str, Any]], own: str, counts: Mapping[str, int | None]) -> tuple[int, ...]:
-    """Return the n of each look at the comparison of digest `own`, the present one with `counts` included.
+def sizes(looks: Sequence[Mapping[str, Any]], comparison: str, counts: Mapping[str, int | None]) -> tuple[int, ...]:
+    """Return the n of each look at one comparison (its digest), the present one with `counts` included.
 
-    Once for each counts: the same n with others is a second draw of its episodes, and a second chance.
+    Each set of counts adds one n: the same n with other counts is a second draw of its episodes, and a second chance.
     """
-    seen = [*(look for look in looked if look["digest"] == own), counts]
-    return tuple(n or 0 for n, *_ in dict.fromkeys(tuple(look.get(name) for name in _COUNTS) for look in seen))
+    same_comparison = [*(look for look in looks if look["digest"] == comparison), counts]
+    return tuple(
+        n or 0 for n, *_ in dict.fromkeys(tuple(look.get(name) for name in _COUNTS) for look in same_comparison)
+    )
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
@@ -115,12 +117,12 @@ def append(
     target.parent.mkdir(parents=True, exist_ok=True)
     with _lock(target).open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        known = read(target)
-        last = {look["claim"]: look for look in known}
-        looked = [of_claim(claim, planned) | {"at": now, "asked": asked} for claim in judged if claim["anytime"]]
-        new = [look for look in looked if any(look[k] != last.get(look["claim"], {}).get(k) for k in SAME)]
+        recorded = read(target)
+        last = {look["claim"]: look for look in recorded}
+        looks = [of_claim(claim, planned) | {"at": now, "asked": asked} for claim in judged if claim["anytime"]]
+        new = [look for look in looks if any(look[k] != last.get(look["claim"], {}).get(k) for k in SAME)]
         if new:
-            schemas.write_table(target, [*known, *new], schemas.LOOKS)
+            schemas.write_table(target, [*recorded, *new], schemas.LOOKS)
             lock.write(b"" if lock.tell() else b"written\n")
     return len(new)
 

@@ -60,7 +60,7 @@ class Success(Section):
 
     @property
     def count(self) -> int | None:
-        """k, or the whole count that the printed percentage can only be; None if there is none."""
+        """k, or the only whole count that gives the printed percentage; None if no count does."""
         if self.percent is None or self.n is None:
             return self.k
         return intervals.whole_count(self.percent, self.n)
@@ -136,9 +136,10 @@ class Said(Section):
     follows_from_rows: Literal["yes", "no", "unknown"]
     rows_give: str = ""
     rows: list[Rows] = Field(default_factory=list, description="what an import of the source's rows must give")
+    untested: str = Field("", description="of a claim that nothing here tries: why")
 
     @model_validator(mode="after")
-    def _says_what_instead(self) -> Said:
+    def _rows_give_something(self) -> Said:
         if self.follows_from_rows == "no" and not self.rows_give:
             raise ValueError(f"{self.figure}: it does not follow from the rows: say what they give (rows_give)")
         return self
@@ -190,30 +191,32 @@ def success_of(published: Published, key: str, suite: str, task: int) -> Success
     UserError with the nearest key, or with what the key has, where there is none for this suite and task.
     """
     rows = [row for row in published.success if row.arm in (None, "clean")]
-    own = [row for row in rows if f"{row.source}/{row.method}" == key]
-    if not own:
-        known = {f"{row.source}/{row.method}" for row in rows}
-        raise UserError(f"published figures: no success of {key!r}{nearest(key, known)}")
-    found = [row for row in own if row.suite == suite and row.task in (None, task)]
-    if not found:
-        others = sorted({row.suite if row.task is None else f"{row.suite} task {row.task}" for row in own})
-        raise UserError(f"published figures: {key!r} has no success on {suite} task {task}; it has {', '.join(others)}")
-    return max(found, key=lambda row: row.task is not None)
+    by_key = [row for row in rows if f"{row.source}/{row.method}" == key]
+    if not by_key:
+        keys = {f"{row.source}/{row.method}" for row in rows}
+        raise UserError(f"published figures: no success of {key!r}{nearest(key, keys)}")
+    matching = [row for row in by_key if row.suite == suite and row.task in (None, task)]
+    if not matching:
+        elsewhere = sorted({row.suite if row.task is None else f"{row.suite} task {row.task}" for row in by_key})
+        raise UserError(
+            f"published figures: {key!r} has no success on {suite} task {task}; it has {', '.join(elsewhere)}"
+        )
+    return max(matching, key=lambda row: row.task is not None)
 
 
 def pooled(published: Published, source: str, method: str, of: Literal["success", "conveyor"]) -> tuple[int, int]:
     """Return k and n of a method, summed over the suites or over the conveyor's cells; UserError if there is none."""
-    found: list[tuple[int | None, int]]
+    counts: list[tuple[int | None, int]]
     if of == "success":
-        found = [(s.count, s.n or 0) for s in published.success if (s.source, s.method) == (source, method)]
+        counts = [(s.count, s.n or 0) for s in published.success if (s.source, s.method) == (source, method)]
     else:
         cells = [c for c in published.conveyor if (c.source, c.method) == (source, method)]
         percents = [(value, c.n) for c in cells for value in (*c.toy_dog.values(), *c.hairbrush.values())]
-        found = [(intervals.whole_count(value, n), n) for value, n in percents]
-    counts = [k for k, _ in found if k is not None]
-    if not found or len(counts) < len(found):
+        counts = [(intervals.whole_count(value, n), n) for value, n in percents]
+    known = [k for k, _ in counts if k is not None]
+    if not counts or len(known) < len(counts):
         raise UserError(f"published figures: {source} has no {of} of {method!r} that are whole counts")
-    return sum(counts), sum(n for _, n in found)
+    return sum(known), sum(n for _, n in counts)
 
 
 def implied_drafts(published: Published, method: str) -> dict[str, tuple[float, float, float]]:
@@ -238,18 +241,18 @@ def implied_drafts(published: Published, method: str) -> dict[str, tuple[float, 
 
 
 def checks(published: Published) -> list[dict[str, Any]]:
-    """Return what can be checked of the figures from outside: rows of what, printed, found, agrees.
+    """Return the checks that need nothing but the printed figures, as rows: what, printed, found, agrees.
 
     Every rate must be a whole count of its episodes (and every conveyor cell of its trials); every ratio the quotient
-    of its numbers to the printed digits; every mean of a mixture must imply one and the same draft round, which it
-    can only be compared by eye: `agrees` is None there.
+    of its numbers to the printed digits. Every mean of a mixture must imply one and the same draft round, which can
+    only be compared by eye: `agrees` is None there.
     """
     rows: list[dict[str, Any]] = []
     for success in published.success:
         if success.percent is not None and success.n is not None:
             k = success.count
-            found = "no whole count" if k is None else f"{k}/{success.n}"
-            rows.append(_row("rate is a count", success, f"{success.percent} % of {success.n}", found, k is not None))
+            count = "no whole count" if k is None else f"{k}/{success.n}"
+            rows.append(_row("rate is a count", success, f"{success.percent} % of {success.n}", count, k is not None))
     for cell in published.conveyor:
         values = [*cell.toy_dog.values(), *cell.hairbrush.values()]
         whole = all(intervals.whole_count(v, cell.n) is not None for v in values)
@@ -267,12 +270,12 @@ def checks(published: Published) -> list[dict[str, Any]]:
     return rows
 
 
-def _row(check: str, entry: Any, printed: str, found: str, agrees: bool | None) -> dict[str, Any]:
-    words = [getattr(entry, "what", None) or entry.method, getattr(entry, "suite", None)]
+def _row(check: str, figure: Any, printed: str, found: str, agrees: bool | None) -> dict[str, Any]:
+    parts = [getattr(figure, "what", None) or figure.method, getattr(figure, "suite", None)]
     return {
         "check": check,
-        "source": entry.source,
-        "what": ", ".join(w for w in words if w),
+        "source": figure.source,
+        "what": ", ".join(w for w in parts if w),
         "printed": printed,
         "found": found,
         "agrees": agrees,

@@ -31,31 +31,31 @@ def judge_published(claim: types.PublishedClaim, campaign: Campaign, alpha: floa
     """Quote a claim of a source; with its counts, their comparison."""
     policies = sorted(campaign.episodes["policy"].unique())
     suites = sorted(campaign.episodes["suite"].unique())
-    words = f"Quoted, not tested: it is about {claim.policy} (here: {listed(policies)}) on {listed(claim.suites)} "
+    sentence = f"Quoted, not tested: it is about {claim.policy} (here: {listed(policies)}) on {listed(claim.suites)} "
     figures = campaign.published
-    words += f"(here: {listed(suites)}); {_hardware(claim, campaign)}."
+    sentence += f"(here: {listed(suites)}); {_hardware(claim, campaign)}."
     if claim.counts is None or figures is None:
-        return Judgement("not_tested", words, {"reference": claim.reference})
+        return Judgement("not_tested", sentence, {"reference": claim.reference})
     sides = [published.pooled(figures, claim.reference, method, claim.counts.of) for method in claim.counts.methods]
     (k_a, n_a), (k_b, n_b) = sides
-    found = intervals.unpaired(k_a, n_a, k_b, n_b, 1 - alpha)
+    comparison = intervals.unpaired(k_a, n_a, k_b, n_b, 1 - alpha)
     first, second = claim.counts.methods
-    words += (
-        f" By its own counts, {first} {rate_with_interval(found.a)} against {second} "
-        f"{rate_with_interval(found.b)}: {points(found.difference, 1)}, {percent(1 - alpha)} interval "
-        f"{points_range(found.interval, 1)}, {p_value(found.p)} ({found.test})."
+    sentence += (
+        f" By its own counts, {first} {rate_with_interval(comparison.a)} against {second} "
+        f"{rate_with_interval(comparison.b)}: {points(comparison.difference, 1)}, {percent(1 - alpha)} interval "
+        f"{points_range(comparison.interval, 1)}, {p_value(comparison.p)} ({comparison.test})."
     )
     rows = {"published": {method: f"{k}/{n}" for method, (k, n) in zip(claim.counts.methods, sides, strict=True)}}
-    short = f"{k_a}/{n_a} vs {k_b}/{n_b}; {difference_with_range(found.difference, found.interval, 1)}"
-    return Judgement("not_tested", words, {"reference": claim.reference, **asdict(found)}, short, rows=rows)
+    short = f"{k_a}/{n_a} vs {k_b}/{n_b}; {difference_with_range(comparison.difference, comparison.interval, 1)}"
+    return Judgement("not_tested", sentence, {"reference": claim.reference, **asdict(comparison)}, short, rows=rows)
 
 
 def _hardware(claim: types.PublishedClaim, campaign: Campaign) -> str:
     """Whose hardware is known: only where both are could one say that it is another."""
     source = campaign.published.sources.get(claim.reference) if campaign.published else None
-    named = source is not None and not source.hardware.startswith("not named")
+    known = source is not None and not source.hardware.startswith("not named")
     theirs = (
-        f"measured on {source.hardware}" if source and named else f"the {claim.reference} does not name its hardware"
+        f"measured on {source.hardware}" if source and known else f"the {claim.reference} does not name its hardware"
     )
     here = campaign.devices()
     return f"{theirs}; " + (f"here: {listed(here)}" if here else "the device of these rows is not recorded")
@@ -98,14 +98,14 @@ def judge_published_mixture(claim: types.PublishedMixtureClaim, campaign: Campai
         raise NotTested(f"{claim.method} has fewer than two suites with mean and draft share")
     lowest, highest = max(low for _, low, _ in implied.values()), min(high for _, _, high in implied.values())
     values = [value for value, _, _ in implied.values()]
-    words = "; ".join(
+    by_suite = "; ".join(
         f"{suite} {three_digits(value)} [{three_digits(low)}, {three_digits(high)}]"
         for suite, (value, low, high) in implied.items()
     )
     return Judgement(
         "supported" if lowest <= highest else "refuted",
         f"Draft rounds implied by mean, share and a full round of {published.TRITON_FULL_MS} ms, with what rounding "
-        f"leaves open (ms): {words}.",
+        f"leaves open (ms): {by_suite}.",
         {"implied_ms": implied, "spread_ms": max(values) - min(values)},
         f"{three_digits(min(values))} to {three_digits(max(values))} ms",
         rows={"published": list(implied)},

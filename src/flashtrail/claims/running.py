@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 
 from flashtrail.base.errors import UserError
 from flashtrail.statistics import intervals, resampling
@@ -60,9 +59,7 @@ def summary(
 
 def read_steps(steps: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     """Return the columns of steps tables that say what kind of step each was."""
-    files = [steps] if isinstance(steps, str | Path) else list(steps)
-    parts = [schemas.read_table(path, schemas.STEPS, _STEP_COLUMNS).replace_schema_metadata(None) for path in files]
-    return pa.concat_tables(parts).to_pandas()
+    return schemas.read_tables(steps, schemas.STEPS, _STEP_COLUMNS).to_pandas()
 
 
 def kinds_of_steps(steps: pd.DataFrame) -> pd.DataFrame:
@@ -78,11 +75,11 @@ def kinds_of_steps(steps: pd.DataFrame) -> pd.DataFrame:
 
 def _share(kinds: pd.DataFrame, kind: str) -> dict[str, Any]:
     """Return the share of steps of one kind; its interval resamples whole episodes."""
-    found = kinds.assign(_part=(kinds["kind"] == kind).astype(float), _whole=1.0)
-    sums = found.groupby(list(EPISODE_KEY))[["_part", "_whole"]].sum()
+    steps = kinds.assign(_part=(kinds["kind"] == kind).astype(float), _whole=1.0)
+    sums = steps.groupby(list(EPISODE_KEY))[["_part", "_whole"]].sum()
     interval = resampling.ratio_over_episodes(sums["_part"].tolist(), sums["_whole"].tolist())
     return {
-        "n": int(found["_part"].sum()),
-        "share": float(found["_part"].mean()) if len(found) else None,
+        "n": int(steps["_part"].sum()),
+        "share": float(steps["_part"].mean()) if len(steps) else None,
         "interval": asdict(interval) if interval else None,
     }

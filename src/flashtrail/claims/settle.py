@@ -133,12 +133,12 @@ def further(claim: Tested, wins: int, losses: int, n: int, needed: float, size: 
         prior = (claim.bar, 1 - claim.bar)
     else:
         effect = -claim.margin if isinstance(claim, types.NonInferiorityClaim) else claim.margin
-        wide = max(_DISCORDANT, abs(effect))
-        prior = ((wide + effect) / 2, (wide - effect) / 2)
+        discordant = max(_DISCORDANT, abs(effect))
+        prior = ((discordant + effect) / 2, (discordant - effect) / 2)
     won, lost = ((k + _PRIOR * p) / (n + _PRIOR) for k, p in zip((wins, losses), prior, strict=True))
     support, refute = evidence(claim, wins + _AHEAD * won, losses + _AHEAD * lost, n + _AHEAD)
-    reached = np.maximum(support / size, refute) >= needed
-    return float(_AHEAD[reached.argmax()]) if reached.any() else math.inf
+    enough = np.maximum(support / size, refute) >= needed
+    return float(_AHEAD[enough.argmax()]) if enough.any() else math.inf
 
 
 # --- whose turn it is ---
@@ -153,7 +153,7 @@ def next_batch(standings: Sequence[Standing], lines: Mapping[str, Line], left: L
     """Return the next episodes; None where every claim has ended or no batch fits what is left.
 
     Claims that no start that is left is expected to decide come last, the one with the fewest pairs first. `pace`:
-    how many times as long earlier batches took as was said of them.
+    how many times as long as expected earlier batches took.
     """
     order = sorted((s for s in standings if not ended(s, lines)), key=lambda s: _distance(s, lines))
     batches = (_batch(standing, lines, left, pace) for standing in order)
@@ -167,8 +167,8 @@ def common_starts(lines: Sequence[Line]) -> int:
 
 def _end(standing: Standing, lines: Mapping[str, Line]) -> int:
     """Return the first init state that not all arms of a claim have; none before the last one's first."""
-    own = [lines[name] for name in standing.lines]
-    return max(line.first for line in own) + common_starts(own)
+    own_lines = [lines[name] for name in standing.lines]
+    return max(line.first for line in own_lines) + common_starts(own_lines)
 
 
 def _starts(standing: Standing, lines: Mapping[str, Line]) -> float:
@@ -178,9 +178,9 @@ def _starts(standing: Standing, lines: Mapping[str, Line]) -> float:
 
 def _distance(standing: Standing, lines: Mapping[str, Line]) -> tuple[bool, float, int]:
     end, starts = _end(standing, lines), _starts(standing, lines)
-    reached = end + starts <= INIT_STATES
-    cost = sum(lines[name].more(end + math.ceil(starts)) for name in set(standing.lines)) if reached else 0
-    return (not reached, cost, standing.n)
+    in_reach = end + starts <= INIT_STATES
+    cost = sum(lines[name].more(end + math.ceil(starts)) for name in set(standing.lines)) if in_reach else 0
+    return (not in_reach, cost, standing.n)
 
 
 def _batch(standing: Standing, lines: Mapping[str, Line], left: Left, pace: float) -> Batch | None:

@@ -112,7 +112,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Setting:
-    """What the command was told, read once: the profile, its config layers and the claims."""
+    """The command's inputs, read once: the profile, its config layers and its other settings."""
 
     profile: Path
     layers: tuple[str, ...]
@@ -120,7 +120,7 @@ class Setting:
 
     @classmethod
     def read(cls, profile: str) -> Setting:
-        """Read a Snakemake profile; UserError where it is none."""
+        """Read a Snakemake profile; UserError where the directory is not one."""
         files = [path for name in ("profile.yaml", "config.yaml") if (path := Path(profile, name)).is_file()]
         if not files:
             raise UserError(f"{profile} has no profile.yaml: give the profile of the run, as PROFILE=profiles/local")
@@ -188,8 +188,8 @@ def _arms_of_lines(experiment: config.Experiment) -> dict[str, list[str]]:
         for section in ("grids", "sweeps")
         for name, line in getattr(experiment, section).items()
     }
-    made = {arm for arms in expanded.values() for arm in arms}
-    return {f"arms.{arm}": [arm] for arm in experiment.arms if arm not in made} | expanded
+    expanded_arms = {arm for arms in expanded.values() for arm in arms}
+    return {f"arms.{arm}": [arm] for arm in experiment.arms if arm not in expanded_arms} | expanded
 
 
 # --- where the claims stand ---
@@ -199,26 +199,26 @@ def standings(
     file: types.ClaimsFile, judged: Mapping[str, Any], arms: Mapping[str, str], lines: Mapping[str, Line]
 ) -> list[Standing]:
     """Return where each claim stands that episodes can settle; `arms`: the line of each arm of the experiment."""
-    entries = {entry["id"]: entry for entry in judged["claims"]}
+    judgements = {judgement["id"]: judgement for judgement in judged["claims"]}
     rows = []
     for claim in file.claims:
         if not isinstance(claim, settle.Tested) or not all(arm in arms for arm in settle.arms_of(claim)):
             continue
-        own = tuple(dict.fromkeys(arms[arm] for arm in settle.arms_of(claim)))
-        if entries[claim.id].get("anytime"):
-            rows.append(_standing(claim, entries[claim.id], own))
+        own_lines = tuple(dict.fromkeys(arms[arm] for arm in settle.arms_of(claim)))
+        if judgements[claim.id].get("anytime"):
+            rows.append(_standing(claim, judgements[claim.id], own_lines))
         else:  # without a common init state it gets some; with them it is not tested for another reason
-            alone = settle.common_starts([lines[name] for name in own]) == 0
-            rows.append(Standing(claim.id, own, 0, 1.0, 1.0, math.nan, 0.0, "" if alone else "not tested"))
+            alone = settle.common_starts([lines[name] for name in own_lines]) == 0
+            rows.append(Standing(claim.id, own_lines, 0, 1.0, 1.0, math.nan, 0.0, "" if alone else "not tested"))
     return rows
 
 
-def _standing(claim: settle.Tested, entry: Mapping[str, Any], lines: tuple[str, ...]) -> Standing:
-    """Return where a claim stands by its anytime-valid side: a fixed-n verdict is none that one may add to."""
-    side = entry["anytime"]
-    wins, losses, n = _counts(claim, entry["numbers"])
+def _standing(claim: settle.Tested, judgement: Mapping[str, Any], lines: tuple[str, ...]) -> Standing:
+    """Return where a claim stands by its anytime-valid side: after a fixed-n verdict no episodes may be added."""
+    side = judgement["anytime"]
+    wins, losses, n = _counts(claim, judgement["numbers"])
     support, refute = settle.evidence(claim, wins, losses, n)
-    size = entry["family"]["size"] if entry["family"] else 1
+    size = judgement["family"]["size"] if judgement["family"] else 1
     further = settle.further(claim, wins, losses, n, side["needs"], size)
     verdict = side["verdict"] if side["verdict"] in ("supported", "refuted") else ""
     return Standing(claim.id, lines, n, support, refute, side["needs"], further, verdict)
@@ -342,12 +342,12 @@ class Loop:
         open_ = [s.claim for s in current if not settle.ended(s, lines)]
         episodes = sum(batch["episodes"] for batch in self.record.batches)
         seconds = sum(batch["seconds"] for batch in self.record.batches)
-        said = f"{plural(episodes, 'episode')} in {duration(seconds)}."
+        text = f"{plural(episodes, 'episode')} in {duration(seconds)}."
         if open_:
-            said += f" The budget ({_left(left)} left) does not hold the next batch of {listed(open_)}: a larger BUDGET"
-            said += f" goes on (all that {DIRECTORY} has recorded counts)."
+            text += f" The budget ({_left(left)} left) does not hold the next batch of {listed(open_)}: a larger BUDGET"
+            text += f" goes on (all that {DIRECTORY} has recorded counts)."
         overlays = " ".join(["config.yaml", *self.setting.layers, str(DIRECTORY / "overlay.yaml")])
-        return f"{said}\nReports with these episodes: make report PROFILE={DIRECTORY}\nflashtrail ledger {overlays}"
+        return f"{text}\nReports with these episodes: make report PROFILE={DIRECTORY}\nflashtrail ledger {overlays}"
 
 
 @contextlib.contextmanager
@@ -374,14 +374,14 @@ def _reason(offset: int) -> str:
     with LOG.open("rb") as stream:
         stream.seek(offset)
         lines = stream.read().decode("utf-8", "replace").splitlines()
-    said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return said[0] if said else next((line for line in reversed(lines) if line.strip()), "no message")
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return errors[0] if errors else next((line for line in reversed(lines) if line.strip()), "no message")
 
 
 def _unlock(batch: Mapping[str, Any]) -> None:
     """Remove Snakemake's lock where a killed run of ours left it: it was made while that run was at work."""
-    made = [path.stat().st_mtime for path in Path(".snakemake/locks").glob("*.lock")]
-    if made and all(batch["from"] - 1 <= when <= batch["to"] + 2 * _BEAT_S for when in made):
+    created = [path.stat().st_mtime for path in Path(".snakemake/locks").glob("*.lock")]
+    if created and all(batch["from"] - 1 <= when <= batch["to"] + 2 * _BEAT_S for when in created):
         subprocess.run([*_SNAKEMAKE, "--unlock"], check=True, stdin=subprocess.DEVNULL, capture_output=True)
 
 

@@ -41,11 +41,11 @@ def analyse(episodes: pd.DataFrame, rounds: pd.DataFrame, control: Mapping[str, 
     frame = _joined(episodes, rounds)
     if not len(frame) or not (frame["route"] == "draft").any():
         return {"draft_rounds": 0}
-    found = {"draft_rounds": int((frame["route"] == "draft").sum()), "acceptance": acceptance(frame, control)}
+    result = {"draft_rounds": int((frame["route"] == "draft").sum()), "acceptance": acceptance(frame, control)}
     if frame[["env_step", "steps"]].isna().any(axis=None):
-        return found | {"window": None}  # an imported run may not say when its rounds were, or how long it took
+        return result | {"window": None}  # an imported run may not say when its rounds were, or how long it took
     step = window(episodes)
-    return found | {
+    return result | {
         "window": step,
         "outcome": outcome(frame, step),
         "alarm": alarm(frame, step),
@@ -79,10 +79,10 @@ def _joined(episodes: pd.DataFrame, rounds: pd.DataFrame) -> pd.DataFrame:
     frame["rejected"] = (frame["accepted_prefix"] == 0).astype(float).where(draft)
     frame["radius"] = frame["radius"].where(draft)
     frame["accepted_prefix"] = frame["accepted_prefix"].astype(float).where(draft)
-    chosen = frame["fallback_cause"].fillna("")
+    cause_of_round = frame["fallback_cause"].fillna("")
     for cause in ("gripper", "zero_accept"):
         # A full round at the start of an episode has no draft behind it.
-        frame[cause] = (chosen == cause).astype(float).where(frame["round"] > 0)
+        frame[cause] = (cause_of_round == cause).astype(float).where(frame["round"] > 0)
     return frame
 
 
@@ -110,25 +110,25 @@ def outcome(frame: pd.DataFrame, step: int) -> list[dict[str, Any]]:
     rows = []
     early = _early(frame, step)
     for name, (sign, words) in SIGNALS.items():
-        found = discrimination.auroc(sign * early[name], early["failed"], early["episode"], early["stratum"])
-        rows.append({"signal": name, "words": words, "unit": "round", "before_step": step, **_plain(found)})
+        auroc = discrimination.auroc(sign * early[name], early["failed"], early["episode"], early["stratum"])
+        rows.append({"signal": name, "words": words, "unit": "round", "before_step": step, **_plain(auroc)})
         for share in (1 / 3, 2 / 3, 1):
             until = int(step * share)
             part = episode_means(early[early["env_step"] < until])
-            found = discrimination.auroc(sign * part[name], part["failed"], part["episode"], part["stratum"])
-            rows.append({"signal": name, "words": words, "unit": "episode", "before_step": until, **_plain(found)})
+            auroc = discrimination.auroc(sign * part[name], part["failed"], part["episode"], part["stratum"])
+            rows.append({"signal": name, "words": words, "unit": "episode", "before_step": until, **_plain(auroc)})
     return rows
 
 
-def _plain(found: discrimination.Auroc) -> dict[str, Any]:
-    return {**found.as_dict(), "says": found.says}
+def _plain(auroc: discrimination.Auroc) -> dict[str, Any]:
+    return {**auroc.as_dict(), "says": auroc.says}
 
 
 def episode_means(frame: pd.DataFrame) -> pd.DataFrame:
     """Return one row per episode: the mean of each signal, and its end."""
     grouped = frame.groupby("episode")
-    kept = grouped[["stratum", "failed", "init_state", "steps", "arm", "task_id"]].first()
-    return kept.join(grouped[list(SIGNALS)].mean()).reset_index()
+    ends = grouped[["stratum", "failed", "init_state", "steps", "arm", "task_id"]].first()
+    return ends.join(grouped[list(SIGNALS)].mean()).reset_index()
 
 
 # --- an alarm, and how early it comes ---
@@ -184,8 +184,8 @@ def calibrated(frame: pd.DataFrame, step: int) -> dict[str, Any] | None:
     by_signal = discrimination.cross_fitted(-part["accepted_prefix"], failed, fold)
     by_arm = np.full(len(part), np.nan)
     for name in np.unique(fold):
-        other = part[fold != name].groupby("stratum")["failed"]
-        shares = (other.sum() + 1) / (other.count() + 2)
+        learned_on = part[fold != name].groupby("stratum")["failed"]
+        shares = (learned_on.sum() + 1) / (learned_on.count() + 2)
         by_arm[fold == name] = part.loc[fold == name, "stratum"].map(shares).fillna(0.5)
     return {
         "bins": discrimination.reliability(by_signal, failed),
@@ -218,11 +218,11 @@ def camera(frame: pd.DataFrame, step: int) -> list[dict[str, Any]]:
     mixed["stratum"] = mixed.groupby(["policy", "suite", "task_id"]).ngroup()
     rows += [_camera_row(mixed, name, "arms broken in every round against unbroken arms") for name in _DRAFT_SIGNALS]
     watched = frame[frame["health_std"].notna()]
-    found = discrimination.auroc(
+    auroc = discrimination.auroc(
         -watched["health_std"], watched["condition_applied"], watched["episode"], watched["stratum"]
     )
     pixels = {"signal": "health_std", "words": "spread of the wrist image\u2019s pixels", "means": None}
-    rows.append({**pixels, "comparison": "rounds that a guard looked at", **_plain(found)})
+    rows.append({**pixels, "comparison": "rounds that a guard looked at", **_plain(auroc)})
     return [row for row in rows if row["value"] is not None]
 
 
@@ -233,9 +233,9 @@ def _true(column: pd.Series) -> pd.Series:
 def _camera_row(frame: pd.DataFrame, name: str, comparison: str) -> dict[str, Any]:
     sign, words = SIGNALS[name]
     hit = frame["condition_applied"].astype(bool)
-    found = discrimination.auroc(sign * frame[name], hit, frame["episode"], frame["stratum"])
+    auroc = discrimination.auroc(sign * frame[name], hit, frame["episode"], frame["stratum"])
     means = {"broken": _number(frame.loc[hit, name].mean()), "whole": _number(frame.loc[~hit, name].mean())}
-    return {"signal": name, "words": words, "comparison": comparison, **_plain(found), "means": means}
+    return {"signal": name, "words": words, "comparison": comparison, **_plain(auroc), "means": means}
 
 
 def _number(value: float) -> float | None:
@@ -253,8 +253,8 @@ def acceptance(frame: pd.DataFrame, control: Mapping[str, Any] | None) -> list[d
     """
     rows = []
     for arm, part in frame[frame["route"] == "draft"].groupby("arm", sort=False):
-        beside = control if control and control.get("policy") == part["policy"].iloc[0] else None
-        tau = float(beside["tau"]) if beside else None
+        own_control = control if control and control.get("policy") == part["policy"].iloc[0] else None
+        tau = float(own_control["tau"]) if own_control else None
         within = (part["radius"] <= tau).astype(float) if tau is not None else None
         sums = part.assign(_in=within if within is not None else np.nan).groupby("episode")["_in"].agg(["sum", "size"])
         interval = resampling.ratio_over_episodes(sums["sum"], sums["size"]) if within is not None else None
@@ -266,7 +266,7 @@ def acceptance(frame: pd.DataFrame, control: Mapping[str, Any] | None) -> list[d
                 "median_radius": _number(part["radius"].median()),
                 "within": None if within is None else int(within.sum()),
                 "interval": None if interval is None else {"low": interval.low, "high": interval.high},
-                "control": None if beside is None else _control_row(beside),
+                "control": None if own_control is None else _control_row(own_control),
             }
         )
     return rows

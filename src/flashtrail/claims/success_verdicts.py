@@ -43,28 +43,28 @@ from flashtrail.statistics.wording import (
 def judge_rate(claim: types.RateClaim, campaign: Campaign, alpha: float) -> Judgement:
     """Judge one arm's rate against a bar."""
     episodes = arm_episodes(campaign, claim.arm)
-    found = intervals.rate(int(episodes["success"].sum()), len(episodes), 1 - alpha)
-    assert found.exact is not None
-    fixed = decided(found.exact.low >= claim.bar, found.exact.high < claim.bar)
-    e = anytime.hedged(*(anytime.rate_e(found.k, found.n, claim.bar, above) for above in (True, False)))
-    sequence = anytime.rate_sequence(found.k, found.n, alpha)
-    other = decided(sequence.low >= claim.bar, sequence.high < claim.bar)
-    side = _anytime(claim, campaign, alpha, e, sequence, other, n=found.n, k_arm=found.k)
-    p = intervals.binomial_p(found.k, found.n, claim.bar)
+    rate = intervals.rate(int(episodes["success"].sum()), len(episodes), 1 - alpha)
+    assert rate.exact is not None
+    fixed = decided(rate.exact.low >= claim.bar, rate.exact.high < claim.bar)
+    e = anytime.hedged(*(anytime.rate_e(rate.k, rate.n, claim.bar, above) for above in (True, False)))
+    sequence = anytime.rate_sequence(rate.k, rate.n, alpha)
+    by_sequence = decided(sequence.low >= claim.bar, sequence.high < claim.bar)
+    side = _anytime(claim, campaign, alpha, e, sequence, by_sequence, n=rate.n, k_arm=rate.k)
+    p = intervals.binomial_p(rate.k, rate.n, claim.bar)
     relation = {"supported": "all of it at or above", "refuted": "all of it below", "inconclusive": "around"}[fixed]
     sentence = (
-        f"{claim.arm} succeeded in {rate_with_interval(found)}; the exact interval "
-        f"{percent_range(found.exact)} is {relation} the bar of {percent(claim.bar)} ({p_value(p)}, exact binomial)."
+        f"{claim.arm} succeeded in {rate_with_interval(rate)}; the exact interval "
+        f"{percent_range(rate.exact)} is {relation} the bar of {percent(claim.bar)} ({p_value(p)}, exact binomial)."
     )
     return Judgement(
         fixed if side.fixed else side.verdict,
         sentence,
-        {"rate": found.as_dict(), "bar": claim.bar},
-        f"{counted(found)} [{percent_range(found.exact)}]",
+        {"rate": rate.as_dict(), "bar": claim.bar},
+        f"{counted(rate)} [{percent_range(rate.exact)}]",
         scope_of(campaign, {claim.arm: episodes}),
         {claim.arm: rows_of(episodes), "failed": names_of(episodes[~episodes["success"]])},
         p,
-        lambda alpha: power.rate_plan(found.k, found.n, claim.bar, alpha),
+        lambda alpha: power.rate_plan(rate.k, rate.n, claim.bar, alpha),
         side,
     )
 
@@ -75,18 +75,18 @@ def judge_rate(claim: types.RateClaim, campaign: Campaign, alpha: float) -> Judg
 
 def judge_paired(claim: types.PairedClaim, campaign: Campaign, alpha: float) -> Judgement:
     """Judge a difference between two arms on the same episodes."""
-    pairs, found = _paired(claim, campaign, alpha)
-    fixed, sign = _of_difference(claim, found.p <= alpha, found.difference, found.interval)
-    side = _anytime_on_pairs(claim, campaign, found, alpha, anytime.paired_e(found.only_a, found.only_b))
+    pairs, result = _paired(claim, campaign, alpha)
+    fixed, sign = _of_difference(claim, result.p <= alpha, result.difference, result.interval)
+    side = _anytime_on_pairs(claim, campaign, result, alpha, anytime.paired_e(result.only_a, result.only_b))
     verdict = fixed if side.fixed else side.verdict
-    wins, losses = (found.only_a, found.only_b) if sign > 0 else (found.only_b, found.only_a)
+    wins, losses = (result.only_a, result.only_b) if sign > 0 else (result.only_b, result.only_a)
     reason = (
-        f"; exact McNemar {p_value(found.p)} ({found.only_a} against {found.only_b} discordant pairs)."
+        f"; exact McNemar {p_value(result.p)} ({result.only_a} against {result.only_b} discordant pairs)."
         f"{_reason(verdict, sign, claim.margin, alpha)}"
     )
-    judgement = _on_pairs(claim, campaign, pairs, found, verdict, reason)
-    judgement.p, judgement.anytime = found.p, side
-    judgement.plan = lambda alpha: power.paired_plan(wins, losses, found.n, claim.margin, alpha)
+    judgement = _on_pairs(claim, campaign, pairs, result, verdict, reason)
+    judgement.p, judgement.anytime = result.p, side
+    judgement.plan = lambda alpha: power.paired_plan(wins, losses, result.n, claim.margin, alpha)
     return judgement
 
 
@@ -95,12 +95,12 @@ def judge_paired(claim: types.PairedClaim, campaign: Campaign, alpha: float) -> 
 
 def judge_non_inferiority(claim: types.NonInferiorityClaim, campaign: Campaign, alpha: float) -> Judgement:
     """Judge that one arm is not worse than another by the claim's margin."""
-    pairs, found = _paired(claim, campaign, alpha)
-    p = intervals.paired_non_inferiority_p(found.only_a, found.only_b, found.n, claim.margin)
-    fixed = decided(found.interval.low > -claim.margin, found.interval.high < -claim.margin)
-    counts = found.only_a, found.only_b, found.n
+    pairs, result = _paired(claim, campaign, alpha)
+    p = intervals.paired_non_inferiority_p(result.only_a, result.only_b, result.n, claim.margin)
+    fixed = decided(result.interval.low > -claim.margin, result.interval.high < -claim.margin)
+    counts = result.only_a, result.only_b, result.n
     e = anytime.hedged(*(anytime.difference_e(*counts, -claim.margin, above) for above in (True, False)))
-    side = _anytime_on_pairs(claim, campaign, found, alpha, e)
+    side = _anytime_on_pairs(claim, campaign, result, alpha, e)
     verdict = fixed if side.fixed else side.verdict
     loss = points(claim.margin).lstrip("+")
     reason = {
@@ -108,13 +108,15 @@ def judge_non_inferiority(claim: types.NonInferiorityClaim, campaign: Campaign, 
         "refuted": f"The loss is {loss} or more",
         "inconclusive": f"A loss of {loss} is not excluded: too few episodes",
     }[verdict]
-    if verdict == "inconclusive" and side.fixed and found.interval.high < 0:
+    if verdict == "inconclusive" and side.fixed and result.interval.high < 0:
         reason = f"There is a loss; whether it reaches {loss} is open"
     reason = f". {reason} (one-sided {p_value(p)}, paired score test)."
-    judgement = _on_pairs(claim, campaign, pairs, found, verdict, reason)
+    judgement = _on_pairs(claim, campaign, pairs, result, verdict, reason)
     judgement.numbers["p_non_inferiority"] = judgement.p = p
     judgement.anytime = side
-    judgement.plan = lambda alpha: power.non_inferiority_plan(found.only_a, found.only_b, found.n, claim.margin, alpha)
+    judgement.plan = lambda alpha: power.non_inferiority_plan(
+        result.only_a, result.only_b, result.n, claim.margin, alpha
+    )
     return judgement
 
 
@@ -127,29 +129,29 @@ def judge_unpaired(claim: types.UnpairedClaim, campaign: Campaign, alpha: float)
     common = common_tasks(campaign, claim.arm, claim.control)
     strata = common.strata
     single = intervals.unpaired(*strata[0], 1 - alpha) if len(strata) == 1 else None
-    found = single or stratified.compare(strata, 1 - alpha)
-    fixed, sign = _of_difference(claim, found.p <= alpha, found.difference, found.interval)
+    result = single or stratified.compare(strata, 1 - alpha)
+    fixed, sign = _of_difference(claim, result.p <= alpha, result.difference, result.interval)
     e = anytime.unpaired_e(strata)
-    other = decided(e >= 1 / alpha and sign * found.difference > 0, False)  # no sequence, so none refutes
-    counts = {"n": found.a.n + found.b.n, "k_arm": found.a.k, "k_control": found.b.k}
-    side = _anytime(claim, campaign, alpha, e, None, other, **counts)
+    by_e_value = decided(e >= 1 / alpha and sign * result.difference > 0, False)  # no sequence, so none refutes
+    counts = {"n": result.a.n + result.b.n, "k_arm": result.a.k, "k_control": result.b.k}
+    side = _anytime(claim, campaign, alpha, e, None, by_e_value, **counts)
     verdict = fixed if side.fixed else side.verdict
     weighted = "" if single else f" (Mantel-Haenszel's, {len(strata)} tasks)"
     sentence = (
-        f"{claim.arm} succeeded in {rate_with_interval(found.a)}, {claim.control} in {rate_with_interval(found.b)}, "
-        f"not the same episodes: {points(found.difference)}{weighted}, {percent(1 - alpha)} interval "
-        f"{points_range(found.interval)}; {p_value(found.p)} ({found.test})."
+        f"{claim.arm} succeeded in {rate_with_interval(result.a)}, {claim.control} in {rate_with_interval(result.b)}, "
+        f"not the same episodes: {points(result.difference)}{weighted}, {percent(1 - alpha)} interval "
+        f"{points_range(result.interval)}; {p_value(result.p)} ({result.test})."
         f"{_reason(verdict, sign, claim.margin, alpha)}{common.left_out}"
     )
     sides = strata if sign > 0 else [stratified.Stratum(s.k_b, s.n_b, s.k_a, s.n_a) for s in strata]
     return Judgement(
         verdict,
         sentence,
-        asdict(found) | {"margin": claim.margin, "tasks": common.tasks},
-        f"{counted(found.a)} vs {counted(found.b)}; {difference_with_range(found.difference, found.interval)}",
+        asdict(result) | {"margin": claim.margin, "tasks": common.tasks},
+        f"{counted(result.a)} vs {counted(result.b)}; {difference_with_range(result.difference, result.interval)}",
         scope_of(campaign, common.frames),
         {arm: rows_of(frame) for arm, frame in common.frames.items()},
-        found.p,
+        result.p,
         lambda alpha: power.unpaired_plan(sides, claim.margin, alpha),
         side,
     )
@@ -161,18 +163,18 @@ def judge_unpaired(claim: types.UnpairedClaim, campaign: Campaign, alpha: float)
 def _anytime_on_pairs(
     claim: types.PairedClaim | types.NonInferiorityClaim,
     campaign: Campaign,
-    found: intervals.Paired,
+    result: intervals.Paired,
     alpha: float,
     e: float,
 ) -> looks.Anytime:
     """Return the anytime-valid side of a comparison of pairs: decided by `e` and direction, or by the sequence."""
-    sequence = anytime.difference_sequence(found.only_a, found.only_b, found.n, alpha)
+    sequence = anytime.difference_sequence(result.only_a, result.only_b, result.n, alpha)
     if isinstance(claim, types.NonInferiorityClaim):
         verdict = decided(sequence.low > -claim.margin, sequence.high < -claim.margin)
     else:
-        verdict, _ = _of_difference(claim, e >= 1 / alpha, found.difference, sequence)
-    counts = {"k_arm": found.k_a, "k_control": found.k_b, "wins": found.only_a, "losses": found.only_b}
-    return _anytime(claim, campaign, alpha, e, sequence, verdict, n=found.n, **counts)
+        verdict, _ = _of_difference(claim, e >= 1 / alpha, result.difference, sequence)
+    counts = {"k_arm": result.k_a, "k_control": result.k_b, "wins": result.only_a, "losses": result.only_b}
+    return _anytime(claim, campaign, alpha, e, sequence, verdict, n=result.n, **counts)
 
 
 def _anytime(
@@ -185,10 +187,10 @@ def _anytime(
     **counts: int,
 ) -> looks.Anytime:
     """Return the anytime-valid side of a comparison, with the looks at it so far."""
-    own, looked = looks.digest(claim, campaign.metadata), campaign.looked
-    settled = looks.SETTLE in [campaign.asked, *(look["asked"] for look in looked if look["digest"] == own)]
-    sizes = looks.sizes(looked, own, counts)
-    return looks.Anytime(e, 1 / alpha, interval, verdict, own, sizes, counts, settled)
+    digest, past_looks = looks.digest(claim, campaign.metadata), campaign.looked
+    settled = looks.SETTLE in [campaign.asked, *(look["asked"] for look in past_looks if look["digest"] == digest)]
+    sizes = looks.sizes(past_looks, digest, counts)
+    return looks.Anytime(e, 1 / alpha, interval, verdict, digest, sizes, counts, settled)
 
 
 def _of_difference(
@@ -219,12 +221,12 @@ def _on_pairs(
     claim: types.PairedClaim | types.NonInferiorityClaim,
     campaign: Campaign,
     pairs: pd.DataFrame,
-    found: intervals.Paired,
+    result: intervals.Paired,
     verdict: types.Verdict,
     reason: str,
 ) -> Judgement:
     """Return a judgement of paired arms without its p and plan; `reason` ends the sentence."""
-    interval = found.interval
+    interval = result.interval
     difference = pairs["success_arm"].astype(int) - pairs["success_control"].astype(int)
     resampled = resampling.paired_difference(
         pairs.groupby(["suite", "task_id"], observed=True).ngroup().to_numpy(),
@@ -235,13 +237,13 @@ def _on_pairs(
     bootstrap = "no interval, too few of them differ" if resampled is None else points_range(resampled)
     return Judgement(
         verdict,
-        f"{claim.arm} succeeded in {found.k_a}/{found.n}, {claim.control} in {found.k_b}/{found.n} of the same "
-        f"episodes: {points(found.difference)}, {percent(interval.level)} interval {points_range(interval)} "
+        f"{claim.arm} succeeded in {result.k_a}/{result.n}, {claim.control} in {result.k_b}/{result.n} of the same "
+        f"episodes: {points(result.difference)}, {percent(interval.level)} interval {points_range(interval)} "
         f"(init states resampled within tasks: {bootstrap}){reason}",
-        asdict(found)
-        | {"k_arm": found.k_a, "k_control": found.k_b, "margin": claim.margin}
+        asdict(result)
+        | {"k_arm": result.k_a, "k_control": result.k_b, "margin": claim.margin}
         | {"bootstrap": asdict(resampled) if resampled else None},
-        f"{found.k_a}/{found.n} vs {found.k_b}/{found.n}; {difference_with_range(found.difference, interval)}",
+        f"{result.k_a}/{result.n} vs {result.k_b}/{result.n}; {difference_with_range(result.difference, interval)}",
         scope_of(campaign, {arm: arm_episodes(campaign, arm) for arm in (claim.arm, claim.control)}, pairs),
         pair_rows(pairs),
     )

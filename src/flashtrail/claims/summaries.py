@@ -97,12 +97,12 @@ def summary(episodes: pd.DataFrame, rounds: pd.DataFrame, longest: int = EXEC_ST
 def _numbered(episodes: pd.DataFrame, rounds: pd.DataFrame) -> pd.DataFrame:
     """Return the rounds with `_episode`, the place of their episode's row, and its `success`."""
     key = list(EPISODE_KEY)
-    own, of_rounds = (pa.Table.from_pandas(frame[key], preserve_index=False) for frame in (episodes, rounds))
-    packing = keys.Packing(own, of_rounds)
-    place = keys.positions(packing.codes(own), packing.codes(of_rounds))
-    if (place < 0).any():
-        raise UserError(f"{episodes['arm'].iloc[0]}: {int((place < 0).sum())} rounds belong to no episode; merge again")
-    return rounds.assign(_episode=place, success=episodes["success"].to_numpy(bool)[place])
+    of_episodes, of_rounds = (pa.Table.from_pandas(frame[key], preserve_index=False) for frame in (episodes, rounds))
+    packing = keys.Packing(of_episodes, of_rounds)
+    index = keys.positions(packing.codes(of_episodes), packing.codes(of_rounds))
+    if (index < 0).any():
+        raise UserError(f"{episodes['arm'].iloc[0]}: {int((index < 0).sum())} rounds belong to no episode; merge again")
+    return rounds.assign(_episode=index, success=episodes["success"].to_numpy(bool)[index])
 
 
 def _by_policy_time(rounds: pd.DataFrame) -> pd.DataFrame:
@@ -162,14 +162,14 @@ def accepted_prefix(rounds: pd.DataFrame, longest: int) -> dict[str, Any]:
     }
 
 
-def _over_episodes(rounds: pd.DataFrame, part: pd.Series, whole: pd.Series | float) -> dict[str, Any] | None:
+def _over_episodes(rounds: pd.DataFrame, numerator: pd.Series, denominator: pd.Series | float) -> dict[str, Any] | None:
     """Return the interval of sum(part) / sum(whole) with episodes resampled, as plain data."""
     episode = rounds["_episode"].to_numpy()
-    weights = (np.broadcast_to(np.asarray(x, float), len(rounds)) for x in (part, whole))
+    weights = (np.broadcast_to(np.asarray(x, float), len(rounds)) for x in (numerator, denominator))
     sums = np.column_stack([np.bincount(episode, w) for w in weights])
     sums = sums[np.bincount(episode) > 0]
-    found = resampling.ratio_over_episodes(sums[:, 0], sums[:, 1])
-    return asdict(found) if found else None
+    interval = resampling.ratio_over_episodes(sums[:, 0], sums[:, 1])
+    return asdict(interval) if interval else None
 
 
 def latency_by_route(rounds: pd.DataFrame) -> dict[str, Any]:
@@ -196,10 +196,10 @@ def latency_by_route(rounds: pd.DataFrame) -> dict[str, Any]:
 def _latency_over_episodes(rounds: pd.DataFrame) -> dict[str, Any]:
     enough = rounds["policy_ms"].notna().sum() >= intervals.P99_MIN_ROUNDS
     quantiles = {"p50": 0.50, "p95": 0.95} | ({"p99": 0.99} if enough else {})
-    found = resampling.latency_quantiles(
+    estimates = resampling.latency_quantiles(
         rounds["policy_ms"].to_numpy(float), rounds["_episode"].to_numpy(), tuple(quantiles.values())
     )
-    ends = {name: entry.interval if (entry := found[q]) else None for name, q in quantiles.items()}
+    ends = {name: estimate.interval if (estimate := estimates[q]) else None for name, q in quantiles.items()}
     return {name: asdict(interval) if interval else None for name, interval in ends.items()}
 
 
@@ -236,12 +236,12 @@ def mixture(rounds: pd.DataFrame) -> dict[str, float | None]:
 
 def bookkeeping(episodes: pd.DataFrame, rounds: pd.DataFrame) -> dict[str, int]:
     """Return how many episodes there are, and how many of them have counters that differ from their rounds' rows."""
-    place, n = rounds["_episode"].to_numpy(), len(episodes)
-    count = np.bincount(place, minlength=n)
-    drafts = np.bincount(place, (rounds["route"] == "draft").to_numpy(float), n)
+    episode, n = rounds["_episode"].to_numpy(), len(episodes)
+    count = np.bincount(episode, minlength=n)
+    drafts = np.bincount(episode, (rounds["route"] == "draft").to_numpy(float), n)
     # Under a running clock steps are taken while a round is under way, too.
     taken = rounds["executed"] + pd.to_numeric(rounds["waited_steps"]).fillna(0)
-    actions = np.bincount(place, taken.to_numpy(float), n)
+    actions = np.bincount(episode, taken.to_numpy(float), n)
     agrees = episodes["rounds"].isna().to_numpy() | (  # none on record: an imported run without its rounds
         (episodes["rounds"].to_numpy() == count)
         & (episodes["draft_rounds"].to_numpy() == drafts)

@@ -46,10 +46,10 @@ def judge_all(file: types.ClaimsFile, campaign: Campaign, plan: bool = True) -> 
     fixed-n test gets its plan, the number of episodes that would settle it, unless `plan` is False.
     """
     judged = [_judge(claim, campaign, file.alpha) for claim in file.claims]
-    held = families(file.claims, judged)
+    adjusted = families(file.claims, judged)
     result = []
     for claim, judgement in zip(file.claims, judged, strict=True):
-        family = held.get(claim.id)
+        family = adjusted.get(claim.id)
         if family:
             adjust(judgement, family, file.alpha)
         size = family["size"] if family else 1
@@ -60,7 +60,7 @@ def judge_all(file: types.ClaimsFile, campaign: Campaign, plan: bool = True) -> 
     return result
 
 
-_SUCCESS_WORDS = {
+_SUCCESS_SENTENCES = {
     "simulator": "Success is the simulator's own.",
     "verified": "Success is the verified one: the behaviour was seen, too.",
 }
@@ -97,13 +97,14 @@ def families(claims: Sequence[types.AnyClaim], judged: Sequence[Judgement]) -> d
     for claim, judgement in zip(claims, judged, strict=True):
         name = getattr(claim, "family", None)
         if name and judgement.p is not None and judgement.anytime is not None:
-            own = min(1.0, 1 / max(judgement.anytime.e, 1e-9))
-            members.setdefault(name, {})[claim.id] = (judgement.p if judgement.anytime.fixed else own, own)
+            anytime_p = min(1.0, 1 / max(judgement.anytime.e, 1e-9))
+            p_values = (judgement.p if judgement.anytime.fixed else anytime_p, anytime_p)
+            members.setdefault(name, {})[claim.id] = p_values
     adjusted = {}
-    for name, entries in members.items():
-        rested, at_any_time = (intervals.holm([ps[i] for ps in entries.values()]) for i in (0, 1))
-        for claim_id, p, least in zip(entries, rested, at_any_time, strict=True):
-            adjusted[claim_id] = {"name": name, "size": len(entries), "p_adjusted": p, "e_adjusted": 1 / least}
+    for name, by_claim in members.items():
+        of_verdict, of_anytime = (intervals.holm([p_values[i] for p_values in by_claim.values()]) for i in (0, 1))
+        for claim_id, p, anytime_p in zip(by_claim, of_verdict, of_anytime, strict=True):
+            adjusted[claim_id] = {"name": name, "size": len(by_claim), "p_adjusted": p, "e_adjusted": 1 / anytime_p}
     return adjusted
 
 
@@ -114,23 +115,23 @@ def adjust(judgement: Judgement, family: Mapping[str, Any], alpha: float) -> Non
         judgement.anytime = replace(side, verdict="inconclusive")
     if judgement.verdict != "supported" or family["size"] < 2:
         return
-    words = f" After Holm's adjustment for {family['size']} tests ({family['name']}): "
-    words += p_value(family["p_adjusted"]) if side is None or side.fixed else f"e = {1 / family['p_adjusted']:.3g}"
+    note = f" After Holm's adjustment for {family['size']} tests ({family['name']}): "
+    note += p_value(family["p_adjusted"]) if side is None or side.fixed else f"e = {1 / family['p_adjusted']:.3g}"
     if family["p_adjusted"] > alpha:
         judgement.verdict = "inconclusive"
-        words += f", not established at {alpha:g}"
-    judgement.sentence += words + "."
+        note += f", not established at {alpha:g}"
+    judgement.sentence += note + "."
 
 
 def _plain(
     claim: types.AnyClaim, judgement: Judgement, family: Mapping[str, Any] | None, plan: Plan | None
 ) -> dict[str, Any]:
-    where = judgement.tested_on.get("words", "")
+    scope_note = judgement.tested_on.get("words", "")
     settle = {**plan.as_dict(), "words": plan_words(plan)} if plan else None
     tested = judgement.verdict != "not_tested"
-    which = _SUCCESS_WORDS.get(getattr(claim, "success", ""), "") if tested else ""
+    success_note = _SUCCESS_SENTENCES.get(getattr(claim, "success", ""), "") if tested else ""
     side = judgement.anytime
-    looked = "" if side is None or side.fixed else f"{looks_words(side.as_dict())} {anytime_words(side.as_dict())}."
+    looks_note = "" if side is None or side.fixed else f"{looks_words(side.as_dict())} {anytime_words(side.as_dict())}."
     return {
         "id": claim.id,
         "title": claim.title,
@@ -146,7 +147,13 @@ def _plain(
         "seed_word": types.seed_word(judgement.verdict, claim.limited),
         "sentence": " ".join(
             part
-            for part in (judgement.sentence, looked, which, settle and f"To settle it: {settle['words']}.", where)
+            for part in (
+                judgement.sentence,
+                looks_note,
+                success_note,
+                settle and f"To settle it: {settle['words']}.",
+                scope_note,
+            )
             if part
         ),
         "short": judgement.short,
@@ -176,12 +183,12 @@ def looks_words(side: Mapping[str, Any]) -> str:
     if side["rests_on"] == "fixed-n":
         return f"The verdict rests on the fixed-n test: n was {side['looks'][0]:,} at every look."
     sizes = dict.fromkeys(f"{n:,}" for n in side["looks"])
-    words = f"The verdict rests on the anytime-valid test: there were looks at n = {listed(list(sizes))}"
+    text = f"The verdict rests on the anytime-valid test: there were looks at n = {listed(list(sizes))}"
     if side["settled"]:
-        words += ", by a loop that adds episodes (settle)"
+        text += ", by a loop that adds episodes (settle)"
     if len(sizes) < len(side["looks"]):
-        words += "; at one n episodes were run again with other outcomes, a second chance that no test here allows for"
-    return f"{words}."
+        text += "; at one n episodes were run again with other outcomes, a second chance that no test here allows for"
+    return f"{text}."
 
 
 _TO = {"supported": "support", "refuted": "refute"}
@@ -202,7 +209,7 @@ def _judge_records(claim: types.RecordsClaim, campaign: Campaign, alpha: float) 
     records = campaign.records(claim.of)
     if not records:
         raise NotTested("there is no such record")
-    checked = [(p, r, c) for p, r in records.items() for c in claim.checks if c.where is None or _at(r, c.where)]
+    checked = [(p, r, c) for p, r in records.items() for c in claim.checks if c.where is None or _value_at(r, c.where)]
     failed = [f"{policy}: {reason}" for policy, record, check in checked if (reason := _unmet(check, record))]
     # A check that no record has the means for leaves the claim open, however well the others went.
     open_ = [c.where for c in claim.checks if c.where and not any(check is c for _, _, check in checked)]
@@ -210,7 +217,7 @@ def _judge_records(claim: types.RecordsClaim, campaign: Campaign, alpha: float) 
     passed = len(records) - len({f.split(":")[0] for f in failed})
     sentence = tally(passed, len(records), "record", "meet every check", failed)
     for name in dict.fromkeys(c.where for c in claim.checks if c.where):
-        if without := [policy for policy, record in records.items() if not _at(record, name)]:
+        if without := [policy for policy, record in records.items() if not _value_at(record, name)]:
             sentence += f" Without a {name}, which is therefore not tested: {listed(without)}."
     return Judgement(
         verdict,
@@ -223,11 +230,11 @@ def _judge_records(claim: types.RecordsClaim, campaign: Campaign, alpha: float) 
 
 
 def _values(claim: types.RecordsClaim, records: Mapping[str, Any]) -> dict[str, Any]:
-    return {policy: {c.path: _at(record, c.path) for c in claim.checks} for policy, record in records.items()}
+    return {policy: {c.path: _value_at(record, c.path) for c in claim.checks} for policy, record in records.items()}
 
 
 def _unmet(check: types.Check, record: Any) -> str | None:
-    value = _at(record, check.path)
+    value = _value_at(record, check.path)
     if check.presence == "absent":
         return None if value is None else f"{check.path} is {value!r}"
     if value is None:
@@ -235,13 +242,13 @@ def _unmet(check: types.Check, record: Any) -> str | None:
     if check.equals is not None and value != check.equals:
         return f"{check.path} is {value!r}, not {check.equals!r}"
     if check.at_most is not None:
-        limit = _at(record, check.at_most) if isinstance(check.at_most, str) else check.at_most
+        limit = _value_at(record, check.at_most) if isinstance(check.at_most, str) else check.at_most
         if limit is None or value > limit:
             return f"{check.path} is {value}, more than {limit}"
     return None
 
 
-def _at(record: Any, path: str) -> Any:
+def _value_at(record: Any, path: str) -> Any:
     for part in path.split("."):
         match = re.fullmatch(r"(\w+)(?:\[(.+)\])?", part)
         if match is None or not isinstance(record, Mapping):
@@ -283,10 +290,10 @@ def _judge_latency(claim: types.LatencyClaim, campaign: Campaign, alpha: float) 
     if not profile["synchronized"].eq(True).all():
         raise NotTested("the profile's device was not synchronised at the edges of a round")
     times = {route: profile.loc[profile["route"] == route, "policy_ms"] for route in ("draft", "full")}
-    found = intervals.median_ratio(times["draft"], times["full"], 1 - alpha)
-    if found is None:
+    ratio = intervals.median_ratio(times["draft"], times["full"], 1 - alpha)
+    if ratio is None:
         raise NotTested(f"{len(times['draft'])} draft and {len(times['full'])} full rounds give no interval")
-    verdict = decided(found.interval.high < claim.below, found.interval.low > claim.below)
+    verdict = decided(ratio.interval.high < claim.below, ratio.interval.low > claim.below)
     load = campaign.machine
     loaded = bool(load and load["others"] is not None and load["others"] > claim.load_at_most)
     if loaded:
@@ -295,8 +302,8 @@ def _judge_latency(claim: types.LatencyClaim, campaign: Campaign, alpha: float) 
     p50 = {route: milliseconds(float(times[route].median())) for route in times}
     sentence = (
         f"Draft rounds took {p50['draft']} (median, n = {len(times['draft'])}), full rounds {p50['full']} "
-        f"(n = {len(times['full'])}): ratio {found.ratio:.3f}, {percent(1 - alpha)} interval "
-        f"[{found.interval.low:.3f}, {found.interval.high:.3f}], against {claim.below:g}; {machine.words(load)}."
+        f"(n = {len(times['full'])}): ratio {ratio.ratio:.3f}, {percent(1 - alpha)} interval "
+        f"[{ratio.interval.low:.3f}, {ratio.interval.high:.3f}], against {claim.below:g}; {machine.words(load)}."
     )
     if loaded:
         limit = percent(claim.load_at_most)
@@ -304,17 +311,17 @@ def _judge_latency(claim: types.LatencyClaim, campaign: Campaign, alpha: float) 
     return Judgement(
         verdict,
         sentence,
-        {"ratio": asdict(found), **{route: value.as_dict() for route, value in medians.items()}, "below": claim.below}
+        {"ratio": asdict(ratio), **{route: value.as_dict() for route, value in medians.items()}, "below": claim.below}
         | {"machine": load, "load_at_most": claim.load_at_most},
-        f"{p50['draft']} vs {p50['full']}; \u00d7{found.ratio:.2f} "
-        f"[{found.interval.low:.2f}, {found.interval.high:.2f}]",
+        f"{p50['draft']} vs {p50['full']}; \u00d7{ratio.ratio:.2f} "
+        f"[{ratio.interval.low:.2f}, {ratio.interval.high:.2f}]",
         tested_on(policies=sorted(set(profile["policy"])), devices=sorted(set(profile["device"]) - {""})),
         {"profile": {route: len(values) for route, values in times.items()}},
-        None if loaded else found.p,
+        None if loaded else ratio.p,
         None
         if loaded
         else lambda alpha: power.ratio_plan(
-            found.interval.low, found.interval.high, found.ratio, claim.below, min(map(len, times.values())), alpha
+            ratio.interval.low, ratio.interval.high, ratio.ratio, claim.below, min(map(len, times.values())), alpha
         ),
     )
 
@@ -339,11 +346,11 @@ def _judge_routes(claim: types.RoutesClaim, campaign: Campaign, alpha: float) ->
         f"{most}. "
     )
     sentence += f"{'; '.join(problems)}." if problems else "Rows and counters agree."
-    kept = {key: prefix[key] for key in ("histogram", "mean_draft", "mean_all", "zero", "whole")}
+    prefix_numbers = {key: prefix[key] for key in ("histogram", "mean_draft", "mean_all", "zero", "whole")}
     return Judgement(
         "refuted" if problems else "supported",
         sentence,
-        {**{key: routes[key] for key in ("full", "draft", "n", "draft_share")}, **kept, "problems": problems},
+        {**{key: routes[key] for key in ("full", "draft", "n", "draft_share")}, **prefix_numbers, "problems": problems},
         f"{routes['full']:,} full, {routes['draft']:,} draft; {prefix['mean_draft']:.3f} of {most}",
         scope_of(campaign, {claim.arm: episodes}),
         {claim.arm: rows_of(campaign.judged(claim.arm))},
@@ -383,27 +390,27 @@ def _judge_bookkeeping(claim: types.BookkeepingClaim, campaign: Campaign, alpha:
         episodes = campaign.of_arm("episodes", arm)
         counted = (int(episodes["success"].sum()), len(endings.judged(episodes)))
         if (summary["success"]["k"], summary["success"]["n"]) != counted:
-            found = f"{summary['success']['k']}/{summary['success']['n']}"
-            failed.append(f"{arm}: the summary says {found}, the rows {counted[0]}/{counted[1]}")
+            recorded = f"{summary['success']['k']}/{summary['success']['n']}"
+            failed.append(f"{arm}: the summary says {recorded}, the rows {counted[0]}/{counted[1]}")
         errors = len(episodes) - counted[1]
         if summary["outcomes"]["error"] != errors:
-            said = plural(summary["outcomes"]["error"], "infrastructure error")
-            failed.append(f"{arm}: the summary says {said}, the rows {errors}")
-        odd = summary["bookkeeping"]["episodes_at_odds"]
-        if odd:
-            failed.append(f"{arm}: {plural(odd, 'episode')} whose counters differ from their rounds")
+            errors_recorded = plural(summary["outcomes"]["error"], "infrastructure error")
+            failed.append(f"{arm}: the summary says {errors_recorded}, the rows {errors}")
+        at_odds = summary["bookkeeping"]["episodes_at_odds"]
+        if at_odds:
+            failed.append(f"{arm}: {plural(at_odds, 'episode')} whose counters differ from their rounds")
         mean, implied = summary["mixture"]["mean_ms"], summary["mixture"]["implied_ms"]
         if mean is not None and abs(mean - implied) > claim.tolerance * mean:
             failed.append(f"{arm}: mean {mean:.4f} ms, its routes imply {implied:.4f} ms")
-    bare = [arm for arm, summary in summaries.items() if not summary["condition"]["rounds"]]
-    if len(bare) == len(summaries) and not failed:
+    without_rounds = [arm for arm, summary in summaries.items() if not summary["condition"]["rounds"]]
+    if len(without_rounds) == len(summaries) and not failed:
         raise NotTested("there are no rounds: only k/n could be held against the rows, and it agrees")
     broken = {line.split(":")[0] for line in failed}
     passed = len(summaries) - len(broken)
     sentence = tally(passed, len(summaries), "arm", f"agree with {'itself' if passed == 1 else 'themselves'}", failed)
     return Judgement(
         "refuted" if failed else "supported",
-        sentence + (f" Without rounds only k/n was checked: {listed(bare)}." if bare else ""),
+        sentence + (f" Without rounds only k/n was checked: {listed(without_rounds)}." if without_rounds else ""),
         {"arms": len(summaries), "failed": failed},
         f"{passed}/{len(summaries)}",
         tested_on(policies=sorted({s["policy"] for s in summaries.values()})),

@@ -56,12 +56,12 @@ def beyond(n: int, sides: int = 1) -> float:
     return min(1.0, sides / (n + 1))
 
 
-def content(n: int, confidence: float = CONFIDENCE) -> float:
-    """Return the share of clean episodes that lie below the largest of `n`, at least, with this confidence.
+def content(n: int) -> float:
+    """Return the share of clean episodes that lie below the largest of `n`, at least, with `CONFIDENCE`.
 
     The share below the largest of n has the distribution Beta(n, 1) (Wilks 1941).
     """
-    return float(scipy.stats.beta.ppf(1 - confidence, n, 1))
+    return float(scipy.stats.beta.ppf(1 - CONFIDENCE, n, 1))
 
 
 def run_alarm(m: int, n: int, sides: int = 1) -> float:

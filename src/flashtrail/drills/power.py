@@ -44,12 +44,11 @@ def curve(
     name: str | None,
     reference: Reference,
     lengths: Sequence[int] = LENGTHS,
-    seed: int = 0,
 ) -> list[Power]:
     """Return the power for each length of run; `name` None asks for runs in which nothing speaks."""
     held, judged = (_matrix(flags, what) for what in (True, None))
     wanted = len(NAMES) if name is None else NAMES.index(name)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     powers = []
     for m in lengths:
         least = np.array([[needed(predicate, n, reference) for n in range(m + 1)] for predicate in NAMES])
@@ -63,11 +62,11 @@ def curve(
     return powers
 
 
-def enough(powers: Sequence[Power], power: float = ENOUGH) -> int | None:
+def enough(powers: Sequence[Power]) -> int | None:
     """Return the shortest run from which on every longer one, too, is named at least so often; None for none."""
     shortest = None
     for entry in sorted(powers, key=lambda p: p.m, reverse=True):
-        if entry.named < power:
+        if entry.named < ENOUGH:
             break
         shortest = entry.m
     return shortest

@@ -1,19 +1,26 @@
 """How far a run is, and about how long the rest takes: read where Snakemake runs, without pyarrow.
 
-Shards say it in their progress.json and, assembled, in their ledger.json. Knows no table and no page.
+Shards say it in their progress.json and, assembled, in their ledger.json; the run as a whole in results/progress.json,
+for whoever looks on. Knows no table and no page.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-from flashtrail.base import names
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from flashtrail.base import names, provenance
+from flashtrail.base.errors import UserError
 from flashtrail.experiment import episodes, progress
 from flashtrail.experiment.config import Experiment
 
 RUN = ("success", "horizon")  # outcomes of episodes that were run; `error` is infrastructure's
+RECENT_S = 120.0
+_MOST_BYTES = 8 * 2**20  # a run's own record: some 100 bytes an episode, 80,000 of them
 
 
 @dataclass(frozen=True)
@@ -32,16 +39,33 @@ def shards(experiment: Experiment, results: str | Path) -> Iterator[Shard]:
         spec = experiment.arm(arm)
         for task in experiment.tasks_of(arm):
             keys = episodes.expected_episodes(spec["suite"], task, spec["init_states"], spec["repeats"])
-            directory = Path(results) / "rollouts" / names.file_name(arm) / f"task_{task}"
-            yield Shard(arm, task, directory, tuple(key.name for key in keys))
+            yield Shard(arm, task, directory_of(results, arm, task), tuple(key.name for key in keys))
+
+
+def directory_of(results: str | Path, arm: str, task: int) -> Path:
+    """Return where the shard of an arm and task lies."""
+    return Path(results) / "rollouts" / names.file_name(arm) / f"task_{task}"
+
+
+class Ended(NamedTuple):
+    """When an episode ended, in seconds since 1970, how long it took, and its rounds."""
+
+    at: float
+    wall_s: float
+    rounds: int
 
 
 @dataclass(frozen=True)
 class State:
-    """What is there of a shard's expected episodes: outcomes by name, seconds of those that were timed."""
+    """What is there of a shard's expected episodes: outcomes by name, seconds of those that were timed, and their ends.
+
+    `spec_digest` names the folder in parts/ where they lie.
+    """
 
     outcomes: Mapping[str, str] = field(default_factory=dict)
     seconds: Sequence[float] = ()
+    ended: Mapping[str, Ended] = field(default_factory=dict)
+    spec_digest: str = ""
 
     @property
     def n(self) -> int:
@@ -59,9 +83,27 @@ def state(shard: Shard, finished: bool) -> State:
     record = progress.read(shard.directory)
     ended = progress.read(shard.directory, progress.LEDGER) if finished else record
     outcomes = ended.get("outcomes", {})
-    times = record.get("wall_s", {})
+    times, rounds, ends = (record.get(key, {}) for key in ("wall_s", "rounds", "ended_at"))
     own = {name: str(outcomes[name]) for name in shard.expected if name in outcomes}
-    return State(own, [float(times[name]) for name in own if name in times and own[name] in RUN])
+    ended = {
+        name: Ended(float(ends[name]), float(times[name]), int(rounds[name]))
+        for name in own
+        if name in ends and name in times and name in rounds
+    }
+    seconds = [float(times[name]) for name in own if name in times and own[name] in RUN]
+    return State(own, seconds, ended, str(record.get("spec_digest", "")))
+
+
+def rate(states: Iterable[State], now: float) -> float | None:
+    """Return rounds a second of the episodes that ended within RECENT_S before `now`; None where none did.
+
+    From the beginning of the first of them, or of that time if it is the later one.
+    """
+    recent = [end for state in states for end in state.ended.values() if end.at > now - RECENT_S]
+    if not recent:
+        return None
+    since = max(now - RECENT_S, min(end.at - end.wall_s for end in recent))
+    return sum(end.rounds for end in recent) / max(1.0, now - since)
 
 
 def seconds_left(missing: Mapping[str, int], timed: Mapping[str, Sequence[float]]) -> float | None:
@@ -86,3 +128,78 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{round(seconds / 60)} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+class _Said(BaseModel):
+    """A part of what a run says: data, and nothing that is not asked for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Asked(_Said):
+    """A shard that the run needs. `counts`: what lies in its folder is this run's, not an earlier one's."""
+
+    arm: str
+    task_id: int = Field(ge=0)
+    expected: tuple[str, ...]
+    counts: bool
+    finished: bool
+    at_work: bool = False
+
+
+class Failed(_Said):
+    """A job that failed, and its log, seen from the run's directory."""
+
+    job: str
+    log: str | None = None
+
+
+class Standing(_Said):
+    """What a run says of itself as a whole, from time to time: results/progress.json. Times in seconds since 1970."""
+
+    started_at: float
+    written_at: float
+    ended: bool
+    running: str
+    last: str = ""
+    left: str | None = None
+    left_s: float | None = None
+    jobs: tuple[int, int] | None = None
+    failed: tuple[Failed, ...] = ()
+    shards: tuple[Asked, ...] = ()
+
+    @property
+    def busy(self) -> list[tuple[str, int]]:
+        """Arm and task of each shard at work."""
+        return [(one.arm, one.task_id) for one in self.shards if one.at_work]
+
+    @property
+    def end(self) -> str:
+        """How a run that has ended did so, in words."""
+        complete = self.jobs is not None and self.jobs[0] == self.jobs[1]
+        return "the run has finished" if complete else "the run has stopped: the same command goes on"
+
+    def write(self, path: Path) -> None:
+        """Put it in its file, whole or not at all."""
+        provenance.json_dump(self.model_dump(mode="json"), path)
+
+    def states(self, results: Path) -> dict[Shard, State]:
+        """Return what the shards say of themselves now."""
+        known = {
+            Shard(one.arm, one.task_id, directory_of(results, one.arm, one.task_id), one.expected): one
+            for one in self.shards
+        }
+        return {shard: state(shard, one.finished) if one.counts else State() for shard, one in known.items()}
+
+
+def standing(results: Path) -> Standing | None:
+    """Return what the run says of itself; None where none has, UserError for a file that is none of ours."""
+    path = results / progress.FILE
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise UserError(f"{path} is not a run's record: more than {_MOST_BYTES} bytes")
+        return Standing.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValidationError as error:
+        raise UserError(f"{path} is not a run's record: {error.errors()[0]['msg']}; start the run again") from None

@@ -10,10 +10,8 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from flashtrail.base.errors import UserError
 
@@ -105,17 +103,12 @@ def _write(archive: zipfile.ZipFile, path: Path, target: Path, bounds: Bounds) -
         destination.parent.mkdir(parents=True, exist_ok=True)
         own = min(bounds.file_bytes, max(bounds.free, bounds.ratio * entry.compress_size))
         with archive.open(entry) as packed, destination.open("xb") as out:
-            for block in _blocks(packed):  # type: ignore[arg-type]
+            while block := packed.read(_BLOCK):
                 total, own = total + len(block), own - len(block)
                 if own < 0 or total > most:
                     what = f"{name!r} in {path}" if own < 0 else str(path)
                     raise UserError(f"{what} unpacks to more than the bounds of a bundle: stopped")
                 out.write(block)
-
-
-def _blocks(packed: BinaryIO) -> Iterator[bytes]:
-    while block := packed.read(_BLOCK):
-        yield block
 
 
 def _parts(entry: zipfile.ZipInfo, path: Path) -> list[str]:

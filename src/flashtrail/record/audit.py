@@ -120,9 +120,10 @@ def run(arguments: argparse.Namespace) -> int:
 
         sample.size(arguments.rerun, 1)  # report a malformed --rerun before the checks
     with tempfile.TemporaryDirectory(prefix="flashtrail-audit-") as scratch:
-        bundle = Run(_unpacked(arguments.bundle, Path(scratch)))
+        given = arguments.bundle
+        bundle = Run(archive.unpack(given, Path(scratch)) if given.is_file() else given)
         _files_only(bundle)
-        _is_bundle(bundle, arguments.bundle)
+        _is_bundle(bundle, given)
         if note := other_code(bundle):
             print(note)
         checked = list(_reported(checks(bundle, arguments.digest)))
@@ -165,8 +166,3 @@ def _files_only(bundle: Run) -> None:
     for path in bundle.root.rglob("*"):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise UserError(f"{path} is neither a file nor a folder: a bundle has no links, pipes or devices")
-
-
-def _unpacked(bundle: Path, scratch: Path) -> Path:
-    """Return the bundle's directory; a zip is unpacked into `scratch`."""
-    return archive.unpack(bundle, scratch) if bundle.is_file() else bundle

@@ -25,6 +25,7 @@ from flashtrail.record import audit, crate, manifest, private, rows, snakemake_r
 from flashtrail.record.checks import ABOUT
 from flashtrail.record.run import PARTS, REPORT, SHARD_FILES, Run
 from flashtrail.report import early
+from flashtrail.tables.pictures import SENT
 
 CHECKOUT = provenance.PACKAGE_ROOT.parents[1]
 WEIGHTS_BYTES = 64 << 20  # artifacts up to this size travel along, so that episodes can be rerun from the bundle alone
@@ -130,7 +131,7 @@ def _chosen(run: Run, settings: Settings) -> list[str]:
         raise UserError(f"{missing[0]}{more} missing: this run is not finished{remedy}")
     files = {*needed, *_under(run.root, [f"{folder}/**/*" for folder in _CODE]), *_under(run.root, _RECORDS)}
     if settings.videos:
-        files |= set(_under(run.root, ["results/rollouts/*/task_*/videos/*.mp4"]))
+        files |= set(_under(run.root, [f"results/rollouts/*/task_*/videos/*{suffix}" for suffix in (".mp4", SENT)]))
     weights = set(_under(run.root, ["results/artifacts/*/*/*"])) - files
     if sum(run.path(file).stat().st_size for file in weights) <= settings.weights_bytes:
         files |= weights

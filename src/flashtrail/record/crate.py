@@ -48,6 +48,7 @@ _DESCRIBED = {
     "claims.yaml": "The claims as data: statement, test, margin, what would refute each",
     "results/claims/claims.json": "The verdict on each claim, with counts, interval and rows",
     "reports/final.html": "The report",
+    "reports/index.html": "All reports, and what became of their sources' claims",
     "results/drills/bounds.json": "Clean bounds of the drills' predicates",
     "results/drills/diagnosis.json": "What the predicates say of each drill and of clean runs",
     "reports/drills.html": "The drills",

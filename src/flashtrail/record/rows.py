@@ -75,8 +75,8 @@ def _name(values: Mapping[str, object], row: int) -> str:
     return " ".join([*parts, *([f"{counter} {values[counter]}"] if counter else [])])
 
 
-def differences(ours: pa.Table, theirs: pa.Table, most: int = 3) -> list[str]:
-    """Return the first differing rows of two tables of one schema, in order: name, column and both values."""
+def differences(ours: pa.Table, theirs: pa.Table) -> list[str]:
+    """Return the first three differing rows of two tables of one schema, in order: name, column and both values."""
     differing = []
     mine, other = lines(ours), lines(theirs)
     if len(mine) != len(other):
@@ -84,7 +84,7 @@ def differences(ours: pa.Table, theirs: pa.Table, most: int = 3) -> list[str]:
     for row, (a, b) in enumerate(zip(mine, other, strict=False)):
         if a != b:
             differing.append(f"{name_of(ours, row)}: {', '.join(_columns(ours, theirs, row))}")
-        if len(differing) == most:
+        if len(differing) == 3:
             break
     return differing
 

@@ -20,7 +20,7 @@ from flashtrail.claims import looks
 LOGS = "results/logs"
 TABLES = ("episodes", "rounds", "steps")
 SHARD_FILES = (*(f"{table}.parquet" for table in TABLES), "sheets.parquet", "ledger.json")
-CLAIMS, CLAIMS_FILE = "results/claims/claims.json", "claims.yaml"
+CLAIMS = "results/claims/claims.json"
 REPORT = "reports/final.html"
 # The parts of a run, each made by `make` of that name: the job that ended it, and what it left.
 PARTS = {

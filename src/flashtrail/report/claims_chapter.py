@@ -95,12 +95,12 @@ def _id(name: str, details_page: str | None) -> Any:
 
 def _seed(seed: Mapping[str, Any]) -> Html:
     """The reproduction's status word, figures and caveat, as it printed them; empty where it said nothing."""
-    figures = _quoted(seed["figures"].replace("->", "\u2192"))
+    figures = quoted(seed["figures"].replace("->", "\u2192"))
     parts = [page.code(seed["word"]) if seed["word"] else "", figures, page.html(seed["caveat"])]
     return Html("<br>").join(part for part in parts if part)
 
 
-def _said(claim: Mapping[str, Any], figures: published.Published, source: str) -> Html | None:
+def said(claim: Mapping[str, Any], figures: published.Published, source: str) -> Html | None:
     """What a source printed of a claim, with the sections of the write-up and what its own rows do not give.
 
     Before it stand the reproduction's own words, where it made the claim.
@@ -109,7 +109,7 @@ def _said(claim: Mapping[str, Any], figures: published.Published, source: str) -
     entries = [entry for entry in figures.said if claim["id"] in entry.used_by and entry.source == source]
     lines = [f"{entry.figure}: {entry.value} ({', '.join(entry.where)})" + _from_rows(entry) for entry in entries]
     parts = [own_words] if own_words else []
-    parts += [page.paragraph(_quoted(line), "note") for line in lines]
+    parts += [page.paragraph(quoted(line), "note") for line in lines]
     return page.join(*parts) if parts else None
 
 
@@ -144,7 +144,7 @@ def details(run: Campaign) -> Html:
             "Test": page.inline(page.code(claim["test"]), margin, _family(claim["family"])),
             "Any time": f"{anytime_words(side)}. {looks_words(side)}" if (side := claim["anytime"]) else None,
             "Refuted if": claim["refuted_if"],
-            **{f"The {source} said": _said(claim, figures, source) for source in figures.sources},
+            **{f"The {source} said": said(claim, figures, source) for source in figures.sources},
             "Rows": _rows(run, claim),
         }
         head = page.heading(f"{claim['id']}: {claim['title']}", 3, anchor=claim["id"])
@@ -216,7 +216,7 @@ def _rows(run: Campaign, claim: Mapping[str, Any]) -> Html | None:
     for side, entry in claim["rows"].items():
         if side == "published":
             named = (f"{a} {b}" for a, b in entry.items()) if isinstance(entry, Mapping) else entry
-            lines.append(page.inline("published: ", _quoted("; ".join(named))))
+            lines.append(page.inline("published: ", quoted("; ".join(named))))
         elif isinstance(entry, Mapping) and "digest" in entry:
             rows = count_links.behind(run, arms.get(side, side), plural(entry["n"], "row"))
             lines.append(page.inline(f"{side}: ", rows, ", digest ", page.code(entry["digest"])))
@@ -231,7 +231,8 @@ def _rows(run: Campaign, claim: Mapping[str, Any]) -> Html | None:
 _EPISODES = {"only_arm": "success only in the arm", "only_control": "success only in the control", "failed": "failed"}
 
 
-def _quoted(text: str) -> Html:
+def quoted(text: str) -> Html:
+    """Return a source's words, their counts marked as not of this page's runs."""
     return count_links.in_text(text, [lambda count: count_links.apart(count, "published")])
 
 

@@ -55,7 +55,7 @@ def write_pages(inputs: dict[str, Any], out: Path) -> dict[str, Any]:
 
     Without episodes nothing is written, and an earlier report's pages are removed.
     """
-    from flashtrail.report import episode_pages
+    from flashtrail.report import episode_browser, episode_pages
     from flashtrail.tables import links
 
     directory = out.resolve() / links.DIRECTORY
@@ -71,7 +71,7 @@ def write_pages(inputs: dict[str, Any], out: Path) -> dict[str, Any]:
         if index.is_file() and _made(index):
             index.unlink()
         return {}
-    episode_pages.write_index(index, inputs, inputs["arms"], report="../report.html")
+    episode_browser.write_index(index, inputs, inputs["arms"], report="../report.html")
     return {"pages": pages, "page_index": str(index)}
 
 

@@ -45,10 +45,26 @@ def section(run: Campaign) -> Html:
         "episodes are told from clean ones. k/n: episodes in which its own predicate holds. Brackets: 95\u00a0% "
         "intervals (Wilson)."
     )
-    return page.first_screen(rows, page.paragraph(note, "note"))
+    counts = [len(by_word[word]) for word in _VERDICTS]
+    said = (
+        f"Of {plural(sum(counts), 'silent failure')} made on purpose, {counts[0]} are named by a log of actions alone, "
+        f"{counts[1]} noticed without a name, {counts[2]} not told from a clean run."
+    )
+    return page.join(page.paragraph(said, "said"), page.first_screen(rows, page.paragraph(note, "note")))
 
 
 _VERDICTS = ("named", "noticed", "unseen")
+
+
+def finding(run: Campaign, name: str) -> Html:
+    """Return what was found of one drill: its verdict as a word, and the sentence behind it."""
+    diagnosed = diagnosis(run)
+    if name not in diagnosed["verdicts"]:
+        return page.inline(page.badge("not_tested"), ": no drill of this run")
+    word = diagnosed["verdicts"][name]["verdict"]
+    say = {"named": _named, "noticed": _noticed, "unseen": _unseen}[word]
+    shown = {"unseen": "not told from a clean run"}.get(word, word)
+    return page.inline(page.bold(shown), ". ", say(run, diagnosed, name))
 
 
 def _what_was_run(run: Campaign, diagnosed: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from flashtrail.base.errors import UserError
 from flashtrail.experiment import outlook
-from flashtrail.experiment.outlook import Shard, State
+from flashtrail.experiment.outlook import Shard, Standing, State
 from flashtrail.report import layout, page
 from flashtrail.report.page import Html
 from flashtrail.statistics import wording
@@ -73,19 +73,40 @@ def _link(source: Path, target: Path) -> None:
 def text(shards: Mapping[Shard, State], facts: Mapping[str, str | None], reload: bool = True) -> str:
     """Return the page: `facts` in words, then each arm by task. `reload`: the page reads itself again."""
     title = outlook.how_far(shards)
-    again = Html(
-        '<p class="note"><label><input type="checkbox" id="again" data-seconds="{}" checked> '
-        "This page renders again as they come, every minute.</label></p>"
-    ).format(RELOAD_S)
-    body = page.join(
-        page.header(title, "A run under way.", Html("")),
+    again = checkbox("again", "This page renders again as they come, every minute.", RELOAD_S) if reload else None
+    body = page.join(page.header(title, "A run under way.", Html("")), so_far(shards, facts, again))
+    return layout.document(f"FLASHTrail: {title}", body, _FOOTER, head=_HEAD if reload else MARK)
+
+
+def checkbox(name: str, words: str, seconds: int) -> Html:
+    """Return what tells the page's script to read the page again every so many seconds, unless its reader says no."""
+    box = '<p class="note"><label><input type="checkbox" id="{}" data-seconds="{}" checked> {}</label></p>'
+    return Html(box).format(name, seconds, words)
+
+
+def facts(now: Standing, states: Mapping[Shard, State]) -> dict[str, str | None]:
+    """Return how a run stands, in words."""
+    rate = outlook.rate(states.values(), now.written_at)
+    at_work = ", ".join(f"{arm} task {task}" for arm, task in now.busy)
+    return {
+        "Now": now.end if now.ended else f"{now.running}: {at_work}" if at_work else now.running,
+        "Left": None if now.ended else now.left,
+        "Pace": f"{rate:.1f} rounds/s" if rate and not now.ended else None,
+        "Jobs": f"{now.jobs[0]} of {now.jobs[1]} have finished" if now.jobs else None,
+        "Failed": ", ".join(one.job for one in now.failed) or None,
+        "Last": now.last or None,
+    }
+
+
+def so_far(shards: Mapping[Shard, State], facts: Mapping[str, str | None], again: Html | None = None) -> Html:
+    """Return what is there: `facts` in words, then k/n of each arm by task, and no verdict."""
+    return page.join(
         page.facts(facts),
-        again if reload else None,
+        again,
         page.paragraph(_VERDICTS, "warning"),
         page.heading("Success so far"),
-        page.table(*_table(shards), caption="k/n, its Wilson 95 % interval, and how many are missing"),
+        page.table(*_table(shards), caption="k/n, its Wilson 95 % interval, and how many are missing", anchor="so-far"),
     )
-    return layout.document(f"FLASHTrail: {title}", body, _FOOTER, head=_HEAD if reload else MARK)
 
 
 def _table(shards: Mapping[Shard, State]) -> tuple[list[dict[str, object]], dict[str, str]]:

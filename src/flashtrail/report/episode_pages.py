@@ -1,4 +1,4 @@
-"""A page for every episode, a list of an arm's episodes, and an index of all starts: what stands behind each k/n.
+"""A page for every episode and a list of an arm's episodes: what stands behind each k/n.
 
 Written from the tables as plain HTML, without a notebook: a hundred pages take a second. Films and contact sheets lie
 in or beside them where they were kept. Links are relative, so that the reports' directory can be moved as a whole.
@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 
 from flashtrail.base import provenance
-from flashtrail.report import layout, page, pairs, timeline
+from flashtrail.report import chosen_round, layout, page, pairs, timeline
 from flashtrail.report.page import Html
 from flashtrail.statistics import intervals
 from flashtrail.statistics.wording import (
@@ -28,11 +28,12 @@ from flashtrail.statistics.wording import (
     whole,
     without_places,
 )
-from flashtrail.tables import endings, links, schemas
-from flashtrail.tables.schemas import EPISODE_KEY, PAIR_KEY
+from flashtrail.tables import endings, links, pictures, schemas
+from flashtrail.tables.pictures import Sent
+from flashtrail.tables.schemas import EPISODE_KEY
 
 FOOTER = "Made by FLASHTrail from the tables of the run."
-_END_MARKS = {
+END_MARKS = {
     "success": "\u25cf",
     "horizon": "\u25cb",
     "perturbation": "\u2715",
@@ -68,11 +69,11 @@ def write_arm(
     with provenance.write_atomic(out) as directory:
         directory.mkdir()
         for before, row, after in zip([None, *rows[:-1]], rows, [*rows[1:], None], strict=True):
-            row["film"] = _film(row, shards, directory)
+            row["film"], row["sent"] = _film(row, shards, directory)
             parts = (rounds.get(_key(row), []), steps.get(_key(row)), pictures.get(_key(row)))
             text = episode(row, *parts, up, before, after)
             title = f"FLASHTrail: {schemas.episode_id(row)}"
-            _write(directory / links.file_name(row), layout.document(title, text, FOOTER, media=True))
+            _write(directory / links.file_name(row), layout.document(title, text, FOOTER, True, parts=("episode",)))
         text = arm_list(rows, frames["rounds"], up)
         title = f"FLASHTrail: episodes of {rows[0]['arm']}" if rows else "FLASHTrail: no episode"
         _write(directory / links.INDEX, layout.document(title, text, FOOTER))
@@ -115,18 +116,19 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return pa.Table.from_pandas(frame, schemas.imported(schemas.ROUNDS), preserve_index=False).to_pylist()
 
 
-def _film(row: Mapping[str, Any], sheets: Sequence[Path], directory: Path) -> str | None:
-    """Copy an episode's film below `directory` and return its place there; None where none was kept."""
+def _film(row: Mapping[str, Any], sheets: Sequence[Path], directory: Path) -> tuple[str | None, Sent | None]:
+    """Copy an episode's film below `directory`; return its place there and what lies beside it, None where not kept."""
     if not isinstance(row["video"], str):
-        return None
+        return None, None
     for sheet in sheets:
         source = sheet.parent / row["video"]
         if sheet.parent.name == f"task_{row['task_id']}" and source.is_file():
             target = directory / "videos" / f"{links.stem(row)}{source.suffix}"
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(source, target)
-            return f"videos/{target.name}"
-    return None
+            sent = source.with_suffix(pictures.SENT)
+            return f"videos/{target.name}", pictures.read_sent(sent) if sent.is_file() else None
+    return None, None
 
 
 # --- one episode ---
@@ -144,23 +146,30 @@ def episode(
     """Return the page of one episode: how it ended, its rounds over its steps, film, contact sheet, rounds as rows."""
     ways = {"Report": up.report, "All episodes of this arm": f"{links.INDEX}#{links.task_anchor(row['task_id'])}"}
     ways |= {"This start in every arm": f"{up.index}#{links.start_anchor(row)}"} if up.index else {}
-    ways |= {name: links.file_name(near) for name, near in (("Previous", before), ("Next", after)) if near}
+    near = {name: links.file_name(other) for name, other in (("Previous", before), ("Next", after)) if other}
+    home = {"All episodes": f"{up.index}#{links.chosen(arm=row['arm'])}"} if up.index else {}
+    pages = page.inline(_links(ways), " ", _links(home, "home"), " ", _links(near, "near"))
     name = f"{row['arm']}: task {row['task_id']}, initial state {row['init_state']}, repeat {row['repeat']}"
-    parts = [
-        page.header(name, f"{row['task']}; {row['policy']} on {row['suite']}", _links(ways), up.simulated, up.imported),
+    parts: list[Html | None] = [
+        page.header(name, f"{row['task']}; {row['policy']} on {row['suite']}", pages, up.simulated, up.imported),
         _facts(row, rounds, up.longest, _untold(row, rounds, _frame(steps)) if up.imported else ""),
     ]
+    chosen = chosen_round.section(row.get("film"), sheet, rounds, _frame(steps), _length(row, rounds), row.get("sent"))
+    parts += [page.heading("What the policy saw, and what it did"), *chosen]
     if rounds:
         drawn = timeline.draw(rounds, _frame(steps), _length(row, rounds), _SHORT[row["outcome"]], up.longest)
         parts += [page.heading("Rounds and steps"), drawn]
-    parts += _seen(row, sheet)
+    parts.append(_sheet(row, sheet))
     if rounds:
         parts += [page.heading("Every round"), _rounds_table(rounds)]
     return page.join(*parts)
 
 
-def _links(targets: Mapping[str, str]) -> Html:
-    return Html(" ").join(page.link(text, target) for text, target in targets.items())
+def _links(targets: Mapping[str, str], mark: str = "") -> Html:
+    """Links beside each other; `mark`: what static/episode.js knows them by."""
+    data = f" data-{mark}" if mark else ""
+    made = Html('<a href="{}"{}>{}</a>')
+    return Html(" ").join(made.format(target, Html(data), text) for text, target in targets.items())
 
 
 def _frame(rows: pd.DataFrame | None) -> pd.DataFrame:
@@ -199,10 +208,12 @@ def _untold(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], steps: 
 
 
 def _facts(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], longest: int, untold: str = "") -> Html:
-    end = f"{_end(row['kind'])}{_after(row)}"
     verified = _given(row.get("verified_success"))
     facts: dict[str, Any] = {
-        "End": page.inline(page.bold(end), f"; {without_places(row['error'])}" if _given(row["error"]) else ""),
+        "End": page.inline(
+            page.bold(f"{end(row['kind'])}{_after(row)}"),
+            f"; {without_places(row['error'])}" if _given(row["error"]) else "",
+        ),
         "Verified": None if verified is None else _verified_words(verified, row),
         "Rounds": _rounds_words(row, longest),
         "Fault": _fault_words(rounds),
@@ -256,21 +267,14 @@ def _run_words(row: Mapping[str, Any]) -> Html:
     return page.inline(page.code(run_label(row["run_id"])), f"{started}{wall}")
 
 
-def _seen(row: Mapping[str, Any], sheet: pd.DataFrame | None) -> list[Html]:
-    parts = [page.heading("What the policy saw")]
-    if row.get("film"):
-        film = Html('<video controls preload="none" src="{}" aria-label="film of the episode"></video>')
-        note = page.inline("One frame a round, four a second. ", page.link("Open the film by itself", row["film"]), ".")
-        parts += [film.format(row["film"]), page.paragraph(note, "note film")]
+def _sheet(row: Mapping[str, Any], sheet: pd.DataFrame | None) -> Html | None:
     if sheet is not None:
         caption = (
             "Agent view and wrist view of up to twelve rounds, first and last among them, after condition and guard. "
             "Orange: hit by the condition, or missed by the guard; green: replaced or declared missing."
         )
-        parts.append(page.picture(bytes(sheet.iloc[0]["jpeg"]), "Contact sheet of the episode", caption))
-    if not row.get("film") and sheet is None:
-        parts.append(page.paragraph("No film of this episode.", "note"))
-    return parts
+        return page.picture(bytes(sheet.iloc[0]["jpeg"]), "Contact sheet of the episode", caption)
+    return None if row.get("film") else page.paragraph("No film of this episode.", "note")
 
 
 _ROUND_HEADS = {
@@ -301,7 +305,9 @@ def _rounds_table(rounds: Sequence[Mapping[str, Any]]) -> Html:
     ]
     heads = {name: head for name, head in _ROUND_HEADS.items() if any(row[name] is not None for row in shown)}
     rows = [{name: _cell(name, row[name]) for name in heads} for row in shown]
-    return page.table(rows, heads, [name for name in heads if name not in _WORDS], plural(len(rows), "round"))
+    return page.table(
+        rows, heads, [n for n in heads if n not in _WORDS], plural(len(rows), "round"), anchor="every-round"
+    )
 
 
 def _cell(name: str, value: Any) -> str | None:
@@ -327,6 +333,7 @@ def arm_list(rows: Sequence[Mapping[str, Any]], rounds: pd.DataFrame, up: Upward
         return page.paragraph("This arm has no episode.", "note")
     first = rows[0]
     ways = {"Report": up.report} | ({"Every start in every arm": up.index} if up.index else {})
+    ways |= {"In pictures": f"{up.index}#{links.chosen(arm=first['arm'])}"} if up.index else {}
     judged = [row for row in rows if row["kind"] != "infrastructure"]  # endings.judged
     won = intervals.rate(sum(row["kind"] == "success" for row in judged), len(judged))
     count, _, rest = rate_with_interval(won).partition(" ")
@@ -353,11 +360,12 @@ def arm_list(rows: Sequence[Mapping[str, Any]], rounds: pd.DataFrame, up: Upward
 def _of_kind(kind: str, rows: Sequence[Mapping[str, Any]]) -> Html:
     """One way to end: an anchor, a count, and a link to each episode."""
     linked = pairs.by_task(rows, lambda row: page.link(pairs.start_name(row), links.file_name(row)))
-    return Html('<dt id="{}">{}: {}</dt><dd>{}</dd>').format(kind, _end(kind), len(rows), linked)
+    return Html('<dt id="{}">{}: {}</dt><dd>{}</dd>').format(kind, end(kind), len(rows), linked)
 
 
-def _end(kind: str) -> str:
-    return f"{_END_MARKS[kind]} {endings.KINDS[kind]}"
+def end(kind: str) -> str:
+    """Return how an episode ended: symbol and words."""
+    return f"{END_MARKS[kind]} {endings.KINDS[kind]}"
 
 
 def _medians(rounds: pd.DataFrame) -> dict[_Key, float]:
@@ -374,7 +382,7 @@ def _task_table(rows: Sequence[Mapping[str, Any]], medians: Mapping[_Key, float]
             {
                 "state": page.link(f"initial state {row['init_state']}", links.file_name(row)),
                 "repeat": row["repeat"],
-                "end": _end(row["kind"]),
+                "end": end(row["kind"]),
                 "steps": whole(row["steps"]),
                 "rounds": whole(row["rounds"]),
                 "draft": whole(row["draft_rounds"]),
@@ -387,59 +395,3 @@ def _task_table(rows: Sequence[Mapping[str, Any]], medians: Mapping[_Key, float]
         heads.pop("repeat")
     numeric = ("repeat", "steps", "rounds", "draft", "prefix", "ms")
     return page.table(cells, heads, numeric, plural(len(cells), "episode"), stacked=True)
-
-
-# --- all starts, all arms ---
-
-
-def write_index(
-    out: str | Path, files: Mapping[str, Sequence[str | Path]], arms: Sequence[str], report: str = "../final.html"
-) -> None:
-    """Write the index of all arms: one table a task, a row per start, its end in every arm as a link.
-
-    `report` is where the link upwards goes, seen from the index.
-    """
-    columns = ["task", "outcome", "steps", *EPISODE_KEY]
-    episodes = schemas.read_tables(files["episodes"], schemas.EPISODES, columns).to_pandas()
-    rounds = schemas.read_tables(files["rounds"], schemas.ROUNDS, [*EPISODE_KEY, "condition_applied"]).to_pandas()
-    episodes["kind"] = endings.kinds(episodes, rounds)
-    metadata = [schemas.read_metadata(path) for path in files["episodes"]]
-    imported = "; ".join(dict.fromkeys(entry["imported"] for entry in metadata if entry.get("imported")))
-    present = [arm for arm in arms if (episodes["arm"] == arm).any()]
-    body = index(episodes, present, report, any(entry.get("simulated") for entry in metadata), imported)
-    with provenance.write_atomic(out) as path:
-        path.write_text(layout.document("FLASHTrail: every episode", body, FOOTER), encoding="utf-8")
-
-
-def index(
-    episodes: pd.DataFrame, arms: Sequence[str], report: str, simulated: bool = False, imported: str = ""
-) -> Html:
-    """Return every start with its end in every arm."""
-    seen = set(episodes["kind"])
-    ends = "; ".join(_end(kind) for kind in endings.KINDS if kind in seen)
-    line = f"{plural(len(episodes), 'episode')} in {plural(len(arms), 'arm')}. A row is one start, paired across arms."
-    parts = [page.header("Every episode", line, page.link("Report", report), simulated, imported)]
-    parts.append(page.paragraph(f"{ends}. The number is the steps until the end.", "note"))
-    for (_, task), part in episodes.groupby(["suite", "task_id"], sort=True):
-        parts.append(page.heading(f"Task {task}: {part['task'].iloc[0]}", anchor=links.task_anchor(task)))
-        parts.append(_starts(part, arms))
-    return page.join(*parts)
-
-
-def _starts(episodes: pd.DataFrame, arms: Sequence[str]) -> Html:
-    rows = []
-    for _, part in episodes.groupby(list(PAIR_KEY), sort=True):
-        by_arm = {row["arm"]: row for row in part.to_dict("records")}
-        first = next(iter(by_arm.values()))
-        cells = {arm: _end_link(by_arm[arm]) if arm in by_arm else None for arm in arms}
-        start = Html('<span id="{}">{}</span>').format(links.start_anchor(first), pairs.start_name(first))
-        rows.append({"start": start, **cells})
-    heads = {"start": "Initial state", **{arm: arm for arm in arms}}
-    return page.table(rows, heads, caption=plural(len(rows), "start"), stacked=True)
-
-
-def _end_link(row: Mapping[str, Any]) -> Html:
-    text = f"{_END_MARKS[row['kind']]} {whole(row['steps'])}"
-    title = f"{row['arm']}: {endings.KINDS[row['kind']]} after {whole(row['steps'])} steps"
-    target = f"{links.directory(row['arm'])}/{links.file_name(row)}"
-    return Html('<a class="{}" href="{}" title="{}">{}</a>').format(row["kind"], target, title, text)

@@ -35,21 +35,32 @@ def _static(suffix: str, names: Sequence[str]) -> str:
 CSS, SCRIPT = f"{palette.css()}\n{_static('css', ())}", _static("js", ())
 
 
-def document(title: str, body: str, footer: str, media: bool = False, head: str = "", parts: Sequence[str] = ()) -> str:
+def document(
+    title: str,
+    body: str,
+    footer: str,
+    media: bool = False,
+    head: str = "",
+    parts: Sequence[str] = (),
+    served: bool = False,
+    folds: bool = False,
+) -> str:
     """Return a whole page; `title` and `footer` are text, `body` is HTML. `media`: it may play films beside it. `head`:
     HTML that is the page's alone. `parts`: names of style sheets and scripts in static/ that it needs beside report's.
+    `served`: a server of ours gives it out, of which it may ask pictures, and itself again. `folds`: its
+    tables are folded on a phone.
     """
-    script = _static("js", parts)
     body, sections = _with_contents(body)
     return ENVIRONMENT.get_template("page.html.j2").render(
-        policy=Markup(content_policy(media, script)),
+        policy=Markup(content_policy(media, parts, served)),
         title=title,
         head=Markup(head),
         css=Markup(f"{palette.css()}\n{_static('css', parts)}"),
         sections=sections if len(sections) >= _CONTENTS_FROM else [],
+        folds=folds,
         body=Markup(body),
         footer=footer,
-        script=Markup(script),
+        script=Markup(_static("js", parts)),
     )
 
 
@@ -68,9 +79,10 @@ def _with_contents(body: str) -> tuple[str, list[tuple[str, str]]]:
     return _SECTION.sub(noted, body), sections
 
 
-def content_policy(media: bool = False, script: str = SCRIPT) -> str:
+def content_policy(media: bool = False, parts: Sequence[str] = (), served: bool = False) -> str:
     """Return what the browser may do for the page: its own style, what is embedded, its script, nothing else."""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    parts = ["default-src 'none'", "img-src data:", "style-src 'unsafe-inline'", f"script-src 'sha256-{digest}'"]
-    parts.append("media-src data: 'self'" if media else "media-src data:")
-    return "; ".join([*parts, "base-uri 'none'", "form-action 'none'"])
+    digest = base64.b64encode(hashlib.sha256(_static("js", parts).encode()).digest()).decode()
+    rules = ["default-src 'none'", "style-src 'unsafe-inline'", f"script-src 'sha256-{digest}'"]
+    rules += ["img-src data: 'self'", "connect-src 'self'"] if served else ["img-src data:"]
+    rules.append("media-src data: 'self'" if media else "media-src data:")
+    return "; ".join([*rules, "base-uri 'none'", "form-action 'none'"])

@@ -1,8 +1,9 @@
-"""While a run goes on: a line a minute that says how far it is, and the early page where its report will be.
+"""While a run goes on: a panel in the terminal or a line a minute, the run's record, and the early page.
 
 A thread of the process that the user started (rules/common.smk, onstart). It reads what shards leave in their folders,
-wherever their jobs run, and asks Snakemake's job graph alone what is under way. What goes wrong in it ends it with one
-line, and never the run.
+wherever their jobs run, and asks Snakemake's job graph alone what is under way; what it finds it leaves in
+results/progress.json, for `flashtrail watch`. What goes wrong in it ends it with one line, and never the run; what goes
+wrong in the panel ends the panel, and lines go on.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from typing import Any
 
 from flashtrail.experiment import outlook, progress
 from flashtrail.experiment.config import Experiment
-from flashtrail.experiment.outlook import Shard, State
-from flashtrail.report import early
+from flashtrail.experiment.outlook import Asked, Failed, Shard, Standing, State
+from flashtrail.report import early, panel
+from flashtrail.report.panel import Panel
 
-REPORT = "reports/final.html"
-EVERY_S, LOOK_S = 60.0, 3.0
+REPORT, RECORD = "reports/final.html", Path("results", progress.FILE)
+EVERY_S, LOOK_S, TICK_S = 60.0, 3.0, 0.5
 _ENOUGH = 2  # episodes that were timed before anything is said of the time left
 
 
@@ -32,7 +34,7 @@ class Graph:
     """What is asked of the engine: the shards that its targets need, whether one has finished, which rules run.
 
     `page` is the report where it is among what is to be made; `expect` tells the engine that it is there, of which it
-    would warn.
+    would warn. `jobs`: how many of how many have finished. `record`: where the run says how it stands.
     """
 
     shards: Sequence[Shard]
@@ -41,6 +43,9 @@ class Graph:
     page: Path | None = None
     expect: Callable[[], object] = bool
     simulators: int = 1
+    jobs: Callable[[], tuple[int, int] | None] = lambda: None
+    failed: Callable[[], Iterable[Failed]] = tuple
+    record: Path | None = None
 
     @classmethod
     def of(cls, workflow: Any, experiment: Experiment) -> Graph:
@@ -55,18 +60,32 @@ class Graph:
             Path(REPORT) if page else None,
             lambda: dag.reason(page).missing_output.discard(REPORT),
             experiment.rollout.simulators,
+            lambda: (workflow.scheduler.finished_jobs, len(dag)),
+            lambda: [_failed(job) for job in tuple(workflow.scheduler.failed) if not job.is_group()],
+            RECORD,
         )
+
+
+def _failed(job: Any) -> Failed:
+    return Failed(job=" ".join([job.rule.name, *map(str, job.wildcards)]), log=str(job.log[0]) if job.log else None)
 
 
 class Watch:
     """Looks at a run from time to time, and says what is new."""
 
-    def __init__(self, graph: Graph, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
-        self._graph, self._say, self._clock = graph, say, clock
-        self._started = clock()
+    def __init__(
+        self,
+        graph: Graph,
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+        panel: Panel | None = None,
+    ) -> None:
+        self._graph, self._say, self._clock, self.panel = graph, say, clock, panel
+        self._started, self._started_at = clock(), time.time()
         self._said: float | None = None
         self._written: float | None = None
         self._last, self._most = "", 1
+        self._standing: Standing | None = None
         # What an earlier run left does not count until its shard says so: it may be asked for otherwise now.
         self._before = {shard: _stamp(shard) for shard in graph.shards if not graph.finished(shard)}
         self._now = self._states()
@@ -83,13 +102,62 @@ class Watch:
         news = [f"{arm} complete: {count}" for arm, count in self._complete.items() if arm not in before]
         if new and not any(state.n for state in old.values()):
             news = news or [self._last]  # the first episode
-        if self._said is None or (not ended and (news or now - self._said >= EVERY_S)):
+        self._standing = standing = self._stands(ended)
+        if self._graph.record is not None:
+            standing.write(self._graph.record)
+        shown = self.draw()
+        elapsed, how_far = outlook.duration(now - self._started), outlook.how_far(self._now)
+        if ended and self.panel:  # what it said last goes with it
+            self.panel.close()
+            self._say(f"{elapsed}: {how_far}; {standing.end}")
+        elif self._said is None or (not ended and (news or (now - self._said >= EVERY_S and not shown))):
             self._said = now
-            elapsed, how_far = outlook.duration(now - self._started), outlook.how_far(self._now)
-            parts = [f"{elapsed}: {how_far}", self._left() or self._running(), *(news or filter(None, [self._last]))]
+            parts = [f"{elapsed}: {how_far}", standing.left or standing.running, *(news or filter(None, [self._last]))]
             self._say("; ".join(parts))
         if self._graph.page is not None and self._due(self._graph.page, now, ended):
-            self._write(self._graph.page, now, ended)
+            self._write(self._graph.page, standing, now, ended)
+
+    def draw(self) -> bool:
+        """Draw the panel as the terminal is now; return whether it is there. Trouble ends it, and lines go on."""
+        if self.panel is None or self._standing is None:
+            return False
+        try:
+            size = self.panel.size()
+            if size is None:
+                self.panel.close()
+                return False
+            self.panel.draw(panel.lines(self._standing, self._now, size[0]))
+            return True
+        except Exception:  # whatever it is, a terminal is no reason to say nothing more
+            self.panel.close()
+            self.panel = None
+            return False
+
+    def _stands(self, ended: bool) -> Standing:
+        left, rules = self._left(), set(self._graph.running())
+        return Standing(
+            started_at=self._started_at,
+            written_at=time.time(),
+            ended=ended,
+            running=self._running(),
+            last=self._last,
+            left=f"about {outlook.duration(left[0])} of episodes left ({left[1]})" if left else None,
+            left_s=left[0] if left else None,
+            jobs=self._graph.jobs(),
+            failed=tuple(self._graph.failed()),
+            shards=tuple(self._asked(shard, state, "roll_out_shard" in rules) for shard, state in self._now.items()),
+        )
+
+    def _asked(self, shard: Shard, state: State, rolling: bool) -> Asked:
+        finished, begun = self._graph.finished(shard), _stamp(shard) != self._before.get(shard)
+        return Asked(
+            arm=shard.arm,
+            task_id=shard.task_id,
+            expected=shard.expected,
+            counts=finished or begun,
+            finished=finished,
+            at_work=rolling and begun and not finished,
+        )
 
     def _states(self) -> dict[Shard, State]:
         states = {}
@@ -113,8 +181,8 @@ class Watch:
         begun = any(state.outcomes for state in self._now.values()) or "roll out shard" in rules
         return rules if begun else f"setting up ({rules})"
 
-    def _left(self) -> str | None:
-        """Return in words how long the missing episodes take; None where none is, or too few were timed."""
+    def _left(self) -> tuple[float, str] | None:
+        """Return how many seconds the missing episodes take, and how; None where none is, or too few were timed."""
         missing: dict[str, int] = {}
         timed: dict[str, list[float]] = {}
         at_work = waiting = 0
@@ -130,22 +198,17 @@ class Watch:
         seconds = outlook.seconds_left(missing, timed)
         if not missing or seconds is None or sum(map(len, timed.values())) < _ENOUGH:
             return None
-        each = f"{seconds / sum(missing.values()):.1f} s each"
-        return f"about {outlook.duration(seconds / cores)} of episodes left ({each}, {cores} at a time)"
+        return seconds / cores, f"{seconds / sum(missing.values()):.1f} s each, {cores} at a time"
 
     def _due(self, page: Path, now: float, ended: bool) -> bool:
         if not page.exists():
             return now - self._started >= EVERY_S or any(state.n for state in self._now.values())
         return early.is_early(page) and (ended or self._written is None or now - self._written >= EVERY_S)
 
-    def _write(self, page: Path, now: float, ended: bool) -> None:
+    def _write(self, page: Path, standing: Standing, now: float, ended: bool) -> None:
         time_of_day = datetime.datetime.now(datetime.UTC).strftime("%H:%M:%S UTC")
-        facts = {
-            "Written": f"{time_of_day}, {outlook.duration(now - self._started)} after the start",
-            "Now": "the run has stopped: the same command goes on" if ended else self._running(),
-            "Left": None if ended else self._left(),
-            "Last": self._last or None,
-        }
+        written = {"Written": f"{time_of_day}, {outlook.duration(now - self._started)} after the start"}
+        facts = written | early.facts(standing, self._now)
         early.write(page, early.text(self._now, facts, reload=not ended))
         self._graph.expect()
         self._written = now
@@ -165,32 +228,42 @@ def start(workflow: Any, experiment: Experiment) -> None:
         quiet = {word.name.lower() for word in workflow.output_settings.quiet or ()}
         return None if workflow.touch or quiet & {"all", "progress"} else Graph.of(workflow, experiment)
 
-    watch(graph)
+    drawn = Panel(sys.stderr) if not workflow.output_settings.nocolor and panel.terminal(sys.stderr) else None
+    if watch(graph, drawn) and drawn:
+        panel.release_when_stopped(drawn)
 
 
-def watch(graph: Callable[[], Graph | None]) -> threading.Thread | None:
+def watch(graph: Callable[[], Graph | None], drawn: Panel | None = None) -> threading.Thread | None:
     """Return the thread that looks at a run until this process ends; None where there is nothing to look at."""
     ended = threading.Event()
+    close = drawn.close if drawn else bool
 
     def guarded(step: Callable[[], Any]) -> Any:
         try:
             return step()
         except Exception as error:  # whatever it is, the run goes on
+            close()
             detail = " ".join(str(error).split())[:200]
             _say(f"no more of it ({type(error).__name__}: {detail}); the run goes on")
             return None
 
     def look(watching: Watch) -> None:
-        while not ended.wait(LOOK_S):
-            watching.look()
+        looked = time.monotonic()
+        while not ended.wait(min(TICK_S, LOOK_S)):
+            if time.monotonic() - looked >= LOOK_S:
+                watching.look()
+                looked = time.monotonic()
+            else:
+                watching.draw()  # the terminal may have another size
         watching.look(ended=True)
 
     graph_read = guarded(graph)
-    watching = guarded(lambda: Watch(graph_read, _say)) if graph_read and graph_read.shards else None
+    watching = guarded(lambda: Watch(graph_read, _say, panel=drawn)) if graph_read and graph_read.shards else None
     if watching is None:
         return None
     thread = threading.Thread(target=guarded, args=[lambda: look(watching)], name="progress", daemon=True)
     thread.start()
+    atexit.register(close)
     atexit.register(thread.join, 5)
     atexit.register(ended.set)  # the last that is registered is the first that is called
     return thread

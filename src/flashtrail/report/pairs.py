@@ -20,7 +20,7 @@ def differing(run: Campaign, against: Sequence[tuple[str, str]]) -> Html | None:
 
     `against` are the pairs (arm, reference).
     """
-    rows = []
+    rows, index = [], links.index(run.files("page_index"))
     for arm, reference in against:
         both = run.pairs(arm, reference)
         both = both[both["success_a"] != both["success_b"]]
@@ -28,10 +28,13 @@ def differing(run: Campaign, against: Sequence[tuple[str, str]]) -> Html | None:
             records = both.to_dict("records")
             only = [[row for row in records if row[f"success_{side}"]] for side in ("a", "b")]
             cells = [starts(run, [arm, reference], found) for found in only]
-            rows.append({"arm": page.code(arm), "reference": page.code(reference), "a": cells[0], "b": cells[1]})
+            row = {"arm": page.code(arm), "reference": page.code(reference), "a": cells[0], "b": cells[1]}
+            side_by_side = f"{index}#{links.chosen(a=arm, b=reference)}"
+            rows.append(row | {"pages": page.link("side by side", side_by_side) if index else None})
     if not rows:
         return None
     heads = {"arm": "Arm", "reference": "Reference", "a": "Only in this arm", "b": "Only in the reference"}
+    heads |= {"pages": "Pictures"} if index else {}
     caption = "Starts at which one of the two succeeded; each is followed by links to its episode in both"
     return page.details(
         "The discordant pairs", page.table(rows, heads, caption=caption, stacked=True, name="paired-starts")

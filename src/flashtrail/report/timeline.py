@@ -17,9 +17,12 @@ import numpy as np
 import pandas as pd
 
 from flashtrail.report.page import Html
-from flashtrail.report.palette import BLUE, GREEN, GREY, INK, ORANGE, PURPLE
 from flashtrail.statistics.wording import plural, three_digits
 
+# the page's own colours (palette.py): those of the reader's screen, light or dark
+BLUE, GREEN, GREY, INK, ORANGE, PURPLE = (
+    f"var(--{name})" for name in ("blue", "green", "grey", "ink", "orange", "purple")
+)
 HEIGHT = 32.0  # of a lane, in its own units
 _TICKS = (5, 10, 20, 50, 100, 200, 500)
 Row = Mapping[str, Any]

@@ -15,10 +15,10 @@ from PIL import Image, ImageDraw
 from flashtrail.rollouts.episode import Query
 from flashtrail.rollouts.guards import GuardRecord
 from flashtrail.simulators.observation import POLICY_PIXELS
+from flashtrail.tables import pictures
+from flashtrail.tables.pictures import FRAMES_PER_SECOND, SHEET_COLUMNS, SHEET_WIDTH, STRIP
 
-STRIP = 32  # rows of text; with 224 x 448 pixels the frame stays a multiple of the encoder's 16 x 16 blocks
-SHEET_FRAMES, _COLUMNS, _SHEET_WIDTH, _QUALITY = 12, 4, 224, 70
-_FRAMES_PER_SECOND = 4
+_QUALITY = 70
 _PLAIN, _HIT, _HELPED = (255, 255, 255), (255, 170, 60), (90, 220, 150)
 
 
@@ -32,6 +32,7 @@ class Film:
         self._path = Path(path)
         self._condition, self._guard = condition, guard
         self._frames: list[np.ndarray] = []
+        self._sent: list[tuple[str, np.ndarray, np.ndarray]] = []
 
     def add(self, query: Query) -> None:
         """Add one query (an `episode.OnQuery`)."""
@@ -43,6 +44,7 @@ class Film:
         if query.given.wrist_missing:
             _cross(draw)
         self._frames.append(np.asarray(frame))
+        self._sent.append((query.given.prompt, query.given.state, np.asarray(query.reply.actions)))
 
     def labels(self, query: Query) -> list[tuple[int, int, str, tuple[int, int, int]]]:
         """Return the text drawn on the frame of one query: x, y, text, colour."""
@@ -57,16 +59,19 @@ class Film:
         return lines
 
     def write(self) -> str:
-        """Encode to the path given and return it; the contact sheet is written beside it, as .jpg."""
+        """Encode to the path given and return it; beside it are written the contact sheet, as .jpg, and what else the
+        policy was sent and returned (`pictures.Sent`).
+        """
         import imageio_ffmpeg
 
         self._path.with_suffix(".jpg").write_bytes(self.sheet())
+        pictures.write_sent(self._path.with_suffix(pictures.SENT), *zip(*self._sent, strict=True))
 
         height, width = self._frames[0].shape[:2]
         writer = imageio_ffmpeg.write_frames(
             str(self._path),
             (width, height),
-            fps=_FRAMES_PER_SECOND,
+            fps=FRAMES_PER_SECOND,
             codec="libx264",
             quality=None,
             output_params=["-crf", "26"],
@@ -79,12 +84,11 @@ class Film:
         return str(self._path)
 
     def sheet(self) -> bytes:
-        """Return a JPEG of at most SHEET_FRAMES frames, evenly over the episode, the first and the last among them."""
-        count = min(SHEET_FRAMES, len(self._frames))
-        chosen = sorted({round(i) for i in np.linspace(0, len(self._frames) - 1, count)})
+        """Return a JPEG of some of the frames (`pictures.on_sheet`)."""
+        chosen = pictures.on_sheet(len(self._frames))
         height, width = self._frames[0].shape[:2]
-        size = (_SHEET_WIDTH, round(_SHEET_WIDTH * height / width))
-        columns = min(_COLUMNS, len(chosen))
+        size = (SHEET_WIDTH, round(SHEET_WIDTH * height / width))
+        columns = min(SHEET_COLUMNS, len(chosen))
         canvas = Image.new("RGB", (columns * size[0], math.ceil(len(chosen) / columns) * size[1]), (255, 255, 255))
         for position, index in enumerate(chosen):
             small = Image.fromarray(self._frames[index]).resize(size, Image.Resampling.LANCZOS)

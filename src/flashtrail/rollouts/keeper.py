@@ -1,9 +1,9 @@
-"""Keeps the simulator processes of finished shards for the next ones: one keeper a run, on the machine it started on.
+"""Keeps simulators and policy servers of finished shards for the next ones: one keeper a run, on the run's machine.
 
 A child of the process that the user started (rules/common.smk, onstart), it starts each worker, lends it to one shard
 at a time and ends it unless the shard said that all went well; whoever closes without a word has died. It listens on an
 abstract socket (Linux: nothing is left on the disk, however a run ends) and answers only processes of the same user.
-What is said is JSON; it knows nothing of simulators but that two requests with equal words may share one.
+What is said is JSON; of a worker it knows only that two requests with equal words may share one.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ import time
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import send_handle
+from pathlib import Path
 from typing import Any
 
 from flashtrail.base import machine
-from flashtrail.rollouts.lending import ADDRESS, KEPT, peer_is_us
+from flashtrail.rollouts.lending import ADDRESS, peer_is_us
 from flashtrail.rollouts.processes import leave_with_parent
 
-IDLE_S = 600.0  # then an idle worker leaves: its task has no shard left, or none for long
+IDLE_S = 600.0  # then an idle worker leaves: it has no shard left, or none for long
 _SPARE = 0.25  # of the machine's memory: with less at hand idle workers leave, the one unused for longest first
 _LOOK_S, _HEAR_S = 5.0, 5.0
 _DYING_S = 5.0  # between the end of a worker's connection and that of its process
@@ -37,16 +38,21 @@ _MOST_BYTES = 1 << 22
 
 @dataclass
 class _Worker:
-    """A worker process and the shard's end of its connection, which every borrower gets a copy of."""
+    """A worker process and the shard's end of its connection, which every borrower gets a copy of.
 
+    `words`: what a request must equal; `own`: what the request that started it said beside that.
+    """
+
+    kind: str
     words: str
+    own: dict[str, Any]
     process: subprocess.Popen[bytes]
     end: socket.socket
     since: float = field(default_factory=time.monotonic)
 
     @property
     def fit(self) -> bool:
-        """Whether it waits for a spec: it lives, and has said nothing since its last answer."""
+        """Whether it waits for a borrower: it lives, and has said nothing since its last answer."""
         return self.process.poll() is None and not wait([self.end], 0)
 
     def leave(self, wait_s: float = 0.0) -> int | None:
@@ -57,12 +63,13 @@ class _Worker:
         except subprocess.TimeoutExpired:
             return None
         finally:
-            self.process.kill()
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)  # it leads a group
             self.process.wait()
 
 
 class Keeper:
-    """Lends workers until its parent is gone. `most`: idle workers at a time."""
+    """Lends workers until its parent is gone. `most`: idle workers of a kind at a time."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -118,6 +125,7 @@ class Keeper:
         borrower.close()
 
     def _lend(self, borrower: Connection, said: dict[str, Any]) -> None:
+        own = said.pop("own")
         words = json.dumps(said, sort_keys=True)
         worker, used = None, True
         for idle in [worker for worker in self._idle if worker.words == words]:
@@ -127,9 +135,9 @@ class Keeper:
                 break
             idle.leave()
         if worker is None:
-            worker, used = _start(words, said), False
+            worker, used = _start(words, said, own), False
         self._lent[borrower] = worker
-        borrower.send_bytes(json.dumps([worker.process.pid, used]).encode())
+        borrower.send_bytes(json.dumps([worker.process.pid, used, worker.own]).encode())
         send_handle(borrower, worker.end.fileno(), worker.process.pid)
 
     def _tidy(self) -> None:
@@ -137,24 +145,27 @@ class Keeper:
         now, spare = time.monotonic(), machine.spare_memory()
         for worker in list(self._idle):
             short = spare is not None and spare < _SPARE
-            if short or len(self._idle) > self._most or now - worker.since > IDLE_S or not worker.fit:
+            many = [one.kind for one in self._idle].count(worker.kind) > self._most
+            if short or many or now - worker.since > IDLE_S or not worker.fit:
                 self._idle.remove(worker)
                 worker.leave()
                 spare = machine.spare_memory()
 
 
-def _start(words: str, said: dict[str, Any]) -> _Worker:
+def _start(words: str, said: dict[str, Any], own: dict[str, Any]) -> _Worker:
     ours, theirs = socket.socketpair()
-    with theirs:
+    with theirs, contextlib.ExitStack() as stack:
+        log = stack.enter_context(Path(said["directory"], own["log"]).open("ab")) if "log" in own else None
         process = subprocess.Popen(
-            [*said["command"], KEPT, str(theirs.fileno())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,  # each borrower hands over its own log
-            pass_fds=[theirs.fileno()],
-            env=said["environment"],
+            [word.replace("{port}", str(own.get("port"))) for word in said["command"]],
+            stdin=theirs.fileno(),  # a simulator's connection, a server's lifeline
+            stdout=log or subprocess.DEVNULL,  # without a log: each borrower hands over its own
+            stderr=log,
+            start_new_session=True,
+            env=said["environment"] | own.get("environment", {}),
             cwd=said["directory"],
         )
-    return _Worker(words, process, ours)
+    return _Worker(said["kind"], words, own, process, ours)
 
 
 def start(most: int, python: str = sys.executable) -> subprocess.Popen[bytes] | None:
@@ -176,7 +187,7 @@ def start(most: int, python: str = sys.executable) -> subprocess.Popen[bytes] | 
                 pass_fds=[listener.fileno()],
             )
     except OSError as error:
-        print(f"no keeper of simulators ({error}); each shard starts its own", file=sys.stderr, flush=True)
+        print(f"no keeper of simulators and servers ({error}); each shard starts its own", file=sys.stderr, flush=True)
         return None
     os.environ[ADDRESS] = address
     atexit.register(stop, keeper)

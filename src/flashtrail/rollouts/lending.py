@@ -1,4 +1,4 @@
-"""The shard's side of the run's keeper (`keeper.py`): borrow a simulator process, hand it back or have it ended.
+"""The shard's side of the run's keeper (`keeper.py`): borrow a simulator or a server, hand it back or have it ended.
 
 Where no keeper is named or it is in trouble there is nothing to borrow, and the shard starts its own.
 """
@@ -17,20 +17,22 @@ from pathlib import Path
 from typing import Any
 
 ADDRESS = "FLASHTRAIL_KEEPER"  # the name of its abstract socket
-KEPT = "--kept"  # a worker's word: several specs, one after another, each with the log of its shard
+# A simulator's words: on stdin come several specs, one after another, each with the log of its shard.
+KEPT = ("--kept", "0")
 _PATIENCE_S = 20.0  # the keeper may be starting others, or waiting for one to end
 
 
 class Loan:
     """A worker that is ours until we say how it left.
 
-    `connection` is its, `pid` its process; `used`: whether another shard had it before.
+    `connection` is its, `pid` its process; `used`: whether another shard had it before; `own`: of the shard for which
+    it was started, see `Lender.borrow`.
     """
 
     def __init__(self, keeper: Connection, asked: Mapping[str, Any]) -> None:
         self._keeper = keeper
         keeper.send_bytes(json.dumps(asked).encode())
-        self.pid, self.used = self._answer()
+        self.pid, self.used, self.own = self._answer()
         if not keeper.poll(_PATIENCE_S):
             raise TimeoutError("no worker came")
         self.connection = Connection(recv_handle(keeper))
@@ -59,25 +61,39 @@ class Lender:
     def __init__(self, say: Callable[[str], object], counted: Callable[[int], object]) -> None:
         self._say, self._counted, self._address = say, counted, os.environ.get(ADDRESS)
 
-    def borrow(self, command: Sequence[str], environment: Mapping[str, str], needs: Mapping[str, Any]) -> Loan | None:
-        """Return a worker of `command` that has had no other `needs` than these, nor any other environment."""
+    def borrow(
+        self,
+        kind: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        needs: Mapping[str, Any],
+        own: Mapping[str, Any] | None = None,
+    ) -> Loan | None:
+        """Return a worker of `command` that has had no other `needs` than these, nor any other environment.
+
+        `own` is for one that has to be started, and need not be equal: ``port`` (for ``{port}`` in the command),
+        ``log`` (a path) and ``environment`` (more variables).
+        """
         if self._address is None:
             return None
         asked = {
+            "kind": kind,
             "command": [*command],
             "environment": {**environment},
             "directory": str(Path.cwd()),
             "needs": {**needs},
+            "own": {**(own or {})},
         }
         try:
             loan = Loan(_connected(self._address), asked)
         except (OSError, EOFError, ValueError, TypeError) as error:
             self._address = None
-            self._say(f"the run's keeper of simulators is not at hand ({error or 'it has ended'}): starting our own")
+            self._say(f"the run's keeper is not at hand ({error or 'it has ended'}): starting our own processes")
             return None
         self._counted(loan.pid)
         if loan.used:
-            self._say("a simulator of an earlier shard is at hand")
+            log = f"; its log: {loan.own['log']}" if "log" in loan.own else ""
+            self._say(f"a {kind} of an earlier shard is at hand{log}")
         return loan
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import flashtrail
-from flashtrail.rollouts.lending import Lender, Loan
+from flashtrail.rollouts.lending import KEPT, Lender, Loan
 
 COMMAND = (sys.executable, "-P", "-m", "flashtrail.rollouts.worker")  # -P: no modules from the working directory
 # What of a shard's spec its simulator is made of: a worker may serve the shards in which all of it is the same.
@@ -119,7 +119,7 @@ class SimulatorProcess:
         if self._lender is not None:
             needs = {name: self._settings.get(name) for name in SIMULATOR_NEEDS}
             needs["code"] = self._settings["metadata"].get("code_digest")
-            self._loan = self._lender.borrow(self._command, _environment(), needs)
+            self._loan = self._lender.borrow("simulator", [*self._command, *KEPT], _environment(), needs)
         if self._loan is not None:
             self._connection = self._loan.connection
             with contextlib.suppress(OSError):

@@ -22,10 +22,10 @@ from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.rollouts.episode import EpisodeRecord
-from flashtrail.tables import schemas
+from flashtrail.tables import pictures, schemas
 from flashtrail.tables.schemas import FILMS, SPEC_DIGEST
 
-VIDEO, SHEET = "video.mp4", "sheet.jpg"
+VIDEO, SHEET, SENT = "video.mp4", "sheet.jpg", f"sent{pictures.SENT}"
 LEDGER = "ledger.json"
 # What one shard's `examples` may take, the first success before any failure: 21 shards of these stay within 30 MB.
 EXAMPLES_BYTES = 1_400_000
@@ -114,8 +114,8 @@ class Recorder:
         """Make an episode durable; when this returns, a kill or a power cut does not lose it.
 
         Replaces an earlier part of the same episode: one with outcome ``error``, or without the film that is wanted.
-        `sheet`: its contact sheet, where that does not lie beside the film. `metadata`: what is said of this episode
-        beside what is said of all.
+        Beside a film lies what else was sent. `sheet`: its contact sheet, where that does not lie there.
+        `metadata`: what is said of this episode beside what is said of all.
         """
         part = self.directory / key.name
         aside = self.directory / f".{key.name}{_PARTIAL}"
@@ -128,6 +128,9 @@ class Recorder:
             if video is not None:
                 Path(video).replace(aside / VIDEO)
                 _sync(aside / VIDEO)
+                if (sent := Path(video).with_suffix(pictures.SENT)).is_file():
+                    sent.replace(aside / SENT)
+                    _sync(aside / SENT)
                 sheet = sheet or Path(video).with_suffix(".jpg")
             if sheet is not None and Path(sheet).is_file():
                 Path(sheet).replace(aside / SHEET)
@@ -213,8 +216,8 @@ class Recorder:
         unearned = [key for key in there if outcomes[key.name] == "success" and key not in first and self._apart(key)]
         left, kept = EXAMPLES_BYTES, []
         for key in [*first, *unearned, *(key for key in there if outcomes[key.name] != "success")]:
-            film = self.directory / key.name / VIDEO
-            size = film.stat().st_size if film.is_file() else 0
+            files = [self.directory / key.name / name for name in (VIDEO, SENT)]
+            size = sum(file.stat().st_size for file in files if file.is_file())
             if size <= left:
                 kept.append(key)
                 left -= size
@@ -243,8 +246,10 @@ class Recorder:
             if not (self.directory / key.name / VIDEO).is_file():
                 continue  # its sheet was taken from elsewhere without it
             target.mkdir(exist_ok=True)
-            with provenance.write_atomic(target / f"{key.name}.mp4") as temporary:
-                shutil.copyfile(self.directory / key.name / VIDEO, temporary)
+            for name, suffix in ((VIDEO, ".mp4"), (SENT, pictures.SENT)):
+                if (source := self.directory / key.name / name).is_file():
+                    with provenance.write_atomic(target / f"{key.name}{suffix}") as temporary:
+                        shutil.copyfile(source, temporary)
         if target.is_dir():
             _sync(target)
 

@@ -1,26 +1,19 @@
-"""Observations kept from real episodes, that profiling replays.
-
-Runs plain episodes against a server and writes one .npz.
-"""
+"""Observations kept from real episodes in an .npz, that profiling replays."""
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.experiment.episodes import EpisodeKey
-from flashtrail.rollouts import conditions, guards
-from flashtrail.rollouts.episode import PolicySession, Query, run_episode
-from flashtrail.simulators import seeds
+from flashtrail.rollouts.episode import Query
 from flashtrail.simulators.observation import Observation
-from flashtrail.simulators.protocol import Simulator
 
 _VIEWS_AND_STATE = ("agent", "wrist", "state")
 
@@ -33,33 +26,20 @@ class Recorded:
     observation: Observation
 
 
-def record_task(
-    arm: Mapping[str, Any],
-    task: int,
-    simulator: Simulator,
-    policy: PolicySession,
-    report: Callable[[str], None] = print,
-) -> list[Recorded]:
-    """Run the arm's init states of one task and return every observation given to the policy."""
-    kept: list[Recorded] = []
-    for init_state in arm["init_states"]:
+class Recording:
+    """Collects what the policy saw in one episode; `write` keeps it."""
 
-        def keep(query: Query, episode: tuple[int, int] = (task, init_state)) -> None:
-            kept.append(Recorded(episode, query.given))
+    def __init__(self, path: str | Path, key: EpisodeKey) -> None:
+        self._path, self._episode = path, (key.task_id, key.init_state)
+        self._seen: list[Recorded] = []
 
-        key = EpisodeKey(arm["suite"], task, init_state, 0)
-        record = run_episode(
-            simulator,
-            policy,
-            key,
-            condition=conditions.build(arm["condition"], seeds.derive(arm["seed"], key, "perturbation")),
-            guard=guards.build(arm["guard"]),
-            seed=arm["seed"],
-            replan_steps=arm["rollout"]["replan_steps"],
-            on_query=keep,
-        )
-        report(f"task {task}, init state {init_state}: {record.episode['outcome']}, {len(record.rounds)} queries")
-    return kept
+    def add(self, query: Query) -> None:
+        """Add one query (an `episode.OnQuery`)."""
+        self._seen.append(Recorded(self._episode, query.given))
+
+    def write(self) -> None:
+        """Write the episode's observations."""
+        save(self._seen, self._path)
 
 
 def save(recorded: Sequence[Recorded], path: str | Path) -> None:

@@ -10,15 +10,13 @@ import contextlib
 import datetime
 import fcntl
 import json
-import os
 import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, TextIO
 
 from flashtrail.base import machine
 from flashtrail.base.errors import UserError
@@ -30,18 +28,11 @@ from flashtrail.rollouts.episode import EpisodeRecord, error_record
 from flashtrail.rollouts.lending import Lender
 from flashtrail.rollouts.processes import COMMAND, SimulatorProcess, wait_any
 from flashtrail.rollouts.recorder import Recorder, unfilmed
-from flashtrail.serving import TOKEN_VARIABLE
-from flashtrail.serving.client import PolicyClient, healthy
-from flashtrail.serving.launch import PolicyServerProcess, free_port
+from flashtrail.rollouts.servers import Server
 from flashtrail.serving.protocol import IMAGE_MASK_KEY
 from flashtrail.tables.schemas import FILMS
 
 RETRIES = 2
-SERVER_RESTARTS = 3
-_BACKOFF_S = (0.5, 2.0, 8.0)  # before each restart: what killed it may need time to pass
-_CONNECT_S = 20.0
-_DEAF_S = 10.0
-_AWAY_S = 180.0  # a server that is not ours may be started again by its own keeper, or be deaf while it compiles
 
 
 @dataclass(frozen=True)
@@ -70,6 +61,7 @@ def roll_out_shard(
     worker_command: Sequence[str] = COMMAND,
     gpu: bool = False,
     reuse: Sequence[str | Path] = (),
+    observations: Path | None = None,
 ) -> ShardSummary:
     """Run the shard's missing episodes and write its tables to `out_dir`.
 
@@ -78,8 +70,8 @@ def roll_out_shard(
     those of a server that runs, whose weights may be others by now. An episode that failed for reasons of
     infrastructure is tried RETRIES more times; if it still fails, its row has outcome ``error``, the others are run all
     the same, and a later call tries it again. `gpu`: whether the server has one, whose clock is then recorded beside
-    the machine's load. Raises UserError for a server that does not start or does not stay up, a full disk, no OpenGL
-    library.
+    the machine's load. `observations`: a directory for what the policy saw, one .npz an episode (`recordings`). Raises
+    UserError for a server that does not start or does not stay up, a full disk, no OpenGL library.
     """
     digest, expected = spec.digest, episodes_of(spec)
     common = {"arm": spec.arm, "policy": spec.policy, "seed": spec.seed}
@@ -89,7 +81,7 @@ def roll_out_shard(
     grows = spec.server.url is None
     with recorder.exclusive():
         said = taken.take(spec, recorder, out_dir, reuse) if grows else []
-        shard = _Shard(spec, recorder, log or sys.stderr, worker_command, machine.Watch(gpu))
+        shard = _Shard(spec, recorder, log or sys.stderr, worker_command, gpu, observations)
         shard.run(Path(out_dir), said)
         outcomes = recorder.assemble(expected, out_dir, spec.video)
         if not shard.errors:
@@ -111,10 +103,12 @@ class _Shard:
         recorder: Recorder,
         log: TextIO,
         worker_command: Sequence[str],
-        watch: machine.Watch,
+        gpu: bool,
+        observations: Path | None,
     ) -> None:
         self._spec, self._recorder, self._log, self._command = spec, recorder, log, worker_command
-        self._watch = watch
+        self._watch, self._gpu, self._observations = machine.Watch(gpu), gpu, observations
+        self._lender = Lender(self._say, self._watch.count)
         self.errors: dict[str, str] = {}
         self._expected = episodes_of(spec)
         self._attempts: Counter[EpisodeKey] = Counter()
@@ -128,7 +122,8 @@ class _Shard:
         """Run what is missing; starts neither server nor simulator where nothing is. `said`: what was taken before."""
         for line in said:
             self._say(line)
-        self._progress = progress.Record(out_dir, [key.name for key in self._expected], self._outcomes)
+        names = [key.name for key in self._expected]
+        self._progress = progress.Record(out_dir, names, self._outcomes, self._recorder.directory.name)
         kept = len(self._expected) - len(self._todo)
         if kept:
             self._say(f"{kept} of {len(self._expected)} episodes are kept from before")
@@ -137,7 +132,8 @@ class _Shard:
         server = self._spec.server
         with contextlib.ExitStack() as stack:
             log = Path(server.log or out_dir / "server.log")
-            self._server = stack.enter_context(_Server(self._spec, log, self._simulators()))
+            lender = None if self._gpu else self._lender  # an idle server would hold memory of the device
+            self._server = stack.enter_context(Server(self._spec, log, self._simulators(), lender))
             reported = self._server.metadata()
             check_understood(self._spec, reported, self._server.url)
             self._recorder.metadata |= completed(self._recorder.metadata, reported)
@@ -167,8 +163,7 @@ class _Shard:
 
     def _run_all(self, count: int) -> None:
         settings, timeout_s = self._spec.model_dump(mode="json"), self._spec.episode_timeout_s
-        lender = Lender(self._say, self._watch.count)
-        idle = [SimulatorProcess(settings, timeout_s, self._command, lender) for _ in range(count)]
+        idle = [SimulatorProcess(settings, timeout_s, self._command, self._lender) for _ in range(count)]
         busy: dict[SimulatorProcess, tuple[EpisodeKey, float]] = {}
         try:
             while self._todo or busy:
@@ -192,8 +187,9 @@ class _Shard:
     def _ask(self, process: SimulatorProcess, key: EpisodeKey) -> None:
         self._attempts[key] += 1
         film = None if self._spec.video == "none" else str(self._recorder.films() / f"{key.name}.mp4")
-        request = {"key": astuple(key), "url": self._server.url, "elsewhere": self._server.elsewhere, "film": film}
-        process.ask(request)
+        seen = None if self._observations is None else str(self._observations / f"{key.name}.npz")
+        server = {"url": self._server.url, "elsewhere": self._server.elsewhere}
+        process.ask({"key": astuple(key), **server, "film": film, "seen": seen})
 
     def _take(self, key: EpisodeKey, answer: Mapping[str, Any], wall_s: float) -> None:
         """Record an episode, or put it back to be tried again."""
@@ -205,6 +201,8 @@ class _Shard:
         if kind == "fatal":
             raise UserError(reason)
         self._say(f"{key.name}: attempt {self._attempts[key]} failed ({kind}): {reason}")
+        if kind != "simulator":
+            self._server.doubt()
         if kind == "server" and (incident := self._server.revive()):
             self._say(incident)
         if self._attempts[key] <= RETRIES:
@@ -220,7 +218,7 @@ class _Shard:
             self._recorder.record(key, record, video)
         self._outcomes[key.name] = outcome = record.episode["outcome"]
         self._seconds.append(wall_s)
-        self._progress.add(key.name, outcome, wall_s, record.episode["steps"])
+        self._progress.add(key.name, outcome, wall_s, record.episode["steps"], record.episode["rounds"])
         done = [self._outcomes[k.name] for k in self._expected if k.name in self._outcomes]
         valid = [o for o in done if o != "error"]
         pace = sum(self._seconds) / len(self._seconds)
@@ -231,79 +229,6 @@ class _Shard:
 
     def _say(self, text: str) -> None:
         print(f"{self._spec.arm} task {self._spec.task_id}: {text}", file=self._log, flush=True)
-
-
-class _Server:
-    """A policy server that runs: ours, started again if it dies (a bounded number of times), or an external one."""
-
-    def __init__(self, spec: ShardSpec, log_path: Path, simulators: int) -> None:
-        self._spec, self._log_path, self._simulators = spec, log_path, simulators
-        self._restarts = 0
-        self._process: PolicyServerProcess | None = None
-
-    def __enter__(self) -> Self:
-        if not self._spec.server.url:
-            self._start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._process is not None:
-            self._process.__exit__(kind, error, trace)
-
-    @property
-    def url(self) -> str:
-        """Where a client connects."""
-        return self._process.url if self._process is not None else str(self._spec.server.url)
-
-    @property
-    def elsewhere(self) -> bool:
-        """Whether the server is external."""
-        return bool(self._spec.server.url)
-
-    def metadata(self) -> dict[str, Any]:
-        """Return the server's metadata."""
-        with PolicyClient(self.url, _CONNECT_S, token=os.environ.get(TOKEN_VARIABLE)) as client:
-            return client.metadata
-
-    def revive(self) -> str | None:
-        """Start our server again, after a pause, if it died or does not answer, and say so; None where it answers.
-
-        UserError when that has happened too often, or an external server does not come back.
-        """
-        if self._process is None:
-            self._wait_for_it()
-            return None
-        deadline = time.monotonic() + _DEAF_S
-        while self._process.alive and time.monotonic() < deadline:
-            if healthy("127.0.0.1", self._process.port) is not None:
-                return None
-            time.sleep(0.1)
-        if self._restarts >= SERVER_RESTARTS:
-            self._process.check()
-            raise UserError(f"the policy server stopped answering {self._restarts + 1} times; see {self._log_path}")
-        pause_s = _BACKOFF_S[min(self._restarts, len(_BACKOFF_S) - 1)]
-        self._restarts += 1
-        fate = "does not answer" if self._process.alive else f"is gone ({self._process.exit_text()})"
-        self._process.__exit__(None, None, None)
-        time.sleep(pause_s)
-        self._start()
-        return f"the policy server {fate}; started again after {pause_s:g} s ({self._restarts} of {SERVER_RESTARTS})"
-
-    def _wait_for_it(self) -> None:
-        try:
-            PolicyClient(self.url, _AWAY_S, token=os.environ.get(TOKEN_VARIABLE)).close()
-        except UserError as error:
-            raise UserError(f"{error}; finished episodes are kept: start that server, and run again") from None
-
-    def _start(self) -> None:
-        port = free_port()
-        words = self._spec.server.command or ()
-        command = [w.replace("{port}", str(port)).replace("{simulators}", str(self._simulators)) for w in words]
-        process = PolicyServerProcess(command, self._log_path, port, self._spec.server_ready_timeout_s)
-        self._process = None  # if it does not get ready, there is nothing to take down
-        self._process = process.__enter__()
 
 
 def completed(metadata: Mapping[str, Any], reported: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from flashtrail.experiment.episodes import EpisodeKey, expected_episodes
 from flashtrail.experiment.shard import ShardSpec
 from flashtrail.rollouts.episode import EpisodeRecord
 from flashtrail.rollouts.recorder import Recorder
-from flashtrail.tables import schemas
+from flashtrail.tables import pictures, schemas
 from flashtrail.tables.schemas import EPISODE_KEY, FILMS, SCHEMAS, SPEC_DIGEST, TAKEN
 
 MOST_BYTES, MOST_ROWS = 1 << 30, 20_000_000  # of one table of a shard
@@ -132,6 +132,8 @@ class _Pictures:
         source, jpeg = self._place.file(f"videos/{film.name}"), self._sheets.get((key.init_state, key.repeat))
         if source.is_file():
             shutil.copyfile(source, film)
+            if (sent := self._place.file(f"videos/{key.name}{pictures.SENT}")).is_file():
+                shutil.copyfile(sent, film.with_suffix(pictures.SENT))
         if jpeg is not None:
             sheet.write_bytes(jpeg)
         return film if source.is_file() else None, None if jpeg is None else sheet

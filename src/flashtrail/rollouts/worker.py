@@ -26,10 +26,11 @@ from flashtrail.experiment.clocks import Running as RunningClock
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.experiment.shard import ShardSpec
 from flashtrail.rollouts import conditions, guards, latency
-from flashtrail.rollouts.episode import EpisodeError, Reply, Running, run_episode
+from flashtrail.rollouts.episode import EpisodeError, Query, Reply, Running, run_episode
 from flashtrail.rollouts.film import Film
 from flashtrail.rollouts.lending import KEPT
 from flashtrail.rollouts.processes import SIMULATOR_NEEDS, leave_with_parent
+from flashtrail.rollouts.recordings import Recording
 from flashtrail.serving import TOKEN_VARIABLE
 from flashtrail.serving.client import PolicyClient, PolicyError, ServerUnavailable
 from flashtrail.simulators import registry, seeds
@@ -117,8 +118,7 @@ class Worker:
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Run the episode ``request["key"]`` against ``request["url"]``; never raises for what an episode can meet."""
         try:
-            patience_s = _REPLY_S if request.get("elsewhere") else _PING_S
-            return self._run(EpisodeKey(*request["key"]), request["url"], patience_s, request.get("film"))
+            return self._run(request)
         except (PolicyError, EpisodeError) as error:
             return self._failed(POLICY, error)
         except ServerUnavailable as error:
@@ -137,8 +137,8 @@ class Worker:
             self._simulator = None
             return self._failed(SIMULATOR, error)
 
-    def _run(self, key: EpisodeKey, url: str, patience_s: float, film_path: str | None) -> dict[str, Any]:
-        spec = self._spec
+    def _run(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        spec, key = self._spec, EpisodeKey(*request["key"])
         if self._simulator is None:
             if self._built:
                 raise RuntimeError("this process has had its simulator: a second one renders other pictures")
@@ -147,24 +147,34 @@ class Worker:
             self._simulator = make_simulator(spec)
         if isinstance(spec.clock, RunningClock) and self._running is None:
             self._running = Running(spec.clock, latency.load(spec.clock.source))
-        film = Film(film_path, spec.condition.title, spec.guard.title) if film_path else None
+        film = Film(request["film"], spec.condition.title, spec.guard.title) if request.get("film") else None
+        seen = Recording(request["seen"], key) if request.get("seen") else None
+
+        def watch(query: Query) -> None:
+            for watcher in (film, seen):
+                if watcher is not None:
+                    watcher.add(query)
+
+        patience_s = _REPLY_S if request.get("elsewhere") else _PING_S
         self._heartbeat.within(_LONG_S)
         stall_s = spec.stall_timeout_s
         record = run_episode(
             _WatchedSimulator(self._simulator, self._heartbeat, stall_s),
-            _WatchedPolicy(self._session(url, patience_s), self._heartbeat, stall_s),
+            _WatchedPolicy(self._session(request["url"], patience_s), self._heartbeat, stall_s),
             key,
             condition=conditions.build(spec.condition, seeds.derive(spec.seed, key, "perturbation")),
             guard=guards.build(spec.guard),
             seed=spec.seed,
             replan_steps=spec.replan_steps,
             running=self._running,
-            on_query=film.add if film else None,
+            on_query=watch,
         )
         self._heartbeat.within(_LONG_S)
         earned = record.episode["success"] and record.episode["verified_success"] is not False
         keep = film is not None and (spec.video != "failures" or not earned)
         video = film.write() if film is not None and keep else None
+        if seen is not None:
+            seen.write()
         return {"episode": record.episode, "rounds": record.rounds, "steps": record.steps, "video": video}
 
     def _session(self, url: str, patience_s: float) -> PolicyClient:
@@ -229,4 +239,4 @@ if __name__ == "__main__":
     leave_with_parent(os.getppid())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the shard, which then ends this process
     os.dup2(2, 1)  # LIBERO prints while it loads; what it prints belongs to the log
-    serve(Connection(int(sys.argv[-1])), kept=KEPT in sys.argv)
+    serve(Connection(int(sys.argv[-1])), kept=KEPT[0] in sys.argv)

@@ -9,7 +9,7 @@ import http
 import ipaddress
 import re
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from websockets.datastructures import Headers
 
@@ -85,7 +85,7 @@ def refusal(headers: Headers, token: str | None, own: Collection[str] = ()) -> t
     domain was made to resolve to this machine (DNS rebinding) sends no Origin with a GET, but its domain as Host. `own`
     are the names and addresses that this server answers to, besides those of loopback.
     """
-    if not addressed(headers, own):
+    if not addressed(headers.get_all("Host"), own):
         return (
             http.HTTPStatus.MISDIRECTED_REQUEST,
             "this server does not answer to that name (Host): flashtrail serve --allow-host NAME",
@@ -97,12 +97,11 @@ def refusal(headers: Headers, token: str | None, own: Collection[str] = ()) -> t
     return None
 
 
-def addressed(headers: Headers, own: Collection[str]) -> bool:
+def addressed(values: Sequence[str], own: Collection[str]) -> bool:
     """Whether exactly one Host header gives a name or address of loopback, or one of `own`; its port is ignored.
 
     A foreign address cannot reach this server; a foreign name can be made to resolve to it (DNS rebinding).
     """
-    values = headers.get_all("Host")
     match = _HOST.fullmatch(values[0].strip()) if len(values) == 1 else None
     if match is None:
         return False

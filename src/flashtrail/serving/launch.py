@@ -85,7 +85,13 @@ class PolicyServerProcess:
     @property
     def alive(self) -> bool:
         """Whether the server process still runs."""
-        return self._process is not None and self._exit_code() is None
+        return self._exit_code() is None
+
+    def answers(self) -> bool:
+        """Whether a server answers on the port that is not somebody else's."""
+        headers = healthy("127.0.0.1", self.port)
+        # Two jobs may have been given the same free port: only our own server counts (others have no header).
+        return headers is not None and headers.get(_INSTANCE_HEADER, self._instance) == self._instance
 
     def check(self) -> None:
         """Raise ServerError if the server is gone; call it after a ServerUnavailable to learn the cause."""
@@ -131,9 +137,7 @@ class PolicyServerProcess:
         while time.monotonic() < deadline:
             if not self.alive:
                 raise self._error(f"the policy server ended before it was ready ({self.exit_text()})")
-            headers = healthy("127.0.0.1", self.port)
-            # Two jobs may have been given the same free port: only our own server counts (others have no header).
-            if headers is not None and headers.get(_INSTANCE_HEADER, self._instance) == self._instance:
+            if self.answers():
                 return
             time.sleep(_PROBE_S)
         raise self._error(f"the policy server was not ready within {self.ready_timeout_s:g} s")
@@ -155,27 +159,28 @@ class PolicyServerProcess:
         return -state.si_status if state.si_code in (os.CLD_KILLED, os.CLD_DUMPED) else state.si_status
 
     def _take_down(self) -> None:
-        """TERM the group, give it a moment, KILL what is left of it, reap the leader."""
         try:
-            process = self._process
-            if process is None or process.returncode is not None:
-                return
-            if self._exit_code() is None:
-                _signal_group(process.pid, signal.SIGTERM)
-                deadline = time.monotonic() + _TERM_GRACE_S
-                while self._exit_code() is None and time.monotonic() < deadline:
-                    time.sleep(0.02)
-            _signal_group(process.pid, signal.SIGKILL)
-            process.wait()
-            if process.stdin is not None:
-                process.stdin.close()
+            self._end()
         finally:
             self._release_sigterm()
 
+    def _end(self) -> None:
+        """TERM the group, give it a moment, KILL what is left of it, reap the leader."""
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        if self._exit_code() is None:
+            _signal_group(process.pid, signal.SIGTERM)
+            deadline = time.monotonic() + _TERM_GRACE_S
+            while self._exit_code() is None and time.monotonic() < deadline:
+                time.sleep(0.02)
+        _signal_group(process.pid, signal.SIGKILL)
+        process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+
     def exit_text(self) -> str:
         """How the process ended: ``signal 9`` or ``exit code 3``."""
-        if self._process is None:
-            return "not started"
         code = self._exit_code()
         return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 

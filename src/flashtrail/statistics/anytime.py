@@ -16,13 +16,13 @@ whose mean is at most 1 if the mean of y is at most m. An average over several f
 a wealth, too. Success is y = 1; a pair of episodes is D in {-1, 0, 1} (only the control, both or none, only the arm
 succeeded), y = (1 + D) / 2. Against m = 1/2 the share f is a likelihood ratio, that of q = (1 + f) / 2 against a fair
 coin, and the average over Beta(1/2, 1/2) is Robbins' mixture (Ann. Math. Stat. 41:1397, 1970). BETS is the quadrature
-of that; a finite average is as valid as the integral. Whether an arm wins more pairs than it loses is asked with PAIRED
-beside it, bets on effects that robots' starts suffice for. Every product depends on counts only, not on the order of
+of that; a finite average is as valid as the integral. More pairs won than lost is tested with PAIRED beside it, bets on
+effects that robots' starts suffice for. Every product depends on counts only, not on the order of
 the episodes. STEP (Snyder et al., RSS 2025, arXiv 2503.10966) compares two *independent* arms up to a largest n; where
 both arms have the same episodes, discordant pairs need neither.
 
-What is asked of the data, beside independence of episodes:
-- Tasks of different difficulty are no harm if they are added in equal numbers: a product over a block of independent
+What the data must satisfy, beside independence of episodes:
+- Tasks of different difficulty do no harm if they are added in equal numbers: a product over a block of independent
   episodes has mean Prod(1 + f (m_i - m) / m) <= (1 + f (mean m_i - m) / m)^block <= 1. So look after whole blocks.
 - Whether the next pair is run must not depend on one side of it. An arm that two claims share must not run ahead of
   its partner and then be matched only where its outcomes, already seen, are welcome.

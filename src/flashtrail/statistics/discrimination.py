@@ -17,7 +17,7 @@ import scipy
 from numpy.typing import NDArray
 
 from flashtrail.statistics import intervals, resampling
-from flashtrail.statistics.intervals import LEVEL, Interval
+from flashtrail.statistics.intervals import Interval
 
 MIN_EPISODES = 5  # of each kind: fewer, and there is no interval
 _CELLS = 20_000_000  # of a block of weights: 160 MB
@@ -46,7 +46,7 @@ class Auroc:
         return "above" if self.interval.low > 0.5 else "below"
 
 
-def auroc(score: Any, positive: Any, episode: Any, stratum: Any, level: float = LEVEL) -> Auroc:
+def auroc(score: Any, positive: Any, episode: Any, stratum: Any) -> Auroc:
     """Return the AUROC of `score` for `positive` rows, pairs within `stratum`, interval over `episode`.
 
     All four are of one length; rows without a score are left out. There is no value where no stratum has both kinds,
@@ -63,37 +63,37 @@ def auroc(score: Any, positive: Any, episode: Any, stratum: Any, level: float = 
     episodes = frame.drop_duplicates(["stratum", "episode", "positive"])
     fewest = min(int(episodes["positive"].sum()), int((~episodes["positive"]).sum()))
     value = wins / pairs
-    interval = _interval(parts, level) if fewest >= MIN_EPISODES else None
+    interval = _interval(parts) if fewest >= MIN_EPISODES else None
     if interval is None and fewest >= MIN_EPISODES and value in (0.0, 1.0):
-        interval = _perfect(value, fewest, level)
+        interval = _perfect(value, fewest)
     count = len(frame.drop_duplicates(["stratum", "episode"]))
     return Auroc(value, interval, len(frame), int(frame["positive"].sum()), count, len(parts))
 
 
-def _perfect(value: float, fewest: int, level: float) -> Interval:
+def _perfect(value: float, fewest: int) -> Interval:
     """Return Clopper-Pearson's interval of all (or none) of the rarer kind's episodes.
 
     Every resample of a perfect separation is perfect, which says nothing of how near it was to failing.
     """
-    found = intervals.rate(fewest if value else 0, fewest, level).exact
-    assert found is not None
-    return found
+    interval = intervals.rate(fewest if value else 0, fewest).exact
+    assert interval is not None
+    return interval
 
 
 def _mann_whitney(part: pd.DataFrame) -> tuple[float, int]:
-    chosen = part["positive"].to_numpy()
+    positive = part["positive"].to_numpy()
     score = part["score"].to_numpy(float)
-    found = scipy.stats.mannwhitneyu(score[chosen], score[~chosen], method="asymptotic").statistic
-    return float(found), int(chosen.sum()) * int((~chosen).sum())
+    statistic = scipy.stats.mannwhitneyu(score[positive], score[~positive], method="asymptotic").statistic
+    return float(statistic), int(positive.sum()) * int((~positive).sum())
 
 
-def _interval(parts: list[pd.DataFrame], level: float) -> Interval | None:
+def _interval(parts: list[pd.DataFrame]) -> Interval | None:
     wins, pairs = np.zeros(resampling.RESAMPLES), np.zeros(resampling.RESAMPLES)
     for seed, part in enumerate(parts):
-        found = _resampled(part, seed)
-        wins, pairs = wins + found[0], pairs + found[1]
+        resampled = _resampled(part, seed)
+        wins, pairs = wins + resampled[0], pairs + resampled[1]
     share = np.divide(wins, pairs, out=np.full(len(wins), np.nan), where=pairs > 0)
-    return resampling.percentile_interval(share, level)
+    return resampling.percentile_interval(share)
 
 
 def _resampled(part: pd.DataFrame, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:

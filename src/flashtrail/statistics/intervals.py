@@ -1,8 +1,8 @@
 """The statistics of the reports: counts, paired and unpaired comparisons, latency, and checks of published figures.
 
 What scipy or statsmodels have is theirs, but for the score interval of a paired risk difference (Tango 1998), which
-neither has, two that theirs take too long for (Holm's method, a quantile's interval), and Wilson's (`wilson`). An arm's
-summary needs scipy.special alone; what takes a second to import is imported by the comparison that needs it.
+neither has, two for which theirs take too long (Holm's method, a quantile's interval), and Wilson's (`wilson`). An
+arm's summary needs scipy.special alone; what takes a second to import is imported by the comparison that needs it.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ def clopper_pearson_limits(k: Any, n: Any, level: float = LEVEL) -> tuple[NDArra
     return np.where(np.equal(k, 0), 0.0, low), np.where(np.equal(k, n), 1.0, high)
 
 
-def binomial_p(k: int, n: int, bar: float, alternative: str = "greater") -> float:
-    """Return the exact p value of `k` of `n` against a rate of `bar`."""
-    return float(scipy.stats.binomtest(k, n, bar, alternative=alternative).pvalue)
+def binomial_p(k: int, n: int, bar: float) -> float:
+    """Return the exact p value of `k` of `n` against a rate of at most `bar`."""
+    return float(scipy.stats.binomtest(k, n, bar, alternative="greater").pvalue)
 
 
 # --- paired arms ---
@@ -245,15 +245,15 @@ def quantile(values: Iterable[float], q: float, level: float = LEVEL) -> Quantil
     """Return the q-quantile (linear interpolation) with the order-statistics interval of scipy's ``quantile_test``.
 
     That is Conover's (Practical Nonparametric Statistics, 3.2), which says between which of the sorted values the
-    quantile lies. Asked of the binomial distribution itself: the test makes three of them and sorts twice.
+    quantile lies. Computed from the binomial distribution itself: the test builds three of them and sorts twice.
     """
     x = np.sort(_numbers(values))
     tail = (1 - level) / 2
     low = bisect_left(range(len(x) + 1), tail, key=lambda k: special.bdtr(k, len(x), q)) - 1
     high = bisect_left(range(len(x) + 1), -tail, key=lambda k: -special.bdtrc(k, len(x), q))
     # No order statistic of so few values guarantees an end outside of them.
-    found = Interval(float(x[low]), float(x[high]), level) if low >= 0 and high < len(x) else None
-    return Quantile(float(np.quantile(x, q)), found)
+    interval = Interval(float(x[low]), float(x[high]), level) if low >= 0 and high < len(x) else None
+    return Quantile(float(np.quantile(x, q)), interval)
 
 
 def latency(values: Iterable[float], level: float = LEVEL) -> Latency:

@@ -62,8 +62,8 @@ def mcnemar_power(n: int, only_a: float, only_b: float, alpha: float = 0.05) -> 
         return 0.0
     counts = _likely(n, discordant)
     # The fewest of d discordant pairs that are significant: P(X >= k | d, 1/2) <= alpha / 2.
-    found = scipy.stats.binom.sf(critical(counts, alpha) - 1, counts, only_a / discordant)
-    return float(np.sum(scipy.stats.binom.pmf(counts, n, discordant) * found))
+    significant = scipy.stats.binom.sf(critical(counts, alpha) - 1, counts, only_a / discordant)
+    return float(np.sum(scipy.stats.binom.pmf(counts, n, discordant) * significant))
 
 
 def _likely(n: int, p: float) -> NDArray[Any]:
@@ -118,20 +118,20 @@ def smallest(power_of: Callable[[int], float], power: float = POWER, most: int =
     """Return the smallest n from which on the power suffices; None where `most` has too little.
 
     Power of an exact test is a saw-tooth in n: a larger n can have less. From a size whose power exceeds `power` by
-    more than a tooth (1 / sqrt(n)), every smaller one is looked at down to the first that falls
-    short; n is the one above it.
+    more than a tooth (1 / sqrt(n)), every smaller one is tried down to the first that falls short; n is the one above
+    it.
     Where n is a number in each of several `tasks`, the tooth is that of their sum, and from _LARGE on it is neglected.
     """
-    known = cache(power_of)
+    cached_power = cache(power_of)
 
     def safe(n: int) -> bool:
         tooth = 0.0 if tasks > 1 and n * tasks > _LARGE else min((1 - power) / 2, (n * tasks) ** -0.5)
-        return known(n) >= power + tooth
+        return cached_power(n) >= power + tooth
 
     high = 4 if tasks == 1 else 1
     while not safe(high):
         if high == most:
-            if known(most) < power:
+            if cached_power(most) < power:
                 return None
             break
         high = min(2 * high, most)
@@ -140,7 +140,7 @@ def smallest(power_of: Callable[[int], float], power: float = POWER, most: int =
         middle = (low + high) // 2
         low, high = (low, middle) if safe(middle) else (middle, high)
     high = min(2 * high, most) if high * tasks <= _SMALL else high
-    while high > 1 and known(high - 1) >= power:
+    while high > 1 and cached_power(high - 1) >= power:
         high -= 1
     return high
 
@@ -156,8 +156,8 @@ def paired_plan(only_a: int, only_b: int, n: int, margin: float, alpha: float) -
     """
     a, b, assumption = only_a / n, only_b / n, _as_observed((only_a - only_b) / n)
     if a - b <= margin:
-        wide = max(a + b, 1 / n, margin)
-        a, b, assumption = (wide + margin) / 2, (wide - margin) / 2, _as_planned(margin)
+        discordant = max(a + b, 1 / n, margin)
+        a, b, assumption = (discordant + margin) / 2, (discordant - margin) / 2, _as_planned(margin)
     return Plan(assumption, "supported", smallest(lambda m: mcnemar_power(m, a, b, alpha)), alpha=alpha)
 
 
@@ -168,8 +168,8 @@ def non_inferiority_plan(only_a: int, only_b: int, n: int, margin: float, alpha:
     if a <= b:
         a = b = max(a + b, 1 / n) / 2
         assumption = "there is no difference"
-    found = smallest(lambda m: score_power(m, a, b, -margin, 1 - alpha))
-    return Plan(assumption, "supported", found, alpha=alpha)
+    n_needed = smallest(lambda m: score_power(m, a, b, -margin, 1 - alpha))
+    return Plan(assumption, "supported", n_needed, alpha=alpha)
 
 
 @cache
@@ -177,9 +177,9 @@ def rate_plan(k: int, n: int, bar: float, alpha: float) -> Plan:
     """Return what would settle "the rate is at least `bar`", if the rate is as observed."""
     p = k / n
     above = p > bar
-    found = None if p == bar else smallest(lambda m: rate_power(m, p, bar, above, 1 - alpha))
+    n_needed = None if p == bar else smallest(lambda m: rate_power(m, p, bar, above, 1 - alpha))
     assumption = f"the rate is as observed ({100 * p:.0f} %)"
-    return Plan(assumption, "supported" if above else "refuted", found, unit="episode", alpha=alpha)
+    return Plan(assumption, "supported" if above else "refuted", n_needed, unit="episode", alpha=alpha)
 
 
 def unpaired_plan(strata: Sequence[Sequence[int]], margin: float, alpha: float) -> Plan:
@@ -195,14 +195,14 @@ def unpaired_plan(strata: Sequence[Sequence[int]], margin: float, alpha: float) 
         b = [min(y, 1 - margin) for y in b]
         a, assumption = [y + margin for y in b], _as_planned(margin)
     if len(strata) == 1:
-        found = smallest(lambda m: unpaired_power.unpaired_power(m, a[0], b[0], alpha))
-        return Plan(assumption, "supported", found, unit="episode in each arm", alpha=alpha)
-    each = smallest(
+        n_needed = smallest(lambda m: unpaired_power.unpaired_power(m, a[0], b[0], alpha))
+        return Plan(assumption, "supported", n_needed, unit="episode in each arm", alpha=alpha)
+    per_task = smallest(
         lambda m: unpaired_power.stratified_power(m, a, b, alpha), most=MOST // len(strata), tasks=len(strata)
     )
-    found = None if each is None else each * len(strata)
+    n_needed = None if per_task is None else per_task * len(strata)
     unit = f"episode in each arm, evenly over {len(strata)} tasks"
-    return Plan(assumption, "supported", found, unit=unit, alpha=alpha)
+    return Plan(assumption, "supported", n_needed, unit=unit, alpha=alpha)
 
 
 def ratio_plan(low: float, high: float, ratio: float, below: float, n: int, alpha: float) -> Plan:
@@ -214,11 +214,11 @@ def ratio_plan(low: float, high: float, ratio: float, below: float, n: int, alph
     # To lie on one side in 80 % of the repetitions the gap must exceed the half width by 0.84 standard errors.
     error = width / float(scipy.stats.norm.isf(alpha / 2))
     factor = (width + error * float(scipy.stats.norm.ppf(POWER))) / gap if gap > 0 else math.inf
-    needed = n * factor**2
+    estimate = n * factor**2
     verdict = "supported" if ratio < below else "refuted"
     assumption = f"the ratio is as observed ({ratio:.2f})"
-    found = math.ceil(needed) if needed <= MOST else None
-    return Plan(assumption, verdict, found, unit="round a route", alpha=alpha)
+    n_needed = math.ceil(estimate) if estimate <= MOST else None
+    return Plan(assumption, verdict, n_needed, unit="round a route", alpha=alpha)
 
 
 def _as_observed(difference: float) -> str:

@@ -30,46 +30,46 @@ def draws(clusters: int, resamples: int = RESAMPLES, seed: int = 0) -> NDArray[A
     Whole numbers, as float64 for the products to come; not to be written to.
     """
     generator = np.random.default_rng(seed)
-    found = generator.multinomial(clusters, np.full(clusters, 1 / clusters), resamples).astype(float)
-    found.setflags(write=False)
-    return found
+    times_drawn = generator.multinomial(clusters, np.full(clusters, 1 / clusters), resamples).astype(float)
+    times_drawn.setflags(write=False)
+    return times_drawn
 
 
-def resampled_sums(columns: NDArray[Any], resamples: int = RESAMPLES, seed: int = 0) -> NDArray[Any]:
-    """Return the columns' sums over resampled clusters; `columns` is (clusters, c), the answer (resamples, c)."""
+def resampled_sums(columns: NDArray[Any], seed: int = 0) -> NDArray[Any]:
+    """Return the columns' sums over resampled clusters; `columns` is (clusters, c), the answer (RESAMPLES, c)."""
     x = np.asarray(columns, float)
     clusters = len(x)
     if clusters > EXACT_CLUSTERS:
         # The bootstrap's sum of n draws has mean n * mean(x) and covariance n * cov(x): draw it from there.
         spread = np.atleast_2d(np.cov(x, rowvar=False, bias=True)) * clusters
         generator = np.random.default_rng(seed)
-        return generator.multivariate_normal(x.sum(axis=0), spread, resamples, method="svd")
-    sums: NDArray[Any] = draws(clusters, resamples, seed) @ x
+        return generator.multivariate_normal(x.sum(axis=0), spread, RESAMPLES, method="svd")
+    sums: NDArray[Any] = draws(clusters, RESAMPLES, seed) @ x
     return sums
 
 
 def percentile_interval(values: NDArray[Any], level: float = LEVEL) -> Interval | None:
     """Return the middle `level` of resampled values; None where they are all one value.
 
-    Where all clusters are alike a bootstrap sees no spread, which is not to say that there is none.
+    Where all clusters are alike a bootstrap sees no spread, although there may be some.
     """
     low, high = np.nanquantile(values, [0.5 - level / 2, 0.5 + level / 2])
     return Interval(float(low), float(high), level) if high - low > 1e-12 else None
 
 
 def ratio_over_episodes(
-    part: Sequence[float] | NDArray[Any], whole: Sequence[float] | NDArray[Any], level: float = LEVEL
+    numerators: Sequence[float] | NDArray[Any], denominators: Sequence[float] | NDArray[Any]
 ) -> Interval | None:
     """Return the interval of sum(part) / sum(whole), resampling episodes; None with fewer than 5 of them.
 
     Rounds of one episode are alike, so that an interval over rounds would be too short.
     """
-    x, y = np.asarray(part, float), np.asarray(whole, float)
+    x, y = np.asarray(numerators, float), np.asarray(denominators, float)
     if len(x) < MIN_CLUSTERS or y.sum() <= 0:
         return None
     sums = resampled_sums(np.column_stack([x, y]))
     ratio = np.divide(sums[:, 0], sums[:, 1], out=np.zeros(len(sums)), where=sums[:, 1] > 0)
-    return percentile_interval(ratio, level)
+    return percentile_interval(ratio)
 
 
 def paired_difference(

@@ -77,6 +77,6 @@ def exact_p(strata: Sequence[Stratum]) -> float:
         kept = np.flatnonzero(part > _NEGLIGIBLE)
         first += int(counts[kept[0]])
         mass = np.convolve(mass, part[kept[0] : kept[-1] + 1])
-    place = sum(s.k_a for s in strata) - first
-    p = min(1.0, 2 * min(mass[: place + 1].sum(), mass[place:].sum()))
+    observed = sum(s.k_a for s in strata) - first
+    p = min(1.0, 2 * min(mass[: observed + 1].sum(), mass[observed:].sum()))
     return float(f"{p:.12g}")  # a p of exactly 1/20 must not come out as 0.05000000000000001

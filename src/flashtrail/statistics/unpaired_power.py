@@ -77,8 +77,10 @@ def _boschloo(n: int, alpha: float) -> NDArray[Any]:
         return count
 
     def size(level: float) -> float:
-        at = fewest(level)
-        return max(float(np.sum(side, axis=1).max()) for side in (weights * tails[:, at], _mirror(weights, tails, at)))
+        least = fewest(level)
+        return max(
+            float(np.sum(side, axis=1).max()) for side in (weights * tails[:, least], _mirror(weights, tails, least))
+        )
 
     low, high = -1, len(levels)
     while high - low > 1:
@@ -87,11 +89,11 @@ def _boschloo(n: int, alpha: float) -> NDArray[Any]:
     return fewest(levels[low]) if low >= 0 else np.full(n + 1, n + 1)
 
 
-def _mirror(weights: NDArray[Any], tails: NDArray[Any], at: NDArray[Any]) -> NDArray[Any]:
+def _mirror(weights: NDArray[Any], tails: NDArray[Any], least: NDArray[Any]) -> NDArray[Any]:
     """The same probability at the rates above one half: there both arms' failures are what is rare."""
-    n = len(at) - 1
+    n = len(least) - 1
     # P(X >= k) at rate 1 - r is P(X <= n - k) at rate r, and the control's weights are turned round.
-    mirrored: NDArray[Any] = weights[:, ::-1] * (1 - tails[:, n + 1 - at])
+    mirrored: NDArray[Any] = weights[:, ::-1] * (1 - tails[:, n + 1 - least])
     return mirrored
 
 
@@ -99,13 +101,13 @@ def _fisher_tails(n: int) -> NDArray[Any]:
     """Fisher's one-sided p of every table: rows are the arm's successes, columns the control's, n episodes each."""
     counts = np.arange(n + 1)
     ways = gammaln(n + 1) - gammaln(counts + 1) - gammaln(n - counts + 1)
-    found = np.zeros((n + 1, n + 1))
+    tails = np.zeros((n + 1, n + 1))
     for total in range(2 * n + 1):
         arm = np.arange(min(total, n), max(0, total - n) - 1, -1)
         log = ways[arm] + ways[total - arm]
         mass = np.exp(log - log.max())
-        found[arm, total - arm] = np.cumsum(mass) / mass.sum()
-    return found
+        tails[arm, total - arm] = np.cumsum(mass) / mass.sum()
+    return tails
 
 
 # --- several tasks ---
@@ -124,20 +126,20 @@ def stratified_power(n: int, a: Sequence[float], b: Sequence[float], alpha: floa
         for x, y in zip(a, b, strict=True)
     ]
     size = 1 << math.ceil(math.log2(tasks * n + 1))
-    found = 0.0
+    power = 0.0
     margins, weights = _margins(n, [weight for _, weight in truths], min(DRAWN, max(64, (1 << 18) // size)))
     block = max(1, 4_000_000 // size)
     for start in range(0, len(margins), block):
-        chosen = margins[start : start + block]
-        mass, truth = np.ones((2, len(chosen), size // 2 + 1), complex)
+        vectors = margins[start : start + block]
+        mass, truth = np.ones((2, len(vectors), size // 2 + 1), complex)
         for task in range(tasks):
-            totals, place = np.unique(chosen[:, task], return_inverse=True)
-            mass *= np.fft.rfft(nulls[0][totals], size)[place]
-            truth *= np.fft.rfft(truths[task][0][totals], size)[place]
+            totals, index = np.unique(vectors[:, task], return_inverse=True)
+            mass *= np.fft.rfft(nulls[0][totals], size)[index]
+            truth *= np.fft.rfft(truths[task][0][totals], size)[index]
         tails = np.cumsum(np.fft.irfft(mass, size)[:, ::-1], axis=1)[:, ::-1]
         inside = tails <= alpha / 2 * _TIE
-        found += float(weights[start : start + block] @ np.sum(np.fft.irfft(truth, size) * inside, axis=1))
-    return min(max(found, 0.0), 1.0)
+        power += float(weights[start : start + block] @ np.sum(np.fft.irfft(truth, size) * inside, axis=1))
+    return min(max(power, 0.0), 1.0)
 
 
 def _by_margin(n: int, arm: NDArray[Any], control: NDArray[Any] | None) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -111,9 +111,9 @@ def integers(values: Iterable[int]) -> str:
     return ", ".join(str(a) if a == b else f"{a}{DASH}{b}" for a, b in runs)
 
 
-def listed(words: Sequence[Any]) -> str:
+def listed(items: Sequence[Any]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
-    texts = [str(w) for w in words]
+    texts = [str(w) for w in items]
     return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}" if texts else "none"
 
 
@@ -136,7 +136,7 @@ def without_places(text: str) -> str:
 
     ``not found: /home/me/models/x.pt`` -> ``not found: .../x.pt``. An address (``gs://a/b``) is not such a path.
     """
-    return _PLACE.sub(lambda found: f".../{found[1]}", text)
+    return _PLACE.sub(lambda path: f".../{path[1]}", text)
 
 
 _WAY = re.compile(r"(?:[A-Za-z]:|file:/|~[\w.-]*|\.{1,2})?[/\\]")  # how a path begins that leads somewhere

@@ -1,6 +1,7 @@
 """Names and places of the episodes' pages, as reports and the pages themselves link to them.
 
-    episodes/index.html                     every start, with its end in every arm
+    episodes/index.html                     every episode by arm, and every start with its end in every arm; its
+                                            fragment says what is chosen: #arm=clean&task=0, #a=clean&b=noisy
     episodes/ARM/index.html                 an arm's episodes; anchors: its tasks, and the ways to end
     episodes/ARM/SUITE_task_0_init_003_repeat_0.html
     episodes/ARM/videos/                    films, where they were kept
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from flashtrail.base import names
 
@@ -44,6 +46,11 @@ def task_anchor(task: int) -> str:
 def start_anchor(row: Mapping[str, Any]) -> str:
     """Return the anchor of a start (suite, task, initial state, repeat) in the index of all arms."""
     return stem(row)
+
+
+def chosen(**state: str | int) -> str:
+    """Return the fragment with which the page of all episodes opens filtered (arm, task, end, q) or paired (a, b)."""
+    return urlencode(state)
 
 
 def index(files: Sequence[Path]) -> str | None:

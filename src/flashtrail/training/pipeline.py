@@ -132,14 +132,13 @@ def averaged(work: Workplace, name: str) -> dict[str, Tensor]:
 # --- the draft head ---
 
 
-def _lesson_batches(run: Trainer, frames: np.ndarray, size: int = 64) -> Iterator[dict[str, Tensor]]:
-    draws = dataclasses.replace(run.recipe, draws=1)
-    run.recipe = draws
-    for start in range(0, len(frames), size):
-        yield run.batch(frames[start : start + size], np.random.default_rng([7, start]), augmented=False)
+def _lesson_batches(run: Trainer, frames: np.ndarray) -> Iterator[dict[str, Tensor]]:
+    run.recipe = dataclasses.replace(run.recipe, draws=1)
+    for start in range(0, len(frames), 64):
+        yield run.batch(frames[start : start + 64], np.random.default_rng([7, start]), augmented=False)
 
 
-def train_draft(work: Workplace, name: str, recipe: draft.DraftRecipe | None = None) -> dict[str, Any]:
+def train_draft(work: Workplace, name: str) -> dict[str, Any]:
     """Teach the draft head on the variant's full-route chunks; write draft_tensors.pt and agreement.json."""
     data = material(work)
     run, weights = trainer(work, name, data), averaged(work, name)
@@ -148,7 +147,7 @@ def train_draft(work: Workplace, name: str, recipe: draft.DraftRecipe | None = N
     held = rng.choice(run.held_frames, min(300, len(run.held_frames)), replace=False)
     lesson = draft.teach(weights, data.dims, _lesson_batches(run, chosen))
     check = draft.teach(weights, data.dims, _lesson_batches(run, held), rng)
-    recipe = recipe or draft.DraftRecipe()
+    recipe = draft.DraftRecipe()
     tensors, curve = draft.train(draft.initial(data.dims, weights, recipe.seed), data.dims, lesson, recipe)
     figures = draft.agreement(tensors, data.dims, check)
     meta = {"teacher": "full route, zero noise", "train_frames": len(chosen), **dataclasses.asdict(recipe)}

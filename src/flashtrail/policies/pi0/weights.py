@@ -195,8 +195,8 @@ def read_manifest(directory: Path, kind: str) -> dict[str, Any]:
     return manifest
 
 
-def _check_bytes(path: Path, manifest: Mapping[str, Any], check_digest: bool) -> None:
-    """Compare a file's size (and sha256) with the manifest's record of it."""
+def _check_bytes(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Compare a file's size and sha256 with the manifest's record of it."""
     record = manifest.get("files", {}).get(path.name)
     if not path.is_file():
         raise ArtifactError(f"{path} is missing; convert the checkpoint again")
@@ -207,11 +207,10 @@ def _check_bytes(path: Path, manifest: Mapping[str, Any], check_digest: bool) ->
             f"{path} is truncated or changed: {path.stat().st_size} bytes, manifest says {record['bytes']}; "
             "convert the checkpoint again"
         )
-    if check_digest:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != record["sha256"]:
-            raise ArtifactError(f"{path} is corrupted: its sha256 is not the manifest's; convert the checkpoint again")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != record["sha256"]:
+        raise ArtifactError(f"{path} is corrupted: its sha256 is not the manifest's; convert the checkpoint again")
 
 
 def load_tensors(path: Path, shapes: Shapes, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -263,24 +262,24 @@ def _dims(cls: type[D], directory: Path, manifest: Mapping[str, Any]) -> D:
 
 
 def load_base(
-    directory: str | Path, device: str = "cpu", dtype: str = "float32", *, check_digest: bool = True
+    directory: str | Path, device: str = "cpu", dtype: str = "float32"
 ) -> tuple[dict[str, Tensor], Pi0Dims, dict[str, Any]]:
     """Base artifact -> (stacked weights, dims, manifest). Raises ArtifactError or DeviceError."""
-    return _load("base", Pi0Dims, base_shapes, Path(directory), device, dtype, check_digest)
+    return _load("base", Pi0Dims, base_shapes, Path(directory), device, dtype)
 
 
 def load_draft(
-    directory: str | Path, device: str = "cpu", dtype: str = "float32", *, check_digest: bool = True
+    directory: str | Path, device: str = "cpu", dtype: str = "float32"
 ) -> tuple[dict[str, Tensor], DraftDims, dict[str, Any]]:
     """Draft artifact -> (weights, dims, manifest). Raises ArtifactError or DeviceError."""
-    return _load("draft", DraftDims, draft_shapes, Path(directory), device, dtype, check_digest)
+    return _load("draft", DraftDims, draft_shapes, Path(directory), device, dtype)
 
 
 def _load(
-    kind: str, cls: type[D], shapes: Callable[[D], Shapes], directory: Path, device: str, dtype: str, check_digest: bool
+    kind: str, cls: type[D], shapes: Callable[[D], Shapes], directory: Path, device: str, dtype: str
 ) -> tuple[dict[str, Tensor], D, dict[str, Any]]:
     where, number = resolve_device(device), resolve_dtype(dtype)
     manifest = read_manifest(directory, kind)
     dims = _dims(cls, directory, manifest)
-    _check_bytes(directory / MODEL_FILE, manifest, check_digest)
+    _check_bytes(directory / MODEL_FILE, manifest)
     return load_tensors(directory / MODEL_FILE, shapes(dims), where, number), dims, manifest

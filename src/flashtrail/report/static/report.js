@@ -3,9 +3,10 @@
 // Heads of tables become buttons. A click sorts upwards, the next downwards, the third puts
 // the rows back as they were. Cells carry what they are sorted by where that is a number; empty ones stay last.
 // Without scripts the heads are plain text.
-for (const table of document.querySelectorAll(".table table")) {
+document.querySelectorAll(".table table").forEach(sortable);
+function sortable(table) {
   const body = table.tBodies[0], rows = [...body.rows];
-  if (rows.length < 2) continue;
+  if (rows.length < 2) return;
   table.classList.add("sortable");
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
@@ -73,14 +74,18 @@ for (const film of document.querySelectorAll(".films video")) {
   const figure = film.closest("figure"), rounds = [...figure.querySelectorAll(".rounds g")];
   const now = figure.querySelector(".now");
   let shown = null;
-  film.addEventListener("timeupdate", () => {
-    const round = rounds[Math.min(Math.floor(film.currentTime * FRAMES_PER_SECOND), rounds.length - 1)];
+  const tell = time => {
+    const round = rounds[Math.min(Math.floor(time * FRAMES_PER_SECOND + 0.01), rounds.length - 1)];
     if (!round || round === shown) return;
     shown?.removeAttribute("class");
     round.setAttribute("class", "playing");
     shown = round;
     now.textContent = round.dataset.words;
-  });
+  };
+  if (film.requestVideoFrameCallback) {
+    const next = (_, frame) => { tell(frame.mediaTime); film.requestVideoFrameCallback(next); };
+    film.requestVideoFrameCallback(next);
+  } else film.addEventListener("timeupdate", () => tell(film.currentTime));
   film.addEventListener("click", () => { film.dataset.stopped = film.paused ? "" : "yes"; });
   seen.observe(film);
 }

@@ -42,14 +42,14 @@ class ReachSimulator:
         check_task(suite, task_id)
         self.horizon = suite_of(suite).horizon if horizon is None else horizon
         self.prompt = f"reach the mark on the {SIDES[task_id]}"
-        self._seed, self._hand, self._gripper = seed, np.zeros(3), -1.0
+        self._seed = seed
         self._mark = np.array([0.0, -0.2 if task_id == 0 else 0.2, 0.0])
 
     def reset(self, key: EpisodeKey) -> None:
-        """Put the hand where the episode's key says."""
+        """Put the hand where the episode's key says, open."""
         check_init_state(key.init_state, f" of {key.suite} task {key.task_id}")
         seed = seeds.derive(self._seed, key, "sim")
-        self._hand = np.random.default_rng(seed).uniform(-0.05, 0.05, 3)
+        self._hand, self._gripper = np.random.default_rng(seed).uniform(-0.05, 0.05, 3), -1.0
 
     def observe(self) -> Observation:
         """Return both views: the box from above, and what surrounds the hand."""

@@ -37,9 +37,9 @@ def _start(kernel: Any, grid: tuple[int, ...], *arguments: Any, tile: Any = None
     kernel[grid](*arguments, **constants, **options)
 
 
-def _result(out: Tensor | None, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+def _result(out: Tensor | None, shape: tuple[int, ...], like: Tensor) -> Tensor:
     if out is None:
-        return torch.empty(shape, dtype=dtype or like.dtype, device=like.device)
+        return torch.empty(shape, dtype=like.dtype, device=like.device)
     if tuple(out.shape) != shape or not out.is_contiguous():
         raise ValueError(f"out has shape {tuple(out.shape)}, the kernel writes a contiguous {shape}")
     return out

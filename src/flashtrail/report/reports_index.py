@@ -1,0 +1,184 @@
+"""``flashtrail reports``: one page over all reports of a directory, and what became of the source documents' claims.
+
+A report is listed by what its own page says first. A claim is quoted from where its source printed it (claims.yaml,
+resources/published/), beside the verdict that was computed here and where its evidence stands. Nothing is judged here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
+from flashtrail.claims import published
+from flashtrail.claims.campaign import Campaign
+from flashtrail.report import checkup_chapter, claims_chapter, count_links, drills_chapter, early, layout, page
+from flashtrail.report.page import Html
+from flashtrail.statistics.wording import plural
+
+FOOTER = "Made by FLASHTrail from the reports of this directory and the verdicts that they rest on."
+_FIRST = ("final", "drills", "checkup", "report")  # before the chapters, in this order
+_SAID = re.compile(r'<p class="(?:said|line note)">(.*?)</p>', re.DOTALL)
+_TAGS = re.compile(r"<[^>]+>")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's flags."""
+    add = parser.add_argument
+    add(
+        "directory", type=Path, nargs="?", default=Path("reports"), metavar="DIR", help="the reports (default: reports)"
+    )
+    add(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help="what they were made of (default: results)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write DIR/index.html and say how much is on it."""
+    reports = write(arguments.directory, arguments.results)
+    print(f"{arguments.directory / 'index.html'}: {plural(reports, 'report')}")
+    return 0
+
+
+def write(directory: Path, results: Path) -> int:
+    """Write the page and return how many reports it lists; UserError where there is none."""
+    entries = [entry for path in _reports(directory) if (entry := _entry(directory, path))]
+    if not entries:
+        raise UserError(f"{directory} has no report: run `make report`, or `flashtrail report-run` on an imported run")
+    run = _campaign(directory, results)
+    heads = {"report": "Report", "said": "Says first", "written": "Written (UTC)"}
+    body = page.join(
+        page.header(
+            "Reports", f"{plural(len(entries), 'report')}, and the claims of their source documents.", Html("")
+        ),
+        page.table(entries, heads, caption="Reports of this directory", stacked=True),
+        page.heading("What the sources claim, and what was found", anchor="sources"),
+        *_matrix(run),
+    )
+    with provenance.write_atomic(directory / "index.html") as target:
+        target.write_text(layout.document("FLASHTrail: reports", body, FOOTER), encoding="utf-8")
+    return len(entries)
+
+
+def _reports(directory: Path) -> list[Path]:
+    """Return the pages: those of runs here, then their chapters, then imported runs in directories of their own."""
+    own = [path for path in directory.glob("*.html") if path.name != "index.html"]
+    own.sort(
+        key=lambda path: (path.stem not in _FIRST, _FIRST.index(path.stem) if path.stem in _FIRST else 0, path.stem)
+    )
+    return own + sorted(directory.glob("*/report.html"))
+
+
+def _entry(directory: Path, path: Path) -> dict[str, Any] | None:
+    """Return a report's title as a link, what it says first, and when it was written; None for another's page."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    title, said = re.search(r"<title>(?:FLASHTrail: )?(.*?)</title>", text), _SAID.search(text)
+    if title is None or 'name="generator" content="FLASHTrail"' not in text[:4000]:
+        return None
+    words = unescape(" ".join(_TAGS.sub("", said[1] if said else "").split()))
+    place = path.relative_to(directory).as_posix()
+    written = datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC)
+    return {
+        "report": page.link(unescape(title[1]), place),
+        "said": "a run under way"
+        if early.is_early(path)
+        else count_links.in_text(words, [partial(page.link, target=place)]),
+        "written": written.strftime("%Y-%m-%d %H:%M"),
+    }
+
+
+# --- the claims of the source documents ---
+
+
+def _campaign(directory: Path, results: Path) -> Campaign:
+    """Return the verdicts that are there, with the pages of the episodes that they count."""
+    there = {
+        "claims": results / "claims/claims.json",
+        "diagnosis": results / "drills/diagnosis.json",
+        "checkup": results / "checkup/checkup.json",
+        "page_index": directory / "episodes/index.html",
+    }
+    lists = {"summaries": results.glob("summaries/*.json"), "pages": directory.glob("episodes/*/index.html")}
+    lists |= {"chapters": directory.glob("claims.html"), "episodes": results.glob("tables/*/episodes.parquet")}
+    files = {kind: str(path) for kind, path in there.items() if path.is_file()}
+    return Campaign(files | {kind: [str(path) for path in sorted(paths)] for kind, paths in lists.items()})
+
+
+def _matrix(run: Campaign) -> Iterator[Html]:
+    """One table a source document: its claim in its own words, what was found, where the evidence stands."""
+    others = sorted(set(published.DEFAULT.parent.glob("*.yaml")) - {published.DEFAULT})
+    figures = published.load_all([published.DEFAULT, *others])
+    claims = run.claims["claims"] if run.claims else []
+    if not claims:
+        yield page.paragraph("No claim was judged here: run `make report`.", "note")
+    heads = {"claim": "Claim", "said": "What the source said", "found": "What was found", "evidence": "Evidence"}
+    for name, source in figures.sources.items():
+        rows = [row for claim in claims if (row := _of_claim(run, claim, figures, name))]
+        rows += [_of_figure(run, said) for said in figures.said if said.source == name and _apart(said)]
+        if rows:
+            yield page.heading(source.title, 3, anchor=f"source-{name}")
+            yield page.paragraph(f"{source.where}. Policy: {source.policy}; hardware: {source.hardware}.", "note")
+            yield page.table(rows, heads, caption=_tally(rows), stacked=True)
+
+
+def _tally(rows: Sequence[Mapping[str, Any]]) -> str:
+    """``14 claims: 6 supported, 3 not tested``."""
+    counts = Counter(row["verdict"].replace("_", " ") for row in rows)
+    return f"{plural(len(rows), 'claim')}: {', '.join(f'{n} {word}' for word, n in counts.most_common())}"
+
+
+def _of_claim(
+    run: Campaign, claim: Mapping[str, Any], figures: published.Published, source: str
+) -> dict[str, Any] | None:
+    """Return a claim's row where this source made it: it printed figures of it, or its own words are on record."""
+    said = claims_chapter.said(claim, figures, source)
+    if claim["test"] == "published" and claim["numbers"].get("reference") == source:
+        said = page.join(page.paragraph(claim["statement"]), said)
+    if said is None:
+        return None
+    details = claims_chapter.chapter(run)
+    reason = claim["sentence"].removeprefix("Not tested: ").removeprefix("Quoted, not tested: ")
+    text = reason if claim["verdict"] == "not_tested" else claim["short"] or claim["sentence"]
+    found = page.inline(page.badge(claim["verdict"]), ": ", count_links.of_claim(run, claim, text, details))
+    evidence = page.link(claim["id"], f"{details}#{claim['id']}") if details else claim["id"]
+    row = {"claim": f"{claim['id']}: {claim['title']}", "said": said, "found": found, "evidence": evidence}
+    return row | {"verdict": claim["verdict"]}
+
+
+def _apart(said: published.Said) -> bool:
+    """Whether a printed figure is a claim beside claims.yaml: a drill's, the checkup's, or an untested one."""
+    return bool(said.untested) or any(user == "checkup" or user.startswith("drills/") for user in said.used_by)
+
+
+def _of_figure(run: Campaign, said: published.Said) -> dict[str, Any]:
+    """Return the row of a claim that a drill or the checkup tries, or that nothing has tried."""
+    drill = next((user.removeprefix("drills/") for user in said.used_by if user.startswith("drills/")), None)
+    reason, found, evidence = said.untested, None, None
+    if drill:
+        reason = "no drill was run here (make drills)"
+        if run.files("diagnosis"):
+            found, evidence = drills_chapter.finding(run, drill), page.link(drill, "drills.html")
+    elif not reason:
+        reason = "no checkup was run here (make checkup)"
+        if run.checkup:
+            ours = partial(page.link, target="episodes/checkup/index.html")
+            words = count_links.in_text(run.checkup["sentence"], [ours, partial(count_links.apart, what="published")])
+            verdict = run.checkup["verdict"]
+            found = page.inline(checkup_chapter.badge(verdict) if verdict else page.badge("not_tested"), " ", words)
+            evidence = page.link("checkup", "checkup.html")
+    quoted = page.inline(claims_chapter.quoted(f"\u201c{said.value}\u201d "), page.code(", ".join(said.where)))
+    if said.rows_give:
+        quoted = page.join(
+            quoted, page.paragraph(claims_chapter.quoted(f"Its own rows give {said.rows_give}."), "note")
+        )
+    verdict = "not_tested" if found is None else "tried by drills or checkup"
+    found = found or page.inline(page.badge("not_tested"), f": {reason}.")
+    return {"claim": said.figure, "said": quoted, "found": found, "evidence": evidence, "verdict": verdict}

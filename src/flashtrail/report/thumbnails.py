@@ -1,0 +1,39 @@
+"""Single pictures cut out of a contact sheet, and JPEGs as the source of an image inside the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+from PIL import Image
+
+from flashtrail.tables import pictures
+
+_QUALITY = 72
+
+
+def frame(sheet: bytes, rounds: float, place: int, words: bool = False) -> bytes | None:
+    """Return one frame of a contact sheet as JPEG: `place` as in a list, -1 is the last; `words`: with its strip.
+
+    `rounds` is how many the episode had. None for bytes that are no such sheet: an imported one may be anything.
+    """
+    try:
+        shown = list(range(len(pictures.on_sheet(int(rounds)))))
+        width = pictures.SHEET_WIDTH
+        height = round(width * (pictures.PIXELS + pictures.STRIP) / (2 * pictures.PIXELS))
+        strip = 0 if words else round(height * pictures.STRIP / (pictures.PIXELS + pictures.STRIP))
+        row, column = divmod(shown[place], pictures.SHEET_COLUMNS)
+        box = (column * width, row * height + strip, (column + 1) * width, (row + 1) * height)
+        with Image.open(io.BytesIO(sheet), formats=["JPEG"]) as picture:
+            if box[2] > picture.width or box[3] > picture.height:
+                return None
+            buffer = io.BytesIO()
+            picture.crop(box).convert("RGB").save(buffer, "JPEG", quality=_QUALITY, optimize=True)
+            return buffer.getvalue()
+    except (OSError, ValueError, IndexError, Image.DecompressionBombError):
+        return None
+
+
+def source(jpeg: bytes) -> str:
+    """Return a JPEG as an address that needs no request."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
