@@ -19,6 +19,7 @@ from flashtrail.report.page import Table
 
 _MARKS = str.maketrans({"\u00a0": " ", "\u200b": "", **dict.fromkeys(page.MARKS.values(), "")})
 _TAG = re.compile(r"<[^>]*>")
+_ASIDE = re.compile(r"\s*<small>")
 _BREAK = re.compile(r"<br>|</p>\s*<p[^>]*>")
 _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
 _LATEX |= {"^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
@@ -32,7 +33,7 @@ _LONGEST = 28  # characters of a column that is not set as paragraphs
 
 def text(cell: Any) -> str:
     """Return a cell as plain text on one line: no tags, no marks that only repeat a word, no special spaces."""
-    shown = _TAG.sub("", _BREAK.sub("; ", page.html(cell).replace("<small>", ": ")))
+    shown = _TAG.sub("", _BREAK.sub("; ", _ASIDE.sub(": ", page.html(cell))))
     return " ".join(html.unescape(shown).translate(_MARKS).split())
 
 
