@@ -88,7 +88,7 @@ def _too_few(run: Campaign) -> Html | None:
         return None
     return Html(
         '<div class="banner" role="note"><p><strong>Too few episodes to conclude</strong> ({}):</p><ul>{}</ul></div>'
-    ).format(plural(len(open_), "comparison"), items)
+    ).format(plural(len(open_), "question"), items)
 
 
 def _linked(run: Campaign, said: verdict.Said) -> Html:
