@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
+from flashtrail.report.drawing import svg
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -194,9 +196,7 @@ def badge(verdict: str, word: str = "") -> Html:
 
 def figure(drawing: Figure, alt: str, caption: Any) -> Html:
     """A matplotlib figure inside the page, named `alt` to those who do not see it, with its caption; it is closed."""
-    from flashtrail.report import drawing as drawn  # which needs Html
-
-    return _captioned(drawn.svg(drawing, alt), caption)
+    return _captioned(Html(svg(drawing, alt)), caption)
 
 
 def picture(jpeg: bytes, alt: str, caption: Any) -> Html:
