@@ -50,4 +50,4 @@ def within_page(text: str, name: str, width: str) -> Markup:
     head = Markup('<svg class="plot{}" role="img" aria-label="{}" width="{}" {}>').format(
         " paper" if paper else "", name, width, Markup(view[0] if view else "")
     )
-    return Markup(head + Markup(inside))
+    return head + Markup(inside)

@@ -160,7 +160,7 @@ def _caption(run: Campaign) -> str:
             across += f" {listed(others)}: not timed, drawn at these times."
     else:
         across = "mean time of a round in the arm\u2019s own episodes."
-    waits = any(not summary.get("clock") for summary in run.plain_summaries.values())
+    waits = any(run.whose(arm) == "ours" and not s.get("clock") for arm, s in run.plain_summaries.items())
     paused = " The simulator waits for the policy, so here a slow round costs no success." * waits
     return f"Up: success, line: 95 % interval (Wilson). Across: {across} Arrows: a fault, a remedy.{paused}"
 
