@@ -87,7 +87,8 @@ def test_a_page_has_no_problem(problems, reports, name, size):
 def test_every_link_of_the_report_opens(chromium, reports):
     """Counts lead to their episodes and claims to their details, an episode to its arm, the index to both."""
     with browser.opened(chromium, reports / "final.html") as found:
-        links = found.page.eval_on_selector_all("a[href]", "all => all.map(a => a.href)")
+        whole = "all => all.map(a => new URL(a.getAttribute('href'), location).href)"
+        links = found.page.eval_on_selector_all("a[href]", whole)
     inside = {link for link in links if link.startswith("file:")}
     assert len(inside) > 20
     for link in sorted(inside):

@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from flashtrail.report import drawing, figures, page, palette, rendering
 
 
-def drawn(colour: str) -> page.Html:
+def drawn(colour: str) -> str:
     figure, axes = figures._axes(1.0)
     axes.plot([0, 1], [0, 1], "o", color=colour, label="a & b")
     axes.legend()

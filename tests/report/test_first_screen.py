@@ -199,20 +199,7 @@ def test_the_kit_is_one_page_with_every_component(tmp_path):
     assert kit.main([str(tmp_path / "kit.html")]) == 0
     text = (tmp_path / "kit.html").read_text()
     assert rendering.external_references(text) == [] and "Simulated data" in text
-    parts = (
-        "said",
-        "banner",
-        "tradeoff",
-        "cards",
-        "films",
-        "glance",
-        "facts",
-        "filter",
-        "plot",
-        "long",
-        "apart",
-        "note",
-    )
+    parts = {"said", "banner", "tradeoff", "cards", "films", "glance", "facts", "filter", "plot", "long", "apart"}
     classes = {name for found in re.findall(r'class="([^"]+)"', text) for name in found.split()}
     assert parts <= classes and set(cards.GROUPS.values()) <= {*re.findall(r"<h3>([\w ]+?) ?<span", text)}
     assert "Copy" in layout.SCRIPT and "data-copy" in text

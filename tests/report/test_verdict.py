@@ -103,6 +103,10 @@ CASES = {
         [rate(27, 30), compared("guard", "every4", "inconclusive", 5, 3, 9, needs="none")],
         "Without a fault 27/30 episodes succeed; the guard is undecided: episodes can be added until it is decided.",
     ),
+    "a remedy beside the arm without a fault is not said to help": (
+        [compared("guard", "clean", "supported", 20, 28), compared("trained", "guard", "refuted", 20, 20)],
+        "The policy other brings less than 10\u00a0points (20/30 against 20/30).",
+    ),
     "nothing tested": ([compared("guard", "every4", "not_tested", 0, 0), timed("not_tested")], ""),
     "claims about arms that are not here": ([compared("x", "y", "supported", 1, 2), rate(1, 2, "x")], ""),
     "no claim": ([], ""),
@@ -114,6 +118,15 @@ def test_the_sentence_of_a_run(name):
     claims, words = CASES[name]
     drafting = any("clean" in claim["arms"] and "full" in claim["arms"] for claim in claims)
     assert verdict.sentence(claims, ARMS, 2.5 if drafting else None).text.replace(" points", "\u00a0points") == words
+
+
+def test_a_rate_that_is_open_is_named_with_its_bar():
+    plan = {"n": 35, "unit": "episode", "verdict": "supported", "assumption": ""}
+    open_ = [rate(9, 12, arm, "inconclusive") | {"settle": plan} for arm in ("clean", "every4", "elsewhere")]
+    assert [said.text.replace("\u00a0", " ") for said in verdict.too_few(open_, ARMS)] == [
+        "Whether success without a fault reaches 50 %: 9/12; 35 episodes would settle it",
+        "Whether success with a wrist camera black every 4th round reaches 50 %: 9/12; 35 episodes would settle it",
+    ]
 
 
 def test_imported_rounds_were_not_timed_here():

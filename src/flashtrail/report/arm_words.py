@@ -13,7 +13,7 @@ _VIEWS = {"wrist": "wrist camera", "agent": "agent camera", "both": "both camera
 _GUARDS = {
     "wrist_health": "guard: last healthy frame",
     "wrist_mask": "guard: last healthy frame, else declared missing",
-    "oracle": "oracle: undamaged frames, an upper bound",
+    "oracle": "oracle (upper bound): undamaged frames",  # never without these words
 }
 _Spec = Mapping[str, Any]
 

@@ -73,7 +73,10 @@ def first(run: Campaign) -> Html:
     note = "Healthy: at most 3 points below what was published; suspicious: 3 to 5; broken: more than 5. "
     note += _interval_words(record)
     drawing = difference(record) if record["published"] is not None else None
-    return page.join(page.first_screen(rows, page.paragraph(note, "note")), drawing)
+    found = "has no published figure to be held to" if record["published"] is None else f"is {record['verdict']}"
+    counts = in_text(checkup.counted(ours), [partial(behind, run, arm)])
+    said = page.inline(f"{record['policy']} {found}: ", counts, f" on task {record['task_id']}.")
+    return page.join(page.paragraph(said, "said"), page.first_screen(rows, page.paragraph(note, "note")), drawing)
 
 
 def badge(verdict: str) -> Html:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from flashtrail.report import palette
-from flashtrail.report.page import Html
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +24,7 @@ _IDS = re.compile(r'(\bid="|href="#|url\(#)')
 _NOTHING = {"Creator": None, "Date": None, "Format": None, "Type": None}
 
 
-def svg(figure: Figure, name: str) -> Html:
+def svg(figure: Figure, name: str) -> Markup:
     """Return the figure as an ``<svg>`` called `name`, as wide as drawn where there is room; the figure is closed."""
     from matplotlib import pyplot as plt  # not installed where the page of a run under way is written
 
@@ -36,7 +35,7 @@ def svg(figure: Figure, name: str) -> Html:
     return within_page(buffer.getvalue(), name, width)
 
 
-def within_page(text: str, name: str, width: str) -> Html:
+def within_page(text: str, name: str, width: str) -> Markup:
     """Return the text of an SVG file as a part of a page, ``width`` pixels wide where there is room."""
     body = _GROUP_IDS.sub(r"\1", _DOCUMENT.sub("", text)).replace("xlink:href", "href")
     body = " ".join(body.split())
@@ -51,4 +50,4 @@ def within_page(text: str, name: str, width: str) -> Html:
     head = Markup('<svg class="plot{}" role="img" aria-label="{}" width="{}" {}>').format(
         " paper" if paper else "", name, width, Markup(view[0] if view else "")
     )
-    return Html(head + Markup(inside))
+    return head + Markup(inside)

@@ -45,7 +45,12 @@ def section(run: Campaign) -> Html:
         "episodes are told from clean ones. k/n: episodes in which its own predicate holds. Brackets: 95\u00a0% "
         "intervals (Wilson)."
     )
-    return page.first_screen(rows, page.paragraph(note, "note"))
+    counts = [len(by_word[word]) for word in _VERDICTS]
+    said = (
+        f"Of {plural(sum(counts), 'silent failure')} made on purpose, {counts[0]} are named by a log of actions alone, "
+        f"{counts[1]} noticed without a name, {counts[2]} not told from a clean run."
+    )
+    return page.join(page.paragraph(said, "said"), page.first_screen(rows, page.paragraph(note, "note")))
 
 
 _VERDICTS = ("named", "noticed", "unseen")

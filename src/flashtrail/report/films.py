@@ -17,7 +17,7 @@ from flashtrail.report import arm_words, layout
 from flashtrail.report.page import Html
 from flashtrail.statistics.wording import plural
 from flashtrail.tables import links
-from flashtrail.tables.schemas import PAIR_KEY
+from flashtrail.tables.schemas import EPISODE_KEY, PAIR_KEY
 
 EMBEDDED = 300_000
 _ROLES = ("clean", "fault", "remedy", "retrained")
@@ -70,15 +70,13 @@ def _triples(run: Campaign) -> list[list[str]]:
 
 def _pictured(run: Campaign) -> dict[str, dict[_Key, dict[str, Any]]]:
     """Return the episodes of which a film or a contact sheet was kept, by arm and start, each with both."""
-    key = list(PAIR_KEY)
-    sheets = {(row["arm"], *(row[k] for k in key)): row["jpeg"] for row in run.sheets.to_dict("records")}
     lists = {arm: path for path in run.files("pages") for arm in run.arms if links.directory(arm) == path.parent.name}
+    filmed = run.episodes.merge(run.sheets[[*EPISODE_KEY, "jpeg"]], on=list(EPISODE_KEY), how="left")
     found: dict[str, dict[_Key, dict[str, Any]]] = {}
-    for row in run.episodes.to_dict("records"):
-        start = tuple(row[k] for k in key)
-        film = _kept(lists.get(row["arm"]), row)
-        sheet = sheets.get((row["arm"], *start))
+    for row in filmed[filmed["video"].notna() | filmed["jpeg"].notna()].to_dict("records"):
+        film, sheet = _kept(lists.get(row["arm"]), row), row["jpeg"] if isinstance(row["jpeg"], bytes) else None
         if film or sheet:
+            start = tuple(row[name] for name in PAIR_KEY)
             found.setdefault(row["arm"], {})[start] = {**row, "film": film, "sheet": sheet}
     return found
 
@@ -101,7 +99,7 @@ def _film(run: Campaign, row: Mapping[str, Any]) -> dict[str, Any]:
     steps = row["steps"]
     end = f"{'success' if row['outcome'] == 'success' else 'not done'}"
     after = f" after {plural(int(steps), 'step')}" if steps == steps and steps is not None else ""
-    still = None if row["sheet"] is None else _still(bytes(row["sheet"]))
+    still = None if row["sheet"] is None else _still(row["sheet"])
     return {
         "arm": arm,
         "name": arm_words.short(summary, run.usual_policy),

@@ -70,7 +70,7 @@ def _verdict(run: Campaign) -> Html:
 def _without_verdicts(run: Campaign) -> verdict.Said:
     if not run.summaries:
         return verdict.Said(_timed(run))
-    rates = {arm: s["success"] for arm, s in list(run.summaries.items())[:_NAMED]}
+    rates = {arm: s["success"] for arm, s in list(run.plain_summaries.items())[:_NAMED]}
     done = listed([f"{arm} succeeds in {rate['k']}/{rate['n']}" for arm, rate in rates.items()])
     more = len(run.summaries) - len(rates)
     why = "no claim was evaluated" if not run.claims else "no claim compares the arms of this run"
@@ -88,7 +88,7 @@ def _too_few(run: Campaign) -> Html | None:
         return None
     return Html(
         '<div class="banner" role="note"><p><strong>Too few episodes to conclude</strong> ({}):</p><ul>{}</ul></div>'
-    ).format(plural(len(open_), "comparison"), items)
+    ).format(plural(len(open_), "question"), items)
 
 
 def _linked(run: Campaign, said: verdict.Said) -> Html:

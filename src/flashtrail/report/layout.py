@@ -35,9 +35,18 @@ def _static(suffix: str, names: Sequence[str]) -> str:
 CSS, SCRIPT = f"{palette.css()}\n{_static('css', ())}", _static("js", ())
 
 
-def document(title: str, body: str, footer: str, media: bool = False, head: str = "", parts: Sequence[str] = ()) -> str:
+def document(
+    title: str,
+    body: str,
+    footer: str,
+    media: bool = False,
+    head: str = "",
+    parts: Sequence[str] = (),
+    folds: bool = False,
+) -> str:
     """Return a whole page; `title` and `footer` are text, `body` is HTML. `media`: it may play films beside it. `head`:
     HTML that is the page's alone. `parts`: names of style sheets and scripts in static/ that it needs beside report's.
+    `folds`: its tables are folded on a phone.
     """
     script = _static("js", parts)
     body, sections = _with_contents(body)
@@ -47,6 +56,7 @@ def document(title: str, body: str, footer: str, media: bool = False, head: str 
         head=Markup(head),
         css=Markup(f"{palette.css()}\n{_static('css', parts)}"),
         sections=sections if len(sections) >= _CONTENTS_FROM else [],
+        folds=folds,
         body=Markup(body),
         footer=footer,
         script=Markup(script),

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
+from flashtrail.report.drawing import svg
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -99,6 +101,7 @@ def header(title: str, line: Any, pages: Html, simulated: bool = False, imported
 
 
 _LONG = 24  # rows from which on a table scrolls in a box of its own, below its head
+_FOLDED = 5  # rows from which on a stacked table of a report is folded on a phone (report.css)
 
 
 def table(
@@ -112,7 +115,8 @@ def table(
     """A table. `columns` maps keys to heads, in order; `numeric` columns are set right-aligned.
 
     On a narrow screen it scrolls sideways inside its own box or, `stacked`, each row becomes a block of
-    head-value pairs. The head of a long one stays in view. `anchor` is its id, to which other places may link.
+    head-value pairs, which a report folds. The head of a long one stays in view. `anchor` is its id, to which other
+    places may link.
     """
     entries = list(rows)
     if not entries:
@@ -126,10 +130,15 @@ def table(
         body.append(f"<tr>{cells}</tr>")
     name = f"<caption>{html(caption)}</caption>" if caption else ""
     kind = ("stacked" if stacked else "wide") + " long" * (len(entries) > _LONG)
-    return Html(
+    whole = (
         f'<div{_attribute("id", anchor)} class="table {kind}" role="region" tabindex="0" '
         f'aria-label="{escape(caption or "table")}">'
         f"<table>{name}<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+    )
+    if not stacked or len(entries) < _FOLDED:
+        return Html(whole)
+    return Html(
+        f'<details class="rows"><summary>{html(caption or "table")}: {len(entries)} rows</summary>{whole}</details>'
     )
 
 
@@ -187,9 +196,7 @@ def badge(verdict: str, word: str = "") -> Html:
 
 def figure(drawing: Figure, alt: str, caption: Any) -> Html:
     """A matplotlib figure inside the page, named `alt` to those who do not see it, with its caption; it is closed."""
-    from flashtrail.report import drawing as drawn  # which needs Html
-
-    return _captioned(drawn.svg(drawing, alt), caption)
+    return _captioned(Html(svg(drawing, alt)), caption)
 
 
 def picture(jpeg: bytes, alt: str, caption: Any) -> Html:

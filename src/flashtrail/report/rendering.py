@@ -136,7 +136,7 @@ def export(notebook: str | Path) -> str:
         exclude_anchor_links=True,
     )
     body, _ = exporter.from_notebook_node(content)
-    text = layout.document(_title(content), body, _FOOTER, parts=("filter",))
+    text = layout.document(_title(content), body, _FOOTER, parts=("filter",), folds=True)
     outside = external_references(text)
     if outside:
         raise UserError(f"{notebook}: the page would load {outside[0]} from elsewhere; embed it")

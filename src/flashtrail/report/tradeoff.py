@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flashtrail.base import machine
+from flashtrail.claims import claims as types
 from flashtrail.claims.campaign import Campaign
 from flashtrail.report import arm_words, cells, layout, page
 from flashtrail.report.count_links import behind
@@ -25,6 +26,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 50.0, 176.0, 14.0, 44.0  # margins; names of arms
 _LINE, _GAP, _SHIFT = 13.0, 6.0, 11.0  # of a name, between two names, between arms that would stand on one spot
 _LETTERS, _LINES = 27, 3  # of a name
 _ROUTES = ("draft", "full")
+_LOAD = types.LatencyClaim.model_fields["load_at_most"].default
 
 
 @dataclass(frozen=True)
@@ -152,11 +154,13 @@ def _caption(run: Campaign) -> str:
             f"{machine.words(run.machine)}), mixed as the arm\u2019s rounds were; line: 95 % interval of that mix, "
             "episodes resampled."
         )
+        if ((run.machine or {}).get("others") or 0) > _LOAD:
+            across += " Other programs were at work meanwhile, so these times are not settled."
         if others := sorted({s["policy"] for s in run.plain_summaries.values()} - set(policies)):
             across += f" {listed(others)}: not timed, drawn at these times."
     else:
         across = "mean time of a round in the arm\u2019s own episodes."
-    waits = any(not summary.get("clock") for summary in run.plain_summaries.values())
+    waits = any(run.whose(arm) == "ours" and not s.get("clock") for arm, s in run.plain_summaries.items())
     paused = " The simulator waits for the policy, so here a slow round costs no success." * waits
     return f"Up: success, line: 95 % interval (Wilson). Across: {across} Arrows: a fault, a remedy.{paused}"
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flashtrail.statistics import power
-from flashtrail.statistics.wording import plural, points
+from flashtrail.statistics.wording import percent, plural, points
 
 _COMPARED = ("paired_difference", "unpaired_difference", "non_inferiority")
 _MOST_OPEN = 2  # open questions that the sentence names; beyond, it counts them
@@ -65,11 +65,12 @@ def questions(claims: Sequence[Claim], arms: Mapping[str, Arm]) -> list[Question
 
 def _question(arm: str, control: str, claims: Sequence[Claim], arms: Mapping[str, Arm]) -> Question | None:
     own, other = arms[arm], arms[control]
-    if own.remedy and own.remedy != other.remedy:
+    alike = bool(own.fault) == bool(other.fault)  # in words they may differ: imported faults are counted
+    if own.remedy and own.remedy != other.remedy and alike:
         kind, what = "remedy", f"the {own.remedy.partition(':')[0]}"  # guard: last healthy frame -> the guard
-    elif own.fault and not other.fault:
+    elif own.fault and not other.fault and not own.remedy:
         kind, what = "fault", own.fault
-    elif own.drafts and not other.drafts and own.fault == other.fault:
+    elif own.drafts and not other.drafts and alike:
         kind, what = "speculation", "drafting"
     else:
         return None
@@ -199,9 +200,17 @@ def needs(plan: Mapping[str, Any] | None) -> str:
 
 
 def too_few(claims: Sequence[Claim], arms: Mapping[str, Arm]) -> list[Said]:
-    """Return, for each comparison that is open, what it is about, its counts and the episodes that it needs."""
-    return [
+    """Return, for each question about success that is open, what it is, its counts and the episodes that it needs."""
+    found = [
         Said(f"{_capital(_subject(q))}: {q.counts}; {needs(q.plan)}", (q.arm, q.control))
         for q in questions(claims, arms)
         if q.found == "open"
     ]
+    for claim in claims:
+        if claim["test"] == "rate_at_least" and claim["verdict"] == "inconclusive" and claim["arms"][0] in arms:
+            arm, rate = claim["arms"][0], claim["numbers"]["rate"]
+            fault = arms[arm].fault
+            under = f"with {_article(fault)}" if fault else "without a fault"
+            words = f"Whether success {under} reaches {percent(claim['margin'])}: {rate['k']}/{rate['n']}"
+            found.append(Said(f"{words}; {needs(claim['settle'])}", (arm,)))
+    return found

@@ -73,14 +73,18 @@ for (const film of document.querySelectorAll(".films video")) {
   const figure = film.closest("figure"), rounds = [...figure.querySelectorAll(".rounds g")];
   const now = figure.querySelector(".now");
   let shown = null;
-  film.addEventListener("timeupdate", () => {
-    const round = rounds[Math.min(Math.floor(film.currentTime * FRAMES_PER_SECOND), rounds.length - 1)];
+  const tell = time => {
+    const round = rounds[Math.min(Math.floor(time * FRAMES_PER_SECOND + 0.01), rounds.length - 1)];
     if (!round || round === shown) return;
     shown?.removeAttribute("class");
     round.setAttribute("class", "playing");
     shown = round;
     now.textContent = round.dataset.words;
-  });
+  };
+  if (film.requestVideoFrameCallback) {
+    const next = (_, frame) => { tell(frame.mediaTime); film.requestVideoFrameCallback(next); };
+    film.requestVideoFrameCallback(next);
+  } else film.addEventListener("timeupdate", () => tell(film.currentTime));
   film.addEventListener("click", () => { film.dataset.stopped = film.paused ? "" : "yes"; });
   seen.observe(film);
 }
