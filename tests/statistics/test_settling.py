@@ -13,7 +13,7 @@ from flashtrail import cli
 from flashtrail.base import provenance
 from flashtrail.claims import verdicts
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import claims_chapter, headline
+from flashtrail.report import claims_chapter, verdict
 from flashtrail.statistics import power
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,10 +41,11 @@ def test_page_headline_ledger_and_sentence_have_one_number(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     cli.main(["ledger", "config.yaml"])
     run = Campaign({"claims": str(path)})
+    arms = {FAULT: verdict.Arm("fault", "a fault"), GUARD: verdict.Arm("remedy", "a fault", "guard")}
     shown = {
         "ledger": capsys.readouterr().out.split("open claims", 1)[1],
         "page": claims_chapter.unsettled(run),
-        "headline": headline._may_be_claimed(run),
+        "headline": " ".join(said.text for said in verdict.too_few([claim], arms)),
         "sentence": claim["sentence"],
     }
     for where, text in shown.items():
