@@ -23,5 +23,5 @@ def test_a_row_leads_to_files_and_to_names_in_them(row: str) -> None:
     assert not [name for name in names if not re.search(rf"\b{name}\b", text)]
 
 
-def test_there_are_twelve_rows() -> None:
-    assert len(ROWS) == 12
+def test_there_are_twelve_rows_or_more() -> None:
+    assert len(ROWS) >= 12

@@ -9,10 +9,11 @@ from flashtrail.report import drawing, page, palette, plotting, rendering
 
 
 def drawn(colour: str) -> str:
-    figure, axes = plotting.axes_of(1.0)
-    axes.plot([0, 1], [0, 1], "o", color=colour, label="a & b")
-    axes.legend()
-    return drawing.svg(figure, 'one "quoted" name')
+    with plotting.style():
+        figure, axes = plotting.axes_of(1.0)
+        axes.plot([0, 1], [0, 1], "o", color=colour, label="a & b")
+        axes.legend()
+        return drawing.svg(figure, 'one "quoted" name')
 
 
 def test_a_figures_colours_follow_the_page():
