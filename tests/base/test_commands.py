@@ -118,7 +118,7 @@ def test_out_that_is_a_file_is_one_line_and_the_file_stays_as_it_is(tmp_path, ca
         (["import-run", "--seed", "x"], "argument --seed: invalid int value: 'x'; see flashtrail import-run --help"),
         (
             ["serve", "--artifact", "a", "--port", "x"],
-            "argument --port: 'x' is not a whole number; see flashtrail serve",
+            "argument --port: 'x' is not a TCP port (0 to 65535); see flashtrail serve",
         ),
         (["serve", "--artifact", "a", "--workers", "0"], "argument --workers: 0 is not a positive number"),
     ],

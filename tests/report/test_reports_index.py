@@ -134,10 +134,21 @@ def test_without_results_it_lists_reports_and_claims_nothing(run, tmp_path):
     assert "\u25cf" not in text and "\u2715" not in text
 
 
+def test_a_report_says_its_verdict_before_its_subject(run, tmp_path):
+    text = (run / "reports/final.html").read_text()
+    verdict = '<p class="said long">FLASH costs nothing.</p>'
+    (tmp_path / "final.html").write_text(text.replace("</header>", f"</header>{verdict}", 1))
+    reports_index.write(tmp_path, tmp_path / "results")
+    table = BeautifulSoup((tmp_path / "index.html").read_text(), "html.parser").find("table").get_text(" ")
+    assert "FLASH costs nothing." in table and "pi0_nano on libero_goal" not in table
+
+
 def test_a_run_under_way_is_no_report_and_an_empty_directory_one_line(tmp_path):
     with pytest.raises(UserError, match="has no report: run `make report`"):
         reports_index.write(tmp_path, tmp_path)
     (tmp_path / "final.html").write_text(early.text({}, {}))
+    (tmp_path / "loop.html").symlink_to("loop.html")
+    (tmp_path / "a directory.html").mkdir()
     reports_index.write(tmp_path, tmp_path)
     assert "a run under way" in (tmp_path / "index.html").read_text()
 

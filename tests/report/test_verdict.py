@@ -49,7 +49,7 @@ CASES = {
             compared("guard", "every4", "inconclusive", 6, 4),
         ],
         "On this machine FLASH answers 2.5 times as fast as the full policy; drafting costs less than 10\u00a0points "
-        "of success (27/30 against 28/30); a wrist camera black in every round leaves no success (0/9 against 9/9); "
+        "of success (27/30 against 28/30); a wrist camera black in every round lowers success (0/9 against 9/9); "
         "the guard is undecided: 46\u00a0paired episodes would settle it.",
     ),
     "drafting costs success": (

@@ -15,7 +15,7 @@ from flashtrail.base import documents, provenance
 from flashtrail.base.errors import UserError
 from flashtrail.claims.campaign import Campaign
 from flashtrail.record import manifest, reports
-from flashtrail.record.papers import add_run, write
+from flashtrail.record.papers import add_run, check_out, write
 from flashtrail.report import overview
 from flashtrail.report.table_formats import escaped
 from flashtrail.statistics.wording import integers, listed, plural
@@ -36,6 +36,7 @@ class Cite:
     @staticmethod
     def run(arguments: argparse.Namespace) -> int:
         """Print or write the citation; without a finished run here, that of the software alone."""
+        check_out(arguments.out, arguments.force)
         roots = arguments.runs or [Path()]
         try:
             with reports.opened(roots) as found:
@@ -132,7 +133,8 @@ def _bibtex(
 ) -> Iterator[str]:
     yield from _entry("software", "flashtrail", software)
     if run:
-        note = "; ".join(f"{key} {value}" for key, value in run.items() if key not in ("run", "date", "versions"))
+        apart = ("run", "date", "versions")
+        note = "; ".join(f"{key}: {value}" for key, value in run.items() if key not in apart)
         date = {"year": run["date"][:4]} if "date" in run else {}
         title = {"title": f"FLASHTrail run: {run['run']}"}
         yield from _entry("misc", f"flashtrail-run-{run.get('config', '')[:8]}", title | date | {"note": note})

@@ -32,12 +32,28 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     add("--force", action="store_true", help="replace the file if it is there")
 
 
-def write(path: Path, force: bool, save: Callable[[Path], Any]) -> None:
-    """Write a whole file; UserError for one that is there already, unless `force`."""
-    if path.is_dir() or (path.exists() and not force):
+def check_out(path: Path | None, force: bool) -> None:
+    """Raise UserError for a place where no file can be written, or for one that is there already, unless `force`."""
+    if path is None:
+        return
+    if path.name in ("", "-") or path.is_dir():
+        raise UserError(f"-o {path}: give the name of a file")
+    if path.exists() and not path.is_file():
+        raise UserError(f"-o {path} is not a regular file: give another one")
+    if not path.parent.is_dir():
+        raise UserError(f"-o {path}: there is no directory {path.parent}")
+    if path.exists() and not force:
         raise UserError(f"{path} exists: give --force to replace it, or another -o")
-    with provenance.write_atomic(path) as temporary:
-        save(temporary)
+
+
+def write(path: Path, force: bool, save: Callable[[Path], Any]) -> None:
+    """Write a whole file, where `check_out` finds nothing wrong."""
+    check_out(path, force)
+    try:
+        with provenance.write_atomic(path) as temporary:
+            save(temporary)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
     print(path)
 
 
@@ -69,6 +85,8 @@ class _OfReport:
     @classmethod
     def run(cls, arguments: argparse.Namespace) -> int:
         """Write one, or list all with what this run has."""
+        check_out(arguments.out, arguments.force)
+        cls.format_of(arguments)
         name: str | None = arguments.name
         roots: list[Path] = arguments.runs
         if name is not None and name.partition("/")[0] not in cls.lines():
@@ -123,9 +141,11 @@ class _OfReport:
         """Return the format asked for, by name or by the file's suffix."""
         suffix = arguments.out.suffix if arguments.out else ""
         chosen = arguments.format or _SUFFIXES.get(suffix, cls.formats[0])
-        if chosen not in cls.formats or (suffix and _SUFFIXES.get(suffix) != chosen):
+        if chosen not in cls.formats or (suffix and suffix not in _SUFFIXES):
             suffixes = listed_suffixes(cls.formats)
-            raise UserError(f"-o {arguments.out}: a {cls.what} is written as {suffixes}; give one of them, as --format")
+            raise UserError(f"-o {arguments.out}: a {cls.what} is written as {suffixes}: give a name that ends so")
+        if suffix and _SUFFIXES[suffix] != chosen:
+            raise UserError(f"-o {arguments.out} is not a name for {chosen}: leave --format out, or give another name")
         return chosen
 
 

@@ -18,7 +18,7 @@ from matplotlib.transforms import Bbox
 from flashtrail.base.errors import UserError
 from flashtrail.claims.campaign import Campaign
 from flashtrail.record import citation, reports
-from flashtrail.record.papers import add_run, write
+from flashtrail.record.papers import add_run, check_out, write
 from flashtrail.report import cards, claims_chapter, figures, headline, overview, page, plotting
 from flashtrail.report.palette import GREY, INK
 
@@ -43,6 +43,7 @@ class Summary:
         out = arguments.out or Path("summary.pdf")
         if out.suffix != ".pdf":
             raise UserError(f"-o {out}: the summary is a PDF; give a name that ends in .pdf")
+        check_out(out, arguments.force)
         roots = arguments.runs or [Path()]
         with reports.opened(roots) as found, plotting.style(_TEXT):
             report, run = next(iter(found.items()))

@@ -90,9 +90,10 @@ def _too_few(run: Campaign) -> Html | None:
     items = Html("").join(Html("<li>{}</li>").format(_linked(run, said)) for said in open_)
     if not open_:
         return None
+    note = "Of several claims about two arms the one that needs fewest counts here; what each rests on stands below."
     return Html(
-        '<div class="banner" role="note"><p><strong>Too few episodes to conclude</strong> ({}):</p><ul>{}</ul></div>'
-    ).format(plural(len(open_), "question"), items)
+        '<div class="banner" role="note"><p><strong>Too few episodes to conclude</strong> ({}):</p><ul>{}</ul>{}</div>'
+    ).format(plural(len(open_), "question"), items, page.paragraph(note, "note"))
 
 
 def _linked(run: Campaign, said: verdict.Said) -> Html:

@@ -26,7 +26,7 @@ from flashtrail.statistics.wording import plural
 
 FOOTER = "Made by FLASHTrail from the reports of this directory and the verdicts that they rest on."
 _FIRST = ("final", "drills", "checkup", "report")  # before the chapters, in this order
-_SAID = re.compile(r'<p class="(?:said|line note)">(.*?)</p>', re.DOTALL)
+_SAID = [re.compile(rf'<p class="{kind}">(.*?)</p>', re.DOTALL) for kind in ("said(?: long)?", "line note")]
 _TAGS = re.compile(r"<[^>]+>")
 
 
@@ -70,17 +70,18 @@ def write(directory: Path, results: Path) -> int:
 
 def _reports(directory: Path) -> list[Path]:
     """Return the pages: those of runs here, then their chapters, then imported runs in directories of their own."""
-    own = [path for path in directory.glob("*.html") if path.name != "index.html"]
+    own = [path for path in directory.glob("*.html") if path.name != "index.html" and path.is_file()]
     own.sort(
         key=lambda path: (path.stem not in _FIRST, _FIRST.index(path.stem) if path.stem in _FIRST else 0, path.stem)
     )
-    return own + sorted(directory.glob("*/report.html"))
+    return own + sorted(path for path in directory.glob("*/report.html") if path.is_file())
 
 
 def _entry(directory: Path, path: Path) -> dict[str, Any] | None:
     """Return a report's title as a link, what it says first, and when it was written; None for another's page."""
     text = path.read_text(encoding="utf-8", errors="replace")
-    title, said = re.search(r"<title>(?:FLASHTrail: )?(.*?)</title>", text), _SAID.search(text)
+    title = re.search(r"<title>(?:FLASHTrail: )?(.*?)</title>", text)
+    said = next((match for kind in _SAID if (match := kind.search(text))), None)
     if title is None or 'name="generator" content="FLASHTrail"' not in text[:4000]:
         return None
     words = unescape(" ".join(_TAGS.sub("", said[1] if said else "").split()))

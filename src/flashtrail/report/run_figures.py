@@ -256,8 +256,8 @@ def guard(rounds: pd.DataFrame, std_min: float | None = None) -> Figure:
     """Standard deviation of the wrist image over an episode's rounds, and how the guard classified it."""
     watched = rounds[rounds["healthy"].notna()]
     healthy = watched["healthy"].astype(bool)
-    replaced = watched["replaced"].fillna(False).astype(bool)
-    masked = watched["masked"].fillna(False).astype(bool)
+    replaced = watched["replaced"].eq(True)
+    masked = watched["masked"].eq(True)
     groups: Sequence[tuple[str, pd.Series, str, str]] = (
         ("healthy: passed, cached", healthy, BLUE, "."),
         ("unhealthy: replaced (hit)", ~healthy & replaced, GREEN, "^"),

@@ -46,7 +46,6 @@ class Question:
     control: str
     found: str
     counts: str  # ``3/9 against 7/9``
-    none_left: bool
     margin: float
     plan: Mapping[str, Any] | None
 
@@ -80,7 +79,7 @@ def _question(arm: str, control: str, claims: Sequence[Claim], arms: Mapping[str
     plans = [claim["settle"] for claim in claims if claim["verdict"] == "inconclusive" and claim["settle"]]
     plan = min(plans, key=lambda plan: plan["n"] or power.MOST + 1, default=None)
     counts = f"{k}/{n} against {k_control}/{n_control}"
-    return Question(kind, what, arm, control, _found(claims), counts, k == 0, margin, plan)
+    return Question(kind, what, arm, control, _found(claims), counts, margin, plan)
 
 
 def _counts(numbers: Mapping[str, Any]) -> tuple[int, int, int, int]:
@@ -173,8 +172,7 @@ def _decided(q: Question) -> Said:
     if q.kind == "speculation":
         verb = {"worse": "costs success", "better": "raises success", "alike": f"costs less than {size} of success"}
     elif q.kind == "fault":
-        worse = "leaves no success" if q.none_left else "lowers success"
-        verb = {"worse": worse, "better": "raises success", "alike": f"costs less than {size} of success"}
+        verb = {"worse": "lowers success", "better": "raises success", "alike": f"costs less than {size} of success"}
     else:
         verb = {"worse": "lowers success", "better": "raises success", "alike": f"brings less than {size}"}
     return Said(f"{_article(q.what)} {verb[q.found]} ({q.counts})", (q.arm, q.control))

@@ -21,6 +21,7 @@ from flashtrail.experiment.outlook import Ended, Failed, Shard, Standing, State
 from flashtrail.report import early, layout, loopback, page
 from flashtrail.report.live import REPORT
 from flashtrail.report.page import Html
+from flashtrail.serving import binding
 
 RENEWED_S, FRESH_S = 3, 1.0  # a reader asks so often; what several ask for at once is read once
 SILENT_S = 30.0  # a run says something every three seconds
@@ -36,7 +37,9 @@ _NOBODY = "No answer: the command that gives out this page has ended. Start it a
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
     parser.add_argument("source", nargs="?", default=".", metavar="RUN", help="the run's directory (default: this one)")
-    parser.add_argument("--port", type=int, default=0, help="where it listens on 127.0.0.1 (default: a free one)")
+    parser.add_argument(
+        "--port", type=binding.tcp_port, default=0, help="where it listens on 127.0.0.1 (default: a free one)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import errno
 import hmac
@@ -22,6 +23,13 @@ _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^:\[\]/@\s]+))(?::\d{1,5})?")
 
 class ServerStartError(UserError):
     """The server cannot start as asked: port taken, unknown host, or an open bind without a token."""
+
+
+def tcp_port(text: str) -> int:
+    """Return a port, 0 for any; a type of argparse."""
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a TCP port (0 to 65535)")
+    return int(text)
 
 
 def is_loopback(host: str) -> bool:

@@ -18,6 +18,7 @@ from flashtrail.base.errors import UserError
 from flashtrail.policies import registry
 from flashtrail.policies.protocol import Family, Policy
 from flashtrail.serving import TOKEN_VARIABLE
+from flashtrail.serving.binding import tcp_port
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--draft", type=Path, metavar="DIR", help="the draft artifact; without it every round is full")
     add("--action-stats", type=Path, metavar="FILE", help="a drill: unnormalise with these, not the artifact's own")
     add("--host", default="127.0.0.1", help="address to bind; beyond loopback it needs a token")
-    add("--port", type=_port, default=8000, help="TCP port, 0 for any (default: 8000)")
+    add("--port", type=tcp_port, default=8000, help="TCP port, 0 for any (default: 8000)")
     add("--device", default="cpu", help="cpu or cuda (default: cpu)")
     add("--dtype", default="float32", choices=("float32", "bfloat16"))
     add(
@@ -190,13 +191,6 @@ def _host(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("the name is empty: give a host name of this machine")
     return text
-
-
-def _port(text: str) -> int:
-    port = _whole(text)
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"{port} is not a TCP port (0 to 65535)")
-    return port
 
 
 def _positive(text: str) -> int:
