@@ -100,7 +100,8 @@ def test_episodes_up_down_and_up_again_then_repeats_and_a_task(finished):
 
 def test_films_a_guard_and_a_name(finished):
     assert grow(finished, "episodes: 2, video: none", "episodes: 2, video: failures") == names("clean", 0, range(2))
-    assert len(list((finished.path / "results/rollouts/clean/task_0/videos").iterdir())) == 2
+    films = (finished.path / "results/rollouts/clean/task_0/videos").iterdir()
+    assert sorted(file.suffix for file in films) == [".mp4", ".mp4", ".npz", ".npz"]
     assert grow(finished, "video: failures", "video: none") == []
     assert not list((finished.path / "results/rollouts/clean/task_0").glob("videos/*"))
     assert grow(finished, "guard: wrist_health", "guard: oracle") == names("guarded", 0, range(1))
