@@ -11,7 +11,7 @@ from bs4 import BeautifulSoup
 from PIL import Image
 
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import cards, films, headline, layout, rendering, tradeoff
+from flashtrail.report import cards, films, headline, layout, rendering, thumbnails, tradeoff
 from flashtrail.report.tradeoff import Point
 from flashtrail.statistics import intervals
 from flashtrail.statistics.intervals import Interval
@@ -164,10 +164,11 @@ def test_rounds_below_a_film_are_its_rows(run):
 
 def test_a_still_is_one_picture_of_the_sheet():
     sheet = Image.new("RGB", (896, 384), (0, 0, 0))
-    sheet.paste((255, 255, 255), (0, 128, 224, 256))
+    sheet.paste((255, 255, 255), (448, 128, 672, 256))  # the seventh of twelve
     buffer = io.BytesIO()
     sheet.save(buffer, "JPEG")
-    cut = Image.open(io.BytesIO(films._still(buffer.getvalue())))
+    assert thumbnails.frame(b"not a picture", 12) is None
+    cut = Image.open(io.BytesIO(thumbnails.frame(buffer.getvalue(), 12, words=True)))
     assert cut.size == (224, 128) and cut.getpixel((100, 60)) > (250, 250, 250)
 
 

@@ -7,13 +7,12 @@ none was kept, a still from the contact sheet stands in its place.
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import arm_words, layout
+from flashtrail.report import arm_words, layout, thumbnails
 from flashtrail.report.page import Html
 from flashtrail.statistics.wording import plural
 from flashtrail.tables import links
@@ -21,7 +20,6 @@ from flashtrail.tables.schemas import EPISODE_KEY, PAIR_KEY
 
 EMBEDDED = 300_000
 _ROLES = ("clean", "fault", "remedy", "retrained")
-_TILE = (224, 128)  # of a contact sheet (rollouts/film.py); the report's environment has no simulator to ask
 _Key = tuple[Any, ...]
 
 
@@ -97,9 +95,9 @@ def _film(run: Campaign, row: Mapping[str, Any]) -> dict[str, Any]:
     for name in PAIR_KEY:
         rounds = rounds[rounds[name] == row[name]]
     steps = row["steps"]
-    end = f"{'success' if row['outcome'] == 'success' else 'not done'}"
+    end = "success" if row["outcome"] == "success" else "not done"
     after = f" after {plural(int(steps), 'step')}" if steps == steps and steps is not None else ""
-    still = None if row["sheet"] is None else _still(row["sheet"])
+    still = None if row["sheet"] is None else thumbnails.frame(row["sheet"], row["rounds"], words=True)
     return {
         "arm": arm,
         "name": arm_words.short(summary, run.usual_policy),
@@ -124,17 +122,3 @@ def rounds_said(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         words += ", fault" * hit + "".join(f", {name}" for name in ("replaced", "masked") if row[name] == 1)
         said.append({"route": row["route"], "height": accepted / most if draft else 1.0, "hit": hit, "words": words})
     return said
-
-
-def _still(sheet: bytes) -> bytes:
-    """Return one picture of a contact sheet, from the middle of the episode, as a JPEG."""
-    from PIL import Image  # comes with matplotlib
-
-    with Image.open(io.BytesIO(sheet)) as picture:
-        columns, rows = max(picture.width // _TILE[0], 1), max(picture.height // _TILE[1], 1)
-        column, row = (0, rows // 2) if rows > 1 else (columns // 2, 0)
-        left, top = column * _TILE[0], row * _TILE[1]
-        cut = picture.crop((left, top, left + _TILE[0], top + _TILE[1]))
-        buffer = io.BytesIO()
-        cut.save(buffer, "JPEG", quality=80)
-    return buffer.getvalue()

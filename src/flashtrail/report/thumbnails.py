@@ -12,17 +12,18 @@ from flashtrail.tables import pictures
 _QUALITY = 72
 
 
-def frame(sheet: bytes, rounds: float, place: int, words: bool = False) -> bytes | None:
-    """Return one frame of a contact sheet as JPEG: `place` as in a list, -1 is the last; `words`: with its strip.
+def frame(sheet: bytes, rounds: float, place: int | None = None, words: bool = False) -> bytes | None:
+    """Return one frame of a contact sheet as JPEG: `place` as in a list, -1 is the last, None the middle.
 
-    `rounds` is how many the episode had. None for bytes that are no such sheet: an imported one may be anything.
+    `words`: with its strip; `rounds`: how many the episode had. None for bytes that are not such a sheet: an imported
+    one may be anything.
     """
     try:
         shown = list(range(len(pictures.on_sheet(int(rounds)))))
         width = pictures.SHEET_WIDTH
         height = round(width * (pictures.PIXELS + pictures.STRIP) / (2 * pictures.PIXELS))
         strip = 0 if words else round(height * pictures.STRIP / (pictures.PIXELS + pictures.STRIP))
-        row, column = divmod(shown[place], pictures.SHEET_COLUMNS)
+        row, column = divmod(shown[len(shown) // 2 if place is None else place], pictures.SHEET_COLUMNS)
         box = (column * width, row * height + strip, (column + 1) * width, (row + 1) * height)
         with Image.open(io.BytesIO(sheet), formats=["JPEG"]) as picture:
             if box[2] > picture.width or box[3] > picture.height:

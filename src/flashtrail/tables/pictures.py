@@ -54,7 +54,7 @@ def write_sent(
 
 
 def read_sent(path: str | Path) -> Sent:
-    """Read what `Sent.write` wrote; UserError, one line, for a file that is something else."""
+    """Read what `write_sent` wrote; UserError, one line, for a file that is something else."""
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > _MOST_BYTES:
@@ -66,5 +66,5 @@ def read_sent(path: str | Path) -> Sent:
         if not (states.ndim == 2 and chunks.ndim == 3 and len(prompts) == len(states) == len(chunks)):
             raise ValueError("its arrays have other shapes")
         return Sent([str(prompt) for prompt in prompts], states, chunks)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, NotImplementedError) as error:
         raise UserError(f"{path}: not what a policy was sent ({error}): remove it") from None
