@@ -28,6 +28,11 @@ undo() {
     rm -rf "$state"
 }
 trap undo EXIT
+exec 9>/run/lock/flashtrail-slurm
+flock -w 1800 9 || { echo "error: another slurm.sh has been at work for 30 minutes; wait for it or end it" >&2; exit 2; }
+for file in slurm.conf slurmdbd.conf; do # a link into nowhere: what a killed run left
+    [ ! -L "/etc/slurm/$file" ] || [ -e "/etc/slurm/$file" ] || rm -f "/etc/slurm/$file"
+done
 [ ! -e /etc/slurm/slurm.conf ] || { echo "error: this machine has a SLURM of its own (/etc/slurm/slurm.conf)" >&2; exit 2; }
 
 install -d -o munge -m 755 "$state/munge"
