@@ -28,7 +28,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     """Add the flags that commands on a finished run share."""
     add = parser.add_argument
     add("runs", type=Path, nargs="*", metavar="RUN", help="a run, a bundle, or imported runs (default: here)")
-    add("-o", "--out", type=Path, metavar="FILE", help="where it is written")
+    add("-o", "--out", type=Path, metavar="FILE", help="file to write (else: text to standard output)")
     add("--force", action="store_true", help="replace the file if it is there")
 
 

@@ -192,9 +192,9 @@ def unsettled(run: Campaign, details_here: bool = False) -> Html:
         return page.paragraph(f"Inconclusive: {listed(undecided)}. No number of episodes is given: {why}.", "note")
     heads = {"id": "Id", "claim": "Claim", "n": "With", "unit": "of", "verdict": "Then", "truth": "If"}
     note = (
-        f"Episodes of a run of that size from its start, from which on the claim\u2019s own test gives the verdict "
-        f"with {percent(power.POWER)} power or more; added to those at hand, after this look, the anytime-valid test "
-        "decides and needs more. The effect assumed is the observed one where it exceeds the "
+        f"Size of a new run, fixed before it starts, from which on the claim\u2019s own test gives the verdict "
+        f"with {percent(power.POWER)} power or more. Episodes added to those at hand, after this look, are judged by "
+        "the anytime-valid test, which needs more. The effect assumed is the observed one where it exceeds the "
         "claim\u2019s margin, else the margin. Rates, and the share of discordant pairs, are those of the episodes at "
         "hand, which are few. Alpha is two-sided; in a family of claims it is that of the strictest Holm step."
     )

@@ -155,7 +155,7 @@ def _caption(run: Campaign) -> str:
             "episodes resampled."
         )
         if ((run.machine or {}).get("others") or 0) > _LOAD:
-            across += " Other programs were at work meanwhile, so these times are not settled."
+            across += " Other programs were running meanwhile, so these times are not reliable."
         if others := sorted({s["policy"] for s in run.plain_summaries.values()} - set(policies)):
             across += f" {listed(others)}: not timed, drawn at these times."
     else:
