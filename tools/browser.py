@@ -2,15 +2,16 @@
 
     python tools/browser.py reports        # `make screenshot`
 
-Drives a Chromium that the machine has, through playwright; axe-core judges contrast and the rest of WCAG 2.1 AA. Knows
-pages by their files only: no table, no notebook. Nothing of it is needed to make a report.
+Drives the Chromium and the Firefox that the machine has (Firefox as it is released, over WebDriver BiDi), through
+playwright; axe-core judges contrast and the rest of WCAG 2.1 AA. Knows pages by their files only: no table, no notebook.
+Nothing of it is needed to make a report.
 """
 
 from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+FIREFOX = ("firefox-esr", "firefox")
+MODES = ("light", "dark")
 DESK, PHONE = (1280, 800), (390, 844)
 WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
 _SHOWN = 4  # elements named per violation
@@ -45,23 +48,26 @@ _OVERFLOW = """() => {
 }"""
 
 
-def executable() -> str | None:
-    """Return the path of the machine's Chromium or Chrome, or None."""
-    return next((path for name in NAMES if (path := shutil.which(name))), None)
+def executable(names: Sequence[str] = NAMES) -> str | None:
+    """Return the path of the machine's Chromium or Chrome (or of what is called otherwise), or None."""
+    return next((path for name in names if (path := shutil.which(name))), None)
 
 
 @contextmanager
-def launched() -> Iterator[Browser]:
-    """Yield a headless browser; UserError where the machine has none."""
-    path = executable()
+def launched(names: Sequence[str] = NAMES) -> Iterator[Browser]:
+    """Yield a headless browser, Chromium or FIREFOX; UserError where the machine has none."""
+    path = executable(names)
     if path is None:
-        raise UserError(f"no browser found ({', '.join(NAMES)}): apt-get install -y chromium")
+        raise UserError(f"no browser found ({', '.join(names)}): apt-get install -y {names[0]}")
     try:
         from playwright.sync_api import sync_playwright
     except ModuleNotFoundError:
         raise UserError("playwright is missing: run `make setup` (envs/dev.yaml pins it)") from None
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path)
+        if names == FIREFOX:
+            browser = playwright.firefox.launch(executable_path=path, channel="moz-firefox")
+        else:
+            browser = playwright.chromium.launch(executable_path=path)
         try:
             yield browser
         finally:

@@ -101,7 +101,7 @@ def test_the_axis_holds_every_point_and_has_few_ticks(most):
 
 
 def test_a_numeral_covers_no_mark_and_no_other_numeral():
-    """Any eight arms, as few as a report's first screen has, on either sheet: numerals stay apart, and in the picture."""
+    """Any eight arms, on the page and in a column."""
     draw = random.Random(2)
     for sheet in (PAGE, tradeoff_figures.sheet(3.25)):
         wide, high = sheet.digit
