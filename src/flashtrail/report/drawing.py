@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _DOCUMENT = re.compile(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", re.S)
 _HEX = re.compile(r"(?<=: )#[0-9a-f]{6}\b", re.I)  # fill: #0072b2
 _TOLD = "told:"  # how the id of an artist begins that tells something
-_TOLD_ID = re.compile(rf'<g id="{_TOLD}([^"]*)">')
+_TOLD_ID = re.compile(rf"""<g id=(["']){_TOLD}(.*?)\1>""")  # quoted as its text needs
 _GROUP_IDS = re.compile(r'(<g) id="[^"]*"')
 _IDS = re.compile(r'(\bid="|href="#|url\(#)')
 _NOTHING = {"Creator": None, "Date": None, "Format": None, "Type": None}
@@ -45,7 +45,7 @@ def told(artist: Artist, words: str) -> None:
 
 def titled(text: str) -> str:
     """Return an SVG in which marks that tell something (`told`) have it as their title."""
-    return _TOLD_ID.sub(r"<g><title>\1</title>", text)
+    return _TOLD_ID.sub(r"<g><title>\2</title>", text)
 
 
 def within_page(text: str, name: str, width: str) -> Markup:
