@@ -152,7 +152,7 @@ def _sheet(run: Campaign, facts: dict[str, str]) -> _Sheet:
             sheet.line([(0, cards.GROUPS[group])], 7.5, ink=GREY)
         for claim in tested:
             verdict = f"{page.MARKS[claim['verdict']]} {claim['verdict']}"
-            sheet.row((claim["id"], claim["title"], verdict, claim["short"] or ""), 7.5)
+            sheet.row((claim["id"], claim["title"], verdict, cards.short(claim)), 7.5)
     _last(sheet, [claim for claim in claims if claim["verdict"] == "not_tested"], facts, run)
     return sheet
 

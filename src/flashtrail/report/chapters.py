@@ -64,7 +64,8 @@ def success_table(run: Campaign) -> Html:
             }
         )
     heads = {"arm": "Arm", "count": "k/n", **cells.BOTH_INTERVALS}
-    return page.table(rows, heads, tuple(heads)[1:], caption="Success, all tasks", anchor=links.ARMS, name="success")
+    numeric, caption = tuple(heads)[1:], "Success, all tasks"
+    return page.table(rows, heads, numeric, caption, stacked=True, anchor=links.ARMS, name="success")
 
 
 def success_by_task(run: Campaign) -> Html | None:
@@ -225,7 +226,8 @@ def latency_table(run: Campaign) -> Html:
             if part[time].notna().any():
                 rows.append({"policy": policy, "route": route, **_percentiles(intervals.latency(part[time]))})
     caption = f"Profile, policy time (ms){f'; {run.whose(None)}' if imported else ''}"
-    return page.table(rows, {"policy": "Policy", "route": "Route", **_PERCENTILES}, _NUMERIC, caption, name="latency")
+    heads = {"policy": "Policy", "route": "Route", **_PERCENTILES}
+    return page.table(rows, heads, _NUMERIC, caption, stacked=True, name="latency")
 
 
 def stages(run: Campaign) -> Html:
@@ -267,14 +269,18 @@ def latency_in_rollouts(run: Campaign) -> Html:
     if shared:
         note += f" Rounds that shared a pass with others are among them ({listed(shared)}); the profile runs alone."
     by_route = page.table(
-        full, {"arm": "Arm", "scope": "Episodes", "route": "Route", **_PERCENTILES}, _NUMERIC, name="latency-by-route"
+        full,
+        {"arm": "Arm", "scope": "Episodes", "route": "Route", **_PERCENTILES},
+        _NUMERIC,
+        stacked=True,
+        name="latency-by-route",
     )
     by_rounds = "Here intervals are distribution-free order statistics and take rounds as independent."
     caption = "Policy time of a round in the rollouts, both routes (ms): all episodes beside successful ones"
     return page.join(
         page.paragraph(note, "note"),
         page.table(beside, heads, tuple(heads)[1:], caption, stacked=True, name="latency-rollouts"),
-        page.details("The same by route", page.join(page.paragraph(by_rounds, "note"), by_route)),
+        page.details("The same by route", page.join(page.paragraph(by_rounds, "note"), by_route), printed=False),
     )
 
 
@@ -402,6 +408,7 @@ def failures(run: Campaign) -> Html:
         heads | {"failed": "Failed [Wilson 95 %]"},
         (*tuple(heads)[1:], "failed"),
         "Failed episodes",
+        stacked=True,
         name="endings",
     )
     return page.side_by_side(drawing, table)

@@ -66,7 +66,7 @@ def _table(
             "id": Html('<span id="{}">{}</span>').format(cards.anchor(claim), _id(claim["id"], details_page)),
             "claim": claim["statement"],
             "verdict": page.badge(claim["verdict"]),
-            "numbers": count_links.of_claim(run, claim, claim["short"], details_page) if claim["short"] else None,
+            "numbers": count_links.of_claim(run, claim, cards.short(claim), details_page) if claim["short"] else None,
             "p": _p(claim["p"], claim["family"]),
             "anytime": _anytime(claim),
             "seed": _seed(claim["seed"]),

@@ -136,7 +136,11 @@ def _note(run: Campaign) -> Html:
     """How rates and counts are to be read; empty where the first screen has none."""
     if not run.summaries:
         return Html("")
-    note = "Brackets: 95\u00a0% intervals, Wilson\u2019s of a rate, Tango\u2019s of a paired difference."
+    note = (
+        "Brackets: 95\u00a0% intervals, Wilson\u2019s of a rate (exact where a claim about it is decided), "
+        "Tango\u2019s of a paired difference. Times are medians; the figure\u2019s are means, since only means of "
+        "routes can be mixed."
+    )
     if run.pages:
         note += " A count links to its episodes; a paired comparison uses the starts that both arms have."
     return page.paragraph(note, "note")
