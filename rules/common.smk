@@ -149,24 +149,6 @@ def note_profile():
         (PLANS / "profile").unlink(missing_ok=True)
 
 
-# Scripts of many jobs, or that import what such scripts do: forked (base/forkserver.py). Modules that a notebook imports
-# are named, since its script does not.
-FORKED = dict.fromkeys(
-    [
-        "roll_out_shard.py",
-        "record_observations.py",
-        "merge_shards.py",
-        "evaluate_claims.py",
-        "write_step_log.py",
-        "write_episode_pages.py",
-        "index_episodes.py",
-    ],
-    [],
-) | {
-    "render_report.py": [f"flashtrail.report.{chapter}" for chapter in ("headline", "claims_chapter", "signal_chapter")]
-}
-
-
 onstart:
     plans.freeze(EXPERIMENT, PLANS)
     note_profile()
@@ -180,7 +162,7 @@ onstart:
             tasks = {task for arm in EXPERIMENT.all_arms for task in EXPERIMENT.tasks_of(arm)}
             keeper.start(2 * EXPERIMENT.rollout.simulators * len(tasks), *shlex.split(sys.executable))
         if workflow.local_exec and not workflow.touch:  # after the keeper, which names itself to all jobs
-            if forks := forkserver.start(FORKED, *shlex.split(sys.executable)):
+            if forks := forkserver.start(*shlex.split(sys.executable)):
                 sys.executable = forks.words
 
 

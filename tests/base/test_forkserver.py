@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Jobs]:
         shutil.copy2(provenance.PACKAGE_ROOT / part, tmp_path / "flashtrail" / part)
     shutil.copytree(provenance.PACKAGE_ROOT / "base", tmp_path / "flashtrail/base")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    started = forkserver.start({"script.py": ["flashtrail.base.names"], "slow.py": []})
+    started = forkserver.start(scripts={"script.py": ["flashtrail.base.names"], "slow.py": []})
     assert started is not None
     threads = ("OMP_NUM", "GOTO_NUM", "OPENBLAS_NUM", "MKL_NUM", "NUMEXPR_NUM", "VECLIB_MAXIMUM")
     yield Jobs(started, tmp_path, {**os.environ, **{f"{name}_THREADS": "1" for name in threads}})
@@ -74,7 +75,6 @@ ENDS = {
     "nothing": "sys.exit()",
     "words": "sys.exit('the disk is full')",
     "bug": "1 / 0",
-    "at once": "os.write(1, b'from below'); os._exit(7)",
     "at its end": "import atexit; atexit.register(print, 'last'); print('first')",
     "thread": "import threading; threading.Timer(0.3, print, ['later']).start()",
     "child": "import subprocess; print(subprocess.run(['sh', '-c', 'echo $TMPDIR; exit 5']).returncode)",
@@ -138,6 +138,8 @@ def test_ctrl_c_ends_a_fork_as_it_ends_a_script(jobs):
     """It is sent to the job and to its fork, and to the server, which goes on."""
     job = jobs.forked("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(60)")
     pid = int(job.stdout.readline())
+    while not ignores(job.pid, signal.SIGINT):  # it knows of its fork
+        time.sleep(0.01)
     for one in (job.pid, jobs.started.process.pid, pid):
         os.kill(one, signal.SIGINT)
     job.communicate(timeout=60)
@@ -145,9 +147,15 @@ def test_ctrl_c_ends_a_fork_as_it_ends_a_script(jobs):
     assert jobs.was_forked()
 
 
-def test_a_fork_that_is_killed_is_a_failed_job(jobs):
-    job = jobs.forked("import os\nprint(os.getpid(), flush=True)\nos.kill(os.getpid(), 9)")
-    job.communicate(timeout=60)
+def ignores(pid: int, number: int) -> bool:
+    (ignored,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigIgn")]
+    return bool(int(ignored.split()[1], 16) >> (number - 1) & 1)
+
+
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "os._exit(0)"])
+def test_a_fork_that_ends_without_a_word_is_a_failed_job(jobs, end):
+    job = jobs.forked(f"{PARENT}{end}")
+    assert job.communicate(timeout=60) == (f"{jobs.started.process.pid}\n", "")
     assert job.returncode == 1
 
 

@@ -37,6 +37,18 @@ from typing import Any, NamedTuple, NoReturn
 from flashtrail.base.peers import peer_is_us
 from flashtrail.base.provenance import PACKAGE_ROOT
 
+# The scripts that are forked: of many jobs, or importing what such scripts do. With each the modules that a notebook
+# imports in its place.
+SCRIPTS: Mapping[str, Sequence[str]] = {
+    "roll_out_shard.py": (),
+    "record_observations.py": (),
+    "merge_shards.py": (),
+    "evaluate_claims.py": (),
+    "write_step_log.py": (),
+    "write_episode_pages.py": (),
+    "index_episodes.py": (),
+    "render_report.py": tuple(f"flashtrail.report.{name}" for name in ("headline", "claims_chapter", "signal_chapter")),
+}
 _CLIENT = Path(__file__).with_name("fork.py")
 _ONE_THREAD = dict.fromkeys(  # what Snakemake says to a job of one thread
     [*(f"{name}_NUM_THREADS" for name in ("OMP", "GOTO", "OPENBLAS", "MKL", "NUMEXPR")), "VECLIB_MAXIMUM_THREADS"], "1"
@@ -188,10 +200,10 @@ class Started(NamedTuple):
         self.process.wait()
 
 
-def start(scripts: Mapping[str, Sequence[str]], python: str = sys.executable) -> Started | None:
+def start(python: str = sys.executable, scripts: Mapping[str, Sequence[str]] = SCRIPTS) -> Started | None:
     """Start the fork server of this process, with which it ends; None where there can be none.
 
-    `scripts`: as `ForkServer` has it. `python`: the interpreter, by its path.
+    `python`: the interpreter, by its path. `scripts`: as `ForkServer` has it.
     """
     if not sys.platform.startswith("linux"):
         return None
