@@ -227,6 +227,11 @@ DRILLS: dict[str, Drill] = {
     "short_horizon": Drill(
         "loop", "episodes cut at another benchmark's limit of 60 control steps", execution={"horizon": 60}
     ),
+    "late_window": Drill(
+        "loop",
+        "each action is that for nine steps ago: of a window of ten frames the oldest one's output is executed",
+        execution={"window_lag": 9},
+    ),
 }
 
 

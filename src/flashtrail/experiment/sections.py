@@ -100,6 +100,7 @@ class Execution(Section):
 
     replan_steps: int | None = Field(None, ge=1, le=50, description="actions executed a round; none: rollout's")
     horizon: int | None = Field(None, ge=1, le=MOST, description="control steps of an episode; none: the suite's")
+    window_lag: int | None = Field(None, ge=1, le=50, description="steps by which each action comes late; none: 0")
     action_stats: str | None = Field(None, description="file by whose statistics actions are unnormalised")
 
 

@@ -90,6 +90,7 @@ class ShardSpec(Rollout):
     server: Server
     video: Video = "none"
     horizon: int | None = Field(None, ge=1, description="control steps of an episode; none: the suite's")
+    window_lag: int = Field(0, ge=0, le=50, description="steps by which each action comes late (a drill)")
     episode_timeout_s: float = Field(1800, gt=0)
     stall_timeout_s: float = Field(120, gt=0)
     metadata: dict[str, Any] = Field(default_factory=dict, description="of every table, as it is")
@@ -110,8 +111,9 @@ class ShardSpec(Rollout):
         The device is recorded and no part of it, unless its pace decides what the robot does (a measured clock).
         """
         parts = self.model_dump(exclude=_BESIDE_THE_POINT)
-        if parts["horizon"] is None:  # the suite's own: a spec that says nothing of it keeps its digest
-            del parts["horizon"]
+        for name in ("horizon", "window_lag"):  # the suite's own, none: a spec that says nothing of it keeps its digest
+            if not parts[name]:
+                del parts[name]
         server = parts["server"]
         parts["server"] = {"command": server["settings"] or server["command"], "url": server["url"]}
         if self.clock == PAUSED or self.clock.source != MEASURED:

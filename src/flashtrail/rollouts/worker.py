@@ -166,6 +166,7 @@ class Worker:
             guard=guards.build(spec.guard),
             seed=spec.seed,
             replan_steps=spec.replan_steps,
+            window_lag=spec.window_lag,
             running=self._running,
             on_query=watch,
         )
