@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from flashtrail.rollouts import lending, worker
-from flashtrail.simulators.libero import opengl
 from flashtrail.simulators.observation import Observation
 from flashtrail.simulators.protocol import Step
+from flashtrail.simulators.robosuite import opengl
 
 
 class StubSimulator:
