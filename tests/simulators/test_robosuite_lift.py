@@ -5,12 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flashtrail.base.errors import SettingError
 from flashtrail.experiment.episodes import EpisodeKey
-from flashtrail.experiment.suites import SUITES
-from flashtrail.simulators import registry
-from flashtrail.simulators.robosuite_lift.simulator import HOLD_STEPS, LiftSimulator
-from flashtrail.simulators.robosuite_lift.tasks import SUITE, TASKS
+from flashtrail.simulators.robosuite_lift.simulator import LiftSimulator
+from flashtrail.simulators.robosuite_lift.tasks import SUITE
 
 pytestmark = pytest.mark.simulator
 

@@ -16,10 +16,12 @@ from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.experiment.suites import check_init_state, check_task, suite_of
 from flashtrail.simulators import seeds
 from flashtrail.simulators.observation import POLICY_PIXELS, Observation, state_vector
-from flashtrail.simulators.protocol import Step
+from flashtrail.simulators.protocol import Metrics, Step
 from flashtrail.simulators.robosuite import opengl
-from flashtrail.simulators.robosuite_lift.tasks import LIFT, ON_TABLE_M, PUSHED_M, SIDEWAYS_M, TABLE_M, TASKS, Task
-from flashtrail.simulators.verify import Verdict
+from flashtrail.simulators.robosuite_lift import goals, metrics
+from flashtrail.simulators.robosuite_lift.tasks import TASKS, Task
+from flashtrail.simulators.verify import Goal, Verdict
+from flashtrail.simulators.witness import PADS, Witness
 
 WAIT_STEPS = 10  # the cube falls from 1 cm above the table
 HOLD_STEPS = 10  # the goal has held at the end of so many steps in a row: done
@@ -34,7 +36,7 @@ class LiftSimulator:
     seeded from the episode's key. So `scene_seed` changes nothing. Without `hard_reset` the model, and with it the
     cube's size, is drawn once from `seed`. Actions are (dx, dy, dz, three of rotation, gripper) as LIBERO's, -1 opens;
     a robot without rotation drops the three. `horizon`: control steps of an episode; None is the suite's own limit.
-    An episode is `done` only after its goal has held for HOLD_STEPS steps in a row.
+    An episode is `done` only after its goal (`goals`) has held for HOLD_STEPS steps in a row.
     """
 
     def __init__(
@@ -65,10 +67,14 @@ class LiftSimulator:
         self._observation: dict[str, Any] = {}
         self._rendered = False
         self._held = 0  # steps in a row at whose end the goal held
-        self._lay: np.ndarray = np.zeros(3)  # where the cube lay when the robot was let loose, m
+        # From the last reset on: where the cube lay, who looks, what other criteria say.
+        self._start = (0.0, 0.0, 0.0)
+        self._witness: Witness | None = None
+        self._metrics = metrics.NOTHING_YET
 
     def reset(self, key: EpisodeKey) -> None:
         """Seed, reset and take the wait steps; the last one renders."""
+        self._witness = None
         if (key.suite, key.task_id) != (self.suite, self.task_id):
             raise ValueError(f"this simulator runs {self.suite} task {self.task_id}, not {key}")
         check_init_state(key.init_state, f" of {self.suite} task {self.task_id}", suite_of(self.suite).init_states)
@@ -78,7 +84,8 @@ class LiftSimulator:
         self._env.reset()
         for waited in range(1, WAIT_STEPS + 1):
             self.step(_DUMMY_ACTION, render=waited == WAIT_STEPS)
-        self._held, self._lay = 0, self._cube()
+        self._held, self._start, self._metrics = 0, goals.place(self._env), metrics.NOTHING_YET
+        self._witness = Witness(self._env, goals.goals(self._env, self._task.family), PADS)
 
     def observe(self) -> Observation:
         """Return the observation of the last step, which must have rendered."""
@@ -97,13 +104,25 @@ class LiftSimulator:
         if self._env.action_dim == 4:  # three of translation, and the gripper
             del taken[3:6]
         self._observation, reward, _, _ = self._env.step(taken)
-        self._held = self._held + 1 if self._goal_holds() else 0
-        done = self._held >= HOLD_STEPS
-        return Step(float(reward), done, np.array(self._observation["robot0_eef_pos"], np.float64))
+        if self._witness is not None:
+            closed = bool(action[6] > 0)
+            self._witness.look(closed=closed)
+            self._metrics = metrics.after_step(self._metrics, self._env, closed=closed)
+            self._held = self._held + 1 if goals.holds(self._env, self._task.family, self._start) else 0
+        eef_pos = np.array(self._observation["robot0_eef_pos"], np.float64)
+        return Step(float(reward), self._held >= HOLD_STEPS, eef_pos)
 
     def verdict(self, success: bool) -> Verdict | None:
         """Return the verdict on the episode so far; `success`: what the last step's `done` said."""
-        return None
+        return None if self._witness is None else self._witness.verdict(success)
+
+    def metrics(self) -> Metrics:
+        """Return what other criteria say of the episode so far."""
+        return self._metrics
+
+    def seen(self) -> list[Goal]:
+        """Return what `verdict` judges, goal by goal."""
+        return [] if self._witness is None else self._witness.goals()
 
     @property
     def truth(self) -> tuple[Any, dict[str, Any]]:
@@ -118,16 +137,7 @@ class LiftSimulator:
     def close(self) -> None:
         """Free the model and the rendering context."""
         self._env.close()
-
-    def _cube(self) -> np.ndarray:
-        return np.array(self._env.sim.data.body_xpos[self._env.cube_body_id])
-
-    def _goal_holds(self) -> bool:
-        """Whether the world looks as the task asks: the simulator's own criterion; of a push, which has none, ours."""
-        if self._task.goal == LIFT:
-            return bool(self._env._check_success())
-        way = self._cube() - self._lay
-        return bool(way[0] >= PUSHED_M and abs(way[1]) <= SIDEWAYS_M and abs(way[2]) <= ON_TABLE_M)
+        self._witness = None
 
 
 def _construct(task: Task, hard_reset: bool) -> Any:
@@ -144,7 +154,7 @@ def _construct(task: Task, hard_reset: bool) -> Any:
         rotation=None,
         ensure_object_boundary_in_range=False,
         ensure_valid_placement=True,
-        reference_pos=np.array((0, 0, TABLE_M)),
+        reference_pos=np.array((0, 0, 0.8)),
         z_offset=0.01,
     )
     return robosuite.make(

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-LIFT, PUSH = "lift", "push"
+from flashtrail.simulators.verify import LIFT, PUSH
+
 SUITE = "robosuite_lift"
-TABLE_M = 0.8  # height of the table's top, robosuite's own
-# Of the goal of a push, metres from where the cube lay.
-PUSHED_M, SIDEWAYS_M, ON_TABLE_M = 0.08, 0.04, 0.02
 
 
 @dataclass(frozen=True)
@@ -20,6 +18,7 @@ class Task:
 
     `controller`: robosuite's OSC_POSE takes (dx, dy, dz, three of rotation), OSC_POSITION the first three alone.
     `fingers`: of the gripper's joints the one that tells of each side, left and right; metres for Panda, else radians.
+    `family`: by which rules it is verified.
     """
 
     prompt: str = "lift the red cube"
@@ -27,7 +26,7 @@ class Task:
     half_width: float = 0.03
     controller: str = "OSC_POSE"
     fingers: tuple[int, int] = (0, 1)
-    goal: str = LIFT
+    family: str = LIFT
 
 
 _ROBOTIQ, _JACO = (0, 3), (2, 0)  # finger_joint and right_outer_knuckle_joint; joint_index and joint_thumb
@@ -41,5 +40,5 @@ TASKS = (
     Task(robot="UR5e", fingers=_ROBOTIQ),
     Task(robot="Kinova3", fingers=_ROBOTIQ),
     Task(robot="Jaco", fingers=_JACO),
-    Task(prompt="push the red cube forward", goal=PUSH),
+    Task(prompt="push the red cube forward", family=PUSH),
 )
