@@ -101,8 +101,8 @@ if workflow.is_main_process:
 CHAPTERS = ["baseline", "profiling", "robustness", "guard", "clock", "claims"]
 CHECKUP = experiments.CHECKUP
 ARMS = {file_name(arm): arm for arm in EXPERIMENT.all_arms}  # the wildcard {arm} is a name of files
-CONVERTED = [name for name, policy in EXPERIMENT.policies.items() if policy.artifact is None]
-TAKEN = [name for name in EXPERIMENT.policies if name not in CONVERTED]  # a finished artifact, as it is
+TAKEN = [name for name, policy in EXPERIMENT.policies.items() if policy.artifact is not None]  # a finished one, as it is
+CONVERTED = [name for name, policy in EXPERIMENT.policies.items() if policy.candidates]
 
 
 def one_of(names):
@@ -175,7 +175,9 @@ def family_of(policy):
 
 
 def server_modules(policy):
-    """The modules of `python -m flashtrail serve` for a policy."""
+    """The modules of `python -m flashtrail serve` for a policy; none, where the simulator's expert is one."""
+    if EXPERIMENT.policies[policy].expert:
+        return []
     return ["__main__.py", "serving/command.py", families.source_of(family_of(policy))]
 
 
@@ -320,11 +322,11 @@ def policy_of_arm(wildcards):
 
 
 def needs_of_arm(wildcards):
-    """What a shard needs of other jobs: little, where the arm names a server that runs."""
+    """What a shard needs of other jobs: little, where no server is started for it."""
     table = EXPERIMENT.replayed(ARMS[wildcards.arm])
     arm = EXPERIMENT.all_arms[ARMS[wildcards.arm]]
     replayed = {"latencies": table} if table else {}
-    if arm.server:
+    if EXPERIMENT.server_of(arm):
         return replayed
     if arm.execution.action_stats:
         replayed |= {"action_stats": arm.execution.action_stats}
@@ -334,8 +336,9 @@ def needs_of_arm(wildcards):
 
 
 def gpus_of_arm(wildcards):
-    """GPUs that a shard takes: none, where the arm names a server that runs."""
-    return 0 if EXPERIMENT.all_arms[ARMS[wildcards.arm]].server else gpus(policy_of_arm(wildcards))
+    """GPUs that a shard takes: none, where no server is started for it."""
+    arm = EXPERIMENT.all_arms[ARMS[wildcards.arm]]
+    return 0 if EXPERIMENT.server_of(arm) else gpus(arm.policy)
 
 
 def long_first(wildcards):
@@ -371,9 +374,9 @@ def expected_of(wildcards):
 
 
 def artifact_of_arm(wildcards):
-    """The manifests of the artifact that an arm's shards must have run on: none, where it names a server that runs."""
+    """The manifests of the artifact that an arm's shards must have run on: none, where no server is started."""
     arm = EXPERIMENT.all_arms[ARMS[wildcards.arm]]
-    return {} if arm.server else artifact_of(arm.policy)
+    return {} if EXPERIMENT.server_of(arm) else artifact_of(arm.policy)
 
 
 def evidence_files(arms=None):

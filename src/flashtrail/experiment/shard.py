@@ -19,6 +19,7 @@ from flashtrail.experiment.guards import Guard
 
 MAX_SEED = 2**63 - 1  # the tables hold 64 bits
 SceneSeed = Literal["episode", "official"]
+EXPERT = "expert"  # in the place of a server's address: the simulator's own expert answers
 # examples: failures and one success per task, within 1.4 MB an arm and task.
 Video = Literal["none", "failures", "examples", "all"]
 # What an episode does not depend on: how many run side by side, which others there are, what is filmed.
@@ -53,7 +54,7 @@ class Rollout(documents.Section):
 class Server(documents.Section):
     """The policy server: `command`, with ``{port}`` in it, of one to start, or the `url` of one that runs.
 
-    `settings`: the command without the places of files on this machine, where their content has a digest elsewhere.
+    EXPERT is an address at which nothing runs. `settings`: the command without the places of files on this machine, where their content has a digest elsewhere.
     `log`: where the one that is started writes. `lock`: the file on which shards settle whose turn it is with a
     server that has one state for all.
     """
@@ -63,6 +64,11 @@ class Server(documents.Section):
     url: str | None = None
     log: str | None = None
     lock: str | None = None
+
+    @property
+    def external(self) -> bool:
+        """Whether it is not ours: what answers there may be another thing by now."""
+        return self.url not in (None, EXPERT)
 
     @model_validator(mode="after")
     def _one(self) -> Self:

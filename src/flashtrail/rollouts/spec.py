@@ -38,7 +38,7 @@ def shard_spec(
     if url := arm.get("server"):
         # Neither artifact nor device are ours to name: what the server says of itself is recorded, or nothing.
         server: dict[str, Any] = {"url": url}
-        if locks is not None:
+        if locks is not None and url != specs.EXPERT:
             server["lock"] = str(Path(locks) / f".server_{provenance.digest_json(url)[:12]}.lock")
         about = {"artifact_digest": "", "device": ""}
     else:

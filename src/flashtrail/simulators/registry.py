@@ -10,13 +10,15 @@ import importlib
 from typing import cast
 
 from flashtrail.experiment.suites import suite_of
-from flashtrail.simulators.protocol import Simulator
+from flashtrail.simulators.protocol import Expert, Simulator
 
 SIMULATORS = {
     "libero": "flashtrail.simulators.libero.simulator:LiberoSimulator",
     "robosuite_lift": "flashtrail.simulators.robosuite_lift.simulator:LiftSimulator",
     "reach": "flashtrail.simulators.reach.simulator:ReachSimulator",
 }
+# Of suites whose simulator has an expert of its own (experiment/suites.py): a function that makes one for an episode.
+EXPERTS = {"robosuite_lift": "flashtrail.simulators.robosuite_lift.expert:make_expert"}
 
 
 def source_of(suite: str) -> str:
@@ -32,6 +34,12 @@ def make(
     simulator = getattr(importlib.import_module(module), name)
     settings = {"seed": seed, "scene_seed": scene_seed, "hard_reset": hard_reset, "horizon": horizon}
     return cast(Simulator, simulator(suite, task_id, **settings))
+
+
+def expert(suite: str, simulator: Simulator) -> Expert:
+    """Return the suite's own expert for the episode that the simulator has just been reset to."""
+    module, _, name = EXPERTS[suite_of(suite).simulator].partition(":")
+    return cast(Expert, getattr(importlib.import_module(module), name)(simulator))
 
 
 def _named(suite: str) -> tuple[str, str]:
