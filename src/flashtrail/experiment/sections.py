@@ -71,7 +71,9 @@ class Policy(PolicyFacts, Section):
     """
 
     model_config = ConfigDict(
-        json_schema_extra={"anyOf": [{"required": ["candidates", "tokenizer"]}, {"required": ["artifact"]}, {"required": ["expert"]}]}
+        json_schema_extra={
+            "anyOf": [{"required": ["candidates", "tokenizer"]}, {"required": ["artifact"]}, {"required": ["expert"]}]
+        }
     )
 
     candidates: list[str] = Field([], description="checkpoint locations to probe: gs://, hf:// or a path")

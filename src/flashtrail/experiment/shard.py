@@ -54,9 +54,9 @@ class Rollout(documents.Section):
 class Server(documents.Section):
     """The policy server: `command`, with ``{port}`` in it, of one to start, or the `url` of one that runs.
 
-    EXPERT is an address at which nothing runs. `settings`: the command without the places of files on this machine, where their content has a digest elsewhere.
-    `log`: where the one that is started writes. `lock`: the file on which shards settle whose turn it is with a
-    server that has one state for all.
+    EXPERT is an address at which nothing runs. `settings`: the command without the places of files on this machine,
+    where their content has a digest elsewhere. `log`: where the one that is started writes. `lock`: the file on which
+    shards settle whose turn it is with a server that has one state for all.
     """
 
     command: list[str] | None = None

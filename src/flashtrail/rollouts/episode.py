@@ -121,9 +121,10 @@ def run_episode(
 
     `condition` and `guard` must be fresh. Round r sends the noise seed derived from the episode's key and r. Without
     `running` the simulator waits for the policy. With `window_lag` each step executes the action that was for so many
-    steps ago, the first steps the first action: as a client does that reads the oldest output of a window of frames. Raises what `policy` raises, UserError for a round whose latency
-    `running` does not know or actions of another robot, and EpisodeError if MAX_EMPTY_ROUNDS rounds in a row accept
-    nothing at no cost.
+    steps ago, the first steps the first action: as a client does that reads the oldest output of a window of frames.
+
+    Raises what `policy` raises, UserError for a round whose latency `running` does not know or actions of another
+    robot, and EpisodeError if MAX_EMPTY_ROUNDS rounds in a row accept nothing at no cost.
     """
     started_at, started = datetime.datetime.now(datetime.UTC), time.perf_counter()
     simulator.reset(key)

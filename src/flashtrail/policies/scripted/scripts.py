@@ -79,7 +79,7 @@ class BlindGrasp(Script):
         super().__init__(shape, grasp)
         assert grasp is not None
         self._down = np.array([grasp.x, grasp.y, grasp.z + GRASP_M])
-        self._over = self._down + [0.0, 0.0, HOVER_M]
+        self._over = self._down + np.array([0.0, 0.0, HOVER_M])
         self._up = self._down if grasp.lift == 0 else np.array([grasp.x, grasp.y, grasp.z + grasp.lift])
         self._phase, self._closing = "approach", 0
 
