@@ -389,7 +389,7 @@ def evidence_files(arms=None):
         "summaries": [f"results/summaries/{file_name(arm)}.json" for arm in arms],
         "profile": f"results/profile/{EXPERIMENT.profile.policy}/rounds.parquet",
         "control": f"results/profile/{EXPERIMENT.profile.policy}/control.json",
-        "published": "resources/published/published.yaml",
+        "published": f"resources/published/{claim_files.load(EXPERIMENT.claims).published}.yaml",
         "records": [f"results/checkpoints/{policy}/record.json" for policy in converted],
         "parity": [f"results/parity/{policy}.json" for policy in converted],
         "boots": [f"results/smoke/{policy}/boot.json" for policy in policies],
