@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashtrail.base.provenance import write_atomic
-from flashtrail.simulators.libero.opengl import choose_backend
 from flashtrail.simulators.observation import resize_with_pad, state_vector, upright
+from flashtrail.simulators.robosuite.opengl import choose_backend
 from flashtrail.training import expert
 
 SEED = 2026
