@@ -13,17 +13,22 @@ def scene(hand, cube=CUBE):
     return Scene(np.array(hand, float), DOWN, float("nan"), {expert.CUBE: np.array(cube, float)}, lambda name: cube)
 
 
+def at(x, y, z):
+    """So far from where the cube lies."""
+    return CUBE + np.array([x, y, z])
+
+
 def test_the_four_phases_of_a_lift():
     master = expert.for_task(0)
     said = []
     for hand, cube in (
-        (CUBE + [0, 0, 0.2], CUBE),  # from above
-        (CUBE + [0, 0, 0.055], CUBE),  # 5 cm above, to 2 cm
+        (at(0, 0, 0.2), CUBE),  # from above
+        (at(0, 0, 0.055), CUBE),  # 5 cm above, to 2 cm
         (CUBE, CUBE),  # at its centre
         *[(CUBE, CUBE)] * expert.CLOSE_STEPS["Panda"],
-        (CUBE + [0, 0, 0.05], CUBE + [0, 0, 0.05]),
-        (CUBE + [0, 0, 0.09], CUBE + [0, 0, 0.09]),  # 11 cm above the table
-        (CUBE + [0, 0, 0.09], CUBE + [0, 0, 0.09]),
+        (at(0, 0, 0.05), at(0, 0, 0.05)),
+        (at(0, 0, 0.09), at(0, 0, 0.09)),  # 11 cm above the table
+        (at(0, 0, 0.09), at(0, 0, 0.09)),
     ):
         action = master.act(scene(hand, cube))
         said.append((master.phase, action[6]))
@@ -41,23 +46,23 @@ def test_a_cube_that_stays_behind_is_fetched_again(phase):
     master.enter(phase, scene(CUBE))
     master.hold = np.zeros(3)
     for _ in range(5):
-        master.act(scene(CUBE + [0, 0, 0.02], CUBE + [0, 0, 0.02]))
+        master.act(scene(at(0, 0, 0.02), at(0, 0, 0.02)))
     assert master.phase == phase
-    action = master.act(scene(CUBE + [0, 0, 0.05]))
+    action = master.act(scene(at(0, 0, 0.05)))
     assert (master.phase, action[6]) == ("retreat", OPEN)
 
 
 def test_a_push_goes_behind_the_cube_and_never_over_it():
     master = expert.for_task(7)
-    assert master.act(scene(CUBE + [0.06, 0, 0]))[2] > 0.9  # low on the far side: straight up first
-    assert master.act(scene(CUBE + [-0.065, 0, 0.07]))[6] == CLOSED
+    assert master.act(scene(at(0.06, 0, 0)))[2] > 0.9  # low on the far side: straight up first
+    assert master.act(scene(at(-0.065, 0, 0.07)))[6] == CLOSED
     assert master.phase == "descend"
-    master.act(scene(CUBE + [-0.065, 0, 0.005]))
+    master.act(scene(at(-0.065, 0, 0.005)))
     assert master.phase == "push"
-    ahead = master.act(scene(CUBE + [-0.03, 0.01, 0]))
+    ahead = master.act(scene(at(-0.03, 0.01, 0)))
     assert ahead[0] > 0.5
     assert ahead[1] < 0  # to the line through the cube's centre
-    master.act(scene(CUBE + [-0.03, 0.04, 0]))
+    master.act(scene(at(-0.03, 0.04, 0)))
     assert master.phase == "approach"
 
 
