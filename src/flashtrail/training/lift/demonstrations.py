@@ -24,12 +24,13 @@ from flashtrail.base.errors import UserError
 from flashtrail.base.provenance import write_atomic
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.policies.lift_vla.pictures import shrink
+from flashtrail.simulators.expert import CLOSED, DOWN, OPEN, servo
 from flashtrail.simulators.registry import make
+from flashtrail.simulators.robosuite_lift import expert
 from flashtrail.simulators.robosuite_lift.tasks import SUITE, TASKS
 from flashtrail.simulators.verify import LIFT
 from flashtrail.training.demonstrations import ActionNoise, Disturbance, displace
-from flashtrail.training.expert import CLOSED, DOWN, OPEN, servo
-from flashtrail.training.lift import check_dataset, expert, files
+from flashtrail.training.lift import check_dataset, files
 from flashtrail.training.lift.instructions import instruction
 
 SEED = 20260214  # of the starts and of the disturbances; evaluations draw with 7

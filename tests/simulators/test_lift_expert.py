@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from flashtrail.training.expert import CLOSED, DOWN, OPEN, Scene
-from flashtrail.training.lift import expert
+from flashtrail.simulators.expert import CLOSED, DOWN, OPEN, Scene
+from flashtrail.simulators.robosuite_lift import expert
 
 CUBE = np.array([0.02, -0.01, 0.821])
 
