@@ -221,7 +221,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         choices=range(1, MOST_TIMES + 1),
         default=1,
-        help="so many times the usual number of demonstrations",
+        help="as many times the usual demonstrations",
     )
     parser.add_argument("--processes", type=int, default=2, help="simulators at a time")
     parser.add_argument("--worker", type=int, help="be one of the processes")
