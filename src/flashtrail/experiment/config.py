@@ -145,11 +145,10 @@ class Experiment(Section):
         who = "the expert" if other == EXPERT else f"the server at {other}"
         if other == EXPERT and arm.server:
             raise ValueError(f"{where}.server: the policy {arm.policy!r} is the simulator's expert: leave it out")
-        if other == EXPERT and not suites.suite_of(self._suite_of(arm)).expert:
-            having = ", ".join(name for name, suite in suites.SUITES.items() if suite.expert)
-            raise ValueError(
-                f"{where}.policy: {self._suite_of(arm)} has no expert of its own; suites with one: {having}"
-            )
+        suite = self._suite_of(arm)
+        if other == EXPERT and not suites.suite_of(suite).expert:
+            having = ", ".join(name for name, one in suites.SUITES.items() if one.expert)
+            raise ValueError(f"{where}.policy: {suite} has no expert of its own; suites with one: {having}")
         fixed = clock.source if isinstance(clock, clocks.Running) and isinstance(clock.source, clocks.Fixed) else None
         if fixed and fixed.draft_ms is None and not (flash.force_full_each_round or other):
             source = fixed.published or "constant_ms"

@@ -7,14 +7,14 @@ tried on; not a policy, since no robot is told its object's place.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from flashtrail.simulators import registry
-from flashtrail.simulators.protocol import Expert, Simulator
+from flashtrail.simulators.protocol import Simulator
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class ExpertSession:
 
     def __init__(self, simulator: Simulator, suite: str) -> None:
         self._simulator, self._suite = simulator, suite
-        self._expert: Expert | None = None
+        self._act: Callable[[], np.ndarray] | None = None
 
     def infer(self, obs: Mapping[str, Any], executed_steps: int | None, reset: bool, noise_seed: list[int]) -> Answer:
         """Return the expert's action for the state as it is; what was observed is not looked at."""
         start = time.perf_counter()
-        if reset or self._expert is None:
-            self._expert = registry.expert(self._suite, self._simulator)
-        action = np.asarray(self._expert.act(), np.float64)
+        if reset or self._act is None:
+            self._act = registry.expert(self._suite, self._simulator)
+        action = np.asarray(self._act(), np.float64)
         return Answer(action[None], (time.perf_counter() - start) * 1e3)

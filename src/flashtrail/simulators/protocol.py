@@ -34,13 +34,6 @@ class Metrics:
     printed_success: bool | None = None
 
 
-class Expert(Protocol):
-    """A suite's own expert, fresh for each episode. It knows the simulator's true state, so it is no policy."""
-
-    def act(self) -> Sequence[float]:
-        """Return the next action (7,) for the state as it is now."""
-
-
 class Simulator(Protocol):
     """What the episode loop asks of a simulator."""
 

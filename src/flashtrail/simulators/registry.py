@@ -7,18 +7,20 @@ another's simulator, and only what is simulated has to be installed.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Mapping
 from typing import cast
 
+import numpy as np
+
 from flashtrail.experiment.suites import suite_of
-from flashtrail.simulators.protocol import Expert, Simulator
+from flashtrail.simulators.protocol import Simulator
 
 SIMULATORS = {
     "libero": "flashtrail.simulators.libero.simulator:LiberoSimulator",
     "robosuite_lift": "flashtrail.simulators.robosuite_lift.simulator:LiftSimulator",
     "reach": "flashtrail.simulators.reach.simulator:ReachSimulator",
 }
-# Of suites whose simulator has an expert of its own (experiment/suites.py): a function that makes one for an episode.
-EXPERTS = {"robosuite_lift": "flashtrail.simulators.robosuite_lift.expert:make_expert"}
+EXPERTS = {"robosuite_lift": "flashtrail.simulators.robosuite_lift.expert:playing"}
 
 
 def source_of(suite: str) -> str:
@@ -36,12 +38,15 @@ def make(
     return cast(Simulator, simulator(suite, task_id, **settings))
 
 
-def expert(suite: str, simulator: Simulator) -> Expert:
-    """Return the suite's own expert for the episode that the simulator has just been reset to."""
-    module, _, name = EXPERTS[suite_of(suite).simulator].partition(":")
-    return cast(Expert, getattr(importlib.import_module(module), name)(simulator))
+def expert(suite: str, simulator: Simulator) -> Callable[[], np.ndarray]:
+    """Return the suite's own expert for the episode that the simulator was reset to: what gives the next action (7,).
+
+    It knows the true state. Which suites have one is said in experiment/suites.py.
+    """
+    module, name = _named(suite, EXPERTS)
+    return cast(Callable[[], np.ndarray], getattr(importlib.import_module(module), name)(simulator))
 
 
-def _named(suite: str) -> tuple[str, str]:
-    module, _, name = SIMULATORS[suite_of(suite).simulator].partition(":")
+def _named(suite: str, known: Mapping[str, str] = SIMULATORS) -> tuple[str, str]:
+    module, _, name = known[suite_of(suite).simulator].partition(":")
     return module, name
