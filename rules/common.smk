@@ -176,16 +176,16 @@ def family_of(policy):
 
 
 def server_modules(policy):
-    """The modules of `python -m flashtrail serve` for a policy; none, where the simulator's expert is one."""
-    if EXPERIMENT.policies[policy].expert:
-        return []
+    """The modules of `python -m flashtrail serve` for a policy."""
     return ["__main__.py", "serving/command.py", families.source_of(family_of(policy))]
 
 
 def shard_modules(policy, suite=None):
-    """The modules of a shard: its policy's server and its suite's simulator; none: where the policy is tried."""
+    """The modules of a shard: its policy's server (the expert) and its suite's simulator; none: where it is tried."""
     suite = EXPERIMENT.home_of(policy)[0] if suite is None else suite
-    return [*server_modules(policy), simulators.source_of(suite)]
+    expert = EXPERIMENT.policies[policy].expert
+    own = [simulators.source_of(suite, simulators.EXPERTS)] if expert else server_modules(policy)
+    return [*own, simulators.source_of(suite)]
 
 
 @functools.cache

@@ -7,7 +7,7 @@ tried on; not a policy, since no robot is told its object's place.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +33,7 @@ class ExpertSession:
 
     def __init__(self, simulator: Simulator, suite: str) -> None:
         self._simulator, self._suite = simulator, suite
-        self._act: Callable[[], np.ndarray] | None = None
+        self._act: Callable[[], Sequence[float]] | None = None
 
     def infer(self, obs: Mapping[str, Any], executed_steps: int | None, reset: bool, noise_seed: list[int]) -> Answer:
         """Return the expert's action for the state as it is; what was observed is not looked at."""

@@ -7,10 +7,8 @@ another's simulator, and only what is simulated has to be installed.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
-
-import numpy as np
 
 from flashtrail.experiment.suites import suite_of
 from flashtrail.simulators.protocol import Simulator
@@ -23,9 +21,12 @@ SIMULATORS = {
 EXPERTS = {"robosuite_lift": "flashtrail.simulators.robosuite_lift.expert:playing"}
 
 
-def source_of(suite: str) -> str:
-    """Return the module file of a suite's simulator, below the package: what a shard's code digest has to reach."""
-    return _named(suite)[0].removeprefix("flashtrail.").replace(".", "/") + ".py"
+def source_of(suite: str, known: Mapping[str, str] = SIMULATORS) -> str:
+    """Return the module file of a suite's simulator, or of its expert (`known`: EXPERTS), below the package.
+
+    It is what a shard's code digest has to reach.
+    """
+    return _named(suite, known)[0].removeprefix("flashtrail.").replace(".", "/") + ".py"
 
 
 def make(
@@ -38,13 +39,13 @@ def make(
     return cast(Simulator, simulator(suite, task_id, **settings))
 
 
-def expert(suite: str, simulator: Simulator) -> Callable[[], np.ndarray]:
+def expert(suite: str, simulator: Simulator) -> Callable[[], Sequence[float]]:
     """Return the suite's own expert for the episode that the simulator was reset to: what gives the next action (7,).
 
     It knows the true state. Which suites have one is said in experiment/suites.py.
     """
     module, name = _named(suite, EXPERTS)
-    return cast(Callable[[], np.ndarray], getattr(importlib.import_module(module), name)(simulator))
+    return cast(Callable[[], Sequence[float]], getattr(importlib.import_module(module), name)(simulator))
 
 
 def _named(suite: str, known: Mapping[str, str] = SIMULATORS) -> tuple[str, str]:
