@@ -63,7 +63,7 @@ def test_what_an_expert_cannot_be_is_one_line(arm, policy, words):
 def test_an_expert_is_not_timed():
     data = copy.deepcopy(SHIPPED)
     data["policies"]["expert"] = {"expert": True}
-    with pytest.raises(UserError, match="profile.policy: 'expert' is the simulator's expert: no round to time"):
+    with pytest.raises(UserError, match=r"profile\.policy: 'expert' is the simulator's expert: no round to time"):
         config.parse(data | {"profile": {"policy": "expert"}})
 
 
