@@ -18,6 +18,8 @@ from flashtrail.simulators import seeds
 from flashtrail.simulators.observation import POLICY_PIXELS, Observation, state_vector
 from flashtrail.simulators.protocol import Metrics, Step
 from flashtrail.simulators.robosuite import opengl
+from flashtrail.simulators.robosuite.pictures import Pictures
+from flashtrail.simulators.robosuite.substeps import LeanSteps
 from flashtrail.simulators.robosuite_lift import goals, metrics
 from flashtrail.simulators.robosuite_lift.tasks import TASKS, Task
 from flashtrail.simulators.verify import Goal, Verdict
@@ -48,6 +50,7 @@ class LiftSimulator:
         scene_seed: str = "episode",
         hard_reset: bool = True,
         horizon: int | None = None,
+        shortcuts: bool = True,
     ) -> None:
         check_task(suite, task_id)
         self.suite, self.task_id = suite, task_id
@@ -64,8 +67,9 @@ class LiftSimulator:
             raise
         except Exception as error:
             raise opengl.explain(error) from error
+        self._pictures = Pictures(self._env, only_wanted=shortcuts)
+        self._take_step = LeanSteps(self._env).step if shortcuts else self._env.step
         self._observation: dict[str, Any] = {}
-        self._rendered = False
         self._held = 0  # steps in a row at whose end the goal held
         # From the last reset on: where the cube lay, who looks, what other criteria say.
         self._start = (0.0, 0.0, 0.0)
@@ -81,7 +85,8 @@ class LiftSimulator:
         np.random.seed(seeds.legacy_seed(seeds.derive(self._seed, key, "sim")))
         gripper = self._env.robots[0].gripper
         gripper.current_action = np.zeros(gripper.dof)  # a soft reset would leave it as the last episode did
-        self._env.reset()
+        with self._pictures.wanted(False):
+            self._env.reset()
         for waited in range(1, WAIT_STEPS + 1):
             self.step(_DUMMY_ACTION, render=waited == WAIT_STEPS)
         self._held, self._start, self._metrics = 0, goals.place(self._env), metrics.NOTHING_YET
@@ -89,8 +94,7 @@ class LiftSimulator:
 
     def observe(self) -> Observation:
         """Return the observation of the last step, which must have rendered."""
-        if not self._rendered:
-            raise RuntimeError("nothing was rendered at the last step: call step(..., render=True) before observe()")
+        self._pictures.check_drawn()
         agent, wrist = (np.ascontiguousarray(self._observation[f"{name}_image"][::-1]) for name in CAMERAS)
         fingers = self._observation["robot0_gripper_qpos"][list(self._task.fingers)]
         return Observation(
@@ -99,11 +103,11 @@ class LiftSimulator:
 
     def step(self, action: Sequence[float], *, render: bool) -> Step:
         """Take one control step with a (7,) action; done once the goal has held long enough."""
-        self._rendered = True
         taken = [float(value) for value in action]
         if self._env.action_dim == 4:  # three of translation, and the gripper
             del taken[3:6]
-        self._observation, reward, _, _ = self._env.step(taken)
+        with self._pictures.wanted(render):
+            self._observation, reward, _, _ = self._take_step(taken)
         if self._witness is not None:
             closed = bool(action[6] > 0)
             self._witness.look(closed=closed)
@@ -138,6 +142,7 @@ class LiftSimulator:
         """Free the model and the rendering context."""
         self._env.close()
         self._witness = None
+        del self._take_step, self._pictures
 
 
 def _construct(task: Task, hard_reset: bool) -> Any:
