@@ -8,8 +8,9 @@ Force sensors are computed where they can be read. The controller's law is writt
 robosuite's order and memory layout; what is constant is looked up once per model.
 
 Only for what was checked (`objection`); anything else is stepped by robosuite itself. tests/rollouts/test_fidelity.py
-and ``make fidelity`` compare with it bit for bit, on Lift tests/simulators/test_lift_fidelity.py. Sources: mujoco 2.3.7 engine_forward.c (mj_step, mj_forwardSkip,
-mj_Euler), robosuite 1.4.0 environments/base.py, controllers/osc.py and robots/single_arm.py.
+and ``make fidelity`` compare with it bit for bit, on Lift tests/simulators/test_lift_fidelity.py. Sources: mujoco 2.3.7
+engine_forward.c (mj_step, mj_forwardSkip, mj_Euler), robosuite 1.4.0 environments/base.py, controllers/osc.py and
+robots/single_arm.py.
 """
 
 from __future__ import annotations

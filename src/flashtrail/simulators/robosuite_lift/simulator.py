@@ -6,6 +6,7 @@ generator.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,8 +20,10 @@ from flashtrail.simulators.observation import POLICY_PIXELS, Observation, state_
 from flashtrail.simulators.protocol import Metrics, Step
 from flashtrail.simulators.robosuite import opengl
 from flashtrail.simulators.robosuite.pictures import Pictures
+from flashtrail.simulators.robosuite.rebuild import KeptRendering
 from flashtrail.simulators.robosuite.substeps import LeanSteps
 from flashtrail.simulators.robosuite_lift import goals, metrics
+from flashtrail.simulators.robosuite_lift.cube import CubeModels
 from flashtrail.simulators.robosuite_lift.tasks import TASKS, Task
 from flashtrail.simulators.verify import Goal, Verdict
 from flashtrail.simulators.witness import PADS, Witness
@@ -38,6 +41,10 @@ class LiftSimulator:
     seeded from the episode's key. So `scene_seed` changes nothing. Without `hard_reset` the model, and with it the
     cube's size, is drawn once from `seed`. Actions are (dx, dy, dz, three of rotation, gripper) as LIBERO's, -1 opens;
     a robot without rotation drops the three. `horizon`: control steps of an episode; None is the suite's own limit.
+    With `shortcuts` pictures are drawn only where `step` is told so, a hard reset writes the new cube into the compiled
+    model (`cube`) and a control step computes nothing twice; all bit-identical to robosuite's own way
+    (tests/simulators/test_lift_fidelity.py).
+
     An episode is `done` only after its goal (`goals`) has held for HOLD_STEPS steps in a row.
     """
 
@@ -62,12 +69,15 @@ class LiftSimulator:
         try:
             with opengl.quiet():
                 np.random.seed(seeds.legacy_seed([seed]))
-                self._env = _construct(self._task, hard_reset)
+                models = CubeModels()
+                with models.compiling() if shortcuts else contextlib.nullcontext():
+                    self._env = _construct(self._task, hard_reset)
         except UserError:
             raise
         except Exception as error:
             raise opengl.explain(error) from error
         self._pictures = Pictures(self._env, only_wanted=shortcuts)
+        self._kept = KeptRendering(self._env, models) if shortcuts else None
         self._take_step = LeanSteps(self._env).step if shortcuts else self._env.step
         self._observation: dict[str, Any] = {}
         self._held = 0  # steps in a row at whose end the goal held
@@ -141,7 +151,7 @@ class LiftSimulator:
     def close(self) -> None:
         """Free the model and the rendering context."""
         self._env.close()
-        self._witness = None
+        self._kept = self._witness = None
         del self._take_step, self._pictures
 
 
