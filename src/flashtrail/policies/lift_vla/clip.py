@@ -7,6 +7,7 @@ QuickGELU; the sentence is the last layer's normalised state at the end-of-text 
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -72,7 +73,7 @@ class Tokenizer:
     def _merge(self, word: str) -> list[str]:
         parts = [*word[:-1], word[-1] + _LAST]
         while len(parts) > 1:
-            pairs = list(zip(parts, parts[1:], strict=False))
+            pairs = list(itertools.pairwise(parts))
             best = min(pairs, key=lambda pair: self._ranks.get(pair, len(self._ranks)))
             if best not in self._ranks:
                 break
