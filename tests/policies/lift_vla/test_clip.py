@@ -6,9 +6,9 @@ import json
 
 import pytest
 import torch
+from policies.lift_vla import clip_files
 from torch import nn
 
-from policies.lift_vla import clip_files
 from flashtrail.policies.lift_vla import clip
 from flashtrail.policies.lift_vla.errors import ArtifactError
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from policies.lift_vla import clip_files
 
 from flashtrail import cli
 from flashtrail.base.errors import UserError
@@ -23,7 +24,6 @@ from flashtrail.serving.client import PolicyClient, PolicyError
 from flashtrail.serving.handles import serve_command
 from flashtrail.serving.launch import PolicyServerProcess, free_port
 from flashtrail.training.lift import export
-from policies.lift_vla import clip_files
 
 KNOWN = words.vocabulary(["Lift the red cube", "Push the red cube forward"])
 SMALL = {

@@ -1,7 +1,8 @@
-"""Training on synthetic demonstrations: it learns to see and to listen, goes on after kill -9, and refuses what misfits."""
+"""Training on synthetic demonstrations: it learns to see and to listen, and goes on after kill -9."""
 
 from __future__ import annotations
 
+import argparse
 import csv
 import dataclasses
 import json
@@ -15,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from policies.lift_vla import clip_files
+from policies.lift_vla.test_resnet import checkpoint
 
 from flashtrail.base.errors import UserError
 from flashtrail.policies.lift_vla import artifact, words
@@ -22,10 +25,8 @@ from flashtrail.policies.lift_vla.dims import LiftDims, Vision, document, nano
 from flashtrail.policies.lift_vla.errors import ArtifactError
 from flashtrail.policies.lift_vla.policy import LiftPolicy
 from flashtrail.policies.lift_vla.settings import Settings
-from flashtrail.training.lift import curves, data, offline, train
+from flashtrail.training.lift import card, curves, data, offline, train
 from flashtrail.training.lift.recipe import Recipe
-from policies.lift_vla import clip_files
-from policies.lift_vla.test_resnet import checkpoint
 
 RECIPE = Recipe(steps=6, batch=8, scenes=2, warmup=2, log_every=1, check_every=3, keep_every=2, save_every_s=0.0)
 SMALL = {
@@ -223,6 +224,20 @@ def test_the_documents_literal_size_takes_two_steps(tmp_path, large) -> None:
     changed = {name for name, value in run.learner.named_parameters() if not torch.equal(value, before[name])}
     frozen = {name for name in before if name.startswith("policy.text.")}
     assert changed == set(before) - frozen and run.state.step == 2
+
+
+def test_the_card_says_what_the_run_measured(tmp_path, demos, capsys) -> None:
+    run = trainer(tmp_path / "run", demos)
+    run.train()
+    train.finish(run, start(run.data))
+    assert card.run(argparse.Namespace(of=tmp_path / "run", to=tmp_path / "lift_tiny")) == 0
+    text = (tmp_path / "lift_tiny" / "README.md").read_text()
+    figures = json.loads((tmp_path / "run" / "offline.json").read_text())["figures"]
+    assert f"median error {figures['cube_mm']:.3g} mm" in text and "6 steps of 8 frames and 2 scenes" in text
+    assert "blind control**" not in text and LiftPolicy.load(tmp_path / "lift_tiny", Settings(), "cpu", None)
+    (tmp_path / "run" / "offline.json").write_text(json.dumps({"digest": "0"}))
+    with pytest.raises(UserError, match="is of another artifact"):
+        card.run(argparse.Namespace(of=tmp_path / "run", to=tmp_path / "other"))
 
 
 # --- what is refused ---

@@ -46,7 +46,7 @@ class Vision(_Dims):
     @property
     def channels(self) -> int:
         """Channels of the last feature map."""
-        return self.width * 2 ** (self.stages - 1)
+        return self.width << (self.stages - 1)
 
     @model_validator(mode="after")
     def _groups(self) -> Self:

@@ -36,13 +36,15 @@ class Stats:
         turned = rotation(np.asarray(states[..., 3:6], np.float64))
         columns = np.concatenate((turned[..., 0], turned[..., 1]), -1)
         opening = (scores[..., 6:7] - scores[..., 7:8]) / 2
-        return np.concatenate((scores[..., :3], columns, opening), -1).astype(np.float32)
+        out: NDArray[np.float32] = np.concatenate((scores[..., :3], columns, opening), -1).astype(np.float32)
+        return out
 
     def targets(self, actions: NDArray[Any]) -> NDArray[np.float32]:
         """Robot actions (..., D) -> what the network is to answer: z-scores, and 0 or 1 for the gripper."""
         scores = (actions - self.action_mean) / (self.action_std + EPSILON)
         scores[..., -1] = actions[..., -1] > 0
-        return scores.astype(np.float32)
+        out: NDArray[np.float32] = scores.astype(np.float32)
+        return out
 
     def actions(self, answers: NDArray[Any]) -> Array:
         """What the network answers (..., D) -> robot actions: the gripper's logit becomes a number in (-1, 1)."""

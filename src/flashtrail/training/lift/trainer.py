@@ -88,9 +88,9 @@ class Trainer:
             self.learner = Learner(policy)
             self.average = Learner(LiftVLA(self.dims))
         self.average.load_state_dict(self.learner.state_dict())
-        self._trained = [p for p in self.learner.parameters() if p.requires_grad]
+        self._trained: list[Tensor] = [p for p in self.learner.parameters() if p.requires_grad]
         names = {name for name, p in self.learner.named_parameters() if p.requires_grad}
-        self._averaged = [p for name, p in self.average.named_parameters() if name in names]
+        self._averaged: list[Tensor] = [p for name, p in self.average.named_parameters() if name in names]
         self.average.requires_grad_(False).eval()
         groups = [
             {"params": [p for p in self._trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
