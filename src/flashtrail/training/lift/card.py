@@ -90,8 +90,8 @@ def card(
         "## Offline, on the held-out demonstrations\n"
         f"- the cube's place, read by the auxiliary head (not shipped): median error {_number(found['cube_mm'])} mm, "
         f"horizontally;\n- the gripper's word within two steps of the expert's closing: right on "
-        f"{_number(found['closing_right'], 100)} %;\n- it first says close {_number(found['closing_late'])} steps after "
-        "the expert (median).\n",
+        f"{_number(found['closing_right'], 100)} %;\n- it first says close {_number(found['closing_late'])} steps "
+        "after the expert (median).\n",
         _LIMITS,
         f"Seed {recipe['seed']}, one training run. Remake: `make lift-train` (docs/lift.md).\n",
     ]
