@@ -252,8 +252,10 @@ def test_the_documents_network_has_the_size_that_its_text_gives() -> None:
         counted = parts(LiftVLA(document()))
     assert counted["vision"] == 11_176_512 + 512 * 512 + 512
     assert counted["fusion"] == 2 * (512 * 512 + 512) + 3 * (512 * 512 + 512) + 2 * 512
-    assert counted["decoder"] == 16_823_815
-    assert counted["text_frozen"] == 63_428_096 - 512 * 0
+    attention, forward, norms = 4 * 512 * 512 + 4 * 512, 2 * 512 * 2048 + 2048 + 512, 3 * 2 * 512
+    queries_and_head = 10 * 512 + 512 * 7 + 7
+    assert counted["decoder"] == 4 * (2 * attention + forward + norms) + 2 * 512 + queries_and_head
+    assert counted["text_frozen"] == 63_428_096
     assert isinstance(document().text, Clip)
 
 

@@ -41,7 +41,7 @@ def checkpoint() -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(3)
     tensors = {}
     for name, shape in torchvision_shapes().items():
-        value = torch.rand(shape, generator=generator) * 0.1
+        value = (torch.rand(shape, generator=generator) - 0.5) * 0.1
         tensors[name] = value + 0.5 if name.endswith("running_var") else value
     return tensors
 

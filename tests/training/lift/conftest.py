@@ -69,5 +69,5 @@ def demos(tmp_path_factory):
 def large(tmp_path_factory):
     """Demonstrations with views of 224 px."""
     path = tmp_path_factory.mktemp("large") / data.DEMONSTRATIONS
-    write(path, 224, 4)
+    write(path, 224, 6)
     return path

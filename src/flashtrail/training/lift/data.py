@@ -85,6 +85,8 @@ def load(source: Path, horizon: int = 10) -> Material:
                     said.append(text)
     except (OSError, KeyError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: no demonstrations to train on ({error}); see `flashtrail check-dataset`") from None
+    if strange := sorted(set(parts["valid"].task.tolist()) - set(instructions)):
+        raise UserError(f"{path}: task {strange[0]} is in mask/valid but not in mask/train: record more of it")
     return Material(parts["train"], parts["valid"], _scenes(scenes, parts["train"].views.shape), instructions)
 
 
