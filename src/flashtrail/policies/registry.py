@@ -19,6 +19,7 @@ FAMILIES = {
     PI0: "flashtrail.policies.pi0.family",
     "scripted": "flashtrail.policies.scripted.family",
     "nothing": "flashtrail.policies.scripted.family",  # as one of its scripts was called when it was a family
+    "lift_vla": "flashtrail.policies.lift_vla.family",
 }
 
 
