@@ -102,8 +102,8 @@ if workflow.is_main_process:
 CHAPTERS = ["baseline", "profiling", "robustness", "guard", "clock", "claims"]
 CHECKUP = experiments.CHECKUP
 ARMS = {file_name(arm): arm for arm in EXPERIMENT.all_arms}  # the wildcard {arm} is a name of files
-CONVERTED = [name for name, policy in EXPERIMENT.policies.items() if policy.artifact is None]
-TAKEN = [name for name in EXPERIMENT.policies if name not in CONVERTED]  # a finished artifact, as it is
+TAKEN = [name for name, policy in EXPERIMENT.policies.items() if policy.artifact is not None]  # a finished one, as it is
+CONVERTED = [name for name, policy in EXPERIMENT.policies.items() if policy.candidates]
 
 
 def one_of(names):
@@ -159,7 +159,8 @@ onstart:
             and not workflow.touch
             and any(job.rule.name == "roll_out_shard" for job in workflow.dag.jobs)
         ):
-            tasks = {task for arm in EXPERIMENT.all_arms for task in EXPERIMENT.tasks_of(arm)}
+            arms = EXPERIMENT.all_arms
+            tasks = {(EXPERIMENT.suite_of(arm), task) for arm in arms for task in EXPERIMENT.tasks_of(arm)}
             keeper.start(2 * EXPERIMENT.rollout.simulators * len(tasks), *shlex.split(sys.executable))
         if workflow.local_exec and not workflow.touch:  # after the keeper, which names itself to all jobs
             if forks := forkserver.start(*shlex.split(sys.executable)):
@@ -183,9 +184,12 @@ def server_modules(policy):
     return ["__main__.py", "serving/command.py", families.source_of(family_of(policy))]
 
 
-def shard_modules(policy):
-    """The modules of a shard: its policy's server and its suite's simulator."""
-    return [*server_modules(policy), simulators.source_of(EXPERIMENT.suite)]
+def shard_modules(policy, suite=None):
+    """The modules of a shard: its policy's server (the expert) and its suite's simulator; none: where it is tried."""
+    suite = EXPERIMENT.home_of(policy)[0] if suite is None else suite
+    expert = EXPERIMENT.policies[policy].expert
+    own = [simulators.source_of(suite, simulators.EXPERTS)] if expert else server_modules(policy)
+    return [*own, simulators.source_of(suite)]
 
 
 @functools.cache
@@ -323,12 +327,16 @@ def policy_of_arm(wildcards):
     return EXPERIMENT.all_arms[ARMS[wildcards.arm]].policy
 
 
+def modules_of_arm(wildcards):
+    return shard_modules(policy_of_arm(wildcards), EXPERIMENT.suite_of(ARMS[wildcards.arm]))
+
+
 def needs_of_arm(wildcards):
-    """What a shard needs of other jobs: little, where the arm names a server that runs."""
+    """What a shard needs of other jobs: little, where no server is started for it."""
     table = EXPERIMENT.replayed(ARMS[wildcards.arm])
     arm = EXPERIMENT.all_arms[ARMS[wildcards.arm]]
     replayed = {"latencies": table} if table else {}
-    if arm.server:
+    if EXPERIMENT.server_of(arm):
         return replayed
     if arm.execution.action_stats:
         replayed |= {"action_stats": arm.execution.action_stats}
@@ -338,8 +346,9 @@ def needs_of_arm(wildcards):
 
 
 def gpus_of_arm(wildcards):
-    """GPUs that a shard takes: none, where the arm names a server that runs."""
-    return 0 if EXPERIMENT.all_arms[ARMS[wildcards.arm]].server else gpus(policy_of_arm(wildcards))
+    """GPUs that a shard takes: none, where no server is started for it."""
+    arm = EXPERIMENT.all_arms[ARMS[wildcards.arm]]
+    return 0 if EXPERIMENT.server_of(arm) else gpus(arm.policy)
 
 
 def long_first(wildcards):
@@ -369,15 +378,15 @@ def expected_of(wildcards):
     keys = ("arm", "policy", "suite", "seed", "init_states", "repeats")
     planned = {
         "config_digest": config_digest(arm),
-        "code_digest": code_digest("roll_out_shard.py", *shard_modules(arm["policy"]))["digest"],
+        "code_digest": code_digest("roll_out_shard.py", *modules_of_arm(wildcards))["digest"],
     }
     return {key: arm[key] for key in keys} | {"tasks": EXPERIMENT.tasks_of(arm["arm"]), "planned": planned}
 
 
 def artifact_of_arm(wildcards):
-    """The manifests of the artifact that an arm's shards must have run on: none, where it names a server that runs."""
+    """The manifests of the artifact that an arm's shards must have run on: none, where no server is started."""
     arm = EXPERIMENT.all_arms[ARMS[wildcards.arm]]
-    return {} if arm.server else artifact_of(arm.policy)
+    return {} if EXPERIMENT.server_of(arm) else artifact_of(arm.policy)
 
 
 def evidence_files(arms=None):
@@ -390,7 +399,7 @@ def evidence_files(arms=None):
         "summaries": [f"results/summaries/{file_name(arm)}.json" for arm in arms],
         "profile": f"results/profile/{EXPERIMENT.profile.policy}/rounds.parquet",
         "control": f"results/profile/{EXPERIMENT.profile.policy}/control.json",
-        "published": "resources/published/published.yaml",
+        "published": f"resources/published/{claim_files.load(EXPERIMENT.claims).published}.yaml",
         "records": [f"results/checkpoints/{policy}/record.json" for policy in converted],
         "parity": [f"results/parity/{policy}.json" for policy in converted],
         "boots": [f"results/smoke/{policy}/boot.json" for policy in policies],

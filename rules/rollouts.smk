@@ -4,7 +4,7 @@
 #   results/artifacts/{policy}/           the artifact of the arm's policy
 #   results/environments/handle.json      the server's interpreter
 #   results/smoke/{policy}/ledger.json    nothing long starts before two episodes went well
-#   (none of these for an arm with `server: ws://host:port`)
+#   (none of these for an arm with `server: ws://host:port` or of the simulator's expert)
 #   the table of rounds that an arm's clock replays, where it does
 # OUTPUTS
 #   results/rollouts/{arm}/task_{task}/{episodes,rounds,steps,sheets}.parquet, ledger.json
@@ -33,7 +33,7 @@ rule roll_out_shard:
     params:
         arm=arm_of,
         task=lambda w: int(w.task),
-        code=lambda w: code_digest("roll_out_shard.py", *shard_modules(policy_of_arm(w))),
+        code=lambda w: code_digest("roll_out_shard.py", *modules_of_arm(w)),
         reuse=lambda w, output: EXPERIMENT.reuse,  # with `output`, a change of it runs nothing again
     priority: long_first
     threads: lambda w: EXPERIMENT.rollout.simulators

@@ -28,7 +28,7 @@ from flashtrail.base.names import below
 from flashtrail.claims import looks
 from flashtrail.experiment import clocks, episodes, sections
 from flashtrail.experiment.episodes import EpisodeKey
-from flashtrail.experiment.shard import Rollout, ShardSpec
+from flashtrail.experiment.shard import EXPERT, Rollout, ShardSpec
 from flashtrail.record import rows
 from flashtrail.record.run import TABLES, Run, Shard
 from flashtrail.rollouts.shard import roll_out_shard
@@ -171,7 +171,7 @@ def promise(arm: Mapping[str, Any], recorded: Mapping[str, Any]) -> str:
 
 def unrepeatable(arm: Mapping[str, Any]) -> str:
     """Return why an arm's episodes cannot be repeated; empty where they can."""
-    if arm.get("server"):
+    if arm.get("server") not in (None, EXPERT):
         return f"the policy was served by {arm['server']}, whose weights are not on record"
     clock = clocks.read(arm["clock"])
     if clock is not None and clock.source == clocks.MEASURED:

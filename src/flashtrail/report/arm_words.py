@@ -94,6 +94,7 @@ def _clock(summary: _Spec) -> str:
 def _routes(summary: _Spec) -> str:
     execution = json.loads(summary.get("metadata", {}).get("execution") or "{}")
     steps = f", {execution['replan_steps']} steps a round" if "replan_steps" in execution else ""
+    steps += f", each action {execution['window_lag']} steps late" if "window_lag" in execution else ""
     routes = summary["routes"]
     return ("every round full" if routes["n"] and not routes["draft"] else "FLASH" if routes["n"] else "") + steps
 

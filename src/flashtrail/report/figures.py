@@ -78,7 +78,7 @@ def _success(run: Campaign, _: str) -> Figure:
         lost = run.judged(arm).query("not success")
         failed |= {(arm, task): f"; failed: initial state {integers(part)}" for task, part in _states(lost)}
         failed[arm, None] = f"; failed: {_by_task(lost)}" if len(lost) else ""
-    return run_figures.success(run.plain_summaries, run.usual_policy, failed)
+    return run_figures.success(run.plain_summaries, run.usual_policies, failed)
 
 
 def _states(episodes: pd.DataFrame) -> Iterator[tuple[int, pd.Series]]:

@@ -67,11 +67,13 @@ ENDS = {
 
 
 def success(
-    summaries: Mapping[str, Mapping[str, Any]], usual_policy: str, failed: Mapping[tuple[str, int | None], str]
+    summaries: Mapping[str, Mapping[str, Any]],
+    usual_policies: Mapping[str, str],
+    failed: Mapping[tuple[str, int | None], str],
 ) -> Figure:
     """Success of every arm, over all tasks and per task: rate, Wilson's 95 % interval, k/n.
 
-    `failed`: which episodes of an arm and task failed, in words; told to those who point at a mark.
+    `failed`: which episodes of an arm and task failed, in words, for those who point at a mark. Usual policies: by suite.
     """
     lines: list[tuple[int | None, Mapping[str, Any], Mapping[str, Any]]] = []
     for summary in summaries.values():
@@ -92,7 +94,7 @@ def success(
         if rate["rate"] is None:
             continue
         total, label = task is None, "all tasks" if task is None else f"task {task}"
-        colour = palette.of_role(arm_words.role(summary, usual_policy))
+        colour = palette.of_role(arm_words.role(summary, usual_policies[summary["suite"]]))
         low, high = rate["wilson"]["low"], rate["wilson"]["high"]
         (line,) = axes.plot([low, high], [y, y], color=colour, lw=2.0 if total else 0.9, zorder=2)
         size, face, ink = (6, colour, INK) if total else (4, "white", GREY)
@@ -103,7 +105,7 @@ def success(
         axes.text(1.04, y, f"{rate['k']}/{rate['n']}", va="center", fontsize=9 if total else 8, color=ink)
         axes.text(-0.03, y, label, va="center", ha="right", fontsize=8.5 if total else 8, color=ink)
         if total:
-            name = arm_words.short(summary, usual_policy)
+            name = arm_words.short(summary, usual_policies[summary["suite"]])
             text = axes.text(0.01, y - 1.72, name, va="center", fontsize=8.5, fontweight="bold", transform=edge)
             shrink(text)
             axes.text(0.01, y - 0.9, summary["arm"], va="center", fontsize=7.5, color=GREY, transform=edge)

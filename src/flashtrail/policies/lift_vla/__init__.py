@@ -1,0 +1,1 @@
+"""A small vision-language-action policy: ResNet18, text, cross-attention, a transformer decoder over action queries."""
