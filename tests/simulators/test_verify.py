@@ -144,3 +144,56 @@ def test_all_behaviour_and_no_success_is_not_verified():
 
 def test_a_goal_without_a_rule_is_not_verified_and_says_so():
     assert verify.judge(True, False, [Goal(None, False, [])]).missing == verify.NO_RULE
+
+
+def raised(to=0.06, hold=4):
+    """Grasped on the table, raised by 20 mm a step, held there."""
+    heights = [0.9 + 0.02 * i for i in range(round(to / 0.02) + 1)]
+    return [still(), still(), *(held((0.0, 0.0, z)) for z in [*heights, *heights[-1:] * hold])]
+
+
+def let_go(track):
+    return replaced(track, {"closed": False})
+
+
+def fallen(start):
+    return [still((0.0, 0.0, z)) for z in (start - 0.02, 0.9, 0.9)]
+
+
+IN_THE_AIR = [held((0.0, 0.0, 1.05))] * 4  # set between the closing fingers
+BOBBING = [held((0.0, 0.0, 1.05 + 0.02 * (i % 2))) for i in range(12)]
+NO_HAND = {"left": False, "right": False, "touched": False}
+
+
+@pytest.mark.parametrize(
+    "track, missing",
+    [
+        (raised(), None),
+        ([*raised(), *fallen(0.96), *raised()[2:]], None),  # dropped, and taken up again
+        ([still(), still((0.0, 0.0, 1.2)), *fallen(1.1), *raised()[2:]], None),  # kicked, then honestly raised
+        (replaced(raised(), NO_HAND), verify.NEVER_GRASPED),  # it flies
+        (let_go(raised()), verify.NEVER_GRASPED),
+        (replaced(raised(), {"right": False}), verify.NEVER_GRASPED),  # balanced on a finger
+        (raised(0.02), verify.NEVER_LIFTED),
+        ([*raised(0.0), held((0.0, 0.0, 1.0), 0.1, slip=0.1)], verify.NEVER_LIFTED),  # set there, touched
+        ([still(), *IN_THE_AIR], verify.NEVER_LIFTED),
+        ([still(), *BOBBING], verify.NEVER_LIFTED),  # up and down in the air is no height
+        ([still(), *IN_THE_AIR, *(held((0.0, 0.0, 1.05 + 0.02 * i)) for i in range(5))], verify.MOVED_ALONE),
+        ([*raised(), *fallen(0.96)], verify.NOT_HELD),
+        ([*raised(), *fallen(0.96), *raised(0.0)[2:]], verify.NOT_HELD),  # in hand again, on the table
+        ([*raised(), *(held((0.0, 0.0, 0.96 - 0.02 * i)) for i in range(3))], verify.NOT_HELD),  # put down
+        ([*raised(), *let_go(raised()[-1:])], verify.NOT_HELD),  # told to open; still between the fingers
+    ],
+)
+def test_a_lift_is_raised_with_the_hand_and_held_at_the_end(track, missing):
+    verdict = verify.judge(True, False, [Goal(verify.LIFT, False, [track])])
+    assert (verdict.verified, verdict.missing) == (missing is None, missing)
+
+
+def test_a_finger_that_loses_contact_on_the_way_up_costs_the_height_of_those_steps():
+    track = raised(0.2)
+    gap = [dataclasses.replace(now, left=False) for now in track[6:10]]
+    flickering = [*track[:6], *gap, *track[10:]]
+    assert len(verify.grasps(flickering)) == 2
+    assert verify.raised_with_hand(flickering)[-1] == pytest.approx(0.1)
+    assert verify.raised_alone(flickering) == pytest.approx(0.1)

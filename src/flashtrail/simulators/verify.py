@@ -14,12 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-PICK_PLACE, PUSH, DRAWER, KNOB = "pick-place", "push", "drawer", "knob"
+PICK_PLACE, PUSH, DRAWER, KNOB, LIFT = "pick-place", "push", "drawer", "knob", "lift"
 
 Point = tuple[float, float, float]
 
 # Lengths in metres. How far from these the scripted expert's honest episodes stay: docs/rollouts.md.
 LIFTED_M = 0.02  # that much rise in the hand makes a lift
+RAISED_M = 0.04  # what the family `lift` asks for, at the end of the episode
+ALONE_M = 0.01  # of its height at the end, what it may owe to something else than the hand
 RELEASE_M = 0.10  # horizontally, from where both fingers last held it to where it is at the end
 WITH_HAND_SHARE = 0.7  # of a joint's or a pushed object's way
 HAND_KEEPS_UP = 0.5  # the touching point of the hand goes at least this part of the touched point's way
@@ -33,6 +35,7 @@ NEVER_LIFTED = "never lifted with the hand"
 NOT_RELEASED = "not released at the goal"
 NEVER_TOUCHED = "never touched"
 MOVED_ALONE = "moved without the hand"
+NOT_HELD = "not held at the end"
 NO_RULE = "no rule for this goal"
 
 
@@ -102,7 +105,7 @@ def judge(success: bool, held_before: bool, goals: Sequence[Goal]) -> Verdict:
 
 def missing_behaviour(goal: Goal) -> str | None:
     """Return which behaviour of the goal's family was not seen; None if all was."""
-    rule = {PICK_PLACE: _pick_place, PUSH: _push, DRAWER: _joint, KNOB: _joint}.get(goal.family or "")
+    rule = {PICK_PLACE: _pick_place, PUSH: _push, DRAWER: _joint, KNOB: _joint, LIFT: _lift}.get(goal.family or "")
     if rule is None or not goal.tracks:
         return NO_RULE
     reasons = [rule(track) for track in goal.tracks]
@@ -156,6 +159,25 @@ def release_distance(track: Sequence[Instant], last: int) -> float:
     return math.hypot(x, y)
 
 
+def raised_with_hand(track: Sequence[Instant]) -> list[float]:
+    """Return at each instant how much of the subject's height it owes to the hand, m, never below zero.
+
+    A step up counts where both fingers hold the subject and it went with them; a step down always does.
+    """
+    in_hand = {index for grasp in grasps(track) for index in range(grasp.first, grasp.last)}  # where a step begins
+    raised = [0.0]
+    for index, (before, now) in enumerate(pairwise(track)):
+        rise = now.place[2] - before.place[2]
+        counts = rise < 0 or (index in in_hand and _with_fingers(before, now))
+        raised.append(max(0.0, raised[-1] + rise) if counts else raised[-1])
+    return raised
+
+
+def raised_alone(track: Sequence[Instant]) -> float:
+    """Return how much higher the subject is at the end than at the start without owing it to the hand, m."""
+    return track[-1].place[2] - track[0].place[2] - raised_with_hand(track)[-1]
+
+
 def _pick_place(track: Sequence[Instant]) -> str | None:
     grasped = grasps(track)
     if not grasped:
@@ -177,8 +199,23 @@ def _joint(track: Sequence[Instant]) -> str | None:
     return MOVED_ALONE if joint_share(track) < WITH_HAND_SHARE else None
 
 
+def _lift(track: Sequence[Instant]) -> str | None:
+    grasped, raised, end = grasps(track), raised_with_hand(track), len(track) - 1
+    if not grasped:
+        return NEVER_GRASPED
+    if max(raised) < RAISED_M:
+        return NEVER_LIFTED
+    if grasped[-1].last < end or not track[end].closed or raised[end] < RAISED_M:
+        return NOT_HELD
+    return MOVED_ALONE if raised_alone(track) > ALONE_M else None
+
+
 def _keeps_up(before: Instant, now: Instant) -> bool:
     return before.touched and now.by_hand >= HAND_KEEPS_UP * now.moved
+
+
+def _with_fingers(before: Instant, now: Instant) -> bool:
+    return before.touched and now.slip <= max(SLIP_M, SLIP_SHARE * now.moved)
 
 
 def _lifted(track: Sequence[Instant], first: int, last: int) -> float:
@@ -186,6 +223,6 @@ def _lifted(track: Sequence[Instant], first: int, last: int) -> float:
     rise = 0.0
     for before, now in zip(track[first:last], track[first + 1 : last + 1], strict=True):
         up = now.place[2] - before.place[2]
-        if up > 0 and before.touched and now.slip <= max(SLIP_M, SLIP_SHARE * now.moved):
+        if up > 0 and _with_fingers(before, now):
             rise += up
     return rise

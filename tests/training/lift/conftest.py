@@ -5,8 +5,9 @@ from __future__ import annotations
 import h5py
 import numpy as np
 import pytest
+from training.lift import recordings
 
-from flashtrail.training.lift import data
+from flashtrail.training.lift import data, files
 
 LIFT, PUSH = ("Lift the red cube", "Pick up the cube"), ("Push the red cube forward",)
 LENGTH, CLOSE = 16, 8
@@ -71,3 +72,21 @@ def large(tmp_path_factory):
     path = tmp_path_factory.mktemp("large") / data.DEMONSTRATIONS
     write(path, 224, 6)
     return path
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """Two parts, 14 demonstrations; number 3 is not verified."""
+    for first in (0, 7):
+        made = [
+            recordings.demonstration(number, verified=number != 3, steps=4 + number % 3)
+            for number in range(first, first + 7)
+        ]
+        files.write(tmp_path / f"task0_{first:04d}.hdf5", made, recordings.ENV_ARGS)
+    return sorted(tmp_path.glob("task0_*.hdf5"))
+
+
+@pytest.fixture
+def dataset(parts, tmp_path):
+    files.join(parts, tmp_path / "demos.hdf5")
+    return tmp_path / "demos.hdf5"

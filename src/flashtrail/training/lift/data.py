@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashtrail.base.errors import UserError
+from flashtrail.training.lift.files import PICTURES
 
-PICTURES = ("agentview_image", "robot0_eye_in_hand_image")  # in the model's order of views
 DEMONSTRATIONS, SCENES = "demos.hdf5", "scenes.hdf5"
 
 

@@ -1,4 +1,6 @@
-"""Reads from LIBERO's simulator what `verify` judges: contacts of the gripper with each goal's subject, and motion.
+"""Reads from robosuite what `verify` judges: contacts of the gripper with each goal's subject, and motion.
+
+Which goals there are, and which bodies are their subjects, each simulator says in its `goals`.
 
 Looks at the state after each control step and writes nothing, so the physics is the same whether someone looks or not.
 Contacts and poses are of one moment, the last physics step's.
@@ -15,14 +17,8 @@ import numpy as np
 from flashtrail.simulators import verify
 
 _LEFT, _RIGHT, _ELSEWHERE = 1, 2, 3
-_FAMILIES = {
-    "open": verify.DRAWER,
-    "close": verify.DRAWER,
-    "turnon": verify.KNOB,
-    "turnoff": verify.KNOB,
-    "in": verify.PICK_PLACE,
-    "on": verify.PICK_PLACE,
-}
+FINGERS = ("left_finger", "right_finger")  # robosuite's names of a gripper's groups of geoms
+PADS = ("left_fingerpad", "right_fingerpad")
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ class _Touch:
 
 
 @dataclass
-class _Track:
+class Track:
     """One subject: a body, its geoms, the joint that moves it (drawers, knobs) and what it is to be put on."""
 
     body: int
@@ -47,15 +43,18 @@ class _Track:
     touching: _Touch | None = None
 
 
-class Witness:
-    """Watches one episode of a LIBERO task environment; made after the wait steps, before the robot acts."""
+WatchedGoal = tuple[str | None, bool, list[Track]]  # family, held before the robot acted, subjects
 
-    def __init__(self, env: Any) -> None:
-        self._env = env
-        goals = env.parsed_problem["goal_state"]
-        self._held_before = bool(env._check_success())
-        self._goals = [(_family(env, goal), bool(env._eval_predicate(goal)), _tracks(env, goal)) for goal in goals]
-        self._gripper = _gripper_geoms(env)
+
+class Witness:
+    """Watches one episode of a robosuite environment; made after the wait steps, before the robot acts.
+
+    `fingers`: the groups of the gripper's geoms that count as its left and right finger.
+    """
+
+    def __init__(self, env: Any, goals: Sequence[WatchedGoal], fingers: tuple[str, str] = FINGERS) -> None:
+        self._env, self._goals = env, goals
+        self._gripper = _gripper_geoms(env, fingers)
         self.look(closed=False)
 
     def look(self, *, closed: bool) -> None:
@@ -91,43 +90,15 @@ class Witness:
 
     def verdict(self, success: bool) -> verify.Verdict:
         """Return the verdict on the episode so far; `success`: the simulator's own."""
-        return verify.judge(success, self._held_before, self.goals())
+        held_before = all(held for _, held, _ in self._goals)  # as each of the simulators asks for all of its goals
+        return verify.judge(success, held_before, self.goals())
 
     def goals(self) -> list[verify.Goal]:
         """Return what was seen, goal by goal."""
         return [verify.Goal(family, held, [t.instants for t in tracks]) for family, held, tracks in self._goals]
 
 
-def _family(env: Any, goal: Sequence[str]) -> str | None:
-    """Return a goal's family; something to be put on a region of the table itself may be pushed there."""
-    family = _FAMILIES.get(goal[0].lower())
-    if family == verify.PICK_PLACE:
-        state = env.object_states_dict[goal[2]]
-        if state.object_state_type == "site" and env.get_object(state.parent_name) is None:
-            return verify.PUSH
-    return family
-
-
-def _tracks(env: Any, goal: Sequence[str]) -> list[_Track]:
-    family, model = _FAMILIES.get(goal[0].lower()), env.sim.model
-    if family is None:
-        return []
-    if family == verify.PICK_PLACE:
-        body = int(env.obj_body_id[goal[1]])
-        if env.object_states_dict[goal[2]].object_state_type == "site":
-            target = ("site", int(model.site_name2id(goal[2])))
-        else:
-            target = ("body", int(env.obj_body_id[goal[2]]))
-        return [_Track(body, _geoms_of(model._model, body), target=target)]
-    holder = env.object_sites_dict[goal[1]] if goal[1] in env.object_sites_dict else env.get_object(goal[1])
-    tracks = []
-    for name in holder.joints:
-        body = int(model.jnt_bodyid[model.joint_name2id(name)])
-        tracks.append(_Track(body, _geoms_of(model._model, body), joint=int(model.get_joint_qpos_addr(name))))
-    return tracks
-
-
-def _geoms_of(model: Any, body: int) -> np.ndarray:
+def geoms_of(model: Any, body: int) -> np.ndarray:
     """Return which geoms belong to a body or to what hangs on it; (ngeom,) bool."""
     belongs = np.zeros(model.nbody, bool)
     belongs[body] = True
@@ -137,20 +108,20 @@ def _geoms_of(model: Any, body: int) -> np.ndarray:
     return chosen
 
 
-def _gripper_geoms(env: Any) -> np.ndarray:
+def _gripper_geoms(env: Any, fingers: tuple[str, str]) -> np.ndarray:
     """Return what each geom is: left finger, right finger, elsewhere on the gripper or hand, or 0; (ngeom,)."""
     gripper, model = env.robots[0].gripper, env.sim.model
     kinds = np.zeros(model.ngeom, np.int8)
     for kind, names in (
         (_ELSEWHERE, [*gripper.contact_geoms]),
-        (_LEFT, gripper.important_geoms["left_finger"]),
-        (_RIGHT, gripper.important_geoms["right_finger"]),
+        (_LEFT, gripper.important_geoms[fingers[0]]),
+        (_RIGHT, gripper.important_geoms[fingers[1]]),
     ):
         kinds[[model.geom_name2id(name) for name in names]] = kind
     return kinds
 
 
-def _motion(data: Any, track: _Track) -> tuple[float, float, float]:
+def _motion(data: Any, track: Track) -> tuple[float, float, float]:
     """Return how far the points that touched at the last look have gone since: the subject's, the hand's, the gap."""
     if track.touching is None:
         return 0.0, 0.0, 0.0
@@ -170,7 +141,7 @@ def _outside(data: Any, body: int, point: np.ndarray) -> np.ndarray:
     return world
 
 
-def _target(data: Any, track: _Track) -> verify.Point:
+def _target(data: Any, track: Track) -> verify.Point:
     if track.target is None:
         return (0.0, 0.0, 0.0)
     kind, number = track.target

@@ -1,0 +1,1 @@
+"""robosuite's Lift: a cube on a table, several robots."""
