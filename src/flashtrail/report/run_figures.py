@@ -73,7 +73,7 @@ def success(
 ) -> Figure:
     """Success of every arm, over all tasks and per task: rate, Wilson's 95 % interval, k/n.
 
-    `failed`: which episodes of an arm and task failed, in words, for those who point at a mark. Usual policies: by suite.
+    `failed`: which episodes of an arm and task failed, in words for those who point at a mark; usual policies by suite.
     """
     lines: list[tuple[int | None, Mapping[str, Any], Mapping[str, Any]]] = []
     for summary in summaries.values():
