@@ -256,7 +256,7 @@ def rollout(day: Day, note: Note) -> None:
     from flashtrail import environment
     from flashtrail.experiment import shard
     from flashtrail.rollouts.shard import roll_out_shard
-    from flashtrail.simulators.libero import opengl
+    from flashtrail.simulators.robosuite import opengl
     from flashtrail.tables import schemas
 
     if not day.dry:

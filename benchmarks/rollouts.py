@@ -40,8 +40,8 @@ from flashtrail.rollouts.shard import roll_out_shard
 from flashtrail.serving.handles import serve_command
 from flashtrail.serving.launch import PolicyServerProcess, free_port
 from flashtrail.simulators.libero.simulator import CAMERAS, RENDER_PIXELS, LiberoSimulator
-from flashtrail.simulators.libero.substeps import LeanSteps
-from flashtrail.simulators.libero.unseen import left_out
+from flashtrail.simulators.robosuite.substeps import LeanSteps
+from flashtrail.simulators.robosuite.unseen import left_out
 from flashtrail.tables import schemas
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,7 +10,7 @@ import pytest
 
 from flashtrail import environment
 from flashtrail.base.errors import UserError
-from flashtrail.simulators.libero import opengl
+from flashtrail.simulators.robosuite import opengl
 
 
 def test_the_model_side_multiplies_matrices():

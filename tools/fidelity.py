@@ -109,7 +109,7 @@ def _world(sim: Any) -> str:
 
 def play_as_client(run: Run) -> dict[int, dict[str, list[str]]]:
     """Return the traces of the official client, seeding once (official) or before each reset (episode)."""
-    from flashtrail.simulators.libero import opengl
+    from flashtrail.simulators.robosuite import opengl
 
     opengl.choose_backend()
     from libero.libero.benchmark import get_benchmark

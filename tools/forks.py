@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from flashtrail.simulators.libero import opengl
+from flashtrail.simulators.robosuite import opengl
 
 
 def run(jobs: Sequence[Callable[[], object]], at_once: int = 1) -> None:

@@ -75,8 +75,8 @@ def check_libero_env(suite: str = "libero_goal") -> dict[str, Any]:
     Raises UserError where a package is missing; where there is no OpenGL library it has the exact apt line.
     """
     from flashtrail.experiment.episodes import EpisodeKey
-    from flashtrail.simulators.libero import opengl
     from flashtrail.simulators.libero.simulator import LiberoSimulator
+    from flashtrail.simulators.robosuite import opengl
 
     backend = opengl.choose_backend()
     missing = opengl.missing_libraries()

@@ -11,7 +11,7 @@ from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.rollouts import conditions, guards
 from flashtrail.rollouts.episode import run_episode
 from flashtrail.simulators.observation import Observation
-from flashtrail.simulators.protocol import Step
+from flashtrail.simulators.protocol import Metrics, Step
 
 KEY = EpisodeKey("libero_goal", 2, 5, 1)
 
@@ -44,6 +44,7 @@ class Policy:
 class Simulator:
     prompt, horizon = "open it", 40
     seen = None  # the verdict on what was seen
+    other = Metrics()  # what other criteria say
 
     def __init__(self, success_at=None):
         self.success_at, self.taken, self.rendered = success_at, [], []
@@ -66,6 +67,9 @@ class Simulator:
 
     def verdict(self, success):
         return self.seen
+
+    def metrics(self):
+        return self.other
 
 
 FULL, DRAFT = {"route_type": "full", "radius_dist": float("nan")}, {"route_type": "draft", "radius_dist": 0.2}

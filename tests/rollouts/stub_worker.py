@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from flashtrail.rollouts import lending, worker
-from flashtrail.simulators.libero import opengl
 from flashtrail.simulators.observation import Observation
-from flashtrail.simulators.protocol import Step
+from flashtrail.simulators.protocol import Metrics, Step
+from flashtrail.simulators.robosuite import opengl
 
 
 class StubSimulator:
@@ -69,6 +69,9 @@ class StubSimulator:
 
     def verdict(self, success: bool) -> None:
         return None
+
+    def metrics(self) -> Metrics:
+        return Metrics()
 
     def close(self) -> None:
         pass

@@ -11,6 +11,7 @@ from rollouts.scripted import DRAFT, FULL, KEY, Simulator, run
 
 from flashtrail.rollouts.episode import MAX_EMPTY_ROUNDS, EpisodeError
 from flashtrail.simulators.observation import axis_angle, resize_with_pad, upright
+from flashtrail.simulators.protocol import Metrics
 from flashtrail.simulators.verify import Verdict
 from flashtrail.tables import schemas
 
@@ -176,14 +177,17 @@ def test_axis_angle(quaternion, expected):
 def test_what_was_seen_becomes_columns():
     simulator = Simulator(success_at=20)
     simulator.seen = Verdict(False, "never grasped", 2, 1)
+    simulator.other = Metrics(naive_success=True, own_success=False)
     record, *_ = run([(12, FULL)], simulator)
     row = record.episode
     assert (row["success"], row["verified_success"], row["verified_reason"]) == (True, False, "never grasped")
     # The scripted policy's first round says 0.00, 0.01, ...: closed from its second action on.
     assert (row["grasps"], row["lifts"], row["gripper_closures"], row["first_close_step"]) == (2, 1, 1, 1)
+    assert [row[name] for name in schemas.METRICS] == [True, False, None]
 
 
 def test_where_nobody_looks_the_columns_are_empty():
     record, *_ = run([(12, FULL)], Simulator())
     assert [record.episode[name] for name in ("verified_success", "verified_reason", "grasps", "lifts")] == [None] * 4
     assert record.episode["gripper_closures"] == 1
+    assert [record.episode[name] for name in schemas.METRICS] == [None] * 3

@@ -10,9 +10,9 @@ import pytest
 from flashtrail.base.errors import UserError
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.experiment.suites import SUITES
-from flashtrail.simulators.libero import opengl, substeps, unseen
 from flashtrail.simulators.libero.simulator import CAMERAS, LiberoSimulator
 from flashtrail.simulators.protocol import Simulator, Step
+from flashtrail.simulators.robosuite import opengl, substeps, unseen
 
 TASK, CHUNKS = 1, (5, 1, 12)  # put the bowl on the stove; actions executed after each query
 KEYS = [EpisodeKey("libero_goal", TASK, init_state, 0) for init_state in (0, 3)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flashtrail.simulators.libero import opengl, substeps
+from flashtrail.simulators.robosuite import opengl, substeps
 
 opengl.choose_backend()  # before MuJoCo is imported
 mujoco = pytest.importorskip("mujoco")

@@ -64,6 +64,21 @@ def test_a_wrong_row_is_refused_before_anything_is_written(tmp_path, change, mes
     assert not list(tmp_path.iterdir())
 
 
+def test_a_table_of_an_earlier_version_is_read_with_its_later_columns_empty(tmp_path):
+    """As written before Lift's metrics were columns: every column but those."""
+    row = {
+        f.name: None if f.nullable else {pa.string(): "x", pa.bool_(): True}.get(f.type, 1) for f in schemas.EPISODES
+    }
+    earlier = schemas.to_table([row], schemas.EPISODES).drop_columns(list(schemas.METRICS))
+    parquet.write(earlier, tmp_path / "t.parquet")
+    assert schemas.read_table(tmp_path / "t.parquet", schemas.EPISODES).to_pylist() == [row]
+    some = schemas.read_table(tmp_path / "t.parquet", schemas.EPISODES, ["naive_success", "steps"])
+    assert some.to_pylist() == [{"naive_success": None, "steps": 1}]
+    parquet.write(earlier.drop_columns(["lifts"]), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match="column 'lifts' is missing"):
+        schemas.read_table(tmp_path / "t.parquet", schemas.EPISODES)
+
+
 def test_a_wrong_file_is_named(tmp_path):
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table({"arm": ["clean"]}), path)

@@ -26,7 +26,7 @@ from flashtrail.rollouts.guards import Guard, GuardRecord, Oracle
 from flashtrail.rollouts.latency import Latencies
 from flashtrail.simulators import seeds
 from flashtrail.simulators.observation import Observation
-from flashtrail.simulators.protocol import Simulator, Step
+from flashtrail.simulators.protocol import Metrics, Simulator, Step
 from flashtrail.simulators.verify import Verdict
 
 # The official client has no bound: there a full round, which accepts everything, follows an empty one. With
@@ -152,6 +152,7 @@ def run_episode(
             )
     verdict = simulator.verdict(success)
     record.episode = _episode_row(record, success, time.perf_counter() - started, verdict) | {
+        **asdict(simulator.metrics()),
         "started_at": started_at.isoformat(timespec="milliseconds"),
         "task": simulator.prompt,
     }
@@ -313,6 +314,7 @@ def _episode_row(record: EpisodeRecord, success: bool, wall_s: float, verdict: V
         "gripper_closures": len(closures) if closed else None,
         "grasps": verdict and verdict.grasps,
         "lifts": verdict and verdict.lifts,
+        **asdict(Metrics()),
         "first_close_step": closures[0] if closures else None,
         "outcome": "success" if success else "horizon",
         "error": None,

@@ -35,7 +35,7 @@ from flashtrail.serving import TOKEN_VARIABLE
 from flashtrail.serving.client import PolicyClient, PolicyError, ServerUnavailable
 from flashtrail.simulators import registry, seeds
 from flashtrail.simulators.observation import Observation
-from flashtrail.simulators.protocol import Simulator, Step
+from flashtrail.simulators.protocol import Metrics, Simulator, Step
 from flashtrail.simulators.verify import Verdict
 
 _CONNECT_S = 20.0
@@ -85,6 +85,9 @@ class _WatchedSimulator:
 
     def verdict(self, success: bool) -> Verdict | None:
         return self._simulator.verdict(success)
+
+    def metrics(self) -> Metrics:
+        return self._simulator.metrics()
 
     def close(self) -> None:
         self._simulator.close()

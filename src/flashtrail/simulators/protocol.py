@@ -22,6 +22,18 @@ class Step:
     eef_pos: np.ndarray
 
 
+@dataclass(frozen=True)
+class Metrics:
+    """What criteria other than `done` and the verdict say of an episode so far; None where the suite has none.
+
+    Each is a column of the episodes' table; no verdict uses them.
+    """
+
+    naive_success: bool | None = None
+    own_success: bool | None = None
+    printed_success: bool | None = None
+
+
 class Simulator(Protocol):
     """What the episode loop asks of a simulator."""
 
@@ -44,6 +56,9 @@ class Simulator(Protocol):
 
     def verdict(self, success: bool) -> Verdict | None:
         """Return what was seen of the task's behaviour since the reset; None where the suite has no verdict."""
+
+    def metrics(self) -> Metrics:
+        """Return what other criteria say of the episode since the reset."""
 
     def close(self) -> None:
         """Free the simulator."""

@@ -14,6 +14,7 @@ from flashtrail.simulators.protocol import Simulator
 
 SIMULATORS = {
     "libero": "flashtrail.simulators.libero.simulator:LiberoSimulator",
+    "robosuite_lift": "flashtrail.simulators.robosuite_lift.simulator:LiftSimulator",
     "reach": "flashtrail.simulators.reach.simulator:ReachSimulator",
 }
 

@@ -59,6 +59,10 @@ EPISODES = _schema(
     ("gripper_closures", _I32, "null"),
     ("grasps", _I32, "null"),  # both fingers on what the task is about, while commanded to close
     ("lifts", _I32, "null"),
+    # What other criteria say (simulators/protocol.py, Metrics); no verdict uses them, null where the suite has none.
+    ("naive_success", _BOOL, "null"),
+    ("own_success", _BOOL, "null"),
+    ("printed_success", _BOOL, "null"),
     ("first_close_step", _I32, "null"),  # null: never, or not verified (then gripper_closures is null, too)
     ("outcome", _STR),  # success | horizon | error
     ("error", _STR, "null"),
@@ -156,9 +160,12 @@ LOOKS = _schema(
     ("verdict", _STR),
 )
 
+METRICS = ("naive_success", "own_success", "printed_success")
+_LATER = frozenset(METRICS)  # tables of earlier versions lack them: read as empty
+
 # Of an episode that was not verified, such as an imported or a simulated one.
 UNVERIFIED: dict[str, Any] = dict.fromkeys(
-    ("verified_success", "verified_reason", "gripper_closures", "grasps", "lifts", "first_close_step")
+    ("verified_success", "verified_reason", "gripper_closures", "grasps", "lifts", "first_close_step", *METRICS)
 )
 
 SCHEMAS = {"episodes": EPISODES, "rounds": ROUNDS, "steps": STEPS}
@@ -219,19 +226,25 @@ def write_table(
 def read_table(path: str | Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a table and hold it to its schema; `columns` reads only these.
 
-    Raises UserError naming the file where its bytes are not those of its checksum (`parquet`), and the first column
-    that is missing, unknown, of another type or empty.
+    A column that an earlier version did not write is empty. Raises UserError naming the file where its bytes are not
+    those of its checksum (`parquet`), and the first column that is missing, unknown, of another type or empty.
     """
     stored = parquet.opened(path).schema_arrow
-    if problem := _names_differ(stored.names, schema):
+    lacking = _LATER.intersection(schema.names).difference(stored.names)
+    if problem := _names_differ([*stored.names, *lacking], schema):
         raise UserError(f"{path}: {problem}")
     if (stored.metadata or {}).get(f"{METADATA_PREFIX}imported".encode()):
         schema = imported(schema)
     for field in schema:
+        if field.name in lacking:
+            continue
         if (found := stored.field(field.name).type) != field.type:
             raise UserError(f"{path}: column {field.name!r} is {found}, expected {field.type}")
     chosen = schema if columns is None else pa.schema([schema.field(c) for c in columns])
-    table = parquet.read(path, chosen.names)
+    table = parquet.read(path, [name for name in chosen.names if name not in lacking])
+    for index, field in enumerate(chosen):
+        if field.name in lacking:
+            table = table.add_column(index, field, pa.nulls(len(table), field.type))
     if problem := _empty_cells(table, chosen):
         raise UserError(f"{path}: {problem}")
     return table

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashtrail.base.provenance import write_atomic
-from flashtrail.simulators.libero.opengl import choose_backend
 from flashtrail.simulators.observation import resize_with_pad, state_vector, upright
+from flashtrail.simulators.robosuite.opengl import choose_backend
 from flashtrail.training import expert
 
 SEED = 2026
@@ -46,9 +46,9 @@ class Disturbance:
     missed: bool  # begins at the end of a grasp that missed
 
     @classmethod
-    def draw(cls, episode: int, rng: np.random.Generator) -> Disturbance:
+    def draw(cls, episode: int, rng: np.random.Generator, missed_every: int = MISSED_EVERY) -> Disturbance:
         clean = rng.random() < 0.15
-        missed = episode % MISSED_EVERY == MISSED_EVERY - 1
+        missed = episode % missed_every == missed_every - 1
         return cls(
             init_state=TRAIN_INITS[episode % len(TRAIN_INITS)],
             scene_seed=int(rng.integers(2**31)),
@@ -174,7 +174,7 @@ def record(stage: Stage, episode: int, *, hard: bool) -> dict[str, NDArray[Any]]
     for _ in range(WAIT_STEPS):
         obs, _ = stage.step(STILL)
     if how.displaced:
-        obs = _displace(stage, rng)
+        obs = displace(stage.step, rng)
     elif how.missed:
         obs = _miss(stage, obs, rng)
     master, noise = expert.for_task(stage.task_id), ActionNoise(how.sigma, rng)
@@ -204,13 +204,13 @@ def record(stage: Stage, episode: int, *, hard: bool) -> dict[str, NDArray[Any]]
     return out | {"done_at": np.array(done_at), "init": np.array(how.init_state)}
 
 
-def _displace(stage: Stage, rng: np.random.Generator) -> dict[str, Any]:
-    """A random motion for a few steps, sometimes with the gripper closed."""
+def displace(step: Callable[[NDArray[np.float64]], tuple[dict[str, Any], bool]], rng: np.random.Generator) -> dict[str, Any]:
+    """A random motion for a few steps, sometimes with the gripper closed; the last observation."""
     push = np.concatenate([rng.uniform(-1, 1, 3) * [0.8, 0.8, 0.6], rng.uniform(-0.25, 0.25, 3)])
     grip = expert.CLOSED if rng.random() < 0.15 else expert.OPEN
     obs: dict[str, Any] = {}
     for _ in range(int(rng.integers(4, 16))):
-        obs, _ = stage.step(np.append(push, grip))
+        obs, _ = step(np.append(push, grip))
     return obs
 
 

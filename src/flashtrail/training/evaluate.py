@@ -39,7 +39,7 @@ class Block:
 def play(block: Block) -> list[dict[str, Any]]:
     """Play a block; one row an episode."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from flashtrail.simulators.libero.opengl import choose_backend
+    from flashtrail.simulators.robosuite.opengl import choose_backend
 
     choose_backend()
     import torch

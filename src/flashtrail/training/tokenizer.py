@@ -18,7 +18,8 @@ VOCAB_SIZE = 384
 
 def instructions() -> list[str]:
     """Every task language of the five LIBERO suites, in suite order."""
-    return [language for suite in SUITES for language in task_languages(suite)]
+    suites = [name for name, suite in SUITES.items() if suite.simulator == "libero"]
+    return [language for suite in suites for language in task_languages(suite)]
 
 
 def train(path: Path, lines: list[str]) -> None:

@@ -7,7 +7,6 @@ from numpy's global generator.
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,11 +16,12 @@ from flashtrail.base.errors import UserError
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.experiment.suites import check_init_state, check_task, suite_of
 from flashtrail.simulators import seeds
-from flashtrail.simulators.libero import goals, opengl, unseen
-from flashtrail.simulators.libero.rebuild import CompiledModels, KeptRendering
-from flashtrail.simulators.libero.substeps import LeanSteps
+from flashtrail.simulators.libero import goals
 from flashtrail.simulators.observation import Observation, resize_with_pad, state_vector, upright
-from flashtrail.simulators.protocol import Step
+from flashtrail.simulators.protocol import Metrics, Step
+from flashtrail.simulators.robosuite import opengl, unseen
+from flashtrail.simulators.robosuite.rebuild import CompiledModels, KeptRendering
+from flashtrail.simulators.robosuite.substeps import LeanSteps
 from flashtrail.simulators.verify import Goal, Verdict
 from flashtrail.simulators.witness import Witness
 
@@ -64,7 +64,7 @@ class LiberoSimulator:
         self._seed, self._official, self._hard_reset = seed, scene_seed == "official", hard_reset
         opengl.choose_backend()
         try:
-            with _quiet():
+            with opengl.quiet():
                 bddl_file, self.prompt, self._init_states = _task_files(suite, task_id)
                 models = CompiledModels()
                 with models.compiling() if shortcuts else contextlib.nullcontext():
@@ -122,6 +122,10 @@ class LiberoSimulator:
     def verdict(self, success: bool) -> Verdict | None:
         """Return the verdict on the episode so far; `success`: what the last step's `done` said."""
         return None if self._witness is None else self._witness.verdict(success)
+
+    def metrics(self) -> Metrics:
+        """LIBERO's own predicate is `done`; there are no others."""
+        return Metrics()
 
     def seen(self) -> list[Goal]:
         """Return what `verdict` judges, goal by goal."""
@@ -247,10 +251,3 @@ def _construct(bddl_file: str) -> Any:
         camera_widths=RENDER_PIXELS,
         camera_names=list(CAMERAS),
     )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Swallow the notices that LIBERO prints while it is imported and built."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield

@@ -6,13 +6,15 @@ crash in MuJoCo), so the cause is looked for where it is: in the shared librarie
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import ctypes.util
 import functools
+import io
 import os
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from flashtrail.base.errors import UserError
@@ -41,6 +43,13 @@ def _silence_robosuite() -> None:
     macros = types.ModuleType("robosuite.macros_private")
     macros.__dict__.update(FILE_LOGGING_LEVEL=None, CONSOLE_LOGGING_LEVEL="ERROR")
     sys.modules.setdefault(macros.__name__, macros)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Swallow the notices that a simulator prints while it is imported and built."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 def keep_contexts_apart() -> None:
@@ -85,8 +94,8 @@ def explain(error: BaseException) -> UserError:
     backend = os.environ.get("MUJOCO_GL", "osmesa")
     cause = f"{type(error).__name__}: {error}"
     return UserError(
-        f"LIBERO cannot render here with MUJOCO_GL={backend} ({cause}): use MUJOCO_GL=osmesa PYOPENGL_PLATFORM=osmesa, "
-        f"or install its libraries: {APT_LINE}"
+        f"the simulator cannot render here with MUJOCO_GL={backend} ({cause}): use MUJOCO_GL=osmesa "
+        f"PYOPENGL_PLATFORM=osmesa, or install its libraries: {APT_LINE}"
     )
 
 

@@ -1,0 +1,116 @@
+"""The scripted experts of Lift: grasp the cube and lift it, or push it forward; for every robot of the suite.
+
+The lifting one has the source document's four phases: approach (5 cm above the cube, to 2 cm), grasp (`descend` to the
+cube's centre, then `close`), lift (15 cm above the table, until the cube is at 10 cm), hold (no motion). Unlike the
+document's it notices a cube that stayed behind, and tries again. Neither remembers where the cube lay first, so that a
+policy which sees one picture can do the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from flashtrail.simulators.robosuite_lift.tasks import PUSH, TABLE_M, TASKS
+from flashtrail.training.expert import CLOSED, DOWN, OPEN, Expert, PickPlace, PickPlaceExpert, Scene, Vector, servo
+
+CUBE = "cube"
+CLOSE_STEPS = {"Panda": 10}  # to both-pad contact it takes Panda five or six
+SLOW_CLOSE_STEPS = 14  # the other robots' grippers
+LIFTED_Z = TABLE_M + 0.10  # of the cube: hold from there on
+LOST_M = 0.02  # a held cube goes with the hand; one that lags so far was not grasped
+
+JOB = PickPlace(
+    item=CUBE, grasp=(0.0, 0.0, 0.0), hover=0.05, carry_z=TABLE_M + 0.15, goal="", goal_offset=(0.0, 0.0, 0.0),
+    release=0.0, held_width=0.0,
+)  # fmt: skip
+
+
+def observe(env: Any, obs: Mapping[str, Any]) -> Scene:
+    """A Scene from robosuite's Lift and its observation; no width: grippers differ, and the cube tells more."""
+    return Scene(
+        hand=np.array(obs["robot0_eef_pos"]),
+        attitude=Rotation.from_quat(obs["robot0_eef_quat"]).as_matrix(),
+        width=float("nan"),
+        objects={CUBE: np.array(obs["cube_pos"])},
+        place=env.sim.data.get_site_xpos,
+    )
+
+
+class LiftExpert(PickPlaceExpert):
+    """Approach, descend, close, lift, hold; a cube that was not grasped, or was lost, sends it back to the approach."""
+
+    def __init__(self, close_steps: int) -> None:
+        super().__init__(JOB)
+        self.close_steps = close_steps
+
+    def _held(self, scene: Scene) -> bool:
+        return bool(np.linalg.norm(scene.objects[CUBE] - scene.hand - self.hold) < LOST_M)
+
+    def step(self, scene: Scene) -> Vector:
+        if self.phase == "hold" and not self._held(scene):
+            self.enter("retreat", scene)
+        return super().step(scene)
+
+    def _close(self, scene: Scene) -> tuple[Vector, float, float]:
+        if self.ticks >= self.close_steps:
+            self.hold = scene.objects[CUBE] - scene.hand
+            self.enter("lift", scene)
+        return self.anchor, CLOSED, 1.0
+
+    def _lift(self, scene: Scene) -> tuple[Vector, float, float]:
+        if scene.objects[CUBE][2] > LIFTED_Z:
+            self.enter("hold", scene)
+        return np.array([*self.anchor[:2], self.job.carry_z]), CLOSED, 1.0
+
+    def _hold(self, scene: Scene) -> tuple[Vector, float, float]:
+        return scene.hand, CLOSED, 1.0
+
+
+class PushExpert(Expert):
+    """Fingers closed: over the table behind the cube, down, forward until the cube is far enough, stay."""
+
+    first = "approach"
+    behind, clear, far = 0.065, 0.07, 0.13  # m: hand behind the cube, hand above it, where the cube ends up (x)
+
+    def step(self, scene: Scene) -> Vector:
+        target, top = getattr(self, "_" + self.phase)(scene)
+        return servo(scene.hand, scene.attitude, target, DOWN, CLOSED, top)
+
+    def _start(self, scene: Scene) -> Vector:
+        return scene.objects[CUBE] - np.array([self.behind, 0.0, 0.0])
+
+    def _approach(self, scene: Scene) -> tuple[Vector, float]:
+        target = self._start(scene) + np.array([0.0, 0.0, self.clear])
+        if scene.hand[2] < target[2] - 0.02:  # low, perhaps on the cube's far side: up first
+            return np.array([*scene.hand[:2], target[2]]), 1.0
+        if np.linalg.norm(scene.hand - target) < 0.02:
+            self.enter("descend", scene)
+        return target, 1.0
+
+    def _descend(self, scene: Scene) -> tuple[Vector, float]:
+        target = self._start(scene)
+        if scene.hand[2] - target[2] < 0.01:
+            self.enter("push", scene)
+        return target, 0.7
+
+    def _push(self, scene: Scene) -> tuple[Vector, float]:
+        cube = scene.objects[CUBE]
+        if cube[0] >= self.far:
+            self.enter("stay", scene)
+            return scene.hand, 1.0
+        if cube[0] < scene.hand[0] or abs(cube[1] - scene.hand[1]) > 0.03:  # it slipped past the fingers
+            self.enter("approach", scene)
+        return np.array([scene.hand[0] + 0.05, cube[1], cube[2]]), 0.7
+
+    def _stay(self, scene: Scene) -> tuple[Vector, float]:
+        return scene.hand, 1.0
+
+
+def for_task(task_id: int) -> Expert:
+    """A fresh expert for a task of ``robosuite_lift``."""
+    task = TASKS[task_id]
+    return PushExpert() if task.goal == PUSH else LiftExpert(CLOSE_STEPS.get(task.robot, SLOW_CLOSE_STEPS))

@@ -1,0 +1,156 @@
+"""Demonstrations as HDF5 files that robomimic's loader opens: layout, writing, joining parts, who may train on what.
+
+    data/                 @total (steps), @env_args (JSON: how robomimic rebuilds the environment)
+      demo_N/             @num_samples, @model_file (MJCF), @language_instruction, @success, @episode_length,
+                          @verified_success, and how it was made: @task, @init_state, @seed, @sigma, ...
+        actions           (T, 7) the expert's clean actions: the labels
+        executed_actions  (T, 7) what the robot did: the clean ones plus noise
+        rewards, dones    (T,)
+        states            (T, S) flat MuJoCo state before each action
+        obs/KEY           (T, ...) what was seen before each action; pictures uint8 (T, 112, 112, 3)
+    mask/train, mask/valid  names of demonstrations, bytes; verified ones only
+
+The source document's `images` at a demonstration's own level would not be seen by robomimic; its attributes stand as it
+has them. There is no next_obs, so robomimic is told ``train.hdf5_load_next_obs: false``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from flashtrail.base.errors import UserError
+from flashtrail.base.provenance import write_atomic
+from flashtrail.policies.lift_vla.pictures import PIXELS
+
+PICTURES = ("agentview_image", "robot0_eye_in_hand_image")
+LOW_DIM = {"state": 8, "robot0_eef_pos": 3, "robot0_eef_quat": 4, "robot0_gripper_qpos": None, "object": 10}
+ACTION_DIMS = 7
+ROBOSUITE_TYPE = 1  # robomimic's number for it
+VALID_EVERY, VALID_AT = 11, 5  # prime to the periods of missed starts and of instructions
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One recorded episode: a row for each step under `obs` (by key), `states`, `actions` and so on."""
+
+    steps: Sequence[Mapping[str, Any]]
+    instruction: str
+    success: bool
+    verified: bool
+    model: str  # MJCF
+    facts: Mapping[str, Any]  # how it was made
+
+
+def env_args(env: Any) -> str:
+    """Return what robomimic needs to rebuild a robosuite environment, as JSON; start poses come from the states."""
+    robot = env.robots[0]
+    kwargs = {
+        "robots": [robot.name],
+        "controller_configs": [{"type": robot.controller.name, "control_delta": True}],
+        "control_freq": int(env.control_freq),
+        "has_renderer": False,
+        "has_offscreen_renderer": True,
+        "use_camera_obs": True,
+        "camera_names": [name.removesuffix("_image") for name in PICTURES],
+        "camera_heights": PIXELS,
+        "camera_widths": PIXELS,
+        "ignore_done": True,
+    }
+    return json.dumps({"env_name": "Lift", "env_version": "1.4.0", "type": ROBOSUITE_TYPE, "env_kwargs": kwargs})
+
+
+def write(path: Path, demonstrations: Sequence[Demonstration], environment: str) -> None:
+    """Write demonstrations as demo_0 and so on."""
+    with h5py.File(path, "w") as file:
+        data = file.create_group("data")
+        data.attrs["env_args"] = environment
+        data.attrs["total"] = sum(len(demo.steps) for demo in demonstrations)
+        for number, demo in enumerate(demonstrations):
+            _write_one(data.create_group(f"demo_{number}"), demo)
+
+
+def _write_one(group: h5py.Group, demo: Demonstration) -> None:
+    for name in ("actions", "executed_actions", "rewards", "states"):
+        precise = np.float64 if name == "states" else np.float32
+        group[name] = np.array([step[name] for step in demo.steps], precise)
+    group["dones"] = np.array([step["dones"] for step in demo.steps], np.int64)
+    _write_columns(group.create_group("obs"), [step["obs"] for step in demo.steps])
+    attributes = {
+        "num_samples": len(demo.steps),
+        "episode_length": len(demo.steps),
+        "language_instruction": demo.instruction,
+        "success": demo.success,
+        "verified_success": demo.verified,
+        "model_file": _without_places(demo.model),
+    }
+    for name, value in (attributes | dict(demo.facts)).items():
+        group.attrs[name] = value
+
+
+def _write_columns(group: h5py.Group, rows: Sequence[Mapping[str, NDArray[Any]]]) -> None:
+    for name in rows[0]:
+        column = np.stack([row[name] for row in rows])
+        picture = {"chunks": (1, *column.shape[1:]), "compression": "gzip", "compression_opts": 4}
+        group.create_dataset(name, data=column, **(picture if name in PICTURES else {}))
+
+
+def _without_places(model: str) -> str:
+    """Name the meshes from robosuite's folder on, which robosuite completes on the machine that plays them back."""
+    parts = model.split('file="')
+    kept = [part if "/robosuite/" not in (name := part.split('"', 1)[0]) else
+            "robosuite/" + name.rsplit("/robosuite/", 1)[1] + part[len(name):] for part in parts[1:]]  # fmt: skip
+    return 'file="'.join([parts[0], *kept])
+
+
+def write_scenes(path: Path, scenes: Sequence[Mapping[str, NDArray[Any]]]) -> None:
+    """Write pictures without actions as columns of one length; `cube_pos` (N, 3) m says where the cube is."""
+    with h5py.File(path, "w") as file:
+        _write_columns(file, scenes)
+
+
+def join(parts: Sequence[Path], target: Path) -> None:
+    """Join parts into one file, demonstrations numbered through, and say who may train: verified ones, some held out.
+
+    A verified demonstration is held out by its own number within its task, so that adding parts moves none.
+    """
+    if not parts:
+        raise UserError(f"no demonstrations beside {target}: record some first")
+    masks: dict[str, list[bytes]] = {"train": [], "valid": []}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomic(target) as path, h5py.File(path, "w") as joined:
+        data, total, count = joined.create_group("data"), 0, 0
+        for part in sorted(parts):
+            with h5py.File(part, "r") as file:
+                data.attrs["env_args"] = file["data"].attrs["env_args"]
+                for name in sorted(file["data"], key=lambda name: int(name.removeprefix("demo_"))):
+                    file.copy(f"data/{name}", data, f"demo_{count}")
+                    attributes = data[f"demo_{count}"].attrs
+                    if attributes["verified_success"]:
+                        held = attributes["init_state"] % VALID_EVERY == VALID_AT
+                        masks["valid" if held else "train"].append(f"demo_{count}".encode())
+                    total, count = total + int(attributes["num_samples"]), count + 1
+        data.attrs["total"] = total
+        for name, members in masks.items():
+            joined[f"mask/{name}"] = np.array(members, "S16")
+
+
+def join_scenes(parts: Sequence[Path], target: Path) -> None:
+    """Join parts of scenes into one file."""
+    columns: dict[str, list[NDArray[Any]]] = {}
+    for part in sorted(parts):
+        with h5py.File(part, "r") as file:
+            for name in file:
+                columns.setdefault(name, []).append(file[name][:])
+    if not columns:
+        raise UserError(f"no scenes beside {target}: record some first")
+    joined = {name: np.concatenate(parts) for name, parts in columns.items()}
+    with write_atomic(target) as path:
+        write_scenes(path, [dict(zip(joined, row, strict=True)) for row in zip(*joined.values(), strict=True)])
