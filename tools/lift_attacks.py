@@ -133,13 +133,15 @@ class Arena:
         verdict, goal = self.simulator.verdict(self.success), self.simulator.seen()[0]
         assert verdict is not None
         track, is_lift = goal.tracks[0], goal.family == verify.LIFT
-        said = list(self.simulator.metrics().values())  # naive, own, printed
+        said = self.simulator.metrics()
         return Played(
             self.task_id,
             attack,
             self.init_state,
             self.steps,
-            *said,
+            naive=bool(said.naive_success),
+            own=bool(said.own_success),
+            printed=bool(said.printed_success),
             success=self.success,
             verified=verdict.verified,
             missing=verdict.missing,
