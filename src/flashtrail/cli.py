@@ -19,6 +19,10 @@ from flashtrail.base import commands
 COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("check a bundle: checksums, tables, verdicts, a rerun of some episodes", "flashtrail.record.audit"),
     "bundle": ("put a finished run into one directory that a stranger can check", "flashtrail.record.bundle"),
+    "check-dataset": (
+        "check a file of demonstrations: HDF5 that robomimic loads",
+        "flashtrail.training.lift.check_dataset",
+    ),
     "cite": ("how to cite the software, a run and what its report quotes", "flashtrail.record.citation:Cite"),
     "doctor": ("name the likely cause of a run that fails in silence", "flashtrail.drills.doctor"),
     "explain": ("what one episode depended on, and its replay against the record", "flashtrail.record.explain"),

@@ -204,7 +204,9 @@ def record(stage: Stage, episode: int, *, hard: bool) -> dict[str, NDArray[Any]]
     return out | {"done_at": np.array(done_at), "init": np.array(how.init_state)}
 
 
-def displace(step: Callable[[NDArray[np.float64]], tuple[dict[str, Any], bool]], rng: np.random.Generator) -> dict[str, Any]:
+def displace(
+    step: Callable[[NDArray[np.float64]], tuple[dict[str, Any], bool]], rng: np.random.Generator
+) -> dict[str, Any]:
     """A random motion for a few steps, sometimes with the gripper closed; the last observation."""
     push = np.concatenate([rng.uniform(-1, 1, 3) * [0.8, 0.8, 0.6], rng.uniform(-0.25, 0.25, 3)])
     grip = expert.CLOSED if rng.random() < 0.15 else expert.OPEN

@@ -25,7 +25,8 @@ from flashtrail.base.provenance import write_atomic
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.policies.lift_vla.pictures import shrink
 from flashtrail.simulators.registry import make
-from flashtrail.simulators.robosuite_lift.tasks import LIFT, SUITE, TABLE_M, TASKS
+from flashtrail.simulators.robosuite_lift.tasks import SUITE, TASKS
+from flashtrail.simulators.verify import LIFT
 from flashtrail.training.demonstrations import ActionNoise, Disturbance, displace
 from flashtrail.training.expert import CLOSED, DOWN, OPEN, servo
 from flashtrail.training.lift import check_dataset, expert, files
@@ -63,11 +64,13 @@ class Part:
 
 def parts(counts: dict[int, int], scenes: int) -> list[Part]:
     """Return every part; tasks alternate in proportion to their counts, so that an early stop leaves them balanced."""
-    ranked: list[tuple[float, Part]] = []
-    for task_id, count, size in [*((t, c, A_PART) for t, c in counts.items()), (None, scenes, SCENES_A_PART)]:
-        for first in range(0, count, size):
-            ranked.append(((first + size) / count, Part(task_id, first, min(size, count - first))))
-    return [part for _, part in sorted(ranked, key=lambda pair: pair[0])]
+    ranked = [
+        ((first + A_PART) / count, task_id, Part(task_id, first, min(A_PART, count - first)))
+        for task_id, count in counts.items()
+        for first in range(0, count, A_PART)
+    ]
+    pictures = [Part(None, first, min(SCENES_A_PART, scenes - first)) for first in range(0, scenes, SCENES_A_PART)]
+    return [part for *_, part in sorted(ranked, key=lambda part: part[:2])] + pictures
 
 
 class Stage:
@@ -120,7 +123,7 @@ def record(stage: Stage, number: int) -> files.Demonstration:
     task = TASKS[stage.task_id]
     rng = np.random.default_rng([SEED, stage.task_id, number])
     how = Disturbance.draw(number, rng, MISSED_EVERY)
-    if task.goal != LIFT:
+    if task.family != LIFT:
         how = replace(how, missed=False)
     stage.begin(number)
     master, noise = expert.for_task(stage.task_id), ActionNoise(how.sigma, rng)
@@ -142,10 +145,10 @@ def record(stage: Stage, number: int) -> files.Demonstration:
     verdict = stage.simulator.verdict(steps[-1]["dones"])
     return files.Demonstration(
         steps=steps,
-        instruction=instruction(task.goal, number),
+        instruction=instruction(task.family, number),
         success=bool(steps[-1]["dones"]),
         verified=verdict is not None and verdict.verified,
-        model=stage.env.sim.model.get_xml(),
+        model=stage.env.model.get_xml(),
         facts={
             "task": stage.task_id, "init_state": number, "seed": SEED, "sigma": how.sigma,
             "displaced": how.displaced, "missed": how.missed,
@@ -169,7 +172,7 @@ def scene(stage: Stage, number: int) -> dict[str, NDArray[Any]]:
     """A picture of both views with the cube and the hand anywhere over the table, and where the cube is (m)."""
     rng = np.random.default_rng([SEED, SCENE_STARTS, number])
     stage.begin(SCENE_STARTS + number)
-    target = np.array([*rng.uniform(-0.14, 0.14, 2), TABLE_M + rng.uniform(0.02, 0.25)])
+    target = np.array([*rng.uniform(-0.14, 0.14, 2), expert.TABLE_Z + rng.uniform(0.02, 0.25)])
     grip = CLOSED if rng.random() < 0.3 else OPEN
     count = int(rng.integers(8, 25))
     for left in reversed(range(count)):
@@ -200,7 +203,9 @@ def generate(work: Path, wanted: Sequence[Part]) -> None:
             else:
                 done = [record(stage, number) for number in numbers]
                 files.write(path, done, files.env_args(stage.env))
-                said = f"{sum(demo.verified for demo in done)}/{len(done)} verified, steps {[len(d.steps) for d in done]}"
+                said = (
+                    f"{sum(demo.verified for demo in done)}/{len(done)} verified, steps {[len(d.steps) for d in done]}"
+                )
         print(f"{part.name}: {said}, {time.monotonic() - begin:.0f} s", flush=True)
     if stage is not None:
         stage.simulator.close()
@@ -209,7 +214,9 @@ def generate(work: Path, wanted: Sequence[Part]) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
     parser.add_argument("--work", type=Path, default=Path("results/lift"), help="parts/, demos.hdf5, scenes.hdf5")
-    parser.add_argument("--times", type=int, choices=range(1, 9), default=1, help="so many times the usual number of demonstrations")
+    parser.add_argument(
+        "--times", type=int, choices=range(1, 9), default=1, help="so many times the usual number of demonstrations"
+    )
     parser.add_argument("--processes", type=int, default=2, help="simulators at a time")
     parser.add_argument("--worker", type=int, help="be one of the processes")
 

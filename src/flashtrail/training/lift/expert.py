@@ -14,17 +14,19 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from flashtrail.simulators.robosuite_lift.tasks import PUSH, TABLE_M, TASKS
-from flashtrail.training.expert import CLOSED, DOWN, OPEN, Expert, PickPlace, PickPlaceExpert, Scene, Vector, servo
+from flashtrail.simulators.robosuite_lift.tasks import TASKS
+from flashtrail.simulators.verify import PUSH
+from flashtrail.training.expert import CLOSED, DOWN, Expert, PickPlace, PickPlaceExpert, Scene, Vector, servo
 
 CUBE = "cube"
+TABLE_Z = 0.8  # m, world frame: the table's top, robosuite's own
 CLOSE_STEPS = {"Panda": 10}  # to both-pad contact it takes Panda five or six
 SLOW_CLOSE_STEPS = 14  # the other robots' grippers
-LIFTED_Z = TABLE_M + 0.10  # of the cube: hold from there on
+LIFTED_Z = TABLE_Z + 0.10  # of the cube: hold from there on
 LOST_M = 0.02  # a held cube goes with the hand; one that lags so far was not grasped
 
 JOB = PickPlace(
-    item=CUBE, grasp=(0.0, 0.0, 0.0), hover=0.05, carry_z=TABLE_M + 0.15, goal="", goal_offset=(0.0, 0.0, 0.0),
+    item=CUBE, grasp=(0.0, 0.0, 0.0), hover=0.05, carry_z=TABLE_Z + 0.15, goal="", goal_offset=(0.0, 0.0, 0.0),
     release=0.0, held_width=0.0,
 )  # fmt: skip
 
@@ -113,4 +115,4 @@ class PushExpert(Expert):
 def for_task(task_id: int) -> Expert:
     """A fresh expert for a task of ``robosuite_lift``."""
     task = TASKS[task_id]
-    return PushExpert() if task.goal == PUSH else LiftExpert(CLOSE_STEPS.get(task.robot, SLOW_CLOSE_STEPS))
+    return PushExpert() if task.family == PUSH else LiftExpert(CLOSE_STEPS.get(task.robot, SLOW_CLOSE_STEPS))

@@ -51,10 +51,12 @@ class Demonstration:
 
 def env_args(env: Any) -> str:
     """Return what robomimic needs to rebuild a robosuite environment, as JSON; start poses come from the states."""
-    robot = env.robots[0]
+    import robosuite
+
+    controller = robosuite.load_controller_config(default_controller=env.robots[0].controller.name)
     kwargs = {
-        "robots": [robot.name],
-        "controller_configs": [{"type": robot.controller.name, "control_delta": True}],
+        "robots": list(env.robot_names),
+        "controller_configs": [controller],
         "control_freq": int(env.control_freq),
         "has_renderer": False,
         "has_offscreen_renderer": True,
@@ -64,7 +66,8 @@ def env_args(env: Any) -> str:
         "camera_widths": PIXELS,
         "ignore_done": True,
     }
-    return json.dumps({"env_name": "Lift", "env_version": "1.4.0", "type": ROBOSUITE_TYPE, "env_kwargs": kwargs})
+    named = {"env_name": "Lift", "env_version": robosuite.__version__, "type": ROBOSUITE_TYPE}
+    return json.dumps(named | {"env_kwargs": kwargs})
 
 
 def write(path: Path, demonstrations: Sequence[Demonstration], environment: str) -> None:

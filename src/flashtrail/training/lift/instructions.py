@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flashtrail.simulators.robosuite_lift.tasks import LIFT, PUSH
+from flashtrail.simulators.verify import LIFT, PUSH
 
 # Lift's are the source document's eight (its section 3.3), word for word.
 TRAINED: dict[str, tuple[str, ...]] = {
