@@ -158,7 +158,8 @@ onstart:
             and not workflow.touch
             and any(job.rule.name == "roll_out_shard" for job in workflow.dag.jobs)
         ):
-            tasks = {task for arm in EXPERIMENT.all_arms for task in EXPERIMENT.tasks_of(arm)}
+            arms = EXPERIMENT.all_arms
+            tasks = {(EXPERIMENT.suite_of(arm), task) for arm in arms for task in EXPERIMENT.tasks_of(arm)}
             keeper.start(2 * EXPERIMENT.rollout.simulators * len(tasks), *shlex.split(sys.executable))
 
 
@@ -179,9 +180,10 @@ def server_modules(policy):
     return ["__main__.py", "serving/command.py", families.source_of(family_of(policy))]
 
 
-def shard_modules(policy):
-    """The modules of a shard: its policy's server and its suite's simulator."""
-    return [*server_modules(policy), simulators.source_of(EXPERIMENT.suite)]
+def shard_modules(policy, suite=None):
+    """The modules of a shard: its policy's server and its suite's simulator; none: where the policy is tried."""
+    suite = EXPERIMENT.home_of(policy)[0] if suite is None else suite
+    return [*server_modules(policy), simulators.source_of(suite)]
 
 
 @functools.cache
@@ -319,6 +321,10 @@ def policy_of_arm(wildcards):
     return EXPERIMENT.all_arms[ARMS[wildcards.arm]].policy
 
 
+def modules_of_arm(wildcards):
+    return shard_modules(policy_of_arm(wildcards), EXPERIMENT.suite_of(ARMS[wildcards.arm]))
+
+
 def needs_of_arm(wildcards):
     """What a shard needs of other jobs: little, where the arm names a server that runs."""
     table = EXPERIMENT.replayed(ARMS[wildcards.arm])
@@ -365,7 +371,7 @@ def expected_of(wildcards):
     keys = ("arm", "policy", "suite", "seed", "init_states", "repeats")
     planned = {
         "config_digest": config_digest(arm),
-        "code_digest": code_digest("roll_out_shard.py", *shard_modules(arm["policy"]))["digest"],
+        "code_digest": code_digest("roll_out_shard.py", *modules_of_arm(wildcards))["digest"],
     }
     return {key: arm[key] for key in keys} | {"tasks": EXPERIMENT.tasks_of(arm["arm"]), "planned": planned}
 

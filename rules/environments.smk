@@ -55,7 +55,7 @@ rule check_model_env:
 
 
 rule check_libero_env:
-    """Import what the simulator side needs and render one frame."""
+    """Import what the simulator side needs and render one frame of each suite."""
     output:
         record="results/environments/libero.json",
     log:
@@ -63,8 +63,8 @@ rule check_libero_env:
     benchmark:
         "results/benchmarks/check_libero_env.tsv"
     params:
-        suite=EXPERIMENT.suite,
-        code=code_digest("check_libero_env.py"),
+        suites=EXPERIMENT.used_suites,
+        code=code_digest("check_libero_env.py", *map(simulators.source_of, EXPERIMENT.used_suites)),
     threads: 1
     priority: 100
     conda:

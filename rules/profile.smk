@@ -27,7 +27,7 @@ rule record_observations:
         "results/benchmarks/record_observations/{policy}.tsv"
     params:
         arm=profiled_arm,
-        tasks=EXPERIMENT.task_ids,
+        tasks=lambda w: EXPERIMENT.home_of(w.policy)[1],
         shard=lambda w: code_digest("roll_out_shard.py", *shard_modules(w.policy)),  # shares simulators and server
         code=lambda w: code_digest("record_observations.py", *shard_modules(w.policy)),
     priority: 1  # one core for long: beside the shards, before what is alone on the device

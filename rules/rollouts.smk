@@ -33,7 +33,7 @@ rule roll_out_shard:
     params:
         arm=arm_of,
         task=lambda w: int(w.task),
-        code=lambda w: code_digest("roll_out_shard.py", *shard_modules(policy_of_arm(w))),
+        code=lambda w: code_digest("roll_out_shard.py", *modules_of_arm(w)),
         reuse=lambda w, output: EXPERIMENT.reuse,  # with `output`, a change of it runs nothing again
     priority: long_first
     threads: lambda w: EXPERIMENT.rollout.simulators

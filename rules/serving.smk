@@ -76,7 +76,7 @@ rule smoke:
         "results/benchmarks/smoke/{policy}.tsv"
     params:
         arm=smoke_of,
-        task=EXPERIMENT.smoke.task,
+        task=lambda w: EXPERIMENT.smoke_task(w.policy),
         code=lambda w: code_digest("roll_out_shard.py", *shard_modules(w.policy)),
     threads: 1
     priority: 80

@@ -6,8 +6,8 @@ from flashtrail.base.jobs import Job, run
 
 
 def main(job: Job) -> None:
-    """Write interpreter, versions and the checks of one rendered frame."""
-    provenance.json_dump(environment.check_libero_env(job.params["suite"]), job.output["record"])
+    """Write interpreter, versions and the checks of one rendered frame of each suite."""
+    provenance.json_dump(environment.check_libero_env(*job.params["suites"]), job.output["record"])
 
 
 if __name__ == "__main__":

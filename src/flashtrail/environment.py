@@ -69,22 +69,29 @@ def check_model_env(devices: Sequence[str] = ("cpu",)) -> dict[str, Any]:
     return _record(_MODEL_PACKAGES, found, checks)
 
 
-def check_libero_env(suite: str = "libero_goal") -> dict[str, Any]:
-    """Import the simulator side, build the suite's first task and render one frame; return the record.
+def check_libero_env(*suites: str) -> dict[str, Any]:
+    """Import the simulator side, build the first task of each suite and render one frame; return the record.
 
     Raises UserError where a package is missing; where there is no OpenGL library it has the exact apt line.
     """
-    from flashtrail.experiment.episodes import EpisodeKey
-    from flashtrail.simulators.libero.simulator import LiberoSimulator
     from flashtrail.simulators.robosuite import opengl
 
     backend = opengl.choose_backend()
     missing = opengl.missing_libraries()
     if missing:
         raise opengl.explain(ImportError(", ".join(missing)))
+    checks = {suite: _frame(suite, f"rendering with MUJOCO_GL={backend}", opengl.APT_LINE) for suite in suites}
+    return _record(_LIBERO_PACKAGES, {"rendering": backend, "cpu": _processor()}, checks)
+
+
+def _frame(suite: str, rendering: str, remedy: str) -> dict[str, float]:
+    """Build the first task of a suite and render one frame; return what it took and the frame's grey levels."""
+    from flashtrail.experiment.episodes import EpisodeKey
+    from flashtrail.simulators import registry
+
     started = time.perf_counter()
     try:
-        simulator = LiberoSimulator(suite, 0)
+        simulator = registry.make(suite, 0, seed=7, scene_seed="episode", hard_reset=True)
     except UserError as error:
         if isinstance(error.__cause__, ModuleNotFoundError):
             raise _missing(error.__cause__, "libero") from error
@@ -96,15 +103,13 @@ def check_libero_env(suite: str = "libero_goal") -> dict[str, Any]:
     finally:
         simulator.close()
     if agent.std() < 1.0:
-        raise UserError(f"rendering with MUJOCO_GL={backend} gives an empty picture: {opengl.APT_LINE}")
-    checks = {
-        "suite": suite,
+        raise UserError(f"{rendering} gives an empty picture: {remedy}")
+    return {
         "build_s": round(built - started, 2),
         "reset_s": round(time.perf_counter() - built, 2),
         "frame_mean": round(float(agent.mean()), 2),
         "frame_std": round(float(agent.std()), 2),
     }
-    return _record(_LIBERO_PACKAGES, {"rendering": backend, "cpu": _processor()}, checks)
 
 
 def examine_kernels(base: Path, draft: Path | None, engine: Mapping[str, Any], together: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,25 @@ def test_a_grid_line_plans_its_arms_in_every_stage_and_changes_no_other(checkout
     assert counts(output) == expected_jobs(policies=2, arms=7 + 6 + 4, tasks=3)
     assert "Rolling out wrist_grid_every4_wrist_mask, task 2" in output
     assert "Merging the shards of wrist_grid_every2_none" in output
+
+
+LIFT = """
+policies: {still: {artifact: resources/still}}
+arms: {lifted: {policy: still, suite: robosuite_lift, tasks: "0,7"}}
+"""
+
+
+def test_one_config_plans_arms_of_two_suites(checkout):
+    """Each with its own tasks, simulator and smoke test; a change of Lift's simulator runs nothing of LIBERO again."""
+    shutil.copytree(ROOT / "resources/still", checkout.path / "resources/still")
+    (checkout.path / "lift.yaml").write_text(LIFT)
+    plan = ["snakemake", "--profile", "profiles/local", "--configfile", "profiles/local/overlay.yaml", "lift.yaml"]
+    output = checkout.run(*plan, "-n", REPORT).stdout
+    jobs = expected_jobs(policies=2, arms=7 + 6, tasks=3)
+    more = {"take_artifact": 1, "boot_server": 1, "smoke": 1, "roll_out_shard": 2, **dict.fromkeys(PER_ARM, 1)}
+    assert counts(output) == {name: jobs.get(name, 0) + more.get(name, 0) for name in {*jobs, *more}}
+    assert "Rolling out lifted, task 7" in output and "Rolling out lifted, task 1" not in output
+    assert "Smoke test of still: episodes of task 0" in output
 
 
 ODD = """

@@ -147,6 +147,7 @@ MODULES = {
     "serving/server.py": (STARTS_A_SERVER, {"convert_base", "merge_shards", "check_parity"}),
     "simulators/libero/simulator.py": ({"smoke", "roll_out_shard", "check_libero_env"}, {"boot_server"}),
     "simulators/reach/simulator.py": (set(), set(RULES)),  # no suite of this experiment
+    "simulators/robosuite_lift/simulator.py": (set(), set(RULES)),
     "rollouts/guards.py": ({"smoke", "roll_out_shard"}, {"boot_server", "merge_shards"}),
     "tables/merge.py": ({"merge_shards"}, {"roll_out_shard", "evaluate_claims"}),
     "claims/claims.py": ({"evaluate_claims"}, {"merge_shards"}),

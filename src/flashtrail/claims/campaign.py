@@ -147,22 +147,28 @@ class Campaign:
         return {arm: summary for arm, summary in self.summaries.items() if arm not in excluded} or self.summaries
 
     @cached_property
-    def usual_policy(self) -> str:
-        """Return the policy that most arms use, the first of several; a remedy is another one, or a guard."""
-        policies = [summary["policy"] for summary in self.summaries.values()]
-        return max(policies, key=policies.count, default="")
+    def usual_policies(self) -> dict[str, str]:
+        """Return by suite the policy that most arms use, the first of several; a remedy is another one, or a guard."""
+        used: dict[str, list[str]] = {}
+        for summary in self.summaries.values():
+            used.setdefault(summary["suite"], []).append(summary["policy"])
+        return {suite: max(policies, key=policies.count) for suite, policies in used.items()}
+
+    def usual_policy(self, summary: Mapping[str, Any]) -> str:
+        """Return the usual policy of an arm's suite."""
+        return self.usual_policies[summary["suite"]]
 
     def control_of(self, arm: str) -> str | None:
-        """Return the arm of the same condition without this one's remedy, or None where it has none.
+        """Return the arm of the same suite and condition without this one's remedy, or None where it has none.
 
         Without its guard, or with the usual policy. Where the record does not say the condition (imported runs), it is
         the arm that this one's name ends with.
         """
         summary = self.summaries[arm]
-        policy = summary["policy"] if summary.get("guard") else self.usual_policy
+        policy = summary["policy"] if summary.get("guard") else self.usual_policy(summary)
         condition = summaries.setting(summary, "condition")
         for name, other in self.plain_summaries.items():
-            plain = not other.get("guard") and other["policy"] == policy
+            plain = not other.get("guard") and other["policy"] == policy and other["suite"] == summary["suite"]
             alike = arm.endswith(name) if condition is None else summaries.setting(other, "condition") == condition
             if name != arm and plain and alike and (summary.get("guard") or summary["policy"] != policy):
                 return name

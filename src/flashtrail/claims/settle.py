@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from flashtrail.claims import claims as types
-from flashtrail.experiment.suites import INIT_STATES
+from flashtrail.experiment.suites import suite_of
 from flashtrail.statistics import anytime
 
 START_S = 60.0  # of a batch, before and after its episodes: planning, server, simulators, tables
@@ -46,11 +46,17 @@ class Line:
     tasks: int = 1
     repeats: int = 1
     seconds: float = 10.0
+    suite: str = "libero_goal"
 
     @property
     def end(self) -> int:
         """The first init state that is not run."""
         return self.first + self.episodes
+
+    @property
+    def starts(self) -> int:
+        """How many init states a task of its suite has."""
+        return suite_of(self.suite).init_states
 
     def more(self, end: int) -> int:
         """Return how many episodes are new if the line ends at init state `end`."""
@@ -146,7 +152,7 @@ def further(claim: Tested, wins: int, losses: int, n: int, needed: float, size: 
 
 def ended(standing: Standing, lines: Mapping[str, Line]) -> str:
     """Return how a claim ended: ``supported``, ``refuted``, ``out of starts``; ``""`` while it is open."""
-    return standing.verdict or ("" if _end(standing, lines) < INIT_STATES else "out of starts")
+    return standing.verdict or ("" if _end(standing, lines) < _there(standing, lines) else "out of starts")
 
 
 def next_batch(standings: Sequence[Standing], lines: Mapping[str, Line], left: Left, pace: float = 1.0) -> Batch | None:
@@ -171,6 +177,11 @@ def _end(standing: Standing, lines: Mapping[str, Line]) -> int:
     return max(line.first for line in own_lines) + common_starts(own_lines)
 
 
+def _there(standing: Standing, lines: Mapping[str, Line]) -> int:
+    """Return how many init states a claim's arms may have."""
+    return min(lines[name].starts for name in standing.lines)
+
+
 def _starts(standing: Standing, lines: Mapping[str, Line]) -> float:
     """Return how many init states the claim is expected to need, which give it a pair in each task and repeat."""
     return standing.further / min(lines[name].tasks * lines[name].repeats for name in standing.lines)
@@ -178,7 +189,7 @@ def _starts(standing: Standing, lines: Mapping[str, Line]) -> float:
 
 def _distance(standing: Standing, lines: Mapping[str, Line]) -> tuple[bool, float, int]:
     end, starts = _end(standing, lines), _starts(standing, lines)
-    in_reach = end + starts <= INIT_STATES
+    in_reach = end + starts <= _there(standing, lines)
     cost = sum(lines[name].more(end + math.ceil(starts)) for name in set(standing.lines)) if in_reach else 0
     return (not in_reach, cost, standing.n)
 
@@ -189,7 +200,7 @@ def _batch(standing: Standing, lines: Mapping[str, Line], left: Left, pace: floa
     """
     begin, best = _end(standing, lines), None
     wanted = min(_starts(standing, lines) / 8, common_starts([lines[name] for name in standing.lines]))
-    for end in range(begin + 1, INIT_STATES + 1):
+    for end in range(begin + 1, _there(standing, lines) + 1):
         new = {name: lines[name].more(end) for name in standing.lines}
         running = sum(lines[name].seconds * count for name, count in new.items())
         batch = Batch(

@@ -161,8 +161,8 @@ def _write_yaml(content: Mapping[str, Any], name: str) -> None:
 
 def _lines(experiment: config.Experiment, cores: int = 1) -> dict[str, Line]:
     """Return the lines that the config can grow, by ``section.name``."""
-    tasks = experiment.task_ids
-    walls = {arm: [s for task in tasks for s in ledger.timed(_shard(arm, task))] for arm in experiment.arms}
+    tasks = {arm: experiment.tasks_of(arm) for arm in experiment.arms}
+    walls = {arm: [s for task in tasks[arm] for s in ledger.timed(_shard(arm, task))] for arm in experiment.arms}
     usual = _mean([s for own in walls.values() for s in own], ledger.UNTIMED_S)
     lines = {}
     for name, arms in _arms_of_lines(experiment).items():
@@ -170,7 +170,8 @@ def _lines(experiment: config.Experiment, cores: int = 1) -> dict[str, Line]:
         line = getattr(experiment, section)[own]
         seconds = _mean([_mean(walls[arm], usual) for arm in arms], usual) / cores
         repeats = getattr(line, "repeats", 1)
-        lines[name] = Line(line.episodes, line.first_init_state, len(arms), len(tasks), repeats, seconds)
+        starts = (line.episodes, line.first_init_state, len(arms), len(tasks[arms[0]]), repeats)
+        lines[name] = Line(*starts, seconds, experiment.suite_of(arms[0]))
     return lines
 
 
@@ -208,7 +209,8 @@ def standings(
         if judgements[claim.id].get("anytime"):
             rows.append(_standing(claim, judgements[claim.id], own_lines))
         else:  # without a common init state it gets some; with them it is not tested for another reason
-            alone = settle.common_starts([lines[name] for name in own_lines]) == 0
+            own = [lines[name] for name in own_lines]
+            alone = settle.common_starts(own) == 0 and len({line.suite for line in own}) == 1
             rows.append(Standing(claim.id, own_lines, 0, 1.0, 1.0, math.nan, 0.0, "" if alone else "not tested"))
     return rows
 

@@ -10,14 +10,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_serializer, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_serializer, field_validator, model_validator
 
 from flashtrail.base.errors import UserError, nearest
 from flashtrail.experiment.clocks import PAUSED, Clock, Waiting
 from flashtrail.experiment.conditions import View
 from flashtrail.experiment.sections import Execution, Flash, Section
 from flashtrail.experiment.shard import MAX_SEED, Video
-from flashtrail.experiment.suites import check_init_state
+from flashtrail.experiment.suites import SuiteName, TaskSpec
 
 Plain = dict[str, dict[str, Any]]
 CHECKUP = "checkup"
@@ -42,24 +42,23 @@ class Starts(Section):
     first_init_state: int = Field(0, ge=0)
     episodes: int = Field(5, ge=1, description="episodes per task: init states first_init_state, +1, ...")
 
-    @field_validator("episodes")
-    @classmethod
-    def _there(cls, episodes: int, info: ValidationInfo) -> int:
-        last = info.data.get("first_init_state", 0) + episodes - 1
-        # Its place is the key's.
-        check_init_state(last)
-        return episodes
+    @property
+    def end(self) -> int:
+        """The first init state after theirs."""
+        return self.first_init_state + self.episodes
 
     @property
     def init_states(self) -> list[int]:
         """Their numbers."""
-        return list(range(self.first_init_state, self.first_init_state + self.episodes))
+        return list(range(self.first_init_state, self.end))
 
 
 class Line(Starts):
     """What every arm says, and every line that expands into arms."""
 
     policy: str
+    suite: SuiteName | None = Field(None, description="none: the experiment's")
+    tasks: TaskSpec | None = Field(None, description="task ids of its suite; none: the experiment's")
     flash: Flash = Field(default_factory=Flash, description="settings that differ from the top-level flash:")
     video: Video = "examples"
 
@@ -251,7 +250,7 @@ class Drills(Line):
 
     @model_validator(mode="after")
     def _apart(self) -> Self:
-        if set(self.init_states) & set(self.reference.init_states):
+        if max(self.first_init_state, self.reference.first_init_state) < min(self.end, self.reference.end):
             raise ValueError("the reference and the drills share init states: bounds must come from other episodes")
         return self
 
@@ -281,6 +280,13 @@ class Checkup(Line):
         description="none: the experiment's; another than the published evaluation's plays no start twice",
     )
     published: str | None = Field(None, description="source/method to compare with; none: the policy's own")
+
+    @field_validator("tasks")
+    @classmethod
+    def _one_task(cls, tasks: str | None) -> str | None:
+        if tasks is not None:
+            raise ValueError("a checkup is of one task: give task instead")
+        return tasks
 
 
 def written_out(data: Mapping[str, Any], lines: Iterable[tuple[str, str, Grid | Sweep]]) -> dict[str, Any]:

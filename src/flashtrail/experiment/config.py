@@ -13,16 +13,16 @@ import math
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from flashtrail.base import commands, documents, names
-from flashtrail.base.errors import UserError, nearest
+from flashtrail.base.errors import SettingError, UserError, nearest
 from flashtrail.experiment import clocks, suites
-from flashtrail.experiment.arms import CHECKUP, Arm, Checkup, Drills, Expanded, Grid, Sweep, written_out
+from flashtrail.experiment.arms import CHECKUP, Arm, Checkup, Drills, Expanded, Grid, Line, Sweep, written_out
 from flashtrail.experiment.conditions import KINDS, Clean, Condition, Kind
 from flashtrail.experiment.conditions import read as read_condition
 from flashtrail.experiment.guards import Guard, NoGuard
@@ -52,18 +52,11 @@ Name = Annotated[str, AfterValidator(_name)]
 FolderName = Annotated[Name, AfterValidator(_folder)]
 
 
-def _spelled(value: Any) -> Any:
-    """Return a single task id, a number in YAML, as text."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
 class Experiment(Section):
     """The whole config.yaml."""
 
     suite: suites.SuiteName = "libero_goal"
-    tasks: Annotated[str, BeforeValidator(_spelled, json_schema_input_type=str | int)] = Field(
-        "0-2", description="task ids such as 0,2,5-7"
-    )
+    tasks: suites.TaskSpec = Field("0-2", description="task ids such as 0,2,5-7")
     seed: int = Field(7, ge=0, le=MAX_SEED)
     scene_seed: SceneSeed = "episode"
     policies: dict[FolderName, Policy] = Field(min_length=1)
@@ -87,6 +80,8 @@ class Experiment(Section):
     def _references(self) -> Experiment:
         if self.smoke.task not in self.task_ids:
             raise ValueError(f"smoke.task: {self.smoke.task} is not among tasks {self.tasks!r}")
+        for where, line in self._lines():
+            self._check_place(where, line)
         if not self.arms and not self.grids and not self.sweeps:
             raise ValueError("arms: give at least one arm, grid or sweep")
         for section in ("grids", "sweeps"):
@@ -102,13 +97,41 @@ class Experiment(Section):
         for own in [*self._drills.arms, *self._drills.conditions]:
             if own in self.arms or own in self.conditions:
                 raise ValueError(f"drills: {own!r} is also the name of another arm or condition: rename that one")
-        if self.checkup is not None:
-            _at("checkup.task", suites.check_task, self.suite, self.checkup.task)
-            if CHECKUP in self.arms:
-                raise ValueError(f"arms.{CHECKUP}: this name is reserved for the checkup's arm: rename yours")
+        if self.checkup is not None and CHECKUP in self.arms:
+            raise ValueError(f"arms.{CHECKUP}: this name is reserved for the checkup's arm: rename yours")
         for name, arm in self.all_arms.items():
             self._check_arm(f"arms.{name}", name, arm)
         return self
+
+    def _lines(self) -> Iterator[tuple[str, Line]]:
+        """Yield the lines that name episodes, each with its place in the config."""
+        for section in ("arms", "grids", "sweeps"):
+            for name, line in getattr(self, section).items():
+                yield f"{section}.{name}", line
+        for place in ("drills", "checkup"):
+            if (line := getattr(self, place)) is not None:
+                yield place, line
+
+    def _check_place(self, where: str, line: Line) -> None:
+        """Check that a line's suite has the tasks and init states that it names."""
+        if isinstance(line, Checkup):
+            _at(f"{where}.task", suites.check_task, self._suite_of(line), line.task)
+        else:
+            _at(f"{where}.tasks", self._tasks_of, line)
+        count = suites.suite_of(self._suite_of(line)).init_states
+        starts = {where: line} | ({f"{where}.reference": line.reference} if isinstance(line, Drills) else {})
+        for place, own in starts.items():
+            _at(f"{place}.episodes", suites.check_init_state, own.end - 1, "", count)
+
+    def _suite_of(self, line: Line) -> str:
+        return line.suite or self.suite
+
+    def _tasks_of(self, line: Line) -> list[int]:
+        """Return a line's task ids; SettingError where the experiment's would be those of another suite."""
+        suite = self._suite_of(line)
+        if line.tasks is None and suite != self.suite:
+            raise SettingError(f"the experiment's tasks {self.tasks!r} are {self.suite}'s: say which of {suite}")
+        return self.task_ids if line.tasks is None else suites.parse_tasks(line.tasks, suite)
 
     def _check_arm(self, where: str, name: str, arm: Arm) -> None:
         if name.endswith(".html"):
@@ -143,7 +166,7 @@ class Experiment(Section):
     @functools.cached_property
     def all_arms(self) -> dict[str, Arm]:
         """The arms of the final report, those of the drills, and the checkup's."""
-        own = {} if self.checkup is None else {CHECKUP: Arm.model_validate(self.checkup.arm())}
+        own = {} if self.checkup is None else {CHECKUP: Arm.model_validate(self.checkup.arm(tasks=self.checkup.task))}
         return {**self.arms, **self.drill_arms, **own}
 
     @functools.cached_property
@@ -152,8 +175,32 @@ class Experiment(Section):
         return {**self.conditions, **{name: read_condition(spec) for name, spec in self._drills.conditions.items()}}
 
     def tasks_of(self, arm: str) -> list[int]:
-        """The task ids of an arm: the experiment's, or the checkup's one."""
-        return [self.checkup.task] if self.checkup and arm == CHECKUP else self.task_ids
+        """The task ids of an arm, ascending: its own, or the experiment's."""
+        return self._tasks_of(self.all_arms[arm])
+
+    def suite_of(self, arm: str) -> str:
+        """The suite of an arm: its own, or the experiment's."""
+        return self._suite_of(self.all_arms[arm])
+
+    @property
+    def used_suites(self) -> list[str]:
+        """The suites of all arms, and of what tries and times their policies."""
+        return list(dict.fromkeys([*map(self.suite_of, self.all_arms), self.home_of(self.profile.policy)[0]]))
+
+    def home_of(self, policy: str) -> tuple[str, list[int]]:
+        """The suite in which a policy is tried and timed, and its tasks: the experiment's, if an arm has it there.
+
+        Else those of the policy's first arm: elsewhere the policy may not know the instructions.
+        """
+        own = [arm for arm in self.all_arms.values() if arm.policy == policy]
+        if not own or any(self._suite_of(arm) == self.suite for arm in own):
+            return self.suite, self.task_ids
+        return self._suite_of(own[0]), self._tasks_of(own[0])
+
+    def smoke_task(self, policy: str) -> int:
+        """The task of a policy's smoke test."""
+        suite, tasks = self.home_of(policy)
+        return self.smoke.task if suite == self.suite else tasks[0]
 
     def _flash_of(self, arm: Arm) -> Flash:
         return self.flash.model_copy(update={name: getattr(arm.flash, name) for name in arm.flash.model_fields_set})
@@ -213,14 +260,14 @@ class Experiment(Section):
 
     def plain_arm(self, name: str, policy: str, episodes: int) -> dict[str, Any]:
         """Return, as `arm` does, an arm of nothing but a policy: no condition, no guard, one simulator, no video."""
-        slice_ = self._slice(name, Arm(policy=policy, episodes=episodes, video="none"))
+        slice_ = self._slice(name, Arm(policy=policy, episodes=episodes, video="none", suite=self.home_of(policy)[0]))
         return slice_ | {"rollout": slice_["rollout"] | {"simulators": 1}}
 
     def _slice(self, name: str, arm: Arm) -> dict[str, Any]:
         return {
             "arm": name,
             "policy": arm.policy,
-            "suite": self.suite,
+            "suite": self._suite_of(arm),
             "seed": self.seed,
             "scene_seed": self.scene_seed,
             "condition": Clean().called("clean"),

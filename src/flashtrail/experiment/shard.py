@@ -97,8 +97,9 @@ class ShardSpec(Rollout):
     @model_validator(mode="after")
     def _episodes(self) -> Self:
         suites.check_task(self.suite, self.task_id)
+        count = suites.suite_of(self.suite).init_states
         for init_state in self.init_states:
-            suites.check_init_state(init_state, f" of {self.suite} task {self.task_id}")
+            suites.check_init_state(init_state, f" of {self.suite} task {self.task_id}", count)
         if len(set(self.init_states)) != len(self.init_states) or not self.init_states:
             raise ValueError("init_states: give at least one, each once")
         return self

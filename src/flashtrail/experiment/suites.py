@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from flashtrail.base.errors import SettingError, nearest
 
@@ -60,6 +60,14 @@ def _evidence(name: str) -> str:
 
 
 SuiteName = Annotated[str, AfterValidator(_evidence), Field(json_schema_extra={"enum": EVIDENCE})]
+
+
+def _as_text(value: Any) -> Any:
+    """Return a single task id, a number in YAML, as text."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+TaskSpec = Annotated[str, BeforeValidator(_as_text, json_schema_input_type=str | int)]
 
 
 def parse_tasks(spec: str, suite: str) -> list[int]:

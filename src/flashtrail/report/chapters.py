@@ -102,27 +102,38 @@ def _task_heads(run: Campaign) -> dict[tuple[str, int], str]:
 
 
 def comparisons(run: Campaign, reference: str | None = None) -> Html:
-    """Every arm against one reference on the episodes that both have: paired difference, interval, exact McNemar."""
-    arms = list(run.summaries)
-    if reference is None:
-        reference = next((arm for arm in arms if not has_fault(run.summaries[arm])), arms[0] if arms else None)
+    """Every arm against one reference on the episodes that both have: paired difference, interval, exact McNemar.
+
+    Without `reference` it is the first arm without a fault, of each suite its own: arms are paired within a suite.
+    """
+    against = [(arm, of) for arm in run.summaries if (of := reference or _reference(run, arm)) != arm]
+    several = len({of for _, of in against}) > 1
     rows = []
-    for arm in arms:
-        compared = cells.paired(run, arm, str(reference)) if arm != reference else None
+    for arm, of in against:
+        compared = cells.paired(run, arm, of)
         if compared is None:
             continue
+        count = behind(run, of, f"{compared.k_b}/{compared.n}")
         rows.append(
             {
                 "arm": page.code(arm),
                 "a": behind(run, arm, f"{compared.k_a}/{compared.n}"),
-                "b": behind(run, str(reference), f"{compared.k_b}/{compared.n}"),
+                "b": page.inline(page.code(of), " ", count) if several else count,
                 **cells.compared(compared),
             }
         )
-    heads = {"arm": "Arm", "a": "k/n", "b": f"{reference}, same episodes", "difference": "Difference [95 %]"}
+    named = "reference" if several or not against else against[0][1]
+    heads = {"arm": "Arm", "a": "k/n", "b": f"{named}, same episodes", "difference": "Difference [95 %]"}
     heads |= {"discordant": "Only arm / only reference", "p": "Exact McNemar"}
-    table = page.table(rows, heads, tuple(heads)[1:], f"Paired with {reference}", stacked=True, name="paired")
-    return page.join(table, pairs.differing(run, [(arm, str(reference)) for arm in arms if arm != reference]))
+    caption = "Paired with the first arm of the suite that has no fault" if several else f"Paired with {named}"
+    table = page.table(rows, heads, tuple(heads)[1:], caption, stacked=True, name="paired")
+    return page.join(table, pairs.differing(run, against))
+
+
+def _reference(run: Campaign, arm: str) -> str:
+    suite = run.summaries[arm]["suite"]
+    own = [other for other, summary in run.summaries.items() if summary["suite"] == suite]
+    return next((other for other in own if not has_fault(run.summaries[other])), own[0])
 
 
 # --- routes ---

@@ -84,7 +84,7 @@ FIGURES = {
         "Success of each arm, over all tasks and per task, with Wilson intervals and counts",
         _NO_ARM,
         lambda run: _once(bool(run.summaries)),
-        lambda run, _: run_figures.success(run.plain_summaries, run.usual_policy),
+        lambda run, _: run_figures.success(run.plain_summaries, run.usual_policies),
     ),
     "routes": Entry(
         "Share of draft rounds and of full rounds by cause, per arm",

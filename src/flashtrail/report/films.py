@@ -57,8 +57,8 @@ def choose(run: Campaign) -> list[dict[str, Any]]:
 
 def _triples(run: Campaign) -> list[list[str]]:
     """Return, for each remedy and each fault without one, the arms to be shown together."""
-    usual, summaries = run.usual_policy, run.plain_summaries
-    role = {arm: arm_words.role(summary, usual) for arm, summary in summaries.items()}
+    summaries = run.plain_summaries
+    role = {arm: arm_words.role(summary, run.usual_policy(summary)) for arm, summary in summaries.items()}
     drafting = [arm for arm in role if role[arm] == "clean" and summaries[arm]["routes"]["draft"]]
     clean = (drafting or [arm for arm in role if role[arm] == "clean"])[:1]
     remedied = [(run.control_of(arm), arm) for arm in role if role[arm] in ("remedy", "retrained")]
@@ -100,8 +100,8 @@ def _film(run: Campaign, row: Mapping[str, Any]) -> dict[str, Any]:
     still = None if row["sheet"] is None else thumbnails.frame(row["sheet"], row["rounds"], words=True)
     return {
         "arm": arm,
-        "name": arm_words.short(summary, run.usual_policy),
-        "role": arm_words.role(summary, run.usual_policy),
+        "name": arm_words.short(summary, run.usual_policy(summary)),
+        "role": arm_words.role(summary, run.usual_policy(summary)),
         "success": row["outcome"] == "success",
         "end": f"{end}{after}",
         "page": links.episode(run.pages[arm], row) if arm in run.pages else None,

@@ -49,10 +49,12 @@ def section(run: Campaign) -> Html:
 
 
 def _arms(run: Campaign) -> dict[str, verdict.Arm]:
-    usual = run.usual_policy
     return {
         arm: verdict.Arm(
-            arm_words.role(s, usual), arm_words.fault(s), arm_words.remedy(s, usual), bool(s["routes"]["draft"])
+            arm_words.role(s, run.usual_policy(s)),
+            arm_words.fault(s),
+            arm_words.remedy(s, run.usual_policy(s)),
+            bool(s["routes"]["draft"]),
         )
         for arm, s in run.summaries.items()
     }
@@ -270,14 +272,18 @@ def _control(run: Campaign, summary: Mapping[str, Any]) -> str:
 
 def _is_remedy(run: Campaign, summary: Mapping[str, Any]) -> bool:
     """True for a policy of another training than the one most arms use."""
-    return bool(summary["policy"] != run.usual_policy)
+    return bool(summary["policy"] != run.usual_policy(summary))
 
 
 def _against_clean(run: Campaign, choose: _Choice) -> list[Html]:
-    reference = next((arm for arm, s in run.plain_summaries.items() if not has_fault(s)), None)
+    references: dict[str, str] = {}  # by suite
+    for arm, summary in run.plain_summaries.items():
+        if not has_fault(summary):
+            references.setdefault(summary["suite"], arm)
     lines = []
     for arm, summary in run.plain_summaries.items():
         if choose(summary):
+            reference = references.get(summary["suite"])
             lines.append(_of_arm(run, arm, summary, _difference(run, arm, reference, "without the fault")))
     return lines
 

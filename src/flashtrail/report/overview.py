@@ -6,7 +6,7 @@ Every sentence is made of numbers from the summaries; no number is written here.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from flashtrail.base import provenance
@@ -43,7 +43,7 @@ def is_oracle(summary: Mapping[str, Any]) -> bool:
 def arm_name(arm: str, summary: Mapping[str, Any], run: Campaign | None = None) -> Html:
     """The name of an arm, with the words that an oracle's must never be without; with `run`, what it is below it."""
     oracle = " (oracle: upper bound)" if is_oracle(summary) else ""
-    words = Html(" <small>{}</small>").format(arm_words.words(summary, run.usual_policy)) if run else ""
+    words = Html(" <small>{}</small>").format(arm_words.words(summary, run.usual_policy(summary))) if run else ""
     return page.inline(page.code(arm), oracle, words)
 
 
@@ -57,16 +57,19 @@ def header(run: Campaign, title: str) -> Html:
 
 
 def subject(run: Campaign) -> str:
+    """``pi0_nano on libero_goal, tasks 0-2``; of several suites each with its own tasks."""
     policies = list(dict.fromkeys(s["policy"] for s in run.summaries.values()))
-    suites = list(dict.fromkeys(s["suite"] for s in run.summaries.values()))
-    tasks: Collection[int] = {t["task_id"] for s in run.summaries.values() for t in s["tasks"]}
+    tasks: dict[str, set[int]] = {}
+    for summary in run.summaries.values():
+        tasks.setdefault(summary["suite"], set()).update(task["task_id"] for task in summary["tasks"])
     if not policies and len(run.episodes):  # drills are counted episode by episode, without summaries
-        columns = (run.episodes[name] for name in ("policy", "suite", "task_id"))
-        policies, suites, tasks = (sorted(set(column)) for column in columns)
+        policies = sorted(set(run.episodes["policy"]))
+        tasks = {str(suite): set(part["task_id"]) for suite, part in run.episodes.groupby("suite", observed=True)}
     if not policies:
         timed = list(dict.fromkeys(run.profile["policy"]))
         return f"{listed(timed)}: rounds timed, no episodes" if timed else "FLASHTrail"
-    return f"{listed(policies)} on {listed(suites)}, task{'s' * (len(tasks) != 1)} {integers(tasks)}"
+    places = [f"{suite}, task{'s' * (len(own) != 1)} {integers(own)}" for suite, own in tasks.items()]
+    return f"{listed(policies)} on {'; '.join(places)}"
 
 
 def remedies(run: Campaign) -> Html:

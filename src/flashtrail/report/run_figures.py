@@ -69,8 +69,8 @@ def arm_colour(summary: Mapping[str, Any], usual_policy: str) -> str:
 # --- success ---
 
 
-def success(summaries: Mapping[str, Mapping[str, Any]], usual_policy: str) -> Figure:
-    """Success of every arm, over all tasks and per task: rate, Wilson's 95 % interval, k/n."""
+def success(summaries: Mapping[str, Mapping[str, Any]], usual_policies: Mapping[str, str]) -> Figure:
+    """Success of every arm, over all tasks and per task: rate, Wilson's 95 % interval, k/n; usual policies by suite."""
     lines: list[tuple[str, Mapping[str, Any], Mapping[str, Any], bool]] = []
     for summary in summaries.values():
         lines.append(("all tasks", summary["success"], summary, True))
@@ -89,7 +89,7 @@ def success(summaries: Mapping[str, Mapping[str, Any]], usual_policy: str) -> Fi
     for (label, rate, summary, total), y in zip(lines, heights, strict=True):
         if rate["rate"] is None:
             continue
-        colour = arm_colour(summary, usual_policy)
+        colour = arm_colour(summary, usual_policies[summary["suite"]])
         low, high = rate["wilson"]["low"], rate["wilson"]["high"]
         axes.plot([low, high], [y, y], color=colour, lw=2.0 if total else 0.9, solid_capstyle="butt", zorder=2)
         size, face, ink = (6, colour, INK) if total else (4, "white", GREY)

@@ -76,7 +76,7 @@ def points(run: Campaign) -> list[Point]:
         if time is None or rate.wilson is None:
             continue
         control = _control(run, arm)
-        usual, n = run.usual_policy, summary["routes"]["n"]
+        usual, n = run.usual_policy(summary), summary["routes"]["n"]
         called = arm_words.words(summary, usual), arm_words.short(summary, usual), arm_words.role(summary, usual)
         found.append(Point(arm, *called, rate.k, rate.n, rate.wilson, n, *time, control))
     shown = {point.arm for point in found}
@@ -114,10 +114,11 @@ def _control(run: Campaign, arm: str) -> str | None:
     summary = run.summaries[arm]
     if (control := run.control_of(arm)) is not None:
         return control
-    if arm_words.role(summary, run.usual_policy) == "clean":
+    if arm_words.role(summary, run.usual_policy(summary)) == "clean":
         return None
-    reference = (a for a, s in run.plain_summaries.items() if arm_words.role(s, run.usual_policy) == "clean")
-    return next((a for a in reference if run.summaries[a]["policy"] == summary["policy"]), None)
+    reference = (a for a, s in run.plain_summaries.items() if arm_words.role(s, run.usual_policy(s)) == "clean")
+    same = ("suite", "policy")
+    return next((a for a in reference if all(run.summaries[a][name] == summary[name] for name in same)), None)
 
 
 def ratio(found: Sequence[Point], run: Campaign) -> float | None:

@@ -7,7 +7,7 @@ from numpy's global generator.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ from flashtrail.simulators import seeds
 from flashtrail.simulators.libero import goals
 from flashtrail.simulators.observation import Observation, resize_with_pad, state_vector, upright
 from flashtrail.simulators.protocol import Metrics, Step
-from flashtrail.simulators.robosuite import opengl, unseen
+from flashtrail.simulators.robosuite import opengl
+from flashtrail.simulators.robosuite.pictures import Pictures
 from flashtrail.simulators.robosuite.rebuild import CompiledModels, KeptRendering
 from flashtrail.simulators.robosuite.substeps import LeanSteps
 from flashtrail.simulators.verify import Goal, Verdict
@@ -73,13 +74,12 @@ class LiberoSimulator:
             raise
         except Exception as error:
             raise opengl.explain(error) from error
-        self._gate = _RenderGate(self._env.env) if shortcuts else None
+        self._pictures = Pictures(self._env.env, only_wanted=shortcuts)
         self._kept = KeptRendering(self._env.env, models) if shortcuts else None
         self._take_step = LeanSteps(self._env.env).step if shortcuts else self._env.step
         self._first_initializers = len(self._env.env.object_property_initializers)
         self._sequence: tuple[int, int] | None = None  # official: (repeat, resets since its seed)
         self._observation: dict[str, Any] = {}
-        self._rendered = False
         self._witness: Witness | None = None  # from the last reset on
 
     @property
@@ -98,7 +98,7 @@ class LiberoSimulator:
         else:
             self._seed_scene(seeds.legacy_seed(seeds.derive(self._seed, key, "sim")))
             self._reset_once()
-        with self._rendering(WAIT_STEPS == 0):
+        with self._pictures.wanted(WAIT_STEPS == 0):
             self._observation = self._env.set_init_state(self._init_states[key.init_state])
         for waited in range(1, WAIT_STEPS + 1):
             self.step(_DUMMY_ACTION, render=waited == WAIT_STEPS)
@@ -106,14 +106,13 @@ class LiberoSimulator:
 
     def observe(self) -> Observation:
         """Return the observation of the last step, which must have rendered."""
-        if not self._rendered:
-            raise RuntimeError("nothing was rendered at the last step: call step(..., render=True) before observe()")
+        self._pictures.check_drawn()
         agent, wrist = (resize_with_pad(upright(self._observation[f"{name}_image"])) for name in CAMERAS)
         return Observation(agent, wrist, state_vector(self._observation), self.prompt)
 
     def step(self, action: Sequence[float], *, render: bool) -> Step:
         """Take one control step with a (7,) action; success is the simulator's own."""
-        with self._rendering(render):
+        with self._pictures.wanted(render):
             self._observation, reward, done, _ = self._take_step([float(value) for value in action])
         if self._witness is not None:
             self._witness.look(closed=action[6] > 0)
@@ -144,8 +143,8 @@ class LiberoSimulator:
     def close(self) -> None:
         """Free the model and the rendering context."""
         self._env.close()
-        self._gate = self._kept = self._witness = None
-        del self._take_step
+        self._kept = self._witness = None
+        del self._take_step, self._pictures
 
     # --- scenes ---
 
@@ -168,7 +167,7 @@ class LiberoSimulator:
         """Reset past LIBERO's wrapper, which repeats on any exception at all, for ever, even on Ctrl-C."""
         from robosuite.utils.errors import RandomizationError
 
-        with self._rendering(False):
+        with self._pictures.wanted(False):
             for _ in range(_PLACEMENT_TRIES):
                 try:
                     self._env.env.reset()
@@ -178,55 +177,6 @@ class LiberoSimulator:
             else:
                 raise RuntimeError(f"no valid placement of the objects in {_PLACEMENT_TRIES} resets")
         self._env.env.hard_reset = self._hard_reset
-
-    @contextlib.contextmanager
-    def _rendering(self, wanted: bool) -> Iterator[None]:
-        self._rendered = wanted or self._gate is None
-        if self._gate is None:
-            yield
-            return
-        self._gate.open = wanted
-        try:
-            yield
-        finally:
-            self._gate.open = False
-
-
-class _RenderGate:
-    """Lets the camera sensors of a robosuite environment render only while `open`; shut, they return black.
-
-    Switching observables off would reset their sampling clocks, and the next picture would be of another moment of
-    the control step (each holds 25 physics steps). Hard resets make new sensors, so their factory is wrapped too.
-    """
-
-    def __init__(self, env: Any) -> None:
-        self.open = False
-        self._env = env
-        self._make: Callable[..., tuple[list[Any], list[str]]] = env._create_camera_sensors
-        env._create_camera_sensors = self._make_gated
-        for name, observable in env._observables.items():
-            if name.endswith("_image"):
-                camera = name.removesuffix("_image")
-                observable._sensor = self._gated(observable._sensor, observable._data_shape, camera)
-
-    def _make_gated(
-        self, cam_name: str, cam_w: int, cam_h: int, *rest: Any, **named: Any
-    ) -> tuple[list[Any], list[str]]:
-        sensors, names = self._make(cam_name, cam_w, cam_h, *rest, **named)
-        return [self._gated(sensor, (cam_h, cam_w, 3), cam_name) for sensor in sensors], names
-
-    def _gated(self, sensor: Any, shape: tuple[int, ...], camera: str) -> Any:
-        black = np.zeros(shape, np.uint8)
-
-        def picture(cache: dict[str, Any]) -> np.ndarray:
-            if not self.open:
-                return black
-            with unseen.left_out(self._env.sim, camera):
-                image: np.ndarray = sensor(cache)
-            return image
-
-        picture.__modality__ = sensor.__modality__  # type: ignore[attr-defined]
-        return picture
 
 
 def _task_files(suite: str, task_id: int) -> tuple[str, str, np.ndarray]:

@@ -8,8 +8,9 @@ Force sensors are computed where they can be read. The controller's law is writt
 robosuite's order and memory layout; what is constant is looked up once per model.
 
 Only for what was checked (`objection`); anything else is stepped by robosuite itself. tests/rollouts/test_fidelity.py
-and ``make fidelity`` compare with it bit for bit. Sources: mujoco 2.3.7 engine_forward.c (mj_step, mj_forwardSkip,
-mj_Euler), robosuite 1.4.0 environments/base.py, controllers/osc.py and robots/single_arm.py.
+and ``make fidelity`` compare with it bit for bit, on Lift tests/simulators/test_lift_fidelity.py. Sources: mujoco 2.3.7
+engine_forward.c (mj_step, mj_forwardSkip, mj_Euler), robosuite 1.4.0 environments/base.py, controllers/osc.py and
+robots/single_arm.py.
 """
 
 from __future__ import annotations
@@ -21,11 +22,17 @@ import numpy as np
 
 _CHECKED = {"mujoco": "2.3.7", "robosuite": "1.4.0"}
 _CALLBACKS = ("control", "passive", "sensor", "act_dyn", "act_gain", "act_bias", "contactfilter")
-_ACTION = 7
+# How a gripper's actuators follow its command, by its class in robosuite.
+_CLOSING = {
+    "PandaGripper": (-1.0, 1.0),
+    "Robotiq140Gripper": (1.0, -1.0),
+    "Robotiq85Gripper": (1.0,),
+    "JacoThreeFingerGripper": (-1.0,),
+}
 
 
 class LeanSteps:
-    """Steps a LIBERO environment as its own ``step`` does, bit for bit, where `objection` has none."""
+    """Steps an environment of LIBERO or robosuite as its own ``step`` does, bit for bit, where `objection` has none."""
 
     def __init__(self, env: Any) -> None:
         self._env = env
@@ -33,12 +40,12 @@ class LeanSteps:
         self._arm: _Arm | None = None
 
     def step(self, action: Sequence[float]) -> tuple[dict[str, Any], float, bool, dict[str, Any]]:
-        """Take one control step with a (7,) action, as ``BDDLBaseDomain.step`` does."""
+        """Take one control step, as ``BDDLBaseDomain.step`` does, or robosuite's ``MujocoEnv.step``."""
         env = self._env
         parts = env.sim.data._data, env.robots[0].controller
         if any(one is not other for one, other in zip(parts, self._parts, strict=True)):  # the first step, or a reset
             self._parts, self._arm = parts, None if objection(env) else _Arm(env)
-        if self._arm is None or env.done or len(action) != _ACTION:
+        if self._arm is None or env.done or len(action) != env.action_dim:
             stepped: tuple[dict[str, Any], float, bool, dict[str, Any]] = env.step(action)
             return stepped
         arm, physics, clock = self._arm, self._arm.physics, _SamplingClock(env)
@@ -58,32 +65,40 @@ class LeanSteps:
             clock.tick(sampling)
         clock.leave()
         env.cur_time += env.control_timestep
-        reward, _, info = env._post_action(action)
-        return env._get_observations(), reward, env._check_success(), info
+        reward, done, info = env._post_action(action)
+        observations = env._get_observations()
+        return observations, reward, env._check_success() if _is_libero(env) else done, info
+
+
+def _is_libero(env: Any) -> bool:
+    return hasattr(env, "bddl_file_name")
 
 
 def objection(env: Any) -> str | None:
     """Return why this environment is left to robosuite, or None where everything is as it was checked."""
     import mujoco
     import robosuite
-    from libero.libero.envs.bddl_base_domain import BDDLBaseDomain
     from robosuite.controllers.osc import OperationalSpaceController
-    from robosuite.models.grippers.panda_gripper import PandaGripper
+    from robosuite.environments.robot_env import RobotEnv
 
     found = {"mujoco": mujoco.__version__, "robosuite": robosuite.__version__}
     if found != _CHECKED:
         return f"checked with {_CHECKED}, not {found}"
-    kind, model = type(env), env.sim.model._model
-    if kind.step is not BDDLBaseDomain.step or kind._pre_action is not BDDLBaseDomain._pre_action:
+    kind, model, base = type(env), env.sim.model._model, RobotEnv
+    if _is_libero(env):
+        from libero.libero.envs.bddl_base_domain import BDDLBaseDomain as base
+    if kind.step is not base.step or kind._pre_action is not base._pre_action:
         return f"{kind.__name__} steps in its own way"
-    if len(env.robots) != 1 or env.viewer is not None or env.action_dim != _ACTION:
-        return "another robot, or a viewer"
+    if len(env.robots) != 1 or env.viewer is not None:
+        return "several robots, or a viewer"
     law = env.robots[0].controller
-    if type(law) is not OperationalSpaceController or law.impedance_mode != "fixed" or law.control_dim != _ACTION - 1:
+    if type(law) is not OperationalSpaceController or law.impedance_mode != "fixed":
         return "another controller"
+    if env.action_dim != law.control_dim + 1 or law.control_dim not in (3, 6):
+        return "another action"
     if not law.uncoupling or law.interpolator_pos is not None or law.interpolator_ori is not None:
         return "a controller with other options"
-    if type(env.robots[0].gripper) is not PandaGripper:
+    if type(env.robots[0].gripper).__name__ not in _CLOSING:
         return "another gripper"
     if model.opt.integrator != mujoco.mjtIntegrator.mjINT_EULER or model.opt.enableflags or model.opt.disableflags:
         return "another integrator, or flags"
@@ -165,12 +180,13 @@ class _Arm:
         reach = model.actuator_ctrlrange[self._fingers]
         self._middle, self._half = 0.5 * (reach[:, 1] + reach[:, 0]), 0.5 * (reach[:, 1] - reach[:, 0])
         self._ctrl = data.ctrl
-        self._closing: np.ndarray = np.zeros(2)
+        self._direction = np.array(_CLOSING[type(robot.gripper).__name__])
+        self._closing = self._direction
 
     def begin(self, action: Sequence[float]) -> None:
         """Note what holds for a whole control step."""
         controller = self._controller
-        self._closing = np.array([-1.0, 1.0]) * self._gripper.speed * np.sign(action[controller.control_dim :])
+        self._closing = self._direction * self._gripper.speed * np.sign(action[controller.control_dim :])
         self._kp, self._kd = (controller.kp[:3], controller.kp[3:6]), (controller.kd[:3], controller.kd[3:6])
 
     def control(self) -> None:

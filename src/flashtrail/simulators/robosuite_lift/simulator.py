@@ -6,6 +6,7 @@ generator.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,11 @@ from flashtrail.simulators import seeds
 from flashtrail.simulators.observation import POLICY_PIXELS, Observation, state_vector
 from flashtrail.simulators.protocol import Metrics, Step
 from flashtrail.simulators.robosuite import opengl
+from flashtrail.simulators.robosuite.pictures import Pictures
+from flashtrail.simulators.robosuite.rebuild import KeptRendering
+from flashtrail.simulators.robosuite.substeps import LeanSteps
 from flashtrail.simulators.robosuite_lift import goals, metrics
+from flashtrail.simulators.robosuite_lift.cube import CubeModels
 from flashtrail.simulators.robosuite_lift.tasks import TASKS, Task
 from flashtrail.simulators.verify import Goal, Verdict
 from flashtrail.simulators.witness import PADS, Witness
@@ -36,6 +41,10 @@ class LiftSimulator:
     seeded from the episode's key. So `scene_seed` changes nothing. Without `hard_reset` the model, and with it the
     cube's size, is drawn once from `seed`. Actions are (dx, dy, dz, three of rotation, gripper) as LIBERO's, -1 opens;
     a robot without rotation drops the three. `horizon`: control steps of an episode; None is the suite's own limit.
+    With `shortcuts` pictures are drawn only where `step` is told so, a hard reset writes the new cube into the compiled
+    model (`cube`) and a control step computes nothing twice; all bit-identical to robosuite's own way
+    (tests/simulators/test_lift_fidelity.py).
+
     An episode is `done` only after its goal (`goals`) has held for HOLD_STEPS steps in a row.
     """
 
@@ -48,6 +57,7 @@ class LiftSimulator:
         scene_seed: str = "episode",
         hard_reset: bool = True,
         horizon: int | None = None,
+        shortcuts: bool = True,
     ) -> None:
         check_task(suite, task_id)
         self.suite, self.task_id = suite, task_id
@@ -59,13 +69,17 @@ class LiftSimulator:
         try:
             with opengl.quiet():
                 np.random.seed(seeds.legacy_seed([seed]))
-                self._env = _construct(self._task, hard_reset)
+                models = CubeModels()
+                with models.compiling() if shortcuts else contextlib.nullcontext():
+                    self._env = _construct(self._task, hard_reset)
         except UserError:
             raise
         except Exception as error:
             raise opengl.explain(error) from error
+        self._pictures = Pictures(self._env, only_wanted=shortcuts)
+        self._kept = KeptRendering(self._env, models) if shortcuts else None
+        self._take_step = LeanSteps(self._env).step if shortcuts else self._env.step
         self._observation: dict[str, Any] = {}
-        self._rendered = False
         self._held = 0  # steps in a row at whose end the goal held
         # From the last reset on: where the cube lay, who looks, what other criteria say.
         self._start = (0.0, 0.0, 0.0)
@@ -81,7 +95,8 @@ class LiftSimulator:
         np.random.seed(seeds.legacy_seed(seeds.derive(self._seed, key, "sim")))
         gripper = self._env.robots[0].gripper
         gripper.current_action = np.zeros(gripper.dof)  # a soft reset would leave it as the last episode did
-        self._env.reset()
+        with self._pictures.wanted(False):
+            self._env.reset()
         for waited in range(1, WAIT_STEPS + 1):
             self.step(_DUMMY_ACTION, render=waited == WAIT_STEPS)
         self._held, self._start, self._metrics = 0, goals.place(self._env), metrics.NOTHING_YET
@@ -89,8 +104,7 @@ class LiftSimulator:
 
     def observe(self) -> Observation:
         """Return the observation of the last step, which must have rendered."""
-        if not self._rendered:
-            raise RuntimeError("nothing was rendered at the last step: call step(..., render=True) before observe()")
+        self._pictures.check_drawn()
         agent, wrist = (np.ascontiguousarray(self._observation[f"{name}_image"][::-1]) for name in CAMERAS)
         fingers = self._observation["robot0_gripper_qpos"][list(self._task.fingers)]
         return Observation(
@@ -99,11 +113,11 @@ class LiftSimulator:
 
     def step(self, action: Sequence[float], *, render: bool) -> Step:
         """Take one control step with a (7,) action; done once the goal has held long enough."""
-        self._rendered = True
         taken = [float(value) for value in action]
         if self._env.action_dim == 4:  # three of translation, and the gripper
             del taken[3:6]
-        self._observation, reward, _, _ = self._env.step(taken)
+        with self._pictures.wanted(render):
+            self._observation, reward, _, _ = self._take_step(taken)
         if self._witness is not None:
             closed = bool(action[6] > 0)
             self._witness.look(closed=closed)
@@ -137,7 +151,8 @@ class LiftSimulator:
     def close(self) -> None:
         """Free the model and the rendering context."""
         self._env.close()
-        self._witness = None
+        self._kept = self._witness = None
+        del self._take_step, self._pictures
 
 
 def _construct(task: Task, hard_reset: bool) -> Any:
