@@ -11,17 +11,12 @@ from collections.abc import Callable
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from flashtrail.training import expert
-from flashtrail.training.expert import (
-    ABOVE,
+from flashtrail.simulators.expert import (
     ARRIVED,
-    BOTTLE,
-    BOWL,
     CLOSE_STEPS,
     CLOSED,
     DOWN,
     OPEN,
-    DrawerExpert,
     Expert,
     PickPlace,
     PickPlaceExpert,
@@ -29,6 +24,8 @@ from flashtrail.training.expert import (
     Vector,
     servo,
 )
+from flashtrail.training import expert
+from flashtrail.training.expert import ABOVE, BOTTLE, BOWL, DrawerExpert
 
 _Target = tuple[Vector, Vector, float, float]  # position, attitude, gripper, top speed
 

@@ -7,8 +7,9 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from flashtrail.base.errors import UserError
+from flashtrail.simulators.expert import CLOSED, DOWN, OPEN, UNIT_RAD, PickPlaceExpert, Scene
 from flashtrail.training import expert
-from flashtrail.training.expert import BOWL_ON_STOVE, CLOSED, DOWN, OPEN, DrawerExpert, PickPlaceExpert, Scene
+from flashtrail.training.expert import BOWL_ON_STOVE, DrawerExpert
 
 
 def scene(hand, item=(0.0, 0.0, 0.9), width=0.08, attitude=DOWN, goal=(0.3, 0.2, 0.95)):
@@ -25,7 +26,7 @@ def scene(hand, item=(0.0, 0.0, 0.9), width=0.08, attitude=DOWN, goal=(0.3, 0.2,
 def test_servo_turns_the_shortest_way(angle):
     wanted = Rotation.from_euler("x", angle).as_matrix() @ DOWN
     action = expert.servo(np.zeros(3), DOWN, np.zeros(3), wanted, OPEN)
-    np.testing.assert_allclose(action[3:6], [np.clip(angle / expert.UNIT_RAD, -0.6, 0.6), 0, 0], atol=1e-4)
+    np.testing.assert_allclose(action[3:6], [np.clip(angle / UNIT_RAD, -0.6, 0.6), 0, 0], atol=1e-4)
 
 
 @pytest.mark.parametrize("sign", [1, -1])

@@ -24,12 +24,13 @@ from flashtrail.base.errors import UserError
 from flashtrail.base.provenance import write_atomic
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.policies.lift_vla.pictures import shrink
+from flashtrail.simulators.expert import CLOSED, DOWN, OPEN, servo
 from flashtrail.simulators.registry import make
+from flashtrail.simulators.robosuite_lift import expert
 from flashtrail.simulators.robosuite_lift.tasks import SUITE, TASKS
 from flashtrail.simulators.verify import LIFT
 from flashtrail.training.demonstrations import ActionNoise, Disturbance, displace
-from flashtrail.training.expert import CLOSED, DOWN, OPEN, servo
-from flashtrail.training.lift import check_dataset, expert, files
+from flashtrail.training.lift import check_dataset, files
 from flashtrail.training.lift.instructions import instruction
 
 SEED = 20260214  # of the starts and of the disturbances; evaluations draw with 7
@@ -39,6 +40,7 @@ A_PART, SCENES_A_PART = 5, 50  # in one file
 MISSED_EVERY = 4  # every 4th lift begins where a grasp has just missed
 MISS_M = (0.025, 0.06)  # so far beside the cube: less is a grasp all the same
 MAX_STEPS = 120
+MOST_TIMES = 8
 SCENE_STARTS = 500  # scenes begin at init states from here on, demonstrations below
 
 
@@ -215,7 +217,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
     parser.add_argument("--work", type=Path, default=Path("results/lift"), help="parts/, demos.hdf5, scenes.hdf5")
     parser.add_argument(
-        "--times", type=int, choices=range(1, 9), default=1, help="so many times the usual number of demonstrations"
+        "--times",
+        type=int,
+        choices=range(1, MOST_TIMES + 1),
+        default=1,
+        help="as many times the usual demonstrations",
     )
     parser.add_argument("--processes", type=int, default=2, help="simulators at a time")
     parser.add_argument("--worker", type=int, help="be one of the processes")

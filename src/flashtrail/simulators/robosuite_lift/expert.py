@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from flashtrail.simulators.expert import CLOSED, DOWN, Expert, PickPlace, PickPlaceExpert, Scene, Vector, servo
 from flashtrail.simulators.robosuite_lift.tasks import TASKS
 from flashtrail.simulators.verify import PUSH
-from flashtrail.training.expert import CLOSED, DOWN, Expert, PickPlace, PickPlaceExpert, Scene, Vector, servo
 
 CUBE = "cube"
 TABLE_Z = 0.8  # m, world frame: the table's top, robosuite's own
