@@ -15,11 +15,10 @@ import numpy as np
 
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.simulators import verify
-from flashtrail.simulators.robosuite_lift import goals
+from flashtrail.simulators.expert import CLOSED, DOWN, OPEN, Vector, servo
+from flashtrail.simulators.robosuite_lift import expert, goals
 from flashtrail.simulators.robosuite_lift.simulator import LiftSimulator
 from flashtrail.simulators.robosuite_lift.tasks import SUITE, TASKS
-from flashtrail.training.expert import CLOSED, DOWN, OPEN, Vector, servo
-from flashtrail.training.lift import expert
 
 GRAVITY = 9.81
 STILL_OPEN, STILL_CLOSED = (np.array([0.0] * 6 + [grip]) for grip in (OPEN, CLOSED))
