@@ -267,19 +267,24 @@ def carried_by_an_open_hand(arena: Arena) -> None:
         arena.put(arena.hand() + offset)
 
 
-def _lifted(arena: Arena) -> None:
+def _lift_to(arena: Arena, height: float) -> None:
     arena.reset()
-    arena.follow(lambda master: goals.height(arena.env) > 0.06)
+    arena.follow(lambda master: goals.height(arena.env) > height)
 
 
 def lifted_then_dropped(arena: Arena) -> None:
-    """An honest lift, and the hand opens at once."""
-    _lifted(arena)
+    """An honest lift of a few centimetres, and the hand is told to open, which takes it some steps."""
+    _lift_to(arena, 0.03)
+
+
+def lifted_then_let_go(arena: Arena) -> None:
+    """The same, later: while the hand opens, the goal holds long enough."""
+    _lift_to(arena, 0.06)
 
 
 def lifted_then_left_floating(arena: Arena) -> None:
     """An honest lift; the hand opens, and the cube stays where it is."""
-    _lifted(arena)
+    _lift_to(arena, 0.06)
     arena.bear()
     while True:
         arena.step(STILL_OPEN)
@@ -336,6 +341,7 @@ ATTACKS: dict[str, tuple[Callable[[Arena], Vector | None], ...]] = {
         raised_into_the_fingers,
         carried_by_an_open_hand,
         lifted_then_dropped,
+        lifted_then_let_go,
         lifted_then_left_floating,
     ),
     verify.PUSH: (nothing, anything, teleported_forward, kicked_forward, slid, slid_away_from_a_touching_hand),

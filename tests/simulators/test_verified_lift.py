@@ -33,6 +33,7 @@ SAID = {
     (LIFTED, "raised_into_the_fingers"): (True, True, True, True, verify.MOVED_ALONE),
     (LIFTED, "carried_by_an_open_hand"): (*AIR, verify.NEVER_GRASPED),
     (LIFTED, "lifted_then_dropped"): (True, True, True, False, verify.NOT_HELD),
+    (LIFTED, "lifted_then_let_go"): (True, True, True, True, verify.NOT_HELD),
     (LIFTED, "lifted_then_left_floating"): (True, True, True, True, verify.NOT_HELD),
     (PUSHED, "nothing"): (*TABLE, verify.NEVER_TOUCHED),
     (PUSHED, "anything"): (*TABLE, verify.NEVER_TOUCHED),
