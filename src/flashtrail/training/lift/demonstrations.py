@@ -163,8 +163,8 @@ def _miss(stage: Stage, rng: np.random.Generator) -> None:
     beside = far * np.array([np.cos(angle), np.sin(angle), 0.0])
     master = expert.for_task(stage.task_id)
     for _ in range(MAX_STEPS):
-        scene = expert.observe(stage.env, stage.obs)
-        stage.step(master.act(replace(scene, objects={expert.CUBE: scene.objects[expert.CUBE] + beside})))
+        seen = expert.observe(stage.env, stage.obs)
+        stage.step(master.act(replace(seen, objects={expert.CUBE: seen.objects[expert.CUBE] + beside})))
         if master.phase == "lift":
             return
 
@@ -215,7 +215,9 @@ def generate(work: Path, wanted: Sequence[Part]) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
     parser.add_argument("--work", type=Path, default=Path("results/lift"), help="parts/, demos.hdf5, scenes.hdf5")
-    parser.add_argument("--processes", type=int, default=2, help="simulators at a time")
+    parser.add_argument(
+        "--processes", type=int, choices=range(1, 65), default=2, metavar="N", help="simulators at a time"
+    )
     parser.add_argument("--worker", type=int, help="be one of the processes")
 
 
