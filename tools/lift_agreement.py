@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tasks", type=int, nargs="+", choices=range(len(TASKS)), default=list(range(len(TASKS))))
     parser.add_argument("--honest", type=int, default=24, help="init states of the expert, each task (default 24)")
     parser.add_argument("--attacks", type=int, default=8, help="init states of an attack, tasks 0 and 7 (default 8)")
-    parser.add_argument("--elsewhere", type=int, default=2, help="the same, other tasks (default 2)")
+    parser.add_argument("--elsewhere", type=int, default=1, help="the same, other tasks (default 1)")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("results/benchmarks/lift_verified.csv"))
     episodes = play_all(parser.parse_args(argv))
