@@ -70,7 +70,7 @@ def test_a_latency_limit_is_held_against_the_interval_of_the_median(tmp_path, fa
     rows = profile(samples=30)
     full = sorted(row["policy_ms"] for row in rows if row["route"] == "full" and not row["warmup"])
     schemas.write_table(tmp_path / "profile.parquet", rows, schemas.PROFILE, METADATA)
-    limit = full[len(full) // 2] / factor
+    limit = float(full[len(full) // 2]) / factor
     found = verdict(tmp_path, {"profile": str(tmp_path / "profile.parquet")}, test="latency_at_most", ms=limit)
     assert found["verdict"] == word and f"n = {len(full)}" in found["sentence"]
     none = verdict(tmp_path, {"profile": []}, test="latency_at_most", ms=50)

@@ -79,14 +79,14 @@ def played(policy: family.Scripted, steps: int, response: float, start=(0.0, 0.3
     return np.array(rows)
 
 
-@pytest.mark.parametrize("response", [0.4, 0.6, 0.8])
+@pytest.mark.parametrize("response", [0.2, 0.25, 0.35])
 @pytest.mark.parametrize("lift", [None, 0.0])
 def test_blind_grasp_closes_at_its_place_and_lifts_if_told_so(tmp_path: Path, response: float, lift) -> None:
     grasp = TABLE if lift is None else TABLE | {"lift": lift}
     rows = played(load(made(tmp_path, script="blind_grasp", grasp=grasp)), 100, response)
     closed = rows[:, 3] == CLOSED
     first = int(np.argmax(closed))
-    assert 10 < first < 60 and closed[first:].all() and not closed[:first].any()
+    assert 10 < first < 70 and closed[first:].all() and not closed[:first].any()
     assert np.abs(rows[first, :3] - [0.1, -0.2, 0.82]).max() < 0.015
     assert np.abs(rows[first : first + CLOSE_STEPS, :3] - rows[first, :3]).max() < 1e-9, "it moves while it closes"
     top = 0.82 if lift == 0.0 else 0.95

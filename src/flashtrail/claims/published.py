@@ -325,7 +325,7 @@ def _sizes(published: Published) -> Iterator[dict[str, Any]]:
     for total in published.totals:
         found, half = sum(total.of), 0.5 * 10**-total.digits
         agrees = abs(found - total.printed) <= half * (1 + len(total.of)) + 1e-9
-        yield _row("sizes add up", total, f"{total.printed:g}", f"{found:.{total.digits}f}", agrees)
+        yield _row("sizes add up", total, f"{total.printed:g}", f"{found:.3g}", agrees)
     for decoder in published.decoders:
         least = attention_parameters(decoder.layers, decoder.width) / 1e6
         agrees = decoder.printed + 0.05 >= least

@@ -13,7 +13,8 @@ import numpy as np
 
 OPEN, CLOSED = -1.0, 1.0
 UNIT_M = 0.05
-RESPONSE = 0.6  # of a commanded motion, what an arm has made by the next control step
+GAIN = 1.5  # of a commanded motion over the one that is needed, since an arm makes only RESPONSE of it in a step
+RESPONSE = 0.25
 HOVER_M, GRASP_M, LIFT_M = 0.05, 0.02, 0.15  # of the hand above the table; hover is above the grasp
 CLOSE_STEPS = 14  # until the slowest of robosuite's grippers holds
 NEAR_M, ARRIVED_M = 0.02, 0.013
@@ -95,7 +96,7 @@ class BlindGrasp(Script):
         chunk = np.zeros(self.shape)
         chunk[:, -1] = OPEN if self._phase in ("approach", "descend") else CLOSED
         for action in chunk:
-            step = (target - hand) / UNIT_M
+            step = GAIN * (target - hand) / UNIT_M
             action[:3] = step * min(1.0, fastest / max(np.abs(step).max(), 1e-9))
             hand += action[:3] * UNIT_M * RESPONSE
         return chunk
