@@ -75,7 +75,8 @@ class ForkServer:
 
     def serve(self, listener: socket.socket, parent: int) -> None:
         """Answer until the file descriptor `parent` says that its other end is closed."""
-        while parent not in select.select([listener, parent], [], [])[0]:
+        watched: list[Any] = [listener, parent]
+        while parent not in select.select(watched, [], [])[0]:
             client, _ = listener.accept()
             with (
                 client,

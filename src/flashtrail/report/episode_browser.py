@@ -57,7 +57,7 @@ def write_index(
     line = f"{plural(len(episodes), 'episode')} in {plural(len(present), 'arm')}."
     head = page.header("Every episode", line, page.link("Report", report), simulated, imported)
     run = Campaign({"summaries": files.get("summaries", ())})
-    called = {arm: arm_words.short(summary, run.usual_policy) for arm, summary in run.summaries.items()}
+    called = {arm: arm_words.short(summary, run.usual_policy(summary)) for arm, summary in run.summaries.items()}
     body = page.join(head, *_body(episodes, {arm: called.get(arm, "") for arm in present}, small))
     text = layout.document("FLASHTrail: every episode", body, FOOTER, parts=("browser",))
     with provenance.write_atomic(out) as path:

@@ -93,7 +93,7 @@ def _by_task(episodes: pd.DataFrame) -> str:
 def _endings(run: Campaign, _: str) -> Figure:
     kinds = run.episodes.assign(kind=endings.kinds(run.episodes, run.rounds))
     starts = {(str(arm), str(kind)): _by_task(part) for (arm, kind), part in kinds.groupby(["arm", "kind"])}
-    names = {arm: arm_words.short(summary, run.usual_policy) for arm, summary in run.summaries.items()}
+    names = {arm: arm_words.short(summary, run.usual_policy(summary)) for arm, summary in run.summaries.items()}
     return run_figures.failures(endings.taxonomy(run.episodes, run.rounds, run.arms), names, starts)
 
 
@@ -124,7 +124,7 @@ FIGURES = {
         "Share of draft rounds and of full rounds by cause, per arm",
         _NO_ARM,
         lambda run: _once(bool(run.summaries)),
-        lambda run, _: run_figures.route_mix(run.summaries, run.usual_policy),
+        lambda run, _: run_figures.route_mix(run.summaries, run.usual_policies),
     ),
     "prefix": Entry(
         "Histogram of accepted prefixes of draft rounds", "No arm drafted.", lambda r: _once(bool(drafting(r))), _prefix
@@ -165,7 +165,7 @@ FIGURES = {
         "Fresh, stale and held control steps by arm",
         "In no arm the clock was running.",
         lambda run: _once(bool(run.running)),
-        lambda run, _: sweep_figures.steps(run.running, run.usual_policy),
+        lambda run, _: sweep_figures.steps(run.running, run.usual_policies),
     ),
     "endings": Entry("How episodes ended, per arm", _NO_ARM, lambda run: _once(bool(run.summaries)), _endings),
     "drills": Entry(

@@ -163,7 +163,7 @@ def arm_names(axes: Axes, top: float, name: str, key: str, right: str) -> None:
 
     A name that does not fit is set smaller. All in three lines of a row, whatever the row's height.
     """
-    at = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "va": "baseline"}
+    at: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "va": "baseline"}
     shrink(axes.annotate(name, (0, top), (0, 13), fontsize=8.5, fontweight="bold", **at))
     axes.annotate(key, (0, top), (0, 3), fontsize=7.5, color=GREY, **at)
     axes.annotate(right, (1, top), (0, 3), fontsize=7.5, color=GREY, ha="right", **at)

@@ -127,7 +127,7 @@ def _counted(k: int, n: int) -> str:
 # --- routes ---
 
 
-def route_mix(summaries: Mapping[str, Mapping[str, Any]], usual_policy: str) -> Figure:
+def route_mix(summaries: Mapping[str, Mapping[str, Any]], usual_policies: Mapping[str, str]) -> Figure:
     """Share of rounds by route, full rounds by their cause; whisker: 95 % interval of the draft share."""
     figure, axes = axes_of(0.64 * len(summaries) + 1.1)
     used: dict[str, Any] = {}
@@ -146,7 +146,7 @@ def route_mix(summaries: Mapping[str, Mapping[str, Any]], usual_policy: str) -> 
                 told(bar[0], f"{summary['arm']}, full: {label}: {count}/{n} rounds = {percent(count / n)}")
                 left += count / n
         interval_line(axes, routes.get("draft_share_interval"), row)
-        name = arm_words.short(summary, usual_policy)
+        name = arm_words.short(summary, usual_policies[summary["suite"]])
         arm_names(axes, row - 0.23, name, summary["arm"], f"n = {routes['n']} rounds")
     rows_axis(axes, len(summaries) - 0.55, -0.85)
     axes.set_xlim(0, 1)

@@ -98,7 +98,7 @@ def _ways(summary: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def steps(summaries: Mapping[str, Mapping[str, Any]], usual_policy: str) -> Figure:
+def steps(summaries: Mapping[str, Mapping[str, Any]], usual_policies: Mapping[str, str]) -> Figure:
     """Shares of fresh, stale and held control steps, one bar per arm."""
     drawing, axes = axes_of(0.60 * len(summaries) + 0.95)
     for row, summary in enumerate(summaries.values()):
@@ -111,7 +111,10 @@ def steps(summaries: Mapping[str, Mapping[str, Any]], usual_policy: str) -> Figu
             bar.set_label(kind if row == 0 else None)
             left += found["share"] or 0.0
         interval_line(axes, summary["clock"]["shares"][KINDS_OF_STEP[0]]["interval"], row)
-        name, count = arm_words.short(summary, usual_policy), f"n = {summary['clock']['steps']:,} steps"
+        name, count = (
+            arm_words.short(summary, usual_policies[summary["suite"]]),
+            f"n = {summary['clock']['steps']:,} steps",
+        )
         arm_names(axes, row - 0.23, name, summary["arm"], count)
     rows_axis(axes, len(summaries) - 0.55, -0.87)
     axes.set_xlim(0, 1)
