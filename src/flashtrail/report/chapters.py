@@ -14,7 +14,7 @@ import pandas as pd
 from flashtrail.base import machine
 from flashtrail.claims.campaign import Campaign
 from flashtrail.claims.summaries import of_how_many
-from flashtrail.report import cells, figures, page, pairs, verified_chapter
+from flashtrail.report import cells, figures, metric_chapter, page, pairs, verified_chapter
 from flashtrail.report.cells import rate_of
 from flashtrail.report.count_links import apart, behind
 from flashtrail.report.overview import VERIFY_TIMES, arm_name, has_fault, has_guard
@@ -47,7 +47,10 @@ def success(run: Campaign) -> Html:
         "Wilson 95 %.",
     )
     return page.join(
-        page.side_by_side(drawing, success_table(run)), success_by_task(run), verified_chapter.section(run)
+        page.side_by_side(drawing, success_table(run)),
+        success_by_task(run),
+        verified_chapter.section(run),
+        metric_chapter.section(run),
     )
 
 
