@@ -22,8 +22,8 @@ _CRITERIA = {  # in the order of how much they ask
 }
 _NOTE = (
     "Naive: the cube is higher than 0.08 m, which the table\u2019s top (0.8 m) already is. Simulator: robosuite\u2019s "
-    "own test at any step. Corrected, as printed: the naive height, and gripper closed, cube between both pads, hand "
-    "and cube equally fast. Held: the goal of the task for ten steps in a row. Verified: held, and the behaviour was seen "
+    "own test at any step. Corrected, as printed: the naive height, gripper closed, cube between both pads, hand and "
+    "cube equally fast. Held: the goal of the task for ten steps in a row. Verified: held, and the behaviour was seen "
     "(grasped, raised 40 mm with the hand, not let go; pushed by the hand)."
 )
 
