@@ -26,7 +26,7 @@ _WIDE, _HIGH, _MARGIN = 8.27, 11.69, 0.6  # A4, inches
 _TEXT = _WIDE - 2 * _MARGIN
 _MAIN = ("tradeoff", "success", "latency")  # the first that the run has and that leaves room for words
 _TALLEST = 4.4
-_COLUMNS = (0.0, 0.42, 3.55, 4.75)  # of the claims: id, title, verdict, numbers
+_COLUMNS = (0.0, 0.42, 3.55, 4.5)  # of the claims: id, title, verdict, numbers
 
 
 class Summary:

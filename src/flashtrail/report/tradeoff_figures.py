@@ -23,7 +23,7 @@ from flashtrail.report.plotting import axes_of, width_in
 from flashtrail.report.tradeoff_places import LINE, Point, Sheet
 
 _UNIT = 96  # of tradeoff_places, in an inch
-_TYPE, _LETTER = 8.0, 6.5  # size of names and ticks in points; a letter's width in units, a wide one
+_TYPE, _LETTER = 8.0, 5.9  # size of names and ticks in points; a letter's width in units
 _BESIDE = 5.2  # inches from which on names stand beside the picture
 _LISTED = 22.0  # where a listed name begins
 
@@ -31,10 +31,9 @@ _LISTED = 22.0  # where a listed name begins
 def sheet(inches: float) -> Sheet:
     """Return the room of the picture on a sheet of that width; without letters names stand in a list below it."""
     beside = inches >= _BESIDE
-    high, right, letters = (300.0, 190.0, 25) if beside else (224.0, 12.0, 0)
-    return Sheet(
-        inches * _UNIT, high, left=40.0, right=right, top=16.0, bottom=40.0, letters=letters, digit=(7.0, 11.0)
-    )
+    high, right, letters = (312.0, 190.0, 26) if beside else (236.0, 12.0, 0)
+    margins = {"left": 46.0, "right": right, "top": 18.0, "bottom": 50.0}
+    return Sheet(inches * _UNIT, high, **margins, letters=letters, digit=(7.0, 11.0))
 
 
 def tradeoff(points: Sequence[Point]) -> Figure:
@@ -46,7 +45,7 @@ def tradeoff(points: Sequence[Point]) -> Figure:
     drawing, axes = axes_of(high / _UNIT, layout=None)
     axes.set_position((0, 0, 1, 1))
     axes.set_axis_off()
-    axes.set(xlim=(0, room.width), ylim=(high, 0))
+    axes.set(xlim=(0, room.width), ylim=(high, 0), xticks=[], yticks=[])
     _frame(axes, placed)
     for arrow in placed["arrows"]:
         _arrow(axes, arrow)
@@ -72,7 +71,10 @@ def _frame(axes: Axes, placed: Mapping[str, Any]) -> None:
         _text(axes, x, frame["bottom"] + 12, name, ha="center")
     axes.plot([frame["left"], frame["right"]], [frame["bottom"]] * 2, color=INK, lw=0.8, zorder=0)
     _text(axes, frame["right"], frame["bottom"] + 29, "mean time of a round (ms); bars: 95 %", ha="right")
-    _text(axes, frame["left"], frame["top"] - 9, "success (bars: Wilson 95 %)")
+    if placed["moved"]:
+        said = "A mark that would cover another stands to its right."
+        _text(axes, frame["right"], frame["bottom"] + 42, said, ha="right", fontsize=7)
+    _text(axes, frame["left"], frame["top"] - 11, "success (bars: Wilson 95 %)")
 
 
 def _arrow(axes: Axes, arrow: Mapping[str, Any]) -> None:

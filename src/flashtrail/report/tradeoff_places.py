@@ -190,7 +190,7 @@ def _number(order: Sequence[dict[str, Any]], sheet: Sheet) -> None:
     taken: list[_Box] = []
     for number, mark in enumerate(order, 1):
         half = wide * len(str(number)) / 2
-        inside = (sheet.left, 0.0, sheet.width - sheet.right + 2 * half, sheet.height - sheet.bottom + 2)
+        inside = (sheet.left, sheet.top, sheet.width - sheet.right + 2 * half, sheet.height - sheet.bottom + 2)
         boxes = []
         for x, y in _SIDES:
             middle = mark["x"] + x * (6 + half), mark["y"] + y * (4 + high / 2)
