@@ -34,7 +34,7 @@ from flashtrail.training.lift import check_dataset, files
 from flashtrail.training.lift.instructions import instruction
 
 SEED = 20260214  # of the starts and of the disturbances; evaluations draw with 7
-DEMONSTRATIONS = {0: 30, 1: 120, 7: 30}  # by task
+DEMONSTRATIONS = {0: 30, 1: 60, 7: 30}  # by task
 SCENES = 300  # pictures of a cube somewhere, without an action
 A_PART, SCENES_A_PART = 5, 50  # in one file
 MISSED_EVERY = 4  # every 4th lift begins where a grasp has just missed
