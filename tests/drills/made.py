@@ -51,6 +51,7 @@ def episode(
     for q in range(query[-1] + 1):
         means[q * gap] = pictures[max(q - stale, 0)]
     answers = generator.normal(0, 0.05, (steps, 6))
+    answers *= min(scale, 1)  # a hand that rests shows none
     actions[:, :6] += answers[np.maximum(time[:, 0] - late, 0) // gap]
     rewards = np.zeros(steps)
     rewards[-1] = float(reward)
