@@ -43,7 +43,9 @@ def section(run: Campaign) -> Html:
         page.beside(tradeoff.section(run), cards.section(run, chapter)),
         films.section(run),
         _at_a_glance(run),
-        page.details("The run in words: what was run, how well, how fast, what broke, what helped", _in_words(run)),
+        page.details(
+            "The run in words: what was run, how well, how fast, what broke, what helped", _in_words(run), printed=False
+        ),
     ]
     return page.join(*parts)
 

@@ -83,7 +83,7 @@ def success(
     heights: list[float] = []
     y = 0.0
     for task, _, _ in lines:
-        y += 0.8 if task is not None else 2.6 if heights else 1.0
+        y += 0.8 if task is not None else 2.4 if heights else 1.0
         heights.append(y)
     figure, axes = axes_of(0.165 * (y + 3.05) + 0.45, layout=None)
     # Names stand left of the axes and counts right of it: fixed margins, which no layout engine would leave.
@@ -106,9 +106,9 @@ def success(
         axes.text(-0.03, y, label, va="center", ha="right", fontsize=8.5 if total else 8, color=ink)
         if total:
             name = arm_words.short(summary, usual_policies[summary["suite"]])
-            text = axes.text(0.01, y - 1.72, name, va="center", fontsize=8.5, fontweight="bold", transform=edge)
+            text = axes.text(0.01, y - 1.62, name, va="center", fontsize=8.5, fontweight="bold", transform=edge)
             shrink(text)
-            axes.text(0.01, y - 0.9, summary["arm"], va="center", fontsize=7.5, color=GREY, transform=edge)
+            axes.text(0.01, y - 0.85, summary["arm"], va="center", fontsize=7.5, color=GREY, transform=edge)
     rows_axis(axes, y + 0.8, heights[0] - 2.45)
     axes.set_xlim(0, 1)
     axes.set_xticks(np.linspace(0, 1, 5))
@@ -129,25 +129,25 @@ def _counted(k: int, n: int) -> str:
 
 def route_mix(summaries: Mapping[str, Mapping[str, Any]], usual_policies: Mapping[str, str]) -> Figure:
     """Share of rounds by route, full rounds by their cause; whisker: 95 % interval of the draft share."""
-    figure, axes = axes_of(0.64 * len(summaries) + 1.1)
+    figure, axes = axes_of(0.56 * len(summaries) + 1.1)
     used: dict[str, Any] = {}
     for row, summary in enumerate(summaries.values()):
         routes = summary["routes"]
         n = max(routes["n"], 1)
         left = routes["draft"] / n
-        bar = segment(axes, row, 0.0, left, 0.46, ORANGE, "")
+        bar = segment(axes, row, 0.0, left, 0.4, ORANGE, "")
         used.setdefault("draft", bar)
         told(bar[0], f"{summary['arm']}, draft: {_share(routes['draft'], routes)}")
         for cause, (label, colour, hatch) in _CAUSES.items():
             count = routes["fallback_causes"].get(cause, 0)
             if count:
-                bar = segment(axes, row, left, count / n, 0.46, colour, hatch)
+                bar = segment(axes, row, left, count / n, 0.4, colour, hatch)
                 used.setdefault(f"full: {label}", bar)
                 told(bar[0], f"{summary['arm']}, full: {label}: {count}/{n} rounds = {percent(count / n)}")
                 left += count / n
         interval_line(axes, routes.get("draft_share_interval"), row)
         name = arm_words.short(summary, usual_policies[summary["suite"]])
-        arm_names(axes, row - 0.23, name, summary["arm"], f"n = {routes['n']} rounds")
+        arm_names(axes, row - 0.2, name, summary["arm"], f"n = {routes['n']} rounds")
     rows_axis(axes, len(summaries) - 0.55, -0.85)
     axes.set_xlim(0, 1)
     percent_axis(axes.xaxis)
@@ -323,20 +323,20 @@ def failures(table: pd.DataFrame, names: Mapping[str, str], starts: Mapping[tupl
 
     `names`: arms in words; `starts`: which episodes of an arm ended in a kind, told to those who point at them.
     """
-    figure, axes = axes_of(0.60 * len(table) + 0.95)
+    figure, axes = axes_of(0.56 * len(table) + 0.95)
     for row, entry in enumerate(table.itertuples()):
         left = 0
         for kind, (_, colour, hatch) in ENDS.items():
             count = int(getattr(entry, kind))
             if count:
-                bar = segment(axes, row, left / entry.n, count / entry.n, 0.46, colour, hatch)
+                bar = segment(axes, row, left / entry.n, count / entry.n, 0.4, colour, hatch)
                 which = starts.get((str(entry.arm), kind), "")
                 told(bar[0], f"{entry.arm}, {endings.KINDS[kind]}: {count}/{entry.n}. {which}")
                 _inside(axes, (left + count / 2) / entry.n, row, str(count), kind)
                 left += count
         won = intervals.rate(int(entry.success), int(entry.n)).wilson
-        interval_line(axes, won, row + 0.19)
-        arm_names(axes, row - 0.23, names.get(str(entry.arm), ""), str(entry.arm), f"n = {entry.n}")
+        interval_line(axes, won, row + 0.15)
+        arm_names(axes, row - 0.2, names.get(str(entry.arm), ""), str(entry.arm), f"n = {entry.n}")
     rows_axis(axes, len(table) - 0.55, -0.87)
     axes.set_xlim(0, 1)
     percent_axis(axes.xaxis)

@@ -100,13 +100,13 @@ def _ways(summary: Mapping[str, Any]) -> tuple[str, ...]:
 
 def steps(summaries: Mapping[str, Mapping[str, Any]], usual_policies: Mapping[str, str]) -> Figure:
     """Shares of fresh, stale and held control steps, one bar per arm."""
-    drawing, axes = axes_of(0.60 * len(summaries) + 0.95)
+    drawing, axes = axes_of(0.56 * len(summaries) + 0.95)
     for row, summary in enumerate(summaries.values()):
         left = 0.0
         for kind in KINDS_OF_STEP:
             found = summary["clock"]["shares"][kind]
             colour, hatch = STEPS[kind]
-            bar = segment(axes, row, left, found["share"] or 0.0, 0.46, colour, hatch)
+            bar = segment(axes, row, left, found["share"] or 0.0, 0.4, colour, hatch)
             told(bar[0], f"{summary['arm']}, {kind}: {share(found['share'], found['interval'])} (95 %)")
             bar.set_label(kind if row == 0 else None)
             left += found["share"] or 0.0
@@ -115,7 +115,7 @@ def steps(summaries: Mapping[str, Mapping[str, Any]], usual_policies: Mapping[st
             arm_words.short(summary, usual_policies[summary["suite"]]),
             f"n = {summary['clock']['steps']:,} steps",
         )
-        arm_names(axes, row - 0.23, name, summary["arm"], count)
+        arm_names(axes, row - 0.2, name, summary["arm"], count)
     rows_axis(axes, len(summaries) - 0.55, -0.87)
     axes.set_xlim(0, 1)
     percent_axis(axes.xaxis)
