@@ -83,11 +83,15 @@ class Clip(_Dims):
 
 
 class LiftDims(_Dims):
-    """A whole policy. `blind`: every picture is taken as black, in training and when served (the control)."""
+    """A whole policy. `blind`: every picture is taken as black, in training and when served (the control).
+
+    `crop`: of the agent view; `wrist_pool`: the wrist view is averaged over squares of so many pixels.
+    """
 
     views: Literal[1, 2] = 2
     pixels: Size = 112
     crop: Crop | None = None
+    wrist_pool: Literal[1, 2, 4] = 1
     blind: StrictBool = False
     proprioception: StrictBool = True
     vision: Vision
@@ -125,7 +129,8 @@ class LiftDims(_Dims):
 def nano(rows: int, *, blind: bool = False) -> LiftDims:
     """The policy that is shipped, for a vocabulary of `rows` rows: sized to be trained on one CPU core."""
     return LiftDims(
-        crop=Crop(top=0, left=14, height=84, width=84),  # holds the table and the hand
+        crop=Crop(top=1, left=14, height=96, width=80),  # holds the hand and wherever the cube may come to lie
+        wrist_pool=2,  # what lies between the fingers is near: half the pixels show it
         blind=blind,
         vision=Vision(width=32, stages=2, pool="keypoints"),
         text=Words(rows=rows),

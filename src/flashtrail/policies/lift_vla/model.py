@@ -73,7 +73,11 @@ class LiftVLA(nn.Module):
 
     def see(self, pictures: Sequence[Tensor]) -> Tensor:
         """Pictures of each view (B, 3, H, W), see `normalised` -> tokens (B, V, width)."""
-        return torch.stack([net(p) for net, p in zip(self.views.values(), pictures, strict=True)], 1)
+        count = len(pictures[0])
+        if self.dims.blind:  # all are one picture
+            pictures = [picture[:1] for picture in pictures]
+        seen = torch.stack([net(p) for net, p in zip(self.views.values(), pictures, strict=True)], 1)
+        return seen.expand(count, -1, -1)
 
     def fuse(self, seen: Tensor, text: Tensor, absent: Tensor | None = None) -> Tensor:
         """Let views (B, V, width) attend to the instruction (B, L, text width); `absent` (B, L): no token there."""
@@ -98,7 +102,7 @@ class LiftVLA(nn.Module):
 
 
 def normalised(pictures: Tensor, dims: LiftDims, offsets: Tensor | None = None) -> list[Tensor]:
-    """Shrunk views (B, V, P, P, 3) in 0..255 -> what each view's net takes, (B, 3, H, W), the agent view cropped.
+    """Shrunk views (B, V, P, P, 3) in 0..255 -> what each view's net takes, (B, 3, H, W), cropped or pooled.
 
     `offsets` (B, 2) shifts each crop by so many pixels down and right (augmentation); it must stay within the view.
     """
@@ -118,6 +122,8 @@ def normalised(pictures: Tensor, dims: LiftDims, offsets: Tensor | None = None) 
                     for row, (down, right) in zip(x, shifts, strict=True)
                 ]
             )
+        if view == 1 and dims.wrist_pool > 1:
+            x = F.avg_pool2d(x, dims.wrist_pool)
         out.append(x.contiguous())
     return out
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flashtrail.base import parquet
 from flashtrail.base.errors import UserError
 from flashtrail.base.provenance import json_load
 from flashtrail.policies.lift_vla import artifact
 from flashtrail.policies.lift_vla.dims import LiftDims
 from flashtrail.policies.lift_vla.errors import LiftError
 from flashtrail.policies.lift_vla.model import parts
+from flashtrail.statistics.wilson import wilson
+from flashtrail.tables import schemas
 from flashtrail.training.lift import curves, export
 
 _LIMITS = """\
@@ -37,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--run", type=Path, required=True, dest="of", metavar="DIR", help="a finished run (train --out)"
     )
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="where the policy goes: resources/NAME")
+    parser.add_argument(
+        "--tables", type=Path, nargs="*", default=[], metavar="DIR", help="results/tables/ARM of its arms: its success"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -49,7 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     figures, history = json_load(of / "offline.json"), json_load(of / curves.HISTORY)
     if figures["digest"] != manifest["digest"]:
         raise UserError(f"{of}: offline.json is of another artifact: train the run to its end again")
-    text = card(target.name, model.dims, parts(model), figures, history, _rows(of / curves.CSV))
+    played = success([path / "episodes.parquet" for path in arguments.tables], manifest["digest"])
+    text = card(target.name, model.dims, parts(model), figures, history, _rows(of / curves.CSV), played)
     export.ship(of, target, text)
     size = sum(path.stat().st_size for path in target.iterdir())
     print(f"{target}: {size / 2**20:.1f} MiB, digest {manifest['digest'][:16]}")
@@ -61,6 +69,30 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
+def success(tables: Sequence[Path], digest: str) -> str:
+    """Return the section on success from merged tables of episodes; UserError for those of another artifact."""
+    lines = []
+    for path in tables:
+        if (played := schemas.read_metadata(path).get("artifact_digest")) != digest:
+            raise UserError(f"{path} is of another artifact ({str(played)[:16]}): run its arm again with this one")
+        rows = parquet.read(path).to_pylist()
+        for task in sorted({row["task_id"] for row in rows}):
+            own = [row for row in rows if row["task_id"] == task]
+            k, n = sum(bool(row["verified_success"]) for row in own), len(own)
+            between = wilson(k, n)
+            lines.append(
+                f"| {own[0]['arm']} | {task} | {k}/{n} [{between.low:.3f}, {between.high:.3f}] "
+                f"| {sum(bool(row['naive_success']) for row in own)}/{n} |\n"
+            )
+    if not lines:
+        return ""
+    return (
+        "## Success\nVerified success (docs/rollouts.md) through the ordinary server and shards, k/n with the 95 % "
+        "Wilson interval; starts that no demonstration used. Naive: the report's own criterion.\n\n"
+        f"| arm | task | verified | naive |\n|---|---|---|---|\n{''.join(lines)}"
+    )
+
+
 def card(
     name: str,
     dims: LiftDims,
@@ -68,8 +100,9 @@ def card(
     figures: dict[str, Any],
     history: dict[str, Any],
     rows: list[dict[str, str]],
+    played: str = "",
 ) -> str:
-    """Return the card's text."""
+    """Return the card's text; `played`: its section on success, empty where nothing was rolled out."""
     recipe, frames, found = history["recipe"], figures["frames"], figures["figures"]
     trained = sum(counted[part] for part in ("vision", "fusion", "decoder"))
     table = "".join(f"| {part.replace('_', ', ')} | {count:,} |\n" for part, count in counted.items())
@@ -82,6 +115,7 @@ def card(
         "queries.\n",
         *([_BLIND] if dims.blind else []),
         f"| part | parameters |\n|---|---|\n{table}",
+        *([played] if played else []),
         f"## Training\n{history['step']} steps of {recipe['batch']} frames and {recipe['scenes']} scenes, AdamW "
         f"{recipe['rate']:g} with a cosine, averaged weights ({recipe['ema']}), {history['seconds'] / 60:.0f} min on "
         f"{recipe['threads']} CPU core. Data: {frames['train']} frames and {frames['scenes']} scenes; "

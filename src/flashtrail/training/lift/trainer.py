@@ -149,7 +149,7 @@ class Trainer:
             views, cube = np.concatenate((views, scenes.views[drawn])), np.concatenate((cube, scenes.cube[drawn]))
         offsets = self._offsets(len(views), rng) if augmented else None
         pictures = normalised(torch.from_numpy(views[:, : dims.views]), dims, offsets)
-        if augmented:
+        if augmented and not dims.blind:
             pictures = [self._lit(picture, rng) for picture in pictures]
         hand = self.stats.proprioception(frames.states[rows])
         missing = None
