@@ -102,7 +102,7 @@ if workflow.is_main_process:
 CHAPTERS = ["baseline", "profiling", "robustness", "guard", "clock", "claims"]
 CHECKUP = experiments.CHECKUP
 ARMS = {file_name(arm): arm for arm in EXPERIMENT.all_arms}  # the wildcard {arm} is a name of files
-TAKEN = [name for name, policy in EXPERIMENT.policies.items() if policy.artifact is not None]  # a finished one, as it is
+TAKEN = [name for name, policy in EXPERIMENT.policies.items() if policy.artifact]  # a finished one, as it is
 CONVERTED = [name for name, policy in EXPERIMENT.policies.items() if policy.candidates]
 
 

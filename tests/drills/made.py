@@ -50,8 +50,7 @@ def episode(
     means = np.full(steps, np.nan)
     for q in range(query[-1] + 1):
         means[q * gap] = pictures[max(q - stale, 0)]
-    answers = generator.normal(0, 0.05, (steps, 6))
-    answers *= min(scale, 1)  # a hand that rests shows none
+    answers = generator.normal(0, 0.05, (steps, 6)) * np.repeat([scale, 1.0], 3)
     actions[:, :6] += answers[np.maximum(time[:, 0] - late, 0) // gap]
     rewards = np.zeros(steps)
     rewards[-1] = float(reward)

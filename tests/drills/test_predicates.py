@@ -90,8 +90,10 @@ def test_without_a_chunk_a_late_hand_is_known_by_never_resting():
     clean = bounds.derive(on_time)
     assert "seam" not in clean.bounds
     swings = made.episode(20, gap=1, steps=200, reward=False)
-    swings.actions[:, :3] = np.sign(np.sin(np.arange(200) / 10))[:, None]
+    swings.actions[:, :3] = 0.4 * np.sign(np.sin(np.arange(200) / 10))[:, None]
     assert verdicts.judge(swings, clean.bounds)["late_window"]
+    faster = Episode(swings.actions * 10, swings.img_mean, swings.reward)
+    assert not verdicts.judge(faster, clean.bounds)["late_window"], "another robot's statistics"
     rests = Episode(swings.actions.copy(), swings.img_mean, swings.reward)
     rests.actions[80:95, :3] = 0.0
     assert not verdicts.judge(rests, clean.bounds)["late_window"]

@@ -99,7 +99,7 @@ def features(episode: Episode) -> dict[str, float]:
         "effort": _busiest(motion.mean(axis=1)),
         "reach": float(np.quantile(motion[:, :3].max(axis=1), 1 - SHARE)),
         "travel": float(np.linalg.norm(episode.actions[:, :3].sum(axis=0))),
-        "rest": -_busiest(-motion[:, :3].max(axis=1), REST),
+        "rest": abs(_busiest(-motion[:, :3].max(axis=1), REST)),
         **_pictures(episode),
         "gripper_changes": float(_changes(episode.actions[:, 6])),
         "gripper_start": float(np.sign(episode.actions[:START, 6]).mean()),
@@ -242,7 +242,8 @@ def _late_window(measured: Features, bounds: Bounds) -> bool:
     """Commands lag the state: answers show some steps after they were asked for; of single steps, no rest at all."""
     if not np.isnan(measured["seam"]) and "seam" in bounds:
         return measured["seam"] > bounds["seam"].high and not _long_chunk(measured, bounds)
-    return not measured["rewarded"] and measured["rest"] > bounds["rest"].high
+    restless = measured["rest"] > bounds["rest"].high and measured["reach"] <= bounds["reach"].high
+    return restless and not measured["rewarded"]
 
 
 def _unexplained(measured: Features, bounds: Bounds) -> bool:
@@ -253,9 +254,19 @@ def _unexplained(measured: Features, bounds: Bounds) -> bool:
     return healthy and uses_gripper and not others and not measured["rewarded"]
 
 
-# In the order in which they are asked: first the form of the log (pictures, pace, length), then the actions, last what
-# is left over. An episode that was cut short has had no time to move as a clean one does.
+# In the order in which they are asked: first the form of the log (seams, pictures, pace, length), then the actions, at
+# last what is left over. An episode that was cut short has had no time to move as a clean one does; a hand that swings
+# changes the picture, too.
 PREDICATES: tuple[Predicate, ...] = (
+    Predicate(
+        "late_window",
+        ("rest", "reach", "rewarded"),
+        ("rest", "reach"),
+        _late_window,
+        "the actions jump some steps after a query, not at it, or (a query at each step) the hand never comes to rest",
+        "commands that lag the state: the oldest output of a window of frames is executed, or answers come late",
+        "that the action executed at a step is the one for the frame just seen, then the latency",
+    ),
     Predicate(
         "swapped_cameras",
         ("picture_step",),
@@ -301,15 +312,6 @@ PREDICATES: tuple[Predicate, ...] = (
         "max |action[:3]| exceeds the clean bound on a tenth of the steps",
         "actions scaled back by the statistics of another embodiment",
         "which norm_stats the policy was served with, and their q01 and q99 of the first three actions",
-    ),
-    Predicate(
-        "late_window",
-        ("rest", "rewarded"),
-        ("rest",),
-        _late_window,
-        "the actions jump some steps after a query, not at it, or (a query at each step) the hand never comes to rest",
-        "commands that lag the state: the oldest output of a window of frames is executed, or answers come late",
-        "that the action executed at a step is the one for the frame just seen, then the latency",
     ),
     Predicate(
         "state_antipode",
