@@ -181,6 +181,7 @@ def users_of(checkout: Checkout, module: str) -> set[str]:
     for rule in RULES:
         files = [root / "scripts" / f"{SCRIPTS.get(rule, rule)}.py"]
         started = SERVER if rule == "boot_server" else SHARD if rule in STARTS_A_SERVER else []
+        started = SHARD[-1:] if rule == "check_libero_env" else started
         files += [root / file for file in started]
         files += [checkout.path / "notebooks/final.ipynb"] if rule.startswith("render_") else []
         users |= {rule} if wanted in [*files, *provenance.module_closure(files)] else set()
