@@ -160,7 +160,7 @@ def interval_line(axes: Axes, interval: Interval | Mapping[str, float] | None, y
 
 def arm_names(axes: Axes, top: float, name: str, key: str, n: str) -> None:
     """Write an arm's name above its bar, whose upper edge is `top`; between the two its key and what it counts."""
-    at = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "va": "baseline"}
+    at: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "va": "baseline"}
     shrink(axes.annotate(name, (0, top), (0, 13), fontsize=8.5, fontweight="bold", in_layout=False, **at))
     axes.annotate(f"{key}, {n}", (0, top), (0, 3), fontsize=7.5, color=GREY, in_layout=False, **at)
 

@@ -79,7 +79,7 @@ def _frame(axes: Axes, placed: Mapping[str, Any]) -> None:
 
 def _arrow(axes: Axes, arrow: Mapping[str, Any]) -> None:
     path = Path(arrow["points"], [Path.MOVETO, Path.CURVE3, Path.CURVE3])
-    look = {"color": palette.of_role(arrow["role"]), "lw": 0.9, "mutation_scale": 7, "zorder": 1}
+    look: dict[str, Any] = {"color": palette.of_role(arrow["role"]), "lw": 0.9, "mutation_scale": 7, "zorder": 1}
     axes.add_patch(FancyArrowPatch(path=path, arrowstyle="-|>", shrinkA=0, shrinkB=0, alpha=0.8, **look))
 
 
@@ -93,7 +93,8 @@ def _mark(axes: Axes, mark: Mapping[str, Any], numbered: bool) -> None:
     told(dot, mark["point"].said)
     if numbered:
         halo = [patheffects.withStroke(linewidth=2, foreground="white")]
-        _text(axes, *mark["numeral"], str(mark["number"]), ha="center", fontweight="bold", path_effects=halo, zorder=4)
+        x, y = mark["numeral"]
+        _text(axes, x, y, str(mark["number"]), ha="center", fontweight="bold", path_effects=halo, zorder=4)
 
 
 def _names(axes: Axes, placed: Mapping[str, Any]) -> None:
