@@ -80,7 +80,7 @@ def launched() -> Iterator[Browser]:
 class Opened:
     """A page, and what happened while it was read."""
 
-    page: Page | firefox.Tab
+    page: Any  # Page or firefox.Tab
     messages: list[str]  # errors of the console and of scripts
     requests: list[str]  # whatever was asked for beside the page itself and what is embedded in it
 

@@ -75,7 +75,7 @@ def _address(process: subprocess.Popen[bytes], profile: str) -> str:
             return f"ws://{said['ws_host']}:{said['ws_port']}/session"
         except (OSError, ValueError):  # not yet, or not yet whole
             time.sleep(0.1)
-    raise UserError(f"{process.args[0]} does not start headless")  # type: ignore[index]
+    raise UserError(f"{executable()} does not start headless")
 
 
 class Firefox:

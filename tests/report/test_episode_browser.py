@@ -186,7 +186,8 @@ def test_two_arms_side_by_side_have_the_pairs_of_the_paired_test_discordant_firs
         tab.get_by_label("Task").select_option("2")
         assert tab.locator(".pair").count() == (both["task_id"] == 2).sum() and f"a={A}" in tab.url
         start = tab.locator(".pair").first
-        assert [text.split("\n")[0] for text in start.locator("a").all_inner_texts()] == [A, B]
+        labels = [text.split("\n")[0] for text in start.locator("a").all_inner_texts()]
+        assert labels == [f"{arm} \u2013 {arm_words.short(run.summaries[arm], run.usual_policy)}" for arm in (A, B)]
         pages = [
             link.rpartition("/")[2].partition("#")[0]
             for link in start.locator("a").evaluate_all("all => all.map(a => a.href)")
