@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help setup report watch settle drills checkup screenshot bundle audit-crate unlock clean-results clean-env \
 	test lint check conformance fuzz check-envs lock nano lift-train \
-	fidelity verify-success bench-engine bench-gpu gpu-day kernels-compile bench-server bench-rollouts bench-dag bench-evidence bench-convert
+	fidelity verify-success verify-lift bench-engine bench-gpu gpu-day kernels-compile bench-server bench-rollouts bench-dag bench-evidence bench-convert
 override NO := 0 no false off
 PROFILE ?= $(if $(filter-out $(NO),$(FULL)),profiles/full,profiles/local)
 PYTHON ?= $(shell for p in python3.11 python3; do \
@@ -52,7 +52,7 @@ checkup: setup ## one task at its 50 init states against the policy's published 
 	@$(BIN)/python -m flashtrail.claims.checkup results/checkup/checkup.json
 	@$(BIN)/python -m flashtrail reports
 
-screenshot: setup ## open the report and its episodes in Chromium, say what is wrong, leave reports/final.png (2 min)
+screenshot: setup ## open the report and its episodes in Chromium and Firefox, say what is wrong, leave reports/final.png (3 min)
 	@$(BIN)/python tools/browser.py reports
 
 bundle: setup ## the finished run as one directory, bundle/, and bundle.zip, that a stranger can check (PROFILE or FULL=1 as in the run)
@@ -118,6 +118,10 @@ fidelity: setup ## rollouts against the official client's loop, step by step: 3 
 
 verify-success: setup ## verified success against the scripted expert's honest episodes: 10 tasks x 10 init states
 	@$(BIN)/python tools/agreement.py
+
+verify-lift: export OMP_NUM_THREADS ?= 1
+verify-lift: setup ## what four criteria say of attacks on Lift, and of the expert's honest episodes with each of its robots
+	@$(BIN)/python tools/lift_agreement.py --processes 2
 
 bench-engine: setup ## the engine's routes on this CPU, pi0_nano's dims, beside torch.compile (3 min; wants a quiet machine)
 	@$(BIN)/python -m flashtrail.benchmark --device cpu --random pi0_nano --json results/benchmarks/engine_cpu.json

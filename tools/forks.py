@@ -1,6 +1,6 @@
-"""A process for each simulator without each one's imports: forks of a process that has imported LIBERO.
+"""A process for each simulator without each one's imports: forks of a process that has imported LIBERO or robosuite.
 
-A process may have one LIBERO simulator in its life, and its imports cost as much as building it. What runs here has
+A process may have one simulator in its life, and its imports cost as much as building it. What runs here has
 built none, so that a fork is as good as a process of its own; nothing but the imports is shared.
 """
 
@@ -17,9 +17,25 @@ import numpy as np
 from flashtrail.simulators.robosuite import opengl
 
 
-def run(jobs: Sequence[Callable[[], object]], at_once: int = 1) -> None:
+def import_libero() -> None:
+    """Import what a LIBERO simulator needs."""
+    import_robosuite()
+    import libero.libero.benchmark
+    import libero.libero.envs  # noqa: F401
+
+
+def import_robosuite() -> None:
+    """Import what a simulator of robosuite's own tasks needs."""
+    opengl.choose_backend()
+    import robosuite  # noqa: F401
+    from robosuite.utils import transform_utils
+
+    transform_utils.mat2quat(np.eye(3))  # numba loads the rest of itself with the first function that it compiles
+
+
+def run(jobs: Sequence[Callable[[], object]], at_once: int = 1, load: Callable[[], None] = import_libero) -> None:
     """Run each job in a fork, `at_once` at a time; end with exit code 1 as soon as one has failed, after its words."""
-    _import_libero()
+    load()
     gc.freeze()
     running = 0
     for job in jobs:
@@ -31,15 +47,6 @@ def run(jobs: Sequence[Callable[[], object]], at_once: int = 1) -> None:
             _end(job)
     for _ in range(running):
         _wait_for_one()
-
-
-def _import_libero() -> None:
-    opengl.choose_backend()
-    import libero.libero.benchmark
-    import libero.libero.envs  # noqa: F401
-    from robosuite.utils import transform_utils
-
-    transform_utils.mat2quat(np.eye(3))  # numba loads the rest of itself with the first function that it compiles
 
 
 def _wait_for_one() -> None:

@@ -198,8 +198,12 @@ class PublishedChecksClaim(_Claim):
 
     test: Literal["published_checks"]
     check: Literal[
-        *("rate is a count", "rates are counts", "ratio is a quotient"),
-        *("sizes add up", "windows fit", "mean of lengths"),
+        "rate is a count",
+        "rates are counts",
+        "ratio is a quotient",
+        "sizes add up",
+        "windows fit",
+        "mean of lengths",
     ]
     limited: ClassVar[bool] = False
 

@@ -357,7 +357,7 @@ def _judge_bookkeeping(claim: types.BookkeepingClaim, campaign: Campaign, alpha:
             failed.append(f"{arm}: mean {mean:.4f} ms, its routes imply {implied:.4f} ms")
     without_rounds = [arm for arm, summary in summaries.items() if not summary["condition"]["rounds"]]
     if len(without_rounds) == len(summaries) and not failed:
-        raise NotTested("there are no rounds: only k/n could be held against the rows, and it agrees")
+        raise NotTested("there are no rounds: only k/n could be checked against the rows, and it agrees")
     broken = {line.split(":")[0] for line in failed}
     passed = len(summaries) - len(broken)
     sentence = tally(passed, len(summaries), "arm", f"agree with {'itself' if passed == 1 else 'themselves'}", failed)

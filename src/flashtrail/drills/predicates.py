@@ -347,7 +347,7 @@ PREDICATES: tuple[Predicate, ...] = (
         _no_flip,
         "the arm drives off and stays away (its action[:3] add up to more than in any clean episode), unrewarded",
         "pictures that were not rotated, so that each correction leads further away",
-        "a picture as it was sent: LIBERO's cameras stand on their heads",
+        "a picture as it was sent: LIBERO's cameras are mounted upside down",
     ),
     Predicate(
         LEFT_OVER,

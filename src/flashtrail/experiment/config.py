@@ -333,7 +333,7 @@ def parse(data: Mapping[str, Any]) -> Experiment:
     except ValidationError as error:
         problem, said = error.errors()[0], documents.first_problem(error, data)
         if problem["type"] == "missing" and len(problem["loc"]) == 1:
-            remedy = "an overlay such as this goes after the whole: config.yaml OVERLAY.yaml"
+            remedy = "an overlay is given after the full config: config.yaml OVERLAY.yaml"
             said = f"{problem['loc'][0]}: missing; {remedy}"
         raise UserError(f"config: {said}") from None
     except RecursionError:

@@ -27,8 +27,9 @@ def words(summary: _Spec, usual_policy: str) -> str:
 def short(summary: _Spec, usual_policy: str) -> str:
     """``guard, wrist camera black every 4th round``: a name for a figure, which tells the arms of a run apart."""
     own = remedy(summary, usual_policy)
-    parts = [*(part.partition(":")[0] for part in own.split("; ") if part), fault(summary) or "no fault"]
-    return ", ".join([*parts, *(part for part in (_clock(summary), "" if own else _routes(summary)) if part)])
+    clock = _clock(summary)
+    parts = [*(part.partition(":")[0] for part in own.split("; ")), fault(summary) or "no fault" * (not clock), clock]
+    return ", ".join(part for part in (*parts, "" if own else _routes(summary)) if part)
 
 
 def fault(summary: _Spec) -> str:

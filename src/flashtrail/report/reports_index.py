@@ -20,7 +20,7 @@ from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.claims import published
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import checkup_chapter, claims_chapter, count_links, drills_chapter, early, layout, page
+from flashtrail.report import cards, checkup_chapter, claims_chapter, count_links, drills_chapter, early, layout, page
 from flashtrail.report.page import Html
 from flashtrail.statistics.wording import listed, plural
 
@@ -149,7 +149,7 @@ def _of_claim(
         return None
     details = claims_chapter.chapter(run)
     reason = claim["sentence"].removeprefix("Not tested: ").removeprefix("Quoted, not tested: ")
-    text = reason if claim["verdict"] == "not_tested" else claim["short"] or claim["sentence"]
+    text = reason if claim["verdict"] == "not_tested" else cards.short(claim) or claim["sentence"]
     found = page.inline(page.badge(claim["verdict"]), ": ", count_links.of_claim(run, claim, text, details))
     evidence = page.link(claim["id"], f"{details}#{claim['id']}") if details else claim["id"]
     row = {"claim": f"{claim['id']}: {claim['title']}", "said": said, "found": found, "evidence": evidence}

@@ -133,8 +133,10 @@ class _Shard:
         with contextlib.ExitStack() as stack:
             log = Path(server.log or out_dir / "server.log")
             lender = None if self._gpu else self._lender  # an idle server would hold memory of the device
-            made = NoServer() if server.url == EXPERT else Server(self._spec, log, self._simulators(), lender)
-            self._server: Server | NoServer = stack.enter_context(made)
+            self._server: Server | NoServer = NoServer()
+            if server.url != EXPERT:
+                self._server = Server(self._spec, log, self._simulators(), lender)
+            stack.enter_context(self._server)
             reported = self._server.metadata()
             check_understood(self._spec, reported, self._server.url)
             self._recorder.metadata |= completed(self._recorder.metadata, reported)

@@ -145,7 +145,7 @@ class Worker:
         spec, key = self._spec, EpisodeKey(*request["key"])
         if self._simulator is None:
             if self._built:
-                raise RuntimeError("this process has had its simulator: a second one renders other pictures")
+                raise RuntimeError("this process already had a simulator: a second one renders different pictures")
             self._built = True
             self._heartbeat.within(_LONG_S)
             self._simulator = make_simulator(spec)

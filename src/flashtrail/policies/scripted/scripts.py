@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 OPEN, CLOSED = -1.0, 1.0
 UNIT_M = 0.05
@@ -41,7 +42,7 @@ class Script:
     def __init__(self, shape: tuple[int, int], grasp: Grasp | None) -> None:
         self.shape, self.grasp = shape, grasp
 
-    def chunk(self, state: np.ndarray, executed: int, seed: Seed) -> np.ndarray:
+    def chunk(self, state: NDArray[np.float64], executed: int, seed: Seed) -> NDArray[np.float64]:
         """Return a chunk; `executed`: how many actions of the last one are past."""
         raise NotImplementedError
 
@@ -51,7 +52,7 @@ class Nothing(Script):
 
     grip = OPEN
 
-    def chunk(self, state: np.ndarray, executed: int, seed: Seed) -> np.ndarray:
+    def chunk(self, state: NDArray[np.float64], executed: int, seed: Seed) -> NDArray[np.float64]:
         chunk = np.zeros(self.shape)
         chunk[:, -1] = self.grip
         return chunk
@@ -66,7 +67,7 @@ class CloseOnly(Nothing):
 class Random(Script):
     """Every number uniform in -1 to 1, from the round's seed; without one never twice the same."""
 
-    def chunk(self, state: np.ndarray, executed: int, seed: Seed) -> np.ndarray:
+    def chunk(self, state: NDArray[np.float64], executed: int, seed: Seed) -> NDArray[np.float64]:
         return np.random.default_rng(seed).uniform(-1.0, 1.0, self.shape)
 
 
@@ -84,7 +85,7 @@ class BlindGrasp(Script):
         self._up = self._down if grasp.lift == 0 else np.array([grasp.x, grasp.y, grasp.z + grasp.lift])
         self._phase, self._closing = "approach", 0
 
-    def chunk(self, state: np.ndarray, executed: int, seed: Seed) -> np.ndarray:
+    def chunk(self, state: NDArray[np.float64], executed: int, seed: Seed) -> NDArray[np.float64]:
         hand = np.array(state[:3], np.float64)
         self._go_on(hand, executed)
         target, fastest = {
@@ -101,7 +102,7 @@ class BlindGrasp(Script):
             hand += action[:3] * UNIT_M * RESPONSE
         return chunk
 
-    def _go_on(self, hand: np.ndarray, executed: int) -> None:
+    def _go_on(self, hand: NDArray[np.float64], executed: int) -> None:
         if self._phase == "approach" and np.linalg.norm(hand - self._over) < NEAR_M:
             self._phase = "descend"
         elif self._phase == "descend" and np.abs(hand - self._down).max() < ARRIVED_M:
