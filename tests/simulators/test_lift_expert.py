@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from flashtrail.simulators.expert import CLOSED, DOWN, OPEN, Scene
 from flashtrail.simulators.robosuite_lift import expert
@@ -25,14 +26,14 @@ def test_the_four_phases_of_a_lift():
         (at(0, 0, 0.2), CUBE),  # from above
         (at(0, 0, 0.055), CUBE),  # 5 cm above, to 2 cm
         (CUBE, CUBE),  # at its centre
-        *[(CUBE, CUBE)] * expert.CLOSE_STEPS["Panda"],
+        *[(CUBE, CUBE)] * expert.GRIPS["Panda"].close_steps,
         (at(0, 0, 0.05), at(0, 0, 0.05)),
         (at(0, 0, 0.09), at(0, 0, 0.09)),  # 11 cm above the table
         (at(0, 0, 0.09), at(0, 0, 0.09)),
     ):
         action = master.act(scene(hand, cube))
         said.append((master.phase, action[6]))
-    closing = [("close", CLOSED)] * (expert.CLOSE_STEPS["Panda"] - 1)
+    closing = [("close", CLOSED)] * (expert.GRIPS["Panda"].close_steps - 1)
     assert said == [
         ("approach", OPEN), ("descend", OPEN), ("close", OPEN), *closing,
         ("lift", CLOSED), ("lift", CLOSED), ("hold", CLOSED), ("hold", CLOSED),
@@ -50,6 +51,12 @@ def test_a_cube_that_stays_behind_is_fetched_again(phase):
     assert master.phase == phase
     action = master.act(scene(at(0, 0, 0.05)))
     assert (master.phase, action[6]) == ("retreat", OPEN)
+
+
+@pytest.mark.parametrize(("yaw", "turned"), [(0, 0), (30, 30), (60, -30), (-100, -10), (179, -1)])
+def test_fingers_that_let_a_cube_slip_meet_its_faces_by_the_shortest_turn(yaw, turned):
+    about = [Rotation.from_euler("z", angle, degrees=True).as_matrix() for angle in (yaw, turned)]
+    np.testing.assert_allclose(expert.squarely(about[0]), about[1] @ DOWN, atol=1e-12)
 
 
 def test_a_push_goes_behind_the_cube_and_never_over_it():

@@ -8,7 +8,7 @@ again. Lengths are metres, world frame; one control unit is 0.05 m or 0.5 rad.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,7 @@ class Scene:
     width: float  # between the fingers
     objects: Mapping[str, Vector]  # movable objects' positions
     place: Callable[[str], Vector]  # fixture site or geom name -> position
+    attitudes: Mapping[str, Vector] = field(default_factory=dict)  # (3, 3), of objects that are grasped by their faces
 
 
 class Expert:
@@ -90,6 +91,7 @@ class PickPlaceExpert(Expert):
     def __init__(self, job: PickPlace) -> None:
         super().__init__()
         self.job, self.hold = job, np.zeros(3)  # hold: object minus hand, taken when the gripper has closed
+        self.attitude = DOWN
 
     def _held(self, scene: Scene) -> bool:
         gap = scene.objects[self.job.item] - scene.hand - self.hold
@@ -99,7 +101,7 @@ class PickPlaceExpert(Expert):
         if self.phase in ("lift", "carry", "lower") and self.ticks > 4 and not self._held(scene):
             self.enter("retreat", scene)
         target, grip, top = getattr(self, "_" + self.phase)(scene)
-        return servo(scene.hand, scene.attitude, target, DOWN, grip, top)
+        return servo(scene.hand, scene.attitude, target, self.attitude, grip, top)
 
     def _grasp(self, scene: Scene) -> Vector:
         return scene.objects[self.job.item] + np.array(self.job.grasp)

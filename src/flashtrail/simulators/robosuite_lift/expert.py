@@ -9,6 +9,7 @@ policy which sees one picture can do the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,10 +24,22 @@ if TYPE_CHECKING:
 
 CUBE = "cube"
 TABLE_Z = 0.8  # m, world frame: the table's top, robosuite's own
-CLOSE_STEPS = {"Panda": 10}  # to both-pad contact it takes Panda five or six
-SLOW_CLOSE_STEPS = 14  # the other robots' grippers
 LIFTED_Z = TABLE_Z + 0.10  # of the cube: hold from there on
 LOST_M = 0.02  # a held cube goes with the hand; one that lags so far was not grasped
+
+
+@dataclass(frozen=True)
+class Grip:
+    """How a robot's gripper takes the cube: steps until it has closed; whether its fingers must meet faces squarely.
+
+    Flat pads turn the cube between them; the rounded fingers of Jaco let it slip.
+    """
+
+    close_steps: int = 14
+    square: bool = False
+
+
+GRIPS = {"Panda": Grip(close_steps=10), "Jaco": Grip(close_steps=30, square=True)}  # Panda's pads touch after 5 or 6
 
 JOB = PickPlace(
     item=CUBE, grasp=(0.0, 0.0, 0.0), hover=0.05, carry_z=TABLE_Z + 0.15, goal="", goal_offset=(0.0, 0.0, 0.0),
@@ -42,15 +55,16 @@ def observe(env: Any, obs: Mapping[str, Any]) -> Scene:
         width=float("nan"),
         objects={CUBE: np.array(obs["cube_pos"])},
         place=env.sim.data.get_site_xpos,
+        attitudes={CUBE: Rotation.from_quat(obs["cube_quat"]).as_matrix()},
     )
 
 
 class LiftExpert(PickPlaceExpert):
     """Approach, descend, close, lift, hold; a cube that was not grasped, or was lost, sends it back to the approach."""
 
-    def __init__(self, close_steps: int) -> None:
+    def __init__(self, grip: Grip) -> None:
         super().__init__(JOB)
-        self.close_steps = close_steps
+        self.grip = grip
 
     def _held(self, scene: Scene) -> bool:
         return bool(np.linalg.norm(scene.objects[CUBE] - scene.hand - self.hold) < LOST_M)
@@ -58,10 +72,12 @@ class LiftExpert(PickPlaceExpert):
     def step(self, scene: Scene) -> Vector:
         if self.phase == "hold" and not self._held(scene):
             self.enter("retreat", scene)
+        if self.grip.square and self.phase in ("approach", "descend"):
+            self.attitude = squarely(scene.attitudes[CUBE])
         return super().step(scene)
 
     def _close(self, scene: Scene) -> tuple[Vector, float, float]:
-        if self.ticks >= self.close_steps:
+        if self.ticks >= self.grip.close_steps:
             self.hold = scene.objects[CUBE] - scene.hand
             self.enter("lift", scene)
         return self.anchor, CLOSED, 1.0
@@ -115,10 +131,17 @@ class PushExpert(Expert):
         return scene.hand, 1.0
 
 
+def squarely(cube: Vector) -> Vector:
+    """Attitude (3, 3) of a hand that points down and is turned by the least angle to faces of a cube that lies flat."""
+    yaw = np.arctan2(cube[1, 0], cube[0, 0])
+    turn: Vector = Rotation.from_euler("z", (yaw + np.pi / 4) % (np.pi / 2) - np.pi / 4).as_matrix()
+    return turn @ DOWN
+
+
 def for_task(task_id: int) -> Expert:
     """A fresh expert for a task of ``robosuite_lift``."""
     task = TASKS[task_id]
-    return PushExpert() if task.family == PUSH else LiftExpert(CLOSE_STEPS.get(task.robot, SLOW_CLOSE_STEPS))
+    return PushExpert() if task.family == PUSH else LiftExpert(GRIPS.get(task.robot, Grip()))
 
 
 def playing(simulator: LiftSimulator) -> Callable[[], Vector]:
