@@ -8,7 +8,8 @@ Alternates the four ways in one run, on the same episodes, against one server wi
 A rate counts from an episode's reset to the last episode's end, so the start of processes is left out and what lies
 between episodes is not. Paces are compared within a repetition; the table gives the median and the range over them.
 Prints a table and writes results/benchmarks/rollouts.json. ``make bench-rollouts``; wants a quiet machine. With
-``--steps TASK`` only CPU time, which stands a busy one: a control step and each picture, robosuite's way and ours.
+``--steps TASK`` only CPU time, which stands a busy one: a reset, a control step and each picture, robosuite's way and
+ours, with ``--suite`` also of Lift.
 """
 
 from __future__ import annotations
@@ -35,13 +36,16 @@ from dag import spread
 from flashtrail.base import commands, provenance
 from flashtrail.experiment import shard as specs
 from flashtrail.experiment.episodes import EpisodeKey
+from flashtrail.experiment.suites import suite_of
 from flashtrail.rollouts import processes, worker
 from flashtrail.rollouts.shard import roll_out_shard
 from flashtrail.serving.handles import serve_command
 from flashtrail.serving.launch import PolicyServerProcess, free_port
 from flashtrail.simulators.libero.simulator import CAMERAS, RENDER_PIXELS, LiberoSimulator
+from flashtrail.simulators.observation import POLICY_PIXELS
 from flashtrail.simulators.robosuite.substeps import LeanSteps
 from flashtrail.simulators.robosuite.unseen import left_out
+from flashtrail.simulators.robosuite_lift.simulator import LiftSimulator
 from flashtrail.tables import schemas
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -130,22 +134,34 @@ def bound(played: Path) -> dict[str, Any]:
     }
 
 
-def alone(task: int, blocks: int = 12) -> str:
-    """CPU of a control step without pictures and of each picture, robosuite's way and ours in turn; as text, ms."""
-    simulator = LiberoSimulator(SUITE, task, seed=SEED)
-    simulator.reset(EpisodeKey(SUITE, task, 0, 0))
-    env, rng, cost = simulator.truth[0], np.random.default_rng(SEED), defaultdict[str, list[float]](list)
+def alone(suite: str, task: int, blocks: int = 12, resets: int = 4) -> str:
+    """CPU of a reset, of a control step without pictures and of each picture, robosuite's way and ours; as text, ms.
+
+    Steps and pictures are taken in turn; a reset is with the wait steps and the first pictures.
+    """
+    lift = suite_of(suite).simulator == "robosuite_lift"
+    kind, pixels = (LiftSimulator, POLICY_PIXELS) if lift else (LiberoSimulator, RENDER_PIXELS)
+    rng, cost = np.random.default_rng(SEED), defaultdict[str, list[float]](list)
+    for shortcuts in (False, True):
+        simulator = kind(suite, task, seed=SEED, shortcuts=shortcuts)
+        for init_state in range(resets):
+            began = time.process_time()
+            simulator.reset(EpisodeKey(suite, task, init_state, 0))
+            cost[f"reset, {'ours' if shortcuts else 'robosuite'}"].append(1000 * (time.process_time() - began))
+        if not shortcuts:
+            simulator.close()
+    env = simulator.truth[0]
     lean = LeanSteps(env)
     for block in range(2 * blocks):
         step = lean.step if block % 2 else env.step
         began = time.process_time()
-        for action in rng.uniform(-1, 1, (10, 7)):
+        for action in rng.uniform(-1, 1, (10, env.action_dim)):
             step(action.tolist())
         cost[f"step, {'ours' if block % 2 else 'robosuite'}"].append(100 * (time.process_time() - began))
         for camera in CAMERAS:
             began = time.process_time()
             with left_out(env.sim, camera) if block % 2 else contextlib.nullcontext():
-                env.sim.render(width=RENDER_PIXELS, height=RENDER_PIXELS, camera_name=camera)
+                env.sim.render(width=pixels, height=pixels, camera_name=camera)
             cost[f"{camera}, {'ours' if block % 2 else 'whole'}"].append(1000 * (time.process_time() - began))
     return "\n".join(
         f"{name:<28} {statistics.median(v):7.1f} ({min(v):.1f} to {max(v):.1f}, n={len(v)})"
@@ -224,7 +240,8 @@ def main() -> int:
     parser.add_argument("--episodes", type=int, default=4)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--out", type=Path, default=ROOT / "results/benchmarks/rollouts.json")
-    parser.add_argument("--steps", type=int, metavar="TASK", help="only CPU per step and picture, old and new in turn")
+    parser.add_argument("--steps", type=int, metavar="TASK", help="only CPU per reset, step and picture, old and new")
+    parser.add_argument("--suite", default=SUITE, help="of --steps")
     parser.add_argument("--worker", type=int, metavar="FD", help=argparse.SUPPRESS)
     parser.add_argument("--bound", type=Path, metavar="SHARD", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -232,7 +249,7 @@ def main() -> int:
         be_a_naive_worker(given.worker)
         return 0
     if given.steps is not None:
-        print(alone(given.steps))
+        print(alone(given.suite, given.steps))
         return 0
     if given.bound is not None:
         print(json.dumps(bound(given.bound)))

@@ -57,8 +57,8 @@ rule profile_routes:
         ),
     log:
         "results/logs/profile_routes/{policy}.log",
-    benchmark:
-        "results/benchmarks/profile_routes/{policy}.tsv"
+    # No `benchmark:`: twice a second Snakemake would read the memory map of the process that is timed, 4 to 10 % of two
+    # cores, and the record would say that other programs were at work.
     params:
         engine=engine_of,
         samples=EXPERIMENT.profile.samples,

@@ -17,7 +17,7 @@ from flashtrail import cli
 from flashtrail.base import parquet, provenance
 from flashtrail.base.errors import UserError
 from flashtrail.claims import looks
-from flashtrail.record import audit, bundle, crate, manifest, replay, rows
+from flashtrail.record import audit, bundle, checks, crate, manifest, replay, rows
 from flashtrail.record.run import Run
 from flashtrail.report import early
 from flashtrail.tables import schemas
@@ -156,12 +156,35 @@ def test_a_directory_that_is_no_bundle_is_never_replaced(root: Path) -> None:
 
 
 def test_an_audit_by_other_code_says_so(copy: Path) -> None:
-    assert audit.other_code(Run(copy)) == ""
+    assert checks.other_code(Run(copy)) == ""
     shutil.copytree(provenance.PACKAGE_ROOT, copy / "src/flashtrail", ignore=shutil.ignore_patterns("__pycache__"))
-    assert audit.other_code(Run(copy)) == ""
+    assert checks.other_code(Run(copy)) == ""
     with (copy / "src/flashtrail/base/errors.py").open("a") as stream:
         stream.write("# another")
-    assert "different code" in audit.other_code(Run(copy))
+    assert "different code" in checks.other_code(Run(copy))
+
+
+def test_what_earlier_code_did_not_record_is_not_held_against_it(copy: Path) -> None:
+    """Its verdicts, numbers and rows are; the same gap in a bundle of this code is a fault."""
+    run = Run(copy)
+    path = run.path(run.evaluation["output"]["claims"])
+    recorded = json.loads(path.read_text())
+    for claim in recorded["claims"]:
+        del claim["anytime"]
+        claim["sentence"] = "As it was said then."
+    path.write_text(json.dumps(recorded))
+    verdicts, _ = checks.verdicts(run)
+    assert "anytime is only in the second" in verdicts.problems[0]
+    shutil.copytree(provenance.PACKAGE_ROOT, copy / "src/flashtrail", ignore=shutil.ignore_patterns("__pycache__"))
+    with (copy / "src/flashtrail/base/errors.py").open("a") as stream:
+        stream.write("# another")
+    verdicts, looked = checks.verdicts(run)
+    assert (verdicts.problems, looked.problems) == ([], []) and "by other code than theirs" in verdicts.detail
+    del recorded["claims"][0]["numbers"]
+    recorded["claims"][1]["verdict"] = "refuted"
+    path.write_text(json.dumps(recorded))
+    verdicts, _ = checks.verdicts(run)
+    assert [problem.split(":")[0] for problem in verdicts.problems] == [one["id"] for one in recorded["claims"][:2]]
 
 
 # --- tampering ---

@@ -113,8 +113,8 @@ def test_a_simulator_has_that_patience_with_a_server_elsewhere(monkeypatch, else
 @pytest.mark.parametrize(
     ("mode", "number", "line"),
     [
-        ("dim", 32, r"actions of shape \(50, 32\), LIBERO takes \(any, 7\)"),
-        ("dim", 6, r"actions of shape \(50, 6\), LIBERO takes \(any, 7\)"),
+        ("dim", 32, r"actions of shape \(50, 32\), the simulator takes \(any, 7\)"),
+        ("dim", 6, r"actions of shape \(50, 6\), the simulator takes \(any, 7\)"),
         ("plain", 0, r"is not a FLASH server: its replies lack accepted_prefix_len"),
     ],
 )

@@ -75,11 +75,11 @@ def pairs_of(campaign: Campaign, arm: str, control: str) -> pd.DataFrame:
 
     They are in the order of their keys, as the arms' own episodes are.
     """
-    for name in (arm, control):
-        arm_episodes(campaign, name)
+    own, other = (arm_episodes(campaign, name)["suite"].iloc[0] for name in (arm, control))
     pairs = campaign.pairs(arm, control)
     if not len(pairs):
-        raise NotTested(f"{arm} and {control} have no episode in common")
+        why = f": pairs are within a suite, and they are of {own} and {other}" if own != other else ""
+        raise NotTested(f"{arm} and {control} have no episode in common{why}")
     return pairs.rename(columns={"success_a": "success_arm", "success_b": "success_control"})
 
 

@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.record import archive, conclusions, manifest
 from flashtrail.record import checks as questions
@@ -89,16 +88,6 @@ def report(check: Check) -> bool:
     return False
 
 
-def other_code(run: Run) -> str:
-    """Return a note where the bundle's code differs from the auditing code; empty where it is the same."""
-    sources, own = run.root / "src", provenance.PACKAGE_ROOT
-    theirs = provenance.source_files(sources / "flashtrail")
-    if not theirs:
-        return ""
-    same = provenance.digest_tree(theirs, sources) == provenance.digest_tree(provenance.source_files(own), own.parent)
-    return "" if same else "note: this bundle was made by different code than the auditing one; its own is in src/"
-
-
 # --- the command ---
 
 
@@ -124,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
         bundle = Run(archive.unpack(given, Path(scratch)) if given.is_file() else given)
         _files_only(bundle)
         _is_bundle(bundle, given)
-        if note := other_code(bundle):
+        if note := questions.other_code(bundle):
             print(note)
         checked = list(_reported(checks(bundle, arguments.digest)))
         if arguments.rerun is not None and bundle.finished:

@@ -169,7 +169,7 @@ def _check_fit(actions: Any) -> None:
     """Refuse the actions of another robot: a retry would not help."""
     if np.shape(actions)[1:] != (_ACTION_DIM,):
         raise UserError(
-            f"the policy answers with actions of shape {np.shape(actions)}, LIBERO takes (any, {_ACTION_DIM}): "
+            f"the policy answers with actions of shape {np.shape(actions)}, the simulator takes (any, {_ACTION_DIM}): "
             "is it served with the output transforms of another robot?"
         )
 

@@ -23,7 +23,7 @@ def derive(seed: int, key: EpisodeKey, stream: Stream, round: int | None = None)
     """Return SeedSequence entropy: [seed, suite, task, init state, repeat, stream(, round)], all >= 0.
 
     Lists of one length differ in some integer whenever the keys differ, and streams never meet. A suite that is not
-    one of LIBERO's five enters by a checksum of its name.
+    listed in `suites` enters by a checksum of its name.
     """
     suite = _SUITES.get(key.suite, zlib.crc32(key.suite.encode()))
     entropy = [seed, suite, key.task_id, key.init_state, key.repeat, _STREAMS[stream]]

@@ -84,9 +84,12 @@ def objection(env: Any) -> str | None:
     found = {"mujoco": mujoco.__version__, "robosuite": robosuite.__version__}
     if found != _CHECKED:
         return f"checked with {_CHECKED}, not {found}"
-    kind, model, base = type(env), env.sim.model._model, RobotEnv
+    kind, model = type(env), env.sim.model._model
+    base: Any = RobotEnv
     if _is_libero(env):
-        from libero.libero.envs.bddl_base_domain import BDDLBaseDomain as base
+        from libero.libero.envs.bddl_base_domain import BDDLBaseDomain
+
+        base = BDDLBaseDomain
     if kind.step is not base.step or kind._pre_action is not base._pre_action:
         return f"{kind.__name__} steps in its own way"
     if len(env.robots) != 1 or env.viewer is not None:
