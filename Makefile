@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help setup report watch settle drills checkup screenshot bundle audit-crate unlock clean-results clean-env \
-	test lint check conformance fuzz check-envs lock nano \
+	test lint check conformance fuzz check-envs lock nano lift-train \
 	fidelity verify-success verify-lift bench-engine bench-gpu gpu-day kernels-compile bench-server bench-rollouts bench-dag bench-evidence bench-convert
 override NO := 0 no false off
 PROFILE ?= $(if $(filter-out $(NO),$(FULL)),profiles/full,profiles/local)
@@ -102,6 +102,14 @@ lock: setup ## renew envs/constraints.txt from what .venv holds
 
 nano: setup ## train pi0_nano and its variants from nothing (3 h on 2 cores, resumable)
 	@$(BIN)/python -m flashtrail.training all
+
+lift-train: setup ## record Lift's demonstrations and train lift_nano and its blind control (2 h on 2 cores, resumable)
+	@$(BIN)/python -m flashtrail.training.lift demonstrations --work results/lift
+	@for name in lift_nano lift_nano_blind; do \
+		$(BIN)/python -m flashtrail.training.lift train --data results/lift --out results/lift/$$name \
+			$$([ $$name = lift_nano ] || echo --blind) && \
+		$(BIN)/python -m flashtrail.training.lift card --run results/lift/$$name --to resources/$$name || exit; \
+	done
 
 ##@ Measure
 

@@ -12,6 +12,7 @@ from flashtrail.report import arm_words, palette
 NEEDS = {
     "stale": {"queries": 2},
     "prompt": {"template": "do: {instruction}"},
+    "instruction": {"text": "push it"},
     "occlusion": {"size": 0.3},
     "noise": {"sigma": 25.0},
     "bursts": {"probability": 0.1},
@@ -47,6 +48,7 @@ def summary(condition=None, guard=None, policy="p", draft=3, clock=None, **more)
         ({"kind": "freeze", "every": 8, "length": 3}, "wrist camera frozen in 3 of every 8 rounds"),
         ({"kind": "stale", "queries": 2, "view": "agent"}, "agent camera late by 2 rounds in every round"),
         ({"kind": "prompt", "template": "do: {instruction}"}, "instruction reworded"),
+        ({"kind": "instruction", "text": "push it"}, "told \u201cpush it\u201d instead"),
         ({"kind": "noise", "sigma": 2.5}, "noise on wrist camera, 2.5 grey levels in every round"),
         ({"kind": "bursts", "probability": 0.1}, "wrist camera black in random bursts"),
         (

@@ -147,6 +147,12 @@ def test_a_burst_of_another_fault_and_faults_together():
     assert shown(played([{"kind": "zero", "view": "agent"}, {"kind": "swap"}])) == ["x"] * 12
 
 
+def test_another_instruction_reaches_the_policy_alone():
+    told = played({"kind": "instruction", "text": "push {instruction}"}, 3)
+    assert {seen.prompt for seen, _ in told} == {"push {instruction}"} and hits(told) == [0, 1, 2]
+    assert shown(told) == [0, 1, 2] and observation(0).prompt == "do it"
+
+
 RANDOM = [
     {"kind": "noise", "sigma": 12.5, "view": "both"},
     {"kind": "occlusion", "size": 0.3},

@@ -176,8 +176,12 @@ def write_artifact(
     files: Mapping[str, bytes],
     fetched: Mapping[str, Any] | None,
     transforms: Mapping[str, Any],
+    family: str | None = None,
 ) -> dict[str, Any]:
-    """Write the artifact directory `target`, which appears when it is whole; returns the manifest."""
+    """Write the artifact directory `target`, which appears when it is whole; returns the manifest.
+
+    `family`: the word that the registry knows it by; None for pi0.
+    """
     if dtype not in DTYPES:
         raise UserError(f"unknown artifact dtype {dtype!r}{nearest(dtype, DTYPES)}")
     with provenance.write_atomic(target) as directory:
@@ -193,6 +197,7 @@ def write_artifact(
             "format": FORMAT,
             "version": VERSION,
             "kind": kind,
+            **({} if family is None else {"family": family}),
             "dtype": dtype,
             "dims": dict(dims),
             "files": sized,

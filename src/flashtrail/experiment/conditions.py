@@ -114,6 +114,13 @@ class Prompt(Kind):
         return self
 
 
+class Instruction(Kind):
+    """The policy is told something else than the task, at every query; the task is judged as it was."""
+
+    kind: Literal["instruction"] = "instruction"
+    text: str = Field(min_length=1, max_length=4096, description="the instruction that the policy is given instead")
+
+
 class Antipode(Timed):
     """The hand's quaternion has the other sign, before it is turned into axis-angle: the same pose, other numbers."""
 
@@ -169,7 +176,21 @@ def with_kind(spec: Any) -> Any:
     return {"kind": "none", **spec} if isinstance(spec, Mapping) else spec
 
 
-_Any = Clean | Zero | Freeze | Stale | Swap | UpsideDown | Prompt | Antipode | Occlusion | Noise | Bursts | AllOf
+_Any = (
+    Clean
+    | Zero
+    | Freeze
+    | Stale
+    | Swap
+    | UpsideDown
+    | Prompt
+    | Instruction
+    | Antipode
+    | Occlusion
+    | Noise
+    | Bursts
+    | AllOf
+)
 _OfKind = Annotated[_Any, Field(discriminator="kind")]
 Condition = Annotated[_OfKind, BeforeValidator(with_kind, json_schema_input_type=_OfKind | list[_OfKind])]
 KINDS: list[str] = [kind.model_fields["kind"].default for kind in get_args(_Any)]

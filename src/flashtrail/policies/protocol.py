@@ -35,6 +35,14 @@ class Policy(Protocol):
         """Run one round: ``actions`` (H, D) float, ``accepted_prefix_len`` int, ``policy_timing`` map."""
 
 
+class Refusal(ValueError):
+    """A request that a policy refuses: its one line goes to the client, so it holds nothing of this machine."""
+
+    def __init__(self, message: str) -> None:
+        line = " ".join(str(message).split())
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)[:1000])
+
+
 class Family(Protocol):
     """A module of the registry. Importing it is cheap: its command line is read before a model is loaded.
 

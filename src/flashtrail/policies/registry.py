@@ -18,6 +18,7 @@ PI0 = "pi0"  # what a manifest without the word is: until the second family none
 FAMILIES = {
     PI0: "flashtrail.policies.pi0.family",
     "nothing": "flashtrail.policies.nothing.family",
+    "lift_vla": "flashtrail.policies.lift_vla.family",
 }
 
 

@@ -60,6 +60,7 @@ _WHAT: dict[str, Callable[[_Spec], str]] = {
     "swap": lambda c: "cameras swapped",
     "upside_down": lambda c: f"{_VIEWS[c['view']]} upside down",
     "prompt": lambda c: "instruction reworded",
+    "instruction": lambda c: f"told \u201c{c['text']}\u201d instead",
     "antipode": lambda c: "sign of the hand's quaternion turned",
     "occlusion": lambda c: f"{_VIEWS[c['view']]} covered over {percent(c['size'])} of its side",
     "noise": lambda c: f"noise on {_VIEWS[c['view']]}, {c['sigma']:g} grey levels",

@@ -194,6 +194,14 @@ class _Prompt:
         return replace(observation, prompt=self._template.replace(kinds.INSTRUCTION, observation.prompt)), True
 
 
+class _Instruction:
+    def __init__(self, given: kinds.Instruction, draw: _Draw) -> None:
+        self._text = given.text
+
+    def apply(self, observation: Observation, query: int, allowed: bool = True) -> tuple[Observation, bool]:
+        return (replace(observation, prompt=self._text), True) if allowed else (observation, False)
+
+
 class _Antipode:
     def __init__(self, given: kinds.Antipode, draw: _Draw) -> None:
         self._given = given
@@ -239,6 +247,7 @@ _MADE: dict[type[kinds.Kind], Callable[[Any, _Draw], Condition]] = {
     kinds.Swap: _Swap,
     kinds.UpsideDown: _UpsideDown,
     kinds.Prompt: _Prompt,
+    kinds.Instruction: _Instruction,
     kinds.Antipode: _Antipode,
     kinds.Occlusion: _Occlusion,
     kinds.Noise: _Noise,

@@ -31,6 +31,7 @@ from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 
 from flashtrail.base.provenance import write_atomic
+from flashtrail.policies.protocol import Refusal
 from flashtrail.serving.binding import (
     TLS_HINT,
     ServerStartError,
@@ -238,6 +239,9 @@ class PolicyServer:
         except ProtocolError as error:
             self.metrics.error("protocol")
             await self._refuse(connection, serial, str(error))
+        except Refusal as error:
+            self.metrics.error("policy")
+            await self._refuse(connection, serial, f"policy refused: {error}")
         except Exception as error:
             # The cause stays in the log: its text may hold paths, and a traceback must not cross the wire.
             log.exception("session %d: the policy failed", serial)

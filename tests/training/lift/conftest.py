@@ -1,53 +1,88 @@
-"""Recorded steps as the simulator gives them, without a simulator; files of them."""
+"""Synthetic demonstrations in the layout of the real ones, in which a picture says where the cube is."""
 
-import json
+from __future__ import annotations
 
+import h5py
 import numpy as np
 import pytest
+from training.lift import recordings
 
-from flashtrail.training.lift import files
+from flashtrail.training.lift import data, files
 
-ENV_ARGS = json.dumps({"env_name": "Lift", "type": 1, "env_kwargs": {"robots": ["Panda"]}})
-
-
-def step(rng: np.random.Generator, dones: bool) -> dict:
-    low = {name: rng.normal(size=dims or 2).astype(np.float32) for name, dims in files.LOW_DIM.items()}
-    pictures = {name: rng.integers(0, 256, (112, 112, 3), dtype=np.uint8) for name in files.PICTURES}
-    clean = np.clip(rng.normal(size=7), -1, 1)
-    return {
-        "obs": pictures | low,
-        "states": rng.normal(size=32),
-        "actions": clean,
-        "executed_actions": np.clip(clean + 0.1, -1, 1),
-        "rewards": float(dones),
-        "dones": dones,
-    }
+LIFT, PUSH = ("Lift the red cube", "Pick up the cube"), ("Push the red cube forward",)
+LENGTH, CLOSE = 16, 8
 
 
-def recorded(number: int, *, verified: bool = True, steps: int = 4) -> files.Demonstration:
+def picture(x: float, y: float, pixels: int) -> np.ndarray:
+    """A red square at x, y in +-1 on grey."""
+    out = np.full((pixels, pixels, 3), 90, np.uint8)
+    row, column = (round((0.3 + 0.2 * v) * pixels) for v in (x, y))
+    side = pixels // 10
+    out[row - side : row + side, column - side : column + side] = (220, 30, 30)
+    return out
+
+
+def demonstration(group: h5py.Group, number: int, pixels: int, instruction: str, task: int) -> None:
+    """To the square, then close; a push goes the other way and never closes."""
     rng = np.random.default_rng(number)
-    return files.Demonstration(
-        steps=[step(rng, dones=index == steps - 1) for index in range(steps)],
-        instruction="Lift the red cube",
-        success=True,
-        verified=verified,
-        model='<mujoco><mesh file="/home/somebody/lib/robosuite/models/hand.stl"/><mesh file="other.stl"/></mujoco>',
-        facts={"task": 0, "init_state": number},
-    )
+    x, y = rng.uniform(-1, 1, 2)
+    actions = np.zeros((LENGTH, 7), np.float32)
+    way = 1.0 if task == 0 else -1.0
+    actions[:, 0], actions[:, 1], actions[:, 2] = way * x, way * y, np.linspace(-1, 1, LENGTH)
+    actions[:, 6] = np.where((np.arange(LENGTH) >= CLOSE) & (task == 0), 1.0, -1.0)
+    state = np.zeros((LENGTH, 8), np.float32)
+    state[:, 2], state[:, 3] = np.linspace(1.0, 0.8, LENGTH), np.pi
+    state[:, 6:] = [0.04, -0.04]
+    cube = np.tile([0.1 * x, 0.1 * y, 0.8], (LENGTH, 1)).astype(np.float32)
+    group["actions"] = actions
+    group["obs/state"], group["obs/object"] = state, cube
+    for key in data.PICTURES:
+        group[f"obs/{key}"] = np.stack([picture(x, y, pixels)] * LENGTH)
+    group.attrs["language_instruction"], group.attrs["task"] = instruction, task
 
 
-@pytest.fixture
-def demonstration():
-    """Makes the n-th demonstration: (number, verified=True, steps=4)."""
-    return recorded
+def write(path, pixels: int, count: int) -> None:
+    with h5py.File(path, "w") as file:
+        for number in range(count):
+            task = 7 if number % 3 == 2 else 0
+            said = PUSH[0] if task else LIFT[number % 2]
+            demonstration(file.create_group(f"data/demo_{number}"), number, pixels, said, task)
+        names = [f"demo_{number}".encode() for number in range(count)]
+        file["mask/train"], file["mask/valid"] = np.array(names[3:], "S16"), np.array(names[:3], "S16")
+
+
+@pytest.fixture(scope="session")
+def demos(tmp_path_factory):
+    """A folder with demos.hdf5 and scenes.hdf5, views of 112 px."""
+    folder = tmp_path_factory.mktemp("lift")
+    write(folder / data.DEMONSTRATIONS, 112, 24)
+    rng = np.random.default_rng(5)
+    where = rng.uniform(-1, 1, (12, 2))
+    with h5py.File(folder / data.SCENES, "w") as file:
+        for key in data.PICTURES:
+            file[key] = np.stack([picture(x, y, 112) for x, y in where])
+        file["state"] = np.zeros((12, 8), np.float32)
+        file["cube_pos"] = np.concatenate((0.1 * where, np.full((12, 1), 0.8)), 1).astype(np.float32)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory):
+    """Demonstrations with views of 224 px."""
+    path = tmp_path_factory.mktemp("large") / data.DEMONSTRATIONS
+    write(path, 224, 6)
+    return path
 
 
 @pytest.fixture
 def parts(tmp_path):
     """Two parts, 14 demonstrations; number 3 is not verified."""
     for first in (0, 7):
-        made = [recorded(number, verified=number != 3, steps=4 + number % 3) for number in range(first, first + 7)]
-        files.write(tmp_path / f"task0_{first:04d}.hdf5", made, ENV_ARGS)
+        made = [
+            recordings.demonstration(number, verified=number != 3, steps=4 + number % 3)
+            for number in range(first, first + 7)
+        ]
+        files.write(tmp_path / f"task0_{first:04d}.hdf5", made, recordings.ENV_ARGS)
     return sorted(tmp_path.glob("task0_*.hdf5"))
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from flashtrail import cli
+from flashtrail.base.errors import UserError
 from flashtrail.training.lift import check_dataset
 
 
@@ -217,6 +218,21 @@ def test_what_is_not_hdf5(content, tmp_path, capsys):
     assert code == 2
     assert len(lines) == 1
     assert "not an HDF5 file" in lines[0]
+
+
+def test_bytes_changed_anywhere_never_do_worse(dataset):
+    whole, rng = dataset.read_bytes(), np.random.default_rng(0)
+    results = set()
+    for _ in range(60):
+        changed = bytearray(whole)
+        for at in rng.integers(0, 80_000, 3):  # where its groups and attributes are
+            changed[at] = rng.integers(256)
+        dataset.write_bytes(changed)
+        try:
+            results.add(bool(check_dataset.check(dataset)[0]))
+        except UserError:
+            results.add("damaged")
+    assert results == {True, False, "damaged"}
 
 
 def test_no_file(tmp_path, capsys):

@@ -3,12 +3,13 @@
 import h5py
 import numpy as np
 import pytest
+from training.lift.recordings import demonstration
 
 from flashtrail.base.errors import UserError
 from flashtrail.training.lift import files
 
 
-def test_parts_are_joined_with_all_that_they_hold(demonstration, dataset):
+def test_parts_are_joined_with_all_that_they_hold(dataset):
     with h5py.File(dataset) as file:
         assert file["data"].attrs["total"] == sum(4 + number % 3 for number in range(14))
         for number in (0, 6, 7, 13):
@@ -26,7 +27,7 @@ def test_only_verified_ones_are_trained_on_and_some_are_held_out(dataset):
     assert train == set(range(14)) - {3, 5}
 
 
-def test_a_later_part_moves_nobody(demonstration, parts, dataset, tmp_path):
+def test_a_later_part_moves_nobody(parts, dataset, tmp_path):
     with h5py.File(dataset) as file:
         before = set(file["mask/valid"][:])
     files.write(tmp_path / "task0_0014.hdf5", [demonstration(14), demonstration(16)], "{}")

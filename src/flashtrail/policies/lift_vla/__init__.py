@@ -1,1 +1,1 @@
-"""A small vision-language-action policy for robosuite's Lift: pictures, an instruction, a chunk of ten actions."""
+"""A small vision-language-action policy: ResNet18, text, cross-attention, a transformer decoder over action queries."""

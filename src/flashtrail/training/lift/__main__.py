@@ -7,18 +7,24 @@ import sys
 
 from flashtrail.base import commands
 
-STEPS = {"demonstrations": "flashtrail.training.lift.demonstrations"}
+STEPS = {
+    "demonstrations": "flashtrail.training.lift.demonstrations",
+    "train": "flashtrail.training.lift.train",
+    "card": "flashtrail.training.lift.card",
+}
 
 
 def main() -> int:
-    """Run one step."""
+    """Run one step; only its own module is imported: recording needs no torch, training no simulator."""
     parser = commands.Parser(prog="python -m flashtrail.training.lift", description=__doc__)
     steps = parser.add_subparsers(metavar="STEP", required=True)
+    named = next((word for word in sys.argv[1:] if word in STEPS), None)
     for name, target in STEPS.items():
-        module = importlib.import_module(target)
         sub = steps.add_parser(name)
-        module.add_arguments(sub)
-        sub.set_defaults(run=module.run)
+        if name == named:
+            module = importlib.import_module(target)
+            module.add_arguments(sub)
+            sub.set_defaults(run=module.run)
     arguments = parser.parse_args()
     return int(arguments.run(arguments))
 

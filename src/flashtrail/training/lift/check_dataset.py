@@ -56,7 +56,7 @@ def check(path: Path) -> tuple[list[str], str]:
         with h5py.File(path, "r") as file:
             found = list(_faults(file))
             return found, "" if found else _counts(file)
-    except OSError as error:
+    except (OSError, RuntimeError, KeyError, ValueError) as error:  # what h5py raises at damaged bytes
         raise UserError(f"{path} is not an HDF5 file, or is damaged: {error}") from error
 
 

@@ -40,7 +40,6 @@ A_PART, SCENES_A_PART = 5, 50  # in one file
 MISSED_EVERY = 4  # every 4th lift begins where a grasp has just missed
 MISS_M = (0.025, 0.06)  # so far beside the cube: less is a grasp all the same
 MAX_STEPS = 120
-MOST_TIMES = 8
 SCENE_STARTS = 500  # scenes begin at init states from here on, demonstrations below
 
 
@@ -164,8 +163,8 @@ def _miss(stage: Stage, rng: np.random.Generator) -> None:
     beside = far * np.array([np.cos(angle), np.sin(angle), 0.0])
     master = expert.for_task(stage.task_id)
     for _ in range(MAX_STEPS):
-        scene = expert.observe(stage.env, stage.obs)
-        stage.step(master.act(replace(scene, objects={expert.CUBE: scene.objects[expert.CUBE] + beside})))
+        seen = expert.observe(stage.env, stage.obs)
+        stage.step(master.act(replace(seen, objects={expert.CUBE: seen.objects[expert.CUBE] + beside})))
         if master.phase == "lift":
             return
 
@@ -217,25 +216,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
     parser.add_argument("--work", type=Path, default=Path("results/lift"), help="parts/, demos.hdf5, scenes.hdf5")
     parser.add_argument(
-        "--times",
-        type=int,
-        choices=range(1, MOST_TIMES + 1),
-        default=1,
-        help="as many times the usual demonstrations",
+        "--processes", type=int, choices=range(1, 65), default=2, metavar="N", help="simulators at a time"
     )
-    parser.add_argument("--processes", type=int, default=2, help="simulators at a time")
     parser.add_argument("--worker", type=int, help="be one of the processes")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Record every missing part, then join them into `work`/demos.hdf5 and `work`/scenes.hdf5."""
     work, processes = arguments.work, arguments.processes
-    wanted = parts({task: count * arguments.times for task, count in DEMONSTRATIONS.items()}, SCENES)
+    wanted = parts(DEMONSTRATIONS, SCENES)
     if arguments.worker is not None:
         generate(work, wanted[arguments.worker :: processes])
         return 0
     command = [sys.executable, "-m", "flashtrail.training.lift", "demonstrations", "--work", str(work)]
-    command += ["--times", str(arguments.times), "--processes", str(processes)]
+    command += ["--processes", str(processes)]
     running = [subprocess.Popen([*command, "--worker", str(worker)]) for worker in range(processes)]
     if any([process.wait() for process in running]):
         raise UserError("a recording process failed (see its message above): run again, finished parts are kept")

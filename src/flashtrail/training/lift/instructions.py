@@ -46,6 +46,9 @@ HELD_OUT: dict[str, tuple[str, ...]] = {
 
 
 def instruction(goal: str, demonstration: int) -> str:
-    """Return the instruction of a goal's n-th demonstration: all of them in turn."""
+    """Return the instruction of a goal's n-th demonstration: all of them in turn, each turn begun one further on.
+
+    So none is bound to what comes round in step with it, such as starts after a missed grasp.
+    """
     known = TRAINED[goal]
-    return known[demonstration % len(known)]
+    return known[(demonstration + demonstration // len(known)) % len(known)]

@@ -1,0 +1,145 @@
+"""The sizes of a policy of this family: the `dims` of its manifest, checked as they are read.
+
+`nano` is what is trained on one core; `document` is the network of the report that the family rebuilds, whose sizes it
+states where its parameter table and its text agree (ResNet18 at 224 px, 512 wide, 4 decoder layers of 8 heads, CLIP's
+text tower, 10 actions). The report gives no feed-forward width: 2048 is PyTorch's default.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError, model_validator
+
+from flashtrail.policies.lift_vla.errors import ArtifactError
+from flashtrail.policies.lift_vla.pictures import WIRE_PIXELS
+
+Size = Annotated[StrictInt, Field(ge=1, le=100_000)]
+
+
+class _Dims(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Crop(_Dims):
+    """A rectangle of the agent view, px of the shrunk picture."""
+
+    top: Annotated[StrictInt, Field(ge=0)]
+    left: Annotated[StrictInt, Field(ge=0)]
+    height: Size
+    width: Size
+
+
+class Vision(_Dims):
+    """A ResNet18 for each view, cut after `stages` of its four.
+
+    `norm`: `group` to train from scratch; `frozen_batch` with ImageNet's weights and statistics. `pool`: `mean` (one
+    vector), or `keypoints` (positions by spatial softmax of `keypoints` maps, beside the mean).
+    """
+
+    width: Size = 64
+    stages: Annotated[StrictInt, Field(ge=1, le=4)] = 4
+    norm: Literal["group", "frozen_batch"] = "group"
+    pool: Literal["mean", "keypoints"] = "mean"
+    keypoints: Size = 32
+
+    @property
+    def channels(self) -> int:
+        """Channels of the last feature map."""
+        return self.width << (self.stages - 1)
+
+    @model_validator(mode="after")
+    def _groups(self) -> Self:
+        if self.width % 8:
+            raise ValueError(f"vision.width {self.width} is not a multiple of 8")
+        return self
+
+
+class Words(_Dims):
+    """A frozen random row for each word of the training's instructions, row 0 for any other word."""
+
+    kind: Literal["words"] = "words"
+    rows: Size
+    width: Size = 64
+
+
+class Clip(_Dims):
+    """CLIP's text tower, frozen; the defaults are openai/clip-vit-base-patch32's. Its sentence vector is one token."""
+
+    kind: Literal["clip"] = "clip"
+    vocabulary: Size = 49_408
+    context: Size = 77
+    hidden: Size = 512
+    layers: Size = 12
+    heads: Size = 8
+    feedforward: Size = 2048
+    width: Size = 512
+
+    @model_validator(mode="after")
+    def _heads(self) -> Self:
+        if self.hidden % self.heads:
+            raise ValueError(f"text.hidden {self.hidden} is not a multiple of its {self.heads} heads")
+        return self
+
+
+class LiftDims(_Dims):
+    """A whole policy. `blind`: every picture is taken as black, in training and when served (the control).
+
+    `crop`: of the agent view; `wrist_pool`: the wrist view is averaged over squares of so many pixels.
+    """
+
+    views: Literal[1, 2] = 2
+    pixels: Size = 112
+    crop: Crop | None = None
+    wrist_pool: Literal[1, 2, 4] = 1
+    blind: StrictBool = False
+    proprioception: StrictBool = True
+    vision: Vision
+    text: Annotated[Words | Clip, Field(discriminator="kind")]
+    width: Size = 512
+    heads: Size = 8
+    layers: Size = 4
+    feedforward: Size = 2048
+    action_horizon: Annotated[StrictInt, Field(ge=1, le=1000)] = 10
+    action_dim: Annotated[StrictInt, Field(ge=2, le=100)] = 7
+    state_dim: Literal[8] = 8
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if WIRE_PIXELS % self.pixels:
+            raise ValueError(f"pixels {self.pixels} does not divide the wire's {WIRE_PIXELS}")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of its {self.heads} heads")
+        crop = self.crop
+        if crop and (crop.top + crop.height > self.pixels or crop.left + crop.width > self.pixels):
+            raise ValueError(f"crop reaches beyond the {self.pixels} pixels of a view")
+        return self
+
+    @classmethod
+    def read(cls, values: Any, where: str) -> LiftDims:
+        """From a manifest's `dims`; ArtifactError with the first thing that is wrong, `where` in front."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(("dims", *(str(part) for part in first["loc"])))
+            raise ArtifactError(f"{where}: {place}: {first['msg']}; not dims of a lift_vla policy") from None
+
+
+def nano(rows: int, *, blind: bool = False) -> LiftDims:
+    """The policy that is shipped, for a vocabulary of `rows` rows: sized to be trained on one CPU core."""
+    return LiftDims(
+        crop=Crop(top=1, left=14, height=96, width=80),  # holds the hand and wherever the cube may come to lie
+        wrist_pool=2,  # what lies between the fingers is near: half the pixels show it
+        blind=blind,
+        vision=Vision(width=32, stages=2, pool="keypoints"),
+        text=Words(rows=rows),
+        width=128,
+        layers=2,
+        feedforward=512,
+    )
+
+
+def document() -> LiftDims:
+    """The report's network, at its literal size: one view of 224 px, no proprioception."""
+    return LiftDims(views=1, pixels=224, proprioception=False, vision=Vision(), text=Clip())

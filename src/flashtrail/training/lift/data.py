@@ -1,0 +1,138 @@
+"""Demonstrations and scenes in HDF5 -> training samples: pictures, state, instruction, the next actions.
+
+A sample is one recorded step: what was seen before it, and the expert's clean actions from that very step on; action i
+of the chunk belongs i steps after the picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from flashtrail.base.errors import UserError
+from flashtrail.training.lift.files import PICTURES
+
+DEMONSTRATIONS, SCENES = "demos.hdf5", "scenes.hdf5"
+
+
+@dataclass(frozen=True)
+class Frames:
+    """F frames of all demonstrations of one part. `cube`: cube minus hand, m, for the auxiliary head only."""
+
+    views: NDArray[np.uint8]  # (F, 2, P, P, 3)
+    states: NDArray[np.float32]  # (F, 8)
+    chunks: NDArray[np.float32]  # (F, horizon, 7)
+    valid: NDArray[np.bool_]  # (F, horizon): False past the end of the record
+    cube: NDArray[np.float32]  # (F, 3)
+    task: NDArray[np.int64]  # (F,)
+    demo: NDArray[np.int64]  # (F,): its number in the file
+    step: NDArray[np.int64]  # (F,)
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def balanced(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Draw frames with every task equally likely."""
+        pools = [np.flatnonzero(self.task == task) for task in np.unique(self.task)]
+        return np.array([rng.choice(pools[k]) for k in rng.integers(0, len(pools), count)])
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Pictures without actions: (N, 2, P, P, 3) and where the cube is, seen from the hand, m (N, 3)."""
+
+    views: NDArray[np.uint8]
+    cube: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.cube)
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that a training run learns from: demonstrations in mask/train, those in mask/valid, scenes, instructions."""
+
+    train: Frames
+    valid: Frames
+    scenes: Scenes
+    instructions: dict[int, list[str]]  # by task, of the demonstrations in mask/train
+
+    @property
+    def pixels(self) -> int:
+        """The side of a stored view."""
+        return int(self.train.views.shape[2])
+
+
+def load(source: Path, horizon: int = 10) -> Material:
+    """Read `source`, a demonstrations' file or a folder with demos.hdf5 and perhaps scenes.hdf5; UserError if unfit."""
+    path = source / DEMONSTRATIONS if source.is_dir() else source
+    scenes = path.with_name(SCENES)
+    try:
+        with h5py.File(path, "r") as file:
+            names = {part: [name.decode() for name in file[f"mask/{part}"][:]] for part in ("train", "valid")}
+            if not all(names.values()):
+                raise UserError(f"{path}: mask/train or mask/valid is empty: record more demonstrations")
+            parts = {part: _frames(file["data"], own, horizon) for part, own in names.items()}
+            instructions: dict[int, list[str]] = {}
+            for name in names["train"]:
+                said = instructions.setdefault(int(file["data"][name].attrs["task"]), [])
+                if (text := str(file["data"][name].attrs["language_instruction"])) not in said:
+                    said.append(text)
+    except (OSError, KeyError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: no demonstrations to train on ({error}); see `flashtrail check-dataset`") from None
+    if strange := sorted(set(parts["valid"].task.tolist()) - set(instructions)):
+        raise UserError(f"{path}: task {strange[0]} is in mask/valid but not in mask/train: record more of it")
+    return Material(parts["train"], parts["valid"], _scenes(scenes, parts["train"].views.shape), instructions)
+
+
+def _frames(data: h5py.Group, names: list[str], horizon: int) -> Frames:
+    columns: dict[str, list[NDArray[Any]]] = {name: [] for name in Frames.__dataclass_fields__}
+    for name in names:
+        demo, obs = data[name], data[name]["obs"]
+        actions = demo["actions"][:].astype(np.float32)
+        count, steps = len(actions), np.arange(len(actions))
+        ahead = steps[:, None] + np.arange(horizon)
+        states = obs["state"][:].astype(np.float32)
+        columns["views"].append(np.stack([obs[key][:] for key in PICTURES], axis=1))
+        columns["states"].append(states)
+        columns["chunks"].append(actions[np.minimum(ahead, count - 1)])
+        columns["valid"].append(ahead < count)
+        columns["cube"].append((obs["object"][:, :3] - states[:, :3]).astype(np.float32))
+        columns["task"].append(np.full(count, int(demo.attrs["task"])))
+        columns["demo"].append(np.full(count, int(name.removeprefix("demo_"))))
+        columns["step"].append(steps)
+    return Frames(**{name: np.concatenate(parts) for name, parts in columns.items()})
+
+
+def _scenes(path: Path, shape: tuple[int, ...]) -> Scenes:
+    if not path.is_file():
+        return Scenes(np.zeros((0, *shape[1:]), np.uint8), np.zeros((0, 3), np.float32))
+    try:
+        with h5py.File(path, "r") as file:
+            views = np.stack([file[key][:] for key in PICTURES], axis=1)
+            cube = (file["cube_pos"][:] - file["state"][:, :3]).astype(np.float32)
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(f"{path}: not a file of scenes ({error}): record it again, or move it away") from None
+    if views.shape[1:] != shape[1:]:
+        raise UserError(
+            f"{path}: its views are {views.shape[1:]}, those of the demonstrations {shape[1:]}: record again"
+        )
+    return Scenes(views, cube)
+
+
+def norm_stats(frames: Frames) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Mean and standard deviation of states and actions, in the form of openpi's norm_stats.json.
+
+    An action's dim that hardly moves gets a deviation of 0.05 (of its +-1): else its noise would fill the loss.
+    """
+
+    def stats(rows: NDArray[Any], least: float) -> dict[str, list[float]]:
+        rows = rows.astype(np.float64)
+        return {"mean": rows.mean(0).tolist(), "std": np.maximum(rows.std(0), least).tolist()}
+
+    return {"norm_stats": {"state": stats(frames.states, 1e-3), "actions": stats(frames.chunks[:, 0], 0.05)}}
