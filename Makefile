@@ -52,7 +52,7 @@ checkup: setup ## one task at its 50 init states against the policy's published 
 	@$(BIN)/python -m flashtrail.claims.checkup results/checkup/checkup.json
 	@$(BIN)/python -m flashtrail reports
 
-screenshot: setup ## open the report and its episodes in Chromium, say what is wrong, leave reports/final.png (2 min)
+screenshot: setup ## open the report and its episodes in Chromium and Firefox, say what is wrong, leave reports/final.png (3 min)
 	@$(BIN)/python tools/browser.py reports
 
 bundle: setup ## the finished run as one directory, bundle/, and bundle.zip, that a stranger can check (PROFILE or FULL=1 as in the run)

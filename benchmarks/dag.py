@@ -27,7 +27,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flashtrail.base import commands, provenance
+from flashtrail.base import commands, forkserver, provenance
 from flashtrail.base.errors import UserError
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.record import snakemake_record
@@ -265,12 +265,12 @@ def round_costs(root: Path, policy: str, samples: int) -> dict[str, dict[str, An
 
 
 def import_costs(root: Path, scripts: Iterable[str]) -> dict[str, float]:
-    """CPU seconds in which each script's process starts and imports what it names at its top; measured once."""
+    """CPU seconds in which each script's process starts and imports what it names at its top, or a notebook does."""
     found = {}
     for script in sorted(set(scripts) - {""}):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        chapters = "; import flashtrail.report.headline" if script.endswith("render_report.py") else ""
-        _python(root, "-c", f"import runpy; runpy.run_path({script!r}){chapters}")
+        imports = ", ".join(["runpy", *forkserver.SCRIPTS.get(Path(script).name, ())])
+        _python(root, "-c", f"import {imports}; runpy.run_path({script!r})")
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         found[script] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return found
@@ -350,9 +350,11 @@ def measure(root: Path, cores: int | None, tasks: int, samples: int) -> dict[str
     rounds = {policy: round_costs(root, policy, samples) for policy in sorted({e.policy for e in ran})}
     needed = necessary(ran, simulators, rounds)
     starts = import_costs(root, (job.script for job in known))
-    imports: dict[str, float] = defaultdict(float)
+    imports, counted = defaultdict[str, float](float), set[str]()
     for job in known:
-        if job.rule != SHARD:
+        forked = Path(job.script).name in forkserver.SCRIPTS  # all jobs of the script are, of one import
+        if job.rule != SHARD and not (forked and job.script in counted):
+            counted.add(job.script)
             imports[group(job.rule)] += starts.get(job.script, 0.0)
     total = sum(needed.values())
     order = [BEYOND, START, AROUND, *GROUPS, SCHEDULING, IDLE]

@@ -94,6 +94,7 @@ def planned_experiment():
 PLANS = Path(".snakemake/flashtrail")  # where every node sees it, beside Snakemake's own record of the run
 EXPERIMENT = planned_experiment()
 if workflow.is_main_process:
+    from flashtrail.base import forkserver
     from flashtrail.report import early, live  # not in jobs: they would import jinja2 for nothing
     from flashtrail.rollouts import keeper
 
@@ -101,8 +102,8 @@ if workflow.is_main_process:
 CHAPTERS = ["baseline", "profiling", "robustness", "guard", "clock", "claims"]
 CHECKUP = experiments.CHECKUP
 ARMS = {file_name(arm): arm for arm in EXPERIMENT.all_arms}  # the wildcard {arm} is a name of files
-CONVERTED = [name for name, policy in EXPERIMENT.policies.items() if policy.artifact is None]
-TAKEN = [name for name in EXPERIMENT.policies if name not in CONVERTED]  # a finished artifact, as it is
+TAKEN = [name for name, policy in EXPERIMENT.policies.items() if policy.artifact]  # a finished one, as it is
+CONVERTED = [name for name, policy in EXPERIMENT.policies.items() if policy.candidates]
 
 
 def one_of(names):
@@ -161,6 +162,9 @@ onstart:
             arms = EXPERIMENT.all_arms
             tasks = {(EXPERIMENT.suite_of(arm), task) for arm in arms for task in EXPERIMENT.tasks_of(arm)}
             keeper.start(2 * EXPERIMENT.rollout.simulators * len(tasks), *shlex.split(sys.executable))
+        if workflow.local_exec and not workflow.touch:  # after the keeper, which names itself to all jobs
+            if forks := forkserver.start(*shlex.split(sys.executable)):
+                sys.executable = forks.words
 
 
 # --- digests: what a job depends on beside its input files ---
@@ -181,9 +185,11 @@ def server_modules(policy):
 
 
 def shard_modules(policy, suite=None):
-    """The modules of a shard: its policy's server and its suite's simulator; none: where the policy is tried."""
+    """The modules of a shard: its policy's server (the expert) and its suite's simulator; none: where it is tried."""
     suite = EXPERIMENT.home_of(policy)[0] if suite is None else suite
-    return [*server_modules(policy), simulators.source_of(suite)]
+    expert = EXPERIMENT.policies[policy].expert
+    own = [simulators.source_of(suite, simulators.EXPERTS)] if expert else server_modules(policy)
+    return [*own, simulators.source_of(suite)]
 
 
 @functools.cache
@@ -326,11 +332,11 @@ def modules_of_arm(wildcards):
 
 
 def needs_of_arm(wildcards):
-    """What a shard needs of other jobs: little, where the arm names a server that runs."""
+    """What a shard needs of other jobs: little, where no server is started for it."""
     table = EXPERIMENT.replayed(ARMS[wildcards.arm])
     arm = EXPERIMENT.all_arms[ARMS[wildcards.arm]]
     replayed = {"latencies": table} if table else {}
-    if arm.server:
+    if EXPERIMENT.server_of(arm):
         return replayed
     if arm.execution.action_stats:
         replayed |= {"action_stats": arm.execution.action_stats}
@@ -340,8 +346,9 @@ def needs_of_arm(wildcards):
 
 
 def gpus_of_arm(wildcards):
-    """GPUs that a shard takes: none, where the arm names a server that runs."""
-    return 0 if EXPERIMENT.all_arms[ARMS[wildcards.arm]].server else gpus(policy_of_arm(wildcards))
+    """GPUs that a shard takes: none, where no server is started for it."""
+    arm = EXPERIMENT.all_arms[ARMS[wildcards.arm]]
+    return 0 if EXPERIMENT.server_of(arm) else gpus(arm.policy)
 
 
 def long_first(wildcards):
@@ -377,9 +384,9 @@ def expected_of(wildcards):
 
 
 def artifact_of_arm(wildcards):
-    """The manifests of the artifact that an arm's shards must have run on: none, where it names a server that runs."""
+    """The manifests of the artifact that an arm's shards must have run on: none, where no server is started."""
     arm = EXPERIMENT.all_arms[ARMS[wildcards.arm]]
-    return {} if arm.server else artifact_of(arm.policy)
+    return {} if EXPERIMENT.server_of(arm) else artifact_of(arm.policy)
 
 
 def evidence_files(arms=None):
@@ -392,7 +399,7 @@ def evidence_files(arms=None):
         "summaries": [f"results/summaries/{file_name(arm)}.json" for arm in arms],
         "profile": f"results/profile/{EXPERIMENT.profile.policy}/rounds.parquet",
         "control": f"results/profile/{EXPERIMENT.profile.policy}/control.json",
-        "published": "resources/published/published.yaml",
+        "published": f"resources/published/{claim_files.load(EXPERIMENT.claims).published}.yaml",
         "records": [f"results/checkpoints/{policy}/record.json" for policy in converted],
         "parity": [f"results/parity/{policy}.json" for policy in converted],
         "boots": [f"results/smoke/{policy}/boot.json" for policy in policies],

@@ -41,6 +41,7 @@ rule index_episodes:
     input:
         episodes=[f"results/tables/{file_name(arm)}/episodes.parquet" for arm in EXPERIMENT.arms],
         rounds=[f"results/tables/{file_name(arm)}/rounds.parquet" for arm in EXPERIMENT.arms],
+        summaries=[f"results/summaries/{file_name(arm)}.json" for arm in EXPERIMENT.arms],
         sheets=sheet_files(EXPERIMENT.arms),
     output:
         **reported({"page_index": "reports/episodes/index.html"}, "index", "Reports"),

@@ -4,7 +4,7 @@
 #   results/artifacts/{policy}/           the artifact of the arm's policy
 #   results/environments/handle.json      the server's interpreter
 #   results/smoke/{policy}/ledger.json    nothing long starts before two episodes went well
-#   (none of these for an arm with `server: ws://host:port`)
+#   (none of these for an arm with `server: ws://host:port` or of the simulator's expert)
 #   the table of rounds that an arm's clock replays, where it does
 # OUTPUTS
 #   results/rollouts/{arm}/task_{task}/{episodes,rounds,steps,sheets}.parquet, ledger.json

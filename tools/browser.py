@@ -2,8 +2,9 @@
 
     python tools/browser.py reports        # `make screenshot`
 
-Drives a Chromium that the machine has, through playwright; axe-core judges contrast and the rest of WCAG 2.1 AA. Knows
-pages by their files only: no table, no notebook. Nothing of it is needed to make a report.
+Drives a Chromium that the machine has, through playwright; axe-core judges contrast and the rest of WCAG 2.1 AA. Where
+there is a Firefox, it opens the same pages, light and dark (firefox.py). Knows pages by their files only: no table, no
+notebook. Nothing of it is needed to make a report.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import firefox
 
 from flashtrail.base import commands
 from flashtrail.base.errors import UserError
@@ -29,6 +32,11 @@ WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
 _SHOWN = 4  # elements named per violation
 _PAGES = 3  # episodes opened per report, beside the lists
 
+# Every image, also one that a browser would load only near the window.
+_DECODED = """() => Promise.all([...document.images].map(i => {
+  i.loading = "eager";
+  return i.decode().catch(() => null);
+}))"""
 # Images that did not load, by name.
 _MISSING = """() => [...document.images].filter(i => !i.complete || i.naturalWidth === 0)
   .map(i => (i.alt || i.src).slice(0, 80))"""
@@ -72,7 +80,7 @@ def launched() -> Iterator[Browser]:
 class Opened:
     """A page, and what happened while it was read."""
 
-    page: Page
+    page: Page | firefox.Tab
     messages: list[str]  # errors of the console and of scripts
     requests: list[str]  # whatever was asked for beside the page itself and what is embedded in it
 
@@ -95,7 +103,7 @@ def opened(browser: Browser, path: str | Path, size: tuple[int, int] = DESK) -> 
 
 
 @contextmanager
-def visited(page: Page, path: str | Path) -> Iterator[Opened]:
+def visited(page: Page | firefox.Tab, path: str | Path) -> Iterator[Opened]:
     """Yield the page as it shows this file; what happens is noted until the caller is done with it."""
     url = Path(path).resolve().as_uri()
     found = Opened(page, [], [])
@@ -124,18 +132,18 @@ def problems(browser: Browser, path: str | Path, size: tuple[int, int] = PHONE) 
         return wrong(page, path)
 
 
-def wrong(page: Page, path: str | Path) -> list[str]:
+def wrong(page: Page | firefox.Tab, path: str | Path) -> list[str]:
     """Return what is wrong with this file in this tab, one line each; an empty list if nothing is.
 
-    Errors on the console, requests, images that are missing, a page wider than its window, violations of WCAG 2.1 AA
-    (contrast among them).
+    Errors on the console, requests, images that are missing, a page wider than its window; in Chromium also violations
+    of WCAG 2.1 AA (contrast among them), which are of the page and not of the browser.
     """
     with visited(page, path) as found:
         page.evaluate("() => document.querySelectorAll('details').forEach(d => { d.open = true; })")
-        page.evaluate("() => Promise.all([...document.images].map(i => i.decode().catch(() => null)))")
+        page.evaluate(_DECODED)
         said = [f"image missing: {name}" for name in page.evaluate(_MISSING)]
         said += [f"wider than the window: {'; '.join(wide)}" for wide in [page.evaluate(_OVERFLOW)] if wide]
-        said += violations(page)
+        said += [] if isinstance(page, firefox.Tab) else violations(page)
         said += [f"console: {text}" for text in found.messages]
         return said + [f"asks for {url}" for url in found.requests]
 
@@ -178,10 +186,7 @@ def check(browser: Browser, reports: str | Path) -> tuple[list[Path], list[str]]
 
     Returns the pages that were opened and what is wrong with them, one line each.
     """
-    final = Path(reports) / "final.html"
-    if not final.is_file():
-        raise UserError(f"{final} does not exist: run `make report` first")
-    early.refuse(final)
+    final = _final(reports)
     shoot(browser, final, final.with_name("final.png"))
     shoot(browser, final, final.with_name("final-phone.png"), PHONE)
     paths = pages_of(Path(reports))
@@ -196,11 +201,35 @@ def check(browser: Browser, reports: str | Path) -> tuple[list[Path], list[str]]
     return paths, said
 
 
+def _final(reports: str | Path) -> Path:
+    final = Path(reports) / "final.html"
+    if not final.is_file():
+        raise UserError(f"{final} does not exist: run `make report` first")
+    early.refuse(final)
+    return final
+
+
+def check_in_firefox(reports: str | Path) -> list[str]:
+    """Open the same pages in Firefox, at both widths, light and dark; return what is wrong, one line each."""
+    said = []
+    for mode in firefox.MODES:
+        with firefox.launched(mode) as browser:
+            for size in (DESK, PHONE):
+                with browser.tab(size) as tab:
+                    where = f"at {size[0]} px in Firefox, {mode}"
+                    said += [f"{path} {where}: {line}" for path in pages_of(Path(reports)) for line in wrong(tab, path)]
+    return said
+
+
 def main(arguments: list[str]) -> int:
     """Check the reports directory that is named (default: reports) and print what was found; 1 with any problem."""
     reports = arguments[0] if arguments else "reports"
     with launched() as browser:
         paths, said = check(browser, reports)
+    if firefox.executable():
+        said += check_in_firefox(reports)
+    else:
+        print(f"no Firefox ({', '.join(firefox.NAMES)}): opened in Chromium only")
     print(*said, sep="\n", end="\n" if said else "")
     print(f"{reports}: {len(paths)} pages opened at {DESK[0]} and {PHONE[0]} px, {len(said)} problems; see final.png")
     return int(bool(said))

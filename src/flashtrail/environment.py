@@ -152,7 +152,7 @@ def _matmul(torch: Any, device: str) -> dict[str, float]:
     error = float((product.double() - a.double() @ b.double()).abs().max())
     if not error < 0.5:  # TF32 stays well below; NaN fails too
         raise UserError(
-            f"a {_MATMUL} x {_MATMUL} matmul on {device} is off by {error:g}: mend its driver or torch build"
+            f"a {_MATMUL} x {_MATMUL} matmul on {device} is off by {error:g}: fix its driver or torch build"
         )
     return {"max_error": error, "ms": round((time.perf_counter() - started) * 1000, 2)}
 

@@ -32,7 +32,7 @@ NOTEBOOK = REPOSITORY / "notebooks" / "drills.ipynb"
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory) -> tuple[Path, dict]:
     root = tmp_path_factory.mktemp("drills")
-    inputs = written.write_campaign(root, episodes=9)
+    inputs = written.write_campaign(root, episodes=12)
     for arm in inputs["arms"]:
         files = {name: root / "tables" / arm / f"{name}.parquet" for name in ("episodes", "steps")}
         files["rounds"] = root / "tables" / arm / "rounds.parquet"

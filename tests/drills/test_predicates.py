@@ -75,6 +75,32 @@ def test_queries_that_got_the_same_picture_are_told_from_queries_that_were_not_m
     assert verdicts.cause(verdicts.judge(frozen, BOUNDS)) == "stale_frame"
 
 
+@pytest.mark.parametrize("late", [0, 1, 4, 9, 11])
+def test_a_seam_is_where_answers_take_effect(late):
+    for seed in range(5):
+        seam = features(made.episode(seed, steps=200, late=late))["seam"]
+        assert (seam > 3) if late else (seam < 1)
+
+
+def test_without_a_chunk_a_late_hand_is_known_by_never_resting():
+    """A query at each step: every step is a new answer's first, so that there is no seam to look at."""
+    on_time = [made.episode(seed, gap=1) for seed in range(15)]
+    for episode in on_time:
+        episode.actions[40:55, :3] *= 0.05  # it stands still to grasp
+    clean = bounds.derive(on_time)
+    assert "seam" not in clean.bounds
+    swings = made.episode(20, gap=1, steps=200, reward=False)
+    swings.actions[:, :3] = 0.4 * np.sign(np.sin(np.arange(200) / 10))[:, None]
+    assert verdicts.judge(swings, clean.bounds)["late_window"]
+    faster = Episode(swings.actions * 10, swings.img_mean, swings.reward)
+    assert not verdicts.judge(faster, clean.bounds)["late_window"], "another robot's statistics"
+    rests = Episode(swings.actions.copy(), swings.img_mean, swings.reward)
+    rests.actions[80:95, :3] = 0.0
+    assert not verdicts.judge(rests, clean.bounds)["late_window"]
+    rewarded = Episode(swings.actions, swings.img_mean, np.r_[np.zeros(199), 1.0])
+    assert not verdicts.judge(rewarded, clean.bounds)["late_window"]
+
+
 def test_one_query_for_a_whole_short_episode_is_a_long_chunk():
     assert verdicts.cause(verdicts.judge(made.episode(2, steps=45, gap=50, reward=False), BOUNDS)) == "long_chunk"
 

@@ -15,7 +15,7 @@ from flashtrail.experiment.arms import DRILLS
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = yaml.safe_load((ROOT / "config.yaml").read_text())
-EIGHT = [
+NINE = [
     "no_flip",
     "bad_prompt",
     "bad_unnorm",
@@ -24,6 +24,7 @@ EIGHT = [
     "stale_frame",
     "long_chunk",
     "short_horizon",
+    "late_window",
 ]
 
 
@@ -31,12 +32,12 @@ def with_drills(**more: Any) -> config.Experiment:
     return config.parse({**copy.deepcopy(SHIPPED), "drills": {**SHIPPED["drills"], **more}})
 
 
-def test_the_shipped_section_is_eight_drills_a_clean_run_and_a_reference():
+def test_the_shipped_section_is_nine_drills_a_clean_run_and_a_reference():
     experiment = config.parse(SHIPPED)
-    assert list(experiment.drill_arms) == ["drill_reference", "drill_clean", *(f"drill_{name}" for name in EIGHT)]
-    assert list(DRILLS) == EIGHT
+    assert list(experiment.drill_arms) == ["drill_reference", "drill_clean", *(f"drill_{name}" for name in NINE)]
+    assert list(DRILLS) == NINE
     assert experiment.arm("drill_reference")["init_states"] == [10, 11, 12, 13, 14]
-    assert {tuple(experiment.arm(f"drill_{name}")["init_states"]) for name in ["clean", *EIGHT]} == {(5, 6, 7, 8, 9)}
+    assert {tuple(experiment.arm(f"drill_{name}")["init_states"]) for name in ["clean", *NINE]} == {(5, 6, 7, 8, 9)}
     assert all(experiment.arm(name)["flash"]["force_full_each_round"] for name in experiment.drill_arms)
 
 
@@ -104,8 +105,8 @@ def arm_with(**more: Any) -> config.Experiment:
 
 
 def test_any_arm_may_differ_in_how_it_executes():
-    experiment = arm_with(execution={"replan_steps": 5, "horizon": 100})
-    assert experiment.arm("mine")["execution"] == {"replan_steps": 5, "horizon": 100}
+    experiment = arm_with(execution={"replan_steps": 5, "horizon": 100, "window_lag": 9})
+    assert experiment.arm("mine")["execution"] == {"replan_steps": 5, "horizon": 100, "window_lag": 9}
     assert "execution" not in arm_with().arm("mine")
 
 
@@ -115,6 +116,8 @@ def test_any_arm_may_differ_in_how_it_executes():
         ({"execution": {"replan_steps": 50}}, "replan_steps: the policy allows at most 12: raise flash.max_exec_steps"),
         ({"execution": {"replan_steps": 51}}, "replan_steps"),
         ({"execution": {"horizon": 0}}, "horizon"),
+        ({"execution": {"window_lag": 0}}, "window_lag: must be at least 1"),
+        ({"execution": {"window_lag": 51}}, "window_lag"),
         ({"execution": {"action_stat": "x"}}, "arms.mine.execution"),
         ({"server": "ws://h:1", "execution": {"action_stats": "x"}}, "the server at ws://h:1 has its own statistics"),
     ],

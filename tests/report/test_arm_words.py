@@ -91,6 +91,7 @@ def test_an_arm_in_words():
     )
     assert arm_words.short(guarded, "p") == "guard, policy q, wrist camera black every 4th round"
     running = summary(clock={"hz": 100.0, "mean_ms": 58.0})
+    assert arm_words.short(running, "p") == "clock running at 100 Hz, 58.0\u00a0ms a round, FLASH"
     assert arm_words.words(running, "p") == "no fault; clock running at 100 Hz, 58.0\u00a0ms a round; FLASH"
 
 

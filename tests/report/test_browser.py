@@ -19,7 +19,7 @@ from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.experiment.outlook import Shard, State
 from flashtrail.report import early, layout, page, rendering
-from flashtrail.tables import schemas
+from flashtrail.tables import links, schemas
 
 LONG = "dropout_trained_wrist_zero_every4"  # a name that does not fit on a phone
 ARMS = ["clean", "wrist_zero_every4", "guard_wrist_zero_every4", LONG]
@@ -205,6 +205,22 @@ def test_contents_stay_in_view_on_a_desk_and_are_folded_on_a_phone(chromium, rep
             assert current.count() == 1 and current.inner_text() != "Top"
 
 
+def test_sections_are_folded_on_a_phone_and_open_where_an_address_leads_into_one(chromium, reports):
+    for size in SIZES:
+        with browser.opened(chromium, reports / "final.html", size) as found:
+            parts = found.page.locator("details.part")
+            assert (parts.count() > 7) == (size == browser.PHONE)
+            assert found.page.locator("details.part[open]").count() == 0
+            assert found.page.locator("main > h2").count() >= 1  # the first stays open
+            for link in (found.page.locator(".contents a").last, found.page.locator(f"a[href='#{links.ARMS}']").first):
+                if not link.count():
+                    continue
+                target = link.get_attribute("href")
+                found.page.evaluate("target => { location.hash = target; }", target)
+                found.page.wait_for_timeout(100)
+                assert found.page.locator(target).is_visible()
+
+
 def test_films_play_in_view_only_and_never_against_the_readers_wish(chromium, tmp_path):
     """A film without pictures still tells whether it was asked to play."""
     film = (
@@ -266,6 +282,13 @@ def test_on_paper_no_heading_is_left_behind_and_pages_are_numbered(chromium, rep
     heads += ["Matrix", "One by one", "Words", "What is not claimed"]
     assert len(said) >= 8 and not {line for lines in last for line in lines} & set(heads)
     assert all(f"{number} of {len(said)}" in text for number, text in enumerate(said, 1))
+
+
+def test_paper_names_what_it_leaves_to_the_file(chromium, reports):
+    text = " ".join(printed(chromium, reports / "final.html"))
+    for name, inside in (("What others printed, beside ours", "Follows from its rows"), ("The same by route", "Max")):
+        assert f"{name}: in the file" in text and inside not in text.replace(name, "")
+    assert "Success, all tasks" in text
 
 
 def printed(chromium, path: Path) -> list[str]:

@@ -110,7 +110,7 @@ def test_k1_is_not_tested_where_episodes_came_alone(tmp_path: Path) -> None:
     found = CsvRun([stages.path(tmp_path / "csv", "stage4_episode")], "pi0", 7, "clean").read()
     write(found, tmp_path / "out")
     (first, _) = verdicts.evaluate(_claims(tmp_path), prepare([tmp_path / "out"], tmp_path / "out"))["claims"]
-    assert first["verdict"] == "not_tested" and "only k/n could be held against the rows" in first["sentence"]
+    assert first["verdict"] == "not_tested" and "only k/n could be checked against the rows" in first["sentence"]
 
 
 def _claims(root: Path) -> Path:

@@ -1,6 +1,7 @@
 """Figures within a page: their colours are the page's, their ids their own, and they load nothing."""
 
 import re
+from html import unescape
 
 import pytest
 from matplotlib import pyplot as plt
@@ -35,6 +36,16 @@ def test_figures_of_one_page_share_no_id_and_no_style():
     for text, own in zip((one, other), ids, strict=True):
         assert {*re.findall(r'href="#([^"]+)"', text), *re.findall(r"url\(#([^)]+)\)", text)} <= {*own}
     assert "<style" not in one + other and rendering.external_references(one + other) == []
+
+
+def test_a_mark_tells_its_words_as_a_title_and_no_other_has_an_id():
+    with plotting.style():
+        figure, axes = plotting.axes_of(1.0)
+        (dot,) = axes.plot([0], [0], "o", color=palette.BLUE)
+        drawing.told(dot, 'clean, "task" <0>: 7/9 & more')
+        text = drawing.svg(figure, "x")
+    (title,) = re.findall(r"<g><title>([^<]*)</title>", text)
+    assert unescape(title) == 'clean, "task" <0>: 7/9 & more' and "told:" not in text
 
 
 def test_a_drawn_figure_is_closed():

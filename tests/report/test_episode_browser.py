@@ -18,7 +18,7 @@ from report.filmed import film_episode, shade
 from report.rendered import linked, unlinked
 
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import episode_browser, episode_pages, layout, rendering, thumbnails
+from flashtrail.report import arm_words, episode_browser, episode_pages, layout, rendering, thumbnails
 from flashtrail.tables import links, schemas
 
 ARMS = ["clean", "wrist_zero_every4", "wrist_zero_all"]
@@ -70,6 +70,17 @@ def test_each_count_equals_the_rows_and_leads_to_them(index, run):
     won = {arm: run.of_arm("episodes", arm)["success"] for arm in ARMS}
     assert found == {arm: f"{of_arm.sum()}/{len(of_arm)}" for arm, of_arm in won.items()}
     assert unlinked(index) == [] and rendering.external_references(index.read_text()) == []
+
+
+def test_an_arm_is_called_in_words_beside_its_key(index, run, campaign, tmp_path):
+    soup = BeautifulSoup(index.read_text(), "html.parser")
+    for section in soup.select("#episodes section"):
+        words = arm_words.short(run.summaries[section["data-arm"]], run.usual_policy)
+        assert section["data-name"] == words and section.h2.small.get_text() == words
+        assert section.h2.code.get_text() == section["data-arm"]
+    bare = {name: campaign[name] for name in ("episodes", "rounds")}
+    episode_browser.write_index(tmp_path / "index.html", bare, ARMS)
+    assert not BeautifulSoup((tmp_path / "index.html").read_text(), "html.parser").select("h2 small")
 
 
 def test_an_episode_with_a_sheet_has_its_last_picture_and_each_other_its_rounds(index):

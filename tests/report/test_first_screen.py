@@ -4,6 +4,7 @@ import io
 import itertools
 import random
 import re
+from html import escape
 
 import kit
 import pytest
@@ -11,8 +12,20 @@ from bs4 import BeautifulSoup
 from PIL import Image
 
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import cards, films, headline, layout, rendering, thumbnails, tradeoff
-from flashtrail.report.tradeoff import Point
+from flashtrail.report import (
+    cards,
+    drawing,
+    films,
+    headline,
+    layout,
+    plotting,
+    rendering,
+    thumbnails,
+    tradeoff,
+    tradeoff_figures,
+    tradeoff_places,
+)
+from flashtrail.report.tradeoff_places import PAGE, Point
 from flashtrail.statistics import intervals
 from flashtrail.statistics.intervals import Interval
 
@@ -65,33 +78,65 @@ def test_marks_stand_apart_and_names_do_not_overlap():
             point(str(i), draw.choice([0, 0, 3, 9]), 9, draw.choice([8.0, 8.1, 30.0]))
             for i in range(draw.randint(1, 12))
         ]
-        drawn = tradeoff.places(found)
+        drawn = tradeoff_places.places(found, PAGE)
         marks = drawn["marks"]
         assert len(marks) == len(found)
         for one, other in itertools.combinations(marks, 2):
-            assert max(abs(one["x"] - other["x"]), abs(one["y"] - other["y"])) >= tradeoff._SHIFT - 1e-9
+            assert max(abs(one["x"] - other["x"]), abs(one["y"] - other["y"])) >= tradeoff_places.SHIFT - 1e-9
         tops = [mark["label"] for mark in marks]
         assert tops == sorted(tops) and tops[0] > 0
-        ends = [mark["label"] + tradeoff._LINE * (len(mark["lines"]) - 1) for mark in marks]
-        assert ends[-1] <= tradeoff.HEIGHT
+        ends = [mark["label"] + tradeoff_places.LINE * (len(mark["lines"]) - 1) for mark in marks]
+        assert ends[-1] <= PAGE.height
         if len(found) <= 9:
             assert all(end < top for end, top in zip(ends, tops[1:], strict=False))
-        assert all(len(line) <= tradeoff._LETTERS for mark in marks for line in mark["lines"])
+        assert all(len(line) <= PAGE.letters for mark in marks for line in mark["lines"])
 
 
 @pytest.mark.parametrize("most", [0.002, 0.4, 1.0, 7.0, 33.0, 592.0, 12000.0])
 def test_the_axis_holds_every_point_and_has_few_ticks(most):
-    drawn = tradeoff.places([point("a", 1, 2, most), point("b", 1, 2, most / 3)])
+    drawn = tradeoff_places.places([point("a", 1, 2, most), point("b", 1, 2, most / 3)], PAGE)
     ticks = [float(name) for _, name in drawn["across"]]
     assert 3 <= len(ticks) <= 8 and ticks[-1] >= most * 1.1
     assert all(mark["right"] <= drawn["frame"]["right"] for mark in drawn["marks"])
 
 
+def test_a_numeral_covers_no_mark_and_no_other_numeral():
+    """Any eight arms, on the page and in a column."""
+    draw = random.Random(2)
+    for sheet in (PAGE, tradeoff_figures.sheet(3.25)):
+        wide, high = sheet.digit
+        for _ in range(100):
+            found = [point(str(i), draw.choice([0, 3, 9]), 9, draw.uniform(8, 30)) for i in range(draw.randint(1, 8))]
+            marks = tradeoff_places.places(found, sheet)["marks"]
+            assert [mark["number"] for mark in marks] == list(range(1, len(found) + 1))
+            for one, other in itertools.combinations(marks, 2):
+                (x, y), (to_x, to_y) = one["numeral"], other["numeral"]
+                assert abs(x - to_x) >= wide - 1e-9 or abs(y - to_y) >= high - 1e-9
+            for one, other in itertools.product(marks, marks):
+                assert max(abs(one["numeral"][0] - other["x"]), abs(one["numeral"][1] - other["y"])) > 6
+
+
+@pytest.mark.parametrize("width", [3.25, 7.0])
+def test_paper_and_page_show_the_same_points_intervals_and_arrows(run, width):
+    found = tradeoff.points(run)
+    on_page = tradeoff_places.places(found, PAGE)
+    with plotting.style(width):
+        figure = tradeoff_figures.tradeoff(found)
+        (axes,) = figure.axes
+        texts = " ".join(text.get_text() for text in axes.texts)
+        svg = drawing.svg(figure, "x")
+    assert all(f"{p.k}/{p.n}" in texts for p in found) and "Wilson 95 %" in texts and "mean time" in texts
+    assert len(axes.patches) == len(on_page["arrows"]) > 0
+    assert all(escape(p.said).replace("\u00a0", " ") in svg for p in found)
+    numerals = [text for text in axes.texts if text.get_text() in [str(n) for n in range(1, len(found) + 1)]]
+    assert bool(numerals) == (width < 5), "a column has numbers and a list, a page's width has names"
+
+
 def test_boxes_are_spread_within_their_bounds():
-    assert tradeoff.spread([0, 0, 0], [10, 10, 10], 100) == [0, 10, 20]
-    assert tradeoff.spread([95, 96], [10, 10], 100) == [80, 90]
-    assert tradeoff.spread([5, 50], [10, 10], 100) == [5, 50]
-    assert tradeoff.spread([0, 0], [10, 10], 10) == [0, 5]
+    assert tradeoff_places.spread([0, 0, 0], [10, 10, 10], 100) == [0, 10, 20]
+    assert tradeoff_places.spread([95, 96], [10, 10], 100) == [80, 90]
+    assert tradeoff_places.spread([5, 50], [10, 10], 100) == [5, 50]
+    assert tradeoff_places.spread([0, 0], [10, 10], 10) == [0, 5]
 
 
 def test_the_figure_says_each_arm_in_words_and_has_a_table_behind_it(run):

@@ -175,7 +175,7 @@ def test_whatever_goes_wrong_ends_the_thread_with_one_line(tmp_path, capsys, mon
     thread = live.watch(lambda: live.Graph(run.shards, run.done.__contains__, lambda: [][1]))
     thread.join(60)
     assert not thread.is_alive()
-    words = "no more of it (IndexError: list index out of range); the run goes on"
+    words = "stopped (IndexError: list index out of range); the run goes on"
     assert capsys.readouterr().err == f"progress: {words}\n"
     assert live.watch(lambda: [][1]) is None and capsys.readouterr().err == f"progress: {words}\n"
     assert live.watch(lambda: live.Graph([], run.done.__contains__, list)) is None and not capsys.readouterr().err

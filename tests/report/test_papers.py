@@ -125,7 +125,7 @@ def test_a_file_has_text_as_text_and_the_same_bytes_each_time(root, tmp_path, ki
         assert reader.pages[0].mediabox.width == pytest.approx(85 / 25.4 * 72, abs=0.1)
         assert reader.metadata.creation_date is None
     if kind == "svg":
-        assert b">wrist_zero_every4</text>" in made[0] and b"<dc:date>" not in made[0]
+        assert b">wrist_zero_every4, n = " in made[0] and b"<dc:date>" not in made[0]
 
 
 def _descriptor(font):
@@ -282,7 +282,7 @@ def test_a_summary_is_one_page_with_sentence_claims_and_limits(root, runs, tmp_p
     assert " ".join(headline.said(runs["final"]).text.split()) in text and "Simulated data" in text
     tested, untested = cards.split(runs["final"].claims["claims"])
     assert tested and all(f"{claim['id']} {claim['title']}" in text for claim in tested)
-    assert all(" ".join((claim["short"] or "").split()) in text for claim in tested)
+    assert all(" ".join(cards.short(claim).split()) in text for claim in tested)
     assert all(claim["id"] in text.partition("Not tested:")[2] for claim in untested)
     assert "no person watched" in text and "flashtrail audit" in text
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from flashtrail.claims import claims, summaries, verdicts
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import chapters, headline, overview, page, palette, run_figures, timeline
+from flashtrail.report import arm_words, chapters, headline, overview, page, palette, timeline
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FAULT, GUARDED, OTHER = "wrist_zero_every4", "patched", "trained_again"
@@ -89,5 +89,6 @@ def test_a_remedys_control_is_the_arm_of_the_same_fault_without_it(run):
 
 def test_a_colour_depends_on_what_was_done_and_on_no_name():
     hit = {"guard": None, "condition": {"rounds_hit": 3}}
-    colour = {policy: run_figures.arm_colour({**hit, "policy": policy}, "dropout") for policy in ("dropout", "second")}
-    assert colour == {"dropout": palette.ORANGE, "second": palette.PURPLE}
+    roles = {policy: arm_words.role({**hit, "policy": policy}, "dropout") for policy in ("dropout", "second")}
+    colours = {policy: palette.of_role(role) for policy, role in roles.items()}
+    assert colours == {"dropout": palette.ORANGE, "second": palette.PURPLE}

@@ -55,7 +55,7 @@ def test_a_page_shows_them_within_its_bytes_and_loads_nothing(inputs, tmp_path):
     text = sheets.section(run)
     pictures = re.findall(r"data:image/jpeg;base64,([^\"]+)", text)
     assert len(pictures) == 6 and len(text) < 2.5e6
-    assert "6\u00a0episodes of 16" in text and "wrist_zero_all: 2 failed, 0 succeeded" in text
+    assert "6\u00a0episodes of 16" in text and "Contact sheets of wrist_zero_all: 2 failed, 0 succeeded" in text
     assert {base64.b64decode(p) for p in pictures} <= {r["jpeg"] for r in big}
     assert rendering.external_references(text) == []
 

@@ -221,8 +221,17 @@ def test_the_page_a_report_and_a_film_are_given_out(run, served):
     assert served.ask(film.replace(".mp4", ".jpg"))[1][6:10] == "JFIF"
 
 
+def test_an_address_that_lost_its_last_slash_leads_to_the_page(served):
+    for method in ("GET", "HEAD"):
+        code, _ = served.ask(f"/{served.root}", method=method)
+        assert code == 302 and re.search(r"^Location: (.*)\r$", served.head, re.M)[1] == f"/{served.root}/"
+        assert "frame-ancestors" in served.head
+    assert served.ask(f"/{served.root[:-1]}")[0] == 404
+    assert served.ask(f"/{served.root}", host="evil.example")[0] == 421
+
+
 STRANGE = [
-    "/", "/{wrong}/", "/{root}x/", "//{root}/", "/{root}", "http://127.0.0.1/{root}/", "/{root}/progress.json",
+    "/", "/{wrong}/", "/{root}x/", "//{root}/", "//{root}", "http://127.0.0.1/{root}/", "/{root}/progress.json",
     "/{root}/reports", "/{root}/reports/", "/{root}/reports/link.html", "/{root}/reports/up/secret.html",
     "/{root}/reports/pipe.html", "/{root}/reports/notes.txt", "/{root}/reports/../secret.html",
     "/{root}/reports/%2e%2e/secret.html", "/{root}/reports/..%2fsecret.html", "/{root}/reports//etc/passwd.html",

@@ -54,6 +54,7 @@ def changed(given: Observation) -> set[str]:
         ("bad_unnorm", [set()] * 4),
         ("long_chunk", [set()] * 4),
         ("short_horizon", [set()] * 4),
+        ("late_window", [set()] * 4),
     ],
 )
 def test_a_drill_changes_its_own_part_of_the_observation_and_no_other(name, parts):
@@ -131,6 +132,28 @@ def test_short_horizon_ends_the_episode_at_its_limit():
     assert [row["executed"] for row in record.rounds] == [12, 8]
 
 
+def executed(record) -> list[tuple[int, int]]:
+    """Return round and place in its chunk of what each step executed, held to the action that it was."""
+    for row in record.steps:
+        assert row["action"] == [pytest.approx(row["round"] + row["offset_in_chunk"] / 100)] * 7
+    return [(row["round"], row["offset_in_chunk"]) for row in record.steps]
+
+
+@pytest.mark.parametrize("replan_steps", [1, 5, 12])
+def test_late_window_executes_what_was_for_nine_steps_ago_whatever_the_chunk(replan_steps):
+    lag = EXPERIMENT.arm("drill_late_window")["execution"]["window_lag"]
+    clean, asked, _ = run([(12, FULL)], replan_steps=replan_steps)
+    late, late_asked, _ = run([(12, FULL)], replan_steps=replan_steps, window_lag=lag)
+    assert lag == 9 and len(late.steps) == len(clean.steps) == 40
+    assert executed(late) == [executed(clean)[0]] * lag + executed(clean)[:-lag]
+    queried = [[entry[:3] for entry in policy.asked] for policy in (asked, late_asked)]
+    assert queried[0] == queried[1], "the policy is asked when and as often as it was"
+
+
+def test_no_lag_is_the_loop_as_it_was():
+    assert run([(12, FULL)], window_lag=0)[0].steps == run([(12, FULL)])[0].steps
+
+
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
@@ -155,6 +178,7 @@ def test_every_drill_differs_from_the_clean_arm_in_its_own_settings_only():
         if (arm := EXPERIMENT.arm(f"drill_{name}"))
     }
     own = {"bad_unnorm": {"execution"}, "long_chunk": {"execution", "flash"}, "short_horizon": {"execution"}}
+    own["late_window"] = {"execution"}
     assert differing == {name: own.get(name, {"condition"}) for name in DRILLS}
 
 

@@ -4,6 +4,11 @@ It answers the commands that Snakemake calls, from a file:// channel instead of 
 is the interpreter of the tests, put into the environment the way a venv does; the other packages are empty. So the
 wiring of the environments is real and their contents are not: whether conda-forge can solve the env files is not
 tested here.
+
+Snakemake 9.27 calls (read in its source): `conda info --json` (conda_prefix, platform), `conda --version` (>= 24.7.1),
+`conda config --get channel_priority --json`, `conda env create --quiet --no-default-packages --file F --prefix P`,
+`conda env export --prefix|--name`, `conda clean -y --tarballs` (after every create), and sources
+`<conda_prefix>/bin/activate P`.
 """
 
 from __future__ import annotations

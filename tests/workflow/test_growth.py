@@ -37,10 +37,14 @@ DOCUMENTED = re.compile(r"^\| (.+?) \| (.+?) \|$", re.M)
 def grow(checkout: Checkout, old: str = "", new: str = "", arms: tuple[str, ...] = ("clean", "guarded")) -> list[str]:
     """Change the config, run the arms to their tables, and return the episodes that were run, as ARM/TASK/NAME."""
     checkout.edit(GROWN, old, new)
+    targets = [f"results/tables/{arm}/episodes.parquet" for arm in arms]
+    return episodes_run(checkout, ["snakemake", "--profile", "profiles/local", "--configfile", GROWN, "--", *targets])
+
+
+def episodes_run(checkout: Checkout, command: list[str]) -> list[str]:
+    """Run a command, after which nothing is left to do, and return the episodes that were run, as ARM/TASK/NAME."""
     logs = checkout.path / "results/logs/roll_out_shard"
     shutil.rmtree(logs, ignore_errors=True)
-    targets = [f"results/tables/{arm}/episodes.parquet" for arm in arms]
-    command = ["snakemake", "--profile", "profiles/local", "--configfile", GROWN, "--", *targets]
     checkout.run(*command)
     assert "Nothing to be done" in checkout.run(*command).stdout
     return sorted(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -143,7 +144,9 @@ def _guarded(main: Callable[[Job], None], job: Job, planned: bool) -> None:
     except Exception:
         traceback.print_exc()  # here, while the log still listens
         sys.exit(1)
-    print(f"{job.rule}: done in {time.monotonic() - started:.1f} s", flush=True)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    cpu_s, most = used.ru_utime + used.ru_stime, used.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    print(f"{job.rule}: done in {time.monotonic() - started:.1f} s; {cpu_s:.1f} s of CPU, {most:.0f} MiB", flush=True)
 
 
 def _leave_for_debugging(job: Job) -> None:

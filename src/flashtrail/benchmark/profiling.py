@@ -79,9 +79,7 @@ def check_nothing_late(runtime: Any) -> None:
     counters = getattr(runtime, "counters", None)
     if counters is not None and any(counters.late.values()):
         late = ", ".join(f"{n} {what}" for what, n in counters.late.items())
-        raise UserError(
-            f"the engine had {late} after warm-up, so these times are no steady rounds; warm up those first"
-        )
+        raise UserError(f"the engine had {late} after warm-up, so these rounds are not steady; warm up those first")
 
 
 def full_against_full(policy: FlashPolicy, recorded: Sequence[Recorded], *, samples: int, seed: int) -> dict[str, Any]:

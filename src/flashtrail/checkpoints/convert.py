@@ -1,6 +1,6 @@
 """Plans a conversion: checks a source's names and shapes against `layouts`, and derives the model's dims.
 
-Sources are openpi's JAX tree and the upstream draft `.pt`. Shapes and names: docs/checkpoints.md.
+Sources are openpi's JAX tree and the upstream draft `.pt`.
 """
 
 from __future__ import annotations

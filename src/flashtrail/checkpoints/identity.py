@@ -158,7 +158,7 @@ def _of_orbax(files: Mapping[str, int], read: Read) -> Identity:
         if family == UNKNOWN:
             problem = f"{_none_known('leaves', evidence, name)}: give a pi0 tree"
     if form == NO_FORMAT:
-        problem = "params holds neither manifest.ocdbt nor a directory a leaf: complete the copy or the download"
+        problem = "params has neither manifest.ocdbt nor one directory per leaf: complete the copy or the download"
     return Identity(family, form, evidence, problem)
 
 

@@ -1,7 +1,7 @@
 """Names, shapes and layouts: of openpi's leaves and a draft's `.pt`, and of the artifact's tensors made of them.
 
 The contract between converter, engine, export and the synthetic checkpoints of benchmarks and tests. The artifact is
-x-in/y-out (`y = x @ w`), layers stacked on a leading axis. Tables: docs/checkpoints.md.
+x-in/y-out (`y = x @ w`), layers stacked on a leading axis. The leaves of pi0_libero: docs/reference/FLASH.md, E.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """LoRA deltas in openpi's trees: which leaves hold them, and what they add to the weight that they belong to.
 
 Follows openpi's forward pass, not its names alone. The attention's output projection contracts the heads once for
-each of the two factors, so that its delta is A[n] @ (sum over m of B[m]), not A[n] @ B[n]; and the MLP's deltas are
-never scaled, whatever the config says.
+each of the two factors (its rule for the two einsums of ``BTNH,NHD->BTD``), so that its delta is A[n] @ (sum over m of
+B[m]), not A[n] @ B[n], as the official converter has it; and the MLP's deltas are never scaled, whatever the config
+says.
 """
 
 from __future__ import annotations

@@ -108,6 +108,18 @@ class RateClaim(_SuccessClaim):
     bar: float = Field(gt=0, lt=1)
 
 
+class MetricClaim(_Claim):
+    """In one arm a metric says yes, or counts at least one, in at least (at most) a share `bar` of the episodes."""
+
+    test: Literal["metric_rate"]
+    arm: str
+    metric: Literal[
+        "naive_success", "own_success", "printed_success", "verified_success", "gripper_closures", "grasps", "lifts"
+    ]
+    side: Literal["at_least", "at_most"]
+    bar: float = Field(gt=0, lt=1)
+
+
 class _DifferenceClaim(_SuccessClaim):
     """One arm differs from another in the stated direction."""
 
@@ -148,6 +160,15 @@ class LatencyClaim(_Claim):
     load_at_most: float = Field(0.1, gt=0, le=1, description="share of the cores that other programs may take")
 
 
+class LatencyLimitClaim(_Claim):
+    """The profile's rounds of one route take at most `ms`, by their median."""
+
+    test: Literal["latency_at_most"]
+    route: Literal["full", "draft"] = "full"
+    ms: float = Field(gt=0)
+    load_at_most: float = Field(0.1, gt=0, le=1, description="share of the cores that other programs may take")
+
+
 class RoutesClaim(_Claim):
     """Route and accepted prefix of one arm's rounds are recorded and agree with its episodes' counters."""
 
@@ -173,10 +194,17 @@ class PublishedClaim(_Claim):
 
 
 class PublishedChecksClaim(_Claim):
-    """Published figures hold together: rates are counts, ratios are quotients."""
+    """Published figures hold together: rates are counts, ratios are quotients, sizes and lengths add up."""
 
     test: Literal["published_checks"]
-    check: Literal["rate is a count", "rates are counts", "ratio is a quotient"]
+    check: Literal[
+        "rate is a count",
+        "rates are counts",
+        "ratio is a quotient",
+        "sizes add up",
+        "windows fit",
+        "mean of lengths",
+    ]
     limited: ClassVar[bool] = False
 
 
@@ -206,10 +234,12 @@ AnyClaim = Annotated[
     RecordsClaim
     | EpisodesCompleteClaim
     | RateClaim
+    | MetricClaim
     | PairedClaim
     | UnpairedClaim
     | NonInferiorityClaim
     | LatencyClaim
+    | LatencyLimitClaim
     | RoutesClaim
     | PublishedClaim
     | PublishedChecksClaim
@@ -224,6 +254,7 @@ class ClaimsFile(Section):
     """claims.yaml."""
 
     version: Literal[1]
+    published: str = Field("published", pattern=r"^\w+$", description="whose figures: a file of resources/published")
     alpha: float = Field(0.05, gt=0, lt=0.5)
     claims: list[AnyClaim] = Field(min_length=1)
 

@@ -65,6 +65,8 @@ def digest(claim: types.AnyClaim, metadata: Mapping[str, Mapping[str, str]]) -> 
     `metadata`: by arm, its tables' entries.
     """
     tested = {key: getattr(claim, key, None) for key in _COMPARISON}
+    if metric := getattr(claim, "metric", None):
+        tested |= {"metric": metric, "side": getattr(claim, "side", None)}
     arms = [metadata.get(str(tested[side]), {}) for side in ("arm", "control")]
     return provenance.digest_json([tested, [[entries.get(key, "") for key in _DEPENDS] for entries in arms]])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -111,6 +111,51 @@ class Quotient(Section):
     of: tuple[float, float]
 
 
+class Total(Section):
+    """A printed figure and the printed ones whose sum it should be, all to so many `digits` after the point."""
+
+    source: str
+    what: str
+    printed: float
+    of: list[float] = Field(min_length=1)
+    digits: int = Field(1, ge=0, le=9)
+
+
+class Decoder(Section):
+    """A printed number of parameters (millions, one digit) of so many Transformer decoder layers of one width.
+
+    `width` is that of the features that they attend to; the source prints no other.
+    """
+
+    source: str
+    what: str
+    printed: float
+    layers: int = Field(ge=1)
+    width: int = Field(ge=1)
+
+
+class Windows(Section):
+    """A printed number of windows of `length` steps, one every `stride`, within `episodes` of `steps` in all."""
+
+    source: str
+    what: str
+    printed: int
+    episodes: int = Field(ge=1)
+    steps: int = Field(ge=1)
+    length: int = Field(ge=1)
+    stride: int = Field(ge=1)
+
+
+class MeanLength(Section):
+    """A printed mean of `n` lengths, to the whole number, each of which is one of `lengths`."""
+
+    source: str
+    what: str
+    printed: int
+    n: int = Field(ge=1)
+    lengths: tuple[int, int]
+
+
 class Rows(Section):
     """Where a printed figure is found again in imported rows: in an arm's summary, or in the profile of a route."""
 
@@ -155,15 +200,21 @@ class Published(Section):
     acceptance: list[Acceptance] = Field(default_factory=list)
     conveyor: list[Conveyor] = Field(default_factory=list)
     ratios: list[Quotient] = Field(default_factory=list)
+    totals: list[Total] = Field(default_factory=list)
+    decoders: list[Decoder] = Field(default_factory=list)
+    windows: list[Windows] = Field(default_factory=list)
+    mean_lengths: list[MeanLength] = Field(default_factory=list)
     said: list[Said] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _sources_known(self) -> Published:
-        rows: list[Any] = [*self.success, *self.latency, *self.acceptance, *self.conveyor, *self.ratios, *self.said]
-        for row in rows:
+        for row in (row for kind in ROWS for row in getattr(self, kind)):
             if row.source not in self.sources:
                 raise ValueError(f"source {row.source!r} is not described under sources")
         return self
+
+
+ROWS = tuple(name for name in Published.model_fields if name not in ("version", "sources"))  # its lists
 
 
 def load(path: str | Path | None = None) -> Published:
@@ -180,8 +231,7 @@ def load_all(paths: Sequence[str | Path]) -> Published:
         for name in set(sources) & set(file.sources):
             raise UserError(f"{path}: source {name!r} is described in another file, too: rename it")
         sources |= file.sources
-    kinds = ("success", "latency", "acceptance", "conveyor", "ratios", "said")
-    rows = {kind: [row for file in files for row in getattr(file, kind)] for kind in kinds}
+    rows = {kind: [row for file in files for row in getattr(file, kind)] for kind in ROWS}
     return Published(version=1, sources=sources, **rows)
 
 
@@ -244,8 +294,8 @@ def checks(published: Published) -> list[dict[str, Any]]:
     """Return the checks that need nothing but the printed figures, as rows: what, printed, found, agrees.
 
     Every rate must be a whole count of its episodes (and every conveyor cell of its trials); every ratio the quotient
-    of its numbers to the printed digits. Every mean of a mixture must imply one and the same draft round, which can
-    only be compared by eye: `agrees` is None there.
+    of its numbers to the printed digits; `_sizes` and `_lengths` have rules of their own. Every mean of a mixture must
+    imply one and the same draft round, which can only be compared by eye: `agrees` is None there.
     """
     rows: list[dict[str, Any]] = []
     for success in published.success:
@@ -267,7 +317,46 @@ def checks(published: Published) -> list[dict[str, Any]]:
         if row.route == "all" and row.statistic == "mean" and row.draft_share and row.method == "FLASH+Triton":
             implied = intervals.implied_draft_ms(row.ms, row.draft_share / 100, TRITON_FULL_MS)
             rows.append(_row("implied draft round", row, f"mean {row.ms} ms", f"{implied:.2f} ms", None))
-    return rows
+    return [*rows, *_sizes(published), *_lengths(published)]
+
+
+def _sizes(published: Published) -> Iterator[dict[str, Any]]:
+    """Check sizes: a total is its parts, to the digits that all are rounded to; a decoder is at least its attention."""
+    for total in published.totals:
+        found, half = sum(total.of), 0.5 * 10**-total.digits
+        agrees = abs(found - total.printed) <= half * (1 + len(total.of)) + 1e-9
+        yield _row("sizes add up", total, f"{total.printed:g}", f"{found:.3g}", agrees)
+    for decoder in published.decoders:
+        least = attention_parameters(decoder.layers, decoder.width) / 1e6
+        agrees = decoder.printed + 0.05 >= least
+        yield _row("sizes add up", decoder, f"{decoder.printed:g} M", f"{least:.2f} M in its attention alone", agrees)
+
+
+def attention_parameters(layers: int, width: int) -> int:
+    """Return how many parameters attention and norms of Transformer decoder layers have (Vaswani et al. 2017).
+
+    Self-attention and cross-attention with four projections each, three norms; what a feed-forward block adds is left
+    out, so that it is the least for any.
+    """
+    projection, norm = width * width + width, 2 * width
+    return layers * (2 * 4 * projection + 3 * norm)
+
+
+def _lengths(published: Published) -> Iterator[dict[str, Any]]:
+    """Check counts and means of lengths: windows against the most that fit; a mean against every mixture of lengths.
+
+    An episode of T steps has floor((T - length) / stride) + 1 windows. So however long each is, all have at most
+    (steps - episodes x length) / stride + episodes.
+    """
+    for row in published.windows:
+        most = (row.steps - row.episodes * row.length) // row.stride + row.episodes
+        yield _row("windows fit", row, f"{row.printed:,}", f"at most {most:,}", row.printed <= most)
+    for mean in published.mean_lengths:
+        short, long = mean.lengths
+        means = [(k * long + (mean.n - k) * short) / mean.n for k in range(mean.n + 1)]
+        nearest_mean = min(means, key=lambda value: abs(value - mean.printed))
+        agrees = abs(nearest_mean - mean.printed) <= 0.5 + 1e-9
+        yield _row("mean of lengths", mean, f"{mean.printed}", f"nearest possible {nearest_mean:g}", agrees)
 
 
 def _row(check: str, figure: Any, printed: str, found: str, agrees: bool | None) -> dict[str, Any]:

@@ -442,7 +442,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("another settle, or the run of one that was killed, is at work here: waiting for its end", flush=True)
+            print("another settle (or the run of a killed one) is working here: waiting for it to end", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         Loop(setting, whole, lock).run()
     return 0

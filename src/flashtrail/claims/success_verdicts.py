@@ -16,6 +16,7 @@ from flashtrail.claims import looks
 from flashtrail.claims.campaign import Campaign
 from flashtrail.claims.judgement import (
     Judgement,
+    NotTested,
     arm_episodes,
     common_tasks,
     decided,
@@ -32,6 +33,7 @@ from flashtrail.statistics.wording import (
     p_value,
     percent,
     percent_range,
+    plural,
     points,
     points_range,
     rate_with_interval,
@@ -43,17 +45,62 @@ from flashtrail.statistics.wording import (
 def judge_rate(claim: types.RateClaim, campaign: Campaign, alpha: float) -> Judgement:
     """Judge one arm's rate against a bar."""
     episodes = arm_episodes(campaign, claim.arm)
+    judgement = _of_rate(claim, campaign, alpha, episodes, f"{claim.arm} succeeded in", above=True)
+    k, n = int(episodes["success"].sum()), len(episodes)
+    judgement.rows["failed"] = names_of(episodes[~episodes["success"]])
+    judgement.plan = lambda alpha: power.rate_plan(k, n, claim.bar, alpha)
+    return judgement
+
+
+# --- metric_rate: the same of a column that is a metric, or counts; at_most: supported if the interval lies at or below
+# --- the bar, refuted if it lies above ---
+
+_SAID = {
+    "naive_success": "The naive metric called {arm} a success in",
+    "own_success": "The simulator's own test called {arm} a success in",
+    "printed_success": "The printed criterion called {arm} a success in",
+    "verified_success": "{arm} was a verified success in",
+    "gripper_closures": "{arm} closed its hand in",
+    "grasps": "{arm} grasped in",
+    "lifts": "{arm} lifted in",
+}
+
+
+def judge_metric(claim: types.MetricClaim, campaign: Campaign, alpha: float) -> Judgement:
+    """Judge in how many of one arm's episodes a metric says yes, against a bar."""
+    episodes = arm_episodes(campaign, claim.arm)
+    if blind := int(episodes[claim.metric].isna().sum()):
+        raise NotTested(f"{plural(blind, 'episode')} of {claim.arm} have no {claim.metric}")
+    told = episodes.assign(success=episodes[claim.metric].astype(int) > 0)
+    said = _SAID[claim.metric].format(arm=claim.arm)
+    return _of_rate(claim, campaign, alpha, told, said, above=claim.side == "at_least")
+
+
+def _of_rate(
+    claim: types.RateClaim | types.MetricClaim,
+    campaign: Campaign,
+    alpha: float,
+    episodes: pd.DataFrame,
+    said: str,
+    above: bool,
+) -> Judgement:
+    """Return the judgement of the rate of `success` in `episodes` against the claim's bar, without a plan."""
+
+    def by(interval: intervals.Interval) -> types.Verdict:
+        at_or_above, below = interval.low >= claim.bar, interval.high < claim.bar
+        return decided(at_or_above, below) if above else decided(interval.high <= claim.bar, interval.low > claim.bar)
+
     rate = intervals.rate(int(episodes["success"].sum()), len(episodes), 1 - alpha)
     assert rate.exact is not None
-    fixed = decided(rate.exact.low >= claim.bar, rate.exact.high < claim.bar)
-    e = anytime.hedged(*(anytime.rate_e(rate.k, rate.n, claim.bar, above) for above in (True, False)))
+    fixed = by(rate.exact)
+    e = anytime.hedged(*(anytime.rate_e(rate.k, rate.n, claim.bar, over) for over in (True, False)))
     sequence = anytime.rate_sequence(rate.k, rate.n, alpha)
-    by_sequence = decided(sequence.low >= claim.bar, sequence.high < claim.bar)
-    side = _anytime(claim, campaign, alpha, e, sequence, by_sequence, n=rate.n, k_arm=rate.k)
+    side = _anytime(claim, campaign, alpha, e, sequence, by(sequence), n=rate.n, k_arm=rate.k)
     p = intervals.binomial_p(rate.k, rate.n, claim.bar)
-    relation = {"supported": "all of it at or above", "refuted": "all of it below", "inconclusive": "around"}[fixed]
+    words = ("all of it at or above", "all of it below") if above else ("all of it at or below", "all of it above")
+    relation = {"supported": words[0], "refuted": words[1], "inconclusive": "around"}[fixed]
     sentence = (
-        f"{claim.arm} succeeded in {rate_with_interval(rate)}; the exact interval "
+        f"{said} {rate_with_interval(rate)}; the exact interval "
         f"{percent_range(rate.exact)} is {relation} the bar of {percent(claim.bar)} ({p_value(p)}, exact binomial)."
     )
     return Judgement(
@@ -62,10 +109,9 @@ def judge_rate(claim: types.RateClaim, campaign: Campaign, alpha: float) -> Judg
         {"rate": rate.as_dict(), "bar": claim.bar},
         f"{counted(rate)} [{percent_range(rate.exact)}]",
         scope_of(campaign, {claim.arm: episodes}),
-        {claim.arm: rows_of(episodes), "failed": names_of(episodes[~episodes["success"]])},
+        {claim.arm: rows_of(episodes)},
         p,
-        lambda alpha: power.rate_plan(rate.k, rate.n, claim.bar, alpha),
-        side,
+        anytime=side,
     )
 
 

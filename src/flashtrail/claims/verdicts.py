@@ -1,31 +1,30 @@
 """From tables to a verdict: every claim judged, families of claims adjusted, open claims with a plan to settle them.
 
 One function per kind of test, each with its numbers, its rows and its sentence; those about success are in
-success_verdicts.py, those about what others published in published_verdicts.py. How each test decides is written above
-it; nothing else enters.
+success_verdicts.py, about latency in latency_verdicts.py, about what others published in published_verdicts.py. How
+each test decides is written above it; nothing else enters.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from flashtrail.base import machine, provenance
+from flashtrail.base import provenance
 from flashtrail.claims import claims as types
-from flashtrail.claims import published_verdicts, success_verdicts, summaries
+from flashtrail.claims import latency_verdicts, published_verdicts, success_verdicts, summaries
 from flashtrail.claims.campaign import Campaign
-from flashtrail.claims.judgement import Judgement, NotTested, decided, rows_of, scope_of, tally, tested_on
+from flashtrail.claims.judgement import Judgement, NotTested, rows_of, scope_of, tally, tested_on
 from flashtrail.statistics import intervals, power
 from flashtrail.statistics.power import Plan
 from flashtrail.statistics.wording import (
     e_value,
     listed,
-    milliseconds,
     p_value,
     percent,
     percent_range,
@@ -280,52 +279,6 @@ def _judge_episodes_complete(claim: types.EpisodesCompleteClaim, campaign: Campa
     )
 
 
-# --- latency_ratio: supported if the interval of the ratio of medians lies below, refuted if above ---
-
-
-def _judge_latency(claim: types.LatencyClaim, campaign: Campaign, alpha: float) -> Judgement:
-    profile = campaign.profile
-    if not len(profile):
-        raise NotTested("there is no profile")
-    if not profile["synchronized"].eq(True).all():
-        raise NotTested("the profile's device was not synchronised at the edges of a round")
-    times = {route: profile.loc[profile["route"] == route, "policy_ms"] for route in ("draft", "full")}
-    ratio = intervals.median_ratio(times["draft"], times["full"], 1 - alpha)
-    if ratio is None:
-        raise NotTested(f"{len(times['draft'])} draft and {len(times['full'])} full rounds give no interval")
-    verdict = decided(ratio.interval.high < claim.below, ratio.interval.low > claim.below)
-    load = campaign.machine
-    loaded = bool(load and load["others"] is not None and load["others"] > claim.load_at_most)
-    if loaded:
-        verdict = "inconclusive"
-    medians = {route: intervals.latency(times[route]) for route in times}
-    p50 = {route: milliseconds(float(times[route].median())) for route in times}
-    sentence = (
-        f"Draft rounds took {p50['draft']} (median, n = {len(times['draft'])}), full rounds {p50['full']} "
-        f"(n = {len(times['full'])}): ratio {ratio.ratio:.3f}, {percent(1 - alpha)} interval "
-        f"[{ratio.interval.low:.3f}, {ratio.interval.high:.3f}], against {claim.below:g}; {machine.words(load)}."
-    )
-    if loaded:
-        limit = percent(claim.load_at_most)
-        sentence = f"Measured under load (other programs may take {limit} of the cores), so not decided. {sentence}"
-    return Judgement(
-        verdict,
-        sentence,
-        {"ratio": asdict(ratio), **{route: value.as_dict() for route, value in medians.items()}, "below": claim.below}
-        | {"machine": load, "load_at_most": claim.load_at_most},
-        f"{p50['draft']} vs {p50['full']}; \u00d7{ratio.ratio:.2f} "
-        f"[{ratio.interval.low:.2f}, {ratio.interval.high:.2f}]",
-        tested_on(policies=sorted(set(profile["policy"])), devices=sorted(set(profile["device"]) - {""})),
-        {"profile": {route: len(values) for route, values in times.items()}},
-        None if loaded else ratio.p,
-        None
-        if loaded
-        else lambda alpha: power.ratio_plan(
-            ratio.interval.low, ratio.interval.high, ratio.ratio, claim.below, min(map(len, times.values())), alpha
-        ),
-    )
-
-
 # --- routes: supported if every round names its route, every draft its prefix, and the episodes' own counters agree;
 # --- refuted otherwise. The counts are of the arm's summary, which is made of the rounds. ---
 
@@ -404,7 +357,7 @@ def _judge_bookkeeping(claim: types.BookkeepingClaim, campaign: Campaign, alpha:
             failed.append(f"{arm}: mean {mean:.4f} ms, its routes imply {implied:.4f} ms")
     without_rounds = [arm for arm, summary in summaries.items() if not summary["condition"]["rounds"]]
     if len(without_rounds) == len(summaries) and not failed:
-        raise NotTested("there are no rounds: only k/n could be held against the rows, and it agrees")
+        raise NotTested("there are no rounds: only k/n could be checked against the rows, and it agrees")
     broken = {line.split(":")[0] for line in failed}
     passed = len(summaries) - len(broken)
     sentence = tally(passed, len(summaries), "arm", f"agree with {'itself' if passed == 1 else 'themselves'}", failed)
@@ -426,10 +379,12 @@ _JUDGES: dict[str, Callable[[Any, Campaign, float], Judgement]] = {
     "records": _judge_records,
     "episodes_complete": _judge_episodes_complete,
     "rate_at_least": success_verdicts.judge_rate,
+    "metric_rate": success_verdicts.judge_metric,
     "paired_difference": success_verdicts.judge_paired,
     "unpaired_difference": success_verdicts.judge_unpaired,
     "non_inferiority": success_verdicts.judge_non_inferiority,
-    "latency_ratio": _judge_latency,
+    "latency_ratio": latency_verdicts.judge_ratio,
+    "latency_at_most": latency_verdicts.judge_limit,
     "routes": _judge_routes,
     "published": published_verdicts.judge_published,
     "published_checks": published_verdicts.judge_published_checks,

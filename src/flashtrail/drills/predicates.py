@@ -16,6 +16,8 @@ WINDOW = 40  # steps; two seconds at 20 Hz, about half of the shortest clean epi
 SHARE = 0.1  # "on a share of steps" is on more than a tenth of them
 SLACK = 0.5  # of the reference's range, on each side; chosen before any drill was run
 START = 10  # steps; half a second, in which a hand on its way to an object stays open
+SEAMS = 3  # queries that a median jump needs
+REST = 10  # steps; half a second, in which a hand that grasps or lets go hardly moves
 LEFT_OVER = "unexplained"  # by elimination; no drill is named after it
 UNKNOWN = float("nan")
 
@@ -76,6 +78,8 @@ FEATURES = {
     "reach": f"what max |action[:3]| exceeds on {SHARE:.0%} of the steps",
     "travel": "length of the sum of action[:3] over the episode",
     "alternation": "distance of mean actions from one query to the next, over that to the next but one (medians)",
+    "rest": f"least mean of max |action[:3]| over any {REST} steps",
+    "seam": "largest median jump of action[:6] at a step between two queries, over that at the query itself",
     "picture_step": "median change of the picture's mean grey level from one query to the next",
     "query_gap": "median steps from one query to the next",
     "longest_hold": "most steps in a row on one picture",
@@ -95,6 +99,7 @@ def features(episode: Episode) -> dict[str, float]:
         "effort": _busiest(motion.mean(axis=1)),
         "reach": float(np.quantile(motion[:, :3].max(axis=1), 1 - SHARE)),
         "travel": float(np.linalg.norm(episode.actions[:, :3].sum(axis=0))),
+        "rest": abs(_busiest(-motion[:, :3].max(axis=1), REST)),
         **_pictures(episode),
         "gripper_changes": float(_changes(episode.actions[:, 6])),
         "gripper_start": float(np.sign(episode.actions[:START, 6]).mean()),
@@ -104,9 +109,9 @@ def features(episode: Episode) -> dict[str, float]:
     }
 
 
-def _busiest(per_step: np.ndarray) -> float:
-    """Return the largest mean over WINDOW consecutive steps, of a shorter episode the mean."""
-    width = min(WINDOW, len(per_step))
+def _busiest(per_step: np.ndarray, window: int = WINDOW) -> float:
+    """Return the largest mean over `window` consecutive steps, of a shorter episode the mean."""
+    width = min(window, len(per_step))
     return float(np.convolve(per_step, np.full(width, 1 / width), mode="valid").max())
 
 
@@ -124,7 +129,7 @@ def _pictures(episode: Episode) -> dict[str, float]:
     """
     n, known = len(episode.img_mean), np.isfinite(episode.img_mean)
     if not known.any():
-        return dict.fromkeys(("picture_step", "query_gap", "longest_hold", "alternation"), UNKNOWN)
+        return dict.fromkeys(("picture_step", "query_gap", "longest_hold", "alternation", "seam"), UNKNOWN)
     at = np.flatnonzero(known)
     means = episode.img_mean[at]
     new = np.r_[True, means[1:] != means[:-1]]
@@ -136,6 +141,7 @@ def _pictures(episode: Episode) -> dict[str, float]:
         "query_gap": float(np.median(gaps)) if len(gaps) else UNKNOWN,
         "longest_hold": float(holds.max()),
         "alternation": _alternation(episode.actions[:, :6], queries),
+        "seam": _seam(episode.actions[:, :6], queries),
     }
 
 
@@ -146,6 +152,24 @@ def _alternation(motion: np.ndarray, queries: np.ndarray) -> float:
         return UNKNOWN
     last, before = (np.median(np.linalg.norm(answers[lag:] - answers[:-lag], axis=1)) for lag in (1, 2))
     return float(last / before) if before > 0 else UNKNOWN
+
+
+def _seam(motion: np.ndarray, queries: np.ndarray) -> float:
+    """Return the ratio of FEATURES: below 1 where motion jumps as a new answer begins, above where it does so later.
+
+    NaN where queries are too few (below SEAMS) or come at every step: then each step is a new answer's first.
+    """
+    jumps = np.linalg.norm(np.diff(motion, axis=0), axis=1)  # jumps[i] is from step i to step i + 1
+    begins = queries[(queries > 0) & (queries < len(motion))]
+    if len(begins) < SEAMS:
+        return UNKNOWN
+    ends = np.r_[begins[1:], len(motion)]
+    place = [np.arange(begin, end) - begin for begin, end in zip(begins, ends, strict=True)]
+    offsets, values = np.concatenate(place), jumps[begins[0] - 1 :]
+    later = [values[offsets == k] for k in range(1, int(offsets.max()) + 1)]
+    medians = [float(np.median(own)) for own in later if len(own) >= SEAMS]
+    first = float(np.median(values[offsets == 0]))
+    return max(medians) / max(first, 1e-9) if medians and max(medians) > 0 else UNKNOWN
 
 
 # --- the rules ---
@@ -214,6 +238,14 @@ def _no_flip(measured: Features, bounds: Bounds) -> bool:
     return not measured["rewarded"] and measured["travel"] > bounds["travel"].high
 
 
+def _late_window(measured: Features, bounds: Bounds) -> bool:
+    """Commands lag the state: answers show some steps after they were asked for; of single steps, no rest at all."""
+    if not np.isnan(measured["seam"]) and "seam" in bounds:
+        return measured["seam"] > bounds["seam"].high and not _long_chunk(measured, bounds)
+    restless = measured["rest"] > bounds["rest"].high and measured["reach"] <= bounds["reach"].high
+    return restless and not measured["rewarded"]
+
+
 def _unexplained(measured: Features, bounds: Bounds) -> bool:
     """What is left: the magnitudes are healthy, the gripper is used, no other rule speaks, and never a reward."""
     healthy = bounds["effort"].low <= measured["effort"] and measured["reach"] <= bounds["reach"].high
@@ -222,9 +254,19 @@ def _unexplained(measured: Features, bounds: Bounds) -> bool:
     return healthy and uses_gripper and not others and not measured["rewarded"]
 
 
-# In the order in which they are asked: first the form of the log (pictures, pace, length), then the actions, last what
-# is left over. An episode that was cut short has had no time to move as a clean one does.
+# In the order in which they are asked: first the form of the log (seams, pictures, pace, length), then the actions, at
+# last what is left over. An episode that was cut short has had no time to move as a clean one does; a hand that swings
+# changes the picture, too.
 PREDICATES: tuple[Predicate, ...] = (
+    Predicate(
+        "late_window",
+        ("rest", "reach", "rewarded"),
+        ("rest", "reach"),
+        _late_window,
+        "the actions jump some steps after a query, not at it, or (a query at each step) the hand never comes to rest",
+        "commands that lag the state: the oldest output of a window of frames is executed, or answers come late",
+        "that the action executed at a step is the one for the frame just seen, then the latency",
+    ),
     Predicate(
         "swapped_cameras",
         ("picture_step",),
@@ -305,7 +347,7 @@ PREDICATES: tuple[Predicate, ...] = (
         _no_flip,
         "the arm drives off and stays away (its action[:3] add up to more than in any clean episode), unrewarded",
         "pictures that were not rotated, so that each correction leads further away",
-        "a picture as it was sent: LIBERO's cameras stand on their heads",
+        "a picture as it was sent: LIBERO's cameras are mounted upside down",
     ),
     Predicate(
         LEFT_OVER,

@@ -195,7 +195,18 @@ class Drill:
     execution: dict[str, Any] = field(default_factory=dict)
 
 
-# One toggle each; docs/rollouts.md has the reasons.
+# One toggle each. Why these:
+# - bad_unnorm: an option of the server, whose last but one output transform uses other statistics; engine,
+#   verification and session stay in normalised space, so drafts work too. The statistics are constructed
+#   (resources/drills). LIBERO's controller cuts actions at +-1; the tables hold what the policy sent.
+# - state_antipode: the official client's axis-angle does not normalise the quaternion's sign, so q and -q, the same
+#   attitude, are 2 pi apart; here it jumps in every episode. The related mistake, a client that wants w >= 0
+#   (robosuite's own mat2quat, or a rotation vector of at most pi), is {kind: antipode, canonical: true}. It jumps only
+#   where the gripper points straight down and w crosses zero, which an episode may never meet: in replayed clean
+#   episodes w was negative at 0 and 1 % of the steps of task 0, 6 and 20 % of task 2 (two episodes each).
+# - short_horizon cuts the episode, not the chunk (a replan_steps of 1 would cost time, not success). 60 is the limit
+#   of SimplerEnv's Bridge tasks, at 5 Hz; LIBERO's clients allow 300 here. pi0_nano's quickest success on tasks 0-2
+#   took 70: none of its episodes can succeed.
 DRILLS: dict[str, Drill] = {
     "no_flip": Drill("picture", "both views as the simulator renders them, upside down", {"kind": "upside_down"}),
     "bad_prompt": Drill(
@@ -225,6 +236,11 @@ DRILLS: dict[str, Drill] = {
     ),
     "short_horizon": Drill(
         "loop", "episodes cut at another benchmark's limit of 60 control steps", execution={"horizon": 60}
+    ),
+    "late_window": Drill(
+        "loop",
+        "each action is that for nine steps ago: of a window of ten frames the oldest one's output is executed",
+        execution={"window_lag": 9},
     ),
 }
 
@@ -277,7 +293,7 @@ class Checkup(Line):
         None,
         ge=0,
         le=MAX_SEED,
-        description="none: the experiment's; another than the published evaluation's plays no start twice",
+        description="none: the experiment's; one other than the published evaluation's repeats none of its episodes",
     )
     published: str | None = Field(None, description="source/method to compare with; none: the policy's own")
 

@@ -27,7 +27,7 @@ from flashtrail.experiment.conditions import KINDS, Clean, Condition, Kind
 from flashtrail.experiment.conditions import read as read_condition
 from flashtrail.experiment.guards import Guard, NoGuard
 from flashtrail.experiment.sections import ENGINE, Flash, Policy, Profile, Section, Smoke
-from flashtrail.experiment.shard import MAX_SEED, Rollout, SceneSeed
+from flashtrail.experiment.shard import EXPERT, MAX_SEED, Rollout, SceneSeed
 
 T = TypeVar("T")
 _LONGEST_NAME = 200
@@ -90,6 +90,8 @@ class Experiment(Section):
         for place in ("profile", "drills", "checkup"):
             if (section := getattr(self, place)) is not None:
                 _known(f"{place}.policy", section.policy, self.policies)
+        if self.policies[self.profile.policy].expert:
+            raise ValueError(f"profile.policy: {self.profile.policy!r} is the simulator's expert: no round to time")
         for name, grid in self.grids.items():
             _known(f"grids.{name}.fault", grid.fault, KINDS)
             for guard in grid.guards:
@@ -139,17 +141,24 @@ class Experiment(Section):
         _known(f"{where}.policy", arm.policy, self.policies)
         _known(f"{where}.condition", arm.condition, self.all_conditions)
         _known(f"{where}.guard", arm.guard, self.guards)
-        flash, clock = self._flash_of(arm), _at(f"{where}.clock", self._clock_of, arm)
+        flash, clock, other = self._flash_of(arm), _at(f"{where}.clock", self._clock_of, arm), self.server_of(arm)
+        who = "the expert" if other == EXPERT else f"the server at {other}"
+        if other == EXPERT and arm.server:
+            raise ValueError(f"{where}.server: the policy {arm.policy!r} is the simulator's expert: leave it out")
+        suite = self._suite_of(arm)
+        if other == EXPERT and not suites.suite_of(suite).expert:
+            having = ", ".join(name for name, one in suites.SUITES.items() if one.expert)
+            raise ValueError(f"{where}.policy: {suite} has no expert of its own; suites with one: {having}")
         fixed = clock.source if isinstance(clock, clocks.Running) and isinstance(clock.source, clocks.Fixed) else None
-        if fixed and fixed.draft_ms is None and not (flash.force_full_each_round or arm.server):
+        if fixed and fixed.draft_ms is None and not (flash.force_full_each_round or other):
             source = fixed.published or "constant_ms"
             raise ValueError(f"{where}.clock: {source} has no draft round: add flash: {{force_full_each_round: true}}")
-        if arm.server and arm.flash.model_fields_set:
-            raise ValueError(f"{where}.flash: the server at {arm.server} has its own settings; leave them out")
-        if arm.server and arm.execution.action_stats:
-            raise ValueError(f"{where}.execution: the server at {arm.server} has its own statistics")
+        if other and arm.flash.model_fields_set:
+            raise ValueError(f"{where}.flash: {who} has its own settings; leave them out")
+        if other and arm.execution.action_stats:
+            raise ValueError(f"{where}.execution: {who} has its own statistics")
         most = flash.max_exec_steps
-        if not arm.server and (arm.execution.replan_steps or 0) > most:
+        if not other and (arm.execution.replan_steps or 0) > most:
             raise ValueError(
                 f"{where}.execution.replan_steps: the policy allows at most {most}: raise flash.max_exec_steps"
             )
@@ -202,6 +211,10 @@ class Experiment(Section):
         suite, tasks = self.home_of(policy)
         return self.smoke.task if suite == self.suite else tasks[0]
 
+    def server_of(self, arm: Arm) -> str | None:
+        """Return what answers an arm where no server is started: one that runs, or EXPERT; else None."""
+        return EXPERT if self.policies[arm.policy].expert else arm.server
+
     def _flash_of(self, arm: Arm) -> Flash:
         return self.flash.model_copy(update={name: getattr(arm.flash, name) for name in arm.flash.model_fields_set})
 
@@ -228,7 +241,7 @@ class Experiment(Section):
     @property
     def used_policies(self) -> list[str]:
         """Policies whose artifact an arm or the profile needs, in config order."""
-        used = {arm.policy for arm in self.arms.values() if not arm.server} | {self.profile.policy}
+        used = {arm.policy for arm in self.arms.values() if not self.server_of(arm)} | {self.profile.policy}
         return [name for name in self.policies if name in used]
 
     def grid_cells(self, arms: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
@@ -254,7 +267,7 @@ class Experiment(Section):
             "condition": self.all_conditions[arm.condition].called(arm.condition),
             "guard": self.guards[arm.guard].called(arm.guard),
             "clock": clock.model_dump(mode="json") if isinstance(clock, clocks.Running) else clock,
-            **({"server": arm.server} if arm.server else {}),
+            **({"server": other} if (other := self.server_of(arm)) else {}),
             **({"execution": execution} if execution else {}),
         }
 
@@ -320,7 +333,7 @@ def parse(data: Mapping[str, Any]) -> Experiment:
     except ValidationError as error:
         problem, said = error.errors()[0], documents.first_problem(error, data)
         if problem["type"] == "missing" and len(problem["loc"]) == 1:
-            remedy = "an overlay such as this goes after the whole: config.yaml OVERLAY.yaml"
+            remedy = "an overlay is given after the full config: config.yaml OVERLAY.yaml"
             said = f"{problem['loc'][0]}: missing; {remedy}"
         raise UserError(f"config: {said}") from None
     except RecursionError:

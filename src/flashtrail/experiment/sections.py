@@ -66,11 +66,14 @@ class Flash(Section):
 class Policy(PolicyFacts, Section):
     """Where a policy comes from, what its checkpoint does not hold (policies/facts.py), and how it is run.
 
-    From a checkpoint of pi0 (`candidates`, `tokenizer`), or from a finished artifact of any family (`artifact`).
+    From a checkpoint of pi0 (`candidates`, `tokenizer`), or from a finished artifact of any family (`artifact`); or the
+    simulator's `expert` in the place of one.
     """
 
     model_config = ConfigDict(
-        json_schema_extra={"anyOf": [{"required": ["candidates", "tokenizer"]}, {"required": ["artifact"]}]}
+        json_schema_extra={
+            "anyOf": [{"required": ["candidates", "tokenizer"]}, {"required": ["artifact"]}, {"required": ["expert"]}]
+        }
     )
 
     candidates: list[str] = Field([], description="checkpoint locations to probe: gs://, hf:// or a path")
@@ -78,6 +81,9 @@ class Policy(PolicyFacts, Section):
     tokenizer: str | None = Field(None, description="SentencePiece model: gs:// or a path; with candidates")
     artifact: str | None = Field(
         None, min_length=1, description="directory of a finished artifact, in place of candidates"
+    )
+    expert: bool = Field(
+        False, description="the suite's own expert, which knows the true state: no server, an upper bound, no policy"
     )
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -87,9 +93,11 @@ class Policy(PolicyFacts, Section):
 
     @model_validator(mode="after")
     def _from_one_source(self) -> Self:
-        if self.artifact is None and not (self.candidates and self.tokenizer):
+        if self.artifact is None and not self.expert and not (self.candidates and self.tokenizer):
             raise ValueError("give candidates and tokenizer (a checkpoint of pi0), or artifact")
         own = [name for name in ("candidates", "draft", "tokenizer", *FACTS) if getattr(self, name) not in (None, [])]
+        if self.expert and (self.artifact is not None or own):
+            raise ValueError(f"expert and {', '.join(own) or 'artifact'} exclude each other: an expert has no weights")
         if self.artifact is not None and own:
             raise ValueError(f"artifact and {', '.join(own)} exclude each other: an artifact holds them already")
         return self
@@ -100,6 +108,7 @@ class Execution(Section):
 
     replan_steps: int | None = Field(None, ge=1, le=50, description="actions executed a round; none: rollout's")
     horizon: int | None = Field(None, ge=1, le=MOST, description="control steps of an episode; none: the suite's")
+    window_lag: int | None = Field(None, ge=1, le=50, description="steps by which each action comes late; none: 0")
     action_stats: str | None = Field(None, description="file by whose statistics actions are unnormalised")
 
 

@@ -19,6 +19,7 @@ from flashtrail.experiment.guards import Guard
 
 MAX_SEED = 2**63 - 1  # the tables hold 64 bits
 SceneSeed = Literal["episode", "official"]
+EXPERT = "expert"  # in the place of a server's address: the simulator's own expert answers
 # examples: failures and one success per task, within 1.4 MB an arm and task.
 Video = Literal["none", "failures", "examples", "all"]
 # What an episode does not depend on: how many run side by side, which others there are, what is filmed.
@@ -53,9 +54,9 @@ class Rollout(documents.Section):
 class Server(documents.Section):
     """The policy server: `command`, with ``{port}`` in it, of one to start, or the `url` of one that runs.
 
-    `settings`: the command without the places of files on this machine, where their content has a digest elsewhere.
-    `log`: where the one that is started writes. `lock`: the file on which shards settle whose turn it is with a
-    server that has one state for all.
+    EXPERT is an address at which nothing runs. `settings`: the command without the places of files on this machine,
+    where their content has a digest elsewhere. `log`: where the one that is started writes. `lock`: the file on which
+    shards settle whose turn it is with a server that has one state for all.
     """
 
     command: list[str] | None = None
@@ -63,6 +64,11 @@ class Server(documents.Section):
     url: str | None = None
     log: str | None = None
     lock: str | None = None
+
+    @property
+    def external(self) -> bool:
+        """Whether it is not ours: what answers there may be another thing by now."""
+        return self.url not in (None, EXPERT)
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -90,6 +96,7 @@ class ShardSpec(Rollout):
     server: Server
     video: Video = "none"
     horizon: int | None = Field(None, ge=1, description="control steps of an episode; none: the suite's")
+    window_lag: int = Field(0, ge=0, le=50, description="steps by which each action comes late (a drill)")
     episode_timeout_s: float = Field(1800, gt=0)
     stall_timeout_s: float = Field(120, gt=0)
     metadata: dict[str, Any] = Field(default_factory=dict, description="of every table, as it is")
@@ -111,8 +118,9 @@ class ShardSpec(Rollout):
         The device is recorded and no part of it, unless its pace decides what the robot does (a measured clock).
         """
         parts = self.model_dump(exclude=_BESIDE_THE_POINT)
-        if parts["horizon"] is None:  # the suite's own: a spec that says nothing of it keeps its digest
-            del parts["horizon"]
+        for name in ("horizon", "window_lag"):  # the suite's own, none: a spec that says nothing of it keeps its digest
+            if not parts[name]:
+                del parts[name]
         server = parts["server"]
         parts["server"] = {"command": server["settings"] or server["command"], "url": server["url"]}
         if self.clock == PAUSED or self.clock.source != MEASURED:

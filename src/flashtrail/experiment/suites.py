@@ -21,7 +21,7 @@ class Suite:
     """`tasks`: how many; `horizon`: control steps of an episode after the wait steps (LIBERO's are openpi's limits).
 
     `simulator`: its name in simulators/registry.py. `evidence`: whether it says anything about a policy, so that
-    a config may name it. `init_states`: how many each task has.
+    a config may name it. `init_states`: how many each task has. `expert`: whether its simulator has one of its own.
     """
 
     tasks: int
@@ -29,6 +29,7 @@ class Suite:
     simulator: str = "libero"
     evidence: bool = True
     init_states: int = INIT_STATES
+    expert: bool = False
 
 
 # In the order of their codes in a seed (`simulators.seeds`): append, never insert.
@@ -39,7 +40,7 @@ SUITES = {
     "libero_10": Suite(tasks=10, horizon=520),
     "libero_90": Suite(tasks=90, horizon=400),
     "reach": Suite(tasks=2, horizon=60, simulator="reach", evidence=False),
-    "robosuite_lift": Suite(tasks=8, horizon=100, simulator="robosuite_lift", init_states=1000),
+    "robosuite_lift": Suite(tasks=8, horizon=100, simulator="robosuite_lift", init_states=1000, expert=True),
 }
 
 

@@ -133,6 +133,11 @@ def ours(official: str) -> str:
     return _OURS[official]
 
 
+def listed() -> str:
+    """Return our names, each with the column that is read for it where that has another name."""
+    return ", ".join(ours if ours == official else f"{ours} ({official})" for ours, official in OFFICIAL.items())
+
+
 def _pairs(options: Iterable[str], flag: str) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for option in options:

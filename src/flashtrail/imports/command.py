@@ -13,7 +13,7 @@ from flashtrail.base.errors import UserError, nearest
 from flashtrail.claims import published
 from flashtrail.imports import csv_run, official, writing
 from flashtrail.imports.cells import INT64
-from flashtrail.imports.columns import Columns
+from flashtrail.imports.columns import Columns, listed
 from flashtrail.imports.record import Imported, Problem
 
 _SHOWN = 40  # causes of problems printed, each with its first row; import.json has every row
@@ -30,14 +30,14 @@ class Import:
         add("source", type=Path, nargs="+", metavar="SOURCE", help="a run directory; with --csv, the CSV files")
         add("--csv", action="store_true", help="the sources are CSV files of rounds, of episodes or of both")
         add("--out", type=Path, required=True, metavar="DIR", help="where tables/ARM/ and profile/NAME/ go")
-        add("--replace", action="store_true", help="an arm that is there already goes, with all that it came with")
+        add("--replace", action="store_true", help="replace an existing arm, and everything imported with it")
         add("--arm", type=_name, help="name of the arm (default: the run's id; of CSV rows, condition or run_name)")
-        add("--policy", type=_name, default="unknown", help="name of the policy; the record does not say it")
-        add("--device", type=_name, help="the device it ran on; the record does not say it")
-        add("--whose", type=_name, metavar="NAME", help="whose run it is, as resources/published has it")
+        add("--policy", type=_name, default="unknown", help="name of the policy, which the record does not hold")
+        add("--device", type=_name, help="the device it ran on, which the record does not hold")
+        add("--whose", type=_name, metavar="NAME", help="a source of resources/published, to compare with")
         add("--seed", type=int, help="with --csv: the run's seed, where the files have no such column")
-        add("--skip-bad-rows", action="store_true", help="write what can be read although rows are bad, and exit 0")
-        csv = parser.add_argument_group("columns of CSV files (OURS: a name of docs/evidence.md, Bring your own run)")
+        add("--skip-bad-rows", action="store_true", help="write the good rows although others are bad, and exit 0")
+        csv = parser.add_argument_group("columns of CSV files", f"OURS (read where its name is another): {listed()}")
         for flag, value, message in (
             ("--map", "OURS=THEIRS", "a column that has another name"),
             ("--constant", "OURS=VALUE", "a column that a file lacks"),

@@ -17,7 +17,8 @@ from flashtrail.policies.protocol import Family
 PI0 = "pi0"  # what a manifest without the word is: until the second family none had it
 FAMILIES = {
     PI0: "flashtrail.policies.pi0.family",
-    "nothing": "flashtrail.policies.nothing.family",
+    "scripted": "flashtrail.policies.scripted.family",
+    "nothing": "flashtrail.policies.scripted.family",  # as one of its scripts was called when it was a family
     "lift_vla": "flashtrail.policies.lift_vla.family",
 }
 

@@ -99,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rerun", metavar="SHARE", help="rerun a random sample of the episodes and compare: 5%% or a number")
     add("--seed", type=int, default=0, help="which sample (default: 0)")
     add("--artifacts", type=Path, metavar="DIR", help="results/artifacts, where the bundle has no weights")
-    add("--python", type=Path, metavar="FILE", help="the model environment's interpreter, where it is another one here")
+    add("--python", type=Path, metavar="FILE", help="model environment's interpreter (default: this checkout's)")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -31,7 +31,7 @@ _SNAKEMAKE = {"name": "Snakemake", "url": {"@id": "https://snakemake.readthedocs
 FOLDERS = {
     snakemake_record.METADATA: "Snakemake's record of each output: inputs with checksums, parameters, code, times",
     "results/logs": "Inputs, outputs and parameters of each job (JSON), and its output",
-    "results/benchmarks": "Time and memory of each job, as Snakemake measured them",
+    "results/benchmarks": "Time of each job, as Snakemake measured it",
     "reports/episodes": "A page for each episode",
     "src": "The package that the workflow ran",
     "rules": "The workflow's rules",

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="FILE", help="write the JSON there, with the recorded rows")
     add("--replay", action="store_true", help="run the episode again and compare it with the record")
     add("--artifacts", type=Path, metavar="DIR", help="results/artifacts, where --from has no weights")
-    add("--python", type=Path, metavar="FILE", help="the model environment's interpreter, where it is another one here")
+    add("--python", type=Path, metavar="FILE", help="model environment's interpreter (default: this checkout's)")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ Drawn and counted anew from the run's files, by the functions that made the page
 from __future__ import annotations
 
 import argparse
+import io
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -28,7 +29,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     """Add the flags that commands on a finished run share."""
     add = parser.add_argument
     add("runs", type=Path, nargs="*", metavar="RUN", help="a run, a bundle, or imported runs (default: here)")
-    add("-o", "--out", type=Path, metavar="FILE", help="where it is written")
+    add("-o", "--out", type=Path, metavar="FILE", help="file to write (else: text to standard output)")
     add("--force", action="store_true", help="replace the file if it is there")
 
 
@@ -193,13 +194,17 @@ class Figure(_OfReport):
     def give(cls, run: Campaign, name: str, arguments: argparse.Namespace) -> None:
         """Draw one at the width asked for."""
         from flashtrail.report import figures, plotting
+        from flashtrail.report.drawing import titled
 
         kind = cls.format_of(arguments)
         with plotting.style(arguments.width, **{"svg.fonttype": "none"}):
             drawing = figures.drawn(run, name)
             told = {"Title": cls.lines()[name.partition("/")[0]], **plotting.UNDATED[kind]}
             out = arguments.out or Path(f"{file_name(name.replace('/', '-'))}.{kind}")
-            write(out, arguments.force, lambda path: drawing.savefig(path, format=kind, dpi=_DPI, metadata=told))
+            made = io.BytesIO()
+            drawing.savefig(made, format=kind, dpi=_DPI, metadata=told)
+            data = titled(made.getvalue().decode()).encode() if kind == "svg" else made.getvalue()
+            write(out, arguments.force, lambda path: path.write_bytes(data))
 
 
 def _width(text: str) -> float:

@@ -28,7 +28,7 @@ from flashtrail.base.names import below
 from flashtrail.claims import looks
 from flashtrail.experiment import clocks, episodes, sections
 from flashtrail.experiment.episodes import EpisodeKey
-from flashtrail.experiment.shard import Rollout, ShardSpec
+from flashtrail.experiment.shard import EXPERT, Rollout, ShardSpec
 from flashtrail.record import rows
 from flashtrail.record.run import TABLES, Run, Shard
 from flashtrail.rollouts.shard import roll_out_shard
@@ -171,7 +171,7 @@ def promise(arm: Mapping[str, Any], recorded: Mapping[str, Any]) -> str:
 
 def unrepeatable(arm: Mapping[str, Any]) -> str:
     """Return why an arm's episodes cannot be repeated; empty where they can."""
-    if arm.get("server"):
+    if arm.get("server") not in (None, EXPERT):
         return f"the policy was served by {arm['server']}, whose weights are not on record"
     clock = clocks.read(arm["clock"])
     if clock is not None and clock.source == clocks.MEASURED:
@@ -264,7 +264,8 @@ def _artifact(here: Here, kind: str, path: str) -> Path:
     else:
         root = here.artifacts
         manifest = below(root, f"{Path(path).parent.parent.name}/{kind}/manifest.json")
-    if not manifest.is_file() or not (manifest.parent / "model.safetensors").is_file():
+    weightless = manifest.is_file() and provenance.json_load(manifest).get("files") == {}  # a scripted policy's
+    if not manifest.is_file() or not (weightless or (manifest.parent / "model.safetensors").is_file()):
         raise UserError(f"{manifest.parent} has no weights: give --artifacts, the results/artifacts of a run")
     for file in manifest.parent.iterdir():
         below(root, file.relative_to(root))

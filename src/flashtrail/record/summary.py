@@ -26,7 +26,7 @@ _WIDE, _HIGH, _MARGIN = 8.27, 11.69, 0.6  # A4, inches
 _TEXT = _WIDE - 2 * _MARGIN
 _MAIN = ("tradeoff", "success", "latency")  # the first that the run has and that leaves room for words
 _TALLEST = 4.4
-_COLUMNS = (0.0, 0.42, 3.55, 4.75)  # of the claims: id, title, verdict, numbers
+_COLUMNS = (0.0, 0.42, 3.55, 4.5)  # of the claims: id, title, verdict, numbers
 
 
 class Summary:
@@ -152,7 +152,7 @@ def _sheet(run: Campaign, facts: dict[str, str]) -> _Sheet:
             sheet.line([(0, cards.GROUPS[group])], 7.5, ink=GREY)
         for claim in tested:
             verdict = f"{page.MARKS[claim['verdict']]} {claim['verdict']}"
-            sheet.row((claim["id"], claim["title"], verdict, claim["short"] or ""), 7.5)
+            sheet.row((claim["id"], claim["title"], verdict, cards.short(claim)), 7.5)
     _last(sheet, [claim for claim in claims if claim["verdict"] == "not_tested"], facts, run)
     return sheet
 

@@ -27,8 +27,9 @@ def words(summary: _Spec, usual_policy: str) -> str:
 def short(summary: _Spec, usual_policy: str) -> str:
     """``guard, wrist camera black every 4th round``: a name for a figure, which tells the arms of a run apart."""
     own = remedy(summary, usual_policy)
-    parts = [*(part.partition(":")[0] for part in own.split("; ") if part), fault(summary) or "no fault"]
-    return ", ".join([*parts, *(part for part in (_clock(summary), "" if own else _routes(summary)) if part)])
+    clock = _clock(summary)
+    parts = [*(part.partition(":")[0] for part in own.split("; ")), fault(summary) or "no fault" * (not clock), clock]
+    return ", ".join(part for part in (*parts, "" if own else _routes(summary)) if part)
 
 
 def fault(summary: _Spec) -> str:
@@ -95,6 +96,7 @@ def _clock(summary: _Spec) -> str:
 def _routes(summary: _Spec) -> str:
     execution = json.loads(summary.get("metadata", {}).get("execution") or "{}")
     steps = f", {execution['replan_steps']} steps a round" if "replan_steps" in execution else ""
+    steps += f", each action {execution['window_lag']} steps late" if "window_lag" in execution else ""
     routes = summary["routes"]
     return ("every round full" if routes["n"] and not routes["draft"] else "FLASH" if routes["n"] else "") + steps
 

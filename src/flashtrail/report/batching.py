@@ -36,8 +36,8 @@ def section(run: Campaign) -> Html:
         return page.paragraph(text)
     text += (
         f"In the rollouts {shared:,} of {plural(len(batched), 'round')} ({percent(shared / len(batched))}) shared a "
-        "pass with those of other simulators. The time of a shared pass is that of all its rounds together, so that it "
-        "is no measure of a route: such rounds stand apart, and the profile decides how long a route takes."
+        "pass with those of other simulators. A shared pass is timed as a whole, which "
+        "does not measure a route: such rounds are listed separately, and route times come from the profile."
     )
     rows = [row for arm in run.arms for row in _rows(run, arm, batched[batched["arm"] == arm])]
     heads = {"arm": "Arm", "route": "Route", "profile": "Profile, alone: p50 [95 %] (n)"}

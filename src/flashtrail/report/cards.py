@@ -30,6 +30,14 @@ def grouped(claims: Sequence[Claim]) -> dict[str, list[Claim]]:
     return {group: members for group, members in found.items() if members}
 
 
+def short(claim: Claim) -> str:
+    """Return a claim's numbers, named where a figure shows another interval (Wilson's) or another mean of times."""
+    numbers = str(claim["short"] or "")
+    if claim["test"] == "rate_at_least":
+        return numbers.replace("]", ", exact]")
+    return f"medians {numbers}" if claim["test"] == "latency_ratio" and numbers else numbers
+
+
 def tally(claims: Sequence[Claim]) -> Html:
     """``2 supported, 1 refuted``, each with its mark; verdicts that no claim has are left out."""
     counts = {verdict: sum(claim["verdict"] == verdict for claim in claims) for verdict in types.VERDICTS}
@@ -78,8 +86,8 @@ def _list(run: Campaign, members: Sequence[Claim], details: str | None) -> Html:
 
 def _card(run: Campaign, claim: Claim, details: str | None) -> Html:
     """One claim: verdict, title, numbers; the whole card leads to its row, a count to its episodes."""
-    short = count_links.of_claim(run, claim, claim["short"], details) if claim["short"] else ""
+    numbers = count_links.of_claim(run, claim, short(claim), details)
     return Html(
         '<li class="card {0}"><a class="whole" href="#{1}">{2} <span class="title">{3}</span></a>'
         '<span class="numbers">{4}</span></li>'
-    ).format(claim["verdict"], anchor(claim), page.badge(claim["verdict"]), claim["title"], short)
+    ).format(claim["verdict"], anchor(claim), page.badge(claim["verdict"]), claim["title"], numbers)

@@ -14,7 +14,7 @@ import pandas as pd
 from flashtrail.base import machine
 from flashtrail.claims.campaign import Campaign
 from flashtrail.claims.summaries import of_how_many
-from flashtrail.report import cells, figures, page, pairs, verified_chapter
+from flashtrail.report import cells, figures, metric_chapter, page, pairs, verified_chapter
 from flashtrail.report.cells import rate_of
 from flashtrail.report.count_links import apart, behind
 from flashtrail.report.overview import VERIFY_TIMES, arm_name, has_fault, has_guard
@@ -47,7 +47,10 @@ def success(run: Campaign) -> Html:
         "Wilson 95 %.",
     )
     return page.join(
-        page.side_by_side(drawing, success_table(run)), success_by_task(run), verified_chapter.section(run)
+        page.side_by_side(drawing, success_table(run)),
+        success_by_task(run),
+        verified_chapter.section(run),
+        metric_chapter.section(run),
     )
 
 
@@ -64,7 +67,8 @@ def success_table(run: Campaign) -> Html:
             }
         )
     heads = {"arm": "Arm", "count": "k/n", **cells.BOTH_INTERVALS}
-    return page.table(rows, heads, tuple(heads)[1:], caption="Success, all tasks", anchor=links.ARMS, name="success")
+    numeric, caption = tuple(heads)[1:], "Success, all tasks"
+    return page.table(rows, heads, numeric, caption, stacked=True, anchor=links.ARMS, name="success")
 
 
 def success_by_task(run: Campaign) -> Html | None:
@@ -236,7 +240,8 @@ def latency_table(run: Campaign) -> Html:
             if part[time].notna().any():
                 rows.append({"policy": policy, "route": route, **_percentiles(intervals.latency(part[time]))})
     caption = f"Profile, policy time (ms){f'; {run.whose(None)}' if imported else ''}"
-    return page.table(rows, {"policy": "Policy", "route": "Route", **_PERCENTILES}, _NUMERIC, caption, name="latency")
+    heads = {"policy": "Policy", "route": "Route", **_PERCENTILES}
+    return page.table(rows, heads, _NUMERIC, caption, stacked=True, name="latency")
 
 
 def stages(run: Campaign) -> Html:
@@ -278,14 +283,18 @@ def latency_in_rollouts(run: Campaign) -> Html:
     if shared:
         note += f" Rounds that shared a pass with others are among them ({listed(shared)}); the profile runs alone."
     by_route = page.table(
-        full, {"arm": "Arm", "scope": "Episodes", "route": "Route", **_PERCENTILES}, _NUMERIC, name="latency-by-route"
+        full,
+        {"arm": "Arm", "scope": "Episodes", "route": "Route", **_PERCENTILES},
+        _NUMERIC,
+        stacked=True,
+        name="latency-by-route",
     )
     by_rounds = "Here intervals are distribution-free order statistics and take rounds as independent."
     caption = "Policy time of a round in the rollouts, both routes (ms): all episodes beside successful ones"
     return page.join(
         page.paragraph(note, "note"),
         page.table(beside, heads, tuple(heads)[1:], caption, stacked=True, name="latency-rollouts"),
-        page.details("The same by route", page.join(page.paragraph(by_rounds, "note"), by_route)),
+        page.details("The same by route", page.join(page.paragraph(by_rounds, "note"), by_route), printed=False),
     )
 
 
@@ -413,6 +422,7 @@ def failures(run: Campaign) -> Html:
         heads | {"failed": "Failed [Wilson 95 %]"},
         (*tuple(heads)[1:], "failed"),
         "Failed episodes",
+        stacked=True,
         name="endings",
     )
     return page.side_by_side(drawing, table)

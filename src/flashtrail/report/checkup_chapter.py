@@ -61,7 +61,7 @@ def first(run: Campaign) -> Html:
     note = "Healthy: at most 3 points below what was published; suspicious: 3 to 5; broken: more than 5. "
     note += _interval_words(record)
     drawing = difference(run) if record["published"] is not None else None
-    found = "has no published figure to be held to" if record["published"] is None else f"is {record['verdict']}"
+    found = "has no published figure to compare with" if record["published"] is None else f"is {record['verdict']}"
     counts = in_text(checkup.counted(ours), [partial(behind, run, arm)])
     said = page.inline(f"{record['policy']} {found}: ", counts, f" on task {record['task_id']}.")
     return page.join(page.paragraph(said, "said"), page.first_screen(rows, page.paragraph(note, "note")), drawing)
@@ -83,7 +83,7 @@ def _interval_words(record: Mapping[str, Any]) -> str:
 def _by_eye(record: Mapping[str, Any]) -> str:
     same, worse = record["chances"][0], next((c for c in record["chances"] if c["below"] == 0.10), None)
     text = (
-        f"{record['by_eye']}, by the point estimate alone. By eye {percent(same['by_eye_broken'])} of such checkups "
+        f"{record['by_eye']}, by the point estimate alone, which in {percent(same['by_eye_broken'])} of such checkups "
         "would call a policy broken that is exactly as published"
     )
     return text + (
@@ -172,10 +172,10 @@ def _settle(record: Mapping[str, Any]) -> Html:
         for plan in record["settle"]
     ]
     note = (
-        f"Episodes of ours that give the verdict in {percent(power.POWER)} of the checkups, the published count as it "
-        "is. \u201cA side\u201d: whatever we run, the published episodes are too few, so as many published ones "
-        "would be needed too (normal approximation). A true difference on the edge of two words is never settled. More "
-        "than a task\u2019s 50 initial states need checkup.repeats; episodes of one initial state are alike, so that "
+        f"Episodes to run for the verdict in {percent(power.POWER)} of the checkups, against the published count. "
+        "\u201cA side\u201d: the published episodes are too few whatever is run here, so as many published ones "
+        "would be needed too (normal approximation). A true difference at the edge of two verdicts is never settled. "
+        "More than a task\u2019s 50 initial states need checkup.repeats; episodes of one initial state are alike, so "
         "repeats are worth less than new ones."
     )
     heads = {"truth": "If", "verdict": "Then", "n": "With"}
@@ -208,8 +208,8 @@ def _scope(record: Mapping[str, Any]) -> str:
     text = str(record["published"]["success_scope"])
     if record["published"]["scope"] == "suite":
         text += (
-            ". It is of several tasks together: this one may be easier or harder than their mean, so that a difference "
-            "need not be the policy\u2019s"
+            ". It covers several tasks: this one may be easier or harder than their mean, so a difference may come "
+            "from the task and not from the policy"
         )
     return text
 
@@ -225,9 +225,9 @@ def _starts(record: Mapping[str, Any]) -> str:
     )
     if starts["same"]:
         return text + (
-            f"{plural(starts['same'], 'episode')} of ours and theirs have one start, scene and noise: the same "
-            "episodes counted twice. The interval treats them as independent and is wider than necessary; another "
-            "checkup.seed repeats no episode"
+            f"{plural(starts['same'], 'episode')} here and in the published evaluation have the same start, scene and "
+            "noise, so they are counted twice. The interval treats them as independent and is wider than necessary; "
+            "another checkup.seed repeats no episode"
         )
     return text + "No episode is shared: scenes and noise differ"
 

@@ -66,7 +66,7 @@ def _table(
             "id": Html('<span id="{}">{}</span>').format(cards.anchor(claim), _id(claim["id"], details_page)),
             "claim": claim["statement"],
             "verdict": page.badge(claim["verdict"]),
-            "numbers": count_links.of_claim(run, claim, claim["short"], details_page) if claim["short"] else None,
+            "numbers": count_links.of_claim(run, claim, cards.short(claim), details_page) if claim["short"] else None,
             "p": _p(claim["p"], claim["family"]),
             "anytime": _anytime(claim),
             "seed": _seed(claim["seed"]),
@@ -192,9 +192,9 @@ def unsettled(run: Campaign, details_here: bool = False) -> Html:
         return page.paragraph(f"Inconclusive: {listed(undecided)}. No number of episodes is given: {why}.", "note")
     heads = {"id": "Id", "claim": "Claim", "n": "With", "unit": "of", "verdict": "Then", "truth": "If"}
     note = (
-        f"Episodes of a run of that size from its start, from which on the claim\u2019s own test gives the verdict "
-        f"with {percent(power.POWER)} power or more; added to those at hand, after this look, the anytime-valid test "
-        "decides and needs more. The effect assumed is the observed one where it exceeds the "
+        f"Size of a new run, fixed before it starts, from which on the claim\u2019s own test gives the verdict "
+        f"with {percent(power.POWER)} power or more. Episodes added to those at hand, after this look, are judged by "
+        "the anytime-valid test, which needs more. The effect assumed is the observed one where it exceeds the "
         "claim\u2019s margin, else the margin. Rates, and the share of discordant pairs, are those of the episodes at "
         "hand, which are few. Alpha is two-sided; in a family of claims it is that of the strictest Holm step."
     )

@@ -190,4 +190,4 @@ def _checks(figures: published.Published) -> Html:
         "A rate must be a whole count of episodes. The mean of a mixture of routes implies one draft latency: "
         "share \u00d7 draft + (1 \u2212 share) \u00d7 full, with Table 1\u2019s 39.7 ms for the full round."
     )
-    return page.join(page.paragraph(note, "note"), page.table(rows, heads, name="published-checks"))
+    return page.join(page.paragraph(note, "note"), page.table(rows, heads, stacked=True, name="published-checks"))

@@ -15,10 +15,13 @@ from markupsafe import Markup
 from flashtrail.report import palette
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.figure import Figure
 
 _DOCUMENT = re.compile(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", re.S)
 _HEX = re.compile(r"(?<=: )#[0-9a-f]{6}\b", re.I)  # fill: #0072b2
+_TOLD = "told:"  # how the id of an artist begins that tells something
+_TOLD_ID = re.compile(rf"""<g id=(["']){_TOLD}(.*?)\1>""")  # quoted as its text needs
 _GROUP_IDS = re.compile(r'(<g) id="[^"]*"')
 _IDS = re.compile(r'(\bid="|href="#|url\(#)')
 _NOTHING = {"Creator": None, "Date": None, "Format": None, "Type": None}
@@ -35,9 +38,19 @@ def svg(figure: Figure, name: str) -> Markup:
     return within_page(buffer.getvalue(), name, width)
 
 
+def told(artist: Artist, words: str) -> None:
+    """Tell a reader who points at an artist `words`: its title where the figure is an SVG."""
+    artist.set_gid(f"{_TOLD}{words}")
+
+
+def titled(text: str) -> str:
+    """Return an SVG in which marks that tell something (`told`) have it as their title."""
+    return _TOLD_ID.sub(r"<g><title>\2</title>", text)
+
+
 def within_page(text: str, name: str, width: str) -> Markup:
     """Return the text of an SVG file as a part of a page, ``width`` pixels wide where there is room."""
-    body = _GROUP_IDS.sub(r"\1", _DOCUMENT.sub("", text)).replace("xlink:href", "href")
+    body = _GROUP_IDS.sub(r"\1", titled(_DOCUMENT.sub("", text))).replace("xlink:href", "href")
     body = " ".join(body.split())
     colours = {colour: palette.named(colour) for colour in set(_HEX.findall(body))}
     paper = None in colours.values()

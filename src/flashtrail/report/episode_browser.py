@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 
 from flashtrail.base import provenance
-from flashtrail.report import layout, page, pairs, thumbnails
+from flashtrail.claims.campaign import Campaign
+from flashtrail.report import arm_words, layout, page, pairs, thumbnails
 from flashtrail.report.episode_pages import END_MARKS, FOOTER, end
 from flashtrail.report.page import Html
 from flashtrail.statistics import intervals
@@ -40,7 +41,8 @@ def write_index(
 ) -> None:
     """Write the page of all arms: `files` are their tables of episodes and rounds, `sheets` their contact sheets.
 
-    `report` is where the link upwards goes, seen from the page.
+    `files` may have their summaries, which say what an arm is in words. `report` is where the link upwards goes, seen
+    from the page.
     """
     episodes = schemas.read_tables(files["episodes"], schemas.EPISODES, _COLUMNS).to_pandas()
     rounds = schemas.read_tables(files["rounds"], schemas.ROUNDS, _OF_ROUNDS).to_pandas()
@@ -54,18 +56,20 @@ def write_index(
     simulated = any(entry.get("simulated") for entry in metadata)
     line = f"{plural(len(episodes), 'episode')} in {plural(len(present), 'arm')}."
     head = page.header("Every episode", line, page.link("Report", report), simulated, imported)
-    body = page.join(head, *_body(episodes, present, small))
+    run = Campaign({"summaries": files.get("summaries", ())})
+    called = {arm: arm_words.short(summary, run.usual_policy(summary)) for arm, summary in run.summaries.items()}
+    body = page.join(head, *_body(episodes, {arm: called.get(arm, "") for arm in present}, small))
     text = layout.document("FLASHTrail: every episode", body, FOOTER, parts=("browser",))
     with provenance.write_atomic(out) as path:
         path.write_text(text, encoding="utf-8")
 
 
-def _body(episodes: pd.DataFrame, arms: Sequence[str], small: Mapping[tuple[Any, ...], Html]) -> Iterator[Html]:
-    """The grid of all episodes, by arm, and every start with its end in every arm."""
+def _body(episodes: pd.DataFrame, arms: Mapping[str, str], small: Mapping[tuple[Any, ...], Html]) -> Iterator[Html]:
+    """The grid of all episodes, by arm, and every start with its end in every arm; `arms`: what each is, in words."""
     seen = set(episodes["kind"])
     ends = "; ".join(end(kind) for kind in endings.KINDS if kind in seen)
     yield Html('<div id="chosen" class="chosen" hidden></div>')
-    grids = [_arm(arm, episodes[episodes["arm"] == arm], small) for arm in arms]
+    grids = [_arm(arm, words, episodes[episodes["arm"] == arm], small) for arm, words in arms.items()]
     note = f"{ends}. A picture is the last that the policy was sent; a strip stands for an episode without one: "
     note += "its rounds over its steps, full ones low, drafts as high as they were accepted."
     yield page.paragraph(note, "note")
@@ -74,7 +78,7 @@ def _body(episodes: pd.DataFrame, arms: Sequence[str], small: Mapping[tuple[Any,
     yield page.paragraph("A row is one start, paired across arms; the number is the steps to its end.", "note")
     for (_, task), part in episodes.groupby(["suite", "task_id"], sort=True):
         yield page.heading(f"Task {task}: {part['task'].iloc[0]}", 3, anchor=links.task_anchor(task))
-        yield _starts(part, arms)
+        yield _starts(part, list(arms))
 
 
 def _task_of_start(episodes: pd.DataFrame) -> pd.Series:
@@ -87,17 +91,18 @@ def _task_of_start(episodes: pd.DataFrame) -> pd.Series:
 # --- the grid ---
 
 
-def _arm(arm: str, episodes: pd.DataFrame, small: Mapping[tuple[Any, ...], Html]) -> Html:
-    """One arm's pictures below its name and success, in the order of their starts."""
+def _arm(arm: str, words: str, episodes: pd.DataFrame, small: Mapping[tuple[Any, ...], Html]) -> Html:
+    """One arm's pictures below its key, what it is in words, and its success, in the order of their starts."""
     won = intervals.rate(int((episodes["kind"] == "success").sum()), len(endings.judged(episodes)))
     count, _, rest = rate_with_interval(won).partition(" ")
     linked = page.link(count, f"{links.directory(arm)}/{links.INDEX}#{'success' if won.k else ''}")
     ordered = episodes.sort_values(list(EPISODE_KEY), kind="stable").to_dict("records")
     cards = Html("").join(_card(row, small) for row in ordered)
     line = page.paragraph(page.inline("Success in ", linked, f" {rest}"), "note")
-    head = page.join(page.heading(page.code(arm)), line)
-    section = '<section class="episodes" data-arm="{}">{}<ul class="grid">{}</ul></section>'
-    return Html(section).format(arm, head, cards)
+    named = Html(" <small>{}</small>").format(words) if words else ""
+    head = page.join(page.heading(page.inline(page.code(arm), named)), line)
+    section = '<section class="episodes" data-arm="{}" data-name="{}">{}<ul class="grid">{}</ul></section>'
+    return Html(section).format(arm, words, head, cards)
 
 
 def _card(row: Mapping[str, Any], small: Mapping[tuple[Any, ...], Html]) -> Html:

@@ -5,19 +5,31 @@ A name is that of its entry or, where there is one drawing for each arm (grid, f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from flashtrail.claims import signal
 from flashtrail.claims.campaign import Campaign
 from flashtrail.claims.summaries import setting
-from flashtrail.report import checkup_figures, drills_figures, page, plotting, run_figures, sweep_figures, tradeoff
+from flashtrail.report import (
+    arm_words,
+    checkup_figures,
+    drills_figures,
+    page,
+    plotting,
+    run_figures,
+    sweep_figures,
+    tradeoff,
+    tradeoff_figures,
+)
 from flashtrail.report.drills_stored import bounds, diagnosis
 from flashtrail.report.overview import has_guard
 from flashtrail.report.page import Html
+from flashtrail.statistics.wording import integers
 from flashtrail.tables import endings
 
 
@@ -59,8 +71,30 @@ def _prefix(run: Campaign, _: str) -> Figure:
     return run_figures.accepted_prefix(run.summaries[drafting(run)[0]], control(run))
 
 
+def _success(run: Campaign, _: str) -> Figure:
+    """Draw success; those who point at a mark are told which episodes failed."""
+    failed: dict[tuple[str, int | None], str] = {}
+    for arm in run.plain_summaries:
+        lost = run.judged(arm).query("not success")
+        failed |= {(arm, task): f"; failed: initial state {integers(part)}" for task, part in _states(lost)}
+        failed[arm, None] = f"; failed: {_by_task(lost)}" if len(lost) else ""
+    return run_figures.success(run.plain_summaries, run.usual_policies, failed)
+
+
+def _states(episodes: pd.DataFrame) -> Iterator[tuple[int, pd.Series]]:
+    return ((int(task), part["init_state"]) for task, part in episodes.groupby("task_id", sort=True))
+
+
+def _by_task(episodes: pd.DataFrame) -> str:
+    """``task 0, initial state 3-5; task 2, initial state 1``."""
+    return "; ".join(f"task {task}, initial state {integers(states)}" for task, states in _states(episodes))
+
+
 def _endings(run: Campaign, _: str) -> Figure:
-    return run_figures.failures(endings.taxonomy(run.episodes, run.rounds, run.arms))
+    kinds = run.episodes.assign(kind=endings.kinds(run.episodes, run.rounds))
+    starts = {(str(arm), str(kind)): _by_task(part) for (arm, kind), part in kinds.groupby(["arm", "kind"])}
+    names = {arm: arm_words.short(summary, run.usual_policy(summary)) for arm, summary in run.summaries.items()}
+    return run_figures.failures(endings.taxonomy(run.episodes, run.rounds, run.arms), names, starts)
 
 
 def _feature(run: Campaign, name: str) -> Figure:
@@ -78,19 +112,19 @@ FIGURES = {
         "Success against the time of a round: arms with their intervals, fault and remedy as arrows",
         "No arm has both, success and the time of a round.",
         lambda run: _once(bool(tradeoff.points(run))),
-        lambda run, _: sweep_figures.tradeoff(tradeoff.points(run)),
+        lambda run, _: tradeoff_figures.tradeoff(tradeoff.points(run)),
     ),
     "success": Entry(
         "Success of each arm, over all tasks and per task, with Wilson intervals and counts",
         _NO_ARM,
         lambda run: _once(bool(run.summaries)),
-        lambda run, _: run_figures.success(run.plain_summaries, run.usual_policies),
+        _success,
     ),
     "routes": Entry(
         "Share of draft rounds and of full rounds by cause, per arm",
         _NO_ARM,
         lambda run: _once(bool(run.summaries)),
-        lambda run, _: run_figures.route_mix(run.summaries),
+        lambda run, _: run_figures.route_mix(run.summaries, run.usual_policies),
     ),
     "prefix": Entry(
         "Histogram of accepted prefixes of draft rounds", "No arm drafted.", lambda r: _once(bool(drafting(r))), _prefix
@@ -131,7 +165,7 @@ FIGURES = {
         "Fresh, stale and held control steps by arm",
         "In no arm the clock was running.",
         lambda run: _once(bool(run.running)),
-        lambda run, _: sweep_figures.steps(run.running),
+        lambda run, _: sweep_figures.steps(run.running, run.usual_policies),
     ),
     "endings": Entry("How episodes ended, per arm", _NO_ARM, lambda run: _once(bool(run.summaries)), _endings),
     "drills": Entry(

@@ -43,7 +43,9 @@ def section(run: Campaign) -> Html:
         page.beside(tradeoff.section(run), cards.section(run, chapter)),
         films.section(run),
         _at_a_glance(run),
-        page.details("The run in words: what was run, how well, how fast, what broke, what helped", _in_words(run)),
+        page.details(
+            "The run in words: what was run, how well, how fast, what broke, what helped", _in_words(run), printed=False
+        ),
     ]
     return page.join(*parts)
 
@@ -92,7 +94,7 @@ def _too_few(run: Campaign) -> Html | None:
     items = Html("").join(Html("<li>{}</li>").format(_linked(run, said)) for said in open_)
     if not open_:
         return None
-    note = "Of several claims about two arms the one that needs fewest counts here; what each rests on stands below."
+    note = "Where several claims compare the same two arms, the one that needs the fewest episodes stands here."
     return Html(
         '<div class="banner" role="note"><p><strong>Too few episodes to conclude</strong> ({}):</p><ul>{}</ul>{}</div>'
     ).format(plural(len(open_), "question"), items, page.paragraph(note, "note"))
@@ -138,9 +140,13 @@ def _note(run: Campaign) -> Html:
     """How rates and counts are to be read; empty where the first screen has none."""
     if not run.summaries:
         return Html("")
-    note = "Brackets: 95\u00a0% intervals, Wilson\u2019s of a rate, Tango\u2019s of a paired difference."
+    note = (
+        "Brackets: 95\u00a0% intervals, Wilson\u2019s of a rate (exact where a claim about it is decided), "
+        "Tango\u2019s of a paired difference. Times are medians; the figure\u2019s are means, since only means of "
+        "routes can be mixed."
+    )
     if run.pages:
-        note += " A count links to its episodes; a paired one takes those of them whose start both arms have."
+        note += " A count links to its episodes; a paired comparison uses the starts that both arms have."
     return page.paragraph(note, "note")
 
 
@@ -212,8 +218,8 @@ def _clock(run: Campaign) -> str:
     if not run.running:
         return " The simulator waits for the policy (clock: paused)."
     return (
-        f" The simulator waits for the policy (clock: paused), but not in {plural(len(run.running), 'arm')}, where it "
-        "goes on while a round is under way (clock: running)."
+        f" The simulator waits for the policy (clock: paused), except in {plural(len(run.running), 'arm')}, where "
+        "it keeps running during a round (clock: running)."
     )
 
 

@@ -244,7 +244,7 @@ def watch(graph: Callable[[], Graph | None], drawn: Panel | None = None) -> thre
         except Exception as error:  # whatever it is, the run goes on
             close()
             detail = " ".join(str(error).split())[:200]
-            _say(f"no more of it ({type(error).__name__}: {detail}); the run goes on")
+            _say(f"stopped ({type(error).__name__}: {detail}); the run goes on")
             return None
 
     def look(watching: Watch) -> None:

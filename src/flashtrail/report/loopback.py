@@ -97,6 +97,9 @@ class _Request(web.StaticFileHandler):
     async def get(self, token: str, place: str | None, include_body: bool = True) -> None:  # type: ignore[override]
         """Answer with what lies there."""
         mine = hmac.compare_digest(token.encode("utf-8", "replace"), self._token.encode())
+        if mine and place is None:
+            self.redirect(f"/{token}/")  # its last slash was lost, as in a copied line
+            return
         self.found = self._site(place) if mine and place is not None else None
         if self.found is None:
             raise web.HTTPError(404, reason="nothing is here: use the address that was printed")

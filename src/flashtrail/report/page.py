@@ -258,6 +258,7 @@ def first_screen(rows: Mapping[str, Any], note: Html) -> Html:
     return Html('<div class="first">{}{}</div>').format(facts(rows), note)
 
 
-def details(summary: Any, body: Html) -> Html:
-    """A part that is folded on screen and open on paper."""
-    return Html("<details><summary>{}</summary>{}</details>").format(html(summary), body)
+def details(summary: Any, body: Html, printed: bool = True) -> Html:
+    """A part that is folded on screen and open on paper or, not `printed`, named there as what the file has more."""
+    kind = _attribute("class", "onscreen" * (not printed))
+    return Html("<details{}><summary>{}</summary>{}</details>").format(kind, html(summary), body)

@@ -36,9 +36,8 @@ def differing(run: Campaign, against: Sequence[tuple[str, str]]) -> Html | None:
     heads = {"arm": "Arm", "reference": "Reference", "a": "Only in this arm", "b": "Only in the reference"}
     heads |= {"pages": "Pictures"} if index else {}
     caption = "Starts at which one of the two succeeded; each is followed by links to its episode in both"
-    return page.details(
-        "The discordant pairs", page.table(rows, heads, caption=caption, stacked=True, name="paired-starts")
-    )
+    table = page.table(rows, heads, caption=caption, stacked=True, name="paired-starts")
+    return page.details("The discordant pairs", table, printed=False)
 
 
 def starts(run: Campaign, arms: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Html | None:

@@ -36,6 +36,11 @@ INK, GREY, PALE, DEEP = (COLOURS[name][0] for name in ("ink", "grey", "pale", "d
 _NAME_OF = {light: name for name, (light, _) in reversed(COLOURS.items())}
 
 
+def of_role(role: str) -> str:
+    """Return the colour, on light, in which arms of a role are drawn."""
+    return COLOURS[ROLES[role]][0]
+
+
 def css() -> str:
     """Return the custom properties of every page: light ones, dark ones where the reader's screen asks for them.
 

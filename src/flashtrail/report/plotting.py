@@ -158,6 +158,22 @@ def interval_line(axes: Axes, interval: Interval | Mapping[str, float] | None, y
         axes.plot([left + ends.low, left + ends.high], [y, y], color=INK, lw=1.3, solid_capstyle="butt")
 
 
+def arm_names(axes: Axes, top: float, name: str, key: str, n: str) -> None:
+    """Write an arm's name above its bar, whose upper edge is `top`; between the two its key and what it counts."""
+    at: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "va": "baseline"}
+    shrink(axes.annotate(name, (0, top), (0, 13), fontsize=8.5, fontweight="bold", in_layout=False, **at))
+    axes.annotate(f"{key}, {n}", (0, top), (0, 3), fontsize=7.5, color=GREY, in_layout=False, **at)
+
+
+def shrink(name: Text) -> None:
+    """Set a name that is wider than the figure smaller, and cut it where that is not enough: its key stands by it."""
+    room = width_in() - 3 * _EDGE
+    if _size(name)[0] > room:
+        name.set(fontsize=7, fontweight="normal")
+    while _size(name)[0] > room:
+        name.set_text(name.get_text().rstrip("\u2026")[:-1].rstrip(" ,") + "\u2026")
+
+
 def row_names(axes: Axes, y: float, left: str, right: str, ink: str = GREY) -> None:
     """Write a row's name above its bar on the left, what it counts on the right; a long name is set smaller."""
     at = axes.get_yaxis_transform()

@@ -10,7 +10,7 @@ import argparse
 import datetime
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import partial
 from html import unescape
 from pathlib import Path
@@ -20,9 +20,9 @@ from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.claims import published
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import checkup_chapter, claims_chapter, count_links, drills_chapter, early, layout, page
+from flashtrail.report import cards, checkup_chapter, claims_chapter, count_links, drills_chapter, early, layout, page
 from flashtrail.report.page import Html
-from flashtrail.statistics.wording import plural
+from flashtrail.statistics.wording import listed, plural
 
 FOOTER = "Made by FLASHTrail from the reports of this directory and the verdicts that they rest on."
 _FIRST = ("final", "drills", "checkup", "report")  # before the chapters, in this order
@@ -120,10 +120,12 @@ def _matrix(run: Campaign) -> Iterator[Html]:
     claims = run.claims["claims"] if run.claims else []
     if not claims:
         yield page.paragraph("No claim was judged here: run `make report`.", "note")
+    judged = {claim["id"] for claim in claims}
     heads = {"claim": "Claim", "said": "What the source said", "found": "What was found", "evidence": "Evidence"}
     for name, source in figures.sources.items():
         rows = [row for claim in claims if (row := _of_claim(run, claim, figures, name))]
-        rows += [_of_figure(run, said) for said in figures.said if said.source == name and _apart(said)]
+        apart = [said for said in figures.said if said.source == name and (_apart(said) or _elsewhere(said, judged))]
+        rows += [_of_figure(run, said) for said in apart]
         if rows:
             yield page.heading(source.title, 3, anchor=f"source-{name}")
             yield page.paragraph(f"{source.where}. Policy: {source.policy}; hardware: {source.hardware}.", "note")
@@ -147,7 +149,7 @@ def _of_claim(
         return None
     details = claims_chapter.chapter(run)
     reason = claim["sentence"].removeprefix("Not tested: ").removeprefix("Quoted, not tested: ")
-    text = reason if claim["verdict"] == "not_tested" else claim["short"] or claim["sentence"]
+    text = reason if claim["verdict"] == "not_tested" else cards.short(claim) or claim["sentence"]
     found = page.inline(page.badge(claim["verdict"]), ": ", count_links.of_claim(run, claim, text, details))
     evidence = page.link(claim["id"], f"{details}#{claim['id']}") if details else claim["id"]
     row = {"claim": f"{claim['id']}: {claim['title']}", "said": said, "found": found, "evidence": evidence}
@@ -155,8 +157,13 @@ def _of_claim(
 
 
 def _apart(said: published.Said) -> bool:
-    """Whether a printed figure is a claim beside claims.yaml: a drill's, the checkup's, or an untested one."""
+    """Whether a printed figure is a claim beside a claims file: a drill's, the checkup's, or an untested one."""
     return bool(said.untested) or any(user == "checkup" or user.startswith("drills/") for user in said.used_by)
+
+
+def _elsewhere(said: published.Said, judged: Container[str]) -> bool:
+    """Whether a printed figure is a claim of claims-lift.yaml, and this run has judged another file."""
+    return said.source == "lift" and not any(user in judged for user in said.used_by)
 
 
 def _of_figure(run: Campaign, said: published.Said) -> dict[str, Any]:
@@ -167,6 +174,8 @@ def _of_figure(run: Campaign, said: published.Said) -> dict[str, Any]:
         reason = "no drill was run here (make drills)"
         if run.files("diagnosis"):
             found, evidence = drills_chapter.finding(run, drill), page.link(drill, "drills.html")
+    elif said.source == "lift" and not reason:
+        reason = f"not a claim of this run: {listed(said.used_by)} of claims-lift.yaml (profiles/lift)"
     elif not reason:
         reason = "no checkup was run here (make checkup)"
         if run.checkup:

@@ -19,8 +19,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.transforms import blended_transform_factory
 
+from flashtrail.report import arm_words, palette
+from flashtrail.report.drawing import told
 from flashtrail.report.palette import BLUE, DEEP, GREEN, GREY, INK, NAVY, ORANGE, PALE, PURPLE
 from flashtrail.report.plotting import (
+    arm_names,
     axes_of,
     interval_line,
     legend,
@@ -28,9 +31,12 @@ from flashtrail.report.plotting import (
     row_names,
     rows_axis,
     segment,
+    shrink,
 )
 from flashtrail.statistics import intervals
-from flashtrail.statistics.wording import NBSP, quantile, three_digits
+from flashtrail.statistics.intervals import Interval
+from flashtrail.statistics.wording import NBSP, percent, percent_range, quantile, three_digits
+from flashtrail.tables import endings
 
 ROUTE_COLOURS = {"full": BLUE, "draft": ORANGE}
 ROUTE_MARKS = {"full": "s", "draft": "o"}
@@ -57,48 +63,53 @@ ENDS = {
 }
 
 
-def arm_colour(summary: Mapping[str, Any], usual_policy: str) -> str:
-    """Blue without a fault, vermillion with one, green with a guard, purple for a policy of another training."""
-    if summary.get("guard"):
-        return GREEN
-    if summary["condition"]["rounds_hit"]:
-        return ORANGE if summary["policy"] == usual_policy else PURPLE
-    return BLUE
-
-
 # --- success ---
 
 
-def success(summaries: Mapping[str, Mapping[str, Any]], usual_policies: Mapping[str, str]) -> Figure:
-    """Success of every arm, over all tasks and per task: rate, Wilson's 95 % interval, k/n; usual policies by suite."""
-    lines: list[tuple[str, Mapping[str, Any], Mapping[str, Any], bool]] = []
+def success(
+    summaries: Mapping[str, Mapping[str, Any]],
+    usual_policies: Mapping[str, str],
+    failed: Mapping[tuple[str, int | None], str],
+) -> Figure:
+    """Success of every arm, over all tasks and per task: rate, Wilson's 95 % interval, k/n.
+
+    `failed`: which episodes of an arm and task failed, in words for those who point at a mark; usual policies by suite.
+    """
+    lines: list[tuple[int | None, Mapping[str, Any], Mapping[str, Any]]] = []
     for summary in summaries.values():
-        lines.append(("all tasks", summary["success"], summary, True))
+        lines.append((None, summary["success"], summary))
         if len(summary["tasks"]) > 1:
-            lines += [(f"task {task['task_id']}", task, summary, False) for task in summary["tasks"]]
+            lines += [(task["task_id"], task, summary) for task in summary["tasks"]]
     heights: list[float] = []
     y = 0.0
-    for _, _, _, total in lines:
-        y += 1.75 if total and heights else 1.0 if total else 0.8
+    for task, _, _ in lines:
+        y += 0.8 if task is not None else 2.4 if heights else 1.0
         heights.append(y)
-    figure, axes = axes_of(0.165 * (y + 2.2) + 0.45, layout=None)
+    figure, axes = axes_of(0.165 * (y + 3.05) + 0.45, layout=None)
     # Names stand left of the axes and counts right of it: fixed margins, which no layout engine would leave.
     wide, high = figure.get_size_inches()
     figure.subplots_adjust(left=0.75 / wide, right=1 - 0.52 / wide, top=1 - 0.02 / high, bottom=0.45 / high)
     edge = blended_transform_factory(figure.transFigure, axes.transData)
-    for (label, rate, summary, total), y in zip(lines, heights, strict=True):
+    for (task, rate, summary), y in zip(lines, heights, strict=True):
         if rate["rate"] is None:
             continue
-        colour = arm_colour(summary, usual_policies[summary["suite"]])
+        total, label = task is None, "all tasks" if task is None else f"task {task}"
+        colour = palette.of_role(arm_words.role(summary, usual_policies[summary["suite"]]))
         low, high = rate["wilson"]["low"], rate["wilson"]["high"]
-        axes.plot([low, high], [y, y], color=colour, lw=2.0 if total else 0.9, solid_capstyle="butt", zorder=2)
+        (line,) = axes.plot([low, high], [y, y], color=colour, lw=2.0 if total else 0.9, zorder=2)
         size, face, ink = (6, colour, INK) if total else (4, "white", GREY)
-        axes.plot(rate["rate"], y, "o", ms=size, mfc=face, mec=colour, zorder=3, clip_on=False)
+        (dot,) = axes.plot(rate["rate"], y, "o", ms=size, mfc=face, mec=colour, zorder=3, clip_on=False)
+        words = f"{summary['arm']}, {label}: {_counted(rate['k'], rate['n'])}{failed.get((summary['arm'], task), '')}"
+        for artist in (line, dot):
+            told(artist, words)
         axes.text(1.04, y, f"{rate['k']}/{rate['n']}", va="center", fontsize=9 if total else 8, color=ink)
         axes.text(-0.03, y, label, va="center", ha="right", fontsize=8.5 if total else 8, color=ink)
         if total:
-            axes.text(0.01, y - 0.92, summary["arm"], va="center", fontsize=8.5, fontweight="bold", transform=edge)
-    rows_axis(axes, y + 0.8, heights[0] - 1.7)
+            name = arm_words.short(summary, usual_policies[summary["suite"]])
+            text = axes.text(0.01, y - 1.62, name, va="center", fontsize=8.5, fontweight="bold", transform=edge)
+            shrink(text)
+            axes.text(0.01, y - 0.85, summary["arm"], va="center", fontsize=7.5, color=GREY, transform=edge)
+    rows_axis(axes, y + 0.8, heights[0] - 2.45)
     axes.set_xlim(0, 1)
     axes.set_xticks(np.linspace(0, 1, 5))
     percent_axis(axes.xaxis)
@@ -107,32 +118,48 @@ def success(summaries: Mapping[str, Mapping[str, Any]], usual_policies: Mapping[
     return figure
 
 
+def _counted(k: int, n: int) -> str:
+    """``7/9 = 78 % [Wilson 95 %: 45-94 %]``."""
+    between = intervals.rate(k, n).wilson
+    return f"{k}/{n}" + (f" = {percent(k / n)} [Wilson 95 %: {percent_range(between)}]" if between else "")
+
+
 # --- routes ---
 
 
-def route_mix(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
+def route_mix(summaries: Mapping[str, Mapping[str, Any]], usual_policies: Mapping[str, str]) -> Figure:
     """Share of rounds by route, full rounds by their cause; whisker: 95 % interval of the draft share."""
-    figure, axes = axes_of(0.50 * len(summaries) + 1.15)
+    figure, axes = axes_of(0.56 * len(summaries) + 1.1)
     used: dict[str, Any] = {}
     for row, summary in enumerate(summaries.values()):
         routes = summary["routes"]
         n = max(routes["n"], 1)
         left = routes["draft"] / n
-        used.setdefault("draft", axes.barh(row, left, 0.52, color=ORANGE))
+        bar = segment(axes, row, 0.0, left, 0.4, ORANGE, "")
+        used.setdefault("draft", bar)
+        told(bar[0], f"{summary['arm']}, draft: {_share(routes['draft'], routes)}")
         for cause, (label, colour, hatch) in _CAUSES.items():
-            width = routes["fallback_causes"].get(cause, 0) / n
-            if width:
-                bar = segment(axes, row, left, width, 0.52, colour, hatch)
+            count = routes["fallback_causes"].get(cause, 0)
+            if count:
+                bar = segment(axes, row, left, count / n, 0.4, colour, hatch)
                 used.setdefault(f"full: {label}", bar)
-                left += width
+                told(bar[0], f"{summary['arm']}, full: {label}: {count}/{n} rounds = {percent(count / n)}")
+                left += count / n
         interval_line(axes, routes.get("draft_share_interval"), row)
-        row_names(axes, row - 0.40, summary["arm"], f"n = {routes['n']} rounds")
-    rows_axis(axes, len(summaries) - 0.5, -0.7)
+        name = arm_words.short(summary, usual_policies[summary["suite"]])
+        arm_names(axes, row - 0.2, name, summary["arm"], f"n = {routes['n']} rounds")
+    rows_axis(axes, len(summaries) - 0.55, -0.85)
     axes.set_xlim(0, 1)
     percent_axis(axes.xaxis)
     axes.set_xlabel("share of rounds (line: 95 % interval of the draft share)")
     legend(figure, 3, used, handlelength=1.2)
     return figure
+
+
+def _share(draft: int, routes: Mapping[str, Any]) -> str:
+    between = routes.get("draft_share_interval")
+    resampled = f" [{percent_range(Interval(between['low'], between['high']))}, episodes resampled]" if between else ""
+    return f"{draft}/{routes['n']} rounds = {percent(draft / max(routes['n'], 1))}{resampled}"
 
 
 def accepted_prefix(summary: Mapping[str, Any], control: Mapping[str, Any] | None = None) -> Figure:
@@ -147,7 +174,9 @@ def accepted_prefix(summary: Mapping[str, Any], control: Mapping[str, Any] | Non
         shares = np.array(histogram) / n
         ends = np.array([[end.low, end.high] for k in histogram if (end := intervals.rate(k, n).wilson)]).T
         x = np.arange(len(histogram)) + (index - (len(parts) - 1) / 2) * width
-        axes.bar(x, shares, width, color=colour, hatch=hatch, edgecolor="white", lw=0.5)
+        bars = axes.bar(x, shares, width, color=colour, hatch=hatch, edgecolor="white", lw=0.5)
+        for accepted, (bar, k) in enumerate(zip(bars, histogram, strict=True)):
+            told(bar, f"{label}, {accepted} accepted: {_counted(k, n)}")
         whiskers = np.clip([shares - ends[0], ends[1] - shares], 0, 1)
         axes.errorbar(x, shares, whiskers, fmt="none", ecolor=INK, elinewidth=0.9)
         mean = float(np.dot(histogram, np.arange(len(histogram))) / n)
@@ -178,7 +207,7 @@ def latency_box(rounds: pd.DataFrame) -> Figure:
         shown = values if len(values) <= 400 else generator.choice(values, 400, replace=False)
         jitter = row + generator.uniform(-0.16, 0.16, len(shown))
         axes.plot(shown, jitter, ".", ms=2.5, color=ROUTE_COLOURS[route], alpha=0.35, rasterized=False)
-        axes.boxplot(
+        drawn = axes.boxplot(
             values,
             positions=[row],
             orientation="horizontal",
@@ -190,6 +219,8 @@ def latency_box(rounds: pd.DataFrame) -> Figure:
             whiskerprops=look,
             capprops=look,
         )
+        quartiles = " to ".join(three_digits(q) for q in np.quantile(values, (0.25, 0.75)))
+        told(drawn["boxes"][0], f"{route}: {_median_words(values)}; quartiles {quartiles} ms")
         row_names(axes, row - 0.40, f" {route}", _median_words(values), INK)
     rows_axis(axes, len(routes) - 0.6, -0.65)
     axes.set_xlim(left=0)
@@ -238,8 +269,10 @@ def stages(profile: pd.DataFrame) -> Figure:
             width = part[column].median()
             if not np.isfinite(width):
                 continue
-            used.setdefault(label, segment(axes, row, left, width, 0.42, colour, hatch))
-            ends = intervals.quantile(part[column].dropna().to_numpy(float), 0.5).interval
+            bar, of_stage = segment(axes, row, left, width, 0.42, colour, hatch), part[column].dropna().to_numpy(float)
+            used.setdefault(label, bar)
+            told(bar[0], f"{route}, {label}: {_median_words(of_stage)}")
+            ends = intervals.quantile(of_stage, 0.5).interval
             interval_line(axes, ends, row + 0.14, left)
             left += width
         axes.text(0, row - 0.36, f"{route} (n = {len(part)}, sum {three_digits(left)} ms)", fontsize=8.5, va="center")
@@ -285,21 +318,26 @@ def guard(rounds: pd.DataFrame, std_min: float | None = None) -> Figure:
     return figure
 
 
-def failures(table: pd.DataFrame) -> Figure:
-    """Episodes by how they ended; `table` has arm, n and one column per kind (see endings.taxonomy)."""
-    figure, axes = axes_of(0.46 * len(table) + 1.0)
+def failures(table: pd.DataFrame, names: Mapping[str, str], starts: Mapping[tuple[str, str], str]) -> Figure:
+    """Episodes by how they ended; `table` has arm, n and one column per kind (see endings.taxonomy).
+
+    `names`: arms in words; `starts`: which episodes of an arm ended in a kind, told to those who point at them.
+    """
+    figure, axes = axes_of(0.56 * len(table) + 0.95)
     for row, entry in enumerate(table.itertuples()):
         left = 0
         for kind, (_, colour, hatch) in ENDS.items():
             count = int(getattr(entry, kind))
             if count:
-                segment(axes, row, left / entry.n, count / entry.n, 0.5, colour, hatch)
+                bar = segment(axes, row, left / entry.n, count / entry.n, 0.4, colour, hatch)
+                which = starts.get((str(entry.arm), kind), "")
+                told(bar[0], f"{entry.arm}, {endings.KINDS[kind]}: {count}/{entry.n}. {which}")
                 _inside(axes, (left + count / 2) / entry.n, row, str(count), kind)
                 left += count
         won = intervals.rate(int(entry.success), int(entry.n)).wilson
-        interval_line(axes, won, row + 0.19)
-        row_names(axes, row - 0.40, str(entry.arm), f"n = {entry.n}")
-    rows_axis(axes, len(table) - 0.5, -0.7)
+        interval_line(axes, won, row + 0.15)
+        arm_names(axes, row - 0.2, names.get(str(entry.arm), ""), str(entry.arm), f"n = {entry.n}")
+    rows_axis(axes, len(table) - 0.55, -0.87)
     axes.set_xlim(0, 1)
     percent_axis(axes.xaxis)
     axes.set_xlabel("share of episodes (line: Wilson 95 % of success)")
@@ -326,8 +364,10 @@ def auroc(rows: Sequence[Mapping[str, Any]]) -> Figure:
         colour = {"above": ORANGE, "below": BLUE}.get(row["says"], GREY)
         if row["interval"]:
             axes.plot([row["interval"]["low"], row["interval"]["high"]], [y, y], color=colour, lw=2, zorder=2)
-        axes.plot(row["value"], y, "o", ms=6, mfc=colour, mec=colour, zorder=3, clip_on=False)
+        (dot,) = axes.plot(row["value"], y, "o", ms=6, mfc=colour, mec=colour, zorder=3, clip_on=False)
         counts = f"{row['positive']}/{row['rows']}"
+        between = f" [{row['interval']['low']:.2f}, {row['interval']['high']:.2f}]" if row["interval"] else ""
+        told(dot, f"{row['words']}: AUROC {row['value']:.2f}{between}, {counts} failed")
         axes.text(1.03, y, counts, va="center", fontsize=8, transform=axes.get_yaxis_transform())
     axes.axvline(0.5, color=INK, lw=0.9, ls="--", zorder=1)
     axes.set_yticks(range(len(shown)), [row["words"] for row in shown])

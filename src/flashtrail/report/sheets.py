@@ -33,7 +33,8 @@ def section(run: Campaign, limit: int = PAGE_BYTES) -> Html:
         part = shown[shown["arm"] == arm]
         failed = int((part["outcome"] != "success").sum())
         pictures = [_picture(row) for row in part.to_dict("records")]
-        parts.append(page.details(f"{arm}: {failed} failed, {len(part) - failed} succeeded", page.join(*pictures)))
+        name = f"Contact sheets of {arm}: {failed} failed, {len(part) - failed} succeeded"
+        parts.append(page.details(name, page.join(*pictures), printed=False))
     return page.join(*parts)
 
 

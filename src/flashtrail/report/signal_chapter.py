@@ -138,7 +138,7 @@ def _outcome(run: Campaign, analysis: Mapping[str, Any]) -> Html:
     table = page.table(
         rows, _HEADS, numeric, "AUROC for failure, rounds and episode means", stacked=True, name="signal"
     )
-    return page.join(drawing, page.details("All of them: per round, and sooner in the episode", table))
+    return page.join(drawing, page.details("All of them: per round, and sooner in the episode", table, printed=False))
 
 
 def _row(run: Campaign, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,9 +11,11 @@ from matplotlib.figure import Figure
 
 from flashtrail.claims.campaign import Campaign
 from flashtrail.claims.running import KINDS_OF_STEP
+from flashtrail.report import arm_words
+from flashtrail.report.cells import share
+from flashtrail.report.drawing import told
 from flashtrail.report.palette import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE
-from flashtrail.report.plotting import axes_of, interval_line, legend, percent_axis
-from flashtrail.report.tradeoff import Point
+from flashtrail.report.plotting import arm_names, axes_of, interval_line, legend, percent_axis, rows_axis, segment
 
 STEPS = {"fresh": (BLUE, ""), "stale": (PURPLE, "///"), "held": (PALE, "")}
 CLOCKS = list(zip((BLUE, ORANGE, GREEN, PURPLE, GREY, INK), "os^vDX", strict=True))
@@ -37,7 +39,9 @@ def success_lines(
         known = sorted(((x + shift, r) for x, r in points if r["rate"] is not None), key=lambda point: point[0])
         colour, mark = looks[index % len(looks)]
         for x, rate in known:
-            axes.plot([x, x], [rate["wilson"]["low"], rate["wilson"]["high"]], color=colour, lw=1.4)
+            ends = rate["wilson"]
+            (line,) = axes.plot([x, x], [ends["low"], ends["high"]], color=colour, lw=1.4)
+            told(line, f"{label}: {rate['k']}/{rate['n']} = {share(rate['rate'], ends)} (Wilson 95 %)")
         xs, ys = [x for x, _ in known], [rate["rate"] for _, rate in known]
         style = f"{mark}{'--' if 'upper bound' in label else '-'}"
         text = f"{label}, {counts([rate for _, rate in points])}"
@@ -94,21 +98,25 @@ def _ways(summary: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def steps(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
+def steps(summaries: Mapping[str, Mapping[str, Any]], usual_policies: Mapping[str, str]) -> Figure:
     """Shares of fresh, stale and held control steps, one bar per arm."""
-    drawing, axes = axes_of(0.34 * len(summaries) + 0.95)
+    drawing, axes = axes_of(0.56 * len(summaries) + 0.95)
     for row, summary in enumerate(summaries.values()):
         left = 0.0
         for kind in KINDS_OF_STEP:
-            share = summary["clock"]["shares"][kind]["share"] or 0.0
+            found = summary["clock"]["shares"][kind]
             colour, hatch = STEPS[kind]
-            label = kind if row == 0 else None
-            axes.barh(row, share, left=left, height=0.62, color=colour, hatch=hatch, edgecolor="white", label=label)
-            left += share
+            bar = segment(axes, row, left, found["share"] or 0.0, 0.4, colour, hatch)
+            told(bar[0], f"{summary['arm']}, {kind}: {share(found['share'], found['interval'])} (95 %)")
+            bar.set_label(kind if row == 0 else None)
+            left += found["share"] or 0.0
         interval_line(axes, summary["clock"]["shares"][KINDS_OF_STEP[0]]["interval"], row)
-        axes.text(1.02, row, f"n = {summary['clock']['steps']:,}", va="center", fontsize=8)
-    axes.set_yticks(range(len(summaries)), list(summaries))
-    axes.invert_yaxis()
+        name, count = (
+            arm_words.short(summary, usual_policies[summary["suite"]]),
+            f"n = {summary['clock']['steps']:,} steps",
+        )
+        arm_names(axes, row - 0.2, name, summary["arm"], count)
+    rows_axis(axes, len(summaries) - 0.55, -0.87)
     axes.set_xlim(0, 1)
     percent_axis(axes.xaxis)
     axes.set_xlabel(f"share of control steps (line: 95 % of {KINDS_OF_STEP[0]})")
@@ -151,46 +159,4 @@ def grid(run: Campaign, name: str) -> Figure:
     axes.set_xticks(range(len(severities)), [f"{value:g}" for value in severities])
     axes.set_xlim(-0.5, len(severities) - 0.5)
     axes.set_xlabel(f"severity: {next(iter(by_arm.values()))['parameter']}")
-    return drawing
-
-
-# --- success against the time of a round ---
-
-_ROLES = {"clean": (BLUE, "o"), "fault": (ORANGE, "s"), "remedy": (GREEN, "^"), "retrained": (PURPLE, "D")}
-
-
-def tradeoff(points: Sequence[Point]) -> Figure:
-    """Draw each arm at its mean time of a round and its success, with both intervals; its name and k/n below.
-
-    An arrow leads from its control, in the colour of what was done: a fault, a remedy. Numbers of points that lie
-    close together stand in one place.
-    """
-    drawing, axes = axes_of(2.6 + 0.17 * -(-len(points) // 2))
-    places = {point.arm: (point.ms, point.rate) for point in points}
-    slowest = max(point.ms for point in points)
-    used: dict[str, Any] = {}
-    for number, point in enumerate(points, 1):
-        colour, mark = _ROLES[point.role]
-        x, y = places[point.arm]
-        axes.plot([x, x], [point.interval.low, point.interval.high], color=colour, lw=1.4, zorder=2)
-        if point.ms_interval:
-            axes.plot([point.ms_interval.low, point.ms_interval.high], [y, y], color=colour, lw=0.8, zorder=2)
-        (dot,) = axes.plot(x, y, mark, ms=5, color=colour, zorder=3, clip_on=False)
-        used[f"{number}  {point.name}, {point.k}/{point.n}"] = dot
-        close = ((abs(other - x) < 0.04 * slowest and abs(up - y) < 0.06) for other, up in places.values())
-        at = [other for other, near in enumerate(close, 1) if near]
-        if at[0] == number:
-            words = ", ".join(map(str, at))
-            axes.annotate(words, (x, y), (5, 4), textcoords="offset points", fontsize=8, color=colour)
-        if point.control and places[point.control] != (x, y):
-            look = {"arrowstyle": "-|>", "color": colour, "lw": 0.9, "shrinkA": 4, "shrinkB": 4}
-            bend = f"arc3,rad={-0.2 if point.role == 'fault' else 0.2}"
-            axes.annotate("", (x, y), places[point.control], arrowprops={**look, "connectionstyle": bend})
-    axes.set_xlim(left=0)
-    axes.set_ylim(-0.02, 1.02)
-    percent_axis(axes.yaxis)
-    axes.grid(color=PALE, lw=0.6)
-    axes.set_ylabel("success (bars: Wilson 95 %)")
-    axes.set_xlabel("time of a round (ms, mean; bars: 95 %)")
-    legend(drawing, 2, used, handlelength=1.0)
     return drawing

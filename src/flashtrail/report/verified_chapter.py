@@ -66,12 +66,13 @@ def _rates(run: Campaign, seen: pd.DataFrame) -> Html:
         "grasps": "Grasps",
         "lifts": "Lifts",
     }
-    caption = (
-        "Verified success: the simulator's own, and the behaviour that the task implies was seen (object grasped by "
-        "both fingers, lifted with the hand, released at the goal; drawer, knob or plate moved with the hand). "
-        "Closures, grasps, lifts: median of an episode"
+    note = (
+        "Verified: the simulator\u2019s own, and the behaviour that the task implies was seen (object grasped by both "
+        "fingers, lifted with the hand, released at the goal; drawer, knob or plate moved with the hand)."
     )
-    return page.table(rows, heads, tuple(heads)[1:], caption=caption, name="verified")
+    caption = "Verified success; closures, grasps, lifts: median of an episode"
+    table = page.table(rows, heads, tuple(heads)[1:], caption=caption, stacked=True, name="verified")
+    return page.join(page.paragraph(note, "note"), table)
 
 
 def _disagreements(run: Campaign, seen: pd.DataFrame) -> Html:
@@ -92,7 +93,7 @@ def _disagreements(run: Campaign, seen: pd.DataFrame) -> Html:
     heads = {"episode": "Episode", "reason": "Missing behaviour", "steps": "Steps", "grasps": "Grasps", "video": "Film"}
     rest = f" (the first {LISTED})" if len(apart) > LISTED else ""
     caption = f"Success by the simulator, not verified: {plural(len(apart), 'episode')} of {len(seen)}{rest}"
-    return page.table(rows, heads, ("steps", "grasps"), caption=caption, name="verified-apart")
+    return page.table(rows, heads, ("steps", "grasps"), caption=caption, stacked=True, name="verified-apart")
 
 
 def _named(run: Campaign, row: Mapping[str, Any]) -> Html:

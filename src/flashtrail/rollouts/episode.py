@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
@@ -112,20 +113,23 @@ def run_episode(
     guard: Guard | Oracle,
     seed: int,
     replan_steps: int = 12,
+    window_lag: int = 0,
     running: Running | None = None,
     on_query: OnQuery | None = None,
 ) -> EpisodeRecord:
     """Run one episode to success or horizon and return its record.
 
     `condition` and `guard` must be fresh. Round r sends the noise seed derived from the episode's key and r. Without
-    `running` the simulator waits for the policy. Raises what `policy` raises, UserError for a round whose latency
-    `running` does not know or actions of another robot, and EpisodeError if MAX_EMPTY_ROUNDS rounds in a row accept
-    nothing at no cost.
+    `running` the simulator waits for the policy. With `window_lag` each step executes the action that was for so many
+    steps ago, the first steps the first action: as a client does that reads the oldest output of a window of frames.
+
+    Raises what `policy` raises, UserError for a round whose latency `running` does not know or actions of another
+    robot, and EpisodeError if MAX_EMPTY_ROUNDS rounds in a row accept nothing at no cost.
     """
     started_at, started = datetime.datetime.now(datetime.UTC), time.perf_counter()
     simulator.reset(key)
     record = EpisodeRecord({})
-    moving = _Moving(simulator, record, running)
+    moving = _Moving(simulator, record, running, window_lag)
     success, executed, empty = False, 0, 0
     scheduled: str | None = None
     while not success and len(record.steps) < simulator.horizon:
@@ -183,10 +187,11 @@ def _means(seen: Observation, given: Observation) -> tuple[float, float]:
 class _Moving:
     """Takes control steps: those that pass while a round is under way, and those that it answered."""
 
-    def __init__(self, simulator: Simulator, record: EpisodeRecord, running: Running | None) -> None:
+    def __init__(self, simulator: Simulator, record: EpisodeRecord, running: Running | None, window_lag: int) -> None:
         self._simulator, self._record, self._running = simulator, record, running
         self._actions: dict[int, Any] = {}  # of the round under way and of the one in hand
         self._in_hand: clocks.Chunk | None = None
+        self._due: deque[tuple[clocks.Move, list[float]]] = deque(maxlen=window_lag + 1)  # the oldest is executed
 
     def round(
         self, reply: Reply, route: str, replan_steps: int, latency_seed: list[int], means: tuple[float, float]
@@ -218,9 +223,10 @@ class _Moving:
 
     def _take(self, moves: list[clocks.Move], means: tuple[float, float]) -> int:
         """Take these steps, to success; return how many. Only the last one needs a picture."""
-        for index, move in enumerate(moves):
+        for index, now in enumerate(moves):
             steps = self._record.steps
-            action = self._action(move)
+            self._due.append((now, self._action(now)))
+            move, action = self._due[0]
             step: Step = self._simulator.step(action, render=index == len(moves) - 1)
             steps.append(
                 {
@@ -244,7 +250,7 @@ class _Moving:
     def _action(self, move: clocks.Move) -> list[float]:
         if move.offset is not None:
             return [float(value) for value in self._actions[move.round][move.offset]]
-        last = self._record.steps[-1]["action"] if self._record.steps else [*_STILL, _OPEN]
+        last = self._due[-1][1] if self._due else [*_STILL, _OPEN]
         repeat = self._running is not None and self._running.clock.while_waiting == "repeat"
         return list(last) if repeat else [*_STILL, last[6]]
 

@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from flashtrail.base import machine
-from flashtrail.rollouts.lending import ADDRESS, peer_is_us
+from flashtrail.base.peers import peer_is_us
+from flashtrail.rollouts.lending import ADDRESS
 from flashtrail.rollouts.processes import leave_with_parent
 
 IDLE_S = 600.0  # then an idle worker leaves: it has no shard left, or none for long

@@ -9,12 +9,13 @@ import contextlib
 import json
 import os
 import socket
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 from pathlib import Path
 from typing import Any
+
+from flashtrail.base.peers import peer_is_us
 
 ADDRESS = "FLASHTRAIL_KEEPER"  # the name of its abstract socket
 # A simulator's words: on stdin come several specs, one after another, each with the log of its shard.
@@ -95,12 +96,6 @@ class Lender:
             log = f"; its log: {loan.own['log']}" if "log" in loan.own else ""
             self._say(f"a {kind} of an earlier shard is at hand{log}")
         return loan
-
-
-def peer_is_us(peer: socket.socket) -> bool:
-    """Whether the process at the other end belongs to this user (Linux)."""
-    _, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
-    return bool(uid == os.getuid())
 
 
 def _connected(address: str) -> Connection:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from flashtrail.base.errors import UserError
-from flashtrail.experiment.shard import ShardSpec
+from flashtrail.experiment.shard import EXPERT, ShardSpec
 from flashtrail.rollouts.lending import Lender, Loan
 from flashtrail.serving import TOKEN_VARIABLE
 from flashtrail.serving.client import PolicyClient
@@ -89,6 +89,29 @@ class BorrowedServer(PolicyServerProcess):
             return
         self._loan.back("keep" if self.sound and self.answers() else "kill")
         self._loan = None
+
+
+class NoServer:
+    """In the place of a server where the simulator's own expert answers (`expert`): nothing runs, nothing can fail."""
+
+    url, elsewhere = EXPERT, False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        """Nothing is held."""
+
+    def metadata(self) -> dict[str, Any]:
+        """Return what a server would say of itself: the expert understands no request, and each episode has its own."""
+        return {"request_keys": []}
+
+    def doubt(self) -> None:
+        """There is nothing to doubt."""
+
+    def revive(self) -> str | None:
+        """There is nothing to revive."""
+        return None
 
 
 class Server:

@@ -22,13 +22,13 @@ from flashtrail.base import machine
 from flashtrail.base.errors import UserError
 from flashtrail.experiment import guards, progress
 from flashtrail.experiment.episodes import EpisodeKey, expected_episodes
-from flashtrail.experiment.shard import ShardSpec
+from flashtrail.experiment.shard import EXPERT, ShardSpec
 from flashtrail.rollouts import taken
 from flashtrail.rollouts.episode import EpisodeRecord, error_record
 from flashtrail.rollouts.lending import Lender
 from flashtrail.rollouts.processes import COMMAND, SimulatorProcess, wait_any
 from flashtrail.rollouts.recorder import Recorder, unfilmed
-from flashtrail.rollouts.servers import Server
+from flashtrail.rollouts.servers import NoServer, Server
 from flashtrail.serving.protocol import IMAGE_MASK_KEY
 from flashtrail.tables.schemas import FILMS
 
@@ -78,7 +78,7 @@ def roll_out_shard(
     common["run_id"] = str(spec.metadata.get("run_id", digest))
     metadata = {**spec.metadata, FILMS: spec.video}
     recorder = Recorder(parts_dir or default_parts_dir(out_dir), digest, common, metadata)
-    grows = spec.server.url is None
+    grows = not spec.server.external
     with recorder.exclusive():
         said = taken.take(spec, recorder, out_dir, reuse) if grows else []
         shard = _Shard(spec, recorder, log or sys.stderr, worker_command, gpu, observations)
@@ -133,7 +133,10 @@ class _Shard:
         with contextlib.ExitStack() as stack:
             log = Path(server.log or out_dir / "server.log")
             lender = None if self._gpu else self._lender  # an idle server would hold memory of the device
-            self._server = stack.enter_context(Server(self._spec, log, self._simulators(), lender))
+            self._server: Server | NoServer = NoServer()
+            if server.url != EXPERT:
+                self._server = Server(self._spec, log, self._simulators(), lender)
+            stack.enter_context(self._server)
             reported = self._server.metadata()
             check_understood(self._spec, reported, self._server.url)
             self._recorder.metadata |= completed(self._recorder.metadata, reported)

@@ -38,7 +38,7 @@ def shard_spec(
     if url := arm.get("server"):
         # Neither artifact nor device are ours to name: what the server says of itself is recorded, or nothing.
         server: dict[str, Any] = {"url": url}
-        if locks is not None:
+        if locks is not None and url != specs.EXPERT:
             server["lock"] = str(Path(locks) / f".server_{provenance.digest_json(url)[:12]}.lock")
         about = {"artifact_digest": "", "device": ""}
     else:
@@ -57,7 +57,7 @@ def shard_spec(
     spec = {
         **{key: arm[key] for key in _OF_ARM},
         **rollout,
-        **{key: execution[key] for key in ("replan_steps", "horizon") if key in execution},
+        **{key: execution[key] for key in ("replan_steps", "horizon", "window_lag") if key in execution},
         "task_id": task,
         "clock": clock,
         "server": {**server, "log": None if log is None else str(log)},

@@ -24,9 +24,10 @@ from typing import Any
 from flashtrail.base.errors import UserError
 from flashtrail.experiment.clocks import Running as RunningClock
 from flashtrail.experiment.episodes import EpisodeKey
-from flashtrail.experiment.shard import ShardSpec
+from flashtrail.experiment.shard import EXPERT, ShardSpec
 from flashtrail.rollouts import conditions, guards, latency
-from flashtrail.rollouts.episode import EpisodeError, Query, Reply, Running, run_episode
+from flashtrail.rollouts.episode import EpisodeError, PolicySession, Query, Reply, Running, run_episode
+from flashtrail.rollouts.expert import ExpertSession
 from flashtrail.rollouts.film import Film
 from flashtrail.rollouts.lending import KEPT
 from flashtrail.rollouts.processes import SIMULATOR_NEEDS, leave_with_parent
@@ -96,7 +97,7 @@ class _WatchedSimulator:
 class _WatchedPolicy:
     """A policy session that announces each round."""
 
-    def __init__(self, client: PolicyClient, heartbeat: Heartbeat, stall_s: float) -> None:
+    def __init__(self, client: PolicySession, heartbeat: Heartbeat, stall_s: float) -> None:
         self._client, self._heartbeat, self._stall_s = client, heartbeat, stall_s
 
     def infer(self, obs: Mapping[str, Any], executed_steps: int | None, reset: bool, noise_seed: list[int]) -> Reply:
@@ -144,7 +145,7 @@ class Worker:
         spec, key = self._spec, EpisodeKey(*request["key"])
         if self._simulator is None:
             if self._built:
-                raise RuntimeError("this process has had its simulator: a second one renders other pictures")
+                raise RuntimeError("this process already had a simulator: a second one renders different pictures")
             self._built = True
             self._heartbeat.within(_LONG_S)
             self._simulator = make_simulator(spec)
@@ -169,6 +170,7 @@ class Worker:
             guard=guards.build(spec.guard),
             seed=spec.seed,
             replan_steps=spec.replan_steps,
+            window_lag=spec.window_lag,
             running=self._running,
             on_query=watch,
         )
@@ -180,7 +182,10 @@ class Worker:
             seen.write()
         return {"episode": record.episode, "rounds": record.rounds, "steps": record.steps, "video": video}
 
-    def _session(self, url: str, patience_s: float) -> PolicyClient:
+    def _session(self, url: str, patience_s: float) -> PolicySession:
+        if url == EXPERT:
+            assert self._simulator is not None
+            return ExpertSession(self._simulator, self._spec.suite)
         if self._client is None or self._client.url != url:
             token = os.environ.get(TOKEN_VARIABLE)
             limits = {"reply_timeout_s": _REPLY_S, "ping_timeout_s": patience_s}

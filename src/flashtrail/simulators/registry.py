@@ -7,6 +7,7 @@ another's simulator, and only what is simulated has to be installed.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from flashtrail.experiment.suites import suite_of
@@ -17,11 +18,15 @@ SIMULATORS = {
     "robosuite_lift": "flashtrail.simulators.robosuite_lift.simulator:LiftSimulator",
     "reach": "flashtrail.simulators.reach.simulator:ReachSimulator",
 }
+EXPERTS = {"robosuite_lift": "flashtrail.simulators.robosuite_lift.expert:playing"}
 
 
-def source_of(suite: str) -> str:
-    """Return the module file of a suite's simulator, below the package: what a shard's code digest has to reach."""
-    return _named(suite)[0].removeprefix("flashtrail.").replace(".", "/") + ".py"
+def source_of(suite: str, known: Mapping[str, str] = SIMULATORS) -> str:
+    """Return the module file of a suite's simulator, or of its expert (`known`: EXPERTS), below the package.
+
+    It is what a shard's code digest has to reach.
+    """
+    return _named(suite, known)[0].removeprefix("flashtrail.").replace(".", "/") + ".py"
 
 
 def make(
@@ -34,6 +39,15 @@ def make(
     return cast(Simulator, simulator(suite, task_id, **settings))
 
 
-def _named(suite: str) -> tuple[str, str]:
-    module, _, name = SIMULATORS[suite_of(suite).simulator].partition(":")
+def expert(suite: str, simulator: Simulator) -> Callable[[], Sequence[float]]:
+    """Return the suite's own expert for the episode that the simulator was reset to: what gives the next action (7,).
+
+    It knows the true state. Which suites have one is said in experiment/suites.py.
+    """
+    module, name = _named(suite, EXPERTS)
+    return cast(Callable[[], Sequence[float]], getattr(importlib.import_module(module), name)(simulator))
+
+
+def _named(suite: str, known: Mapping[str, str] = SIMULATORS) -> tuple[str, str]:
+    module, _, name = known[suite_of(suite).simulator].partition(":")
     return module, name

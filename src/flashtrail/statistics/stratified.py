@@ -1,10 +1,10 @@
 """Two independent arms compared within strata (tasks): like with like, never a task of one arm with another's.
 
-The difference is Mantel-Haenszel's (strata weighted by n_a n_b / (n_a + n_b)); its interval combines each stratum's
-Wilson limits (MOVER: Zou, Huang and Zhang, Comput. Stat. Data Anal. 53:1080, 2009), which with one stratum is
-Newcombe's. The p value is exact given each stratum's margins (Mehta, Patel and Gray, JASA 80:969, 1985), twice the
-smaller tail: the exact form of the Cochran-Mantel-Haenszel test, valid in small cells. statsmodels' StratifiedTable has
-the asymptotic form only.
+The difference is Mantel-Haenszel's (J. Natl. Cancer Inst. 22:719, 1959; strata weighted by n_a n_b / (n_a + n_b)); its
+interval combines each stratum's Wilson limits (MOVER: Zou, Huang and Zhang, Comput. Stat. Data Anal. 53:1080, 2009),
+which with one stratum is Newcombe's (Stat. Med. 17:873, 1998). The p value is exact given each stratum's margins
+(Mehta, Patel and Gray, JASA 80:969, 1985), twice the smaller tail: the exact form of the Cochran-Mantel-Haenszel test,
+valid in small cells. statsmodels' StratifiedTable has the asymptotic form only.
 """
 
 from __future__ import annotations

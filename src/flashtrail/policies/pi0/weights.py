@@ -181,9 +181,7 @@ def read_manifest(directory: Path, kind: str) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ArtifactError(
-            f"{directory} has no manifest.json, so it is no artifact; convert a checkpoint first"
-        ) from None
+        raise ArtifactError(f"{directory} is not an artifact (no manifest.json); convert a checkpoint first") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ArtifactError(f"{path} cannot be read ({error}); convert the checkpoint again") from None
     if not isinstance(manifest, dict) or manifest.get("format") != "flashtrail-artifact":

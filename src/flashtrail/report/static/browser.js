@@ -8,8 +8,10 @@
   for (const card of cards) link(card).dataset.place = link(card).getAttribute("href");
   const values = key => [...new Set(cards.map(card => card.dataset[key]))];
   const words = { arm: "Arm", task: "Task", end: "Outcome", q: "Words", a: "Side by side", b: "with" };
+  const called = Object.fromEntries(sections.map(section => [section.dataset.arm, section.dataset.name]));
+  const named = arm => called[arm] ? `${arm} \u2013 ${called[arm]}` : arm;
   const shown = {
-    arm: name => name, a: name => name, b: name => name, task: name => `task ${name}`,
+    arm: named, a: named, b: named, task: name => `task ${name}`,
     end: kind => cards.find(card => card.dataset.end === kind).querySelector(".end").textContent,
   };
   const order = { task: (a, b) => a - b };
@@ -133,7 +135,7 @@
       for (const [arm, side] of [[now.a, first], [now.b, second]]) {
         const column = document.createElement("div"), copy = link(side.get(start)).cloneNode(true);
         const label = document.createElement("p");
-        label.textContent = arm;
+        label.textContent = named(arm);
         column.append(copy);
         pair.append(column);
         copy.prepend(label);

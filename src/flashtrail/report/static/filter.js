@@ -33,7 +33,7 @@
         { type: "button", textContent: key === "arm" ? value : `task ${value}`, name: key, value })));
       bar.append(group);
     }
-    const first = ([...tables].find(table => !table.closest("details:not(.rows)")) || [...tables][0]).closest(".table");
+    const first = ([...tables].find(table => !table.closest("details:not(.rows, .part)")) || [...tables][0]).closest(".table");
     const place = first.closest("main > *") || first;
     place.before(bar);
     line.append(said);

@@ -32,7 +32,25 @@ function sorted(rows, column, direction) {
     : (a, b) => text(a).localeCompare(text(b), "en", { numeric: true });
   return [...filled.sort((a, b) => direction * order(a, b)), ...rows.filter(row => !filled.includes(row))];
 }
-// Print what is folded.
+// On a phone each section of a report but the first is folded below its head.
+if (document.body.classList.contains("folds") && matchMedia("(max-width: 640px)").matches) {
+  for (const head of [...document.querySelectorAll("main > h2")].slice(1)) {
+    const part = document.createElement("details"), summary = document.createElement("summary");
+    part.className = "part";
+    head.before(part);
+    summary.append(head);
+    part.append(summary);
+    while (part.nextSibling && !part.nextSibling.matches?.("h2, footer")) part.append(part.nextSibling);
+  }
+}
+// Whatever is folded opens where the address leads into it, and on paper.
+function open_to_target() {
+  const target = document.getElementById(location.hash.slice(1));
+  for (let part = target?.closest("details"); part; part = part.parentElement.closest("details")) part.open = true;
+  if (target?.closest("details")) target.scrollIntoView();
+}
+addEventListener("hashchange", open_to_target);
+open_to_target();
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(part => { part.open = true; }));
 // The list of contents says which section is being read.
 const places = new Map([...document.querySelectorAll(".contents a")].map(a => [a.hash.slice(1), a]));

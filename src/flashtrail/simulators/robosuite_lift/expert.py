@@ -8,8 +8,8 @@ policy which sees one picture can do the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -17,6 +17,9 @@ from scipy.spatial.transform import Rotation
 from flashtrail.simulators.expert import CLOSED, DOWN, Expert, PickPlace, PickPlaceExpert, Scene, Vector, servo
 from flashtrail.simulators.robosuite_lift.tasks import TASKS
 from flashtrail.simulators.verify import PUSH
+
+if TYPE_CHECKING:
+    from flashtrail.simulators.robosuite_lift.simulator import LiftSimulator
 
 CUBE = "cube"
 TABLE_Z = 0.8  # m, world frame: the table's top, robosuite's own
@@ -116,3 +119,9 @@ def for_task(task_id: int) -> Expert:
     """A fresh expert for a task of ``robosuite_lift``."""
     task = TASKS[task_id]
     return PushExpert() if task.family == PUSH else LiftExpert(CLOSE_STEPS.get(task.robot, SLOW_CLOSE_STEPS))
+
+
+def playing(simulator: LiftSimulator) -> Callable[[], Vector]:
+    """Return what gives the next clean action (7,) of one episode for the state that the simulator is in."""
+    master = for_task(simulator.task_id)
+    return lambda: master.act(observe(*simulator.truth))

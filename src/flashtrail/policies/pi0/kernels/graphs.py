@@ -3,6 +3,38 @@
 A program is a body that reads static input buffers and writes static output buffers; a recorder makes of it something
 that replays. Importing this needs no CUDA: `Eager` runs the body anew each time, which is the same program without a
 graph, and what the tests run.
+
+What only a device can run was checked by reading, in Triton 3.6.0 and 3.7.1 and PyTorch 2.13 (2.11's interfaces are the
+same where named); (test): a CPU test holds it, (the command): `make kernels-compile` does.
+- a body touches host memory, waits for a number, or draws random ones during capture: none does: every body is run
+  over meta tensors and its operations inspected (test, and the command).
+- a kernel is compiled or loaded during capture: two warm-up runs of the same body come first, with the same
+  alignments: PyTorch's blocks begin at 512 bytes in the pool too (test).
+- Triton compiles for and starts on the *current* device; PyTorch's default capture stream belongs to the device
+  current at the process's first capture: capture runs under the runtime's device, on its own streams (test).
+- cuBLAS's workspace is cached by stream: a library that drops PyTorch's workspaces (torch.compile's graphs do) would
+  leave the graph with freed memory: the capture stream is not the warm-up's, so the workspace comes out of the pool
+  (test: two streams).
+- one pool for all graphs: replays run one after another on one stream; only buffers allocated outside pass between
+  graphs; each writes its temporary memory before reading it.
+- another thread uses CUDA during capture: `capture_error_mode="thread_local"`.
+- the first launch builds a C module: needs a compiler and Python.h (3.6 builds one for each signature, 3.7 one):
+  ``backend: triton`` says so in one line beforehand (test).
+- the counter's hook, `knobs.runtime.jit_post_compile_hook`: called after each new specialisation, found on disk or
+  not, with the same keywords but `target` in 3.7; it takes any.
+- a kernel asks Triton for scratch memory, for which a capture has no allocator: none does (the command).
+- `non_blocking` copies from pageable arrays whose memory is then freed: the driver stages them before it returns, on
+  hosts whose memory the GPU does not read itself (a Grace Hopper would).
+- dtype conversion in such a copy: on the device: images cross as float32, 1.2 MB for two views.
+- inference tensors changed in place outside inference mode: each entry point of the runtime enters it.
+- attention's choice of kernel: flash attention for views (head size 72), memory-efficient or cuDNN under the prefix
+  mask (last side a multiple of 8 in all buckets); chosen in warm-up, the same in capture.
+- 32-bit offsets: the largest is gated_gelu's, 16 x 816 rows x 32,768 = 4.3e8.
+- a program for a batch with unread rows: rows do not meet; lengths are 1 and token ids 0 there.
+- float32 through TF32: kernels: no (the command looks at each product); matrix products of PyTorch: off by default;
+  convolutions of a stem (pi0_nano): on by default, switched off for float32 on CUDA.
+- bfloat16 sums in cuBLAS: `allow_bf16_reduced_precision_reduction` is on, PyTorch's default, for both backends; the
+  examination compares them with float32.
 """
 
 from __future__ import annotations
@@ -84,8 +116,7 @@ class CudaGraphs:
     """Captures bodies on one CUDA device. All graphs share one memory pool: they run one after another on a stream.
 
     What a body leaves behind must lie in buffers allocated outside it; temporary memory is the next graph's too.
-    A failed capture raises; nothing falls back in silence. Not yet run on a device: docs/kernels.md has what was
-    checked by reading.
+    A failed capture raises; nothing falls back in silence. Not yet run on a device.
     """
 
     def __init__(self, device: torch.device) -> None:
