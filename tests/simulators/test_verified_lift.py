@@ -1,6 +1,6 @@
 """Verified success of Lift in the real simulator: no attack is verified, the expert is, with every robot.
 
-A small form of ``make verify-lift``, whose episodes are resources/lift_attacks.csv.
+A small form of ``make verify-lift``.
 """
 
 from __future__ import annotations

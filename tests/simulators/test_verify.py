@@ -190,6 +190,13 @@ def test_a_lift_is_raised_with_the_hand_and_held_at_the_end(track, missing):
     assert (verdict.verified, verdict.missing) == (missing is None, missing)
 
 
+def test_of_a_step_in_which_it_slips_the_slip_is_not_the_hands():
+    track = [*raised(), held((0.0, 0.0, 0.98), slip=0.012)]
+    assert verify.raised_with_hand(track)[-1] == pytest.approx(0.068)
+    assert verify.raised_alone(track) == pytest.approx(0.012)
+    assert verify.missing_behaviour(Goal(verify.LIFT, False, [track])) is None
+
+
 def test_a_finger_that_loses_contact_on_the_way_up_costs_the_height_of_those_steps():
     track = raised(0.2)
     gap = [dataclasses.replace(now, left=False) for now in track[6:10]]

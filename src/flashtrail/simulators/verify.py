@@ -21,7 +21,7 @@ Point = tuple[float, float, float]
 # Lengths in metres. How far from these the scripted expert's honest episodes stay: docs/rollouts.md.
 LIFTED_M = 0.02  # that much rise in the hand makes a lift
 RAISED_M = 0.04  # what the family `lift` asks for, at the end of the episode
-ALONE_M = 0.01  # of its height at the end, what it may owe to something else than the hand
+ALONE_M = 0.02  # of its height at the end, what it may owe to something else than the hand
 RELEASE_M = 0.10  # horizontally, from where both fingers last held it to where it is at the end
 WITH_HAND_SHARE = 0.7  # of a joint's or a pushed object's way
 HAND_KEEPS_UP = 0.5  # the touching point of the hand goes at least this part of the touched point's way
@@ -162,14 +162,18 @@ def release_distance(track: Sequence[Instant], last: int) -> float:
 def raised_with_hand(track: Sequence[Instant]) -> list[float]:
     """Return at each instant how much of the subject's height it owes to the hand, m, never below zero.
 
-    A step up counts where both fingers hold the subject and it went with them; a step down always does.
+    A step up counts where both fingers hold the subject and it went with them; where it slipped more, less the slip. A
+    step down always counts.
     """
     in_hand = {index for grasp in grasps(track) for index in range(grasp.first, grasp.last)}  # where a step begins
     raised = [0.0]
     for index, (before, now) in enumerate(pairwise(track)):
         rise = now.place[2] - before.place[2]
-        counts = rise < 0 or (index in in_hand and _with_fingers(before, now))
-        raised.append(max(0.0, raised[-1] + rise) if counts else raised[-1])
+        if rise > 0 and index not in in_hand:
+            rise = 0.0
+        elif rise > 0 and not _with_fingers(before, now):
+            rise = max(0.0, rise - now.slip)
+        raised.append(max(0.0, raised[-1] + rise))
     return raised
 
 

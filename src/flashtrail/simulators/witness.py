@@ -17,8 +17,10 @@ import numpy as np
 from flashtrail.simulators import verify
 
 _LEFT, _RIGHT, _ELSEWHERE = 1, 2, 3
-FINGERS = ("left_finger", "right_finger")  # robosuite's names of a gripper's groups of geoms
-PADS = ("left_fingerpad", "right_fingerpad")
+# What counts as the left and as the right finger: robosuite's names of groups of a gripper's geoms.
+Fingers = tuple[tuple[str, ...], tuple[str, ...]]
+FINGERS: Fingers = ("left_finger", "left_fingerpad"), ("right_finger", "right_fingerpad")
+PADS: Fingers = ("left_fingerpad",), ("right_fingerpad",)
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,9 @@ WatchedGoal = tuple[str | None, bool, list[Track]]  # family, held before the ro
 
 
 class Witness:
-    """Watches one episode of a robosuite environment; made after the wait steps, before the robot acts.
+    """Watches one episode of a robosuite environment; made after the wait steps, before the robot acts."""
 
-    `fingers`: the groups of the gripper's geoms that count as its left and right finger.
-    """
-
-    def __init__(self, env: Any, goals: Sequence[WatchedGoal], fingers: tuple[str, str] = FINGERS) -> None:
+    def __init__(self, env: Any, goals: Sequence[WatchedGoal], fingers: Fingers = FINGERS) -> None:
         self._env, self._goals = env, goals
         self._gripper = _gripper_geoms(env, fingers)
         self.look(closed=False)
@@ -108,15 +107,13 @@ def geoms_of(model: Any, body: int) -> np.ndarray:
     return chosen
 
 
-def _gripper_geoms(env: Any, fingers: tuple[str, str]) -> np.ndarray:
+def _gripper_geoms(env: Any, fingers: Fingers) -> np.ndarray:
     """Return what each geom is: left finger, right finger, elsewhere on the gripper or hand, or 0; (ngeom,)."""
     gripper, model = env.robots[0].gripper, env.sim.model
     kinds = np.zeros(model.ngeom, np.int8)
-    for kind, names in (
-        (_ELSEWHERE, [*gripper.contact_geoms]),
-        (_LEFT, gripper.important_geoms[fingers[0]]),
-        (_RIGHT, gripper.important_geoms[fingers[1]]),
-    ):
+    kinds[[model.geom_name2id(name) for name in gripper.contact_geoms]] = _ELSEWHERE
+    for kind, groups in zip((_LEFT, _RIGHT), fingers, strict=True):
+        names = [name for group in groups for name in gripper.important_geoms[group]]
         kinds[[model.geom_name2id(name) for name in names]] = kind
     return kinds
 

@@ -38,6 +38,6 @@ def holds(env: Any, family: str, start: verify.Point) -> bool:
 
 
 def goals(env: Any, family: str) -> list[WatchedGoal]:
-    """Return the one goal of a task; called before the robot acts, for `Witness` with the fingers `PADS`."""
+    """Return the one goal of a task; called before the robot acts, for `Witness`."""
     track = Track(int(env.cube_body_id), geoms_of(env.sim.model._model, int(env.cube_body_id)))
     return [(family, holds(env, family, place(env)), [track])]

@@ -26,7 +26,7 @@ from flashtrail.simulators.robosuite_lift import goals, metrics
 from flashtrail.simulators.robosuite_lift.cube import CubeModels
 from flashtrail.simulators.robosuite_lift.tasks import TASKS, Task
 from flashtrail.simulators.verify import Goal, Verdict
-from flashtrail.simulators.witness import PADS, Witness
+from flashtrail.simulators.witness import FINGERS, PADS, Witness
 
 WAIT_STEPS = 10  # the cube falls from 1 cm above the table
 HOLD_STEPS = 10  # the goal has held at the end of so many steps in a row: done
@@ -100,7 +100,8 @@ class LiftSimulator:
         for waited in range(1, WAIT_STEPS + 1):
             self.step(_DUMMY_ACTION, render=waited == WAIT_STEPS)
         self._held, self._start, self._metrics = 0, goals.place(self._env), metrics.NOTHING_YET
-        self._witness = Witness(self._env, goals.goals(self._env, self._task.family), PADS)
+        fingers = PADS if self._task.pads else FINGERS
+        self._witness = Witness(self._env, goals.goals(self._env, self._task.family), fingers)
 
     def observe(self) -> Observation:
         """Return the observation of the last step, which must have rendered."""

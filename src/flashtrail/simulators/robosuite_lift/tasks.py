@@ -18,7 +18,8 @@ class Task:
 
     `controller`: robosuite's OSC_POSE takes (dx, dy, dz, three of rotation), OSC_POSITION the first three alone.
     `fingers`: of the gripper's joints the one that tells of each side, left and right; metres for Panda, else radians.
-    `family`: by which rules it is verified.
+    `family`: by which rules it is verified. `pads`: both pads have to touch the cube in a grasp; else any part of both
+    fingers (of Jaco's, pads and links lie in one another, and which of them touch changes in a firm grasp).
     """
 
     prompt: str = "lift the red cube"
@@ -27,6 +28,7 @@ class Task:
     controller: str = "OSC_POSE"
     fingers: tuple[int, int] = (0, 1)
     family: str = LIFT
+    pads: bool = True
 
 
 _ROBOTIQ, _JACO = (0, 3), (2, 0)  # finger_joint and right_outer_knuckle_joint; joint_index and joint_thumb
@@ -39,6 +41,6 @@ TASKS = (
     Task(robot="IIWA", fingers=_ROBOTIQ),
     Task(robot="UR5e", fingers=_ROBOTIQ),
     Task(robot="Kinova3", fingers=_ROBOTIQ),
-    Task(robot="Jaco", fingers=_JACO),
+    Task(robot="Jaco", fingers=_JACO, pads=False),
     Task(prompt="push the red cube forward", family=PUSH),
 )
