@@ -452,8 +452,8 @@ def published_key(wildcards):
 
 
 def sheets_of_checkup(wildcards):
-    """The contact sheets of the checkup's shard."""
-    return sheet_files([CHECKUP])
+    """The contact sheets of the checkup's shard; none where the config has no checkup, which its episodes refuse."""
+    return sheet_files([CHECKUP] if EXPERIMENT.checkup else [])
 
 
 def chapter_files(chapter):

@@ -226,7 +226,10 @@ def test_ctrl_c_is_one_line():
 
 def test_every_program_of_the_package_ends_this_way():
     """A file that can be started by itself starts through `commands.run`, or is a worker of ours with its own frame."""
-    own = {ROOT / f"src/flashtrail/rollouts/{name}.py" for name in ("worker", "keeper")}
+    own = {
+        ROOT / f"src/flashtrail/{name}.py"
+        for name in ("rollouts/worker", "rollouts/keeper", "base/fork", "base/forkserver")
+    }
     for file in PROGRAMS:
         text = file.read_text()
         if 'if __name__ == "__main__":' in text and file not in own:

@@ -75,7 +75,8 @@ def test_each_count_equals_the_rows_and_leads_to_them(index, run):
 def test_an_arm_is_called_in_words_beside_its_key(index, run, campaign, tmp_path):
     soup = BeautifulSoup(index.read_text(), "html.parser")
     for section in soup.select("#episodes section"):
-        words = arm_words.short(run.summaries[section["data-arm"]], run.usual_policy)
+        summary = run.summaries[section["data-arm"]]
+        words = arm_words.short(summary, run.usual_policy(summary))
         assert section["data-name"] == words and section.h2.small.get_text() == words
         assert section.h2.code.get_text() == section["data-arm"]
     bare = {name: campaign[name] for name in ("episodes", "rounds")}
@@ -187,7 +188,8 @@ def test_two_arms_side_by_side_have_the_pairs_of_the_paired_test_discordant_firs
         assert tab.locator(".pair").count() == (both["task_id"] == 2).sum() and f"a={A}" in tab.url
         start = tab.locator(".pair").first
         labels = [text.split("\n")[0] for text in start.locator("a").all_inner_texts()]
-        assert labels == [f"{arm} \u2013 {arm_words.short(run.summaries[arm], run.usual_policy)}" for arm in (A, B)]
+        called = {arm: arm_words.short(run.summaries[arm], run.usual_policy(run.summaries[arm])) for arm in (A, B)}
+        assert labels == [f"{arm} \u2013 {words}" for arm, words in called.items()]
         pages = [
             link.rpartition("/")[2].partition("#")[0]
             for link in start.locator("a").evaluate_all("all => all.map(a => a.href)")

@@ -93,7 +93,7 @@ def test_what_is_wrong_is_noticed(launched, tmp_path, body, problem):
 
 def test_a_request_that_a_policy_would_have_stopped_is_noticed(launched, tmp_path):
     path = tmp_path / "page.html"
-    image = '<img alt="x" src="http://127.0.0.1:9/other.png">'
+    image = '<img alt="x" src="http://127.0.0.1:45999/other.png">'
     path.write_text(f'<!DOCTYPE html><html lang="en"><title>t</title><main>{image}</main>')
     with launched[1].tab(browser.DESK) as tab:
-        assert "asks for http://127.0.0.1:9/other.png" in browser.wrong(tab, path)
+        assert "asks for http://127.0.0.1:45999/other.png" in browser.wrong(tab, path)

@@ -240,7 +240,7 @@ def test_artifact_that_is_no_artifact_stops_the_launch_with_its_line(tmp_path) -
     port = free_port()
     command = serve_command(tmp_path, port=port)
     with (
-        pytest.raises(ServerError, match=r"exit code 2.*error: .* has no manifest.json"),
+        pytest.raises(ServerError, match=r"exit code 2.*error: .* is not an artifact \(no manifest.json\)"),
         PolicyServerProcess(command, tmp_path / "log", port, 120, env=ENVIRONMENT),
     ):
         pass

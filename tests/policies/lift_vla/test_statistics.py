@@ -37,5 +37,5 @@ def test_actions_come_back_and_the_gripper_keeps_its_sign() -> None:
 def test_a_picture_is_shrunk_by_the_mean_of_two_by_two() -> None:
     picture = RNG.integers(0, 256, (224, 224, 3), dtype=np.uint8)
     means = picture.reshape(112, 2, 112, 2, 3).astype(float).mean((1, 3))
-    assert np.abs(shrink(picture) - means).max() <= 0.5
+    assert np.abs(shrink(picture) - means).max() <= 1.0  # Pillow rounds rows, then columns
     assert shrink(shrink(picture)).shape == (112, 112, 3) and shrink(picture, 56).shape == (56, 56, 3)
