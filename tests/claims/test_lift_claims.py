@@ -46,6 +46,7 @@ def test_at_most_is_the_other_side_and_a_count_is_yes_from_one_on(tmp_path, clos
     claim = {"test": "metric_rate", "arm": "late", "metric": "gripper_closures", "side": "at_most", "bar": 0.2}
     found = verdict(tmp_path, inputs, **claim)
     assert found["verdict"] == word and f"late closed its hand in {closures}/50" in found["sentence"]
+    assert (found["p"] < 0.025) == (word == "supported")
     where = {"supported": "all of it at or below", "inconclusive": "around", "refuted": "all of it above"}[word]
     assert f"{where} the bar of 20" in found["sentence"].replace("\u00a0", " ")
 

@@ -96,7 +96,8 @@ def _of_rate(
     e = anytime.hedged(*(anytime.rate_e(rate.k, rate.n, claim.bar, over) for over in (True, False)))
     sequence = anytime.rate_sequence(rate.k, rate.n, alpha)
     side = _anytime(claim, campaign, alpha, e, sequence, by(sequence), n=rate.n, k_arm=rate.k)
-    p = intervals.binomial_p(rate.k, rate.n, claim.bar)
+    k, bar = (rate.k, claim.bar) if above else (rate.n - rate.k, 1 - claim.bar)
+    p = intervals.binomial_p(k, rate.n, bar)
     words = ("all of it at or above", "all of it below") if above else ("all of it at or below", "all of it above")
     relation = {"supported": words[0], "refuted": words[1], "inconclusive": "around"}[fixed]
     sentence = (
