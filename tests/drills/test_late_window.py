@@ -1,9 +1,9 @@
-"""Commands nine steps late, named from real logs alone: pi0_nano in LIBERO, and Lift's scripted expert.
+"""Commands nine steps late, named from real logs alone: of two policies, and of Lift's scripted expert.
 
-late_window.parquet has what a step log has, of two policies on time and late: pi0_nano on libero_goal tasks 0-2 with
-every round full (reference: initial states 0-4, the others 5-9, not looked at before the rule was final), and the
-expert of robosuite_lift, task 0, one query a step. Recorded with the arms `full_only`, `drill_late_window` of
-config.yaml, and with those of profiles/lift.
+late_window.parquet has what a step log has, on time and late: pi0_nano on libero_goal tasks 0-2, every round full
+(reference: initial states 0-4, the others of 5-9); lift_nano (reference: 85-99, the others 0-9) and the expert, one
+query a step (reference: 15-24, the others of 0-4), on robosuite_lift task 0. Recorded with the arms full_only and
+drill_late_window of config.yaml, and lift_nano, lift_nano_late and the drills of profiles/lift.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def held(episodes: list[Episode], reference: bounds.Reference) -> tuple[int, int
     return rates["late_window"].k, rates["late_window"].n, verdicts.firing(rates, reference)
 
 
-@pytest.mark.parametrize("policy", ["nano", "lift"])
+@pytest.mark.parametrize("policy", ["pi0_nano", "lift_nano", "expert"])
 def test_a_late_run_is_called_late_and_a_clean_one_nothing(runs, policy):
     reference = bounds.derive(runs[f"{policy}_reference"])
     k, n, names = held(runs[f"{policy}_late"], reference)
@@ -42,15 +42,15 @@ def test_a_late_run_is_called_late_and_a_clean_one_nothing(runs, policy):
     assert held(runs[f"{policy}_clean"], reference) == (0, len(runs[f"{policy}_clean"]), [])
 
 
-def test_the_policy_is_known_by_its_seams_and_the_expert_by_never_resting(runs):
-    assert ("seam" in bounds.derive(runs["nano_reference"]).bounds) and all(
-        not np.isnan(features(episode)["seam"]) for episode in runs["nano_late"]
+def test_a_policy_is_known_by_its_seams_and_the_expert_by_never_resting(runs):
+    assert ("seam" in bounds.derive(runs["pi0_nano_reference"]).bounds) and all(
+        not np.isnan(features(episode)["seam"]) for episode in runs["pi0_nano_late"]
     )
-    assert "seam" not in bounds.derive(runs["lift_reference"]).bounds
-    rest = {name: [features(episode)["rest"] for episode in runs[f"lift_{name}"]] for name in ("clean", "late")}
+    assert "seam" not in bounds.derive(runs["expert_reference"]).bounds
+    rest = {name: [features(episode)["rest"] for episode in runs[f"expert_{name}"]] for name in ("clean", "late")}
     assert max(rest["clean"]) < 0.1 and min(rest["late"]) > 0.5
 
 
 def test_the_expert_never_closes_its_hand_late_and_always_on_time(runs):
     for name, closes in (("clean", True), ("late", False)):
-        assert {bool((episode.actions[:, 6] > 0).any()) for episode in runs[f"lift_{name}"]} == {closes}
+        assert {bool((episode.actions[:, 6] > 0).any()) for episode in runs[f"expert_{name}"]} == {closes}
