@@ -17,7 +17,7 @@ if ! command -v slurmctld slurmd munged srun ${accounting:+slurmdbd mariadbd} | 
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}"
 fi
-state=$(mktemp -d) && chmod 755 "$state"
+state=$(mktemp -d "${TMPDIR:-/tmp}/flashtrail-slurm.XXXXXX") && chmod 755 "$state"
 started=()
 undo() {
     for pid in "${started[@]}"; do kill "$pid" 2>/dev/null || true; done
@@ -30,8 +30,9 @@ undo() {
 trap undo EXIT
 exec 9>/run/lock/flashtrail-slurm
 flock -w 1800 9 || { echo "error: another slurm.sh has been at work for 30 minutes; wait for it or end it" >&2; exit 2; }
-for file in slurm.conf slurmdbd.conf; do # a link into nowhere: what a killed run left
-    [ ! -L "/etc/slurm/$file" ] || [ -e "/etc/slurm/$file" ] || rm -f "/etc/slurm/$file"
+for file in slurm.conf slurmdbd.conf; do # what a killed run left: a link into its folder, or into nowhere
+    left=$(readlink "/etc/slurm/$file" || true)
+    [[ $left != */flashtrail-slurm.* ]] && { [ -z "$left" ] || [ -e "$left" ]; } || rm -f "/etc/slurm/$file"
 done
 [ ! -e /etc/slurm/slurm.conf ] || { echo "error: this machine has a SLURM of its own (/etc/slurm/slurm.conf)" >&2; exit 2; }
 

@@ -94,6 +94,7 @@ def planned_experiment():
 PLANS = Path(".snakemake/flashtrail")  # where every node sees it, beside Snakemake's own record of the run
 EXPERIMENT = planned_experiment()
 if workflow.is_main_process:
+    from flashtrail.base import forkserver
     from flashtrail.report import early, live  # not in jobs: they would import jinja2 for nothing
     from flashtrail.rollouts import keeper
 
@@ -161,6 +162,9 @@ onstart:
             arms = EXPERIMENT.all_arms
             tasks = {(EXPERIMENT.suite_of(arm), task) for arm in arms for task in EXPERIMENT.tasks_of(arm)}
             keeper.start(2 * EXPERIMENT.rollout.simulators * len(tasks), *shlex.split(sys.executable))
+        if workflow.local_exec and not workflow.touch:  # after the keeper, which names itself to all jobs
+            if forks := forkserver.start(*shlex.split(sys.executable)):
+                sys.executable = forks.words
 
 
 # --- digests: what a job depends on beside its input files ---

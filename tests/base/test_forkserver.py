@@ -79,6 +79,7 @@ ENDS = {
     "thread": "import threading; threading.Timer(0.3, print, ['later']).start()",
     "child": "import subprocess; print(subprocess.run(['sh', '-c', 'echo $TMPDIR; exit 5']).returncode)",
     "import": "import no_such_module",
+    "streams": "[s.reconfigure(encoding='utf-8', write_through=True) for s in (sys.stdout, sys.stderr)]; print('ü')",
 }
 
 

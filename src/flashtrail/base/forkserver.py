@@ -149,6 +149,7 @@ def _become(asked: Mapping[str, Any], streams: Sequence[int], client: socket.soc
         client.settimeout(None)
         for own, stream in enumerate(streams):
             os.dup2(stream, own)
+        _reopen()
         client.send(b"forked")
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -164,6 +165,16 @@ def _become(asked: Mapping[str, Any], streams: Sequence[int], client: socket.soc
         client.send(str(code).encode())
     finally:
         os._exit(code)
+
+
+def _reopen() -> None:
+    """Python's streams anew: the server's remember of what they were opened on that it could be seeked."""
+    for own, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        was = getattr(sys, name)
+        stream = open(own, mode, encoding=was.encoding, errors=was.errors, closefd=False)  # noqa: PTH123, SIM115
+        stream.reconfigure(line_buffering=name == "stderr" or os.isatty(own))
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
 
 
 def _run(command: Sequence[str]) -> int:

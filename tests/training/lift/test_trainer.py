@@ -232,14 +232,14 @@ def test_the_card_says_what_the_run_measured(tmp_path, demos, capsys) -> None:
     run = trainer(tmp_path / "run", demos)
     run.train()
     train.finish(run, start(run.data))
-    assert card.run(argparse.Namespace(of=tmp_path / "run", to=tmp_path / "lift_tiny")) == 0
+    assert card.run(argparse.Namespace(of=tmp_path / "run", to=tmp_path / "lift_tiny", tables=[])) == 0
     text = (tmp_path / "lift_tiny" / "README.md").read_text()
     figures = json.loads((tmp_path / "run" / "offline.json").read_text())["figures"]
     assert f"median error {figures['cube_mm']:.3g} mm" in text and "6 steps of 8 frames and 2 scenes" in text
     assert "blind control**" not in text and LiftPolicy.load(tmp_path / "lift_tiny", Settings(), "cpu", None)
     (tmp_path / "run" / "offline.json").write_text(json.dumps({"digest": "0"}))
     with pytest.raises(UserError, match="is of another artifact"):
-        card.run(argparse.Namespace(of=tmp_path / "run", to=tmp_path / "other"))
+        card.run(argparse.Namespace(of=tmp_path / "run", to=tmp_path / "other", tables=[]))
 
 
 # --- what is refused ---
