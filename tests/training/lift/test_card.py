@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 
 from flashtrail.base.errors import UserError
 from flashtrail.tables import schemas
 from flashtrail.training.lift import card
+
+
+SHIPPED = Path(__file__).parents[3] / "resources/lift_nano"
 
 
 def episode(init_state: int, verified: bool) -> dict:
@@ -23,9 +31,34 @@ def test_success_is_counted_from_the_rows_with_its_interval(tmp_path) -> None:
     path = tmp_path / "episodes.parquet"
     rows = [episode(number, number < 7) for number in range(10)]
     schemas.write_table(path, rows, schemas.EPISODES, {"artifact_digest": "abc"})
-    said = card.success([path], "abc")
+    said = card.success([path.parent], "abc")
     # Wilson's interval of 7/10, as its paper's formula gives it by hand.
     assert "| lift_nano_wide | 1 | 7/10 [0.397, 0.892] | 10/10 |\n" in said
     with pytest.raises(UserError, match="is of another artifact \\(abc\\)"):
-        card.success([path], "abd")
+        card.success([path.parent], "abd")
     assert card.success([], "abc") == ""
+
+
+def test_a_card_has_one_section_on_success_before_training() -> None:
+    bare = "# a\n\n## Training\n4 steps\n\n## Offline\n"
+    once = card.with_success(bare, "## Success\n1/2\n")
+    assert once == "# a\n\n## Success\n1/2\n\n## Training\n4 steps\n\n## Offline\n"
+    assert card.with_success(once, "## Success\n2/2\n") == once.replace("1/2", "2/2")
+    assert card.with_success(once, "") == bare
+
+
+def test_without_a_run_the_shipped_policy_stays_and_its_success_is_counted(tmp_path) -> None:
+    shipped = shutil.copytree(SHIPPED, tmp_path / "lift_nano")
+    digest = json.loads((shipped / "manifest.json").read_text())["digest"]
+    schemas.write_table(
+        tmp_path / "episodes.parquet",
+        [episode(n, n < 2) for n in range(3)],
+        schemas.EPISODES,
+        {"artifact_digest": digest},
+    )
+    before = {path.name: path.read_bytes() for path in shipped.iterdir() if path.name != "README.md"}
+    assert card.run(argparse.Namespace(of=None, to=shipped, tables=[tmp_path])) == 0
+    assert "| 2/3 [" in (shipped / "README.md").read_text()
+    assert before == {path.name: path.read_bytes() for path in shipped.iterdir() if path.name != "README.md"}
+    with pytest.raises(UserError, match="give --run, or --tables"):
+        card.run(argparse.Namespace(of=None, to=shipped, tables=[]))

@@ -1,9 +1,13 @@
-"""The step `card`: a finished run as resources/NAME, artifact, curve and a model card written from its figures."""
+"""The step `card`: a finished run as resources/NAME, artifact, curve and a model card written from its figures.
+
+Success comes later, from the arms that the shipped policy has played: without --run the card gets that section alone.
+"""
 
 from __future__ import annotations
 
 import argparse
 import csv
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +42,7 @@ away without looking.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
     parser.add_argument(
-        "--run", type=Path, required=True, dest="of", metavar="DIR", help="a finished run (train --out)"
+        "--run", type=Path, dest="of", metavar="DIR", help="a finished run (train --out); without it the policy stays"
     )
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="where the policy goes: resources/NAME")
     parser.add_argument(
@@ -47,8 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Copy the run's artifact and curve, and write the card."""
+    """Copy the run's artifact and curve, and write the card; without a run, its section on success."""
     of, target = arguments.of, arguments.to
+    if of is None:
+        return _renew(target, arguments.tables)
     try:
         model, _, manifest = artifact.read(of / "artifact")
     except LiftError as error:
@@ -56,9 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
     figures, history = json_load(of / "offline.json"), json_load(of / curves.HISTORY)
     if figures["digest"] != manifest["digest"]:
         raise UserError(f"{of}: offline.json is of another artifact: train the run to its end again")
-    played = success([path / "episodes.parquet" for path in arguments.tables], manifest["digest"])
-    text = card(target.name, model.dims, parts(model), figures, history, _rows(of / curves.CSV), played)
-    export.ship(of, target, text)
+    text = card(target.name, model.dims, parts(model), figures, history, _rows(of / curves.CSV))
+    export.ship(of, target, with_success(text, success(arguments.tables, manifest["digest"])))
     size = sum(path.stat().st_size for path in target.iterdir())
     print(f"{target}: {size / 2**20:.1f} MiB, digest {manifest['digest'][:16]}")
     return 0
@@ -69,10 +74,29 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def success(tables: Sequence[Path], digest: str) -> str:
-    """Return the section on success from merged tables of episodes; UserError for those of another artifact."""
+def _renew(target: Path, tables: Sequence[Path]) -> int:
+    """Count success anew in the card of a policy that is there."""
+    place = target / export.CARD
+    if not tables or not place.is_file():
+        raise UserError(f"{target}: give --run, or --tables for a policy that has a card ({export.CARD})")
+    _, _, manifest = artifact.read(target)
+    text = with_success(place.read_text(encoding="utf-8"), success(tables, manifest["digest"]))
+    place.write_text(text, encoding="utf-8")
+    print(f"{place}: success of {len(tables)} arms")
+    return 0
+
+
+def with_success(text: str, section: str) -> str:
+    """Return a card's text with this section on success (may be empty) in place of the one that it has."""
+    without = re.sub(r"^## Success\n.*?(?=^## )", "", text, flags=re.MULTILINE | re.DOTALL)
+    head, training, rest = without.partition("## Training\n")
+    return f"{head}{section}\n{training}{rest}" if section else without
+
+
+def success(arms: Sequence[Path], digest: str) -> str:
+    """Return the section on success from merged tables of arms; UserError for those of another artifact."""
     lines = []
-    for path in tables:
+    for path in (arm / "episodes.parquet" for arm in arms):
         if (played := schemas.read_metadata(path).get("artifact_digest")) != digest:
             raise UserError(f"{path} is of another artifact ({str(played)[:16]}): run its arm again with this one")
         rows = parquet.read(path).to_pylist()
@@ -100,9 +124,8 @@ def card(
     figures: dict[str, Any],
     history: dict[str, Any],
     rows: list[dict[str, str]],
-    played: str = "",
 ) -> str:
-    """Return the card's text; `played`: its section on success, empty where nothing was rolled out."""
+    """Return the card's text, without a section on success."""
     recipe, frames, found = history["recipe"], figures["frames"], figures["figures"]
     trained = sum(counted[part] for part in ("vision", "fusion", "decoder"))
     table = "".join(f"| {part.replace('_', ', ')} | {count:,} |\n" for part, count in counted.items())
@@ -115,7 +138,6 @@ def card(
         "queries.\n",
         *([_BLIND] if dims.blind else []),
         f"| part | parameters |\n|---|---|\n{table}",
-        *([played] if played else []),
         f"## Training\n{history['step']} steps of {recipe['batch']} frames and {recipe['scenes']} scenes, AdamW "
         f"{recipe['rate']:g} with a cosine, averaged weights ({recipe['ema']}), {history['seconds'] / 60:.0f} min on "
         f"{recipe['threads']} CPU core. Data: {frames['train']} frames and {frames['scenes']} scenes; "

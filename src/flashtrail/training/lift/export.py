@@ -19,6 +19,9 @@ from flashtrail.policies.lift_vla import artifact, statistics
 from flashtrail.policies.lift_vla.dims import LiftDims
 
 
+CARD = "README.md"
+
+
 def write(
     target: Path,
     dims: LiftDims,
@@ -47,4 +50,4 @@ def ship(run: Path, target: Path, card: str) -> None:
     for path in sorted((run / "artifact").iterdir()):
         shutil.copyfile(path, target / path.name)
     shutil.copyfile(run / "curve.csv", target / "curve.csv")
-    (target / "README.md").write_text(card, encoding="utf-8")
+    (target / CARD).write_text(card, encoding="utf-8")
