@@ -13,7 +13,6 @@ from flashtrail.base.errors import UserError
 from flashtrail.tables import schemas
 from flashtrail.training.lift import card
 
-
 SHIPPED = Path(__file__).parents[3] / "resources/lift_nano"
 
 

@@ -18,7 +18,6 @@ from flashtrail.checkpoints.artifact import Stream, write_artifact
 from flashtrail.policies.lift_vla import artifact, statistics
 from flashtrail.policies.lift_vla.dims import LiftDims
 
-
 CARD = "README.md"
 
 
