@@ -131,10 +131,11 @@ def test_every_claim_of_the_document_is_there_and_its_arms_are_those_of_its_prof
     from flashtrail.experiment import config
 
     file = claims.load(FILE)
-    assert [claim.id for claim in file.claims] == [f"L{n}" for n in range(1, 10)] and file.published == "documents"
+    assert [claim.id for claim in file.claims] == [*(f"L{n}" for n in range(1, 10)), *(f"T{n}" for n in range(1, 8))]
+    assert file.published == "documents"
     experiment = config.load(ROOT / "config.yaml", ROOT / "profiles/lift/overlay.yaml")
     assert experiment.claims == FILE.name
-    arms = {claim.arm for claim in file.claims if hasattr(claim, "arm")}
+    arms = {getattr(claim, of) for claim in file.claims for of in ("arm", "control") if hasattr(claim, of)}
     assert arms <= set(experiment.arms)
 
 
