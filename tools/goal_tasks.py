@@ -1,7 +1,7 @@
 """The scripted expert for all ten libero_goal tasks: the three that pi0_nano learns, and the other seven.
 
-For checks that need honest episodes of every kind of task (`tools/agreement.py`), not for demonstrations. The geometry
-is docs/reference/LIBERO.md's; lengths are metres, world frame.
+For checks that need honest episodes of every kind of task (`tools/agreement.py`), not for demonstrations. Lengths are
+metres, world frame; docs/reference/LIBERO.md, 4, has an earlier version's success and the pitfalls.
 """
 
 from __future__ import annotations

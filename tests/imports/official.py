@@ -1,7 +1,7 @@
 """A run directory and CSV files as the official client and the reproduction write them, from known episodes.
 
-Follows docs/reference/FLASH.md, D and G, field by field; knows nothing of the reader. Episodes are drawn with a fixed
-seed, and what was drawn is returned, so that a test can count it again.
+Follows the official client (docs/reference/FLASH.md, D), field by field; knows nothing of the reader. Episodes are
+drawn with a fixed seed, and what was drawn is returned, so that a test can count it again.
 """
 
 from __future__ import annotations
