@@ -171,8 +171,8 @@ def _reopen() -> None:
     """Python's streams anew: the server's remember of what they were opened on that it could be seeked."""
     for own, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         was = getattr(sys, name)
-        stream = open(own, mode, encoding=was.encoding, errors=was.errors, closefd=False)  # noqa: SIM115
-        stream.reconfigure(line_buffering=name == "stderr" or os.isatty(own))
+        lines = 1 if name == "stderr" or os.isatty(own) else -1
+        stream = open(own, mode, lines, was.encoding, was.errors, closefd=False)  # noqa: SIM115
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 
