@@ -11,6 +11,7 @@ import pytest
 
 from flashtrail import cli
 from flashtrail.base.errors import UserError
+from flashtrail.checkpoints.artifact import artifact_digest
 from flashtrail.policies import registry
 from flashtrail.serving.client import PolicyClient
 from flashtrail.serving.handles import serve_command
@@ -22,7 +23,7 @@ MANIFEST = {
     "kind": "base",
     "family": "nothing",
     "dims": {"action_horizon": 20, "action_dim": 7},
-    "digest": "0" * 16,
+    "files": {},
 }
 OBSERVATION = {
     "observation/image": np.zeros((224, 224, 3), np.uint8),
@@ -33,7 +34,9 @@ OBSERVATION = {
 
 
 def artifact(directory, **changes):
-    (directory / "manifest.json").write_text(json.dumps(MANIFEST | changes))
+    manifest = MANIFEST | changes
+    digest = artifact_digest(manifest["files"], manifest["dims"])
+    (directory / "manifest.json").write_text(json.dumps(manifest | {"digest": digest}))
     return directory
 
 

@@ -23,7 +23,10 @@ def load(directory: Path) -> family.Scripted:
 
 
 def made(directory: Path, **dims) -> Path:
-    manifest = {"family": "scripted", "digest": "0" * 16, "dims": {"action_horizon": 5, "action_dim": 7, **dims}}
+    content = {"dims": {"action_horizon": 5, "action_dim": 7, **dims}, "files": {}}
+    digest = artifacts.artifact_digest(**content)
+    whole = {"format": "flashtrail-artifact", "version": 1, "kind": "base", "digest": digest}
+    manifest = {"family": "scripted", **whole, **content}
     (directory / "manifest.json").write_text(json.dumps(manifest))
     return directory
 
@@ -109,6 +112,7 @@ def test_an_episode_begins_with_its_reset(tmp_path: Path) -> None:
         ({"script": "blind"}, "dims.script 'blind' is no script; known: nothing, random, close_only, blind_grasp"),
         ({"script": ["random"]}, "is no script"),
         ({"script": "blind_grasp"}, "is not a manifest of the family scripted (KeyError: 'grasp')"),
+        ({"script": "blind_grasp", "grasp": None}, "dims.grasp must hold x, y, z of the table's top in m"),
         ({"script": "blind_grasp", "grasp": [0, 0, 0.8]}, "dims.grasp must hold x, y, z of the table's top in m"),
         ({"script": "blind_grasp", "grasp": {"x": 0, "y": 0}}, "dims.grasp must hold x, y, z"),
         ({"script": "blind_grasp", "grasp": TABLE | {"lft": 1}}, "dims.grasp must hold x, y, z"),
@@ -125,3 +129,10 @@ def test_an_artifact_that_is_none_is_one_line(tmp_path: Path, dims, words: str) 
     with pytest.raises(family.Error) as caught:
         load(made(tmp_path, **dims))
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_another_script_is_not_served_under_the_old_digest(tmp_path: Path) -> None:
+    path = made(tmp_path, script="nothing") / "manifest.json"
+    path.write_text(path.read_text().replace("nothing", "random"))
+    with pytest.raises(family.Error, match="its digest does not follow"):
+        load(tmp_path)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from claims.simulated import METADATA, write_campaign
 
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import chapters, verified_chapter
+from flashtrail.report import chapters, metric_chapter, verified_chapter
 from flashtrail.tables import schemas
 
 
@@ -44,6 +46,26 @@ def test_agreement_is_said(inputs):
 
 def test_nothing_is_said_where_nobody_looked(inputs):
     assert verified_chapter.section(Campaign(inputs)) == ""
+
+
+def cells(inputs, rows: int, **columns) -> list[str]:
+    """The counts of `What the metric saw` where these columns are of the first `rows` of nine episodes."""
+    run = Campaign(inputs)
+    (path,) = inputs["episodes"] if isinstance(inputs["episodes"], list) else [inputs["episodes"]]
+    table = schemas.read_table(path, schemas.EPISODES).to_pylist()
+    for number, row in enumerate(table):
+        row |= {name: value if number < rows else None for name, value in columns.items()}
+    run.__dict__["episodes"] = schemas.to_table(table, schemas.EPISODES).to_pandas()
+    return re.findall(r"[0-9]+/[0-9]+", re.sub("<[^>]*>", "", str(metric_chapter.section(run))))
+
+
+def test_the_criteria_stand_side_by_side_and_who_did_not_look_counts_nothing(inputs):
+    criteria = {"naive_success": True, "own_success": False, "printed_success": True}
+    own = sum(bool(value) for value in Campaign(inputs).episodes["success"])
+    judged = ["9/9", "0/9", "9/9", f"{own}/9"]
+    assert cells(inputs, 9, **criteria, verified_success=False) == [*judged, "0/9"]
+    assert cells(inputs, 9, **criteria) == judged, "no verdict is no failure"
+    assert cells(inputs, 0, **criteria) == []
 
 
 def test_a_row_of_another_schema_is_named(tmp_path):

@@ -48,6 +48,11 @@ def test_an_arm_of_the_expert_needs_no_server_no_artifact_and_keeps_its_parts():
         ({"suite": "libero_goal"}, {}, "libero_goal has no expert of its own; suites with one: robosuite_lift"),
         ({"server": "ws://h:1"}, {}, "arms.expert.server: the policy 'expert' is the simulator's expert: leave it out"),
         ({"flash": {"tau_radius": 1}}, {}, "arms.expert.flash: the expert has its own settings; leave them out"),
+        (
+            {"clock": {"kind": "running", "source": {"constant_ms": 58}}},
+            {},
+            "arms.expert.clock: the expert answers for one",
+        ),
         ({"execution": {"action_stats": "x"}}, {}, "arms.expert.execution: the expert has its own statistics"),
         ({}, {"artifact": "a"}, "expert and artifact exclude each other: an expert has no weights"),
         ({}, {"candidates": ["a"], "tokenizer": "b"}, "expert and candidates, tokenizer exclude each other"),

@@ -10,6 +10,7 @@ import pytest
 from rollouts.scripted import Reply
 from rollouts.shards import rows, spec
 
+from flashtrail.checkpoints.artifact import artifact_digest
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.experiment.suites import SUITES
 from flashtrail.rollouts import conditions, guards
@@ -18,7 +19,7 @@ from flashtrail.rollouts.shard import roll_out_shard
 from flashtrail.simulators import registry
 from flashtrail.simulators.reach.simulator import ReachSimulator
 
-MANIFEST = {"format": "flashtrail-artifact", "version": 1, "kind": "base", "family": "nothing", "digest": "0" * 16}
+MANIFEST = {"format": "flashtrail-artifact", "version": 1, "kind": "base", "family": "nothing", "files": {}}
 
 
 class Seeker:
@@ -70,7 +71,8 @@ def test_an_episode_starts_where_its_key_says():
 def test_a_shard_of_the_policy_that_holds_still(tmp_path):
     dims = {"action_horizon": 20, "action_dim": 7}
     (tmp_path / "artifact").mkdir()
-    (tmp_path / "artifact/manifest.json").write_text(json.dumps(MANIFEST | {"dims": dims}))
+    own = {"dims": dims, "digest": artifact_digest({}, dims)}
+    (tmp_path / "artifact/manifest.json").write_text(json.dumps(MANIFEST | own))
     server = [sys.executable, "-m", "flashtrail", "serve", "--exit-with-parent", "--artifact"]
     server += [str(tmp_path / "artifact"), "--port", "{port}", "--max-exec-steps", "12"]
     told = spec((0, 1, 2), server, suite="reach", task_id=1, condition={"kind": "none"}, guard={"kind": "none"})

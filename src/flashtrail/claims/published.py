@@ -345,18 +345,26 @@ def attention_parameters(layers: int, width: int) -> int:
 def _lengths(published: Published) -> Iterator[dict[str, Any]]:
     """Check counts and means of lengths: windows against the most that fit; a mean against every mixture of lengths.
 
-    An episode of T steps has floor((T - length) / stride) + 1 windows. So however long each is, all have at most
-    (steps - episodes x length) / stride + episodes.
+    An episode of T steps has floor((T - length) / stride) + 1 windows; one shorter than a window has none, not fewer.
+    So most fit where `held` of the episodes hold any and each of the others is of one step, for the best `held`.
     """
     for row in published.windows:
-        most = (row.steps - row.episodes * row.length) // row.stride + row.episodes
-        yield _row("windows fit", row, f"{row.printed:,}", f"at most {most:,}", row.printed <= most)
+        fit = {held: _windows(row, held) for held in range(1, row.episodes + 1)}
+        most, each = max(0, *fit.values()), max(0, fit[row.episodes])
+        found = f"at most {most:,}" + (f" ({each:,} where each episode holds one)" if each < most else "")
+        yield _row("windows fit", row, f"{row.printed:,}", found, row.printed <= most)
     for mean in published.mean_lengths:
         short, long = mean.lengths
         means = [(k * long + (mean.n - k) * short) / mean.n for k in range(mean.n + 1)]
         nearest_mean = min(means, key=lambda value: abs(value - mean.printed))
         agrees = abs(nearest_mean - mean.printed) <= 0.5 + 1e-9
         yield _row("mean of lengths", mean, f"{mean.printed}", f"nearest possible {nearest_mean:g}", agrees)
+
+
+def _windows(row: Windows, held: int) -> int:
+    """The most windows of `held` episodes where each of the others is of one step; 0 or less where they do not fit."""
+    room = row.steps - (row.episodes - held) - held * row.length
+    return room // row.stride + held if room >= 0 else 0
 
 
 def _row(check: str, figure: Any, printed: str, found: str, agrees: bool | None) -> dict[str, Any]:

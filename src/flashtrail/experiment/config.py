@@ -149,6 +149,8 @@ class Experiment(Section):
         if other == EXPERT and not suites.suite_of(suite).expert:
             having = ", ".join(name for name, one in suites.SUITES.items() if one.expert)
             raise ValueError(f"{where}.policy: {suite} has no expert of its own; suites with one: {having}")
+        if other == EXPERT and clock != clocks.PAUSED:  # all that it answers would be late
+            raise ValueError(f"{where}.clock: the expert answers for one step at a time: leave its clock paused")
         fixed = clock.source if isinstance(clock, clocks.Running) and isinstance(clock.source, clocks.Fixed) else None
         if fixed and fixed.draft_ms is None and not (flash.force_full_each_round or other):
             source = fixed.published or "constant_ms"

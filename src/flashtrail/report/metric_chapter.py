@@ -35,7 +35,8 @@ def section(run: Campaign) -> Html:
         episodes = run.judged(arm)
         seen = episodes[episodes[list(schemas.METRICS)].notna().all(axis=1)]
         if len(seen):
-            said = {name: behind(run, arm, _cell(seen[name])) for name in _CRITERIA}
+            cells = {name: _cell(seen[name]) for name in _CRITERIA}
+            said = {name: behind(run, arm, cell) if cell else "" for name, cell in cells.items()}
             rows.append({"arm": arm_name(arm, run.summaries[arm], run), **said})
     if not rows:
         return page.join()
@@ -46,5 +47,9 @@ def section(run: Campaign) -> Html:
 
 
 def _cell(values: pd.Series) -> str:
-    rate = intervals.rate(int(values.astype(bool).sum()), len(values))
+    """k/n of the episodes that were judged by this criterion; nothing where none was."""
+    judged = values.dropna()
+    if judged.empty:
+        return ""
+    rate = intervals.rate(int(judged.astype(bool).sum()), len(judged))
     return f"{counted(rate)} [{percent_range(rate.wilson)}]" if rate.wilson else counted(rate)

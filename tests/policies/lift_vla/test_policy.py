@@ -176,6 +176,51 @@ def test_another_artifact_is_one_line(tmp_path, change, message) -> None:
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m["dims"].update(blind=True), "was edited (its digest does not follow from its files and dims)"),
+        (lambda m: m.update(digest=""), "was edited"),
+        (lambda m: m.update(version=2), "is not the manifest of a base flashtrail-artifact of version 1"),
+        (lambda m: m.update(kind="draft"), "is not the manifest of a base"),
+        (lambda m: m.update(files=["model.safetensors"]), "lacks dims, or files with their sha256"),
+    ],
+)
+def test_an_edited_manifest_is_not_served_under_its_old_name(tmp_path, change, message) -> None:
+    """The digest goes into every table: a policy made blind by hand would be counted as the one that sees."""
+    path = made(tmp_path / "artifact") / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError) as refused:
+        served(tmp_path / "artifact")
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_tensors_that_are_no_floats_are_refused(tmp_path, dtype) -> None:
+    from safetensors.torch import load_file, save
+
+    directory = made(tmp_path / "artifact")
+    tensors = {name: value.to(dtype) for name, value in load_file(directory / "model.safetensors").items()}
+    replaced(directory, "model.safetensors", save(tensors))
+    with pytest.raises(ArtifactError, match=r"has dtype .*, not a floating one"):
+        served(directory)
+
+
+@pytest.mark.parametrize(
+    ("dims", "message"),
+    [
+        ({"layers": 100_000}, r"dims\.layers: Input should be less than or equal to 100"),
+        ({"pixels": 2, "crop": None, "wrist_pool": 4}, "pixels 2 are fewer than wrist_pool 4 takes for one"),
+    ],
+)
+def test_dims_that_nobody_could_build_are_refused_at_once(tmp_path, dims, message) -> None:
+    edit(made(tmp_path / "artifact"), lambda m: m["dims"].update(dims))
+    with pytest.raises(ArtifactError, match=message):
+        artifact.read_manifest(tmp_path / "artifact")
+
+
 def replaced(directory: Path, name: str, content: bytes) -> None:
     """Another content of a file, with the manifest's record of it."""
     import hashlib

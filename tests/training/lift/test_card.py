@@ -38,6 +38,25 @@ def test_success_is_counted_from_the_rows_with_its_interval(tmp_path) -> None:
     assert card.success([], "abc") == ""
 
 
+def test_what_was_not_measured_is_not_counted_as_a_failure(tmp_path) -> None:
+    """LIBERO has no naive metric, and tables of earlier versions have neither column."""
+    path = tmp_path / "episodes.parquet"
+    rows = [episode(number, True) | {"naive_success": None} for number in range(2)]
+    schemas.write_table(path, rows, schemas.EPISODES, {"artifact_digest": "abc"})
+    assert "| lift_nano_wide | 1 | 2/2 [0.342, 1.000] |  |\n" in card.success([tmp_path], "abc")
+    rows = [episode(0, True), episode(1, True) | {"verified_success": None}]
+    schemas.write_table(path, rows, schemas.EPISODES, {"artifact_digest": "abc"})
+    with pytest.raises(UserError, match="1 of 2 episodes have no verdict: run the arm again"):
+        card.success([tmp_path], "abc")
+
+
+def test_a_damaged_policy_is_one_line(tmp_path) -> None:
+    shipped = shutil.copytree(SHIPPED, tmp_path / "lift_nano")
+    (shipped / "model.safetensors").write_bytes(b"no")
+    with pytest.raises(UserError, match=r"model\.safetensors is not the file of its manifest"):
+        card.run(argparse.Namespace(of=None, to=shipped, tables=[tmp_path]))
+
+
 def test_a_card_has_one_section_on_success_before_training() -> None:
     bare = "# a\n\n## Training\n4 steps\n\n## Offline\n"
     once = card.with_success(bare, "## Success\n1/2\n")

@@ -1,6 +1,8 @@
 """Every fault of a file of demonstrations is one line that names it; a clean file says what it holds."""
 
 import json
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -56,6 +58,20 @@ def raw_storage(file, tmp):
     (tmp / "secret").write_bytes(b"0" * 16)
     del file["data/demo_0/rewards"]
     file["data/demo_0"].create_dataset("rewards", (4,), "f4", external=[(str(tmp / "secret"), 0, 16)])
+
+
+def unknown_type(group, name):
+    """An attribute of HDF5's time type, which numpy has not."""
+    if name in group.attrs:
+        del group.attrs[name]
+    h5py.h5a.create(group.id, name.encode(), h5py.h5t.UNIX_D32LE, h5py.h5s.create(h5py.h5s.SCALAR))
+
+
+def large_block(file, _):
+    """1 GiB of zeros in a kilobyte, which a reader would unpack whole."""
+    del file["data/demo_1/rewards"]
+    shape = {"shape": (5,), "maxshape": (None,), "chunks": (2**28,)}
+    file["data/demo_1"].create_dataset("rewards", dtype="f4", compression="gzip", **shape)
 
 
 FAULTS = {
@@ -184,6 +200,50 @@ FAULTS = {
         lambda f, _: (f.__delitem__("data/demo_0/actions"), f.create_group("data/demo_0/actions")),
         "data/demo_0: actions is not a dataset",
     ),
+    "NaN in a state": (
+        lambda f, _: f["data/demo_1/obs/state"].__setitem__((0, 0), np.nan),
+        "data/demo_1: obs/state has values that are not finite",
+    ),
+    "endless state": (
+        lambda f, _: f["data/demo_1/executed_actions"].__setitem__((0, 0), np.inf),
+        "data/demo_1: executed_actions has values that are not finite",
+    ),
+    "no task": (lambda f, _: f["data/demo_1"].attrs.__delitem__("task"), "data/demo_1: @task is missing"),
+    "task of text": (lambda f, _: f["data/demo_1"].attrs.__setitem__("task", "lift"), "@task is missing or not"),
+    "long instruction": (
+        lambda f, _: f["data/demo_1"].attrs.__setitem__("language_instruction", "lift " * 1000),
+        "@language_instruction has 5000 characters; a request may have 4096",
+    ),
+    "verified twice": (
+        lambda f, _: f["data/demo_1"].attrs.__setitem__("verified_success", [True, False]),
+        "data/demo_1: @verified_success is missing or not true or false",
+    ),
+    "a length of no type": (
+        lambda f, _: unknown_type(f["data/demo_1"], "num_samples"),
+        "data/demo_1: @num_samples is missing or not a whole number",
+    ),
+    "a name of no alphabet": (
+        lambda f, _: h5py.h5g.create(f["data"].id, b"demo_\xff"),
+        "the name is not demo_N",
+    ),
+    "an observation of no alphabet": (
+        lambda f, _: h5py.h5g.create(f["data/demo_1/obs"].id, b"\xff"),
+        "the name is not UTF-8 text",
+    ),
+    "a large block": (large_block, "data/demo_1: rewards has blocks of 1024 MiB"),
+    "more observations than steps": (
+        lambda f, _: f["data/demo_1"].__setitem__("obs/depth", np.zeros((6, 4), "f4")),
+        "obs/depth is float32 (6, 4), but actions have 5 steps",
+    ),
+    "another mask": (
+        lambda f, _: f.__setitem__("mask/20_percent", names("demo_77")),
+        "mask/20_percent names demo_77, which is not there",
+    ),
+    "another mask elsewhere": (
+        lambda f, tmp: f.__setitem__("mask/all", h5py.ExternalLink(str(tmp / "elsewhere.hdf5"), "/m")),
+        "mask/all is a link",
+    ),
+    "empty mask": (lambda f, _: replace(f, "mask/train", np.array([], "S16")), "mask/train is empty"),
     "an array for a group": (
         lambda f, _: (f.__delitem__("data/demo_0"), f.__setitem__("data/demo_0", np.zeros(3))),
         "demo_0 is not a group",
@@ -233,6 +293,18 @@ def test_bytes_changed_anywhere_never_do_worse(dataset):
         except UserError:
             results.add("damaged")
     assert results == {True, False, "damaged"}
+
+
+def test_a_file_that_is_being_written_is_not_called_damaged(dataset, capsys):
+    ask = "import sys; from flashtrail import cli; sys.exit(cli.main(['check-dataset', sys.argv[1]]))"
+    with h5py.File(dataset, "r+"):
+        asked = subprocess.run([sys.executable, "-c", ask, str(dataset)], capture_output=True, text=True)
+    assert asked.returncode == 2
+    assert "is being written by another process: wait for it" in asked.stderr
+
+
+def test_a_folder_is_no_file_of_demonstrations(tmp_path, capsys):
+    assert checked(tmp_path, capsys) == (2, [f"error: {tmp_path}: not a file; give a file of demonstrations"])
 
 
 def test_no_file(tmp_path, capsys):

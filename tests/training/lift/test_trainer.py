@@ -7,12 +7,14 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -204,6 +206,88 @@ def test_a_changed_recipe_or_network_does_not_continue_a_run(tmp_path, demos) ->
     longer = trainer(tmp_path, demos, dataclasses.replace(RECIPE, steps=7))
     longer.train()
     assert longer.state.step == 7
+
+
+def test_other_demonstrations_do_not_continue_a_run(tmp_path, demos) -> None:
+    """Statistics and averages would be of two sets, without a word."""
+    trainer(tmp_path, demos).train()
+    material = data.load(demos)
+    moved = dataclasses.replace(material.train, states=material.train.states + 0.01)
+    other = dataclasses.replace(material, train=moved)
+    with pytest.raises(UserError, match="was trained with another set of demonstrations: move it away"):
+        train.trainer_of(tmp_path, other, start(other), RECIPE)
+
+
+class Foreign:
+    """What an unrestricted unpickler would build."""
+
+    def __reduce__(self):
+        return os.mkdir, ("built-by-a-pickle",)
+
+
+@pytest.mark.parametrize("content", ["cut", "empty", "foreign", "list", "half", "other optimizer"])
+def test_a_damaged_run_is_one_line_and_runs_no_code(tmp_path, demos, content, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = trainer(tmp_path, demos)
+    run.save()
+    path = tmp_path / "run.pt"
+    saved = torch.load(path, weights_only=True)
+    whole = path.read_bytes()
+    if content == "cut":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif content == "empty":
+        path.write_bytes(b"")
+    elif content == "foreign":
+        torch.save(saved | {"recipe": Foreign()}, path)
+    elif content == "list":
+        torch.save([saved], path)
+    elif content == "half":
+        torch.save(saved | {"learner": dict(list(saved["learner"].items())[1:])}, path)
+    else:
+        torch.save(saved | {"optimizer": {"state": {}, "param_groups": []}}, path)
+    with pytest.raises(UserError, match=r"run\.pt is damaged, or no run of this program .*: move it away") as refused:
+        trainer(tmp_path, demos)
+    assert "\n" not in str(refused.value) and not (tmp_path / "built-by-a-pickle").exists()
+
+
+def test_a_finished_run_without_its_best_weights_is_one_line(tmp_path, demos) -> None:
+    run = trainer(tmp_path, demos)
+    run.train()
+    (tmp_path / "best.safetensors").write_bytes(b"no")
+    with pytest.raises(UserError, match=r"best\.safetensors is gone or damaged"):
+        train.finish(run, start(run.data))
+
+
+NOTHING = {"steps": "0 1e3", "batch": "0 -1", "rate": "nan inf 0", "seed": "-1", "threads": "0", "seconds": "-1 nan"}
+
+
+@pytest.mark.parametrize("flag", [f"{name}={value}" for name, values in NOTHING.items() for value in values.split()])
+def test_a_number_that_trains_nothing_is_refused(flag) -> None:
+    with pytest.raises(UserError, match=r"is not a (whole number from [01] on|number above 0)"):
+        asked("--data", "x", "--out", "y", f"--{flag}")
+
+
+def test_damaged_statistics_of_a_run_are_one_line(tmp_path, demos) -> None:
+    (tmp_path / "norm_stats.json").write_text("{")
+    with pytest.raises(UserError, match=r"norm_stats\.json must hold"):
+        train.run(asked("--data", str(demos), "--out", str(tmp_path)))
+
+
+def test_nothing_is_learned_from_another_file_or_from_what_is_no_number(tmp_path, demos) -> None:
+    path = tmp_path / "demos.hdf5"
+    for spoil, said in (
+        (lambda obs: obs["state"].__setitem__((0, 0), np.nan), "obs/state has values that are not finite"),
+        (lambda obs: (obs.move("state", "kept"), obs.create_group("state")), "obs/state is not a dataset"),
+        (
+            lambda obs: (obs.move("state", "kept"), obs.__setitem__("state", h5py.ExternalLink(str(demos), "/x"))),
+            "obs/state is a link",
+        ),
+    ):
+        shutil.copyfile(demos / "demos.hdf5", path)
+        with h5py.File(path, "r+") as file:
+            spoil(file["data/demo_4/obs"])
+        with pytest.raises(UserError, match=f"no demonstrations to train on .*{said}"):
+            data.load(path)
 
 
 def test_the_documents_literal_size_takes_two_steps(tmp_path, large) -> None:

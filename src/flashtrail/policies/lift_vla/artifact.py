@@ -15,12 +15,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from flashtrail.policies import identity
 from flashtrail.policies.lift_vla import clip, statistics, words
 from flashtrail.policies.lift_vla.dims import LiftDims
 from flashtrail.policies.lift_vla.errors import ArtifactError
 from flashtrail.policies.lift_vla.model import LiftVLA
 
 FAMILY, MODEL, MANIFEST = "lift_vla", "model.safetensors", "manifest.json"
+_FLOATS = ("F32", "F16", "BF16", "F64")
 _AGAIN = "export the policy again, or replace a copied artifact"
 
 
@@ -39,8 +41,8 @@ def read_manifest(directory: Path) -> tuple[dict[str, Any], LiftDims]:
     if not isinstance(manifest, dict) or manifest.get("family") != FAMILY:
         family = manifest.get("family", "pi0") if isinstance(manifest, dict) else "none"
         raise ArtifactError(f"{path} is of the family {family!r}, not {FAMILY}: give an artifact of {FAMILY}")
-    if not isinstance(manifest.get("digest"), str) or not isinstance(manifest.get("files"), dict):
-        raise ArtifactError(f"{path} lacks digest or files: {_AGAIN}")
+    if wrong := identity.objection(manifest):
+        raise ArtifactError(f"{path} {wrong}: {_AGAIN}")
     return manifest, LiftDims.read(manifest.get("dims"), str(path))
 
 
@@ -76,7 +78,10 @@ def read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str,
             if strange := sorted(names - set(shapes)):
                 raise ArtifactError(f"{path} has tensor {strange[0]}, which its manifest's dims do not: {_AGAIN}")
             for name, shape in shapes.items():
-                found = tuple(file.get_slice(name).get_shape())
+                header = file.get_slice(name)
+                found = tuple(header.get_shape())
+                if header.get_dtype() not in _FLOATS:
+                    raise ArtifactError(f"{path}: {name} has dtype {header.get_dtype()}, not a floating one: {_AGAIN}")
                 if found != shape:
                     raise ArtifactError(f"{path}: {name} has shape {found}, its manifest's dims say {shape}: {_AGAIN}")
             return {name: file.get_tensor(name).float() for name in shapes}

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Valida
 from flashtrail.policies.lift_vla.errors import ArtifactError
 from flashtrail.policies.lift_vla.pictures import WIRE_PIXELS
 
+Layers = Annotated[StrictInt, Field(ge=1, le=100)]  # each is built before a tensor is read
 Size = Annotated[StrictInt, Field(ge=1, le=100_000)]
 
 
@@ -70,7 +71,7 @@ class Clip(_Dims):
     vocabulary: Size = 49_408
     context: Size = 77
     hidden: Size = 512
-    layers: Size = 12
+    layers: Layers = 12
     heads: Size = 8
     feedforward: Size = 2048
     width: Size = 512
@@ -98,7 +99,7 @@ class LiftDims(_Dims):
     text: Annotated[Words | Clip, Field(discriminator="kind")]
     width: Size = 512
     heads: Size = 8
-    layers: Size = 4
+    layers: Layers = 4
     feedforward: Size = 2048
     action_horizon: Annotated[StrictInt, Field(ge=1, le=1000)] = 10
     action_dim: Annotated[StrictInt, Field(ge=2, le=100)] = 7
@@ -108,6 +109,8 @@ class LiftDims(_Dims):
     def _fits(self) -> Self:
         if WIRE_PIXELS % self.pixels:
             raise ValueError(f"pixels {self.pixels} does not divide the wire's {WIRE_PIXELS}")
+        if self.pixels < self.wrist_pool:
+            raise ValueError(f"pixels {self.pixels} are fewer than wrist_pool {self.wrist_pool} takes for one")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of its {self.heads} heads")
         crop = self.crop

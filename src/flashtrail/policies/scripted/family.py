@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from flashtrail.policies import identity
 from flashtrail.policies.scripted.scripts import SCRIPTS, Grasp, Script, Seed
 
 SHORT_FLAGS: dict[str, str] = {}
@@ -108,7 +109,9 @@ def load(
         about = {name: dims[name] for name in ("action_horizon", "action_dim")}
         about |= {"digest": str(manifest["digest"]), "family": family}
         about["script"] = script = NOTHING if family == NOTHING else dims["script"]
-        grasp = dims["grasp"] if script == "blind_grasp" else None
+        grasp = _grasp(path, dims["grasp"]) if script == "blind_grasp" else None
+    except Error:
+        raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Error(f"{path} is not a manifest of the family {family} ({type(error).__name__}: {error})") from None
     for flag, value, allowed in (
@@ -126,7 +129,9 @@ def load(
         raise Error(f"{path}: dims: action_horizon and action_dim must be whole numbers from 1 to 1000")
     if grasp is not None and sizes[1] != 7:
         raise Error(f"{path}: dims: a hand that grasps has an action_dim of 7, not {sizes[1]}")
-    return Scripted(about, None if grasp is None else _grasp(path, grasp), settings)
+    if wrong := identity.objection(manifest):
+        raise Error(f"{path} {wrong}: give a whole artifact, or correct its digest")
+    return Scripted(about, grasp, settings)
 
 
 def _grasp(path: Path, given: Any) -> Grasp:

@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     except LiftError as error:
         raise UserError(f"{error}; train the run to its end first") from None
     figures, history = json_load(of / "offline.json"), json_load(of / curves.HISTORY)
-    if figures["digest"] != manifest["digest"]:
+    if not isinstance(figures, dict) or figures.get("digest") != manifest["digest"]:
         raise UserError(f"{of}: offline.json is of another artifact: train the run to its end again")
     text = card(target.name, model.dims, parts(model), figures, history, _rows(of / curves.CSV))
     export.ship(of, target, with_success(text, success(arguments.tables, manifest["digest"])))
@@ -79,7 +79,10 @@ def _renew(target: Path, tables: Sequence[Path]) -> int:
     place = target / export.CARD
     if not tables or not place.is_file():
         raise UserError(f"{target}: give --run, or --tables for a policy that has a card ({export.CARD})")
-    _, _, manifest = artifact.read(target)
+    try:
+        _, _, manifest = artifact.read(target)
+    except LiftError as error:
+        raise UserError(str(error)) from None
     text = with_success(place.read_text(encoding="utf-8"), success(tables, manifest["digest"]))
     place.write_text(text, encoding="utf-8")
     print(f"{place}: success of {len(tables)} arms")
@@ -102,11 +105,12 @@ def success(arms: Sequence[Path], digest: str) -> str:
         rows = parquet.read(path).to_pylist()
         for task in sorted({row["task_id"] for row in rows}):
             own = [row for row in rows if row["task_id"] == task]
-            k, n = sum(bool(row["verified_success"]) for row in own), len(own)
+            if unjudged := sum(row.get("verified_success") is None for row in own):
+                raise UserError(f"{path}: {unjudged} of {len(own)} episodes have no verdict: run the arm again")
+            k, n = sum(row["verified_success"] for row in own), len(own)
             between = wilson(k, n)
             lines.append(
-                f"| {own[0]['arm']} | {task} | {k}/{n} [{between.low:.3f}, {between.high:.3f}] "
-                f"| {sum(bool(row['naive_success']) for row in own)}/{n} |\n"
+                f"| {own[0]['arm']} | {task} | {k}/{n} [{between.low:.3f}, {between.high:.3f}] | {_naive(own)} |\n"
             )
     if not lines:
         return ""
@@ -115,6 +119,12 @@ def success(arms: Sequence[Path], digest: str) -> str:
         "Wilson interval; starts that no demonstration used. Naive: the report's own criterion.\n\n"
         f"| arm | task | verified | naive |\n|---|---|---|---|\n{''.join(lines)}"
     )
+
+
+def _naive(rows: Sequence[dict[str, Any]]) -> str:
+    """k/n by the naive metric; nothing where the suite has none."""
+    told = [row["naive_success"] for row in rows if row.get("naive_success") is not None]
+    return f"{sum(told)}/{len(told)}" if len(told) == len(rows) else ""
 
 
 def card(

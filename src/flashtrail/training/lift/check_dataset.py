@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 from collections import Counter
@@ -23,6 +24,7 @@ from flashtrail.policies.lift_vla.pictures import PIXELS
 from flashtrail.training.lift import files
 
 LONGEST = 10_000  # steps of a demonstration
+MAX_PROMPT = 4096  # characters; the wire's own limit (serving/protocol.py)
 _SHOWN = 40  # faults printed; the last line counts all
 
 
@@ -51,34 +53,34 @@ def report(path: Path) -> int:
 def check(path: Path) -> tuple[list[str], str]:
     """Return the faults of a file and what it holds in words; UserError where it is no HDF5 file at all."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}; give a file of demonstrations")
     try:
         with h5py.File(path, "r") as file:
             found = list(_faults(file))
             return found, "" if found else _counts(file)
-    except (OSError, RuntimeError, KeyError, ValueError) as error:  # what h5py raises at damaged bytes
+    except BlockingIOError as error:
+        raise UserError(f"{path} is being written by another process: wait for it, then check again") from error
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:  # what h5py raises at damaged bytes
         raise UserError(f"{path} is not an HDF5 file, or is damaged: {error}") from error
 
 
 def _faults(file: h5py.File) -> Iterator[str]:
-    data = _item(file, "data", h5py.Group)
+    data = files.member(file, "data", h5py.Group)
     if isinstance(data, str):
         yield data
         return
     yield from _environment(data)
-    for name in data:
-        if not re.fullmatch("demo_[0-9]{1,9}", name):
-            yield f"data/{name}: the name is not demo_N (robomimic reads the number behind 'demo_')"
-    names = [name for name in data if re.fullmatch("demo_[0-9]{1,9}", name)]
+    names = [name for name in data if isinstance(name, str) and re.fullmatch("demo_[0-9]{1,9}", name)]
+    for name in set(data) - set(names):  # h5py returns bytes for what is no UTF-8
+        yield f"data/{name}: the name is not demo_N (robomimic reads the number behind 'demo_')"
     if not names:
         yield "data holds no demonstration (demo_0, demo_1, ...)"
     for name in sorted(names, key=lambda name: int(name[5:])):
-        demo = _item(data, name, h5py.Group)
+        demo = files.member(data, name, h5py.Group)
         yield from ([demo] if isinstance(demo, str) else (f"data/{name}: {fault}" for fault in _demonstration(demo)))
-    lengths = [
-        data[name].attrs.get("num_samples") for name in names if isinstance(_item(data, name, h5py.Group), h5py.Group)
-    ]
-    total = _whole(data.attrs.get("total"))
+    demos = [demo for name in names if not isinstance(demo := files.member(data, name, h5py.Group), str)]
+    lengths = [_attribute(demo, "num_samples") for demo in demos]
+    total = _whole(_attribute(data, "total"))
     if total is None:
         yield "data@total is missing: the number of steps of all demonstrations"
     elif all(_whole(length) is not None for length in lengths) and total != sum(map(int, lengths)):
@@ -87,7 +89,7 @@ def _faults(file: h5py.File) -> Iterator[str]:
 
 
 def _environment(data: h5py.Group) -> Iterator[str]:
-    text = data.attrs.get("env_args")
+    text = _attribute(data, "env_args")
     if not isinstance(text, str):
         yield "data@env_args is missing or not text: JSON with env_name, type and env_kwargs"
         return
@@ -105,7 +107,7 @@ def _environment(data: h5py.Group) -> Iterator[str]:
 
 
 def _demonstration(demo: h5py.Group) -> Iterator[str]:
-    actions = _item(demo, "actions", h5py.Dataset)
+    actions = files.member(demo, "actions", h5py.Dataset)
     if isinstance(actions, str):
         yield actions
         return
@@ -122,40 +124,50 @@ def _demonstration(demo: h5py.Group) -> Iterator[str]:
     for name in ("executed_actions", "rewards", "dones", "states"):
         if name in demo:
             yield from _column(demo, name, steps, None, "fiu")
-    if "states" in demo and not isinstance(demo.attrs.get("model_file"), str):
+    if "states" in demo and not isinstance(_attribute(demo, "model_file"), str):
         yield "@model_file is missing or not text: without the model, states cannot be played back"
-    obs = _item(demo, "obs", h5py.Group)
+    obs = files.member(demo, "obs", h5py.Group)
     if isinstance(obs, str):
         yield obs
+        return
+    if strange := [name for name in obs if not isinstance(name, str)]:
+        yield f"obs/{strange[0]}: the name is not UTF-8 text"
         return
     for name in files.PICTURES:
         yield from _column(obs, name, steps, (PIXELS, PIXELS, 3), "u", "obs/")
     for name, dims in files.LOW_DIM.items():
         yield from _column(obs, name, steps, None if dims is None else (dims,), "f", "obs/")
+    for name in sorted(set(obs) - {*files.PICTURES, *files.LOW_DIM}):
+        yield from _column(obs, name, steps, None, "fiub", "obs/")
     if "images" in demo:
         yield "images lie beside obs, where robomimic does not look: move them to obs/agentview_image"
     if "next_obs" in demo:
-        later = _item(demo, "next_obs", h5py.Group)
-        lacking = (
-            [later] if isinstance(later, str) else [f"next_obs/{name} is missing" for name in obs if name not in later]
-        )
-        yield from lacking
+        later = files.member(demo, "next_obs", h5py.Group)
+        if isinstance(later, str):
+            yield later
+            return
+        for name in obs:
+            yield from _column(later, name, steps, None, "fiub", "next_obs/")
 
 
 def _attributes(demo: h5py.Group, steps: int) -> Iterator[str]:
     for name in ("num_samples", "episode_length"):
-        value = demo.attrs.get(name)
+        value = _attribute(demo, name)
         if _whole(value) is None:
             yield f"@{name} is missing or not a whole number"
         elif int(value) != steps:
             yield f"@{name} is {value}, but actions have {steps} steps"
-    spoken = demo.attrs.get("language_instruction")
+    spoken = _attribute(demo, "language_instruction")
     if isinstance(spoken, bytes):
         yield "@language_instruction is bytes: write it as text (variable-length UTF-8)"
     elif not isinstance(spoken, str) or not spoken.strip():
         yield "@language_instruction is missing or empty"
+    elif len(spoken) > MAX_PROMPT:
+        yield f"@language_instruction has {len(spoken)} characters; a request may have {MAX_PROMPT}"
+    if _whole(_attribute(demo, "task")) is None:
+        yield "@task is missing or not a whole number: training draws tasks equally often"
     for name in ("success", "verified_success"):
-        if not isinstance(demo.attrs.get(name), (bool, np.bool_)):
+        if not isinstance(_attribute(demo, name), (bool, np.bool_)):
             yield f"@{name} is missing or not true or false"
 
 
@@ -163,7 +175,7 @@ def _column(
     group: h5py.Group, name: str, steps: int, shape: tuple[int, ...] | None, kinds: str, prefix: str = ""
 ) -> Iterator[str]:
     """Faults of a dataset with a row for each step; `kinds`: numpy's letters of the dtypes that it may have."""
-    column = _item(group, name, h5py.Dataset)
+    column = files.member(group, name, h5py.Dataset)
     if isinstance(column, str):
         yield prefix + column
     elif column.dtype.kind == "O":
@@ -177,12 +189,23 @@ def _column(
     ):
         wanted = ", ".join(["T", *map(str, shape or ("...",))])
         yield f"{prefix}{name} is {_shape(column)}, not {'uint8' if kinds == 'u' else 'numbers'} ({wanted})"
+    elif column.dtype.kind == "f" and not _finite(column):
+        yield f"{prefix}{name} has values that are not finite, or rows of more than {files.LARGEST_BLOCK >> 20} MiB"
+
+
+def _finite(column: h5py.Dataset) -> bool:
+    """Whether all values are numbers; read some rows at a time, as an array's size on the disk bounds nothing."""
+    row = math.prod(column.shape[1:]) * column.dtype.itemsize
+    some = files.LARGEST_BLOCK // max(row, 1)
+    return some > 0 and all(np.isfinite(column[at : at + some]).all() for at in range(0, len(column), some))
 
 
 def _masks(file: h5py.File, data: h5py.Group, names: list[str]) -> Iterator[str]:
     members: dict[str, list[str]] = {}
-    for name in ("train", "valid"):
-        mask = _item(file, f"mask/{name}", h5py.Dataset)
+    masks = files.member(file, "mask", h5py.Group)
+    others = [] if isinstance(masks, str) else [name for name in masks if isinstance(name, str)]
+    for name in ("train", "valid", *sorted(set(others) - {"train", "valid"})):
+        mask = files.member(file, f"mask/{name}", h5py.Dataset)
         if isinstance(mask, str):
             yield mask
         elif mask.ndim != 1 or mask.dtype.kind != "S" or mask.shape[0] > len(data):
@@ -191,6 +214,8 @@ def _masks(file: h5py.File, data: h5py.Group, names: list[str]) -> Iterator[str]
         else:
             members[name] = [entry.decode("utf-8", "replace") for entry in mask[:]]
     for name, entries in members.items():
+        if not entries and name in ("train", "valid"):
+            yield f"mask/{name} is empty"
         if len(set(entries)) < len(entries):
             yield f"mask/{name} names a demonstration twice"
         for entry in sorted(set(entries) - set(names)):
@@ -203,25 +228,20 @@ def _masks(file: h5py.File, data: h5py.Group, names: list[str]) -> Iterator[str]
 
 
 def _flag(data: h5py.Group, name: str) -> bool:
-    demo = _item(data, name, h5py.Group)
-    return not isinstance(demo, str) and bool(demo.attrs.get("verified_success", False))
+    demo = files.member(data, name, h5py.Group)
+    return not isinstance(demo, str) and _true(_attribute(demo, "verified_success"))
 
 
-def _item(group: h5py.Group, name: str, kind: type) -> Any:
-    """Return a member that lies in this very file, or what is wrong with it; no link is followed out of the file."""
-    where: Any = group
-    for part in name.split("/"):
-        link = where.get(part, getlink=True) if isinstance(where, h5py.Group) else None
-        if link is None:
-            return f"{name} is missing"
-        if not isinstance(link, h5py.HardLink):
-            return f"{name} is a link: write what it points to into this file"
-        where = where[part]
-    if not isinstance(where, kind):
-        return f"{name} is not a {'group' if kind is h5py.Group else 'dataset'}"
-    if isinstance(where, h5py.Dataset) and (where.is_virtual or where.external):
-        return f"{name} keeps its values in another file: write them into this one"
-    return where
+def _attribute(group: h5py.Group, name: str) -> Any:
+    """Return an attribute's value; None where there is none, or none that numpy can hold."""
+    try:
+        return group.attrs.get(name)
+    except TypeError:
+        return None
+
+
+def _true(value: Any) -> bool:
+    return isinstance(value, (bool, np.bool_)) and bool(value)
 
 
 def _whole(value: Any) -> int | None:

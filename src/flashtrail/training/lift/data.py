@@ -6,6 +6,8 @@ of the chunk belongs i steps after the picture.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashtrail.base.errors import UserError
-from flashtrail.training.lift.files import PICTURES
+from flashtrail.training.lift.files import PICTURES, member
 
 DEMONSTRATIONS, SCENES = "demos.hdf5", "scenes.hdf5"
 
@@ -63,6 +65,16 @@ class Material:
     instructions: dict[int, list[str]]  # by task, of the demonstrations in mask/train
 
     @property
+    def digest(self) -> str:
+        """SHA-256 over what is learned from, pictures apart: their states tell whether they are the same."""
+        total = hashlib.sha256(json.dumps(sorted(self.instructions.items())).encode())
+        for frames in (self.train, self.valid):
+            for part in (frames.states, frames.chunks, frames.cube, frames.task, frames.demo):
+                total.update(np.ascontiguousarray(part).tobytes())
+        total.update(self.scenes.cube.tobytes())
+        return total.hexdigest()
+
+    @property
     def pixels(self) -> int:
         """The side of a stored view."""
         return int(self.train.views.shape[2])
@@ -74,35 +86,48 @@ def load(source: Path, horizon: int = 10) -> Material:
     scenes = path.with_name(SCENES)
     try:
         with h5py.File(path, "r") as file:
-            names = {part: [name.decode() for name in file[f"mask/{part}"][:]] for part in ("train", "valid")}
+            names = {part: [name.decode() for name in _array(file, f"mask/{part}")] for part in ("train", "valid")}
             if not all(names.values()):
                 raise UserError(f"{path}: mask/train or mask/valid is empty: record more demonstrations")
-            parts = {part: _frames(file["data"], own, horizon) for part, own in names.items()}
+            parts = {part: _frames(file, own, horizon) for part, own in names.items()}
             instructions: dict[int, list[str]] = {}
             for name in names["train"]:
                 said = instructions.setdefault(int(file["data"][name].attrs["task"]), [])
                 if (text := str(file["data"][name].attrs["language_instruction"])) not in said:
                     said.append(text)
-    except (OSError, KeyError, ValueError, AttributeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: no demonstrations to train on ({error}); see `flashtrail check-dataset`") from None
     if strange := sorted(set(parts["valid"].task.tolist()) - set(instructions)):
         raise UserError(f"{path}: task {strange[0]} is in mask/valid but not in mask/train: record more of it")
     return Material(parts["train"], parts["valid"], _scenes(scenes, parts["train"].views.shape), instructions)
 
 
-def _frames(data: h5py.Group, names: list[str], horizon: int) -> Frames:
+def _array(group: h5py.Group, name: str) -> NDArray[Any]:
+    """A dataset's values; ValueError where they lie in another file, or are not all numbers."""
+    found = member(group, name, h5py.Dataset)
+    if isinstance(found, str):
+        raise ValueError(found)
+    values: NDArray[Any] = found[:]
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise ValueError(f"{found.name} has values that are not finite")
+    return values
+
+
+def _frames(file: h5py.File, names: list[str], horizon: int) -> Frames:
     columns: dict[str, list[NDArray[Any]]] = {name: [] for name in Frames.__dataclass_fields__}
     for name in names:
-        demo, obs = data[name], data[name]["obs"]
-        actions = demo["actions"][:].astype(np.float32)
+        demo = member(file, f"data/{name}", h5py.Group)
+        if isinstance(demo, str):
+            raise ValueError(demo)
+        actions = _array(demo, "actions").astype(np.float32)
         count, steps = len(actions), np.arange(len(actions))
         ahead = steps[:, None] + np.arange(horizon)
-        states = obs["state"][:].astype(np.float32)
-        columns["views"].append(np.stack([obs[key][:] for key in PICTURES], axis=1))
+        states = _array(demo, "obs/state").astype(np.float32)
+        columns["views"].append(np.stack([_array(demo, f"obs/{key}") for key in PICTURES], axis=1))
         columns["states"].append(states)
         columns["chunks"].append(actions[np.minimum(ahead, count - 1)])
         columns["valid"].append(ahead < count)
-        columns["cube"].append((obs["object"][:, :3] - states[:, :3]).astype(np.float32))
+        columns["cube"].append((_array(demo, "obs/object")[:, :3] - states[:, :3]).astype(np.float32))
         columns["task"].append(np.full(count, int(demo.attrs["task"])))
         columns["demo"].append(np.full(count, int(name.removeprefix("demo_"))))
         columns["step"].append(steps)
@@ -114,9 +139,9 @@ def _scenes(path: Path, shape: tuple[int, ...]) -> Scenes:
         return Scenes(np.zeros((0, *shape[1:]), np.uint8), np.zeros((0, 3), np.float32))
     try:
         with h5py.File(path, "r") as file:
-            views = np.stack([file[key][:] for key in PICTURES], axis=1)
-            cube = (file["cube_pos"][:] - file["state"][:, :3]).astype(np.float32)
-    except (OSError, KeyError, ValueError) as error:
+            views = np.stack([_array(file, key) for key in PICTURES], axis=1)
+            cube = (_array(file, "cube_pos") - _array(file, "state")[:, :3]).astype(np.float32)
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a file of scenes ({error}): record it again, or move it away") from None
     if views.shape[1:] != shape[1:]:
         raise UserError(

@@ -17,6 +17,7 @@ has them. There is no next_obs, so robomimic is told ``train.hdf5_load_next_obs:
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ PICTURES = ("agentview_image", "robot0_eye_in_hand_image")  # in the model's ord
 LOW_DIM = {"state": 8, "robot0_eef_pos": 3, "robot0_eef_quat": 4, "robot0_gripper_qpos": None, "object": 10}
 ACTION_DIMS = 7
 ROBOSUITE_TYPE = 1  # robomimic's number for it
+LARGEST_BLOCK = 64 * 2**20  # bytes
 VALID_EVERY, VALID_AT = 11, 5  # prime to the periods of missed starts and of instructions
 
 
@@ -157,3 +159,27 @@ def join_scenes(parts: Sequence[Path], target: Path) -> None:
     joined = {name: np.concatenate(parts) for name, parts in columns.items()}
     with write_atomic(target) as path:
         write_scenes(path, [dict(zip(joined, row, strict=True)) for row in zip(*joined.values(), strict=True)])
+
+
+def member(group: h5py.Group, name: str, kind: type) -> Any:
+    """Return a member that lies in this very file, or what is wrong with it; no link is followed out of the file."""
+    where: Any = group
+    for part in name.split("/"):
+        link = where.get(part, getlink=True) if isinstance(where, h5py.Group) else None
+        if link is None:
+            return f"{name} is missing"
+        if not isinstance(link, h5py.HardLink):
+            return f"{name} is a link: write what it points to into this file"
+        where = where[part]
+    if not isinstance(where, kind):
+        return f"{name} is not a {'group' if kind is h5py.Group else 'dataset'}"
+    if isinstance(where, h5py.Dataset):
+        if where.is_virtual or where.external:
+            return f"{name} keeps its values in another file: write them into this one"
+        try:
+            block = math.prod(where.chunks or (1,)) * where.dtype.itemsize
+        except TypeError:
+            return f"{name} is of a type that numpy has not: write numbers, or bytes"
+        if block > LARGEST_BLOCK:  # a block is unpacked whole, and a small file can hold a large one of zeros
+            return f"{name} has blocks of {block >> 20} MiB, at most {LARGEST_BLOCK >> 20} are read: write it anew"
+    return where

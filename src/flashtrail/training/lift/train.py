@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -44,12 +46,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--blind", action="store_true", help="every picture black, in training and when served: the control")
     add("--imagenet", type=Path, metavar="FILE", help="start from torchvision's resnet18, as safetensors (document)")
     add("--clip", type=Path, metavar="DIR", help="openai/clip-vit-base-patch32: its three files (document)")
-    add("--seconds", type=float, help="stop after this long; the same command goes on")
-    add("--steps", type=int, default=Recipe.steps, help=f"optimizer steps in all (default: {Recipe.steps})")
-    add("--batch", type=int, default=Recipe.batch, help=f"frames a step (default: {Recipe.batch})")
-    add("--rate", type=float, default=Recipe.rate, help=f"peak learning rate (default: {Recipe.rate})")
-    add("--seed", type=int, default=0)
-    add("--threads", type=int, default=1)
+    add("--seconds", type=_above_zero, help="stop after this long; the same command goes on")
+    add("--steps", type=_counted(1), default=Recipe.steps, help=f"optimizer steps in all (default: {Recipe.steps})")
+    add("--batch", type=_counted(1), default=Recipe.batch, help=f"frames a step (default: {Recipe.batch})")
+    add("--rate", type=_above_zero, default=Recipe.rate, help=f"peak learning rate (default: {Recipe.rate})")
+    add("--seed", type=_counted(0), default=0)
+    add("--threads", type=_counted(1), default=1)
+
+
+def _counted(least: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not re.fullmatch("[0-9]{1,9}", text) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
+        return int(text)
+
+    return read
+
+
+def _above_zero(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -59,9 +80,9 @@ def run(arguments: argparse.Namespace) -> int:
     data = material.load(arguments.data)
     try:
         start = begin(data, arguments.size, recipe.seed, arguments.blind, arguments.imagenet, arguments.clip)
+        trainer = trainer_of(arguments.out, data, start, recipe)
     except LiftError as error:  # a family cannot import UserError
         raise UserError(str(error)) from None
-    trainer = trainer_of(arguments.out, data, start, recipe)
     counted = ", ".join(f"{name} {count:,}" for name, count in parts(start.policy).items())
     print(f"{len(data.train)} frames, {len(data.valid)} held out, {len(data.scenes)} scenes; {counted}", flush=True)
     trainer.train(arguments.seconds)
@@ -136,8 +157,11 @@ def trainer_of(directory: Path, data: material.Material, start: Start, recipe: R
 
 def finish(trainer: Trainer, start: Start) -> None:
     """Write OUT/artifact and OUT/offline.json of the best step's averaged weights, and print the figures."""
-    best = load_file(trainer.directory / BEST)
-    trainer.average.load_state_dict(best, strict=False)  # without the frozen text, which never changed
+    best = trainer.directory / BEST
+    try:
+        trainer.average.load_state_dict(load_file(best), strict=False)  # without the frozen text, which never changed
+    except Exception as error:  # safetensors and torch raise what they find
+        raise UserError(f"{best} is gone or damaged ({type(error).__name__}): train anew without run.pt") from error
     figures = trainer.check()
     tensors = trainer.average.policy.state_dict()
     stats = json_load(trainer.directory / statistics.FILE)

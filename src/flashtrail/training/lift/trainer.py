@@ -82,6 +82,7 @@ class Trainer:
         if data.pixels != self.dims.pixels:
             raise UserError(f"the demonstrations' views are {data.pixels} px, this policy's {self.dims.pixels}")
         directory.mkdir(parents=True, exist_ok=True)
+        self._digest = data.digest
         self._ids = {task: [ids[said] for said in texts] for task, texts in data.instructions.items()}
         with torch.random.fork_rng([]):
             torch.manual_seed(recipe.seed)
@@ -106,16 +107,24 @@ class Trainer:
         path = self.directory / RUN
         if not path.is_file():
             return
-        saved = torch.load(path, weights_only=True)
-        mine = {"recipe": asdict(self.recipe), "dims": self.dims.model_dump()}
-        changed = [k for k, v in mine["recipe"].items() if saved["recipe"].get(k) != v and k not in FREE]
-        changed += ["dims"] if saved["dims"] != mine["dims"] else []
+        try:
+            saved = torch.load(path, weights_only=True)
+            recipe = asdict(self.recipe)
+            changed = [k for k, v in recipe.items() if saved["recipe"].get(k) != v and k not in FREE]
+            changed += ["dims"] if saved["dims"] != self.dims.model_dump() else []
+            # Runs begun before the digest was kept go on as they did.
+            changed += ["set of demonstrations"] if saved.get("data", self._digest) != self._digest else []
+            if not changed:
+                self.learner.load_state_dict(saved["learner"])
+                self.average.load_state_dict(saved["average"])
+                self.optimizer.load_state_dict(saved["optimizer"])
+                self.state = State(**saved["state"])
+        except Exception as error:  # a damaged file raises what zip, the restricted unpickler or torch find in it
+            raise UserError(
+                f"{path} is damaged, or no run of this program ({type(error).__name__}): move it away to begin again"
+            ) from error
         if changed:
             raise UserError(f"{path} was trained with another {', '.join(changed)}: move it away, or train as before")
-        self.learner.load_state_dict(saved["learner"])
-        self.average.load_state_dict(saved["average"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.state = State(**saved["state"])
 
     def save(self) -> None:
         """Write run.pt and the curves, each whole."""
@@ -126,6 +135,7 @@ class Trainer:
             "state": asdict(self.state),
             "recipe": asdict(self.recipe),
             "dims": self.dims.model_dump(),
+            "data": self._digest,
         }
         with write_atomic(self.directory / RUN) as path:
             torch.save(content, path)
