@@ -54,18 +54,31 @@ def write(path, pixels: int, count: int, held_out: int) -> None:
         file["mask/train"], file["mask/valid"] = np.array(names[held_out:], "S16"), np.array(names[:held_out], "S16")
 
 
-@pytest.fixture(scope="session")
-def demos(tmp_path_factory):
-    """A folder with demos.hdf5 and scenes.hdf5, views of 112 px."""
-    folder = tmp_path_factory.mktemp("lift")
-    write(folder / data.DEMONSTRATIONS, 112, 24, held_out=3)
+def write_both(folder, pixels: int) -> None:
+    """demos.hdf5 and scenes.hdf5."""
+    write(folder / data.DEMONSTRATIONS, pixels, 24, held_out=3)
     rng = np.random.default_rng(5)
     where = rng.uniform(-1, 1, (12, 2))
     with h5py.File(folder / data.SCENES, "w") as file:
         for key in data.PICTURES:
-            file[key] = np.stack([picture(x, y, 112) for x, y in where])
+            file[key] = np.stack([picture(x, y, pixels) for x, y in where])
         file["state"] = np.zeros((12, 8), np.float32)
         file["cube_pos"] = np.concatenate((0.1 * where, np.full((12, 1), 0.8)), 1).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def demos(tmp_path_factory):
+    """A folder with demos.hdf5 and scenes.hdf5, views of 112 px."""
+    folder = tmp_path_factory.mktemp("lift")
+    write_both(folder, 112)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def coarse(tmp_path_factory):
+    """The same with views of 56 px: a quarter of the work where a network is to learn."""
+    folder = tmp_path_factory.mktemp("coarse")
+    write_both(folder, 56)
     return folder
 
 

@@ -77,9 +77,10 @@ def test_a_sample_begins_with_the_action_of_its_own_step(demos) -> None:
 
 
 @pytest.mark.slow
-def test_it_learns_to_see_to_listen_and_to_close(tmp_path, demos) -> None:
+def test_it_learns_to_see_to_listen_and_to_close(tmp_path, coarse) -> None:
     recipe = dataclasses.replace(RECIPE, steps=220, batch=16, scenes=8, rate=4e-3, log_every=20, check_every=220)
-    run = trainer(tmp_path / "run", demos, recipe, vision=Vision(width=8, stages=1, pool="keypoints", keypoints=8))
+    vision = Vision(width=8, stages=1, pool="keypoints", keypoints=8)
+    run = trainer(tmp_path / "run", coarse, recipe, pixels=56, vision=vision)
     before = run.check()
     run.train()
     after = run.check()
