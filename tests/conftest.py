@@ -7,45 +7,38 @@ imports have left when the tests begin is never freed, so no garbage collection 
 
 import gc
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-# The longest in the runs of `make test`, longest first: half a minute or more each on two cores. xdist would sort
-# files by their number of tests, hence --no-loadscope-reorder in the Makefile.
-LONGEST = (
-    "record/test_bundle.py",
-    "workflow/test_reruns.py",
-    "report/test_browser.py",
-    "simulators/test_verified_success.py",
-    "rollouts/test_fidelity.py",
-    "rollouts/test_shard.py",
-    "rollouts/test_crash_points.py",
-    "workflow/test_growth.py",
-    "workflow/test_settle.py",
-    "workflow/test_plan.py",
-    "conformance/test_mutations.py",
-    "checkpoints/test_parity.py",
-    "policies/pi0/kernels/test_compiled.py",
-    "record/test_strangers.py",
-    "record/test_drills.py",
-    "rollouts/test_watchdog.py",
-    "workflow/test_places.py",
-    "statistics/test_calibration.py",
-    "simulators/test_simulator.py",
-    "rollouts/test_killed_in_the_simulator.py",
-    "report/test_count_links.py",
-)
+SLOW = 15  # seconds at least of a test that is marked slow; a file's other tests take about one each
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cpu", action="store_true", help="print at the end what each file cost, in CPU seconds")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("cpu"):
+        import cpu_by_file
+
+        config.pluginmanager.register(cpu_by_file.Costs())
+
+
+@pytest.hookimpl(trylast=True)  # after tests/workflow/conftest.py has marked its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first; the others, and the tests of a file, stay in their order."""
-    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
-    assert all(path.is_file() for path in places), "LONGEST names a file that is not there"
-    items.sort(key=lambda item: places.get(item.path, len(places)))
+    """Put the files first that take longest by their marks; the tests of a file stay in their order.
+
+    xdist would sort files by their number of tests, hence --no-loadscope-reorder in the Makefile.
+    """
+    seconds = Counter[Path]()
+    for item in items:
+        seconds[item.path] += SLOW if item.get_closest_marker("slow") else 1
+    items.sort(key=lambda item: -seconds[item.path])
 
 
 def pytest_collection_finish() -> None:

@@ -34,7 +34,7 @@ def finished(finished_tree: Path, tmp_path: Path) -> Checkout:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what runs snakemake as slow: `make check` leaves it to `make test`."""
-    running = {"checkout", "finished", "deployed"}
+    running = {"checkout", "finished", "deployed", "local_plan"}
     for item in items:
         if running & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)

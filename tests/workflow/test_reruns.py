@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from workflow.checkouts import ROOT, SMALL, Checkout
 
 from flashtrail.base import provenance
+from flashtrail.record.snakemake_record import _REMOTE
 from flashtrail.tables import schemas
 
 VERDICTS = {"Evaluating the claims", "Rendering reports/claims.html", "Rendering reports/final.html"}
@@ -210,6 +212,36 @@ def test_the_checkups_seed_reruns_its_own_jobs_and_nothing_of_the_final_report(f
         "Judging the checkup",
         "Rendering reports/checkup.html",
     }
+
+
+# --- Snakemake's own report of the run: every output in it; the flags for it run nothing again ---
+
+CATEGORIES = ("Reports", "Evidence", "Rollouts", "Profile")
+
+
+def test_flags_and_captions_run_nothing_again(finished):
+    """A run that was made without them (or with others) stays finished: what is recorded of a job has no flags."""
+    finished.edit("rules/common.smk", "{name: report(file, labels={**labels,", "{name: (file, dict(labels={**labels,")
+    finished.edit("rules/common.smk", '"file": name}, **kept) for name', '"file": name}, **kept))[0] for name')
+    assert finished.plan() == set()
+    (finished.path / "rules/captions/final.rst").write_text("Other words.\n")
+    assert finished.plan() == set()
+
+
+def test_the_report_holds_each_output_with_caption_and_category(finished):
+    finished.snakemake("--report", "r.zip", "--", "reports/final.html")
+    with zipfile.ZipFile(finished.path / "r.zip") as packed:
+        page = next(packed.read(name).decode() for name in packed.namelist() if name.endswith("report.html"))
+        held = {Path(name).name for name in packed.namelist()}
+    assert not _REMOTE.search(page)
+    captions = " ".join(page.replace("\\n", " ").split())  # within JSON
+    for category in CATEGORIES:
+        assert f'"{category}"' in page, category
+    for name in ("shard", "merged", "claims", "observations", "profile", "episodes", "index", "chapter", "final"):
+        words = (ROOT / "rules/captions" / f"{name}.rst").read_text(encoding="utf-8").split("{{")[0].split("*")[0]
+        assert " ".join(words.split()) in captions, name
+    assert {"claims.json", "final.html", "episodes.parquet", "ledger.json", "control.json"} <= held
+    assert "arm <em>wrist_zero_every4</em>" in page  # a caption's own wildcards
 
 
 # --- holes: the real merge on tables in place of the stand-ins' ---

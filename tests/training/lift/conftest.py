@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
@@ -41,28 +44,41 @@ def demonstration(group: h5py.Group, number: int, pixels: int, instruction: str,
     group.attrs["language_instruction"], group.attrs["task"] = instruction, task
 
 
-def write(path, pixels: int, count: int) -> None:
+def write(path, pixels: int, count: int, held_out: int) -> None:
     with h5py.File(path, "w") as file:
         for number in range(count):
             task = 7 if number % 3 == 2 else 0
             said = PUSH[0] if task else LIFT[number % 2]
             demonstration(file.create_group(f"data/demo_{number}"), number, pixels, said, task)
         names = [f"demo_{number}".encode() for number in range(count)]
-        file["mask/train"], file["mask/valid"] = np.array(names[3:], "S16"), np.array(names[:3], "S16")
+        file["mask/train"], file["mask/valid"] = np.array(names[held_out:], "S16"), np.array(names[:held_out], "S16")
+
+
+def write_both(folder, pixels: int) -> None:
+    """demos.hdf5 and scenes.hdf5."""
+    write(folder / data.DEMONSTRATIONS, pixels, 24, held_out=3)
+    rng = np.random.default_rng(5)
+    where = rng.uniform(-1, 1, (12, 2))
+    with h5py.File(folder / data.SCENES, "w") as file:
+        for key in data.PICTURES:
+            file[key] = np.stack([picture(x, y, pixels) for x, y in where])
+        file["state"] = np.zeros((12, 8), np.float32)
+        file["cube_pos"] = np.concatenate((0.1 * where, np.full((12, 1), 0.8)), 1).astype(np.float32)
 
 
 @pytest.fixture(scope="session")
 def demos(tmp_path_factory):
     """A folder with demos.hdf5 and scenes.hdf5, views of 112 px."""
     folder = tmp_path_factory.mktemp("lift")
-    write(folder / data.DEMONSTRATIONS, 112, 24)
-    rng = np.random.default_rng(5)
-    where = rng.uniform(-1, 1, (12, 2))
-    with h5py.File(folder / data.SCENES, "w") as file:
-        for key in data.PICTURES:
-            file[key] = np.stack([picture(x, y, 112) for x, y in where])
-        file["state"] = np.zeros((12, 8), np.float32)
-        file["cube_pos"] = np.concatenate((0.1 * where, np.full((12, 1), 0.8)), 1).astype(np.float32)
+    write_both(folder, 112)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def coarse(tmp_path_factory):
+    """The same with views of 56 px: a quarter of the work where a network is to learn."""
+    folder = tmp_path_factory.mktemp("coarse")
+    write_both(folder, 56)
     return folder
 
 
@@ -70,23 +86,31 @@ def demos(tmp_path_factory):
 def large(tmp_path_factory):
     """Demonstrations with views of 224 px."""
     path = tmp_path_factory.mktemp("large") / data.DEMONSTRATIONS
-    write(path, 224, 6)
+    write(path, 224, 4, held_out=1)
     return path
 
 
-@pytest.fixture
-def parts(tmp_path):
-    """Two parts, 14 demonstrations; number 3 is not verified."""
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory):
+    """Two parts, 14 demonstrations, and both joined; number 3 is not verified. Not to be changed."""
+    folder = tmp_path_factory.mktemp("recorded")
     for first in (0, 7):
         made = [
             recordings.demonstration(number, verified=number != 3, steps=4 + number % 3)
             for number in range(first, first + 7)
         ]
-        files.write(tmp_path / f"task0_{first:04d}.hdf5", made, recordings.ENV_ARGS)
-    return sorted(tmp_path.glob("task0_*.hdf5"))
+        files.write(folder / f"task0_{first:04d}.hdf5", made, recordings.ENV_ARGS)
+    files.join(sorted(folder.glob("task0_*.hdf5")), folder / "demos.hdf5")
+    return folder
 
 
 @pytest.fixture
-def dataset(parts, tmp_path):
-    files.join(parts, tmp_path / "demos.hdf5")
-    return tmp_path / "demos.hdf5"
+def parts(recorded, tmp_path):
+    """The two parts, a test's own."""
+    return [Path(shutil.copy(path, tmp_path)) for path in sorted(recorded.glob("task0_*.hdf5"))]
+
+
+@pytest.fixture
+def dataset(recorded, tmp_path):
+    """Both joined, a test's own."""
+    return Path(shutil.copy(recorded / "demos.hdf5", tmp_path))

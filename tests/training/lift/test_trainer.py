@@ -52,6 +52,20 @@ def trainer(directory: Path, folder: Path, recipe: Recipe = RECIPE, **changes):
     return train.trainer_of(directory, material, start(material, **changes), recipe)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, demos):
+    """A run of RECIPE from its start to its end. No test changes it or its directory."""
+    run = trainer(tmp_path_factory.mktemp("whole"), demos)
+    run.train()
+    return run
+
+
+@pytest.fixture
+def directory(whole, tmp_path) -> Path:
+    """A copy of its directory, a test's own."""
+    return Path(shutil.copytree(whole.directory, tmp_path / "run"))
+
+
 def test_a_sample_begins_with_the_action_of_its_own_step(demos) -> None:
     """The source document's windows answered for frames up to nine steps ago: query i here is i steps ahead."""
     frames = data.load(demos).train
@@ -64,9 +78,10 @@ def test_a_sample_begins_with_the_action_of_its_own_step(demos) -> None:
 
 
 @pytest.mark.slow
-def test_it_learns_to_see_to_listen_and_to_close(tmp_path, demos) -> None:
+def test_it_learns_to_see_to_listen_and_to_close(tmp_path, coarse) -> None:
     recipe = dataclasses.replace(RECIPE, steps=220, batch=16, scenes=8, rate=4e-3, log_every=20, check_every=220)
-    run = trainer(tmp_path / "run", demos, recipe, vision=Vision(width=8, stages=1, pool="keypoints", keypoints=8))
+    vision = Vision(width=8, stages=1, pool="keypoints", keypoints=8)
+    run = trainer(tmp_path / "run", coarse, recipe, pixels=56, vision=vision)
     before = run.check()
     run.train()
     after = run.check()
@@ -104,9 +119,7 @@ trainer(Path({out!r}), Path({data!r})).train()
 """
 
 
-def test_a_run_that_was_killed_goes_on_to_the_same_weights(tmp_path, demos) -> None:
-    whole = trainer(tmp_path / "whole", demos)
-    whole.train()
+def test_a_run_that_was_killed_goes_on_to_the_same_weights(whole, tmp_path, demos) -> None:
     code = GOES_ON.format(tests=str(Path(__file__).parents[2]), out=str(tmp_path / "broken"), data=str(demos))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment) as child:
@@ -124,21 +137,20 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(tmp_path, demos) -> N
     np.testing.assert_equal(strip[0], strip[1])
 
 
-def test_the_curves_are_csv_json_and_tensorboard_events(tmp_path, demos) -> None:
+def test_the_curves_are_csv_json_and_tensorboard_events(whole) -> None:
     pytest.importorskip("tensorboardX")
-    run = trainer(tmp_path, demos)
-    run.train()
-    with (tmp_path / curves.CSV).open() as stream:
+    place = whole.directory
+    with (place / curves.CSV).open() as stream:
         rows = list(csv.DictReader(stream))
-    history = json.loads((tmp_path / curves.HISTORY).read_text())
+    history = json.loads((place / curves.HISTORY).read_text())
     assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6] == [row["step"] for row in history["rows"]]
     assert rows[0]["held_out_loss"] == "" and float(rows[2]["cube_mm"]) > 0 and history["rows"][0]["cube_mm"] is None
     assert history["recipe"]["steps"] == 6
-    scalars = {(event["tag"], event["step"]): event["value"] for event in events(tmp_path / curves.EVENTS)}
+    scalars = {(event["tag"], event["step"]): event["value"] for event in events(place / curves.EVENTS)}
     for row in history["rows"]:
         assert scalars["motion", row["step"]] == pytest.approx(row["motion"], rel=1e-5)
     assert ("cube_mm", 3) in scalars and ("cube_mm", 1) not in scalars
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+    assert sorted(path.name for path in (place / "checkpoints").iterdir()) == [
         *("step_000002.safetensors", "step_000004.safetensors", "step_000006.safetensors")
     ]
 
@@ -175,15 +187,14 @@ def test_the_blind_control_sees_nothing_in_training_or_when_served(tmp_path, dem
     assert policy.metadata["facts"]["blind"] is True
 
 
-def test_the_artifact_answers_as_the_averaged_weights_do(tmp_path, demos) -> None:
-    run = trainer(tmp_path, demos)
-    run.train()
+def test_the_artifact_answers_as_the_averaged_weights_do(directory, tmp_path, demos) -> None:
+    run = trainer(directory, demos)
     begun = start(run.data)
     train.finish(run, begun)
-    model, stats, manifest = artifact.read(tmp_path / "artifact")
+    model, stats, manifest = artifact.read(directory / "artifact")
     assert manifest["family"] == "lift_vla" and not any("cube" in name for name in model.state_dict())
     frames, said = run.data.valid, "Lift the red cube"
-    policy = LiftPolicy.load(tmp_path / "artifact", Settings(), "cpu", None)
+    policy = LiftPolicy.load(directory / "artifact", Settings(), "cpu", None)
     wire = [np.kron(view, np.ones((2, 2, 1), np.uint8)) for view in frames.views[0]]
     obs = {"observation/image": wire[0], "observation/wrist_image": wire[1], "observation/state": frames.states[0]}
     one = dataclasses.replace(run.data, instructions={0: [said], 7: [said]})
@@ -193,17 +204,16 @@ def test_the_artifact_answers_as_the_averaged_weights_do(tmp_path, demos) -> Non
     with torch.no_grad():
         answer = run.losses(run.average, batch)["answer"][0].numpy()
     np.testing.assert_allclose(policy.infer(None, obs | {"prompt": said})["actions"], stats.actions(answer), atol=1e-4)
-    figures = json.loads((tmp_path / "offline.json").read_text())
+    figures = json.loads((directory / "offline.json").read_text())
     assert figures["digest"] == manifest["digest"] and set(figures["figures"]) == set(offline.COLUMNS)
 
 
-def test_a_changed_recipe_or_network_does_not_continue_a_run(tmp_path, demos) -> None:
-    trainer(tmp_path, demos).train()
+def test_a_changed_recipe_or_network_does_not_continue_a_run(directory, demos) -> None:
     with pytest.raises(UserError, match="was trained with another rate"):
-        trainer(tmp_path, demos, dataclasses.replace(RECIPE, rate=1.0))
+        trainer(directory, demos, dataclasses.replace(RECIPE, rate=1.0))
     with pytest.raises(UserError, match="was trained with another dims"):
-        trainer(tmp_path, demos, layers=2)
-    longer = trainer(tmp_path, demos, dataclasses.replace(RECIPE, steps=7))
+        trainer(directory, demos, layers=2)
+    longer = trainer(directory, demos, dataclasses.replace(RECIPE, steps=7))
     longer.train()
     assert longer.state.step == 7
 
