@@ -14,12 +14,13 @@ from policies.lift_vla import clip_files
 from flashtrail import cli
 from flashtrail.base.errors import UserError
 from flashtrail.checkpoints.artifact import artifact_digest, take_artifact
-from flashtrail.policies.lift_vla import artifact, words
+from flashtrail.policies.lift_vla import artifact
 from flashtrail.policies.lift_vla.dims import Clip, LiftDims, Vision, Words, document, nano
 from flashtrail.policies.lift_vla.errors import ArtifactError, ObservationError, OptionError
 from flashtrail.policies.lift_vla.family import load
 from flashtrail.policies.lift_vla.model import LiftVLA, parts
 from flashtrail.policies.lift_vla.settings import Settings
+from flashtrail.policies.parts import words
 from flashtrail.serving.client import PolicyClient, PolicyError
 from flashtrail.serving.handles import serve_command
 from flashtrail.serving.launch import PolicyServerProcess, free_port

@@ -21,11 +21,12 @@ from policies.lift_vla.test_resnet import checkpoint
 
 from flashtrail.base import commands
 from flashtrail.base.errors import UserError
-from flashtrail.policies.lift_vla import artifact, words
+from flashtrail.policies.lift_vla import artifact
 from flashtrail.policies.lift_vla.dims import LiftDims, Vision, document, nano
 from flashtrail.policies.lift_vla.errors import ArtifactError
 from flashtrail.policies.lift_vla.policy import LiftPolicy
 from flashtrail.policies.lift_vla.settings import Settings
+from flashtrail.policies.parts import words
 from flashtrail.training.lift import card, curves, data, offline, train
 from flashtrail.training.lift.recipe import Recipe
 

@@ -24,7 +24,7 @@ from flashtrail.base.provenance import write_atomic
 from flashtrail.policies.lift_vla.dims import LiftDims
 from flashtrail.policies.lift_vla.model import LiftVLA, normalised
 from flashtrail.policies.lift_vla.statistics import Stats
-from flashtrail.policies.lift_vla.words import UNKNOWN
+from flashtrail.policies.parts.words import UNKNOWN
 from flashtrail.training.lift import curves, offline
 from flashtrail.training.lift.data import Frames, Material
 from flashtrail.training.lift.recipe import FREE, Recipe
