@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flashtrail.policies.fluid.controls import AttentionBlock, ConvBlock
@@ -43,10 +44,10 @@ class FluidVLA(nn.Module):
             self.places = nn.ParameterList(torch.randn(shape) * 0.1 for shape in shapes)
         self.text_in = nn.Linear(said, width) if said and dims.core != "document" else None
         self.layers = nn.ModuleList(_layer(dims) for _ in range(dims.layers))
-        cells = width * dims.views * dims.pool**2 * (2 if dims.skip else 1)
+        self.seen = width * dims.views * dims.pool**2 * (2 if dims.skip else 1)
         hidden = dims.head_width
         self.head = nn.Sequential(
-            nn.Linear(cells + dims.state_dim + said, hidden),
+            nn.Linear(self.seen + dims.state_dim + said, hidden),
             nn.LayerNorm(hidden),
             nn.GELU(),
             nn.Linear(hidden, hidden // 2),
@@ -90,26 +91,17 @@ class FluidVLA(nn.Module):
         measured = torch.stack(turbulence) if used and stop is not None and len(set(each)) == 1 else None
         return Core(u, torch.stack(used).sum(0) if used else None, measured)
 
-    def decode(self, start: Tensor, evolved: Tensor, state: Tensor, said: Tensor | None) -> Tensor:
-        """The field before and after the core, state (B, S) and prompt (B, E) -> z-scores (B, horizon, action_dim)."""
+    def cells(self, start: Tensor, evolved: Tensor) -> Tensor:
+        """What the head sees of the field before and after the core: means over time and pool x pool cells (B, N)."""
         fields = (start, evolved) if self.dims.skip else (evolved,)
         size = (self.dims.pool,) * 2
-        cells = [nn.functional.adaptive_avg_pool2d(u.mean(3).flatten(1, 2), size).flatten(1) for u in fields]
-        parts = [*cells, state] + ([] if said is None else [said])
+        return torch.cat([F.adaptive_avg_pool2d(u.mean(3).flatten(1, 2), size).flatten(1) for u in fields], 1)
+
+    def decode(self, cells: Tensor, state: Tensor, said: Tensor | None) -> Tensor:
+        """Cells (B, N), state (B, S) and prompt (B, E) -> z-scores (B, horizon, action_dim)."""
+        parts = [cells, state] + ([] if said is None else [said])
         out: Tensor = self.head(torch.cat(parts, 1))
         return out.reshape(-1, self.dims.action_horizon, self.dims.action_dim)
-
-    def forward(
-        self,
-        pictures: Tensor,
-        state: Tensor,
-        said: Tensor | None,
-        missing: Tensor | None = None,
-        steps: int | Sequence[int] | None = None,
-    ) -> Tensor:
-        """The whole way, as training goes it: a chunk of z-scores (B, horizon, action_dim)."""
-        start = self.embed(pictures, said, missing)
-        return self.decode(start, self.evolve(start, steps).u, state, said)
 
 
 def _layer(dims: FluidDims) -> nn.Module:

@@ -124,7 +124,7 @@ class FluidPolicy(chunks.ChunkPolicy[_Taken]):
         marks.mark()
         core = model.evolve(start, self.settings.max_steps or None, self._stop)
         marks.mark()
-        answers = model.decode(start, core.u, state, said).cpu().numpy()
+        answers = model.decode(model.cells(start, core.u), state, said).cpu().numpy()
         marks.mark()
         timing = marks.timing(len(rounds))
         steps = [None] * len(rounds) if core.steps is None else core.steps.tolist()

@@ -22,7 +22,8 @@ from flashtrail.policies.parts import words
 from flashtrail.training.lift import data as material
 from flashtrail.training.lift import export
 from flashtrail.training.lift.recipe import Recipe
-from flashtrail.training.lift.trainer import BEST, Trainer
+from flashtrail.training.lift.trainer import Trainer
+from flashtrail.training.loop import BEST
 
 SIZES = ("nano", "document")
 
