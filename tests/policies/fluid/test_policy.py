@@ -199,6 +199,7 @@ def test_a_core_without_steps_takes_no_dial(tmp_path) -> None:
         ({"patch": 9}, "patch 9 must divide pixels 112"),
         ({"pool": 15}, "pool 15 is finer than the grid of 14 patches"),
         ({"core": "vit", "width": 18}, "width 18 is not a multiple of its 4 heads"),
+        ({"absolute": [0.1] * 8}, "absolute has 8 dims, more than the state or the action"),
         ({"core": "resnet"}, "dims.core: Input should be 'ours', 'document', 'none', 'cnn' or 'vit'"),
         ({"zzz": 1}, "dims.zzz: Extra inputs are not permitted; not dims of a fluid policy"),
     ],

@@ -11,6 +11,7 @@ import torch
 
 from flashtrail.base.errors import UserError
 from flashtrail.policies.fluid.family import load
+from flashtrail.policies.fluid.positions import to_actions, to_positions
 from flashtrail.policies.fluid.settings import Settings
 from flashtrail.training import dataset
 from flashtrail.training.fluid.__main__ import finish, trainer_of
@@ -77,8 +78,10 @@ def test_a_run_that_stops_goes_on_to_the_same_weights(tmp_path, demo_dir) -> Non
         trainer(tmp_path / "broken", demo_dir, dataclasses.replace(RECIPE, rate=1.0), steps=3)
 
 
-def test_a_finished_run_is_an_artifact_that_answers_as_it_was_trained(tmp_path, demo_dir) -> None:
-    run, known = trainer_of(tmp_path, demo_dir, PROMPTS, SMALL, dataclasses.replace(RECIPE, steps=2))
+@pytest.mark.parametrize("absolute", [(), (0.05, 0.05, 0.05)])
+def test_a_finished_run_is_an_artifact_that_answers_as_it_was_trained(tmp_path, demo_dir, absolute) -> None:
+    sizes = SMALL | {"absolute": absolute}
+    run, known = trainer_of(tmp_path, demo_dir, PROMPTS, sizes, dataclasses.replace(RECIPE, steps=2))
     run.train()
     finish(run, known)
     said = json.loads((tmp_path / "offline.json").read_text())
@@ -94,7 +97,34 @@ def test_a_finished_run_is_an_artifact_that_answers_as_it_was_trained(tmp_path, 
     answer = policy.infer(policy.new_session(), keys | {"observation/state": state, "prompt": prompt})["actions"]
     with torch.no_grad():
         trained = run.losses(run.average, run.batch(row, np.random.default_rng(0), augmented=False))["answer"][0]
-    np.testing.assert_allclose(answer, run.stats.actions(trained.numpy()), rtol=1e-4, atol=1e-5)
+    expected = to_actions(run.stats.actions(trained.numpy()), state, absolute)
+    np.testing.assert_allclose(answer, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_positions_add_up_the_moves_and_are_turned_back(demos) -> None:
+    scale, states = (0.05, 0.05, 0.05, 0.5, 0.5, 0.5), demos.states[:5]
+    targets = to_positions(demos.chunks[:5], states, scale)
+    np.testing.assert_allclose(targets[2, 0, :3], states[2, :3] + 0.05 * demos.chunks[2, 0, :3], rtol=1e-6)
+    np.testing.assert_allclose(targets[2, 3, :3], states[2, :3] + 0.05 * demos.chunks[2, :4, :3].sum(0), rtol=1e-5)
+    np.testing.assert_array_equal(targets[..., 6], demos.chunks[:5, :, 6])
+    np.testing.assert_allclose(to_actions(targets, states, scale), demos.chunks[:5], atol=1e-6)
+    assert to_positions(demos.chunks, demos.states, ()) is demos.chunks
+
+
+def test_a_copy_of_the_state_looks_good_where_positions_are_answered(tmp_path, demo_dir) -> None:
+    """The document's first version: its own error is small, and the robot does not move as the expert does."""
+    sizes = {**SMALL, "absolute": [1e-3] * 6, "pool": 1, "skip": False, "action_horizon": 1}
+    run, _ = trainer_of(tmp_path, demo_dir, PROMPTS, sizes, RECIPE, raw=True)
+    assert run.stats.state_std.tolist() == [1.0] * 8 and run.stats.action_mean.tolist() == [0.0] * 7
+
+    def copies(learner, batch):
+        answer = torch.cat((batch.state[:, :6], batch.targets[:, 0, 6:]), 1)[:, None]
+        return {"chunk": torch.zeros(()), "auxiliary": torch.zeros(()), "answer": answer}
+
+    run.losses = copies
+    figures = summary(run.held_out())
+    assert figures["held_out_own"] < 0.05
+    assert figures["held_out_motion"] > 0.9 and figures["amplitude"] < 0.05
 
 
 @pytest.mark.slow

@@ -38,7 +38,8 @@ class FluidDims(_Dims):
     controls, of the same width, depth and about the same parameters. `dilations`: of the stencil, in patches; `lags`:
     of the difference over time, in frames; the controls have neither. `frames` of a camera, a query apart each; in
     training `frame_gap` control steps. `skip`: the head sees the patch embedding beside the evolved field. `blind`:
-    every picture is one grey, in training and when served.
+    every picture is one grey, in training and when served. `absolute`: the leading dims are answered as positions, an
+    action moves them by so much (`positions.py`; the document's first version); none: as the actions themselves.
     """
 
     core: Core = "ours"
@@ -62,6 +63,7 @@ class FluidDims(_Dims):
     state_dim: Size = 8
     action_dim: Size = 7
     action_horizon: Annotated[StrictInt, Field(ge=1, le=1000)] = 12
+    absolute: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = ()
 
     @property
     def grid(self) -> int:
@@ -81,6 +83,8 @@ class FluidDims(_Dims):
             raise ValueError(f"pool {self.pool} is finer than the grid of {self.grid} patches")
         if self.core == "vit" and self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of its {self.heads} heads")
+        if len(self.absolute) > min(self.state_dim, self.action_dim):
+            raise ValueError(f"absolute has {len(self.absolute)} dims, more than the state or the action")
         if self.core == "ours":  # the document's 16 on a 14 x 14 grid sees nothing but the border, and stays its form
             if self.dilations and 2 * max(self.dilations) >= self.grid:
                 raise ValueError(f"dilation {max(self.dilations)} does not fit a grid of {self.grid}: below half of it")

@@ -17,6 +17,7 @@ from flashtrail.policies.fluid import artifact
 from flashtrail.policies.fluid.dims import STEPPED
 from flashtrail.policies.fluid.field import Stop
 from flashtrail.policies.fluid.model import FluidVLA, normalised, parts
+from flashtrail.policies.fluid.positions import to_actions
 from flashtrail.policies.fluid.settings import Settings
 from flashtrail.policies.parts import chunks, statistics, words
 from flashtrail.policies.parts.errors import OptionError
@@ -30,6 +31,7 @@ class _Taken:
 
     pictures: NDArray[np.uint8]  # (V, T, P, P, 3)
     state: NDArray[np.float32]  # (state_dim,) z-scores
+    position: NDArray[np.float64]  # (state_dim,) as it was sent
     said: Tensor | None  # (1, prompt width)
     unknown: int  # words not known
     missing: list[bool]  # views
@@ -96,7 +98,7 @@ class FluidPolicy(chunks.ChunkPolicy[_Taken]):
             session.clear()
         session.append(pictures)
         window = [session[0]] * (dims.frames - len(session)) + list(session)
-        return _Taken(np.stack(window, 1), self.stats.state(state), said, unknown, missing)
+        return _Taken(np.stack(window, 1), self.stats.state(state), state, said, unknown, missing)
 
     def _encoded(self, prompt: str) -> tuple[Tensor | None, int]:
         """Mean (1, prompt width) of an instruction's words, and how many are not known; remembered."""
@@ -133,4 +135,5 @@ class FluidPolicy(chunks.ChunkPolicy[_Taken]):
     def _reply(self, answer: NDArray[Any], one: _Taken, steps: int | None, timing: Mapping[str, Any]) -> dict[str, Any]:
         accepted = min(self.settings.max_exec_steps, len(answer))
         timing = {**timing, "unknown_words": float(one.unknown), **({} if steps is None else {"steps_used": steps})}
-        return {"actions": self.stats.actions(answer), "accepted_prefix_len": accepted, "policy_timing": timing}
+        actions = to_actions(self.stats.actions(answer), one.position, self.model.dims.absolute)
+        return {"actions": actions, "accepted_prefix_len": accepted, "policy_timing": timing}

@@ -18,6 +18,7 @@ from flashtrail.base.provenance import json_dump, json_load
 from flashtrail.policies.fluid.artifact import FAMILY
 from flashtrail.policies.fluid.dims import CORES, FluidDims, Prompt
 from flashtrail.policies.fluid.model import FluidVLA, parts
+from flashtrail.policies.fluid.positions import to_positions
 from flashtrail.policies.parts import words
 from flashtrail.policies.parts.errors import FamilyError
 from flashtrail.policies.parts.statistics import FILE, Stats
@@ -35,8 +36,9 @@ def main() -> int:
     add("--demos", type=Path, default=Path("results/training/demos"), help="pi0_nano's (docs/training.md)")
     add("--out", type=Path, required=True, help="the run's directory; a run that is there goes on")
     add("--core", choices=CORES, default="ours", help="ours, document, or a control: none, cnn, vit")
-    add("--dims", type=json.loads, default={}, metavar="JSON", help='other sizes, such as {"width": 64, "steps": 4}')
+    add("--dims", type=_sizes, default={}, metavar="JSON", help='other sizes, such as {"width": 64, "steps": 4}')
     add("--blind", action="store_true", help="every picture one grey, in training and when served: the control")
+    add("--raw", action="store_true", help="no normalisation of state and targets (the document's first version)")
     add("--seconds", type=float, help="stop after this long; the same command goes on")
     add("--steps", type=int, default=Recipe.steps, help=f"optimizer steps in all (default: {Recipe.steps})")
     add("--batch", type=int, default=Recipe.batch, help=f"frames a step (default: {Recipe.batch})")
@@ -47,6 +49,16 @@ def main() -> int:
     return 0
 
 
+def _sizes(text: str) -> dict[str, object]:
+    try:
+        sizes = json.loads(text)
+    except ValueError:
+        sizes = None
+    if not isinstance(sizes, dict):
+        raise argparse.ArgumentTypeError('expected a mapping, e.g. {"width": 64}')
+    return sizes
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Train as the command line says."""
     from flashtrail.training.tokenizer import task_languages
@@ -55,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
     recipe = replace(Recipe(), **{name: getattr(arguments, name) for name in names})
     sizes = {"core": arguments.core, "blind": arguments.blind} | arguments.dims
     prompts = dict(enumerate(task_languages(SUITE)))
-    trainer, known = trainer_of(arguments.out, arguments.demos, prompts, sizes, recipe)
+    trainer, known = trainer_of(arguments.out, arguments.demos, prompts, sizes, recipe, arguments.raw)
     counted = ", ".join(f"{name} {count:,}" for name, count in parts(trainer.learner.policy).items())
     print(f"{len(trainer.train_frames)} frames, {len(trainer.held_frames)} held out; {counted}", flush=True)
     trainer.train(arguments.seconds)
@@ -66,31 +78,46 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def trainer_of(
-    directory: Path, demos: Path, prompts: Mapping[int, str], sizes: Mapping[str, object], recipe: Recipe
+    directory: Path,
+    demos: Path,
+    prompts: Mapping[int, str],
+    sizes: Mapping[str, object],
+    recipe: Recipe,
+    raw: bool = False,
 ) -> tuple[Trainer, list[str]]:
     """The (resumable) trainer of a run, and its vocabulary; the words are those of the demonstrations' tasks.
 
-    Its statistics are made once and kept, so that a resumed run agrees. UserError where sizes or demonstrations do not
-    fit.
+    Its statistics are made once and kept, so that a resumed run agrees; `raw`: means 0, deviations 1.
+    UserError where sizes or demonstrations do not fit.
     """
-    horizon = sizes.get("action_horizon", FluidDims.model_fields["action_horizon"].default)
-    material = dataset.load(demos, horizon if isinstance(horizon, int) else 1)
-    said = {int(task): prompts[int(task)] for task in set(material.task.tolist())}
-    known = words.vocabulary(said.values())
-    vocabulary = words.Vocabulary(known)
     try:
-        dims = FluidDims.read({"prompt": Prompt(rows=len(known) + 1).model_dump(), **sizes}, "--dims")
+        dims = FluidDims.read({"prompt": {"rows": 1}, **sizes}, "--dims")
+        material = dataset.load(demos, dims.action_horizon)
+        said = {int(task): prompts[int(task)] for task in set(material.task.tolist())}
+        known = words.vocabulary(said.values())
+        if dims.prompt is not None:
+            dims = dims.model_copy(update={"prompt": Prompt(rows=len(known) + 1, width=dims.prompt.width)})
         path = directory / FILE
         if not path.is_file():
-            json_dump({"norm_stats": dataset.norm_stats(material, delta_actions=False)}, path)
+            json_dump({"norm_stats": norm_stats(material, dims, raw)}, path)
         stats = Stats.read(path, dims.state_dim, dims.action_dim)
     except FamilyError as error:  # a family cannot import UserError
         raise UserError(str(error)) from None
+    vocabulary = words.Vocabulary(known)
     with torch.random.fork_rng([]):
         torch.manual_seed(recipe.seed)
         policy = FluidVLA(dims)
     ids = {task: vocabulary.ids(text)[0] for task, text in said.items()}
     return Trainer(directory, material, stats, policy, ids, recipe), known
+
+
+def norm_stats(demos: dataset.Demonstrations, dims: FluidDims, raw: bool) -> dict[str, dict[str, list[float]]]:
+    """Statistics of states and of what is answered; `raw`: those that change nothing."""
+    targets = to_positions(demos.chunks, demos.states, dims.absolute)
+    stats = dataset.norm_stats(replace(demos, chunks=targets), delta_actions=False)
+    if raw:
+        return {key: {"mean": [0.0] * len(own["mean"]), "std": [1.0] * len(own["std"])} for key, own in stats.items()}
+    return stats
 
 
 def finish(trainer: Trainer, known: list[str]) -> None:

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from flashtrail.base.errors import UserError
 from flashtrail.policies.fluid.dims import FluidDims
 from flashtrail.policies.fluid.model import FluidVLA
+from flashtrail.policies.fluid.positions import to_actions, to_positions
 from flashtrail.policies.parts.statistics import Stats
 from flashtrail.policies.parts.words import UNKNOWN
 from flashtrail.statistics import resampling
 from flashtrail.training import dataset, loop
 
-COLUMNS = ("held_out_loss", "held_out_motion", "blank_motion", "held_out_auxiliary", "amplitude")
+COLUMNS = ("held_out_loss", "held_out_own", "held_out_motion", "blank_motion", "held_out_auxiliary", "amplitude")
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Trainer(loop.Loop):
         self.demos, self.stats, self.recipe, self._ids = demos, stats, recipe, ids
         self.dims: FluidDims = policy.dims
         _check_fit(demos, self.dims)
+        self.targets = stats.targets(to_positions(demos.chunks, demos.states, self.dims.absolute))
         self.train_frames, self.held_frames = dataset.split(demos)
         flat = demos.objects.reshape(len(demos), -1)
         self._middle, self._spread = flat.mean(0), np.maximum(flat.std(0), 1e-3)
@@ -112,7 +114,7 @@ class Trainer(loop.Loop):
             if dims.core in ("ours", "none"):
                 steps = rng.integers(min(recipe.least_steps, dims.steps), dims.steps + 1, dims.layers).tolist()
         landmarks = (demos.objects[rows].reshape(len(rows), -1) - self._middle) / self._spread
-        targets = torch.from_numpy(self.stats.targets(demos.chunks[rows]))
+        targets = torch.from_numpy(self.targets[rows])
         valid, near = torch.from_numpy(demos.valid[rows]), torch.from_numpy(landmarks.astype(np.float32))
         return Batch(pictures, torch.from_numpy(state), ids, missing, targets, valid, near, steps)
 
@@ -140,10 +142,11 @@ class Trainer(loop.Loop):
 
     @torch.no_grad()
     def held_out(self) -> dict[str, NDArray[np.float64]]:
-        """Return sums over each held-out episode, by column: squared errors of the motion and what they compare with.
+        """Return sums over each held-out episode, by column: squared errors and what they compare with.
 
-        error, blank: with pictures and with blank ones. variance: of the targets about their mean. answered: of the
-        answers about theirs. loss, auxiliary, frames: of the losses.
+        Of the motion (robot actions but the gripper, over their SD): error, with pictures, and blank, with blank ones;
+        variance, of the expert's about its mean; answered, of the answers' about theirs. own, own_variance: of the
+        targets as they are answered, gripper included. loss, auxiliary, frames: of the losses.
         """
         rng, rows = np.random.default_rng([self.recipe.seed, 999_999]), self.held_frames
         columns: dict[str, list[NDArray[Any]]] = {}
@@ -151,22 +154,26 @@ class Trainer(loop.Loop):
             batch = self.batch(part, rng, augmented=False)
             seen = self.losses(self.average, batch)
             unseen = self.losses(self.average, self.batch(part, rng, augmented=False, blank=True))
-            motion = [x[..., :-1].numpy() for x in (seen["answer"], unseen["answer"], batch.targets)]
-            for name, values in zip(("answer", "blank", "target"), motion, strict=True):
-                columns.setdefault(name, []).append(values)
+            own = {"own": seen["answer"], "blank": unseen["answer"], "target": batch.targets}
+            for name, values in own.items():
+                columns.setdefault(name, []).append(values.numpy())
             for name in ("chunk", "auxiliary"):
                 columns.setdefault(name, []).append(np.full(len(part), seen[name].item()))
         whole = {name: np.concatenate(values) for name, values in columns.items()}
         valid = self.demos.valid[rows][..., None]
+        spread = np.maximum(self.demos.chunks[self.demos.valid].std(0), 1e-6)[:-1]
+        moved, blank, expert = (self._motion(whole[name], rows) / spread for name in ("own", "blank", "target"))
 
         def about_mean(x: NDArray[Any]) -> NDArray[Any]:
             return x - x.mean((0, 1), where=valid)
 
         squares = {
-            "error": whole["answer"] - whole["target"],
-            "blank": whole["blank"] - whole["target"],
-            "variance": about_mean(whole["target"]),
-            "answered": about_mean(whole["answer"]),
+            "error": moved - expert,
+            "blank": blank - expert,
+            "variance": about_mean(expert),
+            "answered": about_mean(moved),
+            "own": whole["own"] - whole["target"],
+            "own_variance": about_mean(whole["target"]),
         }
         of_frames = {name: (x**2 * valid).sum((1, 2)) for name, x in squares.items()}
         of_frames |= {"loss": whole["chunk"], "auxiliary": whole["auxiliary"], "frames": np.ones(len(rows))}
@@ -176,16 +183,22 @@ class Trainer(loop.Loop):
             for name, x in of_frames.items()
         }
 
+    def _motion(self, answers: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Answers (F, H, D) -> the robot's actions without the gripper."""
+        return to_actions(self.stats.actions(answers), self.demos.states[rows], self.dims.absolute)[..., :-1]
+
 
 def summary(sums: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
     """Return COLUMNS of `held_out`'s sums.
 
-    held_out_motion, blank_motion: squared error over the targets' variance, with pictures and with blank ones (1 is
-    the mean's error). amplitude: SD of the answers over that of the targets; below 0.3 the others say little.
+    held_out_own: squared error of what is answered over its variance, which a copy of the state can make small where
+    positions are answered. held_out_motion, blank_motion: of the robot's motion, with pictures and with blank ones (1
+    is the mean's error). amplitude: SD of the motion over that of the expert's; below 0.3 the others say little.
     """
     total = {name: float(x.sum()) for name, x in sums.items()}
     return {
         "held_out_loss": total["loss"] / total["frames"],
+        "held_out_own": total["own"] / total["own_variance"],
         "held_out_motion": total["error"] / total["variance"],
         "blank_motion": total["blank"] / total["variance"],
         "held_out_auxiliary": total["auxiliary"] / total["frames"],
