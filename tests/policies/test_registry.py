@@ -97,5 +97,5 @@ def test_an_artifact_without_the_word_is_pi0(tmp_path) -> None:
     assert registry.family_of(tmp_path) == "pi0"
     (tmp_path / "manifest.json").write_text(json.dumps({k: v for k, v in MANIFEST.items() if k != "family"}))
     assert registry.family_of(tmp_path) == "pi0"
-    with pytest.raises(UserError, match="known: lift_vla, nothing, pi0, scripted"):
+    with pytest.raises(UserError, match="known: fluid, lift_vla, nothing, pi0, scripted"):
         registry.family_of(artifact(tmp_path, family="zzz"))

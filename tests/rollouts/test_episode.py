@@ -116,6 +116,7 @@ def test_stage_times_stand_in_the_columns_of_their_route():
         "action_verify_ms": 0.0,
         "synchronized": True,
         "batch_size": 4,
+        "steps_used": 9,
     }
     record, *_ = run([(12, {**FULL, **times}), (12, {**DRAFT, **times, "draft_ms": 0.5, "action_verify_ms": 0.25})])
     full, draft = record.rounds[:2]
@@ -124,14 +125,14 @@ def test_stage_times_stand_in_the_columns_of_their_route():
     assert [draft[name] for name in names] == [1.0, None, None, 0.5, 0.25]
     assert (full["radius"], draft["radius"]) == (None, 0.2)
     assert (full["policy_ms"], full["serve_ms"], full["roundtrip_ms"], full["synchronized"]) == (4.0, 5.0, 6.0, True)
-    assert full["batch_size"] == 4
+    assert (full["batch_size"], full["steps_used"]) == (4, 9)
 
 
 def test_what_a_server_does_not_send_is_empty(monkeypatch):
     monkeypatch.setattr(scripted, "Reply", functools.partial(scripted.Reply, server_timing={}))
     record, *_ = run([(12, FULL), (12, DRAFT)])
     for row in record.rounds[:2]:
-        assert [row[n] for n in ("policy_ms", "serve_ms", "synchronized", "batch_size")] == [None] * 4
+        assert [row[n] for n in ("policy_ms", "serve_ms", "synchronized", "batch_size", "steps_used")] == [None] * 5
         assert row["roundtrip_ms"] == 6.0
         assert schemas.to_table(
             [{**dict.fromkeys(schemas.EPISODE_KEY, 0), "arm": "a", "suite": "s", **row}], schemas.ROUNDS

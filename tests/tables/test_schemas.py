@@ -79,6 +79,14 @@ def test_a_table_of_an_earlier_version_is_read_with_its_later_columns_empty(tmp_
         schemas.read_table(tmp_path / "t.parquet", schemas.EPISODES)
 
 
+def test_rounds_of_before_steps_used_are_read_with_it_empty(tmp_path):
+    row = {f.name: None if f.nullable else {pa.string(): "x", pa.bool_(): True}.get(f.type, 1) for f in schemas.ROUNDS}
+    parquet.write(schemas.to_table([row], schemas.ROUNDS).drop_columns(["steps_used"]), tmp_path / "t.parquet")
+    assert schemas.read_table(tmp_path / "t.parquet", schemas.ROUNDS).to_pylist() == [row]
+    schemas.write_table(tmp_path / "t.parquet", [row | {"steps_used": 9}], schemas.ROUNDS, {})
+    assert schemas.read_table(tmp_path / "t.parquet", schemas.ROUNDS, ["steps_used"]).to_pylist() == [{"steps_used": 9}]
+
+
 def test_a_wrong_file_is_named(tmp_path):
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table({"arm": ["clean"]}), path)

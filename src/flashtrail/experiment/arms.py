@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, field_serializer, field_validator, m
 from flashtrail.base.errors import UserError, nearest
 from flashtrail.experiment.clocks import PAUSED, Clock, Waiting
 from flashtrail.experiment.conditions import View
-from flashtrail.experiment.sections import Execution, Flash, Section
+from flashtrail.experiment.sections import Execution, FamilySettings, Flash, Section
 from flashtrail.experiment.shard import MAX_SEED, Video
 from flashtrail.experiment.suites import SuiteName, TaskSpec
 
@@ -60,11 +60,16 @@ class Line(Starts):
     suite: SuiteName | None = Field(None, description="none: the experiment's")
     tasks: TaskSpec | None = Field(None, description="task ids of its suite; none: the experiment's")
     flash: Flash = Field(default_factory=Flash, description="settings that differ from the top-level flash:")
+    settings: FamilySettings = Field(default_factory=FamilySettings, description="settings of the policy's own family")
     video: Video = "examples"
 
     @field_serializer("flash")
     def _own(self, flash: Flash) -> dict[str, Any]:
         return flash.model_dump(mode="json", exclude_unset=True)
+
+    @field_serializer("settings")
+    def _given(self, settings: FamilySettings) -> dict[str, Any]:
+        return settings.model_dump(exclude_none=True)
 
     def arm(self, **more: Any) -> dict[str, Any]:
         """Return an arm of these policy, episodes and settings as plain data; `more` are its other keys."""

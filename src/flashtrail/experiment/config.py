@@ -157,6 +157,8 @@ class Experiment(Section):
             raise ValueError(f"{where}.clock: {source} has no draft round: add flash: {{force_full_each_round: true}}")
         if other and arm.flash.model_fields_set:
             raise ValueError(f"{where}.flash: {who} has its own settings; leave them out")
+        if arm.settings.model_dump(exclude_none=True) and (other or self.policies[arm.policy].artifact is None):
+            raise ValueError(f"{where}.settings: {who if other else 'pi0'} has no such settings; leave them out")
         if other and arm.execution.action_stats:
             raise ValueError(f"{where}.execution: {who} has its own statistics")
         most = flash.max_exec_steps
@@ -291,6 +293,7 @@ class Experiment(Section):
             "init_states": arm.init_states,
             "repeats": arm.repeats,
             "flash": self._flash_of(arm).model_dump(mode="json"),
+            **({"settings": settings} if (settings := arm.settings.model_dump(exclude_none=True)) else {}),
             "engine": self.engine(arm.policy),
             "video": arm.video,
             "rollout": self.rollout.model_dump(),

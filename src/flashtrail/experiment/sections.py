@@ -14,6 +14,7 @@ from flashtrail.base import documents
 from flashtrail.experiment.suites import INIT_STATES
 from flashtrail.policies.facts import NAMES as FACTS
 from flashtrail.policies.facts import PolicyFacts
+from flashtrail.policies.fluid.settings import MOST_STEPS
 from flashtrail.policies.pi0.settings import FlashSettings
 
 ENGINE = ("device", "dtype", "backend", "threads")  # of a policy: how its server is started
@@ -61,6 +62,17 @@ class Flash(Section):
     def _as_the_server_takes_them(self) -> Self:
         FlashSettings(**self.model_dump())
         return self
+
+
+class FamilySettings(Section):
+    """Settings of families other than pi0 (whose are `flash`), where an arm differs from the policy's defaults."""
+
+    epsilon: float | None = Field(
+        None, ge=0, description="fluid: turbulence below which a field stops; 0 or none: every step is taken"
+    )
+    min_steps: int | None = Field(None, ge=1, le=MOST_STEPS, description="fluid: steps before a field may stop")
+    patience: int | None = Field(None, ge=1, le=MOST_STEPS, description="fluid: calm steps in a row before it stops")
+    max_steps: int | None = Field(None, ge=1, le=MOST_STEPS, description="fluid: steps of a layer; none: as trained")
 
 
 class Policy(PolicyFacts, Section):

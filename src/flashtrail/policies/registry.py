@@ -20,6 +20,7 @@ FAMILIES = {
     "scripted": "flashtrail.policies.scripted.family",
     "nothing": "flashtrail.policies.scripted.family",  # as one of its scripts was called when it was a family
     "lift_vla": "flashtrail.policies.lift_vla.family",
+    "fluid": "flashtrail.policies.fluid.family",
 }
 
 

@@ -260,6 +260,7 @@ def _round_row(reply: Reply, before: list[dict[str, Any]], scheduled: str | None
     route = str(policy.get("route_type", "full"))
     own = stages.COLUMNS_OF_ROUTE["full" if route == "full" else "draft"]
     synchronized, batch_size = policy.get("synchronized"), policy.get("batch_size")
+    steps_used = policy.get("steps_used")
     return {
         "route": route,
         "accepted_prefix": reply.accepted_prefix_len,
@@ -271,6 +272,7 @@ def _round_row(reply: Reply, before: list[dict[str, Any]], scheduled: str | None
         "roundtrip_ms": float(reply.roundtrip_ms),
         "synchronized": synchronized if isinstance(synchronized, bool) else None,
         "batch_size": batch_size if isinstance(batch_size, int) else None,
+        "steps_used": steps_used if isinstance(steps_used, int) else None,
     }
 
 

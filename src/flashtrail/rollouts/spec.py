@@ -43,7 +43,8 @@ def shard_spec(
         about = {"artifact_digest": "", "device": ""}
     else:
         # The number of simulators stays a word: finished episodes are reused whatever it is.
-        command = server_command(handles, arm["engine"], arm["flash"], clients="{simulators}")
+        own = arm.get("settings", {})
+        command = server_command(handles, arm["engine"], arm["flash"], clients="{simulators}", settings=own)
         places = {str(Path(handles[kind]).parent) for kind in ("base", "draft") if handles.get(kind)}
         places |= {command[0], str(handles.get("action_stats"))}
         server = {"command": command, "settings": [word for word in command if word not in places]}

@@ -24,6 +24,7 @@ def server_command(
     flash: Mapping[str, Any],
     port: int | str = "{port}",
     clients: int | str = 1,
+    settings: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Return the command of a policy server that runs in the model environment.
 
@@ -31,14 +32,18 @@ def server_command(
     (both manifests); ``action_stats`` where the server is to unnormalise by foreign statistics; ``kernels`` where
     they were examined.
     `engine`: device, dtype, threads and perhaps backend. `flash`: settings by name; a family is given those that it
-    has. `clients`: how many will ask at a time; the server prepares for passes of so many rounds. Port and clients may
-    be a field such as ``{port}``, which the starter fills in.
+    has. `settings`: those of the artifact's own family; UserError for one that it has not. `clients`: how many will ask
+    at a time; the server prepares for passes of so many rounds. Port and clients may be a field such as ``{port}``,
+    which the starter fills in.
     """
     python = provenance.json_load(handles["model"]).get("python")
     if not python or not Path(python).exists():
         raise UserError(f"{handles['model']}: its interpreter {python} is gone; remove that file and run again")
     draft, artifact = handles.get("draft"), Path(handles["base"]).parent
-    own = {field.name for field in dataclasses.fields(registry.load(registry.family_of(artifact)).Settings)}
+    family = registry.family_of(artifact)
+    own = {field.name for field in dataclasses.fields(registry.load(family).Settings)}
+    if strange := sorted(set(settings or {}) - own):
+        raise UserError(f"settings: {strange[0]}: the family {family} of {artifact} has no such setting: leave it out")
     return serve_command(
         artifact,
         port=port,
@@ -49,7 +54,7 @@ def server_command(
         backend=backend_of(handles, engine),
         threads=engine["threads"],
         workers=1,  # a shard's other cores are for its simulators
-        settings={name: value for name, value in flash.items() if name in own},
+        settings={name: value for name, value in flash.items() if name in own} | dict(settings or {}),
         action_stats=handles.get("action_stats"),
         max_batch=clients,
     )

@@ -92,6 +92,7 @@ ROUNDS = _schema(
     ("roundtrip_ms", _F64),
     ("synchronized", _BOOL, "null"),
     ("batch_size", _I32, "null"),  # rounds that shared the pass whose times these are
+    ("steps_used", _I32, "null"),  # of a core that stops when it is calm, over its layers; null: it takes no steps
     ("condition_applied", _BOOL),
     ("health_std", _F64, "null"),  # of the wrist image, 0-255
     ("health_range", _F64, "null"),
@@ -161,7 +162,7 @@ LOOKS = _schema(
 )
 
 METRICS = ("naive_success", "own_success", "printed_success")
-_LATER = frozenset(METRICS)  # tables of earlier versions lack them: read as empty
+_LATER = frozenset((*METRICS, "steps_used"))  # tables of earlier versions lack them: read as empty
 
 # Of an episode that was not verified, such as an imported or a simulated one.
 UNVERIFIED: dict[str, Any] = dict.fromkeys(

@@ -8,6 +8,7 @@ former.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,15 +30,24 @@ class Demonstrations:
     chunks: np.ndarray  # (F, horizon, 7) float32: the expert's clean actions
     valid: np.ndarray  # (F, horizon) bool: False past the end of the record
     task: np.ndarray  # (F,) int
+    step: np.ndarray  # (F,) int: the control step of the picture
     episode: np.ndarray  # (F,) int: 10,000 times the task plus the episode's number
 
     def __len__(self) -> int:
         return len(self.states)
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 over what is learned from, pictures apart: their states tell whether they are the same."""
+        total = hashlib.sha256()
+        for part in (self.states, self.objects, self.chunks, self.task, self.step, self.episode):
+            total.update(np.ascontiguousarray(part).tobytes())
+        return total.hexdigest()
+
 
 def load(directory: str | Path, horizon: int = 50, limit: int | None = None) -> Demonstrations:
     """Read every episode under `directory`/task*/ep*.npz; UserError if there are none."""
-    names = ("views", "states", "objects", "chunks", "valid", "task", "episode")
+    names = ("views", "states", "objects", "chunks", "valid", "task", "step", "episode")
     columns: dict[str, list[Any]] = {name: [] for name in names}
     files = sorted(Path(directory).glob("task*/ep*.npz"))[:limit]
     if not files:
@@ -55,8 +65,22 @@ def load(directory: str | Path, horizon: int = 50, limit: int | None = None) -> 
             columns["chunks"].append(labels[np.minimum(steps, len(labels) - 1)])
             columns["valid"].append(valid)
             columns["task"].append(np.full(len(at), task))
+            columns["step"].append(at)
             columns["episode"].append(np.full(len(at), number))
     return Demonstrations(**{name: np.concatenate(parts) for name, parts in columns.items()})
+
+
+def windows(demos: Demonstrations, rows: np.ndarray, frames: int, gap: int) -> np.ndarray:
+    """Rows (B,) -> the rows (B, frames) of their pictures `gap` control steps apart, oldest first.
+
+    A window never leaves its episode: before its start the first picture is repeated, as a served policy does it.
+    """
+    starts = np.flatnonzero(np.r_[True, demos.episode[1:] != demos.episode[:-1]])
+    order = np.searchsorted(starts, np.arange(len(demos)), "right") - 1  # which episode, counted
+    place = order * 1_000_000 + demos.step
+    wanted = demos.step[rows, None] - gap * np.arange(frames - 1, -1, -1)
+    found = np.searchsorted(place, order[rows, None] * 1_000_000 + np.maximum(wanted, 0), "right") - 1
+    return np.maximum(found, starts[order[rows], None])
 
 
 def delta(chunks: np.ndarray, states: np.ndarray) -> np.ndarray:
@@ -116,14 +140,16 @@ def balanced(demos: Demonstrations, frames: np.ndarray, count: int, rng: np.rand
 
 
 def augment(views: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """uint8 (B, 2, 112, 112, 3) -> float32 in [-1, 1]: agent view shifted by up to 1 px, brightness, tint.
+    """uint8 (B, V, ..., 112, 112, 3) -> float32 in [-1, 1]: agent view shifted by up to 1 px, brightness, tint.
 
-    A pixel is about a centimetre on the table, so larger shifts would teach imprecision.
+    A sample's frames (...) share them. A pixel is about a centimetre on the table, so larger shifts would teach
+    imprecision.
     """
     out = views.astype(np.float32) / 127.5 - 1.0
     for row in out:
         dy, dx = rng.integers(-1, 2, 2)
-        row[0] = np.roll(row[0], (dy, dx), axis=(0, 1))
-    gain = rng.normal(1.0, 0.05, (len(out), 2, 1, 1, 1)).astype(np.float32)
-    tint = rng.normal(0.0, 0.03, (len(out), 2, 1, 1, 3)).astype(np.float32)
+        row[0] = np.roll(row[0], (dy, dx), axis=(-3, -2))
+    shape = (*out.shape[:2], *(1 for _ in out.shape[2:-1]))
+    gain = rng.normal(1.0, 0.05, (*shape, 1)).astype(np.float32)
+    tint = rng.normal(0.0, 0.03, (*shape, 3)).astype(np.float32)
     return np.clip((out + 1.0) * gain - 1.0 + tint, -1.0, 1.0)

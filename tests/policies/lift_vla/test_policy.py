@@ -14,12 +14,13 @@ from policies.lift_vla import clip_files
 from flashtrail import cli
 from flashtrail.base.errors import UserError
 from flashtrail.checkpoints.artifact import artifact_digest, take_artifact
-from flashtrail.policies.lift_vla import artifact, words
+from flashtrail.policies.lift_vla import artifact
 from flashtrail.policies.lift_vla.dims import Clip, LiftDims, Vision, Words, document, nano
 from flashtrail.policies.lift_vla.errors import ArtifactError, ObservationError, OptionError
 from flashtrail.policies.lift_vla.family import load
 from flashtrail.policies.lift_vla.model import LiftVLA, parts
 from flashtrail.policies.lift_vla.settings import Settings
+from flashtrail.policies.parts import words
 from flashtrail.serving.client import PolicyClient, PolicyError
 from flashtrail.serving.handles import serve_command
 from flashtrail.serving.launch import PolicyServerProcess, free_port
@@ -218,7 +219,7 @@ def test_tensors_that_are_no_floats_are_refused(tmp_path, dtype) -> None:
 def test_dims_that_nobody_could_build_are_refused_at_once(tmp_path, dims, message) -> None:
     edit(made(tmp_path / "artifact"), lambda m: m["dims"].update(dims))
     with pytest.raises(ArtifactError, match=message):
-        artifact.read_manifest(tmp_path / "artifact")
+        artifact.read(tmp_path / "artifact")
 
 
 def replaced(directory: Path, name: str, content: bytes) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from flashtrail.policies.lift_vla.pictures import shrink
 from flashtrail.policies.lift_vla.statistics import Stats, rotation
+from flashtrail.policies.parts.pictures import shrink
 
 RNG = np.random.default_rng(0)
 STATS = Stats(RNG.normal(size=8), RNG.uniform(0.1, 1, 8), RNG.normal(size=7), RNG.uniform(0.1, 1, 7))

@@ -23,12 +23,14 @@ from policies.lift_vla.test_resnet import checkpoint
 
 from flashtrail.base import commands
 from flashtrail.base.errors import UserError
-from flashtrail.policies.lift_vla import artifact, words
+from flashtrail.policies.lift_vla import artifact
 from flashtrail.policies.lift_vla.dims import LiftDims, Vision, document, nano
 from flashtrail.policies.lift_vla.errors import ArtifactError
 from flashtrail.policies.lift_vla.policy import LiftPolicy
 from flashtrail.policies.lift_vla.settings import Settings
-from flashtrail.training.lift import card, curves, data, offline, train
+from flashtrail.policies.parts import words
+from flashtrail.training import curves
+from flashtrail.training.lift import card, data, offline, train
 from flashtrail.training.lift.recipe import Recipe
 
 RECIPE = Recipe(steps=6, batch=8, scenes=2, warmup=2, log_every=1, check_every=3, keep_every=2, save_every_s=0.0)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError, model_validator
 
 from flashtrail.policies.lift_vla.errors import ArtifactError
-from flashtrail.policies.lift_vla.pictures import WIRE_PIXELS
+from flashtrail.policies.parts.pictures import WIRE_PIXELS
 
 Layers = Annotated[StrictInt, Field(ge=1, le=100)]  # each is built before a tensor is read
 Size = Annotated[StrictInt, Field(ge=1, le=100_000)]

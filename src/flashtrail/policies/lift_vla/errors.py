@@ -2,23 +2,7 @@
 
 from __future__ import annotations
 
-from flashtrail.policies.protocol import Refusal
+from flashtrail.policies.parts.errors import ArtifactError, ObservationError, OptionError
+from flashtrail.policies.parts.errors import FamilyError as LiftError
 
-
-class LiftError(ValueError):
-    """Base of what is refused before a policy is served; `str(error)` is a single line."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(" ".join(str(message).split()))
-
-
-class ArtifactError(LiftError):
-    """An artifact or checkpoint that is incomplete, damaged, of another family or of other dims than it claims."""
-
-
-class OptionError(LiftError):
-    """A flag or setting that this family does not take."""
-
-
-class ObservationError(Refusal):
-    """An observation that lacks a key, has the wrong shape, or an instruction of which no word is known."""
+__all__ = ["ArtifactError", "LiftError", "ObservationError", "OptionError"]

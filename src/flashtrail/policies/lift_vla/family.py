@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flashtrail.policies.lift_vla.errors import LiftError as Error
-from flashtrail.policies.lift_vla.errors import OptionError
 from flashtrail.policies.lift_vla.settings import Settings
+from flashtrail.policies.parts import options
+from flashtrail.policies.parts.options import set_threads
 
 if TYPE_CHECKING:
     from flashtrail.policies.lift_vla.policy import LiftPolicy
@@ -29,31 +30,7 @@ def load(
     sessions: int,
 ) -> LiftPolicy:
     """See `policies.protocol.Family`; float32 in PyTorch on the CPU or a CUDA device."""
-    for flag, value, allowed in (
-        ("draft", draft, (None,)),
-        ("dtype", dtype, ("float32",)),
-        ("backend", backend, ("auto", "torch")),
-    ):
-        if value not in allowed:
-            raise OptionError(f"--{flag} {value}: not an option of the family lift_vla; leave it out")
+    options.check("lift_vla", draft, device, dtype, backend)
     from flashtrail.policies.lift_vla.policy import LiftPolicy
 
-    _check_device(device)
     return LiftPolicy.load(artifact, settings, device, action_stats)
-
-
-def _check_device(name: str) -> None:
-    import torch
-
-    kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdecimal()):
-        raise OptionError(f"device {name!r} is not supported; use cpu, cuda or cuda:N")
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise OptionError(f"device {name!r} is not on this machine; use --device cpu")
-
-
-def set_threads(count: int) -> None:
-    """Give each pass so many CPU threads."""
-    import torch
-
-    torch.set_num_threads(count)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from flashtrail.policies.lift_vla.clip import TextTower
 from flashtrail.policies.lift_vla.dims import LiftDims, Vision
 from flashtrail.policies.lift_vla.resnet import ResNet18
-from flashtrail.policies.lift_vla.words import WordTable
+from flashtrail.policies.parts.words import WordTable
 
 VIEWS = ("agent", "wrist")
 PROPRIOCEPTION = 10  # position, two columns of the hand's rotation, finger opening
@@ -59,7 +59,8 @@ class LiftVLA(nn.Module):
         super().__init__()
         self.dims = dims
         self.views = nn.ModuleDict({name: View(dims.vision, dims.width) for name in VIEWS[: dims.views]})
-        self.text: nn.Module = WordTable(dims.text) if dims.text.kind == "words" else TextTower(dims.text)
+        text = dims.text
+        self.text: nn.Module = WordTable(text.rows, text.width) if text.kind == "words" else TextTower(text)
         self.text_in = nn.Linear(dims.text.width, dims.width)
         self.fusion = nn.MultiheadAttention(dims.width, dims.heads, batch_first=True)
         self.fused = nn.LayerNorm(dims.width)

@@ -21,7 +21,8 @@ from flashtrail.policies.lift_vla.errors import LiftError
 from flashtrail.policies.lift_vla.model import parts
 from flashtrail.statistics.wilson import wilson
 from flashtrail.tables import schemas
-from flashtrail.training.lift import curves, export
+from flashtrail.training import curves
+from flashtrail.training.lift import export
 
 _LIMITS = """\
 ## What it is not

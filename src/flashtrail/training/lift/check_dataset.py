@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 from flashtrail.base.errors import UserError
-from flashtrail.policies.lift_vla.pictures import PIXELS
+from flashtrail.policies.parts.pictures import PIXELS
 from flashtrail.training.lift import files
 
 LONGEST = 10_000  # steps of a demonstration

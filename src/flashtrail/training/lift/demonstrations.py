@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from flashtrail.base.errors import UserError
 from flashtrail.base.provenance import write_atomic
 from flashtrail.experiment.episodes import EpisodeKey
-from flashtrail.policies.lift_vla.pictures import shrink
+from flashtrail.policies.parts.pictures import shrink
 from flashtrail.simulators.expert import CLOSED, DOWN, OPEN, servo
 from flashtrail.simulators.registry import make
 from flashtrail.simulators.robosuite_lift import expert

@@ -5,18 +5,16 @@ The artifact holds the averaged weights of the best or the last step, without th
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
-from flashtrail.checkpoints.artifact import Stream, write_artifact
-from flashtrail.policies.lift_vla import artifact, statistics
+from flashtrail.policies.lift_vla.artifact import FAMILY
 from flashtrail.policies.lift_vla.dims import LiftDims
+from flashtrail.training import artifact
 
 CARD = "README.md"
 
@@ -28,19 +26,8 @@ def write(
     stats: Mapping[str, Any],
     text_files: Mapping[str, bytes],
 ) -> dict[str, Any]:
-    """Write the artifact directory `target`, which appears when it is whole; returns the manifest.
-
-    `tensors`: a state dict of `LiftVLA`; `stats`: norm_stats.json's content; `text_files`: the text encoder's.
-    """
-    streams = {name: _stream(tensor) for name, tensor in tensors.items()}
-    files = {statistics.FILE: json.dumps(stats, indent=1).encode(), **text_files}
-    sizes = dims.model_dump(mode="json")
-    return write_artifact(target, "base", "float32", sizes, streams, files, None, {}, family=artifact.FAMILY)
-
-
-def _stream(tensor: Tensor) -> Stream:
-    values = np.asarray(tensor.detach().float().cpu())
-    return Stream(values.shape, lambda: iter([values]))
+    """`training.artifact.write` for a state dict of `LiftVLA`."""
+    return artifact.write(target, FAMILY, dims, tensors, stats, text_files)
 
 
 def ship(run: Path, target: Path, card: str) -> None:

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from flashtrail.base.errors import UserError
 from flashtrail.base.provenance import write_atomic
-from flashtrail.policies.lift_vla.pictures import PIXELS
+from flashtrail.policies.parts.pictures import PIXELS
 
 PICTURES = ("agentview_image", "robot0_eye_in_hand_image")  # in the model's order of views
 LOW_DIM = {"state": 8, "robot0_eef_pos": 3, "robot0_eef_quat": 4, "robot0_gripper_qpos": None, "object": 10}

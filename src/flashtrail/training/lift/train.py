@@ -16,14 +16,16 @@ from torch import Tensor
 
 from flashtrail.base.errors import UserError
 from flashtrail.base.provenance import json_dump, json_load
-from flashtrail.policies.lift_vla import clip, resnet, statistics, words
+from flashtrail.policies.lift_vla import clip, resnet, statistics
 from flashtrail.policies.lift_vla.dims import LiftDims, document, nano
 from flashtrail.policies.lift_vla.errors import LiftError
 from flashtrail.policies.lift_vla.model import LiftVLA, parts
+from flashtrail.policies.parts import words
 from flashtrail.training.lift import data as material
 from flashtrail.training.lift import export
 from flashtrail.training.lift.recipe import Recipe
-from flashtrail.training.lift.trainer import BEST, Trainer
+from flashtrail.training.lift.trainer import Trainer
+from flashtrail.training.loop import BEST
 
 SIZES = ("nano", "document")
 

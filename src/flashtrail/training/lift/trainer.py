@@ -6,30 +6,25 @@ views alone, which is dropped at export. AdamW, warm-up and cosine, clipped grad
 
 from __future__ import annotations
 
-import math
-import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flashtrail.base.errors import UserError
-from flashtrail.base.provenance import write_atomic
 from flashtrail.policies.lift_vla.dims import LiftDims
 from flashtrail.policies.lift_vla.model import LiftVLA, normalised
 from flashtrail.policies.lift_vla.statistics import Stats
-from flashtrail.policies.lift_vla.words import UNKNOWN
-from flashtrail.training.lift import curves, offline
+from flashtrail.policies.parts.words import UNKNOWN
+from flashtrail.training.lift import offline
 from flashtrail.training.lift.data import Frames, Material
-from flashtrail.training.lift.recipe import FREE, Recipe
+from flashtrail.training.lift.recipe import Recipe
+from flashtrail.training.loop import Loop
 
-RUN, BEST, KEPT = "run.pt", "best.safetensors", "checkpoints"
 CUBE_M = 0.1  # the auxiliary target's unit
 
 
@@ -56,97 +51,27 @@ class Batch:
     cube: Tensor  # (B + S, 3)
 
 
-@dataclass
-class State:
-    """How far a run is."""
-
-    step: int = 0
-    seconds: float = 0.0
-    best: float = math.inf
-    best_step: int = 0
-    rows: list[dict[str, float]] = field(default_factory=list)
-
-
-class Trainer:
-    """One run: DIRECTORY/run.pt (resumable), best.safetensors, checkpoints/, curve.csv, history.json, tensorboard/.
+class Trainer(Loop):
+    """One run, see `training.loop`.
 
     `policy`: the network to start from, its text encoder (and its backbone) loaded; `ids`: an instruction -> ids.
     """
 
+    parts, columns = ("motion", "gripper", "cube"), offline.COLUMNS
+
     def __init__(
         self, directory: Path, data: Material, stats: Stats, policy: LiftVLA, ids: dict[str, list[int]], recipe: Recipe
     ) -> None:
-        torch.set_num_threads(recipe.threads)
-        self.directory, self.data, self.stats, self.recipe = directory, data, stats, recipe
+        self.data, self.stats, self.recipe = data, stats, recipe
         self.dims: LiftDims = policy.dims
         if data.pixels != self.dims.pixels:
             raise UserError(f"the demonstrations' views are {data.pixels} px, this policy's {self.dims.pixels}")
-        directory.mkdir(parents=True, exist_ok=True)
-        self._digest = data.digest
         self._ids = {task: [ids[said] for said in texts] for task, texts in data.instructions.items()}
         with torch.random.fork_rng([]):
             torch.manual_seed(recipe.seed)
             self.learner = Learner(policy)
             self.average = Learner(LiftVLA(self.dims))
-        self.average.load_state_dict(self.learner.state_dict())
-        self._trained: list[Tensor] = [p for p in self.learner.parameters() if p.requires_grad]
-        names = {name for name, p in self.learner.named_parameters() if p.requires_grad}
-        self._averaged: list[Tensor] = [p for name, p in self.average.named_parameters() if name in names]
-        self.average.requires_grad_(False).eval()
-        groups = [
-            {"params": [p for p in self._trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
-            {"params": [p for p in self._trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.98))
-        self.state = State()
-        self._resume()
-
-    # --- saving and going on -------------------------------------------------------------------------------------
-
-    def _resume(self) -> None:
-        path = self.directory / RUN
-        if not path.is_file():
-            return
-        try:
-            saved = torch.load(path, weights_only=True)
-            recipe = asdict(self.recipe)
-            changed = [k for k, v in recipe.items() if saved["recipe"].get(k) != v and k not in FREE]
-            changed += ["dims"] if saved["dims"] != self.dims.model_dump() else []
-            # Runs begun before the digest was kept go on as they did.
-            changed += ["set of demonstrations"] if saved.get("data", self._digest) != self._digest else []
-            if not changed:
-                self.learner.load_state_dict(saved["learner"])
-                self.average.load_state_dict(saved["average"])
-                self.optimizer.load_state_dict(saved["optimizer"])
-                self.state = State(**saved["state"])
-        except Exception as error:  # a damaged file raises what zip, the restricted unpickler or torch find in it
-            raise UserError(
-                f"{path} is damaged, or no run of this program ({type(error).__name__}): move it away to begin again"
-            ) from error
-        if changed:
-            raise UserError(f"{path} was trained with another {', '.join(changed)}: move it away, or train as before")
-
-    def save(self) -> None:
-        """Write run.pt and the curves, each whole."""
-        content = {
-            "learner": self.learner.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "state": asdict(self.state),
-            "recipe": asdict(self.recipe),
-            "dims": self.dims.model_dump(),
-            "data": self._digest,
-        }
-        with write_atomic(self.directory / RUN) as path:
-            torch.save(content, path)
-        about = {name: getattr(self.state, name) for name in ("step", "seconds", "best_step")}
-        curves.write(self.directory, self.state.rows, about | {"recipe": asdict(self.recipe)})
-
-    def _keep(self, name: str) -> None:
-        """Write the averaged weights, auxiliary head included, without the frozen text encoder."""
-        kept = {k: v for k, v in self.average.state_dict().items() if not k.startswith("policy.text.")}
-        with write_atomic(self.directory / name) as path:
-            save_file(kept, path)
+        super().__init__(directory, recipe, self.dims, data.digest, self.learner, self.average)
 
     # --- one batch -----------------------------------------------------------------------------------------------
 
@@ -227,68 +152,12 @@ class Trainer:
         ends = (~batch.absent).sum(1).tolist()
         return torch.cat([policy.text(ids[None, :end]) for ids, end in zip(batch.ids, ends, strict=True)]), None
 
-    # --- the loop ------------------------------------------------------------------------------------------------
-
-    def rate(self, step: int) -> float:
-        """Linear warm-up, then a cosine to 2 % of the peak."""
-        recipe = self.recipe
-        if step < recipe.warmup:
-            return recipe.rate * (step + 1) / recipe.warmup
-        share = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
-        return recipe.rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
-
-    def train(self, until_s: float | None = None) -> None:
-        """Run to the last step, or for `until_s` seconds of this call."""
-        state, recipe = self.state, self.recipe
-        started = saved = time.monotonic()
-        before, sums, summed = state.seconds, dict.fromkeys(("motion", "gripper", "cube"), 0.0), 0
-        events = curves.Events(self.directory, state.step)
-        while state.step < recipe.steps:
-            rng = np.random.default_rng([recipe.seed, state.step])  # a resumed run draws what it would have drawn
-            rows = self.data.train.balanced(recipe.batch, rng)
-            losses = self.losses(self.learner, self.batch(self.data.train, rows, rng, augmented=True))
-            self._update(losses["motion"] + recipe.gripper * losses["gripper"] + recipe.auxiliary * losses["cube"])
-            sums, summed = {name: sums[name] + losses[name].item() for name in sums}, summed + 1
-            state.step += 1
-            state.seconds = round(before + time.monotonic() - started, 1)
-            last = state.step == recipe.steps
-            if state.step % recipe.log_every == 0 or last:
-                self._log({name: total / summed for name, total in sums.items()}, events)
-                sums, summed = dict.fromkeys(sums, 0.0), 0
-            if state.step % recipe.keep_every == 0:
-                self._keep(f"{KEPT}/step_{state.step:06d}.safetensors")
-            if time.monotonic() - saved > recipe.save_every_s:
-                self.save()
-                saved = time.monotonic()
-            if until_s is not None and time.monotonic() - started > until_s:
-                break
-        events.close()
-        self.save()
-
-    def _update(self, loss: Tensor) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(self.state.step)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self._trained, self.recipe.clip)
-        self.optimizer.step()
-        decay = min(self.recipe.ema, (self.state.step + 1) / (self.state.step + 10))
-        with torch.no_grad():
-            torch._foreach_lerp_(self._averaged, self._trained, 1.0 - decay)
-
-    def _log(self, means: dict[str, float], events: curves.Events) -> None:
-        """Note a row of the curve; at every `check_every` steps with the held-out figures, and keep the best."""
-        state, checked = self.state, dict.fromkeys(offline.COLUMNS, math.nan)
-        if state.step % self.recipe.check_every == 0 or state.step == self.recipe.steps:
-            checked = self.check()
-            if checked["held_out_loss"] < state.best:
-                state.best, state.best_step = checked["held_out_loss"], state.step
-                self._keep(BEST)
-        row: dict[str, Any] = {"step": state.step, "seconds": state.seconds, "rate": self.rate(state.step - 1)}
-        row |= {name: round(value, 5) for name, value in {**means, **checked}.items()}
-        state.rows.append(row)
-        events.add(row)
-        print("  ".join(f"{name} {value:g}" for name, value in row.items() if not math.isnan(value)), flush=True)
+    def step_losses(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        """See `Loop`."""
+        recipe, rows = self.recipe, self.data.train.balanced(self.recipe.batch, rng)
+        losses = self.losses(self.learner, self.batch(self.data.train, rows, rng, augmented=True))
+        loss = losses["motion"] + recipe.gripper * losses["gripper"] + recipe.auxiliary * losses["cube"]
+        return losses | {"loss": loss}
 
     @torch.no_grad()
     def check(self) -> dict[str, float]:

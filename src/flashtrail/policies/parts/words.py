@@ -1,7 +1,7 @@
 """The embedded text encoder: words of an instruction -> rows of a frozen table, with one row for every other word.
 
 A random table knows no synonyms: an instruction in other words is understood by the words that it shares with the
-training's. Order is not encoded. A stronger encoder is CLIP's (clip.py).
+training's. Order is not encoded. A stronger encoder is CLIP's (lift_vla/clip.py).
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from flashtrail.policies.lift_vla.dims import Words
-from flashtrail.policies.lift_vla.errors import ArtifactError, ObservationError
+from flashtrail.policies.parts.errors import ArtifactError, ObservationError
 
 FILE = "vocabulary.json"
 UNKNOWN = 0
@@ -38,9 +37,9 @@ class WordTable(nn.Module):
 
     rows: Tensor
 
-    def __init__(self, dims: Words) -> None:
+    def __init__(self, rows: int, width: int) -> None:
         super().__init__()
-        table = torch.randn(dims.rows, dims.width)
+        table = torch.randn(rows, width)
         self.register_buffer("rows", table / table.norm(dim=-1, keepdim=True))
 
     def forward(self, ids: Tensor) -> Tensor:

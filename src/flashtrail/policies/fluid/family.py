@@ -1,0 +1,36 @@
+"""fluid as the registry has it: settings, errors, and how a policy is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flashtrail.policies.fluid.settings import Settings
+from flashtrail.policies.parts import options
+from flashtrail.policies.parts.errors import FamilyError as Error
+from flashtrail.policies.parts.options import set_threads
+
+if TYPE_CHECKING:
+    from flashtrail.policies.fluid.policy import FluidPolicy
+
+__all__ = ["SHORT_FLAGS", "Error", "Settings", "load", "set_threads"]
+SHORT_FLAGS: dict[str, str] = {}
+
+
+def load(
+    artifact: Path,
+    draft: Path | None,
+    *,
+    device: str,
+    dtype: str,
+    backend: str,
+    settings: Settings,
+    action_stats: Path | None,
+    together: int | None,
+    sessions: int,
+) -> FluidPolicy:
+    """See `policies.protocol.Family`; float32 in PyTorch on the CPU or a CUDA device."""
+    options.check("fluid", draft, device, dtype, backend)
+    from flashtrail.policies.fluid.policy import FluidPolicy
+
+    return FluidPolicy.load(artifact, settings, device, action_stats)

@@ -1,0 +1,38 @@
+"""A trained network as an artifact directory; families whose tensors are a module's state dict are all written so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel
+from torch import Tensor
+
+from flashtrail.checkpoints.artifact import Stream, write_artifact
+from flashtrail.policies.parts import statistics
+
+
+def write(
+    target: Path,
+    family: str,
+    dims: BaseModel,
+    tensors: Mapping[str, Tensor],
+    stats: Mapping[str, Any],
+    text_files: Mapping[str, bytes],
+) -> dict[str, Any]:
+    """Write the artifact directory `target`, which appears when it is whole; returns the manifest.
+
+    `tensors`: a state dict of the family's network; `stats`: norm_stats.json's content; `text_files`: of its prompts.
+    """
+    streams = {name: _stream(tensor) for name, tensor in tensors.items()}
+    files = {statistics.FILE: json.dumps(stats, indent=1).encode(), **text_files}
+    sizes = dims.model_dump(mode="json")
+    return write_artifact(target, "base", "float32", sizes, streams, files, None, {}, family=family)
+
+
+def _stream(tensor: Tensor) -> Stream:
+    values = np.asarray(tensor.detach().float().cpu())
+    return Stream(values.shape, lambda: iter([values]))

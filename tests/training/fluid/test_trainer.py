@@ -1,0 +1,190 @@
+"""Training on synthetic demonstrations: windows within their episode, random depth, going on, and what is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from flashtrail.base.errors import UserError
+from flashtrail.policies.fluid.family import load
+from flashtrail.policies.fluid.positions import to_actions, to_positions
+from flashtrail.policies.fluid.settings import Settings
+from flashtrail.training import dataset
+from flashtrail.training.fluid.__main__ import finish, trainer_of
+from flashtrail.training.fluid.trainer import Recipe, bar, summary
+
+RECIPE = Recipe(steps=4, batch=6, warmup=2, log_every=1, check_every=2, keep_every=4, save_every_s=0.0)
+SMALL = {"width": 8, "head_width": 16, "layers": 2, "patch": 16, "dilations": [1, 2]}
+PROMPTS = {0: "open the middle drawer", 1: "put the bowl on the stove"}
+
+
+def trainer(directory, demos, recipe=RECIPE, **sizes):
+    return trainer_of(directory, demos, PROMPTS, SMALL | sizes, recipe)[0]
+
+
+def test_a_window_is_of_its_episode_and_repeats_its_first_picture(demos) -> None:
+    """Every fourth step has a picture; twelve steps are three of them."""
+    rows = np.arange(len(demos))
+    found = dataset.windows(demos, rows, 3, 12)
+    np.testing.assert_array_equal(found[:, 2], rows)
+    assert (demos.episode[found] == demos.episode[rows, None]).all()
+    expected = np.maximum(demos.step[rows, None] - np.array([24, 12, 0]), 0)
+    np.testing.assert_array_equal(demos.step[found], expected)
+
+
+def test_augmenting_a_window_moves_all_its_frames_alike(demos) -> None:
+    views = demos.views[np.arange(4)]
+    alone = dataset.augment(views, np.random.default_rng(3))
+    windows = np.stack([views, views], 2)
+    both = dataset.augment(windows, np.random.default_rng(3))
+    np.testing.assert_array_equal(both[:, :, 0], alone)
+    np.testing.assert_array_equal(both[:, :, 1], alone)
+
+
+@pytest.mark.parametrize("core", ["ours", "none", "cnn", "vit", "document"])
+def test_everything_that_acts_gets_a_gradient_and_the_words_none(tmp_path, demo_dir, core) -> None:
+    run = trainer(tmp_path, demo_dir, core=core, frames=2, lags=[1])
+    run.losses(run.learner, run.batch(np.arange(6), np.random.default_rng(0), augmented=True))["loss"].backward()
+    idle = {name for name, p in run.learner.named_parameters() if p.numel() and (p.grad is None or not p.grad.any())}
+    assert idle == set()
+    assert not list(run.learner.policy.text.parameters())
+
+
+def test_depth_is_drawn_for_each_layer_but_not_in_the_documents_form(tmp_path, demo_dir) -> None:
+    run = trainer(tmp_path / "ours", demo_dir)
+    drawn = [run.batch(np.arange(2), np.random.default_rng(k), True).steps for k in range(60)]
+    assert {count for each in drawn for count in each} == {3, 4, 5, 6} and all(len(each) == 2 for each in drawn)
+    assert any(a != b for a, b in drawn)
+    assert run.batch(np.arange(2), np.random.default_rng(0), False).steps is None
+    theirs = trainer(tmp_path / "doc", demo_dir, core="document")
+    assert theirs.batch(np.arange(2), np.random.default_rng(0), True).steps is None
+
+
+def test_a_run_that_stops_goes_on_to_the_same_weights(tmp_path, demo_dir) -> None:
+    whole, broken = trainer(tmp_path / "whole", demo_dir), trainer(tmp_path / "broken", demo_dir)
+    whole.train()
+    broken.train(until_s=0.0)
+    assert broken.state.step == 1
+    again = trainer(tmp_path / "broken", demo_dir)
+    assert again.state.step == 1
+    again.train()
+    for name, tensor in whole.average.state_dict().items():
+        assert torch.equal(again.average.state_dict()[name], tensor), name
+    with pytest.raises(UserError, match="was trained with another rate, dims: move it away"):
+        trainer(tmp_path / "broken", demo_dir, dataclasses.replace(RECIPE, rate=1.0), steps=3)
+
+
+@pytest.mark.parametrize("absolute", [(), (0.05, 0.05, 0.05)])
+def test_a_finished_run_is_an_artifact_that_answers_as_it_was_trained(tmp_path, demo_dir, absolute) -> None:
+    sizes = SMALL | {"absolute": absolute}
+    run, known = trainer_of(tmp_path, demo_dir, PROMPTS, sizes, dataclasses.replace(RECIPE, steps=2))
+    run.train()
+    finish(run, known)
+    said = json.loads((tmp_path / "offline.json").read_text())
+    assert said["figures"].keys() == set(run.columns) and said["pictures"]["episodes"] == 2
+    policy = load(
+        tmp_path / "artifact", None, device="cpu", dtype="float32", backend="auto", settings=Settings(),
+        action_stats=None, together=None, sessions=1,
+    )  # fmt: skip
+    row = run.held_frames[:1]
+    views, state = run.demos.views[row[0]].repeat(2, 1).repeat(2, 2), run.demos.states[row[0]]
+    keys = dict(zip(("observation/image", "observation/wrist_image"), views, strict=True))
+    prompt = PROMPTS[int(run.demos.task[row[0]])]
+    answer = policy.infer(policy.new_session(), keys | {"observation/state": state, "prompt": prompt})["actions"]
+    with torch.no_grad():
+        trained = run.losses(run.average, run.batch(row, np.random.default_rng(0), augmented=False))["answer"][0]
+    expected = to_actions(run.stats.actions(trained.numpy()), state, absolute)
+    np.testing.assert_allclose(answer, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_positions_add_up_the_moves_and_are_turned_back(demos) -> None:
+    scale, states = (0.05, 0.05, 0.05, 0.5, 0.5, 0.5), demos.states[:5]
+    targets = to_positions(demos.chunks[:5], states, scale)
+    np.testing.assert_allclose(targets[2, 0, :3], states[2, :3] + 0.05 * demos.chunks[2, 0, :3], rtol=1e-6)
+    np.testing.assert_allclose(targets[2, 3, :3], states[2, :3] + 0.05 * demos.chunks[2, :4, :3].sum(0), rtol=1e-5)
+    np.testing.assert_array_equal(targets[..., 6], demos.chunks[:5, :, 6])
+    np.testing.assert_allclose(to_actions(targets, states, scale), demos.chunks[:5], atol=1e-6)
+    assert to_positions(demos.chunks, demos.states, ()) is demos.chunks
+
+
+def test_a_copy_of_the_state_looks_good_where_positions_are_answered(tmp_path, demo_dir) -> None:
+    """The document's first version: its own error is small, and the robot does not move as the expert does."""
+    sizes = {**SMALL, "absolute": [1e-3] * 6, "pool": 1, "skip": False, "action_horizon": 1}
+    run, _ = trainer_of(tmp_path, demo_dir, PROMPTS, sizes, RECIPE, raw=True)
+    assert run.stats.state_std.tolist() == [1.0] * 8 and run.stats.action_mean.tolist() == [0.0] * 7
+
+    def copies(learner, batch):
+        answer = torch.cat((batch.state[:, :6], batch.targets[:, 0, 6:]), 1)[:, None]
+        return {"chunk": torch.zeros(()), "auxiliary": torch.zeros(()), "answer": answer}
+
+    run.losses = copies
+    figures = summary(run.held_out())
+    assert figures["held_out_own"] < 0.05
+    assert figures["held_out_motion"] > 0.9 and figures["amplitude"] < 0.05
+
+
+@pytest.mark.slow
+def test_it_learns_what_only_a_picture_tells(tmp_path, demo_dir, monkeypatch) -> None:
+    """Actions that follow how much brighter the left half of the agent view is; nothing else tells."""
+    demos = dataset.load(demo_dir, 12)
+    level = np.random.default_rng(0).uniform(-1, 1, len(demos)).astype(np.float32)
+    halves = np.where(np.arange(112) < 56, 1.0, -1.0)[:, None]
+    views = demos.views.copy()
+    views[:, 0] = 128 + 100 * level[:, None, None, None] * halves
+    chunks = np.broadcast_to(level[:, None, None], demos.chunks.shape).copy()
+    told = dataclasses.replace(demos, views=views, chunks=chunks)
+    monkeypatch.setattr(dataset, "load", lambda *_: told)
+    recipe = dataclasses.replace(RECIPE, steps=150, batch=16, rate=5e-3, log_every=50, check_every=150)
+    run = trainer(tmp_path, demo_dir, recipe)
+    run.train()
+    seen = summary(run.held_out())
+    assert seen["held_out_motion"] < 0.3 and seen["blank_motion"] > 0.8 and seen["amplitude"] > 0.5
+
+
+def test_the_bar_is_an_interval_over_episodes() -> None:
+    rng = np.random.default_rng(0)
+    blank = rng.uniform(5, 15, 20)
+    better = bar({"error": 0.6 * blank + rng.uniform(0, 1, 20), "blank": blank})
+    assert better["met"] is True and better["interval"][1] < 1 and better["episodes"] == 20
+    assert bar({"error": blank * rng.uniform(0.5, 1.6, 20), "blank": blank})["met"] is False
+    assert bar({"error": blank[:3], "blank": blank[:3]}) | {"error_over_blank": 1.0} == {
+        "error_over_blank": 1.0,
+        "interval": None,
+        "episodes": 3,
+        "met": None,
+    }
+
+
+def test_a_blind_run_sees_nothing(tmp_path, demo_dir) -> None:
+    run = trainer(tmp_path, demo_dir, blind=True)
+    assert not run.batch(np.arange(4), np.random.default_rng(0), augmented=True).pictures.any()
+    figures = summary(run.held_out())
+    assert figures["held_out_motion"] == pytest.approx(figures["blank_motion"])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"dilations": [1, 4]}, "--dims: dims: Value error, dilation 4 does not fit a grid of 7: below half of it"),
+        ({"zzz": 1}, "dims.zzz: Extra inputs are not permitted"),
+        ({"pixels": 56, "patch": 8}, "pixels of a view: the demonstrations have 112, this policy 56"),
+        ({"state_dim": 6}, "state.mean has shape (8,), not (6,): another robot's statistics"),
+        ({"action_dim": 6}, "actions.mean has shape (7,), not (6,)"),
+    ],
+)
+def test_dims_that_differ_are_one_line(tmp_path, demo_dir, sizes, message) -> None:
+    with pytest.raises(UserError) as refused:
+        trainer(tmp_path, demo_dir, **sizes)
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_demonstrations_of_one_camera_are_refused(tmp_path, demo_dir, monkeypatch) -> None:
+    whole = dataset.load(demo_dir, 12)
+    monkeypatch.setattr(dataset, "load", lambda *_: dataclasses.replace(whole, views=whole.views[:, :1]))
+    with pytest.raises(UserError, match=r"the demonstrations have 1 camera\(s\), this policy 2"):
+        trainer(tmp_path, demo_dir)
+    trainer(tmp_path / "one", demo_dir, views=1).step_losses(np.random.default_rng(0))
