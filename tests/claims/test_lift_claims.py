@@ -152,3 +152,9 @@ def test_an_arm_that_no_server_answers_has_no_times_and_a_summary(tmp_path):
     assert summaries.mixture(rounds) == {"mean_ms": None, "implied_ms": None}
     part = pd.DataFrame({"route": ["full", "draft", "full"], "policy_ms": [10.0, 2.0, None]})
     assert summaries.mixture(part) == {"mean_ms": 6.0, "implied_ms": 6.0}
+
+
+def test_a_file_of_claims_may_give_its_report_a_title():
+    judged = verdicts.evaluate(FILE, {"published": str(DOCUMENTS)})
+    assert judged["title"] == claims.load(FILE).title != ""
+    assert "title" not in verdicts.evaluate(ROOT / "claims.yaml", {}), "older bundles are judged as they were"
