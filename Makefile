@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup report watch settle drills checkup screenshot bundle audit-crate unlock clean-results clean-env \
+.PHONY: help setup report lift watch settle drills checkup screenshot bundle audit-crate unlock clean-results clean-env \
 	test lint check conformance fuzz check-envs lock nano lift-train \
 	fidelity verify-success verify-lift bench-engine bench-gpu gpu-day kernels-compile bench-server bench-rollouts bench-dag bench-evidence bench-convert
 override NO := 0 no false off
@@ -33,7 +33,11 @@ setup: ## make .venv from the pins of envs/*.yaml; install OSMesa when root
 	@"$(PYTHON)" scripts/setup_env.py
 
 report: setup ## run the whole workflow on this machine and write reports/final.html; FULL=1: 183 episodes in place of 69
-	@$(BIN)/snakemake --profile $(PROFILE) reports/final.html
+	@$(BIN)/snakemake --profile $(PROFILE)
+	@$(BIN)/python -m flashtrail reports
+
+lift: setup ## a small VLA in robosuite's Lift, four metrics side by side, its report's claims judged: reports/lift.html
+	@$(BIN)/snakemake --profile profiles/lift reports/lift.html
 	@$(BIN)/python -m flashtrail reports
 
 watch: setup ## a run in a browser on this machine, as it comes: RUN=directory of another run, PORT=8765 for a fixed address

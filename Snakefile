@@ -26,7 +26,7 @@ include: "rules/checkup.smk"
 rule all:
     default_target: True
     input:
-        "reports/final.html",
+        FILES.page,
 
 
 # Seconds each, and the network: on a cluster these run where snakemake runs, all others are submitted.

@@ -22,6 +22,7 @@ try:
     from flashtrail.policies import facts as policy_facts
     from flashtrail.policies import registry as families
     from flashtrail.experiment import config as experiments
+    from flashtrail.experiment.report_files import CHAPTERS
     from flashtrail.experiment.shard import config_digest
     from flashtrail.checkpoints import stores
     from flashtrail.base.errors import UserError, nearest
@@ -93,13 +94,13 @@ def planned_experiment():
 
 PLANS = Path(".snakemake/flashtrail")  # where every node sees it, beside Snakemake's own record of the run
 EXPERIMENT = planned_experiment()
+FILES = EXPERIMENT.files  # those of the experiment as a whole, by the name of its report
 if workflow.is_main_process:
     from flashtrail.base import forkserver
     from flashtrail.report import early, live  # not in jobs: they would import jinja2 for nothing
     from flashtrail.rollouts import keeper
 
-    early.remove(Path(live.REPORT))  # left by a run that was killed, it would be taken for the report
-CHAPTERS = ["baseline", "profiling", "robustness", "guard", "clock", "claims"]
+    early.remove(Path(FILES.page))  # left by a run that was killed, it would be taken for the report
 CHECKUP = experiments.CHECKUP
 ARMS = {file_name(arm): arm for arm in EXPERIMENT.all_arms}  # the wildcard {arm} is a name of files
 TAKEN = [name for name, policy in EXPERIMENT.policies.items() if policy.artifact]  # a finished one, as it is
@@ -118,6 +119,14 @@ wildcard_constraints:
     chapter=one_of(CHAPTERS),
 
 
+def refuse_other_reports():
+    """A report of another experiment that is there would be taken for an input that nothing has to make."""
+    own = {FILES.page, *map(FILES.chapter, CHAPTERS), "reports/drills.html", "reports/checkup.html"}
+    for option, word in zip(sys.argv, sys.argv[1:]):
+        if option != "--report" and re.fullmatch(r"reports/[^/]+\.html", word) and word not in own:
+            sys.exit(f"error: {word}: the report of this config is {FILES.page}: give the profile of the other one")
+
+
 def plan_without_conda():
     """A dry run plans also where conda is not installed; a real run with --sdm conda still asks for it."""
     dry = any(re.fullmatch(r"--dry-?run|-[a-zA-Z]*n[a-zA-Z]*", word) for word in sys.argv)
@@ -128,6 +137,8 @@ def plan_without_conda():
 
 
 plan_without_conda()
+if workflow.is_main_process:
+    refuse_other_reports()
 
 
 onerror:
@@ -305,6 +316,17 @@ def arms_of_chapter(chapter):
     return arms if chapter == "claims" else [arm for arm in arms if arm not in running]
 
 
+def has_content(chapter):
+    """Whether an arm has what a chapter is about: a fault, a guard, a running clock."""
+    about = {
+        "robustness": lambda condition, guard: condition != "none",
+        "guard": lambda condition, guard: guard != "none",
+    }
+    if chapter == "clock":
+        return bool(EXPERIMENT.running_arms)
+    return chapter not in about or bool(arms_where(about[chapter]))
+
+
 def shard_files(directory):
     return table_files(directory) | {"sheets": f"{directory}/sheets.parquet", "ledger": f"{directory}/ledger.json"}
 
@@ -404,7 +426,7 @@ def evidence_files(arms=None):
         "parity": [f"results/parity/{policy}.json" for policy in converted],
         "boots": [f"results/smoke/{policy}/boot.json" for policy in policies],
         "smokes": [f"results/smoke/{policy}/ledger.json" for policy in policies],
-        "environments": [f"results/environments/{name}.json" for name in ("model", "libero")],
+        "environments": ["results/environments/model.json", FILES.simulators],
     }
 
 
@@ -436,7 +458,8 @@ def upwards_of(wildcards):
         return {"report": "../../checkup.html", "index": None}
     if wildcards.arm in EXPERIMENT.drill_arms:
         return {"report": "../../drills.html", "index": "../drills.html"}
-    return {"report": "../../final.html", "index": "../index.html"}
+    pages = Path(f"reports/episodes/{wildcards.arm}")
+    return {kind: os.path.relpath(file, pages) for kind, file in (("report", FILES.page), ("index", FILES.page_index))}
 
 
 def episodes_of_checkup(wildcards):
@@ -461,8 +484,8 @@ def chapter_files(chapter):
     arms = arms_of_chapter(chapter)
     files = evidence_files(arms)
     if chapter == "claims":
-        pages = {"pages": page_files(arms), "page_index": "reports/episodes/index.html"}
-        verdicts = {"claims": "results/claims/claims.json"}
+        pages = {"pages": page_files(arms), "page_index": FILES.page_index}
+        verdicts = {"claims": FILES.claims}
         return verdicts | {kind: files[kind] for kind in ("summaries", "published")} | pages
     chosen = [*TABLES, "summaries", "published"]
     chosen += ["control"] if chapter != "clock" else []  # acceptance always stands beside it

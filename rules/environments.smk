@@ -57,11 +57,11 @@ rule check_model_env:
 rule check_libero_env:
     """Import what the simulator side needs and render one frame of each suite."""
     output:
-        record="results/environments/libero.json",
+        record=FILES.simulators,
     log:
-        "results/logs/check_libero_env.log",
+        f"results/logs/{FILES.job('check_libero_env')}.log",
     benchmark:
-        "results/benchmarks/check_libero_env.tsv"
+        f"results/benchmarks/{FILES.job('check_libero_env')}.tsv"
     params:
         suites=EXPERIMENT.used_suites,
         code=code_digest("check_libero_env.py", *map(simulators.source_of, EXPERIMENT.used_suites)),

@@ -9,8 +9,9 @@
 # OUTPUTS
 #   results/tables/{arm}/{episodes,rounds,steps}.parquet
 #   results/summaries/{arm}.json         k/n with intervals, routes, latency
-#   results/claims/claims.json           a computed verdict for each claim
-#   results/claims/looks.parquet         when each comparison was looked at: not an output, since Snakemake removes those
+#   results/claims/claims.json           a computed verdict for each claim (of report `lift`: lift.json)
+#   results/claims/looks.parquet         when each comparison was looked at: not an output, since Snakemake removes
+#                                        those (of report `lift`: lift-looks.parquet)
 
 
 rule merge_shards:
@@ -48,18 +49,18 @@ rule evaluate_claims:
         **evidence_files(),
         claims=EXPERIMENT.claims,
     output:
-        **reported({"claims": "results/claims/claims.json"}, "claims", "Evidence"),
+        **reported({"claims": FILES.claims}, "claims", "Evidence"),
     log:
-        "results/logs/evaluate_claims.log",
+        f"results/logs/{FILES.job('evaluate_claims')}.log",
     benchmark:
-        "results/benchmarks/evaluate_claims.tsv"
+        f"results/benchmarks/{FILES.job('evaluate_claims')}.tsv"
     params:
         arms=lambda w: list(EXPERIMENT.arms),
         planned=lambda w: {
             name: len(EXPERIMENT.tasks_of(name)) * len(arm.init_states) * arm.repeats
             for name, arm in EXPERIMENT.arms.items()
         },
-        looks="results/claims/looks.parquet",
+        looks=FILES.looks,
         code=code_digest("evaluate_claims.py"),
     threads: 1
     conda:

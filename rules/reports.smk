@@ -11,6 +11,7 @@
 #   reports/final.{ipynb,html}
 #   reports/episodes/index.html
 #   reports/episodes/{arm}/index.html    (an episode's page and film beside it: reports/episodes/{arm}/*.html, videos/)
+# Another name of the report (config: report: lift) gives reports/lift.*, lift-{chapter}.* and episodes/lift.html.
 
 
 rule write_episode_pages:
@@ -44,14 +45,14 @@ rule index_episodes:
         summaries=[f"results/summaries/{file_name(arm)}.json" for arm in EXPERIMENT.arms],
         sheets=sheet_files(EXPERIMENT.arms),
     output:
-        **reported({"page_index": "reports/episodes/index.html"}, "index", "Reports"),
+        **reported({"page_index": FILES.page_index}, "index", "Reports"),
     log:
-        "results/logs/index_episodes.log",
+        f"results/logs/{FILES.job('index_episodes')}.log",
     benchmark:
-        "results/benchmarks/index_episodes.tsv"
+        f"results/benchmarks/{FILES.job('index_episodes')}.tsv"
     params:
         arms=lambda w: list(EXPERIMENT.arms),
-        report="../final.html",
+        report=os.path.relpath(FILES.page, Path(FILES.page_index).parent),
         code=code_digest("index_episodes.py"),
     threads: 1
     conda:
@@ -69,15 +70,15 @@ rule render_chapter:
         notebook="notebooks/{chapter}.ipynb",
     output:
         **reported(
-            {"notebook": "reports/{chapter}.ipynb", "html": "reports/{chapter}.html"},
+            {"notebook": FILES.chapter("{chapter}", ".ipynb"), "html": FILES.chapter("{chapter}")},
             "chapter",
             "Reports",
             chapter="{chapter}",
         ),
     log:
-        "results/logs/render_chapter/{chapter}.log",
+        f"results/logs/{FILES.chapter_job('{chapter}')}.log",
     benchmark:
-        "results/benchmarks/render_chapter/{chapter}.tsv"
+        f"results/benchmarks/{FILES.chapter_job('{chapter}')}.tsv"
     params:
         arms=lambda w: arms_of_chapter(w.chapter),
         grids=lambda w: EXPERIMENT.grid_cells(arms_of_chapter(w.chapter)),
@@ -86,7 +87,7 @@ rule render_chapter:
     conda:
         "../envs/report.yaml"
     message:
-        "Rendering reports/{wildcards.chapter}.html"
+        f"Rendering {FILES.chapter('{wildcards.chapter}')}"
     script:
         "../scripts/render_report.py"
 
@@ -97,16 +98,16 @@ rule render_final:
         **evidence_files(),
         sheets=sheet_files(EXPERIMENT.arms),
         pages=page_files(EXPERIMENT.arms),
-        page_index="reports/episodes/index.html",
-        claims="results/claims/claims.json",
-        chapters=expand("reports/{chapter}.html", chapter=CHAPTERS),
+        page_index=FILES.page_index,
+        claims=FILES.claims,
+        chapters=[FILES.chapter(chapter) for chapter in CHAPTERS if has_content(chapter)],
         notebook="notebooks/final.ipynb",
     output:
-        **reported({"notebook": "reports/final.ipynb", "html": "reports/final.html"}, "final", "Reports"),
+        **reported({"notebook": FILES.page.replace(".html", ".ipynb"), "html": FILES.page}, "final", "Reports"),
     log:
-        "results/logs/render_final.log",
+        f"results/logs/{FILES.job('render_final')}.log",
     benchmark:
-        "results/benchmarks/render_final.tsv"
+        f"results/benchmarks/{FILES.job('render_final')}.tsv"
     params:
         arms=lambda w: list(EXPERIMENT.arms),
         grids=lambda w: EXPERIMENT.grid_cells(),
@@ -115,6 +116,6 @@ rule render_final:
     conda:
         "../envs/report.yaml"
     message:
-        "Rendering reports/final.html"
+        f"Rendering {FILES.page}"
     script:
         "../scripts/render_report.py"

@@ -178,7 +178,7 @@ def pages_of(reports: Path) -> list[Path]:
     """Return the pages to open: every report, the lists of episodes, and a few episodes of each arm."""
     lists = sorted(reports.glob("episodes/*/index.html"))
     episodes = [page for one in lists for page in sorted(p for p in one.parent.glob("*.html") if p != one)[:_PAGES]]
-    return [*sorted(reports.glob("*.html")), *sorted(reports.glob("episodes/index.html")), *lists, *episodes]
+    return [*sorted(reports.glob("*.html")), *sorted(reports.glob("episodes/*.html")), *lists, *episodes]
 
 
 def check(browser: Browser, reports: str | Path) -> tuple[list[Path], list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from claims.simulated import METADATA, profile
 from claims.test_claims import episodes, verdict
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flashtrail.base.errors import UserError
-from flashtrail.claims import claims, published, verdicts
+from flashtrail.claims import claims, published, summaries, verdicts
 from flashtrail.tables import schemas
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -151,3 +152,17 @@ def test_figures_of_another_name_than_a_files_are_refused(tmp_path):
     path.write_text(FILE.read_text().replace("published: documents", "published: ../documents"))
     with pytest.raises(UserError, match="published"):
         claims.load(path)
+
+
+def test_an_arm_that_no_server_answers_has_no_times_and_a_summary(tmp_path):
+    """The simulator's expert: its rounds have no policy time, and a mean of none is no number."""
+    rounds = pd.DataFrame({"route": ["full", "full"], "policy_ms": [None, None]}, dtype=object)
+    assert summaries.mixture(rounds) == {"mean_ms": None, "implied_ms": None}
+    part = pd.DataFrame({"route": ["full", "draft", "full"], "policy_ms": [10.0, 2.0, None]})
+    assert summaries.mixture(part) == {"mean_ms": 6.0, "implied_ms": 6.0}
+
+
+def test_a_file_of_claims_may_give_its_report_a_title():
+    judged = verdicts.evaluate(FILE, {"published": str(DOCUMENTS)})
+    assert judged["title"] == claims.load(FILE).title != ""
+    assert "title" not in verdicts.evaluate(ROOT / "claims.yaml", {}), "older bundles are judged as they were"

@@ -16,7 +16,7 @@ from flashtrail.base.errors import UserError
 from flashtrail.claims import claims, published, verdicts
 from flashtrail.claims.campaign import Campaign
 from flashtrail.drills import predicates
-from flashtrail.report import claims_chapter, comparison, page
+from flashtrail.report import claims_chapter, comparison, metric_chapter, page
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLAIMS = claims.load(REPOSITORY / "claims.yaml").claims
@@ -166,6 +166,16 @@ def test_further_documents_are_quoted_word_by_word(shared):
         (path,) = shared.glob(f"seeds/{SEEDS[said.source]}*.txt")
         text = " ".join(path.read_text().replace("\t", " ").split())
         assert said.value in text, said.value
+
+
+def test_a_documents_table_of_results_is_its_own_row_by_row(shared):
+    further = published.load(published.DEFAULT.with_name("documents.yaml"))
+    (path,) = shared.glob(f"seeds/{SEEDS['lift']}*.txt")
+    table = path.read_text().split("Metric\tReported\tActual\n")[1].split("\n\nTable 4:")[0]
+    printed = [[row.what, *row.printed.values()] for row in further.results if row.source == "lift"]
+    assert printed == [line.split("\t") for line in table.splitlines()]
+    assert all(list(row.printed) == ["Reported", "Actual"] for row in further.results)
+    assert {row.quantity for row in further.results} - {None} <= set(metric_chapter.QUANTITIES)
 
 
 def test_what_tries_a_further_claim_is_there_or_a_reason_is():

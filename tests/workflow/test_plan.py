@@ -26,9 +26,9 @@ def local_plan(tmp_path_factory: pytest.TempPathFactory) -> str:
     return checkout.run("snakemake", "--profile", "profiles/local", "-n", REPORT).stdout
 
 
-def expected_jobs(policies: int, arms: int, tasks: int) -> dict[str, int]:
+def expected_jobs(policies: int, arms: int, tasks: int, chapters: int = 6) -> dict[str, int]:
     jobs = dict.fromkeys(ONCE, 1) | dict.fromkeys(PER_POLICY, policies) | dict.fromkeys(PER_ARM, arms)
-    return jobs | {"roll_out_shard": arms * tasks, "render_chapter": 6}
+    return jobs | {"roll_out_shard": arms * tasks, "render_chapter": chapters}
 
 
 def test_the_literal_command_plans_pi0_libero_without_conda_and_network(checkout):
@@ -36,7 +36,7 @@ def test_the_literal_command_plans_pi0_libero_without_conda_and_network(checkout
     result = checkout.run("unshare", "--net", "true", check=False)
     offline = ["unshare", "--net"] if result.returncode == 0 else []
     output = checkout.run(*offline, "snakemake", "--profile", "runpod-l40s", "-n", REPORT).stdout
-    assert counts(output) == expected_jobs(policies=1, arms=6, tasks=3) | {"check_kernels": 1}
+    assert counts(output) == expected_jobs(policies=1, arms=6, tasks=3, chapters=5) | {"check_kernels": 1}
     assert "Rolling out clean, task 2" in output and "pi0_nano" not in output
     assert "Reason:" not in output  # each lists every file of the job's input: 200 lines' worth on a full report
     reasons = checkout.run(*offline, "snakemake", "--profile", "runpod-l40s", "--quiet", "host", "-n", REPORT).stdout
@@ -83,7 +83,7 @@ def test_the_local_profile_plans_seven_arms_of_two_policies_and_six_under_a_runn
 
 def test_the_ci_profile_plans_one_task_and_three_arms(checkout):
     output = checkout.run("snakemake", "--profile", "profiles/ci", "-n", REPORT).stdout
-    assert counts(output) == expected_jobs(policies=1, arms=3, tasks=1)
+    assert counts(output) == expected_jobs(policies=1, arms=3, tasks=1, chapters=5)  # no arm under a running clock
 
 
 def test_the_checkup_is_planned_by_itself_and_the_final_report_knows_nothing_of_it(checkout, local_plan):
@@ -156,7 +156,7 @@ def test_arms_of_any_name_are_planned_in_every_stage_as_names_of_files(checkout)
     (checkout.path / "odd.yaml").write_text(ODD)
     overlays = ["--configfile", "profiles/ci/overlay.yaml", "odd.yaml", "--quiet", "host"]
     output = checkout.run("snakemake", "--profile", "profiles/ci", *overlays, "-n", "--", REPORT).stdout
-    assert counts(output) == expected_jobs(policies=1, arms=3 + 2, tasks=1)
+    assert counts(output) == expected_jobs(policies=1, arms=3 + 2, tasks=1, chapters=5)
     assert "Rolling out a=2Fb=20c, task 0" in output and "reports/episodes/a=2Fb=20c/index.html" in output
     assert "results/tables/=2E.=2FZ=C3=BC=7C=7Bx=7D/rounds.parquet" in output
 

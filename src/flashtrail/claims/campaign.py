@@ -138,7 +138,14 @@ class Campaign:
         """Return the summaries by arm, in the order of `arms`."""
         by_arm = {s["arm"]: s for s in map(provenance.json_load, self.files("summaries"))}
         order = self.arms or list(by_arm)
+        if not any(summary["routes"]["draft"] for summary in by_arm.values()):
+            by_arm = {arm: s | {"routes": s["routes"] | {"offered": False}} for arm, s in by_arm.items()}
         return {arm: by_arm[arm] for arm in order if arm in by_arm}
+
+    @property
+    def drafts(self) -> bool:
+        """Whether any arm drafted, or there is none: a run without drafts has no word about routes."""
+        return not self.summaries or any(summary["routes"]["draft"] for summary in self.summaries.values())
 
     @property
     def plain_summaries(self) -> dict[str, dict[str, Any]]:
@@ -173,6 +180,19 @@ class Campaign:
             if name != arm and plain and alike and (summary.get("guard") or summary["policy"] != policy):
                 return name
         return None
+
+    def reference_of(self, arm: str) -> str:
+        """Return the first arm of the same suite, without a fault, that this one is held against.
+
+        One of the usual policy if there is one, and of those one that has a task of this arm.
+        """
+        own = self.summaries[arm]
+        suite = {name: s for name, s in self.summaries.items() if s["suite"] == own["suite"]}
+        plain = {name: s for name, s in suite.items() if not s["condition"]["rounds_hit"]}
+        usual = {name: s for name, s in plain.items() if s["policy"] == self.usual_policy(own)}
+        tasks = {task["task_id"] for task in own["tasks"]}
+        alike = {n: s for n, s in usual.items() if tasks & {task["task_id"] for task in s["tasks"]}}
+        return next(iter(alike or usual or plain or suite))
 
     @property
     def running(self) -> dict[str, dict[str, Any]]:

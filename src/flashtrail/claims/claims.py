@@ -254,6 +254,7 @@ class ClaimsFile(Section):
     """claims.yaml."""
 
     version: Literal[1]
+    title: str = Field("", max_length=120, description="of the report; none: that of reports/final.html")
     published: str = Field("published", pattern=r"^\w+$", description="whose figures: a file of resources/published")
     alpha: float = Field(0.05, gt=0, lt=0.5)
     claims: list[AnyClaim] = Field(min_length=1)

@@ -170,6 +170,19 @@ class Rows(Section):
         return self
 
 
+class Result(Section):
+    """A row of a source's table of results, as printed, by the heads of its columns.
+
+    `quantity`: what of ours it is held beside, a key of `metric_chapter.QUANTITIES`; none where nothing of ours is.
+    """
+
+    source: str
+    what: str
+    table: str
+    printed: dict[str, str] = Field(min_length=1)
+    quantity: str | None = None
+
+
 class Said(Section):
     """A figure as its source printed it: where, what of ours quotes it, and what the source's own rows give."""
 
@@ -204,6 +217,7 @@ class Published(Section):
     decoders: list[Decoder] = Field(default_factory=list)
     windows: list[Windows] = Field(default_factory=list)
     mean_lengths: list[MeanLength] = Field(default_factory=list)
+    results: list[Result] = Field(default_factory=list)
     said: list[Said] = Field(default_factory=list)
 
     @model_validator(mode="after")

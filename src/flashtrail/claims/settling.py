@@ -1,10 +1,11 @@
 """``flashtrail settle BUDGET``: run the workflow again and again with more episodes, until every claim has ended or the
 budget is gone.
 
-All state is in DIRECTORY: `record.json` (each batch, written before it begins and while it runs: what of the budget is
-spent), and what follows from it, `overlay.yaml` (the grown numbers of episodes) and `profile.yaml` (the run's profile
-with that overlay). So a loop that was killed at any point goes on by the same command. It starts nothing but the
-workflow, for lines of the config that claims name. Which episodes are next is `settle`'s to say.
+All state is in one directory (results/settle, of another report than `final` its own): `record.json` (each batch,
+written before it begins and while it runs: what of the budget is spent), and what follows from it, `overlay.yaml` (the
+grown numbers of episodes) and `profile.yaml` (the run's profile with that overlay). So a loop that was killed at any
+point goes on by the same command. It starts nothing but the workflow, for lines of the config that claims name. Which
+episodes are next is `settle`'s to say.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import contextlib
 import datetime
 import fcntl
+import functools
 import math
 import os
 import re
@@ -37,9 +39,7 @@ from flashtrail.experiment.outlook import duration
 from flashtrail.statistics.wording import listed, plural
 from flashtrail.tables import schemas
 
-DIRECTORY = Path("results/settle")
-CLAIMS, LOG = Path("results/claims/claims.json"), Path("results/logs/settle.log")
-_SNAKEMAKE = [sys.executable, "-m", "snakemake", "--profile", str(DIRECTORY)]
+LOG = Path("results/logs/settle.log")
 _BEAT_S = 5.0  # how often the time that a batch takes is written down
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600}
 _SECTIONS = ("arms", "grids", "sweeps")
@@ -61,17 +61,18 @@ def budget(text: str) -> Left:
 class Record:
     """The batches so far, the one that runs included; written whole at each change."""
 
+    directory: Path
     batches: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def read(cls) -> Record:
+    def read(cls, directory: Path) -> Record:
         """Return what earlier runs of the command left."""
-        path = DIRECTORY / "record.json"
-        return cls(provenance.json_load(path)["batches"] if path.is_file() else [])
+        path = directory / "record.json"
+        return cls(directory, provenance.json_load(path)["batches"] if path.is_file() else [])
 
     def write(self) -> None:
         """Write it down."""
-        provenance.json_dump({"version": 1, "batches": self.batches}, DIRECTORY / "record.json")
+        provenance.json_dump({"version": 1, "batches": self.batches}, self.directory / "record.json")
 
     @property
     def unfinished(self) -> dict[str, Any] | None:
@@ -130,33 +131,51 @@ class Setting:
         files = settings.get("configfile") or []
         return cls(Path(profile), tuple([files] if isinstance(files, str) else map(str, files)), settings)
 
-    def experiment(self, overlay: bool = True) -> config.Experiment:
-        """Return the experiment, with the grown numbers of episodes or as the user wrote it."""
-        return config.load("config.yaml", *self.layers, *([DIRECTORY / "overlay.yaml"] if overlay else []))
+    @functools.cached_property
+    def plain(self) -> config.Experiment:
+        """The experiment as the user wrote it."""
+        return config.load("config.yaml", *self.layers)
+
+    @property
+    def directory(self) -> Path:
+        """Where all state is; a Snakemake profile."""
+        return Path(self.plain.files.settle)
+
+    @property
+    def overlay(self) -> Path:
+        """The grown numbers of episodes."""
+        return self.directory / "overlay.yaml"
+
+    def experiment(self) -> config.Experiment:
+        """Return the experiment with the grown numbers of episodes."""
+        return config.load("config.yaml", *self.layers, self.overlay)
+
+    def snakemake(self) -> list[str]:
+        """Return the command that runs the workflow, without its targets."""
+        return [sys.executable, "-m", "snakemake", "--profile", str(self.directory)]
 
     def write(self, sizes: Mapping[str, int]) -> None:
         """Write the overlay (numbers that the config has, or exceeds, left out) and the profile that adds it."""
-        plain, overlay = self.experiment(overlay=False), {section: {} for section in _SECTIONS}  # type: ignore[var-annotated]
-        for name, line in _lines(plain).items():
+        overlay: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
+        for name, line in _lines(self.plain).items():
             if sizes.get(name, 0) > line.episodes:
                 section, _, own = name.partition(".")
                 overlay[section][own] = {"episodes": sizes[name]}
-        _write_yaml({k: v for k, v in overlay.items() if v}, "overlay.yaml")
-        files = [*self.layers, str(DIRECTORY / "overlay.yaml")]
-        _write_yaml({**self.settings, "configfile": files}, "profile.yaml")
+        self._write_yaml({k: v for k, v in overlay.items() if v}, self.overlay)
+        files = [*self.layers, str(self.overlay)]
+        self._write_yaml({**self.settings, "configfile": files}, self.directory / "profile.yaml")
+
+    def _write_yaml(self, content: Mapping[str, Any], path: Path) -> None:
+        text = f"# Written by `flashtrail settle`; make report PROFILE={self.directory} reports on these episodes.\n"
+        with provenance.write_atomic(path) as temporary:
+            temporary.write_text(
+                text + yaml.safe_dump(dict(content), allow_unicode=True, sort_keys=False), encoding="utf-8"
+            )
 
 
 def _names_file(profile: str, value: Any) -> bool:
     """Whether a setting names a file of the profile: Snakemake then takes it for that file's path."""
     return isinstance(value, str) and Path(profile, value).is_file()
-
-
-def _write_yaml(content: Mapping[str, Any], name: str) -> None:
-    text = f"# Written by `flashtrail settle`; make report PROFILE={DIRECTORY} reports on these episodes.\n"
-    with provenance.write_atomic(DIRECTORY / name) as temporary:
-        temporary.write_text(
-            text + yaml.safe_dump(dict(content), allow_unicode=True, sort_keys=False), encoding="utf-8"
-        )
 
 
 def _lines(experiment: config.Experiment, cores: int = 1) -> dict[str, Line]:
@@ -239,15 +258,15 @@ def _counts(claim: settle.Tested, numbers: Mapping[str, Any]) -> tuple[int, int,
 
 
 class Loop:
-    """One call of the command, which holds the lock of DIRECTORY."""
+    """One call of the command, which holds the lock of its directory."""
 
     def __init__(self, setting: Setting, whole: Left, lock: IO[bytes]) -> None:
-        self.setting, self.whole, self.lock, self.record = setting, whole, lock, Record.read()
+        self.setting, self.whole, self.lock, self.record = setting, whole, lock, Record.read(setting.directory)
 
     def run(self) -> None:
         """Look, run the next batch, look again; then say how each claim ended."""
         if self.record.unfinished:
-            _unlock(self.record.unfinished)
+            _unlock(self.record.unfinished, self.setting.snakemake())
         self.first()
         looks = 0
         while True:
@@ -287,7 +306,8 @@ class Loop:
         experiment = self.setting.experiment()
         arms = {arm: name for name, own in _arms_of_lines(experiment).items() for arm in own}
         lines = _lines(experiment, self._cores())
-        current = standings(types.load(experiment.claims), provenance.json_load(CLAIMS), arms, lines)
+        judged = provenance.json_load(experiment.files.claims)
+        current = standings(types.load(experiment.claims), judged, arms, lines)
         if not current:
             raise UserError(f"{experiment.claims}: no claim is about the success of arms of this config")
         return current, lines
@@ -297,7 +317,7 @@ class Loop:
         batch = self.record.batches[-1]
         self.setting.write(self.record.sizes())
         LOG.parent.mkdir(parents=True, exist_ok=True)
-        command = [*_SNAKEMAKE, "--", str(CLAIMS)]
+        command = [*self.setting.snakemake(), "--", self.setting.plain.files.claims]
         before, begun = batch["seconds"], time.monotonic()
         batch["from"] = time.time()
         with LOG.open("ab") as log:
@@ -347,9 +367,10 @@ class Loop:
         text = f"{plural(episodes, 'episode')} in {duration(seconds)}."
         if open_:
             text += f" The budget ({_left(left)} left) does not hold the next batch of {listed(open_)}: a larger BUDGET"
-            text += f" goes on (all that {DIRECTORY} has recorded counts)."
-        overlays = " ".join(["config.yaml", *self.setting.layers, str(DIRECTORY / "overlay.yaml")])
-        return f"{text}\nReports with these episodes: make report PROFILE={DIRECTORY}\nflashtrail ledger {overlays}"
+            text += f" goes on (all that {self.setting.directory} has recorded counts)."
+        overlays = " ".join(["config.yaml", *self.setting.layers, str(self.setting.overlay)])
+        again = f"make report PROFILE={self.setting.directory}"
+        return f"{text}\nReports with these episodes: {again}\nflashtrail ledger {overlays}"
 
 
 @contextlib.contextmanager
@@ -380,11 +401,11 @@ def _reason(offset: int) -> str:
     return errors[0] if errors else next((line for line in reversed(lines) if line.strip()), "no message")
 
 
-def _unlock(batch: Mapping[str, Any]) -> None:
+def _unlock(batch: Mapping[str, Any], snakemake: Sequence[str]) -> None:
     """Remove Snakemake's lock where a killed run of ours left it: it was made while that run was at work."""
     created = [path.stat().st_mtime for path in Path(".snakemake/locks").glob("*.lock")]
     if created and all(batch["from"] - 1 <= when <= batch["to"] + 2 * _BEAT_S for when in created):
-        subprocess.run([*_SNAKEMAKE, "--unlock"], check=True, stdin=subprocess.DEVNULL, capture_output=True)
+        subprocess.run([*snakemake, "--unlock"], check=True, stdin=subprocess.DEVNULL, capture_output=True)
 
 
 # --- words ---
@@ -436,9 +457,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Settle claims until all have ended or the budget is gone; exit code 0 in either case."""
     whole, setting = budget(arguments.budget), Setting.read(arguments.profile)
-    setting.experiment(overlay=False)
-    DIRECTORY.mkdir(parents=True, exist_ok=True)
-    with (DIRECTORY / "lock").open("wb") as lock:
+    setting.directory.mkdir(parents=True, exist_ok=True)
+    with (setting.directory / "lock").open("wb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -225,13 +225,17 @@ def per_action(joined: pd.DataFrame) -> dict[str, float | None]:
 
 
 def mixture(rounds: pd.DataFrame) -> dict[str, float | None]:
-    """Return the mean policy time beside the one that route shares and route means imply (they must agree)."""
-    means = rounds.groupby("route", observed=True)["policy_ms"].mean()
-    if len(rounds) == 0:
+    """Return the mean policy time beside the one that route shares and route means imply (they must agree).
+
+    None where no round has one: a simulator's expert answers without a server.
+    """
+    timed = rounds[rounds["policy_ms"].notna()]
+    if len(timed) == 0:
         return {"mean_ms": None, "implied_ms": None}
-    share = float((rounds["route"] == "draft").mean())
+    means = timed.groupby("route", observed=True)["policy_ms"].mean()
+    share = float((timed["route"] == "draft").mean())
     draft, full = float(means.get("draft", 0.0)), float(means.get("full", 0.0))
-    return {"mean_ms": float(rounds["policy_ms"].mean()), "implied_ms": intervals.mixture_mean(share, draft, full)}
+    return {"mean_ms": float(timed["policy_ms"].mean()), "implied_ms": intervals.mixture_mean(share, draft, full)}
 
 
 def bookkeeping(episodes: pd.DataFrame, rounds: pd.DataFrame) -> dict[str, int]:

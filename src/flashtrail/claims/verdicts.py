@@ -403,6 +403,7 @@ def evaluate(claims: str | Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
     file, campaign = types.load(claims), Campaign(inputs)
     return {
         "version": 1,
+        **({"title": file.title} if file.title else {}),
         "alpha": file.alpha,
         "claims_digest": provenance.sha256_file(claims)[:16],
         "simulated": campaign.simulated,

@@ -26,6 +26,7 @@ from flashtrail.experiment.arms import CHECKUP, Arm, Checkup, Drills, Expanded, 
 from flashtrail.experiment.conditions import KINDS, Clean, Condition, Kind
 from flashtrail.experiment.conditions import read as read_condition
 from flashtrail.experiment.guards import Guard, NoGuard
+from flashtrail.experiment.report_files import FINAL, ReportFiles, ReportName
 from flashtrail.experiment.sections import ENGINE, Flash, Policy, Profile, Section, Smoke
 from flashtrail.experiment.shard import EXPERT, MAX_SEED, Rollout, SceneSeed
 
@@ -72,6 +73,9 @@ class Experiment(Section):
     smoke: Smoke = Field(default_factory=Smoke)
     checkup: Checkup | None = None
     claims: str = Field("claims.yaml", description="the claims that the report judges")
+    report: ReportName = Field(
+        FINAL, description="name of the report; another one stands beside final.html in the same checkout"
+    )
     reuse: list[str] = Field(
         [], description="directories of finished runs or unpacked bundles whose equal episodes are taken, not run"
     )
@@ -171,9 +175,14 @@ class Experiment(Section):
     def _drills(self) -> Expanded:
         return Expanded({}, {}) if self.drills is None else self.drills.expanded()
 
+    @property
+    def files(self) -> ReportFiles:
+        """The files of the experiment as a whole, by the name of its report."""
+        return ReportFiles(self.report)
+
     @functools.cached_property
     def drill_arms(self) -> dict[str, Arm]:
-        """The arms of the drills by name; not part of reports/final.html."""
+        """The arms of the drills by name; not part of the report."""
         return {name: Arm.model_validate(arm) for name, arm in self._drills.arms.items()}
 
     @functools.cached_property

@@ -26,7 +26,6 @@ from flashtrail.experiment.shard import config_digest
 from flashtrail.tables import schemas
 
 PARTS = "parts"
-CLAIMS = Path("claims/claims.json")  # below the results
 BENCHMARKS = Path("benchmarks")  # below the results: what Snakemake noted of its jobs
 UNTIMED_S = 9.0  # an episode of pi0_nano, 75 steps and 9 rounds: 8-10 s on a core of a Xeon at 2.5 GHz, both cores busy
 REPORT = "report"  # the part of the experiment that `make report` runs; the others are called as their target, too
@@ -218,9 +217,8 @@ def text(entries: Iterable[Entry]) -> str:
     return "\n\n".join(said)
 
 
-def unsettled(results: str | Path) -> str:
+def unsettled(path: Path) -> str:
     """Return a line for each open claim, how many episodes would settle it; empty where no claim was judged."""
-    path = Path(results) / CLAIMS
     if not path.is_file():
         return ""
     claims = provenance.json_load(path)["claims"]
@@ -296,7 +294,8 @@ def run(arguments: argparse.Namespace) -> int:
         json.dump(whole, sys.stdout, indent=2)
         print()
     else:
-        said = (text(entries), duration(found, others, cores), unsettled(results))
+        claims = results / Path(experiment.files.claims).relative_to("results")
+        said = (text(entries), duration(found, others, cores), unsettled(claims))
         print("\n\n".join(part for part in said if part))
     return int(not complete(entries))
 

@@ -12,7 +12,7 @@ from flashtrail.base.errors import UserError
 from flashtrail.record import archive, conclusions, manifest
 from flashtrail.record import checks as questions
 from flashtrail.record.checks import Check
-from flashtrail.record.run import LOGS, PARTS, REPORT, Run
+from flashtrail.record.run import ABOUT, LOGS, PARTS, Run
 from flashtrail.report import early
 
 _SHOWN = 5
@@ -31,8 +31,8 @@ def checks(run: Run, digest: str | None = None) -> Iterator[Check]:
     if not run.finished:  # every further question would say so again
         yield Check("run", "", [_NO_RUN])
         return
-    if early.is_early(run.path(REPORT)):
-        yield Check("report", "", [f"{REPORT} is the page of a run that had not ended"])
+    if early.is_early(run.path(run.outputs.page)):
+        yield Check("report", "", [f"{run.outputs.page} is the page of a run that had not ended"])
     for name, question in (
         ("row digests", questions.row_digests),
         ("RO-Crate", questions.described),
@@ -146,7 +146,7 @@ def _rerun(bundle: Run, arguments: argparse.Namespace, failed: Sequence[str]) ->
 
 def _is_bundle(bundle: Run, path: Path) -> None:
     """UserError for a folder that is not a bundle, instead of one failed check after another."""
-    if not any((bundle.root / name).exists() for name in (manifest.NAME, questions.ABOUT)):
+    if not any((bundle.root / name).exists() for name in (manifest.NAME, ABOUT)):
         raise UserError(f"{path} is not a bundle: it has no {manifest.NAME}; make one with flashtrail bundle")
 
 

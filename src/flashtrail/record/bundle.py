@@ -20,10 +20,9 @@ from flashtrail import __version__
 from flashtrail.base import documents, provenance
 from flashtrail.base.errors import UserError
 from flashtrail.base.names import file_name
-from flashtrail.experiment import progress
+from flashtrail.experiment import config, progress
 from flashtrail.record import audit, crate, manifest, private, rows, snakemake_record
-from flashtrail.record.checks import ABOUT
-from flashtrail.record.run import PARTS, REPORT, SHARD_FILES, Run
+from flashtrail.record.run import ABOUT, PARTS, SHARD_FILES, Run
 from flashtrail.report import early
 from flashtrail.tables.pictures import SENT
 
@@ -47,7 +46,7 @@ _RECORDS = (
     "results/parity/*.json",
     "results/kernels/*/*.json",
     "results/environments/model.json",  # handle.json names this machine's interpreter
-    "results/environments/libero.json",
+    "results/environments/**/libero.json",
     "results/benchmarks/**/*.tsv",
     "results/logs/**/*",
     "reports/**/*.html",
@@ -72,7 +71,8 @@ def build(root: str | Path, out: str | Path, settings: Settings | None = None) -
 
     Raises UserError for a run that is not finished or contradicts itself, naming what; then nothing is left behind.
     """
-    settings, run, target = settings or Settings(), Run(root, own=True), Path(out)
+    settings, target = settings or Settings(), Path(out)
+    run = Run(root, own=True, report=_report(Path(root), settings.profile))
     if target.exists() and not (target / manifest.NAME).is_file():
         raise UserError(f"{target} exists and is not a bundle: give another --out, or remove it")
     with provenance.write_atomic(target) as staged:
@@ -124,7 +124,7 @@ def _chosen(run: Run, settings: Settings) -> list[str]:
         needed += [path.relative_to(run.root).as_posix() for path in run.tables(arm).values()]
         needed += [f"{shard.directory}/{name}" for shard in run.shards(arm) for name in SHARD_FILES]
     missing = [file for file in needed if not run.path(file).is_file()]
-    early.refuse(run.path(REPORT))
+    early.refuse(run.path(run.outputs.page))
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         remedy = _remedy(run, missing[0]) or "; make report, then try again"
@@ -140,7 +140,7 @@ def _chosen(run: Run, settings: Settings) -> list[str]:
 
 def _results(run: Run) -> list[str]:
     """Return what the finished parts of the run ended in, the report's first."""
-    own = {"report": (run.evaluation["output"]["claims"], REPORT)}
+    own = {"report": (run.evaluation["output"]["claims"], run.outputs.page)}
     return [file for part in run.parts for file in own.get(part, PARTS[part][1])]
 
 
@@ -160,13 +160,12 @@ def _under(root: Path, patterns: Iterable[str]) -> list[str]:
 
 def _about(run: Run, settings: Settings, bundle_dir: Path) -> dict[str, Any]:
     described: dict[str, Any] = {"profile": None, "up_to_date": None}
-    configs = ["config.yaml"]
+    configs = ["config.yaml", *_overlays(run.root, settings.profile)]
     if settings.profile is not None:
         _same_workflow(run.root, settings.profile)
-        configs += _overlays(run.root, settings.profile)
         described = {
             "profile": settings.profile,
-            "up_to_date": snakemake_record.describe(run.root, bundle_dir, settings.profile, REPORT),
+            "up_to_date": snakemake_record.describe(run.root, bundle_dir, settings.profile, run.outputs.page),
         }
     sources = provenance.source_files(run.root / "src/flashtrail")
     return {
@@ -176,8 +175,14 @@ def _about(run: Run, settings: Settings, bundle_dir: Path) -> dict[str, Any]:
         "code": provenance.digest_tree(sources, run.root / "src") if sources else "",
         "commit": _commit(run.root),
         "configs": configs,
+        "report": run.outputs.report,
         **described,
     }
+
+
+def _report(root: Path, profile: str | None) -> str:
+    """Return the name of the report that a profile makes."""
+    return config.load(root / "config.yaml", *(root / file for file in _overlays(root, profile))).report
 
 
 def _same_workflow(root: Path, profile: str) -> None:
@@ -197,8 +202,10 @@ def _content(path: Path) -> dict[str, str]:
     return {p.relative_to(path.parent).as_posix(): provenance.sha256_file(p) for p in files}
 
 
-def _overlays(root: Path, profile: str) -> list[str]:
+def _overlays(root: Path, profile: str | None) -> list[str]:
     """Return the config files that a Snakemake profile adds."""
+    if profile is None:
+        return []
     profiles = [p for p in (root / profile / "profile.yaml", root / profile / "config.yaml") if p.is_file()]
     if not profiles:
         raise UserError(f"{profile} has no profile.yaml: give the profile of the run, as --profile profiles/local")
@@ -261,7 +268,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{arguments.out}: {len(files)} files, {size / 1e6:.1f} MB, and {arguments.out}.zip; audited")
     counted = ", ".join(f"{len(arms)} of the {part}" for part, arms in Run(arguments.out).parts.items())
     print(f"arms: {counted}")
-    if beside := _beside(Run(arguments.root)):
+    if beside := _beside(Run(arguments.root, report=about["report"])):
         print(f"note: {', '.join(beside)}: not part of a finished experiment, neither audited nor rerun")
     print(f"digest {about['digest']}  (keep it elsewhere: flashtrail audit --digest compares)")
     return 0

@@ -20,11 +20,10 @@ from flashtrail.claims import looks, summaries
 from flashtrail.claims.verdicts import evaluate
 from flashtrail.experiment import config
 from flashtrail.record import crate, manifest, rows, snakemake_record
-from flashtrail.record.run import SHARD_FILES, Run
+from flashtrail.record.run import ABOUT, SHARD_FILES, Run
 from flashtrail.tables import merge, schemas
 from flashtrail.tables.schemas import EPISODE_KEY, SCHEMAS
 
-ABOUT = "record/bundle.json"
 RELATIVE = 1e-9  # numbers of two machines may differ in the last digits of a sum; counts and words may not
 _KEY = list(EPISODE_KEY)
 _ALWAYS = {"verdict", "numbers", "rows"}  # of a claim: by whatever code it was judged
@@ -287,7 +286,7 @@ def _as_recorded(recorded: Any, again: Any) -> Any:
 
 def _looked(run: Run, claims: list[dict[str, Any]]) -> Check:
     """The last look on record at each comparison is the one that gave its verdict on record."""
-    kept = looks.read(run.path(looks.FILE))
+    kept = looks.read(run.path(run.outputs.looks))
     last, problems = {look["claim"]: look for look in kept}, []
     for claim in claims:
         if claim.get("anytime"):  # a record of before there was one has none

@@ -40,7 +40,7 @@ class Cite:
         roots = arguments.runs or [Path()]
         try:
             with reports.opened(roots) as found:
-                whole = [run for name, run in found.items() if name in reports.WHOLE]
+                whole = [run for name, run in found.items() if not reports.is_chapter(name)]
                 about, works = facts(whole, roots[0]), _works(whole)
         except UserError:
             if arguments.runs:

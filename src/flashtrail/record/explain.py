@@ -60,7 +60,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _explained(arguments: argparse.Namespace) -> dict[str, Any]:
     if not arguments.episode.endswith(".json"):
-        bundle = Run(arguments.root)
+        first, *others = Run.of_each_report(arguments.root)
+        text = arguments.episode.strip()
+        bundle = next((run for run in others if any(text.startswith(f"{arm}/") for arm in run.arms)), first)
         return replay.explain(bundle, replay.parse(bundle, arguments.episode))
     explained = provenance.json_load(arguments.episode)
     if not isinstance(explained, dict) or explained.get("format") != replay.FORMAT:

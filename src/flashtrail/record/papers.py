@@ -70,7 +70,7 @@ class _OfReport:
         parser.add_argument("name", nargs="?", metavar="NAME", help=f"which {cls.what} (default: list them)")
         add_run(parser)
         parser.add_argument("--format", choices=cls.formats, help=f"default: by FILE's suffix, else {cls.formats[0]}")
-        chapters = "final, drills, checkup, or a chapter such as robustness"
+        chapters = "final, lift, drills, checkup, or a chapter such as robustness or lift-claims"
         parser.add_argument("--report", metavar="NAME", help=f"whose arms: {chapters} (default: the first that has it)")
 
     @classmethod
@@ -157,7 +157,7 @@ def listed_suffixes(formats: Iterable[str]) -> str:
 
 def _chosen(found: Mapping[str, Campaign], report: str | None) -> dict[str, Campaign]:
     if report is None:
-        whole = {name: run for name, run in found.items() if name in reports.WHOLE}
+        whole = {name: run for name, run in found.items() if not reports.is_chapter(name)}
         return whole or dict(found)
     if report not in found:
         raise UserError(f"--report {report}: this run has no such report{nearest(report, found)}")

@@ -149,7 +149,7 @@ def explain(run: Run, name: Name) -> dict[str, Any]:
         "command": f"flashtrail explain {name} --replay",
         "looks": [
             {k: look[k] for k in ("claim", "at", "asked", "n", "e", "rests_on", "verdict")}
-            for look in looks.read(run.path(looks.FILE))
+            for look in looks.read(run.path(run.outputs.looks))
             if name.arm in (look["arm"], look["control"])
         ],
         "outcome": {k: episode[k] for k in ("outcome", "success", "steps", "rounds")},

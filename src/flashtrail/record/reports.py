@@ -13,18 +13,30 @@ from typing import Any
 
 from flashtrail.base.errors import UserError
 from flashtrail.claims.campaign import Campaign
+from flashtrail.experiment import report_files
+from flashtrail.experiment.report_files import ReportFiles
 from flashtrail.imports import writing
 from flashtrail.record import manifest
 from flashtrail.record.run import LOGS, Run
 from flashtrail.report import command, early
 
-WHOLE = ("final", "drills", "checkup", "imported")  # reports of a run; the others are chapters, of some arms each
-_FIRST = {"final": "render_final", "drills": "render_drills", "checkup": "render_checkup"}
+_BESIDE = {"drills": "render_drills", "checkup": "render_checkup"}
+IMPORTED = "imported"
+
+
+def is_chapter(name: str) -> bool:
+    """Return whether a report is a chapter, of some arms; the others are of a whole run."""
+    return name.rpartition("-")[2] in report_files.CHAPTERS
+
+
+def is_main(name: str) -> bool:
+    """Return whether a report is that of an experiment, or of imported runs."""
+    return not is_chapter(name) and name not in _BESIDE
 
 
 @contextmanager
 def opened(roots: Sequence[Path]) -> Iterator[dict[str, Campaign]]:
-    """Yield the reports by name, the final one first; several `roots` are imported runs that are shown side by side.
+    """Yield the reports by name, the one called final first; several `roots` are imported runs, shown side by side.
 
     UserError for a directory that is neither, or in which no report was finished.
     """
@@ -33,7 +45,7 @@ def opened(roots: Sequence[Path]) -> Iterator[dict[str, Campaign]]:
         with tempfile.TemporaryDirectory() as place:  # for the summaries, which are read from files
             inputs = command.prepare([run.root for run in runs], Path(place))
             judged = runs[0].root / "claims.json"
-            yield {"imported": Campaign(inputs | ({"claims": str(judged)} if judged.is_file() else {}))}
+            yield {IMPORTED: Campaign(inputs | ({"claims": str(judged)} if judged.is_file() else {}))}
         return
     if len(runs) > 1:
         raise UserError("several directories: only imported runs (flashtrail import-run) are shown side by side")
@@ -41,7 +53,9 @@ def opened(roots: Sequence[Path]) -> Iterator[dict[str, Campaign]]:
     chapters = {
         path.stem: f"render_chapter/{path.stem}" for path in sorted(run.root.glob(f"{LOGS}/render_chapter/*.json"))
     }
-    found = {name: _campaign(run, job) for name, job in (_FIRST | chapters).items() if _rendered(run, job)}
+    own = [ReportFiles(), *report_files.finished(run.root / LOGS)]
+    jobs = {one.report: one.job("render_final") for one in own} | _BESIDE | chapters
+    found = {name: _campaign(run, job) for name, job in jobs.items() if _rendered(run, job)}
     if not found:
         raise UserError(
             f"{run.root}: no finished report; give a run of `make report`, a bundle or what import-run wrote"

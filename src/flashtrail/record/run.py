@@ -15,16 +15,17 @@ from typing import Any
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.base.names import below, file_name
-from flashtrail.claims import looks
+from flashtrail.experiment import report_files
+from flashtrail.experiment.report_files import FINAL, ReportFiles
 
 LOGS = "results/logs"
 TABLES = ("episodes", "rounds", "steps")
 SHARD_FILES = (*(f"{table}.parquet" for table in TABLES), "sheets.parquet", "ledger.json")
-CLAIMS = "results/claims/claims.json"
-REPORT = "reports/final.html"
-# The parts of a run, each made by `make` of that name: the job that ended it, and what it left.
+ABOUT = "record/bundle.json"  # what `flashtrail bundle` says of itself
+# The parts of a run, each made by `make` of that name: the job that ended it, and what it left. Drills and checkup are
+# bundled with the report that is called final.
 PARTS = {
-    "report": ("evaluate_claims", (CLAIMS, REPORT)),
+    "report": ("evaluate_claims", (ReportFiles().claims, ReportFiles().page)),
     "drills": (
         "diagnose_drills",
         ("results/drills/diagnosis.json", "results/drills/bounds.json", "reports/drills.html"),
@@ -46,11 +47,29 @@ class Shard:
 class Run:
     """The files below `root`: the working directory of a run, or an unpacked bundle."""
 
-    def __init__(self, root: str | Path, own: bool = False) -> None:
-        """`own`: a run of this user, of which parts may lie behind links (results/ on a larger disk)."""
-        self.root, self._own = Path(root), own
+    def __init__(self, root: str | Path, own: bool = False, report: str | None = None) -> None:
+        """`own`: a run of this user, of which parts may lie behind links (results/ on a larger disk).
+
+        `report`: which one, where several stand side by side; else a bundle's own, or the one that is called final.
+        """
+        self.root, self._own, self._report = Path(root), own, report
         if not self.root.is_dir():
             raise UserError(f"{root} {'is not a directory' if self.root.exists() else 'does not exist'}")
+
+    @classmethod
+    def of_each_report(cls, root: str | Path) -> list[Run]:
+        """Return the runs that stand side by side in a directory, by report; one where none was finished."""
+        if (Path(root) / ABOUT).is_file():
+            return [cls(root)]
+        return [cls(root, report=one.report) for one in report_files.finished(Path(root, LOGS))] or [cls(root)]
+
+    @cached_property
+    def outputs(self) -> ReportFiles:
+        """The files of the experiment as a whole, by the name of its report."""
+        if self._report is None and (self.root / ABOUT).is_file():
+            described = provenance.json_load(self.path(ABOUT))
+            return report_files.named(described.get("report", FINAL) if isinstance(described, dict) else FINAL)
+        return ReportFiles(self._report or FINAL)
 
     def path(self, relative: str) -> Path:
         """Return a file of the run; UserError for a path that leaves the run's directory."""
@@ -67,7 +86,7 @@ class Run:
     @cached_property
     def evaluation(self) -> dict[str, Any]:
         """Return the job that gave the verdicts: its inputs are the evidence, its parameter `arms` their order."""
-        return self.job("evaluate_claims")
+        return self.job(self.outputs.job("evaluate_claims"))
 
     @cached_property
     def parts(self) -> dict[str, list[str]]:
@@ -79,7 +98,7 @@ class Run:
         if self._did("report"):
             names["report"] = [str(arm) for arm in self.evaluation["params"]["arms"]]
         for part, arms in (("drills", self._drill_arms), ("checkup", self._checkup_arms)):
-            if self._did(part):
+            if self._did(part) and self.outputs.report == FINAL:
                 names[part] = arms()
         return names
 
@@ -90,6 +109,7 @@ class Run:
 
     def _did(self, part: str) -> bool:
         job, (result, *_) = PARTS[part]
+        job = self.outputs.job(job) if part == "report" else job
         ended = (self.root / LOGS / f"{job}.json").is_file()
         return ended and (part == "report" or self.path(result).is_file())
 
@@ -118,7 +138,7 @@ class Run:
             kind: [str(self.path(f)) for f in files] if isinstance(files, list) else str(self.path(files))
             for kind, files in kinds.items()
         }
-        return {**placed, "arms": self.parts["report"], "looks": str(self.path(looks.FILE))}
+        return {**placed, "arms": self.parts["report"], "looks": str(self.path(self.outputs.looks))}
 
     def claims_file(self) -> Path:
         """Return the claims as data."""

@@ -36,6 +36,7 @@ class Summary:
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         """Add the command's flags."""
         add_run(parser)
+        parser.add_argument("--report", metavar="NAME", help="which, such as lift (default: the first: final)")
 
     @staticmethod
     def run(arguments: argparse.Namespace) -> int:
@@ -46,9 +47,12 @@ class Summary:
         check_out(out, arguments.force)
         roots = arguments.runs or [Path()]
         with reports.opened(roots) as found, plotting.style(_TEXT):
-            report, run = next(iter(found.items()))
-            if report not in ("final", "imported"):
+            main = {name: run for name, run in found.items() if reports.is_main(name)}
+            if not main:
                 raise UserError(f"{roots[0]} has no final report: make report, then try again")
+            if arguments.report not in (None, *main):
+                raise UserError(f"--report {arguments.report}: this run has {', '.join(main)}")
+            run = main[arguments.report or next(iter(main))]
             sheet = _sheet(run, citation.facts([run], roots[0]))
             write(out, arguments.force, sheet.save)
         return 0
@@ -162,7 +166,7 @@ def _last(sheet: _Sheet, untested: Sequence[Any], facts: dict[str, str], run: Ca
     sheet.at += 0.1
     sheet.line([(0, "Not claimed")], 8, bold=True)
     names = "; ".join(f"{claim['id']} {claim['title']}" for claim in untested)
-    for text in (*claims_chapter.LIMITS, *([f"Not tested: {names}."] if names else [])):
+    for text in (*claims_chapter.limits(run), *([f"Not tested: {names}."] if names else [])):
         sheet.paragraph(f"\u2013 {text}", 7.5)
     sheet.at += 0.1
     sheet.line([(0, "How to repeat")], 8, bold=True)

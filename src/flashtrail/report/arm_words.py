@@ -29,7 +29,8 @@ def short(summary: _Spec, usual_policy: str) -> str:
     own = remedy(summary, usual_policy)
     clock = _clock(summary)
     parts = [*(part.partition(":")[0] for part in own.split("; ")), fault(summary) or "no fault" * (not clock), clock]
-    return ", ".join(part for part in (*parts, "" if own else _routes(summary)) if part)
+    routes = "" if own and summary["routes"].get("offered", True) else _routes(summary)
+    return ", ".join(part for part in (*parts, routes) if part)
 
 
 def fault(summary: _Spec) -> str:
@@ -98,6 +99,8 @@ def _routes(summary: _Spec) -> str:
     steps = f", {execution['replan_steps']} steps a round" if "replan_steps" in execution else ""
     steps += f", each action {execution['window_lag']} steps late" if "window_lag" in execution else ""
     routes = summary["routes"]
+    if not routes.get("offered", True):  # a run in which no policy drafts (Campaign.summaries)
+        return steps.removeprefix(", ")
     return ("every round full" if routes["n"] and not routes["draft"] else "FLASH" if routes["n"] else "") + steps
 
 

@@ -33,7 +33,7 @@ def grouped(claims: Sequence[Claim]) -> dict[str, list[Claim]]:
 def short(claim: Claim) -> str:
     """Return a claim's numbers, named where a figure shows another interval (Wilson's) or another mean of times."""
     numbers = str(claim["short"] or "")
-    if claim["test"] == "rate_at_least":
+    if claim["test"] in ("rate_at_least", "metric_rate"):
         return numbers.replace("]", ", exact]")
     return f"medians {numbers}" if claim["test"] == "latency_ratio" and numbers else numbers
 

@@ -14,10 +14,10 @@ import pandas as pd
 from flashtrail.base import machine
 from flashtrail.claims.campaign import Campaign
 from flashtrail.claims.summaries import of_how_many
-from flashtrail.report import cells, figures, metric_chapter, page, pairs, verified_chapter
+from flashtrail.report import arm_words, cells, figures, page, pairs, verified_chapter
 from flashtrail.report.cells import rate_of
 from flashtrail.report.count_links import apart, behind
-from flashtrail.report.overview import VERIFY_TIMES, arm_name, has_fault, has_guard
+from flashtrail.report.overview import VERIFY_TIMES, arm_name, has_guard
 from flashtrail.report.page import Html
 from flashtrail.statistics import intervals
 from flashtrail.statistics.intervals import Interval, Latency, Quantile
@@ -42,16 +42,28 @@ def success(run: Campaign) -> Html:
     drawing = figures.shown(
         run,
         "success",
-        "Success of each arm and task: the simulator\u2019s own test at the end of the episode. Blue: no fault; "
-        "vermillion: fault; green: fault and guard; purple: fault and a policy of another training. Bars: "
-        "Wilson 95 %.",
+        "Success of each arm and task: the simulator\u2019s own test at the end of the episode. "
+        f"{_colours(run)}. Bars: Wilson 95 %.",
     )
     return page.join(
         page.side_by_side(drawing, success_table(run)),
         success_by_task(run),
         verified_chapter.section(run),
-        metric_chapter.section(run),
     )
+
+
+_COLOURS = {
+    "clean": "blue: no fault",
+    "fault": "vermillion: fault",
+    "remedy": "green: fault and guard",
+    "retrained": "purple: fault and a policy of another training",
+}
+
+
+def _colours(run: Campaign) -> str:
+    """What the colours of the figure stand for, those that are in it."""
+    roles = {arm_words.role(summary, run.usual_policy(summary)) for summary in run.plain_summaries.values()}
+    return "; ".join(words for role, words in _COLOURS.items() if role in roles).capitalize()
 
 
 def success_table(run: Campaign) -> Html:
@@ -108,9 +120,9 @@ def _task_heads(run: Campaign) -> dict[tuple[str, int], str]:
 def comparisons(run: Campaign, reference: str | None = None) -> Html:
     """Every arm against one reference on the episodes that both have: paired difference, interval, exact McNemar.
 
-    Without `reference` it is the first arm without a fault, of each suite its own: arms are paired within a suite.
+    Without `reference` each has its own (`Campaign.reference_of`): arms are paired within a suite.
     """
-    against = [(arm, of) for arm in run.summaries if (of := reference or _reference(run, arm)) != arm]
+    against = [(arm, of) for arm in run.summaries if (of := reference or run.reference_of(arm)) != arm]
     several = len({of for _, of in against}) > 1
     rows = []
     for arm, of in against:
@@ -129,15 +141,9 @@ def comparisons(run: Campaign, reference: str | None = None) -> Html:
     named = "reference" if several or not against else against[0][1]
     heads = {"arm": "Arm", "a": "k/n", "b": f"{named}, same episodes", "difference": "Difference [95 %]"}
     heads |= {"discordant": "Only arm / only reference", "p": "Exact McNemar"}
-    caption = "Paired with the first arm of the suite that has no fault" if several else f"Paired with {named}"
+    caption = "Paired with the first arm without a fault that has its tasks" if several else f"Paired with {named}"
     table = page.table(rows, heads, tuple(heads)[1:], caption, stacked=True, name="paired")
     return page.join(table, pairs.differing(run, against))
-
-
-def _reference(run: Campaign, arm: str) -> str:
-    suite = run.summaries[arm]["suite"]
-    own = [other for other, summary in run.summaries.items() if summary["suite"] == suite]
-    return next((other for other in own if not has_fault(run.summaries[other])), own[0])
 
 
 # --- routes ---
@@ -255,6 +261,8 @@ def latency_in_rollouts(run: Campaign) -> Html:
     beside: list[dict[str, Any]] = []
     full: list[dict[str, Any]] = []
     for arm, summary in run.summaries.items():
+        if not summary["latency"]["all_episodes"]["all"]["policy_ms"]["n"] and summary["routes"]["n"]:
+            continue  # the simulator's expert: rounds without a policy's time
         row: dict[str, Any] = {"arm": page.code(arm)}
         for scope, label in _SCOPES.items():
             for route in ("all", "draft", "full"):
@@ -290,7 +298,8 @@ def latency_in_rollouts(run: Campaign) -> Html:
         name="latency-by-route",
     )
     by_rounds = "Here intervals are distribution-free order statistics and take rounds as independent."
-    caption = "Policy time of a round in the rollouts, both routes (ms): all episodes beside successful ones"
+    routes = ", both routes" * run.drafts
+    caption = f"Policy time of a round in the rollouts{routes} (ms): all episodes beside successful ones"
     return page.join(
         page.paragraph(note, "note"),
         page.table(beside, heads, tuple(heads)[1:], caption, stacked=True, name="latency-rollouts"),

@@ -131,12 +131,11 @@ def details(run: Campaign) -> Html:
     if not run.claims:
         return page.paragraph("The claims were not evaluated.", "note")
     parts, figures = [], published.load(next(iter(run.files("published")), None))
+    theirs = has_reproduction(run)
     for claim in run.claims["claims"]:
         margin = "" if claim["margin"] is None else f", margin {claim['margin']:g}"
         facts = {
-            "Verdict": page.inline(
-                page.badge(claim["verdict"]), "; in the reproduction\u2019s words ", page.code(claim["seed_word"])
-            ),
+            "Verdict": page.inline(page.badge(claim["verdict"]), *(_in_their_words(claim) if theirs else ())),
             "Found": count_links.of_claim(run, claim, claim["sentence"], ""),
             "Scope": claim["scope"],
             "Estimand": claim["estimand"] or None,
@@ -151,6 +150,15 @@ def details(run: Campaign) -> Html:
         body = page.inline(head, page.paragraph(claim["statement"]), page.facts(facts))
         parts.append(Html("<section>{}</section>").format(body))
     return page.join(*parts)
+
+
+def has_reproduction(run: Campaign) -> bool:
+    """Return whether any claim is one of the reproduction's, whose words then stand beside ours."""
+    return any(claim["seed"]["word"] for claim in (run.claims or {"claims": []})["claims"])
+
+
+def _in_their_words(claim: Mapping[str, Any]) -> tuple[str, Html]:
+    return "; in the reproduction\u2019s words ", page.code(claim["seed_word"])
 
 
 def _arms(run: Campaign, names: Sequence[str]) -> list[Any]:
@@ -238,7 +246,7 @@ def quoted(text: str) -> Html:
 
 def chapter(run: Campaign) -> str | None:
     """Return the name of the page with the claims' details, or None where it is not written."""
-    return next((path.name for path in run.files("chapters") if path.stem == "claims"), None)
+    return next((path.name for path in run.files("chapters") if path.stem.rpartition("-")[2] == "claims"), None)
 
 
 def words_table() -> Html:
@@ -257,16 +265,20 @@ def words_table() -> Html:
 
 
 # What holds of every run.
-LIMITS = (
-    overview.HEURISTIC,
-    "The simulator\u2019s own success test decides, unless a claim names the verified one; no person watched.",
+_LIMITS = (
+    "The simulator\u2019s own success test decides, unless a claim names another; no person watched.",
     "Episodes of one initial state are alike; intervals treat them as independent within an arm.",
 )
 
 
+def limits(run: Campaign) -> list[str]:
+    """Return what holds of every run, and of one that drafts."""
+    return [*([overview.HEURISTIC] if run.drafts else []), *_LIMITS]
+
+
 def not_claimed(run: Campaign) -> Html:
     """What this report does not say, from the claims that were not tested and the limits that always hold."""
-    items: list[Any] = [*LIMITS]
+    items: list[Any] = [*limits(run)]
     for claim in (run.claims or {"claims": []})["claims"]:
         if claim["verdict"] == "not_tested":
             sentence = count_links.of_claim(run, claim, claim["sentence"], chapter(run))

@@ -24,7 +24,7 @@ APART = {
     "profile": "queries of the profile, not of an episode",
     "records": "records, not episodes",
 }
-SUCCESS_TESTS = ("rate_at_least", "paired_difference", "unpaired_difference", "non_inferiority")
+SUCCESS_TESTS = ("rate_at_least", "metric_rate", "paired_difference", "unpaired_difference", "non_inferiority")
 
 
 def behind(run: Campaign, arm: str, number: Any, anchor: str = "") -> Any:

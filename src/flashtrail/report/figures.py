@@ -18,6 +18,7 @@ from flashtrail.claims.summaries import setting
 from flashtrail.report import (
     arm_words,
     checkup_figures,
+    criteria,
     drills_figures,
     page,
     plotting,
@@ -49,7 +50,8 @@ def _once(there: bool) -> list[str]:
     return [""] if there else []
 
 
-def _guarded(run: Campaign) -> list[str]:
+def guarded(run: Campaign) -> list[str]:
+    """Return the arms with a guard whose clock is paused."""
     return [arm for arm, summary in run.plain_summaries.items() if has_guard(summary)]
 
 
@@ -79,6 +81,15 @@ def _success(run: Campaign, _: str) -> Figure:
         failed |= {(arm, task): f"; failed: initial state {integers(part)}" for task, part in _states(lost)}
         failed[arm, None] = f"; failed: {_by_task(lost)}" if len(lost) else ""
     return run_figures.success(run.plain_summaries, run.usual_policies, failed)
+
+
+def _criteria(run: Campaign, _: str) -> Figure:
+    counts = {
+        arm: {name: criteria.count(criteria.seen(run, arm)[name]) for name in criteria.CRITERIA}
+        for arm in criteria.arms(run)
+    }
+    words = {arm: arm_words.short(run.summaries[arm], run.usual_policy(run.summaries[arm])) for arm in counts}
+    return run_figures.criteria(counts, words, criteria.CRITERIA)
 
 
 def _states(episodes: pd.DataFrame) -> Iterator[tuple[int, pd.Series]]:
@@ -120,6 +131,12 @@ FIGURES = {
         lambda run: _once(bool(run.summaries)),
         _success,
     ),
+    "criteria": Entry(
+        "What three criteria of success say of the same episodes, per arm, with Wilson intervals",
+        "No suite of this run records other criteria.",
+        lambda run: _once(bool(criteria.arms(run))),
+        _criteria,
+    ),
     "routes": Entry(
         "Share of draft rounds and of full rounds by cause, per arm",
         _NO_ARM,
@@ -153,7 +170,7 @@ FIGURES = {
         lambda run: _once(bool(signal.whole_window(signal.of_run(run)))),
         lambda run, _: run_figures.auroc(signal.whole_window(signal.of_run(run))),
     ),
-    "guard": Entry("Wrist image health over rounds", "No arm had a guard.", _guarded, _guard),
+    "guard": Entry("Wrist image health over rounds", "No arm had a guard.", guarded, _guard),
     "grid": Entry("Success by severity and guard", "No grid was run.", sweep_figures.grids, sweep_figures.grid),
     "clock": Entry(
         "Success by latency of a round",

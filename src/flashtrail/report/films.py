@@ -31,7 +31,7 @@ def section(run: Campaign) -> Html | None:
     shown = [_film(run, row) for row in chosen]
     first = chosen[0]
     where = f"Task {first['task_id']} ({first['task']}), initial state {first['init_state']}"
-    return Html(layout.ENVIRONMENT.get_template("films.html.j2").render(films=shown, where=where))
+    return Html(layout.ENVIRONMENT.get_template("films.html.j2").render(films=shown, where=where, drafts=run.drafts))
 
 
 def choose(run: Campaign) -> list[dict[str, Any]]:
@@ -60,7 +60,9 @@ def _triples(run: Campaign) -> list[list[str]]:
     summaries = run.plain_summaries
     role = {arm: arm_words.role(summary, run.usual_policy(summary)) for arm, summary in summaries.items()}
     drafting = [arm for arm in role if role[arm] == "clean" and summaries[arm]["routes"]["draft"]]
-    clean = (drafting or [arm for arm in role if role[arm] == "clean"])[:1]
+    plain = [arm for arm in role if role[arm] == "clean"]
+    usual = [arm for arm in plain if summaries[arm]["policy"] == run.usual_policy(summaries[arm])]
+    clean = (drafting or usual or plain)[:1]
     remedied = [(run.control_of(arm), arm) for arm in role if role[arm] in ("remedy", "retrained")]
     found = [[*clean, control, arm] for control, arm in remedied if control]
     return [*found, *([*clean, arm] for arm in role if role[arm] == "fault"), clean]

@@ -12,7 +12,7 @@ from typing import Any
 from flashtrail.base import machine
 from flashtrail.claims.campaign import Campaign
 from flashtrail.claims.summaries import of_how_many
-from flashtrail.report import arm_words, cards, cells, claims_chapter, films, page, tradeoff, verdict
+from flashtrail.report import arm_words, cards, cells, claims_chapter, films, metric_chapter, page, tradeoff, verdict
 from flashtrail.report.cells import paired, rate_of
 from flashtrail.report.count_links import behind, in_text, pooled
 from flashtrail.report.overview import arm_name, has_fault, has_guard
@@ -40,7 +40,7 @@ def section(run: Campaign) -> Html:
     parts = [
         _verdict(run),
         _too_few(run),
-        page.beside(tradeoff.section(run), cards.section(run, chapter)),
+        page.beside(metric_chapter.drawing(run) or tradeoff.section(run), cards.section(run, chapter)),
         films.section(run),
         _at_a_glance(run),
         page.details(
@@ -95,9 +95,10 @@ def _too_few(run: Campaign) -> Html | None:
     if not open_:
         return None
     note = "Where several claims compare the same two arms, the one that needs the fewest episodes stands here."
+    note = note if any(len(said.arms) > 1 for said in open_) else ""
     return Html(
         '<div class="banner" role="note"><p><strong>Too few episodes to conclude</strong> ({}):</p><ul>{}</ul>{}</div>'
-    ).format(plural(len(open_), "question"), items, page.paragraph(note, "note"))
+    ).format(plural(len(open_), "question"), items, page.paragraph(note, "note") if note else "")
 
 
 def _linked(run: Campaign, said: verdict.Said) -> Html:
@@ -282,16 +283,11 @@ def _is_remedy(run: Campaign, summary: Mapping[str, Any]) -> bool:
 
 
 def _against_clean(run: Campaign, choose: _Choice) -> list[Html]:
-    references: dict[str, str] = {}  # by suite
-    for arm, summary in run.plain_summaries.items():
-        if not has_fault(summary):
-            references.setdefault(summary["suite"], arm)
-    lines = []
-    for arm, summary in run.plain_summaries.items():
-        if choose(summary):
-            reference = references.get(summary["suite"])
-            lines.append(_of_arm(run, arm, summary, _difference(run, arm, reference, "without the fault")))
-    return lines
+    return [
+        _of_arm(run, arm, summary, _difference(run, arm, run.reference_of(arm), "without the fault"))
+        for arm, summary in run.plain_summaries.items()
+        if choose(summary)
+    ]
 
 
 def _against_fault(run: Campaign, choose: _Choice) -> list[Html]:

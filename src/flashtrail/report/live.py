@@ -24,7 +24,7 @@ from flashtrail.experiment.outlook import Asked, Failed, Shard, Standing, State
 from flashtrail.report import early, panel
 from flashtrail.report.panel import Panel
 
-REPORT, RECORD = "reports/final.html", Path("results", progress.FILE)
+RECORD = Path("results", progress.FILE)
 EVERY_S, LOOK_S, TICK_S = 60.0, 3.0, 0.5
 _ENOUGH = 2  # episodes that were timed before anything is said of the time left
 
@@ -52,13 +52,14 @@ class Graph:
         """Return that of a Snakemake workflow whose jobs are known."""
         dag = workflow.dag
         jobs = {Path(job.output[0]).parent: job for job in dag.jobs if job.rule.name == "roll_out_shard"}
-        page = next((job for job in dag.needrun_jobs() if REPORT in job.output), None)
+        report = experiment.files.page
+        page = next((job for job in dag.needrun_jobs() if report in job.output), None)
         return cls(
             [shard for shard in outlook.shards(experiment, "results") if shard.directory in jobs],
             lambda shard: dag.noneedrun_finished(jobs[shard.directory]),
             lambda: {job.rule.name for job in tuple(workflow.scheduler.running) if not job.is_group()},
-            Path(REPORT) if page else None,
-            lambda: dag.reason(page).missing_output.discard(REPORT),
+            Path(report) if page else None,
+            lambda: dag.reason(page).missing_output.discard(report),
             experiment.rollout.simulators,
             lambda: (workflow.scheduler.finished_jobs, len(dag)),
             lambda: [_failed(job) for job in tuple(workflow.scheduler.failed) if not job.is_group()],

@@ -47,9 +47,15 @@ def arm_name(arm: str, summary: Mapping[str, Any], run: Campaign | None = None) 
     return page.inline(page.code(arm), oracle, words)
 
 
+def title(run: Campaign) -> str:
+    """Return the title of a run's report: that of its claims, where their file gives one."""
+    usual = "What a real-time robot policy buys, at what success, under which faults"
+    return str((run.claims or {}).get("title") or usual)
+
+
 def header(run: Campaign, title: str) -> Html:
     """Title, one line of what the page is about, links to the other pages, and a warning if anything is simulated."""
-    pages = [page.link(path.stem, path.name) for path in run.files("chapters")]
+    pages = [page.link(path.stem.rpartition("-")[2], path.name) for path in run.files("chapters")]
     index = links.index(run.files("page_index"))
     pages += [page.link("every episode", index)] if index else []
     more = page.inline("Further: ", Html(" ").join(pages)) if pages else Html("")

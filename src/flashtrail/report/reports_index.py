@@ -20,12 +20,14 @@ from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.claims import published
 from flashtrail.claims.campaign import Campaign
+from flashtrail.experiment import report_files
+from flashtrail.experiment.report_files import ReportFiles
 from flashtrail.report import cards, checkup_chapter, claims_chapter, count_links, drills_chapter, early, layout, page
 from flashtrail.report.page import Html
 from flashtrail.statistics.wording import listed, plural
 
 FOOTER = "Made by FLASHTrail from the reports of this directory and the verdicts that they rest on."
-_FIRST = ("final", "drills", "checkup", "report")  # before the chapters, in this order
+_BESIDE = ("drills", "checkup", "report")  # after the experiments' own reports, before chapters
 _SAID = [re.compile(rf'<p class="{kind}">(.*?)</p>', re.DOTALL) for kind in ("said(?: long)?", "line note")]
 _TAGS = re.compile(r"<[^>]+>")
 
@@ -50,10 +52,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def write(directory: Path, results: Path) -> int:
     """Write the page and return how many reports it lists; UserError where there is none."""
-    entries = [entry for path in _reports(directory) if (entry := _entry(directory, path))]
+    judged = list(report_files.judged(results))
+    entries = [entry for path in _reports(directory, judged) if (entry := _entry(directory, path))]
     if not entries:
         raise UserError(f"{directory} has no report: run `make report`, or `flashtrail report-run` on an imported run")
-    run = _campaign(directory, results)
+    runs = [_campaign(directory, results, files) for files in judged or [ReportFiles()]]
     heads = {"report": "Report", "said": "Says first", "written": "Written (UTC)"}
     body = page.join(
         page.header(
@@ -61,19 +64,18 @@ def write(directory: Path, results: Path) -> int:
         ),
         page.table(entries, heads, caption="Reports of this directory", stacked=True),
         page.heading("What the sources claim, and what was found", anchor="sources"),
-        *_matrix(run),
+        *_matrix(runs),
     )
     with provenance.write_atomic(directory / "index.html") as target:
         target.write_text(layout.document("FLASHTrail: reports", body, FOOTER), encoding="utf-8")
     return len(entries)
 
 
-def _reports(directory: Path) -> list[Path]:
+def _reports(directory: Path, judged: Sequence[ReportFiles]) -> list[Path]:
     """Return the pages: those of runs here, then their chapters, then imported runs in directories of their own."""
     own = [path for path in directory.glob("*.html") if path.name != "index.html" and path.is_file()]
-    own.sort(
-        key=lambda path: (path.stem not in _FIRST, _FIRST.index(path.stem) if path.stem in _FIRST else 0, path.stem)
-    )
+    first = list(dict.fromkeys([report_files.FINAL, *(files.report for files in judged), *_BESIDE]))
+    own.sort(key=lambda path: (path.stem not in first, first.index(path.stem) if path.stem in first else 0, path.stem))
     return own + sorted(path for path in directory.glob("*/report.html") if path.is_file())
 
 
@@ -99,33 +101,35 @@ def _entry(directory: Path, path: Path) -> dict[str, Any] | None:
 # --- the claims of the source documents ---
 
 
-def _campaign(directory: Path, results: Path) -> Campaign:
-    """Return the verdicts that are there, with the pages of the episodes that they count."""
+def _campaign(directory: Path, results: Path, own: ReportFiles) -> Campaign:
+    """Return the verdicts of a report, with the pages of the episodes that they count."""
+    chapter, index = (directory / Path(file).relative_to("reports") for file in (own.chapter("claims"), own.page_index))
     there = {
-        "claims": results / "claims/claims.json",
+        "claims": results / Path(own.claims).relative_to("results"),
         "diagnosis": results / "drills/diagnosis.json",
         "checkup": results / "checkup/checkup.json",
-        "page_index": directory / "episodes/index.html",
+        "page_index": index,
+        "chapters": chapter,
     }
     lists = {"summaries": results.glob("summaries/*.json"), "pages": directory.glob("episodes/*/index.html")}
-    lists |= {"chapters": directory.glob("claims.html"), "episodes": results.glob("tables/*/episodes.parquet")}
+    lists |= {"episodes": results.glob("tables/*/episodes.parquet")}
     files = {kind: str(path) for kind, path in there.items() if path.is_file()}
     return Campaign(files | {kind: [str(path) for path in sorted(paths)] for kind, paths in lists.items()})
 
 
-def _matrix(run: Campaign) -> Iterator[Html]:
+def _matrix(runs: Sequence[Campaign]) -> Iterator[Html]:
     """One table a source document: its claim in its own words, what was found, where the evidence stands."""
     others = sorted(set(published.DEFAULT.parent.glob("*.yaml")) - {published.DEFAULT})
     figures = published.load_all([published.DEFAULT, *others])
-    claims = run.claims["claims"] if run.claims else []
+    claims = [(run, claim) for run in runs if run.claims for claim in run.claims["claims"]]
     if not claims:
         yield page.paragraph("No claim was judged here: run `make report`.", "note")
-    judged = {claim["id"] for claim in claims}
+    judged = {claim["id"] for _, claim in claims}
     heads = {"claim": "Claim", "said": "What the source said", "found": "What was found", "evidence": "Evidence"}
     for name, source in figures.sources.items():
-        rows = [row for claim in claims if (row := _of_claim(run, claim, figures, name))]
+        rows = [row for run, claim in claims if (row := _of_claim(run, claim, figures, name))]
         apart = [said for said in figures.said if said.source == name and (_apart(said) or _elsewhere(said, judged))]
-        rows += [_of_figure(run, said) for said in apart]
+        rows += [_of_figure(runs[0], said) for said in apart]
         if rows:
             yield page.heading(source.title, 3, anchor=f"source-{name}")
             yield page.paragraph(f"{source.where}. Policy: {source.policy}; hardware: {source.hardware}.", "note")
@@ -175,7 +179,7 @@ def _of_figure(run: Campaign, said: published.Said) -> dict[str, Any]:
         if run.files("diagnosis"):
             found, evidence = drills_chapter.finding(run, drill), page.link(drill, "drills.html")
     elif said.source == "lift" and not reason:
-        reason = f"not a claim of this run: {listed(said.used_by)} of claims-lift.yaml (profiles/lift)"
+        reason = f"not a claim of this run: {listed(said.used_by)} of claims-lift.yaml (make lift)"
     elif not reason:
         reason = "no checkup was run here (make checkup)"
         if run.checkup:

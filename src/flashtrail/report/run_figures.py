@@ -88,8 +88,8 @@ def success(
     figure, axes = axes_of(0.165 * (y + 3.05) + 0.45, layout=None)
     # Names stand left of the axes and counts right of it: fixed margins, which no layout engine would leave.
     wide, high = figure.get_size_inches()
-    figure.subplots_adjust(left=0.75 / wide, right=1 - 0.52 / wide, top=1 - 0.02 / high, bottom=0.45 / high)
-    edge = blended_transform_factory(figure.transFigure, axes.transData)
+    figure.subplots_adjust(left=0.75 / wide, right=1 - 0.72 / wide, top=1 - 0.02 / high, bottom=0.45 / high)
+    edge, beside = blended_transform_factory(figure.transFigure, axes.transData), 1 + 0.12 / (wide - 0.75 - 0.72)
     for (task, rate, summary), y in zip(lines, heights, strict=True):
         if rate["rate"] is None:
             continue
@@ -102,7 +102,7 @@ def success(
         words = f"{summary['arm']}, {label}: {_counted(rate['k'], rate['n'])}{failed.get((summary['arm'], task), '')}"
         for artist in (line, dot):
             told(artist, words)
-        axes.text(1.04, y, f"{rate['k']}/{rate['n']}", va="center", fontsize=9 if total else 8, color=ink)
+        axes.text(beside, y, f"{rate['k']}/{rate['n']}", va="center", fontsize=9 if total else 8, color=ink)
         axes.text(-0.03, y, label, va="center", ha="right", fontsize=8.5 if total else 8, color=ink)
         if total:
             name = arm_words.short(summary, usual_policies[summary["suite"]])
@@ -115,6 +115,42 @@ def success(
     percent_axis(axes.xaxis)
     axes.grid(axis="x", color=PALE, lw=0.6, zorder=0)
     axes.set_xlabel("success (bars: Wilson 95 % interval; right: k/n)")
+    return figure
+
+
+_CRITERIA = {  # mark, colour; a filled one is the project's own
+    "naive_success": ("s", GREY),
+    "printed_success": ("^", ORANGE),
+    "verified_success": ("o", BLUE),
+}
+
+
+def criteria(
+    counts: Mapping[str, Mapping[str, tuple[int, int]]], words: Mapping[str, str], names: Mapping[str, str]
+) -> Figure:
+    """What three criteria say of the same episodes, by arm: rate, Wilson's 95 % interval.
+
+    `counts`: k and n by arm and criterion; `words`: what an arm is; `names`: what a criterion is called.
+    """
+    figure, axes = axes_of(0.62 * len(counts) + 0.6)
+    for row, (arm, of_arm) in enumerate(counts.items()):
+        for place, (criterion, (mark, colour)) in enumerate(_CRITERIA.items()):
+            k, n = of_arm[criterion]
+            if (between := intervals.rate(k, n).wilson) is None:
+                continue
+            y, own = row + 0.13 * place - 0.12, criterion == "verified_success"
+            (line,) = axes.plot([between.low, between.high], [y, y], color=colour, lw=1.2, zorder=2)
+            face, label = colour if own else "white", names[criterion] if row == 0 else None
+            (dot,) = axes.plot(k / n, y, mark, ms=4.5, mfc=face, mec=colour, zorder=3, clip_on=False, label=label)
+            for artist in (line, dot):
+                told(artist, f"{arm}, {names[criterion].lower()}: {_counted(k, n)}")
+        arm_names(axes, row - 0.2, words[arm], arm, f"n = {of_arm['verified_success'][1]}")
+    rows_axis(axes, len(counts) - 0.7, -0.75)
+    axes.set_xlim(0, 1)
+    percent_axis(axes.xaxis)
+    axes.grid(axis="x", color=PALE, lw=0.6, zorder=0)
+    axes.set_xlabel("episodes that each criterion calls a success (bars: Wilson 95 %)")
+    legend(figure, 3)
     return figure
 
 

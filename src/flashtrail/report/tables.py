@@ -18,6 +18,7 @@ from flashtrail.report import (
     drills_chapter,
     drills_findings,
     grid,
+    metric_chapter,
     overview,
     running_chapter,
     signal_chapter,
@@ -37,6 +38,8 @@ class Entry(NamedTuple):
 TABLES = {
     "claims": Entry("The verdict of each claim, with k/n, interval and p", claims_chapter.matrix, "claims"),
     "settle": Entry("Episodes that would settle the open claims", claims_chapter.unsettled, "claims"),
+    "metrics": Entry("What each criterion of success says of each arm", metric_chapter.section, "summaries"),
+    "metrics-printed": Entry("A source's table of results, and ours", metric_chapter.section, "summaries"),
     "tradeoff": Entry("Success and time of a round of each arm", tradeoff.section, "summaries"),
     "words": Entry("Verdicts and the reproduction's status words", lambda run: claims_chapter.words_table(), "claims"),
     "success": Entry("Success of each arm: k/n, rate, both intervals", chapters.success, "summaries"),

@@ -119,6 +119,7 @@ def sentence(
     parts: list[Said] = [*_speed(claims, asked, ratio, where), *(_decided(q) for q in asked if q.found != "open")]
     if not any(q.kind == "speculation" for q in asked):
         parts = [*_baseline(claims, arms), *parts]
+    parts += _metrics(claims)
     open_ = [q for q in asked if q.found == "open"]
     if len(open_) <= _MOST_OPEN:
         parts += [Said(f"{_subject(q)} is undecided: {needs(q.plan)}") for q in open_]
@@ -167,6 +168,17 @@ def _baseline(claims: Sequence[Claim], arms: Mapping[str, Arm]) -> list[Said]:
     return []
 
 
+def _metrics(claims: Sequence[Claim]) -> list[Said]:
+    """What was found of each metric that a claim is about: the claim's title, with the count that decides it."""
+    said = []
+    for claim in claims:
+        if claim["test"] == "metric_rate" and claim["verdict"] in ("supported", "refuted"):
+            rate, title = claim["numbers"]["rate"], claim["title"][:1].lower() + claim["title"][1:]
+            what = title if claim["verdict"] == "supported" else f"it is refuted that {title}"
+            said.append(Said(f"{what} ({rate['k']}/{rate['n']})", (claim["arms"][0],)))
+    return said
+
+
 def _decided(q: Question) -> Said:
     size = points(q.margin).lstrip("+")
     if q.kind == "speculation":
@@ -211,4 +223,8 @@ def too_few(claims: Sequence[Claim], arms: Mapping[str, Arm]) -> list[Said]:
             under = f"with {_article(fault)}" if fault else "without a fault"
             words = f"Whether success {under} reaches {percent(claim['margin'])}: {rate['k']}/{rate['n']}"
             found.append(Said(f"{words}; {needs(claim['settle'])}", (arm,)))
+        elif claim["test"] == "metric_rate" and claim["verdict"] == "inconclusive":
+            rate = claim["numbers"]["rate"]
+            words = f"{claim['title']}: {rate['k']}/{rate['n']}; {needs(claim['settle'])}"
+            found.append(Said(words, (claim["arms"][0],)))
     return found

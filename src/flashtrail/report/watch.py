@@ -16,10 +16,9 @@ from pathlib import Path
 
 from flashtrail.base import names
 from flashtrail.base.errors import UserError
-from flashtrail.experiment import outlook
+from flashtrail.experiment import outlook, report_files
 from flashtrail.experiment.outlook import Ended, Failed, Shard, Standing, State
 from flashtrail.report import early, layout, loopback, page
-from flashtrail.report.live import REPORT
 from flashtrail.report.page import Html
 from flashtrail.serving import binding
 
@@ -94,7 +93,9 @@ class Site:
             return "No run under way", None, f"What the run says of itself cannot be read: {error}", {}
         if now:
             return outlook.how_far(states), now, _sentence(now), states
-        done = (self._run / REPORT).is_file() and not early.is_early(self._run / REPORT)
+        named = [report_files.ReportFiles(), *report_files.judged(self._results)]
+        pages = [path for one in named if (path := self._run / one.page).is_file()]
+        done = any(not early.is_early(path) for path in pages)
         sentence = "The report is finished." if done else "No run is here yet: `make report` starts one."
         return "No run under way", None, sentence, {}
 

@@ -39,7 +39,7 @@
     line.append(said);
     bar.append(line);
     const buttons = [...bar.querySelectorAll("button")];
-    const everything = document.querySelector('a[href^="episodes/index.html"]');
+    const everything = document.querySelector('header a[href^="episodes/"]');
     const pages = document.createElement("a");
     pages.textContent = "Their episodes";
     if (everything) line.append(" ", pages);
@@ -63,7 +63,7 @@
       bar.classList.toggle("on", some);
       said.textContent = some ? `The tables show ${words.filter(word => word).join(", ")}; sums and figures are of all.`
         : "The tables show every arm and task: choose some.";
-      pages.href = `episodes/index.html#${new URLSearchParams([
+      pages.href = `${everything?.getAttribute("href")}#${new URLSearchParams([
         ...(arm.length === 2 ? [["a", arm[0]], ["b", arm[1]]] : arm.map(name => ["arm", name])),
         ...task.map(name => ["task", name])])}`;
       pages.hidden = arm.length > 2 || task.length > 1 || !some;

@@ -32,14 +32,19 @@ LOST_M = 0.02  # a held cube goes with the hand; one that lags so far was not gr
 class Grip:
     """How a robot's gripper takes the cube: steps until it has closed; whether its fingers must meet faces squarely.
 
-    Flat pads turn the cube between them; the rounded fingers of Jaco let it slip.
+    Flat pads turn the cube between them; the rounded fingers of Jaco let it slip. With Kinova3 the expert
+    lifts sooner where they do: 24/24 starts in 46 to 72 steps, not 23/24 in 46 to 96.
     """
 
     close_steps: int = 14
     square: bool = False
 
 
-GRIPS = {"Panda": Grip(close_steps=10), "Jaco": Grip(close_steps=30, square=True)}  # Panda's pads touch after 5 or 6
+GRIPS = {
+    "Panda": Grip(close_steps=10),  # its pads touch after 5 or 6
+    "Jaco": Grip(close_steps=30, square=True),
+    "Kinova3": Grip(square=True),
+}
 
 JOB = PickPlace(
     item=CUBE, grasp=(0.0, 0.0, 0.0), hover=0.05, carry_z=TABLE_Z + 0.15, goal="", goal_offset=(0.0, 0.0, 0.0),
