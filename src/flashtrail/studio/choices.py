@@ -10,15 +10,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from flashtrail.base.errors import UserError, nearest
 from flashtrail.experiment.suites import EVIDENCE, suite_of
 from flashtrail.policies import registry
 
+T = TypeVar("T")
 SEED = 7  # the config's
 CAMERA: dict[str, Any] = {
-    "mended": {"kind": "none"},
+    "nothing: mend it": {"kind": "none"},
     "agent view black": {"kind": "zero", "view": "agent"},
     "wrist view black": {"kind": "zero", "view": "wrist"},
     "both views black": {"kind": "zero", "view": "both"},
@@ -82,11 +83,11 @@ def artifacts(root: Path) -> tuple[dict[str, Artifact], list[str]]:
     return found, notes
 
 
-def artifact_named(name: str, known: Mapping[str, Artifact]) -> Artifact:
-    """Return one of the artifacts; UserError with the nearest name otherwise."""
+def chosen(name: object, known: Mapping[str, T]) -> T:
+    """Return one of what is known; UserError with the nearest name otherwise."""
     if name not in known:
-        raise UserError(f"unknown policy {name!r}{nearest(name, known)}")
-    return known[name]
+        raise UserError(f"unknown choice {str(name)!r}{nearest(str(name), known)}")
+    return known[str(name)]
 
 
 def described(root: Path) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def described(root: Path) -> dict[str, Any]:
     return {
         "policies": {name: about(artifact) for name, artifact in found.items()},
         "suites": {name: {"tasks": tasks(name), "init_states": suite_of(name).init_states} for name in EVIDENCE},
-        "camera": list(CAMERA),
+        "camera": [*list(CAMERA)[1:], next(iter(CAMERA))],
         "guards": list(GUARDS),
         "seed": SEED,
         "notes": notes,
@@ -134,12 +135,13 @@ def tasks(suite: str) -> list[str]:
     known = getattr(importlib.import_module(module), name)
     if simulator == "libero":
         return [task.split("SCENE")[-1].lstrip("0123456789_").replace("_", " ") for task in known[suite]]
-    return [f"{t.prompt}: {t.robot}, {t.controller}, cube within {100 * t.half_width:g} cm" for t in known]
+    return [f"{t.prompt}: {t.robot}, {t.controller}, \u00b1{100 * t.half_width:g} cm" for t in known]
 
 
-def instruction(suite: str, task: int) -> str:
+def instruction(suite: str, task: object) -> str:
     """Return the words of a task, without what tells it from others of the same words; "" where there is none."""
-    return next((words.split(":")[0] for words in tasks(suite)[task : task + 1]), "")
+    known = tasks(suite)
+    return known[task].split(":")[0] if isinstance(task, int) and 0 <= task < len(known) else ""
 
 
 def _mapping(manifest: Mapping[str, Any], part: str) -> Mapping[str, Any]:

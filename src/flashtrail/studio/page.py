@@ -41,24 +41,6 @@ _LIGHTS = {
     "printed": "the report's corrected criterion, as printed",
     "verified": "the behaviour was seen, and held at the end",
 }
-_CSS = """
-.st-now {font-weight: 600; margin: 0 0 .5rem}
-.st-bad {color: #b42318}
-.dark .st-bad {color: #ff9b8f}
-.st-rows {display: flex; gap: 1rem; flex-wrap: wrap; align-items: flex-start}
-.st-rows figure {margin: 0; max-width: 100%}
-.st-rows img {display: block; border-radius: 6px; max-width: 100%}
-.st-big img {width: 448px; aspect-ratio: 1}
-.st-small img {width: 212px; aspect-ratio: 1}
-.st-rows figcaption {font-size: .85rem; margin-top: .25rem}
-.st-rows ul {list-style: none; padding: 0; margin: 0}
-.st-rows li {padding: .35rem .6rem; margin: 0 0 .35rem; border: 1px solid var(--border-color-primary);
-  border-left-width: 8px; border-radius: 6px; min-width: 14rem}
-.st-on {border-left-color: #1a9850 !important; font-weight: 600}
-.st-rows small {display: block; font-weight: 400}
-.st-facts td {padding: .15rem .6rem; overflow-wrap: anywhere; vertical-align: top}
-.st-facts td:first-child {white-space: nowrap}
-"""
 
 
 class Studio:
@@ -89,10 +71,6 @@ class Studio:
 
     # --- events ---
 
-    def start(self, request: gr.Request, *chosen: Any) -> Iterator[str]:
-        """Show where an episode starts."""
-        yield from self._one(request, {"do": "start", **self._order(chosen)})
-
     def predict(self, request: gr.Request, handed: Any, *chosen: Any) -> Iterator[str]:
         """Ask for a chunk and show where it leads."""
         order = {"do": "predict", **self._order(chosen)}
@@ -101,7 +79,9 @@ class Studio:
             buffer = io.BytesIO()
             handed.convert("RGB").save(buffer, "PNG")
             order["picture"] = base64.b64encode(buffer.getvalue()).decode()
-        yield from self._one(request, order)
+        for message in self.visit(str(request.session_hash), order):
+            if message:
+                yield predicted(message)
 
     def play(self, request: gr.Request, guard: str, pace: float, *chosen: Any) -> Iterator[str]:
         """Show an episode as it runs."""
@@ -115,29 +95,12 @@ class Studio:
         """Break a camera of the episode that this visitor watches, from its next round on."""
         self.tell(str(request.session_hash), {"fault": fault})
 
-    def mend(self, request: gr.Request) -> None:
-        """Undo that."""
-        self.tell(str(request.session_hash), {"fault": "mended"})
-
     def end(self, request: gr.Request) -> None:
         """End the episode that this visitor watches."""
         self.tell(str(request.session_hash), {"end": True})
 
     def _order(self, chosen: tuple[Any, ...]) -> Message:
-        policy, suite, task, init_state, seed, words = chosen
-        return {
-            "policy": policy,
-            "suite": suite,
-            "task": task,
-            "init_state": init_state,
-            "seed": seed,
-            "instruction": words,
-        }
-
-    def _one(self, request: gr.Request, order: Message) -> Iterator[str]:
-        for message in self.visit(str(request.session_hash), order):
-            if message:
-                yield predicted(message)
+        return dict(zip(("policy", "suite", "task", "init_state", "seed", "instruction"), chosen, strict=True))
 
     # --- the page ---
 
@@ -172,30 +135,23 @@ class Studio:
                         gr.Markdown(
                             "It takes the place of the agent view; wrist view and hand stay those of the start."
                         )
-                        shown = gr.Button("Show the start")
                         ask = gr.Button("Predict", variant="primary")
                     with gr.Column(scale=2):
                         answer = gr.HTML(_now("Nothing is asked yet."))
-                shown.click(self.start, chosen, answer)
                 ask.click(self.predict, [handed, *chosen], answer)
             with gr.Tab("An episode, live"):
                 with gr.Row():
                     guard = gr.Dropdown(self._choices["guards"], value="none", label="Guard")
                     pace = gr.Slider(1, 20, value=10, step=1, label="Control steps a second, at the most")
-                    fault = gr.Dropdown(self._choices["camera"][1:], label="What breaks")
+                    fault = gr.Dropdown(self._choices["camera"], label="What breaks")
                 with gr.Row():
                     run = gr.Button("Run", variant="primary")
                     broken = gr.Button("Break the camera")
-                    mended = gr.Button("Mend it")
                     ended = gr.Button("End the run", variant="stop")
                 stage = gr.HTML(_now("Nothing runs yet."))
                 run.click(self.play, [guard, pace, *chosen], stage)
-                for button, act, given in (
-                    (broken, self.disturb, [fault]),
-                    (mended, self.mend, []),
-                    (ended, self.end, []),
-                ):
-                    button.click(act, given, None, queue=False, show_progress="hidden")
+                broken.click(self.disturb, fault, None, queue=False, show_progress="hidden")
+                ended.click(self.end, None, None, queue=False, show_progress="hidden")
             with gr.Tab("Model card"):
                 facts = gr.HTML(self._facts(first))
                 card = gr.Markdown(self._card(first))
@@ -251,9 +207,7 @@ def predicted(message: Message) -> str:
     if "image" not in message:
         return _now(message.get("now", "…"))
     if "actions" not in message:
-        return _now("The start") + _figure(
-            "st-rows st-big", message["image"], "the start", f"task: {message['prompt']}"
-        )
+        return _now("The start") + _figure("st-big", message["image"], "the start", f"task: {message['prompt']}")
     count, accepted = len(message["actions"]), message["accepted"]
     along, across, up = message["moved_mm"]
     caption = (
@@ -268,9 +222,7 @@ def predicted(message: Message) -> str:
     rows = "".join(f"<tr>{''.join(f'<td>{value:g}</td>' for value in action)}</tr>" for action in message["actions"])
     table = f"<details><summary>The actions</summary><table class='st-facts'>{rows}</table></details>"
     done = f"{message['route']} round, {accepted} of {count} accepted, {message['ms']:g} ms"
-    return (
-        _now(done) + _figure("st-rows st-big", message["image"], "the chunk's path in the agent view", caption) + table
-    )
+    return _now(done) + _figure("st-big", message["image"], "the chunk's path in the agent view", caption) + table
 
 
 def watching(seen: Message) -> str:
@@ -286,7 +238,7 @@ def watching(seen: Message) -> str:
     if "world" in seen:
         parts.append(_figure("st-big", seen["world"], "the scene", f"The scene, undamaged. Task: {seen['prompt']}"))
     if "agent" in seen:
-        fault = "" if seen["fault"] in (None, "mended") else f" Broken: {seen['fault']}."
+        fault = f" Broken: {seen['fault']}." if seen["fault"] else ""
         views = _figure("st-small", seen["agent"], "agent view as sent", "Agent view, as the policy is given it.")
         views += _figure("st-small", seen["wrist"], "wrist view as sent", f"Wrist view, as given.{fault}")
         parts.append(f"<div>{views}</div>")
@@ -340,7 +292,8 @@ def application(page: gr.Blocks, path: str, root: Path) -> FastAPI:
         path,
         server_name="127.0.0.1",
         theme=gr.themes.Default(font=font, font_mono=mono),
-        css=_CSS,
+        css_paths=[Path(__file__).with_name("studio.css")],
+        head="<link rel='icon' href='data:,'>",
         footer_links=[],
         run_history=False,
         ssr_mode=False,

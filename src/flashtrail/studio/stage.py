@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from flashtrail.base import commands
-from flashtrail.base.errors import UserError, cause, nearest
+from flashtrail.base.errors import UserError, cause
 from flashtrail.experiment import shard as specs
 from flashtrail.experiment.shard import ShardSpec
 from flashtrail.rollouts.servers import Server
@@ -50,26 +50,19 @@ _LONGEST = 500  # of an instruction, characters
 
 def spec_of(artifact: Artifact, policy: str, order: Mapping[str, Any]) -> ShardSpec:
     """Return the spec of the one episode that is ordered, as a shard of it would have; UserError for what cannot be."""
-    camera, guard = str(order.get("camera", "mended")), str(order.get("guard", "none"))
-    for word, known in ((camera, choices.CAMERA), (guard, choices.GUARDS)):
-        if word not in known:
-            raise UserError(f"unknown choice {word!r}{nearest(word, known)}")
-    command = serve_command(artifact.base, draft=artifact.draft, workers=1, max_batch=1)
-    condition = [choices.CAMERA[camera]] if camera != "mended" else []
-    words = _words(order)
-    if order["do"] == "play" and words and words != choices.instruction(str(order["suite"]), _whole(order, "task")):
-        condition.append({"kind": "instruction", "text": words})
+    words, own = _words(order), choices.instruction(str(order.get("suite")), order.get("task"))
+    told = {"kind": "instruction", "text": words} if order["do"] == "play" and words not in ("", own) else None
     return specs.read(
         {
             "arm": "studio",
             "policy": policy,
-            "suite": str(order["suite"]),
-            "task_id": _whole(order, "task"),
-            "init_states": [_whole(order, "init_state")],
-            "seed": _whole(order, "seed"),
-            "condition": condition if len(condition) > 1 else condition[0] if condition else {"kind": "none"},
-            "guard": choices.GUARDS[guard],
-            "server": {"command": command},
+            "suite": order.get("suite"),
+            "task_id": order.get("task"),
+            "init_states": [order.get("init_state")],
+            "seed": order.get("seed"),
+            "condition": told or {"kind": "none"},
+            "guard": choices.chosen(order.get("guard", "none"), choices.GUARDS),
+            "server": {"command": serve_command(artifact.base, draft=artifact.draft, workers=1, max_batch=1)},
         }
     )
 
@@ -87,12 +80,12 @@ class Stage:
     def answer(self, order: Mapping[str, Any]) -> dict[str, Any]:
         """Do what is ordered and return the last message; never raises for what a visitor can cause."""
         try:
-            done = {"describe": self._describe, "start": self._start, "predict": self._predict, "play": self._play}
+            done = {"describe": self._describe, "predict": self._predict, "play": self._play}
             return {**done[order["do"]](order), "last": True}
         except watched.Ended:
             return {"ended": "ended by the visitor", "last": True}
         except UserError as error:
-            self._leave_server()
+            self.close()
             return {"failed": str(error), "last": True}
         except (EOFError, BrokenPipeError):
             raise
@@ -100,18 +93,8 @@ class Stage:
             traceback.print_exc()
             return {"failed": str(UserError(cause(f"{type(error).__name__}: {error}"))), "lost": True, "last": True}
 
-    def close(self) -> None:
-        """End the server."""
-        self._leave_server()
-
     def _describe(self, order: Mapping[str, Any]) -> dict[str, Any]:
         return choices.described(self._root)
-
-    def _start(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        """Show where an episode starts."""
-        spec, _ = self._spec(order)
-        seen = self._at_start(spec).observe()
-        return {"image": picture.jpeg(picture.trail(seen.agent, None)), "prompt": seen.prompt}
 
     def _predict(self, order: Mapping[str, Any]) -> dict[str, Any]:
         """Ask for one chunk at the start of an episode, then let the simulator execute all of it to see where it goes.
@@ -119,13 +102,13 @@ class Stage:
         A picture that was handed in takes the place of the agent view; wrist view and state stay the simulator's.
         """
         spec, artifact = self._spec(order)
-        simulator = self._at_start(spec)
+        key, simulator = episodes_of(spec)[0], self._ready(spec)
+        simulator.reset(key)
         seen = simulator.observe()
         handed = order.get("picture")
         words = _words(order) or seen.prompt
         given = replace(seen, prompt=words, agent=seen.agent if handed is None else _picture(handed))
         client = self._client(spec, artifact)
-        key = episodes_of(spec)[0]
         noise = seeds.derive(spec.seed, key, "noise", 0)
         self._say("the policy answers")
         reply = client.infer(given.request(), executed_steps=0, reset=True, noise_seed=noise)
@@ -166,7 +149,7 @@ class Stage:
     def _spec(self, order: Mapping[str, Any]) -> tuple[ShardSpec, Artifact]:
         known, _ = choices.artifacts(self._root)
         name = str(order.get("policy"))
-        artifact = choices.artifact_named(name, known)
+        artifact = choices.chosen(name, known)
         return spec_of(artifact, name, order), artifact
 
     def _ready(self, spec: ShardSpec) -> Simulator:
@@ -178,15 +161,10 @@ class Stage:
             raise RuntimeError(f"this process has a simulator of {self._needs}")
         return self._simulator
 
-    def _at_start(self, spec: ShardSpec) -> Simulator:
-        simulator = self._ready(spec)
-        simulator.reset(episodes_of(spec)[0])
-        return simulator
-
     def _client(self, spec: ShardSpec, artifact: Artifact) -> PolicyClient:
         """Return a session with a server of the policy: the one that runs, or a new one."""
         if self._served is None or self._served[0] != spec.policy:
-            self._leave_server()
+            self.close()
             self._say("the policy server starts")
             server = self._serving.enter_context(Server(spec, self._logs / "server.log", 1))
             token = os.environ.get(TOKEN_VARIABLE)
@@ -196,7 +174,8 @@ class Stage:
         check_understood(spec, client.metadata, server.url)
         return client
 
-    def _leave_server(self) -> None:
+    def close(self) -> None:
+        """End the server."""
         self._served = None
         self._serving.close()
 
@@ -215,13 +194,6 @@ class Stage:
 
 def _words(order: Mapping[str, Any]) -> str:
     return " ".join(str(order.get("instruction") or "").split())[:_LONGEST]
-
-
-def _whole(order: Mapping[str, Any], name: str) -> int:
-    value = order.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
-        raise UserError(f"{name.replace('_', ' ')} {value!r} is not a whole number")
-    return int(value)
 
 
 def _picture(encoded: Any) -> np.ndarray:
@@ -245,12 +217,13 @@ def serve(root: Path, logs: Path, connection: Connection) -> None:
                 if "do" in order:
                     connection.send_bytes(json.dumps(stage.answer(order)).encode())
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the server is to be gone before this process is
         stage.close()
 
 
 def main() -> int:
     """Run the process."""
-    leave_with_parent()
+    leave_with_parent(grace_s=12.0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the page, which then ends this process
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     os.dup2(2, 1)  # LIBERO prints while it loads

@@ -101,7 +101,7 @@ class Backstage:
         assert process.stdin is not None
         process.stdin.close()  # it leaves by itself, and takes its server down
         try:
-            return process.wait(10.0)
+            return process.wait(15.0)
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

@@ -69,7 +69,7 @@ def play(
     camera = Breakable(
         conditions.build(spec.condition, seed), {name: conditions.build(f, seed) for name, f in faults.items()}
     )
-    watched = _Watched(simulator, spec.suite, camera, 1.0 / pace_hz, send, orders)
+    watched: Any = _Watched(simulator, spec, camera, 1.0 / pace_hz, send, orders)
     return run_episode(
         watched,
         policy,
@@ -87,21 +87,18 @@ class _Watched:
     """A simulator that draws every step, says what is seen, and takes the visitor's orders in between."""
 
     def __init__(
-        self, simulator: Simulator, suite: str, camera: Breakable, pause_s: float, send: Send, orders: Orders
+        self, simulator: Simulator, spec: ShardSpec, camera: Breakable, pause_s: float, send: Send, orders: Orders
     ) -> None:
         self._simulator, self._camera, self._pause_s = simulator, camera, pause_s
         self._send, self._orders = send, orders
-        self._view, self._way = picture.Camera(simulator, suite), list[np.ndarray]()
+        self._guard = str(spec.guard.kind)
+        self._view, self._way = picture.Camera(simulator, spec.suite), list[np.ndarray]()
         self._steps, self._due = 0, 0.0
-        self.prompt, self.horizon = simulator.prompt, simulator.horizon
 
     def reset(self, key: EpisodeKey) -> None:
         self._simulator.reset(key)
         self._due = time.monotonic()
         self._show(self._simulator.observe(), done=False)
-
-    def observe(self) -> Observation:
-        return self._simulator.observe()
 
     def step(self, action: Sequence[float], *, render: bool) -> Step:
         self._obey()
@@ -111,14 +108,8 @@ class _Watched:
         self._show(self._simulator.observe(), done=step.done)
         return step
 
-    def verdict(self, success: bool) -> Verdict | None:
-        return self._simulator.verdict(success)
-
-    def metrics(self) -> Metrics:
-        return self._simulator.metrics()
-
-    def close(self) -> None:
-        self._simulator.close()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._simulator, name)  # all else as it is
 
     def asked(self, query: Query) -> None:
         """Say what the policy was given and answered (an `episode.OnQuery`)."""
@@ -134,8 +125,8 @@ class _Watched:
                 "chunk": len(reply.actions),
                 "ms": round(float(reply.roundtrip_ms), 1),
                 "hit": query.hit,
-                "fault": self._camera.chosen,
-                "guard": "missing" if given.wrist_missing else film.done(query.guard),
+                "fault": self._camera.chosen if query.hit else None,
+                "guard": "none" if self._guard == "none" else film.done(query.guard),
             }
         )
 
@@ -145,11 +136,11 @@ class _Watched:
         self._send(
             {
                 "step": self._steps,
-                "horizon": self.horizon,
+                "horizon": self._simulator.horizon,
                 "world": picture.jpeg(picture.trail(seen.agent, self._view.points(self._way))),
                 "lights": lights(self._simulator.metrics(), done, verdict),
                 "missing": verdict.missing if verdict else None,
-                "prompt": self.prompt,
+                "prompt": self._simulator.prompt,
             }
         )
 
