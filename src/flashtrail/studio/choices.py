@@ -85,9 +85,9 @@ def artifacts(root: Path) -> tuple[dict[str, Artifact], list[str]]:
 
 def chosen(name: object, known: Mapping[str, T]) -> T:
     """Return one of what is known; UserError with the nearest name otherwise."""
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise UserError(f"unknown choice {str(name)!r}{nearest(str(name), known)}")
-    return known[str(name)]
+    return known[name]
 
 
 def described(root: Path) -> dict[str, Any]:
