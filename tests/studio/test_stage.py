@@ -110,7 +110,7 @@ def test_a_chunk_is_drawn_into_the_start_or_into_a_picture_that_was_handed_in(ba
 @pytest.mark.parametrize(
     ("more", "line"),
     [
-        ({"instruction": "zzz qqq"}, "instruction"),
+        ({"instruction": "zzz qqq"}, "no word of 'zzz qqq' is in this policy's vocabulary"),
         ({"picture": "AAAA"}, "the picture cannot be read: give a PNG or JPEG"),
         ({"policy": "../lift_nano"}, "unknown choice '../lift_nano'"),
     ],

@@ -139,7 +139,14 @@ class Stage:
         client = self._client(spec, artifact)
         self._say("the episode begins")
         record = watched.play(simulator, client, spec, choices.CAMERA, pace, self._send, self._orders)
-        names: tuple[str, ...] = ("outcome", "success", "verified_success", "verified_reason", "naive_success", "own_success")
+        names: tuple[str, ...] = (
+            "outcome",
+            "success",
+            "verified_success",
+            "verified_reason",
+            "naive_success",
+            "own_success",
+        )
         names += ("printed_success", "steps", "rounds", "draft_rounds", "gripper_closures")
         rows = {"rounds": record.rounds, "steps": record.steps} if order.get("rows") else {}
         return {"ended": record.episode["outcome"], **{name: record.episode[name] for name in names}, **rows}
