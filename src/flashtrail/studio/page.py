@@ -25,7 +25,7 @@ from typing import Any
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import PlainTextResponse, Response
 
 from flashtrail.studio.visitors import Backstage, Message, Turns
 
@@ -59,8 +59,10 @@ class Studio:
                 yield {"now": f"Please wait: {others} before you. Your turn comes by itself."}
                 time.sleep(0.5)
             for message in self._backstage.ask(order):
-                self._turns.before(ticket)
                 yield message
+                if self._turns.before(ticket):  # his browser was away for longer than a turn is kept
+                    yield {"failed": "Your turn has passed: ask again."}
+                    return
         finally:
             self._turns.leave(ticket)
 
@@ -277,6 +279,9 @@ def guarded(app: FastAPI) -> Any:
             if origin not in (None, f"http://{host}"):
                 await PlainTextResponse("other web pages may not ask (Origin)\n", 403)(scope, receive, send)
                 return
+            if scope["path"] == "/favicon.ico":  # browsers ask by themselves
+                await Response(status_code=204)(scope, receive, send)
+                return
         if scope["type"] != "websocket":
             await app(scope, receive, headed)
 
@@ -293,7 +298,6 @@ def application(page: gr.Blocks, path: str, root: Path) -> FastAPI:
         server_name="127.0.0.1",
         theme=gr.themes.Default(font=font, font_mono=mono),
         css_paths=[Path(__file__).with_name("studio.css")],
-        head="<link rel='icon' href='data:,'>",
         footer_links=[],
         run_history=False,
         ssr_mode=False,

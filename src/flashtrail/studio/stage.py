@@ -148,7 +148,7 @@ class Stage:
             "own_success",
         )
         names += ("printed_success", "steps", "rounds", "draft_rounds", "gripper_closures")
-        rows = {"rounds": record.rounds, "steps": record.steps} if order.get("rows") else {}
+        rows = {"rows": {"rounds": record.rounds, "steps": record.steps}} if order.get("rows") else {}
         return {"ended": record.episode["outcome"], **{name: record.episode[name] for name in names}, **rows}
 
     # --- parts ---
