@@ -133,7 +133,9 @@ class Studio:
             with gr.Tab("One picture"):
                 with gr.Row():
                     with gr.Column():
-                        handed = gr.Image(type="pil", sources=["upload"], label="Another picture for the agent view")
+                        handed = gr.Image(
+                            type="pil", sources=["upload"], height=260, label="Another picture for the agent view"
+                        )
                         gr.Markdown(
                             "It takes the place of the agent view; wrist view and hand stay those of the start."
                         )

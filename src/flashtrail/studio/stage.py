@@ -33,9 +33,9 @@ from flashtrail.rollouts.servers import Server
 from flashtrail.rollouts.shard import check_understood, episodes_of
 from flashtrail.rollouts.worker import make_simulator
 from flashtrail.serving import TOKEN_VARIABLE
-from flashtrail.serving.client import PolicyClient
+from flashtrail.serving.client import PolicyClient, ServerUnavailable
 from flashtrail.serving.handles import serve_command
-from flashtrail.serving.launch import leave_with_parent
+from flashtrail.serving.launch import ServerError, leave_with_parent
 from flashtrail.simulators import seeds
 from flashtrail.simulators.observation import resize_with_pad
 from flashtrail.simulators.protocol import Simulator
@@ -75,7 +75,8 @@ class Stage:
         self._simulator: Simulator | None = None
         self._needs: tuple[Any, ...] = ()
         self._serving = contextlib.ExitStack()
-        self._served: tuple[str, Server, PolicyClient] | None = None
+        self._served: tuple[str, Server] | None = None
+        self._session: PolicyClient | None = None
 
     def answer(self, order: Mapping[str, Any]) -> dict[str, Any]:
         """Do what is ordered and return the last message; never raises for what a visitor can cause."""
@@ -85,7 +86,7 @@ class Stage:
         except watched.Ended:
             return {"ended": "ended by the visitor", "last": True}
         except UserError as error:
-            self.close()
+            self.close(server=isinstance(error, ServerUnavailable | ServerError))
             return {"failed": str(error), "last": True}
         except (EOFError, BrokenPipeError):
             raise
@@ -173,18 +174,21 @@ class Stage:
         if self._served is None or self._served[0] != spec.policy:
             self.close()
             self._say("the policy server starts")
-            server = self._serving.enter_context(Server(spec, self._logs / "server.log", 1))
-            token = os.environ.get(TOKEN_VARIABLE)
-            client = self._serving.enter_context(PolicyClient(server.url, _CONNECT_S, token=token, **_LIMITS))
-            self._served = spec.policy, server, client
-        _, server, client = self._served
-        check_understood(spec, client.metadata, server.url)
-        return client
+            self._served = spec.policy, self._serving.enter_context(Server(spec, self._logs / "server.log", 1))
+        _, server = self._served
+        if self._session is None:
+            self._session = PolicyClient(server.url, _CONNECT_S, token=os.environ.get(TOKEN_VARIABLE), **_LIMITS)
+        check_understood(spec, self._session.metadata, server.url)
+        return self._session
 
-    def close(self) -> None:
-        """End the server."""
-        self._served = None
-        self._serving.close()
+    def close(self, server: bool = True) -> None:
+        """End the session, and the server unless it is to stay."""
+        if self._session is not None:
+            self._session.close()
+        self._session = None
+        if server:
+            self._served = None
+            self._serving.close()
 
     def _say(self, what: str) -> None:
         self._send({"now": what})
