@@ -7,7 +7,6 @@ from the process `stage`, everything that is typed or uploaded goes there as dat
 from __future__ import annotations
 
 import base64
-import contextlib
 import html
 import io
 import itertools
@@ -20,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import gradio as gr
 import uvicorn
@@ -131,38 +130,41 @@ class Studio:
             )
             chosen = [policy, where, task, init_state, seed, words]
             with gr.Tab("One picture"):
-                with gr.Row():
-                    with gr.Column():
-                        handed = gr.Image(
-                            type="pil", sources=["upload"], height=260, label="Another picture for the agent view"
-                        )
-                        gr.Markdown(
-                            "It takes the place of the agent view; wrist view and hand stay those of the start."
-                        )
-                        ask = gr.Button("Predict", variant="primary")
-                    with gr.Column(scale=2):
-                        answer = gr.HTML(_now("Nothing is asked yet."))
-                ask.click(self.predict, [handed, *chosen], answer)
+                self._picture(chosen)
             with gr.Tab("An episode, live"):
-                with gr.Row():
-                    guard = gr.Dropdown(self._choices["guards"], value="none", label="Guard")
-                    pace = gr.Slider(1, 20, value=10, step=1, label="Control steps a second, at the most")
-                    fault = gr.Dropdown(self._choices["camera"], label="What breaks")
-                with gr.Row():
-                    run = gr.Button("Run", variant="primary")
-                    broken = gr.Button("Break the camera")
-                    ended = gr.Button("End the run", variant="stop")
-                stage = gr.HTML(_now("Nothing runs yet."))
-                run.click(self.play, [guard, pace, *chosen], stage)
-                broken.click(self.disturb, fault, None, queue=False, show_progress="hidden")
-                ended.click(self.end, None, None, queue=False, show_progress="hidden")
+                self._episode(chosen)
             with gr.Tab("Model card"):
-                facts = gr.HTML(self._facts(first))
-                card = gr.Markdown(self._card(first))
+                facts, card = gr.HTML(self._facts(first)), gr.Markdown(self._card(first))
             policy.change(self._of_policy, policy, [where, words, facts, card], queue=False)
             where.change(self._of_suite, where, [task, words], queue=False)
             page.unload(self.end)
         return page
+
+    def _picture(self, chosen: list[Any]) -> None:
+        with gr.Row():
+            with gr.Column():
+                handed = gr.Image(
+                    type="pil", sources=["upload"], height=260, label="Another picture for the agent view"
+                )
+                gr.Markdown("It takes the place of the agent view; wrist view and hand stay those of the start.")
+                ask = gr.Button("Predict", variant="primary")
+            with gr.Column(scale=2):
+                answer = gr.HTML(_now("Nothing is asked yet."))
+        ask.click(self.predict, [handed, *chosen], answer)
+
+    def _episode(self, chosen: list[Any]) -> None:
+        with gr.Row():
+            guard = gr.Dropdown(self._choices["guards"], value="none", label="Guard")
+            pace = gr.Slider(1, 20, value=10, step=1, label="Control steps a second, at the most")
+            fault = gr.Dropdown(self._choices["camera"], label="What breaks")
+        with gr.Row():
+            run = gr.Button("Run", variant="primary")
+            broken = gr.Button("Break the camera")
+            ended = gr.Button("End the run", variant="stop")
+        stage = gr.HTML(_now("Nothing runs yet."))
+        run.click(self.play, [guard, pace, *chosen], stage)
+        broken.click(self.disturb, fault, None, queue=False, show_progress="hidden")
+        ended.click(self.end, None, None, queue=False, show_progress="hidden")
 
     def _of_policy(self, name: str) -> list[Any]:
         about = self._choices["policies"].get(name, {})
@@ -312,7 +314,7 @@ def application(page: gr.Blocks, path: str, root: Path) -> FastAPI:
     )
 
 
-def main() -> int:
+def main() -> NoReturn:
     """Give out the page until Ctrl-C or SIGTERM."""
     descriptor, python, root = sys.argv[1:]
     sock, path = socket.socket(fileno=int(descriptor)), f"/{secrets.token_urlsafe(16)}"
@@ -321,25 +323,27 @@ def main() -> int:
         {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(place / "uploads"), "HF_HUB_OFFLINE": "1"}
     )
     os.chdir(place)  # nothing of the checkout is the working directory of a file server
-    backstage = Backstage(Path(python), Path(root), place)
+    backstage, code = Backstage(Path(python), Path(root), place), 0
     try:
         *_, choices = backstage.ask({"do": "describe"})
         if "failed" in choices:
             print(f"error: {choices['failed']}", file=sys.stderr)
-            return 2
-        app = application(Studio(backstage, choices).blocks(), path, Path(root))
-        config = uvicorn.Config(guarded(app), log_level="error", timeout_graceful_shutdown=1)
-        sock.listen(64)
-        print(f"open http://127.0.0.1:{sock.getsockname()[1]}{path}/ on this machine; Ctrl-C ends it", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
+            code = 2
+        else:
+            app = application(Studio(backstage, choices).blocks(), path, Path(root))
+            config = uvicorn.Config(guarded(app), log_level="error", timeout_graceful_shutdown=1)
+            sock.listen(64)
+            print(f"open http://127.0.0.1:{sock.getsockname()[1]}{path}/ on this machine; Ctrl-C ends it", flush=True)
             uvicorn.Server(config).run(sockets=[sock])
-        print("ended", flush=True)
+    except KeyboardInterrupt:
+        pass
     finally:
         backstage.close()
         shutil.rmtree(place, ignore_errors=True)
-    sys.stdout.flush()
-    os._exit(0)  # threads of visitors that wait must not keep the process alive
+    if code == 0:
+        print("ended", flush=True)
+    os._exit(code)  # threads of visitors that wait must not keep the process alive
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

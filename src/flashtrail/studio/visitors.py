@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import threading
@@ -98,14 +97,14 @@ class Backstage:
         self._connection, self._needs, self._owes = None, None, False
         if process is None:
             return None
-        assert process.stdin is not None
-        process.stdin.close()  # it leaves by itself, and takes its server down
         try:
-            return process.wait(15.0)
+            return process.wait(15.0)  # it leaves by itself, and takes its server down
         except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
             return process.wait()
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
 
     def _settle(self) -> None:
         """End what a visitor who has left was watching; a stage that does not answer is ended itself."""
