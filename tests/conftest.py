@@ -24,6 +24,8 @@ LONGEST = (
     "workflow/test_growth.py",
     "workflow/test_settle.py",
     "workflow/test_plan.py",
+    "studio/test_stage.py",
+    "studio/test_page.py",
     "conformance/test_mutations.py",
     "checkpoints/test_parity.py",
     "policies/pi0/kernels/test_compiled.py",
