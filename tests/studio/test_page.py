@@ -140,8 +140,18 @@ def test_a_run_is_watched_disturbed_and_ended_while_a_second_visitor_waits(check
         two.sees("Told: lift the red cube.")
         one.open("Model card")
         one.page.get_by_role("heading", name="lift_nano").wait_for()
+        assert not one.page.evaluate(browser._OVERFLOW)
+        one.open("An episode, live")
+        one.press("Run")
+        one.sees("Step 2 of 100")
+        one.page.close()  # whoever leaves gives way
+        field = two.page.get_by_label("Instruction (empty: the task's own)")
+        field.fill("grasp the cube")
+        field.press("Enter")
+        two.press("Predict")
+        two.sees("Told: grasp the cube.")
+        assert not two.page.evaluate(browser._OVERFLOW)
         for visitor in (one, two):
-            assert not visitor.page.evaluate(browser._OVERFLOW)
             assert not visitor.errors
             local = [address for address in visitor.requests if not address.startswith(("data:", "blob:"))]
             assert len(local) > 10 and all(address.startswith(url.rsplit("/", 2)[0] + "/") for address in local)

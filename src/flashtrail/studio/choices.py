@@ -79,7 +79,7 @@ def artifacts(root: Path) -> tuple[dict[str, Artifact], list[str]]:
         has_draft = base.name == "base" and (draft / "manifest.json").is_file()
         found[name] = Artifact(base, draft if has_draft else None, family, manifest, card, words)
     if not any(artifact.family == registry.PI0 for artifact in found.values()):
-        notes.append("pi0_nano is offered once it is converted: make report, or snakemake --profile profiles/local")
+        notes.append("pi0_nano is offered once make report has converted it")
     return found, notes
 
 
@@ -135,7 +135,8 @@ def tasks(suite: str) -> list[str]:
     known = getattr(importlib.import_module(module), name)
     if simulator == "libero":
         return [task.split("SCENE")[-1].lstrip("0123456789_").replace("_", " ") for task in known[suite]]
-    return [f"{t.prompt}: {t.robot}, {t.controller}, \u00b1{100 * t.half_width:g} cm" for t in known]
+    told = ["" if task.controller == "OSC_POSE" else f" {task.controller}" for task in known]  # the one that is usual
+    return [f"{t.prompt}: {t.robot}{c}, \u00b1{100 * t.half_width:g} cm" for t, c in zip(known, told, strict=True)]
 
 
 def instruction(suite: str, task: object) -> str:
