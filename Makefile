@@ -41,7 +41,7 @@ watch: setup ## a run in a browser on this machine, as it comes: RUN=directory o
 
 studio: setup ## ask a policy, watch it act and break its camera, in a browser on this machine: PORT=8766 for a fixed address
 	@$(BIN)/python scripts/setup_env.py --studio
-	@$(BIN)/python -m flashtrail studio --port "$(or $(PORT),0)"
+	@$(BIN)/python -m flashtrail.studio --port "$(or $(PORT),0)"
 
 settle: setup ## the next episodes to the claims nearest to a decision, until all have ended: BUDGET=60m, or 40 episodes
 	@$(BIN)/python -m flashtrail settle --profile $(PROFILE) -- "$(BUDGET)"

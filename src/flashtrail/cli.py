@@ -42,7 +42,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report-run": ("report on imported runs", "flashtrail.report.command:Report"),
     "ledger": ("which of the experiment's episodes are there, by arm and task", "flashtrail.experiment.ledger"),
     "settle": ("give the next episodes to the claims nearest to a decision", "flashtrail.claims.settling"),
-    "studio": ("ask a policy, watch it act and break its camera, in a browser", "flashtrail.studio.command"),
     "summary": ("a run on one page: verdict, figure, claims, what is not claimed", "flashtrail.record.summary:Summary"),
     "table": ("a table of a report as LaTeX, Markdown or CSV", "flashtrail.record.papers:Table"),
     "watch": ("show a run under way in a browser on this machine", "flashtrail.report.watch"),

@@ -22,8 +22,8 @@ import pytest
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from flashtrail import cli
-from flashtrail.studio import command
+from flashtrail.base import commands
+from flashtrail.studio import __main__ as start
 
 ROOT = Path(__file__).parents[2]
 NO_NETWORK = re.compile(r"dns|resolve|connect|network is unreachable|timed out|offline", re.IGNORECASE)
@@ -54,7 +54,7 @@ def checkout(environment, tmp_path):
 @contextlib.contextmanager
 def studio(root):
     """Yield the process and the address that it prints; end it as Ctrl-C does, and see that nothing is left."""
-    log, words = root.parent / "studio.log", [sys.executable, "-P", "-m", "flashtrail", "studio"]
+    log, words = root.parent / "studio.log", [sys.executable, "-P", "-m", "flashtrail.studio"]
     before = set(Path(tempfile.gettempdir()).glob("flashtrail-studio-*"))
     with log.open("wb") as said:
         process = subprocess.Popen(
@@ -175,14 +175,14 @@ def gives_out_nothing_else(url, checkout):
 def test_a_port_that_is_taken_is_one_line(environment, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert cli.main(["studio", "--port", str(port)]) == 2
+        assert commands.run(lambda: start.main(["--port", str(port)]), "studio") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: port {port} on 127.0.0.1 is taken")
 
 
 def test_without_its_environment_it_says_how_to_make_it(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(command, "PYTHON", tmp_path / "python")
-    assert cli.main(["studio"]) == 2
+    monkeypatch.setattr(start, "PYTHON", tmp_path / "python")
+    assert commands.run(lambda: start.main([]), "studio") == 2
     assert "run make studio" in capsys.readouterr().err
 
 

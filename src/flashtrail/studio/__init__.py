@@ -1,5 +1,5 @@
 """The studio: a web page on this machine in which a served policy is asked, watched and disturbed by hand.
 
-`command` starts it. `page`, `layout` and `visitors` run in an environment of their own (envs/studio.yaml: gradio), all
+`__main__` starts it. `page` and `visitors` run in an environment of their own (envs/studio.yaml: gradio), all
 else here in the project's, as the process `stage`. Nothing imports this room.
 """

@@ -1,6 +1,6 @@
 """The studio's page: what a visitor chooses, asks and sees. Runs in the environment of envs/studio.yaml.
 
-Started by `command` with a bound socket, the project's interpreter and the checkout; everything that is shown comes
+Started by `__main__` with a bound socket, the project's interpreter and the checkout; everything that is shown comes
 from the process `stage`, everything that is typed or uploaded goes there as data.
 """
 
