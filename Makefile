@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup report lift watch settle drills checkup screenshot bundle audit-crate unlock clean-results clean-env \
+.PHONY: help setup report lift watch studio settle drills checkup screenshot bundle audit-crate unlock clean-results clean-env \
 	test lint check conformance fuzz check-envs lock nano lift-train \
 	fidelity verify-success verify-lift bench-engine bench-gpu gpu-day kernels-compile bench-server bench-rollouts bench-dag bench-evidence bench-convert
 override NO := 0 no false off
@@ -43,6 +43,10 @@ lift: setup ## a small VLA in robosuite's Lift, four metrics side by side, its r
 watch: setup ## a run in a browser on this machine, as it comes: RUN=directory of another run, PORT=8765 for a fixed address
 	@$(BIN)/python -m flashtrail watch --port "$(or $(PORT),0)" -- "$(or $(RUN),.)"
 
+studio: setup ## ask a policy, watch it act and break its camera, in a browser on this machine: PORT=8766 for a fixed address
+	@$(BIN)/python scripts/setup_env.py --studio
+	@$(BIN)/python -m flashtrail.studio --port "$(or $(PORT),0)"
+
 settle: setup ## the next episodes to the claims nearest to a decision, until all have ended: BUDGET=60m, or 40 episodes
 	@$(BIN)/python -m flashtrail settle --profile $(PROFILE) -- "$(BUDGET)"
 	@$(BIN)/python -m flashtrail reports
@@ -71,8 +75,8 @@ unlock: setup ## after a power cut or kill -9: let the workflow start again (fin
 clean-results: ## remove results/, reports/ and what Snakemake knows of them
 	rm -rf results reports .snakemake
 
-clean-env: ## remove .venv
-	rm -rf .venv
+clean-env: ## remove .venv and .venv-studio
+	rm -rf .venv .venv-studio
 
 ##@ Develop
 

@@ -25,10 +25,12 @@ ENVS = ROOT / "envs"
 CONSTRAINTS = ENVS / "constraints.txt"
 VENV = ROOT / ".venv"
 STAMP = VENV / ".flashtrail-setup"
+STUDIO = ENVS / "studio.yaml"  # an environment of its own, VENV-studio (`--studio`): not in the union
 OLDEST = (3, 11, 2)  # Debian 12's own: every pin admits it (tests/test_setup.py)
 # Measured on the CPU: the wheels, and `du` of .venv; with CUDA torch brings its libraries.
 FETCHED_GB, INSTALLED_GB = 1.6, 5.1
 CUDA_GB = 3.5
+STUDIO_FETCHED_GB = 0.1
 # pip's settings: uv's options and variables of the same meaning, and those that only pip obeys.
 UV_OPTIONS = {
     "index-url": "--default-index",
@@ -87,9 +89,9 @@ def pins(path: Path) -> list[str]:
 
 
 def union() -> list[str]:
-    """Return the pins of all env files; two files that disagree on a version are an error."""
+    """Return the pins of all env files of .venv; two files that disagree on a version are an error."""
     chosen: dict[str, str] = {}
-    for path in sorted(ENVS.glob("*.yaml")):
+    for path in sorted(set(ENVS.glob("*.yaml")) - {STUDIO}):
         for pin in pins(path):
             name = normal(pin.split("==")[0])
             if chosen.setdefault(name, pin) != pin:
@@ -322,6 +324,23 @@ def install(wanted: list[str]) -> None:
     pip("install", "--no-compile", "--progress-bar", "off", *common)
 
 
+def studio() -> None:
+    """Bring .venv-studio, beside .venv and by its uv, to the pins of the studio; or find it there already."""
+    place, constraints = VENV.with_name(".venv-studio"), STUDIO.with_name("studio-constraints.txt")
+    stamp, wanted = place / STAMP.name, hashlib.sha256(STUDIO.read_bytes() + constraints.read_bytes()).hexdigest()
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return
+    print(f"setup: fetching gradio and what it needs, {STUDIO_FETCHED_GB} GB, once, for {place.name}", flush=True)
+    options, variables = uv_words(pip_settings()) or ([], {})
+    made = [[VENV / "bin/uv", "venv", "--quiet", "--clear", "--no-project", "--python", interpreter(), place]]
+    made += [[VENV / "bin/uv", "pip", "install", "--quiet", "--python", place / "bin/python", *options]]
+    made[1] += ["-c", constraints, *pins(STUDIO)]
+    for command in made:
+        if subprocess.run(list(map(str, command)), cwd=ROOT, env={**os.environ, **variables}).returncode:
+            sys.exit("error: the studio's environment could not be made; check the network and run make studio again")
+    stamp.write_text(wanted)
+
+
 def check() -> None:
     """Ask pip to resolve each env file by itself, as conda would, without installing (needs the network)."""
     for path in sorted(ENVS.glob("*.yaml")):
@@ -335,6 +354,7 @@ def check() -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--list", action="store_true", help="print the pins and stop")
+    parser.add_argument("--studio", action="store_true", help="make .venv-studio, for the studio's page, and stop")
     parser.add_argument("--check", action="store_true", help="resolve each env file with pip, install nothing")
     arguments = parser.parse_args()
     if not OLDEST <= sys.version_info[:3] < (3, 12):
@@ -346,5 +366,7 @@ if __name__ == "__main__":
         print("\n".join(union()))
     elif arguments.check:
         check()
+    elif arguments.studio:
+        studio()
     else:
         setup()

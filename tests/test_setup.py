@@ -262,3 +262,12 @@ def run(*command) -> str:
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_the_studios_pins_are_no_part_of_the_main_environment(setup_env):
+    own = setup_env.pins(setup_env.STUDIO)
+    assert any(pin.startswith("gradio==") for pin in own)
+    main = "\n".join([*setup_env.union(), setup_env.CONSTRAINTS.read_text()])
+    assert not re.search(r"^gradio", main, re.MULTILINE)
+    lines = setup_env.STUDIO.with_name("studio-constraints.txt").read_text().splitlines()
+    assert set(own) <= set(lines)

@@ -78,7 +78,7 @@ def test_the_verdict_says_what_was_found_of_each_metric(run):
     said = headline.said(run)
     assert "; the success test tells nothing (40/40); " in said.text and "is refuted" not in said.text
     assert "the corrected criterion passes a grasp that never left the table (13/40)" in said.text
-    assert set(said.arms) <= set(ARMS) and len(said.arms) == said.text.count("/40)")
+    assert set(said.arms) <= set(ARMS) and len(said.arms) == said.text.count("/40")
     assert "exact]" in str(cards.section(run, None))
 
 
