@@ -1,5 +1,6 @@
 # Shared by the other files of this directory: the checked experiment, wildcard constraints, input functions, digests.
 # Nothing is planned before the config is valid.
+import dataclasses
 import functools
 import os
 import re
@@ -77,6 +78,13 @@ def check_files_named(experiment):
     for name, policy in experiment.policies.items():
         if policy.artifact is not None and not Path(policy.artifact, "manifest.json").is_file():
             raise UserError(f"policies.{name}.artifact: {policy.artifact} is not a directory with a manifest.json")
+    for name, arm in experiment.all_arms.items():
+        given = {key: getattr(arm, key).model_fields_set for key in ("flash", "settings")}
+        if any(given.values()) and (artifact := experiment.policies[arm.policy].artifact):
+            family = families.family_of(Path(artifact))
+            own = {field.name for field in dataclasses.fields(families.load(family).Settings)}
+            for key, strange in ((key, one) for key in given for one in sorted(given[key] - own)):
+                raise UserError(f"arms.{name}.{key}.{strange}: the family {family} has no such setting; leave it out")
 
 
 def planned_experiment():

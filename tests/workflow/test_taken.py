@@ -71,6 +71,14 @@ def test_what_is_wrong_with_artifact_or_claims_is_told_before_anything_is_planne
         ("policies: {still: {artifact: gs://b/still}}", "policies.still.artifact: gs://b/still is not a directory"),
         ("policies: {pi0_nano: {published: pi0_nano/FLAHS}}", "policies.pi0_nano.published: no success is published"),
         ("checkup: {published: pi0_nan/FLASH}", "did you mean 'pi0_nano/FLASH'?"),
+        (
+            "arms: {held: {policy: still, episodes: 1, flash: {tau_radius: 0.2}}}",
+            "arms.held.flash.tau_radius: the family nothing has no such setting; leave it out",
+        ),
+        (
+            "arms: {held: {policy: still, episodes: 1, settings: {epsilon: 0.2}}}",
+            "arms.held.settings.epsilon: the family nothing has no such setting; leave it out",
+        ),
         ("claims: claim.yaml", "claim.yaml"),
         ("claims: Snakefile", "Snakefile"),
     ):
