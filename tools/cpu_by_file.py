@@ -25,7 +25,7 @@ def seconds_of(root: int) -> float:
     below: dict[int, list[int]] = defaultdict(list)
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            fields = stat.read_text().rpartition(")")[2].split()
+            fields = stat.read_text(encoding="utf-8").rpartition(")")[2].split()
         except OSError:  # it has ended
             continue
         below[int(fields[1])].append(int(stat.parent.name))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -11,7 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from policies.test_registry import MANIFEST
+from policies.test_registry import artifact as holding_still
 from rollouts.shards import SERVER, children, parts, roll_out, rows, servers, spec, start, wait_until
 
 from flashtrail.checkpoints import artifact
@@ -65,7 +64,7 @@ def commands(tmp_path_factory) -> dict[str, list[str]]:
     """Commands of `nothing` and of pi0_nano with its draft, two settings of it."""
     root = tmp_path_factory.mktemp("artifacts")
     (root / "nothing").mkdir()
-    (root / "nothing/manifest.json").write_text(json.dumps(MANIFEST))
+    holding_still(root / "nothing")
     source = ROOT / "resources/pi0_nano"
     origin = {"uri": str(source), "class": "MATCH_FLASH_PI0_LIBERO_JAX", "digest": "d" * 16}
     artifact.convert_base(source, root / "base", "float32", origin)

@@ -26,6 +26,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse, Response
 
+from flashtrail.base import commands
 from flashtrail.studio.visitors import Backstage, Message, Turns
 
 _POLICY = (
@@ -346,4 +347,4 @@ def main() -> NoReturn:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(commands.run(main, "studio"))
