@@ -40,7 +40,7 @@ def seconds_of(root: int) -> float:
 
 def _cores() -> tuple[int, int]:
     """Return the ticks of all cores since the machine started: idle, and all."""
-    told = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    told = [int(word) for word in Path("/proc/stat").read_text(encoding="utf-8").splitlines()[0].split()[1:9]]
     return told[3] + told[4], sum(told)
 
 
