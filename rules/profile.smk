@@ -64,7 +64,9 @@ rule profile_routes:
         samples=EXPERIMENT.profile.samples,
         warmup=EXPERIMENT.profile.warmup,
         seed=EXPERIMENT.seed,
-        code=code_digest("profile_routes.py"),
+        code=lambda w: code_digest(
+            "profile_routes.py", *({families.source_of(family_of(w.policy))} - {families.source_of(families.PI0)})
+        ),
     threads: EVERY_CORE
     resources:
         gpu=lambda w: gpus(w.policy),

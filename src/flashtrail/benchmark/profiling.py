@@ -1,13 +1,14 @@
 """What a round takes by itself: both routes timed on recorded observations, batch 1, nothing else on the device.
 
-Full rounds and draft rounds are forced by engine settings, so that a rejected draft does not turn the next sample into
-a full round; their stages are the engine's own.
+pi0's full rounds and draft rounds are forced by engine settings, so that a rejected draft does not turn the next sample
+into a full round; their stages are the engine's own. A policy of another family has full rounds alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,14 @@ from flashtrail.policies.pi0 import transforms as tf
 from flashtrail.policies.pi0 import verify
 from flashtrail.policies.pi0.engine import Engine, Session
 from flashtrail.policies.pi0.policy import FlashPolicy, draw_noise
+from flashtrail.policies.protocol import Policy
 from flashtrail.rollouts.recordings import Recorded
 
 _TIMED = {route: {**columns, "policy_ms": "sample_actions_ms"} for route, columns in stages.COLUMNS_OF_ROUTE.items()}
 
 
 def profile_routes(
-    policy: FlashPolicy,
+    policy: Policy,
     recorded: Sequence[Recorded],
     *,
     name: str,
@@ -39,25 +41,30 @@ def profile_routes(
 
     Warm-up rounds are rows too, marked as such. A policy without a draft head has only the full route. Times are in
     ms; stages that a route does not have are None. policy_ms runs from edge to edge of the device's work and leaves
-    out transforms, as the reproduction's gpu_sync column does.
+    out transforms, as the reproduction's gpu_sync column does. UserError for a policy that does not tell its time.
     """
-    if not policy.engine.synchronize:
+    flash = policy if isinstance(policy, FlashPolicy) else None
+    if flash and not flash.engine.synchronize:
         raise ValueError("profiling needs an engine that synchronises at stage edges")
-    routes = ROUTES if policy.engine.runtime.has_draft else ROUTES[:1]
+    routes = ROUTES if flash and flash.engine.runtime.has_draft else ROUTES[:1]
     rows: list[dict[str, Any]] = []
     for prompt in dict.fromkeys(r.observation.prompt for r in recorded):
         seen = [r for r in recorded if r.observation.prompt == prompt]
         for route in routes:
-            rounds = _rounds(_forced(policy, route), route, seen, seed)
+            rounds = _rounds(_forced(flash, route), route, seen, seed) if flash else _plain_rounds(policy, seen, seed)
             for index in range(warmup + samples):
                 timing = next(rounds)
+                if "sample_actions_ms" not in timing:
+                    raise UserError(
+                        f"{name} does not tell how long it computes: profile another policy (profile.policy)"
+                    )
                 rows.append(
                     {
                         "policy": name,
                         "route": route,
                         "sample": index,
                         **dict.fromkeys(stages.COLUMNS),
-                        **{key: float(timing[name]) for key, name in _TIMED[route].items()},
+                        **{key: float(timing[own]) for key, own in _TIMED[route].items() if own in timing},
                         "roundtrip_ms": None,  # no client was asked
                         "synchronized": bool(timing["synchronized"]),
                         "warmup": index < warmup,
@@ -67,7 +74,8 @@ def profile_routes(
                 )
             timed = [row["policy_ms"] for row in rows[-samples:]]
             report(f"{route:5} {np.median(timed):8.2f} ms median of {samples}: {prompt}")
-    check_nothing_late(policy.engine.runtime)
+    if flash:
+        check_nothing_late(flash.engine.runtime)
     return rows
 
 
@@ -82,14 +90,16 @@ def check_nothing_late(runtime: Any) -> None:
         raise UserError(f"the engine had {late} after warm-up, so these rounds are not steady; warm up those first")
 
 
-def full_against_full(policy: FlashPolicy, recorded: Sequence[Recorded], *, samples: int, seed: int) -> dict[str, Any]:
+def full_against_full(policy: Policy, recorded: Sequence[Recorded], *, samples: int, seed: int) -> dict[str, Any]:
     """Return what the acceptance rule's radius says of the full route against itself, with other noise.
 
     The control of every accepted prefix: the radius is about the policy's own spread between two samples, so a draft
     can be accepted hardly more often than that. For up to `samples` queries of each prompt, two full chunks from
     different noise are compared as a draft and its estimate are: `histogram` counts the accepted prefixes 0-12, by
-    the radius alone (no gripper rule).
+    the radius alone (no gripper rule). A policy without that rule has no control: its histogram is empty.
     """
+    if not isinstance(policy, FlashPolicy):
+        return {"queries": 0, "histogram": []}
     settings = policy.engine.settings
     full = _forced(policy, "full")
     prefixes: list[int] = []
@@ -128,6 +138,18 @@ def _forced(policy: FlashPolicy, route: str) -> FlashPolicy:
     )
     engine = Engine(policy.engine.runtime, settings, synchronize=True)
     return FlashPolicy(engine, policy.inputs, policy.outputs)
+
+
+def _plain_rounds(policy: Policy, seen: Sequence[Recorded], seed: int) -> Iterator[Mapping[str, Any]]:
+    """Yield the timing of one full round after another, going round the recorded queries; a session an episode."""
+    sessions: dict[tuple[int, int], Any] = {}
+    for index in itertools.count():
+        query = seen[index % len(seen)]
+        new = query.episode not in sessions
+        session = sessions.setdefault(query.episode, policy.new_session() if new else None)
+        words = [seed, *query.episode, index]
+        answer = policy.infer(session, query.observation.request(), executed_steps=None, reset=new, noise_seed=words)
+        yield answer["policy_timing"]
 
 
 def _rounds(policy: FlashPolicy, route: str, seen: Sequence[Recorded], seed: int) -> Iterator[dict[str, Any]]:
