@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from flashtrail.base.errors import UserError
 from flashtrail.benchmark.profiling import full_against_full, profile_routes
+from flashtrail.policies import registry
+from flashtrail.policies.lift_vla.settings import Settings as LiftSettings
 from flashtrail.policies.pi0 import transforms as tf
 from flashtrail.policies.pi0 import weights
 from flashtrail.policies.pi0.dims import DraftDims, Pi0Dims
@@ -18,6 +22,8 @@ from flashtrail.rollouts import recordings
 from flashtrail.rollouts.recordings import Recorded
 from flashtrail.simulators.observation import Observation
 
+RESOURCES = Path(__file__).parents[2] / "resources"
+PLAIN = {"device": "cpu", "dtype": "float32", "backend": "torch", "action_stats": None, "together": 1, "sessions": 1}
 GEMMA = {"width": 16, "depth": 1, "mlp_dim": 16, "num_heads": 2, "num_kv_heads": 1, "head_dim": 8}
 DIMS = {
     "vision": {"width": 8, "depth": 1, "mlp_dim": 8, "num_heads": 1, "head_dim": 8, "patch": 112, "image_size": 224}
@@ -83,6 +89,25 @@ def test_without_a_draft_head_there_is_only_the_full_route():
         tiny_policy(draft=False), recorded(("open it",)), name="tiny", samples=1, warmup=0, seed=7, device="cpu"
     )
     assert [row["route"] for row in rows] == ["full"]
+
+
+def test_a_policy_of_another_family_has_full_rounds_and_no_control():
+    policy = registry.load("lift_vla").load(RESOURCES / "lift_nano", None, settings=LiftSettings(), **PLAIN)
+    seen = recorded(("lift the red cube", "push the red cube forward"))
+    rows = profile_routes(policy, seen, name="lift", samples=3, warmup=1, seed=7, device="cpu", report=lambda _: None)
+    assert [row["warmup"] for row in rows] == [True, False, False, False] * 2
+    assert {row["route"] for row in rows} == {"full"} and all(row["draft_ms"] is None for row in rows)
+    for row in rows:
+        own = [row[name] for name in ("encoder_ms", "prefill_ms", "denoise_ms")]
+        assert min(own) > 0 and sum(own) == pytest.approx(row["policy_ms"])
+    assert full_against_full(policy, seen, samples=2, seed=7) == {"queries": 0, "histogram": []}
+
+
+def test_a_policy_that_does_not_tell_its_time_is_one_line():
+    family = registry.load("scripted")
+    policy = family.load(RESOURCES / "scripted/random", None, settings=family.Settings(), **PLAIN)
+    with pytest.raises(UserError, match="random does not tell how long it computes: set profile.policy to another"):
+        profile_routes(policy, recorded(), name="random", samples=1, warmup=0, seed=7, device="cpu")
 
 
 def test_the_control_compares_two_full_chunks_of_each_query():
