@@ -103,13 +103,6 @@ def test_a_policy_of_another_family_has_full_rounds_and_no_control():
     assert full_against_full(policy, seen, samples=2, seed=7) == {"queries": 0, "histogram": []}
 
 
-def test_a_policy_that_does_not_tell_its_time_is_one_line():
-    family = registry.load("scripted")
-    policy = family.load(RESOURCES / "scripted/random", None, settings=family.Settings(), **PLAIN)
-    with pytest.raises(UserError, match="random does not tell how long it computes: set profile.policy to another"):
-        profile_routes(policy, recorded(), name="random", samples=1, warmup=0, seed=7, device="cpu")
-
-
 def test_the_control_compares_two_full_chunks_of_each_query():
     policy = tiny_policy()
     control = full_against_full(policy, recorded(), samples=1, seed=7)
