@@ -78,7 +78,7 @@ def check_files_named(experiment):
     for name, policy in experiment.policies.items():
         if policy.artifact is not None and not Path(policy.artifact, "manifest.json").is_file():
             raise UserError(f"policies.{name}.artifact: {policy.artifact} is not a directory with a manifest.json")
-    for name, arm in experiment.all_arms.items():
+    for name, arm in experiment.arms.items():
         given = {key: getattr(arm, key).model_fields_set for key in ("flash", "settings")}
         if any(given.values()) and (artifact := experiment.policies[arm.policy].artifact):
             family = families.family_of(Path(artifact))

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 from flashtrail.base.errors import UserError
-from flashtrail.benchmark.profiling import full_against_full, profile_routes
-from flashtrail.policies import registry
-from flashtrail.policies.lift_vla.settings import Settings as LiftSettings
+from flashtrail.benchmark.profiling import full_against_full, load, profile_routes
 from flashtrail.policies.pi0 import transforms as tf
 from flashtrail.policies.pi0 import weights
 from flashtrail.policies.pi0.dims import DraftDims, Pi0Dims
@@ -23,7 +21,6 @@ from flashtrail.rollouts.recordings import Recorded
 from flashtrail.simulators.observation import Observation
 
 RESOURCES = Path(__file__).parents[2] / "resources"
-PLAIN = {"device": "cpu", "dtype": "float32", "backend": "torch", "action_stats": None, "together": 1, "sessions": 1}
 GEMMA = {"width": 16, "depth": 1, "mlp_dim": 16, "num_heads": 2, "num_kv_heads": 1, "head_dim": 8}
 DIMS = {
     "vision": {"width": 8, "depth": 1, "mlp_dim": 8, "num_heads": 1, "head_dim": 8, "patch": 112, "image_size": 224}
@@ -92,7 +89,8 @@ def test_without_a_draft_head_there_is_only_the_full_route():
 
 
 def test_a_policy_of_another_family_has_full_rounds_and_no_control():
-    policy = registry.load("lift_vla").load(RESOURCES / "lift_nano", None, settings=LiftSettings(), **PLAIN)
+    engine = {"device": "cpu", "dtype": "float32", "flash": {"max_exec_steps": 5, "tau_radius": 0.5}}
+    policy = load(RESOURCES / "lift_nano", None, engine, "torch")
     seen = recorded(("lift the red cube", "push the red cube forward"))
     rows = profile_routes(policy, seen, name="lift", samples=3, warmup=1, seed=7, device="cpu", report=lambda _: None)
     assert [row["warmup"] for row in rows] == [True, False, False, False] * 2

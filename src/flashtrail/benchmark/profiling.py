@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,28 @@ import numpy as np
 from flashtrail.base import stages
 from flashtrail.base.errors import UserError
 from flashtrail.benchmark.workload import ROUTES
+from flashtrail.policies import registry
 from flashtrail.policies.pi0 import transforms as tf
 from flashtrail.policies.pi0 import verify
 from flashtrail.policies.pi0.engine import Engine, Session
 from flashtrail.policies.pi0.policy import FlashPolicy, draw_noise
+from flashtrail.policies.pi0.settings import FlashSettings
 from flashtrail.policies.protocol import Policy
 from flashtrail.rollouts.recordings import Recorded
 
 _TIMED = {route: {**columns, "policy_ms": "sample_actions_ms"} for route, columns in stages.COLUMNS_OF_ROUTE.items()}
+
+
+def load(base: Path, draft: Path | None, engine: Mapping[str, Any], backend: str) -> Policy:
+    """Return an artifact's policy, of whatever family, for one round at a time; `engine`: a policy's, of the config."""
+    where = {"device": engine["device"], "dtype": engine["dtype"], "backend": backend}
+    name = registry.family_of(base)
+    if name == registry.PI0:
+        return FlashPolicy.load(base, draft, settings=FlashSettings.from_dict(engine["flash"]), **where)
+    family = registry.load(name)
+    own = {field.name for field in dataclasses.fields(family.Settings)}
+    settings = family.Settings(**{key: value for key, value in engine["flash"].items() if key in own})
+    return family.load(base, draft, settings=settings, action_stats=None, together=1, sessions=1, **where)
 
 
 def profile_routes(
