@@ -26,7 +26,6 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse, Response
 
-from flashtrail.base import commands
 from flashtrail.studio.visitors import Backstage, Message, Turns
 
 _POLICY = (
@@ -347,4 +346,4 @@ def main() -> NoReturn:
 
 
 if __name__ == "__main__":
-    sys.exit(commands.run(main, "studio"))
+    main()
