@@ -1,6 +1,5 @@
 # Shared by the other files of this directory: the checked experiment, wildcard constraints, input functions, digests.
 # Nothing is planned before the config is valid.
-import dataclasses
 import functools
 import os
 import re
@@ -82,8 +81,7 @@ def check_files_named(experiment):
         given = {key: getattr(arm, key).model_fields_set for key in ("flash", "settings")}
         if any(given.values()) and (artifact := experiment.policies[arm.policy].artifact):
             family = families.family_of(Path(artifact))
-            own = {field.name for field in dataclasses.fields(families.load(family).Settings)}
-            for key, strange in ((key, one) for key in given for one in sorted(given[key] - own)):
+            for key, strange in ((k, one) for k in given for one in sorted(given[k] - families.settings_of(family))):
                 raise UserError(f"arms.{name}.{key}.{strange}: the family {family} has no such setting; leave it out")
 
 
@@ -301,40 +299,6 @@ def served(policy):
     return artifact_of(policy) | ({"kernels": f"results/kernels/{policy}/backend.json"} if examined else {})
 
 
-def arms_where(test):
-    """Names of the arms whose (condition kind, guard kind) passes `test`."""
-    kinds = {
-        name: (EXPERIMENT.conditions[arm.condition].kind, EXPERIMENT.guards[arm.guard].kind)
-        for name, arm in EXPERIMENT.arms.items()
-    }
-    return [name for name, (condition, guard) in kinds.items() if test(condition, guard)]
-
-
-def arms_of_chapter(chapter):
-    """The arms that a chapter of the report shows: a change elsewhere does not render it again."""
-    running = EXPERIMENT.running_arms
-    if chapter == "clock":
-        return running
-    choose = {
-        "baseline": lambda condition, guard: condition == "none" and guard == "none",
-        "profiling": lambda condition, guard: condition == "none" and guard == "none",
-        "robustness": lambda condition, guard: guard == "none",
-    }
-    arms = arms_where(choose.get(chapter, lambda condition, guard: True))
-    return arms if chapter == "claims" else [arm for arm in arms if arm not in running]
-
-
-def has_content(chapter):
-    """Whether an arm has what a chapter is about: a fault, a guard, a running clock."""
-    about = {
-        "robustness": lambda condition, guard: condition != "none",
-        "guard": lambda condition, guard: guard != "none",
-    }
-    if chapter == "clock":
-        return bool(EXPERIMENT.running_arms)
-    return chapter not in about or bool(arms_where(about[chapter]))
-
-
 def shard_files(directory):
     return table_files(directory) | {"sheets": f"{directory}/sheets.parquet", "ledger": f"{directory}/ledger.json"}
 
@@ -489,7 +453,7 @@ def sheets_of_checkup(wildcards):
 
 def chapter_files(chapter):
     """What a chapter shows: its arms' tables and summaries, or the profile, or the verdicts."""
-    arms = arms_of_chapter(chapter)
+    arms = EXPERIMENT.arms_of_chapter(chapter)
     files = evidence_files(arms)
     if chapter == "claims":
         pages = {"pages": page_files(arms), "page_index": FILES.page_index}

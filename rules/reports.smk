@@ -80,8 +80,8 @@ rule render_chapter:
     benchmark:
         f"results/benchmarks/{FILES.chapter_job('{chapter}')}.tsv"
     params:
-        arms=lambda w: arms_of_chapter(w.chapter),
-        grids=lambda w: EXPERIMENT.grid_cells(arms_of_chapter(w.chapter)),
+        arms=lambda w: EXPERIMENT.arms_of_chapter(w.chapter),
+        grids=lambda w: EXPERIMENT.grid_cells(EXPERIMENT.arms_of_chapter(w.chapter)),
         code=lambda w: code_digest("render_report.py", notebook=w.chapter),
     threads: 1
     conda:
@@ -100,7 +100,7 @@ rule render_final:
         pages=page_files(EXPERIMENT.arms),
         page_index=FILES.page_index,
         claims=FILES.claims,
-        chapters=[FILES.chapter(chapter) for chapter in CHAPTERS if has_content(chapter)],
+        chapters=[FILES.chapter(chapter) for chapter in EXPERIMENT.chapters],
         notebook="notebooks/final.ipynb",
     output:
         **reported({"notebook": FILES.page.replace(".html", ".ipynb"), "html": FILES.page}, "final", "Reports"),

@@ -36,7 +36,7 @@ def load(base: Path, draft: Path | None, engine: Mapping[str, Any], backend: str
     if name == registry.PI0:
         return FlashPolicy.load(base, draft, settings=FlashSettings.from_dict(engine["flash"]), **where)
     family = registry.load(name)
-    own = {field.name for field in dataclasses.fields(family.Settings)}
+    own = registry.settings_of(name)
     settings = family.Settings(**{key: value for key, value in engine["flash"].items() if key in own})
     return family.load(base, draft, settings=settings, action_stats=None, together=1, sessions=1, **where)
 

@@ -26,7 +26,7 @@ from flashtrail.experiment.arms import CHECKUP, Arm, Checkup, Drills, Expanded, 
 from flashtrail.experiment.conditions import KINDS, Clean, Condition, Kind
 from flashtrail.experiment.conditions import read as read_condition
 from flashtrail.experiment.guards import Guard, NoGuard
-from flashtrail.experiment.report_files import FINAL, ReportFiles, ReportName
+from flashtrail.experiment.report_files import CHAPTERS, FINAL, ReportFiles, ReportName
 from flashtrail.experiment.sections import ENGINE, Flash, Policy, Profile, Section, Smoke
 from flashtrail.experiment.shard import EXPERT, MAX_SEED, Rollout, SceneSeed
 
@@ -242,6 +242,27 @@ class Experiment(Section):
         """The arms under a running clock, in config order."""
         return [name for name, arm in self.arms.items() if arm.clock != clocks.PAUSED]
 
+    @property
+    def chapters(self) -> list[str]:
+        """The chapters of the report of which an arm has something: a fault, a guard, a running clock."""
+        kinds = [self._kinds(arm) for arm in self.arms.values()]
+        empty = {
+            "robustness": all(condition == "none" for condition, _ in kinds),
+            "guard": all(guard == "none" for _, guard in kinds),
+            "clock": not self.running_arms,
+        }
+        return [chapter for chapter in CHAPTERS if not empty.get(chapter)]
+
+    def arms_of_chapter(self, chapter: str) -> list[str]:
+        """Return the arms that a chapter shows, so that a change elsewhere does not render it again."""
+        if chapter == "clock":
+            return self.running_arms
+        chosen = [name for name, arm in self.arms.items() if _shown(chapter, *self._kinds(arm))]
+        return chosen if chapter == "claims" else [name for name in chosen if name not in self.running_arms]
+
+    def _kinds(self, arm: Arm) -> tuple[str, str]:
+        return self.conditions[arm.condition].kind, self.guards[arm.guard].kind
+
     def replayed(self, arm: str) -> str | None:
         """The table of rounds whose latencies an arm replays, or None."""
         return clocks.replayed(self.all_arms[arm].clock)
@@ -316,6 +337,13 @@ class Experiment(Section):
         """Return one policy's own settings as plain data."""
         _known("policy", name, self.policies)
         return {"policy": name, **self.policies[name].model_dump()}
+
+
+def _shown(chapter: str, condition: str, guard: str) -> bool:
+    """Whether an arm of these kinds stands in a chapter."""
+    if chapter in ("baseline", "profiling"):
+        return condition == guard == "none"
+    return chapter != "robustness" or guard == "none"
 
 
 def _at(where: str, check: Callable[..., T], *given: Any) -> T:

@@ -6,6 +6,7 @@ another's.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 from pathlib import Path
@@ -44,3 +45,8 @@ def source_of(name: str) -> str:
 def load(name: str) -> Family:
     """Return a family's module."""
     return cast(Family, importlib.import_module(FAMILIES[name]))
+
+
+def settings_of(name: str) -> set[str]:
+    """Return the names of a family's settings: flags of its server, keys of an arm."""
+    return {field.name for field in dataclasses.fields(load(name).Settings)}

@@ -7,7 +7,6 @@ showed on the device.
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,7 +40,7 @@ def server_command(
         raise UserError(f"{handles['model']}: its interpreter {python} is gone; remove that file and run again")
     draft, artifact = handles.get("draft"), Path(handles["base"]).parent
     family = registry.family_of(artifact)
-    own = {field.name for field in dataclasses.fields(registry.load(family).Settings)}
+    own = registry.settings_of(family)
     if strange := sorted(set(settings or {}) - own):
         raise UserError(f"settings: {strange[0]}: the family {family} of {artifact} has no such setting: leave it out")
     return serve_command(

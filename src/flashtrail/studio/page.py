@@ -59,7 +59,7 @@ class Studio:
                 time.sleep(0.5)
             for message in self._backstage.ask(order):
                 yield message
-                if self._turns.before(ticket):  # his browser was away for longer than a turn is kept
+                if self._turns.before(ticket):  # the browser was away for longer than a turn is kept
                     yield {"failed": "Your turn has passed: ask again."}
                     return
         finally:
@@ -207,13 +207,11 @@ def _figure(kind: str, encoded: str, alt: str, caption: str) -> str:
 
 
 def predicted(message: Message) -> str:
-    """Return what a start or a chunk looks like, or how far its making is."""
+    """Return what a chunk looks like, or how far its making is."""
     if "failed" in message:
         return _now(message["failed"], bad=True)
     if "image" not in message:
         return _now(message.get("now", "…"))
-    if "actions" not in message:
-        return _now("The start") + _figure("st-big", message["image"], "the start", f"task: {message['prompt']}")
     count, accepted = len(message["actions"]), message["accepted"]
     along, across, up = message["moved_mm"]
     caption = (

@@ -1,4 +1,4 @@
-"""Whose turn it is, and the one process behind the page (`stage`) that a visitor has while it is his.
+"""Whose turn it is, and the one process behind the page (`stage`), which is the current visitor's.
 
 Standard library only: it runs beside gradio, without the project's packages.
 """
@@ -28,7 +28,7 @@ class Turns:
         self._asked: dict[str, float] = {}  # by ticket, in the order of arrival: when it was last asked for
 
     def before(self, ticket: str) -> int:
-        """Return how many are before this one, who joins the line if he is not in it; 0: it is his turn."""
+        """Return how many are before this ticket, which joins the queue if it is new; 0: its turn."""
         with self._lock:
             now = time.monotonic()
             self._asked[ticket] = now
@@ -41,7 +41,7 @@ class Turns:
             self._asked.pop(ticket, None)
 
     def has(self, visitor: str) -> bool:
-        """Whether it is the turn of this visitor, whose tickets begin with his name."""
+        """Whether it is the turn of this visitor, whose name begins each of their tickets."""
         with self._lock:
             return next(iter(self._asked), "").startswith(f"{visitor}:")
 

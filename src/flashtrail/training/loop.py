@@ -6,18 +6,20 @@ checkpoints/, curve.csv, history.json, tensorboard/.
 
 from __future__ import annotations
 
+import argparse
 import math
+import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from pydantic import BaseModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from flashtrail.base.errors import UserError
@@ -46,6 +48,46 @@ class Recipe:
     check_every: int = 250
     keep_every: int = 1000
     save_every_s: float = 60.0
+
+
+_FLAGS = ("steps", "batch", "rate", "seed", "threads")
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
+
+
+def add_arguments(parser: argparse.ArgumentParser, recipe: type[Recipe]) -> None:
+    """Add the flags that every family's training has."""
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="the run's directory; a run that is there goes on")
+    add("--seconds", type=_above_zero, help="stop after this long; the same command goes on")
+    add("--steps", type=_counted(1), default=recipe.steps, help=f"optimizer steps in all (default: {recipe.steps})")
+    add("--batch", type=_counted(1), default=recipe.batch, help=f"frames a step (default: {recipe.batch})")
+    add("--rate", type=_above_zero, default=recipe.rate, help=f"peak learning rate (default: {recipe.rate})")
+    add("--seed", type=_counted(0), default=recipe.seed)
+    add("--threads", type=_counted(1), default=recipe.threads)
+
+
+def recipe_of(kind: type[AnyRecipe], arguments: argparse.Namespace) -> AnyRecipe:
+    """Return the recipe that these flags ask for."""
+    return kind(**{name: getattr(arguments, name) for name in _FLAGS})
+
+
+def _counted(least: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not re.fullmatch("[0-9]{1,9}", text) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
+        return int(text)
+
+    return read
+
+
+def _above_zero(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
 
 
 @dataclass
@@ -143,6 +185,14 @@ class Loop(ABC):
         with write_atomic(self.directory / name) as path:
             save_file(kept, path)
 
+    def take_best(self) -> None:
+        """Give the averaged policy the weights of the best step; UserError where they are gone or damaged."""
+        path = self.directory / BEST
+        try:
+            self._average.load_state_dict(load_file(path), strict=False)  # without the frozen text, which never changed
+        except Exception as error:  # safetensors and torch raise what they find
+            raise UserError(f"{path} is gone or damaged ({type(error).__name__}): train anew without {RUN}") from error
+
     # --- the loop ---
 
     def rate(self, step: int) -> float:
@@ -152,6 +202,14 @@ class Loop(ABC):
             return recipe.rate * (step + 1) / recipe.warmup
         share = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
         return recipe.rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
+
+    def complete(self, until_s: float | None) -> bool:
+        """Train; return whether the last step is done, and print how to go on where it is not."""
+        self.train(until_s)
+        done = self.state.step >= self._recipe.steps
+        if not done:
+            print(f"step {self.state.step} of {self._recipe.steps}: the same command goes on", flush=True)
+        return done
 
     def train(self, until_s: float | None = None) -> None:
         """Run to the last step, or for `until_s` seconds of this call."""

@@ -14,8 +14,9 @@ from flashtrail.policies.fluid.family import load
 from flashtrail.policies.fluid.positions import to_actions, to_positions
 from flashtrail.policies.fluid.settings import Settings
 from flashtrail.training import dataset
-from flashtrail.training.fluid.__main__ import finish, trainer_of
+from flashtrail.training.fluid.__main__ import finish, main, trainer_of
 from flashtrail.training.fluid.trainer import Recipe, bar, summary
+from flashtrail.training.loop import BEST
 
 RECIPE = Recipe(steps=4, batch=6, warmup=2, log_every=1, check_every=2, keep_every=4, save_every_s=0.0)
 SMALL = {"width": 8, "head_width": 16, "layers": 2, "patch": 16, "dilations": [1, 2]}
@@ -188,3 +189,19 @@ def test_demonstrations_of_one_camera_are_refused(tmp_path, demo_dir, monkeypatc
     with pytest.raises(UserError, match=r"the demonstrations have 1 camera\(s\), this policy 2"):
         trainer(tmp_path, demo_dir)
     trainer(tmp_path / "one", demo_dir, views=1).step_losses(np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("flag", ["--rate=nan", "--steps=0", "--batch=-1", "--seed=-1", "--threads=0", "--seconds=inf"])
+def test_a_number_that_no_run_can_have_is_one_line(tmp_path, monkeypatch, flag) -> None:
+    monkeypatch.setattr("sys.argv", ["fluid", "--demos", str(tmp_path), "--out", str(tmp_path / "run"), flag])
+    with pytest.raises(UserError, match=r"is not a (whole number from [01] on|number above 0)"):
+        main()
+    assert not (tmp_path / "run").exists()
+
+
+def test_best_weights_that_are_gone_are_one_line(tmp_path, demo_dir) -> None:
+    run, known = trainer_of(tmp_path / "run", demo_dir, PROMPTS, SMALL, RECIPE)
+    run.train()
+    (tmp_path / "run" / BEST).write_bytes(b"no")
+    with pytest.raises(UserError, match=r"best\.safetensors is gone or damaged .*train anew without run\.pt"):
+        finish(run, known)

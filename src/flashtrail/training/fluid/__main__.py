@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from flashtrail.base import commands
 from flashtrail.base.errors import UserError
@@ -22,9 +21,8 @@ from flashtrail.policies.fluid.positions import to_positions
 from flashtrail.policies.parts import words
 from flashtrail.policies.parts.errors import FamilyError
 from flashtrail.policies.parts.statistics import FILE, Stats
-from flashtrail.training import artifact, dataset
+from flashtrail.training import artifact, dataset, loop
 from flashtrail.training.fluid.trainer import Recipe, Trainer, bar, summary
-from flashtrail.training.loop import BEST
 
 SUITE = "libero_goal"
 
@@ -34,17 +32,11 @@ def main() -> int:
     parser = commands.Parser(prog="python -m flashtrail.training.fluid", description=__doc__)
     add = parser.add_argument
     add("--demos", type=Path, default=Path("results/training/demos"), help="pi0_nano's (docs/training.md)")
-    add("--out", type=Path, required=True, help="the run's directory; a run that is there goes on")
     add("--core", choices=CORES, default="ours", help="ours, document, or a control: none, cnn, vit")
     add("--dims", type=_sizes, default={}, metavar="JSON", help='other sizes, such as {"width": 64, "steps": 4}')
     add("--blind", action="store_true", help="every picture one grey, in training and when served: the control")
     add("--raw", action="store_true", help="no normalisation of state and targets (the document's first version)")
-    add("--seconds", type=float, help="stop after this long; the same command goes on")
-    add("--steps", type=int, default=Recipe.steps, help=f"optimizer steps in all (default: {Recipe.steps})")
-    add("--batch", type=int, default=Recipe.batch, help=f"frames a step (default: {Recipe.batch})")
-    add("--rate", type=float, default=Recipe.rate, help=f"peak learning rate (default: {Recipe.rate})")
-    add("--seed", type=int, default=0)
-    add("--threads", type=int, default=1)
+    loop.add_arguments(parser, Recipe)
     run(parser.parse_args())
     return 0
 
@@ -63,18 +55,14 @@ def run(arguments: argparse.Namespace) -> None:
     """Train as the command line says."""
     from flashtrail.training.tokenizer import task_languages
 
-    names = ("steps", "batch", "rate", "seed", "threads")
-    recipe = replace(Recipe(), **{name: getattr(arguments, name) for name in names})
+    recipe = loop.recipe_of(Recipe, arguments)
     sizes = {"core": arguments.core, "blind": arguments.blind} | arguments.dims
     prompts = dict(enumerate(task_languages(SUITE)))
     trainer, known = trainer_of(arguments.out, arguments.demos, prompts, sizes, recipe, arguments.raw)
     counted = ", ".join(f"{name} {count:,}" for name, count in parts(trainer.learner.policy).items())
     print(f"{len(trainer.train_frames)} frames, {len(trainer.held_frames)} held out; {counted}", flush=True)
-    trainer.train(arguments.seconds)
-    if trainer.state.step < recipe.steps:
-        print(f"step {trainer.state.step} of {recipe.steps}: the same command goes on", flush=True)
-        return
-    finish(trainer, known)
+    if trainer.complete(arguments.seconds):
+        finish(trainer, known)
 
 
 def trainer_of(
@@ -122,8 +110,7 @@ def norm_stats(demos: dataset.Demonstrations, dims: FluidDims, raw: bool) -> dic
 
 def finish(trainer: Trainer, known: list[str]) -> None:
     """Write OUT/artifact and OUT/offline.json of the best step's averaged weights, and print the figures."""
-    best = load_file(trainer.directory / BEST)
-    trainer.average.load_state_dict(best, strict=False)  # without the frozen words, which never changed
+    trainer.take_best()
     sums = trainer.held_out()
     figures, met, dims = summary(sums), bar(sums), trainer.dims
     files = {} if dims.prompt is None else {words.FILE: json.dumps(known).encode()}

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,11 +19,11 @@ from flashtrail.policies.lift_vla.dims import LiftDims, document, nano
 from flashtrail.policies.lift_vla.errors import LiftError
 from flashtrail.policies.lift_vla.model import LiftVLA, parts
 from flashtrail.policies.parts import words
+from flashtrail.training import loop
 from flashtrail.training.lift import data as material
 from flashtrail.training.lift import export
 from flashtrail.training.lift.recipe import Recipe
 from flashtrail.training.lift.trainer import Trainer
-from flashtrail.training.loop import BEST
 
 SIZES = ("nano", "document")
 
@@ -43,42 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
     add = parser.add_argument
     add("--data", type=Path, required=True, help="demonstrations: demos.hdf5, or its folder (scenes.hdf5 beside it)")
-    add("--out", type=Path, required=True, help="the run's directory; a run that is there goes on")
     add("--size", choices=SIZES, default="nano", help="nano (one core), or document (29 M parameters, 224 px)")
     add("--blind", action="store_true", help="every picture black, in training and when served: the control")
     add("--imagenet", type=Path, metavar="FILE", help="start from torchvision's resnet18, as safetensors (document)")
     add("--clip", type=Path, metavar="DIR", help="openai/clip-vit-base-patch32: its three files (document)")
-    add("--seconds", type=_above_zero, help="stop after this long; the same command goes on")
-    add("--steps", type=_counted(1), default=Recipe.steps, help=f"optimizer steps in all (default: {Recipe.steps})")
-    add("--batch", type=_counted(1), default=Recipe.batch, help=f"frames a step (default: {Recipe.batch})")
-    add("--rate", type=_above_zero, default=Recipe.rate, help=f"peak learning rate (default: {Recipe.rate})")
-    add("--seed", type=_counted(0), default=0)
-    add("--threads", type=_counted(1), default=1)
-
-
-def _counted(least: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not re.fullmatch("[0-9]{1,9}", text) or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
-        return int(text)
-
-    return read
-
-
-def _above_zero(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return number
+    loop.add_arguments(parser, Recipe)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, check against held-out demonstrations, export to OUT/artifact; print the figures."""
-    names = ("steps", "batch", "rate", "seed", "threads")
-    recipe = replace(Recipe(), **{name: getattr(arguments, name) for name in names})
+    recipe = loop.recipe_of(Recipe, arguments)
     data = material.load(arguments.data)
     try:
         start = begin(data, arguments.size, recipe.seed, arguments.blind, arguments.imagenet, arguments.clip)
@@ -87,11 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(str(error)) from None
     counted = ", ".join(f"{name} {count:,}" for name, count in parts(start.policy).items())
     print(f"{len(data.train)} frames, {len(data.valid)} held out, {len(data.scenes)} scenes; {counted}", flush=True)
-    trainer.train(arguments.seconds)
-    if trainer.state.step < recipe.steps:
-        print(f"step {trainer.state.step} of {recipe.steps}: the same command goes on", flush=True)
-        return 0
-    finish(trainer, start)
+    if trainer.complete(arguments.seconds):
+        finish(trainer, start)
     return 0
 
 
@@ -159,11 +128,7 @@ def trainer_of(directory: Path, data: material.Material, start: Start, recipe: R
 
 def finish(trainer: Trainer, start: Start) -> None:
     """Write OUT/artifact and OUT/offline.json of the best step's averaged weights, and print the figures."""
-    best = trainer.directory / BEST
-    try:
-        trainer.average.load_state_dict(load_file(best), strict=False)  # without the frozen text, which never changed
-    except Exception as error:  # safetensors and torch raise what they find
-        raise UserError(f"{best} is gone or damaged ({type(error).__name__}): train anew without run.pt") from error
+    trainer.take_best()
     figures = trainer.check()
     tensors = trainer.average.policy.state_dict()
     stats = json_load(trainer.directory / statistics.FILE)
