@@ -130,7 +130,7 @@ def refuse_other_reports():
     own = {FILES.page, *map(FILES.chapter, CHAPTERS), "reports/drills.html", "reports/checkup.html"}
     for option, word in zip(sys.argv, sys.argv[1:]):
         if option != "--report" and re.fullmatch(r"reports/[^/]+\.html", word) and word not in own:
-            sys.exit(f"error: {word}: the report of this config is {FILES.page}: give the profile of the other one")
+            sys.exit(f"error: {word}: this config makes {FILES.page}: use the profile that makes the other report")
 
 
 def plan_without_conda():

@@ -44,7 +44,7 @@ def test_the_report_of_another_config_is_refused_though_it_is_there(lift, profil
     command = ["snakemake", "--profile", f"profiles/{profile}", "-n", "--", f"reports/{target}.html"]
     output = lift.run(*command, check=False)
     own = "lift" if profile == "lift" else "final"
-    assert f"error: reports/{target}.html: the report of this config is reports/{own}.html" in output.stdout
+    assert f"error: reports/{target}.html: this config makes reports/{own}.html" in output.stdout
     assert output.returncode and "Traceback" not in output.stdout and "Nothing to be done" not in output.stdout
 
 

@@ -168,7 +168,7 @@ def _become(asked: Mapping[str, Any], streams: Sequence[int], client: socket.soc
 
 
 def _reopen() -> None:
-    """Python's streams anew: the server's remember of what they were opened on that it could be seeked."""
+    """Open Python's streams again: the server's own were opened on files that could seek, and would try to."""
     for own, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         was = getattr(sys, name)
         lines = 1 if name == "stderr" or os.isatty(own) else -1

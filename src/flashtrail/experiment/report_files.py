@@ -18,14 +18,14 @@ from flashtrail.base.errors import UserError
 
 FINAL = "final"
 CHAPTERS = ("baseline", "profiling", "robustness", "guard", "clock", "claims")
-# Names of pages and records that are there beside it. A name has no hyphen: in `lift-claims` it ends the report's.
+# Names of other pages and records. A hyphen separates report and chapter (`lift-claims`), so a name has none.
 _TAKEN = (*CHAPTERS, "drills", "checkup", "index", "imported", "report")
 _PATTERN = r"^[a-z][a-z0-9_]{0,29}$"
 
 
 def _free(name: str) -> str:
     if name in _TAKEN:
-        raise ValueError(f"{name!r} is the name of another page: call the report otherwise")
+        raise ValueError(f"{name!r} is the name of another page: choose another name")
     return name
 
 

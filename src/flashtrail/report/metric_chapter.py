@@ -38,7 +38,7 @@ def drawing(run: Campaign) -> Html | None:
     """Return the figure of three of the criteria; None where no arm has them."""
     caption = (
         "The same episodes by the naive test, by the corrected one as it was printed, and by verified success. A test "
-        "that is met by whoever acts says nothing of a policy."
+        "that every policy passes tells nothing about one."
     )
     return figures.shown(run, "criteria", caption) if arms(run) else None
 

@@ -191,7 +191,9 @@ class Loop(ABC):
         try:
             self._average.load_state_dict(load_file(path), strict=False)  # without the frozen text, which never changed
         except Exception as error:  # safetensors and torch raise what they find
-            raise UserError(f"{path} is gone or damaged ({type(error).__name__}): train anew without {RUN}") from error
+            raise UserError(
+                f"{path} is gone or damaged ({type(error).__name__}): move {RUN} away and train again"
+            ) from error
 
     # --- the loop ---
 

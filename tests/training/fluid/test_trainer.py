@@ -203,5 +203,5 @@ def test_best_weights_that_are_gone_are_one_line(tmp_path, demo_dir) -> None:
     run, known = trainer_of(tmp_path / "run", demo_dir, PROMPTS, SMALL, RECIPE)
     run.train()
     (tmp_path / "run" / BEST).write_bytes(b"no")
-    with pytest.raises(UserError, match=r"best\.safetensors is gone or damaged .*train anew without run\.pt"):
+    with pytest.raises(UserError, match=r"best\.safetensors is gone or damaged .*move run\.pt away and train again"):
         finish(run, known)

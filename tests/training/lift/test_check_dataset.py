@@ -230,7 +230,7 @@ FAULTS = {
         lambda f, _: h5py.h5g.create(f["data/demo_1/obs"].id, b"\xff"),
         "the name is not UTF-8 text",
     ),
-    "a large block": (large_block, "data/demo_1: rewards has blocks of 1024 MiB"),
+    "a large block": (large_block, "data/demo_1: rewards has chunks of 1024 MiB"),
     "more observations than steps": (
         lambda f, _: f["data/demo_1"].__setitem__("obs/depth", np.zeros((6, 4), "f4")),
         "obs/depth is float32 (6, 4), but actions have 5 steps",

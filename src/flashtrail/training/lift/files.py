@@ -179,7 +179,7 @@ def member(group: h5py.Group, name: str, kind: type) -> Any:
         try:
             block = math.prod(where.chunks or (1,)) * where.dtype.itemsize
         except TypeError:
-            return f"{name} is of a type that numpy has not: write numbers, or bytes"
+            return f"{name} has a type that numpy cannot hold: write numbers or bytes"
         if block > LARGEST_BLOCK:  # a block is unpacked whole, and a small file can hold a large one of zeros
-            return f"{name} has blocks of {block >> 20} MiB, at most {LARGEST_BLOCK >> 20} are read: write it anew"
+            return f"{name} has chunks of {block >> 20} MiB, at most {LARGEST_BLOCK >> 20} are read: write smaller ones"
     return where
