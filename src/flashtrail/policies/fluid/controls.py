@@ -6,13 +6,12 @@ convolution 6. They are pre-norm residual blocks (ConvNeXt's and ViT's forms), e
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class ConvBlock(nn.Module):
-    """A depthwise convolution over frames, rows and columns, and a reaction of 3 C: (B, C, V, T, H, W) -> the same."""
+    """A depthwise convolution over frames, rows and columns, and a reaction of 3 C: (B, V, T, H, W, C) -> the same."""
 
     def __init__(self, width: int, frames: int) -> None:
         super().__init__()
@@ -23,10 +22,9 @@ class ConvBlock(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         """One block."""
-        views = u.transpose(1, 2)
-        mixed = self.mix(views.flatten(0, 1)).unflatten(0, views.shape[:2]).transpose(1, 2)
-        out: Tensor = self.down(F.gelu(self.up(self.norm(mixed.movedim(1, -1)))))
-        return u + out.movedim(-1, 1)
+        mixed = self.mix(u.flatten(0, 1).movedim(-1, 1)).movedim(1, -1).reshape(u.shape)
+        out: Tensor = self.down(F.gelu(self.up(self.norm(mixed))))
+        return u + out
 
 
 class AttentionBlock(nn.Module):
@@ -43,8 +41,8 @@ class AttentionBlock(nn.Module):
         self.up, self.down = nn.Linear(width, 3 * width // 2), nn.Linear(3 * width // 2, width)
 
     def forward(self, u: Tensor) -> Tensor:
-        """One block: (B, C, V, T, H, W) -> the same."""
-        x = u.flatten(2).transpose(1, 2)
+        """One block: (B, V, T, H, W, C) -> the same."""
+        x = u.flatten(1, 4)
         q, k, v = self.in_proj(self.norms[0](x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if self.fused:
             said = F.scaled_dot_product_attention(q, k, v)
@@ -52,4 +50,4 @@ class AttentionBlock(nn.Module):
             said = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1) @ v
         x = x + self.out_proj(said.transpose(1, 2).flatten(2))
         x = x + self.down(F.gelu(self.up(self.norms[1](x))))
-        return torch.reshape(x.transpose(1, 2), u.shape)
+        return x.reshape(u.shape)

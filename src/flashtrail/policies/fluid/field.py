@@ -1,6 +1,6 @@
 """The reaction-diffusion core: one step as the equation has it, and steps until a field is calm.
 
-A field u is (B, C, V, T, H, W): sample, channel, view, frame, row, column. A layer takes the same step many times:
+A field u is (B, V, T, H, W, C): sample, view, frame, row, column, channel. A layer takes the same step many times:
 
     du = sum_s D_s lap_s(u) + sum_r E_r (u[t-r] - u[t]) + W2 gelu(W1 u) + a_g h + a_l up(W3 pool(u))
     u  = norm(u + dt du)
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -30,19 +31,28 @@ DOCUMENT_D, DOCUMENT_E, OUR_D = 0.1, 0.05, -4.0
 POOL, PROBE, EPSILON = 4, 8, 1e-6
 
 
-def laplacian(u: Tensor, dilation: int) -> Tensor:
-    """The 5-point stencil at a dilation, edges replicated: (..., H, W) -> the same shape. Eigenvalues: -8 to 0."""
-    s, (height, width) = dilation, u.shape[-2:]
-    p: Tensor = F.pad(u.flatten(0, -3), (s, s, s, s), mode="replicate").unflatten(0, u.shape[:-2])
-    rows, columns = slice(s, s + height), slice(s, s + width)
-    around = p[..., :height, columns] + p[..., 2 * s :, columns] + p[..., rows, :width] + p[..., rows, 2 * s :]
-    return around - 4 * u
+def laplacian(u: Tensor, weights: Tensor, dilations: Sequence[int]) -> Tensor:
+    """sum_s D_s lap_s(u), the 5-point stencil at each dilation, edges replicated: (B, V, T, H, W, C) -> the same shape.
+
+    `weights` D (S, C). Of a stencil the eigenvalues are -8 to 0.
+    """
+    stencil, most = u.new_tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]), max(dilations)
+    planes = F.pad(u.flatten(0, 2).movedim(-1, 1), (most,) * 4, mode="replicate")  # channels stay last in memory
+    out = torch.zeros(())
+    for d, s in zip(weights, dilations, strict=True):
+        near = _middle(planes, most - s)
+        out = out.to(u) + F.conv2d(near, d[:, None, None, None] * stencil, dilation=s, groups=len(d))
+    return out.movedim(1, -1).reshape(u.shape)
+
+
+def _middle(x: Tensor, cut: int) -> Tensor:
+    return x[..., cut : x.shape[-2] - cut, cut : x.shape[-1] - cut]
 
 
 def lagged(u: Tensor, lag: int) -> Tensor:
-    """u[t - lag] - u[t] along the frames (dim -3), the first one repeated: the past flows into the present only."""
-    earlier = torch.arange(u.shape[-3], device=u.device).sub(lag).clamp(min=0)
-    return u.index_select(-3, earlier) - u
+    """u[t - lag] - u[t] along the frames (dim -4), the first one repeated: the past flows into the present only."""
+    earlier = torch.arange(u.shape[-4], device=u.device).sub(lag).clamp(min=0)
+    return u.index_select(-4, earlier) - u
 
 
 def stable_dt(dt: Tensor, spread: Tensor, recall: Tensor) -> Tensor:
@@ -56,14 +66,41 @@ def stable_dt(dt: Tensor, spread: Tensor, recall: Tensor) -> Tensor:
 
 
 def rms_norm(u: Tensor, weight: Tensor) -> Tensor:
-    """Divide by the root mean square over channels (dim 1); `weight` (C,)."""
-    return u * torch.rsqrt(u.square().mean(1, keepdim=True) + EPSILON) * _channels(weight)
+    """Divide by the root mean square over channels (the last dim); `weight` (C,)."""
+    return F.rms_norm(u, weight.shape, weight, EPSILON)
 
 
 def pooled(u: Tensor, size: int) -> Tensor:
-    """Means over min(T, 2) x size x size cells: (B, C, V, T, H, W) -> (B, C, V, T', size, size)."""
-    cells = F.adaptive_avg_pool3d(u.flatten(1, 2), (min(u.shape[3], 2), size, size))
-    return cells.reshape(*u.shape[:3], *cells.shape[2:])
+    """Means over min(T, 2) x size x size cells: (B, V, T, H, W, C) -> (B, V, T', size, size, C)."""
+    for dim, cells in ((4, size), (3, size), (2, min(u.shape[2], 2))):
+        u = _along(u, _pooling(u.shape[dim], cells), dim)
+    return u
+
+
+def grown(u: Tensor, shape: Sequence[int]) -> Tensor:
+    """Linear in between along frames, rows and columns: (B, V, T', H', W', C) -> (B, V, *shape, C)."""
+    for dim, cells in zip((2, 3, 4), shape, strict=True):
+        u = _along(u, _growing(u.shape[dim], cells), dim)
+    return u
+
+
+def _along(u: Tensor, matrix: Tensor, dim: int) -> Tensor:
+    """Apply a matrix (new, old) along one dim; what lies behind it is taken together."""
+    if matrix.shape == (1, 1):
+        return u
+    matrix = matrix.to(u)
+    return (matrix @ u.flatten(dim + 1)).unflatten(-1, u.shape[dim + 1 :])
+
+
+@cache
+def _pooling(old: int, new: int) -> Tensor:
+    return F.adaptive_avg_pool1d(torch.eye(old, dtype=torch.float64), new).T.contiguous()
+
+
+@cache
+def _growing(old: int, new: int) -> Tensor:
+    grown = F.interpolate(torch.eye(old, dtype=torch.float64)[None], new, mode="linear", align_corners=False)
+    return grown[0].T.contiguous()
 
 
 def turbulence(now: Tensor, before: Tensor, together: bool) -> Tensor:
@@ -74,9 +111,9 @@ def turbulence(now: Tensor, before: Tensor, together: bool) -> Tensor:
     return change / size.clamp(min=EPSILON)
 
 
-def _channels(x: Tensor) -> Tensor:
-    """(C,) or (B, C) -> a shape that broadcasts over a field."""
-    return x.reshape(*x.shape, 1, 1, 1, 1)
+def _each(x: Tensor) -> Tensor:
+    """One row a sample, (B, C) -> a shape that broadcasts over a field."""
+    return x[:, None, None, None, None]
 
 
 @dataclass(frozen=True)
@@ -135,27 +172,28 @@ class Layer(nn.Module):
 
     def diffusion(self, u: Tensor, c: Coefficients) -> Tensor:
         """sum_s D_s lap_s(u) + sum_r E_r (u[t-r] - u[t])."""
-        terms = [_channels(d) * laplacian(u, s) for d, s in zip(c.spread, self.dilations, strict=True)]
-        terms += [_channels(e) * lagged(u, r) for e, r in zip(c.recall, self.lags, strict=True)]
-        return torch.stack(terms).sum(0) if terms else torch.zeros_like(u)
+        terms = [e * lagged(u, r) for e, r in zip(c.recall, self.lags, strict=True)]
+        if self.dilations:
+            terms.append(laplacian(u, c.spread, self.dilations))
+        return torch.stack(terms).sum(0) if len(terms) > 1 else terms[0] if terms else torch.zeros_like(u)
 
     def reaction(self, u: Tensor) -> Tensor:
         """W2 gelu(W1 u), at each position."""
-        out: Tensor = self.react_out(F.gelu(self.react_in(u.movedim(1, -1)))).movedim(-1, 1)
+        out: Tensor = self.react_out(F.gelu(self.react_in(u)))
         return out
 
     def local_memory(self, u: Tensor) -> Tensor:
         """up(W3 pool(u)): what a coarse picture of the field says, linear in between."""
-        coarse = self.local(pooled(u, POOL).movedim(1, -1)).movedim(-1, 1)
-        fine = F.interpolate(coarse.flatten(1, 2), u.shape[3:], mode="trilinear", align_corners=False)
-        return fine.reshape(u.shape)
+        return grown(self.local(pooled(u, POOL)), u.shape[2:5])
 
     def step(self, u: Tensor, h: Tensor, number: int, c: Coefficients) -> tuple[Tensor, Tensor, Tensor]:
         """Take step `number` (1, 2, ...): (u, h) -> the candidate before the norm, u, h."""
-        du = self.diffusion(u, c) + self.reaction(u) + c.of_global * _channels(h) + c.of_local * self.local_memory(u)
-        candidate = u + _channels(c.dt) * du
+        du = self.reaction(u) + c.of_local * self.local_memory(u) + _each(c.of_global * h)
+        if self.dilations or self.lags:
+            du = du + self.diffusion(u, c)
+        candidate = torch.addcmul(u, c.dt, du)
         u = candidate if self.document and number % 2 else rms_norm(candidate, self.norm)
-        m = u.flatten(2).mean(2)
+        m = u.flatten(1, 4).mean(1)
         written = torch.sigmoid(self.gate(m)) * torch.tanh(self.write(m))
         h = h + written if c.leak is None else c.leak * h + (1 - c.leak) * written
         return candidate, u, h
@@ -166,7 +204,7 @@ def evolve(layer: Layer, u: Tensor, steps: int, stop: Stop | None = None) -> Evo
 
     Without `stop`, or with epsilon 0, every step is taken; without one turbulence is not measured.
     """
-    c, count, h = layer.coefficients(), len(u), u.new_zeros(u.shape[:2])
+    c, count, h = layer.coefficients(), len(u), u.new_zeros(len(u), u.shape[-1])
     used = torch.full((count,), steps, device=u.device)
     if stop is None:
         for number in range(1, steps + 1):

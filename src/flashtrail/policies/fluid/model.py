@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flashtrail.policies.fluid.controls import AttentionBlock, ConvBlock
 from flashtrail.policies.fluid.dims import FluidDims
-from flashtrail.policies.fluid.field import Layer, Stop, evolve, rms_norm
+from flashtrail.policies.fluid.field import Layer, Stop, evolve, pooled, rms_norm
 from flashtrail.policies.parts.words import WordTable
 
 
@@ -40,7 +39,7 @@ class FluidVLA(nn.Module):
         said = 0 if dims.prompt is None else dims.prompt.width
         self.places: nn.ParameterList | None = None  # the document's patches do not know where they are
         if dims.core != "document":
-            shapes = ((width, 1, 1, side, side), (width, dims.views, 1, 1, 1), (width, 1, dims.frames, 1, 1))
+            shapes = ((side, side, width), (dims.views, 1, 1, 1, width), (dims.frames, 1, 1, width))
             self.places = nn.ParameterList(torch.randn(shape) * 0.1 for shape in shapes)
         self.text_in = nn.Linear(said, width) if said and dims.core != "document" else None
         self.layers = nn.ModuleList(_layer(dims) for _ in range(dims.layers))
@@ -62,18 +61,18 @@ class FluidVLA(nn.Module):
         return rows.mean(1)
 
     def embed(self, pictures: Tensor, said: Tensor | None, missing: Tensor | None = None) -> Tensor:
-        """Pictures (B, V, T, 3, P, P) in -1..1, the prompt (B, E) -> the field (B, C, V, T, H, W).
+        """Pictures (B, V, T, 3, P, P) in -1..1, the prompt (B, E) -> the field (B, V, T, H, W, C).
 
         `missing` (B, V): views that are not to be looked at.
         """
-        u: Tensor = self.patches(pictures.flatten(0, 2)).unflatten(0, pictures.shape[:3]).movedim(3, 1)
-        u = rms_norm(u, self.patch_norm)
+        patches: Tensor = self.patches(pictures.flatten(0, 2)).movedim(1, -1)
+        u = rms_norm(patches.contiguous().unflatten(0, pictures.shape[:3]), self.patch_norm)
         if missing is not None:
-            u = u.masked_fill(missing[:, None, :, None, None, None], 0.0)
+            u = u.masked_fill(missing[:, :, None, None, None, None], 0.0)
         for place in self.places or ():
             u = u + place
         if self.text_in is not None:
-            u = u + self.text_in(said)[..., None, None, None, None]
+            u = u + self.text_in(said)[:, None, None, None, None]
         return u
 
     def evolve(self, u: Tensor, steps: int | Sequence[int] | None = None, stop: Stop | None = None) -> Core:
@@ -94,8 +93,7 @@ class FluidVLA(nn.Module):
     def cells(self, start: Tensor, evolved: Tensor) -> Tensor:
         """What the head sees of the field before and after the core: means over time and pool x pool cells (B, N)."""
         fields = (start, evolved) if self.dims.skip else (evolved,)
-        size = (self.dims.pool,) * 2
-        return torch.cat([F.adaptive_avg_pool2d(u.mean(3).flatten(1, 2), size).flatten(1) for u in fields], 1)
+        return torch.cat([pooled(u.mean(2, keepdim=True), self.dims.pool).flatten(1) for u in fields], 1)
 
     def decode(self, cells: Tensor, state: Tensor, said: Tensor | None) -> Tensor:
         """Cells (B, N), state (B, S) and prompt (B, E) -> z-scores (B, horizon, action_dim)."""

@@ -1,0 +1,75 @@
+"""Figures that no episode has: measured of a policy, a network or a data set, each with its interval.
+
+A measurement is one JSON file, results/measured/NAME.json; claims of the test `measured` compare its figures, and the
+chapter `measured` shows them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, FiniteFloat, ValidationError, model_validator
+
+from flashtrail.base import provenance
+from flashtrail.base.documents import Section
+from flashtrail.base.errors import UserError
+
+FORMAT: Literal["flashtrail-measurement"] = "flashtrail-measurement"
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,60}$")]
+
+
+class Figure(Section):
+    """One number; its interval is the 95 % one over `n` of `of`, e.g. 12 episodes. None: too few for an interval."""
+
+    name: Name
+    title: str = Field(description="in words, with its unit where it has one")
+    value: FiniteFloat
+    low: FiniteFloat | None
+    high: FiniteFloat | None
+    n: int = Field(ge=1)
+    of: str = Field(description="what was sampled, in the plural")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if (self.low is None) != (self.high is None):
+            raise ValueError(f"{self.name}: an interval has two ends")
+        if self.low is not None and self.high is not None and not self.low <= self.high:
+            raise ValueError(f"{self.name}: the interval [{self.low:g}, {self.high:g}] is turned round")
+        return self
+
+
+class Measurement(Section):
+    """What was measured, how, and its figures, each name once."""
+
+    format: Literal["flashtrail-measurement"] = FORMAT
+    title: str
+    method: str = Field(description="one or two sentences: what was done, what the interval is over")
+    figures: list[Figure] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        names = [figure.name for figure in self.figures]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"figure {twice[0]} is there twice")
+        return self
+
+    def figure(self, name: str) -> Figure | None:
+        """Return the figure of this name."""
+        return next((figure for figure in self.figures if figure.name == name), None)
+
+
+def write(path: Path, title: str, method: str, figures: Sequence[Figure]) -> None:
+    """Write one measurement, whole."""
+    provenance.json_dump(Measurement(title=title, method=method, figures=list(figures)).model_dump(mode="json"), path)
+
+
+def read(path: Path) -> Measurement:
+    """Read one measurement; UserError in one line where it is none."""
+    try:
+        return Measurement.model_validate(provenance.json_load(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{path} is no measurement: {place}: {first['msg']}") from None
