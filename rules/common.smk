@@ -28,6 +28,7 @@ try:
     from flashtrail.base.errors import UserError, nearest
     from flashtrail.base.names import file_name
     from flashtrail.simulators import registry as simulators
+    from flashtrail.tables import measurements
 except ModuleNotFoundError as missing:
     sys.exit(
         f"error: {missing.name} is missing beside snakemake: run `make setup` and use .venv/bin/snakemake, "
@@ -74,6 +75,8 @@ def check_files_named(experiment):
     for run in experiment.reuse:
         if not os.path.isdir(Path(run, "results/rollouts")):  # also where it may not be looked into
             raise UserError(f"reuse: {run} has no results/rollouts, as runs and unpacked bundles have: remove it there")
+    for file in experiment.measured.given:
+        measurements.read(Path(file))
     for name, policy in experiment.policies.items():
         if policy.artifact is not None and not Path(policy.artifact, "manifest.json").is_file():
             raise UserError(f"policies.{name}.artifact: {policy.artifact} is not a directory with a manifest.json")
@@ -399,6 +402,7 @@ def evidence_files(arms=None):
         "boots": [f"results/smoke/{policy}/boot.json" for policy in policies],
         "smokes": [f"results/smoke/{policy}/ledger.json" for policy in policies],
         "environments": ["results/environments/model.json", FILES.simulators],
+        "measured": list(EXPERIMENT.measured.files.values()),
     }
 
 

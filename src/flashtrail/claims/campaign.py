@@ -18,7 +18,7 @@ import pandas as pd
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError, nearest
 from flashtrail.claims import looks, published, summaries
-from flashtrail.tables import endings, keys, links, schemas
+from flashtrail.tables import endings, keys, links, measurements, schemas
 
 # kind: where the name (a policy's, an environment's) stands in the path
 _NAME_OF = {
@@ -32,6 +32,7 @@ KINDS = (
     *("episodes", "rounds", "steps", "summaries", "profile", "records", "parity", "boots", "smokes"),
     *("claims", "environments", "published", "control", "arms", "grids", "chapters", "sheets"),
     *("pages", "page_index", "checkup", "bounds", "diagnosis", "logs", "looks", "asked", "repeat"),
+    "measured",
 )
 _PLAIN = ("arms", "grids", "asked", "repeat")  # kinds that are not files
 
@@ -225,6 +226,11 @@ class Campaign:
             path.parent.name: schemas.read_table(path.with_name("episodes.parquet"), schemas.EPISODES).to_pandas()
             for path in self.files("smokes")
         }
+
+    @cached_property
+    def measured(self) -> dict[str, measurements.Measurement]:
+        """Return the measurements by name."""
+        return {path.stem: measurements.read(path) for path in self.files("measured")}
 
     @cached_property
     def control(self) -> dict[str, Any] | None:

@@ -142,13 +142,60 @@ class UnpairedClaim(_DifferenceClaim):
     test: Literal["unpaired_difference"]
 
 
-class NonInferiorityClaim(_SuccessClaim):
+class NotWorseClaim(_SuccessClaim):
     """One arm is not worse than its control by `margin`: paired score interval."""
 
-    test: Literal["non_inferiority"]
     arm: str
     control: str
     margin: float = Field(gt=0, lt=1)
+
+
+class NonInferiorityClaim(NotWorseClaim):
+    """That alone."""
+
+    test: Literal["non_inferiority"]
+
+
+class StepsSavedClaim(NotWorseClaim):
+    """One arm takes less than `below` times its control's steps a round, and is not worse by `margin`."""
+
+    test: Literal["steps_saved"]
+    below: float = Field(1.0, gt=0, le=1)
+
+
+class StepsDifferClaim(_Claim):
+    """Within an episode of an arm the steps a round spread by more than `above` (standard deviation)."""
+
+    test: Literal["steps_differ"]
+    arm: str
+    above: float = Field(0.0, ge=0)
+
+
+class Bound(Section):
+    """One figure of a measurement, and the side of a number on which its whole interval has to lie."""
+
+    measurement: str = Field(pattern=r"^\w+$", description="a file of results/measured, without its ending")
+    figure: str
+    below: float | None = None
+    above: float | None = None
+
+    @model_validator(mode="after")
+    def _one_side(self) -> Bound:
+        if (self.below is None) == (self.above is None):
+            raise ValueError(f"bound of {self.figure!r}: give exactly one of below, above")
+        return self
+
+    @property
+    def words(self) -> str:
+        """``below 0.05``."""
+        return f"below {self.below:g}" if self.below is not None else f"above {self.above:g}"
+
+
+class MeasuredClaim(_Claim):
+    """Figures that no episode has lie within their bounds, with their whole intervals."""
+
+    test: Literal["measured"]
+    bounds: list[Bound] = Field(min_length=1)
 
 
 class LatencyClaim(_Claim):
@@ -238,6 +285,9 @@ AnyClaim = Annotated[
     | PairedClaim
     | UnpairedClaim
     | NonInferiorityClaim
+    | StepsSavedClaim
+    | StepsDifferClaim
+    | MeasuredClaim
     | LatencyClaim
     | LatencyLimitClaim
     | RoutesClaim

@@ -6,6 +6,7 @@ business.
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
@@ -131,6 +132,24 @@ class Profile(Section):
     episodes: int = Field(3, ge=1, le=INIT_STATES, description="episodes per task whose observations are replayed")
     samples: int = Field(40, ge=2, le=MOST, description="timed rounds per task and route")
     warmup: int = Field(5, ge=1, le=MOST, description="untimed rounds per task and route")
+
+
+class Measured(Section):
+    """Figures that no episode has (docs/evidence.md, Measurements); each is results/measured/NAME.json or a file here."""
+
+    given: list[str] = Field([], description="measurements that are finished, such as a training's: files")
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        names = list(self.files)
+        if len(names) < len(self.given):
+            raise ValueError("given: two measurements have one name: a claim could not tell them apart")
+        return self
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Every measurement's file by its name."""
+        return {PurePosixPath(file).stem: file for file in self.given}
 
 
 class Smoke(Section):

@@ -39,6 +39,16 @@ class Figure(Section):
             raise ValueError(f"{self.name}: the interval [{self.low:g}, {self.high:g}] is turned round")
         return self
 
+    @property
+    def interval(self) -> str:
+        """``[0.35, 0.48]``; empty where there is none."""
+        return "" if self.low is None or self.high is None else f"[{written(self.low)}, {written(self.high)}]"
+
+
+def written(value: float) -> str:
+    """Three digits, or whole with thousands apart: 0.0123, 41.2, 12,345."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
 
 class Measurement(Section):
     """What was measured, how, and its figures, each name once."""
