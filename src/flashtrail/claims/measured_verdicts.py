@@ -83,8 +83,8 @@ def judge_steps_saved(claim: types.StepsSavedClaim, campaign: Campaign, alpha: f
         decided(
             high < claim.below and success.verdict == "supported", low >= claim.below or success.verdict == "refuted"
         ),
-        f"Steps a round: {listed(means)}; ratio {ratio:.3f} [{low:.3f}, {high:.3f}] over {plural(len(pairs), 'pair')} of "
-        f"episodes, against {claim.below:g}. {success.sentence}",
+        f"Steps a round: {listed(means)}; ratio {ratio:.3f} [{low:.3f}, {high:.3f}] over "
+        f"{plural(len(pairs), 'pair')} of episodes, against {claim.below:g}. {success.sentence}",
         {"steps_ratio": ratio, "low": low, "high": high, "below": claim.below, "success": success.numbers},
         f"\u00d7{ratio:.2f} [{low:.2f}, {high:.2f}] steps; {success.short}",
         success.tested_on,

@@ -135,7 +135,7 @@ class Profile(Section):
 
 
 class Measured(Section):
-    """Figures that no episode has (docs/evidence.md, Measurements); each is results/measured/NAME.json or a file here."""
+    """Figures that no episode has (docs/evidence.md, Measurements); each is a file."""
 
     given: list[str] = Field([], description="measurements that are finished, such as a training's: files")
 

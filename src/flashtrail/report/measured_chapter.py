@@ -1,4 +1,4 @@
-"""Figures that no episode has: every measurement of the run, each figure with its interval, as a drawing and a table."""
+"""Figures that no episode has: every measurement of the run, each figure with its interval."""
 
 from __future__ import annotations
 
