@@ -142,7 +142,7 @@ class UnpairedClaim(_DifferenceClaim):
     test: Literal["unpaired_difference"]
 
 
-class NotWorseClaim(_SuccessClaim):
+class _NotWorseClaim(_SuccessClaim):
     """One arm is not worse than its control by `margin`: paired score interval."""
 
     arm: str
@@ -150,17 +150,20 @@ class NotWorseClaim(_SuccessClaim):
     margin: float = Field(gt=0, lt=1)
 
 
-class NonInferiorityClaim(NotWorseClaim):
+class NonInferiorityClaim(_NotWorseClaim):
     """That alone."""
 
     test: Literal["non_inferiority"]
 
 
-class StepsSavedClaim(NotWorseClaim):
+class StepsSavedClaim(_NotWorseClaim):
     """One arm takes less than `below` times its control's steps a round, and is not worse by `margin`."""
 
     test: Literal["steps_saved"]
     below: float = Field(1.0, gt=0, le=1)
+
+
+NotWorse = NonInferiorityClaim | StepsSavedClaim
 
 
 class StepsDifferClaim(_Claim):

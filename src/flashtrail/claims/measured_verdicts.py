@@ -13,7 +13,7 @@ from flashtrail.claims import success_verdicts
 from flashtrail.claims.campaign import Campaign
 from flashtrail.claims.judgement import Judgement, NotTested, decided, pairs_of, scope_of, tested_on
 from flashtrail.statistics import resampling
-from flashtrail.statistics.intervals import Interval
+from flashtrail.statistics.intervals import LEVEL, Interval
 from flashtrail.statistics.wording import listed, plural
 from flashtrail.tables.measurements import Figure, written
 from flashtrail.tables.schemas import PAIR_KEY
@@ -106,7 +106,7 @@ def judge_steps_differ(claim: types.StepsDifferClaim, campaign: Campaign, _alpha
         raise NotTested(f"{plural(len(spread), 'episode')} of {claim.arm} give no interval")
     interval = resampling.ratio_over_episodes(spread, np.ones(len(spread)))
     mean = float(spread.mean())
-    interval = interval or Interval(mean, mean, resampling.LEVEL)  # alike in every episode
+    interval = interval or Interval(mean, mean, LEVEL)  # alike in every episode
     return Judgement(
         decided(interval.low > claim.above, interval.high <= claim.above),
         f"Within an episode of {claim.arm} the number of steps a round has a standard deviation of {mean:.2f} "

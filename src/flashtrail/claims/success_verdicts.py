@@ -140,7 +140,7 @@ def judge_paired(claim: types.PairedClaim, campaign: Campaign, alpha: float) -> 
 # --- non_inferiority: supported if the interval lies above -margin, refuted if it lies below, else inconclusive ---
 
 
-def judge_non_inferiority(claim: types.NotWorseClaim, campaign: Campaign, alpha: float) -> Judgement:
+def judge_non_inferiority(claim: types.NotWorse, campaign: Campaign, alpha: float) -> Judgement:
     """Judge that one arm is not worse than another by the claim's margin."""
     pairs, result = _paired(claim, campaign, alpha)
     p = intervals.paired_non_inferiority_p(result.only_a, result.only_b, result.n, claim.margin)
@@ -208,7 +208,7 @@ def judge_unpaired(claim: types.UnpairedClaim, campaign: Campaign, alpha: float)
 
 
 def _anytime_on_pairs(
-    claim: types.PairedClaim | types.NotWorseClaim,
+    claim: types.PairedClaim | types.NotWorse,
     campaign: Campaign,
     result: intervals.Paired,
     alpha: float,
@@ -216,7 +216,7 @@ def _anytime_on_pairs(
 ) -> looks.Anytime:
     """Return the anytime-valid side of a comparison of pairs: decided by `e` and direction, or by the sequence."""
     sequence = anytime.difference_sequence(result.only_a, result.only_b, result.n, alpha)
-    if isinstance(claim, types.NotWorseClaim):
+    if isinstance(claim, types.NotWorse):
         verdict = decided(sequence.low > -claim.margin, sequence.high < -claim.margin)
     else:
         verdict, _ = _of_difference(claim, e >= 1 / alpha, result.difference, sequence)
@@ -257,7 +257,7 @@ def _reason(verdict: types.Verdict, sign: int, margin: float, alpha: float) -> s
 
 
 def _paired(
-    claim: types.PairedClaim | types.NotWorseClaim, campaign: Campaign, alpha: float
+    claim: types.PairedClaim | types.NotWorse, campaign: Campaign, alpha: float
 ) -> tuple[pd.DataFrame, intervals.Paired]:
     """Return the episodes that both arms have and their comparison."""
     pairs = pairs_of(campaign, claim.arm, claim.control)
@@ -265,7 +265,7 @@ def _paired(
 
 
 def _on_pairs(
-    claim: types.PairedClaim | types.NotWorseClaim,
+    claim: types.PairedClaim | types.NotWorse,
     campaign: Campaign,
     pairs: pd.DataFrame,
     result: intervals.Paired,
