@@ -83,6 +83,21 @@ def windows(demos: Demonstrations, rows: np.ndarray, frames: int, gap: int) -> n
     return np.maximum(found, starts[order[rows], None])
 
 
+def others(demos: Demonstrations, rows: np.ndarray) -> np.ndarray:
+    """Rows (B,) -> for each a row of the next episode of its task among `rows`, at the nearest control step.
+
+    A task with one episode gives a row of its own.
+    """
+    out = rows.copy()
+    for task in np.unique(demos.task[rows]):
+        episodes = np.unique(demos.episode[rows][demos.task[rows] == task])
+        for one, following in zip(episodes, np.roll(episodes, -1), strict=True):
+            own, theirs = (rows[demos.episode[rows] == e] for e in (one, following))
+            nearest = np.abs(demos.step[own][:, None] - demos.step[theirs]).argmin(1)
+            out[demos.episode[rows] == one] = theirs[nearest]
+    return out
+
+
 def delta(chunks: np.ndarray, states: np.ndarray) -> np.ndarray:
     """Subtract the state from the first six action dims: chunks (F, H, 7), states (F, >=6) -> (F, H, 7)."""
     out = chunks.copy()

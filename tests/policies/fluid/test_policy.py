@@ -194,10 +194,10 @@ def test_a_core_without_steps_takes_no_dial(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dilations": [1, 7]}, "dilation 7 does not fit a grid of 14: below half of it"),
+        ({"dilations": [1, 7]}, "dilation 7 does not fit a grid of 7: below half of it"),
         ({"lags": [1]}, "lag 1 does not fit 1 frames"),
         ({"patch": 9}, "patch 9 must divide pixels 112"),
-        ({"pool": 15}, "pool 15 is finer than the grid of 14 patches"),
+        ({"pool": 8}, "pool 8 is finer than the grid of 7 patches"),
         ({"core": "vit", "width": 18}, "width 18 is not a multiple of its 4 heads"),
         ({"absolute": [0.1] * 8}, "absolute has 8 dims, more than the state or the action"),
         ({"core": "resnet"}, "dims.core: Input should be 'ours', 'document', 'none', 'cnn' or 'vit'"),

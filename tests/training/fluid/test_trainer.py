@@ -13,13 +13,14 @@ from flashtrail.base.errors import UserError
 from flashtrail.policies.fluid.family import load
 from flashtrail.policies.fluid.positions import to_actions, to_positions
 from flashtrail.policies.fluid.settings import Settings
+from flashtrail.tables import measurements
 from flashtrail.training import dataset
 from flashtrail.training.fluid.__main__ import finish, main, trainer_of
-from flashtrail.training.fluid.trainer import Recipe, bar, summary
+from flashtrail.training.fluid.trainer import Recipe, figures, summary
 from flashtrail.training.loop import BEST
 
 RECIPE = Recipe(steps=4, batch=6, warmup=2, log_every=1, check_every=2, keep_every=4, save_every_s=0.0)
-SMALL = {"width": 8, "head_width": 16, "layers": 2, "patch": 16, "dilations": [1, 2]}
+SMALL = {"width": 8, "head_width": 16, "layers": 2, "dilations": [1, 2]}
 PROMPTS = {0: "open the middle drawer", 1: "put the bowl on the stove"}
 
 
@@ -85,8 +86,11 @@ def test_a_finished_run_is_an_artifact_that_answers_as_it_was_trained(tmp_path, 
     run, known = trainer_of(tmp_path, demo_dir, PROMPTS, sizes, dataclasses.replace(RECIPE, steps=2))
     run.train()
     finish(run, known)
-    said = json.loads((tmp_path / "offline.json").read_text())
-    assert said["figures"].keys() == set(run.columns) and said["pictures"]["episodes"] == 2
+    said = measurements.read(tmp_path / "offline.json")
+    assert {figure.name: (figure.n, figure.low) for figure in said.figures} == dict.fromkeys(
+        ("own", "motion", "blank_motion", "error_over_blank", "amplitude", "sensitivity"), (2, None)
+    )
+    assert json.loads((tmp_path / "artifact" / "manifest.json").read_text())["digest"][:16] in said.method
     policy = load(
         tmp_path / "artifact", None, device="cpu", dtype="float32", backend="auto", settings=Settings(),
         action_stats=None, together=None, sessions=1,
@@ -123,9 +127,9 @@ def test_a_copy_of_the_state_looks_good_where_positions_are_answered(tmp_path, d
         return {"chunk": torch.zeros(()), "auxiliary": torch.zeros(()), "answer": answer}
 
     run.losses = copies
-    figures = summary(run.held_out())
-    assert figures["held_out_own"] < 0.05
-    assert figures["held_out_motion"] > 0.9 and figures["amplitude"] < 0.05
+    found = summary(run.held_out())
+    assert found["held_out_own"] < 0.05
+    assert found["held_out_motion"] > 0.9 and found["amplitude"] < 0.05
 
 
 @pytest.mark.slow
@@ -144,27 +148,38 @@ def test_it_learns_what_only_a_picture_tells(tmp_path, demo_dir, monkeypatch) ->
     run.train()
     seen = summary(run.held_out())
     assert seen["held_out_motion"] < 0.3 and seen["blank_motion"] > 0.8 and seen["amplitude"] > 0.5
+    assert seen["sensitivity"] > 0.5
 
 
-def test_the_bar_is_an_interval_over_episodes() -> None:
+def test_figures_are_quotients_over_episodes_with_their_interval() -> None:
     rng = np.random.default_rng(0)
-    blank = rng.uniform(5, 15, 20)
-    better = bar({"error": 0.6 * blank + rng.uniform(0, 1, 20), "blank": blank})
-    assert better["met"] is True and better["interval"][1] < 1 and better["episodes"] == 20
-    assert bar({"error": blank * rng.uniform(0.5, 1.6, 20), "blank": blank})["met"] is False
-    assert bar({"error": blank[:3], "blank": blank[:3]}) | {"error_over_blank": 1.0} == {
-        "error_over_blank": 1.0,
-        "interval": None,
-        "episodes": 3,
-        "met": None,
-    }
+    blank, ones = rng.uniform(5, 15, 20), np.ones(20)
+    sums = {"own": ones, "own_variance": 2 * ones, "variance": 4 * ones, "blank": blank, "answered": ones}
+    sums |= {"error": 0.6 * blank + rng.uniform(0, 1, 20), "swapped": rng.uniform(1.8, 2.2, 20)}
+    found = {figure.name: figure for figure in figures(sums)}
+    better, follows = found["error_over_blank"], found["sensitivity"]
+    assert 0.6 < better.low < better.value < better.high < 0.75 and better.n == 20
+    assert 0.97 < follows.low < follows.value < follows.high < 1.03  # the answer is the pictures' alone
+    assert found["amplitude"].value == pytest.approx(0.5) and found["own"].value == pytest.approx(0.5)
+    few = {figure.name: figure for figure in figures({name: x[:3] for name, x in sums.items()})}
+    assert few["error_over_blank"].low is None and few["error_over_blank"].n == 3
+
+
+def test_the_other_pictures_are_of_the_same_task_another_episode_and_the_nearest_step(demos) -> None:
+    _, rows = dataset.split(demos, 0.5)
+    others = dataset.others(demos, rows)
+    np.testing.assert_array_equal(demos.task[others], demos.task[rows])
+    assert (demos.episode[others] != demos.episode[rows]).all() and set(others) <= set(rows)
+    assert np.abs(demos.step[others] - demos.step[rows]).max() <= 4  # episodes differ by a step each
+    first = rows[demos.episode[rows] == demos.episode[rows[0]]]
+    np.testing.assert_array_equal(dataset.others(demos, first), first)
 
 
 def test_a_blind_run_sees_nothing(tmp_path, demo_dir) -> None:
     run = trainer(tmp_path, demo_dir, blind=True)
     assert not run.batch(np.arange(4), np.random.default_rng(0), augmented=True).pictures.any()
-    figures = summary(run.held_out())
-    assert figures["held_out_motion"] == pytest.approx(figures["blank_motion"])
+    found = summary(run.held_out())
+    assert found["held_out_motion"] == pytest.approx(found["blank_motion"]) and found["sensitivity"] == 0
 
 
 @pytest.mark.parametrize(

@@ -49,16 +49,16 @@ class FluidDims(_Dims):
     frames: Annotated[StrictInt, Field(ge=1, le=32)] = 1
     frame_gap: Size = 12
     pixels: Size = 112
-    patch: Size = 8
+    patch: Size = 16
     blind: StrictBool = False
-    width: Size = 96
+    width: Size = 128
     layers: Annotated[StrictInt, Field(ge=1, le=100)] = 2
     steps: Annotated[StrictInt, Field(ge=1, le=MOST_STEPS)] = 6
-    dilations: tuple[Size, ...] = (1, 2, 4)
+    dilations: tuple[Size, ...] = (1, 2, 3)
     lags: tuple[Size, ...] = ()
     pool: Size = 4
     skip: StrictBool = True
-    head_width: Annotated[StrictInt, Field(ge=2, le=100_000)] = 256
+    head_width: Annotated[StrictInt, Field(ge=2, le=100_000)] = 128
     prompt: Prompt | None
     state_dim: Size = 8
     action_dim: Size = 7

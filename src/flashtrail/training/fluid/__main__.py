@@ -21,10 +21,12 @@ from flashtrail.policies.fluid.positions import to_positions
 from flashtrail.policies.parts import words
 from flashtrail.policies.parts.errors import FamilyError
 from flashtrail.policies.parts.statistics import FILE, Stats
+from flashtrail.tables import measurements
 from flashtrail.training import artifact, dataset, loop
-from flashtrail.training.fluid.trainer import Recipe, Trainer, bar, summary
+from flashtrail.training.fluid.trainer import Recipe, Trainer, figures
 
 SUITE = "libero_goal"
+OFFLINE = "offline.json"
 
 
 def main() -> int:
@@ -109,20 +111,20 @@ def norm_stats(demos: dataset.Demonstrations, dims: FluidDims, raw: bool) -> dic
 
 
 def finish(trainer: Trainer, known: list[str]) -> None:
-    """Write OUT/artifact and OUT/offline.json of the best step's averaged weights, and print the figures."""
+    """Write OUT/artifact and OUT/offline.json (a measurement) of the best step's weights, and print the figures."""
     trainer.take_best()
-    sums = trainer.held_out()
-    figures, met, dims = summary(sums), bar(sums), trainer.dims
+    found, dims, state = figures(trainer.held_out()), trainer.dims, trainer.state
     files = {} if dims.prompt is None else {words.FILE: json.dumps(known).encode()}
     stats, tensors = json_load(trainer.directory / FILE), trainer.average.policy.state_dict()
     manifest = artifact.write(trainer.directory / "artifact", FAMILY, dims, tensors, stats, files)
-    about = {"step": trainer.state.best_step, "seconds": trainer.state.seconds, "digest": manifest["digest"]}
-    json_dump({**about, "figures": figures, "pictures": met}, trainer.directory / "offline.json")
-    print("  ".join(f"{name} {value:.4g}" for name, value in figures.items()), flush=True)
-    ends = (
-        "too few episodes for an interval" if met["interval"] is None else "[{:.3f}, {:.3f}]".format(*met["interval"])
+    method = (
+        f"Held-out demonstrations of the scripted expert, whole episodes; weights of step {state.best_step} of "
+        f"{state.step} (averaged, the least held-out loss), artifact {manifest['digest'][:16]}. Intervals: bootstrap "
+        "over episodes."
     )
-    print(f"motion error over that with blank pictures {met['error_over_blank']:.3f} {ends}", flush=True)
+    measurements.write(trainer.directory / OFFLINE, f"{trainer.directory.name} on held-out episodes", method, found)
+    for figure in found:
+        print(f"{figure.title}: {measurements.written(figure.value)} {figure.interval}", flush=True)
 
 
 if __name__ == "__main__":

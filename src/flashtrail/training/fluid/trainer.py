@@ -24,9 +24,13 @@ from flashtrail.policies.fluid.positions import to_actions, to_positions
 from flashtrail.policies.parts.statistics import Stats
 from flashtrail.policies.parts.words import UNKNOWN
 from flashtrail.statistics import resampling
+from flashtrail.tables.measurements import Figure
 from flashtrail.training import dataset, loop
 
-COLUMNS = ("held_out_loss", "held_out_own", "held_out_motion", "blank_motion", "held_out_auxiliary", "amplitude")
+COLUMNS = (
+    *("held_out_loss", "held_out_own", "held_out_motion", "blank_motion", "held_out_auxiliary"),
+    *("amplitude", "sensitivity"),
+)
 
 
 @dataclass(frozen=True)
@@ -93,10 +97,20 @@ class Trainer(loop.Loop):
             self.average = Learner(FluidVLA(self.dims), flat.shape[1])
         super().__init__(directory, recipe, self.dims, demos.digest, self.learner, self.average)
 
-    def batch(self, rows: NDArray[np.int64], rng: np.random.Generator, augmented: bool, blank: bool = False) -> Batch:
-        """Draw everything random about a batch. `blank`: each picture is its own mean colour (the control)."""
+    def batch(
+        self,
+        rows: NDArray[np.int64],
+        rng: np.random.Generator,
+        augmented: bool,
+        blank: bool = False,
+        looked_at: NDArray[np.int64] | None = None,
+    ) -> Batch:
+        """Draw everything random about a batch.
+
+        `blank`: each picture is its own mean colour; `looked_at`: the pictures are those of other rows (the controls).
+        """
         demos, dims, recipe = self.demos, self.dims, self.recipe
-        frames = dataset.windows(demos, rows, dims.frames, dims.frame_gap)
+        frames = dataset.windows(demos, rows if looked_at is None else looked_at, dims.frames, dims.frame_gap)
         views = demos.views[frames][:, :, : dims.views].swapaxes(1, 2)  # (B, V, T, P, P, 3)
         seen = dataset.augment(views, rng) if augmented else views.astype(np.float32) / 127.5 - 1.0
         if blank:
@@ -145,16 +159,20 @@ class Trainer(loop.Loop):
         """Return sums over each held-out episode, by column: squared errors and what they compare with.
 
         Of the motion (robot actions but the gripper, over their SD): error, with pictures, and blank, with blank ones;
-        variance, of the expert's about its mean; answered, of the answers' about theirs. own, own_variance: of the
-        targets as they are answered, gripper included. loss, auxiliary, frames: of the losses.
+        swapped, of the answers to another episode's pictures from one's own; variance, of the expert's about its mean;
+        answered, of the answers' about theirs. own, own_variance: of the targets as they are answered, gripper
+        included. loss, auxiliary, frames: of the losses.
         """
         rng, rows = np.random.default_rng([self.recipe.seed, 999_999]), self.held_frames
+        others = dataset.others(self.demos, rows)
         columns: dict[str, list[NDArray[Any]]] = {}
-        for part in np.array_split(rows, max(1, -(-len(rows) // 64))):
+        for places in np.array_split(np.arange(len(rows)), max(1, -(-len(rows) // 64))):
+            part = rows[places]
             batch = self.batch(part, rng, augmented=False)
             seen = self.losses(self.average, batch)
             unseen = self.losses(self.average, self.batch(part, rng, augmented=False, blank=True))
-            own = {"own": seen["answer"], "blank": unseen["answer"], "target": batch.targets}
+            other = self.losses(self.average, self.batch(part, rng, augmented=False, looked_at=others[places]))
+            own = {"own": seen["answer"], "blank": unseen["answer"], "other": other["answer"], "target": batch.targets}
             for name, values in own.items():
                 columns.setdefault(name, []).append(values.numpy())
             for name in ("chunk", "auxiliary"):
@@ -162,7 +180,9 @@ class Trainer(loop.Loop):
         whole = {name: np.concatenate(values) for name, values in columns.items()}
         valid = self.demos.valid[rows][..., None]
         spread = np.maximum(self.demos.chunks[self.demos.valid].std(0), 1e-6)[:-1]
-        moved, blank, expert = (self._motion(whole[name], rows) / spread for name in ("own", "blank", "target"))
+        moved, blank, other, expert = (
+            self._motion(whole[name], rows) / spread for name in ("own", "blank", "other", "target")
+        )
 
         def about_mean(x: NDArray[Any]) -> NDArray[Any]:
             return x - x.mean((0, 1), where=valid)
@@ -170,6 +190,7 @@ class Trainer(loop.Loop):
         squares = {
             "error": moved - expert,
             "blank": blank - expert,
+            "swapped": other - moved,
             "variance": about_mean(expert),
             "answered": about_mean(moved),
             "own": whole["own"] - whole["target"],
@@ -189,12 +210,7 @@ class Trainer(loop.Loop):
 
 
 def summary(sums: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
-    """Return COLUMNS of `held_out`'s sums.
-
-    held_out_own: squared error of what is answered over its variance, which a copy of the state can make small where
-    positions are answered. held_out_motion, blank_motion: of the robot's motion, with pictures and with blank ones (1
-    is the mean's error). amplitude: SD of the motion over that of the expert's; below 0.3 the others say little.
-    """
+    """Return COLUMNS of `held_out`'s sums; `figures` says what they are."""
     total = {name: float(x.sum()) for name, x in sums.items()}
     return {
         "held_out_loss": total["loss"] / total["frames"],
@@ -203,20 +219,35 @@ def summary(sums: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
         "blank_motion": total["blank"] / total["variance"],
         "held_out_auxiliary": total["auxiliary"] / total["frames"],
         "amplitude": (total["answered"] / total["variance"]) ** 0.5,
+        "sensitivity": (total["swapped"] / max(2 * total["answered"], 1e-9)) ** 0.5,
     }
 
 
-def bar(sums: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
-    """Return whether pictures help on held-out episodes: error over blank error, with a bootstrap over episodes.
+# Name -> in words, part, whole, whether the root is taken. `sensitivity`: 0 where pictures are not looked at, about 1
+# where the answer is theirs alone. An error of the mean is 1; one of a state alone may be below it.
+_FIGURES = {
+    "own": ("error of what is answered, over its variance", "own", "own_variance", False),
+    "motion": ("error of the robot's motion, over its variance", "error", "variance", False),
+    "blank_motion": ("that error with blank pictures", "blank", "variance", False),
+    "error_over_blank": ("error of the motion, over that with blank pictures", "error", "blank", False),
+    "amplitude": ("SD of the motion answered, over the expert's", "answered", "variance", True),
+    "sensitivity": ("how far the motion follows the pictures of another episode", "swapped", "twice_answered", True),
+}
 
-    `met` where the whole interval lies below 1; None where there are too few episodes for an interval.
-    """
-    interval = resampling.ratio_over_episodes(sums["error"], sums["blank"])
-    ratio, ends = sums["error"].sum() / sums["blank"].sum(), None
-    if interval is not None:
-        ends = [interval.low, interval.high]
-    met = None if interval is None else interval.high < 1
-    return {"error_over_blank": float(ratio), "interval": ends, "episodes": len(sums["error"]), "met": met}
+
+def figures(sums: Mapping[str, NDArray[np.float64]]) -> list[Figure]:
+    """Return the quotients of `held_out`'s sums that a claim may be about, with a bootstrap over episodes."""
+    columns = {**sums, "twice_answered": 2 * sums["answered"]}
+    made = []
+    for name, (title, part, whole, root) in _FIGURES.items():
+        of, over = columns[part], columns[whole]
+        value, interval = float(of.sum() / max(over.sum(), 1e-12)), resampling.ratio_over_episodes(of, over)
+        low, high = (None, None) if interval is None else (interval.low, interval.high)
+        ends = [None if x is None else x**0.5 if root else x for x in (value, low, high)]
+        made.append(
+            Figure(name=name, title=title, value=ends[0], low=ends[1], high=ends[2], n=len(of), of="held-out episodes")
+        )
+    return made
 
 
 def _check_fit(demos: dataset.Demonstrations, dims: FluidDims) -> None:
