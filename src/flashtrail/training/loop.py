@@ -58,10 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser, recipe: type[Recipe]) -> None
     """Add the flags that every family's training has."""
     add = parser.add_argument
     add("--out", type=Path, required=True, help="the run's directory; a run that is there goes on")
-    add("--seconds", type=_above_zero, help="stop after this long; the same command goes on")
+    add("--seconds", type=above_zero, help="stop after this long; the same command goes on")
     add("--steps", type=_counted(1), default=recipe.steps, help=f"optimizer steps in all (default: {recipe.steps})")
     add("--batch", type=_counted(1), default=recipe.batch, help=f"frames a step (default: {recipe.batch})")
-    add("--rate", type=_above_zero, default=recipe.rate, help=f"peak learning rate (default: {recipe.rate})")
+    add("--rate", type=above_zero, default=recipe.rate, help=f"peak learning rate (default: {recipe.rate})")
     add("--seed", type=_counted(0), default=recipe.seed)
     add("--threads", type=_counted(1), default=recipe.threads)
 
@@ -80,7 +80,8 @@ def _counted(least: int) -> Callable[[str], int]:
     return read
 
 
-def _above_zero(text: str) -> float:
+def above_zero(text: str) -> float:
+    """Read a flag's number above 0."""
     try:
         number = float(text)
     except ValueError:

@@ -15,6 +15,7 @@ from flashtrail import cli
 from flashtrail.base.errors import UserError
 from flashtrail.checkpoints.artifact import artifact_digest, take_artifact
 from flashtrail.policies.lift_vla import artifact
+from flashtrail.policies.lift_vla.artifact import FAMILY
 from flashtrail.policies.lift_vla.dims import Clip, LiftDims, Vision, Words, document, nano
 from flashtrail.policies.lift_vla.errors import ArtifactError, ObservationError, OptionError
 from flashtrail.policies.lift_vla.family import load
@@ -24,7 +25,7 @@ from flashtrail.policies.parts import words
 from flashtrail.serving.client import PolicyClient, PolicyError
 from flashtrail.serving.handles import serve_command
 from flashtrail.serving.launch import PolicyServerProcess, free_port
-from flashtrail.training.lift import export
+from flashtrail.training import artifact as written
 
 KNOWN = words.vocabulary(["Lift the red cube", "Push the red cube forward"])
 SMALL = {
@@ -41,7 +42,7 @@ def made(directory: Path, dims: LiftDims = DIMS, files: dict[str, bytes] | None 
     """An artifact of random weights."""
     torch.manual_seed(0)
     files = {words.FILE: json.dumps(KNOWN).encode()} if files is None else files
-    export.write(directory, dims, LiftVLA(dims).state_dict(), {"norm_stats": STATS}, files)
+    written.write(directory, FAMILY, dims, LiftVLA(dims).state_dict(), {"norm_stats": STATS}, files)
     return directory
 
 

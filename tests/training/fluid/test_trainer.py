@@ -15,6 +15,7 @@ from flashtrail.policies.fluid.positions import to_actions, to_positions
 from flashtrail.policies.fluid.settings import Settings
 from flashtrail.tables import measurements
 from flashtrail.training import dataset
+from flashtrail.training.fluid import card
 from flashtrail.training.fluid.__main__ import finish, main, trainer_of
 from flashtrail.training.fluid.trainer import Recipe, figures, summary
 from flashtrail.training.loop import BEST
@@ -220,3 +221,28 @@ def test_best_weights_that_are_gone_are_one_line(tmp_path, demo_dir) -> None:
     (tmp_path / "run" / BEST).write_bytes(b"no")
     with pytest.raises(UserError, match=r"best\.safetensors is gone or damaged .*move run\.pt away and train again"):
         finish(run, known)
+
+
+def test_a_run_is_shipped_with_its_card_and_its_offline_figures(tmp_path, demo_dir, monkeypatch, capsys) -> None:
+    run, known = trainer_of(tmp_path / "tiny", demo_dir, PROMPTS, SMALL, dataclasses.replace(RECIPE, steps=2))
+    run.train()
+    finish(run, known)
+    places = {"--run": tmp_path / "tiny", "--to": tmp_path / "to" / "fluid_tiny", "--measured": tmp_path / "measured"}
+    words = [str(part) for pair in places.items() for part in pair]
+    monkeypatch.setattr("sys.argv", ["card", *words])
+    assert card.main() == 0
+    text = (tmp_path / "to/fluid_tiny/README.md").read_text()
+    assert "2 steps of 6 frames" in text and "a chunk of 12" in text and "2 held-out episodes" in text
+    assert measurements.read(tmp_path / "measured/offline_fluid_tiny.json").figure("sensitivity")
+    assert card.digest(tmp_path / "to/fluid_tiny") == card.digest(tmp_path / "tiny/artifact")
+    measurements.write(tmp_path / "tiny/offline.json", "t", "of another", figures(run.held_out()))
+    with pytest.raises(UserError, match=r"offline\.json is of another artifact: train the run to its end again"):
+        card.main()
+
+
+def test_diffusion_begins_where_it_is_told_to(tmp_path, demo_dir) -> None:
+    run, _ = trainer_of(tmp_path / "a", demo_dir, PROMPTS, SMALL, RECIPE, diffusion=0.744)
+    spread = torch.nn.functional.softplus(run.learner.policy.layers[0].spread)
+    torch.testing.assert_close(spread, torch.full_like(spread, 0.744))
+    with pytest.raises(UserError, match="--diffusion: the core cnn has none; leave it out"):
+        trainer_of(tmp_path / "b", demo_dir, PROMPTS, SMALL | {"core": "cnn"}, RECIPE, diffusion=0.744)

@@ -11,6 +11,7 @@ import pytest
 
 from flashtrail.base.errors import UserError
 from flashtrail.tables import schemas
+from flashtrail.training import shipped
 from flashtrail.training.lift import card
 
 SHIPPED = Path(__file__).parents[3] / "resources/lift_nano"
@@ -30,12 +31,12 @@ def test_success_is_counted_from_the_rows_with_its_interval(tmp_path) -> None:
     path = tmp_path / "episodes.parquet"
     rows = [episode(number, number < 7) for number in range(10)]
     schemas.write_table(path, rows, schemas.EPISODES, {"artifact_digest": "abc"})
-    said = card.success([path.parent], "abc")
+    said = shipped.success([path.parent], "abc")
     # Wilson's interval of 7/10, as its paper's formula gives it by hand.
     assert "| lift_nano_wide | 1 | 7/10 [0.397, 0.892] | 10/10 |\n" in said
     with pytest.raises(UserError, match="is of another artifact \\(abc\\)"):
-        card.success([path.parent], "abd")
-    assert card.success([], "abc") == ""
+        shipped.success([path.parent], "abd")
+    assert shipped.success([], "abc") == ""
 
 
 def test_what_was_not_measured_is_not_counted_as_a_failure(tmp_path) -> None:
@@ -43,40 +44,40 @@ def test_what_was_not_measured_is_not_counted_as_a_failure(tmp_path) -> None:
     path = tmp_path / "episodes.parquet"
     rows = [episode(number, True) | {"naive_success": None} for number in range(2)]
     schemas.write_table(path, rows, schemas.EPISODES, {"artifact_digest": "abc"})
-    assert "| lift_nano_wide | 1 | 2/2 [0.342, 1.000] |  |\n" in card.success([tmp_path], "abc")
+    assert "| lift_nano_wide | 1 | 2/2 [0.342, 1.000] |\n" in shipped.success([tmp_path], "abc")
     rows = [episode(0, True), episode(1, True) | {"verified_success": None}]
     schemas.write_table(path, rows, schemas.EPISODES, {"artifact_digest": "abc"})
     with pytest.raises(UserError, match="1 of 2 episodes have no verdict: run the arm again"):
-        card.success([tmp_path], "abc")
+        shipped.success([tmp_path], "abc")
 
 
 def test_a_damaged_policy_is_one_line(tmp_path) -> None:
-    shipped = shutil.copytree(SHIPPED, tmp_path / "lift_nano")
-    (shipped / "model.safetensors").write_bytes(b"no")
+    policy = shutil.copytree(SHIPPED, tmp_path / "lift_nano")
+    (policy / "model.safetensors").write_bytes(b"no")
     with pytest.raises(UserError, match=r"model\.safetensors is not the file of its manifest"):
-        card.run(argparse.Namespace(of=None, to=shipped, tables=[tmp_path]))
+        card.run(argparse.Namespace(of=None, to=policy, tables=[tmp_path]))
 
 
 def test_a_card_has_one_section_on_success_before_training() -> None:
     bare = "# a\n\n## Training\n4 steps\n\n## Offline\n"
-    once = card.with_success(bare, "## Success\n1/2\n")
+    once = shipped.with_success(bare, "## Success\n1/2\n")
     assert once == "# a\n\n## Success\n1/2\n\n## Training\n4 steps\n\n## Offline\n"
-    assert card.with_success(once, "## Success\n2/2\n") == once.replace("1/2", "2/2")
-    assert card.with_success(once, "") == bare
+    assert shipped.with_success(once, "## Success\n2/2\n") == once.replace("1/2", "2/2")
+    assert shipped.with_success(once, "") == bare
 
 
 def test_without_a_run_the_shipped_policy_stays_and_its_success_is_counted(tmp_path) -> None:
-    shipped = shutil.copytree(SHIPPED, tmp_path / "lift_nano")
-    digest = json.loads((shipped / "manifest.json").read_text())["digest"]
+    policy = shutil.copytree(SHIPPED, tmp_path / "lift_nano")
+    digest = json.loads((policy / "manifest.json").read_text())["digest"]
     schemas.write_table(
         tmp_path / "episodes.parquet",
         [episode(n, n < 2) for n in range(3)],
         schemas.EPISODES,
         {"artifact_digest": digest},
     )
-    before = {path.name: path.read_bytes() for path in shipped.iterdir() if path.name != "README.md"}
-    assert card.run(argparse.Namespace(of=None, to=shipped, tables=[tmp_path])) == 0
-    assert "| 2/3 [" in (shipped / "README.md").read_text()
-    assert before == {path.name: path.read_bytes() for path in shipped.iterdir() if path.name != "README.md"}
+    before = {path.name: path.read_bytes() for path in policy.iterdir() if path.name != "README.md"}
+    assert card.run(argparse.Namespace(of=None, to=policy, tables=[tmp_path])) == 0
+    assert "| 2/3 [" in (policy / "README.md").read_text()
+    assert before == {path.name: path.read_bytes() for path in policy.iterdir() if path.name != "README.md"}
     with pytest.raises(UserError, match="give --run, or --tables"):
-        card.run(argparse.Namespace(of=None, to=shipped, tables=[]))
+        card.run(argparse.Namespace(of=None, to=policy, tables=[]))

@@ -49,5 +49,5 @@ class AttentionBlock(nn.Module):
         else:
             said = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1) @ v
         x = x + self.out_proj(said.transpose(1, 2).flatten(2))
-        x = x + self.down(F.gelu(self.up(self.norms[1](x))))
-        return x.reshape(u.shape)
+        out: Tensor = x + self.down(F.gelu(self.up(self.norms[1](x))))
+        return out.reshape(u.shape)

@@ -89,7 +89,8 @@ def _along(u: Tensor, matrix: Tensor, dim: int) -> Tensor:
     if matrix.shape == (1, 1):
         return u
     matrix = matrix.to(u)
-    return (matrix @ u.flatten(dim + 1)).unflatten(-1, u.shape[dim + 1 :])
+    out: Tensor = matrix @ u.flatten(dim + 1)
+    return out.reshape(*out.shape[:-1], *u.shape[dim + 1 :])
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,6 +17,7 @@ from flashtrail.base.errors import UserError
 from flashtrail.base.provenance import json_dump, json_load
 from flashtrail.policies.fluid.artifact import FAMILY
 from flashtrail.policies.fluid.dims import CORES, FluidDims, Prompt
+from flashtrail.policies.fluid.field import Layer
 from flashtrail.policies.fluid.model import FluidVLA, parts
 from flashtrail.policies.fluid.positions import to_positions
 from flashtrail.policies.parts import words
@@ -23,10 +25,9 @@ from flashtrail.policies.parts.errors import FamilyError
 from flashtrail.policies.parts.statistics import FILE, Stats
 from flashtrail.tables import measurements
 from flashtrail.training import artifact, dataset, loop
-from flashtrail.training.fluid.trainer import Recipe, Trainer, figures
+from flashtrail.training.fluid.trainer import OFFLINE, Recipe, Trainer, figures
 
 SUITE = "libero_goal"
-OFFLINE = "offline.json"
 
 
 def main() -> int:
@@ -38,6 +39,11 @@ def main() -> int:
     add("--dims", type=_sizes, default={}, metavar="JSON", help='other sizes, such as {"width": 64, "steps": 4}')
     add("--blind", action="store_true", help="every picture one grey, in training and when served: the control")
     add("--raw", action="store_true", help="no normalisation of state and targets (the document's first version)")
+    add(
+        "--diffusion",
+        type=loop.above_zero,
+        help="D at the start (ours 0.018, the document's 0.744)",
+    )
     loop.add_arguments(parser, Recipe)
     run(parser.parse_args())
     return 0
@@ -60,7 +66,8 @@ def run(arguments: argparse.Namespace) -> None:
     recipe = loop.recipe_of(Recipe, arguments)
     sizes = {"core": arguments.core, "blind": arguments.blind} | arguments.dims
     prompts = dict(enumerate(task_languages(SUITE)))
-    trainer, known = trainer_of(arguments.out, arguments.demos, prompts, sizes, recipe, arguments.raw)
+    start = arguments.raw, arguments.diffusion
+    trainer, known = trainer_of(arguments.out, arguments.demos, prompts, sizes, recipe, *start)
     counted = ", ".join(f"{name} {count:,}" for name, count in parts(trainer.learner.policy).items())
     print(f"{len(trainer.train_frames)} frames, {len(trainer.held_frames)} held out; {counted}", flush=True)
     if trainer.complete(arguments.seconds):
@@ -74,10 +81,12 @@ def trainer_of(
     sizes: Mapping[str, object],
     recipe: Recipe,
     raw: bool = False,
+    diffusion: float | None = None,
 ) -> tuple[Trainer, list[str]]:
     """The (resumable) trainer of a run, and its vocabulary; the words are those of the demonstrations' tasks.
 
-    Its statistics are made once and kept, so that a resumed run agrees; `raw`: means 0, deviations 1.
+    Its statistics are made once and kept, so that a resumed run agrees; `raw`: means 0, deviations 1. `diffusion`: D at
+    the start.
     UserError where sizes or demonstrations do not fit.
     """
     try:
@@ -97,8 +106,19 @@ def trainer_of(
     with torch.random.fork_rng([]):
         torch.manual_seed(recipe.seed)
         policy = FluidVLA(dims)
+    if diffusion is not None:
+        _spread(policy, diffusion)
     ids = {task: vocabulary.ids(text)[0] for task, text in said.items()}
     return Trainer(directory, material, stats, policy, ids, recipe), known
+
+
+def _spread(policy: FluidVLA, diffusion: float) -> None:
+    """Let every D begin at this value."""
+    if not policy.dims.stencils[0]:
+        raise UserError(f"--diffusion: the core {policy.dims.core} has none; leave it out")
+    for layer in policy.layers:
+        assert isinstance(layer, Layer)
+        layer.spread.data.fill_(math.log(math.expm1(diffusion)))
 
 
 def norm_stats(demos: dataset.Demonstrations, dims: FluidDims, raw: bool) -> dict[str, dict[str, list[float]]]:

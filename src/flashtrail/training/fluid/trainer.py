@@ -27,6 +27,7 @@ from flashtrail.statistics import resampling
 from flashtrail.tables.measurements import Figure
 from flashtrail.training import dataset, loop
 
+OFFLINE = "offline.json"  # a run's figures on held-out episodes, a measurement
 COLUMNS = (
     *("held_out_loss", "held_out_own", "held_out_motion", "blank_motion", "held_out_auxiliary"),
     *("amplitude", "sensitivity"),

@@ -15,13 +15,13 @@ from torch import Tensor
 from flashtrail.base.errors import UserError
 from flashtrail.base.provenance import json_dump, json_load
 from flashtrail.policies.lift_vla import clip, resnet, statistics
+from flashtrail.policies.lift_vla.artifact import FAMILY
 from flashtrail.policies.lift_vla.dims import LiftDims, document, nano
 from flashtrail.policies.lift_vla.errors import LiftError
 from flashtrail.policies.lift_vla.model import LiftVLA, parts
 from flashtrail.policies.parts import words
-from flashtrail.training import loop
+from flashtrail.training import artifact, loop
 from flashtrail.training.lift import data as material
-from flashtrail.training.lift import export
 from flashtrail.training.lift.recipe import Recipe
 from flashtrail.training.lift.trainer import Trainer
 
@@ -132,7 +132,7 @@ def finish(trainer: Trainer, start: Start) -> None:
     figures = trainer.check()
     tensors = trainer.average.policy.state_dict()
     stats = json_load(trainer.directory / statistics.FILE)
-    manifest = export.write(trainer.directory / "artifact", trainer.dims, tensors, stats, start.files)
+    manifest = artifact.write(trainer.directory / "artifact", FAMILY, trainer.dims, tensors, stats, start.files)
     frames = {part: len(getattr(trainer.data, part)) for part in ("train", "valid", "scenes")}
     about = {"step": trainer.state.best_step, "seconds": trainer.state.seconds, "frames": frames}
     known = {name: None if math.isnan(value) else value for name, value in figures.items()}
