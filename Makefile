@@ -2,8 +2,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup report lift watch studio settle drills checkup screenshot bundle audit-crate unlock clean-results clean-env \
-	test lint check conformance fuzz check-envs lock nano lift-train \
+.PHONY: help setup report lift fluid watch studio settle drills checkup screenshot bundle audit-crate unlock clean-results clean-env \
+	test lint check conformance fuzz check-envs lock nano lift-train fluid-train \
 	fidelity verify-success verify-lift bench-engine bench-gpu gpu-day kernels-compile bench-server bench-rollouts bench-dag bench-evidence bench-convert
 override NO := 0 no false off
 PROFILE ?= $(if $(filter-out $(NO),$(FULL)),profiles/full,profiles/local)
@@ -38,6 +38,10 @@ report: setup ## run the whole workflow on this machine and write reports/final.
 
 lift: setup ## a small VLA in robosuite's Lift, four metrics side by side, its report's claims judged: reports/lift.html
 	@$(BIN)/snakemake --profile profiles/lift reports/lift.html
+	@$(BIN)/python -m flashtrail reports
+
+fluid: setup ## a policy without attention beside its controls, its dial and its memory measured: reports/fluid.html
+	@$(BIN)/snakemake --profile profiles/fluid reports/fluid.html
 	@$(BIN)/python -m flashtrail reports
 
 watch: setup ## a run in a browser on this machine, as it comes: RUN=directory of another run, PORT=8765 for a fixed address
@@ -118,6 +122,13 @@ lift-train: setup ## record Lift's demonstrations and train lift_nano and its bl
 			$$([ $$name = lift_nano ] || echo --blind) && \
 		$(BIN)/python -m flashtrail.training.lift card --run results/lift/$$name --to resources/$$name || exit; \
 	done
+
+fluid-train: setup ## record pi0_nano's demonstrations and train fluid_nano and its controls (2 h on 2 cores, resumable)
+	@$(BIN)/python -m flashtrail.training demonstrations
+	@train() { $(BIN)/python -m flashtrail.training.fluid --out results/fluid/$$1 "$${@:2}" && \
+		$(BIN)/python -m flashtrail.training.fluid.card --run results/fluid/$$1 --to resources/$$1 --measured resources/measured; }; \
+	train fluid_nano && train fluid_none --core none && train fluid_cnn --core cnn && train fluid_vit --core vit && \
+	train fluid_v1 --core document --raw --steps 1500 --dims '{"pool": 1, "skip": false, "action_horizon": 1, "absolute": [0.05, 0.05, 0.05, 0.5, 0.5, 0.5]}'
 
 ##@ Measure
 

@@ -41,6 +41,7 @@ class Recipe(loop.Recipe):
     `wrist_missing`: share of samples whose wrist view is left out, as a client may say it is.
     """
 
+    steps: int = 3500
     auxiliary: float = 0.5
     least_steps: int = 3
     unknown_words: float = 0.1
