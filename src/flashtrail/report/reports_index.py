@@ -27,6 +27,7 @@ from flashtrail.report.page import Html
 from flashtrail.statistics.wording import listed, plural
 
 FOOTER = "Made by FLASHTrail from the reports of this directory and the verdicts that they rest on."
+_FILES = ("lift", "fluid")  # sources with a claims file and a profile of their own
 _BESIDE = ("drills", "checkup", "report")  # after the experiments' own reports, before chapters
 _SAID = [re.compile(rf'<p class="{kind}">(.*?)</p>', re.DOTALL) for kind in ("said(?: long)?", "line note")]
 _TAGS = re.compile(r"<[^>]+>")
@@ -166,8 +167,8 @@ def _apart(said: published.Said) -> bool:
 
 
 def _elsewhere(said: published.Said, judged: Container[str]) -> bool:
-    """Whether a printed figure is a claim of claims-lift.yaml, and this run has judged another file."""
-    return said.source == "lift" and not any(user in judged for user in said.used_by)
+    """Whether a printed figure is a claim of another document's file, and this run has judged another one."""
+    return said.source in _FILES and not any(user in judged for user in said.used_by)
 
 
 def _of_figure(run: Campaign, said: published.Said) -> dict[str, Any]:
@@ -178,8 +179,9 @@ def _of_figure(run: Campaign, said: published.Said) -> dict[str, Any]:
         reason = "no drill was run here (make drills)"
         if run.files("diagnosis"):
             found, evidence = drills_chapter.finding(run, drill), page.link(drill, "drills.html")
-    elif said.source == "lift" and not reason:
-        reason = f"not a claim of this run: {listed(said.used_by)} of claims-lift.yaml (make lift)"
+    elif said.source in _FILES and not reason:
+        own = said.source
+        reason = f"not a claim of this run: {listed(said.used_by)} of claims-{own}.yaml (make {own})"
     elif not reason:
         reason = "no checkup was run here (make checkup)"
         if run.checkup:
