@@ -15,7 +15,7 @@ from flashtrail.policies.fluid.positions import to_actions, to_positions
 from flashtrail.policies.fluid.settings import Settings
 from flashtrail.tables import measurements
 from flashtrail.training import dataset
-from flashtrail.training.fluid import card
+from flashtrail.training.fluid import ablations, card
 from flashtrail.training.fluid.__main__ import finish, main, trainer_of
 from flashtrail.training.fluid.trainer import Recipe, figures, summary
 from flashtrail.training.loop import BEST
@@ -247,3 +247,22 @@ def test_diffusion_begins_where_it_is_told_to(tmp_path, demo_dir) -> None:
     torch.testing.assert_close(spread, torch.full_like(spread, 0.744))
     with pytest.raises(UserError, match="--diffusion: the core cnn has none; leave it out"):
         trainer_of(tmp_path / "b", demo_dir, PROMPTS, SMALL | {"core": "cnn"}, RECIPE, diffusion=0.744)
+
+
+def test_each_cause_is_put_back_alone(tmp_path, demo_dir, monkeypatch) -> None:
+    """Every ablation differs from the shipped policy by what its name says, and has its own two figures."""
+    chosen = {"pool": "pool", "absolute": "absolute", "single": "action_horizon", "one_view": "views"}
+    chosen |= {"small_head": "head_width", "evolved_only": "skip", "low_pass": "skip"}
+    assert {name: set(one.sizes) for name, one in ablations.ABLATIONS.items() if one.sizes} == {
+        name: {size} for name, size in chosen.items()
+    }
+    few = {name: ablations.ABLATIONS[name] for name in ("none", "pool", "raw", "low_pass")}
+    monkeypatch.setattr(ablations, "ABLATIONS", few)
+    monkeypatch.setattr("flashtrail.training.tokenizer.task_languages", lambda _suite: list(PROMPTS.values()))
+    monkeypatch.setattr("sys.argv", ["a", "--demos", str(demo_dir), "--out", str(tmp_path), "--steps=1", "--batch=2"])
+    assert ablations.main() == 0
+    found = measurements.read(tmp_path / "ablations.json")
+    assert [figure.name for figure in found.figures] == [
+        f"{name}_{kind}" for name in few for kind in ("error", "sensitivity")
+    ]
+    assert "1 updates" in found.method and found.figure("pool_sensitivity").n == 2
