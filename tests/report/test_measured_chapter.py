@@ -1,0 +1,53 @@
+"""Figures without episodes and steps of a dial on the page: each number is that of its rows."""
+
+import pytest
+from bs4 import BeautifulSoup
+from claims.test_measured import measured, write_steps
+
+from flashtrail.base import provenance
+from flashtrail.claims import summaries
+from flashtrail.claims.campaign import Campaign
+from flashtrail.report import measured_chapter, steps_chapter
+from flashtrail.tables import schemas
+
+STEPS = {
+    "dial": ([True] * 6 + [False] * 2, [[6, 9]] * 7 + [[8, 8]]),
+    "full": ([True] * 8, [[12, 12]] * 8),
+    "other": ([True] * 8, [[None, None]] * 8),
+}
+
+
+def words(part) -> str:
+    return BeautifulSoup(str(part), "html.parser").get_text(" ").replace("\u00a0", " ")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Campaign:
+    root = tmp_path_factory.mktemp("dial")
+    files = write_steps(root, STEPS) | {"summaries": []}
+    for arm in STEPS:
+        places = {name: root / arm / f"{name}.parquet" for name in schemas.SCHEMAS}
+        schemas.write_table(places["steps"], [], schemas.STEPS, {})
+        provenance.json_dump(summaries.summarize_arm(**places), root / f"{arm}.json")
+        files["summaries"].append(str(root / f"{arm}.json"))
+    return Campaign(files | measured(root, pictures=(0.25, 0.5), wrist=None) | {"arms": list(STEPS)})
+
+
+def test_steps_stand_beside_success_of_the_arms_that_take_any(run) -> None:
+    assert steps_chapter.arms(run) == ["dial", "full"]
+    (table,) = steps_chapter.section(run).tables
+    dial, full = ([words(row[key]) for key in ("steps", "least", "within")] for row in table.rows)
+    assert dial[0].startswith("7.56 [") and dial[1:] == ["6 to 9", f"{7 * 1.5 / 8:.2f}"]
+    assert full == ["12.00", "12 to 12", "0.00"]  # alike in every episode: no interval
+
+
+def test_each_figure_stands_with_its_interval_and_what_it_is_over(run) -> None:
+    text = words(measured_chapter.section(run))
+    assert "Eyes" in text and "Swapped." in text
+    assert "pictures 1 [0.25, 0.5] 9 episodes" in " ".join(text.split())
+    assert "wrist 1 \u2013 9 episodes" in " ".join(text.split())
+
+
+def test_a_run_without_either_has_no_such_section() -> None:
+    bare = Campaign({})
+    assert not str(measured_chapter.section(bare)) and not str(steps_chapter.section(bare))
