@@ -6,7 +6,7 @@ business.
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -131,6 +131,41 @@ class Profile(Section):
     episodes: int = Field(3, ge=1, le=INIT_STATES, description="episodes per task whose observations are replayed")
     samples: int = Field(40, ge=2, le=MOST, description="timed rounds per task and route")
     warmup: int = Field(5, ge=1, le=MOST, description="untimed rounds per task and route")
+
+
+class Scaling(Section):
+    """Memory and time by the number of tokens, alone on the device: a field beside attention (benchmark/scaling.py)."""
+
+    pixels: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
+        (64, 128, 256), min_length=1, description="sides of a picture, multiples of the patch"
+    )
+    frames: tuple[Annotated[int, Field(ge=3, le=1024)], ...] = Field(
+        (4, 16), min_length=1, description="pictures of one pass; each with each of `pixels`"
+    )
+    patch: int = Field(8, ge=1, le=256, description="side of a patch, a token")
+    repeats: int = Field(5, ge=5, le=MOST, description="passes that count, after a warm-up")
+    device: Literal["cpu", "cuda"] = "cpu"
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Self:
+        for side in self.pixels:
+            if side % self.patch or side < 5 * self.patch:  # a dilation of 2 lies below half the grid
+                raise ValueError(f"pixels: {side} is not five or more whole patches of {self.patch}")
+        if len({tokens for _, _, tokens in self.sizes}) < 2:
+            raise ValueError("pixels and frames give one number of tokens: a slope needs two")
+        return self
+
+    @property
+    def sizes(self) -> list[tuple[int, int, int]]:
+        """Pixels, frames and tokens of each size, the fewest tokens first."""
+        pairs = {(side, count) for side in self.pixels for count in self.frames}
+        return sorted(((p, f, (p // self.patch) ** 2 * f) for p, f in pairs), key=lambda one: (one[2], one[0]))
+
+
+class Measured(Section):
+    """Measurements beside the episodes; what is left out is not measured."""
+
+    scaling: Scaling | None = None
 
 
 class Smoke(Section):

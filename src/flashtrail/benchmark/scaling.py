@@ -1,0 +1,290 @@
+"""Memory and time by the number of tokens: a field, and attention of its width, depth, patch and parameters beside it.
+
+Each model, mode and size is a process of its own, which takes one pass after another: batch 1, no optimiser. A pass's
+peak is the kernel's own high-water mark of the process (Linux), or the CUDA allocator's, beyond what was held before.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import itertools
+import math
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flashtrail.base import machine
+from flashtrail.base.errors import UserError
+from flashtrail.benchmark.device import wait
+from flashtrail.experiment.sections import Scaling
+from flashtrail.policies.fluid.dims import FluidDims
+from flashtrail.policies.fluid.model import FluidVLA
+from flashtrail.policies.pi0 import weights
+from flashtrail.statistics import resampling
+from flashtrail.tables.measurements import Figure
+
+TITLE = "Memory and time by the number of tokens"
+MODES = ("forward", "training")
+MODELS: dict[str, dict[str, Any]] = {
+    "fluid_12": {"core": "ours", "steps": 12},
+    "fluid_3": {"core": "ours", "steps": 3},
+    "vit_plain": {"core": "vit", "attention": "plain"},
+    "vit_fused": {"core": "vit", "attention": "fused"},
+}
+WORDS = {"fluid_12": "field of 12 steps", "fluid_3": "field of 3 steps"}
+WORDS |= {"vit_plain": "plain attention", "vit_fused": "fused attention"}
+FLUIDS = {"fluid_12": "", "fluid_3": "_3_steps"}  # how the names of their figures end
+SIZES: dict[str, Any] = {"views": 1, "prompt": None, "width": 96, "layers": 2, "heads": 4, "dilations": (1, 2)}
+SIZES |= {"lags": (1, 2)}
+_QUANTITIES = {"memory": "peak_bytes", "time": "seconds"}
+_PROC = Path("/proc/self")
+_M_MMAP_THRESHOLD, _OWN_MAP = -3, 32 << 10  # glibc's malloc.h; bytes from which a block has pages of its own
+
+
+class Point(NamedTuple):
+    """One model in one mode at one size: what a process measures."""
+
+    model: str
+    mode: str
+    pixels: int
+    frames: int
+    tokens: int
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.mode}, {self.pixels} px x {self.frames} frames ({self.tokens} tokens)"
+
+
+# --- measuring ---
+
+
+def measured(
+    settings: Scaling, threads: int, report: Callable[[str], None] = print
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return one row a pass (`schemas.SCALING`), and a sentence for each point that is left out, and why.
+
+    UserError where the device is not there, does not say its memory, or has too little.
+    """
+    weights.resolve_device(settings.device)
+    free = machine.free_memory() if settings.device == "cpu" else _in_process("CUDA", torch.cuda.mem_get_info)[0]
+    if free is None or (settings.device == "cpu" and not (_PROC / "clear_refs").exists()):
+        raise UserError("measured.scaling: this system does not say what memory a process takes: run it on Linux")
+    rows, left_out = [], []
+    for size in settings.sizes:
+        for point in (Point(model, mode, *size) for mode in MODES for model in MODELS):
+            needed = predicted(point)
+            if needed > free / 2:
+                left_out.append(f"{point}: left out, {needed / 1e9:.1f} GB are over half of the free {free / 1e9:.1f}")
+                report(left_out[-1])
+                continue
+            found = _in_process(str(point), passes, point, settings.patch, settings.repeats, threads, settings.device)
+            for repeat, (peak, seconds) in enumerate(found):
+                rows.append({**point._asdict(), "repeat": repeat, "peak_bytes": peak, "seconds": seconds})
+            peak, seconds = np.median(found, axis=0)
+            report(f"{point}: {peak / 1e6:.1f} MB, {1e3 * seconds:.1f} ms")
+    return rows, left_out
+
+
+def predicted(point: Point) -> int:
+    """Return the bytes that plain attention needs at the least: its matrices, heads x tokens x tokens of 4 bytes.
+
+    Two at once in a forward pass (scores and their softmax); in training each layer keeps one, and two are the
+    gradients. 0 for the other models, which have none.
+    """
+    matrices = 2 if point.mode == "forward" else SIZES["layers"] + 2
+    return 4 * SIZES["heads"] * point.tokens**2 * matrices if point.model == "vit_plain" else 0
+
+
+def _in_process(name: str, work: Callable[..., Any], *given: Any) -> Any:
+    """Return what a function returns in a new process, forked from one that has imported torch and computed nothing."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    try:
+        with ProcessPoolExecutor(1, context) as process:
+            return process.submit(work, *given).result()
+    except BrokenProcessPool:
+        raise UserError(f"{name}: its process was killed, for want of memory perhaps: take a smaller size") from None
+
+
+def passes(point: Point, patch: int, repeats: int, threads: int, device: str) -> list[tuple[int, float]]:
+    """Return peak bytes and seconds of each repeat, after one pass that counts for nothing.
+
+    Each of the two is of a pass of its own. The dims are not checked: a served policy's pixels must divide the wire's.
+    """
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    sizes = {"pixels": point.pixels, "frames": point.frames, "patch": patch}
+    model = FluidVLA(FluidDims.model_construct(**SIZES, **sizes, **MODELS[point.model])).to(device)
+    pictures = torch.rand(1, 1, point.frames, 3, point.pixels, point.pixels, device=device) * 2 - 1
+    work = partial(_forward if point.mode == "forward" else _training, model, pictures)
+    seconds = [_seconds(work, torch.device(device)) for _ in range(repeats + 1)][1:]
+    return list(zip(peaks(work, torch.device(device), repeats), seconds, strict=True))
+
+
+def _forward(model: FluidVLA, pictures: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return model.evolve(model.embed(pictures, None)).u
+
+
+def _training(model: FluidVLA, pictures: torch.Tensor) -> None:
+    model.zero_grad(set_to_none=True)
+    model.evolve(model.embed(pictures, None)).u.square().mean().backward()
+
+
+def _seconds(work: Callable[[], Any], device: torch.device) -> float:
+    wait(device)
+    start = time.perf_counter()
+    work()
+    wait(device)
+    return time.perf_counter() - start
+
+
+def peaks(work: Callable[[], Any], device: torch.device, count: int) -> list[int]:
+    """Return the most bytes that each of `count` passes held at once, beyond what was held before it.
+
+    On a CPU each block is a map of its own from here on, so that what is freed is gone: malloc keeps freed blocks, and
+    an aligned request often does not fit into one of its own size, which makes peaks up to four times too large. That
+    takes time, so times are not measured here.
+    """
+    found, libc = [], ctypes.CDLL(None)
+    if device.type == "cpu":
+        libc.mallopt(_M_MMAP_THRESHOLD, _OWN_MAP)
+    for _ in range(count):
+        gc.collect()
+        wait(device)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)
+        else:
+            libc.malloc_trim(0)
+            (_PROC / "clear_refs").write_text("5")
+            before = _resident("VmRSS")
+        kept = work()
+        wait(device)
+        most = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident("VmHWM")
+        del kept  # not earlier: it is part of the peak
+        found.append(most - before)
+    return found
+
+
+def _resident(field: str) -> int:
+    """Return a field of this process's status, bytes: memory that is resident now (VmRSS) or was at most (VmHWM)."""
+    line = next(line for line in (_PROC / "status").read_text().splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1]) << 10
+
+
+# --- what is made of the rows ---
+
+Logs = dict[str, dict[tuple[int, int, int], NDArray[Any]]]  # model -> tokens, pixels, frames -> logarithms
+
+
+def logarithms(rows: Sequence[Mapping[str, Any]], mode: str, quantity: str) -> Logs:
+    """Return a quantity's mean logarithm over the repeats of each point, and behind it those of RESAMPLES resamples.
+
+    Repeats are resampled within their point; sizes ascend.
+    """
+    values: dict[tuple[Any, ...], list[float]] = {}
+    for row in rows:
+        if row["mode"] == mode:
+            key = row["model"], (row["tokens"], row["pixels"], row["frames"])
+            values.setdefault(key, []).append(math.log(row[quantity]))
+    out: Logs = {}
+    for seed, ((model, size), found) in enumerate(sorted(values.items())):
+        resampled = resampling.draws(len(found), seed=seed) @ np.array(found) / len(found)
+        out.setdefault(model, {})[size] = np.concatenate([[np.mean(found)], resampled])
+    return out
+
+
+def slope(tokens: Sequence[int], logs: NDArray[Any]) -> NDArray[Any]:
+    """Return the least-squares slopes of logarithms (sizes, n) over log tokens: (n,). 1 is linear, 2 quadratic."""
+    x = np.log(tokens) - np.mean(np.log(tokens))
+    slopes: NDArray[Any] = x @ logs / (x @ x)
+    return slopes
+
+
+def crossing(tokens: Sequence[int], differences: NDArray[Any]) -> NDArray[Any]:
+    """Return the number of tokens beyond which differences (sizes, n) stay below zero: (n,).
+
+    Linear in log tokens between two sizes; 0 where all are below zero, infinite where the last one is not.
+    """
+    x, out = np.log(tokens), np.zeros(differences.shape[1])
+    for column, d in enumerate(differences.T):
+        last = max(np.flatnonzero(d >= 0), default=None)
+        if last is not None:
+            ends = last == len(x) - 1
+            out[column] = math.inf if ends else math.exp(np.interp(0, [-d[last], -d[last + 1]], x[last : last + 2]))
+    return out
+
+
+def figures(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Figure], list[str]]:
+    """Return slopes, ratios at the largest and the smallest common size, crossings; a sentence where none is seen."""
+    made = [one for mode in MODES for one in _of_mode(rows, mode)]
+    return [one for one in made if isinstance(one, Figure)], [one for one in made if isinstance(one, str)]
+
+
+def _of_mode(rows: Sequence[Mapping[str, Any]], mode: str) -> Iterator[Figure | str]:
+    logs = {what: logarithms(rows, mode, column) for what, column in _QUANTITIES.items()}
+    repeats = len({row["repeat"] for row in rows})
+    for what, model in itertools.product(logs, MODELS):
+        sizes = logs[what].get(model, {})
+        tokens = [size[0] for size in sizes]
+        if len(set(tokens)) > 1:
+            title = f"{what}, slope of log over log tokens: {WORDS[model]}, {mode}"
+            values = slope(tokens, np.array(list(sizes.values())))
+            yield _figure(f"{what}_slope_{model}_{mode}", title, values, repeats * len(sizes), "passes")
+    for fluid, other in itertools.product(FLUIDS, ("plain", "fused")):
+        yield from _against(logs, mode, fluid, other, repeats)
+
+
+def _against(logs: Mapping[str, Logs], mode: str, fluid: str, other: str, repeats: int) -> Iterator[Figure | str]:
+    """Yield ratios, the field's over attention's (for plain attention's memory the inverse), and the crossing."""
+    behind, pair = f"{mode}{FLUIDS[fluid]}", f"{WORDS[fluid]}, and {WORDS[f'vit_{other}']}, {mode}"
+    for what, of_model in logs.items():
+        theirs = of_model.get(f"vit_{other}", {})
+        common = [size for size in of_model.get(fluid, {}) if size in theirs]
+        if not common:
+            return
+        differences = np.array([of_model[fluid][size] - theirs[size] for size in common])
+        below = (what, other) == ("memory", "plain")
+        for place, at in (("", -1), ("_smallest", 0)):
+            title = f"{what} of {'attention over that of the field' if below else 'the field over that of attention'}"
+            name = f"{what}_{'below' if below else 'against'}_{other}_{behind}{place}"
+            values = np.exp(-differences[at] if below else differences[at])
+            yield _figure(name, f"{title}, {common[at][0]} tokens: {pair}", values, repeats, "repeats")
+    tokens = sorted({size[0] for size in common})
+    rows = np.array([differences[[size[0] == count for size in common]].mean(0) for count in tokens])
+    beyond = crossing(tokens, rows)
+    if not 0 < beyond[0] < math.inf:
+        size = f"slower at the largest size, {tokens[-1]}" if beyond[0] else f"faster at each size from {tokens[0]}"
+        yield f"{pair}: the field is {size} tokens"
+        return
+    title = f"tokens beyond which the field is faster, at most {tokens[-1]} being tried: {pair}"
+    beyond = beyond.clip(tokens[0], tokens[-1])
+    yield _figure(f"tokens_faster_than_{other}_{behind}", title, beyond, repeats * 2 * len(common), "passes")
+
+
+def _figure(name: str, title: str, values: NDArray[Any], n: int, of: str) -> Figure:
+    """Return a figure of a value and its resamples; where all repeats agree to the byte the interval is that value."""
+    value, interval = float(values[0]), resampling.percentile_interval(values[1:])
+    low, high = (value, value) if interval is None else (interval.low, interval.high)
+    return Figure(name=name, title=title, value=value, low=low, high=high, n=n, of=of)
+
+
+def method(settings: Scaling, where: str, sentences: Sequence[str]) -> str:
+    """Return what was done, where, and what of it is no figure."""
+    sizes = f"width {SIZES['width']}, {SIZES['layers']} layers, patch {settings.patch}, {SIZES['heads']} heads, batch 1"
+    said = (
+        f"{sizes}, float32, random weights; a process a point, a warm-up and {settings.repeats} passes, peak memory "
+        "beyond what was held before, time from edge to edge of the device's work; training: a forward and a backward "
+        f"pass. On {where}. Intervals: repeats resampled within their point, 95 %"
+    )
+    return ". ".join([said, *sentences]) + "."
