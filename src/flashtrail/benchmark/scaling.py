@@ -122,8 +122,8 @@ def passes(point: Point, patch: int, repeats: int, threads: int, device: str) ->
     """
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    sizes = {"pixels": point.pixels, "frames": point.frames, "patch": patch}
-    model = FluidVLA(FluidDims.model_construct(**SIZES, **sizes, **MODELS[point.model])).to(device)
+    sizes = SIZES | MODELS[point.model] | {"pixels": point.pixels, "frames": point.frames, "patch": patch}
+    model = FluidVLA(FluidDims.model_construct(**sizes)).to(device)
     pictures = torch.rand(1, 1, point.frames, 3, point.pixels, point.pixels, device=device) * 2 - 1
     work = partial(_forward if point.mode == "forward" else _training, model, pictures)
     seconds = [_seconds(work, torch.device(device)) for _ in range(repeats + 1)][1:]
@@ -184,23 +184,22 @@ def _resident(field: str) -> int:
 
 # --- what is made of the rows ---
 
-Logs = dict[str, dict[tuple[int, int, int], NDArray[Any]]]  # model -> tokens, pixels, frames -> logarithms
+Logs = dict[tuple[int, int, int], NDArray[Any]]  # tokens, pixels, frames, ascending -> logarithms
 
 
-def logarithms(rows: Sequence[Mapping[str, Any]], mode: str, quantity: str) -> Logs:
-    """Return a quantity's mean logarithm over the repeats of each point, and behind it those of RESAMPLES resamples.
+def logarithms(rows: Sequence[Mapping[str, Any]], quantity: str) -> dict[tuple[str, str], Logs]:
+    """Return the mean logarithm of a quantity over the repeats of each point, by model and mode.
 
-    Repeats are resampled within their point; sizes ascend.
+    Behind it stand those of RESAMPLES resamples of the repeats within their point.
     """
     values: dict[tuple[Any, ...], list[float]] = {}
     for row in rows:
-        if row["mode"] == mode:
-            key = row["model"], (row["tokens"], row["pixels"], row["frames"])
-            values.setdefault(key, []).append(math.log(row[quantity]))
-    out: Logs = {}
-    for seed, ((model, size), found) in enumerate(sorted(values.items())):
+        key = row["model"], row["mode"], (row["tokens"], row["pixels"], row["frames"])
+        values.setdefault(key, []).append(math.log(row[quantity]))
+    out: dict[tuple[str, str], Logs] = {}
+    for seed, ((model, mode, size), found) in enumerate(sorted(values.items())):
         resampled = resampling.draws(len(found), seed=seed) @ np.array(found) / len(found)
-        out.setdefault(model, {})[size] = np.concatenate([[np.mean(found)], resampled])
+        out.setdefault((model, mode), {})[size] = np.concatenate([[np.mean(found)], resampled])
     return out
 
 
@@ -227,49 +226,51 @@ def crossing(tokens: Sequence[int], differences: NDArray[Any]) -> NDArray[Any]:
 
 def figures(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Figure], list[str]]:
     """Return slopes, ratios at the largest and the smallest common size, crossings; a sentence where none is seen."""
-    made = [one for mode in MODES for one in _of_mode(rows, mode)]
-    return [one for one in made if isinstance(one, Figure)], [one for one in made if isinstance(one, str)]
-
-
-def _of_mode(rows: Sequence[Mapping[str, Any]], mode: str) -> Iterator[Figure | str]:
-    logs = {what: logarithms(rows, mode, column) for what, column in _QUANTITIES.items()}
+    found: list[Figure] = []
+    sentences: list[str] = []
     repeats = len({row["repeat"] for row in rows})
-    for what, model in itertools.product(logs, MODELS):
-        sizes = logs[what].get(model, {})
-        tokens = [size[0] for size in sizes]
-        if len(set(tokens)) > 1:
-            title = f"{what}, slope of log over log tokens: {WORDS[model]}, {mode}"
-            values = slope(tokens, np.array(list(sizes.values())))
-            yield _figure(f"{what}_slope_{model}_{mode}", title, values, repeats * len(sizes), "passes")
-    for fluid, other in itertools.product(FLUIDS, ("plain", "fused")):
-        yield from _against(logs, mode, fluid, other, repeats)
-
-
-def _against(logs: Mapping[str, Logs], mode: str, fluid: str, other: str, repeats: int) -> Iterator[Figure | str]:
-    """Yield ratios, the field's over attention's (for plain attention's memory the inverse), and the crossing."""
-    behind, pair = f"{mode}{FLUIDS[fluid]}", f"{WORDS[fluid]}, and {WORDS[f'vit_{other}']}, {mode}"
+    logs = {what: logarithms(rows, column) for what, column in _QUANTITIES.items()}
     for what, of_model in logs.items():
-        theirs = of_model.get(f"vit_{other}", {})
-        common = [size for size in of_model.get(fluid, {}) if size in theirs]
-        if not common:
-            return
-        differences = np.array([of_model[fluid][size] - theirs[size] for size in common])
-        below = (what, other) == ("memory", "plain")
-        for place, at in (("", -1), ("_smallest", 0)):
-            title = f"{what} of {'attention over that of the field' if below else 'the field over that of attention'}"
-            name = f"{what}_{'below' if below else 'against'}_{other}_{behind}{place}"
-            values = np.exp(-differences[at] if below else differences[at])
-            yield _figure(name, f"{title}, {common[at][0]} tokens: {pair}", values, repeats, "repeats")
-    tokens = sorted({size[0] for size in common})
-    rows = np.array([differences[[size[0] == count for size in common]].mean(0) for count in tokens])
-    beyond = crossing(tokens, rows)
-    if not 0 < beyond[0] < math.inf:
-        size = f"slower at the largest size, {tokens[-1]}" if beyond[0] else f"faster at each size from {tokens[0]}"
-        yield f"{pair}: the field is {size} tokens"
-        return
-    title = f"tokens beyond which the field is faster, at most {tokens[-1]} being tried: {pair}"
-    beyond = beyond.clip(tokens[0], tokens[-1])
-    yield _figure(f"tokens_faster_than_{other}_{behind}", title, beyond, repeats * 2 * len(common), "passes")
+        for (model, mode), sizes in of_model.items():
+            if len({size[0] for size in sizes}) > 1:
+                values = slope([size[0] for size in sizes], np.array(list(sizes.values())))
+                title = f"{what}, slope of log over log tokens: {WORDS[model]}, {mode}"
+                found.append(_figure(f"{what}_slope_{model}_{mode}", title, values, repeats * len(sizes), "passes"))
+    for mode, fluid, other in itertools.product(MODES, FLUIDS, ("plain", "fused")):
+        pair = f"{WORDS[fluid]}, and {WORDS[f'vit_{other}']}, {mode}"
+        for what, of_model in logs.items():
+            mine, theirs = (of_model.get((model, mode), {}) for model in (fluid, f"vit_{other}"))
+            if not (over := {size: mine[size] - theirs[size] for size in mine if size in theirs}):
+                continue
+            name = f"{other}_{mode}{FLUIDS[fluid]}"
+            found += _ratios(what, name, pair, over, repeats)
+            if what == "time":
+                seen = _crossing(name, pair, over, repeats)
+                found += [seen] if isinstance(seen, Figure) else []
+                sentences += [seen] if isinstance(seen, str) else []
+    return found, sentences
+
+
+def _ratios(what: str, name: str, pair: str, over: Logs, repeats: int) -> Iterator[Figure]:
+    """Yield how many times the field's is attention's; of plain attention's memory, how many times it is below."""
+    below = what == "memory" and name.startswith("plain")
+    title = f"{what} of {'attention over that of the field' if below else 'the field over that of attention'}"
+    for place, size in (("", max(over)), ("_smallest", min(over))):
+        values = np.exp(-over[size] if below else over[size])
+        own = f"{what}_{'below' if below else 'against'}_{name}{place}"
+        yield _figure(own, f"{title}, {size[0]} tokens: {pair}", values, repeats, "repeats")
+
+
+def _crossing(name: str, pair: str, over: Logs, repeats: int) -> Figure | str:
+    tokens = sorted({size[0] for size in over})
+    means = [np.mean([values for size, values in over.items() if size[0] == count], axis=0) for count in tokens]
+    beyond = crossing(tokens, np.array(means))
+    if 0 < beyond[0] < math.inf:
+        title = f"tokens beyond which the field is faster, of {tokens[0]} to {tokens[-1]} tried: {pair}"
+        inside = beyond.clip(tokens[0], tokens[-1])
+        return _figure(f"tokens_faster_than_{name}", title, inside, 2 * repeats * len(over), "passes")
+    size = f"slower at the largest size, {tokens[-1]}" if beyond[0] else f"faster at each size from {tokens[0]}"
+    return f"{pair}: the field is {size} tokens"
 
 
 def _figure(name: str, title: str, values: NDArray[Any], n: int, of: str) -> Figure:
