@@ -37,7 +37,8 @@ def malloc():
 
 
 def held(work):
-    return scaling.peaks(work, torch.device("cpu"), 4)
+    scaling.own_maps()
+    return [scaling.peak(work, torch.device("cpu")) for _ in range(4)]
 
 
 @pytest.mark.parametrize("n", [512, 2048])
@@ -49,9 +50,8 @@ def test_the_peak_of_a_known_pass_is_its_matrix_in_every_repeat(malloc, n):
 
 def test_what_is_freed_within_a_pass_is_counted_once(malloc):
     """In the heap a freed matrix is not used again for an aligned one of its size: four of five were counted."""
-    work = [torch.ones(2048, 2048).sum() for _ in range(2)]  # what the heap looks like before
     assert held(lambda: [torch.ones(2048, 2048).sum() for _ in range(5)]) == pytest.approx([4 * 2048**2] * 4, rel=0.1)
-    assert held(lambda: torch.ones(2048, 2048).exp().exp().exp()) == pytest.approx([8 * 2048**2] * 4, rel=0.1), work
+    assert held(lambda: torch.ones(2048, 2048).exp().exp().exp()) == pytest.approx([8 * 2048**2] * 4, rel=0.1)
 
 
 def test_small_blocks_of_the_heap_are_counted_again_in_the_next_pass(malloc):
@@ -83,13 +83,25 @@ def test_plain_attention_that_needs_more_than_half_of_the_free_memory_is_left_ou
     needed = scaling.predicted(scaling.Point("vit_plain", "training", 40, 24, 600))
     taken = []
     monkeypatch.setattr(machine, "free_memory", lambda: 2 * needed - 1)
-    monkeypatch.setattr(scaling, "_in_process", lambda name, *rest: taken.append(name) or [(1, 1.0)] * 5)
+    monkeypatch.setattr(scaling, "_in_process", lambda name, *rest: taken.append(name) or [1] * 5)
     _, left_out = scaling.measured(SMALL, 1, lambda line: None)
     (said,) = left_out
     assert said.startswith("vit_plain training, 40 px x 24 frames (600 tokens): left out")
-    assert len(taken) == 15
+    assert len(taken) == 2 * 15  # one process for the peaks, one for the times
     monkeypatch.setattr(machine, "free_memory", lambda: 2 * needed)
     assert scaling.measured(SMALL, 1, lambda line: None)[1] == []
+
+
+def test_a_peak_that_cannot_be_told_is_no_row(monkeypatch):
+    monkeypatch.setattr(scaling, "_in_process", lambda name, *rest: [1] * 4 + [0])
+    with pytest.raises(UserError, match=r"^fluid_12 forward, 40 px x 3 frames \(75 tokens\): needs too little memory"):
+        scaling.measured(SMALL, 1, lambda line: None)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
+def test_a_device_that_is_not_there_is_refused():
+    with pytest.raises(UserError, match=r"^measured.scaling.device: this machine has no CUDA device"):
+        scaling.measured(SMALL.model_copy(update={"device": "cuda"}), 1)
 
 
 def test_a_process_that_is_killed_is_said_in_one_line():

@@ -1,7 +1,8 @@
 """Memory and time by the number of tokens: a field, and attention of its width, depth, patch and parameters beside it.
 
-Each model, mode and size is a process of its own, which takes one pass after another: batch 1, no optimiser. A pass's
-peak is the kernel's own high-water mark of the process (Linux), or the CUDA allocator's, beyond what was held before.
+Each model, mode and size has a process for its peaks and one for its times, with one pass after another: batch 1, no
+optimiser. A peak is the kernel's high-water mark of the process (Linux) or the CUDA allocator's, beyond what was held
+before the pass.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ import math
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,6 @@ from flashtrail.benchmark.device import wait
 from flashtrail.experiment.sections import Scaling
 from flashtrail.policies.fluid.dims import FluidDims
 from flashtrail.policies.fluid.model import FluidVLA
-from flashtrail.policies.pi0 import weights
 from flashtrail.statistics import resampling
 from flashtrail.tables.measurements import Figure
 
@@ -70,11 +69,12 @@ class Point(NamedTuple):
 def measured(
     settings: Scaling, threads: int, report: Callable[[str], None] = print
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return one row a pass (`schemas.SCALING`), and a sentence for each point that is left out, and why.
+    """Return one row a repeat (`schemas.SCALING`), and a sentence for each point that is left out, and why.
 
     UserError where the device is not there, does not say its memory, or has too little.
     """
-    weights.resolve_device(settings.device)
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("measured.scaling.device: this machine has no CUDA device: leave it out, for cpu")
     free = machine.free_memory() if settings.device == "cpu" else _in_process("CUDA", torch.cuda.mem_get_info)[0]
     if free is None or (settings.device == "cpu" and not (_PROC / "clear_refs").exists()):
         raise UserError("measured.scaling: this system does not say what memory a process takes: run it on Linux")
@@ -86,11 +86,13 @@ def measured(
                 left_out.append(f"{point}: left out, {needed / 1e9:.1f} GB are over half of the free {free / 1e9:.1f}")
                 report(left_out[-1])
                 continue
-            found = _in_process(str(point), passes, point, settings.patch, settings.repeats, threads, settings.device)
-            for repeat, (peak, seconds) in enumerate(found):
-                rows.append({**point._asdict(), "repeat": repeat, "peak_bytes": peak, "seconds": seconds})
-            peak, seconds = np.median(found, axis=0)
-            report(f"{point}: {peak / 1e6:.1f} MB, {1e3 * seconds:.1f} ms")
+            job = (point, settings.patch, settings.repeats, threads, settings.device)
+            peaks, times = (_in_process(str(point), passes, *job, measure) for measure in (peak, seconds))
+            if min(peaks) <= 0:
+                raise UserError(f"{point}: needs too little memory to be told: take more pixels or frames")
+            for repeat, (most, taken) in enumerate(zip(peaks, times, strict=True)):
+                rows.append({**point._asdict(), "repeat": repeat, "peak_bytes": most, "seconds": taken})
+            report(f"{point}: {np.median(peaks) / 1e6:.1f} MB, {1e3 * np.median(times):.1f} ms")
     return rows, left_out
 
 
@@ -108,26 +110,38 @@ def _in_process(name: str, work: Callable[..., Any], *given: Any) -> Any:
     """Return what a function returns in a new process, forked from one that has imported torch and computed nothing."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(sender, work, given), daemon=True)
+    process.start()
+    sender.close()
     try:
-        with ProcessPoolExecutor(1, context) as process:
-            return process.submit(work, *given).result()
-    except BrokenProcessPool:
+        return receiver.recv()
+    except EOFError:
         raise UserError(f"{name}: its process was killed, for want of memory perhaps: take a smaller size") from None
+    finally:
+        process.join()
 
 
-def passes(point: Point, patch: int, repeats: int, threads: int, device: str) -> list[tuple[int, float]]:
-    """Return peak bytes and seconds of each repeat, after one pass that counts for nothing.
+def _answer(sender: Connection, work: Callable[..., Any], given: Sequence[Any]) -> None:
+    sender.send(work(*given))
 
-    Each of the two is of a pass of its own. The dims are not checked: a served policy's pixels must divide the wire's.
+
+def passes(
+    point: Point, patch: int, repeats: int, threads: int, device: str, measure: Callable[..., float]
+) -> list[float]:
+    """Return what `measure`, peak or seconds, says of each repeat, after a pass that counts for nothing.
+
+    The dims are not checked: the pixels of a served policy must divide the wire's, these need not.
     """
     torch.set_num_threads(threads)
     torch.manual_seed(0)
+    if measure is peak:
+        own_maps()
     sizes = SIZES | MODELS[point.model] | {"pixels": point.pixels, "frames": point.frames, "patch": patch}
     model = FluidVLA(FluidDims.model_construct(**sizes)).to(device)
     pictures = torch.rand(1, 1, point.frames, 3, point.pixels, point.pixels, device=device) * 2 - 1
     work = partial(_forward if point.mode == "forward" else _training, model, pictures)
-    seconds = [_seconds(work, torch.device(device)) for _ in range(repeats + 1)][1:]
-    return list(zip(peaks(work, torch.device(device), repeats), seconds, strict=True))
+    return [measure(work, torch.device(device)) for _ in range(repeats + 1)][1:]
 
 
 def _forward(model: FluidVLA, pictures: torch.Tensor) -> torch.Tensor:
@@ -140,7 +154,8 @@ def _training(model: FluidVLA, pictures: torch.Tensor) -> None:
     model.evolve(model.embed(pictures, None)).u.square().mean().backward()
 
 
-def _seconds(work: Callable[[], Any], device: torch.device) -> float:
+def seconds(work: Callable[[], Any], device: torch.device) -> float:
+    """Return the time of a pass, from edge to edge of the device's work."""
     wait(device)
     start = time.perf_counter()
     work()
@@ -148,32 +163,31 @@ def _seconds(work: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def peaks(work: Callable[[], Any], device: torch.device, count: int) -> list[int]:
-    """Return the most bytes that each of `count` passes held at once, beyond what was held before it.
+def own_maps() -> None:
+    """Give each block of this process pages of its own from now on, so that what is freed is gone.
 
-    On a CPU each block is a map of its own from here on, so that what is freed is gone: malloc keeps freed blocks, and
-    an aligned request often does not fit into one of its own size, which makes peaks up to four times too large. That
-    takes time, so times are not measured here.
+    glibc keeps freed blocks in its heap, and an aligned request often does not fit into one of its own size, which made
+    peaks up to four times too large. It takes time, so times are those of another process.
     """
-    found, libc = [], ctypes.CDLL(None)
-    if device.type == "cpu":
-        libc.mallopt(_M_MMAP_THRESHOLD, _OWN_MAP)
-    for _ in range(count):
-        gc.collect()
-        wait(device)
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-            before = torch.cuda.memory_allocated(device)
-        else:
-            libc.malloc_trim(0)
-            (_PROC / "clear_refs").write_text("5")
-            before = _resident("VmRSS")
-        kept = work()
-        wait(device)
-        most = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident("VmHWM")
-        del kept  # not earlier: it is part of the peak
-        found.append(most - before)
-    return found
+    ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _OWN_MAP)
+
+
+def peak(work: Callable[[], Any], device: torch.device) -> int:
+    """Return the most bytes that a pass held at once, its result included, beyond what was held before."""
+    gc.collect()
+    wait(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+    else:
+        ctypes.CDLL(None).malloc_trim(0)
+        (_PROC / "clear_refs").write_text("5")
+        before = _resident("VmRSS")
+    kept = work()
+    wait(device)
+    most = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident("VmHWM")
+    del kept  # not earlier: it is part of the peak
+    return most - before
 
 
 def _resident(field: str) -> int:
@@ -284,7 +298,7 @@ def method(settings: Scaling, where: str, sentences: Sequence[str]) -> str:
     """Return what was done, where, and what of it is no figure."""
     sizes = f"width {SIZES['width']}, {SIZES['layers']} layers, patch {settings.patch}, {SIZES['heads']} heads, batch 1"
     said = (
-        f"{sizes}, float32, random weights; a process a point, a warm-up and {settings.repeats} passes, peak memory "
+        f"{sizes}, float32, random weights; a process a point, a warm-up and {settings.repeats} passes; peak memory "
         "beyond what was held before, time from edge to edge of the device's work; training: a forward and a backward "
         f"pass. On {where}. Intervals: repeats resampled within their point, 95 %"
     )

@@ -137,7 +137,7 @@ class Scaling(Section):
     """Memory and time by the number of tokens, alone on the device: a field beside attention (benchmark/scaling.py)."""
 
     pixels: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
-        (64, 128, 256), min_length=1, description="sides of a picture, multiples of the patch"
+        (64, 96, 256), min_length=1, description="sides of a picture, multiples of the patch"
     )
     frames: tuple[Annotated[int, Field(ge=3, le=1024)], ...] = Field(
         (4, 16), min_length=1, description="pictures of one pass; each with each of `pixels`"
