@@ -259,7 +259,8 @@ def test_every_rule_has_its_contract():
             keys = [key for key in re.findall(r"^    (\w+):", block, re.M) if key in order]
             assert keys == [key for key in order if key in keys], f"{name}: {keys}"
             asked = {"output", "log", "benchmark", "params", "threads", "conda", "message", "script"}
-            assert asked - ({"benchmark"} if name == "profile_routes" else set()) <= set(keys), name
+            asked -= {"benchmark"} if name in ("profile_routes", "profile_scaling") else set()
+            assert asked <= set(keys), name
 
 
 def test_the_snakefile_has_no_logic():

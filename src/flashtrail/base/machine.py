@@ -136,15 +136,26 @@ def words(record: dict[str, Any] | None) -> str:
 
 def spare_memory(root: str | Path = "/") -> float | None:
     """Return the share of the memory that is free for use, 0-1: the machine's or, if less, our container's."""
+    return min((free / most for free, most in _memories(root)), default=None)
+
+
+def free_memory(root: str | Path = "/") -> int | None:
+    """Return the bytes that are free for use: the machine's or, if less, our container's."""
+    return min((free for free, _ in _memories(root)), default=None)
+
+
+def _memories(root: str | Path) -> list[tuple[int, int]]:
+    """Return the bytes that are free, and all, of the machine and of our container."""
     text = _text(Path(root, "proc/meminfo")) or ""
     of_machine = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in text.splitlines())}
-    shares = [of_machine["MemAvailable"] / of_machine["MemTotal"]] if "MemAvailable" in of_machine else []
+    known = "MemAvailable" in of_machine
+    found = [(of_machine["MemAvailable"] << 10, of_machine["MemTotal"] << 10)] if known else []
     group = Path(root, "sys/fs/cgroup")
     most, used = _text(group / "memory.max") or "max", _text(group / "memory.current")
     if used and most.strip() != "max":
         cached = re.search(r"^inactive_file (\d+)", _text(group / "memory.stat") or "", re.MULTILINE)
-        shares.append(1 - (int(used) - (int(cached[1]) if cached else 0)) / int(most))
-    return min(shares, default=None)
+        found.append((int(most) - int(used) + (int(cached[1]) if cached else 0), int(most)))
+    return found
 
 
 def _used(proc: Path, root: int) -> int:

@@ -56,15 +56,16 @@ def _best(work: Callable[[], Any], where: torch.device) -> float:
     """Seconds of the fastest of REPEATS runs, after two that are not counted."""
     times = []
     for _ in range(REPEATS + 2):
-        _wait(where)
+        wait(where)
         start = time.perf_counter()
         work()
-        _wait(where)
+        wait(where)
         times.append(time.perf_counter() - start)
     return min(times[2:])
 
 
-def _wait(where: torch.device) -> None:
+def wait(where: torch.device) -> None:
+    """Wait for what the device still has to do."""
     if where.type == "cuda":
         torch.cuda.synchronize(where)
 

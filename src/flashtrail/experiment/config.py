@@ -70,9 +70,9 @@ class Experiment(Section):
     drills: Drills | None = None
     rollout: Rollout = Field(default_factory=Rollout)
     profile: Profile
+    measured: Measured = Field(default_factory=Measured)
     smoke: Smoke = Field(default_factory=Smoke)
     checkup: Checkup | None = None
-    measured: Measured = Field(default_factory=Measured)
     claims: str = Field("claims.yaml", description="the claims that the report judges")
     report: ReportName = Field(
         FINAL, description="name of the report; another one stands beside final.html in the same checkout"

@@ -7,7 +7,7 @@ business.
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -134,22 +134,62 @@ class Profile(Section):
     warmup: int = Field(5, ge=1, le=MOST, description="untimed rounds per task and route")
 
 
+class Scaling(Section):
+    """Memory and time by the number of tokens, alone on the device: a field beside attention (benchmark/scaling.py)."""
+
+    pixels: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
+        (64, 96, 256), min_length=1, description="sides of a picture, multiples of the patch"
+    )
+    frames: tuple[Annotated[int, Field(ge=3, le=1024)], ...] = Field(
+        (4, 16), min_length=1, description="pictures of one pass; each with each of `pixels`"
+    )
+    patch: int = Field(8, ge=1, le=256, description="side of a patch, a token")
+    repeats: int = Field(5, ge=5, le=MOST, description="passes that count, after a warm-up")
+    device: Literal["cpu", "cuda"] = "cpu"
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Self:
+        for side in self.pixels:
+            if side % self.patch or side < 5 * self.patch:  # a dilation of 2 lies below half the grid
+                raise ValueError(f"pixels: {side} is not five or more whole patches of {self.patch}")
+        if len({tokens for _, _, tokens in self.sizes}) < 2:
+            raise ValueError("pixels and frames give one number of tokens: a slope needs two")
+        return self
+
+    @property
+    def sizes(self) -> list[tuple[int, int, int]]:
+        """Pixels, frames and tokens of each size, the fewest tokens first."""
+        pairs = {(side, count) for side in self.pixels for count in self.frames}
+        return sorted(((p, f, (p // self.patch) ** 2 * f) for p, f in pairs), key=lambda one: (one[2], one[0]))
+
+
 class Measured(Section):
     """Figures that no episode has (docs/evidence.md, Measurements); each is a file."""
 
     given: list[str] = Field([], description="measurements that are finished, such as a training's: files")
+    scaling: Scaling | None = Field(None, description="memory and time by the number of tokens, alone on the device")
+    substrate: tuple[Literal["digits", "moving", "volumes"], ...] = Field(
+        (), description="the core of fluid apart from any robot (benchmark/substrate/)"
+    )
+    sensitivity: list[str] = Field([], description="policies: how far their answers follow what they see")
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
-        names = list(self.files)
-        if len(names) < len(self.given):
+        if len(self.files) < len(self.given) + len(self.own):
             raise ValueError("given: two measurements have one name: a claim could not tell them apart")
         return self
 
     @property
+    def own(self) -> list[str]:
+        """The names of what is measured here."""
+        scaling = ["scaling"] if self.scaling is not None else []
+        return [*scaling, *self.substrate, *(f"sensitivity_{policy}" for policy in self.sensitivity)]
+
+    @property
     def files(self) -> dict[str, str]:
         """Every measurement's file by its name."""
-        return {PurePosixPath(file).stem: file for file in self.given}
+        given = {PurePosixPath(file).stem: file for file in self.given}
+        return given | {name: f"results/measured/{name}.json" for name in self.own}
 
 
 class Smoke(Section):

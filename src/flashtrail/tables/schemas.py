@@ -139,6 +139,18 @@ PROFILE = _schema(
     ("device", _STR),
 )
 
+# A network's passes at one size, one for the peak and one for the time (benchmark/scaling.py).
+SCALING = _schema(
+    ("model", _STR),
+    ("mode", _STR),  # forward | training
+    ("pixels", _I32),
+    ("frames", _I32),
+    ("tokens", _I32),
+    ("repeat", _I32),  # the warm-up is left out
+    ("peak_bytes", _I64),  # beyond what was held before the pass
+    ("seconds", _F64),
+)
+
 # A look at a comparison: when its verdict was computed, on what, for whom (claims/looks.py).
 LOOKS = _schema(
     ("claim", _STR),

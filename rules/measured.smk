@@ -1,0 +1,38 @@
+# Measured: figures that no episode has, one measurement a file, each only where `measured:` of the config has its key.
+#
+# REQUIRED INPUTS
+#   results/environments/handle.json      the device's name
+# OUTPUTS
+#   results/measured/scaling.json         slopes and ratios with their intervals
+#   results/scaling/rows.parquet          each pass: its peak of memory and its time
+
+
+def scaling_of(wildcards):
+    """The sizes of the scaling; without them in the config nothing is planned."""
+    if EXPERIMENT.measured.scaling is None:
+        sys.exit("error: config: measured.scaling is missing: add measured: {scaling: {}} to config.yaml")
+    return EXPERIMENT.measured.scaling.model_dump(mode="json")
+
+
+rule profile_scaling:
+    """Memory and time of a field and of attention by the number of tokens; takes all cores, so that it is alone."""
+    input:
+        model="results/environments/handle.json",
+    output:
+        measurement="results/measured/scaling.json",
+        rows="results/scaling/rows.parquet",
+    log:
+        "results/logs/profile_scaling.log",
+    # No `benchmark:`, as for profile_routes: Snakemake would read the memory map of the process that is timed.
+    params:
+        scaling=scaling_of,
+        code=code_digest("profile_scaling.py"),
+    threads: EVERY_CORE
+    resources:
+        gpu=int(EXPERIMENT.measured.scaling is not None and EXPERIMENT.measured.scaling.device == "cuda"),
+    conda:
+        "../envs/model.yaml"
+    message:
+        "Measuring memory and time by the number of tokens, alone on the device"
+    script:
+        "../scripts/profile_scaling.py"
