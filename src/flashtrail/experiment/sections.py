@@ -133,6 +133,14 @@ class Profile(Section):
     warmup: int = Field(5, ge=1, le=MOST, description="untimed rounds per task and route")
 
 
+class Measured(Section):
+    """Measurements beside the episodes; what is left out is not measured."""
+
+    substrate: tuple[Literal["digits", "moving", "volumes"], ...] = Field(
+        (), description="the core of fluid apart from any robot (benchmark/substrate/): results/measured/NAME.json"
+    )
+
+
 class Smoke(Section):
     """Two episodes before anything long."""
 
