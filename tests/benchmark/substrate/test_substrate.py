@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
 
+from flashtrail.base import commands
 from flashtrail.benchmark.substrate import __main__ as command
 from flashtrail.benchmark.substrate import data, digits, figures, moving, networks, volumes
 from flashtrail.policies.fluid.field import DOCUMENT_D, Layer, Stop, evolve
@@ -97,6 +95,15 @@ def test_the_change_of_a_step_is_that_of_the_equation():
     assert evolve(layer, u, 3, Stop(0.0)).turbulence[0].min() > 1e-3  # which turbulence takes for change
 
 
+@pytest.mark.parametrize("document", [False, True])
+def test_steps_stop_early_from_the_epsilon_that_is_said(document):
+    torch.manual_seed(0)
+    layer, u = Layer(4, (1,), (), document).requires_grad_(False), torch.randn(1, 1, 1, 9, 9, 4)
+    (least,) = moving.acts_from(evolve(layer, u, 8, Stop(0.0)).turbulence)
+    assert evolve(layer, u, 8, Stop(least * 0.999)).steps.item() == 8
+    assert evolve(layer, u, 8, Stop(least * 1.001)).steps.item() < 8
+
+
 # --- the arithmetic of the figures ---
 
 
@@ -145,7 +152,7 @@ def test_the_interval_over_seeds_and_volumes_is_wider_than_over_either():
 
 FIGURES = {
     "digits": {"accuracy_ours", "accuracy_document", "accuracy_logistic", "ours_less_logistic", "ours_less_vit"},
-    "moving": {"ours_over_copy", "ours_over_none", "document_eps_010_spread", "document_layer_2_least_turbulence"},
+    "moving": {"ours_over_copy", "ours_over_none", "document_eps_010_spread", "document_layer_2_acts_from"},
     "volumes": {"dice_off", "dice_unet", "calibrated_less_off", "off_two_seeds", "off_two_seeds_beyond"},
 }
 
@@ -174,10 +181,10 @@ def test_a_held_out_sequence_has_no_digit_of_the_training():
     assert not {x.tobytes() for x in asked} & {x.tobytes() for x in trained}
 
 
-@pytest.mark.parametrize(("words", "said"), [(["digit"], "invalid choice: 'digit'"), ([], "required")])
-def test_a_mistake_is_one_line(words, said, tmp_path):
-    program = [sys.executable, "-m", "flashtrail.benchmark.substrate", *words, "--out", str(tmp_path / "x.json")]
-    done = subprocess.run(program, capture_output=True, text=True)
-    (line,) = done.stderr.splitlines()
-    assert done.returncode == 2 and line.startswith("error: ") and said in line
+@pytest.mark.parametrize(("words", "said"), [(["digit"], "invalid choice: 'digit'"), ([], "required: task")])
+def test_a_mistake_is_one_line(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["substrate", *words, "--out", str(tmp_path / "x.json")])
+    assert commands.run(command.main, "substrate") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and said in line
     assert not list(tmp_path.iterdir())

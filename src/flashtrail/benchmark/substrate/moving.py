@@ -131,27 +131,33 @@ def _dial(
 
 
 def _calm(core: str, network: networks.Network, asked: Tensor) -> list[Figure]:
-    """How calm each layer gets: the least turbulence that its stop rule sees, and the least that a step adds."""
+    """How calm each layer gets, asked one by one: where its stop rule begins to act, and the least that a step adds."""
     found, name = [], NAMES[core]
     with torch.inference_mode():
         u, steps = network.embed(asked[:, :-1]), network.shape.steps
         for number, layer in enumerate(network.layers, 1):
             assert isinstance(layer, Layer)
             alone = [evolve(layer, one, steps, Stop(0.0)) for one in u.split(1)]
-            seen = torch.cat([one.turbulence for one in alone], 1)[1:].amin(0)
-            made, u = changes(layer, u, steps)[1:].amin(0), torch.cat([one.u for one in alone])
-            place, words = f"{core}_layer_{number}", f"over the steps of layer {number} of {name}"
+            seen = torch.cat([one.turbulence for one in alone], 1).double()
+            made, u = changes(layer, u, steps).double(), torch.cat([one.u for one in alone])
+            acts, place, words = acts_from(seen), f"{core}_layer_{number}", f"layer {number} of {name}"
             found += [
-                _mean(f"{place}_least_turbulence", f"least turbulence {words}", seen.double().numpy()),
+                _mean(f"{place}_least_turbulence", f"least turbulence over the steps of {words}", seen.amin(0).numpy()),
+                _mean(f"{place}_least_change", f"least that a step of {words} adds", made.amin(0).numpy()),
+                _mean(f"{place}_acts_from", f"least epsilon at which {words} stops early", acts),
                 spread(
-                    f"{place}_turbulence_spread",
-                    f"its standard deviation over sequences, {place}",
-                    seen.numpy(),
-                    SEQUENCES,
+                    f"{place}_acts_from_spread", f"SD over sequences of the least epsilon, {words}", acts, SEQUENCES
                 ),
-                _mean(f"{place}_least_change", f"least change by one step, {words}", made.double().numpy()),
             ]
     return found
+
+
+def acts_from(seen: Tensor) -> NDArray[Any]:
+    """The least epsilon at which `Stop` ends steps of this turbulence (steps, B) before the last: (B,).
+
+    Two values in a row must lie below it, the second at the third step or later.
+    """
+    return torch.maximum(seen[1:-1], seen[2:])[:-1].amin(0).numpy()
 
 
 def changes(layer: Layer, u: Tensor, steps: int) -> Tensor:
