@@ -1,10 +1,11 @@
 # Measured: figures that no episode has, one measurement a file, each only where `measured:` of the config has its key.
 #
 # REQUIRED INPUTS
-#   results/environments/handle.json      the device's name
+#   results/environments/handle.json      the device's name (scaling); substrates learn from what ships with scikit-learn
 # OUTPUTS
 #   results/measured/scaling.json         slopes and ratios with their intervals
 #   results/scaling/rows.parquet          each pass: its peak of memory and its time
+#   results/measured/{substrate}.json     the core of fluid on digits, moving digits, volumes
 
 
 def scaling_of(wildcards):
@@ -36,3 +37,35 @@ rule profile_scaling:
         "Measuring memory and time by the number of tokens, alone on the device"
     script:
         "../scripts/profile_scaling.py"
+
+
+def substrate_of(wildcards):
+    """The name of a substrate; where the config does not list it nothing is planned."""
+    name = wildcards.substrate
+    if name not in EXPERIMENT.measured.substrate:
+        sys.exit(
+            f"error: config: measured.substrate lacks {name}: add measured: {{substrate: [{name}]}} to config.yaml"
+        )
+    return name
+
+
+rule measure_substrate:
+    """Train the core and its controls on one of the substrates and compare them on what was held out."""
+    output:
+        measurement="results/measured/{substrate}.json",
+    log:
+        "results/logs/measure_substrate/{substrate}.log",
+    benchmark:
+        "results/benchmarks/measure_substrate/{substrate}.tsv"
+    wildcard_constraints:
+        substrate="digits|moving|volumes",
+    params:
+        substrate=substrate_of,
+        code=code_digest("measure_substrate.py"),
+    threads: 1
+    conda:
+        "../envs/model.yaml"
+    message:
+        "Measuring the core on {wildcards.substrate}"
+    script:
+        "../scripts/measure_substrate.py"

@@ -63,6 +63,7 @@ def changed(data: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
             {"force_full_each_rond": True},
             "unknown key 'arms.full_only.flash.force_full_each_rond'; did you mean 'force_full_each_round'?",
         ),
+        ("measured", {"substrate": ["digit"]}, "measured.substrate.0: unknown value 'digit'; did you mean 'digits'?"),
         ("tasks", "0-12", "task 12 is out of range 0-9 of libero_goal"),
         ("tasks", "3-1", "runs backwards"),
         ("tasks", "a", "neither a task id nor a range"),

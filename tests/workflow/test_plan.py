@@ -224,6 +224,15 @@ def test_other_statistics_run_their_own_drill_again(checkout):
     assert counts(checkout.run(*command[: -len(DRILLS)], *others).stdout)["roll_out_shard"] == 9
 
 
+def test_a_substrate_is_measured_only_where_the_config_lists_it(checkout, local_plan):
+    assert not [job for job in planned(local_plan) if "Measuring" in job]
+    plan = ["snakemake", "--profile", "profiles/local", "-n", "--config", "measured={substrate: [digits, moving]}"]
+    made = [f"results/measured/{name}.json" for name in ("digits", "moving")]
+    assert counts(checkout.run(*plan, "--", *made).stdout) == {"measure_substrate": 2}
+    refused = checkout.run(*plan, "--", "results/measured/volumes.json", check=False)
+    assert refused.returncode and "error: config: measured.substrate lacks volumes" in refused.stdout
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [

@@ -1,0 +1,32 @@
+"""Figures of these measurements: a number with an interval, where there is one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flashtrail.statistics import resampling
+from flashtrail.statistics.intervals import Interval
+from flashtrail.tables.measurements import Figure
+
+
+def figure(name: str, title: str, value: float, interval: Interval | None, n: int, of: str) -> Figure:
+    """A number with its interval; see `Figure`."""
+    low, high = (None, None) if interval is None else (interval.low, interval.high)
+    return Figure(name=name, title=title, value=float(value), low=low, high=high, n=n, of=of)
+
+
+def ratio(name: str, title: str, over: NDArray[Any], under: NDArray[Any] | float, of: str) -> Figure:
+    """Sum over sum, with a bootstrap over what was sampled; `under` 1: a mean."""
+    below = np.broadcast_to(under, over.shape)
+    return figure(name, title, over.sum() / below.sum(), resampling.ratio_over_episodes(over, below), len(over), of)
+
+
+def spread(name: str, title: str, values: NDArray[Any], of: str) -> Figure:
+    """The standard deviation, with a bootstrap over what was sampled."""
+    sums = resampling.resampled_sums(np.column_stack([values, values**2])) / len(values)
+    resampled = np.sqrt(np.maximum(sums[:, 1] - sums[:, 0] ** 2, 0.0))
+    interval = resampling.percentile_interval(resampled) if len(values) >= resampling.MIN_CLUSTERS else None
+    return figure(name, title, values.std(), interval, len(values), of)
