@@ -21,6 +21,7 @@ include: "rules/evidence.smk"
 include: "rules/reports.smk"
 include: "rules/drills.smk"
 include: "rules/checkup.smk"
+include: "rules/measured.smk"
 
 
 rule all:

@@ -214,6 +214,15 @@ def test_the_page_of_drills_asks_for_the_reference_every_drill_their_logs_and_th
     assert not {"evaluate_claims", "render_final", "index_episodes"} & set(jobs)
 
 
+def test_a_policy_is_asked_what_it_looks_at_only_where_the_config_or_a_target_says_so(checkout, local_plan):
+    target = "results/measured/sensitivity_pi0_nano.json"
+    output = checkout.run("snakemake", "--profile", "profiles/local", "-n", "--", target).stdout
+    assert {rule: counts(output)[rule] for rule in ("check_sensitivity", "record_observations")} == dict.fromkeys(
+        ("check_sensitivity", "record_observations"), 1
+    )
+    assert "profile_routes" not in counts(output) and "check_sensitivity" not in counts(local_plan)
+
+
 def test_other_statistics_run_their_own_drill_again(checkout):
     """The file is an input of the shards that unnormalise by it, and of no other."""
     command = ["snakemake", "--profile", "profiles/local", "-n", "--forcerun", "convert_base", "--", *DRILLS]

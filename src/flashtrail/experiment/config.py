@@ -27,7 +27,7 @@ from flashtrail.experiment.conditions import KINDS, Clean, Condition, Kind
 from flashtrail.experiment.conditions import read as read_condition
 from flashtrail.experiment.guards import Guard, NoGuard
 from flashtrail.experiment.report_files import CHAPTERS, FINAL, ReportFiles, ReportName
-from flashtrail.experiment.sections import ENGINE, Flash, Policy, Profile, Section, Smoke
+from flashtrail.experiment.sections import ENGINE, Flash, Measured, Policy, Profile, Section, Smoke
 from flashtrail.experiment.shard import EXPERT, MAX_SEED, Rollout, SceneSeed
 
 T = TypeVar("T")
@@ -72,6 +72,7 @@ class Experiment(Section):
     profile: Profile
     smoke: Smoke = Field(default_factory=Smoke)
     checkup: Checkup | None = None
+    measured: Measured = Field(default_factory=Measured)
     claims: str = Field("claims.yaml", description="the claims that the report judges")
     report: ReportName = Field(
         FINAL, description="name of the report; another one stands beside final.html in the same checkout"
@@ -96,6 +97,10 @@ class Experiment(Section):
                 _known(f"{place}.policy", section.policy, self.policies)
         if self.policies[self.profile.policy].expert:
             raise ValueError(f"profile.policy: {self.profile.policy!r} is the simulator's expert: no round to time")
+        for policy in self.measured.sensitivity:
+            _known("measured.sensitivity", policy, self.policies)
+            if self.policies[policy].expert:
+                raise ValueError(f"measured.sensitivity: {policy!r} is the simulator's expert: no policy to ask")
         for name, grid in self.grids.items():
             _known(f"grids.{name}.fault", grid.fault, KINDS)
             for guard in grid.guards:

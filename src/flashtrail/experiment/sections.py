@@ -136,5 +136,17 @@ class Profile(Section):
 class Smoke(Section):
     """Two episodes before anything long."""
 
+class Measured(Section):
+    """Figures that no episode has; each is results/measured/NAME.json."""
+
+    sensitivity: list[str] = Field([], description="policies asked whether they look at what they are shown")
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Every measurement's file by its name."""
+        names = [f"sensitivity_{policy}" for policy in self.sensitivity]
+        return {name: f"results/measured/{name}.json" for name in names}
+
+
     episodes: int = Field(2, ge=1, le=INIT_STATES)
     task: int = Field(0, ge=0)
