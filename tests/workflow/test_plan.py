@@ -209,8 +209,8 @@ def test_the_page_of_drills_asks_for_the_reference_every_drill_their_logs_and_th
     jobs = counts(output)
     once = ("derive_bounds", "diagnose_drills", "index_drill_episodes", "render_drills")
     assert {rule: jobs[rule] for rule in once} == dict.fromkeys(once, 1)
-    # Nine drills and the clean run are shown; the reference is merged for its bounds and has no pages.
-    assert (jobs["merge_shards"], jobs["write_episode_pages"], jobs["write_step_log"]) == (11, 10, 10 * 3)
+    # Ten drills and the clean run are shown; the reference is merged for its bounds and has no pages.
+    assert (jobs["merge_shards"], jobs["write_episode_pages"], jobs["write_step_log"]) == (12, 11, 11 * 3)
     assert not {"evaluate_claims", "render_final", "index_episodes"} & set(jobs)
 
 

@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from flashtrail.base.errors import UserError
 from flashtrail.drills import bounds as clean
 from flashtrail.drills import logs, sensitivity, verdicts
 from flashtrail.drills.bounds import Reference
 from flashtrail.drills.logs import Logged, Run
-from flashtrail.drills.predicates import NAMES, PREDICATES
+from flashtrail.drills.predicates import NAMES, PREDICATES, features
 from flashtrail.rollouts import recordings
 from flashtrail.statistics import intervals
 from flashtrail.statistics.wording import listed, percent, plural, rate_with_interval
@@ -128,10 +130,12 @@ def diagnosis(episodes: Sequence[Logged], reference: Reference) -> dict[str, Any
     rates = verdicts.counts(judged)
     firing = verdicts.firing(rates, reference)
     rewarded = sum(bool((episode.reward > 0).any()) for episode in played)
+    changes = [change for episode in played if not np.isnan(change := features(episode)["change"])]
     likely = _CAUSE[firing[0]] if firing else None
     return {
         "episodes": len(played),
         "rewarded": rewarded,
+        "change": float(np.median(changes)) if changes else None,
         "predicates": {
             name: {"k": count.k, "n": count.n, "clean_run_at_most": _alarm(name, count.n, reference)}
             for name, count in rates.items()
@@ -171,6 +175,8 @@ def _of_arm(entry: dict[str, Any]) -> list[str]:
         predicate, count = _CAUSE[name], entry["predicates"][name]
         lines.append(f"{'likely' if not rank else 'also'}: {name}, in {count['k']}/{count['n']} episodes")
         lines += [f"  {predicate.sign}", f"  likely cause: {predicate.cause}", f"  check: {predicate.check}"]
+        if name == "frozen_policy" and entry["change"] is not None:
+            lines.append(f"  actions change by {entry['change']:.2g} a step (median)")
         if count["clean_run_at_most"] is not None:
             alarm = f"{100 * count['clean_run_at_most']:.2g} %"
             lines.append(f"  in a clean run of {plural(count['n'], 'episode')} this is seen in at most {alarm}")
@@ -186,5 +192,5 @@ def _of_arm(entry: dict[str, Any]) -> list[str]:
     by_lack: dict[str, list[str]] = {}
     for name, lacks in entry["unjudged"].items():
         by_lack.setdefault(listed(lacks), []).append(name)
-    lines += [f"cannot be judged: {listed(names)} (not logged: {lack})" for lack, names in by_lack.items()]
+    lines += [f"cannot be judged: {listed(names)} (missing: {lack})" for lack, names in by_lack.items()]
     return lines

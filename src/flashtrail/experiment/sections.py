@@ -121,6 +121,9 @@ class Execution(Section):
     replan_steps: int | None = Field(None, ge=1, le=50, description="actions executed a round; none: rollout's")
     horizon: int | None = Field(None, ge=1, le=MOST, description="control steps of an episode; none: the suite's")
     window_lag: int | None = Field(None, ge=1, le=50, description="steps by which each action comes late; none: 0")
+    answer: Literal["first"] | None = Field(
+        None, description="first: each round executes the mean of the first round's actions; none: its own answer"
+    )
     action_stats: str | None = Field(None, description="file by whose statistics actions are unnormalised")
 
 
@@ -133,9 +136,6 @@ class Profile(Section):
     warmup: int = Field(5, ge=1, le=MOST, description="untimed rounds per task and route")
 
 
-class Smoke(Section):
-    """Two episodes before anything long."""
-
 class Measured(Section):
     """Figures that no episode has; each is results/measured/NAME.json."""
 
@@ -147,6 +147,9 @@ class Measured(Section):
         names = [f"sensitivity_{policy}" for policy in self.sensitivity]
         return {name: f"results/measured/{name}.json" for name in names}
 
+
+class Smoke(Section):
+    """Two episodes before anything long."""
 
     episodes: int = Field(2, ge=1, le=INIT_STATES)
     task: int = Field(0, ge=0)
