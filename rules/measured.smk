@@ -2,9 +2,11 @@
 #
 # REQUIRED INPUTS
 #   results/environments/handle.json      the device's name (scaling); substrates learn from what ships with scikit-learn
+#   results/artifacts/{policy}/, results/profile/{policy}/observations.npz      policies to ask (sensitivity)
 # OUTPUTS
 #   results/measured/scaling.json         slopes and ratios with their intervals
 #   results/scaling/rows.parquet          each pass: its peak of memory and its time
+#   results/measured/sensitivity_{policy}.json    what the policy looks at (docs/drills.md, Does it look)
 #   results/measured/{substrate}.json     the core of fluid on digits, moving digits, volumes
 
 
@@ -69,3 +71,29 @@ rule measure_substrate:
         "Measuring the core on {wildcards.substrate}"
     script:
         "../scripts/measure_substrate.py"
+
+
+rule check_sensitivity:
+    """Ask a policy recorded queries with a part of another query in them: does its answer move?"""
+    input:
+        unpack(lambda w: served(w.policy)),
+        observations="results/profile/{policy}/observations.npz",
+    output:
+        measurement="results/measured/sensitivity_{policy}.json",
+    log:
+        "results/logs/check_sensitivity/{policy}.log",
+    benchmark:
+        "results/benchmarks/check_sensitivity/{policy}.tsv"
+    params:
+        engine=engine_of,
+        seed=EXPERIMENT.seed,
+        code=lambda w: code_digest("check_sensitivity.py", families.source_of(family_of(w.policy))),
+    threads: 1
+    resources:
+        gpu=lambda w: gpus(w.policy),
+    conda:
+        "../envs/model.yaml"
+    message:
+        "Asking what {wildcards.policy} looks at"
+    script:
+        "../scripts/check_sensitivity.py"

@@ -26,13 +26,15 @@ def episode(
     sign: float = 1.0,
     drift: float = 0.0,
     late: int = 0,
+    frozen: bool = False,
 ) -> Episode:
     """Return an episode: smooth motion up to about 1, a picture every `gap` steps, the gripper closed half-way.
 
     `stale`: the picture is of so many queries ago; `shake`: of the picture from query to
     query; `scale`: of the translation; `seam`: of the
     rotation; `drift`: along one axis, at every step; `sign`: of the gripper's command; `late`: steps by which an
-    answer, which differs a little from the one before, takes effect late.
+    answer, which differs a little from the one before, takes effect late; `frozen`: every step executes the mean of the
+    first answer.
     """
     generator = np.random.default_rng(seed)
     time = np.arange(steps)[:, None]
@@ -52,6 +54,8 @@ def episode(
         means[q * gap] = pictures[max(q - stale, 0)]
     answers = generator.normal(0, 0.05, (steps, 6)) * np.repeat([scale, 1.0], 3)
     actions[:, :6] += answers[np.maximum(time[:, 0] - late, 0) // gap]
+    if frozen:
+        actions[:] = actions[:gap].mean(axis=0)
     rewards = np.zeros(steps)
     rewards[-1] = float(reward)
     return Episode(actions, means, rewards)
@@ -73,6 +77,7 @@ FAILURES: dict[str, dict[str, Any]] = {
     "short_horizon": {"reward": False, "steps": 60},
     "gripper_sign": {"sign": -1.0, "reward": False, "steps": 300},
     "late_window": {"late": 9, "reward": False, "steps": 300},
+    "frozen_policy": {"frozen": True, "reward": False, "steps": 300},
     "no_flip": {"reward": False, "steps": 300, "drift": 0.35, "scale": 0.2},
     "unexplained": {"reward": False, "steps": 300},
 }

@@ -54,3 +54,16 @@ def test_a_policy_is_known_by_its_seams_and_the_expert_by_never_resting(runs):
 def test_the_expert_never_closes_its_hand_late_and_always_on_time(runs):
     for name, closes in (("clean", True), ("late", False)):
         assert {bool((episode.actions[:, 6] > 0).any()) for episode in runs[f"expert_{name}"]} == {closes}
+
+
+@pytest.mark.parametrize("policy", ["pi0_nano", "lift_nano", "expert"])
+def test_none_of_them_is_called_frozen_and_each_would_be_if_it_were(runs, policy):
+    """Clean and late episodes of real logs, and all of them cut short; and with one action at every step."""
+    reference = bounds.derive(runs[f"{policy}_reference"])
+    clean = [*runs[f"{policy}_reference"], *runs[f"{policy}_clean"]]
+    played = clean + runs[f"{policy}_late"]
+    played += [Episode(e.actions[:60], e.img_mean[:60], np.zeros(60)) for e in played if len(e.actions) > 60]
+    assert {verdicts.judge(e, reference.bounds)["frozen_policy"] for e in played} == {False}
+    frozen = [Episode(np.tile(e.actions[:10].mean(0), (300, 1)), np.full(300, np.nan), np.zeros(300)) for e in clean]
+    called = {verdicts.cause(verdicts.judge(e, reference.bounds)) for e in frozen}
+    assert called == {"frozen_policy"}

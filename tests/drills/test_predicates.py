@@ -75,6 +75,51 @@ def test_queries_that_got_the_same_picture_are_told_from_queries_that_were_not_m
     assert verdicts.cause(verdicts.judge(frozen, BOUNDS)) == "stale_frame"
 
 
+def constant(level: float, still: bool, steps: int = 300) -> Episode:
+    """One action throughout; `still`: the picture stays the same, as before an arm that stands."""
+    whole = made.episode(1, steps=steps, reward=False)
+    actions = np.broadcast_to(np.array([level] * 6 + [-1.0]), (steps, 7))
+    return Episode(actions, np.where(np.isnan(whole.img_mean) | (not still), whole.img_mean, 118.0), whole.reward)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.01, 0.1, 0.5, -1.0])
+@pytest.mark.parametrize("still", [False, True])
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_constant_action_of_any_size_is_a_frozen_policy(level, still, dense):
+    """Without this name: no_flip, bad_prompt, stale_frame, or a hand that never rests."""
+    episode = constant(level, still)
+    if dense:
+        index = np.maximum.accumulate(np.where(np.isnan(episode.img_mean), 0, np.arange(300)))
+        episode = Episode(episode.actions, episode.img_mean[index], episode.reward)
+    noisy = Episode(episode.actions + np.random.default_rng(0).normal(0, 0.001, (300, 7)), *_rest(episode))
+    for one in (episode, noisy, Episode(episode.actions, np.full(300, np.nan), episode.reward)):
+        assert verdicts.cause(verdicts.judge(one, BOUNDS)) == "frozen_policy" and features(one)["change"] < 0.005
+    others = {name for name, said in verdicts.judge(episode, BOUNDS).items() if said} - {"frozen_policy"}
+    assert others, "another predicate holds as well: the order decides"
+
+
+def _rest(episode: Episode) -> tuple[np.ndarray, np.ndarray]:
+    return episode.img_mean, episode.reward
+
+
+def test_who_is_rewarded_or_uses_the_gripper_is_not_frozen():
+    still = constant(0.0, still=True)
+    rewarded = Episode(still.actions, still.img_mean, np.r_[np.zeros(299), 1.0])
+    closes = Episode(still.actions * np.r_[np.ones(6), -1.0] ** (np.arange(300) > 150)[:, None], *_rest(still))
+    assert [verdicts.judge(one, BOUNDS)["frozen_policy"] for one in (rewarded, closes)] == [False, False]
+
+
+def test_bounds_that_nothing_can_lie_below_leave_their_predicates_unjudged():
+    """Two clean episodes that differ much: the bound is below 0, and a frozen policy is not called healthy."""
+    scarce = bounds.derive([made.episode(0), Episode(made.episode(1).actions * 0.1, *_rest(made.episode(1)))])
+    assert scarce.bounds["spread"].low < 0 and scarce.bounds["effort"].low < 0
+    still = constant(0.0, still=False)
+    flags = verdicts.judge(still, scarce.bounds)
+    assert flags["frozen_policy"] is None and flags["bad_prompt"] is None
+    lacks = verdicts.unjudged([still], scarce.bounds)
+    assert lacks["frozen_policy"] == ["a bound of spread above 0"]
+
+
 @pytest.mark.parametrize("late", [0, 1, 4, 9, 11])
 def test_a_seam_is_where_answers_take_effect(late):
     for seed in range(5):

@@ -15,7 +15,7 @@ from flashtrail.experiment.arms import DRILLS
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = yaml.safe_load((ROOT / "config.yaml").read_text())
-NINE = [
+TEN = [
     "no_flip",
     "bad_prompt",
     "bad_unnorm",
@@ -25,6 +25,7 @@ NINE = [
     "long_chunk",
     "short_horizon",
     "late_window",
+    "frozen_policy",
 ]
 
 
@@ -32,12 +33,12 @@ def with_drills(**more: Any) -> config.Experiment:
     return config.parse({**copy.deepcopy(SHIPPED), "drills": {**SHIPPED["drills"], **more}})
 
 
-def test_the_shipped_section_is_nine_drills_a_clean_run_and_a_reference():
+def test_the_shipped_section_is_ten_drills_a_clean_run_and_a_reference():
     experiment = config.parse(SHIPPED)
-    assert list(experiment.drill_arms) == ["drill_reference", "drill_clean", *(f"drill_{name}" for name in NINE)]
-    assert list(DRILLS) == NINE
+    assert list(experiment.drill_arms) == ["drill_reference", "drill_clean", *(f"drill_{name}" for name in TEN)]
+    assert list(DRILLS) == TEN
     assert experiment.arm("drill_reference")["init_states"] == [10, 11, 12, 13, 14]
-    assert {tuple(experiment.arm(f"drill_{name}")["init_states"]) for name in ["clean", *NINE]} == {(5, 6, 7, 8, 9)}
+    assert {tuple(experiment.arm(f"drill_{name}")["init_states"]) for name in ["clean", *TEN]} == {(5, 6, 7, 8, 9)}
     assert all(experiment.arm(name)["flash"]["force_full_each_round"] for name in experiment.drill_arms)
 
 
@@ -105,8 +106,9 @@ def arm_with(**more: Any) -> config.Experiment:
 
 
 def test_any_arm_may_differ_in_how_it_executes():
-    experiment = arm_with(execution={"replan_steps": 5, "horizon": 100, "window_lag": 9})
-    assert experiment.arm("mine")["execution"] == {"replan_steps": 5, "horizon": 100, "window_lag": 9}
+    experiment = arm_with(execution={"replan_steps": 5, "horizon": 100, "window_lag": 9, "answer": "first"})
+    said = {"replan_steps": 5, "horizon": 100, "window_lag": 9, "answer": "first"}
+    assert experiment.arm("mine")["execution"] == said
     assert "execution" not in arm_with().arm("mine")
 
 
@@ -118,6 +120,7 @@ def test_any_arm_may_differ_in_how_it_executes():
         ({"execution": {"horizon": 0}}, "horizon"),
         ({"execution": {"window_lag": 0}}, "window_lag: must be at least 1"),
         ({"execution": {"window_lag": 51}}, "window_lag"),
+        ({"execution": {"answer": "last"}}, "answer"),
         ({"execution": {"action_stat": "x"}}, "arms.mine.execution"),
         ({"server": "ws://h:1", "execution": {"action_stats": "x"}}, "the server at ws://h:1 has its own statistics"),
     ],

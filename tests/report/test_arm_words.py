@@ -61,6 +61,12 @@ def test_a_condition_in_words(condition, words):
     assert arm_words.condition_words(conditions.read(condition).model_dump(mode="json")) == words
 
 
+def test_what_becomes_of_the_actions_is_said():
+    for execution, words in (({"answer": "first"}, ", the first answer in every round"), ({}, "")):
+        said = summary(metadata={"execution": json.dumps(execution)})
+        assert arm_words._routes(said).endswith(words or "FLASH")
+
+
 @pytest.mark.parametrize("kind", conditions.KINDS)
 def test_every_kind_of_condition_has_words_of_its_own(kind):
     spec = conditions.read({"kind": kind, **NEEDS.get(kind, {})}).model_dump(mode="json")

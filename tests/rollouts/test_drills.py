@@ -55,6 +55,7 @@ def changed(given: Observation) -> set[str]:
         ("long_chunk", [set()] * 4),
         ("short_horizon", [set()] * 4),
         ("late_window", [set()] * 4),
+        ("frozen_policy", [set()] * 4),
     ],
 )
 def test_a_drill_changes_its_own_part_of_the_observation_and_no_other(name, parts):
@@ -150,6 +151,17 @@ def test_late_window_executes_what_was_for_nine_steps_ago_whatever_the_chunk(rep
     assert queried[0] == queried[1], "the policy is asked when and as often as it was"
 
 
+@pytest.mark.parametrize("replan_steps", [1, 5, 12])
+def test_a_frozen_policy_executes_the_mean_of_its_first_answer_and_is_asked_as_before(replan_steps):
+    answer = EXPERIMENT.arm("drill_frozen_policy")["execution"]["answer"]
+    _, asked, _ = run([(12, FULL)], replan_steps=replan_steps)
+    frozen, frozen_asked, _ = run([(12, FULL)], replan_steps=replan_steps, answer=answer)
+    first = np.mean([offset / 100 for offset in range(replan_steps)])
+    assert [row["action"] for row in frozen.steps] == [[pytest.approx(first)] * 7] * 40
+    queried = [[entry[:3] for entry in policy.asked] for policy in (asked, frozen_asked)]
+    assert queried[0] == queried[1]
+
+
 def test_no_lag_is_the_loop_as_it_was():
     assert run([(12, FULL)], window_lag=0)[0].steps == run([(12, FULL)])[0].steps
 
@@ -178,7 +190,7 @@ def test_every_drill_differs_from_the_clean_arm_in_its_own_settings_only():
         if (arm := EXPERIMENT.arm(f"drill_{name}"))
     }
     own = {"bad_unnorm": {"execution"}, "long_chunk": {"execution", "flash"}, "short_horizon": {"execution"}}
-    own["late_window"] = {"execution"}
+    own["late_window"] = own["frozen_policy"] = {"execution"}
     assert differing == {name: own.get(name, {"condition"}) for name in DRILLS}
 
 

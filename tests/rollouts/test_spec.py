@@ -179,8 +179,8 @@ def test_an_arm_that_says_nothing_of_its_execution_keeps_its_digest(name):
     shipped = EXPERIMENT.arm(name)
     arm |= {key: shipped[key] for key in ("condition", "guard", "clock")}
     assert specs.read({**arm, "server": server}).digest == KNOWN[name]
-    assert specs.read({**arm, "server": server, "window_lag": 0}).digest == KNOWN[name]
-    for more in ({"horizon": 60}, {"window_lag": 9}):
+    assert specs.read({**arm, "server": server, "window_lag": 0, "answer": None}).digest == KNOWN[name]
+    for more in ({"horizon": 60}, {"window_lag": 9}, {"answer": "first"}):
         assert specs.read({**arm, "server": server, **more}).digest != KNOWN[name]
     with pytest.raises(UserError, match="horizon: must be at least 1, not 0"):
         specs.read({**arm, "server": server, "horizon": 0})
@@ -193,6 +193,7 @@ def test_every_drill_is_a_spec_of_its_own(name, handles):
     spec = shard_spec(EXPERIMENT.arm(name), 0, given, code="c0de")
     own = {"drill_long_chunk": (50, None, 0), "drill_short_horizon": (12, 60, 0), "drill_late_window": (12, None, 9)}
     assert (spec.replan_steps, spec.horizon, spec.window_lag) == own.get(name, (12, None, 0))
+    assert spec.answer == ("first" if name == "drill_frozen_policy" else None)
     words = spec.server.command
     assert ("--action-stats" in words) is (name == "drill_bad_unnorm")
     assert ("--max-exec-steps=50" in words) is (name == "drill_long_chunk")
@@ -204,6 +205,7 @@ def test_every_drill_is_a_spec_of_its_own(name, handles):
         "drill_long_chunk": {"replan_steps"},
         "drill_short_horizon": {"horizon"},
         "drill_late_window": {"window_lag"},
+        "drill_frozen_policy": {"answer"},
     }.get(name, set())
 
 

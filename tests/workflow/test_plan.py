@@ -209,9 +209,18 @@ def test_the_page_of_drills_asks_for_the_reference_every_drill_their_logs_and_th
     jobs = counts(output)
     once = ("derive_bounds", "diagnose_drills", "index_drill_episodes", "render_drills")
     assert {rule: jobs[rule] for rule in once} == dict.fromkeys(once, 1)
-    # Nine drills and the clean run are shown; the reference is merged for its bounds and has no pages.
-    assert (jobs["merge_shards"], jobs["write_episode_pages"], jobs["write_step_log"]) == (11, 10, 10 * 3)
+    # Ten drills and the clean run are shown; the reference is merged for its bounds and has no pages.
+    assert (jobs["merge_shards"], jobs["write_episode_pages"], jobs["write_step_log"]) == (12, 11, 11 * 3)
     assert not {"evaluate_claims", "render_final", "index_episodes"} & set(jobs)
+
+
+def test_a_policy_is_asked_what_it_looks_at_only_where_the_config_or_a_target_says_so(checkout, local_plan):
+    target = "results/measured/sensitivity_pi0_nano.json"
+    output = checkout.run("snakemake", "--profile", "profiles/local", "-n", "--", target).stdout
+    assert {rule: counts(output)[rule] for rule in ("check_sensitivity", "record_observations")} == dict.fromkeys(
+        ("check_sensitivity", "record_observations"), 1
+    )
+    assert "profile_routes" not in counts(output) and "check_sensitivity" not in counts(local_plan)
 
 
 def test_other_statistics_run_their_own_drill_again(checkout):

@@ -1,7 +1,8 @@
 """``flashtrail doctor RUN``: what most episodes of a run show, the likely cause, and what to check.
 
-Any run will do: our tables, imported ones, an official client's directory, JSON lines. Exit code 0: nothing found; 1: a
-likely cause; 2: the run or the bounds cannot be read.
+Any run will do: our tables, imported ones, an official client's directory, JSON lines. With `--policy` and
+`--observations` a policy is asked itself, whether it looks at what it is shown (`sensitivity`). Exit code 0: nothing
+found; 1: a likely cause, or a policy blind to its pictures; 2: something cannot be read.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from flashtrail.base.errors import UserError
 from flashtrail.drills import bounds as clean
-from flashtrail.drills import logs, verdicts
+from flashtrail.drills import logs, sensitivity, verdicts
 from flashtrail.drills.bounds import Reference
 from flashtrail.drills.logs import Logged, Run
-from flashtrail.drills.predicates import NAMES, PREDICATES
+from flashtrail.drills.predicates import NAMES, PREDICATES, features
+from flashtrail.rollouts import recordings
 from flashtrail.statistics import intervals
 from flashtrail.statistics.wording import listed, percent, plural, rate_with_interval
 
@@ -30,17 +34,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "run_dir",
+        nargs="?",
         type=Path,
         metavar="RUN",
         help="results/, results/tables/ARM, what import-run wrote, an official client's run directory, or JSON lines",
     )
     add("--bounds", type=Path, metavar="FILE", help="clean bounds (default: drills/bounds.json of the run's results)")
     add("--write-bounds", type=Path, metavar="FILE", help="take RUN for clean: derive bounds from it and write them")
+    add("--policy", type=Path, metavar="DIR", help="in place of RUN: an artifact that is asked what it looks at")
+    add("--observations", type=Path, metavar="FILE", help="with --policy: results/profile/POLICY/observations.npz")
     add("--json", action="store_true", help="print one JSON object instead of words")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Diagnose each arm of the run; return 1 where a likely cause was found for any."""
+    if arguments.policy or arguments.observations:
+        return _of_policy(arguments)
+    if not arguments.run_dir:
+        raise UserError("give a RUN, or --policy DIR and --observations FILE")
     logged_run = logs.read(arguments.run_dir)
     if not logged_run.episodes:
         raise UserError(
@@ -58,6 +69,22 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join([*(f"note: {note}" for note in notes), *_words(arms, reference)]))
     return int(any(entry["cause"] for entry in arms.values()))
+
+
+def _of_policy(arguments: argparse.Namespace) -> int:
+    """Print what the policy looks at; return 1 where it is blind to where things are."""
+    artifact, seen = arguments.policy, arguments.observations
+    if not (artifact and seen) or arguments.run_dir or arguments.bounds or arguments.write_bounds:
+        raise UserError("--policy DIR and --observations FILE go together, without RUN and bounds")
+    recorded = recordings.load(seen)
+    ask = sensitivity.asker(artifact)
+    figures = sensitivity.measure(ask, recorded, seed=0, action_sd=sensitivity.action_sd(artifact))
+    words = sensitivity.words(figures)
+    if arguments.json:
+        print(json.dumps({"words": words, "figures": [figure.model_dump() for figure in figures]}, indent=2))
+    else:
+        print("\n".join([f"{artifact}: {words['pictures']}", *sensitivity.lines(figures), sensitivity.METHOD]))
+    return int(words["pictures"] == "blind")
 
 
 def _write_bounds(run: Run, path: Path) -> int:
@@ -103,10 +130,12 @@ def diagnosis(episodes: Sequence[Logged], reference: Reference) -> dict[str, Any
     rates = verdicts.counts(judged)
     firing = verdicts.firing(rates, reference)
     rewarded = sum(bool((episode.reward > 0).any()) for episode in played)
+    changes = [change for episode in played if not np.isnan(change := features(episode)["change"])]
     likely = _CAUSE[firing[0]] if firing else None
     return {
         "episodes": len(played),
         "rewarded": rewarded,
+        "change": float(np.median(changes)) if changes else None,
         "predicates": {
             name: {"k": count.k, "n": count.n, "clean_run_at_most": _alarm(name, count.n, reference)}
             for name, count in rates.items()
@@ -146,6 +175,8 @@ def _of_arm(entry: dict[str, Any]) -> list[str]:
         predicate, count = _CAUSE[name], entry["predicates"][name]
         lines.append(f"{'likely' if not rank else 'also'}: {name}, in {count['k']}/{count['n']} episodes")
         lines += [f"  {predicate.sign}", f"  likely cause: {predicate.cause}", f"  check: {predicate.check}"]
+        if name == "frozen_policy" and entry["change"] is not None:
+            lines.append(f"  actions change by {entry['change']:.2g} a step (median)")
         if count["clean_run_at_most"] is not None:
             alarm = f"{100 * count['clean_run_at_most']:.2g} %"
             lines.append(f"  in a clean run of {plural(count['n'], 'episode')} this is seen in at most {alarm}")
@@ -161,5 +192,5 @@ def _of_arm(entry: dict[str, Any]) -> list[str]:
     by_lack: dict[str, list[str]] = {}
     for name, lacks in entry["unjudged"].items():
         by_lack.setdefault(listed(lacks), []).append(name)
-    lines += [f"cannot be judged: {listed(names)} (not logged: {lack})" for lack, names in by_lack.items()]
+    lines += [f"cannot be judged: {listed(names)} (missing: {lack})" for lack, names in by_lack.items()]
     return lines

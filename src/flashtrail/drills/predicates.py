@@ -18,6 +18,8 @@ SLACK = 0.5  # of the reference's range, on each side; chosen before any drill w
 START = 10  # steps; half a second, in which a hand on its way to an object stays open
 SEAMS = 3  # queries that a median jump needs
 REST = 10  # steps; half a second, in which a hand that grasps or lets go hardly moves
+ANSWER = 10  # steps taken for an answer where no query is known
+FROZEN = 0.25  # of the least clean spread; late commands were seen at 0.48 of it, a constant action is below 0.01
 LEFT_OVER = "unexplained"  # by elimination; no drill is named after it
 UNKNOWN = float("nan")
 
@@ -79,6 +81,8 @@ FEATURES = {
     "travel": "length of the sum of action[:3] over the episode",
     "alternation": "distance of mean actions from one query to the next, over that to the next but one (medians)",
     "rest": f"least mean of max |action[:3]| over any {REST} steps",
+    "spread": f"RMS over action[:6] of the SD, over queries (none known: over {ANSWER} steps each), of the mean action",
+    "change": "median over steps of the largest |change| of action[:6] from one step to the next",
     "seam": "largest median jump of action[:6] at a step between two queries, over that at the query itself",
     "picture_step": "median change of the picture's mean grey level from one query to the next",
     "query_gap": "median steps from one query to the next",
@@ -100,6 +104,7 @@ def features(episode: Episode) -> dict[str, float]:
         "reach": float(np.quantile(motion[:, :3].max(axis=1), 1 - SHARE)),
         "travel": float(np.linalg.norm(episode.actions[:, :3].sum(axis=0))),
         "rest": abs(_busiest(-motion[:, :3].max(axis=1), REST)),
+        "change": _change(episode.actions[:, :6]),
         **_pictures(episode),
         "gripper_changes": float(_changes(episode.actions[:, 6])),
         "gripper_start": float(np.sign(episode.actions[:START, 6]).mean()),
@@ -115,6 +120,11 @@ def _busiest(per_step: np.ndarray, window: int = WINDOW) -> float:
     return float(np.convolve(per_step, np.full(width, 1 / width), mode="valid").max())
 
 
+def _change(motion: np.ndarray) -> float:
+    jumps = np.abs(np.diff(motion, axis=0)).max(axis=1)
+    return float(np.median(jumps)) if len(jumps) else UNKNOWN
+
+
 def _changes(gripper: np.ndarray) -> int:
     signs = np.sign(gripper)
     signs = signs[signs != 0]
@@ -127,9 +137,10 @@ def _pictures(episode: Episode) -> dict[str, float]:
     Two pictures of a moving robot do not have the same mean to the last digit: an equal mean is the same picture. A log
     with a mean at every step does not show a query that was sent the same picture again.
     """
-    n, known = len(episode.img_mean), np.isfinite(episode.img_mean)
+    n, known, motion = len(episode.img_mean), np.isfinite(episode.img_mean), episode.actions[:, :6]
     if not known.any():
-        return dict.fromkeys(("picture_step", "query_gap", "longest_hold", "alternation", "seam"), UNKNOWN)
+        unknown = dict.fromkeys(("picture_step", "query_gap", "longest_hold", "alternation", "seam"), UNKNOWN)
+        return unknown | {"spread": _spread(motion, np.array([], int))}
     at = np.flatnonzero(known)
     means = episode.img_mean[at]
     new = np.r_[True, means[1:] != means[:-1]]
@@ -140,14 +151,29 @@ def _pictures(episode: Episode) -> dict[str, float]:
         "picture_step": float(np.median(np.abs(np.diff(means[new])))) if new.sum() > 1 else UNKNOWN,
         "query_gap": float(np.median(gaps)) if len(gaps) else UNKNOWN,
         "longest_hold": float(holds.max()),
-        "alternation": _alternation(episode.actions[:, :6], queries),
-        "seam": _seam(episode.actions[:, :6], queries),
+        "alternation": _alternation(motion, queries),
+        "seam": _seam(motion, queries),
+        "spread": _spread(motion, queries),
     }
+
+
+def _answers(motion: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Return the mean executed action of each query, (m, 6)."""
+    return np.array([part.mean(axis=0) for part in np.split(motion, queries[queries > 0]) if len(part)])
+
+
+def _spread(motion: np.ndarray, queries: np.ndarray) -> float:
+    """Return how far the answers of an episode differ; NaN of one alone.
+
+    A log without pictures shows no query, one in which nothing moves only the first: then of every ANSWER steps.
+    """
+    answers = _answers(motion, queries if len(queries) > 1 else np.arange(0, len(motion), ANSWER))
+    return float(np.sqrt(answers.var(axis=0).mean())) if len(answers) > 1 else UNKNOWN
 
 
 def _alternation(motion: np.ndarray, queries: np.ndarray) -> float:
     """Return the ratio of FEATURES: below 1 where motion is smooth, above where answers take turns; NaN below 3."""
-    answers = np.array([part.mean(axis=0) for part in np.split(motion, queries[queries > 0]) if len(part)])
+    answers = _answers(motion, queries)
     if len(answers) < 3:
         return UNKNOWN
     last, before = (np.median(np.linalg.norm(answers[lag:] - answers[:-lag], axis=1)) for lag in (1, 2))
@@ -189,6 +215,7 @@ class Predicate:
     cause: str
     check: str
     sides: int = 1  # of its bound that an alarm may lie beyond; 0: the rule is not a bound of one feature
+    below: str = ""  # feature, never negative, whose lower bound the rule asks: at 0 it could not hold
 
     @property
     def sentence(self) -> str:
@@ -196,13 +223,26 @@ class Predicate:
         return f"If {self.sign}, the likely cause is {self.cause}: check {self.check}."
 
     def judge(self, measured: Features, bounds: Bounds) -> bool | None:
-        """Return whether the episode shows this failure; None where a feature or a bound is missing."""
+        """Return whether the episode shows this failure; None where a feature or a bound is missing or powerless."""
         return None if self.missing(measured, bounds) else self.rule(measured, bounds)
 
     def missing(self, measured: Features, bounds: Bounds) -> list[str]:
-        """Return the features that the log does not give, and those that no clean episode gave a bound for."""
+        """Return the features that the log does not give, and the bounds that clean episodes do not give.
+
+        Few clean episodes that differ much have a lower bound that no episode could lie below.
+        """
         unlogged = [name for name in self.logged if np.isnan(measured[name])]
-        return unlogged + [name for name in self.bounded if name not in bounds and name not in unlogged]
+        powerless = [f"a bound of {self.below} above 0"] if self.below in bounds and bounds[self.below].low <= 0 else []
+        return unlogged + [name for name in self.bounded if name not in bounds and name not in unlogged] + powerless
+
+
+def _frozen_policy(measured: Features, bounds: Bounds) -> bool:
+    """Whatever is seen, the same answer: it hardly differs from query to query, and the gripper's not at all.
+
+    The bound alone is not enough: commands that are late, or an episode that was cut, vary less than clean ones, too.
+    """
+    least = min(bounds["spread"].low, FROZEN * bounds["spread"].least)
+    return measured["spread"] < least and not measured["gripper_changes"] and not measured["rewarded"]
 
 
 def _swapped_cameras(measured: Features, bounds: Bounds) -> bool:
@@ -254,10 +294,21 @@ def _unexplained(measured: Features, bounds: Bounds) -> bool:
     return healthy and uses_gripper and not others and not measured["rewarded"]
 
 
-# In the order in which they are asked: first the form of the log (seams, pictures, pace, length), then the actions, at
-# last what is left over. An episode that was cut short has had no time to move as a clean one does; a hand that swings
-# changes the picture, too.
+# In the order in which they are asked: first whether the policy answers at all, since a constant action drives off, or
+# stands still, or never rests, as other failures do; then the form of the log (seams, pictures, pace, length), the
+# actions, at last what is left over. An episode that was cut short has had no time to move as a clean one does; a hand
+# that swings changes the picture, too.
 PREDICATES: tuple[Predicate, ...] = (
+    Predicate(
+        "frozen_policy",
+        ("spread", "gripper_changes", "rewarded"),
+        ("spread",),
+        _frozen_policy,
+        f"answers vary between queries by less than {FROZEN:g} of any clean episode's, the gripper never, unrewarded",
+        "a policy that does not look, or a client that executes an old answer again",
+        "flashtrail doctor --policy ARTIFACT --observations FILE (does it look?), then that each answer is executed",
+        below="spread",
+    ),
     Predicate(
         "late_window",
         ("rest", "reach", "rewarded"),
@@ -330,6 +381,7 @@ PREDICATES: tuple[Predicate, ...] = (
         f"mean |action[:6]| stays below the clean bound in every window of {WINDOW} steps",
         "an instruction that the policy does not understand",
         "the prompt's template against the one of training, to the character",
+        below="effort",
     ),
     Predicate(
         "gripper_sign",

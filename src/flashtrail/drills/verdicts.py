@@ -57,7 +57,7 @@ def firing(rates: Mapping[str, Rate], reference: Reference) -> list[str]:
 
 
 def unjudged(episodes: Sequence[Episode], bounds: Bounds) -> dict[str, list[str]]:
-    """Return, by predicate that no episode could be judged by, the features that the log or the bounds lack."""
+    """Return, by predicate that no episode could be judged by, what the log or the bounds lack."""
     measured = [features(episode) for episode in episodes]
     result = {}
     for predicate in PREDICATES:

@@ -247,6 +247,11 @@ DRILLS: dict[str, Drill] = {
         "each action is that for nine steps ago: of a window of ten frames the oldest one's output is executed",
         execution={"window_lag": 9},
     ),
+    "frozen_policy": Drill(
+        "loop",
+        "every round executes one action, the mean of those of the episode's first round",
+        execution={"answer": "first"},
+    ),
 }
 
 

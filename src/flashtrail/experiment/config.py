@@ -97,6 +97,10 @@ class Experiment(Section):
                 _known(f"{place}.policy", section.policy, self.policies)
         if self.policies[self.profile.policy].expert:
             raise ValueError(f"profile.policy: {self.profile.policy!r} is the simulator's expert: no round to time")
+        for policy in self.measured.sensitivity:
+            _known("measured.sensitivity", policy, self.policies)
+            if self.policies[policy].expert:
+                raise ValueError(f"measured.sensitivity: {policy!r} is the simulator's expert: no policy to ask")
         for name, grid in self.grids.items():
             _known(f"grids.{name}.fault", grid.fault, KINDS)
             for guard in grid.guards:

@@ -122,6 +122,9 @@ class Execution(Section):
     replan_steps: int | None = Field(None, ge=1, le=50, description="actions executed a round; none: rollout's")
     horizon: int | None = Field(None, ge=1, le=MOST, description="control steps of an episode; none: the suite's")
     window_lag: int | None = Field(None, ge=1, le=50, description="steps by which each action comes late; none: 0")
+    answer: Literal["first"] | None = Field(
+        None, description="first: each round executes the mean of the first round's actions; none: its own answer"
+    )
     action_stats: str | None = Field(None, description="file by whose statistics actions are unnormalised")
 
 

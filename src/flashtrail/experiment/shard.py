@@ -97,6 +97,7 @@ class ShardSpec(Rollout):
     video: Video = "none"
     horizon: int | None = Field(None, ge=1, description="control steps of an episode; none: the suite's")
     window_lag: int = Field(0, ge=0, le=50, description="steps by which each action comes late (a drill)")
+    answer: Literal["first"] | None = Field(None, description="first: a policy that answers once and for all (a drill)")
     episode_timeout_s: float = Field(1800, gt=0)
     stall_timeout_s: float = Field(120, gt=0)
     metadata: dict[str, Any] = Field(default_factory=dict, description="of every table, as it is")
@@ -118,7 +119,8 @@ class ShardSpec(Rollout):
         The device is recorded and no part of it, unless its pace decides what the robot does (a measured clock).
         """
         parts = self.model_dump(exclude=_BESIDE_THE_POINT)
-        for name in ("horizon", "window_lag"):  # the suite's own, none: a spec that says nothing of it keeps its digest
+        # The suite's own, none: a spec that says nothing of it keeps its digest.
+        for name in ("horizon", "window_lag", "answer"):
             if not parts[name]:
                 del parts[name]
         server = parts["server"]

@@ -98,6 +98,7 @@ def _routes(summary: _Spec) -> str:
     execution = json.loads(summary.get("metadata", {}).get("execution") or "{}")
     steps = f", {execution['replan_steps']} steps a round" if "replan_steps" in execution else ""
     steps += f", each action {execution['window_lag']} steps late" if "window_lag" in execution else ""
+    steps += ", the first answer in every round" if "answer" in execution else ""
     routes = summary["routes"]
     if not routes.get("offered", True):  # a run in which no policy drafts (Campaign.summaries)
         return steps.removeprefix(", ")

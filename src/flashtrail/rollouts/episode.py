@@ -114,6 +114,7 @@ def run_episode(
     seed: int,
     replan_steps: int = 12,
     window_lag: int = 0,
+    answer: str | None = None,
     running: Running | None = None,
     on_query: OnQuery | None = None,
 ) -> EpisodeRecord:
@@ -122,6 +123,8 @@ def run_episode(
     `condition` and `guard` must be fresh. Round r sends the noise seed derived from the episode's key and r. Without
     `running` the simulator waits for the policy. With `window_lag` each step executes the action that was for so many
     steps ago, the first steps the first action: as a client does that reads the oldest output of a window of frames.
+    With `answer` "first" each step executes the mean of the actions that the first round's answer would have: as one
+    action, since its chunk in every round would still move to and fro, and a frozen policy does not.
 
     Raises what `policy` raises, UserError for a round whose latency `running` does not know or actions of another
     robot, and EpisodeError if MAX_EMPTY_ROUNDS rounds in a row accept nothing at no cost.
@@ -129,7 +132,7 @@ def run_episode(
     started_at, started = datetime.datetime.now(datetime.UTC), time.perf_counter()
     simulator.reset(key)
     record = EpisodeRecord({})
-    moving = _Moving(simulator, record, running, window_lag)
+    moving = _Moving(simulator, record, running, window_lag, answer)
     success, executed, empty = False, 0, 0
     scheduled: str | None = None
     while not success and len(record.steps) < simulator.horizon:
@@ -187,8 +190,16 @@ def _means(seen: Observation, given: Observation) -> tuple[float, float]:
 class _Moving:
     """Takes control steps: those that pass while a round is under way, and those that it answered."""
 
-    def __init__(self, simulator: Simulator, record: EpisodeRecord, running: Running | None, window_lag: int) -> None:
+    def __init__(
+        self,
+        simulator: Simulator,
+        record: EpisodeRecord,
+        running: Running | None,
+        window_lag: int,
+        answer: str | None,
+    ) -> None:
         self._simulator, self._record, self._running = simulator, record, running
+        self._frozen, self._first = answer == "first", np.empty(0)
         self._actions: dict[int, Any] = {}  # of the round under way and of the one in hand
         self._in_hand: clocks.Chunk | None = None
         self._due: deque[tuple[clocks.Move, list[float]]] = deque(maxlen=window_lag + 1)  # the oldest is executed
@@ -205,7 +216,7 @@ class _Moving:
             clock = self._running.clock
             latency = self._running.latencies.of(route, reply.roundtrip_ms, latency_seed)
             waited = min(clocks.control_steps(latency, clock.hz), self._simulator.horizon - now)
-        self._actions[number] = reply.actions
+        self._actions[number] = self._held(reply.actions, prefix) if self._frozen else reply.actions
         waiting, fresh = clocks.moves(clock, now, waited, prefix, new, self._in_hand)
         taken = self._take([*waiting, *fresh][: self._simulator.horizon - now], means)
         fresh_taken = max(0, taken - len(waiting))
@@ -220,6 +231,12 @@ class _Moving:
         }
         # The policy counts the actions of its last chunk that are past; those that came too late are past as well.
         return timing, waited + fresh_taken if fresh_taken else 0
+
+    def _held(self, actions: Any, prefix: int) -> Any:
+        """Return the mean of the first round's executed actions in the place of each of this round's."""
+        if not self._first.size:
+            self._first = np.mean(actions[: prefix or None], axis=0)
+        return np.broadcast_to(self._first, np.shape(actions))
 
     def _take(self, moves: list[clocks.Move], means: tuple[float, float]) -> int:
         """Take these steps, to success; return how many. Only the last one needs a picture."""

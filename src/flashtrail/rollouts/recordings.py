@@ -64,5 +64,5 @@ def load(path: str | Path) -> list[Recorded]:
         episodes = zip(arrays["task"].tolist(), arrays["init_state"].tolist(), strict=True)
         fields = zip(*(arrays[name] for name in _VIEWS_AND_STATE), arrays["prompt"].tolist(), strict=True)
         return [Recorded(episode, Observation(*rest)) for episode, rest in zip(episodes, fields, strict=True)]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} does not hold recorded observations: {error}") from None

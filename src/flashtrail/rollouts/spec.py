@@ -58,7 +58,7 @@ def shard_spec(
     spec = {
         **{key: arm[key] for key in _OF_ARM},
         **rollout,
-        **{key: execution[key] for key in ("replan_steps", "horizon", "window_lag") if key in execution},
+        **{key: execution[key] for key in ("replan_steps", "horizon", "window_lag", "answer") if key in execution},
         "task_id": task,
         "clock": clock,
         "server": {**server, "log": None if log is None else str(log)},

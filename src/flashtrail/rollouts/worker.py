@@ -171,6 +171,7 @@ class Worker:
             seed=spec.seed,
             replan_steps=spec.replan_steps,
             window_lag=spec.window_lag,
+            answer=spec.answer,
             running=self._running,
             on_query=watch,
         )

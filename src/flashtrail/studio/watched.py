@@ -79,6 +79,7 @@ def play(
         seed=spec.seed,
         replan_steps=spec.replan_steps,
         window_lag=spec.window_lag,
+        answer=spec.answer,
         on_query=watched.asked,
     )
 
