@@ -147,7 +147,7 @@ def test_a_run_that_is_damaged_or_unfinished_is_one_line(spoil, message, finishe
     ("words", "message"),
     [
         (["--arm", "dirty"], "has an arm 'dirty'"),
-        ([], "has no such episode: give a directory of task*/ep*.npz, or a finished run and --arm"),
+        ([], "has no demonstrations (task*/ep*.npz); of a finished run, give --arm"),
         (["--successful"], "--successful is for a run's arm"),
         (["--arm", "clean", "--limit", "0"], "--limit 0: give at least 1"),
     ],
@@ -174,7 +174,7 @@ def a_demonstration(path: Path) -> dict[str, np.ndarray]:
 
 def test_a_demonstration_is_replayed_as_it_was_executed_and_learned_as_it_was_meant(tmp_path) -> None:
     arrays = a_demonstration(tmp_path / "task2/ep0012.npz")
-    ((task, (one,)),) = replayed.of_demonstrations(tmp_path, None)
+    ((task, (one,)),) = replayed.of_demonstrations(tmp_path, None).items()
     assert (task, one.name, one.begin, one.end, one.since) == (2, "task2/ep0012", (12,), 5, 0)
     np.testing.assert_array_equal(one.actions, arrays["executed"])
     np.testing.assert_array_equal(one.labels, arrays["label"])
@@ -186,7 +186,14 @@ def test_a_damaged_demonstration_is_one_line(cut, tmp_path) -> None:
     a_demonstration(path := tmp_path / "task0/ep0000.npz")
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(UserError, match=r"ep0000\.npz"):
-        list(replayed.of_demonstrations(tmp_path, None))
+        replayed.of_demonstrations(tmp_path, None)
+
+
+def test_an_imported_set_cannot_be_replayed(tmp_path) -> None:
+    arrays = a_demonstration(path := tmp_path / "task0/ep0000.npz")
+    np.savez(path, **{name: value for name, value in arrays.items() if name != "executed"})
+    with pytest.raises(UserError, match="ep0000 was not recorded in the simulator"):
+        replayed.of_demonstrations(tmp_path, None)
 
 
 @pytest.mark.simulator

@@ -76,11 +76,14 @@ def of_lerobot(arguments: argparse.Namespace) -> tuple[list[str], dict[str, Any]
 
 
 def _part(source: LeRobotSet, episode: Episode) -> summary.Part:
-    ends: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    """Decode each picture, and keep the first and the last one in small: a set may have thousands of episodes."""
+    first, last = {}, {}
     for camera in source.cameras:
-        for picture in source.pictures(episode, camera):
-            ends[0].setdefault(camera, picture)
-            ends[1][camera] = picture
+        pictures = source.pictures(episode, camera)
+        first[camera] = last[camera] = next(pictures)
+        for picture in pictures:
+            last[camera] = picture
+    ends = ({name: take.small(picture) for name, picture in end.items()} for end in (first, last))
     return summary.Part(episode.task, episode.states, episode.actions, *ends)
 
 

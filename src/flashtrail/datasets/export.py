@@ -39,17 +39,18 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--out {out} is there already: give a new directory")
     if arguments.successful and not arguments.arm:
         raise UserError("--successful is for a run's arm: demonstrations are successful ones")
+    if not arguments.arm and not any(source.glob("task*/ep*.npz")):
+        raise UserError(f"{source} has no demonstrations (task*/ep*.npz); of a finished run, give --arm")
     for name in ("limit", "processes"):
         if (value := getattr(arguments, name)) is not None and value < 1:
             raise UserError(f"--{name} {value}: give at least 1")
     tasks: list[tuple[Settings | int, list[Recorded]]] = (
         [*replayed.of_run(source, arguments.arm, arguments.successful, arguments.limit)]
         if arguments.arm
-        else [*replayed.of_demonstrations(source, arguments.limit)]
+        else [*replayed.of_demonstrations(source, arguments.limit).items()]
     )
-    tasks = [(where, episodes) for where, episodes in tasks if episodes]
-    if not tasks:
-        raise UserError(f"{source} has no such episode: give a directory of task*/ep*.npz, or a finished run and --arm")
+    if not any(episodes for _, episodes in tasks):
+        raise UserError(f"{source}: {arguments.arm} has no such episode")
     with provenance.write_atomic(out) as fresh:
         (fresh / "films").mkdir(parents=True)
         outcomes = _replay(tasks, fresh / "films", arguments.processes)

@@ -7,7 +7,6 @@ executed, and the hand, the end and the pictures' mean are compared with what th
 from __future__ import annotations
 
 import contextlib
-import zipfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from flashtrail.base import documents
 from flashtrail.base.errors import UserError
@@ -30,7 +29,7 @@ from flashtrail.simulators import registry
 from flashtrail.simulators.observation import state_vector, upright
 from flashtrail.simulators.robosuite import opengl
 from flashtrail.tables import schemas
-from flashtrail.training import demonstrations
+from flashtrail.training import dataset, demonstrations
 
 CAMERAS = ("observation.images.image", "observation.images.wrist_image")  # as LIBERO's sets in LeRobot's form have them
 STATE, ACTION, EXECUTED = "observation.state", "action", "executed_action"
@@ -43,10 +42,9 @@ class Settings(documents.Section):
 
     suite: str
     task_id: int
-    seed: int
+    seed: int = Field(ge=0, le=MAX_SEED)
     scene_seed: SceneSeed
     hard_reset: bool
-    horizon: int | None = None
 
 
 @dataclass(frozen=True)
@@ -174,27 +172,18 @@ def _play(scene: _OfRun | _OfDemonstrations, one: Recorded, out: Path) -> Outcom
 # --- records ---
 
 
-def of_demonstrations(directory: Path, limit: int | None) -> Iterator[tuple[int, list[Recorded]]]:
-    """Yield the episodes of each task of DIRECTORY/task*/ep*.npz; UserError for one that is damaged."""
-    for folder in sorted(directory.glob("task*"), key=lambda folder: folder.name.removeprefix("task").zfill(9)):
-        files = sorted(folder.glob("ep*.npz"))[:limit]
-        try:
-            task = int(folder.name.removeprefix("task"))
-            yield task, [_demonstration(path, f"task{task}/{path.stem}") for path in files]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{folder} holds a damaged demonstration, or another file: {error}") from None
-
-
-def _demonstration(path: Path, name: str) -> Recorded:
-    try:
-        with np.load(path, allow_pickle=False) as kept:
+def of_demonstrations(directory: Path, limit: int | None) -> dict[int, list[Recorded]]:
+    """Return the episodes of DIRECTORY/task*/ep*.npz by task; UserError for one that is damaged or was imported."""
+    tasks: dict[int, list[Recorded]] = defaultdict(list)
+    for task, number, kept in dataset.episodes(directory):
+        name = f"task{task}/ep{number:04d}"
+        if not {"executed", "done_at"} <= kept.keys():
+            raise UserError(f"{directory}/{name} was not recorded in the simulator, where it is to be replayed")
+        if limit is None or len(tasks[task]) < limit:
             grey = dict(zip(kept["at"].tolist(), kept["agent"].mean((1, 2, 3)).tolist(), strict=True))
-            number, path_ = int(path.stem.removeprefix("ep")), kept["state"][:, :3]
-            return Recorded(
-                name, (number,), kept["executed"], path_, 0, grey, int(kept["done_at"]), labels=kept["label"]
-            )
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path.name}: {error}") from None
+            path, end = kept["state"][:, :3], int(kept["done_at"])
+            tasks[task].append(Recorded(name, (number,), kept["executed"], path, 0, grey, end, kept["label"]))
+    return tasks
 
 
 def of_run(root: Path, arm: str, successful: bool, limit: int | None) -> Iterator[tuple[Settings, list[Recorded]]]:
@@ -207,19 +196,14 @@ def of_run(root: Path, arm: str, successful: bool, limit: int | None) -> Iterato
             known = shard.job["params"]["arm"]
             given = {name: known[name] for name in ("suite", "seed", "scene_seed")} | {"task_id": shard.task_id}
             given |= {"hard_reset": known["rollout"]["hard_reset"]}
-            given |= {"horizon": known.get("execution", {}).get("horizon")}
             settings = documents.typed(TypeAdapter(Settings), given, f"{arm}'s record")
-            if not 0 <= settings.seed <= MAX_SEED:
-                raise ValueError(f"seed {settings.seed}")
-            tables = {
-                name: schemas.read_table(
-                    run.path(f"{shard.directory}/{name}.parquet"), schemas.SCHEMAS[name]
-                ).to_pylist()
+            episodes, rows = (
+                schemas.read_table(run.path(f"{shard.directory}/{name}.parquet"), schemas.SCHEMAS[name]).to_pylist()
                 for name in ("episodes", "steps")
-            }
-            wanted = [e for e in tables["episodes"] if e["outcome"] != "error" and (_earned(e) or not successful)]
+            )
+            wanted = [e for e in episodes if e["outcome"] != "error" and (_earned(e) or not successful)]
             steps = defaultdict(list)
-            for step in tables["steps"]:
+            for step in rows:
                 steps[step["init_state"], step["repeat"]].append(step)
             yield settings, [_episode(arm, shard.task_id, e, steps) for e in wanted[:limit] if e["steps"]]
     except (LookupError, TypeError, ValueError, AttributeError) as error:

@@ -17,10 +17,8 @@ from flashtrail.datasets.read import Episode, LeRobotSet
 from flashtrail.datasets.summary import span, still
 from flashtrail.policies.parts.pictures import shrink
 from flashtrail.simulators.observation import resize_with_pad
-from flashtrail.training.dataset import DESCRIPTION, Description
+from flashtrail.training.dataset import DESCRIPTION, MOST_EPISODES, VIEWS, Description
 
-MOST_VIEWS = 2
-_VIEWS = ("agent", "wrist")
 _PICTURES_A_SECOND = 5  # by default: LIBERO's every fourth step
 _STANDS_S = 0.5  # nothing moves for so long: a window that begins there is static
 
@@ -60,11 +58,16 @@ def opened(arguments: argparse.Namespace) -> LeRobotSet:
 
 def objections(source: LeRobotSet, episode: Episode) -> Iterator[str]:
     """Yield what our training would refuse in an episode that is well-formed."""
-    if len(source.cameras) > MOST_VIEWS:
+    if len(source.cameras) > len(VIEWS):
         names = ", ".join(source.cameras)
-        yield f"it has {len(source.cameras)} cameras, a policy sees {MOST_VIEWS}: give --cameras A,B of {names}"
+        yield f"it has {len(source.cameras)} cameras, a policy sees {len(VIEWS)}: give --cameras A,B of {names}"
     if not re.search(r"\w", episode.task):
         yield f"episode {episode.index}: its task {episode.task!r} has no words, of which a policy could know one"
+
+
+def small(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a picture of any size as a policy sees it: padded to a square on the wire, (112, 112, 3) in the end."""
+    return shrink(resize_with_pad(picture))
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -73,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     if out.exists():
         raise UserError(f"--out {out} is there already: give a new directory")
     source = opened(arguments)
-    every = arguments.every or max(1, round(source.fps / _PICTURES_A_SECOND))
+    every = max(1, round(source.fps / _PICTURES_A_SECOND)) if arguments.every is None else arguments.every
     if every < 1:
         raise UserError(f"--every {every}: give at least 1")
     if not 0 <= arguments.delta <= min(source.size(source.state), source.size(source.action)):
@@ -83,6 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
         for objection in objections(source, episode):
             raise source.wrong(objection)
     tasks = list(dict.fromkeys(episode.task for episode in episodes))
+    if len(episodes) > MOST_EPISODES:
+        raise source.wrong(f"it has {len(episodes)} episodes, at most {MOST_EPISODES} are numbered: import a part")
     moving = _moving(episodes, source.fps) if arguments.drop_static else lambda states: np.ones(len(states), bool)
     counts = dict.fromkeys(range(len(tasks)), 0)
     frames = kept = 0
@@ -116,11 +121,11 @@ def _arrays(
     at = np.arange(0, len(episode.actions), every)
     views = {
         view: np.stack([
-            shrink(resize_with_pad(picture))
+            small(picture)
             for step, picture in enumerate(source.pictures(episode, camera))
             if step % every == 0
         ])
-        for view, camera in zip(_VIEWS, source.cameras, strict=False)
+        for view, camera in zip(VIEWS, source.cameras, strict=False)
     }  # fmt: skip
     numbers = {"state": episode.states, "label": episode.actions, "at": at, "kept": moving(episode.states)[at]}
     return numbers | views

@@ -27,6 +27,7 @@ from flashtrail.base.errors import UserError
 DELTA_DIMS = 6
 VIEWS = ("agent", "wrist")
 DESCRIPTION = "training_set.json"
+MOST_EPISODES = 10_000  # of a task
 
 
 class Description(documents.Section):
@@ -135,7 +136,7 @@ def load(directory: str | Path, horizon: int = 50, limit: int | None = None) -> 
         columns["valid"].append(steps < len(labels))
         columns["task"].append(np.full(len(at), task))
         columns["step"].append(at)
-        columns["episode"].append(np.full(len(at), task * 10_000 + number))
+        columns["episode"].append(np.full(len(at), task * MOST_EPISODES + number))
         columns["kept"].append(episode.get("kept", np.ones(len(at), bool)))
     return Demonstrations(**{name: np.concatenate(parts) for name, parts in columns.items()})
 
@@ -200,7 +201,7 @@ def split(demos: Demonstrations, share: float = 0.06) -> tuple[np.ndarray, np.nd
     Of a small set, whose tasks have fewer episodes than that, each task's last one. `kept` is about training alone.
     """
     every = max(2, round(1 / share))
-    held = demos.episode % 10_000 % every == every - 1
+    held = demos.episode % MOST_EPISODES % every == every - 1
     if not held.any():
         own = [np.unique(demos.episode[demos.task == task]) for task in np.unique(demos.task)]
         held = np.isin(demos.episode, [numbers[-1] for numbers in own if len(numbers) > 1])
