@@ -33,7 +33,7 @@ from flashtrail.training import dataset, demonstrations
 
 CAMERAS = ("observation.images.image", "observation.images.wrist_image")  # as LIBERO's sets in LeRobot's form have them
 STATE, ACTION, EXECUTED = "observation.state", "action", "executed_action"
-NEAR_M, NEAR_GREY = 1e-3, 0.5  # a replay that is farther off is another episode
+NEAR_M, NEAR_GREY = 2e-3, 0.5  # a replay that is farther off is another episode
 _SAMPLED = 16  # of a picture's rows and columns every so many are counted in its statistics
 
 
@@ -107,21 +107,32 @@ class _OfDemonstrations:
         from flashtrail.training.tokenizer import task_languages
 
         with opengl.quiet():
-            self._stage, self._first = demonstrations.Stage(task_id), True
+            self._stage, self._hard = demonstrations.Stage(task_id), True
+        self._step = 0
         self.prompt = task_languages("libero_goal")[task_id]
         self._obs: dict[str, Any] = {}
 
     def begin(self, numbers: tuple[int, ...]) -> None:
-        self._obs, *_ = demonstrations.begin(self._stage, *numbers, hard=self._first)
-        self._first = False
+        self._obs, *_ = demonstrations.begin(self._stage, *numbers, hard=self._hard)
+        self._step, self._hard = 0, False
 
     def look(self) -> tuple[list[NDArray[np.uint8]], NDArray[Any], float]:
-        seen = self._stage.look()
+        """A look samples robosuite's observables anew, so that the states after it are of another moment.
+
+        So it is taken only where the recording took one; in between, the cameras are rendered past the observables.
+        """
+        if self._step % demonstrations.IMAGE_EVERY == 0:
+            seen = self._stage.look()
+        else:
+            render, pixels = self._stage.inner.sim.render, demonstrations.RENDER_PIXELS
+            names = [name.removesuffix("_image") for name in demonstrations.CAMERAS]
+            seen = {f"{name}_image": render(camera_name=name, width=pixels, height=pixels) for name in names}
         grey = float(demonstrations.stored_view(seen[demonstrations.CAMERAS[0]]).mean())
         return [upright(seen[name]) for name in demonstrations.CAMERAS], state_vector(self._obs), grey
 
     def step(self, action: Sequence[float]) -> bool:
         self._obs, success = self._stage.step(np.asarray(action))
+        self._step += 1
         return success
 
 
