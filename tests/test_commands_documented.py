@@ -11,7 +11,8 @@ from flashtrail import cli
 from flashtrail.imports import columns
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "evidence.md"
-COMMANDS = ("audit", "bundle", "cite", "explain", "figure", "import-run", "report-run", "reports", "summary", "table")
+COMMANDS = ("audit", "bundle", "check-dataset", "cite", "explain", "export-dataset", "figure", "import-dataset")
+COMMANDS += ("import-run", "report-run", "reports", "summary", "table")
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 _LINE = re.compile(r"^  (?:-\w[^-]*, )?(--[a-z][a-z-]+)[^\n]*?(?:  +|\n +)(\w[^\n]+)", re.MULTILINE)
 

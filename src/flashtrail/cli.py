@@ -20,13 +20,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("check a bundle: checksums, tables, verdicts, a rerun of some episodes", "flashtrail.record.audit"),
     "bundle": ("put a finished run into one directory that a stranger can check", "flashtrail.record.bundle"),
     "check-dataset": (
-        "check a file of demonstrations: HDF5 that robomimic loads",
-        "flashtrail.training.lift.check_dataset",
+        "what loaders would refuse of demonstrations (HDF5, LeRobot, training set)",
+        "flashtrail.datasets.check",
     ),
     "cite": ("how to cite the software, a run and what its report quotes", "flashtrail.record.citation:Cite"),
     "doctor": ("name the likely cause of a run that fails in silence", "flashtrail.drills.doctor"),
     "explain": ("what one episode depended on, and its replay against the record", "flashtrail.record.explain"),
+    "export-dataset": ("demonstrations or a run's episodes as a LeRobot set", "flashtrail.datasets.export"),
     "figure": ("a figure of a report, at the width of a paper's column", "flashtrail.record.papers:Figure"),
+    "import-dataset": ("a LeRobot set as a training set", "flashtrail.datasets.take"),
     "import-pickle": (
         "make artifacts of the official runtime's pickles",
         "flashtrail.checkpoints.pickle_command:Import",

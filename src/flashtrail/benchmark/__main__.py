@@ -5,6 +5,7 @@
     python -m flashtrail.benchmark --random pi0_libero --device cuda --official ../realtime-vla-flash
     python -m flashtrail.benchmark examine --artifact DIR --draft DIR         # are the kernels right here, and faster?
     python -m flashtrail.benchmark compile                                    # every kernel, for cards not at hand
+    python -m flashtrail.benchmark served --artifact DIR --demos DIR          # any family, on a training set's frames
 
 Prints a table and writes JSON. The exit status is 1 where anything was captured or compiled after warm-up.
 """
@@ -78,6 +79,10 @@ def main(words: Sequence[str] | None = None) -> int:
             from flashtrail.benchmark import compilation
 
             return compilation.main(words[1:])
+        if words[:1] == ["served"]:
+            from flashtrail.benchmark import served
+
+            return served.main(words[1:])
         return time_rounds(parser().parse_args(words))
     except FlashError as error:
         raise UserError(str(error)) from error

@@ -4,34 +4,76 @@ A sample is one recorded frame: both views (112 x 112 uint8, the 2 x 2 area aver
 state at that step, and the expert's next `horizon` clean actions, with a mask where the episode ended. Targets are the
 recorded actions, or openpi's delta actions (action - state on the first six dims): see docs/training.md for why the
 former.
+
+An imported set (`datasets/take.py`) has the same files and DESCRIPTION beside them: any dims and rate, one camera or
+two, no landmarks. `kept` says which frames are learned from; all others stay, since windows are made of them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import zipfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field, TypeAdapter
 
+from flashtrail.base import documents, provenance
 from flashtrail.base.errors import UserError
 
 DELTA_DIMS = 6
+VIEWS = ("agent", "wrist")
+DESCRIPTION = "training_set.json"
+MOST_EPISODES = 10_000  # of a task
+
+
+class Description(documents.Section):
+    """What an imported set is: its rate, cameras in the order of views, names of dims, instructions by task.
+
+    `delta`: so many leading action dims are learned minus the state at the picture. `every`: steps from picture to
+    picture. `source`: version and digest of what it was imported from.
+    """
+
+    format: Literal["flashtrail-training-set"] = "flashtrail-training-set"
+    fps: float = Field(gt=0)
+    cameras: list[str] = Field(min_length=1, max_length=len(VIEWS))
+    state: list[str] = Field(min_length=1)
+    action: list[str] = Field(min_length=1)
+    tasks: dict[Annotated[int, Field(ge=0)], str] = Field(min_length=1)
+    delta: int = Field(0, ge=0)
+    every: int = Field(1, ge=1)
+    source: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What a policy's dims must be to learn from it."""
+        return {"views": len(self.cameras), "state_dim": len(self.state), "action_dim": len(self.action)}
+
+
+def described(directory: Path) -> Description | None:
+    """Return the description of an imported set; None where there is none, as beside our own demonstrations."""
+    path = directory / DESCRIPTION
+    if not path.is_file():
+        return None
+    return documents.typed(TypeAdapter(Description), provenance.json_load(path), str(path))
 
 
 @dataclass(frozen=True)
 class Demonstrations:
     """All frames of all episodes, concatenated. F frames, T steps in total."""
 
-    views: np.ndarray  # (F, 2, 112, 112, 3) uint8: agent view, wrist
+    views: np.ndarray  # (F, V, 112, 112, 3) uint8: agent view, wrist
     states: np.ndarray  # (F, 8) float32
-    objects: np.ndarray  # (F, K, 3) float32: landmarks minus hand position, m; for the auxiliary head only
+    objects: np.ndarray  # (F, K, 3) float32: landmarks minus hand position, m; for the auxiliary head; K 0: unknown
     chunks: np.ndarray  # (F, horizon, 7) float32: the expert's clean actions
     valid: np.ndarray  # (F, horizon) bool: False past the end of the record
     task: np.ndarray  # (F,) int
     step: np.ndarray  # (F,) int: the control step of the picture
     episode: np.ndarray  # (F,) int: 10,000 times the task plus the episode's number
+    kept: np.ndarray  # (F,) bool: what is learned from
 
     def __len__(self) -> int:
         return len(self.states)
@@ -40,33 +82,62 @@ class Demonstrations:
     def digest(self) -> str:
         """SHA-256 over what is learned from, pictures apart: their states tell whether they are the same."""
         total = hashlib.sha256()
-        for part in (self.states, self.objects, self.chunks, self.task, self.step, self.episode):
+        left_out = () if self.kept.all() else (self.kept,)
+        for part in (self.states, self.objects, self.chunks, self.task, self.step, self.episode, *left_out):
             total.update(np.ascontiguousarray(part).tobytes())
         return total.hexdigest()
 
 
-def load(directory: str | Path, horizon: int = 50, limit: int | None = None) -> Demonstrations:
-    """Read every episode under `directory`/task*/ep*.npz; UserError if there are none."""
-    names = ("views", "states", "objects", "chunks", "valid", "task", "step", "episode")
-    columns: dict[str, list[Any]] = {name: [] for name in names}
-    files = sorted(Path(directory).glob("task*/ep*.npz"))[:limit]
+def episodes(directory: Path, limit: int | None = None) -> Iterator[tuple[int, int, Mapping[str, Any]]]:
+    """Yield task, number and arrays of every episode under `directory`/task*/ep*.npz.
+
+    UserError if there are none, and for one that is damaged or of other dims than the first.
+    """
+    files = sorted(directory.glob("task*/ep*.npz"))[:limit]
     if not files:
         raise UserError(f"no demonstrations under {directory}: run `python -m flashtrail.training demonstrations`")
+    dims: dict[str, tuple[int, ...]] | None = None
     for path in files:
-        task = int(path.parent.name.removeprefix("task"))
-        number = task * 10_000 + int(path.stem.removeprefix("ep"))
-        with np.load(path, allow_pickle=False) as episode:
-            at, labels = episode["at"], episode["label"]
-            steps = at[:, None] + np.arange(horizon)
-            valid = steps < len(labels)
-            columns["views"].append(np.stack([episode["agent"], episode["wrist"]], axis=1))
-            columns["states"].append(episode["state"][at])
-            columns["objects"].append(episode["objects"])
-            columns["chunks"].append(labels[np.minimum(steps, len(labels) - 1)])
-            columns["valid"].append(valid)
-            columns["task"].append(np.full(len(at), task))
-            columns["step"].append(at)
-            columns["episode"].append(np.full(len(at), number))
+        try:
+            task, number = int(path.parent.name.removeprefix("task")), int(path.stem.removeprefix("ep"))
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            at, steps = arrays["at"], len(arrays["label"])
+            own = {
+                name: arrays[name].shape[1:] for name in ("state", "label", "agent", "wrist")[: 3 + ("wrist" in arrays)]
+            }
+            lengths = {len(arrays[name]) for name in (*VIEWS, "objects", "kept") if name in arrays}
+            if lengths != {len(at)} or len(arrays["state"]) != steps or not 0 <= at.min() <= at.max() < steps:
+                raise ValueError("its states, actions and pictures are not of the same steps")
+        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} is damaged, or no demonstration ({error}): record or import it again") from None
+        dims = dims or own
+        if own != dims:
+            odd = next(name for name in dims if own.get(name) != dims[name]) if own.keys() >= dims.keys() else "wrist"
+            raise UserError(f"{path}: {odd} has other dims than in the set's first episode: a set is of one robot")
+        yield task, number, arrays
+
+
+def load(directory: str | Path, horizon: int = 50, limit: int | None = None) -> Demonstrations:
+    """Read every episode (`episodes`) as frames, with what its description says is to be learned."""
+    columns: dict[str, list[Any]] = {name: [] for name in Demonstrations.__dataclass_fields__}
+    about = described(Path(directory))
+    delta_dims = about.delta if about else 0
+    for task, number, episode in episodes(Path(directory), limit):
+        at, labels = episode["at"], episode["label"]
+        steps = at[:, None] + np.arange(horizon)
+        chunks = labels[np.minimum(steps, len(labels) - 1)]
+        if delta_dims:
+            chunks[..., :delta_dims] -= episode["state"][at][:, None, :delta_dims]
+        columns["views"].append(np.stack([episode[view] for view in VIEWS if view in episode], axis=1))
+        columns["states"].append(episode["state"][at])
+        columns["objects"].append(episode.get("objects", np.zeros((len(at), 0, 3), np.float32)))
+        columns["chunks"].append(chunks)
+        columns["valid"].append(steps < len(labels))
+        columns["task"].append(np.full(len(at), task))
+        columns["step"].append(at)
+        columns["episode"].append(np.full(len(at), task * MOST_EPISODES + number))
+        columns["kept"].append(episode.get("kept", np.ones(len(at), bool)))
     return Demonstrations(**{name: np.concatenate(parts) for name, parts in columns.items()})
 
 
@@ -141,10 +212,18 @@ class Normaliser:
 
 
 def split(demos: Demonstrations, share: float = 0.06) -> tuple[np.ndarray, np.ndarray]:
-    """Frame indices (train, validation); whole episodes are held out, the same ones however many there are."""
+    """Frame indices (train, validation); whole episodes are held out, the same ones however many there are.
+
+    Of a small set, whose tasks have fewer episodes than that, each task's last one. `kept` is about training alone.
+    """
     every = max(2, round(1 / share))
-    held = demos.episode % 10_000 % every == every - 1
-    return np.flatnonzero(~held), np.flatnonzero(held)
+    held = demos.episode % MOST_EPISODES % every == every - 1
+    if not held.any():
+        own = [np.unique(demos.episode[demos.task == task]) for task in np.unique(demos.task)]
+        held = np.isin(demos.episode, [numbers[-1] for numbers in own if len(numbers) > 1])
+    if not held.any() or not (~held & demos.kept).any():
+        raise UserError("too few episodes: one of a task is held out, and another one is learned from")
+    return np.flatnonzero(~held & demos.kept), np.flatnonzero(held)
 
 
 def balanced(demos: Demonstrations, frames: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -164,8 +164,8 @@ class Stage:
         return (np.array(points) - obs["robot0_eef_pos"]).astype(np.float32)
 
 
-def record(stage: Stage, episode: int, *, hard: bool) -> dict[str, NDArray[Any]] | None:
-    """Play and record one episode; None if the expert did not succeed. Keys: see `dataset.load`."""
+def begin(stage: Stage, episode: int, *, hard: bool) -> tuple[dict[str, Any], Disturbance, np.random.Generator]:
+    """Set up the scene where an episode's record begins; the observation, its disturbance, what goes on drawing."""
     rng = np.random.default_rng([SEED, stage.task_id, episode])
     how = Disturbance.draw(episode, rng)
     obs = stage.begin(how.init_state, how.scene_seed, hard=hard)
@@ -177,6 +177,12 @@ def record(stage: Stage, episode: int, *, hard: bool) -> dict[str, NDArray[Any]]
         obs = displace(stage.step, rng)
     elif how.missed:
         obs = _miss(stage, obs, rng)
+    return obs, how, rng
+
+
+def record(stage: Stage, episode: int, *, hard: bool) -> dict[str, NDArray[Any]] | None:
+    """Play and record one episode; None if the expert did not succeed. Keys: see `dataset.load`."""
+    obs, how, rng = begin(stage, episode, hard=hard)
     master, noise = expert.for_task(stage.task_id), ActionNoise(how.sigma, rng)
     columns: dict[str, list[Any]] = {name: [] for name in ("state", "label", "executed", "agent", "wrist", "at")}
     columns["objects"] = []

@@ -1,4 +1,4 @@
-"""`python -m flashtrail.training.fluid`: from pi0_nano's demonstrations to a run's artifact."""
+"""`python -m flashtrail.training.fluid`: from pi0_nano's demonstrations, or an imported set, to a run's artifact."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def main() -> int:
     """Train, check against held-out episodes, export to OUT/artifact; print the figures."""
     parser = commands.Parser(prog="python -m flashtrail.training.fluid", description=__doc__)
     add = parser.add_argument
-    add("--demos", type=Path, default=Path("results/training/demos"), help="pi0_nano's (docs/training.md)")
+    add("--demos", type=Path, default=Path("results/training/demos"), help="pi0_nano's, or what import-dataset wrote")
     add("--core", choices=CORES, default="ours", help="ours, document, or a control: none, cnn, vit")
     add("--dims", type=_sizes, default={}, metavar="JSON", help='other sizes, such as {"width": 64, "steps": 4}')
     add("--blind", action="store_true", help="every picture one grey, in training and when served: the control")
@@ -64,8 +64,9 @@ def run(arguments: argparse.Namespace) -> None:
     from flashtrail.training.tokenizer import task_languages
 
     recipe = loop.recipe_of(Recipe, arguments)
-    sizes = {"core": arguments.core, "blind": arguments.blind} | arguments.dims
-    prompts = dict(enumerate(task_languages(SUITE)))
+    about = dataset.described(arguments.demos)
+    sizes = {"core": arguments.core, "blind": arguments.blind} | (about.sizes if about else {}) | arguments.dims
+    prompts = about.tasks if about else dict(enumerate(task_languages(SUITE)))
     start = arguments.raw, arguments.diffusion
     trainer, known = trainer_of(arguments.out, arguments.demos, prompts, sizes, recipe, *start)
     counted = ", ".join(f"{name} {count:,}" for name, count in parts(trainer.learner.policy).items())
@@ -92,6 +93,8 @@ def trainer_of(
     try:
         dims = FluidDims.read({"prompt": {"rows": 1}, **sizes}, "--dims")
         material = dataset.load(demos, dims.action_horizon)
+        if strange := sorted(set(material.task.tolist()) - set(prompts)):
+            raise UserError(f"{demos}: nobody says what task {strange[0]} is: record or import the set again")
         said = {int(task): prompts[int(task)] for task in set(material.task.tolist())}
         known = words.vocabulary(said.values())
         if dims.prompt is not None:

@@ -50,12 +50,12 @@ class Recipe(loop.Recipe):
 
 
 class Learner(nn.Module):
-    """The policy, and the head that reads the landmarks off what the policy's own head sees of its pictures."""
+    """The policy, and the head that reads the landmarks, if they are known, off what its own head sees of pictures."""
 
     def __init__(self, policy: FluidVLA, landmarks: int) -> None:
         super().__init__()
         self.policy = policy
-        self.landmarks = nn.Linear(policy.seen, landmarks)
+        self.landmarks = nn.Linear(policy.seen, landmarks) if landmarks else nn.Identity()
 
 
 @dataclass
@@ -144,7 +144,9 @@ class Trainer(loop.Loop):
         error = answer - batch.targets
         each = (error.square() + 0.1 * error.abs()).mean(-1)
         chunk = (each * batch.valid).sum() / batch.valid.sum()
-        near = (learner.landmarks(cells) - batch.landmarks).square().mean()
+        near = chunk.new_zeros(())
+        if batch.landmarks.numel():
+            near = (learner.landmarks(cells) - batch.landmarks).square().mean()
         return {"chunk": chunk, "auxiliary": near, "loss": chunk + self.recipe.auxiliary * near, "answer": answer}
 
     def step_losses(self, rng: np.random.Generator) -> dict[str, Tensor]:
