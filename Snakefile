@@ -22,7 +22,6 @@ include: "rules/evidence.smk"
 include: "rules/reports.smk"
 include: "rules/drills.smk"
 include: "rules/checkup.smk"
-include: "rules/measured.smk"
 
 
 rule all:
