@@ -37,6 +37,19 @@ def test_the_lift_profile_plans_its_own_names_and_no_chapter_without_content(lif
     assert "results/claims/lift.json" in output and not [name for name in named if name in output]
 
 
+def test_the_fluid_profile_plans_its_controls_and_what_no_episode_has(checkout):
+    for source in (ROOT / "resources/measured", *(ROOT / "resources").glob("fluid_*")):
+        shutil.copytree(source, checkout.path / "resources" / source.name)
+    shutil.copy(ROOT / "claims-fluid.yaml", checkout.path)
+    output = checkout.run(
+        "snakemake", "--profile", "profiles/fluid", "--quiet", "host", "-n", "--", "reports/fluid.html"
+    ).stdout
+    planned = counts(output)
+    assert planned["take_artifact"] == 5 and planned["merge_shards"] == 8 and planned["profile_scaling"] == 1
+    assert planned["measure_substrate"] == 3 and planned["check_sensitivity"] == 2
+    assert "results/claims/fluid.json" in output and "results/claims/claims.json" not in output
+
+
 @pytest.mark.parametrize(("profile", "target"), [("lift", "final"), ("local", "lift"), ("local", "lift-claims")])
 def test_the_report_of_another_config_is_refused_though_it_is_there(lift, profile, target):
     (lift.path / "reports").mkdir()

@@ -28,7 +28,17 @@ from flashtrail.tables.pictures import SENT
 
 CHECKOUT = provenance.PACKAGE_ROOT.parents[1]
 WEIGHTS_BYTES = 64 << 20  # artifacts up to this size travel along, so that episodes can be rerun from the bundle alone
-_CODE = ("src", "rules", "scripts", "notebooks", "profiles", "envs", "resources/published", "resources/drills")
+_CODE = (
+    "src",
+    "rules",
+    "scripts",
+    "notebooks",
+    "profiles",
+    "envs",
+    "resources/published",
+    "resources/drills",
+    "resources/measured",
+)
 _FILES = ("Snakefile", "Makefile", "pyproject.toml", "README.md", "LICENSE", "CITATION.cff", "config.yaml")
 _RECORDS = (
     "results/tables/*/*.parquet",
@@ -44,6 +54,8 @@ _RECORDS = (
     "results/checkpoints/*/*.json",
     "results/artifacts/*/*/manifest.json",
     "results/parity/*.json",
+    "results/measured/*.json",
+    "results/scaling/rows.parquet",
     "results/kernels/*/*.json",
     "results/environments/model.json",  # handle.json names this machine's interpreter
     "results/environments/**/libero.json",
