@@ -11,10 +11,12 @@ from typing import NoReturn
 
 def main() -> NoReturn:
     """Import the page, and give it out until Ctrl-C or SIGTERM."""
-    signal.signal(signal.SIGINT, _end)
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # else it runs in the background of a script, where Ctrl-C is not for it
+        signal.signal(signal.SIGINT, _end)
     from flashtrail.studio import page
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, before)
     page.main()
 
 
