@@ -316,6 +316,7 @@ def application(page: gr.Blocks, path: str, root: Path) -> FastAPI:
 def main() -> NoReturn:
     """Give out the page until Ctrl-C or SIGTERM."""
     descriptor, python, root = sys.argv[1:]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn raises it once more, which would end it here
     sock, path = socket.socket(fileno=int(descriptor)), f"/{secrets.token_urlsafe(16)}"
     place = Path(tempfile.mkdtemp(prefix="flashtrail-studio-"))
     os.environ.update(
