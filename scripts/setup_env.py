@@ -312,16 +312,21 @@ def install(wanted: list[str]) -> None:
     uv, told = fetch_installer(), uv_words(pip_settings())
     common = ["-c", str(CONSTRAINTS), *torch_index(), *union()]
     if told is not None:
-        cache = VENV / ".fetched"  # beside the packages, which are links to what lies there
-        command = [uv, "pip", "install", "--quiet", "--cache-dir", cache, "--python", VENV / "bin/python", *told[0]]
-        cache.mkdir(exist_ok=True)
-        variables = {**os.environ, "TMPDIR": str(cache), **told[1]}  # uv locks by files in TMPDIR, which others share
-        done = subprocess.run([*command, *common], cwd=ROOT, env=variables)
-        shutil.rmtree(cache, ignore_errors=True)
-        if done.returncode == 0:
+        if uv_install(uv, VENV, told, common):
             return
         print("note: uv did not manage; pip tries, which takes longer", flush=True)
     pip("install", "--no-compile", "--progress-bar", "off", *common)
+
+
+def uv_install(uv: str, venv: Path, told: tuple[list[str], dict[str, str]], words: list[str]) -> bool:
+    """Install with uv and return whether it managed; what it writes lies in `venv`: not every user has a home."""
+    cache = venv / ".fetched"  # beside the packages, which are links to what lies there
+    command = [uv, "pip", "install", "--quiet", "--cache-dir", cache, "--python", venv / "bin/python", *told[0]]
+    cache.mkdir(exist_ok=True)
+    variables = {**os.environ, "TMPDIR": str(cache), **told[1]}  # uv locks by files in TMPDIR, which others share
+    done = subprocess.run([*command, *words], cwd=ROOT, env=variables)
+    shutil.rmtree(cache, ignore_errors=True)
+    return done.returncode == 0
 
 
 def studio() -> None:
@@ -331,13 +336,12 @@ def studio() -> None:
     if stamp.is_file() and stamp.read_text() == wanted:
         return
     print(f"setup: fetching gradio and what it needs, {STUDIO_FETCHED_GB} GB, once, for {place.name}", flush=True)
-    options, variables = uv_words(pip_settings()) or ([], {})
-    made = [[VENV / "bin/uv", "venv", "--quiet", "--clear", "--no-project", "--python", interpreter(), place]]
-    made += [[VENV / "bin/uv", "pip", "install", "--quiet", "--python", place / "bin/python", *options]]
-    made[1] += ["-c", constraints, *pins(STUDIO)]
-    for command in made:
-        if subprocess.run(list(map(str, command)), cwd=ROOT, env={**os.environ, **variables}).returncode:
-            sys.exit("error: the studio's environment could not be made; check the network and run make studio again")
+    uv, told = str(VENV / "bin/uv"), uv_words(pip_settings()) or ([], {})
+    words = ["-c", str(constraints), *pins(STUDIO)]
+    # Without a cache: uv would look for one in the home.
+    made = [uv, "venv", "--quiet", "--clear", "--no-cache", "--no-project", "--python", str(interpreter()), str(place)]
+    if subprocess.run(made, cwd=ROOT).returncode or not uv_install(uv, place, told, words):
+        sys.exit("error: the studio's environment could not be made; check the network and run make studio again")
     stamp.write_text(wanted)
 
 

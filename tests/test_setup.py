@@ -271,3 +271,21 @@ def test_the_studios_pins_are_no_part_of_the_main_environment(setup_env):
     assert not re.search(r"^gradio", main, re.MULTILINE)
     lines = setup_env.STUDIO.with_name("studio-constraints.txt").read_text().splitlines()
     assert set(own) <= set(lines)
+
+
+def test_the_studios_environment_needs_no_home_and_no_shared_directory(setup_env, monkeypatch):
+    """uv looks for its cache in the home, and locks by files in TMPDIR, unless it is told otherwise."""
+    ran = []
+
+    def run(command, env=None, **_):
+        ran.append(([str(word) for word in command], env))
+        (setup_env.VENV.with_name(".venv-studio")).mkdir(parents=True, exist_ok=True)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(setup_env, "pip_settings", dict)
+    monkeypatch.setattr(setup_env.subprocess, "run", run)
+    setup_env.studio()
+    (made, _), (installed, variables) = ran
+    place = str(setup_env.VENV.with_name(".venv-studio"))
+    assert "--no-cache" in made
+    assert installed[installed.index("--cache-dir") + 1].startswith(place) and variables["TMPDIR"].startswith(place)

@@ -228,7 +228,7 @@ def test_every_program_of_the_package_ends_this_way():
     """A file that can be started by itself starts through `commands.run`, or is a worker of ours with its own frame."""
     own = {
         ROOT / f"src/flashtrail/{name}.py"
-        for name in ("rollouts/worker", "rollouts/keeper", "base/fork", "base/forkserver", "studio/page")
+        for name in ("rollouts/worker", "rollouts/keeper", "base/fork", "base/forkserver", "studio/begin")
     }
     for file in PROGRAMS:
         text = file.read_text()

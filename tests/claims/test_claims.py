@@ -433,6 +433,14 @@ def test_nothing_run_means_nothing_tested(tmp_path):
             {"test": "paired_difference", "arm": "a", "control": "b", "direction": "less", "margin": 2},
             "claim C7, margin",
         ),
+        (
+            {"test": "non_inferiority", "arm": "a", "control": "a", "margin": 0.1},
+            "claim C7: arm and control are both 'a': an arm is never worse than itself",
+        ),
+        *(
+            ({"test": "measured", "bounds": [{"measurement": "m", "figure": "f", side: float(end)}]}, f"0, {side}")
+            for side, end in (("below", "inf"), ("above", "-inf"), ("below", "nan"))
+        ),
         ({"test": "none"}, "claim C7, reason"),
         ({"test": "hearsay"}, "claim C7"),
         ({"test": "records", "of": "boots", "checks": [{"path": "x"}]}, "exactly one of is, equals, at_most"),

@@ -1,5 +1,7 @@
 """Claims about figures that no episode has, and about the steps that policies took."""
 
+import os
+
 import pytest
 from claims.simulated import METADATA, shard
 from claims.test_claims import episodes, verdict
@@ -74,6 +76,8 @@ def test_a_bound_has_one_side() -> None:
         ({"figures": []}, "figures"),
         ({"figures": [{"name": "a"}]}, "figures.0.title"),
         ({"title": None}, "title"),
+        ({"title": "a line\nand another"}, "title"),
+        ({"title": "\ud800"}, "title"),  # no UTF-8 can hold it, so no page
     ],
 )
 def test_a_file_that_is_no_measurement_is_one_line(tmp_path, change, said) -> None:
@@ -84,6 +88,24 @@ def test_a_file_that_is_no_measurement_is_one_line(tmp_path, change, said) -> No
     json_dump(json_load(path) | change, path)
     with pytest.raises(UserError, match=f"eyes.json is no measurement: {said}"):
         measurements.read(path)
+
+
+def test_what_a_config_names_may_be_anything(tmp_path) -> None:
+    (tmp_path / "place.json").mkdir()
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "digits.json").write_text("1" * 5000)
+    (tmp_path / "large.json").write_text(" " * (1 << 21))
+    (tmp_path / "list.json").write_text("[]")
+    for name, said in (
+        ("place", "not a file"),
+        ("pipe", "not a file"),
+        ("digits", "is not valid JSON"),
+        ("large", "larger than 1 MiB"),
+        ("list", "measurement: expected a mapping, not a list"),
+        ("nothing", "does not exist"),
+    ):
+        with pytest.raises(UserError, match=said):
+            measurements.read(tmp_path / f"{name}.json")
 
 
 def test_figures_are_finite_ordered_and_each_once() -> None:

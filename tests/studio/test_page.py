@@ -180,6 +180,20 @@ def test_a_port_that_is_taken_is_one_line(environment, capsys):
     assert line.startswith(f"error: port {port} on 127.0.0.1 is taken")
 
 
+def test_ctrl_c_while_gradio_is_imported_is_one_word(tmp_path):
+    (tmp_path / "gradio.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "flashtrail.studio.begin", "0", sys.executable, str(ROOT)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT / 'src'}"},
+    )
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30)[0] == "ended\n" and process.returncode == 0
+
+
 def test_without_its_environment_it_says_how_to_make_it(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(start, "PYTHON", tmp_path / "python")
     assert commands.run(lambda: start.main([]), "studio") == 2

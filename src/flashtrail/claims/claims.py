@@ -20,9 +20,9 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from flashtrail.base import documents
 from flashtrail.base.documents import Section
@@ -120,11 +120,22 @@ class MetricClaim(_Claim):
     bar: float = Field(gt=0, lt=1)
 
 
-class _DifferenceClaim(_SuccessClaim):
-    """One arm differs from another in the stated direction."""
+class _TwoArmsClaim(_SuccessClaim):
+    """One arm against another."""
 
     arm: str
     control: str
+
+    @model_validator(mode="after")
+    def _two(self) -> Self:
+        if self.arm == self.control:
+            raise ValueError(f"arm and control are both {self.arm!r}: an arm is never worse than itself")
+        return self
+
+
+class _DifferenceClaim(_TwoArmsClaim):
+    """One arm differs from another in the stated direction."""
+
     direction: Literal["less", "greater"]
     margin: float = Field(gt=0, lt=1, description="the smallest difference that matters; its exclusion refutes")
     family: str | None = Field(None, description="claims of one family share their error rate, by Holm's method")
@@ -142,11 +153,9 @@ class UnpairedClaim(_DifferenceClaim):
     test: Literal["unpaired_difference"]
 
 
-class _NotWorseClaim(_SuccessClaim):
+class _NotWorseClaim(_TwoArmsClaim):
     """One arm is not worse than its control by `margin`: paired score interval."""
 
-    arm: str
-    control: str
     margin: float = Field(gt=0, lt=1)
 
 
@@ -171,7 +180,7 @@ class StepsDifferClaim(_Claim):
 
     test: Literal["steps_differ"]
     arm: str
-    above: float = Field(0.0, ge=0)
+    above: FiniteFloat = Field(0.0, ge=0)
 
 
 class Bound(Section):
@@ -179,8 +188,8 @@ class Bound(Section):
 
     measurement: str = Field(pattern=r"^\w+$", description="a file of results/measured, without its ending")
     figure: str
-    below: float | None = None
-    above: float | None = None
+    below: FiniteFloat | None = None
+    above: FiniteFloat | None = None
 
     @model_validator(mode="after")
     def _one_side(self) -> Bound:

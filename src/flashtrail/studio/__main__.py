@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("the studio's environment, .venv-studio, is missing: run make studio, which makes it")
     sock = binding.reserve_port("127.0.0.1", port)
     sock.set_inheritable(True)
-    words = [str(PYTHON), "-P", "-m", "flashtrail.studio.page", str(sock.fileno()), sys.executable, str(ROOT)]
+    words = [str(PYTHON), "-P", "-m", "flashtrail.studio.begin", str(sock.fileno()), sys.executable, str(ROOT)]
     sys.stdout.flush()
     os.execve(PYTHON, words, {**os.environ, "PYTHONPATH": str(ROOT / "src")})
 

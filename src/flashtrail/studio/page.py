@@ -1,6 +1,6 @@
 """The studio's page: what a visitor chooses, asks and sees. Runs in the environment of envs/studio.yaml.
 
-Started by `__main__` with a bound socket, the project's interpreter and the checkout; everything that is shown comes
+Started by `begin` with a bound socket, the project's interpreter and the checkout; everything that is shown comes
 from the process `stage`, everything that is typed or uploaded goes there as data.
 """
 
@@ -13,6 +13,7 @@ import itertools
 import os
 import secrets
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -315,6 +316,7 @@ def application(page: gr.Blocks, path: str, root: Path) -> FastAPI:
 def main() -> NoReturn:
     """Give out the page until Ctrl-C or SIGTERM."""
     descriptor, python, root = sys.argv[1:]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn raises it once more, which would end it here
     sock, path = socket.socket(fileno=int(descriptor)), f"/{secrets.token_urlsafe(16)}"
     place = Path(tempfile.mkdtemp(prefix="flashtrail-studio-"))
     os.environ.update(
@@ -336,12 +338,10 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         pass
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is ending: a second Ctrl-C would leave something behind
         backstage.close()
-        shutil.rmtree(place, ignore_errors=True)
+        if code == 0:  # else its message may name the log
+            shutil.rmtree(place, ignore_errors=True)
     if code == 0:
         print("ended", flush=True)
     os._exit(code)  # threads of visitors that wait must not keep the process alive
-
-
-if __name__ == "__main__":
-    main()

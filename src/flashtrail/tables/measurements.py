@@ -8,28 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, FiniteFloat, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, TypeAdapter, model_validator
 
-from flashtrail.base import provenance
+from flashtrail.base import documents, provenance
 from flashtrail.base.documents import Section
 from flashtrail.base.errors import UserError
 
 FORMAT: Literal["flashtrail-measurement"] = "flashtrail-measurement"
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,60}$")]
+Words = Annotated[str, Field(pattern=r"^[^\p{Cc}]+$", max_length=2000)]  # one line, which a page can show
+_MAX_BYTES = 1 << 20
 
 
 class Figure(Section):
     """One number; its interval is the 95 % one over `n` of `of`, e.g. 12 episodes. None: too few for an interval."""
 
     name: Name
-    title: str = Field(description="in words, with its unit where it has one")
+    title: Words = Field(description="in words, with its unit where it has one")
     value: FiniteFloat
     low: FiniteFloat | None
     high: FiniteFloat | None
     n: int = Field(ge=1)
-    of: str = Field(description="what was sampled, in the plural")
+    of: Words = Field(description="what was sampled, in the plural")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -54,8 +56,8 @@ class Measurement(Section):
     """What was measured, how, and its figures, each name once."""
 
     format: Literal["flashtrail-measurement"] = FORMAT
-    title: str
-    method: str = Field(description="one or two sentences: what was done, what the interval is over")
+    title: Words
+    method: Words = Field(description="one or two sentences: what was done, what the interval is over")
     figures: list[Figure] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -77,9 +79,18 @@ def write(path: Path, title: str, method: str, figures: Sequence[Figure]) -> Non
 
 def read(path: Path) -> Measurement:
     """Read one measurement; UserError in one line where it is none."""
+    return documents.typed(TypeAdapter(Measurement), _data(path), f"{path} is no measurement")
+
+
+def _data(path: Path) -> Any:
+    """Return what a file of at most 1 MiB holds: one that a config names may be anything."""
     try:
-        return Measurement.model_validate(provenance.json_load(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path} is no measurement: {place}: {first['msg']}") from None
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is no measurement: not a file")
+        if path.exists() and path.stat().st_size > _MAX_BYTES:
+            raise UserError(f"{path} is no measurement: larger than {_MAX_BYTES >> 20} MiB")
+        return provenance.json_load(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:  # such as a whole number of more digits than Python reads
+        raise UserError(f"{path} is not valid JSON: {error}") from None

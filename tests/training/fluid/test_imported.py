@@ -11,6 +11,7 @@ from flashtrail import cli
 from flashtrail.base.errors import UserError
 from flashtrail.benchmark import served
 from flashtrail.benchmark.__main__ import main as benchmark
+from flashtrail.tables import measurements
 from flashtrail.training import dataset
 from flashtrail.training.fluid import __main__ as command
 
@@ -35,9 +36,8 @@ def trained(monkeypatch, demos, out, *words):
 @pytest.mark.parametrize("cameras", ["one", "two"])
 def test_a_policy_of_that_robot_is_trained_judged_and_timed(cameras, imported, tmp_path, monkeypatch, capsys) -> None:
     trained(monkeypatch, imported / cameras, tmp_path / "run")
-    said = json.loads((tmp_path / "run/offline.json").read_text())
-    assert said["figures"]["held_out_auxiliary"] == 0 and said["figures"]["held_out_motion"] > 0
-    assert said["pictures"]["episodes"] == 1 and said["pictures"]["interval"] is None
+    motion = measurements.read(tmp_path / "run/offline.json").figure("motion")
+    assert motion.value > 0 and motion.n == 1 and motion.low is None
     dims = json.loads((tmp_path / "run/artifact/manifest.json").read_text())["dims"]
     assert (dims["views"], dims["state_dim"], dims["action_dim"]) == ({"one": 1, "two": 2}[cameras], 6, 6)
     assert json.loads((tmp_path / "run/artifact/vocabulary.json").read_text()) == ["cube", "pick", "push", "the"]

@@ -247,6 +247,20 @@ def test_diffusion_begins_where_it_is_told_to(tmp_path, demo_dir) -> None:
     torch.testing.assert_close(spread, torch.full_like(spread, 0.744))
     with pytest.raises(UserError, match="--diffusion: the core cnn has none; leave it out"):
         trainer_of(tmp_path / "b", demo_dir, PROMPTS, SMALL | {"core": "cnn"}, RECIPE, diffusion=0.744)
+    with pytest.raises(UserError, match="--diffusion: 1000 is above 100"):
+        trainer_of(tmp_path / "c", demo_dir, PROMPTS, SMALL, RECIPE, diffusion=1000)
+
+
+def test_a_run_keeps_its_statistics_and_an_attempt_that_failed_leaves_none(tmp_path, demo_dir) -> None:
+    with pytest.raises(UserError, match="dims of a state: the demonstrations have 8, this policy 5"):
+        trainer_of(tmp_path, demo_dir, PROMPTS, SMALL | {"state_dim": 5}, RECIPE)
+    with pytest.raises(UserError, match="--diffusion"):
+        trainer_of(tmp_path, demo_dir, PROMPTS, SMALL, RECIPE, raw=True, diffusion=1000)
+    run = trainer(tmp_path, demo_dir)
+    assert (run.stats.action_std != 1).any()  # not those of the attempt with --raw
+    run.save()
+    with pytest.raises(UserError, match=r"run\.pt was trained without --raw: move it away, or train as before"):
+        trainer_of(tmp_path, demo_dir, PROMPTS, SMALL, RECIPE, raw=True)
 
 
 def test_each_cause_is_put_back_alone(tmp_path, demo_dir, monkeypatch) -> None:

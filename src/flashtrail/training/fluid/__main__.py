@@ -25,9 +25,10 @@ from flashtrail.policies.parts.errors import FamilyError
 from flashtrail.policies.parts.statistics import FILE, Stats
 from flashtrail.tables import measurements
 from flashtrail.training import artifact, dataset, loop
-from flashtrail.training.fluid.trainer import OFFLINE, Recipe, Trainer, figures
+from flashtrail.training.fluid.trainer import OFFLINE, Recipe, Trainer, check_fit, figures
 
 SUITE = "libero_goal"
+_MOST_DIFFUSION = 100  # the document's 0.744 smooths a field in a few steps
 
 
 def main() -> int:
@@ -86,8 +87,7 @@ def trainer_of(
 ) -> tuple[Trainer, list[str]]:
     """The (resumable) trainer of a run, and its vocabulary; the words are those of the demonstrations' tasks.
 
-    Its statistics are made once and kept, so that a resumed run agrees; `raw`: means 0, deviations 1. `diffusion`: D at
-    the start.
+    Its statistics are kept, so that a resumed run agrees; `raw`: means 0, deviations 1. `diffusion`: D at the start.
     UserError where sizes or demonstrations do not fit.
     """
     try:
@@ -95,14 +95,12 @@ def trainer_of(
         material = dataset.load(demos, dims.action_horizon)
         if strange := sorted(set(material.task.tolist()) - set(prompts)):
             raise UserError(f"{demos}: nobody says what task {strange[0]} is: record or import the set again")
+        check_fit(material, dims)
         said = {int(task): prompts[int(task)] for task in set(material.task.tolist())}
         known = words.vocabulary(said.values())
         if dims.prompt is not None:
             dims = dims.model_copy(update={"prompt": Prompt(rows=len(known) + 1, width=dims.prompt.width)})
-        path = directory / FILE
-        if not path.is_file():
-            json_dump({"norm_stats": norm_stats(material, dims, raw)}, path)
-        stats = Stats.read(path, dims.state_dim, dims.action_dim)
+        stats = _kept_stats(directory, norm_stats(material, dims, raw), dims, raw)
     except FamilyError as error:  # a family cannot import UserError
         raise UserError(str(error)) from None
     vocabulary = words.Vocabulary(known)
@@ -115,10 +113,24 @@ def trainer_of(
     return Trainer(directory, material, stats, policy, ids, recipe), known
 
 
+def _kept_stats(directory: Path, own: Mapping[str, Mapping[str, list[float]]], dims: FluidDims, raw: bool) -> Stats:
+    """Return a run's statistics, made anew until its first save; UserError where it began with the other kind."""
+    path, run_file = directory / FILE, directory / loop.RUN
+    if not (path.is_file() and run_file.is_file()):  # what an attempt that failed has left is nobody's
+        json_dump({"norm_stats": own}, path)
+    stats = Stats.read(path, dims.state_dim, dims.action_dim)
+    if raw != bool((stats.action_std == 1).all() and not stats.action_mean.any()):
+        began = "without" if raw else "with"
+        raise UserError(f"{run_file} was trained {began} --raw: move it away, or train as before")
+    return stats
+
+
 def _spread(policy: FluidVLA, diffusion: float) -> None:
     """Let every D begin at this value."""
     if not policy.dims.stencils[0]:
         raise UserError(f"--diffusion: the core {policy.dims.core} has none; leave it out")
+    if diffusion > _MOST_DIFFUSION:
+        raise UserError(f"--diffusion: {diffusion:g} is above {_MOST_DIFFUSION}")
     for layer in policy.layers:
         assert isinstance(layer, Layer)
         layer.spread.data.fill_(math.log(math.expm1(diffusion)))

@@ -88,7 +88,6 @@ class Trainer(loop.Loop):
     ) -> None:
         self.demos, self.stats, self.recipe, self._ids = demos, stats, recipe, ids
         self.dims: FluidDims = policy.dims
-        _check_fit(demos, self.dims)
         self.targets = stats.targets(to_positions(demos.chunks, demos.states, self.dims.absolute))
         self.train_frames, self.held_frames = dataset.split(demos)
         flat = demos.objects.reshape(len(demos), -1)
@@ -254,7 +253,7 @@ def figures(sums: Mapping[str, NDArray[np.float64]]) -> list[Figure]:
     return made
 
 
-def _check_fit(demos: dataset.Demonstrations, dims: FluidDims) -> None:
+def check_fit(demos: dataset.Demonstrations, dims: FluidDims) -> None:
     """UserError where demonstrations and dims differ."""
     for name, found, own in (
         ("pixels of a view", demos.views.shape[2], dims.pixels),
