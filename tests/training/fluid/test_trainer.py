@@ -190,8 +190,8 @@ def test_a_blind_run_sees_nothing(tmp_path, demo_dir) -> None:
         ({"dilations": [1, 4]}, "--dims: dims: Value error, dilation 4 does not fit a grid of 7: below half of it"),
         ({"zzz": 1}, "dims.zzz: Extra inputs are not permitted"),
         ({"pixels": 56, "patch": 8}, "pixels of a view: the demonstrations have 112, this policy 56"),
-        ({"state_dim": 6}, "state.mean has shape (8,), not (6,): another robot's statistics"),
-        ({"action_dim": 6}, "actions.mean has shape (7,), not (6,)"),
+        ({"state_dim": 6}, "dims of a state: the demonstrations have 8, this policy 6"),
+        ({"action_dim": 6}, "dims of an action: the demonstrations have 7, this policy 6"),
     ],
 )
 def test_dims_that_differ_are_one_line(tmp_path, demo_dir, sizes, message) -> None:
