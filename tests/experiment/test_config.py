@@ -64,6 +64,13 @@ def changed(data: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
             "unknown key 'arms.full_only.flash.force_full_each_rond'; did you mean 'force_full_each_round'?",
         ),
         ("measured", {"substrate": ["digit"]}, "measured.substrate.0: unknown value 'digit'; did you mean 'digits'?"),
+        (
+            "measured",
+            {"sensitivity": ["pi0_nano"]},
+            "needs two starts of a task (an interval five): profile.episodes: 5",
+        ),
+        ("measured", {"sensitivity": ["pi0"]}, "measured.sensitivity: unknown name 'pi0'"),
+        ("measured", {"given": ["a/x.json", "b/x.json"]}, "given: two measurements have one name"),
         ("tasks", "0-12", "task 12 is out of range 0-9 of libero_goal"),
         ("tasks", "3-1", "runs backwards"),
         ("tasks", "a", "neither a task id nor a range"),

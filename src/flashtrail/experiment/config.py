@@ -101,6 +101,8 @@ class Experiment(Section):
             _known("measured.sensitivity", policy, self.policies)
             if self.policies[policy].expert:
                 raise ValueError(f"measured.sensitivity: {policy!r} is the simulator's expert: no policy to ask")
+        if self.measured.sensitivity and self.profile.episodes < 2:
+            raise ValueError("measured.sensitivity: needs two starts of a task (an interval five): profile.episodes: 5")
         for name, grid in self.grids.items():
             _known(f"grids.{name}.fault", grid.fault, KINDS)
             for guard in grid.guards:
