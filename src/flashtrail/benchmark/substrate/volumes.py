@@ -140,7 +140,7 @@ def noise(name: str, scores: NDArray[Any]) -> list[Figure]:
     gaps = np.array([groups[a] - groups[b] for a, b in combinations(range(len(groups)), 2)])  # (pairs, groups)
     words = f"between two seeds of {NAMES[name]}, mean Dice of four volumes"
     of = f"groups of four volumes, {len(gaps)} pairs of seeds each"
-    square = ratio("square", "", (gaps**2).mean(0), 1.0, of)
+    square = ratio("square", "square", (gaps**2).mean(0), 1.0, of)
     ends = {key: None if end is None else end**0.5 for key, end in (("low", square.low), ("high", square.high))}
     root = {"name": f"{name}_two_seeds", "title": f"root mean square difference {words}", "value": square.value**0.5}
     often = f"share of differences of at least {PRINTED} {words}"
