@@ -48,7 +48,7 @@ def _figure(bound: types.Bound, campaign: Campaign) -> Figure:
         has = listed([figure.name for figure in measurement.figures])
         raise NotTested(f"{bound.measurement} has no figure {bound.figure}; it has {has}")
     if figure.low is None:
-        raise NotTested(f"{figure.n} {figure.of} are too few for an interval of {bound.figure}")
+        raise NotTested(f"{figure.n} {figure.of} give no interval of {bound.figure}: too few, or all alike")
     return figure
 
 
