@@ -173,7 +173,7 @@ def test_a_family_is_held_to_holm_by_its_e_values(tmp_path):
     A member whose n was fixed keeps its p.
     """
     arms = {"clean": [True] * 20} | {f"lost{k}": [False] * k + [True] * (20 - k) for k in (7, 10)}
-    inputs = write(tmp_path, arms)
+    inputs = write(tmp_path, arms | {"alike": arms["lost7"]})
     common = {"title": "t", "statement": "s", "scope": "x", "refuted_if": "r", "estimand": "e"}
     entries = [{**common, **HURTS, "id": f"C{k}", "arm": f"lost{k}", "family": "f"} for k in (7, 10)]
     provenance.json_dump({"version": 1, "claims": entries}, tmp_path / "claims.yaml")
@@ -183,7 +183,7 @@ def test_a_family_is_held_to_holm_by_its_e_values(tmp_path):
 
     first = judged()
     assert first["C7"]["verdict"] == "supported" and first["C7"]["anytime"]["verdict"] == "supported"
-    entries.append({**entries[0], "id": "C8", "control": "lost7"})  # a third member, without any effect
+    entries.append({**entries[0], "id": "C8", "control": "alike"})  # a third member, without any effect
     provenance.json_dump({"version": 1, "claims": entries}, tmp_path / "claims.yaml")
     first = judged()
     assert first["C7"]["anytime"]["verdict"] == "inconclusive" and first["C10"]["anytime"]["verdict"] == "supported"

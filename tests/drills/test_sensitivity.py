@@ -171,6 +171,7 @@ def test_the_rules_script_writes_a_measurement_of_any_family(tmp_path, tokenizer
 
 def test_measured_policies_are_known_and_none_is_the_expert():
     data = yaml.safe_load((ROOT / "config.yaml").read_text())
+    data["profile"]["episodes"] = 5
     assert config.parse(data).measured.files == {}
     given = config.parse({**data, "measured": {"sensitivity": ["pi0_nano"]}})
     assert given.measured.files == {"sensitivity_pi0_nano": "results/measured/sensitivity_pi0_nano.json"}

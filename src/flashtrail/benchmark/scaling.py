@@ -181,7 +181,7 @@ def peak(work: Callable[[], Any], device: torch.device) -> int:
         before = torch.cuda.memory_allocated(device)
     else:
         ctypes.CDLL(None).malloc_trim(0)
-        (_PROC / "clear_refs").write_text("5")
+        (_PROC / "clear_refs").write_text("5", encoding="ascii")
         before = _resident("VmRSS")
     kept = work()
     wait(device)
@@ -192,7 +192,9 @@ def peak(work: Callable[[], Any], device: torch.device) -> int:
 
 def _resident(field: str) -> int:
     """Return a field of this process's status, bytes: memory that is resident now (VmRSS) or was at most (VmHWM)."""
-    line = next(line for line in (_PROC / "status").read_text().splitlines() if line.startswith(f"{field}:"))
+    line = next(
+        line for line in (_PROC / "status").read_text(encoding="ascii").splitlines() if line.startswith(f"{field}:")
+    )
     return int(line.split()[1]) << 10
 
 

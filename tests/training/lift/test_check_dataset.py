@@ -303,8 +303,9 @@ def test_a_file_that_is_being_written_is_not_called_damaged(dataset, capsys):
     assert "is being written by another process: wait for it" in asked.stderr
 
 
-def test_a_folder_is_no_file_of_demonstrations(tmp_path, capsys):
-    assert checked(tmp_path, capsys) == (2, [f"error: {tmp_path}: not a file; give a file of demonstrations"])
+def test_a_folder_without_a_set_is_no_set_of_demonstrations(tmp_path, capsys):
+    code, lines = checked(tmp_path, capsys)
+    assert code == 1 and lines[0].startswith(f"{tmp_path}: our training: no demonstrations under {tmp_path}")
 
 
 def test_no_file(tmp_path, capsys):
