@@ -468,3 +468,20 @@ def chapter_files(chapter):
     chosen += ["profile"] if chapter == "profiling" else []
     sheets = {} if chapter == "profiling" else {"sheets": sheet_files(arms)}
     return {kind: files[kind] for kind in chosen} | sheets | {"pages": page_files(arms)}
+
+
+def scaling_of(wildcards):
+    """The sizes of the scaling; without them in the config nothing is planned."""
+    if EXPERIMENT.measured.scaling is None:
+        sys.exit("error: config: measured.scaling is missing: add measured: {scaling: {}} to config.yaml")
+    return EXPERIMENT.measured.scaling.model_dump(mode="json")
+
+
+def substrate_of(wildcards):
+    """The name of a substrate; where the config does not list it nothing is planned."""
+    name = wildcards.substrate
+    if name not in EXPERIMENT.measured.substrate:
+        sys.exit(
+            f"error: config: measured.substrate lacks {name}: add measured: {{substrate: [{name}]}} to config.yaml"
+        )
+    return name

@@ -10,13 +10,6 @@
 #   results/measured/{substrate}.json     the core of fluid on digits, moving digits, volumes
 
 
-def scaling_of(wildcards):
-    """The sizes of the scaling; without them in the config nothing is planned."""
-    if EXPERIMENT.measured.scaling is None:
-        sys.exit("error: config: measured.scaling is missing: add measured: {scaling: {}} to config.yaml")
-    return EXPERIMENT.measured.scaling.model_dump(mode="json")
-
-
 rule profile_scaling:
     """Memory and time of a field and of attention by the number of tokens; takes all cores, so that it is alone."""
     input:
@@ -39,16 +32,6 @@ rule profile_scaling:
         "Measuring memory and time by the number of tokens, alone on the device"
     script:
         "../scripts/profile_scaling.py"
-
-
-def substrate_of(wildcards):
-    """The name of a substrate; where the config does not list it nothing is planned."""
-    name = wildcards.substrate
-    if name not in EXPERIMENT.measured.substrate:
-        sys.exit(
-            f"error: config: measured.substrate lacks {name}: add measured: {{substrate: [{name}]}} to config.yaml"
-        )
-    return name
 
 
 rule measure_substrate:
