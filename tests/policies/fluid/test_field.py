@@ -167,3 +167,18 @@ def test_the_past_flows_into_the_present_alone() -> None:
     changed[:, :, 2] += 1
     moved = (layer.diffusion(changed, c) - layer.diffusion(u, c)).abs().amax((0, 1, 3, 4, 5))
     assert not moved[:2].any() and bool((moved[2:] > 0).all())
+
+
+def test_a_field_that_was_served_first_can_be_trained_in_the_same_process() -> None:
+    """What is remembered of a grid's size is no inference tensor, which autograd would refuse."""
+    u = field_of(side=11, frames=3)  # a size that no other test has asked for
+    with torch.inference_mode():
+        evolve(fresh_of(u), u, 2)
+    layer = fresh_of(u)
+    evolve(layer, u, 2).u.square().sum().backward()
+    assert layer.local.weight.grad is not None and bool(layer.local.weight.grad.any())
+
+
+def fresh_of(u) -> Layer:
+    torch.manual_seed(0)
+    return Layer(u.shape[-1], (1, 2), (1,), document=False).double()

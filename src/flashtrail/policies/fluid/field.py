@@ -38,10 +38,10 @@ def laplacian(u: Tensor, weights: Tensor, dilations: Sequence[int]) -> Tensor:
     """
     stencil, most = u.new_tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]), max(dilations)
     planes = F.pad(u.flatten(0, 2).movedim(-1, 1), (most,) * 4, mode="replicate")  # channels stay last in memory
-    out = torch.zeros(())
+    out = u.new_zeros(())
     for d, s in zip(weights, dilations, strict=True):
         near = _middle(planes, most - s)
-        out = out.to(u) + F.conv2d(near, d[:, None, None, None] * stencil, dilation=s, groups=len(d))
+        out = out + F.conv2d(near, d[:, None, None, None] * stencil, dilation=s, groups=len(d))
     return out.movedim(1, -1).reshape(u.shape)
 
 
@@ -93,12 +93,14 @@ def _along(u: Tensor, matrix: Tensor, dim: int) -> Tensor:
     return out.reshape(*out.shape[:-1], *u.shape[dim + 1 :])
 
 
-@cache
+@cache  # outside inference mode: training may use what a served policy asked for first
+@torch.inference_mode(False)
 def _pooling(old: int, new: int) -> Tensor:
     return F.adaptive_avg_pool1d(torch.eye(old, dtype=torch.float64), new).T.contiguous()
 
 
 @cache
+@torch.inference_mode(False)
 def _growing(old: int, new: int) -> Tensor:
     grown = F.interpolate(torch.eye(old, dtype=torch.float64)[None], new, mode="linear", align_corners=False)
     return grown[0].T.contiguous()
