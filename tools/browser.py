@@ -52,6 +52,10 @@ _OVERFLOW = """() => {
     e => `${e.tagName.toLowerCase()}.${e.getAttribute("class") || ""} ${(e.textContent || "").trim().slice(0, 40)}`));
 }"""
 
+# When the window first shows something of the page, ms from the start of its loading.
+_PAINTED = """() => new Promise(done => new PerformanceObserver(
+  list => done(list.getEntries()[0].startTime)).observe({type: "paint", buffered: true}))"""
+
 
 def executable() -> str | None:
     """Return the path of the machine's Chromium or Chrome, or None."""
@@ -174,6 +178,12 @@ def shoot(browser: Browser, path: str | Path, out: str | Path, size: tuple[int, 
         found.page.screenshot(path=out)
 
 
+def first_paint_ms(browser: Browser, path: str | Path, size: tuple[int, int]) -> float:
+    """Return when a window of this size first shows something of a page, from the start of its loading."""
+    with opened(browser, path, size) as found:
+        return float(found.page.evaluate(_PAINTED))
+
+
 def pages_of(reports: Path) -> list[Path]:
     """Return the pages to open: every report, the lists of episodes, and a few episodes of each arm."""
     lists = sorted(reports.glob("episodes/*/index.html"))
@@ -226,11 +236,13 @@ def main(arguments: list[str]) -> int:
     reports = arguments[0] if arguments else "reports"
     with launched() as browser:
         paths, said = check(browser, reports)
+        paints = [f"{first_paint_ms(browser, _final(reports), size):.0f} ms at {size[0]} px" for size in (DESK, PHONE)]
     if firefox.executable():
         said += check_in_firefox(reports)
     else:
         print(f"no Firefox ({', '.join(firefox.NAMES)}): opened in Chromium only")
     print(*said, sep="\n", end="\n" if said else "")
+    print(f"first paint of final.html: {', '.join(paints)}")
     print(f"{reports}: {len(paths)} pages opened at {DESK[0]} and {PHONE[0]} px, {len(said)} problems; see final.png")
     return int(bool(said))
 

@@ -312,6 +312,7 @@ def test_every_kind_of_page_is_checked_and_a_screenshot_left(chromium, reports, 
     assert len(paths) == 3 + len(ARMS) * (1 + 3) and said == []
     assert Image.open(reports / "final.png").size == browser.DESK
     assert Image.open(reports / "final-phone.png").size == browser.PHONE
+    assert browser.first_paint_ms(chromium, reports / "final.html", browser.PHONE) > 0
 
 
 @pytest.mark.parametrize("size", SIZES, ids=["desk", "phone"])
