@@ -65,6 +65,18 @@ def test_what_becomes_of_the_actions_is_said():
     for execution, words in (({"answer": "first"}, ", the first answer in every round"), ({}, "")):
         said = summary(metadata={"execution": json.dumps(execution)})
         assert arm_words._routes(said).endswith(words or "FLASH")
+    for count, words in ((1, ", 1 step a round"), (5, ", 5 steps a round")):
+        said = summary(metadata={"execution": json.dumps({"replan_steps": count})})
+        assert arm_words._routes(said).endswith(words)
+
+
+def test_two_arms_that_differ_in_a_setting_have_two_names():
+    for usual in ("p", "another"):
+        plain, calm, few = (
+            arm_words.short(summary(metadata={"settings": json.dumps(own)}), usual)
+            for own in ({}, {"epsilon": 0.12}, {"max_steps": 4})
+        )
+        assert len({plain, calm, few}) == 3 and "no fault, epsilon 0.12" in calm and "no fault, max steps 4" in few
 
 
 @pytest.mark.parametrize("kind", conditions.KINDS)

@@ -30,6 +30,8 @@ from flashtrail.experiment.sections import Scaling
 from flashtrail.policies.fluid.dims import FluidDims
 from flashtrail.policies.fluid.model import FluidVLA
 from flashtrail.statistics import resampling
+from flashtrail.statistics.intervals import Interval
+from flashtrail.tables import measurements
 from flashtrail.tables.measurements import Figure
 
 TITLE = "Memory and time by the number of tokens"
@@ -292,8 +294,7 @@ def _crossing(name: str, pair: str, over: Logs, repeats: int) -> Figure | str:
 def _figure(name: str, title: str, values: NDArray[Any], n: int, of: str) -> Figure:
     """Return a figure of a value and its resamples; where all repeats agree to the byte the interval is that value."""
     value, interval = float(values[0]), resampling.percentile_interval(values[1:])
-    low, high = (value, value) if interval is None else (interval.low, interval.high)
-    return Figure(name=name, title=title, value=value, low=low, high=high, n=n, of=of)
+    return measurements.figure(name, title, value, interval or Interval(value, value), n, of)
 
 
 def method(settings: Scaling, where: str, sentences: Sequence[str]) -> str:

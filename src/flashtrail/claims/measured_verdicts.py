@@ -83,7 +83,7 @@ def judge_steps_saved(claim: types.StepsSavedClaim, campaign: Campaign, alpha: f
         decided(
             high < claim.below and success.verdict == "supported", low >= claim.below or success.verdict == "refuted"
         ),
-        f"Steps a round: {listed(means)}; ratio {ratio:.3f} [{low:.3f}, {high:.3f}] over "
+        f"Core steps a round: {listed(means)}; ratio {ratio:.3f} [{low:.3f}, {high:.3f}] over "
         f"{plural(len(pairs), 'pair')} of episodes, against {claim.below:g}. {success.sentence}",
         {"steps_ratio": ratio, "low": low, "high": high, "below": claim.below, "success": success.numbers},
         f"\u00d7{ratio:.2f} [{low:.2f}, {high:.2f}] steps; {success.short}",
@@ -109,7 +109,7 @@ def judge_steps_differ(claim: types.StepsDifferClaim, campaign: Campaign, _alpha
     interval = interval or Interval(mean, mean, LEVEL)  # alike in every episode
     return Judgement(
         decided(interval.low > claim.above, interval.high <= claim.above),
-        f"Within an episode of {claim.arm} the number of steps a round has a standard deviation of {mean:.2f} "
+        f"Within an episode of {claim.arm} the number of core steps a round has a standard deviation of {mean:.2f} "
         f"[{interval.low:.2f}, {interval.high:.2f}] (mean over {plural(len(spread), 'episode')}; "
         f"{int(used.min())} to {int(used.max())} steps), against {claim.above:g}.",
         {"spread": mean, "low": interval.low, "high": interval.high, "above": claim.above},

@@ -22,6 +22,8 @@ from flashtrail.policies.protocol import Refusal
 from flashtrail.rollouts.recordings import Recorded
 from flashtrail.simulators.observation import Observation
 from flashtrail.statistics import resampling
+from flashtrail.statistics.intervals import Interval
+from flashtrail.tables import measurements
 from flashtrail.tables.measurements import Figure
 
 LOOKS, BLIND = 0.1, 0.05  # the whole interval above the one, or below the other
@@ -206,12 +208,9 @@ def _figure(name: str, title: str, episodes: np.ndarray, squares: Sequence[float
     numbers, place = np.unique(episodes, return_inverse=True)
     sums, counts = np.bincount(place, squares), np.bincount(place)
     interval = resampling.ratio_over_episodes(sums, counts)
-    ends = None if interval is None else (float(np.sqrt(interval.low)), float(np.sqrt(interval.high)))
     if not sums.any() and len(numbers) >= resampling.MIN_CLUSTERS:  # no answer moved, in any of them
-        ends = (0.0, 0.0)
-    value = float(np.sqrt(sums.sum() / counts.sum()))
-    low, high = ends or (None, None)
-    return [Figure(name=name, title=title, value=value, low=low, high=high, n=len(numbers), of="episodes")]
+        interval = Interval(0.0, 0.0)
+    return [measurements.figure(name, title, sums.sum() / counts.sum(), interval, len(numbers), "episodes", root=True)]
 
 
 def lines(figures: Sequence[Figure]) -> list[str]:

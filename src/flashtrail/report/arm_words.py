@@ -20,7 +20,8 @@ _Spec = Mapping[str, Any]
 
 def words(summary: _Spec, usual_policy: str) -> str:
     """``wrist camera black every 4th round; guard: last healthy frame``; what is usual is not said."""
-    parts = [fault(summary) or "no fault", remedy(summary, usual_policy), _clock(summary), _routes(summary)]
+    parts = [fault(summary) or "no fault", remedy(summary, usual_policy), _clock(summary), _settings(summary)]
+    parts.append(_routes(summary))
     return "; ".join(part for part in parts if part)
 
 
@@ -30,7 +31,7 @@ def short(summary: _Spec, usual_policy: str) -> str:
     clock = _clock(summary)
     parts = [*(part.partition(":")[0] for part in own.split("; ")), fault(summary) or "no fault" * (not clock), clock]
     routes = "" if own and summary["routes"].get("offered", True) else _routes(summary)
-    return ", ".join(part for part in (*parts, routes) if part)
+    return ", ".join(part for part in (*parts, _settings(summary), routes) if part)
 
 
 def fault(summary: _Spec) -> str:
@@ -94,9 +95,19 @@ def _clock(summary: _Spec) -> str:
     return f"clock running at {clock['hz']:g} Hz, {milliseconds(clock['mean_ms'])} a round" if clock else ""
 
 
+def _settings(summary: _Spec) -> str:
+    """Return the settings in which the policy's own were changed: ``epsilon 0.12``."""
+    return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in _recorded(summary, "settings").items())
+
+
+def _recorded(summary: _Spec, what: str) -> _Spec:
+    return dict(json.loads(summary.get("metadata", {}).get(what) or "{}"))
+
+
 def _routes(summary: _Spec) -> str:
-    execution = json.loads(summary.get("metadata", {}).get("execution") or "{}")
-    steps = f", {execution['replan_steps']} steps a round" if "replan_steps" in execution else ""
+    execution = _recorded(summary, "execution")
+    count = execution.get("replan_steps")
+    steps = "" if count is None else f", {count} step{'s' * (count != 1)} a round"
     steps += f", each action {execution['window_lag']} steps late" if "window_lag" in execution else ""
     steps += ", the first answer in every round" if "answer" in execution else ""
     routes = summary["routes"]

@@ -1,4 +1,4 @@
-"""The compute dial: how many steps each arm's rounds took, of policies that can stop early, beside its success."""
+"""The compute dial: how many steps the core of each arm's policy took a round, beside the arm's success."""
 
 from __future__ import annotations
 
@@ -23,13 +23,18 @@ def arms(run: Campaign) -> list[str]:
 
 
 def section(run: Campaign) -> Html:
-    """Return steps a round and success by arm; empty where no policy takes steps."""
+    """Return core steps a round and success by arm; empty where no policy takes any."""
     rows = [_row(run, arm) for arm in arms(run)]
     if not rows:
         return page.join()
-    heads = {"arm": "Arm", "steps": "Steps a round [95 %]", "least": "Fewest to most", "within": "SD in an episode"}
+    heads = {
+        "arm": "Arm",
+        "steps": "Core steps a round [95 %]",
+        "least": "Fewest to most",
+        "within": "SD in an episode",
+    }
     heads |= {"success": "Success, verified"}
-    caption = "Steps over all layers. Interval: bootstrap over episodes; SD: of an episode's rounds, mean over episodes"
+    caption = "Of the policy\u2019s core, over all layers. Interval: over episodes. SD: mean over episodes"
     return page.table(rows, heads, ("steps", "within"), caption=caption, stacked=True, name="steps")
 
 

@@ -54,6 +54,7 @@ def shard_spec(
             "device": device_of(model, arm["engine"]["device"]),
             "max_exec_steps": str(arm["flash"]["max_exec_steps"]),
             "official_time_bias": str(bool(arm["flash"].get("official_time_bias"))).lower(),
+            **({"settings": json.dumps(own, sort_keys=True)} if own else {}),
         }
     spec = {
         **{key: arm[key] for key in _OF_ARM},

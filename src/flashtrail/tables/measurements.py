@@ -15,11 +15,13 @@ from pydantic import Field, FiniteFloat, TypeAdapter, model_validator
 from flashtrail.base import documents, provenance
 from flashtrail.base.documents import Section
 from flashtrail.base.errors import UserError
+from flashtrail.statistics.intervals import Interval
 
 FORMAT: Literal["flashtrail-measurement"] = "flashtrail-measurement"
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,60}$")]
 Words = Annotated[str, Field(pattern=r"^[^\p{Cc}]+$", max_length=2000)]  # one line, which a page can show
 _MAX_BYTES = 1 << 20
+_ENDS = ("value", "low", "high")
 
 
 class Figure(Section):
@@ -45,6 +47,16 @@ class Figure(Section):
     def interval(self) -> str:
         """``[0.35, 0.48]``; empty where there is none."""
         return "" if self.low is None or self.high is None else f"[{written(self.low)}, {written(self.high)}]"
+
+
+def figure(
+    name: str, title: str, value: float, interval: Interval | None, n: int, of: str, root: bool = False
+) -> Figure:
+    """Return a figure with its interval, where there is one; `root`: the square roots of value and ends."""
+    ends = (value, None, None) if interval is None else (value, interval.low, interval.high)
+    taken = (None if end is None else float(end) ** (0.5 if root else 1.0) for end in ends)
+    about = {"name": name, "title": title, "n": n, "of": of}
+    return Figure.model_validate(about | dict(zip(_ENDS, taken, strict=True)))
 
 
 def written(value: float) -> str:

@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from flashtrail.benchmark.substrate import data, networks
-from flashtrail.benchmark.substrate.figures import figure
 from flashtrail.policies.fluid.dims import CORES
 from flashtrail.statistics import intervals
-from flashtrail.tables.measurements import Figure
+from flashtrail.tables.measurements import Figure, figure
 
 TITLE = "Digits: the core as a classifier"
 LINEAR, IMAGES = "logistic", "held-out images"

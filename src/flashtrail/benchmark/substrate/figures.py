@@ -8,14 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flashtrail.statistics import resampling
-from flashtrail.statistics.intervals import Interval
-from flashtrail.tables.measurements import Figure
-
-
-def figure(name: str, title: str, value: float, interval: Interval | None, n: int, of: str) -> Figure:
-    """A number with its interval; see `Figure`."""
-    low, high = (None, None) if interval is None else (interval.low, interval.high)
-    return Figure(name=name, title=title, value=float(value), low=low, high=high, n=n, of=of)
+from flashtrail.tables.measurements import Figure, figure
 
 
 def ratio(name: str, title: str, over: NDArray[Any], under: NDArray[Any] | float, of: str) -> Figure:

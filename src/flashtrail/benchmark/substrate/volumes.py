@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flashtrail.benchmark.substrate import data, networks
-from flashtrail.benchmark.substrate.figures import figure, ratio
+from flashtrail.benchmark.substrate.figures import ratio
 from flashtrail.statistics import resampling
 from flashtrail.statistics.intervals import Interval
-from flashtrail.tables.measurements import Figure
+from flashtrail.tables.measurements import Figure, figure
 
 TITLE = "Synthetic volumes: Dice by diffusion, and by seed"
 NAMES = {

@@ -24,7 +24,7 @@ from flashtrail.policies.fluid.positions import to_actions, to_positions
 from flashtrail.policies.parts.statistics import Stats
 from flashtrail.policies.parts.words import UNKNOWN
 from flashtrail.statistics import resampling
-from flashtrail.tables.measurements import Figure
+from flashtrail.tables.measurements import Figure, figure
 from flashtrail.training import dataset, loop
 
 OFFLINE = "offline.json"  # a run's figures on held-out episodes, a measurement
@@ -245,11 +245,7 @@ def figures(sums: Mapping[str, NDArray[np.float64]]) -> list[Figure]:
     for name, (title, part, whole, root) in _FIGURES.items():
         of, over = columns[part], columns[whole]
         value, interval = float(of.sum() / max(over.sum(), 1e-12)), resampling.ratio_over_episodes(of, over)
-        low, high = (None, None) if interval is None else (interval.low, interval.high)
-        ends = [None if x is None else x**0.5 if root else x for x in (value, low, high)]
-        made.append(
-            Figure(name=name, title=title, value=ends[0], low=ends[1], high=ends[2], n=len(of), of="held-out episodes")
-        )
+        made.append(figure(name, title, value, interval, len(of), "held-out episodes", root))
     return made
 
 
