@@ -140,7 +140,8 @@ class PolicyServerProcess:
             if self.answers():
                 return
             time.sleep(_PROBE_S)
-        raise self._error(f"the policy server was not ready within {self.ready_timeout_s:g} s")
+        remedy = "let other programs end, or raise rollout.server_ready_timeout_s"
+        raise self._error(f"the policy server was not ready within {self.ready_timeout_s:g} s: {remedy}")
 
     def _exit_code(self) -> int | None:
         """How the process ended, negative for a signal; None while it runs.

@@ -128,7 +128,7 @@ def load(directory: str | Path, horizon: int = 50, limit: int | None = None) -> 
         steps = at[:, None] + np.arange(horizon)
         chunks = labels[np.minimum(steps, len(labels) - 1)]
         if delta_dims:
-            chunks[..., :delta_dims] -= episode["state"][at][:, None, :delta_dims]
+            chunks = delta(chunks, episode["state"][at], delta_dims)
         columns["views"].append(np.stack([episode[view] for view in VIEWS if view in episode], axis=1))
         columns["states"].append(episode["state"][at])
         columns["objects"].append(episode.get("objects", np.zeros((len(at), 0, 3), np.float32)))
@@ -161,7 +161,7 @@ def others(demos: Demonstrations, rows: np.ndarray) -> np.ndarray:
     """
     out, episode = rows.copy(), demos.episode[rows]
     for one in np.unique(episode):
-        alike = np.unique(episode[episode // 10_000 == one // 10_000])
+        alike = np.unique(episode[episode // MOST_EPISODES == one // MOST_EPISODES])
         among = alike if len(alike) > 1 else np.unique(episode)
         following = among[(np.searchsorted(among, one) + 1) % len(among)]
         theirs = rows[episode == following]
@@ -170,10 +170,10 @@ def others(demos: Demonstrations, rows: np.ndarray) -> np.ndarray:
     return out
 
 
-def delta(chunks: np.ndarray, states: np.ndarray) -> np.ndarray:
-    """Subtract the state from the first six action dims: chunks (F, H, 7), states (F, >=6) -> (F, H, 7)."""
+def delta(chunks: np.ndarray, states: np.ndarray, dims: int = DELTA_DIMS) -> np.ndarray:
+    """Subtract the state from the leading action dims: chunks (F, H, D), states (F, >= dims) -> (F, H, D)."""
     out = chunks.copy()
-    out[..., :DELTA_DIMS] -= states[:, None, :DELTA_DIMS]
+    out[..., :dims] -= states[:, None, :dims]
     return out
 
 

@@ -241,21 +241,37 @@ def test_a_run_is_shipped_with_its_card_and_its_offline_figures(tmp_path, demo_d
         card.main()
 
 
+def diffusing(start: float) -> Recipe:
+    return dataclasses.replace(RECIPE, diffusion=start)
+
+
 def test_diffusion_begins_where_it_is_told_to(tmp_path, demo_dir) -> None:
-    run, _ = trainer_of(tmp_path / "a", demo_dir, PROMPTS, SMALL, RECIPE, diffusion=0.744)
+    run, _ = trainer_of(tmp_path / "a", demo_dir, PROMPTS, SMALL, diffusing(0.744))
     spread = torch.nn.functional.softplus(run.learner.policy.layers[0].spread)
     torch.testing.assert_close(spread, torch.full_like(spread, 0.744))
     with pytest.raises(UserError, match="--diffusion: the core cnn has none; leave it out"):
-        trainer_of(tmp_path / "b", demo_dir, PROMPTS, SMALL | {"core": "cnn"}, RECIPE, diffusion=0.744)
+        trainer_of(tmp_path / "b", demo_dir, PROMPTS, SMALL | {"core": "cnn"}, diffusing(0.744))
     with pytest.raises(UserError, match="--diffusion: 1000 is above 100"):
-        trainer_of(tmp_path / "c", demo_dir, PROMPTS, SMALL, RECIPE, diffusion=1000)
+        trainer_of(tmp_path / "c", demo_dir, PROMPTS, SMALL, diffusing(1000))
+    run.train(until_s=0.0)
+    with pytest.raises(UserError, match="was trained with another diffusion: move it away"):
+        trainer_of(tmp_path / "a", demo_dir, PROMPTS, SMALL, RECIPE)
+
+
+@pytest.mark.parametrize("name", ["core", "blind"])
+def test_what_has_a_flag_of_its_own_is_no_size(tmp_path, demo_dir, monkeypatch, name) -> None:
+    flags = ["--demos", str(demo_dir), "--out", str(tmp_path / "run"), "--dims", json.dumps({name: "cnn"})]
+    monkeypatch.setattr("sys.argv", ["fluid", *flags])
+    with pytest.raises(UserError, match=f"--dims: {name} has a flag of its own: give --{name}"):
+        main()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_keeps_its_statistics_and_an_attempt_that_failed_leaves_none(tmp_path, demo_dir) -> None:
     with pytest.raises(UserError, match="dims of a state: the demonstrations have 8, this policy 5"):
         trainer_of(tmp_path, demo_dir, PROMPTS, SMALL | {"state_dim": 5}, RECIPE)
     with pytest.raises(UserError, match="--diffusion"):
-        trainer_of(tmp_path, demo_dir, PROMPTS, SMALL, RECIPE, raw=True, diffusion=1000)
+        trainer_of(tmp_path, demo_dir, PROMPTS, SMALL, diffusing(1000), raw=True)
     run = trainer(tmp_path, demo_dir)
     assert (run.stats.action_std != 1).any()  # not those of the attempt with --raw
     run.save()

@@ -40,11 +40,7 @@ def main() -> int:
     add("--dims", type=_sizes, default={}, metavar="JSON", help='other sizes, such as {"width": 64, "steps": 4}')
     add("--blind", action="store_true", help="every picture one grey, in training and when served: the control")
     add("--raw", action="store_true", help="no normalisation of state and targets (the document's first version)")
-    add(
-        "--diffusion",
-        type=loop.above_zero,
-        help="D at the start (ours 0.018, the document's 0.744)",
-    )
+    add("--diffusion", type=loop.above_zero, help="D at the start (ours 0.018, the document's 0.744)")
     loop.add_arguments(parser, Recipe)
     run(parser.parse_args())
     return 0
@@ -64,12 +60,13 @@ def run(arguments: argparse.Namespace) -> None:
     """Train as the command line says."""
     from flashtrail.training.tokenizer import task_languages
 
-    recipe = loop.recipe_of(Recipe, arguments)
+    recipe = replace(loop.recipe_of(Recipe, arguments), diffusion=arguments.diffusion)
+    if named := sorted({"core", "blind"} & set(arguments.dims)):
+        raise UserError(f"--dims: {named[0]} has a flag of its own: give --{named[0]}")
     about = dataset.described(arguments.demos)
     sizes = {"core": arguments.core, "blind": arguments.blind} | (about.sizes if about else {}) | arguments.dims
     prompts = about.tasks if about else dict(enumerate(task_languages(SUITE)))
-    start = arguments.raw, arguments.diffusion
-    trainer, known = trainer_of(arguments.out, arguments.demos, prompts, sizes, recipe, *start)
+    trainer, known = trainer_of(arguments.out, arguments.demos, prompts, sizes, recipe, arguments.raw)
     counted = ", ".join(f"{name} {count:,}" for name, count in parts(trainer.learner.policy).items())
     print(f"{len(trainer.train_frames)} frames, {len(trainer.held_frames)} held out; {counted}", flush=True)
     if trainer.complete(arguments.seconds):
@@ -83,11 +80,10 @@ def trainer_of(
     sizes: Mapping[str, object],
     recipe: Recipe,
     raw: bool = False,
-    diffusion: float | None = None,
 ) -> tuple[Trainer, list[str]]:
     """The (resumable) trainer of a run, and its vocabulary; the words are those of the demonstrations' tasks.
 
-    Its statistics are kept, so that a resumed run agrees; `raw`: means 0, deviations 1. `diffusion`: D at the start.
+    Its statistics are kept, so that a resumed run agrees; `raw`: means 0, deviations 1.
     UserError where sizes or demonstrations do not fit.
     """
     try:
@@ -107,8 +103,8 @@ def trainer_of(
     with torch.random.fork_rng([]):
         torch.manual_seed(recipe.seed)
         policy = FluidVLA(dims)
-    if diffusion is not None:
-        _spread(policy, diffusion)
+    if recipe.diffusion is not None:
+        _spread(policy, recipe.diffusion)
     ids = {task: vocabulary.ids(text)[0] for task, text in said.items()}
     return Trainer(directory, material, stats, policy, ids, recipe), known
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,8 @@ def run(arguments: argparse.Namespace) -> None:
     for name, one in ABLATIONS.items():
         print(f"{name}: {one.title}", flush=True)
         place = arguments.out / name
-        trainer, _ = trainer_of(place, arguments.demos, prompts, one.sizes, recipe, one.raw, one.diffusion)
+        own = replace(recipe, diffusion=one.diffusion)
+        trainer, _ = trainer_of(place, arguments.demos, prompts, one.sizes, own, one.raw)
         if not trainer.complete(arguments.seconds):
             return
         trainer.take_best()

@@ -39,6 +39,8 @@ def main() -> int:
     shipped.add_arguments(parser)
     parser.add_argument("--measured", type=Path, metavar="DIR", help="where its offline figures go: resources/measured")
     arguments = parser.parse_args()
+    if arguments.measured is not None and arguments.of is None:
+        raise UserError("--measured: offline figures are a run's: give --run")
     done = shipped.write(arguments, digest, card)
     if arguments.of is not None and arguments.measured is not None:
         arguments.measured.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,8 @@ COLUMNS = (
 class Recipe(loop.Recipe):
     """`least_steps`: of a layer, at the least that a batch may draw. `unknown_words`: share of words that are hidden.
 
-    `wrist_missing`: share of samples whose wrist view is left out, as a client may say it is.
+    `wrist_missing`: share of samples whose wrist view is left out, as a client may say it is. `diffusion`: D at the
+    start, None: the core's own.
     """
 
     steps: int = 3500
@@ -47,6 +48,7 @@ class Recipe(loop.Recipe):
     unknown_words: float = 0.1
     wrist_missing: float = 0.05
     state_noise: float = 0.03
+    diffusion: float | None = None
 
 
 class Learner(nn.Module):
