@@ -155,3 +155,29 @@ def test_every_run_gets_a_sentence_that_fits_its_verdicts(speed):
         assert undecided == (len(open_) if len(open_) <= 2 else 1)
         assert all("would settle it" in one.text and len(one.arms) == 2 for one in open_)
         assert ("as fast as the full policy" in said.text) == (speed == "supported")
+
+
+@pytest.mark.parametrize(
+    ("claim", "said"),
+    [
+        (compared("own", "other", "supported", 55, 40, 60), "Field is better than vit (55/60 against 40/60)."),
+        (
+            compared("own", "other", "supported", 55, 56, 60, **NI),
+            "Field is at most 10\u00a0points worse than vit (55/60 against 56/60).",
+        ),
+        (compared("own", "other", "refuted", 20, 56, 60, **NI), "Field is worse than vit (20/60 against 56/60)."),
+        (
+            compared("own", "other", "inconclusive", 55, 56, 60, **NI),
+            "Which of field and vit succeeds more often is undecided: 46\u00a0paired episodes would settle it.",
+        ),
+    ],
+)
+def test_two_policies_without_a_fault_are_compared_by_name(claim, said):
+    arms = {
+        "own": Arm("clean", drafts=False, policy="field"),
+        "other": Arm("clean", remedy="policy vit", drafts=False, policy="vit"),
+    }
+    assert verdict.sentence([claim], arms).text == said
+    assert bool(verdict.too_few([claim], arms)) == (claim["verdict"] == "inconclusive")
+    first = verdict.sentence([rate(55, 60, "own")], arms).text
+    assert first == "Without a fault 55/60 episodes of field succeed."

@@ -161,6 +161,8 @@ def judge_non_inferiority(claim: types.NotWorse, campaign: Campaign, alpha: floa
     judgement = _on_pairs(claim, campaign, pairs, result, verdict, reason)
     judgement.numbers["p_non_inferiority"] = judgement.p = p
     judgement.anytime = side
+    if result.interval.high < 0:  # a loss is established: no number of episodes without one
+        return judgement
     judgement.plan = lambda alpha: power.non_inferiority_plan(
         result.only_a, result.only_b, result.n, claim.margin, alpha
     )

@@ -143,13 +143,16 @@ def details(run: Campaign) -> Html:
             "Test": page.inline(page.code(claim["test"]), margin, _family(claim["family"])),
             "Any time": f"{anytime_words(side)}. {looks_words(side)}" if (side := claim["anytime"]) else None,
             "Refuted if": claim["refuted_if"],
-            **{f"The {source} said": said(claim, figures, source) for source in figures.sources},
+            **{f"{_WHO.get(source, source)} said": said(claim, figures, source) for source in figures.sources},
             "Rows": _rows(run, claim),
         }
         head = page.heading(f"{claim['id']}: {claim['title']}", 3, anchor=claim["id"])
         body = page.inline(head, page.paragraph(claim["statement"]), page.facts(facts))
         parts.append(Html("<section>{}</section>").format(body))
     return page.join(*parts)
+
+
+_WHO = {"reproduction": "The reproduction", "paper": "The paper", "lift": "The report on Lift", "fluid": "FluidVLA"}
 
 
 def has_reproduction(run: Campaign) -> bool:

@@ -51,12 +51,14 @@ def section(run: Campaign) -> Html:
 
 
 def _arms(run: Campaign) -> dict[str, verdict.Arm]:
+    several = len({s["policy"] for s in run.summaries.values()}) > 1
     return {
         arm: verdict.Arm(
             arm_words.role(s, run.usual_policy(s)),
             arm_words.fault(s),
             arm_words.remedy(s, run.usual_policy(s)),
             bool(s["routes"]["draft"]),
+            s["policy"] if several else "",
         )
         for arm, s in run.summaries.items()
     }

@@ -14,18 +14,23 @@ from flashtrail.statistics import power
 from flashtrail.statistics.wording import percent, plural, points
 
 _COMPARED = ("paired_difference", "unpaired_difference", "non_inferiority")
+_KINDS = ("speculation", "fault", "remedy", "control")  # control: of another policy, as it is
 _MOST_OPEN = 2  # open questions that the sentence names; beyond, it counts them
 Claim = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Arm:
-    """What the sentence needs to know of an arm: its role (palette.ROLES), its fault and remedy in words, drafts."""
+    """What the sentence needs to know of an arm: its role (palette.ROLES), its fault and remedy in words, drafts.
+
+    `policy`: its name, where the run has several.
+    """
 
     role: str
     fault: str = ""
     remedy: str = ""
     drafts: bool = True
+    policy: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Said:
 class Question:
     """What several claims about the same two arms ask; `found`: worse, better, alike or open, of the arm."""
 
-    kind: str  # speculation, fault or remedy
+    kind: str  # one of _KINDS
     what: str
     arm: str
     control: str
@@ -57,7 +62,7 @@ def questions(claims: Sequence[Claim], arms: Mapping[str, Arm]) -> list[Question
         if claim["test"] in _COMPARED and claim["verdict"] != "not_tested" and set(claim["arms"]) <= set(arms):
             by_pair.setdefault((claim["arms"][0], claim["arms"][1]), []).append(claim)
     asked = (_question(arm, control, of_pair, arms) for (arm, control), of_pair in by_pair.items())
-    found = sorted((q for q in asked if q), key=lambda q: ("speculation", "fault", "remedy").index(q.kind))
+    found = sorted((q for q in asked if q), key=lambda q: _KINDS.index(q.kind))
     several = [name for name in (q.what for q in found) if [q.what for q in found].count(name) > 1]
     return [replace(q, what=f"{q.what} with {_article(arms[q.arm].fault)}") if q.what in several else q for q in found]
 
@@ -71,6 +76,8 @@ def _question(arm: str, control: str, claims: Sequence[Claim], arms: Mapping[str
         kind, what = "fault", own.fault
     elif own.drafts and not other.drafts and alike:
         kind, what = "speculation", "drafting"
+    elif own.policy and other.policy not in ("", own.policy) and not own.fault and not other.fault:
+        kind, what = "control", f"{own.policy} and {other.policy}"
     else:
         return None
     numbers = claims[0]["numbers"]
@@ -164,7 +171,8 @@ def _baseline(claims: Sequence[Claim], arms: Mapping[str, Arm]) -> list[Said]:
         if claim["test"] == "rate_at_least" and claim["verdict"] != "not_tested":
             arm, rate = claim["arms"][0], claim["numbers"]["rate"]
             if arm in arms and arms[arm].role == "clean":
-                return [Said(f"without a fault {rate['k']}/{rate['n']} episodes succeed", (arm,))]
+                whose = f" of {arms[arm].policy}" if arms[arm].policy else ""
+                return [Said(f"without a fault {rate['k']}/{rate['n']} episodes{whose} succeed", (arm,))]
     return []
 
 
@@ -181,6 +189,10 @@ def _metrics(claims: Sequence[Claim]) -> list[Said]:
 
 def _decided(q: Question) -> Said:
     size = points(q.margin).lstrip("+")
+    if q.kind == "control":
+        own, _, other = q.what.partition(" and ")
+        how = {"worse": "is worse than", "better": "is better than", "alike": f"is at most {size} worse than"}
+        return Said(f"{own} {how[q.found]} {other} ({q.counts})", (q.arm, q.control))
     if q.kind == "speculation":
         verb = {"worse": "costs success", "better": "raises success", "alike": f"costs less than {size} of success"}
     elif q.kind == "fault":
@@ -197,6 +209,8 @@ def _article(what: str) -> str:
 def _subject(q: Question) -> str:
     if q.kind == "speculation":
         return "whether drafting costs success"
+    if q.kind == "control":
+        return f"which of {q.what} succeeds more often"
     return f"what {_article(q.what)} does" if q.kind == "fault" else q.what
 
 

@@ -121,6 +121,12 @@ def test_a_paired_difference_is_of_the_same_images():
     assert "right alone: 20 and 10 images" in made.title and made.low < made.value < made.high
 
 
+def test_how_often_steps_differ_has_an_interval_also_where_none_does():
+    same, varied = (moving.differ("x", "x", np.array(steps)) for steps in ([12.0] * 100, [12.0] * 90 + [9.0] * 10))
+    assert (same.value, same.low) == (0, 0) and 0.03 < same.high < 0.05
+    assert varied.value == 0.1 and varied.low < 0.1 < varied.high
+
+
 def test_a_spread_of_equal_steps_is_zero_without_an_interval():
     same = figures.spread("x", "x", np.full(20, 12.0), "sequences")
     assert (same.value, same.low, same.high) == (0.0, None, None)
@@ -152,7 +158,7 @@ def test_the_interval_over_seeds_and_volumes_is_wider_than_over_either():
 
 FIGURES = {
     "digits": {"accuracy_ours", "accuracy_document", "accuracy_logistic", "ours_less_logistic", "ours_less_vit"},
-    "moving": {"ours_over_copy", "ours_over_none", "document_eps_010_spread", "document_layer_2_acts_from"},
+    "moving": {"ours_over_copy", "ours_over_none", "document_eps_010_differ", "document_layer_2_acts_from"},
     "volumes": {"dice_off", "dice_unet", "calibrated_less_off", "off_two_seeds", "off_two_seeds_beyond"},
 }
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from flashtrail.benchmark.substrate import data, networks
 from flashtrail.benchmark.substrate.figures import ratio, spread
 from flashtrail.policies.fluid.field import PROBE, Layer, Stop, evolve, pooled, turbulence
-from flashtrail.tables.measurements import Figure
+from flashtrail.statistics import intervals
+from flashtrail.tables.measurements import Figure, figure
 
 TITLE = "Moving digits: the next frame, and steps by epsilon"
 NAMES = {"ours": "our core", "none": "our core without diffusion", "document": "the document's core"}
@@ -111,7 +112,7 @@ def predicted(
 def _dial(
     core: str, network: networks.Network, of: tuple[Tensor, Tensor], epsilons: Sequence[float], fixed: Sequence[int]
 ) -> list[Figure]:
-    """Steps, their spread and the error at each epsilon; and the error at numbers of steps that see no sequence."""
+    """Steps, how often they differ and the error at each epsilon; the error at numbers of steps that are fixed."""
     found, name, (asked, still) = [], NAMES[core], of
     for epsilon in epsilons:
         key, stop = f"{core}_eps_{round(100 * epsilon):03d}", Stop(epsilon)
@@ -121,13 +122,20 @@ def _dial(
         found += [
             _mean(f"{key}_steps", f"steps a layer of {at}, {moves}", steps),
             _mean(f"{key}_steps_still", f"steps a layer of {at}, digits that stand still", waits),
-            spread(f"{key}_spread", f"SD over sequences of the steps of {at}, {moves}", steps, SEQUENCES),
+            differ(f"{key}_differ", f"share of sequences whose steps are not the most common number, {at}", steps),
             _mean(f"{key}_mse", f"mean squared error of {at}, {moves}", errors),
         ]
     for count in fixed:
         errors, _ = predicted(core, network, asked, None, count)
         found.append(_mean(f"{core}_fixed_{count}_mse", f"mean squared error of {name} after {count} steps", errors))
     return found
+
+
+def differ(name: str, title: str, steps: NDArray[Any]) -> Figure:
+    """The share of sequences that take another number of steps than most, with Wilson's interval."""
+    counts = np.unique(steps, return_counts=True)[1]
+    rate = intervals.rate(len(steps) - int(counts.max()), len(steps))
+    return figure(name, title, rate.k / rate.n, rate.wilson, rate.n, SEQUENCES)
 
 
 def _calm(core: str, network: networks.Network, asked: Tensor) -> list[Figure]:
