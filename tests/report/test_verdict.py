@@ -160,12 +160,18 @@ def test_every_run_gets_a_sentence_that_fits_its_verdicts(speed):
 @pytest.mark.parametrize(
     ("claim", "said"),
     [
-        (compared("own", "other", "supported", 55, 40, 60), "Field is better than vit (55/60 against 40/60)."),
+        (
+            compared("own", "other", "supported", 55, 40, 60),
+            "The policy field is better than vit (55/60 against 40/60).",
+        ),
         (
             compared("own", "other", "supported", 55, 56, 60, **NI),
-            "Field is at most 10\u00a0points worse than vit (55/60 against 56/60).",
+            "The policy field is at most 10\u00a0points worse than vit (55/60 against 56/60).",
         ),
-        (compared("own", "other", "refuted", 20, 56, 60, **NI), "Field is worse than vit (20/60 against 56/60)."),
+        (
+            compared("own", "other", "refuted", 20, 56, 60, **NI),
+            "The policy field is worse than vit (20/60 against 56/60).",
+        ),
         (
             compared("own", "other", "inconclusive", 55, 56, 60, **NI),
             "Which of field and vit succeeds more often is undecided: 46\u00a0paired episodes would settle it.",

@@ -192,7 +192,7 @@ def _decided(q: Question) -> Said:
     if q.kind == "control":
         own, _, other = q.what.partition(" and ")
         how = {"worse": "is worse than", "better": "is better than", "alike": f"is at most {size} worse than"}
-        return Said(f"{own} {how[q.found]} {other} ({q.counts})", (q.arm, q.control))
+        return Said(f"the policy {own} {how[q.found]} {other} ({q.counts})", (q.arm, q.control))
     if q.kind == "speculation":
         verb = {"worse": "costs success", "better": "raises success", "alike": f"costs less than {size} of success"}
     elif q.kind == "fault":
