@@ -194,7 +194,7 @@ def _kept(text: str) -> str:
 
 
 _tags = re.compile(r"<[^>]+>")
-_number = re.compile(r"(?:p )?[=<>\u00d7]? ?([+-]?[\d,]*\.?\d+)(?:/([\d,]+))?(?![\w.])")
+_number = re.compile(r"(?:[pe] )?(?:[=<>\u00d7] ?)*([+-]?[\d,]*\.?\d+)(?:/([\d,]+))?(?![\w.])")
 
 
 def sort_value(value: Any) -> float | None:

@@ -6,6 +6,7 @@ it; a table stands behind it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -122,7 +123,10 @@ def _caption(run: Campaign, moved: bool) -> str:
         if others := sorted({s["policy"] for s in run.plain_summaries.values()} - set(policies)):
             across += f" {listed(others)}: not timed, drawn at these times."
     else:
-        across = "mean time of a round in the arm\u2019s own episodes."
+        records = [json.loads(s.get("metadata", {}).get("machine") or "{}") for s in run.plain_summaries.values()]
+        busy = [record["others"] for record in records if record.get("others") is not None]
+        beside = f", where other programs were on up to {percent(max(busy))} of the cores" if busy else ""
+        across = f"mean time of a round in the arm\u2019s own episodes{beside}: not timed alone."
     waits = any(run.whose(arm) == "ours" and not s.get("clock") for arm, s in run.plain_summaries.items())
     paused = " The simulator waits for the policy, so here a slow round costs no success." * waits
     beside = " A mark that would cover another stands to its right." * moved
