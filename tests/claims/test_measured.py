@@ -122,7 +122,7 @@ def write_steps(root, arms):
     """Tables of arms: name -> (outcomes, steps of each episode's rounds)."""
     files = {"episodes": [], "rounds": []}
     for arm, (outcomes, steps) in arms.items():
-        rows = episodes(arm, "fluid_nano", outcomes)
+        rows = [{**row, "verified_success": row["success"]} for row in episodes(arm, "fluid_nano", outcomes)]
         like = shard("clean", 0, 1)["rounds"][0]
         rounds = [
             {**like, **{k: row[k] for k in like if k in row}, "round": number, "steps_used": used}

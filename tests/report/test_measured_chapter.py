@@ -1,5 +1,7 @@
 """Figures without episodes and steps of a dial on the page: each number is that of its rows."""
 
+import json
+
 import pytest
 from bs4 import BeautifulSoup
 from claims.test_measured import measured, write_steps
@@ -7,7 +9,7 @@ from claims.test_measured import measured, write_steps
 from flashtrail.base import provenance
 from flashtrail.claims import summaries
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import measured_chapter, steps_chapter
+from flashtrail.report import measured_chapter, steps_chapter, sweep_figures
 from flashtrail.tables import schemas
 
 STEPS = {
@@ -23,14 +25,17 @@ def words(part) -> str:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Campaign:
-    root = tmp_path_factory.mktemp("dial")
-    files = write_steps(root, STEPS) | {"summaries": []}
-    for arm in STEPS:
+    return made(tmp_path_factory.mktemp("dial"), STEPS)
+
+
+def made(root, arms) -> Campaign:
+    files = write_steps(root, arms) | {"summaries": []}
+    for arm in arms:
         places = {name: root / arm / f"{name}.parquet" for name in schemas.SCHEMAS}
         schemas.write_table(places["steps"], [], schemas.STEPS, {})
         provenance.json_dump(summaries.summarize_arm(**places), root / f"{arm}.json")
         files["summaries"].append(str(root / f"{arm}.json"))
-    return Campaign(files | measured(root, pictures=(0.25, 0.5), wrist=None) | {"arms": list(STEPS)})
+    return Campaign(files | measured(root, pictures=(0.25, 0.5), wrist=None) | {"arms": list(arms)})
 
 
 def test_steps_stand_beside_success_of_the_arms_that_take_any(run) -> None:
@@ -51,3 +56,22 @@ def test_each_figure_stands_with_its_interval_and_what_it_is_over(run) -> None:
 def test_a_run_without_either_has_no_such_section() -> None:
     bare = Campaign({})
     assert not str(measured_chapter.section(bare)) and not str(steps_chapter.section(bare))
+
+
+def test_the_dial_is_drawn_of_arms_that_differ_by_their_steps_alone(tmp_path) -> None:
+    steps = {"full": [[12, 12]] * 8, "calm": [[6, 9]] * 8, "fixed": [[7, 7]] * 8, "black": [[5, 5]] * 8}
+    run = made(tmp_path, {arm: ([True] * 6 + [False] * 2, taken) for arm, taken in steps.items()})
+    settings = {"calm": {"epsilon": 0.1}, "fixed": {"max_steps": 4}}
+    for arm, summary in run.summaries.items():
+        condition = {"kind": "zero", "view": "both"} if arm == "black" else {"kind": "none"}
+        own = {"settings": settings.get(arm, {}), "condition": condition}
+        summary["metadata"] = {name: json.dumps(value) for name, value in own.items()}
+    lines = sweep_figures.dials(run)
+    assert {label: [x for x, _ in points] for label, points in lines.items()} == {
+        "stops when it is calm": [12.0, 7.5],
+        "always as many steps": [12.0, 7.0],
+    }
+    assert {(rate["k"], rate["n"]) for points in lines.values() for _, rate in points} == {(6, 8)}
+    assert "figure" in str(steps_chapter.section(run))
+    del run.summaries["fixed"]
+    assert not sweep_figures.dials(run)

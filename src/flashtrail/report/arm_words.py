@@ -97,15 +97,16 @@ def _clock(summary: _Spec) -> str:
 
 def _settings(summary: _Spec) -> str:
     """Return the settings in which the policy's own were changed: ``epsilon 0.12``."""
-    return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in _recorded(summary, "settings").items())
+    return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in recorded(summary, "settings").items())
 
 
-def _recorded(summary: _Spec, what: str) -> _Spec:
+def recorded(summary: _Spec, what: str) -> _Spec:
+    """Return what an arm's tables record of its `settings`, `execution` and the like; empty where they say nothing."""
     return dict(json.loads(summary.get("metadata", {}).get(what) or "{}"))
 
 
 def _routes(summary: _Spec) -> str:
-    execution = _recorded(summary, "execution")
+    execution = recorded(summary, "execution")
     count = execution.get("replan_steps")
     steps = "" if count is None else f", {count} step{'s' * (count != 1)} a round"
     steps += f", each action {execution['window_lag']} steps late" if "window_lag" in execution else ""

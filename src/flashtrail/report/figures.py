@@ -184,6 +184,12 @@ FIGURES = {
         lambda run: _once(bool(run.running)),
         lambda run, _: sweep_figures.steps(run.running, run.usual_policies),
     ),
+    "dial": Entry(
+        "Success by core steps of a round, stopped when calm and always as many",
+        "Fewer than three arms differ by their steps alone.",
+        lambda run: _once(bool(sweep_figures.dials(run))),
+        lambda run, _: sweep_figures.dial(run),
+    ),
     "endings": Entry("How episodes ended, per arm", _NO_ARM, lambda run: _once(bool(run.summaries)), _endings),
     "drills": Entry(
         "Episodes of each arm in which each predicate holds",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import page
+from flashtrail.report import figures, page, sweep_figures
 from flashtrail.report.count_links import behind
 from flashtrail.report.overview import arm_name
 from flashtrail.report.page import Html
@@ -35,7 +35,13 @@ def section(run: Campaign) -> Html:
     }
     heads |= {"success": "Success, verified"}
     caption = "Of the policy\u2019s core, over all layers. Interval: over episodes. SD: mean over episodes"
-    return page.table(rows, heads, ("steps", "within"), caption=caption, stacked=True, name="steps")
+    table = page.table(rows, heads, ("steps", "within"), caption=caption, stacked=True, name="steps")
+    if not sweep_figures.dials(run):
+        return page.join(table)
+    words = (
+        "Verified success by the steps that a round took, no fault: the field stops when it is calm, or never earlier"
+    )
+    return page.join(table, figures.shown(run, "dial", words))
 
 
 def _row(run: Campaign, arm: str) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Figures of success over x, a line for each way of running: the running clock's latencies, a grid's severities."""
+"""Figures of success over latency, core steps or severity, a line for each way of running."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from flashtrail.report.cells import share
 from flashtrail.report.drawing import told
 from flashtrail.report.palette import BLUE, GREEN, GREY, INK, ORANGE, PALE, PURPLE
 from flashtrail.report.plotting import arm_names, axes_of, interval_line, legend, percent_axis, rows_axis, segment
+from flashtrail.statistics import intervals
 
 STEPS = {"fresh": (BLUE, ""), "stale": (PURPLE, "///"), "held": (PALE, "")}
 CLOCKS = list(zip((BLUE, ORANGE, GREEN, PURPLE, GREY, INK), "os^vDX", strict=True))
@@ -121,6 +122,41 @@ def steps(summaries: Mapping[str, Mapping[str, Any]], usual_policies: Mapping[st
     percent_axis(axes.xaxis)
     axes.set_xlabel(f"share of control steps (line: 95 % of {KINDS_OF_STEP[0]})")
     legend(drawing, 3, handlelength=1.6)
+    return drawing
+
+
+# --- the compute dial ---
+
+DIAL = {"epsilon": "stops when it is calm", "max_steps": "always as many steps"}
+
+
+def dials(run: Campaign) -> dict[str, list[tuple[float, Mapping[str, Any]]]]:
+    """Return success over core steps a round, of arms that differ by their dial alone; empty below three of them.
+
+    Clean arms of the policy that has most of them. An arm with all steps belongs to both lines.
+    """
+    taken = {arm: run.of_arm("rounds", arm)["steps_used"] for arm in run.summaries} if len(run.rounds) else {}
+    by_policy: dict[str, list[str]] = {}
+    for arm, steps in taken.items():
+        if len(steps) and steps.notna().all() and not arm_words.fault(run.summaries[arm]):
+            by_policy.setdefault(run.summaries[arm]["policy"], []).append(arm)
+    arms = max(by_policy.values(), key=len, default=[])
+    lines: dict[str, list[tuple[float, Mapping[str, Any]]]] = {label: [] for label in DIAL.values()}
+    for arm in arms if len(arms) >= 3 else []:
+        seen = run.judged(arm)["verified_success"].dropna()
+        point = float(taken[arm].mean()), intervals.rate(int(seen.sum()), len(seen)).as_dict()
+        changed = set(DIAL) & set(arm_words.recorded(run.summaries[arm], "settings"))
+        for name in changed or DIAL:
+            lines[DIAL[name]].append(point)
+    return {label: points for label, points in lines.items() if len(points) > 1}
+
+
+def dial(run: Campaign) -> Figure:
+    """Draw success over the mean number of core steps that a round took."""
+    lines = dials(run)
+    drawing, axes = success_lines(lines, CLOCKS, apart=0.08)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("core steps of a round (mean over rounds)")
     return drawing
 
 
