@@ -130,9 +130,11 @@ def test_an_open_claim_that_no_number_of_episodes_settles_is_named(tmp_path):
     claims = [{"id": "C5", "verdict": "supported", "settle": None}]
     for verdict, words in (
         ("supported", "No claim is inconclusive."),
-        ("inconclusive", "Inconclusive: C6."),
+        ("inconclusive", "Inconclusive without a number of episodes. C6: the evidence"),
+        ("inconclusive", "C7: the guard did nothing."),
     ):
         entries = [*claims, {"id": "C6", "verdict": verdict, "settle": None}]
+        entries.append({"id": "C7", "verdict": verdict, "settle": None, "open": "the guard did nothing"})
         provenance.json_dump({"claims": entries}, tmp_path / "claims.json")
         assert words in claims_chapter.unsettled(Campaign({"claims": str(tmp_path / "claims.json")}))
 

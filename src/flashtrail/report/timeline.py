@@ -30,15 +30,16 @@ Span = tuple[float, float, float, float, str]  # start, end, bottom and top (sha
 Mark = tuple[float, str]  # step, what it says
 
 
-def draw(rounds: Sequence[Row], steps: pd.DataFrame, length: int, end: str, longest: int) -> Html:
+def draw(rounds: Sequence[Row], steps: pd.DataFrame, length: int, end: str, longest: int, drafts: bool = True) -> Html:
     """Return the lanes of one episode. `rounds` and `steps` are its rows in order, `length` its steps,
-    `longest` the longest prefix that could be accepted.
+    `longest` the longest prefix that could be accepted, `drafts` whether the policy drafts.
 
     An empty cell of a round is None.
     """
     placed_rounds = placed(rounds, length)
     total = max(length, 1)
-    lanes = [*_routes(placed_rounds, total, longest), *_faults(placed_rounds, total), *_guard(placed_rounds, total)]
+    routes = _routes(placed_rounds, total, longest) if drafts else _rounds(placed_rounds, total)
+    lanes = [*routes, *_faults(placed_rounds, total), *_guard(placed_rounds, total)]
     lanes += [*_steps(steps, total), *_times(placed_rounds, total), _axis(total, end)]
     return Html(f'<div class="lanes">{"".join(lanes)}</div>')
 
@@ -59,6 +60,11 @@ def runs(marked: Sequence[bool]) -> list[tuple[int, int]]:
     """Return where stretches of True begin and end (exclusive)."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], np.asarray(marked, bool), [False]]).astype(int)))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
+
+
+def _rounds(rounds: Sequence[Row], total: int) -> list[str]:
+    spans = [_span(row, 1, f"round {row['round']}, step {row['start']}: executed {row['executed']}") for row in rounds]
+    return [_lane(f"Rounds: {len(rounds)}", spans, [], BLUE, total)]
 
 
 def _routes(rounds: Sequence[Row], total: int, longest: int) -> list[str]:
