@@ -54,21 +54,8 @@ def published_beside_ours(run: Campaign) -> Html:
     return page.join(
         printed_figures.section(run),
         page.paragraph(note, "note"),
-        page.table(
-            _success_rows(run, figures), _SUCCESS_HEADS, ("count",), "Success", stacked=True, name="published-success"
-        )
-        if figures.success
-        else None,
-        page.table(
-            _latency_rows(run, figures),
-            _LATENCY_HEADS,
-            ("ms", "n"),
-            "Latency per round",
-            stacked=True,
-            name="published-latency",
-        )
-        if figures.latency
-        else None,
+        _table(_success_rows(run, figures), _SUCCESS_HEADS, "Success") if figures.success else None,
+        _table(_latency_rows(run, figures), _LATENCY_HEADS, "Latency per round") if figures.latency else None,
         page.table(
             sources, heads, caption="Where the published figures come from", stacked=True, name="published-sources"
         ),
@@ -78,6 +65,11 @@ def published_beside_ours(run: Campaign) -> Html:
         _at_odds(figures),
         page.details("What was printed, where, and whether it follows from their rows", _said(run, figures)),
     )
+
+
+def _table(rows: list[dict[str, Any]], heads: Mapping[str, str], caption: str) -> Html:
+    name = f"published-{caption.split()[0].lower()}"
+    return page.table(rows, heads, ("count", "ms", "n"), caption, stacked=True, name=name)
 
 
 def _at_odds(figures: published.Published) -> Html | None:

@@ -160,9 +160,7 @@ def episode(
     chosen = chosen_round.section(row.get("film"), sheet, rounds, _frame(steps), _length(row, rounds), row.get("sent"))
     parts += [page.heading("What the policy saw, and what it did"), *chosen]
     if rounds:
-        drawn = timeline.draw(
-            rounds, _frame(steps), _length(row, rounds), _SHORT[row["outcome"]], up.longest, up.drafts
-        )
+        drawn = timeline.draw(rounds, _frame(steps), _length(row, rounds), _SHORT[row["outcome"]], up.longest)
         parts += [page.heading("Rounds and steps"), drawn]
     parts.append(_sheet(row, sheet))
     if rounds:

@@ -30,16 +30,15 @@ Span = tuple[float, float, float, float, str]  # start, end, bottom and top (sha
 Mark = tuple[float, str]  # step, what it says
 
 
-def draw(rounds: Sequence[Row], steps: pd.DataFrame, length: int, end: str, longest: int, drafts: bool = True) -> Html:
+def draw(rounds: Sequence[Row], steps: pd.DataFrame, length: int, end: str, longest: int) -> Html:
     """Return the lanes of one episode. `rounds` and `steps` are its rows in order, `length` its steps,
-    `longest` the longest prefix that could be accepted, `drafts` whether the policy drafts.
+    `longest` the longest prefix that could be accepted.
 
     An empty cell of a round is None.
     """
     placed_rounds = placed(rounds, length)
     total = max(length, 1)
-    routes = _routes(placed_rounds, total, longest) if drafts else _rounds(placed_rounds, total)
-    lanes = [*routes, *_faults(placed_rounds, total), *_guard(placed_rounds, total)]
+    lanes = [*_routes(placed_rounds, total, longest), *_faults(placed_rounds, total), *_guard(placed_rounds, total)]
     lanes += [*_steps(steps, total), *_times(placed_rounds, total), _axis(total, end)]
     return Html(f'<div class="lanes">{"".join(lanes)}</div>')
 
@@ -62,16 +61,12 @@ def runs(marked: Sequence[bool]) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 
 
-def _rounds(rounds: Sequence[Row], total: int) -> list[str]:
-    spans = [_span(row, 1, f"round {row['round']}, step {row['start']}: executed {row['executed']}") for row in rounds]
-    return [_lane(f"Rounds: {len(rounds)}", spans, [], BLUE, total)]
-
-
 def _routes(rounds: Sequence[Row], total: int, longest: int) -> list[str]:
     full, draft = ([row for row in rounds if row["route"] == route] for route in ("full", "draft"))
     causes = Counter(str(row["fallback_cause"] or "not said").replace("_", " ") for row in full)
     why = ", ".join(f"{count} {cause}" for cause, count in causes.most_common())
     label = f"Full rounds: {len(full)} of {len(rounds)}" + (f" ({why})" if why else "")
+    label = label if draft else f"Rounds: {len(rounds)}"
     parts = [_lane(label, [_span(row, 1, _said(row)) for row in full], [], BLUE, total)]
     if draft:
         rejected = [(row["start"], _said(row)) for row in draft if not row["accepted_prefix"]]
