@@ -47,7 +47,7 @@ def test_each_figure_stands_with_its_interval_and_what_it_is_over(run) -> None:
     text = words(measured_chapter.section(run))
     assert "Eyes" in text and "Swapped." in text
     assert "pictures 1 [0.25, 0.5] 9 episodes" in " ".join(text.split())
-    assert "wrist 1 9 episodes" in " ".join(text.split())
+    assert "wrist 1, no interval 9 episodes" in " ".join(text.split())
 
 
 def test_figures_of_claims_stand_first_with_their_bounds_and_the_rest_is_folded(tmp_path) -> None:

@@ -130,7 +130,7 @@ def test_an_open_claim_that_no_number_of_episodes_settles_is_named(tmp_path):
     claims = [{"id": "C5", "verdict": "supported", "settle": None}]
     for verdict, words in (
         ("supported", "No claim is inconclusive."),
-        ("inconclusive", "Inconclusive without a number of episodes. C6: the evidence"),
+        ("inconclusive", " C6: the evidence is not counted in episodes"),
         ("inconclusive", "C7: the guard did nothing."),
     ):
         entries = [*claims, {"id": "C6", "verdict": verdict, "settle": None}]

@@ -133,7 +133,7 @@ def test_a_comparison_that_episodes_cannot_settle_says_why():
     idle = compared("guard_all", "all", "inconclusive", 0, 0, needs="none") | {"open": "the guard replaced none"}
     (said,) = verdict.too_few([idle], ARMS)
     assert said.text == "The guard: 0/30 against 0/30; the guard replaced none"
-    assert verdict.sentence([idle], ARMS).text.endswith("the guard is undecided: the guard replaced none.")
+    assert verdict.sentence([idle], ARMS).text == "The guard is undecided: the guard replaced none."
 
 
 def test_imported_rounds_were_not_timed_here():

@@ -63,7 +63,7 @@ def published_beside_ours(run: Campaign) -> Html:
         if published.checks(figures)
         else None,
         _at_odds(figures),
-        page.details("What was printed, where, and whether it follows from their rows", _said(run, figures)),
+        page.details("What was printed, where, and what was found here", _said(run, figures)),
     )
 
 
@@ -97,7 +97,8 @@ def _said(run: Campaign, figures: published.Published) -> Html:
             "figure": entry.figure,
             "value": _theirs(entry.value),
             "where": ", ".join(entry.where),
-            "here": Html(", ").join(_verdict(judged[name]) for name in entry.used_by if name in judged) or None,
+            "here": Html(", ").join(_verdict(judged[name]) for name in entry.used_by if name in judged)
+            or entry.untested,
             "follows": entry.follows_from_rows,
             "give": _theirs(entry.rows_give) if entry.rows_give else None,
         }
@@ -107,9 +108,7 @@ def _said(run: Campaign, figures: published.Published) -> Html:
     if any(entry.follows_from_rows != "unknown" for entry in figures.said):
         heads |= {"follows": "Follows from its rows", "give": "They give"}
     note = "Where: section or appendix of the source\u2019s write-up, or a file of its repository."
-    return page.join(
-        page.paragraph(note, "note"), page.table(rows, heads, ("value",), stacked=True, name="published-said")
-    )
+    return page.join(page.paragraph(note, "note"), page.table(rows, heads, stacked=True, name="published-said"))
 
 
 def _verdict(claim: Mapping[str, Any]) -> Html:

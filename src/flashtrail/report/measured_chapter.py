@@ -12,7 +12,7 @@ from flashtrail.statistics.wording import plural
 from flashtrail.tables.measurements import Figure, Measurement
 
 _LONG = 16  # figures from which on those that no claim uses are divided by the first word of their names
-_Bounds = Mapping[str, Html]  # by measurement.figure: the claims that use it, with their bounds
+_Bounds = Mapping[str, tuple[str, Html]]  # by measurement.figure: it beside its bound, and the claims with their bounds
 
 
 def section(run: Campaign) -> Html:
@@ -25,12 +25,13 @@ def section(run: Campaign) -> Html:
 
 
 def _bounds(run: Campaign) -> _Bounds:
-    found: dict[str, list[Html]] = {}
+    found: dict[str, list[tuple[str, Html]]] = {}
     for claim in (run.claims or {"claims": []})["claims"]:
         for key, figure in claim["numbers"].items() if claim["test"] == "measured" else ():
             link = page.link(claim["id"], f"#{cards.anchor(claim)}")
-            found.setdefault(key, []).append(page.inline(link, f": {figure.get('bound')}, {figure.get('met')}"))
-    return {key: Html("; ").join(words) for key, words in found.items()}
+            words = page.inline(link, f": {figure.get('bound')}, {figure.get('met')}")
+            found.setdefault(key, []).append((figure.get("said", ""), words))
+    return {key: (used[0][0], Html("; ").join(words for _, words in used)) for key, used in found.items()}
 
 
 def _part(of: Mapping[str, Measurement], bounds: _Bounds) -> Html:
@@ -67,7 +68,9 @@ def _table(of: Mapping[str, Measurement], names: Sequence[str], bounds: _Bounds,
     return page.table(rows, heads, tuple(of), stacked=True, name=called)
 
 
-def _cell(figure: Figure, bound: Html | None) -> Html:
+def _cell(figure: Figure, used: tuple[str, Html] | None) -> Html:
     """``0.41 [0.35, 0.48]``, below it what it is over and which claim bounds it."""
+    said, bound = used or ("", None)
     over = page.inline(f"{figure.n} {figure.of}", *([Html("<br>"), bound] if bound else []))
-    return page.inline(figure.said(), Html(" <small>{}</small>").format(over))
+    value = said or figure.said() + ", no interval" * (figure.low is None)
+    return page.inline(value, Html(" <small>{}</small>").format(over))
