@@ -174,7 +174,7 @@ def test_final_renders_on_simulated_tables(campaign, tmp_path):
         and (Path(layout.__file__).parent / "static/report.js").read_text() in text
     )
     assert "Simulated data" in text and text.count("<figure>") == 8
-    assert "Too few episodes to conclude" in text and "WristHealthGuard" in text
+    assert "Undecided" in text and "WristHealthGuard" in text
     assert len(text) < 5e6
     executed = (tmp_path / "final.ipynb").read_text()
     assert '"output_path"' not in executed

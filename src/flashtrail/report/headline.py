@@ -98,9 +98,9 @@ def _too_few(run: Campaign) -> Html | None:
         return None
     note = "Where several claims compare the same two arms, the one that needs the fewest episodes stands here."
     note = note if any(len(said.arms) > 1 for said in open_) else ""
-    return Html(
-        '<div class="banner" role="note"><p><strong>Too few episodes to conclude</strong> ({}):</p><ul>{}</ul>{}</div>'
-    ).format(plural(len(open_), "question"), items, page.paragraph(note, "note") if note else "")
+    return Html('<div class="banner" role="note"><p><strong>Undecided</strong> ({}):</p><ul>{}</ul>{}</div>').format(
+        plural(len(open_), "question"), items, page.paragraph(note, "note") if note else ""
+    )
 
 
 def _linked(run: Campaign, said: verdict.Said) -> Html:
