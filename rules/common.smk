@@ -64,7 +64,8 @@ def check_files_named(experiment):
     """What the config names in other files is there before hours are spent: claims, published success, artifacts."""
     configs = [documents.mapping(path) for path in ("config.yaml", *sorted(Path().glob("profiles/*/overlay.yaml")))]
     arms = {name for config in configs for name in config.get("arms") or ()}
-    claim_files.check_arms(experiment.claims, claim_files.load(experiment.claims), {*arms, *experiment.all_arms})
+    claims = claim_files.load(experiment.claims)
+    claim_files.check_arms(experiment.claims, claims, {*arms, *experiment.all_arms})
     keys = {"checkup": experiment.checkup.published} if experiment.checkup else {}
     keys |= {f"policies.{name}": policy.published for name, policy in experiment.policies.items()}
     files = [documents.mapping(path) for path in sorted(Path("resources/published").glob("*.yaml"))]
@@ -75,8 +76,8 @@ def check_files_named(experiment):
     for run in experiment.reuse:
         if not os.path.isdir(Path(run, "results/rollouts")):  # also where it may not be looked into
             raise UserError(f"reuse: {run} has no results/rollouts, as runs and unpacked bundles have: remove it there")
-    for file in experiment.measured.given:
-        measurements.read(Path(file))
+    given = {Path(file).stem: measurements.read(Path(file)).figures for file in experiment.measured.given}
+    claim_files.check_figures(experiment.claims, claims, {name: [f.name for f in own] for name, own in given.items()})
     for name, policy in experiment.policies.items():
         if policy.artifact is not None and not Path(policy.artifact, "manifest.json").is_file():
             raise UserError(f"policies.{name}.artifact: {policy.artifact} is not a directory with a manifest.json")
@@ -104,6 +105,7 @@ def planned_experiment():
 PLANS = Path(".snakemake/flashtrail")  # where every node sees it, beside Snakemake's own record of the run
 EXPERIMENT = planned_experiment()
 FILES = EXPERIMENT.files  # those of the experiment as a whole, by the name of its report
+SUCCESS = claim_files.load(EXPERIMENT.claims).success  # the one that the pages count
 if workflow.is_main_process:
     from flashtrail.base import forkserver
     from flashtrail.report import early, live  # not in jobs: they would import jinja2 for nothing

@@ -82,6 +82,7 @@ rule render_chapter:
     params:
         arms=lambda w: EXPERIMENT.arms_of_chapter(w.chapter),
         grids=lambda w: EXPERIMENT.grid_cells(EXPERIMENT.arms_of_chapter(w.chapter)),
+        success=SUCCESS,
         code=lambda w: code_digest("render_report.py", notebook=w.chapter),
     threads: 1
     conda:
@@ -111,6 +112,7 @@ rule render_final:
     params:
         arms=lambda w: list(EXPERIMENT.arms),
         grids=lambda w: EXPERIMENT.grid_cells(),
+        success=SUCCESS,
         code=code_digest("render_report.py", notebook="final"),
     threads: 1
     conda:

@@ -48,8 +48,10 @@ def test_at_most_is_the_other_side_and_a_count_is_yes_from_one_on(tmp_path, clos
     found = verdict(tmp_path, inputs, **claim)
     assert found["verdict"] == word and f"late closed its hand in {closures}/50" in found["sentence"]
     assert (found["p"] < 0.025) == (word == "supported")
-    where = {"supported": "all of it at or below", "inconclusive": "around", "refuted": "all of it above"}[word]
-    assert f"{where} the bar of 20" in found["sentence"].replace("\u00a0", " ")
+    where = {"supported": "lies at or below", "inconclusive": "contains", "refuted": "lies above"}[word]
+    whole = "its" if word == "inconclusive" else "its whole"
+    assert f"{whole} exact 95 % interval, " in found["sentence"].replace("\u00a0", " ")
+    assert f" %, {where} the bar of 20" in found["sentence"].replace("\u00a0", " ")
 
 
 def test_an_episode_without_the_metric_leaves_the_claim_open(tmp_path):

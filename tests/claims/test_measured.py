@@ -4,7 +4,7 @@ import os
 
 import pytest
 from claims.simulated import METADATA, shard
-from claims.test_claims import episodes, verdict
+from claims.test_claims import episodes, verdict, write_claims
 
 from flashtrail.base.errors import UserError
 from flashtrail.claims import claims
@@ -39,6 +39,27 @@ def test_the_whole_interval_decides(tmp_path, ends, side, expected) -> None:
     found = verdict(tmp_path, measured(tmp_path, pictures=ends), test="measured", bounds=bounds)
     assert found["verdict"] == expected
     assert ends is None or f"[{ends[0]:g}, {ends[1]:g}] (9 episodes)" in found["sentence"]
+
+
+def test_enough_digits_show_on_which_side_of_a_bound_an_end_lies(tmp_path) -> None:
+    bounds = [{"measurement": "eyes", "figure": "pictures", "above": -0.02}]
+    found = verdict(tmp_path, measured(tmp_path, pictures=(-0.020015, 0.1)), test="measured", bounds=bounds)
+    assert found["verdict"] == "inconclusive" and found["short"] == "1 [\u22120.02002, 0.1]"
+    assert found["sentence"].startswith("pictures: 1 [\u22120.02002, 0.1] (9 episodes), above \u22120.02: open.")
+    for value, beside in ((999.96, 1000.0), (12345.4, 12345.0), (0.3, 0.1 + 0.2), (0.05, 0.05), (1.0, 0.9999)):
+        shown = float(measurements.written(value, beside).replace(",", ""))
+        assert (shown < beside, shown > beside) == (value < beside, value > beside)
+
+
+def test_a_figure_that_a_finished_measurement_lacks_is_refused_with_the_nearest(tmp_path) -> None:
+    bounds = [
+        {"measurement": "eyes", "figure": "picture", "above": 0},
+        {"measurement": "ears", "figure": "x", "above": 0},
+    ]
+    file = claims.load(write_claims(tmp_path, test="measured", bounds=bounds))
+    with pytest.raises(UserError, match="claim C7: eyes has no figure 'picture'; did you mean 'pictures'"):
+        claims.check_figures("claims.yaml", file, {"eyes": ["pictures", "wrist"]})
+    claims.check_figures("claims.yaml", file, {"eyes": ["picture"]})  # ears: known once it is measured
 
 
 def test_every_bound_has_to_hold_and_one_refutes(tmp_path) -> None:

@@ -318,3 +318,14 @@ def test_the_page_says_what_they_said_and_what_does_not_follow(tmp_path):
     assert beside.count("Does not follow from its own rows") == 2
     assert "loss of success (points), printed 0.3; they give 0.4" in beside
     assert len(re.findall(r"<tr><td data-head=\"Source\"", beside.split("What was printed")[-1])) == len(FIGURES.said)
+
+
+def test_a_page_shows_the_sources_that_its_claims_are_about():
+    documents = published.load(published.DEFAULT.with_name("documents.yaml"))
+    for name in ("fluid", "lift"):
+        ids = {claim.id for claim in claims.load(REPOSITORY / f"claims-{name}.yaml").claims}
+        about = published.about(documents, ids)
+        assert list(about.sources) == [name] and {entry.source for entry in about.said} == {name}
+    first = published.load()
+    ids = {claim.id for claim in claims.load(REPOSITORY / "claims.yaml").claims}
+    assert published.about(first, ids) == first

@@ -465,3 +465,12 @@ def test_a_key_given_twice_in_the_config_or_an_overlay_is_named(tmp_path):
     overlay.write_text("arms:\n  clean: {episodes: 10}\n  clean: {episodes: 2}\n")
     with pytest.raises(UserError, match=r"overlay\.yaml is not valid YAML \(line 3\): duplicate key 'clean'"):
         config.load(ROOT / "config.yaml", overlay)
+
+
+def test_the_chapter_on_faults_shows_them_and_what_they_are_held_against():
+    """An arm that differs by its policy or its settings is no fault."""
+    fluid = config.load(ROOT / "config.yaml", ROOT / "profiles/fluid/overlay.yaml")
+    assert fluid.arms_of_chapter("robustness") == ["fluid_nano", "fluid_nano_black"]
+    assert "fluid_cnn" in fluid.arms_of_chapter("baseline")
+    shown = config.load(ROOT / "config.yaml").arms_of_chapter("robustness")
+    assert "clean" in shown and "wrist_zero_every4" in shown and "full_only" not in shown

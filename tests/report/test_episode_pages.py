@@ -103,6 +103,16 @@ def test_a_page_says_what_the_rows_say(reports, campaign):
     assert seen  # an episode with a rejected draft was among them
 
 
+def test_an_arm_that_never_drafts_has_no_word_of_routes(tmp_path, campaign, reports):
+    alone = files_of(write_campaign(tmp_path, ["full_only"], episodes=1), ["full_only"])["full_only"]
+    episode_pages.write_arm(tmp_path / "pages", alone, [])
+    text = "".join(path.read_text() for path in (tmp_path / "pages").glob("*.html"))
+    others = "".join(path.read_text() for path in (reports / "episodes" / "clean").glob("*.html"))
+    for word in (">Drafts<", ">Why full<", ">Accepted<", "Accepted: actions of a draft", "Full rounds: "):
+        assert word not in text and word in others, word
+    assert "Rounds: " in text and ">Executed<" in text
+
+
 def test_a_film_and_its_sheet_are_kept_beside_the_page(reports):
     directory = reports / "episodes" / "clean"
     name = f"{SUITE}_task_0_init_000_repeat_0"

@@ -40,6 +40,14 @@ def point(arm, k, n, ms, role="clean", control=None, name="a name of an arm, whi
     return Point(arm, "words", name, role, k, n, wilson, 100, ms, Interval(ms * 0.9, ms * 1.1), control)
 
 
+def test_two_claims_about_the_same_pairs_say_so(run):
+    claims = {claim["id"]: claim for claim in run.claims["claims"]}
+    assert claims["C8"]["arms"] == claims["F2"]["arms"]
+    words = {name: str(cards.numbers(run, claims[name], None)) for name in ("C8", "F1", "F2")}
+    assert 'the same comparison as <a href="#claim-C8">C8</a>' in words["F2"]
+    assert not any("the same comparison" in words[name] for name in ("C8", "F1"))
+
+
 # --- success against latency ---
 
 
@@ -229,7 +237,7 @@ def test_every_kind_of_run_has_a_first_screen(arms):
     text = str(headline.section(kit.campaign(arms)))
     said = BeautifulSoup(text, "html.parser").find(class_="said").get_text()
     assert said.endswith(".") and said[0].isupper() and "None" not in text and "nan" not in said
-    assert ("Too few episodes to conclude" in text) == ("undecided" in said)
+    assert ("Undecided</strong>" in text) == ("undecided" in said)
 
 
 def test_a_run_without_claims_and_one_without_anything_say_so(run):

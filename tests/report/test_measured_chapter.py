@@ -4,13 +4,15 @@ import json
 
 import pytest
 from bs4 import BeautifulSoup
+from claims.test_claims import write_claims
 from claims.test_measured import measured, write_steps
 
 from flashtrail.base import provenance
-from flashtrail.claims import summaries
+from flashtrail.claims import summaries, verdicts
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import measured_chapter, steps_chapter, sweep_figures
-from flashtrail.tables import schemas
+from flashtrail.report import cards, measured_chapter, steps_chapter, sweep_figures
+from flashtrail.tables import measurements, schemas
+from flashtrail.tables.measurements import Figure
 
 STEPS = {
     "dial": ([True] * 6 + [False] * 2, [[6, 9]] * 7 + [[8, 8]]),
@@ -50,7 +52,36 @@ def test_each_figure_stands_with_its_interval_and_what_it_is_over(run) -> None:
     text = words(measured_chapter.section(run))
     assert "Eyes" in text and "Swapped." in text
     assert "pictures 1 [0.25, 0.5] 9 episodes" in " ".join(text.split())
-    assert "wrist 1 \u2013 9 episodes" in " ".join(text.split())
+    assert "wrist 1, no interval 9 episodes" in " ".join(text.split())
+
+
+def test_figures_of_claims_stand_first_with_their_bounds_and_the_rest_is_folded(tmp_path) -> None:
+    many = {f"{core}_{number}": (0.0, 1.0) for core in ("ours", "theirs") for number in range(9)}
+    inputs = measured(tmp_path, speed=(0.1, 0.2), **many)
+    bounds = [{"measurement": "eyes", "figure": "speed", "below": 0.15}]
+    claims = verdicts.evaluate(write_claims(tmp_path, test="measured", bounds=bounds), inputs)
+    provenance.json_dump(claims, tmp_path / "claims.json")
+    found = Campaign(inputs | {"claims": str(tmp_path / "claims.json")})
+    first, *rest = measured_chapter.section(found).tables
+    assert [row["figure"] for row in first.rows] == ["speed"] and "C7 : below 0.15, open" in words(
+        first.rows[0]["bound"]
+    )
+    assert [table.name for table in rest] == ["measured-eyes/ours", "measured-eyes/theirs"]
+    assert "<summary>9\u00a0further figures: ours" in str(measured_chapter.section(found))
+    card = words(cards.section(found, None))
+    assert "speed: 1 [0.1, 0.2], below 0.15: open" in card
+
+
+def test_measurements_of_the_same_figures_are_columns_of_one_table(tmp_path) -> None:
+    for name, value in (("field", 0.25), ("vit", 0.5)):
+        made = Figure(name="error", title="error", value=value, low=0.2, high=0.6, n=9, of="episodes")
+        measurements.write(tmp_path / f"{name}.json", f"{name} on held-out episodes", "Asked.", [made])
+    section = measured_chapter.section(Campaign({"measured": [str(tmp_path / f"{n}.json") for n in ("field", "vit")]}))
+    assert "2 measurements of the same figures" in section
+    (table,) = section.tables
+    assert [head.split()[0] for head in table.columns.values()] == ["Figure", "field", "vit"]
+    cells = [" ".join(words(table.rows[0][name]).split()) for name in ("field", "vit")]
+    assert cells == ["0.25 [0.2, 0.6] 9 episodes", "0.5 [0.2, 0.6] 9 episodes"]
 
 
 def test_a_run_without_either_has_no_such_section() -> None:

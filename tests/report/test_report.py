@@ -130,9 +130,11 @@ def test_an_open_claim_that_no_number_of_episodes_settles_is_named(tmp_path):
     claims = [{"id": "C5", "verdict": "supported", "settle": None}]
     for verdict, words in (
         ("supported", "No claim is inconclusive."),
-        ("inconclusive", "Inconclusive: C6."),
+        ("inconclusive", " C6: the evidence is not counted in episodes"),
+        ("inconclusive", "C7: the guard did nothing."),
     ):
         entries = [*claims, {"id": "C6", "verdict": verdict, "settle": None}]
+        entries.append({"id": "C7", "verdict": verdict, "settle": None, "open": "the guard did nothing"})
         provenance.json_dump({"claims": entries}, tmp_path / "claims.json")
         assert words in claims_chapter.unsettled(Campaign({"claims": str(tmp_path / "claims.json")}))
 
@@ -172,7 +174,7 @@ def test_final_renders_on_simulated_tables(campaign, tmp_path):
         and (Path(layout.__file__).parent / "static/report.js").read_text() in text
     )
     assert "Simulated data" in text and text.count("<figure>") == 8
-    assert "Too few episodes to conclude" in text and "WristHealthGuard" in text
+    assert "Undecided" in text and "WristHealthGuard" in text
     assert len(text) < 5e6
     executed = (tmp_path / "final.ipynb").read_text()
     assert '"output_path"' not in executed

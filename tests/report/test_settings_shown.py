@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from flashtrail.claims import claims, summaries, verdicts
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import arm_words, chapters, headline, overview, page, palette, timeline
+from flashtrail.report import arm_words, chapters, headline, overview, page, palette, timeline, tradeoff
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FAULT, GUARDED, OTHER = "wrist_zero_every4", "patched", "trained_again"
@@ -92,3 +92,12 @@ def test_a_colour_depends_on_what_was_done_and_on_no_name():
     roles = {policy: arm_words.role({**hit, "policy": policy}, "dropout") for policy in ("dropout", "second")}
     colours = {policy: palette.of_role(role) for policy, role in roles.items()}
     assert colours == {"dropout": palette.ORANGE, "second": palette.PURPLE}
+
+
+def test_a_fault_is_held_against_the_same_policy_and_settings_without_it(run):
+    assert run.without_fault(FAULT) == run.without_fault(GUARDED) == "clean"
+    assert run.without_fault(OTHER) is None, "no arm of its policy is without a fault"
+    assert [row["arm"] for row in chapters.faults(run).tables[0].rows] == [page.code(FAULT), page.code(GUARDED)]
+    assert [p.control for p in tradeoff.points(run) if p.role == "clean"] == [None]
+    run.summaries["clean"]["metadata"]["settings"] = json.dumps({"epsilon": 0.1})
+    assert run.without_fault(FAULT) is None, "an arm with other settings is no control of a fault"

@@ -48,14 +48,14 @@ CASES = {
             compared("all", "clean", "supported", 0, 9, 9),
             compared("guard", "every4", "inconclusive", 6, 4),
         ],
-        "On this machine FLASH answers 2.5 times as fast as the full policy; drafting costs less than 10\u00a0points "
-        "of success (27/30 against 28/30); a wrist camera black in every round lowers success (0/9 against 9/9); "
-        "the guard is undecided: 46\u00a0paired episodes would settle it.",
+        "On this machine FLASH, fallbacks included, answers 2.5 times as fast as full rounds; drafting costs less than "
+        "10\u00a0points of success (27/30 against 28/30); a wrist camera black in every round lowers success (0/9 "
+        "against 9/9); the guard is undecided: 46\u00a0paired episodes would settle it.",
     ),
     "drafting costs success": (
         [timed(), compared("clean", "full", "refuted", 10, 28, **NI)],
-        "On this machine FLASH answers 2.5 times as fast as the full policy; drafting costs success (10/30 against "
-        "28/30).",
+        "On this machine FLASH, fallbacks included, answers 2.5 times as fast as full rounds; drafting costs success "
+        "(10/30 against 28/30).",
     ),
     "a fault that only lowers, a remedy that helps": (
         [compared("every4", "clean", "supported", 10, 28), compared("guard", "every4", "supported", 20, 10)],
@@ -129,6 +129,13 @@ def test_a_rate_that_is_open_is_named_with_its_bar():
     ]
 
 
+def test_a_comparison_that_episodes_cannot_settle_says_why():
+    idle = compared("guard_all", "all", "inconclusive", 0, 0, needs="none") | {"open": "the guard replaced none"}
+    (said,) = verdict.too_few([idle], ARMS)
+    assert said.text == "The guard: 0/30 against 0/30; the guard replaced none"
+    assert verdict.sentence([idle], ARMS).text == "The guard is undecided: the guard replaced none."
+
+
 def test_imported_rounds_were_not_timed_here():
     said = verdict.sentence([timed()], {}, where="In the imported record")
     assert said.text.startswith("In the imported record a draft round")
@@ -154,7 +161,7 @@ def test_every_run_gets_a_sentence_that_fits_its_verdicts(speed):
         undecided = said.text.count("undecided") - (speed == "inconclusive")
         assert undecided == (len(open_) if len(open_) <= 2 else 1)
         assert all("would settle it" in one.text and len(one.arms) == 2 for one in open_)
-        assert ("as fast as the full policy" in said.text) == (speed == "supported")
+        assert ("as fast as full rounds" in said.text) == (speed == "supported")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from claims.simulated import METADATA, write_campaign
 
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import chapters, metric_chapter, verified_chapter
+from flashtrail.report import chapters, metric_chapter, tradeoff, verified_chapter
 from flashtrail.tables import schemas
 
 
@@ -74,3 +74,23 @@ def test_a_row_of_another_schema_is_named(tmp_path):
     del row["grasps"]
     with pytest.raises(ValueError, match="'grasps' is missing"):
         schemas.write_table(tmp_path / "episodes.parquet", [row], schemas.EPISODES, METADATA)
+
+
+def test_a_run_whose_claims_are_about_verified_success_counts_that_everywhere(inputs, tmp_path):
+    """One success of the simulator's was not verified: every k/n says so, and the page which success it counts."""
+    run, won = campaign(inputs, lambda number: number != 1)
+    tables = tmp_path / "episodes.parquet"
+    schemas.write_table(tables, run.episodes.to_dict("records"), schemas.EPISODES, METADATA)
+    files = {kind: value for kind, value in inputs.items() if kind not in ("episodes", "claims")}
+    for success, k, words in (
+        ("simulator", len(won), "the simulator\u2019s own test"),
+        ("verified", len(won) - 1, "verified ("),
+    ):
+        led = Campaign(files | {"episodes": str(tables), "success": success})
+        assert led.summaries["clean"]["success"]["k"] == k == led.judged("clean")["success"].sum()
+        assert sum(task["k"] for task in led.summaries["clean"]["tasks"]) == k
+        assert [point.k for point in tradeoff.points(led)] == [k]
+        assert f"Up: success, {words}" in str(tradeoff.section(led))
+        assert f">{len(won)}/9<" in verified_chapter.section(led), "the simulator's own stays beside it"
+    unseen = Campaign({**files, "episodes": inputs["episodes"], "success": "verified"})
+    assert unseen.verified == bool(unseen.episodes["verified_success"].notna().all())

@@ -399,7 +399,7 @@ def test_the_command_says_how_the_run_stands_and_where_and_ends_with_ctrl_c(run)
     port = url.split(":")[2].split("/")[0]
     taken = command(str(run.root), "--port", port)
     assert taken.communicate()[1] == (
-        f"error: port {port} on 127.0.0.1 is taken: stop what listens there or give another --port\n"
+        f"error: port {port} on 127.0.0.1 is taken: stop what listens there or give another --port (make: PORT=)\n"
     )
     assert taken.returncode == 2
     started.send_signal(signal.SIGINT)

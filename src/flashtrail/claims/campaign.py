@@ -32,15 +32,16 @@ KINDS = (
     *("episodes", "rounds", "steps", "summaries", "profile", "records", "parity", "boots", "smokes"),
     *("claims", "environments", "published", "control", "arms", "grids", "chapters", "sheets"),
     *("pages", "page_index", "checkup", "bounds", "diagnosis", "logs", "looks", "asked", "repeat"),
-    "measured",
+    *("measured", "success"),
 )
-_PLAIN = ("arms", "grids", "asked", "repeat")  # kinds that are not files
+_PLAIN = ("arms", "grids", "asked", "repeat", "success")  # kinds that are not files
 
 
 class Campaign:
     """The files of a run. `inputs` maps a kind (see KINDS) to one path or a list of paths; `arms` is a list of names
     and `grids` maps arms to their cells (`experiment.arms.Cell`); `asked` says who asks for this look (looks.py);
-    `repeat` is the command that makes the report again.
+    `repeat` is the command that makes the report again; `success` is the one that each k/n counts: `verified` where the
+    claims are about that one and every episode says it, else the simulator's.
 
     Kinds that are absent read as empty, so that a chapter can be given its part only.
     """
@@ -54,6 +55,7 @@ class Campaign:
         self._judged: dict[str, pd.DataFrame] = {}
         self.asked = str(files.get("asked", "report"))
         self.repeat = str(files.get("repeat", ""))
+        self._success = str(files.get("success", "simulator"))
         self._pairs: dict[tuple[str, str], pd.DataFrame] = {}
         self._order = [str(arm) for arm in files.get("arms", [])]
         self.grids: dict[str, dict[str, Any]] = {str(arm): dict(cell) for arm, cell in files.get("grids", {}).items()}
@@ -78,7 +80,24 @@ class Campaign:
     @cached_property
     def episodes(self) -> pd.DataFrame:
         """Return all episodes of all arms; a task number with two texts is refused."""
+        episodes = self._recorded
+        return episodes.assign(success=episodes["verified_success"].eq(True)) if self.verified else episodes
+
+    @cached_property
+    def _recorded(self) -> pd.DataFrame:
         return keys.one_text(schemas.read_tables(self.files("episodes"), schemas.EPISODES).to_pandas())
+
+    @cached_property
+    def verified(self) -> bool:
+        """Return whether the success that is counted is the verified one."""
+        seen = endings.judged(self._recorded)["verified_success"] if self._success == "verified" else pd.Series()
+        return bool(len(seen) and seen.notna().all())
+
+    @property
+    def success_words(self) -> str:
+        """Return which success is counted."""
+        own = "the simulator\u2019s own test"
+        return f"verified ({own}, and the behaviour was seen)" if self.verified else own
 
     @cached_property
     def rounds(self) -> pd.DataFrame:
@@ -139,6 +158,8 @@ class Campaign:
         """Return the summaries by arm, in the order of `arms`."""
         by_arm = {s["arm"]: s for s in map(provenance.json_load, self.files("summaries"))}
         order = self.arms or list(by_arm)
+        if self.verified:
+            by_arm = {arm: s | summaries.successes(self.of_arm("episodes", arm)) for arm, s in by_arm.items()}
         if not any(summary["routes"]["draft"] for summary in by_arm.values()):
             by_arm = {arm: s | {"routes": s["routes"] | {"offered": False}} for arm, s in by_arm.items()}
         return {arm: by_arm[arm] for arm in order if arm in by_arm}
@@ -181,6 +202,17 @@ class Campaign:
             if name != arm and plain and alike and (summary.get("guard") or summary["policy"] != policy):
                 return name
         return None
+
+    def without_fault(self, arm: str) -> str | None:
+        """Return the first arm without a fault of the same suite, policy and settings, or None where there is none."""
+
+        def alike(summary: Mapping[str, Any]) -> list[Any]:
+            recorded = summary.get("metadata", {})
+            return [summary["suite"], summary["policy"], recorded.get("settings"), recorded.get("execution")]
+
+        own = alike(self.summaries[arm])
+        plain = (name for name, s in self.plain_summaries.items() if not (s["condition"]["rounds_hit"] or s["guard"]))
+        return next((name for name in plain if alike(self.summaries[name]) == own), None)
 
     def reference_of(self, arm: str) -> str:
         """Return the first arm of the same suite, without a fault, that this one is held against.

@@ -26,7 +26,8 @@ from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from flashtrail.base import documents
 from flashtrail.base.documents import Section
-from flashtrail.base.errors import UserError
+from flashtrail.base.errors import UserError, nearest
+from flashtrail.statistics.wording import MINUS
 
 Verdict = Literal["supported", "refuted", "inconclusive", "not_tested"]
 _ALIKE = 0.6  # of two words, by difflib: clean and claen have 0.8, zero and noise 0.4
@@ -198,9 +199,14 @@ class Bound(Section):
         return self
 
     @property
+    def number(self) -> float:
+        """The number itself."""
+        return next(side for side in (self.below, self.above) if side is not None)
+
+    @property
     def words(self) -> str:
         """``below 0.05``."""
-        return f"below {self.below:g}" if self.below is not None else f"above {self.above:g}"
+        return f"{'above' if self.below is None else 'below'} {self.number:g}".replace("-", MINUS)
 
 
 class MeasuredClaim(_Claim):
@@ -321,6 +327,11 @@ class ClaimsFile(Section):
     alpha: float = Field(0.05, gt=0, lt=0.5)
     claims: list[AnyClaim] = Field(min_length=1)
 
+    @property
+    def success(self) -> Literal["simulator", "verified"]:
+        """Which success the claims that compare arms are about, the first of them where they differ."""
+        return next((claim.success for claim in self.claims if isinstance(claim, _SuccessClaim)), "simulator")
+
     @model_validator(mode="after")
     def _unique_ids(self) -> ClaimsFile:
         ids = [claim.id for claim in self.claims]
@@ -352,6 +363,22 @@ def check_arms(path: str | Path, file: ClaimsFile, arms: Iterable[str]) -> None:
             nearest = None if arm is None or arm in names else next((n for n in names if _misspelt(arm, n)), None)
             if nearest:
                 raise UserError(f"{path}: claim {claim.id}: no config has an arm {arm!r}; did you mean {nearest!r}?")
+
+
+def check_figures(path: str | Path, file: ClaimsFile, known: Mapping[str, Iterable[str]]) -> None:
+    """UserError for a bound on a figure that a measurement does not have; `known`: figures by measurement.
+
+    A measurement that is not known is accepted: this config may leave it out, or its figures are known only once it is
+    measured.
+    """
+    for claim in file.claims:
+        for bound in getattr(claim, "bounds", ()):
+            names = sorted(known.get(bound.measurement, [bound.figure]))
+            if bound.figure not in names:
+                raise UserError(
+                    f"{path}: claim {claim.id}: {bound.measurement} has no figure {bound.figure!r}"
+                    f"{nearest(bound.figure, names)}"
+                )
 
 
 def _misspelt(name: str, arm: str) -> bool:

@@ -42,6 +42,7 @@ class Judgement:
     p: float | None = None
     plan: Callable[[float], Plan] | None = None  # by alpha; called only where the verdict is inconclusive
     anytime: Anytime | None = None  # of a comparison of success; the verdict is its own where n was not fixed
+    open: str = ""  # of an inconclusive claim that episodes of this kind cannot decide: why
 
 
 class NotTested(Exception):

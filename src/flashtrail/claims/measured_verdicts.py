@@ -15,7 +15,7 @@ from flashtrail.claims.judgement import Judgement, NotTested, decided, pairs_of,
 from flashtrail.statistics import resampling
 from flashtrail.statistics.intervals import LEVEL, Interval
 from flashtrail.statistics.wording import listed, plural
-from flashtrail.tables.measurements import Figure, written
+from flashtrail.tables.measurements import Figure
 from flashtrail.tables.schemas import PAIR_KEY
 
 # --- measured: supported if each figure's whole interval lies on the stated side, refuted if one lies on the other ---
@@ -25,16 +25,16 @@ def judge_measured(claim: types.MeasuredClaim, campaign: Campaign, _alpha: float
     """Judge figures against their bounds."""
     found = [_figure(bound, campaign) for bound in claim.bounds]
     sides = [_side(bound, figure) for bound, figure in zip(claim.bounds, found, strict=True)]
-    said = [
-        f"{figure.title} is {_range(figure)} ({figure.n} {figure.of}), against {bound.words}"
-        for bound, figure in zip(claim.bounds, found, strict=True)
+    compared = [
+        figure.model_dump() | {"said": figure.said(bound.number), "bound": bound.words, "met": _MET[side]}
+        for bound, figure, side in zip(claim.bounds, found, sides, strict=True)
     ]
     names = list(dict.fromkeys(bound.measurement for bound in claim.bounds))
     return Judgement(
         decided(all(side == "holds" for side in sides), any(side == "excluded" for side in sides)),
-        "; ".join(said) + ".",
-        {f"{bound.measurement}.{bound.figure}": f.model_dump() for bound, f in zip(claim.bounds, found, strict=True)},
-        "; ".join(_range(figure) for figure in found),
+        "; ".join("{title}: {said} ({n} {of}), {bound}: {met}".format(**one) for one in compared) + ".",
+        {f"{bound.measurement}.{bound.figure}": one for bound, one in zip(claim.bounds, compared, strict=True)},
+        "; ".join(str(one["said"]) for one in compared),
         tested_on(policies=[campaign.measured[name].title for name in names]),
     )
 
@@ -52,16 +52,15 @@ def _figure(bound: types.Bound, campaign: Campaign) -> Figure:
     return figure
 
 
+_MET = {"holds": "met", "excluded": "not met", "open": "open"}
+
+
 def _side(bound: types.Bound, figure: Figure) -> str:
     assert figure.low is not None and figure.high is not None
     if bound.below is not None:
         return "holds" if figure.high < bound.below else "excluded" if figure.low >= bound.below else "open"
     assert bound.above is not None
     return "holds" if figure.low > bound.above else "excluded" if figure.high <= bound.above else "open"
-
-
-def _range(figure: Figure) -> str:
-    return f"{written(figure.value)} {figure.interval}"
 
 
 # --- steps_saved: supported if the ratio of steps lies below `below` and success is not worse by `margin`;

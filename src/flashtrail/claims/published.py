@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -247,6 +247,17 @@ def load_all(paths: Sequence[str | Path]) -> Published:
         sources |= file.sources
     rows = {kind: [row for file in files for row in getattr(file, kind)] for kind in ROWS}
     return Published(version=1, sources=sources, **rows)
+
+
+def about(published: Published, claims: Collection[str]) -> Published:
+    """Return the figures of the sources that these claims are about, by their ids.
+
+    A source is another report's where what it said is used by ids, and by none of these.
+    """
+    said = {name: [s for s in published.said if s.source == name] for name in published.sources}
+    kept = {name for name, own in said.items() if not own or any(set(s.used_by) & set(claims) for s in own)}
+    rows = {kind: [row for row in getattr(published, kind) if row.source in kept] for kind in ROWS}
+    return Published(version=1, sources={name: s for name, s in published.sources.items() if name in kept}, **rows)
 
 
 def success_of(published: Published, key: str, suite: str, task: int) -> Success:

@@ -98,11 +98,12 @@ def _of_rate(
     side = _anytime(claim, campaign, alpha, e, sequence, by(sequence), n=rate.n, k_arm=rate.k)
     k, bar = (rate.k, claim.bar) if above else (rate.n - rate.k, 1 - claim.bar)
     p = intervals.binomial_p(k, rate.n, bar)
-    words = ("all of it at or above", "all of it below") if above else ("all of it at or below", "all of it above")
-    relation = {"supported": words[0], "refuted": words[1], "inconclusive": "around"}[fixed]
+    sides = ("lies at or above", "lies below") if above else ("lies at or below", "lies above")
+    relation = {"supported": sides[0], "refuted": sides[1], "inconclusive": "contains"}[fixed]
+    whole = "its" if fixed == "inconclusive" else "its whole"
     sentence = (
-        f"{said} {rate_with_interval(rate)}; the exact interval "
-        f"{percent_range(rate.exact)} is {relation} the bar of {percent(claim.bar)} ({p_value(p)}, exact binomial)."
+        f"{said} {rate_with_interval(rate)}; {whole} exact {percent(rate.exact.level)} interval, "
+        f"{percent_range(rate.exact)}, {relation} the bar of {percent(claim.bar)} ({p_value(p)}, exact binomial)."
     )
     return Judgement(
         fixed if side.fixed else side.verdict,
@@ -133,8 +134,19 @@ def judge_paired(claim: types.PairedClaim, campaign: Campaign, alpha: float) -> 
     )
     judgement = _on_pairs(claim, campaign, pairs, result, verdict, reason)
     judgement.p, judgement.anytime = result.p, side
-    judgement.plan = lambda alpha: power.paired_plan(wins, losses, result.n, claim.margin, alpha)
+    judgement.open = _idle(campaign, claim.arm) if verdict == "inconclusive" else ""
+    if not judgement.open:
+        judgement.plan = lambda alpha: power.paired_plan(wins, losses, result.n, claim.margin, alpha)
     return judgement
+
+
+def _idle(campaign: Campaign, arm: str) -> str:
+    """Return why more episodes cannot show an effect of an arm whose guard acted in no round; empty where it acted."""
+    count = campaign.summaries.get(arm, {}).get("guard")
+    if not count or count["hits"] or count["masked"]:
+        return ""
+    frames = plural(count["unhealthy"], "broken frame")
+    return f"the guard replaced none of {frames}, so more such episodes cannot show an effect of it"
 
 
 # --- non_inferiority: supported if the interval lies above -margin, refuted if it lies below, else inconclusive ---

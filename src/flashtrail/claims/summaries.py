@@ -72,11 +72,7 @@ def summary(episodes: pd.DataFrame, rounds: pd.DataFrame, longest: int = EXEC_ST
         "suite": _one(episodes["suite"]),
         "seed": int(episodes["seed"].iloc[0]),
         "init_states": [int(x) for x in sorted(episodes["init_state"].unique())],
-        "success": _count(endings.judged(episodes)),
-        "tasks": [
-            {"task_id": int(task), "task": part["task"].iloc[0], **_count(endings.judged(part))}
-            for task, part in episodes.groupby("task_id")
-        ],
+        **successes(episodes),
         "outcomes": {name: int((episodes["outcome"] == name).sum()) for name in OUTCOMES},
         "steps": _mean_by_success(endings.judged(episodes), "steps"),
         "rounds": _mean_by_success(endings.judged(episodes), "rounds"),
@@ -115,6 +111,15 @@ def _one(column: pd.Series) -> str:
     if len(values) != 1:
         raise UserError(f"a summary is of one {column.name}; the tables hold {', '.join(map(str, values))}")
     return str(values[0])
+
+
+def successes(episodes: pd.DataFrame) -> dict[str, Any]:
+    """Return k/n of an arm's judged episodes and of each of its tasks."""
+    tasks = [
+        {"task_id": int(task), "task": part["task"].iloc[0], **_count(endings.judged(part))}
+        for task, part in episodes.groupby("task_id")
+    ]
+    return {"success": _count(endings.judged(episodes)), "tasks": tasks}
 
 
 def _count(episodes: pd.DataFrame) -> dict[str, Any]:

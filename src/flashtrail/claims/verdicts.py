@@ -151,6 +151,7 @@ def _plain(
                 looks_note,
                 success_note,
                 settle and f"To settle it: {settle['words']}.",
+                judgement.open and f"It stays open: {judgement.open}.",
                 scope_note,
             )
             if part
@@ -160,6 +161,7 @@ def _plain(
         "family": dict(family) if family else None,
         "anytime": side.as_dict() if side else None,
         "settle": settle,
+        "open": judgement.open,
         "numbers": judgement.numbers,
         "tested_on": judgement.tested_on,
         "rows": judgement.rows,

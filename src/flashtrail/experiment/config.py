@@ -265,6 +265,9 @@ class Experiment(Section):
         if chapter == "clock":
             return self.running_arms
         chosen = [name for name, arm in self.arms.items() if _shown(chapter, *self._kinds(arm))]
+        if chapter == "robustness":  # faults, and what they are held against
+            faulty = [_engine(self.arms[name]) for name in chosen if self._kinds(self.arms[name])[0] != "none"]
+            chosen = [name for name in chosen if _engine(self.arms[name]) in faulty]
         return chosen if chapter == "claims" else [name for name in chosen if name not in self.running_arms]
 
     def _kinds(self, arm: Arm) -> tuple[str, str]:
@@ -344,6 +347,11 @@ class Experiment(Section):
         """Return one policy's own settings as plain data."""
         _known("policy", name, self.policies)
         return {"policy": name, **self.policies[name].model_dump()}
+
+
+def _engine(arm: Arm) -> tuple[Any, ...]:
+    """What acts in an arm: the policy and its settings."""
+    return arm.policy, arm.flash, arm.settings, arm.execution
 
 
 def _shown(chapter: str, condition: str, guard: str) -> bool:

@@ -74,7 +74,8 @@ def _rendered(run: Run, job: str) -> bool:
 def _campaign(run: Run, name: str) -> Campaign:
     job = run.job(name)
     inputs: dict[str, Any] = {kind: _placed(run, files) for kind, files in job["input"].items() if kind != "notebook"}
-    return Campaign(inputs | {kind: job["params"][kind] for kind in ("arms", "grids")})
+    kinds = ("arms", "grids", "success")  # older runs do not say the last one
+    return Campaign(inputs | {kind: job["params"][kind] for kind in kinds if kind in job["params"]})
 
 
 def _placed(run: Run, files: Any) -> Any:

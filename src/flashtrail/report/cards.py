@@ -38,6 +38,27 @@ def short(claim: Claim) -> str:
     return f"medians {numbers}" if claim["test"] == "latency_ratio" and numbers else numbers
 
 
+def numbers(run: Campaign, claim: Claim, details: str | None) -> Html:
+    """Return a claim's numbers, counts as links: of `measured` a line a figure with its title, bound and whether it is
+    met. A claim about the same pairs as one before it says so.
+    """
+    figures = claim["numbers"].values() if claim["test"] == "measured" else ()
+    lines = ["{title}: {said}, {bound}: {met}".format(**f) for f in figures if "said" in f] or [short(claim)]
+    told = [count_links.of_claim(run, claim, line, details) for line in lines]
+    if first := _same_pairs(run, claim):
+        told.append(page.inline("the same comparison as ", page.link(first["id"], f"#{anchor(first)}")))
+    return Html("<br>").join(told)
+
+
+def _same_pairs(run: Campaign, claim: Claim) -> Claim | None:
+    """Return the first claim that compares the same episodes of the same two arms, where that is one before this."""
+    if claim["test"] not in ("paired_difference", "non_inferiority") or not claim["rows"]:
+        return None
+    same = ("arms", "success", "rows")
+    first = next(c for c in run.claims["claims"] if all(c[key] == claim[key] for key in same)) if run.claims else claim
+    return None if first["id"] == claim["id"] else first
+
+
 def tally(claims: Sequence[Claim]) -> Html:
     """``2 supported, 1 refuted``, each with its mark; verdicts that no claim has are left out."""
     counts = {verdict: sum(claim["verdict"] == verdict for claim in claims) for verdict in types.VERDICTS}
@@ -86,8 +107,9 @@ def _list(run: Campaign, members: Sequence[Claim], details: str | None) -> Html:
 
 def _card(run: Campaign, claim: Claim, details: str | None) -> Html:
     """One claim: verdict, title, numbers; the whole card leads to its row, a count to its episodes."""
-    numbers = count_links.of_claim(run, claim, short(claim), details)
     return Html(
         '<li class="card {0}"><a class="whole" href="#{1}">{2} <span class="title">{3}</span></a>'
         '<span class="numbers">{4}</span></li>'
-    ).format(claim["verdict"], anchor(claim), page.badge(claim["verdict"]), claim["title"], numbers)
+    ).format(
+        claim["verdict"], anchor(claim), page.badge(claim["verdict"]), claim["title"], numbers(run, claim, details)
+    )

@@ -6,7 +6,7 @@ Each returns a figure, a table or both, with a caption that says what is shown, 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -17,7 +17,7 @@ from flashtrail.claims.summaries import of_how_many
 from flashtrail.report import arm_words, cells, figures, page, pairs, verified_chapter
 from flashtrail.report.cells import rate_of
 from flashtrail.report.count_links import apart, behind
-from flashtrail.report.overview import VERIFY_TIMES, arm_name, has_guard
+from flashtrail.report.overview import VERIFY_TIMES, arm_name, has_fault, has_guard
 from flashtrail.report.page import Html
 from flashtrail.statistics import intervals
 from flashtrail.statistics.intervals import Interval, Latency, Quantile
@@ -42,8 +42,7 @@ def success(run: Campaign) -> Html:
     drawing = figures.shown(
         run,
         "success",
-        "Success of each arm and task: the simulator\u2019s own test at the end of the episode. "
-        f"{_colours(run)}. Bars: Wilson 95 %.",
+        f"Success of each arm and task: {run.success_words}. {_colours(run)}. Bars: Wilson 95 %.",
     )
     return page.join(
         page.side_by_side(drawing, success_table(run)),
@@ -117,12 +116,20 @@ def _task_heads(run: Campaign) -> dict[tuple[str, int], str]:
     return {(suite, number): f"Task {number}{f' of {suite}' * several}" for suite, number in tasks}
 
 
-def comparisons(run: Campaign, reference: str | None = None) -> Html:
-    """Every arm against one reference on the episodes that both have: paired difference, interval, exact McNemar.
+def faults(run: Campaign) -> Html:
+    """Every arm with a fault against the same policy and settings without it, paired."""
+    return comparisons(
+        run, [(a, of) for a, s in run.summaries.items() if has_fault(s) and (of := run.without_fault(a))]
+    )
 
-    Without `reference` each has its own (`Campaign.reference_of`): arms are paired within a suite.
+
+def comparisons(run: Campaign, against: Sequence[tuple[str, str]] | None = None) -> Html:
+    """Arms `against` others on the episodes that both have: paired difference, interval, exact McNemar.
+
+    Without `against` every arm has its reference (`Campaign.reference_of`): arms are paired within a suite.
     """
-    against = [(arm, of) for arm in run.summaries if (of := reference or run.reference_of(arm)) != arm]
+    if against is None:
+        against = [(arm, of) for arm in run.summaries if (of := run.reference_of(arm)) != arm]
     several = len({of for _, of in against}) > 1
     rows = []
     for arm, of in against:
@@ -141,7 +148,7 @@ def comparisons(run: Campaign, reference: str | None = None) -> Html:
     named = "reference" if several or not against else against[0][1]
     heads = {"arm": "Arm", "a": "k/n", "b": f"{named}, same episodes", "difference": "Difference [95 %]"}
     heads |= {"discordant": "Only arm / only reference", "p": "Exact McNemar"}
-    caption = "Paired with the first arm without a fault that has its tasks" if several else f"Paired with {named}"
+    caption = "Paired with the reference that each row names" if several else f"Paired with {named}"
     table = page.table(rows, heads, tuple(heads)[1:], caption, stacked=True, name="paired")
     return page.join(table, pairs.differing(run, against))
 
@@ -223,13 +230,13 @@ def latency_profile(run: Campaign) -> Html:
         return page.paragraph("No profile was measured.", "note")
     synchronised = "synchronised at the edges" if profile["synchronized"].eq(True).all() else "NOT synchronised"
     biases = {schemas.read_metadata(path).get("official_time_bias", "") for path in run.files("profile")}
-    if times := sorted(VERIFY_TIMES[value] for value in biases & set(VERIFY_TIMES)):
+    if run.drafts and (times := sorted(VERIFY_TIMES[value] for value in biases & set(VERIFY_TIMES))):
         synchronised += f", verification times {listed(times)}"
     devices = listed(sorted(set(profile["device"]) - {""}) or ["a device that is not recorded"])
     # An imported record does not state whether rounds were warm and alone on the device.
     how = "batch 1, warmed per prompt and route, alone on" if run.whose(None) == "ours" else f"{run.whose(None)}, on"
     where = f"{listed(sorted(set(profile['policy'])))}, {how} {devices}, {synchronised}; {machine.words(run.machine)}"
-    box = figures.shown(run, "latency", f"Policy time of a round by route ({where}).")
+    box = figures.shown(run, "latency", f"Policy time of a round{' by route' * run.drafts} ({where}).")
     cdf = figures.shown(run, "latency-cdf", "The same rounds as cumulative distributions.")
     return page.join(page.side_by_side(box, cdf), latency_table(run))
 
@@ -246,7 +253,7 @@ def latency_table(run: Campaign) -> Html:
             if part[time].notna().any():
                 rows.append({"policy": policy, "route": route, **_percentiles(intervals.latency(part[time]))})
     caption = f"Profile, policy time (ms){f'; {run.whose(None)}' if imported else ''}"
-    heads = {"policy": "Policy", "route": "Route", **_PERCENTILES}
+    heads = {"policy": "Policy", **({"route": "Route"} if run.drafts else {}), **_PERCENTILES}
     return page.table(rows, heads, _NUMERIC, caption, stacked=True, name="latency")
 
 
@@ -287,6 +294,7 @@ def latency_in_rollouts(run: Campaign) -> Html:
         "side by side because published latencies are often over successful episodes only. Intervals resample whole "
         "episodes, since rounds of one episode are alike; no 99th percentile is given under 500 rounds."
     )
+    note += " Successful: by the simulator\u2019s own test." * run.verified
     shared = [arm for arm, s in run.summaries.items() if s["latency"]["all_episodes"]["all"].get("in_company")]
     if shared:
         note += f" Rounds that shared a pass with others are among them ({listed(shared)}); the profile runs alone."
@@ -303,7 +311,9 @@ def latency_in_rollouts(run: Campaign) -> Html:
     return page.join(
         page.paragraph(note, "note"),
         page.table(beside, heads, tuple(heads)[1:], caption, stacked=True, name="latency-rollouts"),
-        page.details("The same by route", page.join(page.paragraph(by_rounds, "note"), by_route), printed=False),
+        page.details("The same by route", page.join(page.paragraph(by_rounds, "note"), by_route), printed=False)
+        if run.drafts
+        else None,
     )
 
 
@@ -412,8 +422,8 @@ def failures(run: Campaign) -> Html:
         run,
         "endings",
         "How episodes ended. \u201cUnder a fault\u201d says that the condition touched at least one round, not that it "
-        "was the cause. Infrastructure errors never count as policy failures: of our own runs they stop the merge, of "
-        "imported ones they are shown here and are in no k/n.",
+        "was the cause. Success is the simulator\u2019s own. Infrastructure errors never count as policy failures: of "
+        "our own runs they stop the merge, of imported ones they are shown here and are in no k/n.",
     )
     rows = []
     for entry in kinds.to_dict("records"):

@@ -66,7 +66,7 @@ def _table(
             "id": Html('<span id="{}">{}</span>').format(cards.anchor(claim), _id(claim["id"], details_page)),
             "claim": claim["statement"],
             "verdict": page.badge(claim["verdict"]),
-            "numbers": count_links.of_claim(run, claim, cards.short(claim), details_page) if claim["short"] else None,
+            "numbers": cards.numbers(run, claim, details_page) if claim["short"] else None,
             "p": _p(claim["p"], claim["family"]),
             "anytime": _anytime(claim),
             "seed": _seed(claim["seed"]),
@@ -193,14 +193,9 @@ def unsettled(run: Campaign, details_here: bool = False) -> Html:
                     "alpha": f"{plan['alpha']:.3g}",
                 }
             )
+    numberless = _numberless([c for c in claims if c["verdict"] == "inconclusive" and not c["settle"]])
     if not rows:
-        undecided = [claim["id"] for claim in claims if claim["verdict"] == "inconclusive"]
-        if not undecided:
-            return page.paragraph("No claim is inconclusive.", "note")
-        why = (
-            "its evidence is not counted in episodes, or there were looks at several n, after which no fixed n decides"
-        )
-        return page.paragraph(f"Inconclusive: {listed(undecided)}. No number of episodes is given: {why}.", "note")
+        return numberless or page.paragraph("No claim is inconclusive.", "note")
     heads = {"id": "Id", "claim": "Claim", "n": "With", "unit": "of", "verdict": "Then", "truth": "If"}
     note = (
         f"Size of a new run, fixed before it starts, from which on the claim\u2019s own test gives the verdict "
@@ -217,7 +212,18 @@ def unsettled(run: Campaign, details_here: bool = False) -> Html:
         stacked=True,
         name="settle",
     )
-    return page.join(page.paragraph(note, "note"), table)
+    return page.join(page.paragraph(note, "note"), table, numberless)
+
+
+def _numberless(claims: Sequence[Mapping[str, Any]]) -> Html | None:
+    """Why no number of episodes is given for these claims; None where there are none."""
+    told = [f"{claim['id']}: {claim['open']}." for claim in claims if claim.get("open")]
+    if rest := [claim["id"] for claim in claims if not claim.get("open")]:
+        told.append(
+            f"{listed(rest)}: the evidence is not counted in episodes, a loss is established whose size is open, or "
+            "there were looks at several n, after which no fixed n decides."
+        )
+    return page.paragraph(f"Inconclusive without a number of episodes. {' '.join(told)}", "note") if told else None
 
 
 def _rows(run: Campaign, claim: Mapping[str, Any]) -> Html | None:
@@ -267,16 +273,13 @@ def words_table() -> Html:
     )
 
 
-# What holds of every run.
-_LIMITS = (
-    "The simulator\u2019s own success test decides, unless a claim names another; no person watched.",
-    "Episodes of one initial state are alike; intervals treat them as independent within an arm.",
-)
-
-
 def limits(run: Campaign) -> list[str]:
     """Return what holds of every run, and of one that drafts."""
-    return [*([overview.HEURISTIC] if run.drafts else []), *_LIMITS]
+    return [
+        *([overview.HEURISTIC] if run.drafts else []),
+        f"Success is {run.success_words}, unless a claim names another; no person watched.",
+        "Episodes of one initial state are alike; intervals treat them as independent within an arm.",
+    ]
 
 
 def not_claimed(run: Campaign) -> Html:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from flashtrail.claims import published
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import cells, page, printed_figures
+from flashtrail.report import cards, cells, page, printed_figures
 from flashtrail.report.count_links import apart, behind, in_text
 from flashtrail.report.page import Html
 from flashtrail.statistics import intervals
@@ -33,6 +34,8 @@ _LATENCY_HEADS = {
 def published_beside_ours(run: Campaign) -> Html:
     """Others' success and latency beside ours, with hardware and scope; then what can be checked of theirs."""
     figures = published.load(next(iter(run.files("published")), None))
+    if run.claims:
+        figures = published.about(figures, {claim["id"] for claim in run.claims["claims"]})
     sources = [
         {
             "name": name,
@@ -51,24 +54,22 @@ def published_beside_ours(run: Campaign) -> Html:
     return page.join(
         printed_figures.section(run),
         page.paragraph(note, "note"),
-        page.table(
-            _success_rows(run, figures), _SUCCESS_HEADS, ("count",), "Success", stacked=True, name="published-success"
-        ),
-        page.table(
-            _latency_rows(run, figures),
-            _LATENCY_HEADS,
-            ("ms", "n"),
-            "Latency per round",
-            stacked=True,
-            name="published-latency",
-        ),
+        _table(_success_rows(run, figures), _SUCCESS_HEADS, "Success") if figures.success else None,
+        _table(_latency_rows(run, figures), _LATENCY_HEADS, "Latency per round") if figures.latency else None,
         page.table(
             sources, heads, caption="Where the published figures come from", stacked=True, name="published-sources"
         ),
-        page.details("What can be checked of the published figures", _checks(figures)),
+        page.details("What can be checked of the published figures", _checks(figures))
+        if published.checks(figures)
+        else None,
         _at_odds(figures),
-        page.details("What was printed, where, and whether it follows from their rows", _said(figures)),
+        page.details("What was printed, where, and what was found here", _said(run, figures)),
     )
+
+
+def _table(rows: list[dict[str, Any]], heads: Mapping[str, str], caption: str) -> Html:
+    name = f"published-{caption.split()[0].lower()}"
+    return page.table(rows, heads, ("count", "ms", "n"), caption, stacked=True, name=name)
 
 
 def _at_odds(figures: published.Published) -> Html | None:
@@ -87,24 +88,31 @@ def _at_odds(figures: published.Published) -> Html | None:
     return page.join(*lines) if lines else None
 
 
-def _said(figures: published.Published) -> Html:
+def _said(run: Campaign, figures: published.Published) -> Html:
+    """What the sources printed, with the verdicts on the claims about it."""
+    judged = {claim["id"]: claim for claim in (run.claims or {"claims": []})["claims"]}
     rows = [
         {
             "source": entry.source,
             "figure": entry.figure,
             "value": _theirs(entry.value),
             "where": ", ".join(entry.where),
+            "here": Html(", ").join(_verdict(judged[name]) for name in entry.used_by if name in judged)
+            or entry.untested,
             "follows": entry.follows_from_rows,
             "give": _theirs(entry.rows_give) if entry.rows_give else None,
         }
         for entry in figures.said
     ]
-    heads = {"source": "Source", "figure": "Figure", "value": "Printed", "where": "Where"}
-    heads |= {"follows": "Follows from its rows", "give": "They give"}
-    note = "Where: section or appendix of the reproduction\u2019s write-up, or a file of its repository."
-    return page.join(
-        page.paragraph(note, "note"), page.table(rows, heads, ("value",), stacked=True, name="published-said")
-    )
+    heads = {"source": "Source", "figure": "Figure", "value": "Printed", "where": "Where", "here": "Here"}
+    if any(entry.follows_from_rows != "unknown" for entry in figures.said):
+        heads |= {"follows": "Follows from its rows", "give": "They give"}
+    note = "Where: section or appendix of the source\u2019s write-up, or a file of its repository."
+    return page.join(page.paragraph(note, "note"), page.table(rows, heads, stacked=True, name="published-said"))
+
+
+def _verdict(claim: Mapping[str, Any]) -> Html:
+    return page.inline(page.link(claim["id"], f"#{cards.anchor(claim)}"), " ", page.badge(claim["verdict"]))
 
 
 def _theirs(text: str) -> Html:

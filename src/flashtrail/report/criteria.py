@@ -24,6 +24,7 @@ def arms(run: Campaign) -> list[str]:
 def seen(run: Campaign, arm: str) -> pd.DataFrame:
     """Return the judged episodes of an arm that have every criterion."""
     episodes = run.judged(arm)
+    episodes = episodes.assign(success=episodes["outcome"].eq("success"))  # held, whichever success the run counts
     return episodes[episodes[list(schemas.METRICS)].notna().all(axis=1)]
 
 

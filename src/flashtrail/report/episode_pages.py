@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,7 @@ def write_arm(
     steps = _by_episode(_ordered(frames["steps"], "step"))
     about = schemas.read_metadata(files["episodes"])
     up = Upwards(report, bool(about.get("simulated")), index, about.get("imported", ""), schemas.longest_prefix(about))
+    up = replace(up, drafts=bool(frames["rounds"]["route"].eq("draft").any()))
     rows = episodes.to_dict("records")
     with provenance.write_atomic(out) as directory:
         directory.mkdir()
@@ -83,13 +84,15 @@ def write_arm(
 @dataclass(frozen=True)
 class Upwards:
     """Where links upwards go, seen from an arm's directory; whether the pages must warn of simulated rows; of what the
-    rows are an import (empty: they are this run's own); and the longest prefix that the policy could accept."""
+    rows are an import (empty: they are this run's own); the longest prefix that the policy could accept; whether it
+    drafts at all: one that never did has no word of routes."""
 
     report: str
     simulated: bool = False
     index: str | None = f"../{links.INDEX}"
     imported: str = ""
     longest: int = schemas.EXEC_STEPS
+    drafts: bool = True
 
 
 def _write(path: Path, text: str) -> None:
@@ -152,7 +155,7 @@ def episode(
     name = f"{row['arm']}: task {row['task_id']}, initial state {row['init_state']}, repeat {row['repeat']}"
     parts: list[Html | None] = [
         page.header(name, f"{row['task']}; {row['policy']} on {row['suite']}", pages, up.simulated, up.imported),
-        _facts(row, rounds, up.longest, _untold(row, rounds, _frame(steps)) if up.imported else ""),
+        _facts(row, rounds, up, _untold(row, rounds, _frame(steps)) if up.imported else ""),
     ]
     chosen = chosen_round.section(row.get("film"), sheet, rounds, _frame(steps), _length(row, rounds), row.get("sent"))
     parts += [page.heading("What the policy saw, and what it did"), *chosen]
@@ -161,7 +164,7 @@ def episode(
         parts += [page.heading("Rounds and steps"), drawn]
     parts.append(_sheet(row, sheet))
     if rounds:
-        parts += [page.heading("Every round"), _rounds_table(rounds)]
+        parts += [page.heading("Every round"), _rounds_table(rounds, up.drafts)]
     return page.join(*parts)
 
 
@@ -207,7 +210,7 @@ def _untold(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], steps: 
     return ", ".join(names)
 
 
-def _facts(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], longest: int, untold: str = "") -> Html:
+def _facts(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], up: Upwards, untold: str = "") -> Html:
     verified = _given(row.get("verified_success"))
     facts: dict[str, Any] = {
         "End": page.inline(
@@ -215,7 +218,7 @@ def _facts(row: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], longest:
             f"; {without_places(row['error'])}" if _given(row["error"]) else "",
         ),
         "Verified": None if verified is None else _verified_words(verified, row),
-        "Rounds": _rounds_words(row, longest),
+        "Rounds": _rounds_words(row, up),
         "Fault": _fault_words(rounds),
         "Guard": _guard_words(rounds),
         "Seed": str(row["seed"]),
@@ -240,12 +243,14 @@ def _given(value: Any) -> Any:
     return None if value is None or (isinstance(value, float) and pd.isna(value)) else value
 
 
-def _rounds_words(row: Mapping[str, Any], longest: int) -> str | None:
+def _rounds_words(row: Mapping[str, Any], up: Upwards) -> str | None:
     if _given(row["rounds"]) is None:
         return None
+    if not up.drafts:
+        return whole(row["rounds"])
     text = f"{whole(row['rounds'])}: {whole(row['full_rounds'])} full, {whole(row['draft_rounds'])} draft"
     mean = _given(row["accepted_prefix_mean"])
-    return text if mean is None else f"{text}; {mean:.1f} of {longest} actions of a draft accepted on average"
+    return text if mean is None else f"{text}; {mean:.1f} of {up.longest} actions of a draft accepted on average"
 
 
 def _fault_words(rounds: Sequence[Mapping[str, Any]]) -> str | None:
@@ -295,15 +300,17 @@ _ROUND_HEADS = {
 }
 _DIGITS = {"radius": "{:.3f}", "policy_ms": "{:.1f}", "roundtrip_ms": "{:.1f}"}
 _WORDS = ("route", "fallback_cause", "fault", "guard")
+_OF_DRAFTS = ("route", "fallback_cause", "accepted_prefix", "radius")
 
 
-def _rounds_table(rounds: Sequence[Mapping[str, Any]]) -> Html:
-    """Every round in one row; columns that are empty throughout are left out."""
+def _rounds_table(rounds: Sequence[Mapping[str, Any]], drafts: bool) -> Html:
+    """Every round in one row; columns that are empty throughout are left out, and without `drafts` those about them."""
     shown = [
         {**row, "fault": "applied" if row["condition_applied"] else None, "guard": timeline.guard_word(row)}
         for row in rounds
     ]
-    heads = {name: head for name, head in _ROUND_HEADS.items() if any(row[name] is not None for row in shown)}
+    told = {name: head for name, head in _ROUND_HEADS.items() if drafts or name not in _OF_DRAFTS}
+    heads = {name: head for name, head in told.items() if any(row[name] is not None for row in shown)}
     rows = [{name: _cell(name, row[name]) for name in heads} for row in shown]
     return page.table(
         rows, heads, [n for n in heads if n not in _WORDS], plural(len(rows), "round"), anchor="every-round"
@@ -339,22 +346,32 @@ def arm_list(rows: Sequence[Mapping[str, Any]], rounds: pd.DataFrame, up: Upward
     count, _, rest = rate_with_interval(won).partition(" ")
     anchor = "success" if won.k else links.task_anchor(first["task_id"])
     line = page.inline(
-        f"{first['policy']} on {first['suite']}: success in ", page.link(count, f"#{anchor}"), f" {rest}"
+        f"{first['policy']} on {first['suite']}: success in ",
+        page.link(count, f"#{anchor}"),
+        f" {rest}{_verified(judged)}",
     )
     by_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in endings.KINDS}
     ends = page.inline(*(_of_kind(kind, of_kind) for kind, of_kind in by_kind.items() if of_kind))
     medians = _medians(rounds)
     tasks = {(row["suite"], row["task_id"]): row["task"] for row in rows}
-    parts = [
+    parts: list[Html | None] = [
         page.header(f"Episodes of {first['arm']}", line, _links(ways), up.simulated, up.imported),
         Html('<dl class="facts">{}</dl>').format(ends),
-        page.paragraph(_ACCEPTED, "note"),
+        page.paragraph(_ACCEPTED, "note") if up.drafts else None,
     ]
     for (suite, task), prompt in tasks.items():
         part = [row for row in rows if (row["suite"], row["task_id"]) == (suite, task)]
         parts.append(page.heading(f"Task {task}: {prompt}", anchor=links.task_anchor(task)))
-        parts.append(_task_table(part, medians))
+        parts.append(_task_table(part, medians, up.drafts))
     return page.join(*parts)
+
+
+def _verified(judged: Sequence[Mapping[str, Any]]) -> str:
+    """``, verified in 51``, where every episode says whether it was and one success was not."""
+    seen = [_given(row["verified_success"]) for row in judged]
+    k = sum(value is True or value == 1 for value in seen)
+    differs = None not in seen and k != sum(row["kind"] == "success" for row in judged)
+    return f", verified in {k}" if differs else ""
 
 
 def _of_kind(kind: str, rows: Sequence[Mapping[str, Any]]) -> Html:
@@ -372,9 +389,10 @@ def _medians(rounds: pd.DataFrame) -> dict[_Key, float]:
     return dict(rounds.groupby(list(EPISODE_KEY))["policy_ms"].median())
 
 
-def _task_table(rows: Sequence[Mapping[str, Any]], medians: Mapping[_Key, float]) -> Html:
+def _task_table(rows: Sequence[Mapping[str, Any]], medians: Mapping[_Key, float], drafts: bool) -> Html:
     heads = {"state": "Initial state", "repeat": "Repeat", "end": "End", "steps": "Steps", "rounds": "Rounds"}
-    heads |= {"draft": "Drafts", "prefix": "Accepted, drafts", "ms": "Median policy time (ms)", "film": "Film"}
+    heads |= {"draft": "Drafts", "prefix": "Accepted, drafts"} if drafts else {}
+    heads |= {"ms": "Median policy time (ms)", "film": "Film"}
     cells = []
     for row in rows:
         mean, median = _given(row["accepted_prefix_mean"]), _given(medians.get(_key(row)))

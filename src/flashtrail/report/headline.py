@@ -98,9 +98,9 @@ def _too_few(run: Campaign) -> Html | None:
         return None
     note = "Where several claims compare the same two arms, the one that needs the fewest episodes stands here."
     note = note if any(len(said.arms) > 1 for said in open_) else ""
-    return Html(
-        '<div class="banner" role="note"><p><strong>Too few episodes to conclude</strong> ({}):</p><ul>{}</ul>{}</div>'
-    ).format(plural(len(open_), "question"), items, page.paragraph(note, "note") if note else "")
+    return Html('<div class="banner" role="note"><p><strong>Undecided</strong> ({}):</p><ul>{}</ul>{}</div>').format(
+        plural(len(open_), "question"), items, page.paragraph(note, "note") if note else ""
+    )
 
 
 def _linked(run: Campaign, said: verdict.Said) -> Html:
@@ -247,10 +247,12 @@ def _how_fast(run: Campaign) -> Html | None:
     how = f"{synchronised}, {'batch 1' if run.whose(None) == 'ours' else run.whose(None)}"
     if measured["draft"].p50 and measured["full"].p50:
         ratio = measured["full"].p50.value / measured["draft"].p50.value
+        flash = tradeoff.ratio(tradeoff.points(run), run)
+        mixed = f"; FLASH takes both: full rounds alone take {flash:.1f} times as long as its mean" if flash else ""
         lines.append(
-            f"A draft round takes {milliseconds(measured['draft'].p50.value)}, a full round "
+            f"A draft round by itself takes {milliseconds(measured['draft'].p50.value)}, a full round "
             f"{milliseconds(measured['full'].p50.value)} (medians of policy time, n = {measured['draft'].n} and "
-            f"{measured['full'].n}, {how}; {machine.words(run.machine)}): {ratio:.1f} times as long."
+            f"{measured['full'].n}, {how}; {machine.words(run.machine)}): {ratio:.1f} times as long{mixed}."
         )
     else:
         for route, of_route in measured.items():
@@ -286,7 +288,7 @@ def _is_remedy(run: Campaign, summary: Mapping[str, Any]) -> bool:
 
 def _against_clean(run: Campaign, choose: _Choice) -> list[Html]:
     return [
-        _of_arm(run, arm, summary, _difference(run, arm, run.reference_of(arm), "without the fault"))
+        _of_arm(run, arm, summary, _difference(run, arm, run.without_fault(arm), "without the fault"))
         for arm, summary in run.plain_summaries.items()
         if choose(summary)
     ]

@@ -123,10 +123,11 @@ def provenance_table(run: Campaign) -> Html:
                 **{key: page.code((entry.get(key) or "\u2013")[:16]) for key in digests},
                 "device": entry.get("device") or None,
                 "from": entry.get("imported") or "run here",
-                "time": VERIFY_TIMES.get(entry.get("official_time_bias", "")),
+                "time": VERIFY_TIMES.get(entry.get("official_time_bias", "")) if run.drafts else None,
             }
         )
-    heads = {"arm": "Arm", "states": "Init states", **digests, "device": "Device", "time": "Verification times"}
+    heads = {"arm": "Arm", "states": "Init states", **digests, "device": "Device"}
+    heads |= {"time": "Verification times"} if run.drafts else {}
     heads |= {"from": "Imported from"} if run.imported else {}
     return page.table(
         rows, heads, caption="What each arm ran with (digests, first 16 characters)", stacked=True, name="provenance"

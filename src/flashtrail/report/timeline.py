@@ -66,6 +66,7 @@ def _routes(rounds: Sequence[Row], total: int, longest: int) -> list[str]:
     causes = Counter(str(row["fallback_cause"] or "not said").replace("_", " ") for row in full)
     why = ", ".join(f"{count} {cause}" for cause, count in causes.most_common())
     label = f"Full rounds: {len(full)} of {len(rounds)}" + (f" ({why})" if why else "")
+    label = label if draft else f"Rounds: {len(rounds)}"
     parts = [_lane(label, [_span(row, 1, _said(row)) for row in full], [], BLUE, total)]
     if draft:
         rejected = [(row["start"], _said(row)) for row in draft if not row["accepted_prefix"]]

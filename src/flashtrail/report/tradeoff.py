@@ -76,13 +76,9 @@ def _both(between: Mapping[str, float] | None) -> tuple[float, ...]:
 def _control(run: Campaign, arm: str) -> str | None:
     """Return where an arm's arrow begins: the same fault without its remedy, or the arm without the fault."""
     summary = run.summaries[arm]
-    if (control := run.control_of(arm)) is not None:
-        return control
     if arm_words.role(summary, run.usual_policy(summary)) == "clean":
         return None
-    reference = (a for a, s in run.plain_summaries.items() if arm_words.role(s, run.usual_policy(s)) == "clean")
-    same = ("suite", "policy")
-    return next((a for a in reference if all(run.summaries[a][name] == summary[name] for name in same)), None)
+    return run.control_of(arm) or run.without_fault(arm)
 
 
 def ratio(found: Sequence[Point], run: Campaign) -> float | None:
@@ -130,7 +126,9 @@ def _caption(run: Campaign, moved: bool) -> str:
     waits = any(run.whose(arm) == "ours" and not s.get("clock") for arm, s in run.plain_summaries.items())
     paused = " The simulator waits for the policy, so here a slow round costs no success." * waits
     beside = " A mark that would cover another stands to its right." * moved
-    return f"Up: success, line: 95 % interval (Wilson). Across: {across} Arrows: a fault, a remedy.{beside}{paused}"
+    arrows = " Arrows: a fault, a remedy." * any(_control(run, arm) is not None for arm in run.plain_summaries)
+    up = f"Up: success, {run.success_words}; line: 95 % interval (Wilson)."
+    return f"{up} Across: {across}{arrows}{beside}{paused}"
 
 
 def _table(run: Campaign, found: Sequence[Point]) -> Html:

@@ -52,7 +52,7 @@ class Question:
     found: str
     counts: str  # ``3/9 against 7/9``
     margin: float
-    plan: Mapping[str, Any] | None
+    needs: str  # what would settle it
 
 
 def questions(claims: Sequence[Claim], arms: Mapping[str, Arm]) -> list[Question]:
@@ -83,10 +83,10 @@ def _question(arm: str, control: str, claims: Sequence[Claim], arms: Mapping[str
     numbers = claims[0]["numbers"]
     k, n, k_control, n_control = _counts(numbers)
     margin = max((claim["margin"] or 0.0 for claim in claims), default=0.0)
-    plans = [claim["settle"] for claim in claims if claim["verdict"] == "inconclusive" and claim["settle"]]
-    plan = min(plans, key=lambda plan: plan["n"] or power.MOST + 1, default=None)
+    open_ = [claim for claim in claims if claim["verdict"] == "inconclusive"]
+    least = min(open_, key=lambda claim: (claim["settle"] or {}).get("n") or power.MOST + 1, default=None)
     counts = f"{k}/{n} against {k_control}/{n_control}"
-    return Question(kind, what, arm, control, _found(claims), counts, margin, plan)
+    return Question(kind, what, arm, control, _found(claims), counts, margin, needs(least))
 
 
 def _counts(numbers: Mapping[str, Any]) -> tuple[int, int, int, int]:
@@ -129,7 +129,7 @@ def sentence(
     parts += _metrics(claims)
     open_ = [q for q in asked if q.found == "open"]
     if len(open_) <= _MOST_OPEN:
-        parts += [Said(f"{_subject(q)} is undecided: {needs(q.plan)}") for q in open_]
+        parts += [Said(f"{_subject(q)} is undecided: {q.needs}") for q in open_]
     elif parts:
         parts.append(Said(f"{len(open_)} of {plural(len(asked), 'comparison')} are undecided"))
     else:
@@ -151,14 +151,14 @@ def _speed(claims: Sequence[Claim], asked: Sequence[Question], ratio: float | No
     if claim["verdict"] == "inconclusive":
         load = claim["numbers"].get("machine") or {}
         loaded = (load.get("others") or 0) > claim["numbers"].get("load_at_most", 1)
-        why = "the machine was busy with other programs while rounds were timed" if loaded else needs(claim["settle"])
+        why = "the machine was busy with other programs while rounds were timed" if loaded else needs(claim)
         return [Said(f"whether FLASH is faster is undecided: {why}")]
     shorter = 1 / claim["numbers"]["ratio"]["ratio"]
     if claim["verdict"] == "refuted":
         return [Said(f"{where} a draft round is not faster than a full one ({shorter:.2g} times as fast)")]
     if ratio is None:
         return [Said(f"{where} a draft round is {_times(shorter)} as fast as a full one")]
-    return [Said(f"{where} FLASH answers {_times(ratio)} as fast as the full policy")]
+    return [Said(f"{where} FLASH, fallbacks included, answers {_times(ratio)} as fast as full rounds")]
 
 
 def _times(ratio: float) -> str:
@@ -214,10 +214,11 @@ def _subject(q: Question) -> str:
     return f"what {_article(q.what)} does" if q.kind == "fault" else q.what
 
 
-def needs(plan: Mapping[str, Any] | None) -> str:
-    """``40 paired episodes would settle it``: the claim's own planning number, of a run of that size."""
+def needs(claim: Claim | None) -> str:
+    """``40 paired episodes would settle it``: the claim's own planning number, of a run of that size; or why none."""
+    plan = claim and claim["settle"]
     if not plan:
-        return "episodes can be added until it is decided"
+        return (claim or {}).get("open") or "episodes can be added until it is decided"
     if not plan["n"]:
         return f"{plural(power.MOST, plan['unit'])} would not settle it"
     return f"{plural(plan['n'], plan['unit'])} would settle it"
@@ -226,7 +227,7 @@ def needs(plan: Mapping[str, Any] | None) -> str:
 def too_few(claims: Sequence[Claim], arms: Mapping[str, Arm]) -> list[Said]:
     """Return, for each question about success that is open, what it is, its counts and the episodes that it needs."""
     found = [
-        Said(f"{_capital(_subject(q))}: {q.counts}; {needs(q.plan)}", (q.arm, q.control))
+        Said(f"{_capital(_subject(q))}: {q.counts}; {q.needs}", (q.arm, q.control))
         for q in questions(claims, arms)
         if q.found == "open"
     ]
@@ -236,9 +237,9 @@ def too_few(claims: Sequence[Claim], arms: Mapping[str, Arm]) -> list[Said]:
             fault = arms[arm].fault
             under = f"with {_article(fault)}" if fault else "without a fault"
             words = f"Whether success {under} reaches {percent(claim['margin'])}: {rate['k']}/{rate['n']}"
-            found.append(Said(f"{words}; {needs(claim['settle'])}", (arm,)))
+            found.append(Said(f"{words}; {needs(claim)}", (arm,)))
         elif claim["test"] == "metric_rate" and claim["verdict"] == "inconclusive":
             rate = claim["numbers"]["rate"]
-            words = f"{claim['title']}: {rate['k']}/{rate['n']}; {needs(claim['settle'])}"
+            words = f"{claim['title']}: {rate['k']}/{rate['n']}; {needs(claim)}"
             found.append(Said(words, (claim["arms"][0],)))
     return found

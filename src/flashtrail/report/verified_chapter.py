@@ -30,7 +30,11 @@ def section(run: Campaign) -> Html:
 def disagreements(episodes: pd.DataFrame) -> pd.DataFrame:
     """Return the episodes whose verified success differs from the simulator's; unverified ones do not count."""
     seen = episodes[episodes["verified_success"].notna()]
-    return seen[seen["verified_success"].astype(bool) != seen["success"].astype(bool)]
+    return seen[seen["verified_success"].astype(bool) != _own(seen)]
+
+
+def _own(episodes: pd.DataFrame) -> pd.Series:
+    return episodes["outcome"].eq("success")
 
 
 def _verified(run: Campaign) -> pd.DataFrame:
@@ -42,7 +46,7 @@ def _verified(run: Campaign) -> pd.DataFrame:
 def _rates(run: Campaign, seen: pd.DataFrame) -> Html:
     rows = []
     for arm, part in seen.groupby("arm", sort=False):
-        own, verified = (_rate(part[name]) for name in ("success", "verified_success"))
+        own, verified = _rate(_own(part)), _rate(part["verified_success"])
         rows.append(
             {
                 "arm": arm_name(str(arm), run.summaries[str(arm)]),

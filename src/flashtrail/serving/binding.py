@@ -82,7 +82,9 @@ def reserve_port(host: str, port: int) -> socket.socket:
 def bind_error(host: str, port: int, error: OSError) -> ServerStartError:
     """Return the error for a bind that failed."""
     if error.errno == errno.EADDRINUSE:
-        return ServerStartError(f"port {port} on {host} is taken: stop what listens there or give another --port")
+        return ServerStartError(
+            f"port {port} on {host} is taken: stop what listens there or give another --port (make: PORT=)"
+        )
     return ServerStartError(f"cannot bind {host}:{port}: {error.strerror or error}")
 
 

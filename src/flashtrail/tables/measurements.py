@@ -16,6 +16,7 @@ from flashtrail.base import documents, provenance
 from flashtrail.base.documents import Section
 from flashtrail.base.errors import UserError
 from flashtrail.statistics.intervals import Interval
+from flashtrail.statistics.wording import MINUS
 
 FORMAT: Literal["flashtrail-measurement"] = "flashtrail-measurement"
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,60}$")]
@@ -43,10 +44,14 @@ class Figure(Section):
             raise ValueError(f"{self.name}: the interval [{self.low:g}, {self.high:g}] is turned round")
         return self
 
-    @property
-    def interval(self) -> str:
-        """``[0.35, 0.48]``; empty where there is none."""
-        return "" if self.low is None or self.high is None else f"[{written(self.low)}, {written(self.high)}]"
+    def said(self, beside: float | None = None) -> str:
+        """``0.41 [0.35, 0.48]``, each number written `beside` a bound."""
+        return f"{written(self.value, beside)} {self.interval(beside)}".strip()
+
+    def interval(self, beside: float | None = None) -> str:
+        """``[0.35, 0.48]``, its ends written `beside` a bound; empty where there is none."""
+        ends = [written(end, beside) for end in (self.low, self.high) if end is not None]
+        return f"[{', '.join(ends)}]" if ends else ""
 
 
 def figure(
@@ -59,9 +64,18 @@ def figure(
     return Figure.model_validate(about | dict(zip(_ENDS, taken, strict=True)))
 
 
-def written(value: float) -> str:
-    """Three digits, or whole with thousands apart: 0.0123, 41.2, 12,345."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+def written(value: float, beside: float | None = None) -> str:
+    """Three digits, or whole with thousands apart: 0.0123, 41.2, 12,345.
+
+    `beside` a bound as many more as it takes to see on which side of it the value lies: -0.020015 beside -0.02 is
+    -0.02002.
+    """
+    for digits in range(3, 18):
+        text = f"{value:,.{digits - 3}f}" if abs(value) >= 999.5 else f"{value:.{digits}g}"
+        shown = float(text.replace(",", ""))
+        if beside is None or (shown < beside, shown > beside) == (value < beside, value > beside):
+            break
+    return text.replace("-", MINUS)
 
 
 class Measurement(Section):

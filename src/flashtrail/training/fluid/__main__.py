@@ -155,7 +155,7 @@ def finish(trainer: Trainer, known: list[str]) -> None:
     )
     measurements.write(trainer.directory / OFFLINE, f"{trainer.directory.name} on held-out episodes", method, found)
     for figure in found:
-        print(f"{figure.title}: {measurements.written(figure.value)} {figure.interval}", flush=True)
+        print(f"{figure.title}: {figure.said()}", flush=True)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def card(run: Path, name: str) -> str:
     trained = sum(count for part, count in counted.items() if part != "text_frozen")
     table = "".join(f"| {part.replace('_', ', ')} | {count:,} |\n" for part, count in counted.items())
     measured = "".join(
-        f"| {f.title} | {measurements.written(f.value)} | {f.interval} | {f.n} {f.of} |\n" for f in offline.figures
+        f"| {f.title} | {measurements.written(f.value)} | {f.interval()} | {f.n} {f.of} |\n" for f in offline.figures
     )
     last = shipped.curve(run)[-1]
     lines = [
