@@ -28,6 +28,7 @@ from flashtrail.experiment.conditions import read as read_condition
 from flashtrail.experiment.guards import Guard, NoGuard
 from flashtrail.experiment.report_files import CHAPTERS, FINAL, ReportFiles, ReportName
 from flashtrail.experiment.sections import ENGINE, Flash, Measured, Policy, Profile, Section, Smoke
+from flashtrail.experiment.sets import Dataset
 from flashtrail.experiment.shard import EXPERT, MAX_SEED, Rollout, SceneSeed
 
 T = TypeVar("T")
@@ -71,6 +72,7 @@ class Experiment(Section):
     rollout: Rollout = Field(default_factory=Rollout)
     profile: Profile
     measured: Measured = Field(default_factory=Measured)
+    datasets: dict[FolderName, Dataset] = Field({}, description="demonstrations that the report shows, by name")
     smoke: Smoke = Field(default_factory=Smoke)
     checkup: Checkup | None = None
     claims: str = Field("claims.yaml", description="the claims that the report judges")
