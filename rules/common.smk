@@ -79,7 +79,9 @@ def check_files_named(experiment):
         measurements.read(Path(file))
     for name, dataset in experiment.datasets.items():
         if not os.path.isdir(dataset.path):
-            raise UserError(f"datasets.{name}.path: {dataset.path} is not a directory: correct the path or leave it out")
+            raise UserError(
+                f"datasets.{name}.path: {dataset.path} is not a directory: correct the path or leave it out"
+            )
     for name, policy in experiment.policies.items():
         if policy.artifact is not None and not Path(policy.artifact, "manifest.json").is_file():
             raise UserError(f"policies.{name}.artifact: {policy.artifact} is not a directory with a manifest.json")

@@ -113,8 +113,7 @@ def _of_training_set(source: Path, told: Callable[[int], None]) -> Survey:
             ends = ({view: arrays[view][end].copy() for view in views} for end in (0, -1))
             words = tasks.get(task, f"task {task}")
             name = f"task{task}/ep{number:04d}"
-            if objection := _objection(arrays, views):
-                raise UserError(f"{source}/{name}.npz: {objection}")
+            check(arrays, source / f"{name}.npz")
             found.parts.append(Part(words, arrays["state"], arrays["label"], *ends, name, number))
             ids.append(task * dataset.MOST_EPISODES + number)
             told(len(ids))
@@ -130,12 +129,14 @@ def _of_training_set(source: Path, told: Callable[[int], None]) -> Survey:
     return _summarised(found, ids, FPS, *names)
 
 
-def _objection(arrays: Mapping[str, NDArray[Any]], views: Sequence[str]) -> str:
+def check(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
+    """Raise UserError for an episode whose states, actions or pictures are of another kind than a training set's."""
     for name in ("state", "label"):
         if arrays[name].ndim != 2 or arrays[name].dtype.kind not in "fiu" or not np.isfinite(arrays[name]).all():
-            return f"{name} is not made of rows of finite numbers"
-    odd = [v for v in views if arrays[v].dtype != np.uint8 or arrays[v].shape[1:] != (PIXELS, PIXELS, 3)]
-    return f"{odd[0]} is not made of pictures of {PIXELS} x {PIXELS} px, uint8" if odd else ""
+            raise UserError(f"{path}: {name} is not made of rows of finite numbers")
+    for name in (view for view in dataset.VIEWS if view in arrays):
+        if arrays[name].dtype != np.uint8 or arrays[name].shape[1:] != (PIXELS, PIXELS, 3):
+            raise UserError(f"{path}: {name} is not made of pictures of {PIXELS} x {PIXELS} px, uint8")
 
 
 def _summarised(found: Survey, ids: Sequence[int], fps: float, state: Sequence[str], action: Sequence[str]) -> Survey:

@@ -60,6 +60,7 @@ def episode(path: Path, name: str) -> dict[str, Any]:
     match = _FILE.fullmatch(name)
     if match and match[1] and (path / f"{name}.npz").is_file():
         _, _, arrays = dataset.read_episode(path / f"{name}.npz")
+        survey.check(arrays, path / f"{name}.npz")
         steps, states, actions = arrays["at"], arrays["state"], arrays["label"]
         kept = _thinned(len(steps))
         views = {view: [arrays[view][at] for at in kept] for view in dataset.VIEWS if view in arrays}
