@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -50,7 +50,7 @@ def is_set(path: Path) -> bool:
     return (path / "meta/info.json").is_file() or next(path.glob("task*/ep*.npz"), None) is not None
 
 
-def survey(source: Path, features: Mapping[str, Any] | None = None, told: Callable[[int], None] = int) -> Survey:
+def survey(source: Path, features: Mapping[str, Any] | None = None, told: Callable[[int], Any] = int) -> Survey:
     """Read a whole set. `features`: cameras, state and action, as `take.opened` takes them, of a LeRobot set.
 
     `told` is told how many episodes have been read, after each.
@@ -64,7 +64,7 @@ def survey(source: Path, features: Mapping[str, Any] | None = None, told: Callab
     return _of_lerobot(opened, told)
 
 
-def _of_lerobot(source: LeRobotSet, told: Callable[[int], None]) -> Survey:
+def _of_lerobot(source: LeRobotSet, told: Callable[[int], Any]) -> Survey:
     found, seen = Survey(), Counter[str]()
     if source.version != "v3.0":
         found.refused.append(
@@ -99,22 +99,22 @@ def _part(source: LeRobotSet, episode: Episode) -> Part:
         first[camera] = last[camera] = next(pictures)
         for picture in pictures:
             last[camera] = picture
-    ends = ({name: take.small(picture) for name, picture in end.items()} for end in (first, last))
-    return Part(episode.task, episode.states, episode.actions, *ends, f"episode {episode.index}", episode.index)
+    first, last = ({name: take.small(picture) for name, picture in end.items()} for end in (first, last))
+    return Part(episode.task, episode.states, episode.actions, first, last, f"episode {episode.index}", episode.index)
 
 
-def _of_training_set(source: Path, told: Callable[[int], None]) -> Survey:
+def _of_training_set(source: Path, told: Callable[[int], Any]) -> Survey:
     found, ids = Survey(), []
     try:
         about = dataset.described(source)
         tasks = about.tasks if about else {}
         for task, number, arrays in dataset.episodes(source):
             views = [view for view in dataset.VIEWS if view in arrays]
-            ends = ({view: arrays[view][end].copy() for view in views} for end in (0, -1))
+            first, last = ({view: arrays[view][end].copy() for view in views} for end in (0, -1))
             words = tasks.get(task, f"task {task}")
             name = f"task{task}/ep{number:04d}"
             check(arrays, source / f"{name}.npz")
-            found.parts.append(Part(words, arrays["state"], arrays["label"], *ends, name, number))
+            found.parts.append(Part(words, arrays["state"], arrays["label"], first, last, name, number))
             ids.append(task * dataset.MOST_EPISODES + number)
             told(len(ids))
     except UserError as error:
@@ -142,9 +142,7 @@ def check(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:
 def _summarised(found: Survey, ids: Sequence[int], fps: float, state: Sequence[str], action: Sequence[str]) -> Survey:
     if found.parts:
         held = dataset.held_out(np.array(ids))
-        found.parts = [
-            Part(**{**vars(part), "held_out": bool(out)}) for part, out in zip(found.parts, held, strict=True)
-        ]
+        found.parts = [replace(part, held_out=bool(out)) for part, out in zip(found.parts, held, strict=True)]
         found.summary = summary.summarise(found.parts, fps, state, action)
     return found
 

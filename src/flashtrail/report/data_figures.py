@@ -76,8 +76,9 @@ def _panel(axes: Axes, dim: Mapping[str, Any], room: float) -> None:
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.set_xticks([0, len(counts)], [written(dim["min"]), written(dim["max"])], fontsize=7.5)
-    for label, side in zip(axes.get_xticklabels(), ("left", "right"), strict=True):
-        label.set_horizontalalignment(side)
+    left, right = axes.get_xticklabels()
+    left.set_horizontalalignment("left")
+    right.set_horizontalalignment("right")
     axes.tick_params(axis="x", length=2, pad=2)
     name = axes.set_title(dim["name"], fontsize=8.5, fontweight="bold", loc="left", pad=13)
     shrink(name, room)
