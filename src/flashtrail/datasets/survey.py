@@ -119,14 +119,17 @@ def _of_training_set(source: Path, told: Callable[[int], Any]) -> Survey:
             told(len(ids))
     except UserError as error:
         return Survey([f"{OURS}: {error}"])
-    sizes = found.parts[0].states.shape[1], found.parts[0].actions.shape[1]
-    if about is not None and sizes != (len(about.state), len(about.action)):
+    names = dims_of(about, found.parts[0].states.shape[1], found.parts[0].actions.shape[1])
+    if about is not None and names != (about.state, about.action):
         return Survey([f"{OURS}: {dataset.DESCRIPTION} has other dims than the episodes: import it again"])
-    if about is not None:
-        return _summarised(found, ids, about.fps, about.state, about.action)
-    own = (STATE_NAMES, ACTION_NAMES)
-    names = own if sizes == (len(STATE_NAMES), len(ACTION_NAMES)) else [[*map(str, range(size))] for size in sizes]
-    return _summarised(found, ids, FPS, *names)
+    return _summarised(found, ids, about.fps if about else FPS, *names)
+
+
+def dims_of(about: dataset.Description | None, state: int, action: int) -> tuple[list[str], list[str]]:
+    """Return the names of a training set's dims, of which there are so many; their numbers where they have none."""
+    named = (about.state, about.action) if about else (STATE_NAMES, ACTION_NAMES)
+    fits = (len(named[0]), len(named[1])) == (state, action)
+    return named if fits else ([*map(str, range(state))], [*map(str, range(action))])
 
 
 def check(arrays: Mapping[str, NDArray[Any]], path: Path) -> None:

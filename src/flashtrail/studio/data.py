@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,7 @@ def episode(path: Path, name: str) -> dict[str, Any]:
         _, _, arrays = dataset.read_episode(path / f"{name}.npz")
         survey.check(arrays, path / f"{name}.npz")
         steps, states, actions = arrays["at"], arrays["state"], arrays["label"]
+        names = survey.dims_of(dataset.described(path), states.shape[1], actions.shape[1])
         kept = _thinned(len(steps))
         views = {view: [arrays[view][at] for at in kept] for view in dataset.VIEWS if view in arrays}
         steps = steps[kept]
@@ -71,6 +72,7 @@ def episode(path: Path, name: str) -> dict[str, Any]:
             raise source.wrong(f"it has no {name}")
         read = source.episode(int(match[2]))
         states, actions, steps = read.states, read.actions, _thinned(len(read.actions))
+        names = (source.names(source.state), source.names(source.action))
         views = {
             camera: [resize_with_pad(p) for at, p in enumerate(source.pictures(read, camera)) if at in set(steps)]
             for camera in source.cameras
@@ -80,7 +82,7 @@ def episode(path: Path, name: str) -> dict[str, Any]:
     pictures = [[picture.jpeg(one) for one in at] for at in zip(*views.values(), strict=True)]
     return {
         **{"cameras": [*views], "pictures": pictures, "steps": [int(at) for at in steps], "length": len(actions)},
-        "curves": curves(states, actions),
+        "curves": curves({"action": (names[1], actions), "state": (names[0], states)}),
         "values": [[[round(float(v), 4) for v in rows[at]] for rows in (states, actions)] for at in steps],
     }
 
@@ -89,19 +91,19 @@ def _thinned(count: int) -> NDArray[Any]:
     return np.unique(np.linspace(0, count - 1, min(MOST_PICTURES, count)).round().astype(int))
 
 
-def curves(states: NDArray[Any], actions: NDArray[Any]) -> str:
-    """Return action dims, then state dims over the steps of an episode, a row each from its least to its largest."""
-    rows = [("action", number, column) for number, column in enumerate(actions.T)]
-    rows = [*rows, *(("state", number, column) for number, column in enumerate(states.T))][:_MOST_ROWS]
+def curves(dims: Mapping[str, tuple[Sequence[str], NDArray[Any]]]) -> str:
+    """Return dims over the steps of an episode, a row each from its least to its largest; by kind: names, (T, D)."""
+    every = ((kind, *dim) for kind, (names, values) in dims.items() for dim in zip(names, values.T, strict=True))
+    rows = [*every][:_MOST_ROWS]
     with plotting.style():
-        figure, axes = plotting.axes_of(0.26 * len(rows), layout=None)
+        figure, axes = plotting.axes_of(0.3 * len(rows), layout=None)
         figure.subplots_adjust(left=0, right=1, bottom=0, top=1)
-        for row, (kind, number, column) in enumerate(rows):
+        for row, (kind, name, column) in enumerate(rows):
             low, high = float(column.min()), float(column.max())
-            heights = row + 0.95 - 0.6 * (column - low) / ((high - low) or 1.0)
+            heights = row + 0.95 - 0.5 * (column - low) / ((high - low) or 1.0)
             axes.plot(heights, color=palette.BLUE if kind == "action" else palette.GREEN, lw=1.0)
-            axes.text(0, row + 0.28, f"{kind} {number}: {low:.3g} to {high:.3g}", fontsize=7, color=palette.GREY)
-        axes.set_xlim(0, max(1, len(actions) - 1))
+            axes.text(0, row + 0.36, f"{kind} {name[:40]}: {low:.3g} to {high:.3g}", fontsize=7, color=palette.GREY)
+        axes.set_xlim(0, max(1, len(rows[0][2]) - 1))
         axes.set_ylim(len(rows), 0)
         axes.axis("off")
         drawn = drawing.svg(figure, "actions and states over the episode")

@@ -106,13 +106,15 @@ class Studio:
         for message in self.visit(str(request.session_hash), {"do": "survey", "set": name}):
             if "html" in message:
                 offered = gr.update(choices=message["episodes"], value=message["episodes"][0][1])
-                yield [f"<div class='st-data'>{message['html']}</div>", offered]
+                yield [f"<div class='st-data'>{message['html']}</div>", offered, name]
             elif message:
-                yield [_now(message.get("failed") or message.get("now", "…"), "failed" in message), gr.skip()]
+                said = _now(message.get("failed") or message.get("now", "…"), "failed" in message)
+                yield [said, gr.update(choices=[], value=None), name]
 
     def step_through(self, request: gr.Request, name: str, episode: str | None) -> Iterator[list[Any]]:
         """Fetch an episode, whose pictures the slider then goes through without asking again."""
         if not episode:
+            yield [None, gr.skip(), ""]
             return
         for message in self.visit(str(request.session_hash), {"do": "episode", "set": name, "episode": episode}):
             if "pictures" in message:
@@ -200,9 +202,10 @@ class Studio:
         about = gr.HTML(_now("No set is read yet." if known else none))
         episode = gr.Dropdown([], label="Episode")
         place = gr.Slider(0, 1, value=0, step=1, label="Picture")
-        seen, held = gr.HTML(), gr.State()
-        ask.click(self.look, name, [about, episode])
-        episode.change(self.step_through, [name, episode], [held, place, seen])
+        seen, held, of = gr.HTML(), gr.State(), gr.State()
+        looked = ask.click(self.look, name, [about, episode, of])
+        looked.then(self.step_through, [of, episode], [held, place, seen])  # the next set may have an episode so called
+        episode.input(self.step_through, [of, episode], [held, place, seen])
         place.change(stepped, [held, place], seen, queue=False, show_progress="hidden")
 
     def _of_policy(self, name: str) -> list[Any]:
