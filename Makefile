@@ -47,9 +47,9 @@ fluid: setup ## a policy without attention beside its controls, its dial and its
 watch: setup ## a run in a browser on this machine, as it comes: RUN=directory of another run, PORT=8765 for a fixed address
 	@$(BIN)/python -m flashtrail watch --port "$(or $(PORT),0)" -- "$(or $(RUN),.)"
 
-studio: setup ## ask a policy, watch it act and break its camera, in a browser on this machine: PORT=8766 for a fixed address
+studio: setup ## ask a policy, watch it act and break its camera, in a browser on this machine: PORT=8766 for a fixed address, DATA=directory of sets
 	@$(BIN)/python scripts/setup_env.py --studio
-	@$(BIN)/python -m flashtrail.studio --port "$(or $(PORT),0)"
+	@$(BIN)/python -m flashtrail.studio --port "$(or $(PORT),0)" $(if $(DATA),--data "$(DATA)")
 
 settle: setup ## the next episodes to the claims nearest to a decision, until all have ended: BUDGET=60m, or 40 episodes
 	@$(BIN)/python -m flashtrail settle --profile $(PROFILE) -- "$(BUDGET)"

@@ -78,6 +78,11 @@ def check_files_named(experiment):
             raise UserError(f"reuse: {run} has no results/rollouts, as runs and unpacked bundles have: remove it there")
     given = {Path(file).stem: measurements.read(Path(file)).figures for file in experiment.measured.given}
     claim_files.check_figures(experiment.claims, claims, {name: [f.name for f in own] for name, own in given.items()})
+    for name, dataset in experiment.datasets.items():
+        if not os.path.isdir(dataset.path):
+            raise UserError(
+                f"datasets.{name}.path: {dataset.path} is not a directory: correct the path or leave it out"
+            )
     for name, policy in experiment.policies.items():
         if policy.artifact is not None and not Path(policy.artifact, "manifest.json").is_file():
             raise UserError(f"policies.{name}.artifact: {policy.artifact} is not a directory with a manifest.json")
@@ -413,6 +418,11 @@ def sheet_files(arms):
     return [file for arm in arms for file in shard_inputs(arm, "sheets.parquet")]
 
 
+def dataset_files(suffix):
+    """The records (.json) or pictures (.jpg) of the sets of demonstrations that the config names."""
+    return [f"results/datasets/{name}{suffix}" for name in EXPERIMENT.datasets]
+
+
 def page_files(arms):
     """Lists of the arms' episodes, to which the numbers of a report link."""
     return [f"reports/episodes/{file_name(arm)}/index.html" for arm in arms]
@@ -477,6 +487,13 @@ def scaling_of(wildcards):
     if EXPERIMENT.measured.scaling is None:
         sys.exit("error: config: measured.scaling is missing: add measured: {scaling: {}} to config.yaml")
     return EXPERIMENT.measured.scaling.model_dump(mode="json")
+
+
+def files_of_dataset(wildcards):
+    """Digest of the names, sizes and times of a set's files: they may be many gigabytes, and lie outside the run."""
+    root = Path(EXPERIMENT.datasets[wildcards.dataset].path)
+    found = ((str(f.relative_to(root)), f.stat()) for f in root.rglob("*") if f.is_file())
+    return provenance.digest_json(sorted([name, stat.st_size, stat.st_mtime_ns] for name, stat in found))
 
 
 def substrate_of(wildcards):

@@ -5,6 +5,7 @@
 #   notebooks/{chapter}.ipynb, notebooks/final.ipynb
 #   results/tables/, results/summaries/, results/profile/, results/claims/, results/environments/
 #   results/rollouts/{arm}/task_*/sheets.parquet, with the films beside them
+#   results/datasets/          sets of demonstrations, where the config names any
 #   resources/published/       published figures, to stand beside ours
 # OUTPUTS
 #   reports/{baseline,profiling,robustness,guard,clock,claims}.{ipynb,html}
@@ -98,6 +99,8 @@ rule render_final:
     input:
         **evidence_files(),
         sheets=sheet_files(EXPERIMENT.arms),
+        datasets=dataset_files(".json"),
+        dataset_sheets=dataset_files(".jpg"),
         pages=page_files(EXPERIMENT.arms),
         page_index=FILES.page_index,
         claims=FILES.claims,

@@ -62,6 +62,8 @@ def changed(data: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
             {"force_full_each_rond": True},
             "unknown key 'arms.full_only.flash.force_full_each_rond'; did you mean 'force_full_each_round'?",
         ),
+        ("datasets", {"demos": {"pth": "x"}}, "unknown key 'datasets.demos.pth'; did you mean 'path'?"),
+        ("datasets", {"demos": {"path": ""}}, "datasets.demos.path"),
         ("measured", {"substrate": ["digit"]}, "measured.substrate.0: unknown value 'digit'; did you mean 'digits'?"),
         (
             "measured",

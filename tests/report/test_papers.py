@@ -19,6 +19,7 @@ from imports import official
 from matplotlib import pyplot as plt
 from matplotlib.text import Text
 from record import campaign
+from report import test_data_chapter
 from report.test_metric_chapter import run as lift  # noqa: F401
 
 from flashtrail import cli
@@ -38,7 +39,7 @@ ABSENT |= {"metrics", "metrics-printed"}  # of a suite that records other criter
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """A finished run with drills, a checkup, a grid and arms under a running clock."""
+    """A finished run with drills, a checkup, a grid, arms under a running clock and a set of demonstrations."""
     run = campaign.copy(tmp_path_factory.mktemp("papers") / "run", drilled=True)
     path = run / "results/logs/render_final.json"
     job = provenance.json_load(path)
@@ -49,6 +50,14 @@ def root(tmp_path_factory) -> Path:
         job["params"]["arms"].append(f"late_{ms}ms_20hz")
     provenance.json_dump(CONTROL, run / "results/control.json")
     job["input"]["control"] = "results/control.json"
+    (run / "results/datasets").mkdir()
+    long = {"tasks": ["push", name := "pick the red cube up and put it on the plate beside the stove"]}
+    long |= {
+        "each": [one | {"task": name} if one["task"] == "pick" else one for one in test_data_chapter.about()["each"]]
+    }
+    long |= {"action": [test_data_chapter.dim(f"observation.joint_{n}.position", saturates=["min"]) for n in range(14)]}
+    test_data_chapter.given(run / "results/datasets", **long)
+    job["input"] |= {"datasets": ["results/datasets/demos.json"], "dataset_sheets": ["results/datasets/demos.jpg"]}
     job["params"]["grids"] = {"wrist_zero_every4": GRID}
     provenance.json_dump(job, path)
     return run

@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import browser
+import numpy as np
 import psutil
 import pytest
 from packaging.specifiers import SpecifierSet
@@ -114,6 +115,39 @@ class Visitor:
 
     def sees(self, text):
         self.page.get_by_text(text).first.wait_for()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(browser.executable() is None, reason="no browser on this machine")
+def test_each_set_that_is_chosen_is_shown_and_stepped_through(checkout):
+    for number, task in enumerate(("push", "pick")):
+        place = checkout / f"results/training/{task}/task0"
+        place.mkdir(parents=True)
+        rows = np.full((9, 2), number, np.float32)
+        views = np.full((9, 112, 112, 3), 200 * number, np.uint8)
+        np.savez(place / "ep0000.npz", state=rows, label=rows, at=np.arange(9), agent=views)
+    with studio(checkout) as (_, url), browser.launched() as window:
+        visitor = Visitor(window, url)
+        visitor.open("Data")
+        for number, task in enumerate(("push", "pick")):  # both have an episode of the same name
+            field = visitor.page.get_by_label("Set of demonstrations", exact=True)
+            field.fill(f"results/training/{task}")
+            field.press("Enter")
+            visitor.press("Show")
+            visitor.sees(re.compile(f"^results/training/{task}; cameras: agent$"))
+            visitor.sees("Step 0 of 9")
+            visitor.page.locator("td", has_text=re.compile(f"^{number}, {number}$")).first.wait_for()
+            place = visitor.page.locator("input[type=number][aria-label*='Picture']")
+            place.fill("8")
+            place.press("Enter")
+            visitor.sees("Step 8 of 9")
+        field.fill("/etc")
+        field.press("Enter")
+        visitor.press("Show")
+        visitor.sees("unknown choice '/etc'")
+        visitor.page.locator(".st-cursor").wait_for(state="detached")
+        assert not visitor.errors and not visitor.page.evaluate(browser._OVERFLOW)
+        assert all(urlsplit(asked_for).hostname in (None, "", "127.0.0.1") for asked_for in visitor.requests)
 
 
 @pytest.mark.slow

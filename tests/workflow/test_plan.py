@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from workflow.checkouts import ROOT, Checkout, copy_checkout, counts, planned
 from flashtrail.experiment import config
 
 REPORT = "reports/final.html"
+GOLDEN = ROOT / "tests/datasets/golden"  # a LeRobot set
 ONCE = ["check_model_env", "check_libero_env", "record_observations", "profile_routes", "evaluate_claims"]
 ONCE += ["locate_model_env", "index_episodes", "render_final"]
 PER_POLICY = ["probe_checkpoints", "fetch_checkpoint", "convert_base", "convert_draft", "check_parity"]
@@ -240,6 +242,26 @@ def test_a_substrate_is_measured_only_where_the_config_lists_it(checkout, local_
     assert counts(checkout.run(*plan, "--", *made).stdout) == {"measure_substrate": 2}
     refused = checkout.run(*plan, "--", "results/measured/volumes.json", check=False)
     assert refused.returncode and "error: config: measured.substrate lacks volumes" in refused.stdout
+
+
+def test_a_set_of_demonstrations_is_summarised_where_the_config_names_it_and_again_when_it_changes(
+    checkout, local_plan
+):
+    assert "summarise_dataset" not in counts(local_plan)
+    root = Path(shutil.copytree(GOLDEN, checkout.path / "sets/so101"))
+    command = ["snakemake", "--profile", "profiles/local", "--config", "datasets={so101: {path: sets/so101}}"]
+    assert counts(checkout.run(*command, "-n", "--", REPORT).stdout)["summarise_dataset"] == 1
+    target = "results/datasets/so101.json"
+    checkout.run(*command, "--", target)
+    about = json.loads((checkout.path / target).read_text())
+    assert (about["episodes"], about["steps"], about["refused"]) == (3, 30, [])
+    assert (checkout.path / "results/datasets/so101.jpg").read_bytes()[:2] == b"\xff\xd8"
+    assert "Nothing to be done" in checkout.run(*command, "-n", "--", target).stdout
+    (root / "meta/note.txt").write_text("another file")
+    assert counts(checkout.run(*command, "-n", "--", target).stdout) == {"summarise_dataset": 1}
+    shutil.rmtree(root)
+    refused = checkout.run(*command, "-n", "--", REPORT, check=False)
+    assert refused.returncode and "error: datasets.so101.path: sets/so101 is not a directory" in refused.stdout
 
 
 @pytest.mark.parametrize(

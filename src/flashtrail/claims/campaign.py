@@ -32,7 +32,7 @@ KINDS = (
     *("episodes", "rounds", "steps", "summaries", "profile", "records", "parity", "boots", "smokes"),
     *("claims", "environments", "published", "control", "arms", "grids", "chapters", "sheets"),
     *("pages", "page_index", "checkup", "bounds", "diagnosis", "logs", "looks", "asked", "repeat"),
-    *("measured", "success"),
+    *("measured", "datasets", "dataset_sheets", "success"),
 )
 _PLAIN = ("arms", "grids", "asked", "repeat", "success")  # kinds that are not files
 
@@ -263,6 +263,16 @@ class Campaign:
     def measured(self) -> dict[str, measurements.Measurement]:
         """Return the measurements by name."""
         return {path.stem: measurements.read(path) for path in self.files("measured")}
+
+    @cached_property
+    def datasets(self) -> dict[str, dict[str, Any]]:
+        """Return the records of the sets of demonstrations by name (datasets/survey.py)."""
+        return {path.stem: provenance.json_load(path) for path in self.files("datasets")}
+
+    @cached_property
+    def dataset_sheets(self) -> dict[str, bytes]:
+        """Return the first and last pictures of the sets, JPEGs, by name."""
+        return {path.stem: path.read_bytes() for path in self.files("dataset_sheets")}
 
     @cached_property
     def control(self) -> dict[str, Any] | None:

@@ -16,8 +16,7 @@ from flashtrail.datasets import replayed, write
 from flashtrail.datasets.replayed import ACTION, EXECUTED, STATE, Outcome, Recorded, Settings
 
 PROVENANCE = "provenance.json"
-_STATE = ["x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_left", "finger_right"]
-_ACTION = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
+_DIMS = {STATE: write.STATE_NAMES, ACTION: write.ACTION_NAMES, EXECUTED: write.ACTION_NAMES}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +81,7 @@ def _replay(tasks: Sequence[tuple[Settings | int, list[Recorded]]], films: Path,
 
 
 def _names(one: Outcome) -> dict[str, list[str]]:
-    return {name: {STATE: _STATE, ACTION: _ACTION, EXECUTED: _ACTION}[name] for name in one.played.vectors}
+    return {name: _DIMS[name] for name in one.played.vectors}
 
 
 def _robot(where: Settings | int) -> str:

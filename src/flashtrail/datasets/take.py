@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,15 @@ def _list(words: str) -> list[str]:
     return [word.strip() for word in words.split(",") if word.strip()]
 
 
-def opened(arguments: argparse.Namespace) -> LeRobotSet:
-    """Return the set that the command line means, with the cameras in the order of a policy's views."""
-    source = LeRobotSet(arguments.source, arguments.cameras, arguments.state, arguments.action)
-    if not arguments.cameras:
+def features_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the features that the command line means, as `opened` takes them."""
+    return {name: getattr(arguments, name) for name in ("cameras", "state", "action")}
+
+
+def opened(path: Path, cameras: Sequence[str] = (), state: str | None = None, action: str | None = None) -> LeRobotSet:
+    """Return a set, with the cameras in the order of a policy's views where none are named."""
+    source = LeRobotSet(path, cameras, state, action)
+    if not cameras:
         source.cameras = tuple(sorted(source.cameras, key=lambda name: "wrist" in name))
     return source
 
@@ -75,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     out = arguments.out
     if out.exists():
         raise UserError(f"--out {out} is there already: give a new directory")
-    source = opened(arguments)
+    source = opened(arguments.source, **features_of(arguments))
     every = max(1, round(source.fps / _PICTURES_A_SECOND)) if arguments.every is None else arguments.every
     if every < 1:
         raise UserError(f"--every {every}: give at least 1")

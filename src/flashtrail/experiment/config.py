@@ -28,6 +28,7 @@ from flashtrail.experiment.conditions import read as read_condition
 from flashtrail.experiment.guards import Guard, NoGuard
 from flashtrail.experiment.report_files import CHAPTERS, FINAL, ReportFiles, ReportName
 from flashtrail.experiment.sections import ENGINE, Flash, Measured, Policy, Profile, Section, Smoke
+from flashtrail.experiment.sets import Dataset
 from flashtrail.experiment.shard import EXPERT, MAX_SEED, Rollout, SceneSeed
 
 T = TypeVar("T")
@@ -45,7 +46,7 @@ def _name(name: str) -> str:
 def _folder(name: str) -> str:
     if names.file_name(name) != name:
         plain = re.sub(r"[^A-Za-z0-9_.+-]+", "_", name)[:50].strip("_.-") or "policy"
-        raise ValueError(f"a policy is also a folder of results: call it {plain!r}")
+        raise ValueError(f"it names files of results, too: call it {plain!r}")
     return name
 
 
@@ -71,6 +72,7 @@ class Experiment(Section):
     rollout: Rollout = Field(default_factory=Rollout)
     profile: Profile
     measured: Measured = Field(default_factory=Measured)
+    datasets: dict[FolderName, Dataset] = Field({}, description="demonstrations that the report shows, by name")
     smoke: Smoke = Field(default_factory=Smoke)
     checkup: Checkup | None = None
     claims: str = Field("claims.yaml", description="the claims that the report judges")

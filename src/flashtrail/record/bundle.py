@@ -56,6 +56,8 @@ _RECORDS = (
     "results/parity/*.json",
     "results/measured/*.json",
     "results/scaling/rows.parquet",
+    "results/datasets/*.json",
+    "results/datasets/*.jpg",
     "results/kernels/*/*.json",
     "results/environments/model.json",  # handle.json names this machine's interpreter
     "results/environments/**/libero.json",

@@ -19,6 +19,7 @@ from flashtrail.report import (
     arm_words,
     checkup_figures,
     criteria,
+    data_figures,
     drills_figures,
     page,
     plotting,
@@ -117,6 +118,7 @@ def _diagnosed(run: Campaign) -> bool:
 
 
 _NO_ARM, _NO_PROFILE, _NO_DRILLS = "No arm was run.", "No profile was measured.", "No drill was run."
+_NO_DATA = "No set of demonstrations is named in the config."
 _NO_CHECKUP = "No checkup was run against a published figure."
 FIGURES = {
     "tradeoff": Entry(
@@ -191,6 +193,18 @@ FIGURES = {
         lambda run, _: sweep_figures.dial(run),
     ),
     "endings": Entry("How episodes ended, per arm", _NO_ARM, lambda run: _once(bool(run.summaries)), _endings),
+    "data-lengths": Entry(
+        "Histogram of the lengths of a set's episodes, a row a task",
+        _NO_DATA,
+        lambda run: list(run.datasets),
+        lambda run, name: data_figures.lengths(run.datasets[name]),
+    ),
+    "data-actions": Entry(
+        "Histogram of each action dim of a set of demonstrations",
+        _NO_DATA,
+        lambda run: list(run.datasets),
+        lambda run, name: data_figures.actions(run.datasets[name]),
+    ),
     "drills": Entry(
         "Episodes of each arm in which each predicate holds",
         _NO_DRILLS,

@@ -217,6 +217,18 @@ def facts(rows: Mapping[str, Any]) -> Html:
     return Html('<dl class="facts">{}</dl>').format(inline(*items))
 
 
+def strip(rows: Mapping[str, Any]) -> Html:
+    """Terms with their short texts beside each other; a term whose text is None is left out."""
+    item = Html("<div><dt>{}</dt><dd>{}</dd></div>")
+    items = (item.format(term, html(value)) for term, value in rows.items() if value is not None)
+    return Html('<dl class="strip">{}</dl>').format(inline(*items))
+
+
+def gallery(parts: Iterable[Html]) -> Html:
+    """Small pictures in rows, as many beside each other as there is room for."""
+    return Html('<div class="gallery">{}</div>').format(inline(*parts))
+
+
 MARKS = {"supported": "\u25cf", "refuted": "\u2715", "inconclusive": "\u25d0", "not_tested": "\u25cb"}
 
 

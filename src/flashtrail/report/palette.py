@@ -41,12 +41,18 @@ def of_role(role: str) -> str:
     return COLOURS[ROLES[role]][0]
 
 
+def properties() -> tuple[str, str]:
+    """Return the custom properties of the colours, light and dark."""
+    light, dark = ("".join(f"--{name}:{pair[mode]};" for name, pair in COLOURS.items()) for mode in (0, 1))
+    return light, dark
+
+
 def css() -> str:
     """Return the custom properties of every page: light ones, dark ones where the reader's screen asks for them.
 
     A `.paper` keeps the light ones: pictures that were made for a light ground. Print is always light.
     """
-    light, dark = ("".join(f"--{name}:{pair[mode]};" for name, pair in COLOURS.items()) for mode in (0, 1))
+    light, dark = properties()
     roles = "".join(f"--{role}:var(--{colour});" for role, colour in ROLES.items())
     return (
         f":root{{color-scheme:light dark;{light}{roles}}}"

@@ -165,9 +165,9 @@ def arm_names(axes: Axes, top: float, name: str, key: str, n: str) -> None:
     axes.annotate(f"{key}, {n}", (0, top), (0, 3), fontsize=7.5, color=GREY, in_layout=False, **at)
 
 
-def shrink(name: Text) -> None:
-    """Set a name that is wider than the figure smaller, and cut it where that is not enough: its key stands by it."""
-    room = width_in() - 3 * _EDGE
+def shrink(name: Text, within: float | None = None) -> None:
+    """Set a name that is wider than the figure (or `within`, inches) smaller, and cut it where that is not enough."""
+    room = (within or width_in()) - 3 * _EDGE
     if _size(name)[0] > room:
         name.set(fontsize=7, fontweight="normal")
     while _size(name)[0] > room:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 
 from PIL import Image
 
@@ -28,11 +29,24 @@ def frame(sheet: bytes, rounds: float, place: int | None = None, words: bool = F
         with Image.open(io.BytesIO(sheet), formats=["JPEG"]) as picture:
             if box[2] > picture.width or box[3] > picture.height:
                 return None
-            buffer = io.BytesIO()
-            picture.crop(box).convert("RGB").save(buffer, "JPEG", quality=_QUALITY, optimize=True)
-            return buffer.getvalue()
+            return _jpeg(picture.crop(box))
     except (OSError, ValueError, IndexError, Image.DecompressionBombError):
         return None
+
+
+def cut(sheet: bytes, boxes: Sequence[Sequence[int]]) -> list[bytes]:
+    """Return parts of a JPEG, each left, upper, right and lower, as JPEGs; none of bytes that are no such picture."""
+    try:
+        with Image.open(io.BytesIO(sheet), formats=["JPEG"]) as picture:
+            return [_jpeg(picture.crop((box[0], box[1], box[2], box[3]))) for box in boxes]
+    except (OSError, ValueError, IndexError, TypeError, Image.DecompressionBombError):
+        return []
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, "JPEG", quality=_QUALITY, optimize=True)
+    return buffer.getvalue()
 
 
 def source(jpeg: bytes) -> str:

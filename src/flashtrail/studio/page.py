@@ -101,6 +101,28 @@ class Studio:
         """End the episode that this visitor watches."""
         self.tell(str(request.session_hash), {"end": True})
 
+    def look(self, request: gr.Request, name: str) -> Iterator[list[Any]]:
+        """Show what a set holds, and offer its episodes."""
+        for message in self.visit(str(request.session_hash), {"do": "survey", "set": name}):
+            if "html" in message:
+                offered = gr.update(choices=message["episodes"], value=message["episodes"][0][1])
+                yield [f"<div class='st-data'>{message['html']}</div>", offered, name]
+            elif message:
+                said = _now(message.get("failed") or message.get("now", "…"), "failed" in message)
+                yield [said, gr.update(choices=[], value=None), name]
+
+    def step_through(self, request: gr.Request, name: str, episode: str | None) -> Iterator[list[Any]]:
+        """Fetch an episode, whose pictures the slider then goes through without asking again."""
+        if not episode:
+            yield [None, gr.skip(), ""]
+            return
+        for message in self.visit(str(request.session_hash), {"do": "episode", "set": name, "episode": episode}):
+            if "pictures" in message:
+                last = len(message["pictures"]) - 1
+                yield [message, gr.update(maximum=max(1, last), value=0), stepped(message, 0)]
+            elif message:
+                yield [None, gr.skip(), _now(message.get("failed") or message.get("now", "…"), "failed" in message)]
+
     def _order(self, chosen: tuple[Any, ...]) -> Message:
         return dict(zip(("policy", "suite", "task", "init_state", "seed", "instruction"), chosen, strict=True))
 
@@ -134,6 +156,8 @@ class Studio:
                 self._picture(chosen)
             with gr.Tab("An episode, live"):
                 self._episode(chosen)
+            with gr.Tab("Data"):
+                self._data()
             with gr.Tab("Model card"):
                 facts, card = gr.HTML(self._facts(first)), gr.Markdown(self._card(first))
             policy.change(self._of_policy, policy, [where, words, facts, card], queue=False)
@@ -166,6 +190,23 @@ class Studio:
         run.click(self.play, [guard, pace, *chosen], stage)
         broken.click(self.disturb, fault, None, queue=False, show_progress="hidden")
         ended.click(self.end, None, None, queue=False, show_progress="hidden")
+
+    def _data(self) -> None:
+        known = self._choices["sets"]
+        none = "No set of demonstrations was found: make one, or start with DATA=DIR."
+        with gr.Row():
+            name = gr.Dropdown(
+                known, value=next(iter(known), None), allow_custom_value=True, label="Set of demonstrations", scale=3
+            )
+            ask = gr.Button("Show", variant="primary")
+        about = gr.HTML(_now("No set is read yet." if known else none))
+        episode = gr.Dropdown([], label="Episode")
+        place = gr.Slider(0, 1, value=0, step=1, label="Picture")
+        seen, held, of = gr.HTML(), gr.State(), gr.State()
+        looked = ask.click(self.look, name, [about, episode, of])
+        looked.then(self.step_through, [of, episode], [held, place, seen])  # the next set may have an episode so called
+        episode.input(self.step_through, [of, episode], [held, place, seen])
+        place.change(stepped, [held, place], seen, queue=False, show_progress="hidden")
 
     def _of_policy(self, name: str) -> list[Any]:
         about = self._choices["policies"].get(name, {})
@@ -228,6 +269,26 @@ def predicted(message: Message) -> str:
     table = f"<details><summary>The actions</summary><table class='st-facts'>{rows}</table></details>"
     done = f"{message['route']} round, {accepted} of {count} accepted, {message['ms']:g} ms"
     return _now(done) + _figure("st-big", message["image"], "the chunk's path in the agent view", caption) + table
+
+
+def stepped(episode: Message | None, place: float) -> str:
+    """Return one picture of an episode by each camera, and where it is in the curves of states and actions."""
+    if not episode:
+        return _now("No episode is chosen.")
+    at = min(max(0, int(place)), len(episode["pictures"]) - 1)
+    step = episode["steps"][at]
+    share = 100 * step / max(1, episode["length"] - 1)
+    views = "".join(
+        _figure("st-small", encoded, f"{camera} at step {step}", camera)
+        for camera, encoded in zip(episode["cameras"], episode["pictures"][at], strict=True)
+    )
+    rows = "".join(
+        f"<tr><td>{kind}</td><td>{', '.join(f'{value:g}' for value in values)}</td></tr>"
+        for kind, values in zip(("state", "action"), episode["values"][at], strict=True)
+    )
+    cursor = f"<div class='st-curves'>{episode['curves']}<div class='st-cursor' style='left:{share:.2f}%'></div></div>"
+    now = _now(f"Step {step} of {episode['length']}")
+    return f"{now}<div class='st-rows'><div>{views}</div>{cursor}</div><table class='st-facts'>{rows}</table>"
 
 
 def watching(seen: Message) -> str:
@@ -315,7 +376,7 @@ def application(page: gr.Blocks, path: str, root: Path) -> FastAPI:
 
 def main() -> NoReturn:
     """Give out the page until Ctrl-C or SIGTERM."""
-    descriptor, python, root = sys.argv[1:]
+    descriptor, python, root, *beside = sys.argv[1:]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn raises it once more, which would end it here
     sock, path = socket.socket(fileno=int(descriptor)), f"/{secrets.token_urlsafe(16)}"
     place = Path(tempfile.mkdtemp(prefix="flashtrail-studio-"))
@@ -323,7 +384,7 @@ def main() -> NoReturn:
         {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(place / "uploads"), "HF_HUB_OFFLINE": "1"}
     )
     os.chdir(place)  # nothing of the checkout is the working directory of a file server
-    backstage, code = Backstage(Path(python), Path(root), place), 0
+    backstage, code = Backstage(Path(python), Path(root), place, beside), 0
     try:
         *_, choices = backstage.ask({"do": "describe"})
         if "failed" in choices:

@@ -1,8 +1,8 @@
 """The process behind the page, in the project's own environment: one simulator, one policy server, one order at a time.
 
-Started by `visitors` as ``python -m flashtrail.studio.stage ROOT LOGS FD``; talks JSON over that socket. An order is
-answered by any number of messages, the last of which has ``last``. One process has one suite and task in its life: a
-second simulator renders other pictures. The server is kept until another policy is wanted.
+Started by `visitors` as ``python -m flashtrail.studio.stage ROOT LOGS FD [SETS...]``; talks JSON over that socket. An
+order is answered by any number of messages, the last of which has ``last``. One process has one suite and task in its
+life: a second simulator renders other pictures. The server is kept until another policy is wanted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -39,7 +39,7 @@ from flashtrail.serving.launch import ServerError, leave_with_parent
 from flashtrail.simulators import seeds
 from flashtrail.simulators.observation import resize_with_pad
 from flashtrail.simulators.protocol import Simulator
-from flashtrail.studio import choices, picture, watched
+from flashtrail.studio import choices, data, picture, watched
 from flashtrail.studio.choices import Artifact
 
 _CONNECT_S = 20.0
@@ -70,8 +70,8 @@ def spec_of(artifact: Artifact, policy: str, order: Mapping[str, Any]) -> ShardS
 class Stage:
     """What one process holds: choices, a simulator, a policy server and a session with it."""
 
-    def __init__(self, root: Path, logs: Path, connection: Connection) -> None:
-        self._root, self._logs, self._connection = root, logs, connection
+    def __init__(self, root: Path, logs: Path, connection: Connection, beside: Sequence[Path] = ()) -> None:
+        self._root, self._logs, self._connection, self._beside = root, logs, connection, beside
         self._simulator: Simulator | None = None
         self._needs: tuple[Any, ...] = ()
         self._serving = contextlib.ExitStack()
@@ -82,6 +82,7 @@ class Stage:
         """Do what is ordered and return the last message; never raises for what a visitor can cause."""
         try:
             done = {"describe": self._describe, "predict": self._predict, "play": self._play}
+            done |= {"survey": self._survey, "episode": self._episode}
             return {**done[order["do"]](order), "last": True}
         except watched.Ended:
             return {"ended": "ended by the visitor", "last": True}
@@ -95,7 +96,23 @@ class Stage:
             return {"failed": str(UserError(cause(f"{type(error).__name__}: {error}"))), "lost": True, "last": True}
 
     def _describe(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        return choices.described(self._root)
+        return choices.described(self._root) | {"sets": list(data.sets(self._root, self._beside))}
+
+    def _survey(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        """Read a set from beginning to end, as the report does; whoever leaves meanwhile ends it."""
+        return data.shown(str(order.get("set")), self._set(order), self._read)
+
+    def _read(self, count: int) -> None:
+        if count % 10 == 1:
+            self._say(f"{count} of its episodes are read")
+        if (self._orders(0) or {}).get("end"):
+            raise watched.Ended
+
+    def _episode(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        return data.episode(self._set(order), str(order.get("episode")))
+
+    def _set(self, order: Mapping[str, Any]) -> Path:
+        return choices.chosen(order.get("set"), data.sets(self._root, self._beside))
 
     def _predict(self, order: Mapping[str, Any]) -> dict[str, Any]:
         """Ask for one chunk at the start of an episode, then let the simulator execute all of it to see where it goes.
@@ -218,9 +235,9 @@ def _picture(encoded: Any) -> np.ndarray:
         raise UserError("the picture cannot be read: give a PNG or JPEG") from None
 
 
-def serve(root: Path, logs: Path, connection: Connection) -> None:
+def serve(root: Path, logs: Path, connection: Connection, beside: Sequence[Path] = ()) -> None:
     """Answer orders until the other end is closed. An order that ends or disturbs comes too late here: nothing runs."""
-    stage = Stage(root, logs, connection)
+    stage = Stage(root, logs, connection, beside)
     try:
         with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
             while True:
@@ -238,8 +255,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the page, which then ends this process
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     os.dup2(2, 1)  # LIBERO prints while it loads
-    root, logs, descriptor = sys.argv[1:]
-    serve(Path(root), Path(logs), Connection(int(descriptor)))
+    root, logs, descriptor, *beside = sys.argv[1:]
+    serve(Path(root), Path(logs), Connection(int(descriptor)), [Path(place) for place in beside])
     return 0
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 Message = dict[str, Any]
+_ACTED = ("predict", "play")  # orders that need a simulator
 
 
 class Turns:
@@ -49,8 +50,9 @@ class Turns:
 class Backstage:
     """The stage process: started when it is asked, again where another simulator is wanted or it is lost."""
 
-    def __init__(self, python: Path, root: Path, logs: Path) -> None:
+    def __init__(self, python: Path, root: Path, logs: Path, beside: Sequence[str] = ()) -> None:
         self._command = [str(python), "-P", "-m", "flashtrail.studio.stage", str(root), str(logs)]
+        self._beside = beside  # directories with sets of demonstrations
         self._log, self._lock = logs / "stage.log", threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
@@ -59,7 +61,7 @@ class Backstage:
 
     def ask(self, order: Message) -> Iterator[Message]:
         """Yield the stage's messages to an order, an empty one in each second of silence; the last one has ``last``."""
-        needs = None if order["do"] == "describe" else [order.get(name) for name in ("suite", "task", "seed")]
+        needs = [order.get(name) for name in ("suite", "task", "seed")] if order["do"] in _ACTED else None
         if self._owes or (needs and self._needs and needs != self._needs):
             self._settle()
             if needs and self._needs and needs != self._needs:
@@ -122,7 +124,7 @@ class Backstage:
         ours, theirs = socket.socketpair()
         with theirs, self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._command, str(theirs.fileno())],
+                [*self._command, str(theirs.fileno()), *self._beside],
                 stdin=subprocess.PIPE,  # the lifeline: it closes when this process ends, however it does
                 stdout=log,
                 stderr=log,

@@ -98,24 +98,28 @@ def episodes(directory: Path, limit: int | None = None) -> Iterator[tuple[int, i
         raise UserError(f"no demonstrations under {directory}: run `python -m flashtrail.training demonstrations`")
     dims: dict[str, tuple[int, ...]] | None = None
     for path in files:
-        try:
-            task, number = int(path.parent.name.removeprefix("task")), int(path.stem.removeprefix("ep"))
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            at, steps = arrays["at"], len(arrays["label"])
-            own = {
-                name: arrays[name].shape[1:] for name in ("state", "label", "agent", "wrist")[: 3 + ("wrist" in arrays)]
-            }
-            lengths = {len(arrays[name]) for name in (*VIEWS, "objects", "kept") if name in arrays}
-            if lengths != {len(at)} or len(arrays["state"]) != steps or not 0 <= at.min() <= at.max() < steps:
-                raise ValueError("its states, actions and pictures are not of the same steps")
-        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} is damaged, or no demonstration ({error}): record or import it again") from None
+        task, number, arrays = read_episode(path)
+        own = {name: arrays[name].shape[1:] for name in ("state", "label", "agent", "wrist")[: 3 + ("wrist" in arrays)]}
         dims = dims or own
         if own != dims:
             odd = next(name for name in dims if own.get(name) != dims[name]) if own.keys() >= dims.keys() else "wrist"
             raise UserError(f"{path}: {odd} has other dims than in the set's first episode: a set is of one robot")
         yield task, number, arrays
+
+
+def read_episode(path: Path) -> tuple[int, int, Mapping[str, Any]]:
+    """Return task, number and arrays of one file; UserError where it is damaged."""
+    try:
+        task, number = int(path.parent.name.removeprefix("task")), int(path.stem.removeprefix("ep"))
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        at, steps = arrays["at"], len(arrays["label"])
+        lengths = {len(arrays["agent"])} | {len(arrays[name]) for name in (*VIEWS, "objects", "kept") if name in arrays}
+        if lengths != {len(at)} or len(arrays["state"]) != steps or not 0 <= at.min() <= at.max() < steps:
+            raise ValueError("its states, actions and pictures are not of the same steps")
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged, or no demonstration ({error}): record or import it again") from None
+    return task, number, arrays
 
 
 def load(directory: str | Path, horizon: int = 50, limit: int | None = None) -> Demonstrations:
@@ -211,16 +215,24 @@ class Normaliser:
         return x * self._scale[key] + self._mean[key]
 
 
-def split(demos: Demonstrations, share: float = 0.06) -> tuple[np.ndarray, np.ndarray]:
-    """Frame indices (train, validation); whole episodes are held out, the same ones however many there are.
+def held_out(episode: np.ndarray, share: float = 0.06) -> np.ndarray:
+    """Episodes (N,), numbered as `Demonstrations.episode`, each once or more often -> whether each is held out, (N,).
 
-    Of a small set, whose tasks have fewer episodes than that, each task's last one. `kept` is about training alone.
+    The same ones however many there are. Of a small set, whose tasks have fewer episodes than that, each task's last
+    one; none where a task has no other.
     """
     every = max(2, round(1 / share))
-    held = demos.episode % MOST_EPISODES % every == every - 1
+    held = episode % MOST_EPISODES % every == every - 1
     if not held.any():
-        own = [np.unique(demos.episode[demos.task == task]) for task in np.unique(demos.task)]
-        held = np.isin(demos.episode, [numbers[-1] for numbers in own if len(numbers) > 1])
+        task = episode // MOST_EPISODES
+        own = [np.unique(episode[task == one]) for one in np.unique(task)]
+        held = np.isin(episode, [numbers[-1] for numbers in own if len(numbers) > 1])
+    return held
+
+
+def split(demos: Demonstrations, share: float = 0.06) -> tuple[np.ndarray, np.ndarray]:
+    """Frame indices (train, validation); whole episodes are held out. `kept` is about training alone."""
+    held = held_out(demos.episode, share)
     if not held.any() or not (~held & demos.kept).any():
         raise UserError("too few episodes: one of a task is held out, and another one is learned from")
     return np.flatnonzero(~held & demos.kept), np.flatnonzero(held)
