@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT / "src"))
 try:
     from flashtrail import caches
     from flashtrail.base import documents, provenance
-    from flashtrail.claims import claims as claim_files
+    from flashtrail.claims import claims as claim_files, named_files
     from flashtrail.experiment import plans
     from flashtrail.policies import facts as policy_facts
     from flashtrail.policies import registry as families
@@ -25,10 +25,9 @@ try:
     from flashtrail.experiment.report_files import CHAPTERS
     from flashtrail.experiment.shard import config_digest
     from flashtrail.checkpoints import stores
-    from flashtrail.base.errors import UserError, nearest
+    from flashtrail.base.errors import UserError
     from flashtrail.base.names import file_name
     from flashtrail.simulators import registry as simulators
-    from flashtrail.tables import measurements
 except ModuleNotFoundError as missing:
     sys.exit(
         f"error: {missing.name} is missing beside snakemake: run `make setup` and use .venv/bin/snakemake, "
@@ -53,45 +52,11 @@ def checked_experiment():
     try:
         layers = [documents.mapping(path) for path in ("config.yaml", *settings.configfiles)]
         experiment = experiments.parse(experiments.merge(*layers, settings.config))
-        check_files_named(experiment)
+        named_files.check(experiment)
         return experiment
     except UserError as error:
         elsewhere = "" if Path("config.yaml").exists() else f": say -d {shlex.quote(str(ROOT))}"
         sys.exit(f"error: {error}{elsewhere}")
-
-
-def check_files_named(experiment):
-    """What the config names in other files is there before hours are spent: claims, published success, artifacts."""
-    configs = [documents.mapping(path) for path in ("config.yaml", *sorted(Path().glob("profiles/*/overlay.yaml")))]
-    arms = {name for config in configs for name in config.get("arms") or ()}
-    claims = claim_files.load(experiment.claims)
-    claim_files.check_arms(experiment.claims, claims, {*arms, *experiment.all_arms})
-    keys = {"checkup": experiment.checkup.published} if experiment.checkup else {}
-    keys |= {f"policies.{name}": policy.published for name, policy in experiment.policies.items()}
-    files = [documents.mapping(path) for path in sorted(Path("resources/published").glob("*.yaml"))]
-    known = {f"{row['source']}/{row['method']}" for file in files for row in file.get("success") or ()}
-    for where, key in keys.items():
-        if key is not None and key not in known:
-            raise UserError(f"{where}.published: no success is published under {key!r}{nearest(key, known)}")
-    for run in experiment.reuse:
-        if not os.path.isdir(Path(run, "results/rollouts")):  # also where it may not be looked into
-            raise UserError(f"reuse: {run} has no results/rollouts, as runs and unpacked bundles have: remove it there")
-    given = {Path(file).stem: measurements.read(Path(file)).figures for file in experiment.measured.given}
-    claim_files.check_figures(experiment.claims, claims, {name: [f.name for f in own] for name, own in given.items()})
-    for name, dataset in experiment.datasets.items():
-        if not os.path.isdir(dataset.path):
-            raise UserError(
-                f"datasets.{name}.path: {dataset.path} is not a directory: correct the path or leave it out"
-            )
-    for name, policy in experiment.policies.items():
-        if policy.artifact is not None and not Path(policy.artifact, "manifest.json").is_file():
-            raise UserError(f"policies.{name}.artifact: {policy.artifact} is not a directory with a manifest.json")
-    for name, arm in experiment.arms.items():
-        given = {key: getattr(arm, key).model_fields_set for key in ("flash", "settings")}
-        if any(given.values()) and (artifact := experiment.policies[arm.policy].artifact):
-            family = families.family_of(Path(artifact))
-            for key, strange in ((k, one) for k in given for one in sorted(given[k] - families.settings_of(family))):
-                raise UserError(f"arms.{name}.{key}.{strange}: the family {family} has no such setting; leave it out")
 
 
 def planned_experiment():
