@@ -64,7 +64,7 @@ def test_figures_of_claims_stand_first_with_their_bounds_and_the_rest_is_folded(
     found = Campaign(inputs | {"claims": str(tmp_path / "claims.json")})
     first, *rest = measured_chapter.section(found).tables
     assert [row["figure"] for row in first.rows] == ["speed"] and "C7 : below 0.15, open" in words(
-        first.rows[0]["bound"]
+        first.rows[0]["eyes"]
     )
     assert [table.name for table in rest] == ["measured-eyes/ours", "measured-eyes/theirs"]
     assert "<summary>9\u00a0further figures: ours" in str(measured_chapter.section(found))
