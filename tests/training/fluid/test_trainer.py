@@ -280,7 +280,7 @@ def test_a_run_keeps_its_statistics_and_an_attempt_that_failed_leaves_none(tmp_p
 
 
 def test_each_cause_is_put_back_alone(tmp_path, demo_dir, monkeypatch) -> None:
-    """Every ablation differs from the shipped policy by what its name says, and has its own two figures."""
+    """Every ablation differs from the shipped policy by what its name says, and has its own figures."""
     chosen = {"pool": "pool", "absolute": "absolute", "single": "action_horizon", "one_view": "views"}
     chosen |= {"small_head": "head_width", "evolved_only": "skip", "low_pass": "skip"}
     assert {name: set(one.sizes) for name, one in ablations.ABLATIONS.items() if one.sizes} == {
@@ -293,6 +293,6 @@ def test_each_cause_is_put_back_alone(tmp_path, demo_dir, monkeypatch) -> None:
     assert ablations.main() == 0
     found = measurements.read(tmp_path / "ablations.json")
     assert [figure.name for figure in found.figures] == [
-        f"{name}_{kind}" for name in few for kind in ("error", "sensitivity")
+        f"{name}_{kind}" for name in few for kind in ("motion", "error", "sensitivity")
     ]
     assert "1 updates" in found.method and found.figure("pool_sensitivity").n == 2
