@@ -13,7 +13,7 @@ from typing import Any
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.datasets import replayed, write
-from flashtrail.datasets.replayed import ACTION, EXECUTED, STATE, Outcome, Recorded, Settings
+from flashtrail.datasets.replayed import ACTION, EXECUTED, STATE, Outcome, Recorded, Where
 
 PROVENANCE = "provenance.json"
 _STATE = ["x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_left", "finger_right"]
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name in ("limit", "processes"):
         if (value := getattr(arguments, name)) is not None and value < 1:
             raise UserError(f"--{name} {value}: give at least 1")
-    tasks: list[tuple[Settings | int, list[Recorded]]] = (
+    tasks: list[tuple[Where, list[Recorded]]] = (
         [*replayed.of_run(source, arguments.arm, arguments.successful, arguments.limit)]
         if arguments.arm
         else [*replayed.of_demonstrations(source, arguments.limit).items()]
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _replay(tasks: Sequence[tuple[Settings | int, list[Recorded]]], films: Path, processes: int) -> list[Outcome]:
+def _replay(tasks: Sequence[tuple[Where, list[Recorded]]], films: Path, processes: int) -> list[Outcome]:
     """Replay each task in a process of its own: a second simulator in one renders other pictures."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, max_tasks_per_child=1) as pool:
@@ -85,7 +85,7 @@ def _names(one: Outcome) -> dict[str, list[str]]:
     return {name: {STATE: _STATE, ACTION: _ACTION, EXECUTED: _ACTION}[name] for name in one.played.vectors}
 
 
-def _robot(where: Settings | int) -> str:
+def _robot(where: Where) -> str:
     return "panda" if isinstance(where, int) or where.suite.startswith("libero") else where.suite
 
 

@@ -33,15 +33,25 @@ _STATE = ["x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger
 _ACTION = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
 
 
-def record(simulator: Simulator, task_id: int, number: int, pixels: int = PIXELS) -> dict[str, NDArray[Any]] | None:
-    """Play and record one episode of the simulator's task; None if the expert did not succeed. Keys: `dataset.load`."""
+def made(task_id: int) -> Simulator:
+    """The simulator of a task as demonstrations are recorded in."""
+    return registry.make(SUITE, task_id, seed=SEED, scene_seed="episode", hard_reset=False)
+
+
+def begin(simulator: Simulator, task_id: int, number: int) -> ActionNoise:
+    """Set up the scene where an episode's record begins; what disturbs its actions."""
     rng = np.random.default_rng([SEED, task_id, number])
     how = Disturbance.draw(number, rng)
     simulator.reset(EpisodeKey(SUITE, task_id, FIRST + number, 0))
     if how.displaced or how.missed:
-        displace(lambda action: ({}, simulator.step(action, render=False).done), rng)
-    act, noise = registry.expert(SUITE, simulator), ActionNoise(how.sigma, rng)
-    columns: dict[str, list[Any]] = {name: [] for name in ("state", "label", "at", *VIEWS)}
+        displace(lambda action: ({}, simulator.step(action.tolist(), render=False).done), rng)
+    return ActionNoise(how.sigma, rng)
+
+
+def record(simulator: Simulator, task_id: int, number: int, pixels: int = PIXELS) -> dict[str, NDArray[Any]] | None:
+    """Play and record one episode of the simulator's task; None if the expert did not succeed. Keys: `dataset.load`."""
+    noise, act = begin(simulator, task_id, number), registry.expert(SUITE, simulator)
+    columns: dict[str, list[Any]] = {name: [] for name in ("state", "label", "executed", "at", *VIEWS)}
     for step in range(simulator.horizon):
         seen, clean = simulator.observe(), np.asarray(act())
         if step % EVERY == 0:
@@ -50,8 +60,9 @@ def record(simulator: Simulator, task_id: int, number: int, pixels: int = PIXELS
                 columns[name].append(value)
         columns["state"].append(seen.state.astype(np.float32))
         columns["label"].append(clean.astype(np.float32))
-        if simulator.step(noise(clean), render=False).done:
-            return {name: np.array(values) for name, values in columns.items()}
+        columns["executed"].append(noise(clean).astype(np.float32))
+        if simulator.step(columns["executed"][-1].tolist(), render=False).done:
+            return {name: np.array(values) for name, values in columns.items()} | {"done_at": np.array(step + 1)}
     return None
 
 
@@ -62,23 +73,23 @@ def write(out: Path, episodes: int = EPISODES, pixels: int = PIXELS) -> int:
     """
     if out.exists():
         raise UserError(f"--out {out} is there already: give a new directory")
-    made, prompts = 0, {}
+    count, prompts = 0, {}
     with provenance.write_atomic(out) as fresh:
         for task in TASKS:
-            simulator = registry.make(SUITE, task, seed=SEED, scene_seed="episode", hard_reset=False)
+            simulator = made(task)
             prompts[task] = simulator.prompt
             (fresh / f"task{task}").mkdir(parents=True)
             for number in range(len(range(task, episodes, len(TASKS)))):
                 arrays = record(simulator, task, number, pixels)
                 if arrays is not None:
                     np.savez_compressed(fresh / f"task{task}" / f"ep{number:04d}.npz", **arrays)  # type: ignore[arg-type]
-                    made += 1
+                    count += 1
         about = Description(
             fps=20, cameras=list(VIEWS), state=_STATE, action=_ACTION, tasks=prompts, every=EVERY,
             source={"suite": SUITE, "seed": str(SEED)},
         )  # fmt: skip
         provenance.json_dump(about.model_dump(mode="json"), fresh / DESCRIPTION)
-    return made
+    return count
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -87,8 +98,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new directory for the training set")
     parser.add_argument("--episodes", type=_counted, default=EPISODES, metavar="N", help=f"default: {EPISODES}")
     arguments = parser.parse_args(words)
-    made = write(arguments.out, arguments.episodes)
-    print(f"{arguments.out}: {made} of {arguments.episodes} episodes")
+    print(f"{arguments.out}: {write(arguments.out, arguments.episodes)} of {arguments.episodes} episodes")
     return 0
 
 

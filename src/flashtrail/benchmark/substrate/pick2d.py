@@ -2,10 +2,13 @@
 
 All learn from the same demonstrations with as many updates; each is asked about held-out demonstrations and acts in
 the simulator. The first version is the positive control of a frozen policy: one whose error looks learned.
+
+    python -m flashtrail.benchmark.substrate.pick2d --artifact DIR       # k/n of any policy in it
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flashtrail.base import commands
+from flashtrail.base.errors import UserError
+from flashtrail.benchmark import profiling
 from flashtrail.benchmark.substrate.figures import difference, ratio
 from flashtrail.drills.predicates import Episode, features
 from flashtrail.drills.sensitivity import BLIND
@@ -22,6 +28,7 @@ from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.policies.fluid.policy import FluidPolicy
 from flashtrail.policies.fluid.settings import Settings
 from flashtrail.policies.parts.words import Vocabulary
+from flashtrail.policies.protocol import Policy
 from flashtrail.rollouts import conditions, guards
 from flashtrail.rollouts.episode import EpisodeRecord, PolicySession, run_episode
 from flashtrail.rollouts.expert import ExpertSession
@@ -32,7 +39,7 @@ from flashtrail.statistics import intervals
 from flashtrail.tables.measurements import Figure, figure
 from flashtrail.training.fluid.__main__ import trainer_of
 from flashtrail.training.fluid.trainer import Recipe, Trainer, figures
-from flashtrail.training.pick2d import SUITE, TASKS, write
+from flashtrail.training.pick2d import FIRST, SUITE, TASKS, write
 
 TITLE = "2D pick and place: the document's first version, and whether it looks"
 REPLAN, SEED = 4, 7  # actions of a chunk that are executed; of the starts, no demonstration's
@@ -119,11 +126,11 @@ def trained(place: Path, demos: Path, one: Variant, updates: int, seed: int) -> 
 class _Session:
     """A policy in this process as `run_episode` asks it."""
 
-    def __init__(self, policy: FluidPolicy) -> None:
+    def __init__(self, policy: Policy) -> None:
         self._policy, self._memory = policy, policy.new_session()
 
     def infer(self, obs: Mapping[str, Any], executed_steps: int | None, reset: bool, noise_seed: list[int]) -> Reply:
-        out = self._policy.infer(self._memory, obs, reset=reset)
+        out = self._policy.infer(self._memory, obs, executed_steps=executed_steps, reset=reset, noise_seed=noise_seed)
         return Reply(out["actions"], out["accepted_prefix_len"], out["policy_timing"], {}, 0.0)
 
 
@@ -198,3 +205,23 @@ def spread(record: EpisodeRecord) -> float:
     pictures = np.array([np.nan if step["img_mean"] is None else step["img_mean"] for step in steps], float)
     found = features(Episode(actions, pictures, np.array([step["reward"] for step in steps], float)))["spread"]
     return 0.0 if np.isnan(found) else found
+
+
+def main() -> int:
+    """Play an artifact of any family at the starts that no demonstration has; print k/n with its interval."""
+    parser = commands.Parser(prog="python -m flashtrail.benchmark.substrate.pick2d", description=__doc__)
+    parser.add_argument("--artifact", type=Path, required=True, metavar="DIR", help="such as a run's artifact/")
+    parser.add_argument("--starts", type=int, default=FULL["starts"], metavar="N", help="of each task")
+    arguments = parser.parse_args()
+    if not 1 <= arguments.starts <= FIRST:
+        raise UserError(f"--starts {arguments.starts}: give 1 to {FIRST}: later ones are demonstrations'")
+    engine = {"device": "cpu", "dtype": "float32", "flash": {}}
+    policy = profiling.load(arguments.artifact, None, engine, "auto")
+    played = [play(_Session(policy), arguments.starts)]
+    for one in in_simulator("policy", arguments.artifact.name, played)[1]:
+        print(f"{one.title}: {one.value:.3g} {one.interval}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(commands.run(main, "substrate"))
