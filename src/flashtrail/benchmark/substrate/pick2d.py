@@ -130,7 +130,9 @@ class _Session:
         self._policy, self._memory = policy, policy.new_session()
 
     def infer(self, obs: Mapping[str, Any], executed_steps: int | None, reset: bool, noise_seed: list[int]) -> Reply:
-        out = self._policy.infer(self._memory, obs, executed_steps=executed_steps, reset=reset, noise_seed=noise_seed)
+        out = self._policy.infer(
+            self._memory, dict(obs), executed_steps=executed_steps, reset=reset, noise_seed=noise_seed
+        )
         return Reply(out["actions"], out["accepted_prefix_len"], out["policy_timing"], {}, 0.0)
 
 
