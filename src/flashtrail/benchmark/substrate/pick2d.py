@@ -43,7 +43,7 @@ from flashtrail.training.pick2d import FIRST, SUITE, TASKS, write
 
 TITLE = "2D pick and place: the document's first version, and whether it looks"
 REPLAN, SEED = 4, 7  # actions of a chunk that are executed; of the starts, no demonstration's
-SHOWN = ("own", "motion", "amplitude", "sensitivity")
+SHOWN = ("own", "motion", "error_over_blank", "amplitude", "sensitivity")
 
 # What all have: FLUID's trial on such a task (C 32, one layer of six steps, dilations 1 and 2, one picture), at 56 px.
 SIZES: dict[str, Any] = {"pixels": 56, "patch": 8, "width": 32, "layers": 1, "steps": 6, "dilations": (1, 2)}
