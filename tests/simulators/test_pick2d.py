@@ -144,7 +144,7 @@ def test_a_directory_that_is_there_is_not_written_to(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_small_trained_field_goes_nearer_to_the_block_than_the_random_control(tmp_path):
+def test_a_small_trained_field_sets_out_for_the_block_and_the_random_control_does_not(tmp_path):
     """Through the real shard, server and wire; k/n of success is the measurement's, this is that learning acts."""
     demonstrations.write(tmp_path / "demos", 60, pixels=56)
     sizes = {"pixels": 56, "patch": 8, "width": 32, "layers": 1, "steps": 3, "dilations": (1, 2)}
@@ -153,19 +153,20 @@ def test_a_small_trained_field_goes_nearer_to_the_block_than_the_random_control(
     trainer.train()
     finish(trainer, known)
     artifacts = {"field": tmp_path / "run/artifact", "random": ROOT / "resources/scripted/random"}
-    near = {name: nearest(tmp_path / name, artifact) for name, artifact in artifacts.items()}
-    assert np.median(near["field"]) < 0.6 * np.median(near["random"]), near
+    towards = {name: heading(tmp_path / name, artifact) for name, artifact in artifacts.items()}
+    assert towards["field"] > 0.6 and towards["field"] > towards["random"] + 0.3, towards
 
 
-def nearest(out, artifact) -> list[float]:
-    """Of each episode, how near (m, seen from above) the hand comes to where the block lay."""
+def heading(out, artifact) -> float:
+    """The mean cosine between the way of the first 8 steps and the way to the block, seen from above."""
     server = [sys.executable, "-m", "flashtrail", "serve", "--exit-with-parent", "--artifact"]
     server += [str(artifact), "--port", "{port}", "--threads", "1"]
-    told = spec(range(8), server, suite="pick2d", task_id=1, condition={"kind": "none"}, guard={"kind": "none"})
-    roll_out_shard(told.model_copy(update={"horizon": 30}), out, log=out.with_suffix(".log").open("w")).check()
-    blocks = {start: begun(1, start).block[:2] for start in range(8)}
-    found = dict.fromkeys(blocks, np.inf)
-    for step in rows(out)["steps"]:
-        gap = float(np.linalg.norm(np.array(step["eef_pos"])[:2] - blocks[step["init_state"]]))
-        found[step["init_state"]] = min(found[step["init_state"]], gap)
-    return list(found.values())
+    told = spec(range(12), server, suite="pick2d", task_id=1, condition={"kind": "none"}, guard={"kind": "none"})
+    roll_out_shard(told.model_copy(update={"horizon": 8}), out, log=out.with_suffix(".log").open("w")).check()
+    cosines = []
+    for step in (row for row in rows(out)["steps"] if row["step"] == 7):
+        scene = begun(1, step["init_state"])
+        gone, way = (np.array(place)[:2] - scene.hand[:2] for place in (step["eef_pos"], scene.block))
+        cosines.append(gone @ way / (np.linalg.norm(gone) * np.linalg.norm(way)))
+    assert len(cosines) == 12
+    return float(np.mean(cosines))
