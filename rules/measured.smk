@@ -7,7 +7,7 @@
 #   results/measured/scaling.json         slopes and ratios with their intervals
 #   results/scaling/rows.parquet          each pass: its peak of memory and its time
 #   results/measured/sensitivity_{policy}.json    what the policy looks at (docs/drills.md, Does it look)
-#   results/measured/{substrate}.json     the core of fluid on digits, moving digits, volumes
+#   results/measured/{substrate}.json     the core of fluid on digits, moving digits, volumes, in pick2d
 
 
 rule profile_scaling:
@@ -43,7 +43,7 @@ rule measure_substrate:
     benchmark:
         "results/benchmarks/measure_substrate/{substrate}.tsv"
     wildcard_constraints:
-        substrate="digits|moving|volumes",
+        substrate="digits|moving|volumes|pick2d",
     params:
         substrate=substrate_of,
         code=code_digest("measure_substrate.py"),

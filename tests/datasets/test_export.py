@@ -17,6 +17,7 @@ from flashtrail.datasets.export import PROVENANCE
 from flashtrail.datasets.read import LeRobotSet
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.simulators import registry
+from flashtrail.training import dataset, pick2d
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +195,20 @@ def test_an_imported_set_cannot_be_replayed(tmp_path) -> None:
     np.savez(path, **{name: value for name, value in arrays.items() if name != "executed"})
     with pytest.raises(UserError, match="ep0000 was not recorded in the simulator"):
         replayed.of_demonstrations(tmp_path, None)
+
+
+def test_demonstrations_of_pick2d_come_back_as_the_same_training_set(tmp_path) -> None:
+    """Disturbed starts included: written, replayed as a LeRobot set, imported."""
+    source, between, back = tmp_path / "demos", tmp_path / "lerobot", tmp_path / "back"
+    assert pick2d.write(source, 6) == 6
+    assert cli.main(["export-dataset", str(source), "--out", str(between)]) == 0
+    said = json.loads((between / PROVENANCE).read_text())["episodes"]
+    assert len(said) == 6 and not any(one["differs"] or one["largest_m"] or one["largest_grey"] > 1e-6 for one in said)
+    assert cli.main(["import-dataset", str(between), "--out", str(back), "--every", str(pick2d.EVERY)]) == 0
+    ours, theirs = dataset.load(source, 12), dataset.load(back, 12)
+    for name in ("states", "chunks", "valid", "task", "step", "episode"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+    assert np.abs(ours.views.astype(int) - theirs.views).mean() < 2, "films lose a little"
 
 
 @pytest.mark.simulator

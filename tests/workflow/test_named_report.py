@@ -46,7 +46,7 @@ def test_the_fluid_profile_plans_its_controls_and_what_no_episode_has(checkout):
     ).stdout
     planned = counts(output)
     assert planned["take_artifact"] == 5 and planned["merge_shards"] == 8 and planned["profile_scaling"] == 1
-    assert planned["measure_substrate"] == 3 and planned["check_sensitivity"] == 1
+    assert planned["measure_substrate"] == 4 and planned["check_sensitivity"] == 1
     assert "results/claims/fluid.json" in output and "results/claims/claims.json" not in output
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.datasets import replayed, write
-from flashtrail.datasets.replayed import ACTION, EXECUTED, STATE, Outcome, Recorded, Settings
+from flashtrail.datasets.replayed import ACTION, EXECUTED, STATE, Outcome, Recorded, Where
 
 PROVENANCE = "provenance.json"
 _DIMS = {STATE: write.STATE_NAMES, ACTION: write.ACTION_NAMES, EXECUTED: write.ACTION_NAMES}
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name in ("limit", "processes"):
         if (value := getattr(arguments, name)) is not None and value < 1:
             raise UserError(f"--{name} {value}: give at least 1")
-    tasks: list[tuple[Settings | int, list[Recorded]]] = (
+    tasks: list[tuple[Where, list[Recorded]]] = (
         [*replayed.of_run(source, arguments.arm, arguments.successful, arguments.limit)]
         if arguments.arm
         else [*replayed.of_demonstrations(source, arguments.limit).items()]
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _replay(tasks: Sequence[tuple[Settings | int, list[Recorded]]], films: Path, processes: int) -> list[Outcome]:
+def _replay(tasks: Sequence[tuple[Where, list[Recorded]]], films: Path, processes: int) -> list[Outcome]:
     """Replay each task in a process of its own: a second simulator in one renders other pictures."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, max_tasks_per_child=1) as pool:
@@ -84,7 +84,7 @@ def _names(one: Outcome) -> dict[str, list[str]]:
     return {name: _DIMS[name] for name in one.played.vectors}
 
 
-def _robot(where: Settings | int) -> str:
+def _robot(where: Where) -> str:
     return "panda" if isinstance(where, int) or where.suite.startswith("libero") else where.suite
 
 

@@ -24,12 +24,13 @@ from flashtrail.datasets.write import FPS, Played
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.experiment.shard import MAX_SEED, SceneSeed
 from flashtrail.experiment.suites import suite_of
+from flashtrail.policies.parts.pictures import shrink
 from flashtrail.record.run import Run
 from flashtrail.simulators import registry
 from flashtrail.simulators.observation import state_vector, upright
 from flashtrail.simulators.robosuite import opengl
 from flashtrail.tables import schemas
-from flashtrail.training import dataset, demonstrations
+from flashtrail.training import dataset, demonstrations, pick2d
 
 CAMERAS = ("observation.images.image", "observation.images.wrist_image")  # as LIBERO's sets in LeRobot's form have them
 STATE, ACTION, EXECUTED = "observation.state", "action", "executed_action"
@@ -45,6 +46,17 @@ class Settings(documents.Section):
     seed: int = Field(ge=0, le=MAX_SEED)
     scene_seed: SceneSeed
     hard_reset: bool
+
+
+@dataclass(frozen=True)
+class Pick2d:
+    """A task whose demonstrations were recorded in pick2d; a number alone is a task of LIBERO's."""
+
+    task_id: int
+    suite: str = pick2d.SUITE
+
+
+Where = Settings | Pick2d | int
 
 
 @dataclass(frozen=True)
@@ -136,9 +148,33 @@ class _OfDemonstrations:
         return success
 
 
-def play(where: Settings | int, episodes: Sequence[Recorded], out: Path) -> list[Outcome]:
+class _OfPick2d:
+    """The simulator in which demonstrations of pick2d were recorded."""
+
+    def __init__(self, task_id: int) -> None:
+        self._task_id, self._simulator = task_id, pick2d.made(task_id)
+        self.prompt = self._simulator.prompt
+
+    def begin(self, numbers: tuple[int, ...]) -> None:
+        pick2d.begin(self._simulator, self._task_id, *numbers)
+
+    def look(self) -> tuple[list[NDArray[np.uint8]], NDArray[Any], float]:
+        seen = self._simulator.observe()
+        return [seen.agent, seen.wrist], seen.state, float(shrink(seen.agent).mean())
+
+    def step(self, action: Sequence[float]) -> bool:
+        return self._simulator.step(action, render=False).done
+
+
+def _scene(where: Where) -> _OfRun | _OfDemonstrations | _OfPick2d:
+    if isinstance(where, Pick2d):
+        return _OfPick2d(where.task_id)
+    return _OfDemonstrations(where) if isinstance(where, int) else _OfRun(where)
+
+
+def play(where: Where, episodes: Sequence[Recorded], out: Path) -> list[Outcome]:
     """Replay episodes of one task in this process, which must not have had a simulator; their videos go below `out`."""
-    scene = _OfDemonstrations(where) if isinstance(where, int) else _OfRun(where)
+    scene = _scene(where)
     outcomes = []
     for one in episodes:
         outcomes.append(_play(scene, one, out))
@@ -146,7 +182,7 @@ def play(where: Settings | int, episodes: Sequence[Recorded], out: Path) -> list
     return outcomes
 
 
-def _play(scene: _OfRun | _OfDemonstrations, one: Recorded, out: Path) -> Outcome:
+def _play(scene: _OfRun | _OfDemonstrations | _OfPick2d, one: Recorded, out: Path) -> Outcome:
     scene.begin(one.begin)
     states: list[NDArray[Any]] = []
     samples: dict[str, list[NDArray[np.uint8]]] = defaultdict(list)
@@ -183,11 +219,13 @@ def _play(scene: _OfRun | _OfDemonstrations, one: Recorded, out: Path) -> Outcom
 # --- records ---
 
 
-def of_demonstrations(directory: Path, limit: int | None) -> dict[int, list[Recorded]]:
+def of_demonstrations(directory: Path, limit: int | None) -> dict[Where, list[Recorded]]:
     """Return the episodes of DIRECTORY/task*/ep*.npz by task; UserError for one that is damaged or was imported."""
-    tasks: dict[int, list[Recorded]] = defaultdict(list)
-    for task, number, kept in dataset.episodes(directory):
-        name = f"task{task}/ep{number:04d}"
+    about, tasks = dataset.described(directory), defaultdict[Where, list[Recorded]](list)
+    ours = about is not None and about.source.get("suite") == pick2d.SUITE
+    for number_of_task, number, kept in dataset.episodes(directory):
+        task = Pick2d(number_of_task) if ours else number_of_task
+        name = f"task{number_of_task}/ep{number:04d}"
         if not {"executed", "done_at"} <= kept.keys():
             raise UserError(f"{directory}/{name} was not recorded in the simulator, where it is to be replayed")
         if limit is None or len(tasks[task]) < limit:

@@ -160,7 +160,7 @@ class Experiment(Section):
             raise ValueError(f"{where}.server: the policy {arm.policy!r} is the simulator's expert: leave it out")
         suite = self._suite_of(arm)
         if other == EXPERT and not suites.suite_of(suite).expert:
-            having = ", ".join(name for name, one in suites.SUITES.items() if one.expert)
+            having = ", ".join(name for name, one in suites.SUITES.items() if one.expert and one.evidence)
             raise ValueError(f"{where}.policy: {suite} has no expert of its own; suites with one: {having}")
         if other == EXPERT and clock != clocks.PAUSED:  # all that it answers would be late
             raise ValueError(f"{where}.clock: the expert answers for one step at a time: leave its clock paused")

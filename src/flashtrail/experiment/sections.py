@@ -171,7 +171,7 @@ class Measured(Section):
 
     given: list[str] = Field([], description="measurements that are finished, such as a training's: files")
     scaling: Scaling | None = Field(None, description="memory and time by the number of tokens, alone on the device")
-    substrate: tuple[Literal["digits", "moving", "volumes"], ...] = Field(
+    substrate: tuple[Literal["digits", "moving", "volumes", "pick2d"], ...] = Field(
         (), description="the core of fluid apart from any robot (benchmark/substrate/)"
     )
     sensitivity: list[str] = Field([], description="policies: how far their answers follow what they see")

@@ -41,6 +41,7 @@ SUITES = {
     "libero_90": Suite(tasks=90, horizon=400),
     "reach": Suite(tasks=2, horizon=60, simulator="reach", evidence=False),
     "robosuite_lift": Suite(tasks=8, horizon=100, simulator="robosuite_lift", init_states=1000, expert=True),
+    "pick2d": Suite(tasks=2, horizon=100, simulator="pick2d", evidence=False, init_states=1000, expert=True),
 }
 
 

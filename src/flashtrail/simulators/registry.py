@@ -17,8 +17,12 @@ SIMULATORS = {
     "libero": "flashtrail.simulators.libero.simulator:LiberoSimulator",
     "robosuite_lift": "flashtrail.simulators.robosuite_lift.simulator:LiftSimulator",
     "reach": "flashtrail.simulators.reach.simulator:ReachSimulator",
+    "pick2d": "flashtrail.simulators.pick2d.simulator:Pick2dSimulator",
 }
-EXPERTS = {"robosuite_lift": "flashtrail.simulators.robosuite_lift.expert:playing"}
+EXPERTS = {
+    "robosuite_lift": "flashtrail.simulators.robosuite_lift.expert:playing",
+    "pick2d": "flashtrail.simulators.pick2d.expert:playing",
+}
 
 
 def source_of(suite: str, known: Mapping[str, str] = SIMULATORS) -> str:

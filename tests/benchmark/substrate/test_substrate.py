@@ -1,4 +1,4 @@
-"""The core apart from any robot: what it is tried on, the arithmetic of its figures, quick runs of all three."""
+"""The core apart from any robot: what it is tried on, the arithmetic of its figures, quick runs of all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from flashtrail.base import commands
 from flashtrail.benchmark.substrate import __main__ as command
-from flashtrail.benchmark.substrate import data, digits, figures, moving, networks, volumes
+from flashtrail.benchmark.substrate import data, figures, moving, networks, volumes
 from flashtrail.policies.fluid.field import DOCUMENT_D, Layer, Stop, evolve
 from flashtrail.tables import measurements
 
@@ -116,7 +116,7 @@ def test_dice_counts_overlap_twice_and_two_empty_volumes_agree():
 
 def test_a_paired_difference_is_of_the_same_images():
     a, b = np.array([1, 1, 1, 0, 1, 0] * 10, bool), np.array([1, 0, 0, 1, 1, 0] * 10, bool)
-    made = digits.difference("ours", "logistic", a, b)
+    made = figures.difference("ours_less_logistic", "accuracy", a, b, "images")
     assert made.value == pytest.approx((20 - 10) / 60) and made.n == 60
     assert "right alone: 20 and 10 images" in made.title and made.low < made.value < made.high
 
@@ -160,6 +160,7 @@ FIGURES = {
     "digits": {"accuracy_ours", "accuracy_document", "accuracy_logistic", "ours_less_logistic", "ours_less_vit"},
     "moving": {"ours_over_copy", "ours_over_none", "document_eps_010_differ", "document_layer_2_acts_from"},
     "volumes": {"dice_off", "dice_unet", "calibrated_less_off", "off_two_seeds", "off_two_seeds_beyond"},
+    "pick2d": {"first_sensitivity", "first_blind", "early_own", "ours_success", "vit_spread", "ours_less_first"},
 }
 
 

@@ -1,1 +1,1 @@
-"""The reaction-diffusion core apart from any robot: on digits, still and moving, and on synthetic volumes."""
+"""The reaction-diffusion core apart from any robot: on digits, volumes and a 2D pick and place."""

@@ -1,8 +1,9 @@
-"""`python -m flashtrail.benchmark.substrate`: the reaction-diffusion core on digits, moving digits and volumes.
+"""`python -m flashtrail.benchmark.substrate`: the reaction-diffusion core on digits, volumes and a 2D pick and place.
 
     python -m flashtrail.benchmark.substrate digits --out results/measured/digits.json       # 5 minutes of one core
     python -m flashtrail.benchmark.substrate moving --out results/measured/moving.json       # 8
     python -m flashtrail.benchmark.substrate volumes --out results/measured/volumes.json     # 8
+    python -m flashtrail.benchmark.substrate pick2d --out results/measured/pick2d.json       # 8
 
 Everything is drawn from the seed; one machine gives the same figures again.
 """
@@ -16,10 +17,10 @@ from typing import Any
 import torch
 
 from flashtrail.base import commands
-from flashtrail.benchmark.substrate import digits, moving, volumes
+from flashtrail.benchmark.substrate import digits, moving, pick2d, volumes
 from flashtrail.tables import measurements
 
-TASKS: dict[str, Any] = {"digits": digits, "moving": moving, "volumes": volumes}
+TASKS: dict[str, Any] = {"digits": digits, "moving": moving, "volumes": volumes, "pick2d": pick2d}
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flashtrail.statistics import resampling
+from flashtrail.statistics import intervals, resampling
 from flashtrail.tables.measurements import Figure, figure
 
 
@@ -23,3 +23,10 @@ def spread(name: str, title: str, values: NDArray[Any], of: str) -> Figure:
     resampled = np.sqrt(np.maximum(sums[:, 1] - sums[:, 0] ** 2, 0.0))
     interval = resampling.percentile_interval(resampled) if len(values) >= resampling.MIN_CLUSTERS else None
     return figure(name, title, values.std(), interval, len(values), of)
+
+
+def difference(name: str, title: str, a: NDArray[np.bool_], b: NDArray[np.bool_], of: str) -> Figure:
+    """A share less another one of the same cases, with Tango's interval."""
+    pair = intervals.paired(a.tolist(), b.tolist())
+    words = f"{title} (right alone: {pair.only_a} and {pair.only_b} {of})"
+    return figure(name, words, pair.difference, pair.interval, pair.n, of)

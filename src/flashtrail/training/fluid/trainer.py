@@ -163,10 +163,10 @@ class Trainer(loop.Loop):
     def held_out(self) -> dict[str, NDArray[np.float64]]:
         """Return sums over each held-out episode, by column: squared errors and what they compare with.
 
-        Of the motion (robot actions but the gripper, over their SD): error, with pictures, and blank, with blank ones;
-        swapped, of the answers to another episode's pictures from one's own; variance, of the expert's about its mean;
-        answered, of the answers' about theirs. own, own_variance: of the targets as they are answered, gripper
-        included. loss, auxiliary, frames: of the losses.
+        Of the motion (robot actions but the gripper, over their SD, without dims that never move): error, with
+        pictures, and blank, with blank ones; swapped, of the answers to another episode's pictures from one's own;
+        variance, of the expert's about its mean; answered, of the answers' about theirs. own, own_variance: of the
+        targets as they are answered, gripper included. loss, auxiliary, frames: of the losses.
         """
         rng, rows = np.random.default_rng([self.recipe.seed, 999_999]), self.held_frames
         others = dataset.others(self.demos, rows)
@@ -184,9 +184,11 @@ class Trainer(loop.Loop):
                 columns.setdefault(name, []).append(np.full(len(part), seen[name].item()))
         whole = {name: np.concatenate(values) for name, values in columns.items()}
         valid = self.demos.valid[rows][..., None]
-        spread = np.maximum(self.demos.chunks[self.demos.valid].std(0), 1e-6)[:-1]
+        spread = self.demos.chunks[self.demos.valid].std(0)[:-1]
+        moving = spread > 1e-6
         moved, blank, other, expert = (
-            self._motion(whole[name], rows) / spread for name in ("own", "blank", "other", "target")
+            (self._motion(whole[name], rows) / np.maximum(spread, 1e-6))[..., moving]
+            for name in ("own", "blank", "other", "target")
         )
 
         def about_mean(x: NDArray[Any]) -> NDArray[Any]:
