@@ -19,6 +19,7 @@ from imports import official
 from matplotlib import pyplot as plt
 from matplotlib.text import Text
 from record import campaign
+from report.test_limits_chapter import layers
 from report.test_metric_chapter import run as lift  # noqa: F401
 
 from flashtrail import cli
@@ -33,6 +34,7 @@ GRID = {"grid": "wrist_grid", "fault": "zero", "view": "wrist", "parameter": "ev
 GRID |= {"guard": "none", "guard_kind": "none"}
 # Tables of imports, of episodes that were verified, of rounds that shared a pass, of shared starts; and none of these.
 ABSENT = {"printed", "verified", "verified-apart", "batching", "checkup-states", "drills-apart", "remedies"}
+ABSENT |= {"limits"}  # of arms with limits: test_limits_chapter.py
 ABSENT |= {"metrics", "metrics-printed"}  # of a suite that records other criteria: test_metric_chapter.py
 
 
@@ -50,6 +52,8 @@ def root(tmp_path_factory) -> Path:
     provenance.json_dump(CONTROL, run / "results/control.json")
     job["input"]["control"] = "results/control.json"
     job["params"]["grids"] = {"wrist_zero_every4": GRID}
+    layers(run / "results/measured")
+    job["input"]["measured"] = ["results/measured/safety_layer.json"]
     provenance.json_dump(job, path)
     return run
 
