@@ -90,6 +90,15 @@ def test_what_fits_is_left_as_it_is_and_what_does_not_is_changed_least():
     assert held_inside(box, np.zeros(3), np.array([0.1, 0, 0]), rest, arms)[1] == pytest.approx([0.1, 0, 0])
 
 
+def test_nothing_turns_while_a_corner_is_outside():
+    """Not even back in: at the end of a joint's range the turn would drive the hand on."""
+    one = limiter(at(0.09, 0, 0.1), box=BOX)
+    one.felt(at(0.09, 0, 0.1))
+    sent = one.apply([0, 0, 0, 0.1, 0, 0, -1])
+    assert sent.by == ("box",) and sent.action[0] < 0 and np.abs(sent.action[3:6]).max() <= 1e-6
+    assert limiter(at(0.05, 0, 0.1), box=BOX).apply([0, 0, 0, 0.1, 0, 0, -1]).action[3] == 0.1
+
+
 def test_a_gripper_too_large_for_the_box_is_centred():
     box = limits.Box(low=[-0.01, -1, -1], high=[0.01, 1, 1])
     step, _ = held_inside(box, np.array([0.3, 0, 0]), np.zeros(3), CORNERS + np.array([0.004, 0, 0]), CORNERS)

@@ -134,6 +134,8 @@ class Limiter:
         if given.box is not None:
             speed = (self._now.points - self._before.points) / STEP_S
             rest = self._now.points + ROLL_S * speed
+            # At the end of a joint's range a turn that cannot be made drives the hand sideways, by 9 mm a step.
+            turn = turn if excursion(given.box, rest) <= 0 else np.zeros(3)
             step, turn = held_inside(given.box, step, turn, rest, self._now.points - self._now.hand)
             after.append(("box", step, turn))
         return after
