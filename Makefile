@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup report lift fluid watch studio settle drills checkup screenshot bundle audit-crate unlock clean-results clean-env \
+.PHONY: help setup report lift fluid deployment watch studio settle drills checkup screenshot bundle audit-crate unlock clean-results clean-env \
 	test lint check conformance fuzz check-envs lock nano lift-train fluid-train \
 	fidelity verify-success verify-lift bench-engine bench-gpu gpu-day kernels-compile bench-server bench-rollouts bench-dag bench-evidence bench-convert
 override NO := 0 no false off
@@ -42,6 +42,10 @@ lift: setup ## a small VLA in robosuite's Lift, four metrics side by side, its r
 
 fluid: setup ## a policy without attention beside its controls, its dial and its memory measured: reports/fluid.html
 	@$(BIN)/snakemake --profile profiles/fluid reports/fluid.html
+	@$(BIN)/python -m flashtrail reports
+
+deployment: setup ## limits between a policy and a robot: what hostile policies do with them and without: reports/deployment.html
+	@$(BIN)/snakemake --profile profiles/deployment reports/deployment.html
 	@$(BIN)/python -m flashtrail reports
 
 watch: setup ## a run in a browser on this machine, as it comes: RUN=directory of another run, PORT=8765 for a fixed address

@@ -109,7 +109,10 @@ def test_an_episode_begins_with_its_reset(tmp_path: Path) -> None:
     ("dims", "words"),
     [
         ({}, "is not a manifest of the family scripted (KeyError: 'script')"),
-        ({"script": "blind"}, "dims.script 'blind' is no script; known: nothing, random, close_only, blind_grasp"),
+        (
+            {"script": "blind"},
+            "dims.script 'blind' is no script; known: nothing, random, close_only, hostile, blind_grasp",
+        ),
         ({"script": ["random"]}, "is no script"),
         ({"script": "blind_grasp"}, "is not a manifest of the family scripted (KeyError: 'grasp')"),
         ({"script": "blind_grasp", "grasp": None}, "dims.grasp must hold x, y, z of the table's top in m"),

@@ -20,6 +20,7 @@ from matplotlib import pyplot as plt
 from matplotlib.text import Text
 from record import campaign
 from report import test_data_chapter
+from report.test_limits_chapter import layers
 from report.test_metric_chapter import run as lift  # noqa: F401
 
 from flashtrail import cli
@@ -34,6 +35,7 @@ GRID = {"grid": "wrist_grid", "fault": "zero", "view": "wrist", "parameter": "ev
 GRID |= {"guard": "none", "guard_kind": "none"}
 # Tables of imports, of episodes that were verified, of rounds that shared a pass, of shared starts; and none of these.
 ABSENT = {"printed", "verified", "verified-apart", "batching", "checkup-states", "drills-apart", "remedies"}
+ABSENT |= {"limits"}  # of arms with limits: test_limits_chapter.py
 ABSENT |= {"metrics", "metrics-printed"}  # of a suite that records other criteria: test_metric_chapter.py
 
 
@@ -59,6 +61,8 @@ def root(tmp_path_factory) -> Path:
     test_data_chapter.given(run / "results/datasets", **long)
     job["input"] |= {"datasets": ["results/datasets/demos.json"], "dataset_sheets": ["results/datasets/demos.jpg"]}
     job["params"]["grids"] = {"wrist_zero_every4": GRID}
+    layers(run / "results/measured")
+    job["input"]["measured"] = ["results/measured/safety_layer.json"]
     provenance.json_dump(job, path)
     return run
 

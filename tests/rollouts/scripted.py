@@ -68,6 +68,9 @@ class Simulator:
     def verdict(self, success):
         return self.seen
 
+    def sense(self):
+        return None
+
     def metrics(self):
         return self.other
 

@@ -70,6 +70,9 @@ class StubSimulator:
     def verdict(self, success: bool) -> None:
         return None
 
+    def sense(self) -> None:
+        return None
+
     def metrics(self) -> Metrics:
         return Metrics()
 

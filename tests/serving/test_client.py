@@ -154,6 +154,12 @@ def test_actions_that_are_not_finite_are_the_policys_fault(observation) -> None:
         client.infer(observation)
 
 
+def test_whoever_holds_what_is_not_finite_may_have_it(observation) -> None:
+    answer = packb({"actions": np.full((2, 7), np.nan), "accepted_prefix_len": 1})
+    with impostor(official(answer)) as url, PolicyClient(url, finite=False) as client:
+        assert np.isnan(client.infer(observation).actions).all()
+
+
 def test_connection_lost_in_mid_round_is_infrastructure(observation) -> None:
     def handler(connection) -> None:
         connection.send(b"\x80")

@@ -16,6 +16,9 @@ STEP = {
     "repeat": 0,
     "step": 5,
     "action": [0.0, 0.5, -0.25, 0.0, 0.0, 0.0, -1.0],
+    "executed": [0.0, 0.25, -0.125, 0.0, 0.0, 0.0, -1.0],
+    "limited": "step box",
+    "force_n": 5.5,
     "reward": 0.0,
     "done": False,
     "gripper_closed": False,
@@ -62,6 +65,15 @@ def test_a_wrong_row_is_refused_before_anything_is_written(tmp_path, change, mes
     with pytest.raises((ValueError, pa.ArrowInvalid), match=message):
         schemas.write_table(tmp_path / "t.parquet", [{**STEP, **change}], schemas.STEPS, {})
     assert not list(tmp_path.iterdir())
+
+
+def test_steps_of_an_arm_without_limits_stand_beside_those_of_one_with(tmp_path):
+    plain = {**STEP, "step": 6, **dict.fromkeys(schemas.LIMITED_STEP), "img_mean": None}
+    schemas.write_table(tmp_path / "t.parquet", [STEP, plain], schemas.STEPS, {})
+    assert schemas.read_table(tmp_path / "t.parquet", schemas.STEPS).to_pylist()[1] == plain
+    earlier = schemas.to_table([plain], schemas.STEPS).drop_columns(list(schemas.LIMITED_STEP))
+    parquet.write(earlier, tmp_path / "earlier.parquet")
+    assert schemas.read_table(tmp_path / "earlier.parquet", schemas.STEPS).to_pylist() == [plain]
 
 
 def test_a_table_of_an_earlier_version_is_read_with_its_later_columns_empty(tmp_path):

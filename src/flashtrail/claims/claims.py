@@ -110,15 +110,35 @@ class RateClaim(_SuccessClaim):
 
 
 class MetricClaim(_Claim):
-    """In one arm a metric says yes, or counts at least one, in at least (at most) a share `bar` of the episodes."""
+    """In one arm a metric says yes, or counts at least one, in at least (at most) a share `bar` of the episodes.
+
+    Of what is measured in mm or N, "yes" is: it is at most `limit`.
+    """
 
     test: Literal["metric_rate"]
     arm: str
     metric: Literal[
-        "naive_success", "own_success", "printed_success", "verified_success", "gripper_closures", "grasps", "lifts"
+        "naive_success",
+        "own_success",
+        "printed_success",
+        "verified_success",
+        "gripper_closures",
+        "grasps",
+        "lifts",
+        "limited_steps",
+        "stops",
+        "worst_excursion_mm",
+        "peak_force_n",
     ]
+    limit: FiniteFloat | None = Field(None, description="of worst_excursion_mm (mm) and peak_force_n (N)")
     side: Literal["at_least", "at_most"]
     bar: float = Field(gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _measured_against_a_limit(self) -> Self:
+        if (self.metric in ("worst_excursion_mm", "peak_force_n")) != (self.limit is not None):
+            raise ValueError(f"{self.metric}: " + ("takes no limit" if self.limit is not None else "give its limit"))
+        return self
 
 
 class _TwoArmsClaim(_SuccessClaim):

@@ -66,7 +66,8 @@ def digest(claim: types.AnyClaim, metadata: Mapping[str, Mapping[str, str]]) -> 
     """
     tested = {key: getattr(claim, key, None) for key in _COMPARISON}
     if metric := getattr(claim, "metric", None):
-        tested |= {"metric": metric, "side": getattr(claim, "side", None)}
+        limit = getattr(claim, "limit", None)
+        tested |= {"metric": metric, "side": getattr(claim, "side", None)} | ({} if limit is None else {"limit": limit})
     arms = [metadata.get(str(tested[side]), {}) for side in ("arm", "control")]
     return provenance.digest_json([tested, [[entries.get(key, "") for key in _DEPENDS] for entries in arms]])
 

@@ -63,6 +63,10 @@ _SAID = {
     "gripper_closures": "{arm} closed its hand in",
     "grasps": "{arm} grasped in",
     "lifts": "{arm} lifted in",
+    "limited_steps": "A limit changed an action of {arm} in",
+    "stops": "The force stopped {arm} in",
+    "worst_excursion_mm": "No corner of the gripper was more than {limit:g} mm outside the box of {arm} in",
+    "peak_force_n": "The wrist of {arm} felt at most {limit:g} N in",
 }
 
 
@@ -71,8 +75,9 @@ def judge_metric(claim: types.MetricClaim, campaign: Campaign, alpha: float) -> 
     episodes = arm_episodes(campaign, claim.arm)
     if blind := int(episodes[claim.metric].isna().sum()):
         raise NotTested(f"{plural(blind, 'episode')} of {claim.arm} have no {claim.metric}")
-    told = episodes.assign(success=episodes[claim.metric].astype(int) > 0)
-    said = _SAID[claim.metric].format(arm=claim.arm)
+    measured = episodes[claim.metric].astype(float)
+    told = episodes.assign(success=measured > 0 if claim.limit is None else measured <= claim.limit)
+    said = _SAID[claim.metric].format(arm=claim.arm, limit=claim.limit)
     return _of_rate(claim, campaign, alpha, told, said, above=claim.side == "at_least")
 
 

@@ -140,6 +140,7 @@ def _plain(
         "success": getattr(claim, "success", None),
         "estimand": claim.estimand,
         "test": claim.test,
+        "metric": getattr(claim, "metric", None),
         "margin": getattr(claim, "margin", getattr(claim, "bar", getattr(claim, "below", None))),
         "refuted_if": claim.refuted_if,
         "verdict": judgement.verdict,

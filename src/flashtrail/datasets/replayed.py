@@ -271,6 +271,7 @@ def _episode(
     if [step["step"] for step in own] != list(range(episode["steps"])):
         raise ValueError(f"episode {task}/{key[0]}/{key[1]} has not each of its {episode['steps']} steps")
     grey = {step["step"]: step["img_mean"] for step in own if step["img_mean"] is not None}
-    actions, path = (np.array([step[name] for step in own], np.float32) for name in ("action", "eef_pos"))
+    acted = [step["action"] if step["executed"] is None else step["executed"] for step in own]
+    actions, path = np.array(acted, np.float32), np.array([step["eef_pos"] for step in own], np.float32)
     end = next((step["step"] + 1 for step in own if step["done"]), None)
     return Recorded(f"{arm}/{task}/{key[0]}/{key[1]}", key, actions, path, 1, grey, end)

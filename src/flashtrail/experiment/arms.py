@@ -77,11 +77,12 @@ class Line(Starts):
 
 
 class Arm(Line):
-    """One named row of the experiment: policy x engine settings x condition x guard x clock."""
+    """One named row of the experiment: policy x engine settings x condition x guard x limits x clock."""
 
     episodes: int = Field(10, ge=1, description="episodes per task: init states first_init_state, +1, ...")
     condition: str = "clean"
     guard: str = "none"
+    limits: str | None = Field(None, description="name of limits at the client; none: nothing is limited or measured")
     clock: Clock = PAUSED
     repeats: Repeats = Field(1, description="repeats of each init state, each with its own seed")
     server: str | None = Field(

@@ -20,7 +20,7 @@ _Place = Annotated[float, Field(ge=0, le=1)]
 
 
 class Kind(documents.Section):
-    """A condition or a guard of any kind; its values are of exactly the type that they have here."""
+    """A condition or a guard of any kind, or limits; its values are of exactly the type that they have here."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 

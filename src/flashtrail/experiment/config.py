@@ -26,6 +26,7 @@ from flashtrail.experiment.arms import CHECKUP, Arm, Checkup, Drills, Expanded, 
 from flashtrail.experiment.conditions import KINDS, Clean, Condition, Kind
 from flashtrail.experiment.conditions import read as read_condition
 from flashtrail.experiment.guards import Guard, NoGuard
+from flashtrail.experiment.limits import Limits
 from flashtrail.experiment.report_files import CHAPTERS, FINAL, ReportFiles, ReportName
 from flashtrail.experiment.sections import ENGINE, Flash, Measured, Policy, Profile, Section, Smoke
 from flashtrail.experiment.sets import Dataset
@@ -65,6 +66,7 @@ class Experiment(Section):
     flash: Flash = Field(default_factory=Flash)
     conditions: dict[Name, Condition]
     guards: dict[Name, Guard]
+    limits: dict[Name, Limits] = Field(default_factory=dict)
     arms: dict[Name, Arm] = Field(default_factory=dict)
     grids: dict[Name, Grid] = Field(default_factory=dict)
     sweeps: dict[Name, Sweep] = Field(default_factory=dict)
@@ -154,6 +156,8 @@ class Experiment(Section):
         _known(f"{where}.policy", arm.policy, self.policies)
         _known(f"{where}.condition", arm.condition, self.all_conditions)
         _known(f"{where}.guard", arm.guard, self.guards)
+        if arm.limits is not None:
+            _known(f"{where}.limits", arm.limits, self.limits)
         flash, clock, other = self._flash_of(arm), _at(f"{where}.clock", self._clock_of, arm), self.server_of(arm)
         who = "the expert" if other == EXPERT else f"the server at {other}"
         if other == EXPERT and arm.server:
@@ -312,6 +316,7 @@ class Experiment(Section):
             "seed": self.seed if own_seed is None else own_seed,
             "condition": self.all_conditions[arm.condition].called(arm.condition),
             "guard": self.guards[arm.guard].called(arm.guard),
+            **({"limits": self.limits[arm.limits].called(arm.limits)} if arm.limits else {}),
             "clock": clock.model_dump(mode="json") if isinstance(clock, clocks.Running) else clock,
             **({"server": other} if (other := self.server_of(arm)) else {}),
             **({"execution": execution} if execution else {}),

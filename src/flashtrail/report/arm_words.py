@@ -20,8 +20,8 @@ _Spec = Mapping[str, Any]
 
 def words(summary: _Spec, usual_policy: str) -> str:
     """``wrist camera black every 4th round; guard: last healthy frame``; what is usual is not said."""
-    parts = [fault(summary) or "no fault", remedy(summary, usual_policy), _clock(summary), _settings(summary)]
-    parts.append(_routes(summary))
+    parts = [fault(summary) or "no fault", remedy(summary, usual_policy), limits(summary), _clock(summary)]
+    parts += [_settings(summary), _routes(summary)]
     return "; ".join(part for part in parts if part)
 
 
@@ -31,7 +31,7 @@ def short(summary: _Spec, usual_policy: str) -> str:
     clock = _clock(summary)
     parts = [*(part.partition(":")[0] for part in own.split("; ")), fault(summary) or "no fault" * (not clock), clock]
     routes = "" if own and summary["routes"].get("offered", True) else _routes(summary)
-    return ", ".join(part for part in (*parts, _settings(summary), routes) if part)
+    return ", ".join(part for part in (*parts, limits(summary), _settings(summary), routes) if part)
 
 
 def fault(summary: _Spec) -> str:
@@ -88,6 +88,12 @@ def remedy(summary: _Spec, usual_policy: str) -> str:
     named = _GUARDS.get(guard, "" if guard == "none" else f"guard: {guard}") or ("guard" if summary["guard"] else "")
     policy = f"policy {summary['policy']}" if summary["policy"] != usual_policy else ""
     return "; ".join(part for part in (named, policy) if part)
+
+
+def limits(summary: _Spec) -> str:
+    """``limits table``; of limits that only measure, ``measured, not limited``; empty without any."""
+    given = _recorded(summary, "limits")
+    return "" if not given else f"limits {given['name']}" if given["act"] else "measured, not limited"
 
 
 def _clock(summary: _Spec) -> str:

@@ -21,6 +21,7 @@ from flashtrail.report import (
     criteria,
     data_figures,
     drills_figures,
+    limits_figures,
     page,
     plotting,
     run_figures,
@@ -138,6 +139,12 @@ FIGURES = {
         "No suite of this run records other criteria.",
         lambda run: _once(bool(criteria.arms(run))),
         _criteria,
+    ),
+    "clipping": Entry(
+        "How much two safety layers change of random actions and of an expert\u2019s",
+        "Safety layers were not measured.",
+        lambda run: _once(limits_figures.measured(run) is not None),
+        lambda run, _: limits_figures.clipping(run.measured[limits_figures.NAME]),
     ),
     "routes": Entry(
         "Share of draft rounds and of full rounds by cause, per arm",

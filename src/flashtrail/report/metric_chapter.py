@@ -133,7 +133,10 @@ def _line(
 
 def _beside(run: Campaign) -> list[str]:
     claims = (run.claims or {"claims": []})["claims"]
-    named = {arm for claim in claims if claim["test"] == "metric_rate" for arm in claim["arms"]}
+    about = [
+        claim for claim in claims if claim["test"] == "metric_rate" and claim.get("metric", "grasps") in QUANTITIES
+    ]
+    named = {arm for claim in about for arm in claim["arms"]}
     named |= {own for arm in named & set(run.summaries) if _lag(run, arm) and (own := _on_time(run, arm))}
     return [arm for arm in arms(run) if arm in named]
 

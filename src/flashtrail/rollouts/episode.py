@@ -21,14 +21,17 @@ from flashtrail.base import stages
 from flashtrail.base.errors import UserError
 from flashtrail.experiment.clocks import Running as RunningClock
 from flashtrail.experiment.episodes import EpisodeKey
+from flashtrail.experiment.limits import Limits
 from flashtrail.rollouts import clock as clocks
 from flashtrail.rollouts.conditions import Condition
 from flashtrail.rollouts.guards import Guard, GuardRecord, Oracle
 from flashtrail.rollouts.latency import Latencies
+from flashtrail.rollouts.limits import Limiter
 from flashtrail.simulators import seeds
 from flashtrail.simulators.observation import Observation
-from flashtrail.simulators.protocol import Metrics, Simulator, Step
+from flashtrail.simulators.protocol import Metrics, Sense, Simulator, Step
 from flashtrail.simulators.verify import Verdict
+from flashtrail.tables import schemas
 
 # The official client has no bound: there a full round, which accepts everything, follows an empty one. With
 # full_fallback off the loop would never end.
@@ -111,6 +114,7 @@ def run_episode(
     *,
     condition: Condition,
     guard: Guard | Oracle,
+    limits: Limits | None = None,
     seed: int,
     replan_steps: int = 12,
     window_lag: int = 0,
@@ -124,15 +128,18 @@ def run_episode(
     `running` the simulator waits for the policy. With `window_lag` each step executes the action that was for so many
     steps ago, the first steps the first action: as a client does that reads the oldest output of a window of frames.
     With `answer` "first" each step executes the mean of the actions that the first round's answer would have: as one
-    action, since its chunk in every round would still move to and fro, and a frozen policy does not.
+    action, since its chunk in every round would still move to and fro, and a frozen policy does not. `limits` change
+    what is executed, as the last before the simulator.
 
-    Raises what `policy` raises, UserError for a round whose latency `running` does not know or actions of another
-    robot, and EpisodeError if MAX_EMPTY_ROUNDS rounds in a row accept nothing at no cost.
+    Raises what `policy` raises, UserError for a round whose latency `running` does not know, actions of another robot
+    or limits on what the simulator does not feel, and EpisodeError if MAX_EMPTY_ROUNDS rounds in a row accept nothing
+    at no cost.
     """
     started_at, started = datetime.datetime.now(datetime.UTC), time.perf_counter()
     simulator.reset(key)
     record = EpisodeRecord({})
-    moving = _Moving(simulator, record, running, window_lag, answer)
+    limiter = None if limits is None else _limiter(limits, simulator)
+    moving = _Moving(simulator, record, running, window_lag, answer, limiter)
     success, executed, empty = False, 0, 0
     scheduled: str | None = None
     while not success and len(record.steps) < simulator.horizon:
@@ -160,6 +167,7 @@ def run_episode(
     verdict = simulator.verdict(success)
     record.episode = _episode_row(record, success, time.perf_counter() - started, verdict) | {
         **asdict(simulator.metrics()),
+        **({} if limiter is None else limiter.totals),
         "started_at": started_at.isoformat(timespec="milliseconds"),
         "task": simulator.prompt,
     }
@@ -170,6 +178,20 @@ def error_record(task: str, reason: str, started_at: str, wall_s: float) -> Epis
     """Return the record of an episode that could not be run: one row, outcome ``error``, no rounds, no steps."""
     row = _episode_row(EpisodeRecord({}), False, wall_s)
     return EpisodeRecord(row | {"outcome": "error", "error": reason, "started_at": started_at, "task": task})
+
+
+def _limiter(limits: Limits, simulator: Simulator) -> Limiter:
+    sense = _sensed(simulator)
+    if limits.max_force_n is not None and sense.force_n is None:
+        raise UserError(f"limits {limits.title}: this suite has no force sensor: leave out max_force_n")
+    return Limiter(limits, sense)
+
+
+def _sensed(simulator: Simulator) -> Sense:
+    sense = simulator.sense()
+    if sense is None:
+        raise UserError("limits: this simulator does not say where its gripper is: leave out the arm's limits")
+    return sense
 
 
 def _check_fit(actions: Any) -> None:
@@ -197,8 +219,10 @@ class _Moving:
         running: Running | None,
         window_lag: int,
         answer: str | None,
+        limiter: Limiter | None,
     ) -> None:
         self._simulator, self._record, self._running = simulator, record, running
+        self._limiter = limiter
         self._frozen, self._first = answer == "first", np.empty(0)
         self._actions: dict[int, Any] = {}  # of the round under way and of the one in hand
         self._in_hand: clocks.Chunk | None = None
@@ -244,14 +268,15 @@ class _Moving:
             steps = self._record.steps
             self._due.append((now, self._action(now)))
             move, action = self._due[0]
-            step: Step = self._simulator.step(action, render=index == len(moves) - 1)
+            step, executed, limited = self._step(action, render=index == len(moves) - 1)
             steps.append(
                 {
                     "step": len(steps),
                     "action": action,
+                    **limited,
                     "reward": step.reward,
                     "done": step.done,
-                    "gripper_closed": action[6] > 0,  # LIBERO: -1 opens, +1 closes
+                    "gripper_closed": executed[6] > 0,  # LIBERO: -1 opens, +1 closes
                     "eef_pos": [float(value) for value in step.eef_pos],
                     "img_mean": means[0] if index == 0 else None,  # of the undamaged agent view
                     "img_mean_sent": means[1] if index == 0 else None,  # of the one that the policy was given
@@ -263,6 +288,17 @@ class _Moving:
             if step.done:
                 return index + 1
         return len(moves)
+
+    def _step(self, action: list[float], render: bool) -> tuple[Step, list[float], dict[str, Any]]:
+        """Take one step; return it, what was executed and the columns about limits."""
+        if self._limiter is None:
+            return self._simulator.step(action, render=render), action, dict.fromkeys(schemas.LIMITED_STEP)
+        sent = self._limiter.apply(action)
+        step = self._simulator.step(sent.action, render=render)
+        sense = _sensed(self._simulator)
+        self._limiter.felt(sense)
+        limited = {"executed": sent.action, "limited": " ".join(sent.by), "force_n": sense.force_n}
+        return step, sent.action, limited
 
     def _action(self, move: clocks.Move) -> list[float]:
         if move.offset is not None:
@@ -340,6 +376,7 @@ def _episode_row(record: EpisodeRecord, success: bool, wall_s: float, verdict: V
         "grasps": verdict and verdict.grasps,
         "lifts": verdict and verdict.lifts,
         **asdict(Metrics()),
+        **dict.fromkeys(schemas.LIMITED),
         "first_close_step": closures[0] if closures else None,
         "outcome": "success" if success else "horizon",
         "error": None,

@@ -36,7 +36,7 @@ from flashtrail.serving import TOKEN_VARIABLE
 from flashtrail.serving.client import PolicyClient, PolicyError, ServerUnavailable
 from flashtrail.simulators import registry, seeds
 from flashtrail.simulators.observation import Observation
-from flashtrail.simulators.protocol import Metrics, Simulator, Step
+from flashtrail.simulators.protocol import Metrics, Sense, Simulator, Step
 from flashtrail.simulators.verify import Verdict
 
 _CONNECT_S = 20.0
@@ -86,6 +86,9 @@ class _WatchedSimulator:
 
     def verdict(self, success: bool) -> Verdict | None:
         return self._simulator.verdict(success)
+
+    def sense(self) -> Sense | None:
+        return self._simulator.sense()
 
     def metrics(self) -> Metrics:
         return self._simulator.metrics()
@@ -168,6 +171,7 @@ class Worker:
             key,
             condition=conditions.build(spec.condition, seeds.derive(spec.seed, key, "perturbation")),
             guard=guards.build(spec.guard),
+            limits=spec.limits,
             seed=spec.seed,
             replan_steps=spec.replan_steps,
             window_lag=spec.window_lag,
@@ -189,8 +193,9 @@ class Worker:
             return ExpertSession(self._simulator, self._spec.suite)
         if self._client is None or self._client.url != url:
             token = os.environ.get(TOKEN_VARIABLE)
-            limits = {"reply_timeout_s": _REPLY_S, "ping_timeout_s": patience_s}
-            self._client = PolicyClient(url, _CONNECT_S, token=token, **limits)
+            limits: dict[str, Any] = {"reply_timeout_s": _REPLY_S, "ping_timeout_s": patience_s}
+            holds = self._spec.limits is not None and self._spec.limits.act  # they hold what is not finite
+            self._client = PolicyClient(url, _CONNECT_S, token=token, finite=not holds, **limits)
         return self._client
 
     def leave(self) -> Simulator | None:

@@ -74,6 +74,7 @@ class PolicyClient:
     Connecting is retried while the server refuses, up to `timeout_s`; an answer may take `reply_timeout_s`, and that to
     a ping `ping_timeout_s` (an official server answers none while it infers, and its first round may compile). After
     any error the session is over: its state on the server is gone, so open a new client and start a new episode.
+    Actions that are not finite are such an error, unless `finite` is False: then the caller has to hold them.
     Not safe for use from several threads at once.
     """
 
@@ -85,8 +86,9 @@ class PolicyClient:
         reply_timeout_s: float = 600.0,
         ping_timeout_s: float = 60.0,
         token: str | None = None,
+        finite: bool = True,
     ) -> None:
-        self.url = url
+        self.url, self._finite = url, finite
         self._ping_timeout_s = ping_timeout_s
         self._headers = {"Authorization": f"Bearer {token.strip()}"} if token else {}
         self._reply_timeout_s = reply_timeout_s
@@ -229,7 +231,7 @@ class PolicyClient:
         except ProtocolError as error:
             self.close()
             raise ServerUnavailable(f"{self.url} sent a bad reply: {error}") from None
-        if not np.isfinite(reply["actions"]).all():
+        if self._finite and not np.isfinite(reply["actions"]).all():
             self.close()
             raise PolicyError("actions: the policy returned a value that is not finite")
         return reply

@@ -23,6 +23,19 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Sense:
+    """What limits go by; lengths in the world's frame.
+
+    `hand`: (3,) m, the point that actions move. `points`: (n, 3) m, corners of all parts of the gripper, the same ones
+    in the same order throughout an episode. `force_n`: of the wrist's force sensor, N; None where there is none.
+    """
+
+    hand: np.ndarray
+    points: np.ndarray
+    force_n: float | None = None
+
+
+@dataclass(frozen=True)
 class Metrics:
     """What criteria other than `done` and the verdict say of an episode so far; None where the suite has none.
 
@@ -56,6 +69,9 @@ class Simulator(Protocol):
 
     def verdict(self, success: bool) -> Verdict | None:
         """Return what was seen of the task's behaviour since the reset; None where the suite has no verdict."""
+
+    def sense(self) -> Sense | None:
+        """Return where the gripper is and what presses on it, now; None where nothing says so."""
 
     def metrics(self) -> Metrics:
         """Return what other criteria say of the episode since the reset."""

@@ -43,7 +43,7 @@ from flashtrail.studio import choices, data, picture, watched
 from flashtrail.studio.choices import Artifact
 
 _CONNECT_S = 20.0
-_LIMITS = {"reply_timeout_s": 600.0, "ping_timeout_s": 60.0}
+_LIMITS: dict[str, Any] = {"reply_timeout_s": 600.0, "ping_timeout_s": 60.0}
 _MOST_PIXELS = 40_000_000
 _LONGEST = 500  # of an instruction, characters
 

@@ -63,6 +63,11 @@ EPISODES = _schema(
     ("naive_success", _BOOL, "null"),
     ("own_success", _BOOL, "null"),
     ("printed_success", _BOOL, "null"),
+    # Of an arm with limits (rollouts/limits.py); null elsewhere, and where nothing measures it.
+    ("limited_steps", _I32, "null"),  # steps in which a limit changed the action
+    ("stops", _I32, "null"),  # times at which the force took over
+    ("worst_excursion_mm", _F64, "null"),  # of a gripper's corner out of the box; below 0: all stayed inside by so much
+    ("peak_force_n", _F64, "null"),  # at the wrist, at the ends of control steps
     ("first_close_step", _I32, "null"),  # null: never, or not verified (then gripper_closures is null, too)
     ("outcome", _STR),  # success | horizon | error
     ("error", _STR, "null"),
@@ -111,7 +116,11 @@ ROUNDS = _schema(
 STEPS = _schema(
     *_KEY,
     ("step", _I32),
-    ("action", pa.list_(_F32, 7)),
+    ("action", pa.list_(_F32, 7)),  # as the policy sent it
+    # What limits made of it, seven numbers; null, as the next two, where there are none (Parquet has no null of 7).
+    ("executed", pa.list_(_F32), "null"),
+    ("limited", _STR, "null"),  # the limits that changed it: `step box`; empty: none did
+    ("force_n", _F32, "null"),  # at the wrist, after the step
     ("reward", _F32),
     ("done", _BOOL),
     ("gripper_closed", _BOOL),
@@ -174,11 +183,18 @@ LOOKS = _schema(
 )
 
 METRICS = ("naive_success", "own_success", "printed_success")
-_LATER = frozenset((*METRICS, "steps_used"))  # tables of earlier versions lack them: read as empty
+LIMITED = ("limited_steps", "stops", "worst_excursion_mm", "peak_force_n")  # of an episode
+LIMITED_STEP = ("executed", "limited", "force_n")
+_LATER = frozenset(
+    (*METRICS, "steps_used", *LIMITED, *LIMITED_STEP)
+)  # tables of earlier versions lack them: read as empty
 
 # Of an episode that was not verified, such as an imported or a simulated one.
 UNVERIFIED: dict[str, Any] = dict.fromkeys(
-    ("verified_success", "verified_reason", "gripper_closures", "grasps", "lifts", "first_close_step", *METRICS)
+    (
+        *("verified_success", "verified_reason", "gripper_closures", "grasps", "lifts", "first_close_step"),
+        *(*METRICS, *LIMITED),
+    )
 )
 
 SCHEMAS = {"episodes": EPISODES, "rounds": ROUNDS, "steps": STEPS}

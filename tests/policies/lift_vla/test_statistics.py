@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from scipy.spatial.transform import Rotation
 
@@ -39,3 +41,11 @@ def test_a_picture_is_shrunk_by_the_mean_of_two_by_two() -> None:
     means = picture.reshape(112, 2, 112, 2, 3).astype(float).mean((1, 3))
     assert np.abs(shrink(picture) - means).max() <= 1.0  # Pillow rounds rows, then columns
     assert shrink(shrink(picture)).shape == (112, 112, 3) and shrink(picture, 56).shape == (56, 56, 3)
+
+
+def test_a_drills_file_holds_statistics_of_actions_alone(tmp_path):
+    """The one that ships for `bad_unnorm` says nothing of states."""
+    shipped = Path(__file__).parents[3] / "resources"
+    own = Stats.read(shipped / "lift_nano/norm_stats.json", 8, 7)
+    other = own.with_actions_of(shipped / "drills/bridge_like.json")
+    assert other.action_std[0] == 1.6 != own.action_std[0] and np.array_equal(other.state_std, own.state_std)

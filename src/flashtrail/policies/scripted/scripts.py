@@ -71,6 +71,19 @@ class Random(Script):
         return np.random.default_rng(seed).uniform(-1.0, 1.0, self.shape)
 
 
+class Hostile(Script):
+    """All that a broken policy may send: every number at one of its ends or far beyond, a chunk long, mostly down."""
+
+    beyond = 1e6
+
+    def chunk(self, state: NDArray[np.float64], executed: int, seed: Seed) -> NDArray[np.float64]:
+        rng = np.random.default_rng(seed)
+        action = np.sign(rng.uniform(-1.0, 1.0, self.shape[1])) * rng.choice([1.0, self.beyond])
+        if self.shape[1] > 2 and rng.random() < 0.7:
+            action[2] = -abs(action[2])
+        return np.tile(action, (self.shape[0], 1))
+
+
 class BlindGrasp(Script):
     """Goes over one place of the table by the state's hand position, descends, closes, lifts; wherever the object is.
 
@@ -117,5 +130,6 @@ SCRIPTS: dict[str, Callable[[tuple[int, int], Grasp | None], Script]] = {
     "nothing": Nothing,
     "random": Random,
     "close_only": CloseOnly,
+    "hostile": Hostile,
     "blind_grasp": BlindGrasp,
 }

@@ -18,10 +18,11 @@ from flashtrail.experiment.suites import check_init_state, check_task, suite_of
 from flashtrail.simulators import seeds
 from flashtrail.simulators.libero import goals
 from flashtrail.simulators.observation import Observation, resize_with_pad, state_vector, upright
-from flashtrail.simulators.protocol import Metrics, Step
+from flashtrail.simulators.protocol import Metrics, Sense, Step
 from flashtrail.simulators.robosuite import opengl
 from flashtrail.simulators.robosuite.pictures import Pictures
 from flashtrail.simulators.robosuite.rebuild import CompiledModels, KeptRendering
+from flashtrail.simulators.robosuite.senses import Senses
 from flashtrail.simulators.robosuite.substeps import LeanSteps
 from flashtrail.simulators.verify import Goal, Verdict
 from flashtrail.simulators.witness import Witness
@@ -121,6 +122,10 @@ class LiberoSimulator:
     def verdict(self, success: bool) -> Verdict | None:
         """Return the verdict on the episode so far; `success`: what the last step's `done` said."""
         return None if self._witness is None else self._witness.verdict(success)
+
+    def sense(self) -> Sense:
+        """Return where the gripper is and the force at its wrist."""
+        return Senses(self._env.env).read()
 
     def metrics(self) -> Metrics:
         """LIBERO's own predicate is `done`; there are no others."""

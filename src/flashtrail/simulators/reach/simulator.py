@@ -14,7 +14,7 @@ from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.experiment.suites import check_init_state, check_task, suite_of
 from flashtrail.simulators import seeds
 from flashtrail.simulators.observation import POLICY_PIXELS, Observation
-from flashtrail.simulators.protocol import Metrics, Step
+from flashtrail.simulators.protocol import Metrics, Sense, Step
 from flashtrail.simulators.verify import Verdict
 
 SIDES = {0: "left", 1: "right"}  # task: where the mark is
@@ -69,6 +69,10 @@ class ReachSimulator:
     def verdict(self, success: bool) -> Verdict | None:
         """Nobody looks: where the hand is, is all there is."""
         return None
+
+    def sense(self) -> Sense:
+        """The hand is its only point, and nothing presses on it."""
+        return Sense(self._hand.copy(), self._hand[None].copy())
 
     def metrics(self) -> Metrics:
         """There is one criterion of success, and it is `done`."""

@@ -17,10 +17,11 @@ from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.experiment.suites import check_init_state, check_task, suite_of
 from flashtrail.simulators import seeds
 from flashtrail.simulators.observation import POLICY_PIXELS, Observation, state_vector
-from flashtrail.simulators.protocol import Metrics, Step
+from flashtrail.simulators.protocol import Metrics, Sense, Step
 from flashtrail.simulators.robosuite import opengl
 from flashtrail.simulators.robosuite.pictures import Pictures
 from flashtrail.simulators.robosuite.rebuild import KeptRendering
+from flashtrail.simulators.robosuite.senses import Senses
 from flashtrail.simulators.robosuite.substeps import LeanSteps
 from flashtrail.simulators.robosuite_lift import goals, metrics
 from flashtrail.simulators.robosuite_lift.cube import CubeModels
@@ -130,6 +131,10 @@ class LiftSimulator:
     def verdict(self, success: bool) -> Verdict | None:
         """Return the verdict on the episode so far; `success`: what the last step's `done` said."""
         return None if self._witness is None else self._witness.verdict(success)
+
+    def sense(self) -> Sense:
+        """Return where the gripper is and the force at its wrist."""
+        return Senses(self._env).read()
 
     def metrics(self) -> Metrics:
         """Return what other criteria say of the episode so far."""
