@@ -92,7 +92,7 @@ def remedy(summary: _Spec, usual_policy: str) -> str:
 
 def limits(summary: _Spec) -> str:
     """``limits table``; of limits that only measure, ``measured, not limited``; empty without any."""
-    given = _recorded(summary, "limits")
+    given = recorded(summary, "limits")
     return "" if not given else f"limits {given['name']}" if given["act"] else "measured, not limited"
 
 
