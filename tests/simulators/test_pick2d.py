@@ -1,32 +1,25 @@
-"""The 2D pick and place: what success is, what an episode's key decides, its expert, and a trained policy in it."""
+"""The 2D pick and place: what success is, what an episode's key decides, its expert, its demonstrations."""
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
-from rollouts.shards import rows, spec
-from workflow.checkouts import ROOT
 
 from flashtrail.base import commands
 from flashtrail.base.errors import SettingError
 from flashtrail.experiment.episodes import EpisodeKey
-from flashtrail.rollouts.shard import roll_out_shard
 from flashtrail.simulators import registry
 from flashtrail.simulators.pick2d import simulator as pick2d
 from flashtrail.simulators.pick2d.simulator import Pick2dSimulator
 from flashtrail.training import dataset
 from flashtrail.training import pick2d as demonstrations
-from flashtrail.training.fluid.__main__ import finish, trainer_of
-from flashtrail.training.fluid.trainer import Recipe
 
 OPEN, CLOSED = -1.0, 1.0
 
 
-def begun(task=0, start=3, suite="pick2d") -> Pick2dSimulator:
-    made = Pick2dSimulator(suite, task)
-    made.reset(EpisodeKey(suite, task, start, 0))
+def begun(task=0, start=3) -> Pick2dSimulator:
+    made = Pick2dSimulator("pick2d", task)
+    made.reset(EpisodeKey("pick2d", task, start, 0))
     return made
 
 
@@ -138,35 +131,3 @@ def test_a_directory_that_is_there_is_not_written_to(tmp_path, capsys):
     words = ["--out", str(tmp_path), "--episodes", "2"]
     assert commands.run(lambda: demonstrations.main(words), "training") == 2
     assert "is there already: give a new directory" in capsys.readouterr().err
-
-
-# --- a trained policy in it ---
-
-
-@pytest.mark.slow
-def test_a_small_trained_field_sets_out_for_the_block_and_the_random_control_does_not(tmp_path):
-    """Through the real shard, server and wire; k/n of success is the measurement's, this is that learning acts."""
-    demonstrations.write(tmp_path / "demos", 60, pixels=56)
-    sizes = {"pixels": 56, "patch": 8, "width": 32, "layers": 1, "steps": 3, "dilations": (1, 2)}
-    recipe = Recipe(steps=250, batch=16, warmup=20, least_steps=2)
-    trainer, known = trainer_of(tmp_path / "run", tmp_path / "demos", pick2d.PROMPTS, sizes, recipe)
-    trainer.train()
-    finish(trainer, known)
-    artifacts = {"field": tmp_path / "run/artifact", "random": ROOT / "resources/scripted/random"}
-    towards = {name: heading(tmp_path / name, artifact) for name, artifact in artifacts.items()}
-    assert towards["field"] > 0.6 and towards["field"] > towards["random"] + 0.3, towards
-
-
-def heading(out, artifact) -> float:
-    """The mean cosine between the way of the first 8 steps and the way to the block, seen from above."""
-    server = [sys.executable, "-m", "flashtrail", "serve", "--exit-with-parent", "--artifact"]
-    server += [str(artifact), "--port", "{port}", "--threads", "1"]
-    told = spec(range(12), server, suite="pick2d", task_id=1, condition={"kind": "none"}, guard={"kind": "none"})
-    roll_out_shard(told.model_copy(update={"horizon": 8}), out, log=out.with_suffix(".log").open("w")).check()
-    cosines = []
-    for step in (row for row in rows(out)["steps"] if row["step"] == 7):
-        scene = begun(1, step["init_state"])
-        gone, way = (np.array(place)[:2] - scene.hand[:2] for place in (step["eef_pos"], scene.block))
-        cosines.append(gone @ way / (np.linalg.norm(gone) * np.linalg.norm(way)))
-    assert len(cosines) == 12
-    return float(np.mean(cosines))
