@@ -89,14 +89,20 @@ def test_a_run_without_either_has_no_such_section() -> None:
     assert not str(measured_chapter.section(bare)) and not str(steps_chapter.section(bare))
 
 
-def test_the_dial_is_drawn_of_arms_that_differ_by_their_steps_alone(tmp_path) -> None:
+def dial(root) -> Campaign:
+    """Arms of one policy that differ by their steps, and one with a fault."""
     steps = {"full": [[12, 12]] * 8, "calm": [[6, 9]] * 8, "fixed": [[7, 7]] * 8, "black": [[5, 5]] * 8}
-    run = made(tmp_path, {arm: ([True] * 6 + [False] * 2, taken) for arm, taken in steps.items()})
+    run = made(root, {arm: ([True] * 6 + [False] * 2, taken) for arm, taken in steps.items()})
     settings = {"calm": {"epsilon": 0.1}, "fixed": {"max_steps": 4}}
     for arm, summary in run.summaries.items():
         condition = {"kind": "zero", "view": "both"} if arm == "black" else {"kind": "none"}
         own = {"settings": settings.get(arm, {}), "condition": condition}
         summary["metadata"] = {name: json.dumps(value) for name, value in own.items()}
+    return run
+
+
+def test_the_dial_is_drawn_of_arms_that_differ_by_their_steps_alone(tmp_path) -> None:
+    run = dial(tmp_path)
     lines = sweep_figures.dials(run)
     assert {label: [x for x, _ in points] for label, points in lines.items()} == {
         "stops when it is calm": [12.0, 7.5],

@@ -19,7 +19,7 @@ from imports import official
 from matplotlib import pyplot as plt
 from matplotlib.text import Text
 from record import campaign
-from report import test_data_chapter
+from report import test_data_chapter, test_measured_chapter
 from report.test_limits_chapter import layers
 from report.test_metric_chapter import run as lift  # noqa: F401
 
@@ -81,9 +81,9 @@ def flashtrail(*words: object) -> int:
 
 
 @pytest.mark.parametrize("width", [3.0, 7.0])
-def test_every_figure_fits_its_width_in_type_of_7_to_9_points(runs, lift, width):  # noqa: F811
+def test_every_figure_fits_its_width_in_type_of_7_to_9_points(runs, lift, width, tmp_path):  # noqa: F811
     drawn = set()
-    for run in (*runs.values(), lift):
+    for run in (*runs.values(), lift, test_measured_chapter.dial(tmp_path)):
         for name in figures.names(run):
             drawn.add(name.partition("/")[0])
             with plotting.style(width):

@@ -27,13 +27,17 @@ _SCHEMA = pa.schema([("file", pa.string()), ("row", pa.int64()), ("name", pa.str
 
 
 def flat(table: pa.Table) -> pa.Table:
-    """Return the table with list columns as one column an element and binary ones as the SHA-256 of each value."""
+    """Return the table with list columns as one column an element (those of any length as text) and binary ones as the
+    SHA-256 of each value.
+    """
     columns: dict[str, pa.ChunkedArray | pa.Array] = {}
     for name in table.column_names:
         column = table[name].combine_chunks()
         if pa.types.is_fixed_size_list(column.type):
             for i in range(column.type.list_size):
                 columns[f"{name}[{i}]"] = pc.list_element(column, i)
+        elif pa.types.is_list(column.type):  # of any length, or null
+            columns[name] = pc.binary_join(pc.cast(column, pa.list_(pa.string())), " ")
         elif pa.types.is_binary(column.type):
             columns[name] = pa.array([hashlib.sha256(v).hexdigest() for v in column.to_pylist()], pa.string())
         else:
