@@ -133,6 +133,17 @@ def test_a_copy_of_the_state_looks_good_where_positions_are_answered(tmp_path, d
     assert found["held_out_motion"] > 0.9 and found["amplitude"] < 0.05
 
 
+@pytest.mark.parametrize("raw", [False, True])
+def test_the_noise_of_a_state_is_a_share_of_its_spread(tmp_path, demo_dir, raw) -> None:
+    """In metres and radians, too: there 0.03 would be 3 cm."""
+    run, _ = trainer_of(tmp_path, demo_dir, PROMPTS, SMALL, RECIPE, raw=raw)
+    rows = np.zeros(400, np.int64)
+    states = run.batch(rows, np.random.default_rng(0), True).state.numpy()
+    share = states.std(0) / np.maximum(run.stats.state(run.demos.states).std(0), 1e-9)
+    moving = run.demos.states.std(0) > 1e-6
+    assert moving.sum() >= 3 and np.allclose(share[moving], RECIPE.state_noise, rtol=0.2)
+
+
 @pytest.mark.slow
 def test_it_learns_what_only_a_picture_tells(tmp_path, demo_dir, monkeypatch) -> None:
     """Actions that follow how much brighter the left half of the agent view is; nothing else tells."""

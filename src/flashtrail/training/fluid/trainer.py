@@ -39,7 +39,7 @@ class Recipe(loop.Recipe):
     """`least_steps`: of a layer, at the least that a batch may draw. `unknown_words`: share of words that are hidden.
 
     `wrist_missing`: share of samples whose wrist view is left out, as a client may say it is. `diffusion`: D at the
-    start, None: the core's own.
+    start, None: the core's own. `state_noise`: in SDs of the states.
     """
 
     steps: int = 3500
@@ -92,6 +92,7 @@ class Trainer(loop.Loop):
         self.dims: FluidDims = policy.dims
         self.targets = stats.targets(to_positions(demos.chunks, demos.states, self.dims.absolute))
         self.train_frames, self.held_frames = dataset.split(demos)
+        self._state_sd = stats.state(demos.states).std(0)  # 1 but where states are not normalised
         flat = demos.objects.reshape(len(demos), -1)
         self._middle, self._spread = flat.mean(0), np.maximum(flat.std(0), 1e-3)
         with torch.random.fork_rng([]):
@@ -123,7 +124,7 @@ class Trainer(loop.Loop):
         if dims.prompt is not None:
             ids = [list(self._ids[int(task)]) for task in demos.task[rows]]
         if augmented:
-            state = state + rng.normal(0.0, recipe.state_noise, state.shape).astype(np.float32)
+            state = state + (self._state_sd * rng.normal(0.0, recipe.state_noise, state.shape)).astype(np.float32)
             missing = torch.zeros(len(rows), dims.views, dtype=torch.bool)
             missing[:, 1:] = torch.from_numpy(rng.random((len(rows), 1)) < recipe.wrist_missing)
             hidden = [rng.random(len(said)) < recipe.unknown_words for said in ids or ()]
