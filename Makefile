@@ -44,7 +44,7 @@ fluid: setup ## a policy without attention beside its controls, its dial and its
 	@$(BIN)/snakemake --profile profiles/fluid reports/fluid.html
 	@$(BIN)/python -m flashtrail reports
 
-deployment: setup ## limits between a policy and a robot: what hostile policies do with them and without: reports/deployment.html
+deployment: setup ## limits between a policy and a robot, with hostile policies and controls: reports/deployment.html
 	@$(BIN)/snakemake --profile profiles/deployment reports/deployment.html
 	@$(BIN)/python -m flashtrail reports
 

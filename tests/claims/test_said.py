@@ -322,10 +322,13 @@ def test_the_page_says_what_they_said_and_what_does_not_follow(tmp_path):
 
 def test_a_page_shows_the_sources_that_its_claims_are_about():
     documents = published.load(published.DEFAULT.with_name("documents.yaml"))
-    for name in ("fluid", "lift"):
+    seen: set[str] = set()
+    for name in ("fluid", "lift", "deployment"):
         ids = {claim.id for claim in claims.load(REPOSITORY / f"claims-{name}.yaml").claims}
         about = published.about(documents, ids)
         assert list(about.sources) == [name] and {entry.source for entry in about.said} == {name}
+        assert not seen & ids, "documents say by an id which claim they mean"
+        seen |= ids
     first = published.load()
     ids = {claim.id for claim in claims.load(REPOSITORY / "claims.yaml").claims}
     assert published.about(first, ids) == first

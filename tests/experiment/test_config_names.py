@@ -32,7 +32,7 @@ def test_names_of_arms_conditions_and_guards_are_data(data):  # noqa: F811
 @pytest.mark.parametrize(
     ("path", "name", "words"),
     [
-        ("policies", "a/b c", "policies.a/b c: it names files of results, too: call it 'a_b_c'"),
+        ("policies", "a/b c", "policies.a/b c: this name also names result files: call it 'a_b_c'"),
         ("policies", "..", "call it 'policy'"),
         ("policies", "Zürich", "call it 'Z_rich'"),
         ("arms", "index.html", "arms.index.html: names that end in .html are reserved"),

@@ -80,7 +80,7 @@ def words(part: Any) -> str:
 def test_facts_findings_and_tables_are_the_records(tmp_path: Path) -> None:
     text = words(made := data_chapter.section(given(tmp_path)))
     assert "Episodes 3 Steps 190 Duration 9.5 s at 20 Hz Tasks 2 Steps without motion 10.0 %" in text
-    assert "Gripper switches an episode 2\u20133, median 2 Held out by training 1 of 3" in text
+    assert "Gripper switches per episode 2\u20133, median 2 Held out by training 1 of 3" in text
     assert "Constant: state fixed." in text and "Hardly move (in less than 5 % of the steps): action yaw." in text
     assert "Saturate (at a bound in 5 % of the steps or more): action x (34 % at max)." in text
     assert "Shortest: task0/ep0000 (40 steps); longest: task0/ep0016 (90 steps)." in text

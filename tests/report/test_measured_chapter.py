@@ -105,8 +105,8 @@ def test_the_dial_is_drawn_of_arms_that_differ_by_their_steps_alone(tmp_path) ->
     run = dial(tmp_path)
     lines = sweep_figures.dials(run)
     assert {label: [x for x, _ in points] for label, points in lines.items()} == {
-        "stops when it is calm": [12.0, 7.5],
-        "always as many steps": [12.0, 7.0],
+        "stops when calm": [12.0, 7.5],
+        "fixed number of steps": [12.0, 7.0],
     }
     assert {(rate["k"], rate["n"]) for points in lines.values() for _, rate in points} == {(6, 8)}
     assert "figure" in str(steps_chapter.section(run))

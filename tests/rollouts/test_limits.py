@@ -228,7 +228,7 @@ def test_an_episode_has_what_was_sent_what_was_executed_and_what_was_measured():
 
 
 def test_limits_on_what_a_simulator_does_not_feel_are_refused():
-    with pytest.raises(UserError, match="does not say where its gripper is"):
+    with pytest.raises(UserError, match="does not report the gripper"):
         run([(12, FULL)], limits=limits.read({"box": BOX}))
     numb = Feeling()
     numb.sense = lambda: at(0, 0, 0.1, force=None)

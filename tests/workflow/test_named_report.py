@@ -45,9 +45,18 @@ def test_the_fluid_profile_plans_its_controls_and_what_no_episode_has(checkout):
         "snakemake", "--profile", "profiles/fluid", "--quiet", "host", "-n", "--", "reports/fluid.html"
     ).stdout
     planned = counts(output)
-    assert planned["take_artifact"] == 5 and planned["merge_shards"] == 8 and planned["profile_scaling"] == 1
+    assert planned["take_artifact"] == 5 and planned["merge_shards"] == 10 and planned["profile_scaling"] == 1
     assert planned["measure_substrate"] == 4 and planned["check_sensitivity"] == 1
     assert "results/claims/fluid.json" in output and "results/claims/claims.json" not in output
+
+
+def test_the_deployment_profile_plans_each_arm_with_its_limits(checkout):
+    for name in ("measured", "lift_nano", "scripted", "drills"):
+        shutil.copytree(ROOT / "resources" / name, checkout.path / "resources" / name, dirs_exist_ok=True)
+    shutil.copy(ROOT / "claims-deployment.yaml", checkout.path)
+    plan = ["snakemake", "--profile", "profiles/deployment", "--quiet", "host", "-n", "--", "reports/deployment.html"]
+    planned = counts(checkout.run(*plan).stdout)
+    assert planned["take_artifact"] == 3 and planned["merge_shards"] == planned["roll_out_shard"] == 10
 
 
 @pytest.mark.parametrize(("profile", "target"), [("lift", "final"), ("local", "lift"), ("local", "lift-claims")])

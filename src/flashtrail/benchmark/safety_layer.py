@@ -25,7 +25,7 @@ from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.rollouts.limits import Limiter
 from flashtrail.simulators import registry, seeds
 from flashtrail.simulators.protocol import Simulator
-from flashtrail.statistics import intervals
+from flashtrail.statistics import resampling
 from flashtrail.tables import measurements
 from flashtrail.tables.measurements import Figure
 
@@ -61,8 +61,8 @@ class PrintedLayer:
         return safe
 
 
-def acted(simulator: Simulator, expert: bool, given: kinds.Limits) -> Iterator[tuple[Vector, Vector, Vector]]:
-    """Yield asked-for actions (7,), what the printed layer and what ours makes of each; ours is executed."""
+def acted(simulator: Simulator, expert: bool, given: kinds.Limits) -> Iterator[tuple[int, Vector, Vector, Vector]]:
+    """Yield episodes' numbers, asked-for actions (7,), what the printed layer and ours make of each; ours is executed."""
     printed = PrintedLayer()
     for start in range(STARTS):
         key = EpisodeKey(SUITE, TASK, start, 0)
@@ -75,18 +75,19 @@ def acted(simulator: Simulator, expert: bool, given: kinds.Limits) -> Iterator[t
         for _ in range(STEPS):
             action = np.array(act(), np.float64)
             ours = limiter.apply(action.tolist())
-            yield action, printed(action), np.array(ours.action) if ours.by else action
+            yield start, action, printed(action), np.array(ours.action) if ours.by else action
             done = simulator.step(ours.action, render=False).done
             limiter.felt(simulator.sense() or sense)
             if done:
                 break
 
 
-def figures(who: str, rows: list[tuple[Vector, Vector, Vector]]) -> list[Figure]:
+def figures(who: str, rows: list[tuple[int, Vector, Vector, Vector]]) -> list[Figure]:
     """Return the shares of actions that each layer changed, and the largest change of one number."""
-    asked = np.array([row[0] for row in rows])
+    episode, asked = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+    counts = np.bincount(episode)
     found = []
-    for place, layer in enumerate(("printed", "ours"), start=1):
+    for place, layer in enumerate(("printed", "ours"), start=2):
         sent = np.array([row[place] for row in rows])
         size = np.abs(sent - asked).max(axis=1)
         shares = {
@@ -99,10 +100,10 @@ def figures(who: str, rows: list[tuple[Vector, Vector, Vector]]) -> list[Figure]
             },
         }
         for name, (words, yes) in shares.items():
-            k, n = int(yes.sum()), len(yes)
             title = f"Share of {who} actions {words}, layer {'as printed' if layer == 'printed' else 'of this project'}"
-            rate = intervals.rate(k, n)
-            found.append(measurements.figure(f"{layer}_{who}_{name}", title, k / n, rate.wilson, n, f"{who} actions"))
+            interval = resampling.ratio_over_episodes(np.bincount(episode, yes), counts)
+            of = f"{who} actions of {len(counts)} episodes"
+            found.append(measurements.figure(f"{layer}_{who}_{name}", title, yes.mean(), interval, len(yes), of))
     return found
 
 
@@ -120,11 +121,11 @@ def main() -> None:
     simulator.close()
     method = (
         f"Lift, {STARTS} starts of seed {SEED}, up to {STEPS} control steps; random: uniform in -1 to 1; expert: the "
-        "suite\u2019s own. Each action is given to both layers; ours is executed. Intervals: Wilson, over actions."
+        "suite\u2019s own. Each action is given to both layers; ours is executed. Intervals: bootstrap over episodes."
     )
     measurements.write(arguments.out, "Safety layers on the same actions", method, found)
     for figure in found:
-        print(f"{figure.name}: {figure.value:.1%} {figure.interval} of {figure.n}")
+        print(f"{figure.name}: {figure.said()} of {figure.n} {figure.of}")
 
 
 if __name__ == "__main__":

@@ -64,9 +64,9 @@ _SAID = {
     "grasps": "{arm} grasped in",
     "lifts": "{arm} lifted in",
     "limited_steps": "A limit changed an action of {arm} in",
-    "stops": "The force stopped {arm} in",
-    "worst_excursion_mm": "No corner of the gripper was more than {limit:g} mm outside the box of {arm} in",
-    "peak_force_n": "The wrist of {arm} felt at most {limit:g} N in",
+    "stops": "The force limit took over in {arm} in",
+    "worst_excursion_mm": "In {arm} no corner of the gripper was more than {limit:g} mm outside the box in",
+    "peak_force_n": "In {arm} the peak force at the wrist was at most {limit:g} N in",
 }
 
 

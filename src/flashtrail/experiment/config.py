@@ -47,7 +47,7 @@ def _name(name: str) -> str:
 def _folder(name: str) -> str:
     if names.file_name(name) != name:
         plain = re.sub(r"[^A-Za-z0-9_.+-]+", "_", name)[:50].strip("_.-") or "policy"
-        raise ValueError(f"it names files of results, too: call it {plain!r}")
+        raise ValueError(f"this name also names result files: call it {plain!r}")
     return name
 
 

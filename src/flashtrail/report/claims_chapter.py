@@ -153,6 +153,7 @@ def details(run: Campaign) -> Html:
 
 
 _WHO = {"reproduction": "The reproduction", "paper": "The paper", "lift": "The report on Lift", "fluid": "FluidVLA"}
+_WHO |= {"deployment": "The lesson on deployment"}
 
 
 def has_reproduction(run: Campaign) -> bool:

@@ -53,7 +53,7 @@ def words(about: Mapping[str, Any]) -> Html:
         "Duration": f"{seconds / size:.1f} {unit} at {about['fps']:g} Hz",
         "Tasks": str(len(about["tasks"])),
         "Steps without motion": percent(about["static"], 1),
-        "Gripper switches an episode": _spread(turns) if about["grippers"] else None,
+        "Gripper switches per episode": _spread(turns) if about["grippers"] else None,
         "Held out by training": f"{held} of {len(each)}" if held else "none: too few episodes",
     }
     refused, cameras = about["refused"], f"; cameras: {', '.join(about['cameras'])}"
@@ -118,7 +118,7 @@ def _tasks(name: str, about: Mapping[str, Any]) -> Html:
                 **{"static": percent(quiet, 1), "held": held or DASH},
             }
         )
-    heads = {"task": "Task", "episodes": "Episodes", "steps": "Steps", "length": "Steps an episode"}
+    heads = {"task": "Task", "episodes": "Episodes", "steps": "Steps", "length": "Steps per episode"}
     heads |= {"static": "Without motion", "held": "Held out by training, by number"}
     caption = "Tasks; an episode's number is that of its file or, in a LeRobot set, its index"
     return page.table(rows, heads, ("episodes", "steps", "static"), caption, stacked=True, name=f"data-tasks/{name}")

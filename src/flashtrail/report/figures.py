@@ -194,7 +194,7 @@ FIGURES = {
         lambda run, _: sweep_figures.steps(run.running, run.usual_policies),
     ),
     "dial": Entry(
-        "Success by core steps of a round, stopped when calm and always as many",
+        "Success by core steps a round, stopping when calm or after a fixed number",
         "Fewer than three arms differ by their steps alone.",
         lambda run: _once(bool(sweep_figures.dials(run))),
         lambda run, _: sweep_figures.dial(run),

@@ -248,7 +248,7 @@ def _how_fast(run: Campaign) -> Html | None:
     if measured["draft"].p50 and measured["full"].p50:
         ratio = measured["full"].p50.value / measured["draft"].p50.value
         flash = tradeoff.ratio(tradeoff.points(run), run)
-        mixed = f"; FLASH takes both: full rounds alone take {flash:.1f} times as long as its mean" if flash else ""
+        mixed = f"; FLASH mixes both: full rounds take {flash:.1f} times as long as its mean round" if flash else ""
         lines.append(
             f"A draft round by itself takes {milliseconds(measured['draft'].p50.value)}, a full round "
             f"{milliseconds(measured['full'].p50.value)} (medians of policy time, n = {measured['draft'].n} and "

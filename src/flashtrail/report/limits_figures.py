@@ -10,7 +10,7 @@ from flashtrail.claims.campaign import Campaign
 from flashtrail.report.drawing import told
 from flashtrail.report.palette import BLUE, ORANGE
 from flashtrail.report.plotting import axes_of, legend, percent_axis
-from flashtrail.tables.measurements import Measurement, written
+from flashtrail.tables.measurements import Measurement
 
 NAME = "safety_layer"
 _LINES = {
@@ -41,7 +41,7 @@ def clipping(measurement: Measurement) -> Figure:
             low, high = found[x].low, found[x].high
             if low is not None and high is not None:
                 (bar,) = axes.plot([x, x], [low, high], color=colour, lw=3, alpha=0.4)
-                told(bar, f"{words}, by more than {x:g}: {written(found[x].value)} {found[x].interval}")
+                told(bar, f"{words}, by more than {x:g}: {found[x].said()}")
     axes.set_ylim(0, 1)
     percent_axis(axes.yaxis)
     axes.set_xlabel("largest change of one of an action\u2019s seven numbers, each from -1 to 1")

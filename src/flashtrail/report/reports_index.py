@@ -27,7 +27,7 @@ from flashtrail.report.page import Html
 from flashtrail.statistics.wording import listed, plural
 
 FOOTER = "Made by FLASHTrail from the reports of this directory and the verdicts that they rest on."
-_FILES = ("lift", "fluid")  # sources with a claims file and a profile of their own
+_FILES = ("lift", "fluid", "deployment")  # sources with a claims file and a profile of their own
 _BESIDE = ("drills", "checkup", "report")  # after the experiments' own reports, before chapters
 _SAID = [re.compile(rf'<p class="{kind}">(.*?)</p>', re.DOTALL) for kind in ("said(?: long)?", "line note")]
 _TAGS = re.compile(r"<[^>]+>")

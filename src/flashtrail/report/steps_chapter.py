@@ -39,7 +39,7 @@ def section(run: Campaign) -> Html:
     if not sweep_figures.dials(run):
         return page.join(table)
     words = (
-        "Verified success by the steps that a round took, no fault: the field stops when it is calm, or never earlier"
+        "Verified success by the steps that a round took, no fault: the field stops when calm, or always runs as many"
     )
     return page.join(table, figures.shown(run, "dial", words))
 

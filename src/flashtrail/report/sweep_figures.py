@@ -127,7 +127,7 @@ def steps(summaries: Mapping[str, Mapping[str, Any]], usual_policies: Mapping[st
 
 # --- the compute dial ---
 
-DIAL = {"epsilon": "stops when it is calm", "max_steps": "always as many steps"}
+DIAL = {"epsilon": "stops when calm", "max_steps": "fixed number of steps"}
 
 
 def dials(run: Campaign) -> dict[str, list[tuple[float, Mapping[str, Any]]]]:

@@ -190,7 +190,7 @@ def _limiter(limits: Limits, simulator: Simulator) -> Limiter:
 def _sensed(simulator: Simulator) -> Sense:
     sense = simulator.sense()
     if sense is None:
-        raise UserError("limits: this simulator does not say where its gripper is: leave out the arm's limits")
+        raise UserError("limits: this simulator does not report the gripper's position: remove `limits` from the arm")
     return sense
 
 

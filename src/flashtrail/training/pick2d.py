@@ -1,4 +1,4 @@
-"""`python -m flashtrail.training.pick2d`: demonstrations in pick2d as a training set; no OpenGL, a minute in all.
+"""`python -m flashtrail.training.pick2d`: demonstrations in pick2d as a training set; no OpenGL, half a minute.
 
     python -m flashtrail.training.pick2d --out results/pick2d/demos
     python -m flashtrail.training.fluid --demos results/pick2d/demos --out results/pick2d/ours

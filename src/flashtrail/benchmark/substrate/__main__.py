@@ -3,7 +3,7 @@
     python -m flashtrail.benchmark.substrate digits --out results/measured/digits.json       # 5 minutes of one core
     python -m flashtrail.benchmark.substrate moving --out results/measured/moving.json       # 8
     python -m flashtrail.benchmark.substrate volumes --out results/measured/volumes.json     # 8
-    python -m flashtrail.benchmark.substrate pick2d --out results/measured/pick2d.json       # 8
+    python -m flashtrail.benchmark.substrate pick2d --out results/measured/pick2d.json       # 10
 
 Everything is drawn from the seed; one machine gives the same figures again.
 """

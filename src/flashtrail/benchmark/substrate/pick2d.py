@@ -115,7 +115,7 @@ def measure(
 def trained(place: Path, demos: Path, one: Variant, updates: int, seed: int) -> tuple[Trainer, list[str]]:
     """Return a finished training with its best weights, and the words that it knows."""
     recipe = Recipe(steps=updates, warmup=min(Recipe.warmup, updates // 10), seed=seed, log_every=10 * updates)
-    if one.raw:  # noise of the others' z-scores would be 3 cm of a raw state, and the document has none
+    if one.raw:  # the document has none
         recipe = replace(recipe, state_noise=0.0)
     trainer, known = trainer_of(place, demos, PROMPTS, {**SIZES, **one.sizes}, recipe, one.raw)
     trainer.train()
@@ -221,7 +221,7 @@ def main() -> int:
     policy = profiling.load(arguments.artifact, None, engine, "auto")
     played = [play(_Session(policy), arguments.starts)]
     for one in in_simulator("policy", arguments.artifact.name, played)[1]:
-        print(f"{one.title}: {one.value:.3g} {one.interval}")
+        print(f"{one.title}: {one.said()}")
     return 0
 
 
