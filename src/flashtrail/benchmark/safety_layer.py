@@ -62,7 +62,7 @@ class PrintedLayer:
 
 
 def acted(simulator: Simulator, expert: bool, given: kinds.Limits) -> Iterator[tuple[int, Vector, Vector, Vector]]:
-    """Yield episodes' numbers, asked-for actions (7,), what the printed layer and ours make of each; ours is executed."""
+    """Yield an episode's number, an action (7,), what the printed layer and ours make of it; ours is executed."""
     printed = PrintedLayer()
     for start in range(STARTS):
         key = EpisodeKey(SUITE, TASK, start, 0)
