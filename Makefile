@@ -132,7 +132,7 @@ fluid-train: setup ## record pi0_nano's demonstrations and train fluid_nano and 
 	@train() { $(BIN)/python -m flashtrail.training.fluid --out results/fluid/$$1 "$${@:2}" && \
 		$(BIN)/python -m flashtrail.training.fluid.card --run results/fluid/$$1 --to resources/$$1 --measured resources/measured; }; \
 	train fluid_nano && train fluid_none --core none && train fluid_cnn --core cnn && train fluid_vit --core vit && \
-	train fluid_v1 --core document --raw --state-noise 0 --steps 1000 --dims '{"views": 1, "prompt": null, "pool": 1, "skip": false, "action_horizon": 1, "absolute": [0.05, 0.05, 0.05, 0.5, 0.5, 0.5]}'
+	train fluid_v1 --core document --raw --steps 1000 --dims '{"views": 1, "prompt": null, "pool": 1, "skip": false, "action_horizon": 1, "absolute": [0.05, 0.05, 0.05, 0.5, 0.5, 0.5]}'
 
 ##@ Measure
 

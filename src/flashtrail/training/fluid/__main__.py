@@ -39,7 +39,7 @@ def main() -> int:
     add("--core", choices=CORES, default="ours", help="ours, document, or a control: none, cnn, vit")
     add("--dims", type=_sizes, default={}, metavar="JSON", help='other sizes, such as {"width": 64, "steps": 4}')
     add("--blind", action="store_true", help="every picture one grey, in training and when served: the control")
-    add("--raw", action="store_true", help="no normalisation of state and targets (the document's first version)")
+    add("--raw", action="store_true", help="no normalisation, no noise on the state (the document's first version)")
     add("--diffusion", type=loop.above_zero, help="D at the start (ours 0.018, the document's 0.744)")
     loop.add_arguments(parser, Recipe)
     run(parser.parse_args())
@@ -61,6 +61,8 @@ def run(arguments: argparse.Namespace) -> None:
     from flashtrail.training.tokenizer import task_languages
 
     recipe = replace(loop.recipe_of(Recipe, arguments), diffusion=arguments.diffusion)
+    if arguments.raw:
+        recipe = replace(recipe, state_noise=0.0)
     if named := sorted({"core", "blind"} & set(arguments.dims)):
         raise UserError(f"--dims: {named[0]} has a flag of its own: give --{named[0]}")
     about = dataset.described(arguments.demos)
