@@ -9,7 +9,6 @@ both stand in the loop of one: as many episodes as give 1,000 random actions, an
 
 from __future__ import annotations
 
-import argparse
 import functools
 import sys
 from collections.abc import Callable, Iterator
@@ -109,7 +108,7 @@ def figures(who: str, rows: list[tuple[int, Vector, Vector, Vector]]) -> list[Fi
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = commands.Parser(prog="python -m flashtrail.benchmark.safety_layer", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the measurement, a JSON file")
     parser.add_argument("--limits", default="table", help="name of limits in profiles/deployment/overlay.yaml")
     arguments = parser.parse_args()
