@@ -56,7 +56,14 @@ LAUNCHER = b"""#!/bin/sh
 ' '''
 """
 COMMANDS = {
-    "flashtrail": b"import sys\n\nfrom flashtrail.cli import main\n\nsys.exit(main())\n",
+    # The guard: a process that is spawned imports the script again.
+    "flashtrail": b"""import sys
+
+from flashtrail.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
+""",
     # Instead of pip's; by file, as above.
     "snakemake": b"""import os
 import runpy

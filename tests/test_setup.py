@@ -91,6 +91,22 @@ def test_scripts_of_the_environment_run_from_any_path_and_after_a_move(setup_env
     assert run(moved / ".venv/bin/tell") == f"[] {moved / '.venv'}\n"
 
 
+def test_a_process_that_the_command_spawns_does_not_run_it_again(setup_env, tmp_path, monkeypatch):
+    """As export-dataset's simulators are: such a process imports the script that started the first one."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    binaries = bare(setup_env)
+    (setup_env.PACKAGES / "flashtrail").mkdir()
+    (setup_env.PACKAGES / "flashtrail/cli.py").write_text(
+        "from multiprocessing import get_context\n"
+        "def main():\n"
+        "    one = get_context('spawn').Process(target=print, args=('spawned',))\n"
+        "    one.start(), one.join()\n"
+        "    return one.exitcode\n"
+    )
+    setup_env.install_launchers()
+    assert run(binaries / "flashtrail") == "spawned\n"
+
+
 def test_the_package_is_found_from_where_the_clone_lies(setup_env, tmp_path, monkeypatch):
     binaries = bare(setup_env)
     (setup_env.PACKAGES / "__editable__.flashtrail-0.1.0.pth").write_text("/the/old/place/src\n")
