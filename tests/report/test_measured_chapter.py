@@ -72,6 +72,17 @@ def test_figures_of_claims_stand_first_with_their_bounds_and_the_rest_is_folded(
     assert "speed: 1 [0.1, 0.2], below 0.15: open" in card
 
 
+def test_both_bounds_of_a_band_are_on_card_and_chapter(tmp_path) -> None:
+    inputs = measured(tmp_path, speed=(0.1, 0.2))
+    bounds = [{"measurement": "eyes", "figure": "speed", **side} for side in ({"above": 0}, {"below": 0.15})]
+    claims = verdicts.evaluate(write_claims(tmp_path, test="measured", bounds=bounds), inputs)
+    provenance.json_dump(claims, tmp_path / "claims.json")
+    found = Campaign(inputs | {"claims": str(tmp_path / "claims.json")})
+    for part in (cards.section(found, None), measured_chapter.section(found)):
+        told = " ".join(words(part).split())
+        assert "above 0" in told and "met" in told and "below 0.15" in told and "open" in told
+
+
 def test_measurements_of_the_same_figures_are_columns_of_one_table(tmp_path) -> None:
     for name, value in (("field", 0.25), ("vit", 0.5)):
         made = Figure(name="error", title="error", value=value, low=0.2, high=0.6, n=9, of="episodes")
