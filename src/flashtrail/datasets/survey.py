@@ -46,8 +46,11 @@ class Survey:
 
 
 def is_set(path: Path) -> bool:
-    """Return whether a directory looks like a set: LeRobot's, or one to train on."""
-    return (path / "meta/info.json").is_file() or next(path.glob("task*/ep*.npz"), None) is not None
+    """Return whether a directory looks like a set: LeRobot's, or one to train on; no where it may not look."""
+    try:
+        return (path / "meta/info.json").is_file() or next(path.glob("task*/ep*.npz"), None) is not None
+    except OSError:
+        return False
 
 
 def survey(source: Path, features: Mapping[str, Any] | None = None, told: Callable[[int], Any] = int) -> Survey:
