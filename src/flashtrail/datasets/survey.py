@@ -5,6 +5,7 @@ One computation for `flashtrail check-dataset`, the report's chapter and the stu
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -154,12 +155,17 @@ def _summarised(found: Survey, ids: Sequence[int], fps: float, state: Sequence[s
 
 
 def pictured(about: Mapping[str, Any]) -> list[int]:
-    """Return which episodes are on the sheet: the odd ones, then some of each task, spread over it."""
-    each, chosen = about["each"], [place for _, place in about["odd"]]
-    for task in about["tasks"]:
-        own = [place for place, episode in enumerate(each) if episode["task"] == task]
-        chosen += [own[round(at)] for at in np.linspace(0, len(own) - 1, min(SHOWN, len(own)))]
-    return list(dict.fromkeys(chosen))[:MOST_SHOWN]
+    """Return which episodes are on the sheet: the odd ones, then some of each task, spread over it.
+
+    Where there is no room for SHOWN of each task, tasks share it evenly.
+    """
+    odd, of_task = [place for _, place in about["odd"]], {task: list[int]() for task in about["tasks"]}
+    for place, episode in enumerate(about["each"]):
+        of_task[episode["task"]].append(place)
+    most = min(SHOWN, -(-(MOST_SHOWN - len(odd)) // len(of_task)))
+    spread = ([own[round(at)] for at in np.linspace(0, len(own) - 1, min(most, len(own)))] for own in of_task.values())
+    in_turn = (place for places in itertools.zip_longest(*spread) for place in places if place is not None)
+    return list(dict.fromkeys([*odd, *in_turn]))[:MOST_SHOWN]
 
 
 def sheet(found: Survey) -> tuple[Image.Image, list[dict[str, Any]]]:
