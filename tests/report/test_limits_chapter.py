@@ -69,7 +69,7 @@ def test_a_run_without_limits_has_no_such_section():
     assert not limits_chapter.arms(Campaign({})) and str(limits_chapter.section(Campaign({}))) == ""
 
 
-def test_the_printed_layer_does_what_the_document_prints(capsys):
+def test_the_printed_layer_does_what_the_document_prints():
     """Its own demonstration: the box cuts -0.8; the first action is not limited in speed, the second is."""
     layer = safety_layer.PrintedLayer()
     assert layer(np.array([0.3, -0.8, 0.1, 0, 0, 0, 0.5])).tolist() == [0.3, -0.5, 0.1, 0, 0, 0, 0.5]

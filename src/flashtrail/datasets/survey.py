@@ -20,7 +20,7 @@ from flashtrail.base.errors import UserError
 from flashtrail.datasets import summary, take
 from flashtrail.datasets.read import TOLERANCE_S, Episode, LeRobotSet
 from flashtrail.datasets.summary import Part
-from flashtrail.datasets.write import ACTION_NAMES, FPS, STATE_NAMES
+from flashtrail.datasets.write import FPS
 from flashtrail.policies.parts.pictures import PIXELS
 from flashtrail.training import dataset
 
@@ -131,7 +131,7 @@ def _of_training_set(source: Path, told: Callable[[int], Any]) -> Survey:
 
 def dims_of(about: dataset.Description | None, state: int, action: int) -> tuple[list[str], list[str]]:
     """Return the names of a training set's dims, of which there are so many; their numbers where they have none."""
-    named = (about.state, about.action) if about else (STATE_NAMES, ACTION_NAMES)
+    named = (about.state, about.action) if about else (dataset.STATE_NAMES, dataset.ACTION_NAMES)
     fits = (len(named[0]), len(named[1])) == (state, action)
     return named if fits else ([*map(str, range(state))], [*map(str, range(action))])
 
