@@ -457,7 +457,8 @@ def scaling_of(wildcards):
 def files_of_dataset(wildcards):
     """Digest of the names, sizes and times of a set's files: they may be many gigabytes, and lie outside the run."""
     root = Path(EXPERIMENT.datasets[wildcards.dataset].path)
-    found = ((str(f.relative_to(root)), f.stat()) for f in root.rglob("*") if f.is_file())
+    files = (Path(folder, name) for folder, _, names in os.walk(root) for name in names)
+    found = ((str(f.relative_to(root)), f.stat()) for f in files if os.path.isfile(f))  # is_file may fail
     return provenance.digest_json(sorted([name, stat.st_size, stat.st_mtime_ns] for name, stat in found))
 
 

@@ -63,12 +63,17 @@ def test_the_sheet_has_first_and_last_pictures_where_the_record_says(v3: Path) -
                 assert abs(int(image[row, column, 0]) - int(grey)) <= 6
 
 
-def test_few_episodes_of_each_task_are_pictured_and_the_odd_ones() -> None:
-    each = [{"task": f"task {number // 40}"} for number in range(800)]
-    about = {"each": each, "tasks": [f"task {number}" for number in range(20)], "odd": [("longest", 799)]}
+@pytest.mark.parametrize("tasks", [2, 10, 20, 80])
+def test_some_episodes_of_every_task_are_pictured_and_the_odd_ones(tasks: int) -> None:
+    each = [{"task": f"task {number // 40}"} for number in range(40 * tasks)]
+    about = {"each": each, "tasks": [f"task {number}" for number in range(tasks)], "odd": [("longest", 1)]}
     chosen = survey.pictured(about)
-    assert chosen[0] == 799 and len(chosen) == len(set(chosen)) == survey.MOST_SHOWN
-    assert chosen[1 : 1 + survey.SHOWN] == [0, 8, 16, 23, 31, 39]
+    assert chosen[0] == 1 and len(chosen) == len(set(chosen)) == min(survey.MOST_SHOWN, 1 + survey.SHOWN * tasks)
+    counts = np.bincount([place // 40 for place in chosen[1:]], minlength=tasks)
+    assert counts.max() == {2: 6, 10: 6, 20: 3, 80: 1}[tasks] and (tasks > survey.MOST_SHOWN or counts.min() > 1)
+    assert [place for place in chosen[1:] if place < 40] == ([0, 8, 16, 23, 31, 39] if tasks < 11 else [0, 20, 39])[
+        : counts[0]
+    ]
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,13 @@ def test_what_a_set_calls_itself_is_text(tmp_path: Path) -> None:
     assert "What loaders refuse: 1\u00a0line" in page.replace("&nbsp;", "\u00a0")
 
 
+@pytest.mark.parametrize(("count", "head"), [(10, "10 lines"), (12, "12 lines, the first 10")])
+def test_a_head_says_how_many_of_the_refusals_are_shown(tmp_path: Path, count: int, head: str) -> None:
+    page = data_chapter.section(given(tmp_path, refused=[f"refusal {number}." for number in range(count)]))
+    folded = next(part for part in BeautifulSoup(str(page), "html.parser").select("details") if "refuse" in str(part))
+    assert words(folded.summary) == f"What loaders refuse: {head}" and len(folded.select("p")) == 10
+
+
 def test_few_tasks_have_a_row_each_and_many_share_one(tmp_path: Path) -> None:
     tasks = [f"task {number}" for number in range(data_figures.MOST_TASKS + 1)]
     each = [about()["each"][0] | {"task": task, "steps": 50} for task in tasks]

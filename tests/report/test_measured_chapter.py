@@ -10,7 +10,7 @@ from claims.test_measured import measured, write_steps
 from flashtrail.base import provenance
 from flashtrail.claims import summaries, verdicts
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import cards, measured_chapter, steps_chapter, sweep_figures
+from flashtrail.report import cards, figures, measured_chapter, steps_chapter, sweep_figures
 from flashtrail.tables import measurements, schemas
 from flashtrail.tables.measurements import Figure
 
@@ -72,6 +72,17 @@ def test_figures_of_claims_stand_first_with_their_bounds_and_the_rest_is_folded(
     assert "speed: 1 [0.1, 0.2], below 0.15: open" in card
 
 
+def test_both_bounds_of_a_band_are_on_card_and_chapter(tmp_path) -> None:
+    inputs = measured(tmp_path, speed=(0.1, 0.2))
+    bounds = [{"measurement": "eyes", "figure": "speed", **side} for side in ({"above": 0}, {"below": 0.15})]
+    claims = verdicts.evaluate(write_claims(tmp_path, test="measured", bounds=bounds), inputs)
+    provenance.json_dump(claims, tmp_path / "claims.json")
+    found = Campaign(inputs | {"claims": str(tmp_path / "claims.json")})
+    for part in (cards.section(found, None), measured_chapter.section(found)):
+        told = " ".join(words(part).split())
+        assert "above 0" in told and "met" in told and "below 0.15" in told and "open" in told
+
+
 def test_measurements_of_the_same_figures_are_columns_of_one_table(tmp_path) -> None:
     for name, value in (("field", 0.25), ("vit", 0.5)):
         made = Figure(name="error", title="error", value=value, low=0.2, high=0.6, n=9, of="episodes")
@@ -90,14 +101,22 @@ def test_a_run_without_either_has_no_such_section() -> None:
 
 
 def dial(root) -> Campaign:
-    """Arms of one policy that differ by their steps, and one with a fault."""
-    steps = {"full": [[12, 12]] * 8, "calm": [[6, 9]] * 8, "fixed": [[7, 7]] * 8, "black": [[5, 5]] * 8}
-    run = made(root, {arm: ([True] * 6 + [False] * 2, taken) for arm, taken in steps.items()})
-    settings = {"calm": {"epsilon": 0.1}, "fixed": {"max_steps": 4}}
+    """Arms of one policy that differ by their steps, and some that differ by something else."""
+    steps = {"full": [[12, 12]] * 8, "calm": [[6, 9]] * 8, "fixed": [[7, 7]] * 8}
+    others: dict[str, dict] = {
+        "black": {"condition": {"kind": "zero", "view": "both"}},
+        "limited": {"limits": {"name": "table", "act": True}},
+        "late": {"clock": {"kind": "running"}},
+        "guarded": {"guard": {"kind": "oracle"}},
+        "replanned": {"execution": {"replan_steps": 1}},
+        "mixed": {"settings": {"temperature": 0.5}},
+        "both": {"settings": {"epsilon": 0.1, "max_steps": 4}},
+    }
+    run = made(root, {arm: ([True] * 6 + [False] * 2, steps.get(arm, [[5, 5]] * 8)) for arm in (*steps, *others)})
+    turned = {"calm": {"settings": {"epsilon": 0.1}}, "fixed": {"settings": {"max_steps": 4}}, **others}
+    usual = {"condition": {"kind": "none"}, "guard": {"kind": "none"}, "limits": {"name": "measured", "act": False}}
     for arm, summary in run.summaries.items():
-        condition = {"kind": "zero", "view": "both"} if arm == "black" else {"kind": "none"}
-        own = {"settings": settings.get(arm, {}), "condition": condition}
-        summary["metadata"] = {name: json.dumps(value) for name, value in own.items()}
+        summary["metadata"] = {name: json.dumps(value) for name, value in {**usual, **turned.get(arm, {})}.items()}
     return run
 
 
@@ -109,6 +128,6 @@ def test_the_dial_is_drawn_of_arms_that_differ_by_their_steps_alone(tmp_path) ->
         "fixed number of steps": [12.0, 7.0],
     }
     assert {(rate["k"], rate["n"]) for points in lines.values() for _, rate in points} == {(6, 8)}
-    assert "figure" in str(steps_chapter.section(run))
+    assert figures.FIGURES["dial"].line in str(steps_chapter.section(run))
     del run.summaries["fixed"]
     assert not sweep_figures.dials(run)

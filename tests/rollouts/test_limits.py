@@ -172,6 +172,15 @@ def test_above_the_force_the_hand_holds_retreats_or_stops():
     assert forces("stop", [5.0, math.nan, 5.0])[1].totals["stops"] == 1
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_what_was_felt_as_no_number_is_above_every_limit_in_the_table(number):
+    one, felt = limiter(box=BOX, act=False), [at(0, 0, 0.1)] * 3
+    felt[number] = at(0, 0, math.nan, force=math.nan)
+    for sense in felt:
+        one.felt(sense)
+    assert (one.totals["peak_force_n"], one.totals["worst_excursion_mm"]) == (math.inf, math.inf)
+
+
 def test_the_box_has_the_last_word():
     """A retreat ends at the box's sides, and a brake may be harder than the jerk allows."""
     one = limiter(at(0.0, 0, 0.1), box=BOX, max_jerk_m_s3=1.0)

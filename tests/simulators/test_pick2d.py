@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from rollouts import scripted
 
 from flashtrail.base import commands
-from flashtrail.base.errors import SettingError
+from flashtrail.base.errors import SettingError, UserError
+from flashtrail.experiment import limits
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.simulators import registry
 from flashtrail.simulators.pick2d import simulator as pick2d
@@ -70,6 +72,11 @@ def test_fingers_that_are_shut_do_not_grasp_what_they_come_to():
     move(simulator, simulator.block.copy(), CLOSED)
     move(simulator, simulator.goal, CLOSED)
     assert abs(simulator.block[1]) <= 0.12
+
+
+def test_limits_are_refused_in_a_line():
+    with pytest.raises(UserError, match="limits: this simulator does not say where its gripper is: leave out"):
+        scripted.run([(12, scripted.FULL)], begun(), limits=limits.read({"max_step_m": 0.01}))
 
 
 # --- what the key decides, and what is seen ---

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +50,21 @@ def test_sets_of_the_checkout_and_of_what_the_command_names_are_offered(beside, 
     assert data.sets(tmp_path) == {"results/training/demos": tmp_path / "results/training/demos"}
     assert [*data.sets(tmp_path, [beside])][1:] == [str(beside / "ours"), str(beside / "robots/lerobot")]
     assert [*data.sets(tmp_path, [beside / "ours"])][1:] == [str(beside / "ours")]
+
+
+def test_a_directory_that_may_not_be_looked_into_is_passed_over():
+    """Root may look everywhere: it looks as nobody."""
+    with tempfile.TemporaryDirectory() as name:
+        place, root = Path(name), os.geteuid() == 0
+        place.chmod(0o755)
+        (place / "demos/task0").mkdir(parents=True)
+        (place / "demos/task0/ep0000.npz").touch()
+        (place / "locked").mkdir(mode=0)
+        os.seteuid(65534 if root else os.geteuid())
+        try:
+            assert [*data.sets(place / "none", [place])] == [str(place / "demos")]
+        finally:
+            os.seteuid(0 if root else os.geteuid())
 
 
 @pytest.mark.parametrize("name", ["ours", "robots/lerobot"])

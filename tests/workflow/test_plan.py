@@ -257,6 +257,8 @@ def test_a_set_of_demonstrations_is_summarised_where_the_config_names_it_and_aga
     assert (about["episodes"], about["steps"], about["refused"]) == (3, 30, [])
     assert (checkout.path / "results/datasets/so101.jpg").read_bytes()[:2] == b"\xff\xd8"
     assert "Nothing to be done" in checkout.run(*command, "-n", "--", target).stdout
+    (root / "meta/link").symlink_to("n" * 300)  # one that cannot be asked: no file, and no traceback
+    assert "Nothing to be done" in checkout.run(*command, "-n", "--", target).stdout
     (root / "meta/note.txt").write_text("another file")
     assert counts(checkout.run(*command, "-n", "--", target).stdout) == {"summarise_dataset": 1}
     shutil.rmtree(root)

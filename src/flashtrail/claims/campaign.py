@@ -188,7 +188,7 @@ class Campaign:
         return self.usual_policies[summary["suite"]]
 
     def control_of(self, arm: str) -> str | None:
-        """Return the arm of the same suite and condition without this one's remedy, or None where it has none.
+        """Return the arm of the same suite, condition and limits without this one's remedy; None where it has none.
 
         Without its guard, or with the usual policy. Where the record does not say the condition (imported runs), it is
         the arm that this one's name ends with.
@@ -198,34 +198,39 @@ class Campaign:
         condition = summaries.setting(summary, "condition")
         for name, other in self.plain_summaries.items():
             plain = not other.get("guard") and other["policy"] == policy and other["suite"] == summary["suite"]
+            plain = plain and summaries.acting_limits(other) == summaries.acting_limits(summary)
             alike = arm.endswith(name) if condition is None else summaries.setting(other, "condition") == condition
             if name != arm and plain and alike and (summary.get("guard") or summary["policy"] != policy):
                 return name
         return None
 
     def without_fault(self, arm: str) -> str | None:
-        """Return the first arm without a fault of the same suite, policy and settings, or None where there is none."""
-
-        def alike(summary: Mapping[str, Any]) -> list[Any]:
-            recorded = summary.get("metadata", {})
-            return [summary["suite"], summary["policy"], recorded.get("settings"), recorded.get("execution")]
-
-        own = alike(self.summaries[arm])
-        plain = (name for name, s in self.plain_summaries.items() if not (s["condition"]["rounds_hit"] or s["guard"]))
-        return next((name for name in plain if alike(self.summaries[name]) == own), None)
+        """Return an arm without a fault or a guard that otherwise ran alike (`summaries.setup`); None without any."""
+        own, among = summaries.setup(self.summaries[arm], "guard"), {**self.plain_summaries, **self.running}
+        plain = {name: s for name, s in among.items() if not (s["condition"]["rounds_hit"] or s["guard"])}
+        return self._nearest(arm, [name for name, s in plain.items() if summaries.setup(s, "guard") == own])
 
     def reference_of(self, arm: str) -> str:
-        """Return the first arm of the same suite, without a fault, that this one is held against.
+        """Return the arm of the same suite, without a fault, that this one is held against.
 
-        One of the usual policy if there is one, and of those one that has a task of this arm.
+        It ran alike but for this one's fault or, without a fault, its limits. Where none did, it is one of the same
+        limits, of the usual policy if there is one.
         """
-        own = self.summaries[arm]
+        own, limits = self.summaries[arm], {name: summaries.acting_limits(s) for name, s in self.summaries.items()}
         suite = {name: s for name, s in self.summaries.items() if s["suite"] == own["suite"]}
-        plain = {name: s for name, s in suite.items() if not s["condition"]["rounds_hit"]}
-        usual = {name: s for name, s in plain.items() if s["policy"] == self.usual_policy(own)}
-        tasks = {task["task_id"] for task in own["tasks"]}
-        alike = {n: s for n, s in usual.items() if tasks & {task["task_id"] for task in s["tasks"]}}
-        return next(iter(alike or usual or plain or suite))
+        clean = {name: s for name, s in suite.items() if not s["condition"]["rounds_hit"]}
+        alike = [n for n, s in clean.items() if summaries.setup(s, "limits") == summaries.setup(own, "limits")]
+        free = [name for name in alike if limits[arm] and not limits[name]]
+        near = self._nearest(arm, free) if arm in clean else self.without_fault(arm)
+        same = [name for name in suite if limits[name] == limits[arm]]
+        plain = [name for name in same if name in clean]
+        usual = [name for name in plain if suite[name]["policy"] == self.usual_policy(own)]
+        return near or self._nearest(arm, usual or plain or same) or arm
+
+    def _nearest(self, arm: str, among: Sequence[str]) -> str | None:
+        """Return the first of some arms that has a task of this one, else the first."""
+        tasks = {name: {task["task_id"] for task in self.summaries[name]["tasks"]} for name in (arm, *among)}
+        return next((name for name in among if tasks[name] & tasks[arm]), next(iter(among), None))
 
     @property
     def running(self) -> dict[str, dict[str, Any]]:

@@ -33,7 +33,10 @@ def judge_measured(claim: types.MeasuredClaim, campaign: Campaign, _alpha: float
     return Judgement(
         decided(all(side == "holds" for side in sides), any(side == "excluded" for side in sides)),
         "; ".join("{title}: {said} ({n} {of}), {bound}: {met}".format(**one) for one in compared) + ".",
-        {f"{bound.measurement}.{bound.figure}": one for bound, one in zip(claim.bounds, compared, strict=True)},
+        {
+            f"{bound.measurement}.{bound.figure}, {bound.words}": one
+            for bound, one in zip(claim.bounds, compared, strict=True)
+        },
         "; ".join(str(one["said"]) for one in compared),
         tested_on(policies=[campaign.measured[name].title for name in names]),
     )

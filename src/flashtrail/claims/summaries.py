@@ -58,6 +58,19 @@ def setting(summary: Mapping[str, Any], name: str) -> dict[str, Any] | None:
     return None if not recorded else {key: value for key, value in json.loads(recorded).items() if key != "name"}
 
 
+def acting_limits(summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the limits that an arm's actions were held to; None without any, and where they were only measured."""
+    given = setting(summary, "limits")
+    return given if given and given["act"] else None
+
+
+def setup(summary: Mapping[str, Any], *apart: str) -> dict[str, Any]:
+    """Return how an arm was run, its condition and what is named by `apart` left out: equal in arms that ran alike."""
+    parts = {"suite": summary["suite"], "policy": summary["policy"], "limits": acting_limits(summary)}
+    parts |= {name: setting(summary, name) for name in ("guard", "clock", "settings", "execution")}
+    return {name: part for name, part in parts.items() if name not in apart}
+
+
 def summary(episodes: pd.DataFrame, rounds: pd.DataFrame, longest: int = EXEC_STEPS) -> dict[str, Any]:
     """Return the summary of one arm from its frames; `longest` is the longest accepted prefix that it could have."""
     arms = sorted(episodes["arm"].unique())

@@ -14,9 +14,10 @@ from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.datasets import replayed, write
 from flashtrail.datasets.replayed import ACTION, EXECUTED, STATE, Outcome, Recorded, Where
+from flashtrail.training.dataset import ACTION_NAMES, STATE_NAMES
 
 PROVENANCE = "provenance.json"
-_DIMS = {STATE: write.STATE_NAMES, ACTION: write.ACTION_NAMES, EXECUTED: write.ACTION_NAMES}
+_DIMS = {STATE: STATE_NAMES, ACTION: ACTION_NAMES, EXECUTED: ACTION_NAMES}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

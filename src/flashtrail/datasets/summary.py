@@ -65,9 +65,9 @@ def summarise(
     states, actions = (np.concatenate([getattr(part, name) for part in parts]) for name in ("states", "actions"))
     spans = span(states)
     quiet = [int(still(part.states, spans).sum()) for part in parts]
-    ends = np.append(np.cumsum([len(part.actions) for part in parts]), 0)
+    ends = np.cumsum([len(part.actions) for part in parts])
     dims = {
-        kind: [_dim(name, rows[:, place], ends[:-1]) for place, name in enumerate(names)]
+        kind: [_dim(name, rows[:, place], ends) for place, name in enumerate(names)]
         for kind, rows, names in (("state", states, state_names), ("action", actions, action_names))
     }
     hands = _grippers(dims["action"])

@@ -5,6 +5,7 @@ One computation for `flashtrail check-dataset`, the report's chapter and the stu
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from flashtrail.base.errors import UserError
 from flashtrail.datasets import summary, take
 from flashtrail.datasets.read import TOLERANCE_S, Episode, LeRobotSet
 from flashtrail.datasets.summary import Part
-from flashtrail.datasets.write import ACTION_NAMES, FPS, STATE_NAMES
+from flashtrail.datasets.write import FPS
 from flashtrail.policies.parts.pictures import PIXELS
 from flashtrail.training import dataset
 
@@ -46,8 +47,11 @@ class Survey:
 
 
 def is_set(path: Path) -> bool:
-    """Return whether a directory looks like a set: LeRobot's, or one to train on."""
-    return (path / "meta/info.json").is_file() or next(path.glob("task*/ep*.npz"), None) is not None
+    """Return whether a directory looks like a set: LeRobot's, or one to train on; no where it may not look."""
+    try:
+        return (path / "meta/info.json").is_file() or next(path.glob("task*/ep*.npz"), None) is not None
+    except OSError:
+        return False
 
 
 def survey(source: Path, features: Mapping[str, Any] | None = None, told: Callable[[int], Any] = int) -> Survey:
@@ -127,7 +131,7 @@ def _of_training_set(source: Path, told: Callable[[int], Any]) -> Survey:
 
 def dims_of(about: dataset.Description | None, state: int, action: int) -> tuple[list[str], list[str]]:
     """Return the names of a training set's dims, of which there are so many; their numbers where they have none."""
-    named = (about.state, about.action) if about else (STATE_NAMES, ACTION_NAMES)
+    named = (about.state, about.action) if about else (dataset.STATE_NAMES, dataset.ACTION_NAMES)
     fits = (len(named[0]), len(named[1])) == (state, action)
     return named if fits else ([*map(str, range(state))], [*map(str, range(action))])
 
@@ -151,12 +155,17 @@ def _summarised(found: Survey, ids: Sequence[int], fps: float, state: Sequence[s
 
 
 def pictured(about: Mapping[str, Any]) -> list[int]:
-    """Return which episodes are on the sheet: the odd ones, then some of each task, spread over it."""
-    each, chosen = about["each"], [place for _, place in about["odd"]]
-    for task in about["tasks"]:
-        own = [place for place, episode in enumerate(each) if episode["task"] == task]
-        chosen += [own[round(at)] for at in np.linspace(0, len(own) - 1, min(SHOWN, len(own)))]
-    return list(dict.fromkeys(chosen))[:MOST_SHOWN]
+    """Return which episodes are on the sheet: the odd ones, then some of each task, spread over it.
+
+    Where there is no room for SHOWN of each task, tasks share it evenly.
+    """
+    odd, of_task = [place for _, place in about["odd"]], {task: list[int]() for task in about["tasks"]}
+    for place, episode in enumerate(about["each"]):
+        of_task[episode["task"]].append(place)
+    most = min(SHOWN, -(-(MOST_SHOWN - len(odd)) // len(of_task)))
+    spread = ([own[round(at)] for at in np.linspace(0, len(own) - 1, min(most, len(own)))] for own in of_task.values())
+    in_turn = (place for places in itertools.zip_longest(*spread) for place in places if place is not None)
+    return list(dict.fromkeys([*odd, *in_turn]))[:MOST_SHOWN]
 
 
 def sheet(found: Survey) -> tuple[Image.Image, list[dict[str, Any]]]:

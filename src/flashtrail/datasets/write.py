@@ -18,9 +18,6 @@ from flashtrail.datasets import video
 
 VERSION, CHUNK = "v3.0", 1000
 FPS = 20  # control steps a second of every suite
-# The dims of our states and actions.
-STATE_NAMES = ["x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_left", "finger_right"]
-ACTION_NAMES = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
 DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 _COUNTED = {

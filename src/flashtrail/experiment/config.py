@@ -272,12 +272,18 @@ class Experiment(Section):
             return self.running_arms
         chosen = [name for name, arm in self.arms.items() if _shown(chapter, *self._kinds(arm))]
         if chapter == "robustness":  # faults, and what they are held against
-            faulty = [_engine(self.arms[name]) for name in chosen if self._kinds(self.arms[name])[0] != "none"]
-            chosen = [name for name in chosen if _engine(self.arms[name]) in faulty]
+            faulty = [self._engine(self.arms[name]) for name in chosen if self._kinds(self.arms[name])[0] != "none"]
+            chosen = [name for name in chosen if self._engine(self.arms[name]) in faulty]
         return chosen if chapter == "claims" else [name for name in chosen if name not in self.running_arms]
 
     def _kinds(self, arm: Arm) -> tuple[str, str]:
         return self.conditions[arm.condition].kind, self.guards[arm.guard].kind
+
+    def _engine(self, arm: Arm) -> tuple[Any, ...]:
+        """What acts in an arm: the policy and its settings, its clock, and limits that do more than measure."""
+        limits = self.limits[arm.limits] if arm.limits else None
+        acting = limits if limits and limits.act else None
+        return arm.policy, arm.flash, arm.settings, arm.execution, arm.clock, acting
 
     def replayed(self, arm: str) -> str | None:
         """The table of rounds whose latencies an arm replays, or None."""
@@ -354,11 +360,6 @@ class Experiment(Section):
         """Return one policy's own settings as plain data."""
         _known("policy", name, self.policies)
         return {"policy": name, **self.policies[name].model_dump()}
-
-
-def _engine(arm: Arm) -> tuple[Any, ...]:
-    """What acts in an arm: the policy and its settings."""
-    return arm.policy, arm.flash, arm.settings, arm.execution
 
 
 def _shown(chapter: str, condition: str, guard: str) -> bool:

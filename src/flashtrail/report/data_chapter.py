@@ -58,11 +58,13 @@ def words(about: Mapping[str, Any]) -> Html:
     }
     refused, cameras = about["refused"], f"; cameras: {', '.join(about['cameras'])}"
     lines = [page.paragraph(without_places(line)) for line in refused[:_MOST_REFUSED]]
+    head = f"What loaders refuse: {plural(len(refused), 'line')}"
+    head += f", the first {_MOST_REFUSED}" if len(refused) > _MOST_REFUSED else ""
     return page.join(
         page.paragraph(page.inline(page.code(without_places(about["path"])), cameras), "note"),
         page.strip(facts),
         page.paragraphs(_findings(about)),
-        page.details(f"What loaders refuse: {plural(len(refused), 'line')}", page.join(*lines)) if refused else None,
+        page.details(head, page.join(*lines)) if refused else None,
     )
 
 

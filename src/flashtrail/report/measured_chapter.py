@@ -30,7 +30,8 @@ def _bounds(run: Campaign) -> _Bounds:
         for key, figure in claim["numbers"].items() if claim["test"] == "measured" else ():
             link = page.link(claim["id"], f"#{cards.anchor(claim)}")
             words = page.inline(link, f": {figure.get('bound')}, {figure.get('met')}")
-            found.setdefault(key, []).append((figure.get("said", ""), words))
+            of = key.removesuffix(f", {figure.get('bound')}")
+            found.setdefault(of, []).append((figure.get("said", ""), words))
     return {key: (used[0][0], Html("; ").join(words for _, words in used)) for key, used in found.items()}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from flashtrail.claims import summaries
 from flashtrail.claims.campaign import Campaign
 from flashtrail.claims.running import KINDS_OF_STEP
 from flashtrail.report import arm_words
@@ -133,20 +134,24 @@ DIAL = {"epsilon": "stops when calm", "max_steps": "fixed number of steps"}
 def dials(run: Campaign) -> dict[str, list[tuple[float, Mapping[str, Any]]]]:
     """Return success over core steps a round, of arms that differ by their dial alone; empty below three of them.
 
-    Clean arms of the policy that has most of them. An arm with all steps belongs to both lines.
+    Clean arms that otherwise ran alike (`summaries.setup`), of those that are most. An arm with all steps belongs to
+    both lines.
     """
     taken = {arm: run.of_arm("rounds", arm)["steps_used"] for arm in run.summaries} if len(run.rounds) else {}
-    by_policy: dict[str, list[str]] = {}
+    turned = {arm: arm_words.recorded(run.summaries[arm], "settings") for arm in taken}
+    alike: dict[str, list[str]] = {}
     for arm, steps in taken.items():
-        if len(steps) and steps.notna().all() and not arm_words.fault(run.summaries[arm]):
-            by_policy.setdefault(run.summaries[arm]["policy"], []).append(arm)
-    arms = max(by_policy.values(), key=len, default=[])
+        summary, others = run.summaries[arm], {k: v for k, v in turned[arm].items() if k not in DIAL}
+        one_dial = len(turned[arm]) - len(others) < 2
+        if len(steps) and steps.notna().all() and one_dial and not arm_words.fault(summary):
+            setup = json.dumps([summaries.setup(summary, "settings"), others], sort_keys=True)
+            alike.setdefault(setup, []).append(arm)
+    arms = max(alike.values(), key=len, default=[])
     lines: dict[str, list[tuple[float, Mapping[str, Any]]]] = {label: [] for label in DIAL.values()}
     for arm in arms if len(arms) >= 3 else []:
         seen = run.judged(arm)["verified_success"].dropna()
         point = float(taken[arm].mean()), intervals.rate(int(seen.sum()), len(seen)).as_dict()
-        changed = set(DIAL) & set(arm_words.recorded(run.summaries[arm], "settings"))
-        for name in changed or DIAL:
+        for name in set(DIAL) & set(turned[arm]) or DIAL:
             lines[DIAL[name]].append(point)
     return {label: points for label, points in lines.items() if len(points) > 1}
 

@@ -91,10 +91,9 @@ class Limiter:
         """Take what is felt at the end of the control step."""
         self._before, self._now = self._now, sense
         if self._given.box is not None:
-            outside = excursion(self._given.box, sense.points)
-            self._worst_m = outside if self._worst_m is None else max(self._worst_m, outside)
+            self._worst_m = _worse(self._worst_m, excursion(self._given.box, sense.points))
         if sense.force_n is not None:
-            self._peak_n = sense.force_n if self._peak_n is None else max(self._peak_n, sense.force_n)
+            self._peak_n = _worse(self._peak_n, sense.force_n)
 
     @property
     def totals(self) -> dict[str, float | None]:
@@ -155,6 +154,12 @@ class Limiter:
             return np.zeros(3)
         most = min(self._given.max_step_m or math.inf, UNIT_M * REACH)
         return _shortened(self._path[0] - self._now.hand, most)
+
+
+def _worse(worst: float | None, now: float) -> float:
+    """Return the larger one; a NaN counts as infinite, so that it is above every limit, and stays on record."""
+    now = math.inf if math.isnan(now) else now
+    return now if worst is None else max(worst, now)
 
 
 def _shortened(vector: Vector, most: float) -> Vector:

@@ -72,9 +72,10 @@ def episode(path: Path, name: str) -> dict[str, Any]:
             raise source.wrong(f"it has no {name}")
         read = source.episode(int(match[2]))
         states, actions, steps = read.states, read.actions, _thinned(len(read.actions))
+        wanted = set(steps)
         names = (source.names(source.state), source.names(source.action))
         views = {
-            camera: [resize_with_pad(p) for at, p in enumerate(source.pictures(read, camera)) if at in set(steps)]
+            camera: [resize_with_pad(p) for at, p in enumerate(source.pictures(read, camera)) if at in wanted]
             for camera in source.cameras
         }
     else:

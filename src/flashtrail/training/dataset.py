@@ -28,6 +28,9 @@ DELTA_DIMS = 6
 VIEWS = ("agent", "wrist")
 DESCRIPTION = "training_set.json"
 MOST_EPISODES = 10_000  # of a task
+# The dims of our states and actions.
+STATE_NAMES = ["x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_left", "finger_right"]
+ACTION_NAMES = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
 
 
 class Description(documents.Section):

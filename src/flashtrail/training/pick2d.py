@@ -24,13 +24,11 @@ from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.policies.parts.pictures import PIXELS, shrink
 from flashtrail.simulators import registry
 from flashtrail.simulators.protocol import Simulator
-from flashtrail.training.dataset import DESCRIPTION, VIEWS, Description
+from flashtrail.training.dataset import ACTION_NAMES, DESCRIPTION, STATE_NAMES, VIEWS, Description
 from flashtrail.training.demonstrations import SEED, ActionNoise, Disturbance, displace
 
 SUITE, TASKS = "pick2d", (0, 1)
 FIRST, EPISODES, EVERY = 100, 240, 2  # init state of the first; of all tasks; steps from picture to picture
-_STATE = ["x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_left", "finger_right"]
-_ACTION = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
 
 
 def made(task_id: int) -> Simulator:
@@ -85,7 +83,7 @@ def write(out: Path, episodes: int = EPISODES, pixels: int = PIXELS) -> int:
                     np.savez_compressed(fresh / f"task{task}" / f"ep{number:04d}.npz", **arrays)  # type: ignore[arg-type]
                     count += 1
         about = Description(
-            fps=20, cameras=list(VIEWS), state=_STATE, action=_ACTION, tasks=prompts, every=EVERY,
+            fps=20, cameras=list(VIEWS), state=STATE_NAMES, action=ACTION_NAMES, tasks=prompts, every=EVERY,
             source={"suite": SUITE, "seed": str(SEED)},
         )  # fmt: skip
         provenance.json_dump(about.model_dump(mode="json"), fresh / DESCRIPTION)
