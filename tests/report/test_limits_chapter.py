@@ -24,7 +24,7 @@ ACTS = {"limits_hostile": True, "limits_hostile_none": False, "plain": None}
 def layers(folder: Path) -> None:
     """Write the measurement of both layers, of drawn actions."""
     rng, printed = np.random.default_rng(0), safety_layer.PrintedLayer()
-    rows = [(action, printed(action), action) for action in rng.uniform(-1, 1, (200, 7))]
+    rows = [(k % 10, action, printed(action), action) for k, action in enumerate(rng.uniform(-1, 1, (200, 7)))]
     found = [*safety_layer.figures("random", rows), *safety_layer.figures("expert", rows)]
     folder.mkdir(parents=True, exist_ok=True)
     measurements.write(folder / "safety_layer.json", "Layers", "drawn", found)
@@ -81,8 +81,10 @@ def test_the_printed_layer_does_what_the_document_prints():
 
 def test_the_shares_of_a_layer_are_counts_of_its_actions():
     turned = np.array([0.0] * 6 + [-1.0])
-    rows = [(np.ones(7), np.ones(7), turned), (np.ones(7), np.ones(7), np.ones(7))]
-    found = {figure.name: figure.value for figure in safety_layer.figures("random", rows)}
+    rows = [(k, np.ones(7), np.ones(7), sent) for k in range(6) for sent in (turned, np.ones(7))]  # two an episode
+    made = safety_layer.figures("random", rows)
+    found = {figure.name: figure.value for figure in made}
+    assert {(figure.n, figure.of) for figure in made} == {(12, "random actions of 6 episodes")}
     assert found["printed_random_changed"] == 0.0 and found["ours_random_changed"] == 0.5
     assert found["ours_random_gripper_turned"] == 0.5
     assert found["ours_random_changed_15"] == 0.5 and found["ours_random_changed_02"] == 0.5

@@ -75,7 +75,7 @@ def test_fingers_that_are_shut_do_not_grasp_what_they_come_to():
 
 
 def test_limits_are_refused_in_a_line():
-    with pytest.raises(UserError, match="limits: this simulator does not say where its gripper is: leave out"):
+    with pytest.raises(UserError, match="limits: this simulator does not report the gripper"):
         scripted.run([(12, scripted.FULL)], begun(), limits=limits.read({"max_step_m": 0.01}))
 
 
