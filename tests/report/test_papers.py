@@ -82,9 +82,9 @@ def flashtrail(*words: object) -> int:
 
 @pytest.mark.parametrize("width", [3.0, 7.0])
 def test_every_figure_fits_its_width_in_type_of_7_to_9_points(runs, lift, width, tmp_path):  # noqa: F811
-    drawn = set()
-    for run in (*runs.values(), lift, test_measured_chapter.dial(tmp_path)):
-        for name in figures.names(run):
+    drawn, dial = set(), test_measured_chapter.dial(tmp_path)  # its arms all lie on one place of the first figure
+    for run in (*runs.values(), lift, dial):
+        for name in ["dial"] if run is dial else figures.names(run):
             drawn.add(name.partition("/")[0])
             with plotting.style(width):
                 drawing = figures.drawn(run, name)
