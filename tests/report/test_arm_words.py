@@ -62,7 +62,9 @@ def test_a_condition_in_words(condition, words):
 
 
 def test_what_becomes_of_the_actions_is_said():
-    for execution, words in (({"answer": "first"}, ", the first answer in every round"), ({}, "")):
+    stats = {"action_stats": "resources/drills/bridge_like.json"}
+    scaled = ", actions scaled by bridge_like.json"
+    for execution, words in (({"answer": "first"}, ", the first answer in every round"), (stats, scaled), ({}, "")):
         said = summary(metadata={"execution": json.dumps(execution)})
         assert arm_words._routes(said).endswith(words or "FLASH")
     for count, words in ((1, ", 1 step a round"), (5, ", 5 steps a round")):

@@ -14,7 +14,7 @@ from flashtrail.base import provenance
 from flashtrail.benchmark import safety_layer
 from flashtrail.claims import summaries
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import arm_words, figures, limits_chapter
+from flashtrail.report import arm_words, figures, limits_chapter, verdict
 from flashtrail.tables import measurements, schemas
 
 N = 20
@@ -86,5 +86,18 @@ def test_the_shares_of_a_layer_are_counts_of_its_actions():
     found = {figure.name: figure.value for figure in made}
     assert {(figure.n, figure.of) for figure in made} == {(12, "random actions of 6 episodes")}
     assert found["printed_random_changed"] == 0.0 and found["ours_random_changed"] == 0.5
+    none = next(figure for figure in made if figure.name == "printed_random_changed")
+    assert (none.low, round(none.high, 2)) == (0.0, 0.39), "of none in six episodes Wilson's interval"
     assert found["ours_random_gripper_turned"] == 0.5
     assert found["ours_random_changed_15"] == 0.5 and found["ours_random_changed_02"] == 0.5
+
+
+def test_the_sentence_names_few_metrics_and_counts_the_rest():
+    claims = [
+        {"test": "metric_rate", "verdict": found, "title": f"Claim {number}", "arms": ["a"],
+         "numbers": {"rate": {"k": number, "n": 9}}}
+        for number, found in enumerate(["supported"] * 4 + ["refuted", "not_tested"])
+    ]  # fmt: skip
+    said = [part.text for part in verdict._metrics(claims)]
+    assert said == ["claim 0 (0/9)", "claim 1 (1/9)", "2 of 3 further claims of this kind are supported"]
+    assert len(verdict._metrics(claims[:3])) == 3

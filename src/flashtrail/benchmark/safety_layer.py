@@ -4,7 +4,7 @@
 
 The source document `deployment` gives a layer and an exercise: 1,000 random actions, what percentage is modified. Here
 the expert's own actions in Lift are asked about as well, since a layer has to let those pass. Ours needs a robot, so
-both stand in the loop of one: as many episodes as give 1,000 random actions, and as many of the expert's.
+both stand in the loop of one.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.rollouts.limits import Limiter
 from flashtrail.simulators import registry, seeds
 from flashtrail.simulators.protocol import Simulator
-from flashtrail.statistics import resampling
+from flashtrail.statistics import intervals, resampling
 from flashtrail.tables import measurements
 from flashtrail.tables.measurements import Figure
 
 SUITE, TASK, SEED = "robosuite_lift", 0, 7
-STARTS, STEPS = 10, 100
+STARTS, STEPS = {"random": 10, "expert": 80}, 100  # 80: none of as many has an interval below 5 %
 OVERLAY = Path(__file__).resolve().parents[3] / "profiles" / "deployment" / "overlay.yaml"
 Vector = NDArray[np.float64]
 
@@ -63,7 +63,7 @@ class PrintedLayer:
 def acted(simulator: Simulator, expert: bool, given: kinds.Limits) -> Iterator[tuple[int, Vector, Vector, Vector]]:
     """Yield an episode's number, an action (7,), what the printed layer and ours make of it; ours is executed."""
     printed = PrintedLayer()
-    for start in range(STARTS):
+    for start in range(STARTS["expert" if expert else "random"]):
         key = EpisodeKey(SUITE, TASK, start, 0)
         simulator.reset(key)
         sense = simulator.sense()
@@ -100,7 +100,13 @@ def figures(who: str, rows: list[tuple[int, Vector, Vector, Vector]]) -> list[Fi
         }
         for name, (words, yes) in shares.items():
             title = f"Share of {who} actions {words}, layer {'as printed' if layer == 'printed' else 'of this project'}"
-            interval = resampling.ratio_over_episodes(np.bincount(episode, yes), counts)
+            of_each = np.bincount(episode, yes)
+            alike = len({*(of_each / counts)}) == 1 and of_each[0] in (0, counts[0])  # resampled, they stay alike
+            interval = (
+                intervals.rate(int((of_each > 0).sum()), len(counts)).wilson
+                if alike
+                else resampling.ratio_over_episodes(of_each, counts)
+            )
             of = f"{who} actions of {len(counts)} episodes"
             found.append(measurements.figure(f"{layer}_{who}_{name}", title, yes.mean(), interval, len(yes), of))
     return found
@@ -119,8 +125,9 @@ def main() -> None:
     found += figures("expert", list(acted(simulator, True, given)))
     simulator.close()
     method = (
-        f"Lift, {STARTS} starts of seed {SEED}, up to {STEPS} control steps; random: uniform in -1 to 1; expert: the "
-        "suite\u2019s own. Each action is given to both layers; ours is executed. Intervals: bootstrap over episodes."
+        f"Lift, {STARTS['random']} starts of seed {SEED} (expert: {STARTS['expert']}), up to {STEPS} control steps; "
+        "random: uniform in -1 to 1; expert: the suite\u2019s own. Both layers get each action; ours is executed. "
+        "Intervals: bootstrap over episodes; where all or none of the actions are meant, Wilson\u2019s over episodes."
     )
     measurements.write(arguments.out, "Safety layers on the same actions", method, found)
     for figure in found:

@@ -16,6 +16,7 @@ from flashtrail.statistics.wording import percent, plural, points
 _COMPARED = ("paired_difference", "unpaired_difference", "non_inferiority")
 _KINDS = ("speculation", "fault", "remedy", "control")  # control: of another policy, as it is
 _MOST_OPEN = 2  # open questions that the sentence names; beyond, it counts them
+_MOST_METRICS = 3  # claims about metrics that the sentence names
 Claim = Mapping[str, Any]
 
 
@@ -177,13 +178,17 @@ def _baseline(claims: Sequence[Claim], arms: Mapping[str, Arm]) -> list[Said]:
 
 
 def _metrics(claims: Sequence[Claim]) -> list[Said]:
-    """What was found of each metric that a claim is about: the claim's title, with the count that decides it."""
+    """What was found of metrics that claims are about: the first claims' titles, with the count that decides each."""
+    judged = [c for c in claims if c["test"] == "metric_rate" and c["verdict"] in ("supported", "refuted")]
+    shown = judged if len(judged) <= _MOST_METRICS else judged[: _MOST_METRICS - 1]
     said = []
-    for claim in claims:
-        if claim["test"] == "metric_rate" and claim["verdict"] in ("supported", "refuted"):
-            rate, title = claim["numbers"]["rate"], claim["title"][:1].lower() + claim["title"][1:]
-            what = title if claim["verdict"] == "supported" else f"it is refuted that {title}"
-            said.append(Said(f"{what} ({rate['k']}/{rate['n']})", (claim["arms"][0],)))
+    for claim in shown:
+        rate, title = claim["numbers"]["rate"], claim["title"][:1].lower() + claim["title"][1:]
+        what = title if claim["verdict"] == "supported" else f"it is refuted that {title}"
+        said.append(Said(f"{what} ({rate['k']}/{rate['n']})", (claim["arms"][0],)))
+    if rest := judged[len(shown) :]:
+        held = sum(claim["verdict"] == "supported" for claim in rest)
+        said.append(Said(f"{held} of {len(rest)} further claims of this kind are supported"))
     return said
 
 
