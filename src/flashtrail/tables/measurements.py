@@ -54,12 +54,16 @@ class Figure(Section):
         return f"[{', '.join(ends)}]" if ends else ""
 
 
+_NOTHING = 1e-15  # an end of a rate that is 0 but for rounding
+
+
 def figure(
     name: str, title: str, value: float, interval: Interval | None, n: int, of: str, root: bool = False
 ) -> Figure:
     """Return a figure with its interval, where there is one; `root`: the square roots of value and ends."""
     ends = (value, None, None) if interval is None else (value, interval.low, interval.high)
-    taken = (None if end is None else float(end) ** (0.5 if root else 1.0) for end in ends)
+    rounded = (None if end is None else 0.0 if abs(end) < _NOTHING else float(end) for end in ends)
+    taken = (None if end is None else end ** (0.5 if root else 1.0) for end in rounded)
     about = {"name": name, "title": title, "n": n, "of": of}
     return Figure.model_validate(about | dict(zip(_ENDS, taken, strict=True)))
 
