@@ -63,7 +63,7 @@ def test_a_condition_in_words(condition, words):
 
 def test_what_becomes_of_the_actions_is_said():
     stats = {"action_stats": "resources/drills/bridge_like.json"}
-    scaled = ", actions scaled by bridge_like.json"
+    scaled = ", actions scaled by bridge_like"
     for execution, words in (({"answer": "first"}, ", the first answer in every round"), (stats, scaled), ({}, "")):
         said = summary(metadata={"execution": json.dumps(execution)})
         assert arm_words._routes(said).endswith(words or "FLASH")

@@ -14,7 +14,7 @@ from flashtrail.base import provenance
 from flashtrail.benchmark import safety_layer
 from flashtrail.claims import summaries
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import arm_words, figures, limits_chapter, verdict
+from flashtrail.report import arm_words, figures, limits_chapter, limits_figures, verdict
 from flashtrail.tables import measurements, schemas
 
 N = 20
@@ -32,7 +32,10 @@ def layers(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Campaign:
-    root = tmp_path_factory.mktemp("limits")
+    return made(tmp_path_factory.mktemp("limits"))
+
+
+def made(root: Path) -> Campaign:
     files: dict[str, list[str]] = {name: [] for name in (*schemas.SCHEMAS, "summaries")}
     for arm, act in ACTS.items():
         tables = {name: [row | {"arm": arm} for row in rows] for name, rows in shard("full_only", 0, N).items()}
@@ -64,6 +67,8 @@ def test_each_arm_with_limits_has_its_measurements_beside_its_control(run):
     assert "measured, not limited" in arm_words.words(run.summaries["limits_hostile_none"], "")
     assert "clipping" in figures.names(run) and figures.FIGURES["clipping"].line in str(made)
     assert "bound method" not in str(made)
+    assert limits_figures.boxed(run) == ["limits_hostile", "limits_hostile_none"]
+    assert figures.FIGURES["excursions"].line in str(limits_chapter.drawing(run))
 
 
 def test_a_run_without_limits_has_no_such_section():

@@ -19,7 +19,7 @@ from imports import official
 from matplotlib import pyplot as plt
 from matplotlib.text import Text
 from record import campaign
-from report import test_data_chapter, test_measured_chapter
+from report import test_data_chapter, test_limits_chapter, test_measured_chapter
 from report.test_limits_chapter import layers
 from report.test_metric_chapter import run as lift  # noqa: F401
 
@@ -82,9 +82,11 @@ def flashtrail(*words: object) -> int:
 
 @pytest.mark.parametrize("width", [3.0, 7.0])
 def test_every_figure_fits_its_width_in_type_of_7_to_9_points(runs, lift, width, tmp_path):  # noqa: F811
-    drawn, dial = set(), test_measured_chapter.dial(tmp_path)  # its arms all lie on one place of the first figure
-    for run in (*runs.values(), lift, dial):
-        for name in ["dial"] if run is dial else figures.names(run):
+    # Of these two one figure: their arms all lie on one place of the first.
+    own = {"dial": test_measured_chapter.dial(tmp_path), "excursions": test_limits_chapter.made(tmp_path / "limits")}
+    drawn = set()
+    for run in (*runs.values(), lift, *own.values()):
+        for name in [key for key, one in own.items() if one is run] or figures.names(run):
             drawn.add(name.partition("/")[0])
             with plotting.style(width):
                 drawing = figures.drawn(run, name)

@@ -118,7 +118,7 @@ def _routes(summary: _Spec) -> str:
     steps = "" if count is None else f", {count} step{'s' * (count != 1)} a round"
     steps += f", each action {execution['window_lag']} steps late" if "window_lag" in execution else ""
     steps += ", the first answer in every round" if "answer" in execution else ""
-    steps += f", actions scaled by {Path(execution['action_stats']).name}" if "action_stats" in execution else ""
+    steps += f", actions scaled by {Path(execution['action_stats']).stem}" if "action_stats" in execution else ""
     routes = summary["routes"]
     if not routes.get("offered", True):  # a run in which no policy drafts (Campaign.summaries)
         return steps.removeprefix(", ")

@@ -140,6 +140,12 @@ FIGURES = {
         lambda run: _once(bool(criteria.arms(run))),
         _criteria,
     ),
+    "excursions": Entry(
+        "How far each episode left the box, with limits and without",
+        "No arm has limits with a box.",
+        lambda run: _once(bool(limits_figures.boxed(run))),
+        lambda run, _: limits_figures.excursions(run),
+    ),
     "clipping": Entry(
         "How much two safety layers change of random actions and of an expert\u2019s",
         "Safety layers were not measured.",

@@ -12,7 +12,18 @@ from typing import Any
 from flashtrail.base import machine
 from flashtrail.claims.campaign import Campaign
 from flashtrail.claims.summaries import of_how_many
-from flashtrail.report import arm_words, cards, cells, claims_chapter, films, metric_chapter, page, tradeoff, verdict
+from flashtrail.report import (
+    arm_words,
+    cards,
+    cells,
+    claims_chapter,
+    films,
+    limits_chapter,
+    metric_chapter,
+    page,
+    tradeoff,
+    verdict,
+)
 from flashtrail.report.cells import paired, rate_of
 from flashtrail.report.count_links import behind, in_text, pooled
 from flashtrail.report.overview import arm_name, has_fault, has_guard
@@ -40,7 +51,7 @@ def section(run: Campaign) -> Html:
     parts = [
         _verdict(run),
         _too_few(run),
-        page.beside(metric_chapter.drawing(run) or tradeoff.section(run), cards.section(run, chapter)),
+        page.beside(_drawing(run), cards.section(run, chapter)),
         films.section(run),
         _at_a_glance(run),
         page.details(
@@ -48,6 +59,11 @@ def section(run: Campaign) -> Html:
         ),
     ]
     return page.join(*parts)
+
+
+def _drawing(run: Campaign) -> Html | None:
+    """The figure that the run is about: excursions under limits, else criteria of success, else the trade-off."""
+    return limits_chapter.drawing(run) or metric_chapter.drawing(run) or tradeoff.section(run)
 
 
 def _arms(run: Campaign) -> dict[str, verdict.Arm]:

@@ -19,9 +19,16 @@ _NOTE = (
 )
 
 
-def arms(run: Campaign) -> list[str]:
-    """Return the arms of which excursion or force was measured."""
-    return [arm for arm in run.summaries if len(_measured(run, arm))]
+arms = limits_figures.arms
+
+
+def drawing(run: Campaign) -> Html | None:
+    """Return the figure of excursions; None where no arm's limits act."""
+    caption = (
+        "Each mark an episode: how far the gripper's farthest corner was out of the box at its worst moment, after a "
+        "control step. Limits are judged by this, never by how often they act."
+    )
+    return figures.shown(run, "excursions", caption) if limits_figures.boxed(run) else None
 
 
 def section(run: Campaign) -> Html:
@@ -51,13 +58,8 @@ def _layers(run: Campaign) -> Html | None:
     return figures.shown(run, "clipping", caption)
 
 
-def _measured(run: Campaign, arm: str) -> pd.DataFrame:
-    episodes = run.judged(arm)
-    return episodes[episodes["worst_excursion_mm"].notna() | episodes["peak_force_n"].notna()]
-
-
 def _row(run: Campaign, arm: str) -> dict[str, object]:
-    episodes = _measured(run, arm)
+    episodes = limits_figures.episodes(run, arm)
     acting = episodes["limited_steps"].notna().all()
     return {
         "arm": arm_name(arm, run.summaries[arm], run),
