@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flashtrail.statistics import resampling
+from flashtrail.statistics import intervals, resampling
 
 
 def ratio(a, b, axis=-1):
@@ -108,3 +108,12 @@ def test_latency_quantiles_skip_what_is_empty():
     found = resampling.latency_quantiles(values, episodes, (0.5,))
     assert found[0.5].value == 2.0 and found[0.5].interval is None
     assert resampling.latency_quantiles([np.nan], [0], (0.5,)) == {0.5: None}
+
+
+def test_a_share_of_all_or_none_has_wilsons_interval_over_episodes():
+    of = np.array([40.0, 50.0, 60.0, 10.0, 20.0, 30.0])
+    for share in (0.0, 1.0):
+        found = resampling.share_over_episodes(share * of, of)
+        assert found == intervals.rate(int(6 * share), 6).wilson
+    part = of / 2 + np.array([5, -5, 5, -5, 5, -5])
+    assert resampling.share_over_episodes(part, of) == resampling.ratio_over_episodes(part, of)

@@ -24,7 +24,7 @@ from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.rollouts.limits import Limiter
 from flashtrail.simulators import registry, seeds
 from flashtrail.simulators.protocol import Simulator
-from flashtrail.statistics import intervals, resampling
+from flashtrail.statistics import resampling
 from flashtrail.tables import measurements
 from flashtrail.tables.measurements import Figure
 
@@ -100,13 +100,7 @@ def figures(who: str, rows: list[tuple[int, Vector, Vector, Vector]]) -> list[Fi
         }
         for name, (words, yes) in shares.items():
             title = f"Share of {who} actions {words}, layer {'as printed' if layer == 'printed' else 'of this project'}"
-            of_each = np.bincount(episode, yes)
-            alike = len({*(of_each / counts)}) == 1 and of_each[0] in (0, counts[0])  # resampled, they stay alike
-            interval = (
-                intervals.rate(int((of_each > 0).sum()), len(counts)).wilson
-                if alike
-                else resampling.ratio_over_episodes(of_each, counts)
-            )
+            interval = resampling.share_over_episodes(np.bincount(episode, yes), counts)
             of = f"{who} actions of {len(counts)} episodes"
             found.append(measurements.figure(f"{layer}_{who}_{name}", title, yes.mean(), interval, len(yes), of))
     return found

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from flashtrail.statistics.intervals import LEVEL, Interval, Quantile
+from flashtrail.statistics.intervals import LEVEL, Interval, Quantile, rate
 
 RESAMPLES = 2000
 EXACT_CLUSTERS = 2000  # more than these, and the normal limit of the bootstrap is used
@@ -70,6 +70,14 @@ def ratio_over_episodes(
     sums = resampled_sums(np.column_stack([x, y]))
     ratio = np.divide(sums[:, 0], sums[:, 1], out=np.zeros(len(sums)), where=sums[:, 1] > 0)
     return percentile_interval(ratio)
+
+
+def share_over_episodes(numerators: NDArray[Any], denominators: NDArray[Any]) -> Interval | None:
+    """Return `ratio_over_episodes` of a share; where all or none are meant, which resampling leaves alike, Wilson's."""
+    part, whole = np.asarray(numerators, float), np.asarray(denominators, float)
+    if part.sum() not in (0, whole.sum()):
+        return ratio_over_episodes(part, whole)
+    return rate(len(part) * bool(part.sum()), len(part)).wilson
 
 
 def paired_difference(

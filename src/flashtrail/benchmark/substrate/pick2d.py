@@ -35,7 +35,7 @@ from flashtrail.rollouts.expert import ExpertSession
 from flashtrail.serving.client import Reply
 from flashtrail.simulators import registry
 from flashtrail.simulators.pick2d.simulator import PROMPTS, STEP_M
-from flashtrail.statistics import intervals
+from flashtrail.statistics import intervals, resampling
 from flashtrail.tables.measurements import Figure, figure
 from flashtrail.training.fluid.__main__ import trainer_of
 from flashtrail.training.fluid.trainer import Recipe, Trainer, figures
@@ -190,14 +190,20 @@ def in_simulator(
 ) -> tuple[list[NDArray[np.bool_]], list[Figure]]:
     """Return each training's successes by start; the figures of them all: k/n, and how far answers differ."""
     right = [np.array([bool(one.episode["success"]) for one in episodes]) for episodes in played]
-    rate = intervals.rate(int(np.sum(right)), int(np.size(right)))
+    k, n = int(np.sum(right)), int(np.size(right))
+    one = intervals.rate(k, n).wilson if len(right) == 1 else resampling.share_over_episodes(*_by_start(right))
     of = "episodes" if len(played) == 1 else f"episodes, {len(played)} trainings at the same starts"
-    words = f"{title}: share of episodes in which the block ends on the mark ({rate.k}/{rate.n})"
+    words = f"{title}: share of episodes in which the block ends on the mark ({k}/{n})"
     spreads = np.array([spread(one) for episodes in played for one in episodes])
     return right, [
-        figure(f"{name}_success", words, float(np.mean(right)), rate.wilson, rate.n, of),
+        figure(f"{name}_success", words, k / n, one, n, of),
         ratio(f"{name}_spread", f"{title}: SD of its answers within an episode", spreads, 1.0, of),
     ]
+
+
+def _by_start(right: Sequence[NDArray[np.bool_]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return successes and trainings by start: trainings at one start are not apart from each other."""
+    return np.sum(right, 0, dtype=float), np.full(len(right[0]), float(len(right)))
 
 
 def spread(record: EpisodeRecord) -> float:
