@@ -30,6 +30,10 @@ def layers(folder: Path) -> None:
     measurements.write(folder / "safety_layer.json", "Layers", "drawn", found)
 
 
+BOX = {"low": [-0.25, -0.25, 0.803], "high": [0.25, 0.25, 1.25]}
+GIVEN = {"box": BOX, "max_step_m": None, "max_force_n": 40.0, "on_force": "retreat"}
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Campaign:
     return made(tmp_path_factory.mktemp("limits"))
@@ -45,7 +49,7 @@ def made(root: Path) -> Campaign:
                 row |= {"worst_excursion_mm": number - 5.0 if act else 200.0 + number, "peak_force_n": 6.0 + number}
                 row |= {"limited_steps": 4, "stops": int(number < 3)} if act else {}
         about = METADATA | {"condition": json.dumps({"kind": "none"})}
-        about |= {} if act is None else {"limits": json.dumps({"name": "table", "act": act})}
+        about |= {} if act is None else {"limits": json.dumps({"name": "table", "act": act, **GIVEN})}
         places = {name: root / arm / f"{name}.parquet" for name in schemas.SCHEMAS}
         for name, place in places.items():
             schemas.write_table(place, tables[name], schemas.SCHEMAS[name], about)
@@ -67,6 +71,9 @@ def test_each_arm_with_limits_has_its_measurements_beside_its_control(run):
     assert "measured, not limited" in arm_words.words(run.summaries["limits_hostile_none"], "")
     assert "clipping" in figures.names(run) and figures.FIGURES["clipping"].line in str(made)
     assert "bound method" not in str(made)
+    box = "box x \u22120.25 to 0.25, y \u22120.25 to 0.25, z 0.803 to 1.25 m"
+    words = f"Limits \u201ctable\u201d: {box}; above 40 N at the wrist: retreat."
+    assert words in BeautifulSoup(str(made), "html.parser").get_text()
     assert limits_figures.boxed(run) == ["limits_hostile", "limits_hostile_none"]
     assert figures.FIGURES["excursions"].line in str(limits_chapter.drawing(run))
 
@@ -101,8 +108,8 @@ def test_the_sentence_names_few_metrics_and_counts_the_rest():
     claims = [
         {"test": "metric_rate", "verdict": found, "title": f"Claim {number}", "arms": ["a"],
          "numbers": {"rate": {"k": number, "n": 9}}}
-        for number, found in enumerate(["supported"] * 4 + ["refuted", "not_tested"])
+        for number, found in enumerate(["supported"] * 4 + ["refuted", "inconclusive", "not_tested"])
     ]  # fmt: skip
     said = [part.text for part in verdict._metrics(claims)]
-    assert said == ["claim 0 (0/9)", "claim 1 (1/9)", "2 of 3 further claims of this kind are supported"]
+    assert said == ["claim 0 (0/9)", "claim 1 (1/9)", "2 of 4 further claims of this kind are supported"]
     assert len(verdict._metrics(claims[:3])) == 3

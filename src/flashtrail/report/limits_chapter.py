@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import figures, limits_figures, page
+from flashtrail.report import arm_words, figures, limits_figures, page
 from flashtrail.report.count_links import behind
 from flashtrail.report.overview import arm_name
 from flashtrail.report.page import Html
 from flashtrail.statistics import intervals
-from flashtrail.statistics.wording import DASH, counted, percent_range
+from flashtrail.statistics.wording import DASH, MINUS, counted, percent_range
 
 _NOTE = (
-    "Excursion: of the gripper\u2019s farthest corner out of the box, below zero where all stayed inside by so much. "
+    "Excursion: how far the gripper\u2019s farthest corner is outside the box, below zero inside. "
     "Force: at the wrist\u2019s sensor, the hand\u2019s weight included. Both are measured after every control "
     "step (20 a second); what lies between is not seen. How often a limit acted says nothing about either."
 )
 
+_PARTS = {
+    "max_step_m": "commanded step at most {:g} m",
+    "max_turn_rad": "turn {:g} rad",
+    "max_jerk_m_s3": "jerk {:g} m/s\u00b3",
+    "min_gripper_steps": "{:g} control steps between changes of the gripper",
+}
 
 arms = limits_figures.arms
 
@@ -39,14 +48,34 @@ def section(run: Campaign) -> Html:
     heads = {
         "arm": "Arm",
         "limited": "Steps limited",
-        "stops": "Stopped by force",
+        "stops": "Force took over",
         "excursion": "Excursion, mm: median (worst)",
         "force": "Peak force, N: median (worst)",
         "success": "Success, verified",
     }
-    caption = "Of the episodes: the worst moment of each; k/n with Wilson\u2019s 95 % interval"
+    caption = "Excursion and force: each episode\u2019s worst moment; k/n with Wilson\u2019s 95 % interval"
     table = page.table(rows, heads, ("limited",), caption=caption, stacked=True, name="limits")
-    return page.join(page.paragraph(_NOTE, "note"), table, _layers(run))
+    return page.join(page.paragraph(_NOTE, "note"), _given(run), table, _layers(run))
+
+
+def _given(run: Campaign) -> Html:
+    """What each limits of the run that act were set to."""
+    given = [arm_words.recorded(run.summaries[arm], "limits") for arm in arms(run)]
+    acting = {one["name"]: _in_words(one) for one in given if one.get("act")}
+    return page.join(
+        *(page.paragraph(f"Limits \u201c{name}\u201d: {words}.", "note") for name, words in acting.items())
+    )
+
+
+def _in_words(given: Mapping[str, Any]) -> str:
+    box = given.get("box")
+    sides = zip(box["low"], box["high"], strict=True) if box else ()
+    corners = ", ".join(f"{axis} {low:g} to {high:g}" for axis, (low, high) in zip("xyz", sides, strict=bool(box)))
+    parts = [f"box {corners} m"] if box else []
+    parts += [words.format(given[name]) for name, words in _PARTS.items() if given.get(name) is not None]
+    if (force := given.get("max_force_n")) is not None:
+        parts.append(f"above {force:g} N at the wrist: {given['on_force']}")
+    return "; ".join(parts).replace("-", MINUS)
 
 
 def _layers(run: Campaign) -> Html | None:

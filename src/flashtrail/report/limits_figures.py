@@ -64,7 +64,7 @@ def excursions(run: Campaign) -> Figure:
     axes.xaxis.set_major_locator(FixedLocator([-100, -10, 0, 10, 100, 1000]))
     axes.xaxis.set_major_formatter(lambda mm, _: f"{mm:,.0f}".replace("-", MINUS))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("mm outside the box at the worst moment of an episode (line: its side)")
+    axes.set_xlabel("mm outside the box at an episode's worst moment")
     legend(figure, 2)
     return figure
 

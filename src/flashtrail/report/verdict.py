@@ -179,14 +179,16 @@ def _baseline(claims: Sequence[Claim], arms: Mapping[str, Arm]) -> list[Said]:
 
 def _metrics(claims: Sequence[Claim]) -> list[Said]:
     """What was found of metrics that claims are about: the first claims' titles, with the count that decides each."""
-    judged = [c for c in claims if c["test"] == "metric_rate" and c["verdict"] in ("supported", "refuted")]
+    tested = [c for c in claims if c["test"] == "metric_rate" and c["verdict"] != "not_tested"]
+    judged = [c for c in tested if c["verdict"] != "inconclusive"]
     shown = judged if len(judged) <= _MOST_METRICS else judged[: _MOST_METRICS - 1]
     said = []
     for claim in shown:
         rate, title = claim["numbers"]["rate"], claim["title"][:1].lower() + claim["title"][1:]
         what = title if claim["verdict"] == "supported" else f"it is refuted that {title}"
         said.append(Said(f"{what} ({rate['k']}/{rate['n']})", (claim["arms"][0],)))
-    if rest := judged[len(shown) :]:
+    if len(shown) < len(judged):
+        rest = [claim for claim in tested if claim not in shown]
         held = sum(claim["verdict"] == "supported" for claim in rest)
         said.append(Said(f"{held} of {len(rest)} further claims of this kind are supported"))
     return said
