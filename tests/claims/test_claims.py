@@ -58,17 +58,6 @@ def verdict(root: Path, inputs: dict, **claim: object) -> dict:
 HURTS = {"test": "paired_difference", "arm": "fault", "control": "clean", "direction": "less", "margin": 0.1}
 
 
-@pytest.mark.parametrize("hits", [0, 5])
-def test_a_guard_that_replaced_no_frame_gets_no_plan_but_the_reason(tmp_path, hits):
-    inputs = write(tmp_path, {"clean": [False] * 9, "fault": [False] * 9})
-    about = {"arm": "fault", "guard": {"hits": hits, "masked": 0, "unhealthy": 273}, "routes": {"draft": 0}}
-    provenance.json_dump(about, tmp_path / "fault.json")
-    claim = {**HURTS, "direction": "greater"}
-    found = verdict(tmp_path, inputs | {"summaries": [str(tmp_path / "fault.json")]}, **claim)
-    assert found["verdict"] == "inconclusive" and bool(found["settle"]) == bool(hits) == (not found["open"])
-    assert ("replaced none of 273" in found["sentence"]) == (not hits)
-
-
 def test_one_episode_flips_a_verdict(tmp_path):
     """Six discordant pairs one way give p = 2/64, five give p = 2/32."""
     clean = [True] * 12

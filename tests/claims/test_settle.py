@@ -9,8 +9,10 @@ import calibration
 import numpy as np
 import pandas as pd
 import pytest
+from claims.test_claims import HURTS, verdict, write
 from pydantic import TypeAdapter
 
+from flashtrail.base import provenance
 from flashtrail.claims import claims as types
 from flashtrail.claims import settle, settling, verdicts
 from flashtrail.claims.campaign import Campaign
@@ -111,3 +113,14 @@ def test_a_claim_is_as_far_as_its_effect_is_small():
     assert 1 <= strong < weak
     assert settle.further(claim("C4"), 5, 5, 10, 20.0) == math.inf  # it is where its bar is
     assert settle.further(claim("C1"), 8, 0, 15, 20.0, size=3) > strong
+
+
+@pytest.mark.parametrize("hits", [0, 5])
+def test_a_guard_that_replaced_no_frame_gets_no_plan_but_the_reason(tmp_path, hits):
+    inputs = write(tmp_path, {"clean": [False] * 9, "fault": [False] * 9})
+    about = {"arm": "fault", "guard": {"hits": hits, "masked": 0, "unhealthy": 273}, "routes": {"draft": 0}}
+    provenance.json_dump(about, tmp_path / "fault.json")
+    claim = {**HURTS, "direction": "greater"}
+    found = verdict(tmp_path, inputs | {"summaries": [str(tmp_path / "fault.json")]}, **claim)
+    assert found["verdict"] == "inconclusive" and bool(found["settle"]) == bool(hits) == (not found["open"])
+    assert ("replaced none of 273" in found["sentence"]) == (not hits)

@@ -198,6 +198,17 @@ def test_within_its_limits_an_action_is_sent_to_the_bit():
     assert still.by == () and 0 < still.action[3] <= 1e-6
 
 
+@pytest.mark.parametrize("given", [{"box": BOX}, {"box": BOX, "max_jerk_m_s3": 200.0, "max_turn_rad": 0.05}])
+def test_what_is_felt_and_is_no_number_never_reaches_the_action(given):
+    made = limiter(**given)
+    for place in (math.nan, math.nan, 0.1, 0.1):
+        made.felt(at(0, 0, place))
+        sent = made.apply([1.0] * 7)
+        assert np.isfinite(sent.action).all()
+        assert place == 0.1 or (sent.by[0] == "finite" and np.abs(sent.action[:6]).max() <= 1e-6)
+    assert "finite" not in sent.by and np.abs(sent.action[:3]).max() > 0
+
+
 # --- in an episode ---
 
 

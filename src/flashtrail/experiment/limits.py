@@ -32,11 +32,14 @@ class Limits(Kind):
 
     act: bool = Field(True, description="false: the box and the force are measured and nothing is limited, a control")
     box: Box | None = Field(None, description="of all corners of the gripper, fingers included")
-    max_step_m: _Above | None = Field(None, description="way of the hand in a control step, m")
-    max_turn_rad: _Above | None = Field(None, description="turn of the hand in a control step, rad")
+    max_step_m: _Above | None = Field(None, description="commanded motion of the hand in a control step, m")
+    max_turn_rad: _Above | None = Field(None, description="commanded turn of the hand in a control step, rad")
     max_jerk_m_s3: _Above | None = Field(None, description="of the commanded motion, along each axis, m/s^3")
     min_gripper_steps: int | None = Field(
-        None, ge=1, le=1_000_000, description="control steps from one change of the gripper's command to the next"
+        None,
+        ge=1,
+        le=1_000_000,
+        description="control steps from one change of the sign of the gripper's command to the next",
     )
     max_force_n: _Above | None = Field(None, description="at the wrist's sensor, weight of the hand included, N")
     on_force: Literal["hold", "retreat", "stop"] = Field(

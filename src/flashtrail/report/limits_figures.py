@@ -75,7 +75,7 @@ def measured(run: Campaign) -> Measurement | None:
 
 
 def clipping(measurement: Measurement) -> Figure:
-    """Share of actions of which a number was changed by more than so much; Wilson's 95 % interval at each point."""
+    """Share of actions of which a number was changed by more than so much; 95 % intervals at the points."""
     figure, axes = axes_of(2.6)
     for line, (words, colour, dashes) in _LINES.items():
         found = {
@@ -92,6 +92,6 @@ def clipping(measurement: Measurement) -> Figure:
                 told(bar, f"{words}, by more than {x:g}: {found[x].said()}")
     axes.set_ylim(0, 1)
     percent_axis(axes.yaxis)
-    axes.set_xlabel("largest change of one of an action\u2019s seven numbers, each from -1 to 1")
+    axes.set_xlabel("largest change of one of an action\u2019s seven numbers, each from \u22121 to 1")
     legend(figure, 2)
     return figure

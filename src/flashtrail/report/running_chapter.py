@@ -82,7 +82,7 @@ def _table(run: Campaign) -> Html:
 def _steps(run: Campaign) -> Html:
     caption = (
         "Control steps by what they executed: an action of the newest answer (fresh), one of an older chunk while a "
-        "round was under way (stale), or none (held)."
+        "round was under way (stale), or of none: the arm holds still or repeats its last action (held)."
     )
     return figures.shown(run, "clock-steps", caption)
 

@@ -2,7 +2,7 @@
 
 In this order, each on what the one before it left: a number that is not finite (the hand holds, the gripper keeps its
 command), the gripper's rate, step, turn, jerk, force, box. So the box has the last word: it may brake harder than the
-jerk allows, and a retreat ends at its sides.
+jerk allows, and a retreat ends at its sides. Where what is felt is no number, the hand holds as well.
 
 Of an action robosuite's controllers (OSC, critically damped) make a goal that lies so far from where the hand *is*,
 anew in each control step. The hand ends up REACH of the way to a goal that is replaced by its own place after one step,
@@ -78,6 +78,8 @@ class Limiter:
             if not all(np.allclose(a, b, 0, _SAME) for a, b in zip(parts.values(), (step, turn), strict=True)):
                 by.append(name)
                 parts = {"step": step, "turn": turn}
+        if not np.isfinite([*parts.values()]).all():  # what is felt is no number
+            parts, by = dict.fromkeys(parts, np.zeros(3)), [*dict.fromkeys(("finite", *by))]
         self._last_change, self._last = parts["step"] - self._last, parts["step"]
         self._limited_steps += bool(by)
         moved, turned = parts["step"] / UNIT_M / REACH, parts["turn"] / UNIT_RAD / REACH
