@@ -110,9 +110,9 @@ def main() -> None:
     """Measure, print and write."""
     parser = commands.Parser(prog="python -m flashtrail.benchmark.safety_layer", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the measurement, a JSON file")
-    parser.add_argument("--limits", default="table", help="name of limits in profiles/deployment/overlay.yaml")
-    arguments = parser.parse_args()
     shipped: dict[str, Any] = documents.mapping(OVERLAY)["limits"]
+    parser.add_argument("--limits", default="table", choices=shipped, help="those in profiles/deployment/overlay.yaml")
+    arguments = parser.parse_args()
     given = kinds.read(shipped[arguments.limits])
     simulator = registry.make(SUITE, TASK, seed=SEED, scene_seed="episode", hard_reset=True, horizon=STEPS)
     found = [*figures("random", list(acted(simulator, False, given)))]

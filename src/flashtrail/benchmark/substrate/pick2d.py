@@ -1,7 +1,7 @@
 """Pick and place from above: the document's first version beside our core and two controls, and whether each looks.
 
 All learn from the same demonstrations with as many updates; each is asked about held-out demonstrations and acts in
-the simulator. The first version is the positive control of a frozen policy: one whose error looks learned.
+the simulator. The document says of its first version that it looked learned and stood still.
 
     python -m flashtrail.benchmark.substrate.pick2d --artifact DIR       # k/n of any policy in it
 """
