@@ -8,6 +8,7 @@ from scipy import stats
 from flashtrail.claims import signal
 from flashtrail.report import signal_chapter
 from flashtrail.statistics import discrimination
+from flashtrail.tables import schemas
 
 ROUNDS = 12
 
@@ -31,7 +32,7 @@ def campaign(prefix, *, episodes=60, hit=None, seed=0):
                 {**key, "round": index, "env_step": 12 * index, "route": "draft" if index else "full"}
                 | {"accepted_prefix": accepted, "radius": 0.5 - accepted / 40 if index else None}
                 | {"fallback_cause": None if index else "first", "condition_applied": broken}
-                | {"replaced": None, "health_std": None}
+                | {"replaced": None, "health_std": None, **dict.fromkeys(schemas.DOUBT)}
             )
     return pd.DataFrame(ends), pd.DataFrame(rounds)
 

@@ -40,6 +40,15 @@ def test_the_loop_by_hand():
     assert episode["task"] == "open it"
 
 
+def test_a_chunk_is_compared_with_what_the_one_before_said_of_the_same_steps():
+    record, _, _ = run([(12, FULL), (5, DRAFT), (0, DRAFT), (12, FULL), (50, DRAFT)])
+    # each action's numbers are its round + offset / 100; asked for at the steps 0, 12, 17, 17, 29
+    assert record.rounds[0]["overlap"] is None
+    assert [row["overlap"] for row in record.rounds[1:]] == pytest.approx([0.88, 0.95, 1.0, 0.88])
+    whole, _, _ = run([(50, FULL)], replan_steps=50)
+    assert [row["overlap"] for row in whole.rounds] == [None]  # one chunk only
+
+
 def test_a_frame_is_rendered_where_one_is_asked_for_and_nowhere_else():
     script = [(12, FULL), (5, DRAFT), (0, DRAFT), (12, FULL), (50, DRAFT)]
     record, policy, simulator = run(script)

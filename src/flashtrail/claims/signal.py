@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from flashtrail.experiment.doubt import SIGNALS
 from flashtrail.statistics import discrimination, intervals, resampling
 from flashtrail.tables import endings
-from flashtrail.tables.schemas import EPISODE_KEY
+from flashtrail.tables.schemas import DOUBT, EPISODE_KEY
 
 if TYPE_CHECKING:
     from flashtrail.claims.campaign import Campaign
@@ -25,14 +26,6 @@ STEP_HZ = 20
 FOLDS = 5
 ALARM_ROUNDS = 4  # draft rounds that the alarm averages
 FALSE_ALARMS = 0.10  # share of successful episodes that may set off the alarm on the init states it is learned on
-# What is watched, its sign (so that more means worse) and how it reads.
-SIGNALS = {
-    "accepted_prefix": (-1, "accepted prefix"),
-    "radius": (1, "radius"),
-    "rejected": (1, "draft rejected whole"),
-    "gripper": (1, "fallback cause: gripper"),
-    "zero_accept": (1, "fallback cause: zero accepted"),
-}
 _DRAFT_SIGNALS = ("accepted_prefix", "radius", "rejected")
 
 
@@ -79,6 +72,7 @@ def _joined(episodes: pd.DataFrame, rounds: pd.DataFrame) -> pd.DataFrame:
     frame["rejected"] = (frame["accepted_prefix"] == 0).astype(float).where(draft)
     frame["radius"] = frame["radius"].where(draft)
     frame["accepted_prefix"] = frame["accepted_prefix"].astype(float).where(draft)
+    frame[list(DOUBT)] = frame[list(DOUBT)].astype(float)
     cause_of_round = frame["fallback_cause"].fillna("")
     for cause in ("gripper", "zero_accept"):
         # A full round at the start of an episode has no draft behind it.

@@ -19,6 +19,7 @@ import numpy as np
 
 from flashtrail.base import stages
 from flashtrail.base.errors import UserError
+from flashtrail.experiment import doubt
 from flashtrail.experiment.clocks import Running as RunningClock
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.experiment.limits import Limits
@@ -225,6 +226,7 @@ class _Moving:
         self._limiter = limiter
         self._frozen, self._first = answer == "first", np.empty(0)
         self._actions: dict[int, Any] = {}  # of the round under way and of the one in hand
+        self._before: tuple[int, Any] | None = None  # the round before: at which step it was asked, and its chunk
         self._in_hand: clocks.Chunk | None = None
         self._due: deque[tuple[clocks.Move, list[float]]] = deque(maxlen=window_lag + 1)  # the oldest is executed
 
@@ -252,7 +254,9 @@ class _Moving:
             "latency_ms": latency,
             "waited_steps": None if clock is None else passed,
             "stale_dropped": None if clock is None else clocks.stale_dropped(passed, prefix),
+            "overlap": None if self._before is None else _overlap(*self._before, reply.actions, now, replan_steps),
         }
+        self._before = now, reply.actions
         # The policy counts the actions of its last chunk that are past; those that came too late are past as well.
         return timing, waited + fresh_taken if fresh_taken else 0
 
@@ -326,7 +330,19 @@ def _round_row(reply: Reply, before: list[dict[str, Any]], scheduled: str | None
         "synchronized": synchronized if isinstance(synchronized, bool) else None,
         "batch_size": batch_size if isinstance(batch_size, int) else None,
         "steps_used": steps_used if isinstance(steps_used, int) else None,
+        **{name: _number(policy.get(name)) for name in doubt.FROM_POLICY},
     }
+
+
+def _overlap(asked_at: int, before: Any, actions: Any, now: int, count: int) -> float | None:
+    """Return by how much (RMS, without the gripper) a chunk differs from the one before over its first `count` steps.
+
+    None where the chunk before, asked for at step `asked_at`, does not reach so far.
+    """
+    past = np.asarray(before, np.float64)[now - asked_at :, :6][:count]
+    if not len(past):
+        return None
+    return _number(float(np.sqrt(np.mean((np.asarray(actions, np.float64)[: len(past), :6] - past) ** 2))))
 
 
 def _scheduled(policy: Mapping[str, Any]) -> str | None:

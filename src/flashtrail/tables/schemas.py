@@ -98,6 +98,11 @@ ROUNDS = _schema(
     ("synchronized", _BOOL, "null"),
     ("batch_size", _I32, "null"),  # rounds that shared the pass whose times these are
     ("steps_used", _I32, "null"),  # of a core that stops when it is calm, over its layers; null: it takes no steps
+    # Doubt (experiment/doubt.py); null where the policy says nothing of it.
+    ("overlap", _F64, "null"),  # RMS of this chunk minus the one before, where both speak of a step; null: none
+    ("sample_spread", _F64, "null"),  # of the actions under further noises
+    ("head_spread", _F64, "null"),  # of the answers of several heads
+    ("novelty", _F64, "null"),  # distance of the observation from the training data
     ("condition_applied", _BOOL),
     ("health_std", _F64, "null"),  # of the wrist image, 0-255
     ("health_range", _F64, "null"),
@@ -185,8 +190,9 @@ LOOKS = _schema(
 METRICS = ("naive_success", "own_success", "printed_success")
 LIMITED = ("limited_steps", "stops", "worst_excursion_mm", "peak_force_n")  # of an episode
 LIMITED_STEP = ("executed", "limited", "force_n")
+DOUBT = ("overlap", "sample_spread", "head_spread", "novelty")  # of a round
 _LATER = frozenset(
-    (*METRICS, "steps_used", *LIMITED, *LIMITED_STEP)
+    (*METRICS, "steps_used", *DOUBT, *LIMITED, *LIMITED_STEP)
 )  # tables of earlier versions lack them: read as empty
 
 # Of an episode that was not verified, such as an imported or a simulated one.
