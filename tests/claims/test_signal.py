@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from flashtrail.claims import signal
+from flashtrail.claims import claims, signal, signal_verdicts
+from flashtrail.claims.judgement import NotTested
 from flashtrail.report import signal_chapter
 from flashtrail.statistics import discrimination
 from flashtrail.tables import schemas
@@ -79,8 +80,12 @@ def test_a_planted_signal_is_found_and_warns_early():
     ends, rounds = campaign(lambda failed, hit, g: g.choice([0, 12], p=[0.7, 0.3] if failed else [0.1, 0.9]))
     found = signal.analyse(ends, rounds)
     assert whole_window(found)["says"] == "above" and whole_window(found)["value"] > 0.9
-    assert found["alarm"]["failed"]["wilson"]["low"] > found["alarm"]["successful"]["wilson"]["high"]
-    assert found["alarm"]["lead_steps"][1] > 300 - found["window"]
+    assert found["signals"] == ["accepted_prefix", "radius", "rejected", "gripper", "zero_accept"]
+    alarm = found["alarms"][0]
+    assert alarm["signal"] == "accepted_prefix" and found["printed"] == []
+    assert alarm["failed"]["wilson"]["low"] > alarm["successful"]["wilson"]["high"]
+    assert alarm["lead_steps"][1] > 300 - found["window"]
+    assert "more often in failed episodes" in signal_chapter.alarm_words(found["alarms"], found["window"])
     assert found["reliability"]["brier"]["signal"] < found["reliability"]["brier"]["arm_and_task"]
     assert "point to failure" in signal_chapter.outcome_words(found)
 
@@ -90,8 +95,55 @@ def test_no_signal_is_found_where_there_is_none():
     ends, rounds = campaign(lambda failed, hit, g: g.choice([0, 12], p=[0.3, 0.7]))
     found = signal.analyse(ends, rounds)
     assert whole_window(found)["says"] == "open" and "do not tell" in signal_chapter.outcome_words(found)
-    assert "not established" in signal_chapter.alarm_words(found["alarm"], found["window"])
+    assert "in no more failed" in signal_chapter.alarm_words(found["alarms"], found["window"])
     assert found["reliability"]["brier"]["signal"] > found["reliability"]["brier"]["share_alone"] - 0.01
+
+
+def test_a_policy_without_drafts_has_signals_of_its_own():
+    """Two of them planted: the spread is larger where the episode fails, the overlap is noise; no draft's signal."""
+    generator = np.random.default_rng(5)
+    ends, rounds = campaign(lambda failed, hit, g: 12)
+    ends["draft_rounds"], rounds["route"], rounds["radius"] = 0, "full", None
+    key = ["arm", "task_id", "init_state"]
+    failed = rounds.merge(ends[[*key, "success"]], on=key)["success"].to_numpy() == 0
+    rounds["sample_spread"] = np.where(failed, 0.9, 0.5) + generator.normal(0, 0.15, len(rounds))
+    rounds["overlap"] = generator.normal(0.2, 0.05, len(rounds))
+    found = signal.analyse(ends, rounds)
+    assert found["draft_rounds"] == 0 and found["signals"] == ["overlap", "sample_spread"]
+    assert whole_window(found, "sample_spread")["says"] == "above" and whole_window(found, "overlap")["says"] == "open"
+    (rule,) = found["printed"]
+    paused = rounds["sample_spread"] >= 1
+    assert (rule["rounds"]["k"], rule["rounds"]["n"]) == (paused.sum(), len(rounds)) and rule["rounds"]["k"] > 0
+    assert rule["failed"]["n"] == (~ends["success"]).sum()
+
+
+class Run:
+    """A campaign of two frames."""
+
+    control, metadata = None, {}
+
+    def __init__(self, ends, rounds):
+        self.episodes, self.rounds = ends, rounds
+
+    def judged(self, arm):
+        return self.episodes[self.episodes["arm"] == arm]
+
+
+def claim(above, signal="accepted_prefix"):
+    words = dict.fromkeys(("title", "statement", "scope", "refuted_if", "estimand"), "-")
+    return claims.SignalClaim(id="S1", test="signal_auroc", signal=signal, above=above, **words)
+
+
+def test_a_claim_about_a_signal():
+    tells = Run(*campaign(lambda failed, hit, g: g.choice([0, 12], p=[0.7, 0.3] if failed else [0.1, 0.9])))
+    silent = Run(*campaign(lambda failed, hit, g: g.choice([0, 12])))
+    judged = [signal_verdicts.judge_signal(claim(bar), run, 0.05) for run in (tells, silent) for bar in (0.5, 0.8)]
+    assert [one.verdict for one in judged] == ["supported", "supported", "inconclusive", "refuted"]
+    assert "31 of 56" in judged[0].sentence and judged[0].numbers["low"] > 0.8
+    with pytest.raises(NotTested, match="no round has the signal novelty"):
+        signal_verdicts.judge_signal(claim(0.5, "novelty"), tells, 0.05)
+    with pytest.raises(ValueError, match=r"unknown signal .noveltie.*novelty"):
+        claim(0.5, "noveltie")
 
 
 def test_a_verifier_that_sees_the_dead_camera_and_one_that_does_not():

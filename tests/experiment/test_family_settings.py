@@ -77,8 +77,10 @@ def test_a_wrong_setting_is_one_line(settings, message):
 
 
 def test_settings_of_a_policy_that_has_none_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"arms.clean.settings: pi0 has no such settings; leave them out"):
+    with pytest.raises(UserError, match=r"arms.clean.settings.epsilon: pi0 has no such setting; leave it out"):
         config.parse(config.merge(SHIPPED, {"arms": {"clean": {"settings": DIAL}}}))
+    several = config.parse(config.merge(SHIPPED, {"arms": {"full_only": {"settings": {"samples": 5}}}}))
+    assert several.arm("full_only")["settings"] == {"samples": 5}
     with pytest.raises(UserError, match=r"arms.calm.settings: the server at ws://far:1 has no such settings"):
         with_fluid(settings=DIAL, server="ws://far:1")
     manifest = {"family": "scripted", "digest": "0" * 16, "dims": {}}

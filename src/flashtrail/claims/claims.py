@@ -22,11 +22,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, FiniteFloat, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, ValidationError, field_validator, model_validator
 
 from flashtrail.base import documents
 from flashtrail.base.documents import Section
 from flashtrail.base.errors import UserError, nearest
+from flashtrail.experiment.doubt import SIGNALS
 from flashtrail.statistics.wording import MINUS
 
 Verdict = Literal["supported", "refuted", "inconclusive", "not_tested"]
@@ -204,6 +205,21 @@ class StepsDifferClaim(_Claim):
     above: FiniteFloat = Field(0.0, ge=0)
 
 
+class SignalClaim(_Claim):
+    """A signal's mean over an episode's first steps tells failures from successes: its AUROC lies above `above`."""
+
+    test: Literal["signal_auroc"]
+    signal: str
+    above: FiniteFloat = Field(0.5, ge=0.5, lt=1)
+
+    @field_validator("signal")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in SIGNALS:
+            raise ValueError(f"unknown signal {name!r}{nearest(name, SIGNALS)}")
+        return name
+
+
 class Bound(Section):
     """One figure of a measurement, and the side of a number on which its whole interval has to lie."""
 
@@ -325,6 +341,7 @@ AnyClaim = Annotated[
     | NonInferiorityClaim
     | StepsSavedClaim
     | StepsDifferClaim
+    | SignalClaim
     | MeasuredClaim
     | LatencyClaim
     | LatencyLimitClaim

@@ -1,6 +1,6 @@
-"""Speculation as a signal: does the verifier's opinion of drafts tell how an episode will end, or that a view is dead?
+"""Signals of doubt: does what a round says of itself tell how its episode will end, or that a view is dead?
 
-All drafting arms together, pairs within an arm and task. An episode that fails lasts longer and so shows more of
+All arms together, pairs within an arm and task. An episode that fails lasts longer and so shows more of
 everything: only rounds before a common step, the window, count, and only episodes that lasted beyond it. The
 thresholds of the alarm and the predicted shares are learned on other init states than those they are tested on.
 """
@@ -24,24 +24,28 @@ if TYPE_CHECKING:
 
 STEP_HZ = 20
 FOLDS = 5
-ALARM_ROUNDS = 4  # draft rounds that the alarm averages
+ALARM_ROUNDS = 4  # rounds that the alarm averages
 FALSE_ALARMS = 0.10  # share of successful episodes that may set off the alarm on the init states it is learned on
+# The source document `deployment` proceeds where 1 / (1 + spread) > 0.5, the spread being that of several answers.
+PRINTED_SPREAD, PRINTED_SIGNALS = 1.0, ("sample_spread", "head_spread")
 _DRAFT_SIGNALS = ("accepted_prefix", "radius", "rejected")
+_RARE = ("rejected", "gripper", "zero_accept")  # yes or no: a mean over a few rounds is coarse
 
 
 def analyse(episodes: pd.DataFrame, rounds: pd.DataFrame, control: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return all that the report says of speculation as a signal, as plain data."""
+    """Return all that the report says of signals of doubt, as plain data; `signals`: those that any round has."""
     frame = _joined(episodes, rounds)
-    if not len(frame) or not (frame["route"] == "draft").any():
-        return {"draft_rounds": 0}
-    result = {"draft_rounds": int((frame["route"] == "draft").sum()), "acceptance": acceptance(frame, control)}
-    if frame[["env_step", "steps"]].isna().any(axis=None):
+    there = [name for name in SIGNALS if frame[name].notna().any()]
+    result = {"draft_rounds": int((frame["route"] == "draft").sum()), "signals": there}
+    result |= {"acceptance": acceptance(frame, control)}
+    if not there or frame[["env_step", "steps"]].isna().any(axis=None):
         return result | {"window": None}  # an imported run may not say when its rounds were, or how long it took
     step = window(episodes)
     return result | {
         "window": step,
-        "outcome": outcome(frame, step),
-        "alarm": alarm(frame, step),
+        "outcome": [row for name in there for row in outcome(frame, step, name)],
+        "alarms": [alarm(frame, step, name) for name in there if name not in _RARE],
+        "printed": printed(frame),
         "reliability": calibrated(frame, step),
         "camera": [] if frame["condition_applied"].isna().any() else camera(frame, step),
     }
@@ -54,16 +58,16 @@ def of_run(run: Campaign) -> dict[str, Any]:
 
 
 def whole_window(analysis: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows on episode means over the whole window; none where the record has no steps of rounds."""
+    """Return the rows on episode means over the whole window that have a value; none without the steps of rounds."""
     step = analysis.get("window")
-    rows = analysis["outcome"] if step is not None else []
+    rows = [row for row in analysis["outcome"] if row["value"] is not None] if step is not None else []
     return [row for row in rows if row["unit"] == "episode" and row["before_step"] == step]
 
 
 def _joined(episodes: pd.DataFrame, rounds: pd.DataFrame) -> pd.DataFrame:
-    """Return the rounds of drafting arms with their episode's end, number and stratum, and one column per signal."""
+    """Return the rounds with their episode's end, number and stratum, and one column per signal."""
     ends = endings.judged(episodes)[[*EPISODE_KEY, "policy", "success", "steps", "draft_rounds"]].copy()
-    ends = ends[ends.groupby("arm")["draft_rounds"].transform("sum") > 0]
+    ends["drafts"] = ends.groupby("arm")["draft_rounds"].transform("sum") > 0
     ends["episode"] = np.arange(len(ends))
     frame = rounds.merge(ends, on=list(EPISODE_KEY), how="inner").sort_values(["episode", "round"])
     frame["stratum"] = frame.groupby(["arm", "suite", "task_id"]).ngroup()
@@ -76,7 +80,7 @@ def _joined(episodes: pd.DataFrame, rounds: pd.DataFrame) -> pd.DataFrame:
     cause_of_round = frame["fallback_cause"].fillna("")
     for cause in ("gripper", "zero_accept"):
         # A full round at the start of an episode has no draft behind it.
-        frame[cause] = (cause_of_round == cause).astype(float).where(frame["round"] > 0)
+        frame[cause] = (cause_of_round == cause).astype(float).where((frame["round"] > 0) & frame["drafts"])
     return frame
 
 
@@ -96,21 +100,20 @@ def _early(frame: pd.DataFrame, step: int) -> pd.DataFrame:
 # --- the episode's end ---
 
 
-def outcome(frame: pd.DataFrame, step: int) -> list[dict[str, Any]]:
-    """Return the AUROC of every signal for failure: per round, and as the mean of an episode's rounds so far.
+def outcome(frame: pd.DataFrame, step: int, name: str) -> list[dict[str, Any]]:
+    """Return the AUROC of a signal for failure: per round, and as the mean of an episode's rounds so far.
 
     The means are taken at a third, two thirds and the whole of the window.
     """
-    rows = []
+    sign, words = SIGNALS[name]
     early = _early(frame, step)
-    for name, (sign, words) in SIGNALS.items():
-        auroc = discrimination.auroc(sign * early[name], early["failed"], early["episode"], early["stratum"])
-        rows.append({"signal": name, "words": words, "unit": "round", "before_step": step, **_plain(auroc)})
-        for share in (1 / 3, 2 / 3, 1):
-            until = int(step * share)
-            part = episode_means(early[early["env_step"] < until])
-            auroc = discrimination.auroc(sign * part[name], part["failed"], part["episode"], part["stratum"])
-            rows.append({"signal": name, "words": words, "unit": "episode", "before_step": until, **_plain(auroc)})
+    auroc = discrimination.auroc(sign * early[name], early["failed"], early["episode"], early["stratum"])
+    rows = [{"signal": name, "words": words, "unit": "round", "before_step": step, **_plain(auroc)}]
+    for share in (1 / 3, 2 / 3, 1):
+        until = int(step * share)
+        part = episode_means(early[early["env_step"] < until])
+        auroc = discrimination.auroc(sign * part[name], part["failed"], part["episode"], part["stratum"])
+        rows.append({"signal": name, "words": words, "unit": "episode", "before_step": until, **_plain(auroc)})
     return rows
 
 
@@ -128,18 +131,18 @@ def episode_means(frame: pd.DataFrame) -> pd.DataFrame:
 # --- an alarm, and how early it comes ---
 
 
-def alarm(frame: pd.DataFrame, step: int) -> dict[str, Any]:
-    """Return how often a falling accepted prefix warns of a failure inside the window, and how long before the end.
+def alarm(frame: pd.DataFrame, step: int, name: str) -> dict[str, Any]:
+    """Return how often a signal warns of a failure inside the window, and how long before the end.
 
-    The alarm: the mean accepted prefix of the last 4 draft rounds falls below a threshold that at most a tenth of the
-    successful episodes of the other init states reach.
+    The alarm: the signal's mean over the last 4 rounds that have one is worse than a threshold that at most a tenth of
+    the successful episodes of the other init states reach.
     """
-    drafts = _early(frame, step)
-    drafts = drafts[drafts["route"] == "draft"].copy()
-    rolled = drafts.groupby("episode")["accepted_prefix"].rolling(ALARM_ROUNDS).mean()
-    drafts["level"] = rolled.droplevel(0)
-    ends = drafts.groupby("episode")[["failed", "steps", "init_state"]].first()
-    ends["lowest"] = drafts.groupby("episode")["level"].min()
+    sign, words = SIGNALS[name]
+    rounds = _early(frame, step).dropna(subset=[name]).copy()
+    rolled = (-sign * rounds[name]).groupby(rounds["episode"]).rolling(ALARM_ROUNDS).mean()
+    rounds["level"] = rolled.droplevel(0)
+    ends = rounds.groupby("episode")[["failed", "steps", "init_state"]].first()
+    ends["lowest"] = rounds.groupby("episode")["level"].min()
     ends = ends.dropna(subset=["lowest"])
     ends["alarm_step"] = np.nan
     for fold in range(FOLDS):
@@ -148,17 +151,36 @@ def alarm(frame: pd.DataFrame, step: int) -> dict[str, Any]:
         if not len(learned) or not inside.any():
             continue
         threshold = float(np.quantile(learned, FALSE_ALARMS, method="lower"))
-        below = drafts[drafts["episode"].isin(ends.index[inside]) & (drafts["level"] < threshold)]
+        below = rounds[rounds["episode"].isin(ends.index[inside]) & (rounds["level"] < threshold)]
         first = below.groupby("episode")["env_step"].min()
         ends.loc[first.index, "alarm_step"] = first
     rang = ends["alarm_step"].notna()
     lead = (ends["steps"] - ends["alarm_step"])[rang & ends["failed"]]
     return {
+        "signal": name,
+        "words": words,
         "failed": intervals.rate(int((rang & ends["failed"]).sum()), int(ends["failed"].sum())).as_dict(),
         "successful": intervals.rate(int((rang & ~ends["failed"]).sum()), int((~ends["failed"]).sum())).as_dict(),
         "lead_steps": [float(q) for q in np.quantile(lead, [0.25, 0.5, 0.75])] if len(lead) else None,
         "rounds": ALARM_ROUNDS,
     }
+
+
+def printed(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return in how many rounds, and in how many failed episodes, the document's rule would have paused."""
+    rows = []
+    for name in PRINTED_SIGNALS:
+        spread = frame.dropna(subset=[name])
+        if len(spread):
+            paused = spread[name] >= PRINTED_SPREAD
+            by_episode = paused.groupby(spread["episode"]).any()
+            failed = spread.groupby("episode")["failed"].first()
+            counts = {
+                "rounds": intervals.rate(int(paused.sum()), len(paused)).as_dict(),
+                "failed": intervals.rate(int((by_episode & failed).sum()), int(failed.sum())).as_dict(),
+            }
+            rows.append({"signal": name, "words": SIGNALS[name][1], "largest": float(spread[name].max()), **counts})
+    return rows
 
 
 # --- reliability ---
@@ -203,6 +225,8 @@ def camera(frame: pd.DataFrame, step: int) -> list[dict[str, Any]]:
     are left out; where a guard watched, the image's own spread stands beside as what a look at the pixels would say.
     """
     drafts = frame[(frame["route"] == "draft") & ~_true(frame["replaced"])]
+    if not len(drafts):
+        return []
     share = drafts.groupby("arm")["condition_applied"].mean()
     some = drafts[drafts["arm"].isin(share[(share > 0) & (share < 1)].index)]
     rows = [_camera_row(some, name, "broken rounds against the others of the same arm") for name in _DRAFT_SIGNALS]

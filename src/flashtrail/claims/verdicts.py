@@ -17,7 +17,14 @@ import pandas as pd
 
 from flashtrail.base import provenance
 from flashtrail.claims import claims as types
-from flashtrail.claims import latency_verdicts, measured_verdicts, published_verdicts, success_verdicts, summaries
+from flashtrail.claims import (
+    latency_verdicts,
+    measured_verdicts,
+    published_verdicts,
+    signal_verdicts,
+    success_verdicts,
+    summaries,
+)
 from flashtrail.claims.campaign import Campaign
 from flashtrail.claims.judgement import Judgement, NotTested, rows_of, scope_of, tally, tested_on
 from flashtrail.statistics import intervals, power
@@ -388,6 +395,7 @@ _JUDGES: dict[str, Callable[[Any, Campaign, float], Judgement]] = {
     "non_inferiority": success_verdicts.judge_non_inferiority,
     "steps_saved": measured_verdicts.judge_steps_saved,
     "steps_differ": measured_verdicts.judge_steps_differ,
+    "signal_auroc": signal_verdicts.judge_signal,
     "measured": measured_verdicts.judge_measured,
     "latency_ratio": latency_verdicts.judge_ratio,
     "latency_at_most": latency_verdicts.judge_limit,

@@ -28,7 +28,7 @@ from flashtrail.experiment.conditions import read as read_condition
 from flashtrail.experiment.guards import Guard, NoGuard
 from flashtrail.experiment.limits import Limits
 from flashtrail.experiment.report_files import CHAPTERS, FINAL, ReportFiles, ReportName
-from flashtrail.experiment.sections import ENGINE, Flash, Measured, Policy, Profile, Section, Smoke
+from flashtrail.experiment.sections import ENGINE, PI0_SETTINGS, Flash, Measured, Policy, Profile, Section, Smoke
 from flashtrail.experiment.sets import Dataset
 from flashtrail.experiment.shard import EXPERT, MAX_SEED, Rollout, SceneSeed
 
@@ -174,8 +174,11 @@ class Experiment(Section):
             raise ValueError(f"{where}.clock: {source} has no draft round: add flash: {{force_full_each_round: true}}")
         if other and arm.flash.model_fields_set:
             raise ValueError(f"{where}.flash: {who} has its own settings; leave them out")
-        if arm.settings.model_dump(exclude_none=True) and (other or self.policies[arm.policy].artifact is None):
-            raise ValueError(f"{where}.settings: {who if other else 'pi0'} has no such settings; leave them out")
+        asked = arm.settings.model_dump(exclude_none=True)
+        if asked and other:
+            raise ValueError(f"{where}.settings: {who} has no such settings; leave them out")
+        if self.policies[arm.policy].artifact is None and (strange := sorted(asked.keys() - PI0_SETTINGS)):
+            raise ValueError(f"{where}.settings.{strange[0]}: pi0 has no such setting; leave it out")
         if other and arm.execution.action_stats:
             raise ValueError(f"{where}.execution: {who} has its own statistics")
         most = flash.max_exec_steps

@@ -6,6 +6,7 @@ business.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
@@ -29,6 +30,7 @@ class Section(documents.Section):
 
 
 _cli = FlashSettings()
+PI0_SETTINGS = frozenset(field.name for field in dataclasses.fields(FlashSettings))
 
 
 class Flash(Section):
@@ -66,7 +68,7 @@ class Flash(Section):
 
 
 class FamilySettings(Section):
-    """Settings of families other than pi0 (whose are `flash`), where an arm differs from the policy's defaults."""
+    """Settings that one family has (beside pi0's `flash`), where an arm differs from the policy's defaults."""
 
     epsilon: float | None = Field(
         None, ge=0, description="fluid: turbulence below which a field stops; 0 or none: every step is taken"
@@ -74,6 +76,12 @@ class FamilySettings(Section):
     min_steps: int | None = Field(None, ge=1, le=MOST_STEPS, description="fluid: steps before a field may stop")
     patience: int | None = Field(None, ge=1, le=MOST_STEPS, description="fluid: calm steps in a row before it stops")
     max_steps: int | None = Field(None, ge=1, le=MOST_STEPS, description="fluid: steps of a layer; none: as trained")
+    samples: int | None = Field(
+        None,
+        ge=2,
+        le=64,
+        description="pi0: noises a full round is answered under, for `sample_spread`; none: one",
+    )
 
 
 class Policy(PolicyFacts, Section):

@@ -181,7 +181,7 @@ FIGURES = {
     ),
     "signal": Entry(
         "AUROC of each signal for failure, with intervals",
-        "No arm drafted, or the steps of rounds are not recorded.",
+        "No round says how sure the policy is, no arm and task has both ends, or the steps of rounds are not recorded.",
         lambda run: _once(bool(signal.whole_window(signal.of_run(run)))),
         lambda run, _: run_figures.auroc(signal.whole_window(signal.of_run(run))),
     ),

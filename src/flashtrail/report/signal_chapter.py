@@ -1,4 +1,4 @@
-"""The report's section on speculation as a signal: sentences, figure and tables made of what signal.py found.
+"""The report's section on signals of doubt: sentences, figure and tables made of what signal.py found.
 
 Every sentence follows from an interval; none is written in advance.
 """
@@ -21,23 +21,25 @@ _HEADS |= {"n": "Positive / all", "episodes": "Episodes", "strata": "Arm-tasks"}
 
 
 def section(run: Campaign) -> Html:
-    """Does what the verifier says of drafts tell how an episode ends, or that a camera is dead?"""
+    """Does what a round says of itself tell how its episode ends, or that a camera is dead?"""
     analysis = signal.of_run(run)
-    if not analysis["draft_rounds"]:
-        return page.paragraph("No arm drafted.", "note")
+    if not analysis["signals"]:
+        return page.paragraph("No round says how sure the policy is.", "note")
+    drafted = bool(analysis["draft_rounds"])
+    first = acceptance(run, analysis["acceptance"]) if drafted else None
     if analysis["window"] is None:
         note = "The record does not give the steps of rounds, so episodes\u2019 ends cannot be analysed."
-        return page.join(acceptance(run, analysis["acceptance"]), page.paragraph(note, "note"))
-    warning = alarm_words(analysis["alarm"], analysis["window"])
+        return page.join(first, page.paragraph(note, "note"))
     parts = [
-        acceptance(run, analysis["acceptance"]),
+        first,
         page.paragraph(page.inline(page.bold("The episode\u2019s end. "), outcome_words(analysis))),
         _outcome(run, analysis),
-        page.paragraph(page.inline(page.bold("A warning. "), in_text(warning, [partial(pooled, run)]))),
-        _reliability(run, analysis["reliability"]),
-        page.paragraph(page.inline(page.bold("A dead wrist camera. "), camera_words(analysis["camera"]))),
-        _camera(run, analysis["camera"]),
+        _alarms(run, analysis["alarms"], analysis["window"]),
+        _printed(run, analysis["printed"]),
     ]
+    if drafted:
+        camera = page.paragraph(page.inline(page.bold("A dead wrist camera. "), camera_words(analysis["camera"])))
+        parts += [_reliability(run, analysis["reliability"]), camera, _camera(run, analysis["camera"])]
     return page.join(*parts)
 
 
@@ -126,6 +128,8 @@ def _by_verdict(rows: Sequence[Mapping[str, Any]], what: str) -> str:
 
 
 def _outcome(run: Campaign, analysis: Mapping[str, Any]) -> Html:
+    if not signal.whole_window(analysis):
+        return Html("")
     drawing = figures.shown(
         run,
         "signal",
@@ -162,26 +166,60 @@ def _auroc(row: Mapping[str, Any]) -> str:
 # --- the alarm ---
 
 
-def alarm_words(analysis: Mapping[str, Any], window: int) -> str:
-    """Say how often the alarm rings in failed and in successful episodes, and how long before the end."""
-    failed, won = analysis["failed"], analysis["successful"]
-    if not failed["n"] or not won["n"]:
+def alarm_words(rows: Sequence[Mapping[str, Any]], window: int) -> str:
+    """Say which alarms ring in failed episodes more often than in successful ones."""
+    if not rows:
         return "There are no episodes of both kinds that last long enough."
-    text = (
-        f"An alarm on the mean accepted prefix of {analysis['rounds']} draft rounds, its threshold set on other "
-        f"initial states to ring in at most {percent(signal.FALSE_ALARMS)} of the successful episodes, rang before "
-        f"step {window} in {failed['k']}/{failed['n']} failed episodes [{cells.ends(failed['wilson'])}] and in "
-        f"{won['k']}/{won['n']} successful ones [{cells.ends(won['wilson'])}]."
+    start = (
+        f"An alarm on a signal\u2019s mean over {signal.ALARM_ROUNDS} rounds, its threshold set on other init states "
+        f"to ring in at most {percent(signal.FALSE_ALARMS)} of the successful episodes, rings before step {window} "
     )
-    if analysis["lead_steps"]:
-        low, middle, high = (round(x) for x in analysis["lead_steps"])
-        text += (
-            f" Where it rang in a failed episode, {middle} steps (quartiles {low} and {high}; "
-            f"{middle / signal.STEP_HZ:.1f} s of the robot\u2019s time) were left until time ran out."
+    good = [row["words"] for row in rows if row["failed"]["wilson"]["low"] > row["successful"]["wilson"]["high"]]
+    if not good:
+        return start + "in no more failed than successful episodes that their intervals would not overlap."
+    return start + f"more often in failed episodes than in successful ones for {listed(good)}."
+
+
+def _alarms(run: Campaign, alarms: Sequence[Mapping[str, Any]], window: int) -> Html:
+    rows = [row for row in alarms if row["failed"]["n"] and row["successful"]["n"]]
+    words = page.paragraph(page.inline(page.bold("A warning. "), alarm_words(rows, window)))
+    if not rows:
+        return words
+    table = [
+        {
+            "signal": row["words"],
+            "failed": _share(run, row["failed"]),
+            "successful": _share(run, row["successful"]),
+            "lead": " / ".join(f"{x / signal.STEP_HZ:.1f}" for x in row["lead_steps"]) if row["lead_steps"] else DASH,
+        }
+        for row in rows
+    ]
+    heads = {"signal": "Signal", "failed": "Rang in failed episodes", "successful": "In successful ones"}
+    heads |= {"lead": "s before time ran out, quartiles"}
+    caption = "Alarms and how early they come"
+    return page.join(words, page.table(table, heads, tuple(heads)[1:], caption, stacked=True, name="alarms"))
+
+
+def _share(run: Campaign, rate: Mapping[str, Any]) -> Html:
+    return page.inline(pooled(run, f"{rate['k']}/{rate['n']}"), f" ({cells.share(rate['rate'], rate['wilson'])})")
+
+
+def _printed(run: Campaign, rows: Sequence[Mapping[str, Any]]) -> Html | None:
+    if not rows:
+        return None
+    parts = []
+    for row in rows:
+        rounds, failed = row["rounds"], row["failed"]
+        parts.append(
+            f"by the {row['words']} (at most {row['largest']:.2f}) in {rounds['k']}/{rounds['n']} rounds "
+            f"[{cells.ends(rounds['wilson'])}] and in {failed['k']}/{failed['n']} failed episodes"
         )
-    if failed["wilson"]["low"] <= won["wilson"]["high"]:
-        text += " The two shares\u2019 intervals overlap: as a warning it is not established."
-    return text
+    words = (
+        "The source document proceeds where 1 / (1 + spread) > 0.5, that is below a spread of "
+        f"{signal.PRINTED_SPREAD:g}: it would have paused {'; '.join(parts)}."
+    )
+    linked = in_text(words, [partial(pooled, run)])
+    return page.paragraph(page.inline(page.bold("The document\u2019s rule. "), linked))
 
 
 # --- reliability ---

@@ -59,6 +59,7 @@ TABLES = {
     "batching": Entry("Policy time of rounds alone and batched", batching.section, "summaries"),
     "acceptance": Entry("Accepted drafts beside their control", signal_chapter.section, "rounds"),
     "signal": Entry("AUROC of each signal for failure", signal_chapter.section, "rounds"),
+    "alarms": Entry("Alarms on signals of doubt and how early they come", signal_chapter.section, "rounds"),
     "reliability": Entry("Predicted against observed failure", signal_chapter.section, "rounds"),
     "camera": Entry("Does the verifier notice a dead camera", signal_chapter.section, "rounds"),
     "guard": Entry("What each guard saw and did, in rounds", chapters.guard, "summaries"),

@@ -64,6 +64,30 @@ def test_the_noise_seed_decides_and_sessions_do_not_touch_each_other(policy):
     assert not np.array_equal(changed, alone[0])
 
 
+def test_further_noises_say_how_sure_a_full_round_is_and_change_no_action(artifact, policy):
+    settings = dataclasses.replace(ACCEPT_ALL, samples=4)
+    several = FlashPolicy.load(*artifact, settings=settings)
+    session, alone = several.new_session(), policy.new_session()
+    for index in range(2):
+        one, many = (
+            p.infer(s, observation(index), executed_steps=12, noise_seed=[7, index])
+            for p, s in ((policy, alone), (several, session))
+        )
+        np.testing.assert_array_equal(many["actions"], one["actions"])
+        assert "sample_spread" not in one["policy_timing"]
+        assert ("sample_spread" in many["policy_timing"]) == (index == 0)  # the second round drafts
+    # by hand: the same observation under each of the noises
+    noise = draw_noise([7, 0], (4, DIMS.action_horizon, DIMS.action_dim))
+    np.testing.assert_array_equal(noise[0], draw_noise([7, 0], (DIMS.action_horizon, DIMS.action_dim)))
+    sent = [policy.replay(policy.new_session(), observation(0), n, reset=True)["actions"][:12, :6] for n in noise]
+    by_hand = np.sqrt(np.std(sent, axis=0, ddof=1) ** 2).ravel()
+    reply = several.infer(several.new_session(), observation(0), noise_seed=[7, 0])
+    assert reply["policy_timing"]["sample_spread"] == pytest.approx(np.sqrt(np.mean(by_hand**2)), rel=1e-4)
+    asks = [(several.new_session(), observation(0), 0, True, [7, 0]) for _ in range(2)]
+    spreads = [answer["policy_timing"]["sample_spread"] for _, answer in several.infer_many(asks)]
+    assert spreads == [reply["policy_timing"]["sample_spread"]] * 2
+
+
 def test_a_reset_begins_again(policy):
     session = policy.new_session()
     first = policy.infer(session, observation(), noise_seed=[3])

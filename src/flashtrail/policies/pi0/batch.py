@@ -83,6 +83,10 @@ class BatchedStages:
         chunk: Floats = self.denoise_many(self.join_snapshots([snapshot]), placed, noise[None])[0]
         return chunk
 
+    def denoise_again(self, snapshot: Any, placed: Any, noise: Floats) -> Floats:
+        """Further answers to one observation: noise [N, H, D] -> chunks [N, H, D], in one pass over its prefix."""
+        return self.denoise_many(self.join_snapshots([snapshot] * len(noise)), placed, noise)
+
     def draft(self, embeddings: Any, placed: Any) -> Any:
         return self.draft_many(embeddings, placed)[0]
 

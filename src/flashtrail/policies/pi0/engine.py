@@ -46,6 +46,9 @@ class Runtime(Protocol):
     def denoise(self, snapshot: Any, placed: Any, noise: Floats) -> Floats:
         """Stage denoise: noise [H, D] -> chunk [H, D]."""
 
+    def denoise_again(self, snapshot: Any, placed: Any, noise: Floats) -> Floats:
+        """Stage samples: noise [N, H, D] -> chunks [N, H, D] of the same observation."""
+
     def draft(self, embeddings: Any, placed: Any) -> Any:
         """Stage draft: -> draft chunk [H, D], zero beyond the dims the head gives; it may stay on the device."""
 
@@ -79,6 +82,7 @@ class RoundResult:
     synchronized: bool
     draft: Floats | None = None  # of a draft round: what the head proposed
     x0_hat: Floats | None = None
+    samples: Floats | None = None  # of a full round: [N, H, D] under the further noises, where they were asked for
     batch: int = 1  # rounds that shared this pass; the times are the whole pass's
 
 
@@ -88,7 +92,7 @@ class Call:
 
     session: Session
     inputs: ModelInputs
-    noise: Floats  # [H, D]
+    noise: Floats  # [H, D], or [samples, H, D]
     executed_steps: int | None = None
     reset: bool = False
 
@@ -143,14 +147,16 @@ class Engine:
     ) -> RoundResult:
         """Take `session` one round further.
 
-        noise [H, D] float32: a full round starts from it, a draft round mixes it for every verification time.
+        noise [H, D] float32: a full round starts from it, a draft round mixes it for every verification time. Of noise
+        [samples, H, D] a full round also answers the others, a draft round uses the first alone.
         """
         state, cause = self.begin(session, executed_steps, reset)
         placed = self.runtime.place(inputs)
+        noise, others = (noise[0], noise[1:]) if noise.ndim == 3 else (noise, noise[:0])
         start = self.edge()
         stage_ms: dict[str, float] = {}
         if cause is not None:
-            state, result = self._full(state, cause, placed, noise, stage_ms)
+            state, result = self._full(state, cause, placed, noise, others, stage_ms)
         else:
             state, result = self._draft(state, placed, noise, stage_ms)
         session.state, session.rounds = state, session.rounds + 1
@@ -196,13 +202,23 @@ class Engine:
         return value
 
     def _full(
-        self, state: SessionState, cause: Cause, placed: Any, noise: Floats, stage_ms: dict[str, float]
+        self,
+        state: SessionState,
+        cause: Cause,
+        placed: Any,
+        noise: Floats,
+        others: Floats,
+        stage_ms: dict[str, float],
     ) -> tuple[SessionState, RoundResult]:
         run = self.runtime
         embeddings = self.timed("encoder", stage_ms, lambda: run.encode(placed))
         snapshot = self.timed("prefill", stage_ms, lambda: run.prefill(embeddings))
         chunk = self.timed("denoise", stage_ms, lambda: run.denoise(snapshot, placed, noise))
-        return schedule.after_full(state, chunk, snapshot), self.full_result(state, cause, chunk, stage_ms)
+        result = self.full_result(state, cause, chunk, stage_ms)
+        if len(others):
+            again = self.timed("samples", stage_ms, lambda: run.denoise_again(snapshot, placed, others))
+            result = dataclasses.replace(result, samples=again)
+        return schedule.after_full(state, chunk, snapshot), result
 
     def full_result(
         self, state: SessionState, cause: Cause | None, chunk: Floats, stage_ms: dict[str, float]
@@ -261,7 +277,8 @@ def describe(engine: Engine) -> dict[str, Any]:
 def _together(
     engine: Engine, calls: Sequence[Call], begun: Sequence[tuple[SessionState, Cause | None]]
 ) -> Sequence[RoundResult | Exception]:
-    if len(calls) > 1 and isinstance(engine.runtime, BatchedStages):
+    alone = any(call.noise.ndim == 3 for call in calls)  # further samples are a batch of their own
+    if len(calls) > 1 and isinstance(engine.runtime, BatchedStages) and not alone:
         try:
             return _pass(engine, engine.runtime, calls, begun)
         except Exception:

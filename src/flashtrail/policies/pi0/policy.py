@@ -20,6 +20,7 @@ from flashtrail.policies.pi0.engine import Call, Engine, RoundResult, Session, d
 from flashtrail.policies.pi0.errors import ArtifactError
 from flashtrail.policies.pi0.runtime import TorchRuntime
 from flashtrail.policies.pi0.settings import FlashSettings
+from flashtrail.policies.spread import spread
 
 # Keys of policy_timing that the official server does not send: whether stage times are those of a synchronised
 # device, why a round was full or, on a draft round, why the next one will be (empty: it was not, it will not), and how
@@ -78,10 +79,10 @@ def policy_timing(result: RoundResult, gripper_verify_enabled: bool) -> dict[str
     return out | {"synchronized": result.synchronized, "fallback_cause": cause, "batch_size": result.batch}
 
 
-def draw_noise(seed: Sequence[int] | int | None, shape: tuple[int, int]) -> NDArray[np.float32]:
+def draw_noise(seed: Sequence[int] | int | None, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Standard normal noise, float32, from numpy's Philox: the same on every device and in every torch version.
 
-    None draws from the operating system's entropy.
+    More of it begins with the same numbers. None draws from the operating system's entropy.
     """
     entropy = list(seed) if isinstance(seed, Sequence) else seed
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
@@ -219,7 +220,9 @@ class FlashPolicy:
     def _noise(self, seed: Sequence[int] | int | None) -> NDArray[np.float32]:
         runtime = self.engine.runtime
         assert isinstance(runtime, TorchRuntime)
-        return draw_noise(seed, (runtime.dims.action_horizon, runtime.dims.action_dim))
+        shape = runtime.dims.action_horizon, runtime.dims.action_dim
+        count = self.engine.settings.samples
+        return draw_noise(seed, shape if count == 1 else (count, *shape))
 
     def infer_many(self, asked: Sequence[Asked], max_batch: int = MAX_BATCH) -> Iterator[tuple[int, Answer]]:
         """`infer` for rounds of different sessions, those of one route in one pass of the device.
@@ -242,12 +245,19 @@ class FlashPolicy:
             yield index, result if isinstance(result, Exception) else self._reply(result, data[index])
 
     def _reply(self, result: RoundResult, data: Mapping[str, Any]) -> dict[str, Any]:
-        out = tf.apply(self.outputs, {"actions": result.chunk, "raw_state": data["raw_state"]})
-        return {
-            "actions": out["actions"],
-            "accepted_prefix_len": result.accepted,
-            "policy_timing": policy_timing(result, self.engine.settings.enable_gripper_verify),
-        }
+        actions = self._sent(result.chunk, data)
+        timing = policy_timing(result, self.engine.settings.enable_gripper_verify)
+        if result.samples is not None:
+            sent = [actions, *(self._sent(chunk, data) for chunk in result.samples)]
+            timing["sample_spread"] = spread(np.stack(sent)[:, : result.accepted])
+        return {"actions": actions, "accepted_prefix_len": result.accepted, "policy_timing": timing}
+
+    def _sent(self, chunk: NDArray[np.float32], data: Mapping[str, Any]) -> NDArray[np.float64]:
+        """A chunk in the robot's units, float64 (horizon, 7)."""
+        actions: NDArray[np.float64] = tf.apply(self.outputs, {"actions": chunk, "raw_state": data["raw_state"]})[
+            "actions"
+        ]
+        return actions
 
     def replay(
         self,

@@ -16,7 +16,8 @@ class FlashSettings:
     """Verification and scheduling flags. All distances and thresholds are in normalised action space.
 
     `official_time_bias` conditions every verification time below 0.10 on the embedding of 0.10, as the official
-    Triton verifier does (it clamps an index); mixing and reconstruction keep the true time.
+    Triton verifier does (it clamps an index); mixing and reconstruction keep the true time. `samples` above 1, which no
+    official server has, answers each full round under so many noises; the first one's answer is given.
     """
 
     tau_radius: float = 0.3
@@ -31,6 +32,7 @@ class FlashSettings:
     force_full_each_round: bool = False
     periodic_full_every_n_draft_rounds: int = 0
     official_time_bias: bool = False
+    samples: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "t_list", tuple(float(t) for t in self.t_list))
@@ -40,7 +42,7 @@ class FlashSettings:
             raise SettingsError(f"tau_radius {self.tau_radius} must be a finite number >= 0")
         if not math.isfinite(self.gripper_switch_threshold):
             raise SettingsError(f"gripper_switch_threshold {self.gripper_switch_threshold} must be finite")
-        for name in ("max_exec_steps", "dist_dims"):
+        for name in ("max_exec_steps", "dist_dims", "samples"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} {getattr(self, name)} must be at least 1")
 

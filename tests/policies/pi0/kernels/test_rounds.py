@@ -69,6 +69,16 @@ def agree(ours, theirs):
     return "draft", verdicts[0]
 
 
+def test_further_noises_of_a_full_round(runtimes):
+    several = np.stack([noise(n) for n in range(3)])
+    theirs, ours = (Engine(r, ACCEPT_ALL).infer(Engine(r).new_session(), inputs(0), several) for r in runtimes)
+    agree(ours, theirs)
+    np.testing.assert_allclose(ours.samples, theirs.samples, rtol=0, atol=2e-5)
+    for index in (1, 2):
+        alone = Engine(runtimes[1], ACCEPT_ALL).infer(Engine(runtimes[1]).new_session(), inputs(0), noise(index))
+        np.testing.assert_allclose(ours.samples[index - 1], alone.chunk, rtol=0, atol=2e-5)
+
+
 def test_rounds_of_two_sessions_with_prompts_and_views_that_change(runtimes):
     """Full and draft rounds, interleaved, so that snapshots of one session meet another's buffers."""
     engines = [Engine(r, CUTS) for r in runtimes]
