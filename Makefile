@@ -147,7 +147,7 @@ verify-lift: setup ## what four criteria say of attacks on Lift, and of the expe
 	@$(BIN)/python tools/lift_agreement.py --processes 2
 
 bench-engine: setup ## the engine's routes on this CPU, pi0_nano's dims, beside torch.compile (3 min; wants a quiet machine)
-	@$(BIN)/python -m flashtrail.benchmark --device cpu --random pi0_nano --json results/benchmarks/engine_cpu.json
+	@$(BIN)/python -m flashtrail.benchmark --device cpu --random pi0_nano --samples 5 --json results/benchmarks/engine_cpu.json
 
 bench-gpu: setup ## the same on a GPU with pi0_libero's dims and random weights; OFFICIAL=checkout, BACKEND=torch or triton
 	@$(BIN)/python -m flashtrail.benchmark --device cuda --random pi0_libero --backend $(or $(BACKEND),triton) \

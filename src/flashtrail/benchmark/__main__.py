@@ -38,6 +38,7 @@ from flashtrail.policies.pi0.settings import FlashSettings
 POLICIES = {"cpu": "pi0_nano", "cuda": "pi0_libero"}
 DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
 ROUNDS = {"cpu": 500, "cuda": 2000}
+MOST_SAMPLES = 64
 BUSY = 0.25  # share of the cores that other programs took
 
 
@@ -59,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     add("--threads", type=int, default=1, help="CPU threads (default: 1)")
     add("--official-time-bias", action="store_true", help="clamp verification times as the official verifier does")
     add("--official", type=Path, metavar="PATH", help="time an official checkout too, taking turns")
+    add("--samples", type=int, metavar="N", help="time full rounds under N noises beside those under one, taking turns")
     add("--eager", action="store_true", help="time the PyTorch stages beside another backend, taking turns")
     add("--no-compiled", action="store_true", help="leave out torch.compile")
     add("--compiler", default="inductor", help="torch.compile's backend (default: inductor)")
@@ -112,6 +114,8 @@ def measure(words: argparse.Namespace, workload: Workload | None = None) -> dict
     words.rounds = ROUNDS.get(kind, 500) if words.rounds is None else words.rounds
     if words.rounds < 1 or words.warmup < 0 or words.threads < 1:
         raise UserError("--rounds and --threads are at least 1, --warmup at least 0")
+    if words.samples is not None and not 2 <= words.samples <= MOST_SAMPLES:
+        raise UserError(f"--samples {words.samples}: give 2 to {MOST_SAMPLES}")
     torch.set_num_threads(words.threads)
     settings = FlashSettings(official_time_bias=words.official_time_bias)
     workload, name = (workload, "given sizes") if workload is not None else _workload(words, kind)
@@ -131,6 +135,8 @@ def measure(words: argparse.Namespace, workload: Workload | None = None) -> dict
             compiler = functools.partial(torch.compile, backend=words.compiler)
             others.append(compiled.CompiledRounds(plain, workload, compiler))
     engine = engine or EngineRounds(_runtime(words, workload, settings), workload, settings)
+    if words.samples is not None:
+        others.append(EngineRounds(engine.runtime, workload, settings, f"{words.samples} noises", words.samples))
     ceiling = None if words.no_ceiling else device.measured_ceiling(words.device, words.dtype)
     before, watch, started = device.clocks(words.device), machine.Watch(), time.perf_counter()
 

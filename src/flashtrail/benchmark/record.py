@@ -140,7 +140,7 @@ def _verdict(found: Mapping[str, Any], bound: float, below: bool) -> str:
 
 # --- as text ---
 
-_ORDER = ("encoder", "prefill", "denoise", "draft", "verify", "round", "call")
+_ORDER = ("encoder", "prefill", "denoise", "samples", "draft", "verify", "round", "call")
 
 
 def text(record: Mapping[str, Any]) -> str:

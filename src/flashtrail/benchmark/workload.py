@@ -70,10 +70,10 @@ class Workload:
             )
         return observations
 
-    def noises(self) -> list[Floats]:
-        """POOL draws of flow noise [H, D]."""
+    def noises(self, samples: int = 1) -> list[Floats]:
+        """POOL draws of flow noise [H, D], or of [samples, H, D]."""
         rng = np.random.default_rng([self.seed, 1])
-        shape = (self.dims.action_horizon, self.dims.action_dim)
+        shape = (*(() if samples == 1 else (samples,)), self.dims.action_horizon, self.dims.action_dim)
         return [rng.standard_normal(shape).astype(np.float32) for _ in range(POOL)]
 
 
@@ -92,19 +92,20 @@ def random_runtime(workload: Workload, device: str, dtype: str, backend: str, se
 class EngineRounds:
     """Full and draft rounds of our engine in one session, each forced.
 
-    A draft round is verified against the snapshot of the latest full round, as in an episode.
+    A draft round is verified against the snapshot of the latest full round, as in an episode. With `samples` above 1
+    only full rounds, each under so many noises.
     """
 
     def __init__(
-        self, runtime: TorchRuntime, workload: Workload, settings: FlashSettings, name: str = "engine"
+        self, runtime: TorchRuntime, workload: Workload, settings: FlashSettings, name: str = "engine", samples: int = 1
     ) -> None:
         self.runtime, self.name = runtime, name
-        self.routes = ROUTES if runtime.has_draft else ROUTES[:1]
+        self.routes = ROUTES if runtime.has_draft and samples == 1 else ROUTES[:1]
         plain = replace(settings, full_fallback=False, periodic_full_every_n_draft_rounds=0)
         forced = {"full": replace(plain, force_full_each_round=True), "draft": plain}
         self._engines = {route: Engine(runtime, forced[route]) for route in self.routes}
         self._session = self._engines["full"].new_session()
-        self._inputs, self._noises = workload.inputs(), workload.noises()
+        self._inputs, self._noises = workload.inputs(), workload.noises(samples)
         self._engines["full"].infer(self._session, self._inputs[0], self._noises[0])
 
     def round(self, route: str, index: int) -> dict[str, float]:
