@@ -138,7 +138,7 @@ def _episode(
                 "replaced": replaced if guard else None,
                 "masked": False if guard else None,
                 "noise_seed": f"7,{key['task_id']},{key['init_state']},{index}",
-                **dict.fromkeys(("latency_ms", "waited_steps", "stale_dropped", "steps_used")),
+                **dict.fromkeys(("latency_ms", "waited_steps", "stale_dropped", "steps_used", *schemas.DOUBT)),
             }
         )
         age = 0 if healthy else (None if age is None else age + 1)

@@ -23,12 +23,12 @@ from flashtrail.base.errors import UserError
 from flashtrail.experiment import doubt
 from flashtrail.experiment.clocks import Running as RunningClock
 from flashtrail.experiment.episodes import EpisodeKey
-from flashtrail.experiment.handoff import Handoff
+from flashtrail.experiment.handoff import OTHERS, STOP, Handoff
 from flashtrail.experiment.limits import Limits
 from flashtrail.rollouts import clock as clocks
 from flashtrail.rollouts.conditions import Condition
 from flashtrail.rollouts.guards import Guard, GuardRecord, Oracle
-from flashtrail.rollouts.handoff import OTHERS, STOP, Act, Handover, Turn
+from flashtrail.rollouts.handoff import Act, Handover, Turn
 from flashtrail.rollouts.latency import Latencies
 from flashtrail.rollouts.limits import Limiter
 from flashtrail.simulators import seeds

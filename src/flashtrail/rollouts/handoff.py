@@ -15,7 +15,7 @@ import numpy as np
 
 from flashtrail.base.errors import UserError
 from flashtrail.experiment import doubt
-from flashtrail.experiment.handoff import CAREFUL, EXPERT, HOLD, ORACLE, RANDOM, RETRY, STOP, Handoff
+from flashtrail.experiment.handoff import CAREFUL, EXPERT, HOLD, ORACLE, RANDOM, STOP, Handoff
 from flashtrail.rollouts.limits import NO_TURN
 from flashtrail.simulators.expert import OPEN
 from flashtrail.simulators.verify import Verdict
@@ -23,7 +23,6 @@ from flashtrail.tables.schemas import HANDED
 
 Act = Callable[[], Sequence[float]]  # gives the next action (7,)
 POLICY = "policy"
-OTHERS = (HOLD, RETRY, EXPERT)
 _OPEN_STEPS, _RISE = 4, 0.6  # of a retry: the hand opens where it is, then rises at this command, 8 mm a control step
 
 
@@ -32,7 +31,7 @@ class Turn:
     """Whose turn it is after a round, and for how many control steps at most.
 
     `policy`: as what the policy acts until then (POLICY, CAREFUL; None: there are no hand-overs), by at most `chunk`
-    actions of the round. `who` is one of OTHERS, or STOP, where it is another's turn.
+    actions of the round. `who` is hold, retry, expert or STOP, where it is another's turn.
     """
 
     policy: str | None
