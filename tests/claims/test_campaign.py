@@ -14,6 +14,7 @@ from flashtrail.experiment import config
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENT = [documents.mapping(ROOT / "config.yaml"), documents.overlay(ROOT / "profiles/deployment/overlay.yaml")]
+ALONE = [DEPLOYMENT[0], {**DEPLOYMENT[1], "arms": {k: a for k, a in DEPLOYMENT[1]["arms"].items() if k[:3] != "ho_"}}]
 BLACK = {"policy": "lift_nano", "condition": "black", "execution": {"replan_steps": 5}}
 FAULTS = {"arms": {"black": BLACK, "black_table": {**BLACK, "limits": "table"}}}
 FAULTS |= {"conditions": {"black": {"kind": "zero", "view": "both", "every": 1}}}
@@ -25,7 +26,9 @@ def campaign(experiment: config.Experiment) -> Campaign:
     found: dict[str, dict[str, Any]] = {}
     for name in reversed(experiment.arms):
         arm = experiment.arm(name)
-        about = {key: json.dumps(arm[key]) for key in ("condition", "guard", "limits", "execution") if key in arm}
+        about = {
+            key: json.dumps(arm[key]) for key in ("condition", "guard", "limits", "handoff", "execution") if key in arm
+        }
         late = arm["clock"] != "paused"
         found[name] = {
             **{"arm": name, "policy": arm["policy"], "suite": arm["suite"], "guard": None, "clock": late or None},
@@ -38,14 +41,16 @@ def campaign(experiment: config.Experiment) -> Campaign:
 
 @pytest.fixture(scope="module")
 def run() -> Campaign:
-    return campaign(config.parse(config.merge(*DEPLOYMENT, FAULTS)))
+    return campaign(config.parse(config.merge(*ALONE, FAULTS)))
 
 
 def test_an_arm_under_limits_is_held_against_the_same_one_without(run: Campaign) -> None:
     shipped = campaign(config.parse(config.merge(*DEPLOYMENT)))
     pairs = {arm: shipped.reference_of(arm) for arm in shipped.summaries if not arm.endswith("_none")}
     assert pairs.pop("limits_nano") == "limits_none"
-    assert pairs == {f"limits_{name}": f"limits_{name}_none" for name in ("late", "unnorm", "hostile", "random")}
+    assert pairs.pop("ho_never") == "limits_none", "without its fault"
+    limited = {f"limits_{name}": f"limits_{name}_none" for name in ("late", "unnorm", "hostile", "random")}
+    assert pairs == limited | {f"ho_{name}": "ho_never" for name in ("overlap", "random", "oracle")}
 
 
 def test_a_fault_is_held_against_no_arm_of_other_limits_or_another_clock(run: Campaign) -> None:
@@ -60,7 +65,7 @@ def test_a_fault_is_held_against_no_arm_of_other_limits_or_another_clock(run: Ca
 
 def test_the_chapter_on_faults_has_no_arm_of_other_limits_or_another_clock() -> None:
     late = {"arms": {"black_late": {**BLACK, "clock": LATE}}}
-    made = config.parse(config.merge(*DEPLOYMENT, FAULTS, late))
+    made = config.parse(config.merge(*ALONE, FAULTS, late))
     assert made.arms_of_chapter("robustness") == ["limits_none", "limits_nano", "black", "black_table"]
-    only = config.parse(config.merge(*DEPLOYMENT, {"arms": {"black": BLACK}, "conditions": FAULTS["conditions"]}))
+    only = config.parse(config.merge(*ALONE, {"arms": {"black": BLACK}, "conditions": FAULTS["conditions"]}))
     assert only.arms_of_chapter("robustness") == ["limits_none", "black"]

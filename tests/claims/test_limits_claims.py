@@ -59,3 +59,19 @@ def test_each_claim_of_the_document_names_an_arm_of_its_profile_and_each_limited
         own, other = (experiment.arm(name) for name in (arm, control))
         different = {key for key in own if own[key] != other[key]}
         assert different - {"init_states"} == {"arm", "limits"} and own["limits"]["act"] and not other["limits"]["act"]
+
+
+def test_arms_with_hand_overs_differ_in_the_signal_alone():
+    """Turns and budget are equal, so that a difference is the moments alone; alarms were learnt on other starts."""
+    experiment = config.load(ROOT / "config.yaml", ROOT / "profiles/deployment/overlay.yaml")
+    never, *helped = (experiment.arm(f"ho_{name}") for name in ("never", "overlap", "random", "oracle"))
+    assert min(never["init_states"]) > 15 and "handoff" not in never
+    for own in helped:
+        assert {key for key in own if own[key] != never.get(key)} == {"arm", "handoff"}
+        assert {own["handoff"][key] == helped[0]["handoff"][key] for key in ("to", "steps", "budget")} == {True}
+
+
+def test_an_intervention_is_counted_by_the_episode(tmp_path):
+    claim = {"test": "metric_rate", "arm": "a", "metric": "interventions", "side": "at_most", "bar": 0.5}
+    found = verdict(tmp_path, table(tmp_path, "a", interventions=[0] * 40 + [2] * 10), **claim)
+    assert found["verdict"] == "supported" and "Another took over from a in 10/50" in found["sentence"]

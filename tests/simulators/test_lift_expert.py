@@ -53,6 +53,15 @@ def test_a_cube_that_stays_behind_is_fetched_again(phase):
     assert (master.phase, action[6]) == ("retreat", OPEN)
 
 
+def test_a_cube_that_another_holds_in_the_air_is_lifted_on():
+    master = expert.for_task(0)
+    held = at(0, 0, 0.03)
+    assert master.act(scene(held, at(0, 0.01, 0.03)))[6] == CLOSED and master.phase == "lift"
+    for hand, cube in ((CUBE, CUBE), (at(0, 0, 0.1), held)):  # on the table; in the air, but not in the hand
+        master = expert.for_task(0)
+        assert master.act(scene(hand, cube))[6] == OPEN and master.phase in ("approach", "descend")
+
+
 @pytest.mark.parametrize(("yaw", "turned"), [(0, 0), (30, 30), (60, -30), (-100, -10), (179, -1)])
 def test_fingers_that_let_a_cube_slip_meet_its_faces_by_the_shortest_turn(yaw, turned):
     about = [Rotation.from_euler("z", angle, degrees=True).as_matrix() for angle in (yaw, turned)]

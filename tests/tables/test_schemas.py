@@ -28,6 +28,7 @@ STEP = {
     "round": 0,
     "offset_in_chunk": 5,
     "stale": None,
+    "who": None,
 }
 
 
@@ -71,7 +72,7 @@ def test_steps_of_an_arm_without_limits_stand_beside_those_of_one_with(tmp_path)
     plain = {**STEP, "step": 6, **dict.fromkeys(schemas.LIMITED_STEP), "img_mean": None}
     schemas.write_table(tmp_path / "t.parquet", [STEP, plain], schemas.STEPS, {})
     assert schemas.read_table(tmp_path / "t.parquet", schemas.STEPS).to_pylist()[1] == plain
-    earlier = schemas.to_table([plain], schemas.STEPS).drop_columns(list(schemas.LIMITED_STEP))
+    earlier = schemas.to_table([plain], schemas.STEPS).drop_columns([*schemas.LIMITED_STEP, "who"])
     parquet.write(earlier, tmp_path / "earlier.parquet")
     assert schemas.read_table(tmp_path / "earlier.parquet", schemas.STEPS).to_pylist() == [plain]
 
@@ -81,7 +82,7 @@ def test_a_table_of_an_earlier_version_is_read_with_its_later_columns_empty(tmp_
     row = {
         f.name: None if f.nullable else {pa.string(): "x", pa.bool_(): True}.get(f.type, 1) for f in schemas.EPISODES
     }
-    earlier = schemas.to_table([row], schemas.EPISODES).drop_columns(list(schemas.METRICS))
+    earlier = schemas.to_table([row], schemas.EPISODES).drop_columns([*schemas.METRICS, *schemas.HANDED])
     parquet.write(earlier, tmp_path / "t.parquet")
     assert schemas.read_table(tmp_path / "t.parquet", schemas.EPISODES).to_pylist() == [row]
     some = schemas.read_table(tmp_path / "t.parquet", schemas.EPISODES, ["naive_success", "steps"])

@@ -190,17 +190,19 @@ class Campaign:
     def control_of(self, arm: str) -> str | None:
         """Return the arm of the same suite, condition and limits without this one's remedy; None where it has none.
 
-        Without its guard, or with the usual policy. Where the record does not say the condition (imported runs), it is
-        the arm that this one's name ends with.
+        Without its guard, without hand-overs, or with the usual policy. Where the record does not say the condition
+        (imported runs), it is the arm that this one's name ends with.
         """
         summary = self.summaries[arm]
-        policy = summary["policy"] if summary.get("guard") else self.usual_policy(summary)
+        helped = bool(summary.get("guard") or summaries.setting(summary, "handoff"))
+        policy = summary["policy"] if helped else self.usual_policy(summary)
         condition = summaries.setting(summary, "condition")
         for name, other in self.plain_summaries.items():
             plain = not other.get("guard") and other["policy"] == policy and other["suite"] == summary["suite"]
             plain = plain and summaries.acting_limits(other) == summaries.acting_limits(summary)
+            plain = plain and not summaries.setting(other, "handoff")
             alike = arm.endswith(name) if condition is None else summaries.setting(other, "condition") == condition
-            if name != arm and plain and alike and (summary.get("guard") or summary["policy"] != policy):
+            if name != arm and plain and alike and (helped or summary["policy"] != policy):
                 return name
         return None
 
@@ -213,9 +215,11 @@ class Campaign:
     def reference_of(self, arm: str) -> str:
         """Return the arm of the same suite, without a fault, that this one is held against.
 
-        It ran alike but for this one's fault or, without a fault, its limits. Where none did, it is one of the same
-        limits, of the usual policy if there is one.
+        It ran alike but for this one's hand-overs, else its fault or, without a fault, its limits. Where none did, it
+        is one of the same limits, of the usual policy if there is one.
         """
+        if summaries.setting(self.summaries[arm], "handoff") and (alone := self.control_of(arm)):
+            return alone
         own, limits = self.summaries[arm], {name: summaries.acting_limits(s) for name, s in self.summaries.items()}
         suite = {name: s for name, s in self.summaries.items() if s["suite"] == own["suite"]}
         clean = {name: s for name, s in suite.items() if not s["condition"]["rounds_hit"]}

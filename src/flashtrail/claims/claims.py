@@ -128,6 +128,8 @@ class MetricClaim(_Claim):
         "lifts",
         "limited_steps",
         "stops",
+        "interventions",
+        "expert_steps",
         "worst_excursion_mm",
         "peak_force_n",
     ]

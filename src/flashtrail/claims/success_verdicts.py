@@ -65,6 +65,8 @@ _SAID = {
     "lifts": "{arm} lifted in",
     "limited_steps": "A limit changed an action of {arm} in",
     "stops": "The force limit took over in {arm} in",
+    "interventions": "Another took over from {arm} in",
+    "expert_steps": "The expert acted for {arm} in",
     "worst_excursion_mm": "In {arm} no corner of the gripper was more than {limit:g} mm outside the box in",
     "peak_force_n": "In {arm} the peak force at the wrist was at most {limit:g} N in",
 }

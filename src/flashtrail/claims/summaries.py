@@ -53,7 +53,7 @@ def of_how_many(prefix: Mapping[str, Any]) -> int:
 
 
 def setting(summary: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    """Return an arm's ``condition`` or ``guard`` as the shard's spec has it, without its name; None: not on record."""
+    """Return an arm's ``condition``, ``guard`` or ``handoff`` as its spec has it, without name; None: not on record."""
     recorded = summary.get("metadata", {}).get(name)
     return None if not recorded else {key: value for key, value in json.loads(recorded).items() if key != "name"}
 
@@ -67,7 +67,7 @@ def acting_limits(summary: Mapping[str, Any]) -> dict[str, Any] | None:
 def setup(summary: Mapping[str, Any], *apart: str) -> dict[str, Any]:
     """Return how an arm was run, its condition and what is named by `apart` left out: equal in arms that ran alike."""
     parts = {"suite": summary["suite"], "policy": summary["policy"], "limits": acting_limits(summary)}
-    parts |= {name: setting(summary, name) for name in ("guard", "clock", "settings", "execution")}
+    parts |= {name: setting(summary, name) for name in ("guard", "handoff", "clock", "settings", "execution")}
     return {name: part for name, part in parts.items() if name not in apart}
 
 

@@ -21,8 +21,8 @@ _Spec = Mapping[str, Any]
 
 def words(summary: _Spec, usual_policy: str) -> str:
     """``wrist camera black every 4th round; guard: last healthy frame``; what is usual is not said."""
-    parts = [fault(summary) or "no fault", remedy(summary, usual_policy), limits(summary), _clock(summary)]
-    parts += [_settings(summary), _routes(summary)]
+    parts = [fault(summary) or "no fault", remedy(summary, usual_policy), limits(summary), _handoff(summary)]
+    parts += [_clock(summary), _settings(summary), _routes(summary)]
     return "; ".join(part for part in parts if part)
 
 
@@ -32,7 +32,7 @@ def short(summary: _Spec, usual_policy: str) -> str:
     clock = _clock(summary)
     parts = [*(part.partition(":")[0] for part in own.split("; ")), fault(summary) or "no fault" * (not clock), clock]
     routes = "" if own and summary["routes"].get("offered", True) else _routes(summary)
-    return ", ".join(part for part in (*parts, limits(summary), _settings(summary), routes) if part)
+    return ", ".join(part for part in (*parts, limits(summary), _handoff(summary), _settings(summary), routes) if part)
 
 
 def fault(summary: _Spec) -> str:
@@ -95,6 +95,11 @@ def limits(summary: _Spec) -> str:
     """``limits table``; of limits that only measure, ``measured, not limited``; empty without any."""
     given = recorded(summary, "limits")
     return "" if not given else f"limits {given['name']}" if given["act"] else "measured, not limited"
+
+
+def _handoff(summary: _Spec) -> str:
+    given = recorded(summary, "handoff")
+    return f"hand-over {given['name']}" if given else ""
 
 
 def _clock(summary: _Spec) -> str:

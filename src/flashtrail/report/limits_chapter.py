@@ -95,10 +95,10 @@ def _row(run: Campaign, arm: str) -> dict[str, object]:
         "limited": f"{episodes['limited_steps'].sum():.0f}/{episodes['steps'].sum():.0f}"
         if acting
         else "only measured",
-        "stops": _rate(run, arm, episodes["stops"].astype(float) > 0) if acting else DASH,
+        "stops": rate(run, arm, episodes["stops"].astype(float) > 0) if acting else DASH,
         "excursion": _spread(episodes["worst_excursion_mm"]),
         "force": _spread(episodes["peak_force_n"]),
-        "success": _rate(run, arm, episodes["verified_success"].dropna().astype(bool)),
+        "success": rate(run, arm, episodes["verified_success"].dropna().astype(bool)),
     }
 
 
@@ -106,6 +106,7 @@ def _spread(values: pd.Series) -> str:
     return DASH if values.isna().any() else f"{values.median():.1f} ({values.max():.1f})"
 
 
-def _rate(run: Campaign, arm: str, yes: pd.Series) -> object:
-    rate = intervals.rate(int(yes.sum()), len(yes))
-    return behind(run, arm, f"{counted(rate)} [{percent_range(rate.wilson)}]" if rate.wilson else counted(rate))
+def rate(run: Campaign, arm: str, yes: pd.Series) -> object:
+    """Return k/n of an arm's episodes with Wilson's interval, behind a link to them."""
+    found = intervals.rate(int(yes.sum()), len(yes))
+    return behind(run, arm, f"{counted(found)} [{percent_range(found.wilson)}]" if found.wilson else counted(found))

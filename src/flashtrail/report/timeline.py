@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from flashtrail.experiment.handoff import CAREFUL, OTHERS
 from flashtrail.report.page import Html
 from flashtrail.statistics.wording import plural, three_digits
 
@@ -126,9 +127,11 @@ def _steps(steps: pd.DataFrame, total: int) -> list[str]:
         return []
     at = steps["step"].to_numpy(float)
     parts = []
+    held = steps["offset_in_chunk"].isna() & ~steps["who"].isin(OTHERS)
     columns = (
         ("Gripper closed", steps["gripper_closed"].eq(True), INK),
-        ("Held: no action left", steps["offset_in_chunk"].isna() if steps["stale"].notna().any() else None, GREY),
+        ("Held: no action left", held if steps["stale"].notna().any() else None, GREY),
+        *((f"Who acts: {who}", steps["who"] == who, BLUE) for who in (*OTHERS, CAREFUL)),
         ("Stale: a newer round was under way", steps["stale"].eq(True), PURPLE),
     )
     for name, marked, colour in columns:

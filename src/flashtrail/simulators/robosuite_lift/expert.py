@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 CUBE = "cube"
 TABLE_Z = 0.8  # m, world frame: the table's top, robosuite's own
 LIFTED_Z = TABLE_Z + 0.10  # of the cube: hold from there on
+OFF_TABLE_Z = TABLE_Z + 0.04  # of the cube: its centre is at 0.82 where it lies, 0.83 on an edge
 LOST_M = 0.02  # a held cube goes with the hand; one that lags so far was not grasped
 
 
@@ -65,7 +66,10 @@ def observe(env: Any, obs: Mapping[str, Any]) -> Scene:
 
 
 class LiftExpert(PickPlaceExpert):
-    """Approach, descend, close, lift, hold; a cube that was not grasped, or was lost, sends it back to the approach."""
+    """Approach, descend, close, lift, hold; a cube that was not grasped, or was lost, sends it back to the approach.
+
+    One that begins with the cube in the hand and off the table, where another held it, lifts it on.
+    """
 
     def __init__(self, grip: Grip) -> None:
         super().__init__(JOB)
@@ -75,6 +79,9 @@ class LiftExpert(PickPlaceExpert):
         return bool(np.linalg.norm(scene.objects[CUBE] - scene.hand - self.hold) < LOST_M)
 
     def step(self, scene: Scene) -> Vector:
+        if self.phase == self.first and self.ticks == 1 and scene.objects[CUBE][2] > OFF_TABLE_Z and self._held(scene):
+            self.hold = scene.objects[CUBE] - scene.hand
+            self.enter("lift", scene)
         if self.phase == "hold" and not self._held(scene):
             self.enter("retreat", scene)
         if self.grip.square and self.phase in ("approach", "descend"):
