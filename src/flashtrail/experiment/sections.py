@@ -74,6 +74,7 @@ class FamilySettings(Section):
     min_steps: int | None = Field(None, ge=1, le=MOST_STEPS, description="fluid: steps before a field may stop")
     patience: int | None = Field(None, ge=1, le=MOST_STEPS, description="fluid: calm steps in a row before it stops")
     max_steps: int | None = Field(None, ge=1, le=MOST_STEPS, description="fluid: steps of a layer; none: as trained")
+    doubt: bool | None = Field(None, description="lift_vla: rounds say head_spread and novelty (docs/lift.md)")
 
 
 class Policy(PolicyFacts, Section):
