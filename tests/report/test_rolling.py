@@ -123,6 +123,10 @@ def test_limits_hand_overs_and_latency_are_those_of_the_episodes_own_tables(tmp_
     assert "10 of 500 steps [" in page(tmp_path), "one that cannot be read is left out"
 
 
-def test_a_run_without_an_episode_has_no_such_section(tmp_path):
-    run(tmp_path, "clean")
+def test_a_run_of_which_it_would_say_no_more_than_its_counts_has_no_such_section(tmp_path):
+    record = run(tmp_path, "clean")["clean", 0]
     assert "As it comes in" not in plain(watch.Site(tmp_path)("")[0])
+    play(record, good(rolling.WINDOW))
+    assert "As it comes in" not in plain(watch.Site(tmp_path)("")[0])
+    play(record, good(rolling.WINDOW + 1))
+    assert "clean18/20 [" in page(tmp_path)

@@ -82,7 +82,7 @@ def words(found: Decline) -> str:
 
 
 def section(states: Mapping[Shard, State], find: Find, expected: Expected) -> Html | None:
-    """Return the table of all arms with an episode; None where there is none."""
+    """Return the table of all arms with an episode; None where it says no more than the counts so far."""
     judged = declines(states, expected)
     arms = {arm: _played(states, arm) for arm in dict.fromkeys(shard.arm for shard in states)}
     rows = []
@@ -91,7 +91,7 @@ def section(states: Mapping[Shard, State], find: Find, expected: Expected) -> Ht
             newest = [(shard, name) for shard, name, _ in played[-READ:]]
             row = _success(arm, states, [won for *_, won in played], judged.get(arm), expected.margin)
             rows.append(row | _counts(newest, find) | _over(newest, find, expected.budget_ms))
-    if not rows:
+    if all(len(row) == 2 for row in rows) and all(len(played) <= WINDOW for played in arms.values()):
         return None
     heads = _HEADS | _COUNTS | {"over": f"Rounds over {expected.budget_ms or 0:g} ms"}
     unknown = [name for name in expected.rates if name and name not in arms]

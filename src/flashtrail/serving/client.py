@@ -260,9 +260,9 @@ def _fetch_metadata(url: str, headers: Mapping[str, str]) -> dict[str, Any]:
     try:
         metadata = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise _failed(url, "/metadata", error) from None
+        raise _unavailable(url, "/metadata", error) from None
     if not isinstance(metadata, dict):
-        raise ServerUnavailable(f"{url} answers GET /metadata without a JSON object{_through(url)}: {_METADATA_REMEDY}")
+        raise _unavailable(url, "/metadata", "answered without a JSON object")
     return metadata
 
 
@@ -272,28 +272,23 @@ def _fetch(url: str, path: str, headers: Mapping[str, str]) -> bytes | None:
     if parts.hostname is None:
         return None
     tls = parts.scheme == "wss"
-    where = parts.hostname, parts.port or (443 if tls else 80)
     try:
+        where = parts.hostname, parts.port or (443 if tls else 80)
         status, _, body = _http_get(*where, path, headers, _HTTP_TIMEOUT_S, tls, proxy_of(url))
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _failed(url, path, error) from None
-    if status in _NO_SUCH_PAGE:
-        return None
+        raise _unavailable(url, path, error) from None
     if status == 401:
         raise ServerUnavailable(f"{url} requires a token (HTTP 401): set {TOKEN_VARIABLE}")
-    if status != 200:
-        raise ServerUnavailable(f"{url} answers GET {path} with HTTP {status}{_through(url)}: {_METADATA_REMEDY}")
-    return body
+    if status != 200 and status not in _NO_SUCH_PAGE:
+        raise _unavailable(url, path, f"answered with HTTP {status}")
+    return body if status == 200 else None
 
 
-def _failed(url: str, path: str, error: Exception) -> ServerUnavailable:
-    line = " ".join(f"{type(error).__name__}: {error}".split())[:160]
-    return ServerUnavailable(f"GET {path} of {url} failed{_through(url)} ({line}): {_METADATA_REMEDY}")
-
-
-def _through(url: str) -> str:
+def _unavailable(url: str, path: str, reason: Exception | str) -> ServerUnavailable:
+    said = reason if isinstance(reason, str) else f"failed ({type(reason).__name__}: {' '.join(str(reason).split())})"
     proxy = proxy_of(url)
-    return f" through the proxy {urllib.parse.urlsplit(proxy).hostname}" if proxy else ""
+    through = f" through the proxy {urllib.parse.urlsplit(proxy).hostname}" if proxy else ""
+    return ServerUnavailable(f"GET {path} of {url} {said[:180]}{through}: {_METADATA_REMEDY}")
 
 
 def _http_get(
