@@ -408,7 +408,10 @@ def test_the_command_says_how_the_run_stands_and_where_and_ends_with_ctrl_c(run)
 
 @pytest.mark.parametrize(
     ("source", "line"),
-    [("ws://localhost:8000", "watch shows a run, by its directory"), ("nowhere", "nowhere is not a directory")],
+    [
+        ("http://localhost:8000", "watch takes a run's directory, or a server"),
+        ("nowhere", "nowhere is not a directory"),
+    ],
 )
 def test_what_cannot_be_watched_is_one_line(source, line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -302,6 +302,14 @@ def test_a_server_without_the_page_is_an_official_one(page, status) -> None:
     assert client_module._fetch_metadata(f"ws://{page.at}", {}) == {}
 
 
+def test_a_metrics_page_is_bounded_and_an_official_server_has_none(page) -> None:
+    page.answer = (404, b"")
+    with pytest.raises(ServerUnavailable, match="has no /metrics page, as official servers have none"):
+        client_module.fetch_metrics(f"ws://{page.at}")
+    page.answer = (200, b"x" * 2**20)
+    assert len(client_module.fetch_metrics(f"ws://{page.at}")) == 2**18
+
+
 def test_session_and_metadata_take_the_same_way(page, monkeypatch) -> None:
     """Through the proxy of the environment, straight where NO_PROXY says so, and straight to this machine."""
     for name in ("ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY"):

@@ -124,5 +124,9 @@ def _cell(shards: Sequence[Shard], states: Sequence[State]) -> str:
     """``2/3 [21-94 %], 7 missing``."""
     k, n = sum(state.k for state in states), sum(state.n for state in states)
     missing = sum(len(shard.expected) for shard in shards) - n
-    counted = f"{k}/{n} [{wording.percent_range(wilson(k, n))}]" if n else ""
-    return ", ".join(part for part in (counted, f"{missing} missing" if missing else "") if part)
+    return ", ".join(part for part in (counted(k, n), f"{missing} missing" if missing else "") if part)
+
+
+def counted(k: int, n: int) -> str:
+    """``2/3 [21-94 %]``, by Wilson; empty where n is 0."""
+    return f"{k}/{n} [{wording.percent_range(wilson(k, n))}]" if n else ""

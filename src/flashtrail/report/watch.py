@@ -1,5 +1,7 @@
 """``flashtrail watch``: a run under way, in a browser on this machine; counts, films and failures as they come.
 
+With ``ws://HOST:PORT`` in place of a run, a policy server in production (server_watch.py).
+
 Reads what the run says of itself (results/progress.json and each shard's) whenever a reader asks, so it may be started
 before, during and after a run, and follows one that is started again. Gives out the run's reports, films and contact
 sheets of its episodes, and nothing else.
@@ -10,17 +12,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import datetime
+import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from flashtrail.base import names
 from flashtrail.base.errors import UserError
 from flashtrail.experiment import outlook, report_files
 from flashtrail.experiment.outlook import Ended, Failed, Shard, Standing, State
-from flashtrail.report import early, layout, loopback, page
+from flashtrail.report import early, followed, loopback, page, rolling, server_watch
 from flashtrail.report.page import Html
 from flashtrail.serving import binding
+from flashtrail.statistics.decline import Decline
 
 RENEWED_S, FRESH_S = 3, 1.0  # a reader asks so often; what several ask for at once is read once
 SILENT_S = 30.0  # a run says something every three seconds
@@ -29,27 +34,54 @@ _TYPES = (".html", ".css", ".js", ".json", ".pdf", ".svg", ".png", ".jpg", ".mp4
 _KINDS = {".mp4": "video.mp4", ".jpg": "sheet.jpg"}  # of an episode, as its address ends
 _ENDS = {"success": "\u25cf success", "horizon": "\u25cb out of time", "error": "! could not be run"}
 _UNTIMED = Ended(0.0, 0.0, 0)
-_FOOTER = "Made by FLASHTrail while you look, from the run's own files."
-_NOBODY = "No answer: the command that gives out this page has ended. Start it again and open what it prints."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
-    parser.add_argument("source", nargs="?", default=".", metavar="RUN", help="the run's directory (default: this one)")
-    parser.add_argument(
-        "--port", type=binding.tcp_port, default=0, help="where it listens on 127.0.0.1 (default: a free one)"
+    add = parser.add_argument
+    add(
+        "source",
+        nargs="?",
+        default=".",
+        metavar="RUN",
+        help="the run's directory (default: this one), or a policy server, ws://HOST:PORT",
     )
+    add("--port", type=binding.tcp_port, default=0, help="where it listens on 127.0.0.1 (default: a free one)")
+    add("--once", action="store_true", help="print how it stands and end: 0, or 1 where something is wrong")
+    add("--budget-ms", type=_positive, metavar="B", help="latency budget of a round: how many are over it")
+    run = parser.add_argument_group("of a run")
+    run.add_argument(
+        "--expect",
+        type=rolling.expectation,
+        action="append",
+        default=[],
+        metavar="[ARM=]RATE",
+        help="success rate that is expected (repeatable): has it dropped?",
+    )
+    run.add_argument("--margin", type=_positive, default=0.1, help="by which it may be lower (default: 0.1)")
+    server_watch.add_arguments(parser.add_argument_group("of a server"))
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Give out the page until Ctrl-C."""
+def _positive(text: str) -> float:
+    try:
+        if 0 < float(text) < math.inf:
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Give out the page until Ctrl-C; with --once, return 1 where something is wrong."""
     if "://" in arguments.source:
-        raise UserError(
-            f"{arguments.source}: watch shows a run, by its directory; a policy server has its own /metrics"
-        )
+        return server_watch.run(arguments)
     if not Path(arguments.source).is_dir():
         raise UserError(f"{arguments.source} is not a directory: name the one in which `make report` runs")
-    site = Site(Path(arguments.source))
+    site = Site(Path(arguments.source), rolling.Expected.of(arguments))
+    if arguments.once:
+        found = site.declines()
+        print("\n".join([site.line(), *(f"{arm}: {rolling.words(one)}" for arm, one in found.items())]))
+        return int(any(one.decided_at for one in found.values()))
 
     async def serve() -> None:
         url, _ = loopback.serve(site, arguments.port)
@@ -60,13 +92,14 @@ def run(arguments: argparse.Namespace) -> None:
         asyncio.run(serve())
     except KeyboardInterrupt:
         print("ended; the run goes on", flush=True)
+    return 0
 
 
 class Site:
     """What lies at a place: the page, the run's reports, films and contact sheets by arm, task and episode."""
 
-    def __init__(self, run: Path) -> None:
-        self._run, self._results = run, run / "results"
+    def __init__(self, run: Path, expected: rolling.Expected | None = None) -> None:
+        self._run, self._results, self._expected = run, run / "results", expected or rolling.Expected()
         self._read: tuple[float, tuple[str, str]] | None = None
 
     def __call__(self, place: str) -> tuple[str, str] | Path | None:
@@ -83,6 +116,10 @@ class Site:
     def line(self) -> str:
         """Return how the run stands, in one line."""
         return "{}. {}".format(*self._stands()[::2])
+
+    def declines(self) -> dict[str, Decline]:
+        """Return what each arm of which a rate is expected says of a drop."""
+        return rolling.declines(self._stands()[3], self._expected)
 
     def _stands(self) -> tuple[str, Standing | None, str, Mapping[Shard, State]]:
         """Return a title, what the run says of itself, how it stands in a sentence, and what is there of its shards."""
@@ -101,26 +138,20 @@ class Site:
 
     def _page(self) -> tuple[str, str]:
         title, now, sentence, states = self._stands()
-        links, bar = self._reports(now), _bar(states) if now else ""
+        links, bar = self._reports(now), _bar(states) if now else None
         parts: dict[str, Html] = {}
         if now:
             parts = {f"failed-{number}": self._failed(job) for number, job in enumerate(now.failed)}
             parts["counts"] = early.so_far(states, early.facts(now, states))
+            if section := rolling.section(states, partial(self._of_episode, states), self._expected):
+                parts["rolling"] = section
         films = list(self._films(states))
         if films:
             note = f"The last {min(len(films), _FILMS)} of {len(films)} that were filmed, the newest first."
             parts["films-head"] = page.join(page.heading("Episodes"), page.paragraph(note, "note"))
-        sections = [Html('<section id="part-{}">{}</section>').format(*part) for part in parts.items()]
-        body = page.join(
-            _renewed("top", [Html('<div id="part-top">{}{}</div>').format(page.header(title, sentence, links), bar)]),
-            early.checkbox("follow", f"This page follows the run, every {RENEWED_S} seconds.", RENEWED_S),
-            Html('<p class="warning" id="silent" role="status" hidden>{}</p>').format(_NOBODY),
-            _renewed("run", sections),
-            _renewed("films", films[:_FILMS]),
-        )
-        head = f'<noscript><meta http-equiv="refresh" content="{5 * RENEWED_S}"></noscript>'
-        text = layout.document(f"FLASHTrail: {title}", body, _FOOTER, True, head, ["watch"], served=True)
-        return text, layout.content_policy(True, ["watch"], served=True)
+        top = page.join(page.header(title, sentence, links), bar)
+        groups = {"run": followed.sections(parts), "films": films[:_FILMS]}
+        return followed.document(title, top, groups, RENEWED_S, "the run", "the run's own files")
 
     def _reports(self, now: Standing | None) -> Html:
         """Return links to the reports that are there; beside a run under way they are an earlier one's."""
@@ -147,8 +178,11 @@ class Site:
         return None
 
     def _file(self, shard: Shard, state: State, name: str, kind: str) -> Path | None:
-        parts = shard.directory.relative_to(self._results) / "parts" / names.file_name(state.spec_digest)
-        return _regular(self._results, parts / name / _KINDS[kind])
+        return self._of_episode({shard: state}, shard, name, _KINDS[kind])
+
+    def _of_episode(self, states: Mapping[Shard, State], shard: Shard, name: str, file: str) -> Path | None:
+        parts = shard.directory.relative_to(self._results) / "parts" / names.file_name(states[shard].spec_digest)
+        return _regular(self._results, parts / name / file)
 
     def _failed(self, job: Failed) -> Html:
         """Return the last lines of a failed job's log."""
@@ -168,11 +202,6 @@ def _regular(root: Path, relative: str | Path) -> Path | None:
         return path if path.is_file() else None
     except (UserError, OSError, ValueError):
         return None
-
-
-def _renewed(name: str, parts: Iterable[Html]) -> Html:
-    """Return what the page's script renews part by part; each has an id."""
-    return Html('<div id="{0}" class="{0}" data-parts>{1}</div>').format(name, page.join(*parts))
 
 
 def _bar(states: Mapping[Shard, State]) -> Html:

@@ -36,7 +36,7 @@ from flashtrail.serving.protocol import (
     unpackb,
 )
 
-_MAX_REPLY_BYTES = 16 * 2**20
+_MAX_REPLY_BYTES, _MAX_METRICS_BYTES = 16 * 2**20, 2**18
 _RETRY_S = 0.25
 _PING_INTERVAL_S = 20.0
 _HTTP_TIMEOUT_S = 5.0
@@ -246,26 +246,49 @@ def healthy(host: str, port: int, timeout_s: float = 2.0) -> Mapping[str, str] |
     return headers if status == 200 else None
 
 
+def fetch_metrics(url: str, token: str | None = None) -> bytes:
+    """Return the server's /metrics page, of at most _MAX_METRICS_BYTES; ServerUnavailable says why there is none."""
+    page = _fetch(url, "/metrics", {"Authorization": f"Bearer {token.strip()}"} if token else {})
+    if page is None:
+        raise ServerUnavailable(f"{url} has no /metrics page, as official servers have none: use flashtrail serve")
+    return page[:_MAX_METRICS_BYTES]
+
+
 def _fetch_metadata(url: str, headers: Mapping[str, str]) -> dict[str, Any]:
+    if (body := _fetch(url, "/metadata", headers)) is None:
+        return {}
+    try:
+        metadata = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise _unavailable(url, "/metadata", error) from None
+    if not isinstance(metadata, dict):
+        raise _unavailable(url, "/metadata", "answered without a JSON object")
+    return metadata
+
+
+def _fetch(url: str, path: str, headers: Mapping[str, str]) -> bytes | None:
+    """Return a page of the server; None where it knows no such page."""
     parts = urllib.parse.urlsplit(url)
     if parts.hostname is None:
-        return {}
-    tls, proxy = parts.scheme == "wss", proxy_of(url)
-    where = parts.hostname, parts.port or (443 if tls else 80)
-    through = f" through the proxy {urllib.parse.urlsplit(proxy).hostname}" if proxy else ""
+        return None
+    tls = parts.scheme == "wss"
     try:
-        status, _, body = _http_get(*where, "/metadata", headers, _HTTP_TIMEOUT_S, tls, proxy)
-        if status in _NO_SUCH_PAGE:
-            return {}
-        if status != 200:
-            raise ServerUnavailable(f"{url} answers GET /metadata with HTTP {status}{through}: {_METADATA_REMEDY}")
-        metadata = json.loads(body)
-    except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
-        line = " ".join(f"{type(error).__name__}: {error}".split())[:160]
-        raise ServerUnavailable(f"GET /metadata of {url} failed{through} ({line}): {_METADATA_REMEDY}") from None
-    if not isinstance(metadata, dict):
-        raise ServerUnavailable(f"{url} answers GET /metadata without a JSON object{through}: {_METADATA_REMEDY}")
-    return metadata
+        where = parts.hostname, parts.port or (443 if tls else 80)
+        status, _, body = _http_get(*where, path, headers, _HTTP_TIMEOUT_S, tls, proxy_of(url))
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise _unavailable(url, path, error) from None
+    if status == 401:
+        raise ServerUnavailable(f"{url} requires a token (HTTP 401): set {TOKEN_VARIABLE}")
+    if status != 200 and status not in _NO_SUCH_PAGE:
+        raise _unavailable(url, path, f"answered with HTTP {status}")
+    return body if status == 200 else None
+
+
+def _unavailable(url: str, path: str, reason: Exception | str) -> ServerUnavailable:
+    said = reason if isinstance(reason, str) else f"failed ({type(reason).__name__}: {' '.join(str(reason).split())})"
+    proxy = proxy_of(url)
+    through = f" through the proxy {urllib.parse.urlsplit(proxy).hostname}" if proxy else ""
+    return ServerUnavailable(f"GET {path} of {url} {said[:180]}{through}: {_METADATA_REMEDY}")
 
 
 def _http_get(

@@ -42,6 +42,7 @@ from flashtrail.serving.binding import (
     reserve_port,
 )
 from flashtrail.serving.connection import FileLimitHandler, PatientConnection
+from flashtrail.serving.health import SessionHealth
 from flashtrail.serving.metrics import CONTENT_TYPE, ServerMetrics
 from flashtrail.serving.protocol import (
     LIBERO_SCHEMA,
@@ -219,12 +220,12 @@ class PolicyServer:
             return
         serial = next(self._serials)
         self.sessions += 1
-        self.metrics.opened()
+        health = self.metrics.opened()
         log.debug("session %d opened", serial)
         gone = asyncio.ensure_future(connection.wait_closed())
         try:
             await connection.send(packb({}))
-            await self._converse(connection, gone)
+            await self._converse(connection, gone, health)
             await connection.close(1001, _LEAVING_REASON)
         except TimeoutError:
             self.metrics.error("idle")
@@ -252,10 +253,10 @@ class PolicyServer:
         finally:
             gone.cancel()
             self.sessions -= 1
-            self.metrics.closed()
+            self.metrics.closed(health)
             log.debug("session %d closed", serial)
 
-    async def _converse(self, connection: ServerConnection, gone: asyncio.Future[None]) -> None:
+    async def _converse(self, connection: ServerConnection, gone: asyncio.Future[None], health: SessionHealth) -> None:
         """Answer one request after another until the server leaves; TimeoutError if none comes for too long."""
         session = PolicySession()
         timing: dict[str, float] = {}
@@ -266,7 +267,7 @@ class PolicyServer:
             if self._draining:
                 break
             with self._round_in_flight():
-                timing = await self._round(connection, session, raw, start, timing, gone)
+                timing = await self._round(connection, session, raw, start, timing, gone, health)
 
     def _note_loss(self, serial: int, error: ConnectionClosed) -> None:
         sent = error.sent
@@ -298,6 +299,7 @@ class PolicyServer:
         start: float,
         previous: Mapping[str, float],
         gone: asyncio.Future[None],
+        health: SessionHealth,
     ) -> dict[str, float]:
         """Answer one request; return the `prev_*` timings for the next reply (definitions: FLASH wire facts)."""
         received, received_at = time.perf_counter(), time.time()
@@ -328,7 +330,9 @@ class PolicyServer:
         sending = time.perf_counter()
         await connection.send(payload)
         sent = time.perf_counter()
-        self.metrics.round(outcome.wait_ms, outcome.infer_ms, outcome.result["policy_timing"])
+        self.metrics.round(outcome.wait_ms, outcome.infer_ms, outcome.result["policy_timing"], sent - received)
+        health.note(request, outcome.result)  # the answer is on its way: it takes none of its time
+        self.metrics.looked(health)
         return {"prev_total_ms": (sent - start) * 1000, "prev_ws_send_ms": (sent - sending) * 1000}
 
     @contextlib.contextmanager
