@@ -46,7 +46,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "settle": ("give the next episodes to the claims nearest to a decision", "flashtrail.claims.settling"),
     "summary": ("a run on one page: verdict, figure, claims, what is not claimed", "flashtrail.record.summary:Summary"),
     "table": ("a table of a report as LaTeX, Markdown or CSV", "flashtrail.record.papers:Table"),
-    "watch": ("show a run under way in a browser on this machine", "flashtrail.report.watch"),
+    "watch": ("a run under way, or a policy server, in a browser on this machine", "flashtrail.report.watch"),
     "serve": ("serve a policy on the official websocket protocol", "flashtrail.serving.command"),
 }
 

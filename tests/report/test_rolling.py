@@ -77,6 +77,7 @@ def test_once_says_it_in_a_line_and_by_the_exit_code(fallen, capsys):
         (["--expect", "a=0.1"], "--expect a=0.1 --margin 0.1: give"),
         (["--expect", "nan"], "--expect nan"),
         (["--expect", "often"], "'often' is neither a rate nor ARM=RATE"),
+        (["--bounds", "x.json"], "--bounds is of a server"),
         (["--margin", "0"], "'0' is not a positive number"),
     ],
 )

@@ -27,7 +27,13 @@ from flashtrail.tables import schemas
 WINDOW = 20  # episodes, of the rolling rate
 READ = 100  # episodes of an arm, the newest, whose tables are read
 _COUNTS = {"limited_steps": "Steps limited", "stops": "Stops", "interventions": "Hand-overs"}
-_HEADS = {"arm": "Arm", "last": f"Last {WINDOW}", "all": "All", "reference": "Reference", "dropped": "Has it dropped?"}
+_HEADS = {
+    "arm": "Arm",
+    "last": f"Last {WINDOW}",
+    "all": "All, at any time",
+    "reference": "Reference",
+    "dropped": "Has it dropped?",
+}
 _NOTE = (
     "Whether success has dropped may be looked at after every episode: of arms whose success has not, 5 % at most are "
     "ever said to have dropped. The other intervals are no test."

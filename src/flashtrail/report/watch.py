@@ -77,6 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
         return server_watch.run(arguments)
     if not Path(arguments.source).is_dir():
         raise UserError(f"{arguments.source} is not a directory: name the one in which `make report` runs")
+    if arguments.bounds:
+        raise UserError("--bounds is of a server: flashtrail doctor holds a run against them")
     site = Site(Path(arguments.source), rolling.Expected.of(arguments))
     if arguments.once:
         found = site.declines()
