@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -73,11 +74,12 @@ def test_the_lines_of_a_run(tmp_path):
     run.begin(0, 1)
     assert look(70) == []
     run.play(0, "success")
-    assert look(80) == ["80 s: 1 of 12 episodes; roll out shard; clean task 0: 1/1"], "the first episode at once"
+    first = "80 s: 1 of 12 episodes; roll out shard; clean task 0: success 1/1"
+    assert look(80) == [first], "the first episode at once"
     run.play(1, "horizon", seconds=11.0)
     assert look(100) == [], "once a minute"
     left = "about 50 s of episodes left (10.0 s each, 2 at a time)"
-    assert look(141) == [f"2 min: 2 of 12 episodes; {left}; clean task 1: 0/1"]
+    assert look(141) == [f"2 min: 2 of 12 episodes; {left}; clean task 1: success 0/1"]
     run.play(0, "success", "horizon")
     run.play(1, "error")
     run.finish(0)
@@ -141,6 +143,7 @@ def test_without_an_episode_the_page_comes_after_a_minute(tmp_path):
     watch = run.watched()
     run.now = 60
     watch.look()
+    assert run.page.stat().st_mtime < time.time() - 1e8, "older than any input: to Snakemake it is no report"
     assert "<h1>0 of 12 episodes</h1>" in run.page.read_text() and "setting up (check parity)" in run.page.read_text()
 
 

@@ -46,9 +46,7 @@ def judge_rate(claim: types.RateClaim, campaign: Campaign, alpha: float) -> Judg
     """Judge one arm's rate against a bar."""
     episodes = arm_episodes(campaign, claim.arm)
     judgement = _of_rate(claim, campaign, alpha, episodes, f"{claim.arm} succeeded in", above=True)
-    k, n = int(episodes["success"].sum()), len(episodes)
     judgement.rows["failed"] = names_of(episodes[~episodes["success"]])
-    judgement.plan = lambda alpha: power.rate_plan(k, n, claim.bar, alpha)
     return judgement
 
 
@@ -91,7 +89,7 @@ def _of_rate(
     said: str,
     above: bool,
 ) -> Judgement:
-    """Return the judgement of the rate of `success` in `episodes` against the claim's bar, without a plan."""
+    """Return the judgement of the rate of `success` in `episodes` against the claim's bar."""
 
     def by(interval: intervals.Interval) -> types.Verdict:
         at_or_above, below = interval.low >= claim.bar, interval.high < claim.bar
@@ -120,6 +118,7 @@ def _of_rate(
         scope_of(campaign, {claim.arm: episodes}),
         {claim.arm: rows_of(episodes)},
         p,
+        lambda alpha: power.rate_plan(k, rate.n, bar, alpha),
         anytime=side,
     )
 

@@ -1,4 +1,4 @@
-"""Signals of doubt: what a round of inference says of how sure the policy is.
+"""Signals of doubt: what a round of inference says of how sure the policy is; and who may act in doubt.
 
 Each is a column of the rounds' table, or made of one (`claims/signal.py`); empty where the policy has no such thing.
 """
@@ -21,3 +21,7 @@ SIGNALS = {
 DRAFT = ("accepted_prefix", "radius", "rejected", "gripper", "zero_accept")
 # What a policy may say of a round, under the same name in its `policy_timing`; `overlap` is the client's own.
 FROM_POLICY = ("sample_spread", "head_spread", "novelty")
+
+# Who acts after a hand-over (`experiment/handoff.py`), as the steps' table says it; OTHERS in the policy's place.
+CAREFUL, HOLD, RETRY, EXPERT, STOP = "careful", "hold", "retry", "expert", "stop"
+OTHERS = (HOLD, RETRY, EXPERT)

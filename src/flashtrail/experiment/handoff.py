@@ -9,11 +9,10 @@ from pydantic import Field, FiniteFloat, TypeAdapter, model_validator
 from flashtrail.base import documents
 from flashtrail.experiment import doubt
 from flashtrail.experiment.conditions import Kind
+from flashtrail.experiment.doubt import CAREFUL, EXPERT, HOLD, RETRY, STOP
 
 # Columns of a round as it comes, and two controls: a number drawn for each round, and what only the simulator knows.
 RANDOM, ORACLE = "random", "oracle"
-CAREFUL, HOLD, RETRY, EXPERT, STOP = "careful", "hold", "retry", "expert", "stop"
-OTHERS = (HOLD, RETRY, EXPERT)  # who acts in the policy's place
 Signal = Literal["overlap", "sample_spread", "head_spread", "novelty", "accepted_prefix", "radius", "random", "oracle"]
 To = Literal["careful", "hold", "retry", "expert", "stop"]
 LEVELS = (HOLD, RETRY, EXPERT, STOP)  # in the order of escalation

@@ -45,7 +45,9 @@ def _snakemake(root: Path, profile: str, *arguments: str) -> str:
     done = subprocess.run(command, cwd=root, capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
         messages = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise UserError(f"snakemake {' '.join(arguments[:1])} failed: {messages[-1] if messages else 'no message'}")
+        said = messages[-1] if messages else "no message"
+        remedy = f"is --profile {profile} the one of this run, and has it ended?"
+        raise UserError(f"snakemake {arguments[0]} failed: {said} ({remedy})")
     return done.stdout + done.stderr if arguments[0] == "--dry-run" else done.stdout
 
 

@@ -23,6 +23,8 @@ from flashtrail.statistics.wilson import wilson
 MARK = '<meta name="flashtrail" content="early">'
 RELOAD_S = 60
 _HEAD = f'{MARK}\n<noscript><meta http-equiv="refresh" content="{RELOAD_S}"></noscript>'
+# 2001, older than any input: `snakemake -n` beside the run takes the page for a report that has to be made.
+_OLD = 1_000_000_000
 _MARKED = 2000  # bytes within which a page says that it is an early one
 _VERDICTS = "No verdict is computed before every episode of its arms is there; an interval on the way is not a test."
 _FOOTER = "Made by FLASHTrail while the run goes on. The report replaces this page."
@@ -49,6 +51,7 @@ def write(path: Path, text: str) -> None:
     new = path.with_name(f".{path.name}.next")
     new.unlink(missing_ok=True)
     new.write_text(text, encoding="utf-8")
+    os.utime(new, (_OLD, _OLD))
     remove(path)
     _link(new, path)
     new.unlink()

@@ -99,7 +99,7 @@ def _without_verdicts(run: Campaign) -> verdict.Said:
     rates = {arm: s["success"] for arm, s in list(run.plain_summaries.items())[:_NAMED]}
     done = listed([f"{arm} succeeds in {rate['k']}/{rate['n']}" for arm, rate in rates.items()])
     more = len(run.summaries) - len(rates)
-    why = "no claim was evaluated" if not run.claims else "no claim compares the arms of this run"
+    why = "no claim was evaluated" if not run.claims else "no claim that compares arms is decided"
     return verdict.Said(f"{done}{f', {more} more arms below' if more else ''}; {why}.", tuple(rates))
 
 

@@ -98,7 +98,7 @@ class Watch:
         new = [shard for shard, state in self._now.items() if state.n > old[shard].n]
         if new:
             shard = max(new, key=lambda shard: _stamp(shard) or 0)
-            self._last = f"{shard.arm} task {shard.task_id}: {self._now[shard].k}/{self._now[shard].n}"
+            self._last = f"{shard.arm} task {shard.task_id}: success {self._now[shard].k}/{self._now[shard].n}"
         before, self._complete = self._complete, self._arms()
         news = [f"{arm} complete: {count}" for arm, count in self._complete.items() if arm not in before]
         if new and not any(state.n for state in old.values()):

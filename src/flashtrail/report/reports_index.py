@@ -24,7 +24,7 @@ from flashtrail.experiment import report_files
 from flashtrail.experiment.report_files import ReportFiles
 from flashtrail.report import cards, checkup_chapter, claims_chapter, count_links, drills_chapter, early, layout, page
 from flashtrail.report.page import Html
-from flashtrail.statistics.wording import listed, plural
+from flashtrail.statistics.wording import DASH, listed, plural
 
 FOOTER = "Made by FLASHTrail from the reports of this directory and the verdicts that they rest on."
 _FILES = ("lift", "fluid", "deployment")  # sources with a claims file and a profile of their own
@@ -95,7 +95,7 @@ def _entry(directory: Path, path: Path) -> dict[str, Any] | None:
         "said": "a run under way"
         if early.is_early(path)
         else count_links.in_text(words, [partial(page.link, target=place)]),
-        "written": written.strftime("%Y-%m-%d %H:%M"),
+        "written": DASH if early.is_early(path) else written.strftime("%Y-%m-%d %H:%M"),
     }
 
 

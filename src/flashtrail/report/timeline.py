@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from flashtrail.experiment.handoff import CAREFUL, OTHERS
+from flashtrail.experiment.doubt import CAREFUL, OTHERS
 from flashtrail.report.page import Html
 from flashtrail.statistics.wording import plural, three_digits
 

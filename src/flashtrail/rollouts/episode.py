@@ -22,8 +22,9 @@ from flashtrail.base import stages
 from flashtrail.base.errors import UserError
 from flashtrail.experiment import doubt
 from flashtrail.experiment.clocks import Running as RunningClock
+from flashtrail.experiment.doubt import OTHERS, STOP
 from flashtrail.experiment.episodes import EpisodeKey
-from flashtrail.experiment.handoff import OTHERS, STOP, Handoff
+from flashtrail.experiment.handoff import Handoff
 from flashtrail.experiment.limits import Limits
 from flashtrail.rollouts import clock as clocks
 from flashtrail.rollouts.conditions import Condition

@@ -15,7 +15,8 @@ import numpy as np
 
 from flashtrail.base.errors import UserError
 from flashtrail.experiment import doubt
-from flashtrail.experiment.handoff import CAREFUL, EXPERT, HOLD, ORACLE, RANDOM, STOP, Handoff
+from flashtrail.experiment.doubt import CAREFUL, EXPERT, HOLD, STOP
+from flashtrail.experiment.handoff import ORACLE, RANDOM, Handoff
 from flashtrail.rollouts.limits import NO_TURN
 from flashtrail.simulators.expert import OPEN
 from flashtrail.simulators.verify import Verdict
