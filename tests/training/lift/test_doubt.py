@@ -139,6 +139,12 @@ def test_doubt_without_its_file_is_one_line(tmp_path, parent, doubting) -> None:
     assert served(tmp_path / "other").infer(None, observation())  # not read where it is not asked for
 
 
+def test_figures_of_other_pictures_are_one_line(doubting, demos, coarse) -> None:
+    flags = ("doubt-figures", "--artifact", doubting, "--data", demos, "--other", coarse / "demos.hdf5")
+    with pytest.raises(UserError, match=r"demos\.hdf5: its views are 56 px, this policy's 112"):
+        commands.run(*flags)
+
+
 def test_what_is_blind_cannot_doubt(tmp_path, demos) -> None:
     run = trainer(tmp_path / "blind", demos, dataclasses.replace(RECIPE, steps=1, check_every=1), blind=True)
     run.train()

@@ -61,9 +61,10 @@ def run(arguments: argparse.Namespace) -> int:
     except LiftError as error:  # a family cannot import UserError
         raise UserError(str(error)) from None
     data, horizon = material.load(arguments.data), policy.model.dims.action_horizon
-    if data.pixels != policy.model.dims.pixels:
-        raise UserError(f"the demonstrations' views are {data.pixels} px, this policy's {policy.model.dims.pixels}")
     files = {path: material.demonstrations(path, horizon) for path in (*arguments.known, *arguments.other)}
+    for path, frames in [(arguments.data, data.train), *((path, own[0]) for path, own in files.items())]:
+        if (pixels := frames.views.shape[2]) != policy.model.dims.pixels:
+            raise UserError(f"{path}: its views are {pixels} px, this policy's {policy.model.dims.pixels}")
     said = {task: texts for _, own in files.values() for task, texts in own.items()} | data.instructions
     held = {"held out": data.valid, **{path.stem: files[path][0] for path in arguments.known}}
 
