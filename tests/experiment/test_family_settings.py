@@ -62,6 +62,19 @@ def test_settings_reach_the_servers_command_and_only_there(tmp_path):
     assert (taken.epsilon, taken.max_steps, taken.min_steps, taken.max_exec_steps) == (0.05, 4, 3, 12)
 
 
+def test_doubt_is_a_flag_of_lift_vla_and_of_no_other_family(tmp_path):
+    spec = shard_spec(
+        with_fluid(settings={"doubt": True}).arm("calm"),
+        0,
+        handles(tmp_path, Path(__file__).parents[2] / "resources/lift_doubt"),
+        "c",
+    )
+    assert "--doubt" in spec.server.command
+    with pytest.raises(UserError, match=r"doubt: the family fluid of .* has no such setting: leave it out"):
+        arm = with_fluid(settings={"doubt": True}).arm("calm")
+        shard_spec(arm, 0, handles(tmp_path, made(tmp_path / "artifact")), "c")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -24,6 +24,8 @@ from flashtrail.policies.lift_vla.policy import LiftPolicy
 from flashtrail.policies.lift_vla.settings import Settings
 from flashtrail.training.lift import data, doubt, train
 
+SHIPPED = Path(__file__).parents[3] / "resources"
+
 
 @pytest.fixture(scope="module")
 def doubting(tmp_path_factory, parent, demos) -> Path:
@@ -109,9 +111,17 @@ def test_the_figures_tell_black_frames_from_known_ones(doubting, demos, capsys) 
     flags = ("--artifact", doubting, "--data", demos, "--other", demos / "demos.hdf5", "--every", 12)
     assert commands.run("doubt-figures", *flags) == 0
     lines = {line[:28].strip(): line[28:].split() for line in capsys.readouterr().out.splitlines()[1:]}
-    assert lines["held out"][:2] == ["4", "3"] and lines["held out, black"][3] == "1.00"
-    assert {"demos, task 0", "demos, task 7", "of the training", "held out, noise, sigma 60"} < set(lines)
+    assert lines["known"][:2] == ["4", "3"] and lines["known, black"][3] == "1.00"
+    assert {"demos, task 0", "demos, task 7", "of the training", "known, noise, sigma 60"} < set(lines)
     assert int(lines["demos, task 0"][0]) + int(lines["demos, task 7"][0]) == int(lines["of the training"][0])
+
+
+def test_the_shipped_one_is_lift_nano_and_doubts() -> None:
+    manifests = [read(SHIPPED / name)[2] for name in ("lift_nano", "lift_doubt")]
+    assert manifests[1]["source"]["digest"] == manifests[0]["digest"] != manifests[1]["digest"]
+    replies = [served(SHIPPED / "lift_doubt", doubt=doubts).infer(None, observation()) for doubts in (False, True)]
+    np.testing.assert_array_equal(replies[1]["actions"], replies[0]["actions"])
+    assert replies[1]["policy_timing"]["novelty"] > 3  # pixels at random
 
 
 # --- what is refused ---
@@ -127,6 +137,12 @@ def test_doubt_without_its_file_is_one_line(tmp_path, parent, doubting) -> None:
     with pytest.raises(ArtifactError, match="is not the file of its manifest"):
         served(tmp_path / "other", doubt=True)
     assert served(tmp_path / "other").infer(None, observation())  # not read where it is not asked for
+
+
+def test_figures_of_other_pictures_are_one_line(doubting, demos, coarse) -> None:
+    flags = ("doubt-figures", "--artifact", doubting, "--data", demos, "--other", coarse / "demos.hdf5")
+    with pytest.raises(UserError, match=r"demos\.hdf5: its views are 56 px, this policy's 112"):
+        commands.run(*flags)
 
 
 def test_what_is_blind_cannot_doubt(tmp_path, demos) -> None:

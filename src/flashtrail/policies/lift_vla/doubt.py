@@ -1,6 +1,6 @@
 """doubt.safetensors, which an artifact may have: by it a policy says how sure it is of a chunk, and changes no chunk.
 
-Heads: the decoder's last layer and output, trained again on bootstrap samples of the demonstrations; all below is
+Heads: the decoder's last layer and output, trained anew on bootstrap samples of the demonstrations; all below is
 shared. Where they differ, the demonstrations did not settle the answer. Mean and whitening of what the vision made of
 the training frames: how far an observation lies from them (Mahalanobis distance).
 """

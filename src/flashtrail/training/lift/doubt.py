@@ -1,12 +1,13 @@
 """The step `doubt`: an artifact's like with a doubt.safetensors: heads on bootstrap samples, and what is normal to see.
 
 The chunks are the artifact's own, bit for bit; it is another artifact since the files that it is served from differ.
+Each head begins anew: heads that went on from one head's weights differed no more on strange views than on known ones.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +28,26 @@ from flashtrail.training.lift.data import Material
 from flashtrail.training.lift.refit import Parent, Refit, RefitRecipe, parent_of, see_all
 
 
+@dataclass(frozen=True)
+class HeadRecipe(RefitRecipe):
+    """A head's training from random weights; `seed` is set to the head's number."""
+
+    steps: int = 400
+    rate: float = 1e-3
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
     add = parser.add_argument
     add("--artifact", type=Path, required=True, metavar="DIR", help="the artifact that is to doubt")
     add("--data", type=Path, required=True, help="the demonstrations that it was trained on, or their folder")
-    loop.add_arguments(parser, RefitRecipe)
+    loop.add_arguments(parser, HeadRecipe)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train the heads (OUT/heads), fit the distance, write OUT/artifact."""
     data = material.load(arguments.data)
-    recipe = loop.recipe_of(RefitRecipe, arguments)
+    recipe = loop.recipe_of(HeadRecipe, arguments)
     try:
         parent = parent_of(arguments.artifact, data)
     except LiftError as error:  # a family cannot import UserError
@@ -74,7 +83,11 @@ def _trained(
     until_s: float | None,
 ) -> dict[str, Tensor] | None:
     """Return the tensors of a head trained on the bootstrap sample of its seed; None where it is to go on later."""
-    last = (f"decoder.layers.{parent.start.policy.dims.layers - 1}.", "decoder.norm.", "out.")
+    policy = parent.start.policy
+    last = (f"decoder.layers.{policy.dims.layers - 1}.", "decoder.norm.", "out.")
+    with torch.random.fork_rng([]):
+        torch.manual_seed(recipe.seed)
+        doubt.Head.of(policy).load_state_dict(doubt.Head(policy.dims).state_dict())
     recipe = replace(recipe, parent=parent.digest, resample=recipe.seed)
     trainer = Refit(directory, data, parent, recipe, trained=last, seen=seen)
     if not trainer.complete(until_s):

@@ -1,8 +1,8 @@
 """The step `doubt-figures`: whether a policy's doubt tells what it was trained on from what it was not.
 
-Recorded frames are asked for as a client sends them. Known: the held-out demonstrations. Each other kind stands against
-them: the same frames black or noisy, and the demonstrations of other files, task by task. The frames of training are
-shown beside them: they stand apart from held-out ones where a signal has learned frames, not what is normal.
+Recorded frames are asked for as a client sends them. Known: the held-out demonstrations, and files of more like
+them. Each other kind stands against them: the same frames black or noisy, and the demonstrations of other files, task
+by task. The frames of training are shown, too: they stand apart from known ones where a signal learned them by heart.
 """
 
 from __future__ import annotations
@@ -40,7 +40,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--artifact", type=Path, required=True, metavar="DIR", help="an artifact with a doubt.safetensors")
     add("--data", type=Path, required=True, help="the demonstrations that it was trained on, or their folder")
-    add("--other", type=Path, nargs="*", default=[], metavar="FILE", help="demonstrations that it never saw")
+    add(
+        "--known",
+        type=Path,
+        nargs="*",
+        default=[],
+        metavar="FILE",
+        help="more that were held out: same tasks, new starts",
+    )
+    add(
+        "--other", type=Path, nargs="*", default=[], metavar="FILE", help="demonstrations of what it was not trained on"
+    )
     add("--every", type=int, choices=range(1, 101), default=4, metavar="N", help="every Nth frame (default: 4)")
 
 
@@ -51,25 +61,30 @@ def run(arguments: argparse.Namespace) -> int:
     except LiftError as error:  # a family cannot import UserError
         raise UserError(str(error)) from None
     data, horizon = material.load(arguments.data), policy.model.dims.action_horizon
-    if data.pixels != policy.model.dims.pixels:
-        raise UserError(f"the demonstrations' views are {data.pixels} px, this policy's {policy.model.dims.pixels}")
-    files = [material.demonstrations(path, horizon) for path in arguments.other]
-    said = data.instructions | {task: texts for _, instructions in files for task, texts in instructions.items()}
+    files = {path: material.demonstrations(path, horizon) for path in (*arguments.known, *arguments.other)}
+    for path, frames in [(arguments.data, data.train), *((path, own[0]) for path, own in files.items())]:
+        if (pixels := frames.views.shape[2]) != policy.model.dims.pixels:
+            raise UserError(f"{path}: its views are {pixels} px, this policy's {policy.model.dims.pixels}")
+    said = {task: texts for _, own in files.values() for task, texts in own.items()} | data.instructions
+    held = {"held out": data.valid, **{path.stem: files[path][0] for path in arguments.known}}
 
-    def asked(frames: Frames, shift: str, task: int | None = None) -> list[Row]:
+    def asked(name: str, frames: Frames, shift: str = "clean", task: int | None = None) -> list[Row]:
         rows = np.arange(len(frames))[:: arguments.every]
         rows = rows if task is None else rows[frames.task[rows] == task]
-        return list(_asked(policy, frames, rows, said, SHIFTS[shift]))
+        return [
+            {**row, "episode": f"{name} {row['episode']}"} for row in _asked(policy, frames, rows, said, SHIFTS[shift])
+        ]
 
-    known = asked(data.valid, "clean")
+    known = [row for name, frames in held.items() for row in asked(name, frames)]
     print(f"{'frames':28}{'n':>6}{'demos':>6}" + "".join(f"{f'{name}, AUROC [95 %]':>36}" for name in SIGNALS))
-    print(_line("held out", known, None))
-    print(_line("of the training", asked(data.train, "clean"), known))
+    print(_line("known", known, []))
+    print(_line("of the training", asked("training", data.train), known))
     for shift in list(SHIFTS)[1:]:
-        print(_line(f"held out, {shift}", asked(data.valid, shift), known), flush=True)
-    for path, (frames, _) in zip(arguments.other, files, strict=True):
-        for task in np.unique(frames.task).tolist():
-            print(_line(f"{path.stem}, task {task}", asked(frames, "clean", task), known, apart=True), flush=True)
+        rows = [row for name, frames in held.items() for row in asked(name, frames, shift)]
+        print(_line(f"known, {shift}", rows, known), flush=True)
+    for path in arguments.other:
+        for task in np.unique(files[path][0].task).tolist():
+            print(_line(f"{path.stem}, task {task}", asked(path.stem, files[path][0], task=task), known), flush=True)
     return 0
 
 
@@ -85,17 +100,16 @@ def _asked(
         seen = Observation(agent, wrist, frames.states[row].astype(np.float64), prompt)
         seen, _ = conditions.build(shift, [demo, int(frames.step[row])]).apply(seen, 0)
         timing = policy.infer(None, seen.request())["policy_timing"]
-        yield {"episode": f"{task} {demo}", **{name: timing[name] for name in SIGNALS}}
+        yield {"episode": demo, **{name: timing[name] for name in SIGNALS}}
 
 
-def _line(name: str, rows: list[Row], known: list[Row] | None, apart: bool = False) -> str:
-    """One line of the table; `apart`: another file's demonstrations, though they bear the same numbers."""
-    own = [row | {"episode": f"other {row['episode']}"} for row in rows] if apart else rows
+def _line(name: str, rows: list[Row], known: list[Row]) -> str:
+    """One line of the table."""
     line = f"{name:28}{len(rows):6}{len({row['episode'] for row in rows}):6}"
     for signal in SIGNALS:
         median = f"{np.median([row[signal] for row in rows]):.3f}"
-        both = [*own, *(known or [])]
-        positive = [True] * len(own) + [False] * len(known or [])
+        both = [*rows, *known]
+        positive = [True] * len(rows) + [False] * len(known)
         told = auroc([r[signal] for r in both], positive, [r["episode"] for r in both], ["all"] * len(both))
         if told.value is not None:
             between = "" if told.interval is None else f" [{told.interval.low:.2f}, {told.interval.high:.2f}]"
