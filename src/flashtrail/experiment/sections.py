@@ -16,6 +16,7 @@ from flashtrail.experiment.suites import INIT_STATES
 from flashtrail.policies.facts import NAMES as FACTS
 from flashtrail.policies.facts import PolicyFacts
 from flashtrail.policies.fluid.settings import MOST_STEPS
+from flashtrail.policies.parts.formats import Precision
 from flashtrail.policies.pi0.settings import FlashSettings
 
 ENGINE = ("device", "dtype", "backend", "threads")  # of a policy: how its server is started
@@ -74,6 +75,7 @@ class FamilySettings(Section):
     min_steps: int | None = Field(None, ge=1, le=MOST_STEPS, description="fluid: steps before a field may stop")
     patience: int | None = Field(None, ge=1, le=MOST_STEPS, description="fluid: calm steps in a row before it stops")
     max_steps: int | None = Field(None, ge=1, le=MOST_STEPS, description="fluid: steps of a layer; none: as trained")
+    precision: Precision | None = Field(None, description="lift_vla, fluid: number format; none: float32")
 
 
 class Policy(PolicyFacts, Section):

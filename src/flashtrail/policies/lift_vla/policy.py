@@ -16,6 +16,7 @@ from flashtrail.policies.lift_vla import artifact, clip, statistics
 from flashtrail.policies.lift_vla.model import LiftVLA, normalised, parts
 from flashtrail.policies.lift_vla.settings import Settings
 from flashtrail.policies.parts import chunks, words
+from flashtrail.policies.parts.precision import lowered
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,9 @@ class LiftPolicy(chunks.ChunkPolicy[_Taken]):
         device: str = "cpu",
         action_stats: str | None = None,
     ) -> None:
-        super().__init__(device)
-        self.model, self.stats, self.settings = model.to(device), stats, settings
+        super().__init__(device, settings.precision)
+        self._parameters = parts(model)  # before it is lowered: 8-bit products count as none
+        self.model, self.stats, self.settings = lowered(model.to(device), settings.precision), stats, settings
         self._tokenizer, self._manifest, self._action_stats = tokenizer, manifest, action_stats
         self._said: dict[str, tuple[Tensor, list[str]]] = {}
 
@@ -72,7 +74,7 @@ class LiftPolicy(chunks.ChunkPolicy[_Taken]):
             **self.about(),
             "settings": asdict(self.settings),
             "facts": {"action_horizon": dims.action_horizon, "num_views": dims.views, "blind": dims.blind},
-            "parameters": parts(self.model),
+            "parameters": self._parameters,
         }
         return about if self._action_stats is None else about | {"action_stats": self._action_stats}
 
@@ -109,13 +111,13 @@ class LiftPolicy(chunks.ChunkPolicy[_Taken]):
         absent = torch.tensor([[place >= len(one.text) for place in range(longest)] for one in rounds], device=device)
         text = torch.nn.utils.rnn.pad_sequence([one.text for one in rounds], batch_first=True)
         missing = torch.tensor([one.missing for one in rounds], device=device)
-        hand = torch.from_numpy(np.stack([one.hand for one in rounds])).to(device)
+        hand = torch.from_numpy(np.stack([one.hand for one in rounds])).to(device, self.dtype)
         pictures = torch.from_numpy(np.stack([one.pictures for one in rounds])).to(device)
-        seen = model.see(normalised(pictures, model.dims))
+        seen = model.see([view.to(self.dtype) for view in normalised(pictures, model.dims)])
         marks.mark()
         fused = model.fuse(seen, text, absent)
         marks.mark()
-        answers = model.decode(fused, hand, missing if bool(missing.any()) else None).cpu().numpy()
+        answers = model.decode(fused, hand, missing if bool(missing.any()) else None).float().cpu().numpy()
         marks.mark()
         timing = marks.timing(len(rounds))
         return [self._reply(answer, one, timing) for answer, one in zip(answers, rounds, strict=True)]
