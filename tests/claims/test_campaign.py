@@ -25,7 +25,9 @@ def campaign(experiment: config.Experiment) -> Campaign:
     found: dict[str, dict[str, Any]] = {}
     for name in reversed(experiment.arms):
         arm = experiment.arm(name)
-        about = {key: json.dumps(arm[key]) for key in ("condition", "guard", "limits", "execution") if key in arm}
+        about = {
+            key: json.dumps(arm[key]) for key in ("condition", "guard", "limits", "execution", "settings") if key in arm
+        }
         late = arm["clock"] != "paused"
         found[name] = {
             **{"arm": name, "policy": arm["policy"], "suite": arm["suite"], "guard": None, "clock": late or None},
@@ -43,7 +45,8 @@ def run() -> Campaign:
 
 def test_an_arm_under_limits_is_held_against_the_same_one_without(run: Campaign) -> None:
     shipped = campaign(config.parse(config.merge(*DEPLOYMENT)))
-    pairs = {arm: shipped.reference_of(arm) for arm in shipped.summaries if not arm.endswith("_none")}
+    limited = [arm for arm in shipped.summaries if arm.startswith("limits_") and not arm.endswith("_none")]
+    pairs = {arm: shipped.reference_of(arm) for arm in limited}
     assert pairs.pop("limits_nano") == "limits_none"
     assert pairs == {f"limits_{name}": f"limits_{name}_none" for name in ("late", "unnorm", "hostile", "random")}
 

@@ -43,7 +43,7 @@ def lowered(model: Network, precision: str) -> Network:
         return model
     if any(weight.device.type != "cpu" for weight in model.parameters()):
         raise OptionError("precision int8_dynamic: PyTorch multiplies in 8 bits on a CPU only; use --device cpu")
-    with warnings.catch_warnings():  # deprecated in favour of torchao, which is slower here (docs/precision.md)
+    with warnings.catch_warnings():  # deprecated in favour of torchao (docs/precision.md)
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", UserWarning)
         each = {nn.Linear: torch.ao.quantization.per_channel_dynamic_qconfig}
