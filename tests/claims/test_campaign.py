@@ -27,7 +27,9 @@ def campaign(experiment: config.Experiment) -> Campaign:
     for name in reversed(experiment.arms):
         arm = experiment.arm(name)
         about = {
-            key: json.dumps(arm[key]) for key in ("condition", "guard", "limits", "handoff", "execution") if key in arm
+            key: json.dumps(arm[key])
+            for key in ("condition", "guard", "limits", "handoff", "execution", "settings")
+            if key in arm
         }
         late = arm["clock"] != "paused"
         found[name] = {

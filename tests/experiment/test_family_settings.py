@@ -80,6 +80,7 @@ def test_doubt_is_a_flag_of_lift_vla_and_of_no_other_family(tmp_path):
     [
         ({"epsilon": -0.1}, r"arms.calm.settings.epsilon: must be at least 0, not -0.1"),
         ({"epsilom": 0.1}, "epsilom.*did you mean 'epsilon'"),
+        ({"precision": "int4"}, "precision: unknown value .int4.; known: bfloat16"),
         ({"max_steps": 65}, r"arms.calm.settings.max_steps: must be at most 64, not 65"),
     ],
 )

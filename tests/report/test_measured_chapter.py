@@ -11,6 +11,7 @@ from flashtrail.base import provenance
 from flashtrail.claims import summaries, verdicts
 from flashtrail.claims.campaign import Campaign
 from flashtrail.report import cards, figures, measured_chapter, steps_chapter, sweep_figures
+from flashtrail.statistics.intervals import Interval
 from flashtrail.tables import measurements, schemas
 from flashtrail.tables.measurements import Figure
 
@@ -19,6 +20,20 @@ STEPS = {
     "full": ([True] * 8, [[12, 12]] * 8),
     "other": ([True] * 8, [[None, None]] * 8),
 }
+
+
+def formats(folder) -> None:
+    """Write a measurement of number formats: seven variants and their control."""
+    names = ("bfloat16", "float16", "int8_dynamic", "int8_weight", "compile", "onnx", "onnx_int8")
+    found = [figure("control_relative", "control, other noise", 0.3)]
+    for place, name in enumerate(names):
+        title = f"{name.replace('_', ' ')} of a longer name: times as fast"
+        found += [figure(f"{name}_speedup", title, 0.2 * 2**place), figure(f"{name}_relative", name, 0.1**place)]
+    measurements.write(folder / "precision_lift_nano.json", "Formats", "drawn", found)
+
+
+def figure(name: str, title: str, value: float) -> Figure:
+    return measurements.figure(name, title, value, Interval(0.9 * value, 1.2 * value), 9, "repetitions")
 
 
 def words(part) -> str:
@@ -131,3 +146,17 @@ def test_the_dial_is_drawn_of_arms_that_differ_by_their_steps_alone(tmp_path) ->
     assert figures.FIGURES["dial"].line in str(steps_chapter.section(run))
     del run.summaries["fixed"]
     assert not sweep_figures.dials(run)
+
+
+def test_number_formats_are_drawn_each_at_its_speed_and_error(tmp_path) -> None:
+    formats(tmp_path)
+    run = Campaign({"measured": [str(tmp_path / "precision_lift_nano.json")]})
+    assert figures.names(run) == ["precision/precision_lift_nano"]
+    axes = figures.drawn(run, "precision/precision_lift_nano").axes[0]
+    marks = {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
+    assert len(marks) == 7 and len({(m.get_marker(), m.get_color()) for m in marks.values()}) == 7
+    half = marks["float16 of a longer name"]
+    assert (half.get_xdata()[0], half.get_ydata()[0]) == pytest.approx((0.4, 0.1))
+    assert figures.FIGURES["precision"].line in str(measured_chapter.section(run))
+    other = Campaign(measured(tmp_path, speed=(0.1, 0.2)))
+    assert figures.FIGURES["precision"].line not in str(measured_chapter.section(other))

@@ -62,7 +62,8 @@ def root(tmp_path_factory) -> Path:
     job["input"] |= {"datasets": ["results/datasets/demos.json"], "dataset_sheets": ["results/datasets/demos.jpg"]}
     job["params"]["grids"] = {"wrist_zero_every4": GRID}
     layers(run / "results/measured")
-    job["input"]["measured"] = ["results/measured/safety_layer.json"]
+    test_measured_chapter.formats(run / "results/measured")
+    job["input"]["measured"] = [f"results/measured/{name}.json" for name in ("safety_layer", "precision_lift_nano")]
     provenance.json_dump(job, path)
     return run
 

@@ -56,7 +56,7 @@ def test_the_deployment_profile_plans_each_arm_with_its_limits(checkout):
     shutil.copy(ROOT / "claims-deployment.yaml", checkout.path)
     plan = ["snakemake", "--profile", "profiles/deployment", "--quiet", "host", "-n", "--", "reports/deployment.html"]
     planned = counts(checkout.run(*plan).stdout)
-    assert planned["take_artifact"] == 3 and planned["merge_shards"] == planned["roll_out_shard"] == 10
+    assert planned["take_artifact"] == 3 and planned["merge_shards"] == planned["roll_out_shard"] == 19
 
 
 @pytest.mark.parametrize(("profile", "target"), [("lift", "final"), ("local", "lift"), ("local", "lift-claims")])

@@ -17,6 +17,7 @@ from flashtrail.experiment.suites import INIT_STATES
 from flashtrail.policies.facts import NAMES as FACTS
 from flashtrail.policies.facts import PolicyFacts
 from flashtrail.policies.fluid.settings import MOST_STEPS
+from flashtrail.policies.parts.formats import Precision
 from flashtrail.policies.pi0.settings import FlashSettings
 
 ENGINE = ("device", "dtype", "backend", "threads")  # of a policy: how its server is started
@@ -83,6 +84,7 @@ class FamilySettings(Section):
         description="pi0: noises a full round is answered under, for `sample_spread`; none: one",
     )
     doubt: bool | None = Field(None, description="lift_vla: rounds say head_spread and novelty (docs/lift.md)")
+    precision: Precision | None = Field(None, description="lift_vla, fluid: number format; none: float32")
 
 
 class Policy(PolicyFacts, Section):

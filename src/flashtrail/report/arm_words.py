@@ -109,7 +109,9 @@ def _clock(summary: _Spec) -> str:
 
 def _settings(summary: _Spec) -> str:
     """Return the settings in which the policy's own were changed: ``epsilon 0.12``."""
-    return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in recorded(summary, "settings").items())
+    given = recorded(summary, "settings").items()
+    said = (f"{name} {value}" if isinstance(value, str) else f"{name} {value:g}" for name, value in given)
+    return ", ".join(said).replace("_", " ")
 
 
 def recorded(summary: _Spec, what: str) -> _Spec:

@@ -24,6 +24,7 @@ from flashtrail.report import (
     limits_figures,
     page,
     plotting,
+    precision_figures,
     run_figures,
     sweep_figures,
     tradeoff,
@@ -151,6 +152,12 @@ FIGURES = {
         "Safety layers were not measured.",
         lambda run: _once(limits_figures.measured(run) is not None),
         lambda run, _: limits_figures.clipping(run.measured[limits_figures.NAME]),
+    ),
+    "precision": Entry(
+        "Action error of number formats and runtimes by their speed",
+        "No policy was measured in other number formats.",
+        precision_figures.measured,
+        lambda run, name: precision_figures.tradeoff(run.measured[name]),
     ),
     "routes": Entry(
         "Share of draft rounds and of full rounds by cause, per arm",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flashtrail.claims.campaign import Campaign
-from flashtrail.report import cards, page
+from flashtrail.report import cards, figures, page, precision_figures
 from flashtrail.report.page import Html
 from flashtrail.statistics.wording import plural
 from flashtrail.tables.measurements import Figure, Measurement
@@ -21,7 +21,13 @@ def section(run: Campaign) -> Html:
     for name, measurement in run.measured.items():
         alike.setdefault(tuple((f.name, f.title) for f in measurement.figures), {})[name] = measurement
     bounds = _bounds(run)
-    return page.join(*(_part(of, bounds) for of in alike.values()))
+    return page.join(*(page.join(_part(of, bounds), _drawn(run, of)) for of in alike.values()))
+
+
+def _drawn(run: Campaign, of: Mapping[str, Measurement]) -> Html:
+    """The figures of measurements of number formats."""
+    names = [name for name in of if name in precision_figures.measured(run)]
+    return page.join(*(figures.shown(run, f"precision/{name}", precision_figures.CAPTION) for name in names))
 
 
 def _bounds(run: Campaign) -> _Bounds:

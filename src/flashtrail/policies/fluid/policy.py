@@ -21,6 +21,7 @@ from flashtrail.policies.fluid.positions import to_actions
 from flashtrail.policies.fluid.settings import Settings
 from flashtrail.policies.parts import chunks, statistics, words
 from flashtrail.policies.parts.errors import OptionError
+from flashtrail.policies.parts.precision import lowered
 
 Session = deque[NDArray[np.uint8]]  # the pictures of the last queries, (V, P, P, 3), oldest first
 
@@ -50,13 +51,14 @@ class FluidPolicy(chunks.ChunkPolicy[_Taken]):
         device: str = "cpu",
         action_stats: str | None = None,
     ) -> None:
-        super().__init__(device)
+        super().__init__(device, settings.precision)
         core = model.dims.core
         if core not in STEPPED and (settings.epsilon or settings.max_steps):
             raise OptionError(f"epsilon and max_steps: the core {core} takes no steps; leave them out")
         if core == "document":  # its stop is decided over the batch, so that a session's answer would depend on others
             self.max_batch = 1
-        self.model, self.stats, self.settings = model.to(device), stats, settings
+        self._parameters = parts(model)  # before it is lowered: 8-bit products count as none
+        self.model, self.stats, self.settings = lowered(model.to(device), settings.precision), stats, settings
         self._vocabulary, self._manifest, self._action_stats = vocabulary, manifest, action_stats
         self._said: dict[str, tuple[Tensor, int]] = {}
         self._stop = Stop(settings.epsilon, settings.min_steps, settings.patience) if settings.epsilon else None
@@ -81,7 +83,7 @@ class FluidPolicy(chunks.ChunkPolicy[_Taken]):
             **self.about(),
             "settings": asdict(self.settings),
             "facts": {"num_views": dims.views} | {name: getattr(dims, name) for name in names},
-            "parameters": parts(self.model),
+            "parameters": self._parameters,
         }
         return about if self._action_stats is None else about | {"action_stats": self._action_stats}
 
@@ -118,15 +120,15 @@ class FluidPolicy(chunks.ChunkPolicy[_Taken]):
         """See `ChunkPolicy`. Stages: encoder (patches), prefill (the core's steps), then the head."""
         marks, model, device = chunks.Marks(self.device), self.model, self.device
         pictures = torch.from_numpy(np.stack([one.pictures for one in rounds])).to(device)
-        state = torch.from_numpy(np.stack([one.state for one in rounds])).to(device)
+        state = torch.from_numpy(np.stack([one.state for one in rounds])).to(device, self.dtype)
         sayings = [one.said for one in rounds if one.said is not None]
         said = torch.cat(sayings) if sayings else None
         missing = torch.tensor([one.missing for one in rounds], device=device)
-        start = model.embed(normalised(pictures, model.dims), said, missing)
+        start = model.embed(normalised(pictures, model.dims).to(self.dtype), said, missing)
         marks.mark()
         core = model.evolve(start, self.settings.max_steps or None, self._stop)
         marks.mark()
-        answers = model.decode(model.cells(start, core.u), state, said).cpu().numpy()
+        answers = model.decode(model.cells(start, core.u), state, said).float().cpu().numpy()
         marks.mark()
         timing = marks.timing(len(rounds))
         steps = [None] * len(rounds) if core.steps is None else core.steps.tolist()

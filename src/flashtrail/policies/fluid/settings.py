@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from flashtrail.policies.parts import formats
 from flashtrail.policies.parts.errors import OptionError
 
 MOST_STEPS = 64
@@ -15,7 +16,8 @@ class Settings:
     """`epsilon`: a field whose turbulence stays below it for `patience` steps stops, after `min_steps` at the least.
 
     0 never stops: every step is taken. `max_steps`: steps of a layer, 0 as many as the artifact says. `max_exec_steps`:
-    how many actions of a chunk may be executed before the next round.
+    how many actions of a chunk may be executed before the next round. `precision`: the network's number format, see
+    `parts.precision.lowered`.
     """
 
     max_exec_steps: int = 12
@@ -23,6 +25,7 @@ class Settings:
     min_steps: int = 3
     patience: int = 2
     max_steps: int = 0
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.epsilon) or self.epsilon < 0:
@@ -32,3 +35,4 @@ class Settings:
                 raise OptionError(f"{name} {getattr(self, name)} must be at least 1")
         if not 0 <= self.max_steps <= MOST_STEPS:
             raise OptionError(f"max_steps {self.max_steps} must be 1 to {MOST_STEPS}, or 0: as trained")
+        formats.check(self.precision)

@@ -17,6 +17,7 @@ from flashtrail.policies.lift_vla.doubt import Doubt
 from flashtrail.policies.lift_vla.model import LiftVLA, Recalled, normalised, parts
 from flashtrail.policies.lift_vla.settings import Settings
 from flashtrail.policies.parts import chunks, words
+from flashtrail.policies.parts.precision import lowered
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,9 @@ class LiftPolicy(chunks.ChunkPolicy[_Taken]):
         action_stats: str | None = None,
         doubt: Doubt | None = None,
     ) -> None:
-        super().__init__(device)
-        self.model, self.stats, self.settings = model.to(device), stats, settings
+        super().__init__(device, settings.precision)
+        self._parameters = parts(model)  # before it is lowered: 8-bit products count as none
+        self.model, self.stats, self.settings = lowered(model.to(device), settings.precision), stats, settings
         self._tokenizer, self._manifest, self._action_stats = tokenizer, manifest, action_stats
         self._doubt = None if doubt is None else doubt.to(device)
         self._said: dict[str, tuple[Tensor, list[str]]] = {}
@@ -71,7 +73,7 @@ class LiftPolicy(chunks.ChunkPolicy[_Taken]):
             **self.about(),
             "settings": asdict(self.settings),
             "facts": {"action_horizon": dims.action_horizon, "num_views": dims.views, "blind": dims.blind},
-            "parameters": parts(self.model),
+            "parameters": self._parameters,
         }
         return about if self._action_stats is None else about | {"action_stats": self._action_stats}
 
@@ -108,14 +110,14 @@ class LiftPolicy(chunks.ChunkPolicy[_Taken]):
         absent = torch.tensor([[place >= len(one.text) for place in range(longest)] for one in rounds], device=device)
         text = torch.nn.utils.rnn.pad_sequence([one.text for one in rounds], batch_first=True)
         missing = torch.tensor([one.missing for one in rounds], device=device)
-        hand = torch.from_numpy(np.stack([one.hand for one in rounds])).to(device)
+        hand = torch.from_numpy(np.stack([one.hand for one in rounds])).to(device, self.dtype)
         pictures = torch.from_numpy(np.stack([one.pictures for one in rounds])).to(device)
-        seen = model.see(normalised(pictures, model.dims))
+        seen = model.see([view.to(self.dtype) for view in normalised(pictures, model.dims)])
         marks.mark()
         fused = model.fuse(seen, text, absent)
         marks.mark()
         recalled = model.recall(fused, hand, missing if bool(missing.any()) else None)
-        answers = model.conclude(*recalled).cpu().numpy()
+        answers = model.conclude(*recalled).float().cpu().numpy()
         doubts = [{}] * len(rounds) if self._doubt is None else self._doubts(self._doubt, seen, recalled)
         marks.mark()
         timing = marks.timing(len(rounds))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flashtrail.policies.lift_vla.errors import OptionError
+from flashtrail.policies.parts import formats
 
 
 @dataclass(frozen=True)
@@ -12,11 +13,16 @@ class Settings:
     """`max_exec_steps`: how many actions of a chunk may be executed before the next round.
 
     `doubt`: replies also say ``head_spread`` and ``novelty`` (`doubt`); the artifact needs a doubt.safetensors.
+    `precision`: the number format of the network, see `parts.precision.lowered`.
     """
 
     max_exec_steps: int = 5
     doubt: bool = False
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         if self.max_exec_steps < 1:
             raise OptionError(f"max_exec_steps {self.max_exec_steps} must be at least 1")
+        formats.check(self.precision)
+        if self.doubt and self.precision != "float32":
+            raise OptionError(f"doubt and precision {self.precision} exclude each other: the heads are float32")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from flashtrail.policies.parts.errors import ObservationError
 from flashtrail.policies.parts.pictures import shrink
+from flashtrail.policies.parts.precision import dtype_of
 
 IMAGE_KEYS = ("observation/image", "observation/wrist_image")
 STATE_KEY, PROMPT_KEY, MASK_KEY = "observation/state", "prompt", "__image_mask__"
@@ -29,8 +30,8 @@ class ChunkPolicy(ABC, Generic[Taken]):
 
     max_batch = MAX_BATCH
 
-    def __init__(self, device: str) -> None:
-        self.device = torch.device(device)
+    def __init__(self, device: str, precision: str = "float32") -> None:
+        self.device, self.precision, self.dtype = torch.device(device), precision, dtype_of(precision)
 
     @abstractmethod
     def take(self, session: Any, obs: Mapping[str, Any], reset: bool) -> Taken:
@@ -51,7 +52,7 @@ class ChunkPolicy(ABC, Generic[Taken]):
         return {
             "device": str(self.device),
             "device_name": torch.cuda.get_device_name(self.device) if cuda else "cpu",
-            "dtype": "float32",
+            "dtype": self.precision,
             "request_keys": [MASK_KEY, "noise_seed"],
             "synchronized": True,
         }
