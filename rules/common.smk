@@ -297,7 +297,11 @@ def policy_of_arm(wildcards):
 
 
 def modules_of_arm(wildcards):
-    return shard_modules(policy_of_arm(wildcards), EXPERIMENT.suite_of(ARMS[wildcards.arm]))
+    """The modules of an arm's shards; also its suite's expert, where the policy may hand over to it."""
+    arm = ARMS[wildcards.arm]
+    suite = EXPERIMENT.suite_of(arm)
+    expert = [simulators.source_of(suite, simulators.EXPERTS)] if EXPERIMENT.has_expert(arm) else []
+    return [*dict.fromkeys([*shard_modules(policy_of_arm(wildcards), suite), *expert])]
 
 
 def needs_of_arm(wildcards):

@@ -153,7 +153,7 @@ def _episode(
                     "action": action.tolist(),
                     "reward": 0.0,
                     "done": False,
-                    **dict.fromkeys(schemas.LIMITED_STEP),
+                    **dict.fromkeys((*schemas.LIMITED_STEP, "who")),
                     "gripper_closed": bool(action[6] > 0),
                     "eef_pos": position.tolist(),
                     "img_mean": 120.0,

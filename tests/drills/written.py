@@ -50,7 +50,7 @@ def _steps(episode: Episode) -> list[dict[str, Any]]:
             "action": action.tolist(),
             "reward": reward,
             "done": bool(reward),
-            **dict.fromkeys(schemas.LIMITED_STEP),
+            **dict.fromkeys((*schemas.LIMITED_STEP, "who")),
             "gripper_closed": bool(action[6] > 0),
             "eef_pos": [0.0, 0.0, 0.0],
             "img_mean": None if np.isnan(mean) else float(mean),

@@ -17,7 +17,7 @@ def step(init_state: int, number: int, mean: float | None, sent: float | None) -
         "action": [0.123456, -0.5, 0.00004, 0.0, 0.0, 1 / 3, -1.0],
         "reward": float(number == 1),
         "done": number == 1,
-        **dict.fromkeys(schemas.LIMITED_STEP),
+        **dict.fromkeys((*schemas.LIMITED_STEP, "who")),
         "gripper_closed": False,
         "eef_pos": [0.0, 0.0, 1.0],
         "img_mean": mean,

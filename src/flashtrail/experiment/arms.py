@@ -77,12 +77,13 @@ class Line(Starts):
 
 
 class Arm(Line):
-    """One named row of the experiment: policy x engine settings x condition x guard x limits x clock."""
+    """One named row of the experiment: policy x engine settings x condition x guard x limits x hand-overs x clock."""
 
     episodes: int = Field(10, ge=1, description="episodes per task: init states first_init_state, +1, ...")
     condition: str = "clean"
     guard: str = "none"
     limits: str | None = Field(None, description="name of limits at the client; none: nothing is limited or measured")
+    handoff: str | None = Field(None, description="name of hand-overs; none: the policy acts alone")
     clock: Clock = PAUSED
     repeats: Repeats = Field(1, description="repeats of each init state, each with its own seed")
     server: str | None = Field(

@@ -26,6 +26,7 @@ from flashtrail.experiment.arms import CHECKUP, Arm, Checkup, Drills, Expanded, 
 from flashtrail.experiment.conditions import KINDS, Clean, Condition, Kind
 from flashtrail.experiment.conditions import read as read_condition
 from flashtrail.experiment.guards import Guard, NoGuard
+from flashtrail.experiment.handoff import Handoff
 from flashtrail.experiment.limits import Limits
 from flashtrail.experiment.report_files import CHAPTERS, FINAL, ReportFiles, ReportName
 from flashtrail.experiment.sections import ENGINE, PI0_SETTINGS, Flash, Measured, Policy, Profile, Section, Smoke
@@ -67,6 +68,7 @@ class Experiment(Section):
     conditions: dict[Name, Condition]
     guards: dict[Name, Guard]
     limits: dict[Name, Limits] = Field(default_factory=dict)
+    handoffs: dict[Name, Handoff] = Field(default_factory=dict)
     arms: dict[Name, Arm] = Field(default_factory=dict)
     grids: dict[Name, Grid] = Field(default_factory=dict)
     sweeps: dict[Name, Sweep] = Field(default_factory=dict)
@@ -158,14 +160,17 @@ class Experiment(Section):
         _known(f"{where}.guard", arm.guard, self.guards)
         if arm.limits is not None:
             _known(f"{where}.limits", arm.limits, self.limits)
+        if arm.handoff is not None:
+            _known(f"{where}.handoff", arm.handoff, self.handoffs)
         flash, clock, other = self._flash_of(arm), _at(f"{where}.clock", self._clock_of, arm), self.server_of(arm)
         who = "the expert" if other == EXPERT else f"the server at {other}"
         if other == EXPERT and arm.server:
             raise ValueError(f"{where}.server: the policy {arm.policy!r} is the simulator's expert: leave it out")
         suite = self._suite_of(arm)
-        if other == EXPERT and not suites.suite_of(suite).expert:
-            having = ", ".join(name for name, one in suites.SUITES.items() if one.expert and one.evidence)
-            raise ValueError(f"{where}.policy: {suite} has no expert of its own; suites with one: {having}")
+        for place in self._asking_expert(arm):
+            if not suites.suite_of(suite).expert:
+                having = ", ".join(name for name, one in suites.SUITES.items() if one.expert and one.evidence)
+                raise ValueError(f"{where}.{place}: {suite} has no expert of its own; suites with one: {having}")
         if other == EXPERT and clock != clocks.PAUSED:  # all that it answers would be late
             raise ValueError(f"{where}.clock: the expert answers for one step at a time: leave its clock paused")
         fixed = clock.source if isinstance(clock, clocks.Running) and isinstance(clock.source, clocks.Fixed) else None
@@ -244,6 +249,16 @@ class Experiment(Section):
         """Return what answers an arm where no server is started: one that runs, or EXPERT; else None."""
         return EXPERT if self.policies[arm.policy].expert else arm.server
 
+    def _asking_expert(self, arm: Arm) -> list[str]:
+        """Return the keys of an arm, `policy` or `handoff`, by which its suite's expert acts."""
+        asks = {"policy": self.server_of(arm) == EXPERT}
+        asks |= {"handoff": arm.handoff is not None and self.handoffs[arm.handoff].asks_expert}
+        return [place for place, asked in asks.items() if asked]
+
+    def has_expert(self, name: str) -> bool:
+        """Whether its suite's expert acts in an arm."""
+        return bool(self._asking_expert(self.all_arms[name]))
+
     def _flash_of(self, arm: Arm) -> Flash:
         return self.flash.model_copy(update={name: getattr(arm.flash, name) for name in arm.flash.model_fields_set})
 
@@ -283,10 +298,10 @@ class Experiment(Section):
         return self.conditions[arm.condition].kind, self.guards[arm.guard].kind
 
     def _engine(self, arm: Arm) -> tuple[Any, ...]:
-        """What acts in an arm: the policy and its settings, its clock, and limits that do more than measure."""
+        """What acts in an arm: policy, settings, clock, hand-overs, and limits that do more than measure."""
         limits = self.limits[arm.limits] if arm.limits else None
         acting = limits if limits and limits.act else None
-        return arm.policy, arm.flash, arm.settings, arm.execution, arm.clock, acting
+        return arm.policy, arm.flash, arm.settings, arm.execution, arm.clock, arm.handoff, acting
 
     def replayed(self, arm: str) -> str | None:
         """The table of rounds whose latencies an arm replays, or None."""
@@ -326,6 +341,7 @@ class Experiment(Section):
             "condition": self.all_conditions[arm.condition].called(arm.condition),
             "guard": self.guards[arm.guard].called(arm.guard),
             **({"limits": self.limits[arm.limits].called(arm.limits)} if arm.limits else {}),
+            **({"handoff": self.handoffs[arm.handoff].called(arm.handoff)} if arm.handoff else {}),
             "clock": clock.model_dump(mode="json") if isinstance(clock, clocks.Running) else clock,
             **({"server": other} if (other := self.server_of(arm)) else {}),
             **({"execution": execution} if execution else {}),

@@ -16,6 +16,7 @@ from flashtrail.experiment import suites
 from flashtrail.experiment.clocks import MEASURED, PAUSED, Clock
 from flashtrail.experiment.conditions import Condition
 from flashtrail.experiment.guards import Guard
+from flashtrail.experiment.handoff import Handoff
 from flashtrail.experiment.limits import Limits
 
 MAX_SEED = 2**63 - 1  # the tables hold 64 bits
@@ -94,6 +95,7 @@ class ShardSpec(Rollout):
     condition: Condition = Field({"kind": "none"}, validate_default=True)
     guard: Guard = Field({"kind": "none"}, validate_default=True)
     limits: Limits | None = None
+    handoff: Handoff | None = None
     clock: Clock = PAUSED
     server: Server
     video: Video = "none"
@@ -122,7 +124,7 @@ class ShardSpec(Rollout):
         """
         parts = self.model_dump(exclude=_BESIDE_THE_POINT)
         # The suite's own, none: a spec that says nothing of it keeps its digest.
-        for name in ("horizon", "window_lag", "answer", "limits"):
+        for name in ("horizon", "window_lag", "answer", "limits", "handoff"):
             if not parts[name]:
                 del parts[name]
         server = parts["server"]

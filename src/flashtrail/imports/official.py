@@ -288,7 +288,7 @@ def _step_row(record: Mapping[str, Any], index: int) -> dict[str, Any]:
     return {
         "step": index,
         "action": [float(x) for x in action],
-        **dict.fromkeys(schemas.LIMITED_STEP),
+        **dict.fromkeys((*schemas.LIMITED_STEP, "who")),
         "reward": needed(record, "reward"),
         "done": needed_flag(record, "done_after_step"),
         "gripper_closed": action[6] > 0,  # LIBERO: -1 opens, +1 closes

@@ -2,7 +2,8 @@
 
 The loop of the official client, to the step: the first query resets the policy's state; a round's accepted prefix is
 executed, at most `replan_steps` of it; an empty one costs no simulator step and is followed by the next query at once.
-With a running clock the simulator goes on while a round is under way, by the rules of `clock`.
+With hand-overs another may act in the place of a round's chunk, and the policy then begins anew. With a running clock
+the simulator goes on while a round is under way, by the rules of `clock`.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from flashtrail.base.errors import UserError
 from flashtrail.experiment import doubt
 from flashtrail.experiment.clocks import Running as RunningClock
 from flashtrail.experiment.episodes import EpisodeKey
+from flashtrail.experiment.handoff import Handoff
 from flashtrail.experiment.limits import Limits
 from flashtrail.rollouts import clock as clocks
 from flashtrail.rollouts.conditions import Condition
 from flashtrail.rollouts.guards import Guard, GuardRecord, Oracle
+from flashtrail.rollouts.handoff import OTHERS, STOP, Act, Handover, Turn
 from flashtrail.rollouts.latency import Latencies
 from flashtrail.rollouts.limits import Limiter
 from flashtrail.simulators import seeds
@@ -116,6 +119,8 @@ def run_episode(
     condition: Condition,
     guard: Guard | Oracle,
     limits: Limits | None = None,
+    handoff: Handoff | None = None,
+    expert: Callable[[], Act] | None = None,
     seed: int,
     replan_steps: int = 12,
     window_lag: int = 0,
@@ -130,18 +135,20 @@ def run_episode(
     steps ago, the first steps the first action: as a client does that reads the oldest output of a window of frames.
     With `answer` "first" each step executes the mean of the actions that the first round's answer would have: as one
     action, since its chunk in every round would still move to and fro, and a frozen policy does not. `limits` change
-    what is executed, as the last before the simulator.
+    what is executed, as the last before the simulator. `handoff`: when others act; `expert` returns what gives an
+    expert's actions from the state as it is.
 
-    Raises what `policy` raises, UserError for a round whose latency `running` does not know, actions of another robot
-    or limits on what the simulator does not feel, and EpisodeError if MAX_EMPTY_ROUNDS rounds in a row accept nothing
-    at no cost.
+    Raises what `policy` raises, UserError for a round whose latency `running` does not know, actions of another robot,
+    limits on what the simulator does not feel or a hand-over by a signal that is not there, and EpisodeError if
+    MAX_EMPTY_ROUNDS rounds in a row accept nothing at no cost.
     """
     started_at, started = datetime.datetime.now(datetime.UTC), time.perf_counter()
     simulator.reset(key)
     record = EpisodeRecord({})
     limiter = None if limits is None else _limiter(limits, simulator)
+    handover = Handover(handoff, replan_steps, simulator.verdict, expert)
     moving = _Moving(simulator, record, running, window_lag, answer, limiter)
-    success, executed, empty = False, 0, 0
+    success, executed, empty, anew = False, 0, 0, True
     scheduled: str | None = None
     while not success and len(record.steps) < simulator.horizon:
         query = len(record.rounds)
@@ -149,17 +156,22 @@ def run_episode(
         damaged, hit = condition.apply(seen, query)
         given, guarded = guard.restore(damaged, seen) if isinstance(guard, Oracle) else guard.apply(damaged, query)
         noise_seed = seeds.derive(seed, key, "noise", query)
-        reply = policy.infer(given.request(), executed_steps=executed, reset=query == 0, noise_seed=noise_seed)
+        reply = policy.infer(given.request(), executed_steps=executed, reset=anew, noise_seed=noise_seed)
         _check_fit(reply.actions)
         if on_query is not None:
             on_query(Query(query, given, reply, hit, guarded))
-        row = _round_row(reply, record.rounds, scheduled) | {"round": query, "env_step": len(record.steps)}
+        row = _round_row(reply, [] if anew else record.rounds, scheduled)
+        row |= {"round": query, "env_step": len(record.steps), "overlap": moving.overlap(reply.actions, replan_steps)}
         row |= {"condition_applied": hit, "noise_seed": seeds.spelled(noise_seed), **asdict(guarded)}
         latency_seed = seeds.derive(seed, key, "latency", query)
-        timing, executed = moving.round(reply, row["route"], replan_steps, latency_seed, _means(seen, given))
+        turn = handover.turn(row, seeds.derive(seed, key, "handoff", query), len(record.steps))
+        timing, executed = moving.round(reply, row["route"], turn, latency_seed, _means(seen, given))
         record.rounds.append(row | timing)
         scheduled = _scheduled(reply.policy_timing)
+        anew = moving.hand_over(handover, turn)
         success = bool(record.steps) and record.steps[-1]["done"]
+        if turn.who == STOP:
+            break
         empty = 0 if len(record.steps) > row["env_step"] else empty + 1
         if empty >= MAX_EMPTY_ROUNDS:
             raise EpisodeError(
@@ -169,6 +181,7 @@ def run_episode(
     record.episode = _episode_row(record, success, time.perf_counter() - started, verdict) | {
         **asdict(simulator.metrics()),
         **({} if limiter is None else limiter.totals),
+        **handover.totals,
         "started_at": started_at.isoformat(timespec="milliseconds"),
         "task": simulator.prompt,
     }
@@ -229,13 +242,17 @@ class _Moving:
         self._before: tuple[int, Any] | None = None  # the round before: at which step it was asked, and its chunk
         self._in_hand: clocks.Chunk | None = None
         self._due: deque[tuple[clocks.Move, list[float]]] = deque(maxlen=window_lag + 1)  # the oldest is executed
+        self._last = [*_STILL, _OPEN]  # the last action
+        self._asked = 0, (0.0, 0.0)  # at which step the last query was, and its pictures' means
+        self._who: str | None = None  # who acts, where there are hand-overs
 
     def round(
-        self, reply: Reply, route: str, replan_steps: int, latency_seed: list[int], means: tuple[float, float]
+        self, reply: Reply, route: str, turn: Turn, latency_seed: list[int], means: tuple[float, float]
     ) -> tuple[dict[str, Any], int]:
-        """Take the steps of one round; return its columns about time, and how far into its chunk the robot got."""
+        """Take the policy's steps of a round; return its columns about time, and how far into its chunk they got."""
         number, now = len(self._record.rounds), len(self._record.steps)
-        prefix = min(replan_steps, reply.accepted_prefix_len)
+        self._asked, self._who = (now, means), turn.policy
+        prefix = min(turn.chunk, reply.accepted_prefix_len)
         new = clocks.Chunk(number, now, clocks.usable(route, reply.accepted_prefix_len, len(reply.actions)))
         clock, latency, waited = None, None, 0
         if self._running is not None:
@@ -244,7 +261,7 @@ class _Moving:
             waited = min(clocks.control_steps(latency, clock.hz), self._simulator.horizon - now)
         self._actions[number] = self._held(reply.actions, prefix) if self._frozen else reply.actions
         waiting, fresh = clocks.moves(clock, now, waited, prefix, new, self._in_hand)
-        taken = self._take([*waiting, *fresh][: self._simulator.horizon - now], means)
+        taken = self._take([*waiting, *fresh][: self._simulator.horizon - now])
         fresh_taken = max(0, taken - len(waiting))
         self._in_hand = clocks.next_in_hand(new, self._in_hand, now + waited)
         self._actions = {r: a for r, a in self._actions.items() if self._in_hand and r == self._in_hand.round}
@@ -254,7 +271,6 @@ class _Moving:
             "latency_ms": latency,
             "waited_steps": None if clock is None else passed,
             "stale_dropped": None if clock is None else clocks.stale_dropped(passed, prefix),
-            "overlap": None if self._before is None else _overlap(*self._before, reply.actions, now, replan_steps),
         }
         self._before = now, reply.actions
         # The policy counts the actions of its last chunk that are past; those that came too late are past as well.
@@ -266,32 +282,59 @@ class _Moving:
             self._first = np.mean(actions[: prefix or None], axis=0)
         return np.broadcast_to(self._first, np.shape(actions))
 
-    def _take(self, moves: list[clocks.Move], means: tuple[float, float]) -> int:
+    def overlap(self, actions: Any, count: int) -> float | None:
+        """Return by how much (RMS) a chunk asked for now differs from the one before over its first `count` steps."""
+        return None if self._before is None else _overlap(*self._before, actions, len(self._record.steps), count)
+
+    def hand_over(self, handover: Handover, turn: Turn) -> bool:
+        """Let another act, if it is another's turn, and forget the policy's chunks; return whether one did."""
+        steps = self._record.steps
+        count = 0 if steps and steps[-1]["done"] else min(turn.steps, self._simulator.horizon - len(steps))
+        if not count:
+            return False
+        self._in_hand, self._before, self._who = None, None, turn.who
+        self._actions.clear()
+        self._due.clear()
+        act, taken, done = handover.acting(turn.who, self._last[6]), 0, False
+        move = clocks.Move(len(self._record.rounds) - 1, None, False)
+        while taken < count and not done:
+            taken += 1
+            done = self._execute(move, [float(value) for value in act()], render=taken == count)
+        handover.took(turn, taken, len(steps))
+        return True
+
+    def _take(self, moves: list[clocks.Move]) -> int:
         """Take these steps, to success; return how many. Only the last one needs a picture."""
         for index, now in enumerate(moves):
-            steps = self._record.steps
             self._due.append((now, self._action(now)))
-            move, action = self._due[0]
-            step, executed, limited = self._step(action, render=index == len(moves) - 1)
-            steps.append(
-                {
-                    "step": len(steps),
-                    "action": action,
-                    **limited,
-                    "reward": step.reward,
-                    "done": step.done,
-                    "gripper_closed": executed[6] > 0,  # LIBERO: -1 opens, +1 closes
-                    "eef_pos": [float(value) for value in step.eef_pos],
-                    "img_mean": means[0] if index == 0 else None,  # of the undamaged agent view
-                    "img_mean_sent": means[1] if index == 0 else None,  # of the one that the policy was given
-                    "round": move.round,
-                    "offset_in_chunk": move.offset,
-                    "stale": None if self._running is None else move.stale,
-                }
-            )
-            if step.done:
+            if self._execute(*self._due[0], render=index == len(moves) - 1):
                 return index + 1
         return len(moves)
+
+    def _execute(self, move: clocks.Move, action: list[float], render: bool) -> bool:
+        """Take one step and record it; return whether the simulator was done."""
+        steps, (asked_at, means) = self._record.steps, self._asked
+        step, executed, limited = self._step(action, render=render)
+        self._last = action
+        first = len(steps) == asked_at
+        steps.append(
+            {
+                "step": len(steps),
+                "action": action,
+                **limited,
+                "reward": step.reward,
+                "done": step.done,
+                "gripper_closed": executed[6] > 0,  # LIBERO: -1 opens, +1 closes
+                "eef_pos": [float(value) for value in step.eef_pos],
+                "img_mean": means[0] if first else None,  # of the undamaged agent view
+                "img_mean_sent": means[1] if first else None,  # of the one that the policy was given
+                "round": move.round,
+                "offset_in_chunk": move.offset,
+                "stale": None if self._running is None else move.stale,
+                "who": self._who,
+            }
+        )
+        return step.done
 
     def _step(self, action: list[float], render: bool) -> tuple[Step, list[float], dict[str, Any]]:
         """Take one step; return it, what was executed and the columns about limits."""
@@ -307,7 +350,7 @@ class _Moving:
     def _action(self, move: clocks.Move) -> list[float]:
         if move.offset is not None:
             return [float(value) for value in self._actions[move.round][move.offset]]
-        last = self._due[-1][1] if self._due else [*_STILL, _OPEN]
+        last = self._due[-1][1] if self._due else self._last
         repeat = self._running is not None and self._running.clock.while_waiting == "repeat"
         return list(last) if repeat else [*_STILL, last[6]]
 
@@ -392,7 +435,7 @@ def _episode_row(record: EpisodeRecord, success: bool, wall_s: float, verdict: V
         "grasps": verdict and verdict.grasps,
         "lifts": verdict and verdict.lifts,
         **asdict(Metrics()),
-        **dict.fromkeys(schemas.LIMITED),
+        **dict.fromkeys((*schemas.LIMITED, *schemas.HANDED)),
         "first_close_step": closures[0] if closures else None,
         "outcome": "success" if success else "horizon",
         "error": None,
@@ -400,7 +443,7 @@ def _episode_row(record: EpisodeRecord, success: bool, wall_s: float, verdict: V
         "rounds": len(record.rounds),
         "full_rounds": len(record.rounds) - len(accepted),
         "draft_rounds": len(accepted),
-        "executed_actions": len(record.steps),
+        "executed_actions": sum(row["who"] not in OTHERS for row in record.steps),
         "accepted_prefix_mean": sum(accepted) / len(accepted) if accepted else None,
         "wall_s": wall_s,
         "video": None,

@@ -35,7 +35,7 @@ _GAINED = _SPRING**2 * STEP_S * _LEFT  # speed per length of an offset, 1/s
 ROLL_S = STEP_S * _LEFT / (1 - _KEPT)  # 34 ms
 REACH = 1 - (1 + _SPRING * STEP_S) * _LEFT + ROLL_S * _GAINED  # 0.27
 # robosuite's controller takes a turn of exactly zero for none, and goes on to the goal of the last one.
-_NO_TURN = 1e-6
+NO_TURN = 1e-6
 RETREAT_STEPS = 10  # a retreat goes to where the hand was so many steps before, in as many steps at the most
 _SAME = 1e-12
 
@@ -86,7 +86,7 @@ class Limiter:
         if not by:
             moved, turned = asked[:3], asked[3:6]
         if not turned.any():
-            turned[0] = _NO_TURN
+            turned[0] = NO_TURN
         return Sent([*np.clip(moved, -1, 1).tolist(), *np.clip(turned, -1, 1).tolist(), grip], tuple(by))
 
     def felt(self, sense: Sense) -> None:

@@ -58,7 +58,7 @@ def shard_spec(
         }
     spec = {
         **{key: arm[key] for key in _OF_ARM},
-        **({"limits": arm["limits"]} if "limits" in arm else {}),
+        **{key: arm[key] for key in ("limits", "handoff") if key in arm},
         **rollout,
         **{key: execution[key] for key in ("replan_steps", "horizon", "window_lag", "answer") if key in execution},
         "task_id": task,
@@ -70,7 +70,7 @@ def shard_spec(
             **about,
             "condition": json.dumps(arm["condition"], sort_keys=True),
             "guard": json.dumps(arm["guard"], sort_keys=True),
-            **({"limits": json.dumps(arm["limits"], sort_keys=True)} if "limits" in arm else {}),
+            **{key: json.dumps(arm[key], sort_keys=True) for key in ("limits", "handoff") if key in arm},
             **({} if clock == clocks.PAUSED else {"clock": json.dumps(clock, sort_keys=True)}),
             **({"execution": json.dumps(execution, sort_keys=True)} if execution else {}),
         },

@@ -17,6 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 from typing import Any
@@ -25,6 +26,7 @@ from flashtrail.base.errors import UserError
 from flashtrail.experiment.clocks import Running as RunningClock
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.experiment.shard import EXPERT, ShardSpec
+from flashtrail.experiment.suites import suite_of
 from flashtrail.rollouts import conditions, guards, latency
 from flashtrail.rollouts.episode import EpisodeError, PolicySession, Query, Reply, Running, run_episode
 from flashtrail.rollouts.expert import ExpertSession
@@ -172,6 +174,8 @@ class Worker:
             condition=conditions.build(spec.condition, seeds.derive(spec.seed, key, "perturbation")),
             guard=guards.build(spec.guard),
             limits=spec.limits,
+            handoff=spec.handoff,
+            expert=partial(registry.expert, spec.suite, self._simulator) if suite_of(spec.suite).expert else None,
             seed=spec.seed,
             replan_steps=spec.replan_steps,
             window_lag=spec.window_lag,

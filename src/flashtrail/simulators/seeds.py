@@ -14,8 +14,8 @@ import numpy as np
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.experiment.suites import SUITES
 
-Stream = Literal["sim", "noise", "perturbation", "latency"]
-_STREAMS: dict[str, int] = {"sim": 1, "noise": 2, "perturbation": 3, "latency": 4}
+Stream = Literal["sim", "noise", "perturbation", "latency", "handoff"]
+_STREAMS: dict[str, int] = {"sim": 1, "noise": 2, "perturbation": 3, "latency": 4, "handoff": 5}
 _SUITES = {name: code for code, name in enumerate(SUITES)}
 
 

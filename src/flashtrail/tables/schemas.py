@@ -68,6 +68,9 @@ EPISODES = _schema(
     ("stops", _I32, "null"),  # times at which the force took over
     ("worst_excursion_mm", _F64, "null"),  # of a gripper's corner out of the box; below 0: all stayed inside by so much
     ("peak_force_n", _F64, "null"),  # at the wrist, at the ends of control steps
+    # Of an arm with hand-overs (rollouts/handoff.py); null elsewhere.
+    ("interventions", _I32, "null"),  # times at which another took over, the policy became careful or was stopped
+    ("expert_steps", _I32, "null"),  # control steps of the suite's expert
     ("first_close_step", _I32, "null"),  # null: never, or not verified (then gripper_closures is null, too)
     ("outcome", _STR),  # success | horizon | error
     ("error", _STR, "null"),
@@ -121,7 +124,7 @@ ROUNDS = _schema(
 STEPS = _schema(
     *_KEY,
     ("step", _I32),
-    ("action", pa.list_(_F32, 7)),  # as the policy sent it
+    ("action", pa.list_(_F32, 7)),  # as the policy (or who acted in its place) sent it
     # What limits made of it, seven numbers; null, as the next two, where there are none (Parquet has no null of 7).
     ("executed", pa.list_(_F32), "null"),
     ("limited", _STR, "null"),  # the limits that changed it: `step box`; empty: none did
@@ -133,8 +136,9 @@ STEPS = _schema(
     ("img_mean", _F32, "null"),  # of the agent view at a query, undamaged
     ("img_mean_sent", _F32, "null"),  # of the same view as sent to the policy
     ("round", _I32),  # whose chunk the action is from; of a step that held, the round under way
-    ("offset_in_chunk", _I32, "null"),  # null: no action of a chunk, the robot held
+    ("offset_in_chunk", _I32, "null"),  # null: no action of a chunk; the robot held, or another acted
     ("stale", _BOOL, "null"),  # a newer round was under way; null where the simulator waited
+    ("who", _STR, "null"),  # policy | careful | hold | retry | expert (rollouts/handoff.py); null without hand-overs
 )
 
 # What an episode looked like to the policy: a contact sheet of its film (rollouts/film.py).
@@ -190,16 +194,17 @@ LOOKS = _schema(
 METRICS = ("naive_success", "own_success", "printed_success")
 LIMITED = ("limited_steps", "stops", "worst_excursion_mm", "peak_force_n")  # of an episode
 LIMITED_STEP = ("executed", "limited", "force_n")
+HANDED = ("interventions", "expert_steps")  # of an episode
 DOUBT = ("overlap", "sample_spread", "head_spread", "novelty")  # of a round
 _LATER = frozenset(
-    (*METRICS, "steps_used", *DOUBT, *LIMITED, *LIMITED_STEP)
+    (*METRICS, "steps_used", *DOUBT, *LIMITED, *LIMITED_STEP, *HANDED, "who")
 )  # tables of earlier versions lack them: read as empty
 
 # Of an episode that was not verified, such as an imported or a simulated one.
 UNVERIFIED: dict[str, Any] = dict.fromkeys(
     (
         *("verified_success", "verified_reason", "gripper_closures", "grasps", "lifts", "first_close_step"),
-        *(*METRICS, *LIMITED),
+        *(*METRICS, *LIMITED, *HANDED),
     )
 )
 
