@@ -83,6 +83,7 @@ class FamilySettings(Section):
         le=64,
         description="pi0: noises a full round is answered under, for `sample_spread`; none: one",
     )
+    doubt: bool | None = Field(None, description="lift_vla: rounds say head_spread and novelty (docs/lift.md)")
 
 
 class Refit(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from training.lift import recordings
 
-from flashtrail.training.lift import data, files
+from flashtrail.training.lift import data, files, train
 
 LIFT, PUSH = ("Lift the red cube", "Pick up the cube"), ("Push the red cube forward",)
 LENGTH, CLOSE = 16, 8
@@ -72,6 +73,18 @@ def demos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lift")
     write_both(folder, 112)
     return folder
+
+
+@pytest.fixture(scope="session")
+def parent(tmp_path_factory, demos):
+    """An artifact of a few steps' training on `demos`. Not to be changed."""
+    from training.lift.test_trainer import RECIPE, start, trainer
+
+    folder = tmp_path_factory.mktemp("parent")
+    run = trainer(folder, demos, dataclasses.replace(RECIPE, steps=30, rate=2e-3))
+    run.train()
+    train.finish(run, start(run.data))
+    return folder / "artifact"
 
 
 @pytest.fixture(scope="session")

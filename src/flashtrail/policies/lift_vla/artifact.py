@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from flashtrail.policies.lift_vla import clip, statistics
+from flashtrail.policies.lift_vla import clip, doubt, statistics
 from flashtrail.policies.lift_vla.dims import LiftDims
+from flashtrail.policies.lift_vla.errors import ArtifactError
 from flashtrail.policies.lift_vla.model import LiftVLA
 from flashtrail.policies.parts import files, words
 
@@ -27,7 +29,34 @@ def read(directory: Path) -> tuple[LiftVLA, statistics.Stats, dict[str, Any]]:
     files.check_bytes(directory, manifest, (files.MODEL, statistics.FILE, *text_files(dims)))
     with torch.device("meta"):
         model = LiftVLA(dims)
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    model.load_state_dict(files.read_tensors(directory / files.MODEL, shapes), assign=True)
+    _fill(model, directory / files.MODEL)
     stats = statistics.read(directory / statistics.FILE, dims.state_dim, dims.action_dim)
-    return model.requires_grad_(False).eval(), stats, manifest
+    return model, stats, manifest
+
+
+def read_doubt(directory: Path, manifest: dict[str, Any], dims: LiftDims) -> doubt.Doubt:
+    """Return what an artifact says its doubt by; ArtifactError where it has no such file, or another one."""
+    if doubt.FILE not in manifest["files"]:
+        raise ArtifactError(
+            f"{directory} has no {doubt.FILE}: leave the setting doubt out, or make an artifact that has one "
+            "(`python -m flashtrail.training.lift doubt`)"
+        )
+    files.check_bytes(directory, manifest, (doubt.FILE,))
+    with torch.device("meta"):
+        module = doubt.Doubt(dims)
+    _fill(module, directory / doubt.FILE)
+    return module
+
+
+def tokenizer(directory: Path, dims: LiftDims) -> words.Vocabulary | clip.Tokenizer:
+    """Return what makes ids of an instruction; ArtifactError where its files are damaged."""
+    if dims.text.kind == "words":
+        return words.Vocabulary.read(directory / words.FILE, dims.text.rows)
+    return clip.Tokenizer.read(directory, dims.text)
+
+
+def _fill(module: nn.Module, path: Path) -> None:
+    """Read a module's tensors, each checked; it is not to be trained."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    module.load_state_dict(files.read_tensors(path, shapes), assign=True)
+    module.requires_grad_(False).eval()

@@ -21,6 +21,8 @@ VIEWS = ("agent", "wrist")
 PROPRIOCEPTION = 10  # position, two columns of the hand's rotation, finger opening
 # ImageNet's channel statistics, by which torchvision's weights were trained.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Queries (B, horizon, width), what they attend to (B, V or V + 1, width), and what of it is not to be looked at.
+Recalled = tuple[Tensor, Tensor, Tensor | None]
 
 
 class View(nn.Module):
@@ -66,10 +68,7 @@ class LiftVLA(nn.Module):
         self.fused = nn.LayerNorm(dims.width)
         self.hand = nn.Linear(PROPRIOCEPTION, dims.width) if dims.proprioception else None
         self.queries = nn.Parameter(torch.randn(dims.action_horizon, dims.width) / dims.width**0.5)
-        layer = nn.TransformerDecoderLayer(
-            dims.width, dims.heads, dims.feedforward, dropout=0.0, batch_first=True, norm_first=True
-        )
-        self.decoder = nn.TransformerDecoder(layer, dims.layers, nn.LayerNorm(dims.width))
+        self.decoder = nn.TransformerDecoder(decoder_layer(dims), dims.layers, nn.LayerNorm(dims.width))
         self.out = nn.Linear(dims.width, dims.action_dim)
 
     def see(self, pictures: Sequence[Tensor]) -> Tensor:
@@ -92,14 +91,33 @@ class LiftVLA(nn.Module):
 
         `missing` (B, V): views that are not to be looked at.
         """
+        return self.conclude(*self.recall(fused, hand, missing))
+
+    def recall(self, fused: Tensor, hand: Tensor, missing: Tensor | None = None) -> Recalled:
+        """All of `decode` below the decoder's last layer."""
         memory = fused
         if self.hand is not None:
             memory = torch.cat((memory, self.hand(hand)[:, None]), 1)
             if missing is not None:
                 missing = F.pad(missing, (0, 1), value=False)
         queries = self.queries.expand(len(fused), -1, -1)
-        out: Tensor = self.out(self.decoder(queries, memory, memory_key_padding_mask=missing))
+        for layer in self.decoder.layers[:-1]:
+            queries = layer(queries, memory, memory_key_padding_mask=missing)
+        return queries, memory, missing
+
+    def conclude(self, queries: Tensor, memory: Tensor, missing: Tensor | None) -> Tensor:
+        """The last layer of `decode`, and the answer."""
+        assert self.decoder.norm is not None
+        last = self.decoder.layers[-1](queries, memory, memory_key_padding_mask=missing)
+        out: Tensor = self.out(self.decoder.norm(last))
         return out
+
+
+def decoder_layer(dims: LiftDims) -> nn.TransformerDecoderLayer:
+    """One layer of the decoder."""
+    return nn.TransformerDecoderLayer(
+        dims.width, dims.heads, dims.feedforward, dropout=0.0, batch_first=True, norm_first=True
+    )
 
 
 def normalised(pictures: Tensor, dims: LiftDims, offsets: Tensor | None = None) -> list[Tensor]:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flashtrail.policies.lift_vla import artifact, clip, statistics
-from flashtrail.policies.lift_vla.model import LiftVLA, normalised, parts
+from flashtrail.policies.lift_vla.doubt import Doubt
+from flashtrail.policies.lift_vla.model import LiftVLA, Recalled, normalised, parts
 from flashtrail.policies.lift_vla.settings import Settings
 from flashtrail.policies.parts import chunks, words
 
@@ -41,26 +42,24 @@ class LiftPolicy(chunks.ChunkPolicy[_Taken]):
         settings: Settings,
         device: str = "cpu",
         action_stats: str | None = None,
+        doubt: Doubt | None = None,
     ) -> None:
         super().__init__(device)
         self.model, self.stats, self.settings = model.to(device), stats, settings
         self._tokenizer, self._manifest, self._action_stats = tokenizer, manifest, action_stats
+        self._doubt = None if doubt is None else doubt.to(device)
         self._said: dict[str, tuple[Tensor, list[str]]] = {}
 
     @classmethod
     def load(cls, directory: Path, settings: Settings, device: str, action_stats: Path | None) -> LiftPolicy:
         """From an artifact; ArtifactError in one line. `action_stats`: a file whose statistics unnormalise instead."""
         model, stats, manifest = artifact.read(directory)
-        dims = model.dims
-        tokenizer: words.Vocabulary | clip.Tokenizer
-        if dims.text.kind == "words":
-            tokenizer = words.Vocabulary.read(directory / words.FILE, dims.text.rows)
-        else:
-            tokenizer = clip.Tokenizer.read(directory, dims.text)
+        tokenizer = artifact.tokenizer(directory, model.dims)
+        doubt = artifact.read_doubt(directory, manifest, model.dims) if settings.doubt else None
         if action_stats is not None:
             stats = stats.with_actions_of(action_stats)
         name = None if action_stats is None else action_stats.name  # anybody may ask for it: no path
-        return cls(model, stats, tokenizer, manifest, settings, device, name)
+        return cls(model, stats, tokenizer, manifest, settings, device, name, doubt)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -102,7 +101,7 @@ class LiftPolicy(chunks.ChunkPolicy[_Taken]):
         return self._said[prompt]
 
     def answer(self, rounds: Sequence[_Taken]) -> list[dict[str, Any]]:
-        """See `ChunkPolicy`. Stages: encoder (pictures), prefill (attention to the text), then the decoder."""
+        """See `ChunkPolicy`. Stages: encoder (pictures), prefill (attention to the text), decoder and doubt."""
         marks = chunks.Marks(self.device)
         model, device = self.model, self.device
         longest = max(len(one.text) for one in rounds)
@@ -115,10 +114,23 @@ class LiftPolicy(chunks.ChunkPolicy[_Taken]):
         marks.mark()
         fused = model.fuse(seen, text, absent)
         marks.mark()
-        answers = model.decode(fused, hand, missing if bool(missing.any()) else None).cpu().numpy()
+        recalled = model.recall(fused, hand, missing if bool(missing.any()) else None)
+        answers = model.conclude(*recalled).cpu().numpy()
+        doubts = [{}] * len(rounds) if self._doubt is None else self._doubts(self._doubt, seen, recalled)
         marks.mark()
         timing = marks.timing(len(rounds))
-        return [self._reply(answer, one, timing) for answer, one in zip(answers, rounds, strict=True)]
+        return [
+            self._reply(answer, one, timing | doubted)
+            for answer, one, doubted in zip(answers, rounds, doubts, strict=True)
+        ]
+
+    def _doubts(self, doubt: Doubt, seen: Tensor, recalled: Recalled) -> list[dict[str, float]]:
+        """Each round's `head_spread`, RMS of the heads' deviation (the gripper's apart, as sent), and `novelty`."""
+        chunks_of_heads = self.stats.actions(doubt.answers(recalled).cpu().numpy())
+        motion = chunks_of_heads[:, :, : self.settings.max_exec_steps, :-1]
+        spreads = np.sqrt(motion.var(axis=1, ddof=1).mean(axis=(1, 2))).tolist()
+        distances = doubt.novelty(seen).cpu().tolist()
+        return [{"head_spread": s, "novelty": d} for s, d in zip(spreads, distances, strict=True)]
 
     def _reply(self, answer: NDArray[Any], one: _Taken, timing: Mapping[str, Any]) -> dict[str, Any]:
         accepted = min(self.settings.max_exec_steps, len(answer))

@@ -10,6 +10,9 @@ from flashtrail.base import commands
 STEPS = {
     "demonstrations": "flashtrail.training.lift.demonstrations",
     "train": "flashtrail.training.lift.train",
+    "refit": "flashtrail.training.lift.refit",
+    "doubt": "flashtrail.training.lift.doubt",
+    "doubt-figures": "flashtrail.training.lift.doubt_figures",
     "card": "flashtrail.training.lift.card",
 }
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,23 @@ class Frames:
     def __len__(self) -> int:
         return len(self.states)
 
-    def balanced(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Draw frames with every task equally likely."""
-        pools = [np.flatnonzero(self.task == task) for task in np.unique(self.task)]
-        return np.array([rng.choice(pools[k]) for k in rng.integers(0, len(pools), count)])
+    def pools(self, first: int = 0, end: int | None = None) -> list[NDArray[np.int64]]:
+        """Rows from `first` to before `end`, task by task."""
+        tasks = self.task[first:end]
+        return [first + np.flatnonzero(tasks == task) for task in np.unique(tasks)]
+
+    def resampled(self, seed: int) -> list[NDArray[np.int64]]:
+        """Rows of as many whole demonstrations of each task, drawn with replacement (a bootstrap sample)."""
+        rng, out = np.random.default_rng(seed), []
+        for pool in self.pools():
+            demos = np.unique(self.demo[pool])
+            out.append(np.concatenate([pool[self.demo[pool] == demo] for demo in rng.choice(demos, len(demos))]))
+        return out
+
+
+def draw(pools: Sequence[NDArray[np.int64]], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw rows with every pool equally likely."""
+    return np.array([rng.choice(pools[k]) for k in rng.integers(0, len(pools), count)], np.int64)
 
 
 @dataclass(frozen=True)
@@ -84,11 +98,41 @@ def load(source: Path, horizon: int = 10) -> Material:
     """Read `source`, a demonstrations' file or a folder with demos.hdf5 and perhaps scenes.hdf5; UserError if unfit."""
     path = source / DEMONSTRATIONS if source.is_dir() else source
     scenes = path.with_name(SCENES)
+    parts, instructions = _read(path, horizon, ("train", "valid"))
+    if strange := sorted(set(parts["valid"].task.tolist()) - set(instructions)):
+        raise UserError(f"{path}: task {strange[0]} is in mask/valid but not in mask/train: record more of it")
+    return Material(parts["train"], parts["valid"], _scenes(scenes, parts["train"].views.shape), instructions)
+
+
+def with_corrections(data: Material, path: Path, horizon: int) -> Material:
+    """Append the demonstrations in a file's mask/train to those of `data` that are trained on; UserError if unfit.
+
+    What a corrector did in one go is one demonstration: its chunks do not reach into what the policy did next.
+    """
+    more, instructions = demonstrations(path, horizon)
+    own = data.train
+    if own.views.shape[1:] != more.views.shape[1:]:
+        raise UserError(f"{path}: its views are {more.views.shape[1:]}, the demonstrations' {own.views.shape[1:]}")
+    joined = {name: np.concatenate((getattr(own, name), getattr(more, name))) for name in Frames.__dataclass_fields__}
+    said = {task: list(texts) for task, texts in data.instructions.items()}
+    for task, texts in instructions.items():
+        said[task] = list(dict.fromkeys([*said.get(task, []), *texts]))
+    return replace(data, train=Frames(**joined), instructions=said)
+
+
+def demonstrations(path: Path, horizon: int) -> tuple[Frames, dict[int, list[str]]]:
+    """Read the demonstrations in a file's mask/train (it needs no mask/valid), and their instructions by task."""
+    parts, instructions = _read(path, horizon, ("train",))
+    return parts["train"], instructions
+
+
+def _read(path: Path, horizon: int, wanted: Sequence[str]) -> tuple[dict[str, Frames], dict[int, list[str]]]:
+    """Frames by mask, and the instructions of mask/train by task."""
     try:
         with h5py.File(path, "r") as file:
-            names = {part: [name.decode() for name in _array(file, f"mask/{part}")] for part in ("train", "valid")}
+            names = {part: [name.decode() for name in _array(file, f"mask/{part}")] for part in wanted}
             if not all(names.values()):
-                raise UserError(f"{path}: mask/train or mask/valid is empty: record more demonstrations")
+                raise UserError(f"{path}: {' or '.join(f'mask/{part}' for part in wanted)} is empty: record more")
             parts = {part: _frames(file, own, horizon) for part, own in names.items()}
             instructions: dict[int, list[str]] = {}
             for name in names["train"]:
@@ -97,9 +141,7 @@ def load(source: Path, horizon: int = 10) -> Material:
                     said.append(text)
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: no demonstrations to train on ({error}); see `flashtrail check-dataset`") from None
-    if strange := sorted(set(parts["valid"].task.tolist()) - set(instructions)):
-        raise UserError(f"{path}: task {strange[0]} is in mask/valid but not in mask/train: record more of it")
-    return Material(parts["train"], parts["valid"], _scenes(scenes, parts["train"].views.shape), instructions)
+    return parts, instructions
 
 
 def _array(group: h5py.Group, name: str) -> NDArray[Any]:

@@ -126,13 +126,16 @@ def trainer_of(directory: Path, data: material.Material, start: Start, recipe: R
     return Trainer(directory, data, stats, start.policy, start.ids, recipe)
 
 
-def finish(trainer: Trainer, start: Start) -> None:
-    """Write OUT/artifact and OUT/offline.json of the best step's averaged weights, and print the figures."""
+def finish(trainer: Trainer, start: Start, parent: str | None = None) -> None:
+    """Write OUT/artifact and OUT/offline.json of the best step's averaged weights, and print the figures.
+
+    `parent`: the digest of the artifact that training began from, if any.
+    """
     trainer.take_best()
     figures = trainer.check()
     tensors = trainer.average.policy.state_dict()
     stats = json_load(trainer.directory / statistics.FILE)
-    manifest = artifact.write(trainer.directory / "artifact", FAMILY, trainer.dims, tensors, stats, start.files)
+    manifest = artifact.write(trainer.directory / "artifact", FAMILY, trainer.dims, tensors, stats, start.files, parent)
     frames = {part: len(getattr(trainer.data, part)) for part in ("train", "valid", "scenes")}
     about = {"step": trainer.state.best_step, "seconds": trainer.state.seconds, "frames": frames}
     known = {name: None if math.isnan(value) else value for name, value in figures.items()}

@@ -21,7 +21,7 @@ from flashtrail.policies.lift_vla.model import LiftVLA, normalised
 from flashtrail.policies.lift_vla.statistics import Stats
 from flashtrail.policies.parts.words import UNKNOWN
 from flashtrail.training.lift import offline
-from flashtrail.training.lift.data import Frames, Material
+from flashtrail.training.lift.data import Frames, Material, draw
 from flashtrail.training.lift.recipe import Recipe
 from flashtrail.training.loop import Loop
 
@@ -57,7 +57,8 @@ class Trainer(Loop):
     `policy`: the network to start from, its text encoder (and its backbone) loaded; `ids`: an instruction -> ids.
     """
 
-    parts, columns = ("motion", "gripper", "cube"), offline.COLUMNS
+    parts: tuple[str, ...] = ("motion", "gripper", "cube")
+    columns: tuple[str, ...] = offline.COLUMNS
 
     def __init__(
         self, directory: Path, data: Material, stats: Stats, policy: LiftVLA, ids: dict[str, list[int]], recipe: Recipe
@@ -77,15 +78,8 @@ class Trainer(Loop):
 
     def batch(self, frames: Frames, rows: NDArray[np.int64], rng: np.random.Generator, augmented: bool) -> Batch:
         """Draw everything random about a batch: which instruction, pixels, state noise, scenes."""
-        recipe, dims, scenes = self.recipe, self.dims, self.data.scenes
-        views, cube = frames.views[rows], frames.cube[rows]
-        if augmented and len(scenes) and recipe.scenes:
-            drawn = rng.integers(0, len(scenes), recipe.scenes)
-            views, cube = np.concatenate((views, scenes.views[drawn])), np.concatenate((cube, scenes.cube[drawn]))
-        offsets = self._offsets(len(views), rng) if augmented else None
-        pictures = normalised(torch.from_numpy(views[:, : dims.views]), dims, offsets)
-        if augmented and not dims.blind:
-            pictures = [self._lit(picture, rng) for picture in pictures]
+        recipe, dims = self.recipe, self.dims
+        pictures, cube = self._looked_at(frames, rows, rng, augmented)
         hand = self.stats.proprioception(frames.states[rows])
         missing = None
         if augmented:
@@ -103,6 +97,25 @@ class Trainer(Loop):
             torch.from_numpy(frames.valid[rows]),
             torch.from_numpy(cube / CUBE_M),
         )
+
+    def _looked_at(
+        self, frames: Frames, rows: NDArray[np.int64], rng: np.random.Generator, augmented: bool
+    ) -> tuple[list[Tensor], NDArray[np.float32]]:
+        """What `_see` takes for these rows and the scenes drawn beside them, and cube minus hand, m."""
+        recipe, dims, scenes = self.recipe, self.dims, self.data.scenes
+        views, cube = frames.views[rows], frames.cube[rows]
+        if augmented and len(scenes) and recipe.scenes:
+            drawn = rng.integers(0, len(scenes), recipe.scenes)
+            views, cube = np.concatenate((views, scenes.views[drawn])), np.concatenate((cube, scenes.cube[drawn]))
+        offsets = self._offsets(len(views), rng) if augmented else None
+        pictures = normalised(torch.from_numpy(views[:, : dims.views]), dims, offsets)
+        if augmented and not dims.blind:
+            pictures = [self._lit(picture, rng) for picture in pictures]
+        return pictures, cube
+
+    def _see(self, policy: LiftVLA, pictures: list[Tensor]) -> Tensor:
+        """Tokens (B, V, width) of `_looked_at`'s pictures."""
+        return policy.see(pictures)
 
     def _offsets(self, count: int, rng: np.random.Generator) -> Tensor | None:
         """Shifts of the crop by at most `shift` px, within the view: a pixel is about a centimetre on the table."""
@@ -134,7 +147,7 @@ class Trainer(Loop):
     def losses(self, learner: Learner, batch: Batch) -> dict[str, Tensor]:
         """Return the losses of motion, gripper and cube, the answer (B, horizon, 7) and the cube's place."""
         policy, count = learner.policy, len(batch.hand)
-        seen = policy.see(batch.pictures)
+        seen = self._see(policy, batch.pictures)
         fused = policy.fuse(seen[:count], *self._text(policy, batch))
         answer = policy.decode(fused, batch.hand, batch.missing)
         weight = batch.valid * torch.where(torch.arange(answer.shape[1]) < self.recipe.first, 2.0, 1.0)
@@ -154,21 +167,34 @@ class Trainer(Loop):
 
     def step_losses(self, rng: np.random.Generator) -> dict[str, Tensor]:
         """See `Loop`."""
-        recipe, rows = self.recipe, self.data.train.balanced(self.recipe.batch, rng)
-        losses = self.losses(self.learner, self.batch(self.data.train, rows, rng, augmented=True))
+        recipe = self.recipe
+        losses = self.losses(self.learner, self.batch(self.data.train, self._rows(rng), rng, augmented=True))
         loss = losses["motion"] + recipe.gripper * losses["gripper"] + recipe.auxiliary * losses["cube"]
         return losses | {"loss": loss}
 
-    @torch.no_grad()
+    def _rows(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """A step's frames: every task equally likely."""
+        return draw(self.data.train.pools(), self.recipe.batch, rng)
+
     def check(self) -> dict[str, float]:
-        """Return the averaged weights' figures on every held-out frame (`offline.COLUMNS`)."""
-        frames, rng = self.data.valid, np.random.default_rng([self.recipe.seed, 999_999])
-        parts = []
-        for rows in np.array_split(np.arange(len(frames)), -(-len(frames) // 64)):
-            parts.append((len(rows), self.losses(self.average, self.batch(frames, rows, rng, augmented=False))))
-        mean = {k: sum(n * part[k].item() for n, part in parts) / len(frames) for k in ("motion", "gripper")}
+        """Return the averaged weights' figures on every held-out frame (`columns`)."""
+        return self.figures(self.average)
+
+    def figures(self, learner: Learner) -> dict[str, float]:
+        """Return what `check` returns, of any weights."""
+        frames = self.data.valid
+        mean, grip, cube = self.measure(learner, frames, np.arange(len(frames)))
+        return {f"held_out_{name}": value for name, value in mean.items()} | offline.figures(frames, grip, cube)
+
+    @torch.no_grad()
+    def measure(
+        self, learner: Learner, frames: Frames, chosen: NDArray[np.int64]
+    ) -> tuple[dict[str, float], NDArray[np.float32], NDArray[np.float32]]:
+        """Return loss, motion and gripper of these frames, the first action's gripper (F,), and the cube (F, 3), m."""
+        rng, parts = np.random.default_rng([self.recipe.seed, 999_999]), []
+        for rows in np.array_split(chosen, -(-len(chosen) // 64)):
+            parts.append((len(rows), self.losses(learner, self.batch(frames, rows, rng, augmented=False))))
+        mean = {k: sum(n * part[k].item() for n, part in parts) / len(chosen) for k in ("motion", "gripper")}
         grip = torch.cat([part["answer"][:, 0, -1] for _, part in parts]).numpy()
         cube = torch.cat([part["place"] for _, part in parts]).numpy() * CUBE_M
-        loss = mean["motion"] + self.recipe.gripper * mean["gripper"]
-        held = {"held_out_loss": loss, "held_out_motion": mean["motion"], "held_out_gripper": mean["gripper"]}
-        return held | offline.figures(frames, grip, cube)
+        return {"loss": mean["motion"] + self.recipe.gripper * mean["gripper"], **mean}, grip, cube
