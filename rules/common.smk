@@ -367,7 +367,7 @@ def evidence_files(arms=None):
     """Everything that claims and the final report are computed from, as lists of files by kind."""
     arms = list(EXPERIMENT.arms) if arms is None else arms
     policies = EXPERIMENT.used_policies
-    converted = [policy for policy in policies if policy in CONVERTED]
+    converted, refitted = ([policy for policy in policies if policy in kind] for kind in (CONVERTED, REFITTED))
     return {
         **{table: [f"results/tables/{file_name(arm)}/{table}.parquet" for arm in arms] for table in TABLES},
         "summaries": [f"results/summaries/{file_name(arm)}.json" for arm in arms],
@@ -379,14 +379,16 @@ def evidence_files(arms=None):
         "boots": [f"results/smoke/{policy}/boot.json" for policy in policies],
         "smokes": [f"results/smoke/{policy}/ledger.json" for policy in policies],
         "environments": ["results/environments/model.json", FILES.simulators],
-        "measured": list(EXPERIMENT.measured.files.values()),
+        "measured": [*EXPERIMENT.measured.files.values(), *(f"results/measured/refit_{p}.json" for p in refitted)],
     }
 
 
 def corrections_of(wildcards):
     """What a refit is trained on beside demonstrations: the corrections of its arms, task by task."""
     arms = EXPERIMENT.policies[wildcards.policy].refit.corrections
-    return [f"results/corrections/{file_name(arm)}/task_{task}.hdf5" for arm in arms for task in EXPERIMENT.tasks_of(arm)]
+    return [
+        f"results/corrections/{file_name(arm)}/task_{task}.hdf5" for arm in arms for task in EXPERIMENT.tasks_of(arm)
+    ]
 
 
 def sheet_files(arms):

@@ -8,7 +8,7 @@
 #   results/lift/{demos,scenes}.hdf5              demonstrations and scenes of Lift, where a refit names no others
 #   results/corrections/{arm}/task_{task}.hdf5    frames before the expert's steps, and what it did (training/lift/files.py)
 #   results/artifacts/{policy}/base/              the refit, served as any artifact
-#   results/refits/{policy}.json                  steps of corrections, seconds, figures before and after
+#   results/measured/refit_{policy}.json          how many corrections, their steps, the seconds of the refit
 
 
 rule record_lift_demonstrations:
@@ -63,7 +63,7 @@ rule refit_policy:
         corrections=corrections_of,
     output:
         manifest="results/artifacts/{policy}/base/manifest.json",
-        record="results/refits/{policy}.json",
+        record="results/measured/refit_{policy}.json",
     wildcard_constraints:
         policy=one_of(REFITTED),
     log:

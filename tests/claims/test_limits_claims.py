@@ -51,7 +51,9 @@ def test_each_claim_of_the_document_names_an_arm_of_its_profile_and_each_limited
     table_, measured = experiment.limits["table"], experiment.limits["measured"]
     assert table_.box == measured.box and table_.act and not measured.act
     pairs = {
-        arm: "limits_none" if arm == "limits_nano" else f"{arm}_none" for arm in experiment.arms if "none" not in arm
+        arm: "limits_none" if arm == "limits_nano" else f"{arm}_none"
+        for arm, own in experiment.arms.items()
+        if own.limits == "table"
     }
     for arm, control in pairs.items():
         own, other = (experiment.arm(name) for name in (arm, control))

@@ -63,14 +63,14 @@ def actions(path: Path) -> np.ndarray:
         return np.concatenate([file[f"data/{name}/actions"][:] for name in names])
 
 
-SPANS = [(None, None, (0, 30)), (5, None, (0, 24)), (5, 7, (17, 24)), (2, 99, (0, 9))]
+SPANS = [(None, None, 6, (0, 30)), (5, None, 5, (0, 24)), (5, 7, 2, (17, 24)), (2, 99, 2, (0, 9))]
 
 
-@pytest.mark.parametrize(("count", "keep", "span"), SPANS)
-def test_the_first_so_many_are_trained_on_and_a_queue_keeps_the_last_steps(tmp_path, parts, count, keep, span):
+@pytest.mark.parametrize(("count", "keep", "whole", "span"), SPANS)
+def test_the_first_so_many_are_trained_on_and_a_queue_keeps_the_last_steps(tmp_path, parts, count, keep, whole, span):
     every = np.concatenate([actions_of(part) for part in parts])
     target = tmp_path / "gathered.hdf5"
-    assert files.gather(parts, count, keep, target) == span[1] - span[0]
+    assert files.gather(parts, count, keep, target) == (whole, span[1] - span[0])
     assert np.array_equal(actions(target), every[slice(*span)].astype(np.float32))
     frames, _ = data.demonstrations(target, 10)
     assert len(frames) == span[1] - span[0] and frames.views.shape[1:] == (2, 112, 112, 3)
@@ -145,7 +145,7 @@ def test_corrections_show_what_the_episode_saw_and_what_the_expert_did(tmp_path)
     assert np.abs(state - np.stack([row["seen"][2] for row in mine])).max() < 1e-5
     # Tables keep float32, so that a pixel at an edge may be another one; a step to either side many are.
     shown = np.stack([shrink(row["seen"][1]) for row in mine])
-    assert (wrist != shown).mean() < 1e-3 < (wrist[1:] != shown[:-1]).mean() / 10
+    assert (wrist != shown).mean() < 1e-2 < (wrist[1:] != shown[:-1]).mean()
     assert np.array_equal(label, np.array([row["action"] for row in mine], np.float32))
 
 

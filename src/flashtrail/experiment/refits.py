@@ -28,7 +28,7 @@ def check(experiment: Experiment) -> None:
         for name, refit in made.items():
             check_one(experiment, name, refit)
     for name, arm in experiment.all_arms.items():
-        for source in set(_arms_behind(experiment, arm.policy, ())):
+        for source in dict.fromkeys(_arms_behind(experiment, arm.policy, ())):
             if shared := _starts(experiment, name) & _starts(experiment, source):
                 task, start = min(shared)
                 raise ValueError(

@@ -150,8 +150,8 @@ def join(parts: Sequence[Path], target: Path) -> None:
             joined[f"mask/{name}"] = np.array(members, "S16")
 
 
-def gather(parts: Sequence[Path], count: int | None, keep: int | None, target: Path) -> int:
-    """Put the first `count` corrections of files into one, all of them in mask/train; return their number of steps.
+def gather(parts: Sequence[Path], count: int | None, keep: int | None, target: Path) -> tuple[int, int]:
+    """Put the first `count` corrections of files into one, all of them in mask/train; return how many, and their steps.
 
     `count` None: all. With `keep` only the last so many steps, as a queue would hold. UserError where there are fewer.
     """
@@ -170,9 +170,10 @@ def gather(parts: Sequence[Path], count: int | None, keep: int | None, target: P
             kept = min(len(data[name]["actions"]), left)
             _keep_last(data, name, int(kept))
             left -= kept
+        corrections = len(data)
         data.attrs["total"] = total = sum(len(one["actions"]) for one in data.values())
         gathered["mask/train"] = np.array([name.encode() for name in names if name in data], "S16")
-    return total
+    return corrections, total
 
 
 def _keep_last(data: h5py.Group, name: str, count: int) -> None:
