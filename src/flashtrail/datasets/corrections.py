@@ -17,8 +17,7 @@ import numpy as np
 
 from flashtrail.base.errors import UserError
 from flashtrail.base.provenance import write_atomic
-from flashtrail.datasets import replayed
-from flashtrail.datasets.replayed import Recorded
+from flashtrail.datasets.replayed import NEAR_GREY, NEAR_M
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.experiment.shard import EXPERT
 from flashtrail.rollouts import conditions
@@ -34,7 +33,7 @@ Row = dict[str, Any]
 def record(shard: Path, arm: Row, task: int, target: Path) -> str:
     """Write the corrections in a shard's tables to `target`, in the order of its episodes; return what to say of it.
 
-    `arm`: as `config.Experiment.arm` gives it. An episode that the replay did not repeat is left out and named.
+    `arm`: as `config.Experiment.arm` gives it. What comes after a replay became another episode is left out and named.
     UserError where there is no correction. This process must not have had a simulator.
     """
     rows = {
@@ -43,20 +42,17 @@ def record(shard: Path, arm: Row, task: int, target: Path) -> str:
     steps: dict[tuple[int, int], list[Row]] = defaultdict(list)
     for step in sorted(rows["steps"].to_pylist(), key=lambda step: step["step"]):
         steps[step["init_state"], step["repeat"]].append(step)
-
-    def damaged(key: EpisodeKey) -> Condition:
-        return conditions.build(arm["condition"], seeds.derive(arm["seed"], key, "perturbation"))
-
     stage = Stage(task, arm["rollout"]["hard_reset"], arm["seed"])
     found: list[files.Demonstration] = []
     others, alone = [], arm.get("server") == EXPERT
     for episode in sorted(rows["episodes"].to_pylist(), key=lambda row: (row["init_state"], row["repeat"])):
-        own = steps[episode["init_state"], episode["repeat"]]
+        key = EpisodeKey(arm["suite"], task, episode["init_state"], episode["repeat"])
+        own = steps[key.init_state, key.repeat]
         if turns := interventions(own, alone):
-            one = replayed.episode(arm["arm"], task, episode, steps)
-            made, differs = _play(stage, one, episode, own, turns, damaged(EpisodeKey(arm["suite"], task, *one.begin)))
-            found += [] if differs else made
-            others += [f"{one.name}: {differs}"] if differs else []
+            condition = conditions.build(arm["condition"], seeds.derive(arm["seed"], key, "perturbation"))
+            made, differs = _play(stage, key, episode, own, turns, condition)
+            found += made
+            others += [f"init state {key.init_state}, repeat {key.repeat}: {differs}"] if differs else []
     if not found:
         why = f"no replay repeated its record ({others[0]})" if others else "the expert never acted"
         raise UserError(f"{arm['arm']}, task {task}: no corrections: {why}")
@@ -76,31 +72,33 @@ def interventions(steps: Sequence[Row], alone: bool) -> list[range]:
 
 
 def _play(
-    stage: Stage, one: Recorded, episode: Row, rows: Sequence[Row], turns: Sequence[range], condition: Condition
+    stage: Stage, key: EpisodeKey, episode: Row, rows: Sequence[Row], turns: Sequence[range], condition: Condition
 ) -> tuple[list[files.Demonstration], str]:
-    """Replay an episode; return its corrections and, where it became another episode, why."""
-    turn_of = {step: number for number, turn in enumerate(turns) for step in turn}
-    made: list[list[dict[str, Any]]] = [[] for _ in turns]
-    path, grey, end = [], 0.0, None
-    stage.begin(*one.begin)
-    for step, action in enumerate(one.actions):
-        path.append(np.array(stage.obs["robot0_eef_pos"]))
-        row = None
-        if step in turn_of:
-            label = np.array(rows[step]["action"])
-            seen = stage.simulator.observe()
-            given, _ = condition.apply(seen, rows[step]["round"])
-            row = {"obs": stage.look(given), "states": stage.env.sim.get_state().flatten(), "actions": label}
-            if step in one.grey:
-                grey = max(grey, abs(float(seen.agent.mean()) - one.grey[step]))
-        _, done = stage.step(action.astype(np.float64), render=step + 1 in turn_of)
-        end = step + 1 if done and end is None else end
-        if row is not None:
-            about = {"executed_actions": action, "rewards": stage.env.reward(), "dones": done, "intervention": True}
-            made[turn_of[step]].append(row | about)
-    differs = replayed.difference(one, np.array(path), grey, end)[1]
-    model, said = stage.env.model.get_xml(), stage.simulator.prompt
-    success, verified = bool(episode["success"]), bool(episode["verified_success"])
+    """Replay an episode to its last correction; return those before it became another one, and when it did."""
+    turn_of = {step: turn for turn in turns for step in turn}
+    made: dict[range, list[Row]] = {turn: [] for turn in turns}
+    differs = ""
+    stage.begin(key.init_state, key.repeat)
+    for step, row in enumerate(rows[: turns[-1].stop]):
+        seen = stage.simulator.observe() if step in turn_of else None
+        hand = np.array(stage.obs["robot0_eef_pos"])
+        off = float(np.linalg.norm(hand - rows[step - 1]["eef_pos"])) if step else 0.0
+        known = seen is not None and row["img_mean"] is not None
+        grey = abs(float(seen.agent.mean()) - row["img_mean"]) if seen is not None and known else 0.0
+        if off > NEAR_M or grey > NEAR_GREY:
+            differs = f"from step {step} on another episode: {off * 1e3:.2g} mm, {grey:.2g} grey levels off"
+            break
+        executed = np.array(row["action"] if row["executed"] is None else row["executed"])
+        shown: Row = {}
+        if seen is not None:
+            shown = {"obs": stage.look(condition.apply(seen, row["round"])[0]), "actions": np.array(row["action"])}
+            shown |= {"states": stage.env.sim.get_state().flatten(), "intervention": True}
+        _, done = stage.step(executed, render=step + 1 in turn_of)
+        if shown:
+            about = {"executed_actions": executed, "rewards": stage.env.reward(), "dones": done}
+            made[turn_of[step]].append(shown | about)
     facts = {"task": stage.task_id, "arm": episode["arm"], "sigma": 0.0}
-    facts |= {key: episode[key] for key in ("init_state", "repeat", "seed")}
-    return [files.Demonstration(own, said, success, verified, model, facts) for own in made], differs
+    facts |= {name: episode[name] for name in ("init_state", "repeat", "seed")}
+    ends = stage.simulator.prompt, bool(episode["success"]), bool(episode["verified_success"])
+    model, whole = stage.env.model.get_xml(), [own for turn, own in made.items() if len(own) == len(turn)]
+    return [files.Demonstration(own, *ends, model, facts) for own in whole], differs

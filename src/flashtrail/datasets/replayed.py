@@ -203,27 +203,17 @@ def _play(scene: _OfRun | _OfDemonstrations | _OfPick2d, one: Recorded, out: Pat
             if scene.step([float(value) for value in action]) and end is None:
                 end = step + 1
     rows = np.array(states)
-    metres, differs = difference(one, rows[:, :3], grey, end)
+    count = min(len(one.path), len(rows) - one.since)
+    off = np.linalg.norm(rows[one.since : one.since + count, :3] - one.path[:count], axis=1)
+    metres, differs = float(off.max(initial=0.0)), ""
+    if end != one.end:
+        differs = f"success at step {end or 'none'}, on record {one.end or 'none'}"
+    elif metres > NEAR_M or grey > NEAR_GREY:
+        differs = f"the hand is up to {metres * 1e3:.2g} mm off, the picture's mean {grey:.2g} grey levels"
     vectors = {STATE: rows, ACTION: one.actions if one.labels is None else one.labels}
     vectors |= {} if one.labels is None else {EXECUTED: one.actions}
     pixels = {camera: np.array(seen) for camera, seen in samples.items()}
     return Outcome(one.name, Played(scene.prompt, vectors, films, pixels), size, end is not None, metres, grey, differs)
-
-
-def difference(one: Recorded, path: NDArray[Any], grey: float, end: int | None) -> tuple[float, str]:
-    """Return how far a replay was from its record, m, and why it is another episode; empty: it is not.
-
-    `path`: where the hand was before each action, m (T, 3). `grey`: by how much a picture's mean differed. `end`: the
-    number of steps to success.
-    """
-    count = min(len(one.path), len(path) - one.since)
-    off = np.linalg.norm(path[one.since : one.since + count] - one.path[:count], axis=1)
-    metres = float(off.max(initial=0.0))
-    if end != one.end:
-        return metres, f"success at step {end or 'none'}, on record {one.end or 'none'}"
-    if metres > NEAR_M or grey > NEAR_GREY:
-        return metres, f"the hand is up to {metres * 1e3:.2g} mm off, the picture's mean {grey:.2g} grey levels"
-    return metres, ""
 
 
 # --- records ---
@@ -264,7 +254,7 @@ def of_run(root: Path, arm: str, successful: bool, limit: int | None) -> Iterato
             steps = defaultdict(list)
             for step in rows:
                 steps[step["init_state"], step["repeat"]].append(step)
-            yield settings, [episode(arm, shard.task_id, e, steps) for e in wanted[:limit] if e["steps"]]
+            yield settings, [_episode(arm, shard.task_id, e, steps) for e in wanted[:limit] if e["steps"]]
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{root}: {arm}'s record is damaged ({type(error).__name__}: {error})") from None
 
@@ -273,14 +263,13 @@ def _earned(episode: Mapping[str, Any]) -> bool:
     return bool(episode["success"]) and episode["verified_success"] is not False
 
 
-def episode(
-    arm: str, task: int, row: Mapping[str, Any], steps: Mapping[tuple[int, int], list[dict[str, Any]]]
+def _episode(
+    arm: str, task: int, episode: Mapping[str, Any], steps: Mapping[tuple[int, int], list[dict[str, Any]]]
 ) -> Recorded:
-    """Return an episode's record from its row and its steps, by init state and repeat; ValueError for missing steps."""
-    key = (row["init_state"], row["repeat"])
+    key = (episode["init_state"], episode["repeat"])
     own = sorted(steps[key], key=lambda step: step["step"])
-    if [step["step"] for step in own] != list(range(row["steps"])):
-        raise ValueError(f"episode {task}/{key[0]}/{key[1]} has not each of its {row['steps']} steps")
+    if [step["step"] for step in own] != list(range(episode["steps"])):
+        raise ValueError(f"episode {task}/{key[0]}/{key[1]} has not each of its {episode['steps']} steps")
     grey = {step["step"]: step["img_mean"] for step in own if step["img_mean"] is not None}
     acted = [step["action"] if step["executed"] is None else step["executed"] for step in own]
     actions, path = np.array(acted, np.float32), np.array([step["eef_pos"] for step in own], np.float32)
