@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from flashtrail.base.errors import nearest
+from flashtrail.experiment.arms import Arm
+from flashtrail.experiment.conditions import Kind
 from flashtrail.experiment.sections import Policy, Refit
-
-if TYPE_CHECKING:
-    from flashtrail.experiment.config import Experiment
 
 SUITE = "robosuite_lift"  # whose demonstrations and corrections have one layout
 MEMORYLESS = ("none", "zero", "swap", "upside_down", "occlusion", "noise")  # faults that look at one picture alone
+
+
+class Experiment(Protocol):
+    """What is asked of a `config.Experiment`, which knows this module."""
+
+    @property
+    def policies(self) -> Mapping[str, Policy]: ...
+    @property
+    def guards(self) -> Mapping[str, Any]: ...
+    @property
+    def all_arms(self) -> Mapping[str, Arm]: ...
+    @property
+    def all_conditions(self) -> Mapping[str, Kind]: ...
+    def has_expert(self, name: str, /) -> bool: ...
+    def suite_of(self, arm: str, /) -> str: ...
+    def tasks_of(self, arm: str, /) -> list[int]: ...
 
 
 def origin(policies: Mapping[str, Policy], name: str) -> Policy:
