@@ -86,6 +86,7 @@ CHECKUP = experiments.CHECKUP
 ARMS = {file_name(arm): arm for arm in EXPERIMENT.all_arms}  # the wildcard {arm} is a name of files
 TAKEN = [name for name, policy in EXPERIMENT.policies.items() if policy.artifact]  # a finished one, as it is
 CONVERTED = [name for name, policy in EXPERIMENT.policies.items() if policy.candidates]
+REFITTED = [name for name, policy in EXPERIMENT.policies.items() if policy.refit]  # another one, trained further
 
 
 def one_of(names):
@@ -163,8 +164,8 @@ onstart:
 
 
 def family_of(policy):
-    """A policy's family: an artifact's manifest names it, a checkpoint is one of pi0."""
-    artifact = EXPERIMENT.policies[policy].artifact
+    """A policy's family: an artifact's manifest names it, a checkpoint is one of pi0; a refit has its parent's."""
+    artifact = EXPERIMENT.artifact(policy)
     try:
         return families.PI0 if artifact is None else families.family_of(Path(artifact))
     except UserError as error:
@@ -366,7 +367,7 @@ def evidence_files(arms=None):
     """Everything that claims and the final report are computed from, as lists of files by kind."""
     arms = list(EXPERIMENT.arms) if arms is None else arms
     policies = EXPERIMENT.used_policies
-    converted = [policy for policy in policies if policy in CONVERTED]
+    converted, refitted = ([policy for policy in policies if policy in kind] for kind in (CONVERTED, REFITTED))
     return {
         **{table: [f"results/tables/{file_name(arm)}/{table}.parquet" for arm in arms] for table in TABLES},
         "summaries": [f"results/summaries/{file_name(arm)}.json" for arm in arms],
@@ -378,8 +379,16 @@ def evidence_files(arms=None):
         "boots": [f"results/smoke/{policy}/boot.json" for policy in policies],
         "smokes": [f"results/smoke/{policy}/ledger.json" for policy in policies],
         "environments": ["results/environments/model.json", FILES.simulators],
-        "measured": list(EXPERIMENT.measured.files.values()),
+        "measured": [*EXPERIMENT.measured.files.values(), *(f"results/measured/refit_{p}.json" for p in refitted)],
     }
+
+
+def corrections_of(wildcards):
+    """What a refit is trained on beside demonstrations: the corrections of its arms, task by task."""
+    arms = EXPERIMENT.policies[wildcards.policy].refit.corrections
+    return [
+        f"results/corrections/{file_name(arm)}/task_{task}.hdf5" for arm in arms for task in EXPERIMENT.tasks_of(arm)
+    ]
 
 
 def sheet_files(arms):

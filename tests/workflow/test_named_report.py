@@ -11,6 +11,7 @@ from workflow.checkouts import ROOT, Checkout
 from workflow.test_plan import counts
 from workflow.test_settle import CLAIM, OVERLAY, WORDS, holding  # noqa: F401
 
+from flashtrail.experiment import config
 from flashtrail.record import reports
 
 FINAL = ["reports/final.html", "reports/claims.html", "reports/episodes/index.html", "results/logs/render_final.json"]
@@ -50,13 +51,34 @@ def test_the_fluid_profile_plans_its_controls_and_what_no_episode_has(checkout):
     assert "results/claims/fluid.json" in output and "results/claims/claims.json" not in output
 
 
-def test_the_deployment_profile_plans_each_arm_with_its_limits(checkout):
-    for name in ("measured", "lift_nano", "scripted", "drills"):
-        shutil.copytree(ROOT / "resources" / name, checkout.path / "resources" / name, dirs_exist_ok=True)
-    shutil.copy(ROOT / "claims-deployment.yaml", checkout.path)
-    plan = ["snakemake", "--profile", "profiles/deployment", "--quiet", "host", "-n", "--", "reports/deployment.html"]
-    planned = counts(checkout.run(*plan).stdout)
-    assert planned["take_artifact"] == 3 and planned["merge_shards"] == planned["roll_out_shard"] == 19
+def planned_by(checkout, name):
+    """Return what `make NAME` would say and do, and its experiment."""
+    for resource in ("measured", "lift_nano", "lift_doubt", "scripted", "drills"):
+        shutil.copytree(ROOT / "resources" / resource, checkout.path / "resources" / resource, dirs_exist_ok=True)
+    shutil.copy(ROOT / f"claims-{name}.yaml", checkout.path)
+    plan = ["snakemake", "--profile", f"profiles/{name}", "--quiet", "host", "-n", "--", f"reports/{name}.html"]
+    output = checkout.run(*plan).stdout
+    return output, counts(output), config.load(ROOT / "config.yaml", ROOT / f"profiles/{name}/overlay.yaml")
+
+
+def test_the_deployment_profile_plans_each_arm(checkout):
+    _, planned, experiment = planned_by(checkout, "deployment")
+    assert planned["take_artifact"] == 4 and planned["merge_shards"] == len(experiment.arms)
+    assert planned["roll_out_shard"] == sum(len(experiment.tasks_of(arm)) for arm in experiment.arms)
+
+
+def test_refits_are_planned_behind_the_episodes_that_they_learn_from(checkout):
+    output, planned, experiment = planned_by(checkout, "corrections")
+    assert planned["take_artifact"] == 1 and planned["roll_out_shard"] == len(experiment.arms)
+    assert planned["refit_policy"] == sum(policy.refit is not None for policy in experiment.policies.values())
+    assert planned["record_corrections"] == 3 and planned["record_lift_demonstrations"] == 1
+    order = (
+        "Rolling out corrected,",
+        "Refitting dagger_100\n",
+        "Rolling out corrected_2,",
+        "Refitting dagger_round_2\n",
+    )
+    assert (places := [output.index(job) for job in order]) == sorted(places)
 
 
 @pytest.mark.parametrize(("profile", "target"), [("lift", "final"), ("local", "lift"), ("local", "lift-claims")])

@@ -9,6 +9,7 @@ from flashtrail.base import documents
 from flashtrail.base.errors import UserError, nearest
 from flashtrail.claims import claims as claim_files
 from flashtrail.experiment.config import Experiment
+from flashtrail.experiment.sections import DEMONSTRATIONS, Refit
 from flashtrail.policies import registry as families
 from flashtrail.tables import measurements
 
@@ -44,11 +45,23 @@ def check(experiment: Experiment) -> None:
     for name, policy in experiment.policies.items():
         if policy.artifact is not None and not Path(policy.artifact, "manifest.json").is_file():
             raise UserError(f"policies.{name}.artifact: {policy.artifact} is not a directory with a manifest.json")
+    for name, policy in experiment.policies.items():
+        if policy.refit is not None:
+            _check_refit(f"policies.{name}.refit", policy.refit, str(experiment.artifact(name)))
     for name, arm in experiment.arms.items():
         changed: dict[str, set[str]] = {key: getattr(arm, key).model_fields_set for key in ("flash", "settings")}
-        if any(changed.values()) and (artifact := experiment.policies[arm.policy].artifact):
+        if any(changed.values()) and (artifact := experiment.artifact(arm.policy)):
             family = families.family_of(Path(artifact))
             for key, strange in (
                 (k, one) for k in changed for one in sorted(changed[k] - families.settings_of(family))
             ):
                 raise UserError(f"arms.{name}.{key}.{strange}: the family {family} has no such setting; leave it out")
+
+
+def _check_refit(where: str, refit: Refit, artifact: str) -> None:
+    if (family := families.family_of(Path(artifact))) != "lift_vla":
+        raise UserError(f"{where}.of: {refit.of} goes back to the family {family}: only lift_vla is trained further")
+    if refit.demonstrations != DEMONSTRATIONS and not Path(refit.demonstrations).is_file():
+        raise UserError(
+            f"{where}.demonstrations: {refit.demonstrations} is no file: leave it out, to have some recorded"
+        )

@@ -21,7 +21,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from flashtrail.base import commands, documents, names
 from flashtrail.base.errors import SettingError, UserError, nearest
-from flashtrail.experiment import clocks, suites
+from flashtrail.experiment import clocks, refits, suites
 from flashtrail.experiment.arms import CHECKUP, Arm, Checkup, Drills, Expanded, Grid, Line, Sweep, written_out
 from flashtrail.experiment.conditions import KINDS, Clean, Condition, Kind
 from flashtrail.experiment.conditions import read as read_condition
@@ -120,6 +120,7 @@ class Experiment(Section):
             raise ValueError(f"arms.{CHECKUP}: this name is reserved for the checkup's arm: rename yours")
         for name, arm in self.all_arms.items():
             self._check_arm(f"arms.{name}", name, arm)
+        refits.check(self)
         return self
 
     def _lines(self) -> Iterator[tuple[str, Line]]:
@@ -182,7 +183,7 @@ class Experiment(Section):
         asked = arm.settings.model_dump(exclude_none=True)
         if asked and other:
             raise ValueError(f"{where}.settings: {who} has no such settings; leave them out")
-        if self.policies[arm.policy].artifact is None and (strange := sorted(asked.keys() - PI0_SETTINGS)):
+        if self.policies[arm.policy].candidates and (strange := sorted(asked.keys() - PI0_SETTINGS)):
             raise ValueError(f"{where}.settings.{strange[0]}: pi0 has no such setting; leave it out")
         if other and arm.execution.action_stats:
             raise ValueError(f"{where}.execution: {who} has its own statistics")
@@ -374,6 +375,10 @@ class Experiment(Section):
     def engine(self, policy: str) -> dict[str, Any]:
         """Return how a policy's server is started: device, dtype, backend, threads."""
         return self.policies[policy].model_dump(include=set(ENGINE))
+
+    def artifact(self, policy: str) -> str | None:
+        """The finished artifact that a policy is, or that it goes back to as a refit; None: from a checkpoint."""
+        return refits.origin(self.policies, policy).artifact
 
     def policy(self, name: str) -> dict[str, Any]:
         """Return one policy's own settings as plain data."""

@@ -22,6 +22,7 @@ from flashtrail.policies.pi0.settings import FlashSettings
 
 ENGINE = ("device", "dtype", "backend", "threads")  # of a policy: how its server is started
 MOST = 1_000_000  # of what is counted: steps, rounds, samples
+DEMONSTRATIONS = "results/lift/demos.hdf5"  # what rule record_lift_demonstrations records
 
 
 class Section(documents.Section):
@@ -87,16 +88,43 @@ class FamilySettings(Section):
     precision: Precision | None = Field(None, description="lift_vla, fluid: number format; none: float32")
 
 
+class Refit(Section):
+    """A policy trained further on corrections, half of each batch, and on demonstrations (docs/deployment.md)."""
+
+    of: str = Field(description="the policy that training begins from: an artifact's, or a refit itself")
+    corrections: tuple[str, ...] = Field(
+        (), description="arms that hand over to the expert, or the expert's own; none: demonstrations alone"
+    )
+    count: int | None = Field(None, ge=1, le=MOST, description="the first so many corrections of these arms; none: all")
+    keep: int | None = Field(None, ge=1, le=MOST, description="of those the last so many steps, a queue; none: all")
+    demonstrations: str = Field(DEMONSTRATIONS, description="file of demonstrations; the default is recorded")
+    parts: Literal["head", "all"] = Field("head", description="head: decoder and output; all: all but the text")
+    steps: int = Field(300, ge=1, le=MOST, description="optimizer steps")
+    rate: float = Field(3e-4, gt=0, le=1, description="peak learning rate")
+    seed: int = Field(0, ge=0, le=MOST)
+
+    @model_validator(mode="after")
+    def _of_corrections(self) -> Self:
+        if not self.corrections and (self.count or self.keep):
+            raise ValueError("count and keep are of corrections: name their arms, or leave them out")
+        return self
+
+
 class Policy(PolicyFacts, Section):
     """Where a policy comes from, what its checkpoint does not hold (policies/facts.py), and how it is run.
 
-    From a checkpoint of pi0 (`candidates`, `tokenizer`), or from a finished artifact of any family (`artifact`); or the
-    simulator's `expert` in the place of one.
+    From a checkpoint of pi0 (`candidates`, `tokenizer`), from a finished artifact of any family (`artifact`) or from
+    another policy (`refit`); or the simulator's `expert` in the place of one.
     """
 
     model_config = ConfigDict(
         json_schema_extra={
-            "anyOf": [{"required": ["candidates", "tokenizer"]}, {"required": ["artifact"]}, {"required": ["expert"]}]
+            "anyOf": [
+                {"required": ["candidates", "tokenizer"]},
+                {"required": ["artifact"]},
+                {"required": ["refit"]},
+                {"required": ["expert"]},
+            ]
         }
     )
 
@@ -106,6 +134,7 @@ class Policy(PolicyFacts, Section):
     artifact: str | None = Field(
         None, min_length=1, description="directory of a finished artifact, in place of candidates"
     )
+    refit: Refit | None = Field(None, description="another policy, trained further")
     expert: bool = Field(
         False, description="the suite's own expert, which knows the true state: no server, an upper bound, no policy"
     )
@@ -117,11 +146,14 @@ class Policy(PolicyFacts, Section):
 
     @model_validator(mode="after")
     def _from_one_source(self) -> Self:
-        if self.artifact is None and not self.expert and not (self.candidates and self.tokenizer):
-            raise ValueError("give candidates and tokenizer (a checkpoint of pi0), or artifact")
+        sources = [name for name in ("artifact", "refit", "expert") if getattr(self, name)]
+        if not sources and not (self.candidates and self.tokenizer):
+            raise ValueError("give candidates and tokenizer (a checkpoint of pi0), artifact or refit")
         own = [name for name in ("candidates", "draft", "tokenizer", *FACTS) if getattr(self, name) not in (None, [])]
-        if self.expert and (self.artifact is not None or own):
-            raise ValueError(f"expert and {', '.join(own) or 'artifact'} exclude each other: an expert has no weights")
+        if self.expert and (len(sources) > 1 or own):
+            raise ValueError(f"expert and {', '.join(own) or sources[0]} exclude each other: an expert has no weights")
+        if self.refit and (len(sources) > 1 or own):
+            raise ValueError(f"refit and {', '.join(own) or sources[0]} exclude each other: a policy has one source")
         if self.artifact is not None and own:
             raise ValueError(f"artifact and {', '.join(own)} exclude each other: an artifact holds them already")
         return self

@@ -315,7 +315,9 @@ class _Moving:
     def _execute(self, move: clocks.Move, action: list[float], render: bool) -> bool:
         """Take one step and record it; return whether the simulator was done."""
         steps, (asked_at, means) = self._record.steps, self._asked
-        step, executed, limited = self._step(action, render=render)
+        # With hand-overs as the tables keep it: in contact a replay of rounded actions becomes another episode.
+        given = action if self._who is None else [float(value) for value in np.asarray(action, np.float32)]
+        step, executed, limited = self._step(given, render=render)
         self._last = action
         first = len(steps) == asked_at
         steps.append(

@@ -25,6 +25,7 @@ from flashtrail.base.provenance import write_atomic
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.policies.parts.pictures import shrink
 from flashtrail.simulators.expert import CLOSED, DOWN, OPEN, servo
+from flashtrail.simulators.observation import Observation
 from flashtrail.simulators.registry import make
 from flashtrail.simulators.robosuite_lift import expert
 from flashtrail.simulators.robosuite_lift.tasks import SUITE, TASKS
@@ -77,13 +78,13 @@ def parts(counts: dict[int, int], scenes: int) -> list[Part]:
 class Stage:
     """One task's simulator, with the truth that the expert reads and the pictures that the policy will get."""
 
-    def __init__(self, task_id: int, hard_reset: bool) -> None:
+    def __init__(self, task_id: int, hard_reset: bool, seed: int = SEED) -> None:
         self.task_id, self.plays = task_id, (task_id, hard_reset)
-        self.simulator: Any = make(SUITE, task_id, seed=SEED, scene_seed="episode", hard_reset=hard_reset)
+        self.simulator: Any = make(SUITE, task_id, seed=seed, scene_seed="episode", hard_reset=hard_reset)
 
-    def begin(self, init_state: int) -> dict[str, Any]:
+    def begin(self, init_state: int, repeat: int = 0) -> dict[str, Any]:
         """Reset to a start; the raw observation."""
-        self.simulator.reset(EpisodeKey(SUITE, self.task_id, init_state, 0))
+        self.simulator.reset(EpisodeKey(SUITE, self.task_id, init_state, repeat))
         return self.obs
 
     @property
@@ -102,9 +103,12 @@ class Stage:
         done = self.simulator.step(action.tolist(), render=render).done
         return self.obs, bool(done)
 
-    def look(self) -> dict[str, NDArray[Any]]:
-        """Return a row of each observation column; only after a step that rendered."""
-        seen, raw = self.simulator.observe(), self.obs
+    def look(self, given: Observation | None = None) -> dict[str, NDArray[Any]]:
+        """Return a row of each observation column; only after a step that rendered.
+
+        `given`: what a policy is given in the place of what the simulator shows.
+        """
+        seen, raw = self.simulator.observe() if given is None else given, self.obs
         return {
             "agentview_image": shrink(seen.agent),
             "robot0_eye_in_hand_image": shrink(seen.wrist),

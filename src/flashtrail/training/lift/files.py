@@ -6,6 +6,7 @@
         actions           (T, 7) the expert's clean actions: the labels
         executed_actions  (T, 7) what the robot did: the clean ones plus noise
         rewards, dones    (T,)
+        intervention      (T,) True, in a file of corrections: the expert acted in a policy's place
         states            (T, S) flat MuJoCo state before each action
         obs/KEY           (T, ...) what was seen before each action; pictures uint8 (T, 112, 112, 3)
     mask/train, mask/valid  names of demonstrations, bytes; verified ones only
@@ -87,6 +88,8 @@ def _write_one(group: h5py.Group, demo: Demonstration) -> None:
         precise = np.float64 if name == "states" else np.float32
         group[name] = np.array([step[name] for step in demo.steps], precise)
     group["dones"] = np.array([step["dones"] for step in demo.steps], np.int64)
+    if "intervention" in demo.steps[0]:
+        group["intervention"] = np.array([step["intervention"] for step in demo.steps], bool)
     _write_columns(group.create_group("obs"), [step["obs"] for step in demo.steps])
     attributes = {
         "num_samples": len(demo.steps),
@@ -145,6 +148,49 @@ def join(parts: Sequence[Path], target: Path) -> None:
         data.attrs["total"] = total
         for name, members in masks.items():
             joined[f"mask/{name}"] = np.array(members, "S16")
+
+
+def gather(parts: Sequence[Path], count: int | None, keep: int | None, target: Path) -> tuple[int, int]:
+    """Put the first `count` corrections of files into one, all of them in mask/train; return how many, and their steps.
+
+    `count` None: all. With `keep` only the last so many steps, as a queue would hold. UserError where there are fewer.
+    """
+    with write_atomic(target) as path, h5py.File(path, "w") as gathered:
+        data = gathered.create_group("data")
+        for part in parts:
+            with h5py.File(part, "r") as file:
+                data.attrs["env_args"] = file["data"].attrs["env_args"]
+                names = sorted(file["data"], key=lambda name: int(name.removeprefix("demo_")))
+                for name in names[: None if count is None else count - len(data)]:
+                    file.copy(f"data/{name}", data, f"demo_{len(data)}")
+        if count is not None and len(data) < count:
+            raise UserError(f"there are {len(data)} corrections, not {count}: ask for fewer, or run more episodes")
+        names, left = [f"demo_{number}" for number in range(len(data))], math.inf if keep is None else keep
+        for name in reversed(names):
+            kept = min(len(data[name]["actions"]), left)
+            _keep_last(data, name, int(kept))
+            left -= kept
+        corrections = len(data)
+        data.attrs["total"] = total = sum(len(one["actions"]) for one in data.values())
+        gathered["mask/train"] = np.array([name.encode() for name in names if name in data], "S16")
+    return corrections, total
+
+
+def _keep_last(data: h5py.Group, name: str, count: int) -> None:
+    """Cut a demonstration down to its last `count` steps; one without any is removed."""
+    group = data[name]
+    if count == len(group["actions"]):
+        return
+    if not count:
+        del data[name]
+        return
+    columns: list[str] = []
+    group.visititems(lambda at, one: columns.append(at) if isinstance(one, h5py.Dataset) else None)
+    for at in columns:
+        values = group[at][-count:]
+        del group[at]
+        group[at] = values
+    group.attrs["num_samples"] = group.attrs["episode_length"] = count
 
 
 def join_scenes(parts: Sequence[Path], target: Path) -> None:
