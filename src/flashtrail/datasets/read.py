@@ -104,12 +104,12 @@ class LeRobotSet:
         if not self._rows:
             raise self.wrong("it has no episode")
         lengths = [row.get("length") for row in self._rows]
-        for said, found, what in (
+        for said, counted, what in (
             (self.info.total_episodes, len(lengths), "episodes"),
             (self.info.total_frames, sum(n for n in lengths if isinstance(n, int)), "frames"),
         ):
-            if said is not None and said != found:
-                raise self.wrong(f"meta/info.json says {said} {what}, their metadata {found}: copy the set again")
+            if said is not None and said != counted:
+                raise self.wrong(f"meta/info.json says {said} {what}, their metadata {counted}: copy the set again")
 
     @contextlib.contextmanager
     def _one_line(self, what: str) -> Iterator[None]:

@@ -110,6 +110,8 @@ def _part(source: LeRobotSet, episode: Episode) -> Part:
 def _of_training_set(source: Path, told: Callable[[int], Any]) -> Survey:
     found, ids = Survey(), []
     try:
+        if not dataset.files(source):
+            raise UserError(f"{source} is no set: it has neither meta/info.json (LeRobot) nor task0/ep0000.npz")
         about = dataset.described(source)
         tasks = about.tasks if about else {}
         for task, number, arrays in dataset.episodes(source):
