@@ -119,13 +119,16 @@ def test_a_first_episode_without_the_wrist_is_of_another_robot(imported: Path, t
     assert "ep0001.npz: wrist has other dims than in the set's first" in survey.survey(root).refused[0]
 
 
-@pytest.mark.parametrize("about", [{"delta": 7}, {"delta": 99}, {"state": ["x"]}, {"cameras": ["one"]}])
+@pytest.mark.parametrize(
+    "about", [{"delta": 7}, {"delta": 99}, {"state": ["x"]}, {"cameras": ["one"]}, {"tasks": {"0": "pick"}}]
+)
 def test_a_description_of_another_set_is_refused(imported: Path, tmp_path: Path, about) -> None:
     root = Path(shutil.copytree(imported, tmp_path / "set"))
     path = root / dataset.DESCRIPTION
     path.write_text(json.dumps(json.loads(path.read_text()) | about))
-    assert dataset.DESCRIPTION in survey.survey(root).refused[0]
-    with pytest.raises(UserError, match=dataset.DESCRIPTION):
+    line = "nobody says what task 1 is" if "tasks" in about else dataset.DESCRIPTION
+    assert line in survey.survey(root).refused[0]
+    with pytest.raises(UserError, match=line):
         dataset.load(root)
 
 

@@ -141,6 +141,8 @@ def episodes(directory: Path, limit: int | None = None) -> Iterator[tuple[int, i
         sizes = [1 + ("wrist" in arrays), arrays["state"].shape[1], arrays["label"].shape[1]]
         if about and sizes != [*about.sizes.values()]:
             raise UserError(f"{directory}: {DESCRIPTION} has other dims than the episodes: import it again")
+        if about and task not in about.tasks:
+            raise UserError(f"{path}: nobody says what task {task} is: record or import the set again")
         yield task, number, arrays
 
 
