@@ -99,6 +99,15 @@ def test_full_disk_is_one_line(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def test_a_place_that_cannot_be_is_named_as_it_was_given(tmp_path):
+    for target in ("/proc/nope", "/proc/nope/deeper"):
+        with pytest.raises(UserError, match=f"{target} cannot be made there"), provenance.write_atomic(target) as fresh:
+            fresh.mkdir(parents=True)
+    with pytest.raises(PermissionError) as refused, provenance.write_atomic(tmp_path / "no") as fresh:
+        raise PermissionError(errno.EACCES, "Permission denied", f"{fresh}/task0")
+    assert refused.value.filename == str(tmp_path / "no")
+
+
 def test_json_refuses_nan_and_is_stable(tmp_path):
     with pytest.raises(ValueError):
         provenance.json_dump({"a": float("nan")}, tmp_path / "x.json")

@@ -90,4 +90,4 @@ def test_a_training_set_is_summarised_and_a_damaged_one_named(v3, tmp_path, caps
 
 def test_a_directory_that_is_no_set_is_one_line(tmp_path, capsys) -> None:
     code, _, (line,) = checked(capsys, tmp_path)
-    assert code == 1 and "our training: no demonstrations under" in line
+    assert code == 1 and "is no set: it has neither meta/info.json (LeRobot) nor" in line

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -141,7 +142,49 @@ def link(root: Path) -> None:
     path.symlink_to(root.parent / "elsewhere.parquet")
 
 
+def column(name: str, value) -> Callable[[Path], None]:
+    """Give episode 1 a column of other values, one for each row (None: the column twice)."""
+
+    def spoil(root: Path) -> None:
+        table = pq.read_table(path := sets.data_file(root, 1))
+        if value is None:
+            pq.write_table(table.append_column(name, table[name]), path)
+        else:
+            cells = pa.array([value] * len(table))
+            pq.write_table(table.set_column(table.column_names.index(name), name, cells), path)
+
+    return spoil
+
+
+def tasks(*indices) -> Callable[[Path], None]:
+    rows = [{"task": "a"} | ({} if index is ... else {"task_index": index}) for index in indices]
+    return lambda root: sets.lines(root / "meta/tasks.jsonl", rows)
+
+
+def turned_in_circles(root: Path) -> None:
+    (path := root / "meta/tasks.jsonl").unlink()
+    path.symlink_to(path.name)
+
+
+def fewer_episodes(root: Path) -> None:
+    path = root / "meta/episodes.jsonl"
+    path.write_text(path.read_text().splitlines()[0])
+
+
 FAULTS = {
+    "no time": (column("timestamp", float("nan")), "episode 1: timestamp has values that are not finite"),
+    "null time": (column("timestamp", pa.scalar(None, pa.float32())), "episode 1: timestamp has values that are"),
+    "time of text": (column("timestamp", "noon"), "episode 1 cannot be read, it is damaged"),
+    "index of text": (column("episode_index", "one"), "episode 1 cannot be read, it is damaged"),
+    "index of lists": (column("episode_index", [1]), "episode 1 cannot be read, it is damaged"),
+    "twice": (column("action", None), "episode 1 cannot be read, it is damaged"),
+    "nameless task": (tasks(...), "its metadata cannot be read, it is damaged"),
+    "task of a list": (tasks([0]), "its metadata cannot be read, it is damaged"),
+    "link to itself": (turned_in_circles, "its metadata cannot be read, it is damaged"),
+    "surrogate": (lambda r: sets.change(r, data_path="\ud800{episode_index}"), "cannot be read, it is damaged"),
+    "fewer episodes": (fewer_episodes, "meta/info.json says 3 episodes, their metadata 1"),
+    "more frames": (lambda r: sets.change(r, total_frames=36), "meta/info.json says 36 frames, their metadata 35"),
+    "no video_path": (lambda r: sets.change(r, video_path=None), "meta/info.json: video_path is missing"),
     "no camera": (no_camera, "no feature is a camera"),
     "other dims": (other_dims, "episode 1: action has 7 dims, meta/info.json says 6"),
     "not finite": (not_finite, "episode 1: observation.state has values that are not finite"),
@@ -175,6 +218,38 @@ def test_what_is_wrong_is_one_line(fault, copies) -> None:
     with pytest.raises(UserError) as refused:
         read_all(copies["v21"])
     assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_rows_that_no_episode_has_are_refused(copies) -> None:
+    """Metadata cut in both files, the data whole."""
+    path = copies["v3"] / "meta/episodes/chunk-000/file-000.parquet"
+    pq.write_table(pq.read_table(path).slice(0, 1), path)
+    sets.change(copies["v3"], total_episodes=1, total_frames=sets.LENGTHS[0])
+    with pytest.raises(UserError, match="has rows of episode 2, meta has 1 episodes"):
+        read_all(copies["v3"])
+
+
+@pytest.mark.parametrize(
+    "name", ["meta/tasks.parquet", "meta/episodes/chunk-000/file-000.parquet", "data/chunk-000/file-000.parquet"]
+)
+def test_any_damage_to_a_table_is_one_line(name: str, copies) -> None:
+    """Bytes turned at random: the numbers are read, or refused; never another exception."""
+    path, rng = copies["v3"] / name, np.random.default_rng(0)
+    whole = np.frombuffer(path.read_bytes(), np.uint8)
+    refused = 0
+    for _ in range(150):
+        turned = whole.copy()
+        at = rng.integers(len(whole), size=3)
+        turned[at] = rng.integers(0, 256, 3)
+        path.write_bytes(turned.tobytes())
+        try:
+            source = LeRobotSet(copies["v3"])
+            for index in range(len(source)):
+                source.episode(index)
+        except UserError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > 20
 
 
 def test_a_camera_called_up_and_out_is_not_followed(copies) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +123,53 @@ def test_three_cameras_have_to_be_chosen_from(tmp_path, capsys) -> None:
 def test_a_task_without_words_is_refused(copies, tmp_path, capsys) -> None:
     sets.lines(copies["v21"] / "meta/tasks.jsonl", [{"task_index": i, "task": "?"} for i in range(2)])
     assert "has no words" in refused(capsys, str(copies["v21"]), "--out", str(tmp_path / "out"))
+
+
+def test_a_training_set_is_not_imported_again(v3, tmp_path, capsys) -> None:
+    taken(v3, tmp_path / "out")
+    assert "out is a training set already" in refused(capsys, str(tmp_path / "out"), "--out", str(tmp_path / "again"))
+
+
+ON_A_SMALL_DISK = """
+import sys
+from pathlib import Path
+import numpy as np
+from flashtrail import cli
+from flashtrail.base import provenance
+from flashtrail.base.errors import UserError
+from flashtrail.datasets import video
+place, source = map(Path, sys.argv[1:])
+def film(name, size, frames):
+    with provenance.write_atomic(place / name) as fresh:
+        fresh.mkdir()
+        with video.writing(fresh / "a.mp4", size, 20) as add:
+            for number in range(frames):
+                add(np.random.default_rng(number).integers(0, 256, (*size[::-1], 3), np.uint8))
+film("small", (64, 48), 4)
+try:
+    film("large", (640, 480), 60)
+except UserError as error:
+    print(error)
+print(cli.main(["import-dataset", str(source), "--out", str(place / "out"), "--every", "1"]))
+print(sorted(path.name for path in place.iterdir()))
+"""
+
+
+def test_a_full_disk_is_one_line(v3, tmp_path) -> None:
+    """A file system of 2.5 MiB, where this user may mount one."""
+    place, script = tmp_path / "disk", tmp_path / "script.py"
+    place.mkdir()
+    script.write_text(ON_A_SMALL_DISK)
+    shell = f"mount -t tmpfs -o size=2500k none {place} && exec {sys.executable} {script} {place} {v3}"
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", shell], capture_output=True, text=True)
+    if "mount" in done.stderr or "unshare" in done.stderr:
+        pytest.skip(f"no file system of our own here: {done.stderr.strip()}")
+    filmed, code, left = done.stdout.splitlines()
+    assert (code, left) == (
+        "2",
+        "['small']",
+    ) and filmed == f"disk full while writing {place}/large: free some space and run again"
+    assert done.stderr == f"error: disk full while writing {place}/out: free some space and run again\n"
 
 
 def test_nothing_half_written_is_left_and_nothing_replaced(copies, tmp_path, capsys) -> None:

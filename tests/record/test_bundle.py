@@ -341,6 +341,7 @@ def test_missing_row_digests_are_missing(copy: Path) -> None:
 
 
 def test_what_is_no_bundle_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "link").symlink_to("elsewhere")  # as a checkout has one
     for place, words in ((tmp_path, f"{tmp_path} is not a bundle: "), (tmp_path / "nosuch", "nosuch does not exist")):
         assert cli.main(["audit", str(place)]) == 2
         said = capsys.readouterr()

@@ -73,6 +73,10 @@ def write_atomic(path: str | Path) -> Iterator[Path]:
         _remove(temporary)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(f"disk full while writing {target}: free some space and run again") from error
+        if error.errno == errno.ENOENT and error.filename in map(str, (temporary, *target.parents)):
+            raise UserError(f"{target} cannot be made there: name another place") from error
+        if str(error.filename).startswith(str(temporary)):  # whoever reads the error knows the target only
+            error.filename = str(target)
         raise
     except BaseException:
         _remove(temporary)

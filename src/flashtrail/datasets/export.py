@@ -14,6 +14,7 @@ from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
 from flashtrail.datasets import replayed, write
 from flashtrail.datasets.replayed import ACTION, EXECUTED, STATE, Outcome, Recorded, Where
+from flashtrail.training import dataset
 from flashtrail.training.dataset import ACTION_NAMES, STATE_NAMES
 
 PROVENANCE = "provenance.json"
@@ -39,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--out {out} is there already: give a new directory")
     if arguments.successful and not arguments.arm:
         raise UserError("--successful is for a run's arm: demonstrations are successful ones")
-    if not arguments.arm and not any(source.glob("task*/ep*.npz")):
+    if not arguments.arm and not dataset.files(source):
         raise UserError(f"{source} has no demonstrations (task*/ep*.npz); of a finished run, give --arm")
     for name in ("limit", "processes"):
         if (value := getattr(arguments, name)) is not None and value < 1:

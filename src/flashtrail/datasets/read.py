@@ -5,6 +5,7 @@ The set is data: a name in it is a file below its own directory, a template of n
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
@@ -51,6 +52,8 @@ class Info(BaseModel):
     chunks_size: int = Field(1000, ge=1)
     data_path: str
     video_path: str | None = ""
+    total_episodes: int | None = None
+    total_frames: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,11 @@ class LeRobotSet:
     ) -> None:
         self.root = root
         self._held: tuple[Path, pa.Table] | None = None  # episodes of a v3.0 set share files
+        with self._one_line("its metadata"):
+            self._open(cameras, state, action)
+
+    def _open(self, cameras: Sequence[str], state: str | None, action: str | None) -> None:
+        root = self.root
         path = below(root, "meta/info.json")
         self.info = documents.typed(TypeAdapter(Info), provenance.json_load(path), str(path))
         self.version, self.fps, self.features = self.info.codebase_version, self.info.fps, self.info.features
@@ -95,6 +103,23 @@ class LeRobotSet:
         self._rows = self._read_episodes()
         if not self._rows:
             raise self.wrong("it has no episode")
+        lengths = [row.get("length") for row in self._rows]
+        for said, counted, what in (
+            (self.info.total_episodes, len(lengths), "episodes"),
+            (self.info.total_frames, sum(n for n in lengths if isinstance(n, int)), "frames"),
+        ):
+            if said is not None and said != counted:
+                raise self.wrong(f"meta/info.json says {said} {what}, their metadata {counted}: copy the set again")
+
+    @contextlib.contextmanager
+    def _one_line(self, what: str) -> Iterator[None]:
+        """Turn whatever the libraries raise for bytes that are not what they were into a line about the set."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            raise self.wrong(f"{what} cannot be read, it is damaged ({type(error).__name__}: {error})") from error
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -117,6 +142,10 @@ class LeRobotSet:
 
     def episode(self, index: int) -> Episode:
         """Read an episode's numbers; UserError where they are missing, uneven or not finite."""
+        with self._one_line(f"episode {index}"):
+            return self._episode(index)
+
+    def _episode(self, index: int) -> Episode:
         row = self._rows[index]
         length, where = row.get("length"), f"episode {index}"
         if row.get("episode_index") != index or not isinstance(length, int) or length < 1:
@@ -134,14 +163,22 @@ class LeRobotSet:
         tasks = set(part["task_index"].to_pylist())
         if len(tasks) != 1 or (task := next(iter(tasks))) not in self._tasks:
             raise self.wrong(f"{where}: its task_index is {sorted(map(str, tasks))[:3]}, not one of meta's tasks")
+        if (last := pc.max(table["episode_index"]).as_py()) >= len(self):
+            raise self.wrong(f"{path.name} has rows of episode {last}, meta has {len(self)} episodes: copy it again")
         times = np.asarray(part["timestamp"].to_pylist(), np.float64) - np.arange(length) / self.fps
+        if not np.isfinite(times).all():
+            raise self.wrong(f"{where}: timestamp has values that are not finite")
         return Episode(
             index, self._tasks[task], self._column(part, self.state, where), self._column(part, self.action, where),
             float(np.abs(times).max()), self._clips(row, index), {name: part[name].to_pylist() for name in stored},
         )  # fmt: skip
 
     def pictures(self, episode: Episode, camera: str) -> Iterator[NDArray[np.uint8]]:
-        """Yield a camera's pictures, uint8 (height, width, 3), one for each frame."""
+        """Yield a camera's pictures, uint8 (height, width, 3), one for each frame; UserError where one is damaged."""
+        with self._one_line(f"episode {episode.index}: {camera}"):
+            yield from self._pictures(episode, camera)
+
+    def _pictures(self, episode: Episode, camera: str) -> Iterator[NDArray[np.uint8]]:
         if camera not in episode.stored:
             path, start = episode.clips[camera]
             if not path.is_file():
@@ -209,6 +246,8 @@ class LeRobotSet:
 
     def _file(self, key: str, values: Mapping[str, Any]) -> Path:
         template: str = getattr(self.info, key) or ""
+        if not template:
+            raise self.wrong(f"meta/info.json: {key} is missing")
 
         def filled(match: re.Match[str]) -> str:
             value = values.get(match[1])

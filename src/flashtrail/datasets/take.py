@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from flashtrail.datasets.read import Episode, LeRobotSet
 from flashtrail.datasets.summary import span, still
 from flashtrail.policies.parts.pictures import shrink
 from flashtrail.simulators.observation import resize_with_pad
+from flashtrail.training import dataset
 from flashtrail.training.dataset import DESCRIPTION, MOST_EPISODES, VIEWS, Description
 
 _PICTURES_A_SECOND = 5  # by default: LIBERO's every fourth step
@@ -55,6 +57,8 @@ def features_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def opened(path: Path, cameras: Sequence[str] = (), state: str | None = None, action: str | None = None) -> LeRobotSet:
     """Return a set, with the cameras in the order of a policy's views where none are named."""
+    if not (path / "meta").exists() and dataset.files(path):
+        raise UserError(f"{path} is a training set already: train on it, or name a LeRobot set (meta/info.json)")
     source = LeRobotSet(path, cameras, state, action)
     if not cameras:
         source.cameras = tuple(sorted(source.cameras, key=lambda name: "wrist" in name))
@@ -101,7 +105,9 @@ def run(arguments: argparse.Namespace) -> int:
             task = tasks.index(episode.task)
             arrays = _arrays(source, episode, every, moving)
             (fresh / f"task{task}").mkdir(parents=True, exist_ok=True)
-            np.savez(fresh / f"task{task}" / f"ep{counts[task]:04d}.npz", **arrays)
+            whole = io.BytesIO()  # an archive on a full disk would try once more when it is collected
+            np.savez(whole, **arrays)
+            (fresh / f"task{task}" / f"ep{counts[task]:04d}.npz").write_bytes(whole.getbuffer())
             counts[task] += 1
             frames, kept = frames + len(arrays["at"]), kept + int(arrays["kept"].sum())
         about = Description(

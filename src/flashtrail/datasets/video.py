@@ -6,6 +6,9 @@ A file is data: it is opened as MP4 and nothing else, and may refer to no other 
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,21 +22,32 @@ from flashtrail.base.errors import UserError, cause
 CODEC, PIXEL_FORMAT = "h264", "yuv420p"
 LARGEST_SIDE = 4096  # px
 _ENCODE = ["-crf", "18", "-g", "2", "-bf", "0"]  # near pictures that any frame can be read from
+_LEAST_FREE = 1 << 20  # bytes of a disk, below which it is full: ffmpeg writes so much at a time
 _ONLY_MP4 = ["-f", "mov", "-protocol_whitelist", "file"]
 
 
 @contextlib.contextmanager
 def writing(path: Path, size: tuple[int, int], fps: float) -> Iterator[Callable[[NDArray[np.uint8]], None]]:
-    """Yield a function that appends a picture, uint8 (height, width, 3), to a new video; `size`: width, height."""
+    """Yield a function that appends a picture, uint8 (height, width, 3), to a new video; `size`: width, height.
+
+    OSError (ENOSPC) where the disk is full afterwards: of ffmpeg's end there is a broken pipe, or no sign at all.
+    """
     writer = imageio_ffmpeg.write_frames(
         str(path.absolute()), size, fps=fps, codec="libx264", quality=None, macro_block_size=2,
-        output_params=_ENCODE, ffmpeg_log_level="error",
+        output_params=_ENCODE, ffmpeg_log_level="quiet",
     )  # fmt: skip
     writer.send(None)
+    broken = None
     try:
         yield lambda picture: writer.send(np.ascontiguousarray(picture))
+    except OSError as error:
+        broken = error
     finally:
         writer.close()
+    if shutil.disk_usage(path.parent).free < _LEAST_FREE:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if broken is not None:
+        raise broken
 
 
 def reading(path: Path, fps: float, start: int, count: int) -> Iterator[NDArray[np.uint8]]:

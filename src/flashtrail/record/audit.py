@@ -111,8 +111,8 @@ def run(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="flashtrail-audit-") as scratch:
         given = arguments.bundle
         bundle = Run(archive.unpack(given, Path(scratch)) if given.is_file() else given)
-        _files_only(bundle)
         _is_bundle(bundle, given)
+        _files_only(bundle)
         if note := questions.other_code(bundle):
             print(note)
         checked = list(_reported(checks(bundle, arguments.digest)))

@@ -12,14 +12,14 @@ two, no landmarks. `kept` says which frames are learned from; all others stay, s
 from __future__ import annotations
 
 import hashlib
-import zipfile
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, model_validator
 
 from flashtrail.base import documents, provenance
 from flashtrail.base.errors import UserError
@@ -31,6 +31,12 @@ MOST_EPISODES = 10_000  # of a task
 # The dims of our states and actions.
 STATE_NAMES = ["x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_left", "finger_right"]
 ACTION_NAMES = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
+# Arrays of an episode's file that are read: kinds of numpy's dtypes, and dims.
+_ARRAYS = {
+    **{"state": ("fiu", 2), "label": ("fiu", 2), "executed": ("fiu", 2), "objects": ("fiu", 3)},
+    **{"agent": ("u", 4), "wrist": ("u", 4), "at": ("i", 1), "kept": ("b", 1), "done_at": ("i", 0)},
+}
+_NAME = re.compile(r"task(0|[1-9][0-9]{0,8})/ep[0-9]{4}\.npz")  # one name for a task and number
 
 
 class Description(documents.Section):
@@ -49,6 +55,12 @@ class Description(documents.Section):
     delta: int = Field(0, ge=0)
     every: int = Field(1, ge=1)
     source: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _delta_within_both(self) -> Self:
+        if self.delta > (most := min(len(self.state), len(self.action))):
+            raise ValueError(f"delta: must be at most {most}, the dims that state and action share, not {self.delta}")
+        return self
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -91,22 +103,46 @@ class Demonstrations:
         return total.hexdigest()
 
 
-def episodes(directory: Path, limit: int | None = None) -> Iterator[tuple[int, int, Mapping[str, Any]]]:
-    """Yield task, number and arrays of every episode under `directory`/task*/ep*.npz.
+def files(directory: Path) -> list[Path]:
+    """Return the files of all episodes, `directory`/task*/ep*.npz; none where there is no such directory.
 
-    UserError if there are none, and for one that is damaged or of other dims than the first.
+    UserError for a name that our writers do not give, and for a folder that cannot be read.
     """
-    files = sorted(directory.glob("task*/ep*.npz"))[:limit]
-    if not files:
+    try:
+        inside = directory.iterdir() if directory.is_dir() else ()
+        folders = [path for path in inside if path.name.startswith("task") and not path.is_file()]
+        found = sorted(path for folder in folders for path in folder.iterdir() if path.match("ep*.npz"))
+    except OSError as error:
+        raise UserError(
+            f"{error.filename} cannot be read ({error.strerror}): make it readable, or move it away"
+        ) from None
+    for path in found:
+        if not _NAME.fullmatch(f"{path.parent.name}/{path.name}"):
+            raise UserError(f"{path} is not called as task0/ep0007.npz is: rename it, or move it away")
+    return found
+
+
+def episodes(directory: Path, limit: int | None = None) -> Iterator[tuple[int, int, Mapping[str, Any]]]:
+    """Yield task, number and arrays of every episode (`files`).
+
+    UserError if there are none, and for one that is damaged or of other dims than the first, or than the description.
+    """
+    paths = files(directory)[:limit]
+    if not paths:
         raise UserError(f"no demonstrations under {directory}: run `python -m flashtrail.training demonstrations`")
-    dims: dict[str, tuple[int, ...]] | None = None
-    for path in files:
+    about, dims = described(directory), dict[str, tuple[int, ...] | None]()
+    for path in paths:
         task, number, arrays = read_episode(path)
-        own = {name: arrays[name].shape[1:] for name in ("state", "label", "agent", "wrist")[: 3 + ("wrist" in arrays)]}
+        compared = ("state", "label", "agent", "wrist", "objects")
+        own = {name: arrays[name].shape[1:] if name in arrays else None for name in compared}
         dims = dims or own
-        if own != dims:
-            odd = next(name for name in dims if own.get(name) != dims[name]) if own.keys() >= dims.keys() else "wrist"
-            raise UserError(f"{path}: {odd} has other dims than in the set's first episode: a set is of one robot")
+        if odd := [name for name in compared if own[name] != dims[name]]:
+            raise UserError(f"{path}: {odd[0]} has other dims than in the set's first episode: a set is of one robot")
+        sizes = [1 + ("wrist" in arrays), arrays["state"].shape[1], arrays["label"].shape[1]]
+        if about and sizes != [*about.sizes.values()]:
+            raise UserError(f"{directory}: {DESCRIPTION} has other dims than the episodes: import it again")
+        if about and task not in about.tasks:
+            raise UserError(f"{path}: nobody says what task {task} is: record or import the set again")
         yield task, number, arrays
 
 
@@ -116,13 +152,33 @@ def read_episode(path: Path) -> tuple[int, int, Mapping[str, Any]]:
         task, number = int(path.parent.name.removeprefix("task")), int(path.stem.removeprefix("ep"))
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        at, steps = arrays["at"], len(arrays["label"])
-        lengths = {len(arrays["agent"])} | {len(arrays[name]) for name in (*VIEWS, "objects", "kept") if name in arrays}
-        if lengths != {len(at)} or len(arrays["state"]) != steps or not 0 <= at.min() <= at.max() < steps:
-            raise ValueError("its states, actions and pictures are not of the same steps")
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged, or no demonstration ({error}): record or import it again") from None
+        _check(arrays)
+    except Exception as error:  # numpy, zipfile and zlib raise a dozen kinds for bytes that have changed
+        what = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path} is damaged, or no demonstration ({what}): record or import it again") from error
     return task, number, arrays
+
+
+def _check(arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError or KeyError for arrays that are not an episode's."""
+    for name, (kinds, dims) in _ARRAYS.items():
+        array = arrays[name] if name in ("state", "label", "agent", "at") else arrays.get(name)
+        if array is None:
+            continue
+        if array.dtype.kind not in kinds or array.ndim != dims:
+            raise ValueError(f"{name} is {array.dtype} of shape {array.shape}")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"{name} has values that are not finite")
+    at, label, agent = arrays["at"], arrays["label"], arrays["agent"]
+    rows = {len(arrays[name]) for name in ("agent", "objects", "kept") if name in arrays}
+    if rows != {len(at)} or len(arrays["state"]) != len(label) or not 0 <= at.min() <= at.max() < len(label):
+        raise ValueError("its states, actions and pictures are not of the same steps")
+    if (np.diff(at) < 1).any():
+        raise ValueError("its pictures are not in the order of its steps")
+    if arrays.get("wrist", agent).shape != agent.shape or arrays.get("executed", label).shape != label.shape:
+        raise ValueError("its views, or its actions, are of two shapes")
+    if "objects" in arrays and arrays["objects"].shape[2] != 3:
+        raise ValueError(f"objects is of shape {arrays['objects'].shape}, not (frames, landmarks, 3)")
 
 
 def load(directory: str | Path, horizon: int = 50, limit: int | None = None) -> Demonstrations:

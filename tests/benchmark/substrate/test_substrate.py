@@ -8,7 +8,7 @@ import torch
 
 from flashtrail.base import commands
 from flashtrail.benchmark.substrate import __main__ as command
-from flashtrail.benchmark.substrate import data, figures, moving, networks, volumes
+from flashtrail.benchmark.substrate import data, figures, moving, networks, pick2d, volumes
 from flashtrail.policies.fluid.field import DOCUMENT_D, Layer, Stop, evolve
 from flashtrail.tables import measurements
 
@@ -195,3 +195,17 @@ def test_a_mistake_is_one_line(words, said, tmp_path, monkeypatch, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and said in line
     assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_for_the_measurement_is_refused_before_the_training(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["substrate", "digits", "--out", str(tmp_path)])
+    monkeypatch.setattr(command, "measure", lambda *_: pytest.fail("it was trained"))
+    assert commands.run(command.main, "substrate") == 2
+    assert capsys.readouterr().err == f"error: --out {tmp_path} is a directory: name a file in it\n"
+
+
+def test_an_artifact_that_is_none_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["pick2d", "--artifact", str(tmp_path / "none")])
+    assert commands.run(pick2d.main, "substrate") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: no artifact directory {tmp_path}/none")

@@ -305,7 +305,7 @@ def test_a_file_that_is_being_written_is_not_called_damaged(dataset, capsys):
 
 def test_a_folder_without_a_set_is_no_set_of_demonstrations(tmp_path, capsys):
     code, lines = checked(tmp_path, capsys)
-    assert code == 1 and lines[0].startswith(f"{tmp_path}: our training: no demonstrations under {tmp_path}")
+    assert code == 1 and lines[0].startswith(f"{tmp_path}: our training: {tmp_path} is no set")
 
 
 def test_no_file(tmp_path, capsys):

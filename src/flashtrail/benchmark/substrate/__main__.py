@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from flashtrail.base import commands
+from flashtrail.base.errors import UserError
 from flashtrail.benchmark.substrate import digits, moving, pick2d, volumes
 from flashtrail.tables import measurements
 
@@ -30,6 +31,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the measurement, a JSON file")
     parser.add_argument("--quick", action="store_true", help="seconds: that it runs, not what it measures")
     words = parser.parse_args()
+    if words.out.is_dir():
+        raise UserError(f"--out {words.out} is a directory: name a file in it")
     measure(words.task, words.out, words.quick)
 
 

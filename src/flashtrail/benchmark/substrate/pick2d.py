@@ -25,6 +25,7 @@ from flashtrail.benchmark.substrate.figures import difference, ratio
 from flashtrail.drills.predicates import Episode, features
 from flashtrail.drills.sensitivity import BLIND
 from flashtrail.experiment.episodes import EpisodeKey
+from flashtrail.policies import registry as families
 from flashtrail.policies.fluid.policy import FluidPolicy
 from flashtrail.policies.fluid.settings import Settings
 from flashtrail.policies.parts.words import Vocabulary
@@ -222,9 +223,13 @@ def main() -> int:
     parser.add_argument("--starts", type=int, default=FULL["starts"], metavar="N", help="of each task")
     arguments = parser.parse_args()
     if not 1 <= arguments.starts <= FIRST:
-        raise UserError(f"--starts {arguments.starts}: give 1 to {FIRST}: later ones are demonstrations'")
+        raise UserError(f"--starts {arguments.starts}: give 1 to {FIRST}: demonstrations begin at later ones")
     engine = {"device": "cpu", "dtype": "float32", "flash": {}}
-    policy = profiling.load(arguments.artifact, None, engine, "auto")
+    family = families.load(families.family_of(arguments.artifact))
+    try:
+        policy = profiling.load(arguments.artifact, None, engine, "auto")
+    except family.Error as error:  # a family cannot import UserError
+        raise UserError(str(error)) from None
     played = [play(_Session(policy), arguments.starts)]
     for one in in_simulator("policy", arguments.artifact.name, played)[1]:
         print(f"{one.title}: {one.said()}")
