@@ -14,7 +14,8 @@ from flashtrail.experiment import config
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENT = [documents.mapping(ROOT / "config.yaml"), documents.overlay(ROOT / "profiles/deployment/overlay.yaml")]
-ALONE = [DEPLOYMENT[0], {**DEPLOYMENT[1], "arms": {k: a for k, a in DEPLOYMENT[1]["arms"].items() if k[:3] != "ho_"}}]
+LIMITED = {arm: own for arm, own in DEPLOYMENT[1]["arms"].items() if arm.startswith(("limits_", "__only__"))}
+ALONE = [DEPLOYMENT[0], {**DEPLOYMENT[1], "arms": LIMITED}]
 BLACK = {"policy": "lift_nano", "condition": "black", "execution": {"replan_steps": 5}}
 FAULTS = {"arms": {"black": BLACK, "black_table": {**BLACK, "limits": "table"}}}
 FAULTS |= {"conditions": {"black": {"kind": "zero", "view": "both", "every": 1}}}

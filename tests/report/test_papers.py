@@ -35,7 +35,7 @@ GRID = {"grid": "wrist_grid", "fault": "zero", "view": "wrist", "parameter": "ev
 GRID |= {"guard": "none", "guard_kind": "none"}
 # Tables of imports, of episodes that were verified, of rounds that shared a pass, of shared starts; and none of these.
 ABSENT = {"printed", "verified", "verified-apart", "batching", "checkup-states", "drills-apart", "remedies"}
-ABSENT |= {"limits"}  # of arms with limits: test_limits_chapter.py
+ABSENT |= {"limits", "handoffs"}  # of such arms: test_limits_chapter.py, test_handoff_chapter.py
 ABSENT |= {"metrics", "metrics-printed"}  # of a suite that records other criteria: test_metric_chapter.py
 
 
@@ -225,7 +225,7 @@ def test_what_a_format_reads_as_its_own_is_escaped():
         (("figure", "success", "RUN", "-o", "-"), "give the name of a file"),
         (("figure", "success", "RUN", "-o", "/dev/null", "--force"), "/dev/null is not a regular file"),
         (("table", "success", "RUN", "-o", "nowhere/x.csv"), "there is no directory nowhere"),
-        (("summary", "RUN", "-o", "/proc/x.pdf"), "/proc/x.pdf cannot be written"),
+        (("summary", "RUN", "-o", "/proc/x.pdf"), "/proc/x.pdf cannot be made there"),
         (("figure", "success", "RUN", "--report", "robust"), "this run has no such report"),
         (("figure", "success", "NOWHERE"), "NOWHERE does not exist"),
         (("table", "success", "RUN/reports"), "no finished report"),

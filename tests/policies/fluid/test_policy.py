@@ -130,7 +130,8 @@ def test_it_is_served_like_any_other_and_a_client_reads_why_it_is_refused(tmp_pa
     with PolicyServerProcess(command, tmp_path / "log", port, 120, env=environment) as server:
         with PolicyClient(server.url, 10) as client:
             reply = client.infer(observation(), None, True, [1, 2])
-            assert client.metadata["family"] == "fluid" and client.metadata["settings"] == settings | {"max_steps": 0}
+            whole = settings | {"max_steps": 0, "precision": "float32"}
+            assert client.metadata["family"] == "fluid" and client.metadata["settings"] == whole
         assert reply.actions.shape == (12, 7) and reply.accepted_prefix_len == 7
         assert reply.policy_timing["steps_used"] == 2 * 2
         with PolicyClient(server.url, 10) as client, pytest.raises(PolicyError) as refused:
