@@ -20,6 +20,11 @@ _HEADS = {"signal": "Signal", "unit": "Per", "before": "Steps looked at", "auroc
 _HEADS |= {"n": "Positive / all", "episodes": "Episodes", "strata": "Arm-tasks"}
 
 
+def says(run: Campaign) -> bool:
+    """Return whether there is anything to say: an arm drafted, or failed and successful episodes have a signal."""
+    return run.drafts or bool(signal.whole_window(signal.of_run(run)))
+
+
 def section(run: Campaign) -> Html:
     """Does what a round says of itself tell how its episode ends, or that a camera is dead?"""
     analysis = signal.of_run(run)
