@@ -1,14 +1,11 @@
 """For all tests: a process started in the background of a script ignores SIGINT, and its children inherit that.
 
-Tests that interrupt a child would wait for ever then, so the usual disposition is restored first. A worker of many
-tests loads Triton before any of them loads OSMesa: each has an LLVM of its own, and in the other order the process dies
-(no process of the product has both). And the files that
+Tests that interrupt a child would wait for ever then, so the usual disposition is restored first. And the files that
 take longest start first: of two workers that take file by file, none is left with one of them at the end. What all
 imports have left when the tests begin is never freed, so no garbage collection walks it.
 """
 
 import gc
-import os
 import signal
 from collections import Counter
 from pathlib import Path
@@ -26,8 +23,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        import torch._dynamo  # noqa: F401  (as the first network does that is made on no device)
     if config.getoption("cpu"):
         import cpu_by_file
 

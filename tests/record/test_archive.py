@@ -165,6 +165,7 @@ def test_a_folder_with_a_link_or_a_pipe_is_no_bundle(tmp_path: Path, capsys: pyt
     for make in (lambda p: p.symlink_to("/etc"), lambda p: p.symlink_to("/dev/zero"), os.mkfifo):
         shutil.rmtree(tmp_path / "b", ignore_errors=True)
         (tmp_path / "b").mkdir()
+        (tmp_path / "b/manifest-sha256.txt").touch()
         make(tmp_path / "b/a")
         assert cli.main(["audit", str(tmp_path / "b")]) == 2
         assert "a bundle has no links, pipes or devices" in capsys.readouterr().err
