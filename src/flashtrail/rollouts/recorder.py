@@ -64,8 +64,9 @@ class Recorder:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UserError(
-                    f"another process is rolling out the shard in {self.root}: wait for it or stop it"
+                raise UserError(  # perhaps of a run that was killed
+                    f"another process is rolling out the shard in {self.root}: wait for it or stop it "
+                    f"(fuser '{self.root / '.lock'}' gives its number)"
                 ) from None
             with _disk(self.directory):
                 _remove_partial(self.directory)
