@@ -24,7 +24,7 @@ def campaign(prefix, *, episodes=60, hit=None, seed=0):
         steps = 300 if failed else int(generator.integers(140, 160))
         ends.append(
             {**key, "policy": "p", "success": not failed, "outcome": "horizon" if failed else "success"}
-            | {"steps": steps, "draft_rounds": ROUNDS}
+            | {"steps": steps, "draft_rounds": ROUNDS, "interventions": None}
         )
         for index in range(steps // 12):
             broken = bool(hit and index % hit == 0)
@@ -144,6 +144,20 @@ def test_a_claim_about_a_signal():
         signal_verdicts.judge_signal(claim(0.5, "novelty"), tells, 0.05)
     with pytest.raises(ValueError, match=r"unknown signal .noveltie.*novelty"):
         claim(0.5, "noveltie")
+
+
+def test_an_arm_with_hand_overs_is_left_out_and_one_that_always_fails_sets_off_no_alarm():
+    """Its helper changed how it ended; and where all fail, a high signal tells none of them apart."""
+    prefix = lambda failed, hit, g: g.choice([0, 12], p=[0.7, 0.3] if failed else [0.1, 0.9])  # noqa: E731
+    ends, rounds = campaign(prefix)
+    found = signal.analyse(ends, rounds)
+    helped, lost = ((ends.assign(arm=arm), rounds.assign(arm=arm)) for arm in ("helped", "lost"))
+    helped[0]["interventions"] = 1
+    lost[0]["success"], lost[1]["accepted_prefix"] = False, 0.0
+    both = [pd.concat(frames) for frames in zip((ends, rounds), helped, lost, strict=True)]
+    with_all = signal.analyse(*both)
+    assert whole_window(with_all) == whole_window(found)
+    assert with_all["alarms"][0] == found["alarms"][0]
 
 
 def test_a_verifier_that_sees_the_dead_camera_and_one_that_does_not():

@@ -33,12 +33,11 @@ from flashtrail.policies.pi0 import backends, weights
 from flashtrail.policies.pi0.dims import PRESETS, DraftDims
 from flashtrail.policies.pi0.errors import FlashError
 from flashtrail.policies.pi0.runtime import TorchRuntime
-from flashtrail.policies.pi0.settings import FlashSettings
+from flashtrail.policies.pi0.settings import MOST_SAMPLES, FlashSettings
 
 POLICIES = {"cpu": "pi0_nano", "cuda": "pi0_libero"}
 DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
 ROUNDS = {"cpu": 500, "cuda": 2000}
-MOST_SAMPLES = 64
 BUSY = 0.25  # share of the cores that other programs took
 
 

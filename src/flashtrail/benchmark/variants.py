@@ -44,7 +44,6 @@ WORDS = {
     "onnx_int8": "int8, ONNX Runtime",
 }
 STAGES = {"lift_vla": ("see", "fuse", "decode"), "fluid": ("embed", "evolve", "decode")}
-ONNX = "pip install -c envs/constraints.txt -e '.[onnx]'"
 
 
 def variants(artifact: Path) -> dict[str, Callable[[], Policy]]:
@@ -105,6 +104,7 @@ class _Whole(nn.Module):
         super().__init__()
         self.model, self.family = model, family
         self.first, self.second, self.third = (getattr(model, name) for name in STAGES[family])
+        self.cells = getattr(model, "cells", None)  # as it is before `_exported` puts others in the place of all these
 
     def forward(self, *given: Tensor) -> Tensor:
         if self.family == "lift_vla":
@@ -114,7 +114,8 @@ class _Whole(nn.Module):
         pictures, state = given[:2]
         said = given[2] if len(given) > 2 else None
         start = self.first(pictures, said)
-        out = self.third(self.model.cells(start, self.second(start).u), state, said)
+        assert self.cells is not None
+        out = self.third(self.cells(start, self.second(start).u), state, said)
         return out
 
 
@@ -148,7 +149,7 @@ def _session(whole: nn.Module, given: tuple[Tensor, ...], quantized: bool) -> An
         import onnxruntime
         from onnxruntime import quantization
     except ImportError:
-        raise UserError(f"not installed: {ONNX}") from None
+        raise UserError("ONNX Runtime is not installed: make setup") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.inference_mode(False):

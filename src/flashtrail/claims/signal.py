@@ -1,8 +1,9 @@
 """Signals of doubt: does what a round says of itself tell how its episode will end, or that a view is dead?
 
-All arms together, pairs within an arm and task. An episode that fails lasts longer and so shows more of
-everything: only rounds before a common step, the window, count, and only episodes that lasted beyond it. The
-thresholds of the alarm and the predicted shares are learned on other init states than those they are tested on.
+All arms together, but those with hand-overs, whose ends are the helper's, too; pairs within an arm and task. An episode
+that fails lasts longer and so shows more of everything: only rounds before a common step, the window, count, and only
+episodes that lasted beyond it. The thresholds of the alarm and the predicted shares are learned on other init states
+than those they are tested on.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def whole_window(analysis: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _joined(episodes: pd.DataFrame, rounds: pd.DataFrame) -> pd.DataFrame:
     """Return the rounds with their episode's end, number and stratum, and one column per signal."""
-    ends = endings.judged(episodes)[[*EPISODE_KEY, "policy", "success", "steps", "draft_rounds"]].copy()
+    ends = endings.judged(episodes[episodes["interventions"].isna()])
+    ends = ends[[*EPISODE_KEY, "policy", "success", "steps", "draft_rounds"]].copy()
     ends["drafts"] = ends.groupby("arm")["draft_rounds"].transform("sum") > 0
     ends["episode"] = np.arange(len(ends))
     frame = rounds.merge(ends, on=list(EPISODE_KEY), how="inner").sort_values(["episode", "round"])
@@ -135,25 +137,25 @@ def alarm(frame: pd.DataFrame, step: int, name: str) -> dict[str, Any]:
     """Return how often a signal warns of a failure inside the window, and how long before the end.
 
     The alarm: the signal's mean over the last 4 rounds that have one is worse than a threshold that at most a tenth of
-    the successful episodes of the other init states reach.
+    the successful episodes of the same arm and task reach, on the other init states. An arm and task with fewer than
+    5 of those, or without a failed episode, is left out: of one where all fail, a high signal tells no episode apart.
     """
     sign, words = SIGNALS[name]
     rounds = _early(frame, step).dropna(subset=[name]).copy()
     rolled = (-sign * rounds[name]).groupby(rounds["episode"]).rolling(ALARM_ROUNDS).mean()
     rounds["level"] = rolled.droplevel(0)
-    ends = rounds.groupby("episode")[["failed", "steps", "init_state"]].first()
+    ends = rounds.groupby("episode")[["failed", "steps", "init_state", "stratum"]].first()
     ends["lowest"] = rounds.groupby("episode")["level"].min()
     ends = ends.dropna(subset=["lowest"])
-    ends["alarm_step"] = np.nan
-    for fold in range(FOLDS):
-        inside = ends["init_state"] % FOLDS == fold
-        learned = ends.loc[~inside & ~ends["failed"], "lowest"]
-        if not len(learned) or not inside.any():
-            continue
-        threshold = float(np.quantile(learned, FALSE_ALARMS, method="lower"))
-        below = rounds[rounds["episode"].isin(ends.index[inside]) & (rounds["level"] < threshold)]
-        first = below.groupby("episode")["env_step"].min()
-        ends.loc[first.index, "alarm_step"] = first
+    ends = ends[ends.groupby("stratum")["failed"].transform("any")]
+    ends["threshold"], fold = np.nan, ends["init_state"] % FOLDS
+    for (stratum, own), part in ends.groupby(["stratum", fold]):
+        learned = ends.loc[(ends["stratum"] == stratum) & (fold != own) & ~ends["failed"], "lowest"]
+        if len(learned) >= discrimination.MIN_EPISODES:
+            ends.loc[part.index, "threshold"] = np.quantile(learned, FALSE_ALARMS, method="lower")
+    ends = ends.dropna(subset=["threshold"])
+    below = rounds[rounds["level"] < rounds["episode"].map(ends["threshold"])]
+    ends["alarm_step"] = below.groupby("episode")["env_step"].min()
     rang = ends["alarm_step"].notna()
     lead = (ends["steps"] - ends["alarm_step"])[rang & ends["failed"]]
     return {

@@ -22,7 +22,8 @@ def judge_signal(claim: types.SignalClaim, campaign: Campaign, _alpha: float) ->
     if row is None:
         raise NotTested(f"no arm and task has episodes of both ends that have {claim.signal}")
     if row["interval"] is None:
-        raise NotTested(f"{plural(row['episodes'], 'episode')} give no interval of {claim.signal}: fewer than 5 failed")
+        episodes = plural(row["episodes"], "episode")
+        raise NotTested(f"{episodes} give no interval of {claim.signal}: it needs 5 of each end")
     low, high = row["interval"]["low"], row["interval"]["high"]
     said = f"AUROC {row['value']:.2f} [{low:.2f}, {high:.2f}]"
     arms = campaign.rounds.loc[campaign.rounds[claim.signal].notna(), "arm"].unique()

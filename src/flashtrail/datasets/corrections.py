@@ -18,6 +18,7 @@ import numpy as np
 from flashtrail.base.errors import UserError
 from flashtrail.base.provenance import write_atomic
 from flashtrail.datasets.replayed import NEAR_GREY, NEAR_M
+from flashtrail.experiment import doubt
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.experiment.shard import EXPERT
 from flashtrail.rollouts import conditions
@@ -67,7 +68,7 @@ def interventions(steps: Sequence[Row], alone: bool) -> list[range]:
     """Return the steps of each of an episode's corrections; `alone`: no policy acted, all is one."""
     if alone:
         return [range(len(steps))] if steps else []
-    turns = groupby(steps, key=lambda step: (step["who"] == EXPERT, step["round"]))
+    turns = groupby(steps, key=lambda step: (step["who"] == doubt.EXPERT, step["round"]))
     return [range((own := [s["step"] for s in turn])[0], own[-1] + 1) for (mine, _), turn in turns if mine]
 
 

@@ -17,8 +17,6 @@ SIGNALS = {
     "head_spread": (1, "spread over heads"),
     "novelty": (1, "distance from the training data"),
 }
-# Those that need a draft; the others, of the rounds' table, any round may have.
-DRAFT = ("accepted_prefix", "radius", "rejected", "gripper", "zero_accept")
 # What a policy may say of a round, under the same name in its `policy_timing`; `overlap` is the client's own.
 FROM_POLICY = ("sample_spread", "head_spread", "novelty")
 

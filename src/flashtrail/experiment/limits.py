@@ -32,8 +32,10 @@ class Limits(Kind):
 
     act: bool = Field(True, description="false: the box and the force are measured and nothing is limited, a control")
     box: Box | None = Field(None, description="of all corners of the gripper, fingers included")
-    max_step_m: _Above | None = Field(None, description="commanded motion of the hand in a control step, m")
-    max_turn_rad: _Above | None = Field(None, description="commanded turn of the hand in a control step, rad")
+    max_step_m: float | None = Field(None, gt=0, le=1, description="commanded motion of the hand in a control step, m")
+    max_turn_rad: float | None = Field(
+        None, gt=0, le=7, description="commanded turn of the hand in a control step, rad"
+    )
     max_jerk_m_s3: _Above | None = Field(None, description="of the commanded motion, along each axis, m/s^3")
     min_gripper_steps: int | None = Field(
         None,

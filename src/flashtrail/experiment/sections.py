@@ -18,7 +18,7 @@ from flashtrail.policies.facts import NAMES as FACTS
 from flashtrail.policies.facts import PolicyFacts
 from flashtrail.policies.fluid.settings import MOST_STEPS
 from flashtrail.policies.parts.formats import Precision
-from flashtrail.policies.pi0.settings import FlashSettings
+from flashtrail.policies.pi0.settings import MOST_SAMPLES, FlashSettings
 
 ENGINE = ("device", "dtype", "backend", "threads")  # of a policy: how its server is started
 MOST = 1_000_000  # of what is counted: steps, rounds, samples
@@ -79,10 +79,7 @@ class FamilySettings(Section):
     patience: int | None = Field(None, ge=1, le=MOST_STEPS, description="fluid: calm steps in a row before it stops")
     max_steps: int | None = Field(None, ge=1, le=MOST_STEPS, description="fluid: steps of a layer; none: as trained")
     samples: int | None = Field(
-        None,
-        ge=2,
-        le=64,
-        description="pi0: noises a full round is answered under, for `sample_spread`; none: one",
+        None, ge=2, le=MOST_SAMPLES, description="pi0: noises that a full round is answered under; none: one"
     )
     doubt: bool | None = Field(None, description="lift_vla: rounds say head_spread and novelty (docs/lift.md)")
     precision: Precision | None = Field(None, description="lift_vla, fluid: number format; none: float32")

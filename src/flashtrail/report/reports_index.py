@@ -28,6 +28,7 @@ from flashtrail.statistics.wording import DASH, listed, plural
 
 FOOTER = "Made by FLASHTrail from the reports of this directory and the verdicts that they rest on."
 _FILES = ("lift", "fluid", "deployment")  # sources with a claims file and a profile of their own
+_APART = {"Y": "corrections"}  # claims of the source `deployment` with a file of their own, by their letter
 _BESIDE = ("drills", "checkup", "report")  # after the experiments' own reports, before chapters
 _SAID = [re.compile(rf'<p class="{kind}">(.*?)</p>', re.DOTALL) for kind in ("said(?: long)?", "line note")]
 _TAGS = re.compile(r"<[^>]+>")
@@ -180,7 +181,7 @@ def _of_figure(run: Campaign, said: published.Said) -> dict[str, Any]:
         if run.files("diagnosis"):
             found, evidence = drills_chapter.finding(run, drill), page.link(drill, "drills.html")
     elif said.source in _FILES and not reason:
-        own = said.source
+        own = _APART.get(said.used_by[0][0], said.source)
         reason = f"not a claim of this run: {listed(said.used_by)} of claims-{own}.yaml (make {own})"
     elif not reason:
         reason = "no checkup was run here (make checkup)"

@@ -138,13 +138,12 @@ def _success(
 
 def _counts(episodes: Sequence[tuple[Shard, str]], find: Find) -> dict[str, str]:
     """Return the share of steps that limits changed, and in how many episodes the other counts are not 0."""
-    known = [name for name in _COUNTS if name in schemas.EPISODES.names]
-    columns = (*known, "steps")
+    columns = (*_COUNTS, "steps")
     last = next(_read(episodes[::-1], find, "episodes", columns), None)
-    if last is None or all(last[name] == [None] for name in known):
-        return {}  # an arm without limits: its other episodes need not be opened
+    if last is None or all(last[name] == [None] for name in _COUNTS):
+        return {}  # an arm without limits and hand-overs: its other episodes need not be opened
     rows, said = list(_read(episodes, find, "episodes", columns)), {}
-    for name in known:
+    for name in _COUNTS:
         pairs = [(row[name][0], row["steps"][0]) for row in rows if row[name][0] is not None]
         if pairs and name == "limited_steps":
             said[name] = _share(pairs, "step")

@@ -18,6 +18,7 @@ from flashtrail.policies.lift_vla.model import LiftVLA, Recalled, normalised, pa
 from flashtrail.policies.lift_vla.settings import Settings
 from flashtrail.policies.parts import chunks, words
 from flashtrail.policies.parts.precision import lowered
+from flashtrail.policies.spread import spread
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,14 @@ class LiftPolicy(chunks.ChunkPolicy[_Taken]):
         marks.mark()
         fused = model.fuse(seen, text, absent)
         marks.mark()
-        recalled = model.recall(fused, hand, missing if bool(missing.any()) else None)
-        answers = model.conclude(*recalled).float().cpu().numpy()
-        doubts = [{}] * len(rounds) if self._doubt is None else self._doubts(self._doubt, seen, recalled)
+        masked = missing if bool(missing.any()) else None
+        doubts: list[dict[str, float]] = [{}] * len(rounds)
+        if self._doubt is None:
+            answered = model.decode(fused, hand, masked)
+        else:
+            recalled = model.recall(fused, hand, masked)
+            answered, doubts = model.conclude(*recalled), self._doubts(self._doubt, seen, recalled)
+        answers = answered.float().cpu().numpy()
         marks.mark()
         timing = marks.timing(len(rounds))
         return [
@@ -128,9 +134,8 @@ class LiftPolicy(chunks.ChunkPolicy[_Taken]):
 
     def _doubts(self, doubt: Doubt, seen: Tensor, recalled: Recalled) -> list[dict[str, float]]:
         """Each round's `head_spread`, RMS of the heads' deviation (the gripper's apart, as sent), and `novelty`."""
-        chunks_of_heads = self.stats.actions(doubt.answers(recalled).cpu().numpy())
-        motion = chunks_of_heads[:, :, : self.settings.max_exec_steps, :-1]
-        spreads = np.sqrt(motion.var(axis=1, ddof=1).mean(axis=(1, 2))).tolist()
+        answers = self.stats.actions(doubt.answers(recalled).cpu().numpy())
+        spreads = [spread(heads[:, : self.settings.max_exec_steps]) for heads in answers]
         distances = doubt.novelty(seen).cpu().tolist()
         return [{"head_spread": s, "novelty": d} for s, d in zip(spreads, distances, strict=True)]
 

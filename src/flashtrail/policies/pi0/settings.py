@@ -10,6 +10,8 @@ from typing import Any
 
 from flashtrail.policies.pi0.errors import SettingsError
 
+MOST_SAMPLES = 64
+
 
 @dataclass(frozen=True)
 class FlashSettings:
@@ -45,6 +47,8 @@ class FlashSettings:
         for name in ("max_exec_steps", "dist_dims", "samples"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} {getattr(self, name)} must be at least 1")
+        if self.samples > MOST_SAMPLES:
+            raise SettingsError(f"samples {self.samples} must be at most {MOST_SAMPLES}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FlashSettings:
