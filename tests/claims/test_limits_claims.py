@@ -21,6 +21,7 @@ def test_a_measured_quantity_is_held_to_its_limit_episode_by_episode(tmp_path, i
     inputs = table(tmp_path, "a", peak_force_n=[60.0] * inside + [60.1] * (50 - inside))
     found = verdict(tmp_path, inputs, **WITHIN)
     assert found["verdict"] == word and found["numbers"]["rate"]["k"] == inside
+    assert bool(found["settle"]) == (word == "inconclusive"), "an open claim says how many episodes would settle it"
     assert f"In a the peak force at the wrist was at most 60 N in {inside}/50" in found["sentence"]
 
 

@@ -27,6 +27,7 @@ def judge_signal(claim: types.SignalClaim, campaign: Campaign, _alpha: float) ->
     low, high = row["interval"]["low"], row["interval"]["high"]
     said = f"AUROC {row['value']:.2f} [{low:.2f}, {high:.2f}]"
     arms = campaign.rounds.loc[campaign.rounds[claim.signal].notna(), "arm"].unique()
+    own = {str(arm): campaign.judged(str(arm)) for arm in arms}
     return Judgement(
         decided(low > claim.above, high <= claim.above),
         f"The mean of {claim.signal} ({words}) over the first {analysis['window']} steps tells failure with an {said}, "
@@ -34,5 +35,5 @@ def judge_signal(claim: types.SignalClaim, campaign: Campaign, _alpha: float) ->
         f"{plural(row['strata'], 'pair')} of arm and task failed.",
         {"auroc": row["value"], "low": low, "high": high, "above": claim.above},
         said,
-        scope_of(campaign, {str(arm): campaign.judged(str(arm)) for arm in arms}),
+        scope_of(campaign, {arm: episodes for arm, episodes in own.items() if episodes["interventions"].isna().all()}),
     )

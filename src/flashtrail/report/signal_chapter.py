@@ -174,10 +174,11 @@ def _auroc(row: Mapping[str, Any]) -> str:
 def alarm_words(rows: Sequence[Mapping[str, Any]], window: int) -> str:
     """Say which alarms ring in failed episodes more often than in successful ones."""
     if not rows:
-        return "There are no episodes of both kinds that last long enough."
+        return "In no arm and task are there episodes enough of both ends to learn an alarm from."
     start = (
         f"An alarm on a signal\u2019s mean over {signal.ALARM_ROUNDS} rounds, its threshold set on other init states "
-        f"to ring in at most {percent(signal.FALSE_ALARMS)} of the successful episodes, rings before step {window} "
+        f"of the same arm and task to ring in at most {percent(signal.FALSE_ALARMS)} of the successful episodes, rings "
+        f"before step {window} "
     )
     good = [row["words"] for row in rows if row["failed"]["wilson"]["low"] > row["successful"]["wilson"]["high"]]
     if not good:
