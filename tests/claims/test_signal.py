@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 from flashtrail.claims import claims, signal, signal_verdicts
+from flashtrail.claims.campaign import Campaign
 from flashtrail.claims.judgement import NotTested
 from flashtrail.report import signal_chapter
 from flashtrail.statistics import discrimination
@@ -76,7 +77,7 @@ def test_alike_rounds_do_not_narrow_the_interval():
     assert (often.interval.low, often.interval.high) == pytest.approx((once.interval.low, once.interval.high))
 
 
-def test_a_planted_signal_is_found_and_warns_early():
+def test_a_planted_signal_is_found_and_warns_early(monkeypatch):
     ends, rounds = campaign(lambda failed, hit, g: g.choice([0, 12], p=[0.7, 0.3] if failed else [0.1, 0.9]))
     found = signal.analyse(ends, rounds)
     assert whole_window(found)["says"] == "above" and whole_window(found)["value"] > 0.9
@@ -88,6 +89,11 @@ def test_a_planted_signal_is_found_and_warns_early():
     assert "more often in failed episodes" in signal_chapter.alarm_words(found["alarms"], found["window"])
     assert found["reliability"]["brier"]["signal"] < found["reliability"]["brier"]["arm_and_task"]
     assert "point to failure" in signal_chapter.outcome_words(found)
+    monkeypatch.setattr(signal, "of_run", lambda run: found)
+    made = {table.name: table for table in signal_chapter.section(Campaign({})).tables}
+    row = made["alarms"].rows[0]
+    for end in ("failed", "successful"):
+        assert str(row[end]).startswith(f"{alarm[end]['k']}/{alarm[end]['n']} (")
 
 
 def test_no_signal_is_found_where_there_is_none():

@@ -22,6 +22,16 @@ def test_a_ratio_over_episodes_agrees_with_scipy():
     assert resampling.ratio_over_episodes(part[:4], whole[:4]) is None
 
 
+@pytest.mark.parametrize("episodes", [20, 3000])
+def test_a_small_ratio_has_the_interval_of_a_large_one_and_equal_episodes_have_none(episodes):
+    """Squares of rounding errors are as small as 1e-14."""
+    part, whole = np.random.default_rng(2).uniform(1, 2, episodes), np.full(episodes, 7.0)
+    large, small = (resampling.ratio_over_episodes(part * size, whole) for size in (1, 1e-14))
+    assert (small.low, small.high) == pytest.approx((large.low * 1e-14, large.high * 1e-14), rel=1e-6)
+    for size in (0, 1e-14, 0.3):
+        assert resampling.ratio_over_episodes(np.full(episodes, size), whole) is None
+
+
 def test_the_normal_limit_is_the_bootstrap_of_many():
     generator = np.random.default_rng(1)
     columns = np.column_stack([generator.poisson(6, 2000), generator.poisson(15, 2000)]).astype(float)

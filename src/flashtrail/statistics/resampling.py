@@ -54,7 +54,8 @@ def percentile_interval(values: NDArray[Any], level: float = LEVEL) -> Interval 
     Where all clusters are alike a bootstrap sees no spread, although there may be some.
     """
     low, high = np.nanquantile(values, [0.5 - level / 2, 0.5 + level / 2])
-    return Interval(float(low), float(high), level) if high - low > 1e-12 else None
+    alike = 1e-12 * max(abs(low), abs(high))  # of their own size: squares of rounding errors are as small as 1e-14
+    return Interval(float(low), float(high), level) if high - low > alike else None
 
 
 def ratio_over_episodes(
