@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -228,6 +229,7 @@ def test_an_unfinished_environment_is_made_anew(setup_env):
 
 
 def test_no_room_is_said_before_anything_is_fetched(setup_env, monkeypatch):
+    monkeypatch.setattr(setup_env.shutil, "disk_usage", lambda place: SimpleNamespace(free=1e12))  # not this disk's
     setup_env.preflight()
     monkeypatch.setattr(setup_env, "INSTALLED_GB", 1e6)
     with pytest.raises(SystemExit, match=r"GB free, 1000000\.0 GB are needed"):
