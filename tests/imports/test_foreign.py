@@ -302,6 +302,15 @@ def test_a_name_in_a_result_names_no_file_elsewhere(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["o"] and not (tmp_path / "y").exists()
 
 
+def test_a_link_out_of_a_results_directory_is_left(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/linked.json").symlink_to(FOREIGN / "vla_eval_003_merged.json")
+    with pytest.raises(UserError, match="holds nothing that import-run reads"):
+        read(tmp_path / "run")
+    shutil.copy(FOREIGN / "lerobot_044_eval_info.json", tmp_path / "run/eval_info.json")
+    assert [path.name for path in read(tmp_path / "run", seed=7).files] == ["eval_info.json"]
+
+
 @pytest.mark.simulator
 def test_the_list_of_liberos_tasks_is_the_packages() -> None:
     from libero.libero import benchmark

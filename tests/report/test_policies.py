@@ -67,6 +67,7 @@ def test_a_page_of_imported_policies_leads_with_them_and_judges_no_claim_of_othe
     assert cli.main(["report-run", str(tmp_path / "mine")]) == 0
     text = (tmp_path / "mine/report.html").read_text()
     assert "<h1>Policies compared</h1>" in text and "Every two policies" in text and 'class="verdict ' not in text
+    assert text.index('id="policies"') < text.index('id="claims"')
     assert unlinked(tmp_path / "mine/report.html") == []
 
 
@@ -75,9 +76,12 @@ def test_episodes_without_known_starts_are_compared_unpaired(tmp_path: Path) -> 
     for arm in "ab":
         words = [str(info), "--arm", arm, "--policy", arm, "--seed", "7", "--out", str(tmp_path)]
         assert cli.main(["import-run", *words]) == 0
-    run = Campaign(prepare([tmp_path], tmp_path))
-    (table,) = policies_chapter.section(run).tables
+    inputs = prepare([tmp_path], tmp_path)
+    (table,) = policies_chapter.section(Campaign(inputs)).tables
     assert "same" not in table.columns and len(list(table.rows)) == 1
+    write_pages(inputs, tmp_path)  # nor does the page of all episodes show two of them as one start
+    starts = re.findall(r'data-start="([^"]+)"', (tmp_path / "episodes/index.html").read_text())
+    assert len(starts) == len(set(starts)) == 20
 
 
 def test_the_interval_over_tasks_is_the_t_interval_of_their_differences() -> None:

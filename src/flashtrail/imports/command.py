@@ -144,6 +144,10 @@ def _read(arguments: argparse.Namespace) -> list[Imported]:
     runs: dict[tuple[str | None, str], list[Path]] = {}
     for at, source in enumerate(arguments.source):
         runs.setdefault((arms[at % len(arms)], policies[at % len(policies)]), []).append(source)
-    device = arguments.device or ""
-    read = CsvRun.of_paths if arguments.csv else sources.read
-    return [read(paths, policy, arguments.seed, arm, named, device) for (arm, policy), paths in runs.items()]
+    more = (named, arguments.device or "")
+    return [
+        CsvRun(paths, policy, arguments.seed, arm, *more).read()
+        if arguments.csv
+        else sources.read(paths, policy, arguments.seed, arm, *more)
+        for (arm, policy), paths in runs.items()
+    ]

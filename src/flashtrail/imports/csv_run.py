@@ -93,11 +93,6 @@ class CsvRun:
         self.repeats: dict[tuple[Any, ...], int] = {}
         self.met: set[int] = set()  # warm-up rules that left something out
 
-    @classmethod
-    def of_paths(cls, *words: Any) -> Imported:
-        """Read CSV files, by what __init__ takes; for those whose content looks like another format."""
-        return cls(*words).read()
-
     def read(self) -> Imported:
         """Return the rows of all files; UserError where no row at all can be kept, or names contradict each other."""
         if self.of["profile"]:

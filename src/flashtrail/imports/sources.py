@@ -27,7 +27,7 @@ _JSON: tuple[tuple[Callable[[Any], bool], Callable[[Path, Any], EpisodeList]], .
 _TASKS = provenance.PACKAGE_ROOT.parents[1] / "resources" / "libero" / "tasks.yaml"
 _MOST = 10_000  # entries of a directory
 _READ = (".json", ".jsonl", ".sqlite", ".txt", ".log")  # a directory's files that are looked into
-_LARGEST_JSON = 2**28  # bytes; in memory it is some ten times that
+_LARGEST_JSON = 2**27  # characters; in memory it is some ten times that
 
 
 def read(
@@ -87,13 +87,14 @@ def _list_in(path: Path) -> EpisodeList | None:
 
 
 def _of_directory(root: Path) -> list[EpisodeList]:
-    """Return the files of a directory whose format is told by content, but for CSV; others are left.
+    """Return the files of a directory whose format is told by content, but for CSV; others, and links out, are left.
 
     An aggregate whose evaluation is in a recording beside it was exported from it and is left, too.
     """
     found = []
     for path in sorted(path for path, _ in zip(root.iterdir(), range(_MOST), strict=False)):
-        entry = _list_in(path) if path.is_file() and path.suffix in _READ else None
+        inside = path.suffix in _READ and path.is_file() and path.resolve().parent == root.resolve()
+        entry = _list_in(path) if inside else None
         if entry and (entry.kind != json_lines.KIND or path.suffix == ".jsonl"):
             found.append(entry)
     recorded = {name for file in found if file.kind == vla_eval_recording.KIND for name in file.made_of}

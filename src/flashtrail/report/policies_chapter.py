@@ -23,12 +23,11 @@ Starts = tuple[list[bool], list[bool]]  # success of both at the starts that bot
 
 
 class Compared(NamedTuple):
-    """Two policies on one suite, or on all that both have (``suites`` says how many)."""
+    """Two policies on one suite, or on all that both have."""
 
     a: str
     b: str
     suite: str
-    suites: int
     strata: list[Stratum]
     paired: Paired | None
 
@@ -74,11 +73,11 @@ def compared(counts: Counts, starts: Callable[[str, str, str], Starts] | None = 
         strata = {suite: _strata(counts[a][suite], counts[b][suite]) for suite in common}
         pairs = {suite: starts(a, b, suite) if starts else ([], []) for suite in common}
         for suite in common:
-            rows.append(Compared(a, b, suite, 1, strata[suite], _paired([pairs[suite]])))
+            rows.append(Compared(a, b, suite, strata[suite], _paired([pairs[suite]])))
         if len(common) > 1:
             every = [stratum for own in strata.values() for stratum in own]
             whole = _paired([*pairs.values()]) if all(first for first, _ in pairs.values()) else None
-            rows.append(Compared(a, b, f"all {len(common)}", len(common), every, whole))
+            rows.append(Compared(a, b, f"all {len(common)}", every, whole))
     return [row for row in rows if row.strata]
 
 
