@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cite": ("how to cite the software, a run and what its report quotes", "flashtrail.record.citation:Cite"),
     "doctor": ("name the likely cause of a run that fails in silence", "flashtrail.drills.doctor"),
     "explain": ("what one episode depended on, and its replay against the record", "flashtrail.record.explain"),
+    "export": ("a run's episodes as vla-eval's or lerobot's results, or CSV", "flashtrail.imports.export"),
     "export-dataset": ("demonstrations or a run's episodes as a LeRobot set", "flashtrail.datasets.export"),
     "figure": ("a figure of a report, at the width of a paper's column", "flashtrail.record.papers:Figure"),
     "import-dataset": ("a LeRobot set as a training set", "flashtrail.datasets.take"),
@@ -34,7 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "flashtrail.checkpoints.pickle_command:Import",
     ),
     "import-run": (
-        "read an official client's run, or CSVs, into our tables",
+        "read others' results (official client, vla-eval, lerobot, OpenVLA, CSV) into our tables",
         "flashtrail.imports.command:Import",
     ),
     "reports": (

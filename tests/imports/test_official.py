@@ -256,7 +256,10 @@ def test_any_value_in_any_field_is_imported_or_named(tmp_path: Path, data) -> No
         file.write_text(before)
 
 
-def test_a_csv_file_without_its_flag_is_told_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = official.write_csv(tmp_path)
-    assert cli.main(["import-run", str(files[0]), "--out", str(tmp_path / "out")]) == 2
-    assert "is a file, not a run directory: for CSV files give --csv" in capsys.readouterr().err
+def test_a_csv_file_is_told_by_its_content(tmp_path: Path) -> None:
+    files = [str(path) for path in official.write_csv(tmp_path)]
+    for flag, out in (((), "a"), (("--csv",), "b")):
+        assert cli.main(["import-run", *flag, *files, "--seed", "7", "--arm", "x", "--out", str(tmp_path / out)]) == 0
+    for table in schemas.SCHEMAS:
+        one, other = (tmp_path / out / f"tables/x/{table}.parquet" for out in "ab")
+        assert one.read_bytes() == other.read_bytes()

@@ -34,7 +34,7 @@ from flashtrail.report import cards, figures, headline, page, plotting, table_fo
 GRID = {"grid": "wrist_grid", "fault": "zero", "view": "wrist", "parameter": "every", "severity": 4}
 GRID |= {"guard": "none", "guard_kind": "none"}
 # Tables of imports, of episodes that were verified, of rounds that shared a pass, of shared starts; and none of these.
-ABSENT = {"printed", "verified", "verified-apart", "batching", "checkup-states", "drills-apart", "remedies"}
+ABSENT = {"printed", "policies", "verified", "verified-apart", "batching", "checkup-states", "drills-apart", "remedies"}
 ABSENT |= {"alarms"}  # of an arm with five episodes of either end: claims/test_signal.py
 ABSENT |= {"limits", "handoffs"}  # of such arms: test_limits_chapter.py, test_handoff_chapter.py
 ABSENT |= {"metrics", "metrics-printed"}  # of a suite that records other criteria: test_metric_chapter.py

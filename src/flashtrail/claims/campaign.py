@@ -135,9 +135,14 @@ class Campaign:
         return self._judged[arm]
 
     def pairs(self, arm: str, control: str) -> pd.DataFrame:
-        """Return the judged episodes that both arms have (`keys.pairs`); several claims are about the same two arms."""
+        """Return the judged episodes that both arms have (`keys.pairs`); several claims are about the same two arms.
+
+        None of an imported arm whose record does not tell initial states: its numbers only count the episodes.
+        """
         if (arm, control) not in self._pairs:
-            self._pairs[arm, control] = keys.pairs(self.judged(arm), self.judged(control))
+            known = not any(self._origin(name).get("starts") for name in (arm, control))
+            own = self.judged(arm)
+            self._pairs[arm, control] = keys.pairs(own if known else own.head(0), self.judged(control))
         return self._pairs[arm, control]
 
     def by_verification(self) -> Campaign:

@@ -80,6 +80,8 @@ def pairs_of(campaign: Campaign, arm: str, control: str) -> pd.DataFrame:
     pairs = campaign.pairs(arm, control)
     if not len(pairs):
         why = f": pairs are within a suite, and they are of {own} and {other}" if own != other else ""
+        blind = [name for name in (arm, control) if campaign.metadata.get(name, {}).get("starts")]
+        why = why or (f": the record of {listed(blind)} does not tell initial states" if blind else "")
         raise NotTested(f"{arm} and {control} have no episode in common{why}")
     return pairs.rename(columns={"success_a": "success_arm", "success_b": "success_control"})
 

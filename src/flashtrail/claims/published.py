@@ -48,6 +48,7 @@ class Success(Section):
     percent: float | None = None
     k: int | None = None
     n: int | None = None
+    errors: int = Field(0, ge=0, description="further episodes, in no n here, that an error ended")
     starts: Starts | None = None
 
     @model_validator(mode="after")
@@ -235,6 +236,14 @@ def load(path: str | Path | None = None) -> Published:
     """Read the published figures; UserError names what is wrong with the file."""
     path = DEFAULT if path is None else Path(path)
     return documents.typed(TypeAdapter(Published), documents.mapping(path, "sources:"), str(path))
+
+
+def named(name: str) -> Path:
+    """Return the file of this directory that has a name; UserError with the names that there are."""
+    known = {path.stem: path for path in sorted(DEFAULT.parent.glob("*.yaml"))}
+    if name not in known:
+        raise UserError(f"--published {name}: resources/published has no such file{nearest(name, known)}")
+    return known[name]
 
 
 def load_all(paths: Sequence[str | Path]) -> Published:

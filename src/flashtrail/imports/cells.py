@@ -119,9 +119,11 @@ def needed_flag(row: Mapping[str, Any], name: str) -> bool:
 
 
 def text(row: Mapping[str, Any], name: str) -> str | None:
-    """Return a text, or None where it is absent or empty; BadRow for one that UTF-8 cannot hold."""
+    """Return a text, or None where it is absent or empty; BadRow for a list, and for one that UTF-8 cannot hold."""
     if empty(row, name):
         return None
+    if isinstance(row[name], list | dict):
+        raise BadRow(f"{_said(row, name)}, not a text")
     content = str(row[name])
     try:
         content.encode()

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from flashtrail.base.errors import UserError, nearest
 from flashtrail.claims import published
-from flashtrail.imports import csv_run, official, writing
+from flashtrail.imports import sources, writing
 from flashtrail.imports.cells import INT64
 from flashtrail.imports.columns import Columns, listed
+from flashtrail.imports.csv_run import CsvRun
 from flashtrail.imports.record import Imported, Problem
 
 _SHOWN = 40  # causes of problems printed, each with its first row; import.json has every row
@@ -27,17 +28,27 @@ class Import:
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         """Add the command's flags."""
         add = parser.add_argument
-        add("source", type=Path, nargs="+", metavar="SOURCE", help="a run directory; with --csv, the CSV files")
-        add("--csv", action="store_true", help="the sources are CSV files of rounds, of episodes or of both")
+        add(
+            "source",
+            type=Path,
+            nargs="+",
+            metavar="SOURCE",
+            help=f"told by content: {sources.KNOWN}; a directory of such",
+        )
+        add("--csv", action="store_true", help="read every source as CSV, whatever its content looks like")
         add("--out", type=Path, required=True, metavar="DIR", help="where tables/ARM/ and profile/NAME/ go")
         add("--replace", action="store_true", help="replace an existing arm, and everything imported with it")
-        add("--arm", type=_name, help="name of the arm (default: the run's id; of CSV rows, condition or run_name)")
-        add("--policy", type=_name, default="unknown", help="name of the policy, which the record does not hold")
+        arm = "name of the arm (default: the run's id; of CSV rows, condition or run_name; else the source's name)"
+        add("--arm", type=_name, action="append", help=f"{arm}; once, or once for each source")
+        policy = "name of the policy, which the record does not hold; once, or once for each source"
+        add("--policy", type=_name, action="append", help=policy)
         add("--device", type=_name, help="the device it ran on, which the record does not hold")
         add("--whose", type=_name, metavar="NAME", help="a source of resources/published, to compare with")
-        add("--seed", type=int, help="with --csv: the run's seed, where the files have no such column")
+        add("--seed", type=int, help="the run's seed, where the files do not say it")
         add("--skip-bad-rows", action="store_true", help="write the good rows although others are bad, and exit 0")
-        csv = parser.add_argument_group("columns of CSV files", f"OURS (read where its name is another): {listed()}")
+        csv = parser.add_argument_group(
+            "columns of files of episodes", f"OURS (read where its name is another): {listed()}"
+        )
         for flag, value, message in (
             ("--map", "OURS=THEIRS", "a column that has another name"),
             ("--constant", "OURS=VALUE", "a column that a file lacks"),
@@ -50,32 +61,41 @@ class Import:
         """Read, say what is wrong by file and line, and write; with a bad row nothing is written unless asked."""
         _check_whose(arguments.whose)
         writing.check_out(arguments.out)
-        imported = _read(arguments)
-        for line in _by_cause(imported.problems):
+        runs = _read(arguments)
+        problems = [problem for imported in runs for problem in imported.problems]
+        for line in _by_cause(problems):
             print(line, file=sys.stderr)
-        for name, count in ((name, count) for name, count in imported.counts().items() if count["read"]):
-            message = f"{name}: {count['read']} read, {count['kept']} kept, {count['left_out']} left out"
-            print(message + (f", {count['warmup']} warm-up" if count["warmup"] else ""))
-        for file, names in imported.unread.items():
-            if names:
-                print(f"{file}: columns not read: {', '.join(names)}")
-        if imported.rows["profile"]:
-            print(
-                f"rounds without episodes: a profile, {imported.warm_rounds()} of them warm-up; it has no success rate"
-            )
-        if imported.problems and not arguments.skip_bad_rows:
-            n = len(imported.problems)
+        for imported in runs:
+            _say(imported)
+        if problems and not arguments.skip_bad_rows:
+            n = len(problems)
             message = f"{n} problem{'s' * (n != 1)}, nothing written; fix the rows or give --skip-bad-rows"
             print(f"error: {message}", file=sys.stderr)
             return 1
-        new, gone = writing.write(
-            imported, arguments.out, arguments.device or "", arguments.whose or "", arguments.replace
-        )
-        if gone:
-            print(f"removed with the replaced import: {', '.join(gone)}")
-        command = f"flashtrail report-run {shlex.quote(str(arguments.out))}"
-        print(f"{arguments.out}: {', '.join(new)}; {command} makes the report")
+        writing.check_free(runs, arguments.out, arguments.replace)
+        for imported in runs:
+            new, gone = writing.write(
+                imported, arguments.out, arguments.device or "", arguments.whose or "", arguments.replace
+            )
+            if gone:
+                print(f"removed with the replaced import: {', '.join(gone)}")
+            command = f"flashtrail report-run {shlex.quote(str(arguments.out))}"
+            print(f"{arguments.out}: {', '.join(new)}; {command} makes the report")
         return 0
+
+
+def _say(imported: Imported) -> None:
+    """Print how many rows were read, which of them ended in an error, and which columns nothing reads."""
+    for name, count in ((name, count) for name, count in imported.counts().items() if count["read"]):
+        message = f"{name}: {count['read']} read, {count['kept']} kept, {count['left_out']} left out"
+        print(message + (f", {count['warmup']} warm-up" if count["warmup"] else ""))
+    if errors := sum(row["outcome"] == "error" for row in imported.rows["episodes"]):
+        print(f"{errors} of them ended in an error and are in no success rate")
+    for file, names in imported.unread.items():
+        if names:
+            print(f"{file}: columns not read: {', '.join(names)}")
+    if imported.rows["profile"]:
+        print(f"rounds without episodes: a profile, {imported.warm_rounds()} of them warm-up; it has no success rate")
 
 
 def _by_cause(problems: Sequence[Problem]) -> list[str]:
@@ -109,18 +129,25 @@ def _name(word: str) -> str:
     return word
 
 
-def _read(arguments: argparse.Namespace) -> Imported:
-    columns = Columns.parse(arguments.map, arguments.constant, arguments.warmup)
-    if arguments.csv:
-        if arguments.seed is not None and not 0 <= arguments.seed <= INT64:
-            raise UserError(f"--seed {arguments.seed}: a seed is a whole number from 0 to {INT64}")
-        return csv_run.CsvRun(
-            arguments.source, arguments.policy, arguments.seed, arguments.arm, columns, arguments.device or ""
-        ).read()
-    if arguments.map or arguments.constant or arguments.warmup:
-        raise UserError("--map, --constant and --warmup are for CSV files: give --csv")
-    if arguments.source[0].is_file():
-        raise UserError(f"{arguments.source[0]} is a file, not a run directory: for CSV files give --csv")
-    if len(arguments.source) != 1:
-        raise UserError("give one run directory at a time, or --csv with CSV files")
-    return official.read_run(arguments.source[0], arguments.policy, arguments.arm)
+def _read(arguments: argparse.Namespace) -> list[Imported]:
+    """Return one import a run: all sources together or, with as many names as sources, those of one name together."""
+    if arguments.seed is not None and not 0 <= arguments.seed <= INT64:
+        raise UserError(f"--seed {arguments.seed}: a seed is a whole number from 0 to {INT64}")
+    n, policies = len(arguments.source), arguments.policy or ["unknown"]
+    arms = arguments.arm or (policies if len(policies) > 1 else [None])
+    for flag, names in (("--arm", arms), ("--policy", policies)):
+        if len(names) not in (1, n):
+            raise UserError(
+                f"{flag} is there {len(names)} times and there are {n} sources: give it once, or once a source"
+            )
+    named = Columns.parse(arguments.map, arguments.constant, arguments.warmup)
+    runs: dict[tuple[str | None, str], list[Path]] = {}
+    for at, source in enumerate(arguments.source):
+        runs.setdefault((arms[at % len(arms)], policies[at % len(policies)]), []).append(source)
+    more = (named, arguments.device or "")
+    return [
+        CsvRun(paths, policy, arguments.seed, arm, *more).read()
+        if arguments.csv
+        else sources.read(paths, policy, arguments.seed, arm, *more)
+        for (arm, policy), paths in runs.items()
+    ]

@@ -1,5 +1,7 @@
 """Per-round and per-episode CSV files with the reproduction's columns (docs/reference/FLASH.md, G) as our tables.
 
+What another format's module made of its file (episode_list.py) counts as a file of episodes.
+
 A file with the column of rounds (``infer_id``) holds rounds, another one episodes. Either kind suffices: episodes alone
 give success, rounds alone a profile, since no rate can be had from rounds. A round belongs to the episode that has its
 task, its number and every further name (run, condition, suite) that all files have.
@@ -17,14 +19,17 @@ from flashtrail.imports import columns
 from flashtrail.imports.cells import INT64, BadRow, Row, called, empty, needed_flag, number, text, whole, whole_or_none
 from flashtrail.imports.columns import Columns
 from flashtrail.imports.delimited import Delimited
+from flashtrail.imports.episode_list import EpisodeList
 from flashtrail.imports.record import (
     CHUNK,
     Imported,
     Problem,
+    apart_by_suite,
     check_steps,
     check_whole,
     chunk_of,
     episode_row,
+    place,
     read_cell,
     round_row,
     route_of,
@@ -43,10 +48,11 @@ _NEEDED = {
 }
 _COUNTED = ("rounds", "full_rounds", "draft_rounds", "executed_actions")  # unknown where there is no file of rounds
 EpisodeName = tuple[Any, ...]
+File = Delimited | EpisodeList
 
 
 class CsvRun:
-    """The CSV files of one run, or of one stage of several arms: rounds, episodes or both, in any order of the files.
+    """The files of one run, or of one stage of several arms: rounds, episodes or both, in any order of the files.
 
     An episode's arm is `arm`, or else the `condition` of its rounds or its own, or else its run_name. Its initial state
     is `init_state` where there is such a column, else its number. `seed` is for files that have no such column.
@@ -54,7 +60,7 @@ class CsvRun:
 
     def __init__(
         self,
-        files: Sequence[str | Path],
+        files: Sequence[str | Path | File],
         policy: str,
         seed: int | None = None,
         arm: str | None = None,
@@ -62,11 +68,12 @@ class CsvRun:
         device: str = "",
     ) -> None:
         self.policy, self.seed, self.arm, self.device, self.columns = policy, seed, arm, device, named or Columns()
-        self.files = [Delimited(path, self.columns.known) for path in map(Path, files)]
+        known = self.columns.known
+        self.files = [Delimited(Path(file), known) if isinstance(file, str | Path) else file for file in files]
         self.columns.check({str(file.path): file.header for file in self.files})
         _check_constants(self.columns)
-        names = sorted({file.path.name for file in self.files})
-        self.result = Imported(origin=f"CSV file{'s' * (len(names) > 1)} {', '.join(names)}")
+        self.result = Imported(origin=_origin(self.files), unpaired=not all(file.starts for file in self.files))
+        self.result.unsaid += dict.fromkeys(file.unsaid for file in self.files if file.unsaid)
         self.result.files += [file.path for file in self.files]
         self.result.unread = {file.path.name: self.columns.unused(file.header) for file in self.files}
         kinds = {file.path: "rounds" if "infer_id" in self._column_names(file) else "episodes" for file in self.files}
@@ -101,20 +108,24 @@ class CsvRun:
         for episode_name, (name, line) in self.where.items():
             message = f"{len(self.rounds[episode_name])} rounds of an episode that no (good) row of the episodes has"
             self.result.problems.append(Problem(name, line, f"{message}: {_text_of(self.shared, episode_name)}"))
+        if any(isinstance(file, EpisodeList) for file in self.files):
+            apart_by_suite(self.result)
         check_whole(self.result)
         return self.result
 
     # --- columns ---
 
-    def _column_names(self, file: Delimited) -> set[str]:
+    def _column_names(self, file: File) -> set[str]:
         return {*self.columns.positions(file.header), *self.columns.constant_cells(file.header)}
 
-    def _check_columns(self, file: Delimited, kind: str) -> None:
+    def _check_columns(self, file: File, kind: str) -> None:
         have = self._column_names(file)
+        if isinstance(file, EpisodeList) and not file.header:
+            return  # no good row: the rows say why
         for name in _NEEDED[kind]:
             if name not in have:
                 ours = columns.ours(name)
-                message = f"{file.path} has no column {name!r}, which a CSV of {kind} needs"
+                message = f"{file.path} has no column {name!r}, which {kind} need"
                 raise UserError(f"{message}: give --map {ours}=THEIRS or --constant {ours}=VALUE")
         rules = [rule for rule in self.columns.warmup if "round" in rule]
         if rules and kind != "profile":
@@ -123,26 +134,26 @@ class CsvRun:
                 "a rule is for a profile (rounds alone)"
             )
 
-    def _each(self, kind: str, taker: Callable[[Delimited, int, Row], None]) -> None:
+    def _each(self, kind: str, taker: Callable[[File, int, Row], None]) -> None:
         for file in self.of[kind]:
             before = self.result.read[kind]
             for line, row in self._rows(file, kind):
                 try:
                     taker(file, line, row)
                 except BadRow as error:
-                    self.result.problems.append(Problem(file.path.name, line, str(error)))
+                    self.result.problems.append(Problem(file.name, line, str(error)))
                     self._excuse(kind, row)
             if self.result.read[kind] == before:
                 raise UserError(f"{file.path} has a header and no rows")
 
-    def _rows(self, file: Delimited, kind: str) -> Iterator[tuple[int, Row]]:
+    def _rows(self, file: File, kind: str) -> Iterator[tuple[int, Row]]:
         positions, constants = self.columns.positions(file.header), self.columns.constant_cells(file.header)
         names, width = self.columns.called(file.header), len(file.header)
         for line, cells in file.rows():
             self.result.read[kind] += 1
-            if len(cells) != width:
-                message = f"has {len(cells)} cells, the header {width}"
-                self.result.problems.append(Problem(file.path.name, line, message))
+            if isinstance(cells, BadRow) or len(cells) != width:
+                message = str(cells) if isinstance(cells, BadRow) else f"has {len(cells)} cells, the header {width}"
+                self.result.problems.append(Problem(file.name, line, message))
                 continue
             row = Row({**constants, **{name: cells[at] for name, at in positions.items()}}, names)
             met = self.columns.rules_met(row, file.path)
@@ -171,7 +182,7 @@ class CsvRun:
 
     # --- rows ---
 
-    def _round(self, file: Delimited, line: int, row: Row) -> None:
+    def _round(self, file: File, line: int, row: Row) -> None:
         episode_name = self._episode_name(row)
         before = self.rounds.setdefault(episode_name, [])
         parsed = round_row(row, [earlier for earlier, _ in before[-1:]])
@@ -180,8 +191,8 @@ class CsvRun:
                 values = f"{row.get(name)!r}, {before[0][0].get(name)!r} in the episode's earlier rounds"
                 raise BadRow(f"{called(row, name)} is {values}")
         before.append((row, parsed))
-        self.lines.setdefault(episode_name, []).append((file.path.name, line))
-        self.where.setdefault(episode_name, (file.path.name, line))
+        self.lines.setdefault(episode_name, []).append((file.name, line))
+        self.where.setdefault(episode_name, (file.name, line))
 
     def _leave_out_short(self) -> None:
         """Name the rounds that only their whole episode shows to be bad, and leave them out."""
@@ -191,13 +202,13 @@ class CsvRun:
             self.bad[episode_name] += len(bad)
             self.rounds[episode_name] = [of_round for at, of_round in enumerate(of_episode) if at not in bad]
 
-    def _profile(self, file: Delimited, line: int, row: Row) -> None:
+    def _profile(self, file: File, line: int, row: Row) -> None:
         route = route_of(row)
         episode_name = (file.path, *(text(row, n) for n in _NAMES), whole(row, "task_id"), whole(row, "episode_idx"))
         episode_name += (whole(row, "infer_id"),)
         if episode_name in self.seen:
             raise BadRow(f"the round of line {self.seen[episode_name][1]} again; delete one")
-        self.seen[episode_name] = (file.path.name, line, row)
+        self.seen[episode_name] = (file.name, line, row)
         untold = empty(row, "accepted_prefix_len") or empty(row, "chunk_exec_len")
         chunk = dict.fromkeys(CHUNK, 0) if untold else chunk_of(row, route)
         parsed = chunk | {name: value for name, value in times(row, route).items() if name != "serve_ms"}
@@ -209,7 +220,7 @@ class CsvRun:
         }
         self.result.rows["profile"].append(parsed)
         self.rounds.setdefault(episode_name[:-1], []).append((row, parsed))
-        self.lines.setdefault(episode_name[:-1], []).append((file.path.name, line))
+        self.lines.setdefault(episode_name[:-1], []).append((file.name, line))
 
     def _keep_profile(self) -> None:
         """Number the profile's good rounds, in the order of the files, as rows of its table."""
@@ -220,16 +231,16 @@ class CsvRun:
             for sample, row in enumerate(kept)
         ]
 
-    def _episode(self, file: Delimited, line: int, row: Row) -> None:
+    def _episode(self, file: File, line: int, row: Row) -> None:
         episode_name = self._episode_name(row)
         if episode_name in self.seen:
-            *earlier, cells = self.seen[episode_name]
-            again = f"the episode of {':'.join(map(str, earlier))}"
+            name, earlier, cells = self.seen[episode_name]
+            again = f"the episode of {place(name, earlier)}"
             which = f"({_text_of(self.shared, episode_name)})"
             if cells == row:
                 raise BadRow(f"{again} again {which}; delete one")
             raise BadRow(f"another row of {again} {which}: delete one, or import it as another --arm")
-        self.seen[episode_name] = (file.path.name, line, row)
+        self.seen[episode_name] = (file.name, line, row)
         of_episode = self.rounds.get(episode_name, [])
         key = self._key(row, of_episode[0][0] if of_episode else {})
         end, steps = _end(row), whole_or_none(row, "steps")
@@ -267,18 +278,18 @@ class CsvRun:
         self.repeats |= {names: 1, state: self.repeats.get(state, 0) + 1}
         return dict(zip(schemas.EPISODE_KEY, names, strict=True))
 
-    def _agree(self, file: Delimited, line: int, row: Row, episode: Mapping[str, Any], bad: int) -> None:
+    def _agree(self, file: File, line: int, row: Row, episode: Mapping[str, Any], bad: int) -> None:
         """Name an episode whose rounds, with the `bad` ones, are not those that it counts; the rounds are kept."""
         counted, n = number(row, "infer_calls"), episode["rounds"]
         if bad and counted in (None, n + bad):
             return
         if counted in (None, n):
-            self.result.complete[tuple(episode[name] for name in schemas.EPISODE_KEY)] = (file.path.name, line)
+            self.result.complete[tuple(episode[name] for name in schemas.EPISODE_KEY)] = (file.name, line)
         if counted is not None and counted != n:
             message = f"{called(row, 'infer_calls')} is {counted:g}, but {n} rounds of the episode could be read"
-            self.result.problems.append(Problem(file.path.name, line, message))
+            self.result.problems.append(Problem(file.name, line, message))
         elif counted is None and not n and episode["outcome"] != "error":
-            self.result.problems.append(Problem(file.path.name, line, "no round of this episode could be read"))
+            self.result.problems.append(Problem(file.name, line, "no round of this episode could be read"))
 
     def _task(self, row: Row) -> str:
         return text(row, "task_description") or f"task {whole(row, 'task_id')}"
@@ -287,8 +298,16 @@ class CsvRun:
         if not empty(row, "seed"):
             return whole(row, "seed", INT64)
         if self.seed is None:
-            raise UserError("these CSV files do not name the run's seed: give --seed")
+            raise UserError("the files do not name the run's seed: give --seed")
         return self.seed
+
+
+def _origin(files: Sequence[File]) -> str:
+    """``CSV files a.csv, b.csv``, by kind, with what a file's reader has to say."""
+    names: dict[str, list[str]] = {}
+    for file in files:
+        names.setdefault(file.kind, []).append(file.path.name + (f" ({file.note})" if file.note else ""))
+    return "; ".join(f"{kind}{'s' * (len(own) > 1)} {', '.join(sorted({*own}))}" for kind, own in names.items())
 
 
 def _check_constants(named: Columns) -> None:

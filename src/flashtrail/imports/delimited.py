@@ -21,9 +21,12 @@ LARGEST = 2**30  # bytes; a file is read whole
 class Delimited:
     """One file: `header`, and `rows` as (line, cells); the delimiter is the one that gives the most known columns."""
 
+    kind = "CSV file"
+    unsaid, note, starts = "", "", True  # as an EpisodeList has them
+
     def __init__(self, path: Path, known: Collection[str]) -> None:
         self.path = path
-        self._text = _text(path)
+        self._text = text_of(path)
         if not self._text.strip("\ufeff \t\r\n"):
             raise UserError(f"{path} is empty")
         self.delimiter = max(_DELIMITERS, key=lambda sign: len(set(self._header(sign)) & set(known)))
@@ -38,6 +41,11 @@ class Delimited:
                 f"{path}: the first line names no known column (read with {signs}): {', '.join(named)[:200]!r}; "
                 "give --map OURS=THEIRS"
             )
+
+    @property
+    def name(self) -> str:
+        """Return what a problem's line says before the number."""
+        return self.path.name
 
     def _reader(self, delimiter: str) -> Iterator[tuple[int, list[str]]]:
         # strict: a quote that is never closed would otherwise take the rest of the file for one cell
@@ -63,10 +71,11 @@ class Delimited:
         yield from found
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """Return a file's text, UTF-8 or UTF-16; UserError for one that is no text, too large or not to be read."""
     try:
         if path.stat().st_size > LARGEST:
-            raise UserError(f"{path} is larger than {LARGEST:,} bytes: is it a CSV file?")
+            raise UserError(f"{path} is larger than {LARGEST:,} bytes: is it a file of episodes?")
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None

@@ -31,7 +31,12 @@ class Problem:
     text: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.text}" if self.line else f"{self.file}: {self.text}"
+        return f"{place(self.file, self.line) if self.line else self.file}: {self.text}"
+
+
+def place(file: str, line: int) -> str:
+    """``episodes.csv:12``; of a file without lines ``merged.json, episode 12``."""
+    return f"{file}{' ' if file.endswith(', episode') else ':'}{line}"
 
 
 @dataclass
@@ -47,6 +52,8 @@ class Imported:
     profile: str = ""  # name of the profile, where there is one
     unread: dict[str, list[str]] = field(default_factory=dict)  # columns of a CSV file that nothing reads, by file
     complete: dict[Key, tuple[str, int]] = field(default_factory=dict)  # where episodes stand of which no round is bad
+    unsaid: list[str] = field(default_factory=list)  # what the formats cannot know, in words
+    unpaired: bool = False  # the record does not tell initial states: the episodes pair with none
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return rows read, kept, left out as warm-up and left out because they are bad, by table."""
@@ -69,6 +76,7 @@ class Imported:
         warm += [f"{n} of {len(self.rows['profile'])} rounds of the profile"] if (n := self.warm_rounds()) else []
         parts = [f"left out because they could not be read: {', '.join(lost)}"] if lost else []
         parts += [f"left out as warm-up: {', '.join(warm)}"] if warm else []
+        parts += [f"not on record: {'; '.join(self.unsaid)}"] if self.unsaid else []
         return (f"{source}: " if source else "") + self.origin + (f" ({'; '.join(parts)})" if parts else "")
 
     def warm_rounds(self) -> int:
@@ -78,6 +86,15 @@ class Imported:
     def arms(self) -> list[str]:
         """Return the arms of the episodes, in their order."""
         return list(dict.fromkeys(row["arm"] for row in self.rows["episodes"]))
+
+
+def apart_by_suite(imported: Imported) -> None:
+    """Let each suite of an arm that holds several be an arm of its own, ``ARM-SUITE``."""
+    suites: dict[str, set[str]] = {}
+    for row in imported.rows["episodes"]:
+        suites.setdefault(row["arm"], set()).add(row["suite"])
+    for row in imported.rows["episodes"]:
+        row["arm"] += f"-{row['suite']}" if len(suites[row["arm"]]) > 1 else ""
 
 
 def check_whole(imported: Imported) -> None:

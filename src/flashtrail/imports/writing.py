@@ -32,11 +32,7 @@ def write(
     for a directory that is there already; with `replace`, the earlier import that it belongs to goes as a whole.
     """
     root = Path(out)
-    arms = imported.arms()
-    if not arms and not imported.rows["profile"]:
-        raise UserError(f"{imported.origin}: no row could be read")
-    directories = {f"tables/{file_name(arm)}": arm for arm in arms}
-    directories |= {f"profile/{file_name(imported.profile)}": imported.profile} if imported.rows["profile"] else {}
+    directories = _directories(imported)
     try:
         make_directory(root)
         gone = _in_the_way(root, directories, replace)
@@ -47,6 +43,28 @@ def write(
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror or error}): give another --out") from None
     return list(directories), [directory for directory in gone if directory not in directories]
+
+
+def check_free(runs: Iterable[Imported], out: str | Path, replace: bool) -> None:
+    """Refuse, before anything is written, two runs of one arm, and a place that `write` would refuse."""
+    places: set[str] = set()
+    for imported in runs:
+        directories = _directories(imported)
+        if twice := places & {*directories}:
+            raise UserError(f"two of the runs would be {sorted(twice)[0]}: give each its own --arm")
+        places |= {*directories}
+        _in_the_way(Path(out), directories, replace)
+
+
+def _directories(imported: Imported) -> dict[str, str]:
+    """Return the places of what was imported, each with its arm's or the profile's name; UserError without any row."""
+    arms = imported.arms()
+    if not arms and not imported.rows["profile"]:
+        raise UserError(f"{imported.origin}: no row could be read")
+    directories = {f"tables/{file_name(arm)}": arm for arm in arms}
+    return directories | (
+        {f"profile/{file_name(imported.profile)}": imported.profile} if imported.rows["profile"] else {}
+    )
 
 
 def check_out(path: Path) -> None:
@@ -92,6 +110,7 @@ def _stage(imported: Imported, fresh: Path, directories: dict[str, str], device:
     digests = {_source_name(path): provenance.sha256_file(path) for path in imported.files}
     metadata = {"imported": imported.described(source), "source": source, "device": device}
     metadata |= {"config_digest": provenance.digest_json(digests)}
+    metadata |= {"starts": "not recorded"} if imported.unpaired else {}
     record: dict[str, Any] = {"origin": imported.origin, "source": source, "places": list(directories)}
     record |= {"arms": imported.arms(), "counts": imported.counts(), "sources": digests}
     record |= {"columns_not_read": imported.unread, "problems": [str(problem) for problem in imported.problems]}

@@ -24,9 +24,12 @@ class Report:
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         """Add the command's flags."""
         add = parser.add_argument
-        add("runs", type=Path, nargs="+", metavar="DIR", help="what import-run wrote; several are shown side by side")
+        add("runs", type=Path, nargs="*", metavar="DIR", help="what import-run wrote; several are shown side by side")
         add("--out", type=Path, metavar="DIR", help="where the report goes (default: the first DIR)")
-        add("--claims", type=Path, default=_PROJECT / "claims.yaml", metavar="FILE", help="the claims to judge")
+        claims = "the claims to judge (default: claims.yaml, where it names an arm or a profile that is there)"
+        add("--claims", type=Path, metavar="FILE", help=claims)
+        counts = "instead of DIR: policies by the counts that resources/published/NAME.yaml keeps of them"
+        add("--published", metavar="NAME", help=counts)
         notebook = _PROJECT / "notebooks" / "final.ipynb"
         add("--notebook", type=Path, default=notebook, metavar="FILE", help="what is rendered (default: final.ipynb)")
 
@@ -34,20 +37,36 @@ class Report:
     def run(arguments: argparse.Namespace) -> int:
         """Summarise each arm, judge the claims on them, and render the page."""
         from flashtrail.claims import verdicts
-        from flashtrail.report import rendering
+        from flashtrail.report import published_page, rendering
 
+        if bool(arguments.published) == bool(arguments.runs):
+            raise UserError("give either directories that import-run wrote, or --published NAME")
+        if arguments.published:
+            published_page.write(arguments.published, arguments.out or Path("reports") / arguments.published)
+            return 0
         out = arguments.out or arguments.runs[0]
         rendering.check_notebook(arguments.notebook)
         if arguments.out:
             writing.check_out(out)
             writing.make_directory(out)
         inputs = prepare(arguments.runs, out)
-        provenance.json_dump(verdicts.evaluate(arguments.claims, inputs), out / "claims.json")
-        inputs["claims"] = str((out / "claims.json").resolve())
+        claims = arguments.claims or _usual_claims(inputs)
+        if claims:
+            provenance.json_dump(verdicts.evaluate(claims, inputs), out / "claims.json")
+            inputs["claims"] = str((out / "claims.json").resolve())
         inputs |= write_pages(inputs, out)
         inputs["repeat"] = f"flashtrail report-run {' '.join(root.name for root in arguments.runs)}"
         rendering.render(arguments.notebook, out / "report.ipynb", out / "report.html", inputs)
         return 0
+
+
+def _usual_claims(inputs: dict[str, Any]) -> Path | None:
+    """Return claims.yaml where any of its claims is about what was imported; else None would be tested."""
+    from flashtrail.claims import claims
+
+    path = _PROJECT / "claims.yaml"
+    named = {getattr(claim, side, None) for claim in claims.load(path).claims for side in ("arm", "control")}
+    return path if inputs["profile"] or named & {*inputs["arms"]} else None
 
 
 def write_pages(inputs: dict[str, Any], out: Path) -> dict[str, Any]:

@@ -50,6 +50,9 @@ def write_index(
     metadata = [schemas.read_metadata(path) for path in files["episodes"]]
     imported = "; ".join(dict.fromkeys(entry["imported"] for entry in metadata if entry.get("imported")))
     episodes["start_task"] = _task_of_start(episodes)
+    untold = [path for path, about in zip(files["episodes"], metadata, strict=True) if about.get("starts")]
+    blind = episodes["arm"].isin(set(schemas.read_tables(untold, schemas.EPISODES, ["arm"])["arm"].to_pylist()))
+    episodes["start_task"] = episodes["start_task"].where(~blind, episodes["start_task"] + " in " + episodes["arm"])
     present = [arm for arm in arms if (episodes["arm"] == arm).any()]
     longest = max(map(schemas.longest_prefix, metadata), default=schemas.EXEC_STEPS)
     small = _strips(rounds, longest) | _pictures(episodes, sheets)

@@ -50,6 +50,7 @@ def arm_name(arm: str, summary: Mapping[str, Any], run: Campaign | None = None) 
 def title(run: Campaign) -> str:
     """Return the title of a run's report: that of its claims, where their file gives one."""
     usual = "What a real-time robot policy buys, at what success, under which faults"
+    usual = "Policies compared" if run.imported and not run.claims else usual
     return str((run.claims or {}).get("title") or usual)
 
 

@@ -19,6 +19,7 @@ import scipy
 
 from flashtrail.statistics.intervals import LEVEL, Interval, Rate, rate, wilson_limits
 
+_FEWEST = 5  # strata from which on their spread says anything
 _NEGLIGIBLE = 1e-20  # probability of a count that is left out of a tail
 
 
@@ -65,6 +66,21 @@ def difference_interval(strata: Sequence[Stratum], level: float = LEVEL) -> tupl
     down = math.sqrt(np.sum(weight**2 * ((a - low_a) ** 2 + (high_b - b) ** 2)))
     up = math.sqrt(np.sum(weight**2 * ((high_a - a) ** 2 + (b - low_b) ** 2)))
     return difference, Interval(max(difference - down, -1.0), min(difference + up, 1.0), level)
+
+
+def over_tasks(strata: Sequence[Stratum], level: float = LEVEL) -> Interval | None:
+    """Return the t interval of the mean of the strata's differences, each stratum one observation.
+
+    It asks what other tasks of the kind would give, which an interval over episodes does not: episodes of one task are
+    alike. None with fewer than five strata, and where all differ by the same.
+    """
+    k_a, n_a, k_b, n_b = np.asarray(strata, float).T
+    differences = k_a / n_a - k_b / n_b
+    if len(differences) < _FEWEST or np.ptp(differences) == 0:
+        return None
+    mean, error = float(differences.mean()), float(differences.std(ddof=1)) / math.sqrt(len(differences))
+    reach = float(scipy.stats.t.ppf(0.5 + level / 2, len(differences) - 1)) * error
+    return Interval(max(mean - reach, -1.0), min(mean + reach, 1.0), level)
 
 
 def exact_p(strata: Sequence[Stratum]) -> float:
