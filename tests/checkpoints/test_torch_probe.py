@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hub
 import pytest
 import torch
 from checkpoints import torch_layouts as tl
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from flashtrail.base.errors import UserError
-from flashtrail.checkpoints import artifact, facts, identity, lerobot, probe, stores, torch_tree
+from flashtrail.checkpoints import artifact, facts, fetch, identity, lerobot, probe, stores, torch_tree
 
 FACTS = {"delta_actions": True}  # all else is in LeRobot's config.json
 PRE, POST = "policy_preprocessor.json", "policy_postprocessor.json"
@@ -64,6 +65,22 @@ def test_no_weight_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with (mine / "model.safetensors").open("rb") as stream:
         header = 8 + int.from_bytes(stream.read(8), "little")
     assert sum(read) < 3 * header + 2000 < size / 10
+
+
+def test_a_repository_of_the_hub_is_probed_and_fetched(
+    mine: Path, tmp_path: Path, tokenizer_bytes: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {path.relative_to(mine).as_posix(): path.read_bytes() for path in mine.rglob("*") if path.is_file()}
+    files |= {"README.md": b"# a policy", "training_state/optimizer_state.safetensors": b"x" * 1000}
+    (tmp_path / "tok").write_bytes(tokenizer_bytes)
+    with hub.serve({"someone/pi0": files}) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        found = probe.probe_candidate("hf://someone/pi0", FACTS, "mine")
+        assert (found["usable"], found["class"]) == (True, probe.TORCH_ONLY)
+        fetched = fetch.fetch(found, tmp_path / "out", str(tmp_path / "tok"), None, lambda line: None)
+    wanted = {name for name in files if name not in ("README.md", "training_state/optimizer_state.safetensors")}
+    assert set(fetched["files"]) == wanted | {"tokenizer.model", "facts.json"}
+    assert (tmp_path / "out/source/model.safetensors").read_bytes() == files["model.safetensors"]
 
 
 def edit(name: str, **changes: Any) -> Change:

@@ -64,7 +64,7 @@ def test_every_leaf_is_the_jax_tree_s(folder: Path) -> None:
         values = leaf.read()
         assert (leaf.shape, leaf.dtype) == (values.shape, values.dtype)
         assert np.array_equal(values, theirs[path]), path
-        if leaf.stacked or path.endswith("input_embedding"):
+        if leaf.rule.stacked or path.endswith("input_embedding"):
             assert np.array_equal(np.concatenate(list(leaf.row_blocks(2))), values), path
 
 
@@ -130,9 +130,11 @@ def test_the_reference_answers_as_the_real_modules(folder: Path, tmp_path: Path)
         np.testing.assert_allclose(found, real[f"openpi/obs{n}/actions"], rtol=0, atol=1.5e-4)
 
 
-WRONG: dict[str, tuple[str, Callable[..., np.ndarray], str]] = {
-    "gate and up swapped": ("_pair", lambda a, b: np.stack([b.T, a.T]), "prefix_k/layer_0"),
-    "keys and values swapped": ("_key_value", lambda k, v: np.stack([v.T, k.T])[:, None], "prefix_k/layer_0"),
+WRONG = {  # fault: a leaf of a stack, what is done to it, the first stage that it breaks
+    "gate and up swapped": ("/gating_einsum", lambda x: x[::-1], "prefix/layer_0"),
+    "keys and values swapped": ("kv_einsum/w", lambda x: x[::-1], "prefix_k/layer_0"),
+    "heads reversed": ("q_einsum_1/w", lambda x: x[::-1], "expert/layer_0"),
+    "a projection not turned": ("action_time_mlp_out/kernel", lambda x: x.T, "suffix"),
 }
 
 
@@ -140,9 +142,14 @@ WRONG: dict[str, tuple[str, Callable[..., np.ndarray], str]] = {
 def test_a_reader_that_is_wrong_does_not_pass_the_gate(
     tmp_path: Path, tensors: Tensors, tokenizer_bytes: bytes, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    name, wrong, stage = WRONG[fault]
+    end, wrong, stage = WRONG[fault]
     (tmp_path / "tok").write_bytes(tokenizer_bytes)
-    monkeypatch.setattr(torch_tree, name, wrong)
+    right = torch_tree._Rule.arrange
+    monkeypatch.setattr(
+        torch_tree._Rule,
+        "arrange",
+        lambda rule, *x: wrong(right(rule, *x)) if rule.leaf.endswith(end) else right(rule, *x),
+    )
     converted(tl.write(tmp_path / "mine", tl.OPENPI, tensors), tmp_path / "out")
     with pytest.raises(UserError, match=f"first stage that diverges is {stage}"):
         parity.check_parity(tmp_path / "out/source", tmp_path / "out/base")
@@ -209,7 +216,7 @@ FAULTS: dict[str, tuple[Callable[[Tensors], Any], dict[str, Any], str]] = {
     "a projection is missing": (without("state_proj.bias"), {}, "missing state_proj.bias$"),
     "a tensor too many": (lambda t: t.update({"q.lora_A": torch.zeros(2, 2)}), {}, "unexpected q.lora_A$"),
     "a layer of another size": (cut(Q, to=48), {}, rf"{Q} has shape \(48, 64\): expected \(64, 64\)"),
-    "a flat weight": (lambda t: t.update({"state_proj.weight": torch.zeros(8)}), {}, "expected 2 axes"),
+    "a flat weight": (lambda t: t.update({"state_proj.weight": torch.zeros(8)}), {}, r"not the axes, .*weight \(8,\)"),
     "no whole heads": (cut(*(Q.replace(".1.", f".{i}.") for i in range(3)), to=40), {}, r"q_proj.weight \(40, 64\)"),
     "all layers of another size": (cut(*(DOWN.format(i) for i in range(3)), axis=1), {}, LEAF),
     "another state_dim": (cut("state_proj.weight", axis=1), {}, r"state_proj/kernel \(of .*\) has shape \(24, 32\)"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ import numpy as np
 
 from flashtrail.base.errors import UserError
 from flashtrail.checkpoints import convert, facts, identity
-from flashtrail.checkpoints.layouts import ATTN, BLOCK, IMG, LLM
+from flashtrail.checkpoints.layouts import BLOCK, IMG, LLM
 
 DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16)}
 STATISTICS = ("normalize_inputs.", "normalize_targets.", "unnormalize_outputs.")  # buffers of LeRobot 0.1 to 0.3
@@ -58,42 +58,62 @@ class Tensor:
         return raw.view(self.dtype).reshape(rows, *self.shape[1:])
 
 
+class _Rule(NamedTuple):
+    """Which tensors give a leaf (``{}``: the layer), and how: their axes, the leaf's, and sizes that no shape tells.
+
+    ``(hd)w->whd`` splits an axis; a dot is a new axis of one; two tensors are arranged alike and stacked.
+    """
+
+    leaf: str
+    names: tuple[str, ...]
+    axes: str
+    sizes: Mapping[str, int]
+
+    def arrange(self, *tensors: np.ndarray) -> np.ndarray:
+        stored, wanted = self.axes.split("->")
+        groups, letters = re.findall(r"\(\w+\)|\w", stored), re.sub(r"\W", "", stored)
+        out = []
+        for x in tensors:
+            pairs = zip(groups, x.shape, strict=True)
+            split = [self.sizes.get(c, -1) if "(" in group else n for group, n in pairs for c in group.strip("()")]
+            x = x.reshape(split).transpose([letters.index(c) for c in wanted.lstrip(".")])
+            out.append(x[None] if wanted.startswith(".") else x)
+        return out[0] if len(out) == 1 else np.stack(out)
+
+    @property
+    def stacked(self) -> bool:
+        return "{}" in self.names[0]
+
+
 @dataclass(frozen=True)
 class Leaf:
     """One leaf of the JAX tree, as `orbax.Leaf`: of each layer (or once, where nothing is stacked) its tensors."""
 
-    path: str
+    rule: _Rule
     shape: tuple[int, ...]
     dtype: np.dtype
-    stored_as: str
-    stacked: bool
-    _rows: tuple[tuple[Tensor, ...], ...]
-    _arrange: Callable[..., np.ndarray]
-    _folder: Path
+    rows: tuple[tuple[Tensor, ...], ...]
+    folder: Path
+
+    @property
+    def stored_as(self) -> str:
+        return self.rows[0][0].name
 
     def read(self) -> np.ndarray:
         """Return the whole array."""
-        rows = [self._arrange(*(tensor.values(self._folder) for tensor in row)) for row in self._rows]
-        return np.stack(rows) if self.stacked else rows[0]
+        return np.concatenate(list(self.row_blocks(len(self.rows)))) if self.rule.stacked else self._arranged(0)
 
     def row_blocks(self, step: int) -> Iterator[np.ndarray]:
         """Yield successive blocks of `step` rows along the first axis: layers, or rows of the embedding."""
         for first in range(0, self.shape[0], step):
-            count = min(step, self.shape[0] - first)
-            if self.stacked:
-                rows = self._rows[first : first + count]
-                yield np.stack([self._arrange(*(t.values(self._folder) for t in row)) for row in rows])
+            last = min(first + step, self.shape[0])
+            if self.rule.stacked:
+                yield np.stack([self._arranged(i) for i in range(first, last)])
             else:  # the embedding alone: it is stored as it is wanted
-                yield self._rows[0][0].values(self._folder, first, count)
+                yield self.rows[0][0].values(self.folder, first, last - first)
 
-
-class _Rule(NamedTuple):
-    """Which tensors give a leaf (``{}``: the layer), their number of axes, and how they are arranged."""
-
-    leaf: str
-    names: tuple[str, ...]
-    axes: int
-    arrange: Callable[..., np.ndarray]
+    def _arranged(self, row: int) -> np.ndarray:
+        return self.rule.arrange(*(tensor.values(self.folder) for tensor in self.rows[row]))
 
 
 def local(folder: Path) -> tuple[dict[str, int], identity.Read]:
@@ -145,8 +165,8 @@ def open_tree(source: Path, described: Mapping[str, Any]) -> dict[str, Leaf]:
     rows = {rule.leaf: [tuple(n.format(i) for n in rule.names) for i in range(_depth(rule, used))] for rule in rules}
     expected = {name for leaf in rows.values() for row in leaf for name in row}
     convert.check_names(f"{source} is not a pi0 of a known PyTorch layout", expected, used & set(stored))
-    leaves = (_leaf(rule, [tuple(stored[n] for n in row) for row in rows[rule.leaf]], source) for rule in rules)
-    return {leaf.path: leaf for leaf in sorted(leaves, key=lambda leaf: leaf.path)}
+    tensors = {leaf: [tuple(stored[name] for name in row) for row in layers] for leaf, layers in rows.items()}
+    return {rule.leaf: _leaf(rule, tensors[rule.leaf], source) for rule in sorted(rules)}
 
 
 def _short(name: str) -> str:
@@ -160,7 +180,7 @@ def _short(name: str) -> str:
 
 def _depth(rule: _Rule, names: Collection[str]) -> int:
     """How many layers the stack of a rule has, by the numbers in any of its names; 1 where nothing is stacked."""
-    if "{}" not in rule.names[0]:
+    if not rule.stacked:
         return 1
     start = re.escape(rule.names[0].partition("{}")[0])
     return len({match[1] for name in names if (match := re.match(start + r"(\d{1,4})\.", name))})
@@ -170,20 +190,18 @@ def _leaf(rule: _Rule, rows: list[tuple[Tensor, ...]], folder: Path) -> Leaf:
     """Return the leaf that the tensors give; UserError naming one of another shape than its neighbours allow."""
     if not rows:
         raise UserError(f"{folder} has no layers of {rule.names[0]}: {_AGAIN}")
-    stacked, first = "{}" in rule.names[0], rows[0]
+    first = rows[0]
     for tensor, model in (pair for row in rows for pair in zip(row, first, strict=True)):
-        if tensor.shape != model.shape or len(tensor.shape) != rule.axes:
-            wanted = model.shape if tensor.shape != model.shape else f"{rule.axes} axes"
-            raise UserError(f"checkpoint tensor {tensor.name} has shape {tensor.shape}: expected {wanted}")
+        if tensor.shape != model.shape:
+            raise UserError(f"checkpoint tensor {tensor.name} has shape {tensor.shape}: expected {model.shape}")
     try:  # on a shape alone: no memory
         shape = rule.arrange(*(np.broadcast_to(np.zeros((), np.uint8), tensor.shape) for tensor in first)).shape
     except ValueError:
         shapes = ", ".join(f"{tensor.name} {tensor.shape}" for tensor in first)
-        raise UserError(f"checkpoint tensors do not fit heads or one another: {shapes}") from None
+        raise UserError(f"checkpoint tensors have not the axes, heads or pairs of a pi0: {shapes}") from None
     mixed = len({tensor.dtype for row in rows for tensor in row}) > 1
     number = np.dtype(np.float32) if mixed else first[0].dtype
-    shape = (len(rows), *shape) if stacked else shape
-    return Leaf(rule.leaf, shape, number, first[0].name, stacked, tuple(rows), rule.arrange, folder)
+    return Leaf(rule, (len(rows), *shape) if rule.stacked else shape, number, tuple(rows), folder)
 
 
 def _siglip_heads(stored: Mapping[str, Tensor], described: Mapping[str, Any]) -> int:
@@ -204,74 +222,52 @@ def _head_dims(stored: Mapping[str, Tensor]) -> dict[str, int]:
     return {root: tensor.shape[0] if tensor and tensor.shape else 1 for root, tensor in keys.items()}
 
 
-# --- arrangements: PyTorch's (out, in) -> the leaf of one layer ---
+# --- names and arrangements: axes of PyTorch's tensor -> axes of the leaf, as einsum writes them ---
 
+_LINEAR = (("kernel", "weight", "oi->io"), ("bias", "bias", "o->o"))
+_NORM = (("scale", "weight"), ("bias", "bias"))
+_ATTENTION, _PROJECTIONS = "MultiHeadDotProductAttention_0/", ("query", "key", "value")
+_TOWER, _LAYER = "paligemma.model.vision_tower.vision_model.", "encoder.layers.{}."
 _STACKS = {"": "paligemma.model.language_model.", "_1": "gemma_expert.model."}
-
-
-def _same(x: np.ndarray) -> np.ndarray:
-    return x
-
-
-def _turned(x: np.ndarray) -> np.ndarray:  # (out, in) -> (in, out)
-    return x.T
-
-
-def _pair(first: np.ndarray, second: np.ndarray) -> np.ndarray:  # gate and up: twice (M, W) -> (2, W, M)
-    return np.stack([first.T, second.T])
-
-
-def _key_value(k: np.ndarray, v: np.ndarray) -> np.ndarray:  # twice (hd, W) -> (2, 1, W, hd)
-    return _pair(k, v)[:, None]
+_OF_TOWER = (  # leaf below img/, tensor below the tower, axes: (hd) are heads side by side
+    ("embedding/kernel", "embeddings.patch_embedding.weight", "oihw->hwio"),
+    ("embedding/bias", "embeddings.patch_embedding.bias", "o->o"),
+    ("pos_embedding", "embeddings.position_embedding.weight", "nw->.nw"),
+    ("Transformer/encoder_norm/scale", "post_layernorm.weight", "w->w"),
+    ("Transformer/encoder_norm/bias", "post_layernorm.bias", "w->w"),
+)
+_OF_BLOCK = (  # leaf below the encoder's block, tensor below its layer
+    *((f"LayerNorm_{i}/{part}", f"layer_norm{i + 1}.{end}", "w->w") for i in (0, 1) for part, end in _NORM),
+    *((f"{_ATTENTION}{name}/kernel", f"self_attn.{name[0]}_proj.weight", "(hd)w->whd") for name in _PROJECTIONS),
+    *((f"{_ATTENTION}{name}/bias", f"self_attn.{name[0]}_proj.bias", "(hd)->hd") for name in _PROJECTIONS),
+    (_ATTENTION + "out/kernel", "self_attn.out_proj.weight", "w(hd)->hdw"),
+    (_ATTENTION + "out/bias", "self_attn.out_proj.bias", "w->w"),
+    *((f"MlpBlock_0/Dense_{i}/kernel", f"mlp.fc{i + 1}.weight", "oi->io") for i in (0, 1)),
+    *((f"MlpBlock_0/Dense_{i}/bias", f"mlp.fc{i + 1}.bias", "o->o") for i in (0, 1)),
+)
+_OF_GEMMA = (  # leaf below llm/layers/, {}: the stack's suffix; tensors below its layer, stacked where there are two
+    ("attn/q_einsum{}/w", ("self_attn.q_proj",), "(hd)w->hwd"),
+    ("attn/kv_einsum{}/w", ("self_attn.k_proj", "self_attn.v_proj"), "dw->.wd"),
+    ("attn/attn_vec_einsum{}/w", ("self_attn.o_proj",), "w(hd)->hdw"),
+    ("mlp{}/gating_einsum", ("mlp.gate_proj", "mlp.up_proj"), "mw->wm"),
+    ("mlp{}/linear", ("mlp.down_proj",), "wm->mw"),
+    ("pre_attention_norm{}/scale", ("input_layernorm",), "w->w"),
+    ("pre_ffw_norm{}/scale", ("post_attention_layernorm",), "w->w"),
+)
+_OWN = ("state_proj", "action_in_proj", "action_time_mlp_in", "action_time_mlp_out", "action_out_proj")
 
 
 def _rules(heads: int, head_dims: Mapping[str, int], embedding: str) -> list[_Rule]:
-    rules: list[_Rule] = []
-
-    def add(leaf: str, name: str | tuple[str, ...], axes: int, arrange: Callable[..., np.ndarray] = _same) -> None:
-        rules.append(_Rule(leaf, (name,) if isinstance(name, str) else name, axes, arrange))
-
-    tower = "paligemma.model.vision_tower.vision_model."
-    layer, projector = tower + "encoder.layers.{}.", "paligemma.model.multi_modal_projector.linear."
-    add(IMG + "embedding/kernel", tower + "embeddings.patch_embedding.weight", 4, lambda x: x.transpose(2, 3, 1, 0))
-    add(IMG + "embedding/bias", tower + "embeddings.patch_embedding.bias", 1)
-    add(IMG + "pos_embedding", tower + "embeddings.position_embedding.weight", 2, lambda x: x[None])
-    for part, theirs in (("scale", "weight"), ("bias", "bias")):
-        add(f"{BLOCK}LayerNorm_0/{part}", f"{layer}layer_norm1.{theirs}", 1)
-        add(f"{BLOCK}LayerNorm_1/{part}", f"{layer}layer_norm2.{theirs}", 1)
-        add(f"{IMG}Transformer/encoder_norm/{part}", f"{tower}post_layernorm.{theirs}", 1)
-    for name, theirs in (("query", "q"), ("key", "k"), ("value", "v")):
-        at = f"{layer}self_attn.{theirs}_proj."
-        add(f"{ATTN}{name}/kernel", at + "weight", 2, lambda x: x.T.reshape(x.shape[1], heads, -1))
-        add(f"{ATTN}{name}/bias", at + "bias", 1, lambda x: x.reshape(heads, -1))
-    add(ATTN + "out/kernel", layer + "self_attn.out_proj.weight", 2, lambda x: x.T.reshape(heads, -1, x.shape[0]))
-    add(ATTN + "out/bias", layer + "self_attn.out_proj.bias", 1)
-    for name, theirs in (("Dense_0", "fc1"), ("Dense_1", "fc2")):
-        add(f"{BLOCK}MlpBlock_0/{name}/kernel", f"{layer}mlp.{theirs}.weight", 2, _turned)
-        add(f"{BLOCK}MlpBlock_0/{name}/bias", f"{layer}mlp.{theirs}.bias", 1)
-    add(IMG + "head/kernel", projector + "weight", 2, _turned)
-    add(IMG + "head/bias", projector + "bias", 1)
-    add(LLM + "embedder/input_embedding", embedding, 2)
+    tower, projector = {"h": heads}, "paligemma.model.multi_modal_projector.linear."
+    rules = [_Rule(IMG + leaf, (_TOWER + name,), axes, tower) for leaf, name, axes in _OF_TOWER]
+    rules += [_Rule(BLOCK + leaf, (_TOWER + _LAYER + name,), axes, tower) for leaf, name, axes in _OF_BLOCK]
+    rules += [_Rule(f"{IMG}head/{leaf}", (projector + name,), axes, {}) for leaf, name, axes in _LINEAR]
+    rules.append(_Rule(LLM + "embedder/input_embedding", (embedding,), "vw->vw", {}))
     for suffix, root in _STACKS.items():
-        at, size = root + "layers.{}.", head_dims[root]
-
-        def heads_first(x: np.ndarray, n: int = size) -> np.ndarray:  # (H*hd, W) -> (H, W, hd)
-            return x.reshape(-1, n, x.shape[1]).transpose(0, 2, 1)
-
-        def heads_out(x: np.ndarray, n: int = size) -> np.ndarray:  # (W, H*hd) -> (H, hd, W)
-            return x.T.reshape(-1, n, x.shape[0])
-
-        keys = (at + "self_attn.k_proj.weight", at + "self_attn.v_proj.weight")
-        add(f"{LLM}layers/attn/q_einsum{suffix}/w", at + "self_attn.q_proj.weight", 2, heads_first)
-        add(f"{LLM}layers/attn/kv_einsum{suffix}/w", keys, 2, _key_value)
-        add(f"{LLM}layers/attn/attn_vec_einsum{suffix}/w", at + "self_attn.o_proj.weight", 2, heads_out)
-        gates = (at + "mlp.gate_proj.weight", at + "mlp.up_proj.weight")
-        add(f"{LLM}layers/mlp{suffix}/gating_einsum", gates, 2, _pair)
-        add(f"{LLM}layers/mlp{suffix}/linear", at + "mlp.down_proj.weight", 2, _turned)
-        add(f"{LLM}layers/pre_attention_norm{suffix}/scale", at + "input_layernorm.weight", 1)
-        add(f"{LLM}layers/pre_ffw_norm{suffix}/scale", at + "post_attention_layernorm.weight", 1)
-        add(f"{LLM}final_norm{suffix}/scale", root + "norm.weight", 1)
-    for name in ("state_proj", "action_in_proj", "action_time_mlp_in", "action_time_mlp_out", "action_out_proj"):
-        add(f"{name}/kernel", f"{name}.weight", 2, _turned)
-        add(f"{name}/bias", f"{name}.bias", 1)
-    return rules
+        for leaf, names, axes in _OF_GEMMA:
+            tensors = tuple(f"{root}layers.{{}}.{name}.weight" for name in names)
+            rules.append(_Rule(f"{LLM}layers/{leaf.format(suffix)}", tensors, axes, {"d": head_dims[root]}))
+        rules.append(_Rule(f"{LLM}final_norm{suffix}/scale", (root + "norm.weight",), "w->w", {}))
+    return rules + [
+        _Rule(f"{own}/{leaf}", (f"{own}.{name}",), axes, {}) for own in _OWN for leaf, name, axes in _LINEAR
+    ]
