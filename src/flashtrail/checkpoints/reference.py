@@ -57,12 +57,12 @@ def load_source(source_dir: str | Path, rounded_to: str = "float32") -> Source:
     source = Path(source_dir)
     tree = _restore(source / "params")
     extra = facts.of_source(source)
-    draft, heads = _load_draft(source / "draft.pt")
+    draft, heads = load_draft(source / "draft.pt")
     scaling = extra.get("lora_scaling", {"prefix": 1.0, "expert": 1.0})
     if rounded_to != "float32":
         number, tree = jnp.dtype(rounded_to), _merged(tree, scaling)
-        _round(tree, number)
-        _round(draft or {}, number)
+        round_leaves(tree, number)
+        round_leaves(draft or {}, number)
     return Source(tree, draft, heads, extra.get("stem"), int(extra["num_steps"]), scaling)
 
 
@@ -96,11 +96,11 @@ def _unwrap(tree: Tree) -> Any:
     return {name: _unwrap(child) for name, child in tree.items()}
 
 
-def _round(tree: Tree, number: Any) -> None:
+def round_leaves(tree: Tree, number: Any) -> None:
     """Round every leaf, one after the other, so that the tree is in memory once."""
     for name, child in tree.items():
         if isinstance(child, dict):
-            _round(child, number)
+            round_leaves(child, number)
         else:
             tree[name] = np.asarray(child).astype(number).astype(np.float32)
 
@@ -126,7 +126,7 @@ def _merged(tree: Tree, scaling: dict[str, float]) -> Tree:
     return {**tree, "PaliGemma": gemma}
 
 
-def _load_draft(path: Path) -> tuple[dict[str, Any] | None, tuple[int, int]]:
+def load_draft(path: Path) -> tuple[dict[str, Any] | None, tuple[int, int]]:
     if not path.is_file():
         return None, (0, 0)
     import torch

@@ -63,8 +63,8 @@ def load_source(source_dir: str | Path, rounded_to: str = "float32") -> Source:
     for path in sorted(source.glob("*.safetensors")):
         if not path.name.startswith("policy_"):
             tensors |= {_plain(name): x.float().to(number).float() for name, x in load_file(path).items()}
-    draft, draft_heads = reference._load_draft(source / "draft.pt")
-    reference._round(draft or {}, reference.jnp.dtype(rounded_to))
+    draft, draft_heads = reference.load_draft(source / "draft.pt")
+    reference.round_leaves(draft or {}, reference.jnp.dtype(rounded_to))
     table = next(tensors[n] for n in ("prefix.embed_tokens.weight", "prefix.lm_head.weight") if n in tensors)
     return Source(tensors, table, int(extra.get("vision_heads", 16)), draft, draft_heads, int(extra["num_steps"]))
 

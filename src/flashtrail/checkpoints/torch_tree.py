@@ -70,6 +70,7 @@ class _Rule(NamedTuple):
     sizes: Mapping[str, int]
 
     def arrange(self, *tensors: np.ndarray) -> np.ndarray:
+        """Return the leaf (of one layer) that these values give; ValueError where their shapes do not allow it."""
         stored, wanted = self.axes.split("->")
         groups, letters = re.findall(r"\(\w+\)|\w", stored), re.sub(r"\W", "", stored)
         out = []
