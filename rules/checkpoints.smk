@@ -58,7 +58,7 @@ rule fetch_checkpoint:
 
 
 rule convert_base:
-    """Stream the Orbax tree into the base artifact."""
+    """Stream the checkpoint's leaves into the base artifact."""
     input:
         fetched="results/checkpoints/{policy}/fetched.json",
     output:

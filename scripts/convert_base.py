@@ -1,4 +1,4 @@
-"""Convert the fetched Orbax tree into the base artifact (rule convert_base)."""
+"""Convert the fetched checkpoint into the base artifact (rule convert_base)."""
 
 from flashtrail.base import provenance
 from flashtrail.base.jobs import Job, run

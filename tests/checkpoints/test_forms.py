@@ -26,6 +26,8 @@ WHOLE = [
     LIBERO,
     ALOHA,
     safetensors("state_proj.weight"),
+    safetensors("state_proj.weight", "action_time_mlp_in.weight", "normalize_inputs.buffer_observation_state.mean"),
+    b'{"steps": [{"registry_name": "normalizer_processor", "state_file": "a.safetensors", "config": {}}]}',
     b"",
     b"{}",
 ]
@@ -35,7 +37,9 @@ KEYED = st.fixed_dictionaries({"tree_metadata": JSON}).map(lambda value: json.du
 NAMES = st.sampled_from([
     "params/_METADATA", "params/manifest.ocdbt", "params/d/aa", "params/params.state_proj.kernel/.zarray", STATS,
     "assets/b/norm_stats.json", facts.MODEL_JSON, "model.safetensors", "config.json", "_METADATA", "checkpoint",
-    "x/params/_METADATA", "draft.pt", "params/d/b.incomplete", "assets/norm_stats.json",
+    "x/params/_METADATA", "draft.pt",
+    "policy_preprocessor.json", "a.safetensors", "meta/stats.json", "stats.json",
+    "params/d/b.incomplete", "assets/norm_stats.json",
 ])  # fmt: skip
 DECLARED = st.fixed_dictionaries(
     {}, optional={"horizon": st.integers(1, 60), "views": st.just(2), "asset": st.sampled_from(["b", "../..", ""])}

@@ -64,7 +64,7 @@ FORMS = [
      "2 robots"),
     ("x", orbax_tree(stats={}), probe.UNKNOWN, identity.PI0, "copy the checkpoint's assets"),
     ("x", {"model.safetensors": safetensors("state_proj.weight", "action_time_mlp_in.weight")}, probe.TORCH_ONLY,
-     identity.PI0, "JAX (Orbax) tree"),
+     identity.PI0, "has no statistics, looked for in assets/*/norm_stats.json, policy_preprocessor.json"),
     ("x", {"model.safetensors": safetensors("model.vlm_with_expert.x")}, probe.UNKNOWN, identity.SMOLVLA, "SmolVLA"),
     ("x", {"model.safetensors": safetensors("a"), "config.json": b'{"type": "act"}'}, probe.UNKNOWN, identity.ACT,
      "LeRobot"),
@@ -93,7 +93,7 @@ def test_content_decides_and_names_what_told(
 ) -> None:
     found = look(tmp_path / folder, files)
     assert (found["class"], found["family"]) == (expected, family)
-    assert word in found["reason"] and found["usable"] == (expected in probe.SELECTABLE)
+    assert word in found["reason"] and found["usable"] == (expected in (probe.LIBERO_JAX, probe.NANO_JAX))
     if not found["usable"]:
         one_remedy(found)
 

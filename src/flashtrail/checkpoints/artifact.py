@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field, TypeAdapter
 import flashtrail
 from flashtrail.base import documents, provenance
 from flashtrail.base.errors import UserError, nearest
-from flashtrail.checkpoints import convert, facts, layouts, orbax
+from flashtrail.checkpoints import convert, facts, layouts, lerobot, orbax, torch_tree
 from flashtrail.policies import registry
 from flashtrail.policies.pi0.dims import DraftDims, Pi0Dims
 from flashtrail.policies.pi0.errors import ArtifactError
@@ -36,6 +36,7 @@ PADDED_DIM = 32  # openpi's action_dim, to which some statistics are padded
 OTHER_ROBOT, TUNED = "these are another robot's statistics", "give a pi0 checkpoint tuned on LIBERO"
 _GIVE = "give the norm_stats.json of its training"
 _BLOCK_BYTES = 64 * 2**20
+_LARGEST = 1e300
 
 
 @dataclass(frozen=True)
@@ -49,20 +50,20 @@ class Stream:
 def convert_base(
     source: str | Path, target: str | Path, dtype: str = "float32", fetched: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Convert a fetched tree (params/, assets/, facts.json, tokenizer.model) into the base artifact directory `target`.
+    """Convert a fetched tree (params/ or safetensors, statistics, facts.json, tokenizer.model) into the base artifact.
 
     `fetched`: fetched.json's content, recorded as the artifact's source. Returns the manifest. The directory is
     made aside and renamed when whole. Raises UserError naming the leaf, file, length or fact that is wrong.
     """
     source = Path(source)
     extra = facts.of_source(source)
-    leaves = orbax.open_tree(source / "params")
+    leaves = torch_tree.open_tree(source, extra) if is_torch(source) else orbax.open_tree(source / "params")
     pieces, dims = convert.plan_base(leaves, extra)
-    stats, tokenizer = find_norm_stats(source, extra.get("asset")), source / TOKENIZER
-    check_norm_stats(stats, dims["action_dim"])
+    place, stats, tokenizer = *statistics_of(source, extra.get("asset")), source / TOKENIZER
+    use_of_stats(json.loads(stats), place, dims["action_dim"])
     check_tokenizer(tokenizer, dims["vocab_size"])
     streams = {piece.rule.name: _stream(piece, leaves) for piece in pieces}
-    files = {NORM_STATS: stats.read_bytes(), TOKENIZER: tokenizer.read_bytes()}
+    files = {NORM_STATS: stats, TOKENIZER: tokenizer.read_bytes()}
     transforms = {"delta_actions": bool(extra["delta_actions"])}
     return write_artifact(Path(target), "base", dtype, dims, streams, files, fetched, transforms)
 
@@ -100,7 +101,7 @@ def write_draft(
 # --- streams ---
 
 
-def _stream(piece: convert.Piece, leaves: Mapping[str, orbax.Leaf]) -> Stream:
+def _stream(piece: convert.Piece, leaves: Mapping[str, Any]) -> Stream:
     """Return the tensor's stream: whole if it cannot be cut, else in blocks of rows."""
     leaf, delta = leaves[piece.rule.leaf], piece.lora
 
@@ -225,6 +226,24 @@ def _check_space(directory: Path, streams: Mapping[str, Stream], dtype: str) -> 
 # --- statistics and tokenizer ---
 
 
+def is_torch(source: Path) -> bool:
+    """Tell a fetched PyTorch checkpoint from an Orbax tree."""
+    return not (source / "params").is_dir() and any(source.glob("*.safetensors"))
+
+
+def statistics_of(source: Path, asset: str | None) -> tuple[str, bytes]:
+    """Return where a fetched checkpoint's statistics are, and the norm_stats.json of them; UserError without any."""
+    if is_torch(source) and not any(source.glob("assets/**/norm_stats.json")):
+        if (found := lerobot.norm_stats(*torch_tree.local(source))) is None:
+            raise UserError(
+                f"{source} has no statistics, looked for in {lerobot.PLACES}: fetch those of its training too"
+            )
+        return f"{source / found[0]}", json.dumps(found[1], indent=2).encode()
+    path = find_norm_stats(source, asset)
+    provenance.json_load(path)
+    return str(path), path.read_bytes()
+
+
 def find_norm_stats(source: Path, asset: str | None = None) -> Path:
     """Return the norm_stats.json below assets/ (that of `asset`, where one is named); UserError if there is not one."""
     paths = sorted(source.glob("assets/**/norm_stats.json"))
@@ -279,7 +298,7 @@ def _check_vector(path: str, name: str, values: Any, allowed: Sequence[int]) -> 
         raise UserError(f"{path}: {name} must be a list of {legal} numbers: {_GIVE}")
     if len(values) not in allowed:
         raise UserError(f"{path}: {name} has {len(values)} entries, not {legal}: {OTHER_ROBOT}; {TUNED}")
-    if not all(math.isfinite(v) for v in values):
+    if not all(abs(v) < _LARGEST for v in values):  # math.isfinite cannot take JSON's largest integers
         raise UserError(f"{path}: {name} has a value that is not finite: {_GIVE}")
 
 

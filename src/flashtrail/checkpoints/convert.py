@@ -58,7 +58,7 @@ def plan_base(leaves: Mapping[str, HasShape], described: Any) -> tuple[list[Piec
     check_names("checkpoint is not a pi0 tree of the known layout", {rule.leaf for rule in rules}, own)
     for rule in rules:
         if len(shape := _shape(leaves[rule.leaf])) != len(rule.axes):
-            raise UserError(f"checkpoint leaf {rule.leaf} has shape {shape}: expected {len(rule.axes)} axes")
+            raise UserError(f"checkpoint leaf {_named(leaves, rule)} has shape {shape}: expected {len(rule.axes)} axes")
     dims = _base_dims(leaves, stem_layers, extra)
     expected = layouts.base_shapes(dims)
     pieces = []
@@ -66,8 +66,8 @@ def plan_base(leaves: Mapping[str, HasShape], described: Any) -> tuple[list[Piec
         shape = layouts.arranged(_shape(leaves[rule.leaf]), rule.arrange)
         if shape != expected[rule.name]:
             raise UserError(
-                f"checkpoint leaf {rule.leaf} has shape {_shape(leaves[rule.leaf])}, which gives {rule.name} {shape}: "
-                f"the other leaves imply {expected[rule.name]}"
+                f"checkpoint leaf {_named(leaves, rule)} has shape {_shape(leaves[rule.leaf])}, which gives "
+                f"{rule.name} {shape}: the other leaves imply {expected[rule.name]}"
             )
         pieces.append(Piece(rule, shape, deltas.get(rule.leaf)))
     return sorted(pieces, key=lambda piece: piece.rule.name), dims
@@ -293,6 +293,12 @@ def check_names(problem: str, expected: Collection[str], actual: Collection[str]
 def _some(names: Sequence[str]) -> str:
     rest = len(names) - _SPREAD
     return ", ".join(names[:_SPREAD]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _named(leaves: Mapping[str, HasShape], rule: layouts.Rule) -> str:
+    """A leaf's path, and where it is made of other tensors, the first of these."""
+    stored = getattr(leaves[rule.leaf], "stored_as", None)
+    return rule.leaf if stored is None else f"{rule.leaf} (of {stored})"
 
 
 def _shape(leaf: HasShape) -> tuple[int, ...]:

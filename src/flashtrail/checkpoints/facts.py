@@ -18,11 +18,11 @@ from pydantic import ValidationError
 from flashtrail.base.errors import UserError, nearest
 from flashtrail.policies.facts import NAMES, PolicyFacts
 
-MODEL_JSON = "assets/flashtrail/model.json"
+MODEL_JSON, CONFIG_JSON = "assets/flashtrail/model.json", "config.json"
 FACTS = "facts.json"
 KNOWN = Path(__file__).parents[3] / "resources/checkpoints/known.yaml"
 TREE_NAMES = {"horizon": "action_horizon", "views": "num_views", "steps": "num_steps"}  # else as under policies.X
-TREE_ONLY = ("stem", "lora_scaling")
+TREE_ONLY = ("stem", "lora_scaling", "vision_heads")
 NEEDED = ("horizon", "delta_actions", "views", "steps", "max_token_len")
 _EXAMPLES = {"horizon": 50, "delta_actions": "true", "views": 2, "steps": 10, "max_token_len": 48}
 
@@ -54,25 +54,30 @@ def read_model_json(source: Any, where: str = MODEL_JSON) -> dict[str, Any]:
 
 
 def resolve(
-    policy: str, uri: str, declared: Mapping[str, Any], model_json: Mapping[str, Any] | None
+    policy: str,
+    uri: str,
+    declared: Mapping[str, Any],
+    model_json: Mapping[str, Any] | None,
+    config_json: Mapping[str, Any] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Return name -> {value, said_by} for one candidate; a missing fact is left out (see `missing`).
 
-    The tree's own model.json counts before the config, the config before the table of public checkpoints. Raises
-    UserError where the config contradicts the tree.
+    The tree's own model.json counts before its config.json (`lerobot.described`), these before the config, the config
+    before the table of public checkpoints. Raises UserError where the config contradicts the tree.
     """
+    own = {**read_model_json(config_json or {}, CONFIG_JSON), **(model_json or {})}
     table = known().get(uri.rstrip("/"), {})
     facts: dict[str, dict[str, Any]] = {}
     for name in NAMES:
         key = f"policies.{policy}.{name}"
-        held = (model_json or {}).get(TREE_NAMES.get(name, name))
-        stated = declared.get(name)
+        held, stated = own.get(tree_name := TREE_NAMES.get(name, name)), declared.get(name)
+        where = MODEL_JSON if tree_name in (model_json or {}) else CONFIG_JSON
         if held is not None and stated is not None and held != stated:
             raise UserError(
-                f"{key} says {_shown(stated)}, the checkpoint's own {MODEL_JSON} says {_shown(held)}: remove {key}, or "
+                f"{key} says {_shown(stated)}, the checkpoint's own {where} says {_shown(held)}: remove {key}, or "
                 "correct the file"
             )
-        for value, who in ((held, MODEL_JSON), (stated, key), (table.get(name), f"resources/checkpoints/{KNOWN.name}")):
+        for value, who in ((held, where), (stated, key), (table.get(name), f"resources/checkpoints/{KNOWN.name}")):
             if value is not None:
                 facts[name] = {"value": value, "said_by": who}
                 break

@@ -17,7 +17,7 @@ from typing import Any
 
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
-from flashtrail.checkpoints import facts, identity
+from flashtrail.checkpoints import facts, identity, lerobot
 from flashtrail.checkpoints.stores import AccessDenied, Entry, Location, StoreUnreachable, open_location
 
 TOKENIZER, DRAFT = "tokenizer.model", "draft.pt"
@@ -54,7 +54,7 @@ def fetch(
     """
     directory = Path(directory)
     source, partial = directory / "source", directory / "source.partial"
-    items = _items(candidate["uri"], tokenizer, draft)
+    items = _items(candidate["uri"], tokenizer, draft, candidate.get("format"))
     origin = {key: candidate[key] for key in ("uri", "class", "family", "facts", "dims_used")}
     origin |= {"tokenizer": tokenizer, "draft": draft}
     if (kept := _already_there(directory, origin, items)) is not None:
@@ -77,10 +77,10 @@ def fetch(
     return fetched
 
 
-def _items(uri: str, tokenizer: str, draft: str | None) -> list[Item]:
+def _items(uri: str, tokenizer: str, draft: str | None, form: str | None) -> list[Item]:
     tree = _list(open_location(uri), "checkpoint")
-    location = open_location(uri)
-    items = [Item(location, entry, entry.name) for entry in tree if entry.name.split("/")[0] in WANTED_TOPS]
+    location, paths = open_location(uri), {entry.name: entry.name or "model.safetensors" for entry in tree}
+    items = [Item(location, entry, paths[entry.name]) for entry in tree if _is_wanted(paths[entry.name], form)]
     for what, address, path in (("tokenizer", tokenizer, TOKENIZER), ("draft", draft, DRAFT)):
         if address is None:
             continue
@@ -89,6 +89,12 @@ def _items(uri: str, tokenizer: str, draft: str | None) -> list[Item]:
             raise UserError(f"{what} {address} is a directory of {len(entries)} files: name the file itself")
         items.append(Item(open_location(address), entries[0], path))
     return items
+
+
+def _is_wanted(name: str, form: str | None) -> bool:
+    """Whether a checkpoint's file is fetched: of a PyTorch format the folder's own tensors and what describes them."""
+    beside = "/" not in name and name.endswith((".safetensors", ".json"))
+    return name.split("/")[0] in WANTED_TOPS or (form in identity.TORCH and (beside or name in lerobot.STATS_JSON))
 
 
 def _list(location: Location, what: str) -> list[Entry]:

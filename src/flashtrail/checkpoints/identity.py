@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -41,7 +41,8 @@ _PI0_TOPS = {
 _TELLING = ("state_proj.weight", "action_time_mlp_in.weight", "time_mlp_in.weight")
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 _UNFINISHED = (".part", ".incomplete", ".gstmp", ".crdownload", ".aria2", ".tmp")
-Read = Callable[[str, int], bytes]  # name, at most so many bytes from the start
+TORCH = (SAFETENSORS, LEROBOT)
+Read = Callable[..., bytes]  # name, at most so many bytes, from which one on (0)
 
 
 @dataclass(frozen=True)
@@ -65,21 +66,37 @@ def identify(files: Mapping[str, int], read: Read) -> Identity:
     """Return the identity of a listing (name -> bytes); `read` is asked for metadata only."""
     if problem := _unfinished(files):
         return _unreadable(problem)
-    tensors = sorted(name for name in files if name.endswith(".safetensors"))
     try:
         if any(name.startswith("params/") for name in files):
             return _of_orbax(files, read)
-        if tensors:
+        if tensors := weights_of(files):
             return _of_safetensors(files, tensors, read)
     except UserError as error:
         return _unreadable(str(error))
     if pickles := [name for name in files if name.endswith(_PICKLES)]:
         return Identity(UNKNOWN, PICKLE, (pickles[0],), "pickles are not opened")
-    if deeper := sorted(name.partition("/params/")[0] for name in files if "/params/" in name):
-        return _unreadable(f"the checkpoint is in a subdirectory: give {deeper[-1]} below it")
+    if deeper := [folder for name in files if (folder := _holder(name))]:
+        return _unreadable(f"the checkpoint is in a subdirectory: give {max(deeper, key=_steps)} below it")
     if "_METADATA" in files or "manifest.ocdbt" in files:
         return _unreadable("this is a params directory itself: give the directory that holds it")
     return _unreadable("no params directory, no safetensors file: give openpi's checkpoint directory")
+
+
+def weights_of(files: Iterable[str]) -> list[str]:
+    """Return the names that hold a PyTorch model's weights: the folder's own safetensors, less processors' states."""
+    return sorted(n for n in files if n.endswith(".safetensors") and "/" not in n and not n.startswith("policy_p"))
+
+
+def _holder(name: str) -> str:
+    """The folder below which a file makes a checkpoint, or nothing."""
+    if "/params/" in name:
+        return name.partition("/params/")[0]
+    return name.removesuffix("/model.safetensors") if name.endswith("/model.safetensors") else ""
+
+
+def _steps(folder: str) -> list[tuple[int, str]]:
+    """Sorts folders by step where they are numbered: 10000 after 9999."""
+    return [(int(part) if part.isdecimal() else -1, part) for part in folder.split("/")]
 
 
 def family_of_leaves(leaves: Collection[str]) -> tuple[str, tuple[str, ...]]:
@@ -180,7 +197,7 @@ def _of_safetensors(files: Mapping[str, int], tensors: Sequence[str], read: Read
     form = LEROBOT if isinstance(kind, str) or "train_config.json" in files else SAFETENSORS
     keys: set[str] = set()
     for name in tensors[:64]:
-        keys |= _header_keys(name, files[name], read)
+        keys |= set(header(name, files[name], read)[1])
     family, evidence = family_of_keys(keys)
     if family == UNKNOWN and isinstance(kind, str):
         family, evidence = _TYPES.get(kind.lower(), UNKNOWN), (f"config.json: type {kind}",)
@@ -196,8 +213,8 @@ def _shown(names: Sequence[str]) -> str:
     return ", ".join(name if len(name) <= 40 else f"{name[:18]}...{name[-19:]}" for name in names) or "none"
 
 
-def _header_keys(name: str, size: int, read: Read) -> set[str]:
-    """Tensor names of a safetensors file, from its header alone."""
+def header(name: str, size: int, read: Read) -> tuple[int, dict[str, Any]]:
+    """Return a safetensors header's length and its entries by tensor name; UserError where it is not whole."""
     start = read(name, 8)
     if start and LFS_POINTER.startswith(start):
         raise UserError(pointer(name))
@@ -205,10 +222,13 @@ def _header_keys(name: str, size: int, read: Read) -> set[str]:
     if len(start) < 8 or not 0 < length <= min(size - 8, METADATA_BYTES):
         raise UserError(f"{name} is cut off in its header, or not a safetensors file: complete the copy or download")
     try:
-        header = json.loads(read(name, 8 + length)[8:])
-        return set(header) - {"__metadata__"}
-    except (ValueError, TypeError, RecursionError):
-        raise UserError(f"{name} has a damaged header: complete the copy or the download") from None
+        entries = json.loads(read(name, 8 + length)[8:])
+    except (ValueError, RecursionError):
+        entries = None
+    if not isinstance(entries, dict) or not all(key.isprintable() for key in entries):
+        raise UserError(f"{name} has a damaged header: complete the copy or the download")
+    entries.pop("__metadata__", None)
+    return length, entries
 
 
 def _unfinished(files: Mapping[str, int]) -> str | None:

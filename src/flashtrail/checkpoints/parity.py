@@ -1,9 +1,10 @@
 """Compares an artifact with its source, stage by stage, on fixed inputs: the gate between conversion and any result.
 
-The source runs in `reference` (JAX, its own layout, padded and masked), the artifact in the engine's stage functions
-(PyTorch), and what a round answers with in the arrangement of them that serves. Both chain their own values from stage
-to stage, so the first stage over its tolerance is where they part; only the velocity of each denoising step is taken at
-the source's own points, since a trained flow drives close points apart. Tolerances and reasons: docs/precision.md.
+The source runs in `reference` (an Orbax tree, in JAX, padded and masked) or `reference_torch` (safetensors, by its own
+names), the artifact in the engine's stage functions (PyTorch), and what a round answers with in the arrangement of them
+that serves. Both chain their own values from stage to stage, so the first stage over its tolerance is where they part;
+only the velocity of each denoising step is taken at the source's own points, since a trained flow drives close points
+apart. Tolerances and reasons: docs/precision.md.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from torch.overrides import TorchFunctionMode
 
 from flashtrail.base import provenance
 from flashtrail.base.errors import UserError
-from flashtrail.checkpoints import artifact, facts, layouts, reference
-from flashtrail.policies.pi0 import expert, prefix, verify, vision, weights
+from flashtrail.checkpoints import artifact, facts, layouts, reference, reference_torch
+from flashtrail.policies.pi0 import expert, prefix, transforms, verify, vision, weights
 from flashtrail.policies.pi0.dims import DraftDims
 from flashtrail.policies.pi0.settings import FlashSettings
 from flashtrail.policies.pi0.stages import Stages, choose
@@ -95,17 +96,18 @@ def source_values(
 
     `points`: where each step's velocity is taken (see `euler_points`); by default at the run's own points.
     """
-    source = reference.load_source(source_dir, rounded_to)
+    model: Any = reference_torch if artifact.is_torch(Path(source_dir)) else reference
+    source = model.load_source(source_dir, rounded_to)
     hidden: list[list[Any]] = [[] for _ in inputs.views]
-    views = [reference.encode_view(source, image, h) for image, h in zip(inputs.views, hidden, strict=True)]
+    views = [model.encode_view(source, image, h) for image, h in zip(inputs.views, hidden, strict=True)]
     after: list[Any] = []
-    pre = reference.prefill(source, views, inputs.token_ids, after)
+    pre = model.prefill(source, views, inputs.token_ids, after)
     valid = pre.valid
     out: Values = {}
     for i, rows in enumerate(zip(*hidden, strict=True)):
         out[_vision_stage(i)] = np.concatenate([np.asarray(x) for x in rows])
     out["projector"] = np.concatenate([np.asarray(v) for v in views])
-    out["embedding_table"] = _every_row(source.params["PaliGemma"]["llm"]["embedder"]["input_embedding"])
+    out["embedding_table"] = _every_row(model.embedding_table(source))
     out["language"] = np.asarray(pre.embeddings)[valid][-len(inputs.token_ids) :]
     for layer in range(pre.keys.shape[0]):
         out[f"prefix_k/layer_{layer}"] = np.asarray(pre.keys[layer])[valid]
@@ -113,18 +115,18 @@ def source_values(
         if layer + 1 < pre.keys.shape[0]:  # the last layer's rows are never read
             out[f"prefix/layer_{layer}"] = np.asarray(after[layer])[valid]
     layers: list[Any] = []
-    reference.velocity(source, pre, inputs.state, inputs.noise, 1.0, layers)
+    model.velocity(source, pre, inputs.state, inputs.noise, 1.0, layers)
     out |= {_expert_stage(i): np.asarray(x) for i, x in enumerate(layers)}
-    velocities, steps = reference.denoise(source, pre, inputs.state, inputs.noise)
+    velocities, steps = reference.denoise(source, pre, inputs.state, inputs.noise, model.velocity)
     if points is not None:
         times = (float(np.float32(1 - i / len(points))) for i in range(len(points)))
-        velocities = [reference.velocity(source, pre, inputs.state, x, t) for x, t in zip(points, times, strict=True)]
+        velocities = [model.velocity(source, pre, inputs.state, x, t) for x, t in zip(points, times, strict=True)]
     out |= {f"denoise/velocity_{i}": np.asarray(v) for i, v in enumerate(velocities)}
     out["actions"] = np.asarray(steps[-1])
     if source.draft is not None:
         out["draft"] = np.asarray(reference.draft(source, pre, inputs.state))
         for t in VERIFY_TIMES:
-            v, x0_hat = reference.verify(source, pre, inputs.state, out["draft"], inputs.noise, t)
+            v, x0_hat = reference.verify(source, pre, inputs.state, out["draft"], inputs.noise, t, model.velocity)
             out[f"verify/velocity_t{t:.2f}"] = np.asarray(v)
             out[f"verify/x0_hat_t{t:.2f}"] = np.asarray(x0_hat)
     return out
@@ -358,7 +360,7 @@ def check_parity(
     draft_manifest = None if artifact_draft is None else artifact.verify_artifact(artifact_draft)
     if draft_manifest is not None and not (source_dir / "draft.pt").is_file():
         raise UserError(f"{source_dir} has no draft.pt to compare {artifact_draft} with: fetch the policy's draft too")
-    if not (source_dir / "params/_METADATA").is_file():
+    if not artifact.is_torch(source_dir) and not (source_dir / "params/_METADATA").is_file():
         raise UserError(f"{source_dir}/params has no _METADATA, by which Orbax restores a tree: fetch the source again")
     _check_room(manifest["dims"])
     dtype, inputs = manifest["dtype"], fixed_inputs(manifest["dims"])
@@ -429,16 +431,25 @@ def _size(row: Mapping[str, Any]) -> str:
 
 def _compare_files(source: Path, base: Path) -> list[dict[str, Any]]:
     """Rows for what is copied, not computed: statistics and tokenizer must be the source's, byte for byte."""
-    rows = []
-    pairs = {
-        "norm_stats": artifact.find_norm_stats(source, facts.of_source(source).get("asset")),
-        "tokenizer": source / artifact.TOKENIZER,
-    }
-    for name, path in pairs.items():
-        copy = base / (artifact.NORM_STATS if name == "norm_stats" else artifact.TOKENIZER)
-        same = path is not None and path.is_file() and path.read_bytes() == copy.read_bytes()
-        rows.append({"stage": name, "passed": same, "note": "identical" if same else "not the source's"})
-    return rows
+    stats, tokenizer = base / artifact.NORM_STATS, source / artifact.TOKENIZER
+    theirs = reference_torch.statistics(source) if artifact.is_torch(source) else None
+    if theirs is None:
+        same = artifact.find_norm_stats(source, facts.of_source(source).get("asset")).read_bytes() == stats.read_bytes()
+    else:
+        same = _same_normalisation(theirs, stats)
+    alike = tokenizer.is_file() and tokenizer.read_bytes() == (base / artifact.TOKENIZER).read_bytes()
+    found = {"norm_stats": same, "tokenizer": alike}
+    return [{"stage": n, "passed": ok, "note": "identical" if ok else "not the source's"} for n, ok in found.items()]
+
+
+def _same_normalisation(theirs: Mapping[str, np.ndarray], stats: Path) -> bool:
+    """Whether the artifact's statistics, by the engine's formula, do to numbers what LeRobot's do by LeRobot's."""
+    x = np.linspace(-3, 3, 8)
+    state, actions = transforms.read_norm_stats(stats, 8, 7, len(theirs["state.mean"]))
+    mean, std = (theirs[f"state.{part}"][:8] for part in ("mean", "std"))
+    ours, wanted = state.normalize(mean + x * std), (x * std) / (std + reference_torch.LEROBOT_EPS)
+    raw = x[:7] * theirs["actions.std"][:7] + theirs["actions.mean"][:7]
+    return np.allclose(ours, wanted, rtol=1e-9) and np.allclose(actions.unnormalize(x[:7])[:7], raw, rtol=1e-9)
 
 
 def _compare_transforms(source: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:

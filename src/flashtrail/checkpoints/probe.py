@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from flashtrail.base.errors import UserError
-from flashtrail.checkpoints import artifact, facts, identity
+from flashtrail.checkpoints import artifact, facts, identity, lerobot
 from flashtrail.checkpoints.identity import Identity
 from flashtrail.checkpoints.stores import Entry, Location, StoreUnreachable, open_location
 
@@ -25,24 +25,20 @@ TORCH_ONLY = "MATCH_FLASH_PI0_LIBERO_TORCH_ONLY"
 LIBERO_JAX = "MATCH_FLASH_PI0_LIBERO_JAX"
 NANO_JAX = "MATCH_FLASH_PI0_NANO_JAX"
 UNKNOWN = "UNKNOWN_ACCESS_ERROR"
-SELECTABLE = (LIBERO_JAX, NANO_JAX)
+SELECTABLE = (LIBERO_JAX, NANO_JAX, TORCH_ONLY)
 
 _CORRECT = "correct the policy's candidates"
 _PLACEHOLDER_ROOT = "/openpi-assets/"
 _POINTER_BYTES = 1024  # a Git LFS pointer has some 130
-_REMEDIES = {
-    identity.SAFETENSORS: "give the JAX (Orbax) tree that it was converted from",
-    identity.LEROBOT: "conversion reads openpi's JAX (Orbax) trees: give the one it stems from, or train with openpi",
-    identity.PICKLE: "give the JAX (Orbax) tree; for the official runtime's pickles use `flashtrail import-pickle`",
-}
+_PICKLE = "give the JAX (Orbax) tree; for the official runtime's pickles use `flashtrail import-pickle`"
 
 
 @dataclass(frozen=True)
 class Clues:
     """What was read of one candidate: its files, what they are, statistics and facts; `trouble` if it was not read.
 
-    `stats`: norm_stats.json below assets/ -> the dims that LIBERO uses of it, or what is wrong with it. `conflict`:
-    what was read of its facts and does not fit.
+    `stats`: norm_stats.json below assets/, or LeRobot's file -> the dims that LIBERO uses of it, or what is wrong with
+    it. `conflict`: what was read of its facts and does not fit.
     """
 
     files: Mapping[str, int] = field(default_factory=dict)
@@ -71,11 +67,8 @@ def classify(uri: str, clues: Clues, policy: str = "X") -> tuple[str, str, bool]
     known, found = facts.known().get(uri.rstrip("/"), {}), clues.identity
     evidence = f"{found.family}, {found.format}; identified by {', '.join(found.told_by) or 'nothing'}"
     other = PI05_MISMATCH if found.family == identity.PI05 else UNKNOWN
-    if found.format in _REMEDIES:
-        verdict = TORCH_ONLY if found.family == identity.PI0 else other
-        return verdict, f"{found.problem or evidence}: {_REMEDIES[found.format]}", False
     if found.problem is not None:
-        return UNKNOWN, found.problem, False
+        return UNKNOWN, f"{found.problem}: {_PICKLE}" if found.format == identity.PICKLE else found.problem, False
     if found.family != identity.PI0:
         return other, f"another model: {evidence}; FLASH's engine runs only pi0: give a pi0 tree", False
     return _classify_pi0(clues, policy, known, evidence)
@@ -85,7 +78,7 @@ def _classify_pi0(clues: Clues, policy: str, known: Mapping[str, Any], evidence:
     """The class of a pi0 tree that can be read: its statistics say whose robot it is for, facts whether it can run."""
     kind = _class_of_stats(clues)
     stats_file, problem = choose_stats(clues.stats, clues.facts, policy)
-    if known.get("pretrained") or (len(clues.stats) > 1 and kind != _jax(clues) and "asset" not in clues.facts):
+    if known.get("pretrained") or (len(clues.stats) > 1 and kind != _pi0(clues) and "asset" not in clues.facts):
         why = "a known address" if known else f"statistics of {len(clues.stats)} robots, none of them LIBERO's"
         return PI0_BASE, f"pretrained only, not tuned on LIBERO ({why}): {artifact.TUNED}", False
     if known.get("robot", "libero") != "libero":
@@ -102,11 +95,15 @@ def _classify_pi0(clues: Clues, policy: str, known: Mapping[str, Any], evidence:
 def _class_of_stats(clues: Clues) -> str:
     """What the statistics alone make of a pi0 tree: LIBERO's, another robot's, or unknown."""
     if any(isinstance(use, dict) for use in clues.stats.values()):
-        return _jax(clues)
-    return PI0_BASE if any(artifact.OTHER_ROBOT in use for use in clues.stats.values()) else UNKNOWN
+        return _pi0(clues)
+    if any(artifact.OTHER_ROBOT in use for use in clues.stats.values()):
+        return PI0_BASE
+    return TORCH_ONLY if clues.identity.format in identity.TORCH else UNKNOWN
 
 
-def _jax(clues: Clues) -> str:
+def _pi0(clues: Clues) -> str:
+    if clues.identity.format in identity.TORCH:
+        return TORCH_ONLY
     return NANO_JAX if (clues.model_json or {}).get("stem") else LIBERO_JAX
 
 
@@ -177,10 +174,14 @@ def _look(uri: str, declared: Mapping[str, Any], policy: str) -> Clues:
         reader.refuse_pointers()
         found = identity.identify(reader.files, reader.read)
         stats = {name: reader.use_of(name) for name in find_norm_stats(list(reader.files))}
+        torch = found.format in identity.TORCH and found.family == identity.PI0
+        if torch and not stats:
+            stats = dict([reader.use_beside_weights()])
         own = reader.json(facts.MODEL_JSON) if facts.MODEL_JSON in reader.files else None
         try:
             model_json = None if own is None else facts.read_model_json(own)
-            said = facts.resolve(policy, uri, declared, model_json)
+            config = reader.json(facts.CONFIG_JSON) if torch and facts.CONFIG_JSON in reader.files else {}
+            said = facts.resolve(policy, uri, declared, model_json, lerobot.described(config))
         except UserError as error:  # read, and not what it should say
             stem = own if isinstance(own, dict) else None
             return Clues(reader.files, found, stats, model_json=stem, conflict=str(error))
@@ -199,8 +200,8 @@ class _Reader:
         self._entries = {entry.name or PurePosixPath(location.uri).name: entry for entry in entries}
         self.files = {name: entry.bytes for name, entry in self._entries.items()}
 
-    def read(self, name: str, size: int) -> bytes:
-        return self._location.head(self._entries[name], size)
+    def read(self, name: str, size: int, start: int = 0) -> bytes:
+        return self._location.head(self._entries[name], size, start)
 
     def json(self, name: str) -> Any:
         return identity.read_json(self.read, name, self.files[name])
@@ -210,6 +211,16 @@ class _Reader:
             return artifact.use_of_stats(self.json(name), name)
         except UserError as error:
             return str(error)
+
+    def use_beside_weights(self) -> tuple[str, dict[str, str] | str]:
+        """Where a PyTorch checkpoint's statistics are, and their use; without any, what was looked for."""
+        try:
+            found = lerobot.norm_stats(self.files, self.read)
+            if found is None:
+                return "none", f"has no statistics, looked for in {lerobot.PLACES}: copy those of its training there"
+            return found[0], artifact.use_of_stats(found[1], found[0])
+        except UserError as error:
+            return "unreadable", str(error)
 
     def refuse_pointers(self) -> None:
         """Stop at a Git LFS pointer in a local clone; elsewhere it would cost a request a file, and fetch looks."""
@@ -234,7 +245,7 @@ def probe(candidates: Sequence[str], declared: Mapping[str, Any] | None = None, 
 def select(record: dict[str, Any]) -> dict[str, Any]:
     """Return the one candidate that can be used; UserError lists the candidates if none or several can be used."""
     candidates = record["candidates"]
-    matches = [c for c in candidates if c.get("usable", c["class"] in SELECTABLE)]  # version 2 had the class alone
+    matches = [c for c in candidates if c.get("usable", c["class"] in (LIBERO_JAX, NANO_JAX))]  # version 2: no `usable`
     if len(matches) > 1:
         uris = ", ".join(c["uri"] for c in matches)
         raise UserError(

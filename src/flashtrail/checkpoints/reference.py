@@ -57,13 +57,18 @@ def load_source(source_dir: str | Path, rounded_to: str = "float32") -> Source:
     source = Path(source_dir)
     tree = _restore(source / "params")
     extra = facts.of_source(source)
-    draft, heads = _load_draft(source / "draft.pt")
+    draft, heads = load_draft(source / "draft.pt")
     scaling = extra.get("lora_scaling", {"prefix": 1.0, "expert": 1.0})
     if rounded_to != "float32":
         number, tree = jnp.dtype(rounded_to), _merged(tree, scaling)
-        _round(tree, number)
-        _round(draft or {}, number)
+        round_leaves(tree, number)
+        round_leaves(draft or {}, number)
     return Source(tree, draft, heads, extra.get("stem"), int(extra["num_steps"]), scaling)
+
+
+def embedding_table(source: Source) -> np.ndarray:
+    """Return the vocabulary's rows (V, W)."""
+    return np.asarray(source.params["PaliGemma"]["llm"]["embedder"]["input_embedding"])
 
 
 def _restore(params_dir: Path) -> Tree:
@@ -91,11 +96,11 @@ def _unwrap(tree: Tree) -> Any:
     return {name: _unwrap(child) for name, child in tree.items()}
 
 
-def _round(tree: Tree, number: Any) -> None:
+def round_leaves(tree: Tree, number: Any) -> None:
     """Round every leaf, one after the other, so that the tree is in memory once."""
     for name, child in tree.items():
         if isinstance(child, dict):
-            _round(child, number)
+            round_leaves(child, number)
         else:
             tree[name] = np.asarray(child).astype(number).astype(np.float32)
 
@@ -121,7 +126,7 @@ def _merged(tree: Tree, scaling: dict[str, float]) -> Tree:
     return {**tree, "PaliGemma": gemma}
 
 
-def _load_draft(path: Path) -> tuple[dict[str, Any] | None, tuple[int, int]]:
+def load_draft(path: Path) -> tuple[dict[str, Any] | None, tuple[int, int]]:
     if not path.is_file():
         return None, (0, 0)
     import torch
@@ -381,9 +386,11 @@ def _dense(w: Tree, x: jax.Array) -> jax.Array:
 
 @exact
 def denoise(
-    source: Source, prefix: Prefix, state: np.ndarray, noise: np.ndarray
+    source: Any, prefix: Prefix, state: np.ndarray, noise: np.ndarray, flow: Any = velocity
 ) -> tuple[list[jax.Array], list[jax.Array]]:
     """Return velocity and x of each Euler step from t = 1; the last x is the action chunk (50, 32).
+
+    `flow` is the source's `velocity`, this module's or `reference_torch`'s.
 
     Times are 1 - i/n rounded once, as upstream's torch model has them; its JAX model accumulates the step in float32,
     which the fastest time frequency turns into 6e-5 of an action.
@@ -391,7 +398,7 @@ def denoise(
     x, velocities, steps = jnp.asarray(noise, jnp.float32), [], []
     for i in range(source.num_steps):
         t = float(np.float32(1 - i / source.num_steps))
-        velocities.append(velocity(source, prefix, state, x, t))
+        velocities.append(flow(source, prefix, state, x, t))
         x = x - np.float32(1 / source.num_steps) * velocities[-1]
         steps.append(x)
     return velocities, steps
@@ -401,7 +408,7 @@ def denoise(
 
 
 @exact
-def draft(source: Source, prefix: Prefix, state: np.ndarray) -> jax.Array:
+def draft(source: Any, prefix: Prefix, state: np.ndarray) -> jax.Array:
     """The draft head on the prefix embeddings and state (32,) -> chunk (50, 7), through one whole Gemma layer."""
     if source.draft is None:
         raise ValueError("the source has no draft.pt")
@@ -430,14 +437,20 @@ def draft(source: Source, prefix: Prefix, state: np.ndarray) -> jax.Array:
 
 @exact
 def verify(
-    source: Source, prefix: Prefix, state: np.ndarray, draft_chunk: np.ndarray, noise: np.ndarray, t: float
+    source: Any,
+    prefix: Prefix,
+    state: np.ndarray,
+    draft_chunk: np.ndarray,
+    noise: np.ndarray,
+    t: float,
+    flow: Any = velocity,
 ) -> tuple[jax.Array, jax.Array]:
     """Return velocity and x0_hat (50, 32) for a draft (50, <= 32; zeros beyond) mixed with noise at flow time t."""
     x0 = np.zeros_like(noise)
     x0[:, : draft_chunk.shape[1]] = draft_chunk
     moment = np.float32(t)
     x_t = moment * noise + (1 - moment) * x0
-    v = velocity(source, prefix, state, x_t, float(moment))
+    v = flow(source, prefix, state, x_t, float(moment))
     return v, x_t - moment * v
 
 

@@ -72,9 +72,9 @@ class Location:
             raise StoreUnreachable(f"{self.uri} holds more than {MAX_FILES} files: name the checkpoint's own directory")
         return sorted((_entry(str(p), info, prefix) for p, info in entries.items()), key=lambda entry: entry.name)
 
-    def head(self, entry: Entry, size: int) -> bytes:
-        """Return the first `size` bytes of one file, fewer where it is shorter; raises StoreUnreachable."""
-        return b"".join(self.blocks(replace(entry, bytes=min(size, entry.bytes)), 0))
+    def head(self, entry: Entry, size: int, start: int = 0) -> bytes:
+        """Return `size` bytes of one file from `start` on, fewer where it is shorter; raises StoreUnreachable."""
+        return b"".join(self.blocks(replace(entry, bytes=min(start + size, entry.bytes)), start))
 
     def blocks(self, entry: Entry, start: int, size: int = BLOCK_BYTES) -> Iterator[bytes]:
         """Yield the bytes of one file from `start` to its end, in blocks; raises StoreUnreachable."""
