@@ -31,7 +31,7 @@ def documented(files: Path, out: Path) -> list[list[str]]:
     """Return the page's own commands for stages 4 to 7, with their places filled in."""
     lines = [line.strip() for line in (PROJECT / "docs" / "evidence.md").read_text().splitlines()]
     common = next(line for line in lines if line.startswith("WHO='")).removeprefix("WHO=").strip("'")
-    chosen = [line for line in lines if line.startswith("flashtrail import-run --csv $R/")]
+    chosen = [line for line in lines if line.startswith("flashtrail import-run $R/")]
     for written, meant in {"$WHO": common, "$R": str(files), "--out theirs": f"--out {out}"}.items():
         chosen = [line.replace(written, meant) for line in chosen]
     return [shlex.split(line)[1:] for line in chosen]
