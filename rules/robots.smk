@@ -22,7 +22,7 @@ rule record_robot_demonstrations:
     benchmark:
         "results/benchmarks/record_robot_demonstrations/{robot}.tsv"
     params:
-        count=lambda w: ROBOTS[w.robot],
+        demonstrations=lambda w: ROBOTS[w.robot],
         code=code_digest("record_robot_demonstrations.py"),
     threads: 1
     conda:

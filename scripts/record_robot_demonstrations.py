@@ -8,7 +8,7 @@ from flashtrail.training.lift import demonstrations
 def main(job: Job) -> None:
     """Record until so many may be trained on."""
     work = job.directory("demonstrations")
-    if demonstrations.of_robot(work, job.wildcards["robot"], job.params["count"]):
+    if demonstrations.of_robot(work, job.wildcards["robot"], job.params["demonstrations"]):
         raise UserError(f"{work}: the demonstrations have faults: move {work} away and record them again")
 
 

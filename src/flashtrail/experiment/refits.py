@@ -12,7 +12,7 @@ from flashtrail.base.errors import nearest
 from flashtrail.experiment.arms import Arm
 from flashtrail.experiment.conditions import Kind
 from flashtrail.experiment.embodiments import SUITE  # whose demonstrations and corrections have one layout
-from flashtrail.experiment.sections import Policy, Refit, Train
+from flashtrail.experiment.sections import Measured, Policy, Refit, Train
 
 MEMORYLESS = ("none", "zero", "swap", "upside_down", "occlusion", "noise")  # faults that look at one picture alone
 
@@ -22,6 +22,8 @@ class Experiment(Protocol):
 
     @property
     def policies(self) -> Mapping[str, Policy]: ...
+    @property
+    def measured(self) -> Measured: ...
     @property
     def guards(self) -> Mapping[str, Any]: ...
     @property
@@ -63,6 +65,9 @@ def check(experiment: Experiment) -> None:
     for check_training in (_check_of, _check_robots):
         for name, train in trained.items():
             check_training(experiment, name, train)
+    for name in experiment.measured.sensitivity:
+        if len(robots_of(experiment.policies, name) or []) > 1:
+            raise ValueError(f"measured.sensitivity: {name!r} is of several robots: name a policy of one")
     for name, arm in experiment.all_arms.items():
         _check_arm(experiment, name, arm)
     made = {name: policy.refit for name, policy in experiment.policies.items() if policy.refit is not None}

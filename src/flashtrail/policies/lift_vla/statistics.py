@@ -1,7 +1,7 @@
 """norm_stats.json of this family, and what is computed by it: proprioception in, robot actions out.
 
 The state is a hand position (m), an axis-angle (rad) and two finger joints; the last action is the gripper's, -1 opens
-and +1 closes, and is not normalised. In demonstrations the joints are 0.03 to 0.04 m and its negative (Panda), 0.01 to
+and +1 closes, and is not normalised. In demonstrations the joints are 0.00 to 0.04 m and its negative (Panda), 0.01 to
 0.46 rad and its negative (IIWA), or twice -0.03 to 0.47 rad (UR5e).
 """
 
