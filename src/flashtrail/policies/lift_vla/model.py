@@ -133,10 +133,9 @@ class LiftVLA(nn.Module):
         """All of `decode` below the decoder's last layer."""
         memory, beside = fused, [] if self.hand is None else [self.hand(hand)]
         if robots is not None:
-            beside = [
-                self._of_each(robots, hand, lambda robot, rows: robot.hand(rows)),
-                self._of_each(robots if tokens is None else tokens, hand, lambda robot, rows: _repeated(robot, rows)),
-            ]
+            whose = robots if tokens is None else tokens
+            adapted = self._of_each(robots, hand, lambda robot, rows: robot.hand(rows))
+            beside = [adapted, self._of_each(whose, hand, lambda robot, rows: robot.token.expand(len(rows), -1))]
         if beside:
             memory = torch.cat((memory, torch.stack(beside, 1)), 1)
             if missing is not None:
@@ -166,10 +165,6 @@ class LiftVLA(nn.Module):
                 places.append(rows)
                 made.append(part(robot, x[rows]))
         return torch.cat(made)[torch.cat(places).argsort()]
-
-
-def _repeated(robot: Robot, rows: Tensor) -> Tensor:
-    return robot.token.expand(len(rows), -1)
 
 
 def decoder_layer(dims: LiftDims) -> nn.TransformerDecoderLayer:

@@ -71,15 +71,10 @@ class Trainer(Loop):
         self._ids = {task: [ids[said] for said in texts] for task, texts in data.instructions.items()}
         self._robots = {robot.task: number for number, robot in enumerate(self.dims.embodiments)}
         # Which of the wire's motions each robot takes (R, 6): the others count nothing.
-        taken = [
-            [place < robot.action_dim - 1 for place in range(self.dims.action_dim - 1)]
-            for robot in self.dims.embodiments
-        ]
-        self._taken = torch.tensor(taken, dtype=torch.float32)
+        moved = torch.tensor([robot.action_dim - 1 for robot in self.dims.embodiments])
+        self._taken = (torch.arange(self.dims.action_dim - 1) < moved[:, None]).float()
         if self._robots and (strange := sorted(set(data.instructions) - set(self._robots))):
-            raise UserError(
-                f"demonstrations of task {strange[0]}: the policy's robots are of tasks {sorted(self._robots)}"
-            )
+            raise UserError(f"task {strange[0]} is demonstrated, but this policy's robots are of {list(self._robots)}")
         with torch.random.fork_rng([]):
             torch.manual_seed(recipe.seed)
             self.learner = Learner(policy)
