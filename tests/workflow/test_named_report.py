@@ -84,8 +84,8 @@ def test_refits_are_planned_behind_the_episodes_that_they_learn_from(checkout):
 def test_policies_of_several_robots_are_planned_behind_each_robots_demonstrations(checkout):
     output, planned, experiment = planned_by(checkout, "robots")
     trained = [policy for policy in experiment.policies.values() if policy.train is not None]
-    assert planned["train_robots"] == len(trained) == 10 and planned["record_robot_demonstrations"] == 4
-    assert planned["roll_out_shard"] == len(experiment.arms) and planned["boot_server"] == planned["smoke"] == 10
+    assert planned["train_robots"] == len(trained) == 9 and planned["record_robot_demonstrations"] == 4
+    assert planned["roll_out_shard"] == len(experiment.arms) and planned["boot_server"] == planned["smoke"] == 9
     assert not {"take_artifact", "convert_base", "refit_policy", "record_lift_demonstrations"} & set(planned)
     order = (
         "Recording demonstrations of iiwa\n",

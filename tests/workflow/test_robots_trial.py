@@ -52,13 +52,19 @@ def test_two_robots_and_one_more_from_demonstrations_to_the_report(checkout):
     shutil.copytree(ROOT / "notebooks", checkout.path / "notebooks", dirs_exist_ok=True)
     (checkout.path / "trial.yaml").write_text(yaml.safe_dump(EXPERIMENT, sort_keys=False))
     (checkout.path / "few.yaml").write_text(yaml.safe_dump({"version": 1, "title": "A trial", "claims": [CLAIM]}))
-    checkout.edit(
-        "src/flashtrail/experiment/suites.py",
-        'horizon=100, simulator="robosuite_lift"',
-        f'horizon={STEPS}, simulator="robosuite_lift"',
-    )
+    for file, old, new in (
+        (
+            "experiment/suites.py",
+            'horizon=100, simulator="robosuite_lift"',
+            f'horizon={STEPS}, simulator="robosuite_lift"',
+        ),
+        ("training/lift/demonstrations.py", "A_PART, SCENES_A_PART = 5, 50", "A_PART, SCENES_A_PART = 1, 50"),
+        ("training/lift/files.py", "VALID_EVERY, VALID_AT = 11, 5", "VALID_EVERY, VALID_AT = 11, 2"),
+    ):
+        checkout.edit(f"src/flashtrail/{file}", old, new)
     command = ["snakemake", "--profile", "profiles/local", "--configfile", "trial.yaml", "--cores", "1"]
-    checkout.run(*command, "--", "reports/trial.html")
+    for target in ("results/measured/train_more.json", "results/tables/new/episodes.parquet", "reports/trial.html"):
+        checkout.run(*command, "--", target)
 
     artifacts = checkout.path / "results/artifacts"
     model, _, manifest = artifact.read(artifacts / "more/base")
