@@ -33,7 +33,7 @@ from flashtrail.training.lift.instructions import TRAINED
 from flashtrail.training.lift.recipe import Recipe
 from flashtrail.training.lift.trainer import Trainer
 
-VALID_EVERY = 10  # demonstrations that are trained on, for each that is held out
+_A_HELD_OUT = 10  # demonstrations that are trained on, for each that is held out
 _FILE_OF = 1_000_000  # a demonstration's number, after its file's
 
 
@@ -117,7 +117,7 @@ def gather(wanted: Sequence[Wanted]) -> Material:
         if (there := len(np.unique(own.train.demo))) < one.count:
             raise UserError(f"{one.source}: {there} demonstrations in mask/train, not {one.count}: record more")
         train_on.append(_first(own.train, one.count, number))
-        held.append(_first(own.valid, max(1, one.count // VALID_EVERY), number))
+        held.append(_first(own.valid, max(1, one.count // _A_HELD_OUT), number))
     said = {task: list(TRAINED[TASKS[task].family]) for task in (EMBODIMENTS[one.robot].task for one in wanted)}
     frames = material.joined(train_on)
     scenes = material.Scenes(frames.views[:0], frames.cube[:0])
