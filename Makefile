@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup report lift fluid deployment corrections watch studio settle drills checkup screenshot bundle audit-crate unlock clean-results clean-env \
+.PHONY: help setup report lift fluid deployment corrections robots watch studio settle drills checkup screenshot bundle audit-crate unlock clean-results clean-env \
 	test lint check conformance fuzz check-envs lock nano lift-train fluid-train \
 	fidelity verify-success verify-lift bench-engine bench-gpu gpu-day kernels-compile bench-server bench-rollouts bench-dag bench-evidence bench-convert
 override NO := 0 no false off
@@ -50,6 +50,10 @@ deployment: setup ## limits between a policy and a robot, with hostile policies 
 
 corrections: setup ## a policy corrected where it doubts, trained further, judged anew (hours): reports/corrections.html
 	@$(BIN)/snakemake --profile profiles/corrections reports/corrections.html
+	@$(BIN)/python -m flashtrail reports
+
+robots: setup ## one policy for four robots, its token and heads tried, a robot added (hours): reports/robots.html
+	@$(BIN)/snakemake --profile profiles/robots reports/robots.html
 	@$(BIN)/python -m flashtrail reports
 
 watch: setup ## a run in a browser on this machine, as it comes: RUN=directory of another run, PORT=8765 for a fixed address

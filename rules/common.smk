@@ -18,7 +18,7 @@ try:
     from flashtrail import caches
     from flashtrail.base import documents, provenance
     from flashtrail.claims import claims as claim_files, named_files
-    from flashtrail.experiment import plans
+    from flashtrail.experiment import embodiments, plans, refits
     from flashtrail.policies import facts as policy_facts
     from flashtrail.policies import registry as families
     from flashtrail.experiment import config as experiments
@@ -87,6 +87,7 @@ ARMS = {file_name(arm): arm for arm in EXPERIMENT.all_arms}  # the wildcard {arm
 TAKEN = [name for name, policy in EXPERIMENT.policies.items() if policy.artifact]  # a finished one, as it is
 CONVERTED = [name for name, policy in EXPERIMENT.policies.items() if policy.candidates]
 REFITTED = [name for name, policy in EXPERIMENT.policies.items() if policy.refit]  # another one, trained further
+TRAINED = {name: policy.train for name, policy in EXPERIMENT.policies.items() if policy.train}  # from demonstrations
 
 
 def one_of(names):
@@ -165,6 +166,8 @@ onstart:
 
 def family_of(policy):
     """A policy's family: an artifact's manifest names it, a checkpoint is one of pi0; a refit has its parent's."""
+    if policy in TRAINED:
+        return embodiments.FAMILY
     artifact = EXPERIMENT.artifact(policy)
     try:
         return families.PI0 if artifact is None else families.family_of(Path(artifact))
@@ -236,11 +239,13 @@ def source_of(wildcards):
 
 
 def engine_of(wildcards):
-    """How a policy's server is started: device, dtype, backend, threads, FLASH settings, time limit."""
+    """How a policy's server is started: device, dtype, backend, threads, FLASH settings, time limit, perhaps a robot."""
+    robot = refits.tried_as(EXPERIMENT, wildcards.policy)
     return {
         **EXPERIMENT.engine(wildcards.policy),
         "flash": EXPERIMENT.flash.model_dump(mode="json"),
         "ready_timeout_s": EXPERIMENT.rollout.server_ready_timeout_s,
+        **({"settings": robot} if robot else {}),
     }
 
 
@@ -367,7 +372,9 @@ def evidence_files(arms=None):
     """Everything that claims and the final report are computed from, as lists of files by kind."""
     arms = list(EXPERIMENT.arms) if arms is None else arms
     policies = EXPERIMENT.used_policies
-    converted, refitted = ([policy for policy in policies if policy in kind] for kind in (CONVERTED, REFITTED))
+    converted = [policy for policy in policies if policy in CONVERTED]
+    kinds = {"refit": REFITTED, "train": TRAINED}
+    made = [f"results/measured/{kind}_{p}.json" for kind, own in kinds.items() for p in policies if p in own]
     return {
         **{table: [f"results/tables/{file_name(arm)}/{table}.parquet" for arm in arms] for table in TABLES},
         "summaries": [f"results/summaries/{file_name(arm)}.json" for arm in arms],
@@ -379,7 +386,7 @@ def evidence_files(arms=None):
         "boots": [f"results/smoke/{policy}/boot.json" for policy in policies],
         "smokes": [f"results/smoke/{policy}/ledger.json" for policy in policies],
         "environments": ["results/environments/model.json", FILES.simulators],
-        "measured": [*EXPERIMENT.measured.files.values(), *(f"results/measured/refit_{p}.json" for p in refitted)],
+        "measured": [*EXPERIMENT.measured.files.values(), *made],
     }
 
 
@@ -389,6 +396,17 @@ def corrections_of(wildcards):
     return [
         f"results/corrections/{file_name(arm)}/task_{task}.hdf5" for arm in arms for task in EXPERIMENT.tasks_of(arm)
     ]
+
+
+def demonstrations_of(wildcards):
+    """The demonstrations that a policy trained here learns from, robot by robot."""
+    return [f"results/lift/robots/{robot}/demos.hdf5" for robot in TRAINED[wildcards.policy].robots]
+
+
+def trained_from(wildcards):
+    """The manifest of the policy that training begins from, if any."""
+    of = TRAINED[wildcards.policy].of
+    return [artifact_of(of)["base"]] if of else []
 
 
 def sheet_files(arms):

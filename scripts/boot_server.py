@@ -24,7 +24,7 @@ REQUEST = {
 def main(job: Job) -> None:
     """Write the seconds to readiness and what one round answered; stop if either fails."""
     engine, port = job.params["engine"], free_port()
-    command = server_command(job.input, engine, engine["flash"], port)
+    command = server_command(job.input, engine, engine["flash"], port, settings=engine.get("settings"))
     log = Path(job.output["record"]).with_name("server.log")
     started, watch = time.monotonic(), machine.Watch(gpu=engine["device"] == "cuda")
     with PolicyServerProcess(command, log, port, engine["ready_timeout_s"]) as server:

@@ -10,7 +10,7 @@ from flashtrail.training.lift import demonstrations
 def main(job: Job) -> None:
     """Record the missing parts, as many at a time as the job has threads, and join them."""
     work = job.directory("demonstrations")
-    if demonstrations.run(argparse.Namespace(work=work, processes=job.threads, worker=None)):
+    if demonstrations.run(argparse.Namespace(work=work, processes=job.threads, worker=None, robot=None)):
         raise UserError(f"{work}: the demonstrations have faults: move {work} away and record them again")
 
 

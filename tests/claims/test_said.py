@@ -182,7 +182,9 @@ def test_what_tries_a_further_claim_is_there_or_a_reason_is():
     further = published.load(published.DEFAULT.with_name("documents.yaml"))
     for said in further.said:
         assert bool(said.untested) != bool(said.used_by), said.figure
-        files = [REPOSITORY / f"claims-{name}.yaml" for name in ("lift", "fluid", "deployment", "corrections")]
+        files = [
+            REPOSITORY / f"claims-{name}.yaml" for name in ("lift", "fluid", "deployment", "corrections", "robots")
+        ]
         judged = {claim.id for file in files for claim in claims.load(file).claims}
         assert set(said.used_by) <= {"checkup", *judged, *(f"drills/{name}" for name in predicates.NAMES)}, said.figure
 

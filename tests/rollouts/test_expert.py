@@ -56,7 +56,7 @@ def test_an_arm_of_the_expert_needs_no_server_no_artifact_and_keeps_its_parts():
         ({"execution": {"action_stats": "x"}}, {}, "arms.expert.execution: the expert has its own statistics"),
         ({}, {"artifact": "a"}, "expert and artifact exclude each other: an expert has no weights"),
         ({}, {"candidates": ["a"], "tokenizer": "b"}, "expert and candidates, tokenizer exclude each other"),
-        ({}, {"expert": False}, "give candidates and tokenizer (a checkpoint of pi0), artifact or refit"),
+        ({}, {"expert": False}, "give candidates and tokenizer (a checkpoint of pi0), artifact, refit or train"),
     ],
 )
 def test_what_an_expert_cannot_be_is_one_line(arm, policy, words):

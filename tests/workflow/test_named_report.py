@@ -81,6 +81,22 @@ def test_refits_are_planned_behind_the_episodes_that_they_learn_from(checkout):
     assert (places := [output.index(job) for job in order]) == sorted(places)
 
 
+def test_policies_of_several_robots_are_planned_behind_each_robots_demonstrations(checkout):
+    output, planned, experiment = planned_by(checkout, "robots")
+    trained = [policy for policy in experiment.policies.values() if policy.train is not None]
+    assert planned["train_robots"] == len(trained) == 9 and planned["record_robot_demonstrations"] == 4
+    assert planned["roll_out_shard"] == len(experiment.arms) and planned["boot_server"] == planned["smoke"] == 9
+    assert not {"take_artifact", "convert_base", "refit_policy", "record_lift_demonstrations"} & set(planned)
+    order = (
+        "Recording demonstrations of iiwa\n",
+        "Training three\n",
+        "Training three_ur5e_5\n",
+        "Smoke test of three_ur5e_5: episodes of task 4\n",
+        "Rolling out new_5,",
+    )
+    assert (places := [output.index(job) for job in order]) == sorted(places)
+
+
 @pytest.mark.parametrize(("profile", "target"), [("lift", "final"), ("local", "lift"), ("local", "lift-claims")])
 def test_the_report_of_another_config_is_refused_though_it_is_there(lift, profile, target):
     (lift.path / "reports").mkdir()

@@ -37,7 +37,8 @@ def load(base: Path, draft: Path | None, engine: Mapping[str, Any], backend: str
         return FlashPolicy.load(base, draft, settings=FlashSettings.from_dict(engine["flash"]), **where)
     family = registry.load(name)
     own = registry.settings_of(name)
-    settings = family.Settings(**{key: value for key, value in engine["flash"].items() if key in own})
+    asked = {key: value for key, value in engine["flash"].items() if key in own} | engine.get("settings", {})
+    settings = family.Settings(**asked)
     return family.load(base, draft, settings=settings, action_stats=None, together=1, sessions=1, **where)
 
 

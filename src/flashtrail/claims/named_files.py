@@ -9,6 +9,7 @@ from flashtrail.base import documents
 from flashtrail.base.errors import UserError, nearest
 from flashtrail.claims import claims as claim_files
 from flashtrail.experiment.config import Experiment
+from flashtrail.experiment.embodiments import FAMILY
 from flashtrail.experiment.sections import DEMONSTRATIONS, Refit
 from flashtrail.policies import registry as families
 from flashtrail.tables import measurements
@@ -50,8 +51,9 @@ def check(experiment: Experiment) -> None:
             _check_refit(f"policies.{name}.refit", policy.refit, str(experiment.artifact(name)))
     for name, arm in experiment.arms.items():
         changed: dict[str, set[str]] = {key: getattr(arm, key).model_fields_set for key in ("flash", "settings")}
-        if any(changed.values()) and (artifact := experiment.artifact(arm.policy)):
-            family = families.family_of(Path(artifact))
+        artifact, trained = experiment.artifact(arm.policy), experiment.policies[arm.policy].train
+        if any(changed.values()) and (artifact or trained):
+            family = FAMILY if trained else families.family_of(Path(str(artifact)))
             for key, strange in (
                 (k, one) for k in changed for one in sorted(changed[k] - families.settings_of(family))
             ):

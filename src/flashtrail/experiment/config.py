@@ -234,17 +234,18 @@ class Experiment(Section):
     def home_of(self, policy: str) -> tuple[str, list[int]]:
         """The suite in which a policy is tried and timed, and its tasks: the experiment's, if an arm has it there.
 
-        Else those of the policy's first arm: elsewhere the policy may not know the instructions.
+        Else, and of a policy trained for its robots, those of its first arm: it may not know the others' instructions.
         """
         own = [arm for arm in self.all_arms.values() if arm.policy == policy]
-        if not own or any(self._suite_of(arm) == self.suite for arm in own):
+        at_home = self.policies[policy].train is None and any(self._suite_of(arm) == self.suite for arm in own)
+        if not own or at_home:
             return self.suite, self.task_ids
         return self._suite_of(own[0]), self._tasks_of(own[0])
 
     def smoke_task(self, policy: str) -> int:
         """The task of a policy's smoke test."""
         suite, tasks = self.home_of(policy)
-        return self.smoke.task if suite == self.suite else tasks[0]
+        return self.smoke.task if suite == self.suite and self.smoke.task in tasks else tasks[0]
 
     def server_of(self, arm: Arm) -> str | None:
         """Return what answers an arm where no server is started: one that runs, or EXPERT; else None."""
@@ -350,7 +351,8 @@ class Experiment(Section):
 
     def plain_arm(self, name: str, policy: str, episodes: int) -> dict[str, Any]:
         """Return, as `arm` does, an arm of nothing but a policy: no condition, no guard, one simulator, no video."""
-        slice_ = self._slice(name, Arm(policy=policy, episodes=episodes, video="none", suite=self.home_of(policy)[0]))
+        own = {"policy": policy, "suite": self.home_of(policy)[0], "settings": refits.tried_as(self, policy)}
+        slice_ = self._slice(name, Arm.model_validate({**own, "episodes": episodes, "video": "none"}))
         return slice_ | {"rollout": slice_["rollout"] | {"simulators": 1}}
 
     def _slice(self, name: str, arm: Arm) -> dict[str, Any]:

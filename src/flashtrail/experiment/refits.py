@@ -1,4 +1,7 @@
-"""Policies that are refits: what they go back to, and that they are judged on starts which no correction is from."""
+"""Policies made here, refits and those of several robots: what they go back to, which robots they know.
+
+And that a refit is judged on starts which no correction is from.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,9 @@ from typing import Any, Protocol
 from flashtrail.base.errors import nearest
 from flashtrail.experiment.arms import Arm
 from flashtrail.experiment.conditions import Kind
-from flashtrail.experiment.sections import Policy, Refit
+from flashtrail.experiment.embodiments import SUITE  # whose demonstrations and corrections have one layout
+from flashtrail.experiment.sections import Measured, Policy, Refit, Train
 
-SUITE = "robosuite_lift"  # whose demonstrations and corrections have one layout
 MEMORYLESS = ("none", "zero", "swap", "upside_down", "occlusion", "noise")  # faults that look at one picture alone
 
 
@@ -19,6 +22,8 @@ class Experiment(Protocol):
 
     @property
     def policies(self) -> Mapping[str, Policy]: ...
+    @property
+    def measured(self) -> Measured: ...
     @property
     def guards(self) -> Mapping[str, Any]: ...
     @property
@@ -31,13 +36,40 @@ class Experiment(Protocol):
 
 
 def origin(policies: Mapping[str, Policy], name: str) -> Policy:
-    """Return the policy with an artifact or a checkpoint that a refit goes back to; of any other policy itself."""
+    """Return the policy that a refit goes back to, which has an artifact or is trained here; of any other itself."""
     policy = policies[name]
     return policy if policy.refit is None else origin(policies, policy.refit.of)
 
 
+def robots_of(policies: Mapping[str, Policy], name: str) -> list[str] | None:
+    """Return the robots that a policy trained here knows, first those that it began with; None: an artifact knows."""
+    train = policies[name].train
+    if train is None:
+        return None
+    before = [] if train.of is None else robots_of(policies, train.of)
+    return None if before is None else list(dict.fromkeys([*before, *train.robots]))
+
+
+def tried_as(experiment: Experiment, policy: str) -> dict[str, str]:
+    """Return the settings with which a policy of several robots is tried and timed: as its first arm's robot."""
+    named = [arm.settings.embodiment for arm in experiment.all_arms.values() if arm.policy == policy]
+    return {"embodiment": robot} if (robot := next(filter(None, named), None)) else {}
+
+
 def check(experiment: Experiment) -> None:
-    """Raise ValueError for a refit that cannot be made, or an arm of one that was trained on the arm's own starts."""
+    """Raise ValueError for a policy that cannot be made, or an arm that cannot be of it.
+
+    That is an arm whose own starts its refit was trained on, or one that names no robot of its policy.
+    """
+    trained = {name: policy.train for name, policy in experiment.policies.items() if policy.train is not None}
+    for check_training in (_check_of, _check_robots):
+        for name, train in trained.items():
+            check_training(experiment, name, train)
+    for name in experiment.measured.sensitivity:
+        if len(robots_of(experiment.policies, name) or []) > 1:
+            raise ValueError(f"measured.sensitivity: {name!r} is of several robots: name a policy of one")
+    for name, arm in experiment.all_arms.items():
+        _check_arm(experiment, name, arm)
     made = {name: policy.refit for name, policy in experiment.policies.items() if policy.refit is not None}
     for check_one in (_check_names, _check_one):
         for name, refit in made.items():
@@ -50,6 +82,41 @@ def check(experiment: Experiment) -> None:
                     f"arms.{name}: {arm.policy} is trained on corrections of {source} from the same start "
                     f"(task {task}, init state {start}): give one of the arms another first_init_state"
                 )
+
+
+def _check_of(experiment: Experiment, name: str, train: Train) -> None:
+    where, behind = f"policies.{name}.train.of", [name]
+    while (of := train.of) is not None:
+        if of not in experiment.policies:
+            raise ValueError(f"{where}: unknown name {of!r}{nearest(of, experiment.policies)}")
+        if of in behind:
+            raise ValueError(f"{where}: it is made of itself ({' of '.join([*behind, of])})")
+        parent = experiment.policies[of]
+        if parent.train is None:
+            if parent.artifact is None:
+                raise ValueError(f"{where}: {of!r} is of one robot: name a policy with train or artifact")
+            return
+        behind.append(of)
+        train = parent.train
+
+
+def _check_robots(experiment: Experiment, name: str, train: Train) -> None:
+    known, where = None if train.of is None else robots_of(experiment.policies, train.of), f"policies.{name}.train.like"
+    if train.like and known is not None:
+        if train.like not in known:
+            raise ValueError(f"{where}: {train.of} has no robot {train.like!r}; it has {', '.join(known)}")
+        if set(train.robots) <= set(known):
+            raise ValueError(f"{where}: {train.of} has all of these robots already: leave it out")
+
+
+def _check_arm(experiment: Experiment, name: str, arm: Arm) -> None:
+    """Raise ValueError where an arm's settings name no robot of its policy; an artifact's server asks it later."""
+    known, where = robots_of(experiment.policies, arm.policy) or [], f"arms.{name}.settings"
+    for key in ("embodiment", "token") if known else ():
+        if (robot := getattr(arm.settings, key)) and robot not in known:
+            raise ValueError(f"{where}.{key}: {arm.policy} has no robot {robot!r}; it has {', '.join(known)}")
+    if len(known) > 1 and not arm.settings.embodiment:
+        raise ValueError(f"{where}: {arm.policy} has several robots: add embodiment: {' or '.join(known)}")
 
 
 def _check_names(experiment: Experiment, name: str, refit: Refit) -> None:

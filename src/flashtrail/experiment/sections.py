@@ -10,9 +10,10 @@ import dataclasses
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from flashtrail.base import documents
+from flashtrail.experiment import embodiments
 from flashtrail.experiment.suites import INIT_STATES
 from flashtrail.policies.facts import NAMES as FACTS
 from flashtrail.policies.facts import PolicyFacts
@@ -69,6 +70,9 @@ class Flash(Section):
         return self
 
 
+Robot = Annotated[str, AfterValidator(embodiments.named)]
+
+
 class FamilySettings(Section):
     """Settings that one family has (beside pi0's `flash`), where an arm differs from the policy's defaults."""
 
@@ -83,6 +87,8 @@ class FamilySettings(Section):
     )
     doubt: bool | None = Field(None, description="lift_vla: rounds say head_spread and novelty (docs/lift.md)")
     precision: Precision | None = Field(None, description="lift_vla, fluid: number format; none: float32")
+    embodiment: Robot | None = Field(None, description="lift_vla: which robot, of a policy of several")
+    token: Robot | None = Field(None, description="lift_vla: a control: whose token it has; none: its own")
 
 
 class Refit(Section):
@@ -107,11 +113,34 @@ class Refit(Section):
         return self
 
 
+class Train(Section):
+    """A policy of lift_vla trained here, from demonstrations of each of its robots (docs/deployment.md)."""
+
+    robots: dict[Robot, Annotated[int, Field(ge=1, le=400)]] = Field(
+        min_length=1, description="how many demonstrations of each robot are trained on; they are recorded"
+    )
+    of: str | None = Field(
+        None, description="the policy of several robots that training begins from; none: random weights"
+    )
+    like: Robot | None = Field(
+        None, description="with of: new robots begin with this one's token, adapter and head; none: random"
+    )
+    steps: int = Field(1000, ge=1, le=MOST, description="for each robot: N robots take N times as many steps in all")
+    rate: float = Field(1e-3, gt=0, le=1, description="peak learning rate")
+    seed: int = Field(0, ge=0, le=MOST)
+
+    @model_validator(mode="after")
+    def _like_one_of_its_parents(self) -> Self:
+        if self.like and not self.of:
+            raise ValueError("like is a robot of the policy that training begins from: give of, or leave it out")
+        return self
+
+
 class Policy(PolicyFacts, Section):
     """Where a policy comes from, what its checkpoint does not hold (policies/facts.py), and how it is run.
 
-    From a checkpoint of pi0 (`candidates`, `tokenizer`), from a finished artifact of any family (`artifact`) or from
-    another policy (`refit`); or the simulator's `expert` in the place of one.
+    From a checkpoint of pi0 (`candidates`, `tokenizer`), from a finished artifact of any family (`artifact`), from
+    another policy (`refit`) or from demonstrations (`train`); or the simulator's `expert` in the place of one.
     """
 
     model_config = ConfigDict(
@@ -120,6 +149,7 @@ class Policy(PolicyFacts, Section):
                 {"required": ["candidates", "tokenizer"]},
                 {"required": ["artifact"]},
                 {"required": ["refit"]},
+                {"required": ["train"]},
                 {"required": ["expert"]},
             ]
         }
@@ -132,6 +162,7 @@ class Policy(PolicyFacts, Section):
         None, min_length=1, description="directory of a finished artifact, in place of candidates"
     )
     refit: Refit | None = Field(None, description="another policy, trained further")
+    train: Train | None = Field(None, description="a policy of one or several robots, trained from demonstrations")
     expert: bool = Field(
         False, description="the suite's own expert, which knows the true state: no server, an upper bound, no policy"
     )
@@ -143,14 +174,15 @@ class Policy(PolicyFacts, Section):
 
     @model_validator(mode="after")
     def _from_one_source(self) -> Self:
-        sources = [name for name in ("artifact", "refit", "expert") if getattr(self, name)]
+        sources = [name for name in ("artifact", "refit", "train", "expert") if getattr(self, name)]
         if not sources and not (self.candidates and self.tokenizer):
-            raise ValueError("give candidates and tokenizer (a checkpoint of pi0), artifact or refit")
+            raise ValueError("give candidates and tokenizer (a checkpoint of pi0), artifact, refit or train")
         own = [name for name in ("candidates", "draft", "tokenizer", *FACTS) if getattr(self, name) not in (None, [])]
         if self.expert and (len(sources) > 1 or own):
             raise ValueError(f"expert and {', '.join(own) or sources[0]} exclude each other: an expert has no weights")
-        if self.refit and (len(sources) > 1 or own):
-            raise ValueError(f"refit and {', '.join(own) or sources[0]} exclude each other: a policy has one source")
+        made = [name for name in sources if name in ("refit", "train")]
+        if made and (others := own or [name for name in sources if name != made[0]]):
+            raise ValueError(f"{made[0]} and {', '.join(others)} exclude each other: a policy has one source")
         if self.artifact is not None and own:
             raise ValueError(f"artifact and {', '.join(own)} exclude each other: an artifact holds them already")
         return self

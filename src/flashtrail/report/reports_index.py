@@ -28,7 +28,10 @@ from flashtrail.statistics.wording import DASH, listed, plural
 
 FOOTER = "Made by FLASHTrail from the reports of this directory and the verdicts that they rest on."
 _FILES = ("lift", "fluid", "deployment")  # sources with a claims file and a profile of their own
-_APART = {"Y": "corrections"}  # claims of the source `deployment` with a file of their own, by their letter
+_APART = {
+    "Y": "corrections",
+    "J": "robots",
+}  # claims of the source `deployment` with a file of their own, by their letter
 _BESIDE = ("drills", "checkup", "report")  # after the experiments' own reports, before chapters
 _SAID = [re.compile(rf'<p class="{kind}">(.*?)</p>', re.DOTALL) for kind in ("said(?: long)?", "line note")]
 _TAGS = re.compile(r"<[^>]+>")

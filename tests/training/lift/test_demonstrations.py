@@ -1,5 +1,6 @@
 """Which demonstrations are recorded, in which order, from which starts; and one of each kind in the real simulator."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -8,11 +9,14 @@ import sys
 import h5py
 import numpy as np
 import pytest
+from training.lift import recordings
 
+from flashtrail.base.errors import UserError
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.simulators import seeds
 from flashtrail.simulators.robosuite_lift.tasks import SUITE
 from flashtrail.training.lift import demonstrations as d
+from flashtrail.training.lift import files
 from flashtrail.training.lift.instructions import HELD_OUT, TRAINED, instruction
 
 
@@ -59,6 +63,31 @@ def test_every_instruction_is_heard_with_and_without_a_missed_grasp():
     for missed in (True, False):
         heard = {instruction("lift", n) for n in range(count) if (n % d.MISSED_EVERY == d.MISSED_EVERY - 1) == missed}
         assert heard == set(TRAINED["lift"])
+
+
+@pytest.mark.parametrize(("count", "numbers"), [(2, 10), (5, 10), (9, 15), (14, 20)])
+def test_a_robots_demonstrations_are_recorded_until_there_are_enough(tmp_path, monkeypatch, count, numbers):
+    """Number 2 is not verified and 5 and 16 are held out; asked for more, what is there stays."""
+
+    def generate(work, wanted):
+        for part in wanted:
+            assert part.task_id == 3 and part.count == d.A_PART
+            (work / "parts").mkdir(exist_ok=True)
+            made = [recordings.demonstration(part.first + k, verified=part.first + k != 2) for k in range(part.count)]
+            files.write(work / "parts" / part.name, made, recordings.ENV_ARGS)
+
+    monkeypatch.setattr(d, "generate", generate)
+    assert d.run(argparse.Namespace(work=tmp_path, processes=1, worker=None, robot="iiwa", count=count)) == 0
+    with h5py.File(tmp_path / "demos.hdf5") as file:
+        assert len(file["data"]) == numbers and len(file["mask/train"]) >= count and len(file["mask/valid"])
+    assert d.of_robot(tmp_path, "iiwa", 1) == 0
+
+
+def test_a_robot_that_its_expert_cannot_move_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(d, "generate", lambda work, wanted: None)
+    monkeypatch.setattr(files, "join", lambda parts, target: (0, 0))
+    with pytest.raises(UserError, match="0 of 500 demonstrations of jaco are verified, not 3: ask for fewer"):
+        d.of_robot(tmp_path, "jaco", 3)
 
 
 RECORD = """

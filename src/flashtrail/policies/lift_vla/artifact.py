@@ -22,16 +22,27 @@ def text_files(dims: LiftDims) -> tuple[str, ...]:
     return (words.FILE,) if dims.text.kind == "words" else (clip.VOCABULARY, clip.MERGES)
 
 
+def statistics_files(dims: LiftDims) -> tuple[str, ...]:
+    """The files of the statistics: one, or one for each embodiment (grippers differ in their joints' ranges)."""
+    stem = statistics.FILE.removesuffix(".json")
+    return tuple(f"{stem}_{name}.json" for name in dims.robots) or (statistics.FILE,)
+
+
 def read(directory: Path) -> tuple[LiftVLA, statistics.Stats, dict[str, Any]]:
     """Return model (on the CPU, float32, not training), statistics and manifest; ArtifactError in one line."""
     manifest = files.read_manifest(directory, FAMILY)
     dims = LiftDims.read(manifest.get("dims"), str(directory / files.MANIFEST))
-    files.check_bytes(directory, manifest, (files.MODEL, statistics.FILE, *text_files(dims)))
+    files.check_bytes(directory, manifest, (files.MODEL, *statistics_files(dims), *text_files(dims)))
     with torch.device("meta"):
         model = LiftVLA(dims)
     _fill(model, directory / files.MODEL)
-    stats = statistics.read(directory / statistics.FILE, dims.state_dim, dims.action_dim)
-    return model, stats, manifest
+    return model, read_statistics(directory, dims), manifest
+
+
+def read_statistics(directory: Path, dims: LiftDims) -> statistics.Stats:
+    """Return an artifact's statistics; of several robots row by row, in the embodiments' order."""
+    own = [statistics.read(directory / name, dims.state_dim, dims.action_dim) for name in statistics_files(dims)]
+    return statistics.stacked(own) if dims.embodiments else own[0]
 
 
 def read_doubt(directory: Path, manifest: dict[str, Any], dims: LiftDims) -> doubt.Doubt:

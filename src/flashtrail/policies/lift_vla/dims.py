@@ -9,7 +9,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from flashtrail.policies.lift_vla.errors import ArtifactError
 from flashtrail.policies.parts.pictures import WIRE_PIXELS
@@ -83,10 +93,24 @@ class Clip(_Dims):
         return self
 
 
+class Embodiment(_Dims):
+    """A robot for which a policy has a token, an adapter of the state and an action head of its own.
+
+    `task`: the one of robosuite_lift whose demonstrations it has. `action_dim`: what its controller takes: the wire's
+    first motions, and the gripper; the wire's other motions are 0.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+    task: Annotated[StrictInt, Field(ge=0, le=1000)]
+    state_dim: Literal[8] = 8
+    action_dim: Annotated[StrictInt, Field(ge=2, le=100)] = 7
+
+
 class LiftDims(_Dims):
     """A whole policy. `blind`: every picture is taken as black, in training and when served (the control).
 
-    `crop`: of the agent view; `wrist_pool`: the wrist view is averaged over squares of so many pixels.
+    `crop`: of the agent view; `wrist_pool`: the wrist view is averaged over squares of so many pixels. `embodiments`:
+    of a policy that knows its robots apart; without them it is of one robot, and no manifest mentions them.
     """
 
     views: Literal[1, 2] = 2
@@ -104,6 +128,29 @@ class LiftDims(_Dims):
     action_horizon: Annotated[StrictInt, Field(ge=1, le=1000)] = 10
     action_dim: Annotated[StrictInt, Field(ge=2, le=100)] = 7
     state_dim: Literal[8] = 8
+    embodiments: Annotated[tuple[Embodiment, ...], Field(max_length=100)] = ()
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `embodiments` out where there is none: artifacts of one robot keep their digests."""
+        values: dict[str, Any] = write(self)
+        return values if self.embodiments else {k: v for k, v in values.items() if k != "embodiments"}
+
+    @model_validator(mode="after")
+    def _robots(self) -> Self:
+        for key in ("name", "task"):
+            if len({getattr(robot, key) for robot in self.embodiments}) < len(self.embodiments):
+                raise ValueError(f"embodiments: two have one {key}")
+        if any(robot.action_dim > self.action_dim for robot in self.embodiments):
+            raise ValueError(f"embodiments: action_dim beyond the wire's {self.action_dim}")
+        if self.embodiments and not self.proprioception:
+            raise ValueError("embodiments: their adapters need proprioception")
+        return self
+
+    @property
+    def robots(self) -> list[str]:
+        """The embodiments' names."""
+        return [robot.name for robot in self.embodiments]
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

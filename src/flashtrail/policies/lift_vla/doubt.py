@@ -32,7 +32,7 @@ class Head(nn.Module):
     def of(cls, model: LiftVLA) -> Self:
         """A network's own head; its tensors are shared."""
         head = cls(model.dims)
-        assert model.decoder.norm is not None
+        assert model.decoder.norm is not None and model.out is not None
         head.layer, head.norm, head.out = model.decoder.layers[-1], model.decoder.norm, model.out
         return head
 

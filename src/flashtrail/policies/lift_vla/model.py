@@ -6,14 +6,14 @@ is seen now.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flashtrail.policies.lift_vla.clip import TextTower
-from flashtrail.policies.lift_vla.dims import LiftDims, Vision
+from flashtrail.policies.lift_vla.dims import Embodiment, LiftDims, Vision
 from flashtrail.policies.lift_vla.resnet import ResNet18
 from flashtrail.policies.parts.words import WordTable
 
@@ -21,7 +21,7 @@ VIEWS = ("agent", "wrist")
 PROPRIOCEPTION = 10  # position, two columns of the hand's rotation, finger opening
 # ImageNet's channel statistics, by which torchvision's weights were trained.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# Queries (B, horizon, width), what they attend to (B, V or V + 1, width), and what of it is not to be looked at.
+# Queries (B, horizon, width), what they attend to (B, V to V + 2, width), and what of it is not to be looked at.
 Recalled = tuple[Tensor, Tensor, Tensor | None]
 
 
@@ -54,8 +54,28 @@ def keypoints(maps: Tensor) -> Tensor:
     return torch.cat(((weights.sum(2) * across).sum(-1), (weights.sum(3) * down).sum(-1)), -1)
 
 
+class Robot(nn.Module):
+    """What an embodiment has of its own: a token that the decoder attends to, an adapter of the state, a head."""
+
+    def __init__(self, dims: LiftDims, robot: Embodiment) -> None:
+        super().__init__()
+        self._idle = dims.action_dim - robot.action_dim
+        self.token = nn.Parameter(torch.randn(dims.width) / dims.width**0.5)
+        self.hand: nn.Module = nn.Linear(PROPRIOCEPTION, dims.width)
+        self.out: nn.Module = nn.Linear(dims.width, robot.action_dim)
+
+    def answer(self, decoded: Tensor) -> Tensor:
+        """Decoded (B, horizon, width) -> (B, horizon, the wire's action_dim): 0 where the robot takes no motion."""
+        own = self.out(decoded)
+        return torch.cat((F.pad(own[..., :-1], (0, self._idle)), own[..., -1:]), -1)
+
+
 class LiftVLA(nn.Module):
-    """A policy's tensors; random until they are loaded or trained."""
+    """A policy's tensors; random until they are loaded or trained.
+
+    With embodiments `decode`, `recall` and `conclude` are told each row's: `robots` (B,) says whose adapter and head,
+    `tokens` (B,) whose token, which is another's in a control only. Robots without a row get no gradient.
+    """
 
     def __init__(self, dims: LiftDims) -> None:
         super().__init__()
@@ -66,10 +86,12 @@ class LiftVLA(nn.Module):
         self.text_in = nn.Linear(dims.text.width, dims.width)
         self.fusion = nn.MultiheadAttention(dims.width, dims.heads, batch_first=True)
         self.fused = nn.LayerNorm(dims.width)
-        self.hand = nn.Linear(PROPRIOCEPTION, dims.width) if dims.proprioception else None
+        alone = not dims.embodiments
+        self.hand = nn.Linear(PROPRIOCEPTION, dims.width) if dims.proprioception and alone else None
         self.queries = nn.Parameter(torch.randn(dims.action_horizon, dims.width) / dims.width**0.5)
         self.decoder = nn.TransformerDecoder(decoder_layer(dims), dims.layers, nn.LayerNorm(dims.width))
-        self.out = nn.Linear(dims.width, dims.action_dim)
+        self.out = nn.Linear(dims.width, dims.action_dim) if alone else None
+        self.robots = nn.ModuleList(Robot(dims, robot) for robot in dims.embodiments)
 
     def see(self, pictures: Sequence[Tensor]) -> Tensor:
         """Pictures of each view (B, 3, H, W), see `normalised` -> tokens (B, V, width)."""
@@ -86,31 +108,63 @@ class LiftVLA(nn.Module):
         out: Tensor = self.fused(seen + said)
         return out
 
-    def decode(self, fused: Tensor, hand: Tensor, missing: Tensor | None = None) -> Tensor:
+    def decode(
+        self,
+        fused: Tensor,
+        hand: Tensor,
+        missing: Tensor | None = None,
+        robots: Tensor | None = None,
+        tokens: Tensor | None = None,
+    ) -> Tensor:
         """Fused views, proprioception (B, 10) -> normalised chunk (B, horizon, action_dim), the last dim a logit.
 
-        `missing` (B, V): views that are not to be looked at.
+        `missing` (B, V): views that are not to be looked at. `tokens`: None: the robots' own.
         """
-        return self.conclude(*self.recall(fused, hand, missing))
+        return self.conclude(*self.recall(fused, hand, missing, robots, tokens), robots)
 
-    def recall(self, fused: Tensor, hand: Tensor, missing: Tensor | None = None) -> Recalled:
+    def recall(
+        self,
+        fused: Tensor,
+        hand: Tensor,
+        missing: Tensor | None = None,
+        robots: Tensor | None = None,
+        tokens: Tensor | None = None,
+    ) -> Recalled:
         """All of `decode` below the decoder's last layer."""
-        memory = fused
-        if self.hand is not None:
-            memory = torch.cat((memory, self.hand(hand)[:, None]), 1)
+        memory, beside = fused, [] if self.hand is None else [self.hand(hand)]
+        if robots is not None:
+            whose = robots if tokens is None else tokens
+            adapted = self._of_each(robots, hand, lambda robot, rows: robot.hand(rows))
+            beside = [adapted, self._of_each(whose, hand, lambda robot, rows: robot.token.expand(len(rows), -1))]
+        if beside:
+            memory = torch.cat((memory, torch.stack(beside, 1)), 1)
             if missing is not None:
-                missing = F.pad(missing, (0, 1), value=False)
+                missing = F.pad(missing, (0, len(beside)), value=False)
         queries = self.queries.expand(len(fused), -1, -1)
         for layer in self.decoder.layers[:-1]:
             queries = layer(queries, memory, memory_key_padding_mask=missing)
         return queries, memory, missing
 
-    def conclude(self, queries: Tensor, memory: Tensor, missing: Tensor | None) -> Tensor:
+    def conclude(self, queries: Tensor, memory: Tensor, missing: Tensor | None, robots: Tensor | None = None) -> Tensor:
         """The last layer of `decode`, and the answer."""
         assert self.decoder.norm is not None
-        last = self.decoder.layers[-1](queries, memory, memory_key_padding_mask=missing)
-        out: Tensor = self.out(self.decoder.norm(last))
+        last = self.decoder.norm(self.decoder.layers[-1](queries, memory, memory_key_padding_mask=missing))
+        if robots is not None:
+            return self._of_each(robots, last, lambda robot, rows: robot.answer(rows))
+        assert self.out is not None
+        out: Tensor = self.out(last)
         return out
+
+    def _of_each(self, robots: Tensor, x: Tensor, part: Callable[[Robot, Tensor], Tensor]) -> Tensor:
+        """Return what `part` makes of the rows of `x` by each row's own robot, in the order of the rows."""
+        places, made = [], []
+        for number, robot in enumerate(self.robots):
+            rows = (robots == number).nonzero()[:, 0]
+            if len(rows):
+                assert isinstance(robot, Robot)
+                places.append(rows)
+                made.append(part(robot, x[rows]))
+        return torch.cat(made)[torch.cat(places).argsort()]
 
 
 def decoder_layer(dims: LiftDims) -> nn.TransformerDecoderLayer:
@@ -155,5 +209,5 @@ def parts(model: LiftVLA) -> dict[str, int]:
 
     frozen = sum(t.numel() for t in model.text.state_dict().values())
     vision, fusion = count(model.views), count(model.text_in, model.fusion, model.fused)
-    decoder = count(model.decoder, model.hand, model.out) + model.queries.numel()
+    decoder = count(model.decoder, model.hand, model.out, model.robots) + model.queries.numel()
     return {"vision": vision, "fusion": fusion, "decoder": decoder, "text_frozen": frozen}

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flashtrail.policies.lift_vla import artifact, clip, statistics
+from flashtrail.policies.lift_vla.dims import LiftDims
 from flashtrail.policies.lift_vla.doubt import Doubt
+from flashtrail.policies.lift_vla.errors import OptionError
 from flashtrail.policies.lift_vla.model import LiftVLA, Recalled, normalised, parts
 from flashtrail.policies.lift_vla.settings import Settings
 from flashtrail.policies.parts import chunks, words
@@ -51,12 +53,18 @@ class LiftPolicy(chunks.ChunkPolicy[_Taken]):
         self.model, self.stats, self.settings = lowered(model.to(device), settings.precision), stats, settings
         self._tokenizer, self._manifest, self._action_stats = tokenizer, manifest, action_stats
         self._doubt = None if doubt is None else doubt.to(device)
+        self._acting = robots_of(model.dims, settings)  # robot and token; none of one robot
+        self._idle = slice(0)
+        if self._acting:
+            self._idle = slice(model.dims.embodiments[self._acting[0]].action_dim - 1, model.dims.action_dim - 1)
         self._said: dict[str, tuple[Tensor, list[str]]] = {}
 
     @classmethod
     def load(cls, directory: Path, settings: Settings, device: str, action_stats: Path | None) -> LiftPolicy:
         """From an artifact; ArtifactError in one line. `action_stats`: a file whose statistics unnormalise instead."""
         model, stats, manifest = artifact.read(directory)
+        if acting := robots_of(model.dims, settings):
+            stats = stats.of(acting[0])
         tokenizer = artifact.tokenizer(directory, model.dims)
         doubt = artifact.read_doubt(directory, manifest, model.dims) if settings.doubt else None
         if action_stats is not None:
@@ -120,7 +128,8 @@ class LiftPolicy(chunks.ChunkPolicy[_Taken]):
         masked = missing if bool(missing.any()) else None
         doubts: list[dict[str, float]] = [{}] * len(rounds)
         if self._doubt is None:
-            answered = model.decode(fused, hand, masked)
+            acting = [torch.full((len(rounds),), number, device=device) for number in self._acting]
+            answered = model.decode(fused, hand, masked, *acting)
         else:
             recalled = model.recall(fused, hand, masked)
             answered, doubts = model.conclude(*recalled), self._doubts(self._doubt, seen, recalled)
@@ -142,4 +151,28 @@ class LiftPolicy(chunks.ChunkPolicy[_Taken]):
     def _reply(self, answer: NDArray[Any], one: _Taken, timing: Mapping[str, Any]) -> dict[str, Any]:
         accepted = min(self.settings.max_exec_steps, len(answer))
         timing = {**timing, "unknown_words": float(len(one.unknown))}
-        return {"actions": self.stats.actions(answer), "accepted_prefix_len": accepted, "policy_timing": timing}
+        actions = self.stats.actions(answer)
+        actions[:, self._idle] = 0.0  # what the robot's controller does not take
+        return {"actions": actions, "accepted_prefix_len": accepted, "policy_timing": timing}
+
+
+def robots_of(dims: LiftDims, settings: Settings) -> tuple[int, ...]:
+    """Return the numbers of the robot that acts and of the one whose token it has; none for a policy of one robot.
+
+    OptionError where the settings name no robot of the artifact. One of a single embodiment need not be named.
+    """
+    known = dims.robots
+    for key in ("embodiment", "token"):
+        name = getattr(settings, key)
+        if name and not known:
+            raise OptionError(f"{key} {name}: this artifact is of one robot: leave the setting out")
+        if name and name not in known:
+            raise OptionError(f"{key} {name}: this artifact has no such robot; it has {', '.join(known)}")
+    if not known:
+        return ()
+    if settings.doubt:
+        raise OptionError("doubt: an artifact of several robots has no heads for it: leave the setting out")
+    if not settings.embodiment and len(known) > 1:
+        raise OptionError(f"this artifact has several robots: say which with embodiment: {', '.join(known)}")
+    robot = settings.embodiment or known[0]
+    return known.index(robot), known.index(settings.token or robot)

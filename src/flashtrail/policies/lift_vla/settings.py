@@ -13,12 +13,15 @@ class Settings:
     """`max_exec_steps`: how many actions of a chunk may be executed before the next round.
 
     `doubt`: replies also say ``head_spread`` and ``novelty`` (`doubt`); the artifact needs a doubt.safetensors.
-    `precision`: the number format of the network, see `parts.precision.lowered`.
+    `precision`: the number format of the network, see `parts.precision.lowered`. `embodiment`: the robot, of an
+    artifact of several. `token`: the robot whose token is taken in the place of its own: a control.
     """
 
     max_exec_steps: int = 5
     doubt: bool = False
     precision: str = "float32"
+    embodiment: str = ""
+    token: str = ""
 
     def __post_init__(self) -> None:
         if self.max_exec_steps < 1:

@@ -11,6 +11,7 @@ STEPS = {
     "demonstrations": "flashtrail.training.lift.demonstrations",
     "train": "flashtrail.training.lift.train",
     "refit": "flashtrail.training.lift.refit",
+    "robots": "flashtrail.training.lift.robots",
     "doubt": "flashtrail.training.lift.doubt",
     "doubt-figures": "flashtrail.training.lift.doubt_figures",
     "card": "flashtrail.training.lift.card",

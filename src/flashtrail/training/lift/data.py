@@ -39,6 +39,10 @@ class Frames:
     def __len__(self) -> int:
         return len(self.states)
 
+    def only(self, rows: NDArray[Any]) -> Frames:
+        """These rows."""
+        return Frames(**{name: getattr(self, name)[rows] for name in Frames.__dataclass_fields__})
+
     def pools(self, first: int = 0, end: int | None = None) -> list[NDArray[np.int64]]:
         """Rows from `first` to before `end`, task by task."""
         tasks = self.task[first:end]
@@ -113,11 +117,17 @@ def with_corrections(data: Material, path: Path, horizon: int) -> Material:
     own = data.train
     if own.views.shape[1:] != more.views.shape[1:]:
         raise UserError(f"{path}: its views are {more.views.shape[1:]}, the demonstrations' {own.views.shape[1:]}")
-    joined = {name: np.concatenate((getattr(own, name), getattr(more, name))) for name in Frames.__dataclass_fields__}
     said = {task: list(texts) for task, texts in data.instructions.items()}
     for task, texts in instructions.items():
         said[task] = list(dict.fromkeys([*said.get(task, []), *texts]))
-    return replace(data, train=Frames(**joined), instructions=said)
+    return replace(data, train=joined([own, more]), instructions=said)
+
+
+def joined(parts: Sequence[Frames]) -> Frames:
+    """Return the frames of several parts, one after another."""
+    return Frames(
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in Frames.__dataclass_fields__}
+    )
 
 
 def demonstrations(path: Path, horizon: int) -> tuple[Frames, dict[int, list[str]]]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from flashtrail.base.errors import UserError
 from flashtrail.base.provenance import write_atomic
+from flashtrail.experiment.embodiments import EMBODIMENTS
 from flashtrail.experiment.episodes import EpisodeKey
 from flashtrail.policies.parts.pictures import shrink
 from flashtrail.simulators.expert import CLOSED, DOWN, OPEN, servo
@@ -216,6 +217,25 @@ def generate(work: Path, wanted: Sequence[Part]) -> None:
         stage.simulator.close()
 
 
+def of_robot(work: Path, robot: str, count: int) -> int:
+    """Record a robot's demonstrations until `count` may be trained on and one is held out; join them into `work`.
+
+    Number for number they are those of any other count: asked for more, it goes on where it ended.
+    """
+    task, first = EMBODIMENTS[robot].task, 0
+    last = count + count // files.VALID_EVERY + 1
+    while True:
+        generate(work, [Part(task, at, A_PART) for at in range(first, last, A_PART)])
+        first = -(-last // A_PART) * A_PART
+        recorded = [work / "parts" / Part(task, at, A_PART).name for at in range(0, first, A_PART)]
+        trained, held = files.join(recorded, work / "demos.hdf5")
+        if trained >= count and held:
+            return check_dataset.report(work / "demos.hdf5")
+        last = first + A_PART
+        if last > SCENE_STARTS:
+            raise UserError(f"{trained} of {first} demonstrations of {robot} are verified, not {count}: ask for fewer")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
     parser.add_argument("--work", type=Path, default=Path("results/lift"), help="parts/, demos.hdf5, scenes.hdf5")
@@ -223,11 +243,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--processes", type=int, choices=range(1, 65), default=2, metavar="N", help="simulators at a time"
     )
     parser.add_argument("--worker", type=int, help="be one of the processes")
+    parser.add_argument("--robot", choices=EMBODIMENTS, metavar="NAME", help="its demonstrations alone, one process")
+    parser.add_argument(
+        "--count", type=int, choices=range(1, 401), default=20, metavar="N", help="with --robot: how many"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Record every missing part, then join them into `work`/demos.hdf5 and `work`/scenes.hdf5."""
     work, processes = arguments.work, arguments.processes
+    if arguments.robot is not None:
+        return of_robot(work, arguments.robot, arguments.count)
     wanted = parts(DEMONSTRATIONS, SCENES)
     if arguments.worker is not None:
         generate(work, wanted[arguments.worker :: processes])

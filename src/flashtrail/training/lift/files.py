@@ -124,10 +124,11 @@ def write_scenes(path: Path, scenes: Sequence[Mapping[str, NDArray[Any]]]) -> No
         _write_columns(file, scenes)
 
 
-def join(parts: Sequence[Path], target: Path) -> None:
+def join(parts: Sequence[Path], target: Path) -> tuple[int, int]:
     """Join parts into one file, demonstrations numbered through, and say who may train: verified ones, some held out.
 
-    A verified demonstration is held out by its own number within its task, so that adding parts moves none.
+    A verified demonstration is held out by its own number within its task, so that adding parts moves none. Returns
+    how many are trained on, and how many held out.
     """
     if not parts:
         raise UserError(f"no demonstrations beside {target}: record some first")
@@ -148,6 +149,7 @@ def join(parts: Sequence[Path], target: Path) -> None:
         data.attrs["total"] = total
         for name, members in masks.items():
             joined[f"mask/{name}"] = np.array(members, "S16")
+    return len(masks["train"]), len(masks["valid"])
 
 
 def gather(parts: Sequence[Path], count: int | None, keep: int | None, target: Path) -> tuple[int, int]:

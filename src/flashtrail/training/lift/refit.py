@@ -22,7 +22,7 @@ from torch import Tensor
 from flashtrail.base.errors import UserError
 from flashtrail.base.provenance import json_dump, json_load
 from flashtrail.policies.lift_vla import artifact, statistics
-from flashtrail.policies.lift_vla.errors import LiftError
+from flashtrail.policies.lift_vla.errors import ArtifactError, LiftError
 from flashtrail.policies.lift_vla.model import LiftVLA, normalised
 from flashtrail.policies.parts import words
 from flashtrail.training import loop
@@ -103,14 +103,21 @@ def run(arguments: argparse.Namespace) -> int:
 
 def parent_of(directory: Path, data: Material) -> Parent:
     """Read an artifact as a start of training on these demonstrations; LiftError where it is none."""
+    start, stats, digest = start_from(directory, data)
+    if start.policy.dims.embodiments:
+        raise ArtifactError(f"{directory} is of several robots: train it further by the step robots, with --of")
+    return Parent(start, stats, json_load(directory / statistics.FILE), digest)
+
+
+def start_from(directory: Path, data: Material) -> tuple[train.Start, statistics.Stats, str]:
+    """Return an artifact's network and text files, the ids of the data's instructions; its statistics; its digest."""
     model, stats, manifest = artifact.read(directory)
     tokenizer = artifact.tokenizer(directory, model.dims)
     said = [text for texts in data.instructions.values() for text in texts]
     read = (lambda text: tokenizer.ids(text)[0]) if isinstance(tokenizer, words.Vocabulary) else tokenizer
     ids = {text: read(text) for text in said}
     files = {name: (directory / name).read_bytes() for name in artifact.text_files(model.dims)}
-    content = json_load(directory / statistics.FILE)
-    return Parent(train.Start(model, ids, files), stats, content, str(manifest["digest"]))
+    return train.Start(model, ids, files), stats, str(manifest["digest"])
 
 
 class Refit(Trainer):

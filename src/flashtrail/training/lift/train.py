@@ -15,7 +15,7 @@ from torch import Tensor
 from flashtrail.base.errors import UserError
 from flashtrail.base.provenance import json_dump, json_load
 from flashtrail.policies.lift_vla import clip, resnet, statistics
-from flashtrail.policies.lift_vla.artifact import FAMILY
+from flashtrail.policies.lift_vla.artifact import FAMILY, statistics_files
 from flashtrail.policies.lift_vla.dims import LiftDims, document, nano
 from flashtrail.policies.lift_vla.errors import LiftError
 from flashtrail.policies.lift_vla.model import LiftVLA, parts
@@ -134,8 +134,12 @@ def finish(trainer: Trainer, start: Start, parent: str | None = None) -> None:
     trainer.take_best()
     figures = trainer.check()
     tensors = trainer.average.policy.state_dict()
-    stats = json_load(trainer.directory / statistics.FILE)
-    manifest = artifact.write(trainer.directory / "artifact", FAMILY, trainer.dims, tensors, stats, start.files, parent)
+    files, stats = dict(start.files), None
+    if trainer.dims.embodiments:
+        files |= {name: (trainer.directory / name).read_bytes() for name in statistics_files(trainer.dims)}
+    else:
+        stats = json_load(trainer.directory / statistics.FILE)
+    manifest = artifact.write(trainer.directory / "artifact", FAMILY, trainer.dims, tensors, stats, files, parent)
     frames = {part: len(getattr(trainer.data, part)) for part in ("train", "valid", "scenes")}
     about = {"step": trainer.state.best_step, "seconds": trainer.state.seconds, "frames": frames}
     known = {name: None if math.isnan(value) else value for name, value in figures.items()}

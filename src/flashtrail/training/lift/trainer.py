@@ -47,6 +47,7 @@ class Batch:
     hand: Tensor  # (B, 10)
     missing: Tensor | None  # (B, V)
     targets: Tensor  # (B, horizon, 7)
+    robots: Tensor | None  # (B,), of several robots
     valid: Tensor  # (B, horizon)
     cube: Tensor  # (B + S, 3)
 
@@ -68,6 +69,12 @@ class Trainer(Loop):
         if data.pixels != self.dims.pixels:
             raise UserError(f"the demonstrations' views are {data.pixels} px, this policy's {self.dims.pixels}")
         self._ids = {task: [ids[said] for said in texts] for task, texts in data.instructions.items()}
+        self._robots = {robot.task: number for number, robot in enumerate(self.dims.embodiments)}
+        # Which of the wire's motions each robot takes (R, 6): the others count nothing.
+        moved = torch.tensor([robot.action_dim - 1 for robot in self.dims.embodiments])
+        self._taken = (torch.arange(self.dims.action_dim - 1) < moved[:, None]).float()
+        if self._robots and (strange := sorted(set(data.instructions) - set(self._robots))):
+            raise UserError(f"task {strange[0]} is demonstrated, but this policy's robots are of {list(self._robots)}")
         with torch.random.fork_rng([]):
             torch.manual_seed(recipe.seed)
             self.learner = Learner(policy)
@@ -80,7 +87,11 @@ class Trainer(Loop):
         """Draw everything random about a batch: which instruction, pixels, state noise, scenes."""
         recipe, dims = self.recipe, self.dims
         pictures, cube = self._looked_at(frames, rows, rng, augmented)
-        hand = self.stats.proprioception(frames.states[rows])
+        stats, robots = self.stats, None
+        if self._robots:
+            own = np.array([self._robots[int(task)] for task in frames.task[rows]])
+            stats, robots = stats.rows(own), torch.from_numpy(own)
+        hand = stats.proprioception(frames.states[rows])
         missing = None
         if augmented:
             hand = hand + rng.normal(0.0, recipe.state_noise, hand.shape).astype(np.float32)
@@ -93,7 +104,8 @@ class Trainer(Loop):
             absent,
             torch.from_numpy(hand),
             missing,
-            torch.from_numpy(self.stats.targets(frames.chunks[rows])),
+            torch.from_numpy(stats.targets(frames.chunks[rows])),
+            robots,
             torch.from_numpy(frames.valid[rows]),
             torch.from_numpy(cube / CUBE_M),
         )
@@ -149,9 +161,14 @@ class Trainer(Loop):
         policy, count = learner.policy, len(batch.hand)
         seen = self._see(policy, batch.pictures)
         fused = policy.fuse(seen[:count], *self._text(policy, batch))
-        answer = policy.decode(fused, batch.hand, batch.missing)
+        answer = policy.decode(fused, batch.hand, batch.missing, batch.robots)
         weight = batch.valid * torch.where(torch.arange(answer.shape[1]) < self.recipe.first, 2.0, 1.0)
-        motion = F.smooth_l1_loss(answer[..., :-1], batch.targets[..., :-1], reduction="none").mean(-1)
+        motion = F.smooth_l1_loss(answer[..., :-1], batch.targets[..., :-1], reduction="none")
+        if batch.robots is None:
+            motion = motion.mean(-1)
+        else:
+            taken = self._taken[batch.robots][:, None]
+            motion = (motion * taken).sum(-1) / taken.sum(-1)
         grip = F.binary_cross_entropy_with_logits(answer[..., -1], batch.targets[..., -1], reduction="none")
         cube = learner.cube(seen.flatten(1))
         parts = {"motion": (motion * weight).sum() / weight.sum(), "gripper": (grip * weight).sum() / weight.sum()}
