@@ -53,13 +53,19 @@ def test_a_cube_that_stays_behind_is_fetched_again(phase):
     assert (master.phase, action[6]) == ("retreat", OPEN)
 
 
-def test_a_cube_that_another_holds_in_the_air_is_lifted_on():
+@pytest.mark.parametrize(
+    ("hand", "cube", "phase", "grip"),
+    [
+        (at(0, 0, 0.03), at(0, 0.01, 0.03), "lift", CLOSED),  # held in the air
+        (at(0.01, 0, 0.01), CUBE, "close", CLOSED),  # between the fingers, on the table
+        (at(0.01, 0, 0.04), CUBE, "descend", OPEN),  # below them
+        (at(0, 0.025, 0), CUBE, "approach", OPEN),  # beside them: it would be pushed
+        (at(0, 0, 0.12), at(0, 0, 0.03), "approach", OPEN),  # in the air, but not in the hand
+    ],
+)
+def test_one_that_takes_over_goes_on_from_where_the_arm_is(hand, cube, phase, grip):
     master = expert.for_task(0)
-    held = at(0, 0, 0.03)
-    assert master.act(scene(held, at(0, 0.01, 0.03)))[6] == CLOSED and master.phase == "lift"
-    for hand, cube in ((CUBE, CUBE), (at(0, 0, 0.1), held)):  # on the table; in the air, but not in the hand
-        master = expert.for_task(0)
-        assert master.act(scene(hand, cube))[6] == OPEN and master.phase in ("approach", "descend")
+    assert master.act(scene(hand, cube))[6] == grip and master.phase == phase
 
 
 @pytest.mark.parametrize(("yaw", "turned"), [(0, 0), (30, 30), (60, -30), (-100, -10), (179, -1)])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from flashtrail.simulators.expert import CLOSED, DOWN, Expert, PickPlace, PickPlaceExpert, Scene, Vector, servo
+from flashtrail.simulators.expert import ARRIVED, CLOSED, DOWN, Expert, PickPlace, PickPlaceExpert, Scene, Vector, servo
 from flashtrail.simulators.robosuite_lift.tasks import TASKS
 from flashtrail.simulators.verify import PUSH
 
@@ -68,7 +68,9 @@ def observe(env: Any, obs: Mapping[str, Any]) -> Scene:
 class LiftExpert(PickPlaceExpert):
     """Approach, descend, close, lift, hold; a cube that was not grasped, or was lost, sends it back to the approach.
 
-    One that begins with the cube in the hand and off the table, where another held it, lifts it on.
+    One that takes over goes on from where the arm is: it lifts a cube that is held off the table, closes around one
+    between the fingers and descends on one below them. To go back first would contradict what a policy that remembers
+    nothing has learned of the same places: trained on that, it opens its fingers around the cube.
     """
 
     def __init__(self, grip: Grip) -> None:
@@ -79,14 +81,21 @@ class LiftExpert(PickPlaceExpert):
         return bool(np.linalg.norm(scene.objects[CUBE] - scene.hand - self.hold) < LOST_M)
 
     def step(self, scene: Scene) -> Vector:
-        if self.phase == self.first and self.ticks == 1 and scene.objects[CUBE][2] > OFF_TABLE_Z and self._held(scene):
-            self.hold = scene.objects[CUBE] - scene.hand
-            self.enter("lift", scene)
+        if self.phase == self.first and self.ticks == 1:
+            self._go_on(scene)
         if self.phase == "hold" and not self._held(scene):
             self.enter("retreat", scene)
         if self.grip.square and self.phase in ("approach", "descend"):
             self.attitude = squarely(scene.attitudes[CUBE])
         return super().step(scene)
+
+    def _go_on(self, scene: Scene) -> None:
+        gap = scene.hand - self._grasp(scene)
+        if scene.objects[CUBE][2] > OFF_TABLE_Z and self._held(scene):
+            self.hold = scene.objects[CUBE] - scene.hand
+            self.enter("lift", scene)
+        elif np.linalg.norm(gap[:2]) < ARRIVED and gap[2] < self.job.hover:
+            self.enter("close" if gap[2] < ARRIVED else "descend", scene)
 
     def _close(self, scene: Scene) -> tuple[Vector, float, float]:
         if self.ticks >= self.grip.close_steps:
