@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from flashtrail.base import documents
 from flashtrail.base.errors import UserError
+from flashtrail.base.provenance import json_dump
 from flashtrail.claims import claims, named_files
 from flashtrail.experiment import config
 from flashtrail.experiment.sections import Policy
@@ -42,8 +44,30 @@ def refused(said, **more):
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
-def test_each_is_tried_as_a_robot_of_its_own_in_that_robots_task(monkeypatch):
-    experiment = parsed()
+def artifact(path: Path, **manifest) -> dict:
+    """A policy whose artifact is a manifest alone, of several robots unless it is told otherwise."""
+    dims = {"dims": {"embodiments": [{"name": "panda", "task": 0}, {"name": "ur5e", "task": 4}]}}
+    path.mkdir()
+    json_dump({"family": "lift_vla"} | dims | manifest, path / "manifest.json")
+    return {"artifact": str(path)}
+
+
+def test_an_artifact_that_a_training_of_robots_cannot_begin_from_is_refused_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    named_files.check(parsed(policies={"shipped": artifact(tmp_path / "several")}))
+    for number, (said, manifest) in enumerate(
+        [
+            ("of one robot: name a policy of several", {"dims": {}}),
+            ("of one robot: name a policy of several", {"dims": None}),
+            ("of the family nothing: name a policy of lift_vla with several robots", {"family": "nothing"}),
+        ]
+    ):
+        with pytest.raises(UserError, match=rf"^policies\.further\.train\.of: shipped is {said}$"):
+            named_files.check(parsed(policies={"shipped": artifact(tmp_path / str(number), **manifest)}))
+
+
+def test_each_is_tried_as_a_robot_of_its_own_in_that_robots_task(tmp_path, monkeypatch):
+    experiment = parsed(policies={"shipped": artifact(tmp_path / "several")})
     tried = {name: (experiment.smoke_task(name), experiment.plain_arm("smoke", name, 2)) for name in ADDED["policies"]}
     tasks, own = ({name: one[place] for name, one in tried.items()} for place in (0, 1))
     assert (tasks["alone"], tasks["joint"], tasks["more"]) == (3, 2, 4)
@@ -69,6 +93,7 @@ def test_each_is_tried_as_a_robot_of_its_own_in_that_robots_task(monkeypatch):
         ("more", {"like": "iiwa"}, "policies.more.train.like: joint has no robot 'iiwa'; it has panda, panda_3dof"),
         ("more", {"like": "iiwas"}, "did you mean 'iiwa'?"),
         ("more", {"of": "alone", "like": None, "robots": {"ur5e": 0}}, "must be at least 1, not 0"),
+        ("more", {"like": "panda_3dof"}, "train.like: the head of panda_3dof is of another size than ur5e's"),
         ("joint", {"steps": 0}, "policies.joint.train.steps: must be at least 1"),
         ("joint", {"demos": 3}, "policies.joint.train.demos"),
     ],
@@ -94,16 +119,36 @@ def test_like_is_for_new_robots():
             "arms.joint.settings: joint has several robots: add embodiment: panda or panda",
         ),
         ("alone", {"embodiment": "panda"}, "arms.alone.settings.embodiment: alone has no robot 'panda'; it has iiwa"),
+        ("alone", {"doubt": True}, "arms.alone.settings.doubt: alone is trained here and cannot say its doubt"),
+        ("joint", {"doubt": True}, "arms.joint.settings.doubt: joint is trained here and cannot say its doubt"),
     ],
 )
 def test_an_arm_that_names_no_robot_of_its_policy_is_refused_in_one_line(arm, settings, said):
     refused(said, arms={arm: {"settings": settings}})
 
 
-def test_settings_of_another_family_and_two_sources_are_refused(monkeypatch):
+def test_an_arm_of_another_suite_and_a_profile_of_no_robot_are_refused_in_one_line():
+    refused("arms.joint: joint is trained for robosuite_lift: add suite: ", arms={"joint": {"suite": "libero_goal"}})
+    apart = {"policies": {"other": {"train": {"robots": {"panda": 5, "iiwa": 5}}}}, "profile": {"policy": "other"}}
+    refused("profile.policy: 'other' is of several robots, and no arm says which is timed: add one", **apart)
+    parsed(**apart, arms={"other": LIFT | {"policy": "other", "tasks": "3", "settings": {"embodiment": "iiwa"}}})
+
+
+def test_the_documented_snippet_is_a_config_as_it_stands():
+    text = (ROOT / "docs/deployment.md").read_text(encoding="utf-8").split("## More than one robot")[1]
+    lines = [line[4:] for line in text.split("| key of `train`")[0].splitlines() if line.startswith("    ")]
+    experiment = config.parse(config.merge(SHIPPED, yaml.safe_load("\n".join(lines))))
+    assert {experiment.suite_of(name) for name in ("joint_iiwa", "token_iiwa", "iiwa_as_panda", "new_0")} == {
+        "robosuite_lift"
+    }
+
+
+def test_settings_of_another_family_and_two_sources_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    with pytest.raises(UserError, match=r"arms\.alone\.settings\.epsilon: the family lift_vla has no such setting"):
-        named_files.check(parsed(arms={"alone": {"settings": {"epsilon": 0.1}}}))
+    several = {"shipped": artifact(tmp_path / "several")}
+    for key, value in (("epsilon", 0.1), ("samples", 3)):
+        with pytest.raises(UserError, match=rf"arms\.alone\.settings\.{key}: the family lift_vla has no such setting"):
+            named_files.check(parsed(policies=several, arms={"alone": {"settings": {key: value}}}))
     refused("train and artifact exclude each other", policies={"alone": {"artifact": "resources/lift_nano"}})
     refused(
         "measured.sensitivity: 'joint' is of several robots",

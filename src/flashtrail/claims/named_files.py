@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from flashtrail.base import documents
+from flashtrail.base import documents, provenance
 from flashtrail.base.errors import UserError, nearest
 from flashtrail.claims import claims as claim_files
 from flashtrail.experiment.config import Experiment
@@ -49,6 +49,8 @@ def check(experiment: Experiment) -> None:
     for name, policy in experiment.policies.items():
         if policy.refit is not None:
             _check_refit(f"policies.{name}.refit", policy.refit, str(experiment.artifact(name)))
+        if policy.train is not None and policy.train.of is not None:
+            _check_parent(f"policies.{name}.train.of", policy.train.of, experiment.policies[policy.train.of].artifact)
     for name, arm in experiment.arms.items():
         changed: dict[str, set[str]] = {key: getattr(arm, key).model_fields_set for key in ("flash", "settings")}
         artifact, trained = experiment.artifact(arm.policy), experiment.policies[arm.policy].train
@@ -58,6 +60,16 @@ def check(experiment: Experiment) -> None:
                 (k, one) for k in changed for one in sorted(changed[k] - families.settings_of(family))
             ):
                 raise UserError(f"arms.{name}.{key}.{strange}: the family {family} has no such setting; leave it out")
+
+
+def _check_parent(where: str, of: str, artifact: str | None) -> None:
+    if artifact is None:
+        return
+    if (family := families.family_of(Path(artifact))) != FAMILY:
+        raise UserError(f"{where}: {of} is of the family {family}: name a policy of {FAMILY} with several robots")
+    manifest = provenance.json_load(Path(artifact, "manifest.json"))
+    if not (manifest["dims"].get("embodiments") if isinstance(manifest.get("dims"), dict) else None):
+        raise UserError(f"{where}: {of} is of one robot: name a policy of several")
 
 
 def _check_refit(where: str, refit: Refit, artifact: str) -> None:

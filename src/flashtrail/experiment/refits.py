@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from flashtrail.base.errors import nearest
 from flashtrail.experiment.arms import Arm
 from flashtrail.experiment.conditions import Kind
-from flashtrail.experiment.embodiments import SUITE  # whose demonstrations and corrections have one layout
-from flashtrail.experiment.sections import Measured, Policy, Refit, Train
+from flashtrail.experiment.embodiments import EMBODIMENTS, SUITE  # whose demonstrations and corrections have one layout
+from flashtrail.experiment.sections import Measured, Policy, Profile, Refit, Train
 
 MEMORYLESS = ("none", "zero", "swap", "upside_down", "occlusion", "noise")  # faults that look at one picture alone
 
@@ -24,6 +24,8 @@ class Experiment(Protocol):
     def policies(self) -> Mapping[str, Policy]: ...
     @property
     def measured(self) -> Measured: ...
+    @property
+    def profile(self) -> Profile: ...
     @property
     def guards(self) -> Mapping[str, Any]: ...
     @property
@@ -70,6 +72,9 @@ def check(experiment: Experiment) -> None:
             raise ValueError(f"measured.sensitivity: {name!r} is of several robots: name a policy of one")
     for name, arm in experiment.all_arms.items():
         _check_arm(experiment, name, arm)
+    several = len(robots_of(experiment.policies, timed := experiment.profile.policy) or []) > 1
+    if several and not tried_as(experiment, timed):
+        raise ValueError(f"profile.policy: {timed!r} is of several robots, and no arm says which is timed: add one")
     made = {name: policy.refit for name, policy in experiment.policies.items() if policy.refit is not None}
     for check_one in (_check_names, _check_one):
         for name, refit in made.items():
@@ -107,11 +112,22 @@ def _check_robots(experiment: Experiment, name: str, train: Train) -> None:
             raise ValueError(f"{where}: {train.of} has no robot {train.like!r}; it has {', '.join(known)}")
         if set(train.robots) <= set(known):
             raise ValueError(f"{where}: {train.of} has all of these robots already: leave it out")
+        for robot in [one for one in train.robots if one not in known]:
+            if EMBODIMENTS[robot].action_dim != EMBODIMENTS[train.like].action_dim:
+                raise ValueError(f"{where}: the head of {train.like} is of another size than {robot}'s: name another")
 
 
 def _check_arm(experiment: Experiment, name: str, arm: Arm) -> None:
-    """Raise ValueError where an arm's settings name no robot of its policy; an artifact's server asks it later."""
+    """Raise ValueError where an arm's settings name no robot of its policy; an artifact's server asks it later.
+
+    Another robot's task is a control; another suite's, or doubt of a policy that was not given any, is not.
+    """
     known, where = robots_of(experiment.policies, arm.policy) or [], f"arms.{name}.settings"
+    if experiment.policies[arm.policy].train is not None:
+        if experiment.suite_of(name) != SUITE:
+            raise ValueError(f"arms.{name}: {arm.policy} is trained for {SUITE}: add suite: {SUITE}")
+        if arm.settings.doubt:
+            raise ValueError(f"{where}.doubt: {arm.policy} is trained here and cannot say its doubt: leave it out")
     for key in ("embodiment", "token") if known else ():
         if (robot := getattr(arm.settings, key)) and robot not in known:
             raise ValueError(f"{where}.{key}: {arm.policy} has no robot {robot!r}; it has {', '.join(known)}")
