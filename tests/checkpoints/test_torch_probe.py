@@ -117,6 +117,31 @@ def chain(*changes: Change) -> Change:
     return lambda root: [change(root) for change in changes]
 
 
+def header(**changes: Any) -> Change:
+    """Other words of the first tensor's entry in the weights' header."""
+
+    def change(root: Path) -> None:
+        file = root / "model.safetensors"
+        content = file.read_bytes()
+        length = 8 + int.from_bytes(content[:8], "little")
+        entries = json.loads(content[8:length])
+        entries[min(name for name in entries if name != "__metadata__")] |= changes
+        own = json.dumps(entries).encode()
+        file.write_bytes(len(own).to_bytes(8, "little") + own + content[length:])
+
+    return change
+
+
+def cut(root: Path) -> None:
+    """The end of the weights is missing, as after a copy that was broken off."""
+    file = root / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def model_json(**said: Any) -> Change:
+    return edit(facts.MODEL_JSON, **said)
+
+
 EIGHT, SEVEN = [0.5] * 8, [0.5] * 7
 WHOLE = {"observation_state_mean": EIGHT, "observation_state_std": EIGHT, "action_mean": SEVEN, "action_std": SEVEN}
 NONE = without(PRE, POST, f"{NORMALIZER}.safetensors", f"{UNNORMALIZER}.safetensors")
@@ -151,6 +176,24 @@ REFUSED: dict[str, tuple[Change, str, str]] = {
         "config.json: num_views is 3",
     ),
     "another horizon": (edit("config.json", chunk_size=10), probe.TORCH_ONLY, "config.json says 10"),
+    "no chunk": (edit("config.json", chunk_size=0), probe.TORCH_ONLY, "config.json: chunk_size is 0: Input should"),
+    "no steps": (
+        edit("config.json", num_inference_steps=0), probe.TORCH_ONLY, "config.json: num_inference_steps is 0: Input"
+    ),
+    "no actions": (edit("config.json", max_action_dim="7"), probe.TORCH_ONLY, "config.json: max_action_dim is '7'"),
+    "a prompt without end": (
+        edit("config.json", tokenizer_max_length=10**9), probe.TORCH_ONLY,
+        "config.json: tokenizer_max_length is 1000000000: Input should be less than or equal to 1000",
+    ),
+    "digits without end": (
+        edit("config.json", tokenizer_max_length=10**400), probe.TORCH_ONLY, "tokenizer_max_length is 1000"
+    ),
+    "heads that are none": (model_json(vision_heads=True), probe.TORCH_ONLY, "vision_heads is True, not a number"),
+    "no heads": (model_json(vision_heads=0), probe.TORCH_ONLY, "model.json: vision_heads is 0, not a number of heads"),
+    "cut off": (cut, probe.TORCH_ONLY, "does not lie in the file"),
+    "another dtype": (header(dtype="F8_E4M3"), probe.TORCH_ONLY, "save it as float32, bfloat16 or float16"),
+    "another shape": (header(shape=[3, 5]), probe.TORCH_ONLY, "does not lie in the file"),
+    "an offset beyond": (header(data_offsets=[10**12, 10**12 + 4]), probe.TORCH_ONLY, "does not lie in the file"),
     "no object": (lambda root: (root / "config.json").write_text("[]"), probe.TORCH_ONLY, "must hold an object"),
     "stats.json of nothing": (
         chain(NONE, lambda root: (root / "stats.json").write_text("{}")), probe.TORCH_ONLY,

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -33,10 +34,13 @@ def known() -> dict[str, dict[str, Any]]:
     return dict(yaml.safe_load(KNOWN.read_text(encoding="utf-8")))
 
 
-def read_model_json(source: Any, where: str = MODEL_JSON) -> dict[str, Any]:
+def read_model_json(
+    source: Any, where: str = MODEL_JSON, called: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any]:
     """Return a model.json's (or facts.json's) object, its keys and their types checked; `source`: a dict or a path.
 
-    Raises UserError naming the key that is unknown or the value that does not fit.
+    `called`: key -> what the file `where` calls it, if otherwise. Raises UserError naming the key that is unknown or
+    the value that does not fit.
     """
     if isinstance(source, str | Path):
         try:
@@ -49,7 +53,10 @@ def read_model_json(source: Any, where: str = MODEL_JSON) -> dict[str, Any]:
     for key in source:
         if key not in keys:
             raise UserError(f"{where}: unknown key {key!r}{nearest(str(key), keys)}")
-    _checked({name: source[key] for name in NAMES if (key := TREE_NAMES.get(name, name)) in source}, where)
+    _checked({name: source[key] for name in NAMES if (key := TREE_NAMES.get(name, name)) in source}, where, called)
+    heads = source.get("vision_heads", 1)
+    if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1:
+        raise UserError(f"{where}: vision_heads is {str(heads)[:20]}, not a number of heads from 1 on")
     return dict(source)
 
 
@@ -130,13 +137,13 @@ def require(described: Mapping[str, Any], where: str) -> dict[str, Any]:
     return dict(described)
 
 
-def _checked(values: Mapping[str, Any], where: str) -> None:
+def _checked(values: Mapping[str, Any], where: str, called: Mapping[str, str]) -> None:
     try:
         PolicyFacts.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0])
-        raise UserError(f"{where}: {TREE_NAMES.get(name, name)} is {first['input']!r}: {first['msg']}") from None
+        key = TREE_NAMES.get(name := str(first["loc"][0]), name)
+        raise UserError(f"{where}: {called.get(key, key)} is {repr(first['input'])[:40]}: {first['msg']}") from None
 
 
 def _shown(value: Any) -> str:

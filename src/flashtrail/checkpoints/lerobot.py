@@ -42,7 +42,7 @@ _ANOTHER = "give a pi0 checkpoint tuned on LIBERO"
 def described(config: Any) -> dict[str, Any]:
     """Return the facts that a config.json (LeRobot's, or of openpi's converter) states, under model.json's names.
 
-    Raises UserError for a setting by which the same weights are another model than the engine's.
+    Raises UserError for a setting by which the same weights are another model than the engine's, or none.
     """
     if not isinstance(config, Mapping):
         raise UserError(f"{facts.CONFIG_JSON} must hold an object")
@@ -50,7 +50,8 @@ def described(config: Any) -> dict[str, Any]:
         if (said := config.get(key, value)) != value:
             raise UserError(f"{facts.CONFIG_JSON}: {key} is {str(said)[:20]}, the engine's is {value}: {_ANOTHER}")
     _check_modes(config.get("normalization_mapping"), facts.CONFIG_JSON)
-    found = {fact: config[k] for fact, keys in _FACTS.items() for k in keys if config.get(k) is not None}
+    called = {fact: k for fact, keys in _FACTS.items() for k in keys if config.get(k) is not None}
+    found = facts.read_model_json({fact: config[k] for fact, k in called.items()}, facts.CONFIG_JSON, called)
     features = config.get("input_features")
     cameras = [name for name in features if ".images." in name] if isinstance(features, Mapping) else []
     views = sum(".empty_camera_" not in name for name in cameras)  # an empty one is masked

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from flashtrail.base.errors import UserError
-from flashtrail.checkpoints import artifact, facts, identity, lerobot
+from flashtrail.checkpoints import artifact, facts, identity, lerobot, torch_tree
 from flashtrail.checkpoints.identity import Identity
 from flashtrail.checkpoints.stores import Entry, Location, StoreUnreachable, open_location
 
@@ -181,6 +181,8 @@ def _look(uri: str, declared: Mapping[str, Any], policy: str) -> Clues:
         try:
             model_json = None if own is None else facts.read_model_json(own)
             config = reader.json(facts.CONFIG_JSON) if torch and facts.CONFIG_JSON in reader.files else {}
+            for name in identity.weights_of(reader.files) if torch else ():
+                torch_tree.stored_in(name, reader.files[name], reader.read)
             said = facts.resolve(policy, uri, declared, model_json, lerobot.described(config))
         except UserError as error:  # read, and not what it should say
             stem = own if isinstance(own, dict) else None

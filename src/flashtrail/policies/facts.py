@@ -23,7 +23,9 @@ class PolicyFacts(BaseModel):
     delta_actions: StrictBool | None = Field(None, description="the first 6 actions are differences from the state")
     views: Annotated[StrictInt, Field(ge=1, le=2)] | None = Field(None, description="cameras: 1 agent, 2 and wrist")
     steps: Annotated[StrictInt, Field(ge=1, le=1000)] | None = Field(None, description="Euler steps of a full round")
-    max_token_len: Annotated[StrictInt, Field(ge=2)] | None = Field(None, description="tokens of a prompt, at most")
+    max_token_len: Annotated[StrictInt, Field(ge=2, le=1000)] | None = Field(
+        None, description="tokens of a prompt, at most"
+    )
     asset: str | None = Field(
         None, min_length=1, description="folder below assets/ whose norm_stats.json counts, where several lie there"
     )
