@@ -19,7 +19,7 @@ from flashtrail.imports.csv_run import CsvRun
 from flashtrail.imports.official import read_run
 from flashtrail.imports.writing import write
 from flashtrail.report import chapters, comparison, headline, overview, running_chapter
-from flashtrail.report.command import prepare, write_pages
+from flashtrail.report.command import prepare, repeated_by, write_pages
 from flashtrail.tables import schemas
 
 
@@ -236,6 +236,11 @@ def test_the_list_of_an_earlier_report_goes_where_only_a_profile_is_left(tmp_pat
     shutil.copytree(tmp_path / "first/out/episodes", tmp_path / "out/episodes")
     alone(tmp_path, "stage6_infer")
     assert list((tmp_path / "out/episodes").iterdir()) == []
+
+
+def test_the_command_that_repeats_a_report_can_be_typed_as_it_stands() -> None:
+    said = repeated_by([Path("runs/my run"), Path("."), Path("/home/someone/run")])
+    assert said == "flashtrail report-run 'runs/my run' . run"
 
 
 @pytest.mark.parametrize("route", ["full", "draft"])
