@@ -239,7 +239,7 @@ def test_the_list_of_an_earlier_report_goes_where_only_a_profile_is_left(tmp_pat
 
 
 def test_the_command_that_repeats_a_report_can_be_typed_as_it_stands() -> None:
-    said = repeated_by([Path("runs/my run"), Path("."), Path("/home/someone/run")])
+    said = repeated_by([Path("runs/my run"), Path(), Path("/home/someone/run")])
     assert said == "flashtrail report-run 'runs/my run' . run"
 
 
@@ -257,6 +257,8 @@ def test_the_head_of_episodes_alone_says_that_their_rounds_are_not_recorded(tmp_
     assert f"1 arm, {len(run.episodes)} episodes , rounds not recorded; seed 7. " in words
     page = (tmp_path / "out/episodes/clean/index.html").read_text()
     assert "time ran out, fault not recorded" in page and "no fault" not in page
+    shown = re.sub(r"\s+", " ", chapters.success(run) + chapters.failures(run) + overview.header(run, "t"))
+    assert "Blue: fault not recorded" in shown and "no fault" not in shown
 
 
 def test_the_head_of_episodes_with_rounds_counts_both(tmp_path: Path) -> None:
