@@ -67,6 +67,28 @@ def test_vla_evals_own_rule_counts_an_error_as_a_failure(tmp_path: Path, mine: P
     assert (told["mean_success"], told["num_errors"], told["num_episodes_total"]) == (0.75, 1, 8)
 
 
+@pytest.mark.parametrize("form", ["csv", "vla-eval"])
+def test_starts_that_are_not_on_record_are_not_made_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    path = Path(__file__).with_name("foreign") / "lerobot_044_eval_info.json"
+    words = ["import-run", str(path), "--seed", "7", "--arm", "a", "--out", str(tmp_path / "a")]
+    assert cli.main(words) == 0
+    words = ["export", str(tmp_path / "a"), "--out", str(tmp_path / "out"), "--format"]
+    assert cli.main([*words, form]) == 2 and not (tmp_path / "out").exists()
+    assert f"does not tell initial states, and {form} cannot say so" in capsys.readouterr().err
+    assert cli.main([*words, "eval_info"]) == 0
+
+
+def test_an_arm_of_errors_alone_has_no_eval_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    header = "condition,task_suite_name,task_id,episode_idx,seed,completed,success"
+    (tmp_path / "own.csv").write_text(f"{header}\na,libero_goal,0,0,7,False,False\n")
+    assert cli.main(["import-run", str(tmp_path / "own.csv"), "--out", str(tmp_path / "mine")]) == 0
+    words = ["export", str(tmp_path / "mine"), "--format", "eval_info", "--out", str(tmp_path / "out")]
+    assert cli.main(words) == 2 and not (tmp_path / "out").exists()
+    assert "an error ended each of its episodes" in capsys.readouterr().err
+
+
 def test_what_is_not_there_is_one_line(tmp_path: Path, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for source, more, said in (
         (mine, ["--arm", "c"], "has no such arm"),

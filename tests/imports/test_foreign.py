@@ -187,6 +187,7 @@ def _first(value: Any) -> Any:
 
 LOG = (FOREIGN / "openvla.txt").read_text()
 CUT = json.dumps(json.loads((FOREIGN / "vla_eval_003_merged.json").read_text()), indent=1)[:900]
+CAUGHT = LOG[LOG.rindex("Starting episode 2...") : LOG.rindex("Starting episode 3...")]
 BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "unknown": (_text('{\n"a": 1\n}'), "what import-run reads: a run directory of the official client, vla-eval's"),
     "picture": (_text(b"\x89PNG\r\n\x1a\n\xff\xfe\x00"), "not UTF-8"),
@@ -221,6 +222,38 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
         _text(LOG.replace("Success: True", "Success: False", 1), "l.txt"),
         "# successes is 1, but 0 episodes",
     ),
+    "task count": (_edit(lambda v: v["tasks"][0].update(num_episodes=4)), "says 4 episodes, but holds 3"),
+    "file count": (_edit(lambda v: v.update(num_episodes_total=8)), "says 8 episodes, but holds 9"),
+    "file rate": (_edit(lambda v: v.update(mean_success=0.9)), "success rate of 0.9, but 6 of its 9"),
+    "early rate": (
+        _edit(lambda v: v.update(overall_success_rate=0.9), "vla_eval_003_merged.json"),
+        "success rate of 0.9, but 6 of its 9",
+    ),
+    "huge rate": (_edit(lambda v: v["tasks"][0].update(mean_success=10**400)), "success rate of inf, but 2 of its 3"),
+    "info count": (
+        _edit(lambda v: v["overall"].update(n_episodes=11), "lerobot_044_eval_info.json"),
+        "says 11 episodes, but holds 10",
+    ),
+    "info group": (
+        _edit(lambda v: v["per_group"]["libero_goal"].update(pc_success=80), "lerobot_044_eval_info.json"),
+        "'libero_goal' has a success rate of 0.8, but 7 of its 10",
+    ),
+    "huge percent": (
+        _edit(lambda v: v["overall"].update(pc_success=10**400), "lerobot_044_eval_info.json"),
+        "success rate of inf, but 7 of its 10",
+    ),
+    "log without a failure": (
+        _text(LOG[: LOG.rindex("Current task")].replace(CAUGHT, ""), "l.txt"),
+        "the run counts 6 episodes so far, but 5 are here",
+    ),
+    "log of another rate": (
+        _text(LOG.replace("task success rate: 0.66", "task success rate: 0.96"), "l.txt"),
+        "current task has a success rate of 0.9667, but 2 of its 3",
+    ),
+    "log of another total": (_text(LOG + "Total episodes: 7\n", "l.txt"), "the run counts 7 episodes so far, but 6"),
+    "empty result": (_text('{"benchmark": "b", "tasks": []}'), r"holds no episode \(vla-eval result\)"),
+    "empty log": (_text("Task suite: libero_goal\n", "l.txt"), r"holds no episode \(OpenVLA log\)"),
+    "empty recording": (_sql("DELETE FROM episode_results;"), r"holds no episode \(vla-eval recording\)"),
     "no database": (_text(vla_eval_recording.MAGIC + b"\0" * 200, "r.sqlite"), "cannot be read as a recording"),
     "other database": (_sql("DROP TABLE episode_results;"), "no table episode_results"),
     "bad json": (_sql("UPDATE episode_results SET metrics='{';"), "success is missing"),
@@ -309,6 +342,33 @@ def test_a_link_out_of_a_results_directory_is_left(tmp_path: Path) -> None:
         read(tmp_path / "run")
     shutil.copy(FOREIGN / "lerobot_044_eval_info.json", tmp_path / "run/eval_info.json")
     assert [path.name for path in read(tmp_path / "run", seed=7).files] == ["eval_info.json"]
+
+
+def test_result_files_count_among_any_number_of_others_and_too_many_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_MOST", 2)
+    for number in range(9):
+        (tmp_path / f"{number}.mp4").touch()
+    shutil.copy(FOREIGN / "vla_eval_003_merged.json", tmp_path / "r.json")
+    assert outcomes(read(tmp_path)) == VLA_EVAL
+    for number in range(2):
+        (tmp_path / f"{number}.log").touch()
+    with pytest.raises(UserError, match=r"holds 3 files .*, more than 2: name those"):
+        read(tmp_path)
+
+
+def test_a_link_to_a_recording_under_way_is_refused_as_the_recording_is(tmp_path: Path) -> None:
+    path = recording(tmp_path / "run")
+    path.with_name(path.name + "-wal").write_bytes(b"x")
+    (tmp_path / "link.sqlite").symlink_to(path)
+    with pytest.raises(UserError, match="-wal beside it: wait for the run's end"):
+        read(tmp_path / "link.sqlite")
+
+
+def test_an_error_without_a_reason_is_an_error(tmp_path: Path) -> None:
+    change = "UPDATE episode_results SET failure_reason=NULL;"
+    assert outcomes(read(recording(tmp_path, change))) == VLA_EVAL
 
 
 @pytest.mark.simulator

@@ -101,6 +101,14 @@ def test_every_guard_has_words(kind):
     assert ("upper bound" in words) == (kind == "oracle") and (kind == "of_tomorrow") == (f"guard: {kind}" == words)
 
 
+def test_a_fault_that_no_round_tells_of_is_not_called_none():
+    untold = summary() | {"metadata": {}, "condition": {"rounds_hit": 0, "rounds_told": 0, "rounds": 4}}
+    assert arm_words.words(untold, "p") == "fault not recorded; FLASH"
+    assert arm_words.short(untold, "p") == "fault not recorded, FLASH"
+    untold["condition"]["rounds_told"] = 4
+    assert arm_words.words(untold, "p") == "no fault; FLASH"
+
+
 def test_an_arm_in_words():
     assert arm_words.words(summary(), "p") == "no fault; FLASH"
     assert arm_words.words(summary(draft=0), "p") == "no fault; every round full"

@@ -19,7 +19,7 @@ from flashtrail.imports.csv_run import CsvRun
 from flashtrail.imports.official import read_run
 from flashtrail.imports.writing import write
 from flashtrail.report import chapters, comparison, headline, overview, running_chapter
-from flashtrail.report.command import prepare, write_pages
+from flashtrail.report.command import prepare, repeated_by, write_pages
 from flashtrail.tables import schemas
 
 
@@ -238,6 +238,11 @@ def test_the_list_of_an_earlier_report_goes_where_only_a_profile_is_left(tmp_pat
     assert list((tmp_path / "out/episodes").iterdir()) == []
 
 
+def test_the_command_that_repeats_a_report_can_be_typed_as_it_stands() -> None:
+    said = repeated_by([Path("runs/my run"), Path(), Path("/home/someone/run")])
+    assert said == "flashtrail report-run 'runs/my run' . run"
+
+
 @pytest.mark.parametrize("route", ["full", "draft"])
 def test_a_profile_of_one_route_has_its_time_on_the_first_screen(tmp_path: Path, route: str) -> None:
     rows = [row for row in stages.write(tmp_path / "csv")["stage6_infer"] if row["route_type"] == route]
@@ -252,6 +257,8 @@ def test_the_head_of_episodes_alone_says_that_their_rounds_are_not_recorded(tmp_
     assert f"1 arm, {len(run.episodes)} episodes , rounds not recorded; seed 7. " in words
     page = (tmp_path / "out/episodes/clean/index.html").read_text()
     assert "time ran out, fault not recorded" in page and "no fault" not in page
+    shown = re.sub(r"\s+", " ", chapters.success(run) + chapters.failures(run) + overview.header(run, "t"))
+    assert "Blue: fault not recorded" in shown and "no fault" not in shown
 
 
 def test_the_head_of_episodes_with_rounds_counts_both(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from flashtrail.base import provenance
 from flashtrail.claims.campaign import Campaign
 from flashtrail.imports.official import read_run
 from flashtrail.imports.writing import write
-from flashtrail.record import reports
+from flashtrail.record import reports, summary
 from flashtrail.report import cards, figures, headline, page, plotting, table_formats, tables
 
 GRID = {"grid": "wrist_grid", "fault": "zero", "view": "wrist", "parameter": "every", "severity": 4}
@@ -302,6 +302,12 @@ def test_without_a_run_the_software_is_cited(tmp_path, monkeypatch, capsys):
     assert flashtrail("cite", "--format", "bibtex") == 0
     text = capsys.readouterr().out
     assert text.startswith("@software{flashtrail,") and text.count("@") == 1
+
+
+def test_a_run_whose_figures_are_too_tall_has_a_summary_without(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(summary, "_TALLEST", 0.0)
+    assert flashtrail("summary", root, "-o", tmp_path / "s.pdf") == 0
+    assert "How to repeat" in pypdf.PdfReader(tmp_path / "s.pdf").pages[0].extract_text()
 
 
 def test_a_summary_is_one_page_with_sentence_claims_and_limits(root, runs, tmp_path):

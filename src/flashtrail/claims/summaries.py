@@ -98,7 +98,11 @@ def summary(episodes: pd.DataFrame, rounds: pd.DataFrame, longest: int = EXEC_ST
         "latency_per_action": per_action(rounds),
         "mixture": mixture(rounds),
         "bookkeeping": bookkeeping(episodes, rounds),
-        "condition": {"rounds_hit": int(rounds["condition_applied"].sum()), "rounds": len(rounds)},
+        "condition": {
+            "rounds_hit": int(rounds["condition_applied"].sum()),
+            "rounds_told": int(rounds["condition_applied"].notna().sum()),
+            "rounds": len(rounds),
+        },
         "guard": guard_counters(rounds),
     }
 

@@ -144,7 +144,9 @@ class CsvRun:
                     self.result.problems.append(Problem(file.name, line, str(error)))
                     self._excuse(kind, row)
             if self.result.read[kind] == before:
-                raise UserError(f"{file.path} has a header and no rows")
+                listed = isinstance(file, EpisodeList)
+                lacks = f"holds no episode ({file.kind})" if listed else "has a header and no rows"
+                raise UserError(f"{file.path} {lacks}")
 
     def _rows(self, file: File, kind: str) -> Iterator[tuple[int, Row]]:
         positions, constants = self.columns.positions(file.header), self.columns.constant_cells(file.header)

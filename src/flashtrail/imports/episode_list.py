@@ -6,6 +6,7 @@ A format's own module turns its file into one of these; typing, keys, duplicates
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from flashtrail.base.errors import UserError
 from flashtrail.imports.cells import BadRow
 
+_ROUNDED = 1e-4  # rates are written to four digits or more
 DEEPEST = "it is nested too deeply"
 
 
@@ -73,11 +75,26 @@ def part(value: Any, name: str, kind: type[Any]) -> Any:
     return found
 
 
-def check_rate(where: str, rate: Any, found: Sequence[Mapping[str, Any] | BadRow], off: float = 1e-4) -> None:
-    """Hold a file's own rate against its episodes: UserError, with `where`, for a file that was cut or edited."""
+def check_count(where: str, said: Any, found: Sequence[Mapping[str, Any] | BadRow]) -> None:
+    """Hold a file's own number of episodes against them, as `check_rate`; bad rows are named by themselves."""
+    bad = any(isinstance(row, BadRow) for row in found)
+    if isinstance(said, int | float) and said != len(found) and not bad:
+        told = str(said) if abs(said) < 10**9 else "more"
+        raise UserError(f"{where} says {told} episodes, but holds {len(found)}: was the file cut or edited?")
+
+
+def check_rate(where: str, rate: Any, found: Sequence[Mapping[str, Any] | BadRow], one: int = 1) -> None:
+    """Hold a file's own rate against its episodes: UserError, with `where`, for a file that was cut or edited.
+
+    `one`: what the file writes where every episode succeeded, 100 for percent.
+    """
     rows = [row for row in found if isinstance(row, Mapping) and row["success"] is not None]
     if isinstance(rate, int | float) and rows and len(rows) == len(found):
         k = sum(row["success"] in (True, 1) for row in rows)
-        if abs(rate - k / len(rows)) > off:
+        try:
+            rate = rate / one
+        except OverflowError:  # JSON has integers that no float holds
+            rate = math.inf
+        if abs(rate - k / len(rows)) > _ROUNDED:
             said = f"{where} has a success rate of {rate:.4g}, but {k} of its {len(rows)} episodes succeeded"
             raise UserError(f"{said}: was the file cut or edited?")

@@ -40,12 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write one file an arm and say what it holds."""
     tables = sorted((arguments.source / "tables").glob("*/episodes.parquet"))
-    frames = {str(frame["arm"].iloc[0]): frame for frame in map(_episodes, tables) if len(frame)}
+    read = {path: frame for path in tables if len(frame := _episodes(path))}
+    frames = {str(frame["arm"].iloc[0]): frame for frame in read.values()}
+    untold = {str(frame["arm"].iloc[0]) for path, frame in read.items() if schemas.read_metadata(path).get("starts")}
     if not frames:
         raise UserError(f"{arguments.source} has no tables/ARM with episodes: give a run's results/ or an import")
     for arm in arguments.arm or ():
         if arm not in frames:
             raise UserError(f"--arm {arm}: {arguments.source} has no such arm{nearest(arm, frames)}")
+    for arm in arguments.arm or frames:
+        _check(arm, frames[arm], arm in untold, arguments.format)
     writing.check_out(arguments.out)
     writing.make_directory(arguments.out)
     for arm in arguments.arm or frames:
@@ -54,6 +58,16 @@ def run(arguments: argparse.Namespace) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         print(f"{path}: {write(frames[arm], path)} of {len(frames[arm])} episodes of {arm}")
     return 0
+
+
+def _check(arm: str, frame: pd.DataFrame, untold: bool, form: str) -> None:
+    """Refuse, before anything is written, an arm of which the format would say what is not so."""
+    if untold and form != "eval_info":
+        raise UserError(
+            f"{arm}: its record does not tell initial states, and {form} cannot say so: give --format eval_info"
+        )
+    if form == "eval_info" and not _done(frame).any():
+        raise UserError(f"{arm}: an error ended each of its episodes, and eval_info holds none of those")
 
 
 def _episodes(path: Path) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flashtrail.imports.cells import BadRow
-from flashtrail.imports.episode_list import EpisodeList, check_rate, part
+from flashtrail.imports.episode_list import EpisodeList, check_count, check_rate, part
 
 KIND = "lerobot eval_info.json"
 UNSAID = (
@@ -30,12 +30,19 @@ def read(path: Path, value: Mapping[str, Any]) -> EpisodeList:
     """Return the episodes of a file whose content is `value`; UserError where its own rate is not its episodes'."""
     tasks = "per_task" in value
     episodes = _of_tasks(value) if tasks else _of_one(value)
-    said = value.get("overall" if tasks else "aggregated")
-    percent = said.get("pc_success") if isinstance(said, dict) else None
-    check_rate(str(path), percent / 100 if isinstance(percent, int | float) else None, episodes)
+    _check(str(path), value.get("overall" if tasks else "aggregated"), episodes)
     good = [row for row in episodes if isinstance(row, Mapping)]
+    groups = value.get("per_group") if tasks and len(good) == len(episodes) else None
+    for group, said in groups.items() if isinstance(groups, dict) else ():
+        _check(f"{path}: {group!r}", said, [row for row in good if row["task_suite_name"] == group])
     starts = not tasks and all(row.get("seed") is not None for row in good)
     return EpisodeList(path, KIND, episodes, UNSAID, starts=starts)
+
+
+def _check(where: str, said: Any, episodes: list[Mapping[str, Any] | BadRow]) -> None:
+    if isinstance(said, dict):
+        check_rate(where, said.get("pc_success"), episodes, one=100)
+        check_count(where, said.get("n_episodes"), episodes)
 
 
 def _of_tasks(value: Mapping[str, Any]) -> list[Mapping[str, Any] | BadRow]:

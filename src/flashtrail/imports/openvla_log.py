@@ -15,13 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from flashtrail.imports.cells import BadRow
-from flashtrail.imports.episode_list import EpisodeList
+from flashtrail.imports.episode_list import EpisodeList, check_rate
 
 KIND = "OpenVLA log"
 UNSAID = "policy, device, seed, steps, rounds and latency"
 _FIRST = "Task suite: "
 _TASK, _BEGIN, _CAUGHT = "Task: ", "Starting episode ", ("Caught exception: ", "Episode error: ")
-_SUCCESS, _COUNT, _TASK_END = "Success: ", re.compile(r"# successes: (\d{1,9}) \("), "Current task success rate: "
+_SUCCESS, _TASK_END = "Success: ", "Current task success rate: "
+_COUNT = re.compile(r"(?:# successes|Total successes): (\d{1,9})\b")
+_ENDED = re.compile(r"(?:# episodes completed so far|Total episodes): (\d{1,9})\b")
+_RATE = re.compile(r"(Current task|Current total|Overall) success rate: (\d(?:\.\d+)?(?:e-\d+)?)(?: |$)")
+_WORDS = {"True": True, "False": False}
 _OTHER_STATES = "Using initial states from "
 
 
@@ -35,6 +39,7 @@ class _Log:
 
     def __init__(self, suite: str) -> None:
         self.suite, self.task, self.task_id, self.index, self.won = suite, "", 0, -1, 0
+        self.lost = 0  # episodes that the run counted and that are not here
         self.open: tuple[int, dict[str, Any]] | None = None
         self.lines: list[int] = []
         self.episodes: list[Mapping[str, Any] | BadRow] = []
@@ -51,7 +56,7 @@ class _Log:
             line, known = self.open
             self.open = None
             self.lines.append(line)
-            self.episodes.append(known | {"success": word if known["completed"] else False})
+            self.episodes.append(known | {"success": _WORDS.get(word, word) if known["completed"] else False})
             self.won += known["completed"] and word == "True"
 
     def count(self, won: int) -> None:
@@ -61,6 +66,19 @@ class _Log:
                 f"# successes is {won}, but {self.won} episodes so far say so: was a line removed?"
             )
             self.won = won
+
+    def count_ended(self, ended: int) -> None:
+        """Hold the run's own count of episodes against those that are here, as `count` does."""
+        self.cut_off()
+        if ended != len(self.episodes) + self.lost and self.episodes:
+            self.lost = ended - len(self.episodes)
+            self.episodes[-1] = BadRow(
+                f"the run counts {ended} episodes so far, but {len(self.episodes)} are here: was a line removed?"
+            )
+
+    def of_task(self) -> list[Mapping[str, Any] | BadRow]:
+        """Return the task's episodes; one that is bad is of no known task, and stays."""
+        return [row for row in self.episodes if isinstance(row, BadRow) or row["task_id"] == self.task_id]
 
     def cut_off(self) -> None:
         """Name an episode that began and did not end."""
@@ -87,7 +105,13 @@ def read(path: Path, content: str) -> EpisodeList:
             log.end(words.removeprefix(_SUCCESS).strip())
         elif found := _COUNT.match(words):
             log.count(int(found[1]))
-        elif words.startswith(_TASK_END):
+        elif found := _ENDED.match(words):
+            log.count_ended(int(found[1]))
+        if found := _RATE.match(words):
+            log.cut_off()
+            own = log.of_task() if words.startswith(_TASK_END) else log.episodes
+            check_rate(f"{path}:{line}: {found[1].lower()}", float(found[2]), own)
+        if words.startswith(_TASK_END):
             log.task_id, log.index = log.task_id + 1, -1
         own_states |= words.startswith(_OTHER_STATES)
     log.cut_off()

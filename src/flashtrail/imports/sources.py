@@ -25,7 +25,7 @@ _JSON: tuple[tuple[Callable[[Any], bool], Callable[[Path, Any], EpisodeList]], .
     (lerobot_eval.is_one, lerobot_eval.read),
 )
 _TASKS = provenance.PACKAGE_ROOT.parents[1] / "resources" / "libero" / "tasks.yaml"
-_MOST = 10_000  # entries of a directory
+_MOST = 10_000  # files of a directory that are looked into
 _READ = (".json", ".jsonl", ".sqlite", ".txt", ".log")  # a directory's files that are looked into
 _LARGEST_JSON = 2**27  # characters; in memory it is some ten times that
 
@@ -91,9 +91,15 @@ def _of_directory(root: Path) -> list[EpisodeList]:
 
     An aggregate whose evaluation is in a recording beside it was exported from it and is left, too.
     """
+    looked_into = sorted(path for path in root.iterdir() if path.suffix in _READ)
+    if len(looked_into) > _MOST:
+        kinds = ", ".join(_READ)
+        raise UserError(
+            f"{root} holds {len(looked_into):,} files ({kinds}), more than {_MOST:,}: name those that count"
+        )
     found = []
-    for path in sorted(path for path, _ in zip(root.iterdir(), range(_MOST), strict=False)):
-        inside = path.suffix in _READ and path.is_file() and path.resolve().parent == root.resolve()
+    for path in looked_into:
+        inside = path.is_file() and path.resolve().parent == root.resolve()
         entry = _list_in(path) if inside else None
         if entry and (entry.kind != json_lines.KIND or path.suffix == ".jsonl"):
             found.append(entry)

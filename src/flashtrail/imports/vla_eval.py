@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from flashtrail.imports.cells import BadRow
-from flashtrail.imports.episode_list import EpisodeList, check_rate, part
+from flashtrail.imports.episode_list import EpisodeList, check_count, check_rate, part
 
 KIND = "vla-eval result"
 UNSAID = "policy, device, rounds and latency; before 0.3 the task's number"
@@ -38,7 +38,10 @@ def read(path: Path, value: Mapping[str, Any]) -> EpisodeList:
         else:
             rate = task.get("success_rate", task.get("mean_success"))
             check_rate(f"{path}: task {task.get('task')!r}", rate, found)
+            check_count(f"{path}: task {task.get('task')!r}", task.get("num_episodes"), found)
         episodes += found
+    check_rate(str(path), value.get("overall_success_rate", value.get("mean_success")), episodes)
+    check_count(str(path), value.get("num_episodes_total"), episodes)
     made_of = frozenset([value["eval_id"]] if isinstance(value.get("eval_id"), str) else [])
     note = "partial, as the file says" if value.get("partial") else "one shard" if value.get("shard") else ""
     return EpisodeList(path, KIND, episodes, UNSAID, made_of=made_of, note=note)

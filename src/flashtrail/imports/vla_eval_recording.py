@@ -24,7 +24,9 @@ KIND = "vla-eval recording"
 UNSAID = "policy, device, rounds and latency"
 _COLUMNS = {
     "eval_metadata": ("eval_id", "metadata"),
-    "episode_results": ("eval_id", "task_name", "episode_id", "metrics", "steps", "context", "failure_reason"),
+    "episode_results": (
+        *("eval_id", "task_name", "episode_id", "status", "metrics", "steps", "context", "failure_reason"),
+    ),
 }
 _LONGEST = 2**20  # bytes of one cell
 _MOST = 1_000_000  # episodes
@@ -35,8 +37,9 @@ def read(path: Path) -> EpisodeList:
     """Return the episodes of a recording; UserError for one that is damaged, under way, or of another program."""
     if path.stat().st_size > LARGEST:
         raise UserError(f"{path} is larger than {LARGEST:,} bytes: export it with the program that wrote it")
+    own = path.resolve()  # SQLite writes beside the file, not beside a link to it
     for end in ("-journal", "-wal"):
-        if (side := path.with_name(path.name + end)).exists() and side.stat().st_size:
+        if (side := own.with_name(own.name + end)).exists() and side.stat().st_size:
             raise UserError(
                 f"{path} has a {side.name} beside it: wait for the run's end, or open it with vla-eval once"
             )
@@ -65,6 +68,8 @@ def _episode(about: Mapping[str, Any], row: Mapping[str, Any]) -> Mapping[str, A
         config = about.get("config") if isinstance(about.get("config"), dict) else {}
         context = {name: found for name, found in _object(row["context"]).items() if name not in _COLUMNS}
         entry = context | {name: row[name] for name in ("episode_id", "steps", "failure_reason")}
+        if row["status"] == "error":
+            entry["failure_reason"] = row["failure_reason"] or "error"
         entry["metrics"] = _object(row["metrics"])
         return vla_eval.episode(config or {}, str(about.get("benchmark", row["eval_id"])), row["task_name"], entry)
     except BadRow as error:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.transforms import Bbox
@@ -132,7 +133,7 @@ def _main_figure(run: Campaign) -> tuple[Figure, str]:
             drawing = figures.drawn(run, name)
             if drawing.get_figheight() <= _TALLEST:
                 return drawing, figures.FIGURES[name].line
-    return Figure(figsize=(_TEXT, 0.01)), ""
+    return plt.figure(figsize=(_TEXT, 0.01)), ""
 
 
 def _sheet(run: Campaign, facts: dict[str, str]) -> _Sheet:

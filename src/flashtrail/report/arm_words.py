@@ -21,7 +21,7 @@ _Spec = Mapping[str, Any]
 
 def words(summary: _Spec, usual_policy: str) -> str:
     """``wrist camera black every 4th round; guard: last healthy frame``; what is usual is not said."""
-    parts = [fault(summary) or "no fault", remedy(summary, usual_policy), limits(summary), _handoff(summary)]
+    parts = [fault(summary) or _without(summary), remedy(summary, usual_policy), limits(summary), _handoff(summary)]
     parts += [_clock(summary), _settings(summary), _routes(summary)]
     return "; ".join(part for part in parts if part)
 
@@ -30,7 +30,8 @@ def short(summary: _Spec, usual_policy: str) -> str:
     """``guard, wrist camera black every 4th round``: a name for a figure, which tells the arms of a run apart."""
     own = remedy(summary, usual_policy)
     clock = _clock(summary)
-    parts = [*(part.partition(":")[0] for part in own.split("; ")), fault(summary) or "no fault" * (not clock), clock]
+    said = fault(summary) or _without(summary) * (not clock)
+    parts = [*(part.partition(":")[0] for part in own.split("; ")), said, clock]
     routes = "" if own and summary["routes"].get("offered", True) else _routes(summary)
     return ", ".join(part for part in (*parts, limits(summary), _handoff(summary), _settings(summary), routes) if part)
 
@@ -42,6 +43,15 @@ def fault(summary: _Spec) -> str:
         hit, of = summary["condition"]["rounds_hit"], summary["condition"]["rounds"]
         return f"a fault in {hit} of {of} rounds" if hit else ""
     return condition_words(condition)
+
+
+def untold(summary: _Spec) -> bool:
+    """Return whether neither the arm nor any of its rounds has on record if there was a fault (imported runs)."""
+    return summaries.setting(summary, "condition") is None and summary["condition"].get("rounds_told") == 0
+
+
+def _without(summary: _Spec) -> str:
+    return "fault not recorded" if untold(summary) else "no fault"
 
 
 def condition_words(condition: _Spec) -> str:

@@ -52,17 +52,24 @@ def success(run: Campaign) -> Html:
 
 
 _COLOURS = {
-    "clean": "blue: no fault",
+    "clean": "",  # see _CLEAN
     "fault": "vermillion: fault",
     "remedy": "green: fault and guard",
     "retrained": "purple: fault and a policy of another training",
+}
+_CLEAN = {  # by whether the fault is not on record
+    (False,): "blue: no fault",
+    (False, True): "blue: no fault, or not recorded",
+    (True,): "blue: fault not recorded",
 }
 
 
 def _colours(run: Campaign) -> str:
     """What the colours of the figure stand for, those that are in it."""
-    roles = {arm_words.role(summary, run.usual_policy(summary)) for summary in run.plain_summaries.values()}
-    return "; ".join(words for role, words in _COLOURS.items() if role in roles).capitalize()
+    arms = [(arm_words.role(summary, run.usual_policy(summary)), summary) for summary in run.plain_summaries.values()]
+    clean = {arm_words.untold(summary) for role, summary in arms if role == "clean"}
+    said = _COLOURS | {"clean": _CLEAN[tuple(sorted(clean))]} if clean else _COLOURS
+    return "; ".join(words for role, words in said.items() if role in dict(arms)).capitalize()
 
 
 def success_table(run: Campaign) -> Html:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,14 @@ class Report:
             provenance.json_dump(verdicts.evaluate(claims, inputs), out / "claims.json")
             inputs["claims"] = str((out / "claims.json").resolve())
         inputs |= write_pages(inputs, out)
-        inputs["repeat"] = f"flashtrail report-run {' '.join(root.name for root in arguments.runs)}"
+        inputs["repeat"] = repeated_by(arguments.runs)
         rendering.render(arguments.notebook, out / "report.ipynb", out / "report.html", inputs)
         return 0
+
+
+def repeated_by(runs: list[Path]) -> str:
+    """Return the command that makes the report again; of an absolute path the name only: a page tells no machine."""
+    return f"flashtrail report-run {shlex.join(root.name if root.is_absolute() else str(root) for root in runs)}"
 
 
 def _usual_claims(inputs: dict[str, Any]) -> Path | None:

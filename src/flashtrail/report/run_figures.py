@@ -377,7 +377,8 @@ def failures(table: pd.DataFrame, names: Mapping[str, str], starts: Mapping[tupl
     axes.set_xlim(0, 1)
     percent_axis(axes.xaxis)
     axes.set_xlabel("share of episodes (line: Wilson 95 % of success)")
-    shown = [look for kind, look in ENDS.items() if kind != "untold" or table[kind].any()]
+    rare = {"horizon", "perturbation"} if table["untold"].any() else {"untold"}  # named where there is one
+    shown = [look for kind, look in ENDS.items() if kind not in rare or table[kind].any()]
     legend(
         figure, 2, {name: Rectangle((0, 0), 1, 1, fc=c, hatch=h, ec="white") for name, c, h in shown}, handlelength=1.2
     )
