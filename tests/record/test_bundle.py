@@ -173,13 +173,20 @@ def test_what_earlier_code_did_not_record_is_not_held_against_it(copy: Path) -> 
         del claim["anytime"]
         claim["sentence"] = "As it was said then."
     path.write_text(json.dumps(recorded))
+    summary = run.summary(run.summarised[0])
+    without = json.loads(summary.read_text())
+    del without["condition"]["rounds_told"]
+    summary.write_text(json.dumps(without))
     verdicts, _ = checks.verdicts(run)
     assert "anytime is only in the second" in verdicts.problems[0]
+    assert "rounds_told is only in the second" in next(checks.summarised(run)).problems[0]
     shutil.copytree(provenance.PACKAGE_ROOT, copy / "src/flashtrail", ignore=shutil.ignore_patterns("__pycache__"))
     with (copy / "src/flashtrail/base/errors.py").open("a") as stream:
         stream.write("# another")
     verdicts, looked = checks.verdicts(run)
     assert (verdicts.problems, looked.problems) == ([], []) and "by other code than theirs" in verdicts.detail
+    summaries = next(checks.summarised(run))
+    assert summaries.problems == [] and "by other code than theirs" in summaries.detail
     del recorded["claims"][0]["numbers"]
     recorded["claims"][1]["verdict"] = "refuted"
     path.write_text(json.dumps(recorded))
